@@ -1,0 +1,105 @@
+"""Errors say what was given, what is needed and what to do.
+
+    WellposedError
+    ├── InputError (also ValueError)      something a person gave cannot be used
+    │   ├── DataError                     a table, an array, a loader, a file of data
+    │   ├── RecipeError                   a recipe: unknown key, impossible value
+    │   ├── SelectorError                 a selector that matches nothing, or is no selector
+    │   ├── ShapeError                    a tensor whose shape does not fit
+    │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
+    │   ├── ProblemError                  a model, a loss or a problem file that does not work
+    │   └── FormatError                   a saved file of another schema, or damaged
+    ├── FolderInUse (also FileExistsError)  an output folder that holds something else
+    ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
+    └── MissingExtra (also ImportError)   an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+
+class WellposedError(Exception):
+    """Base of everything that wellposed raises on purpose."""
+
+
+class InputError(WellposedError, ValueError):
+    """Something a person gave cannot be used."""
+
+
+class DataError(InputError):
+    """A table, an array, a loader or a file of data cannot be used."""
+
+
+class RecipeError(InputError):
+    """A recipe has an unknown key or an impossible value."""
+
+
+class SelectorError(InputError):
+    """A selector matches nothing, or is no selector."""
+
+
+class ShapeError(InputError):
+    """A tensor's shape does not fit."""
+
+
+class CompositionError(InputError):
+    """Terms cannot be enforced together, or not by this optimizer."""
+
+
+class ProblemError(InputError):
+    """A model, a loss or a problem file does not work."""
+
+
+class FormatError(InputError):
+    """A saved file is damaged or has another schema."""
+
+
+class FolderInUse(WellposedError, FileExistsError):
+    """An output folder holds something else."""
+
+
+class TrainingError(WellposedError, RuntimeError):
+    """Training failed; ``run`` keeps the history and the best weights that were reached, or is None."""
+
+    def __init__(self, message: str, run: Any = None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class MissingExtra(WellposedError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest candidate, or an empty string."""
+    near = difflib.get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=0.55)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names as a short readable list: ``a, b, c and 5 more``."""
+    items = [str(name) for name in names]
+    if len(items) <= most:
+        return ", ".join(items)
+    return f"{', '.join(items[:most])} and {len(items) - most} more"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say in one sentence how to install it.
+
+    Raises:
+        MissingExtra: ``module`` is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise MissingExtra(
+            f"This needs {module.split('.')[0]!r}, which is not installed. Run: pip install 'wellposed[{extra}]'"
+        ) from None

@@ -1,0 +1,247 @@
+"""Who is charged: selectors choose parameters by what they do in their module, never by a piece of their name.
+
+    wp.weights                       weight matrices and kernels (the default of every penalty)
+    wp.biases  wp.norms  wp.embeddings  wp.convs  wp.inputs  wp.heads
+    "encoder.*"                      a glob over parameter and module names, among wp.weights
+    wp.named("encoder.norm.*")       a glob over any parameter
+    nn.Linear                        a module type, among wp.weights
+    lambda name, parameter: ...      a predicate over any parameter
+    a | b,  a & b,  a - b            unions, intersections, differences
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
+
+from wellposed.core.errors import SelectorError, did_you_mean, listed
+
+Role = Literal["weight", "bias", "norm", "embedding"]
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A parameter as it stands in a model.
+
+    Attributes:
+        name: qualified name; of a tied parameter the first one.
+        aliases: all its names; more than one when it is tied.
+        tensor: the parameter itself.
+        role: what it does in its module.
+        module: the module that owns it.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    tensor: nn.Parameter
+    role: Role
+    module: nn.Module
+
+    @property
+    def paths(self) -> set[str]:
+        """The parameter's names and the names of every module above it."""
+        found: set[str] = set()
+        for alias in self.aliases:
+            parts = alias.split(".")
+            found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return found
+
+
+def is_vector(tensor: Tensor) -> bool:
+    """At most one axis is longer than 1, and there are fewer than two axes or all others are broadcasts (1, C, 1, 1)."""
+    long_axes = sum(size > 1 for size in tensor.shape)
+    return tensor.ndim <= 1 or (long_axes <= 1 and tensor.ndim > 2)
+
+
+def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
+    """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
+
+    A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
+    shifts (a norm, a layer scale); a vector beside a matrix is added (a bias).
+    """
+    if isinstance(module, NORMS):
+        return "norm"
+    if isinstance(module, EMBEDDINGS):
+        return "embedding"
+    if isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
+        return "bias" if name == "bias" else "weight"
+    if isinstance(module, nn.MultiheadAttention):
+        return "weight" if name.endswith("proj_weight") else "bias"
+    if is_vector(parameter):
+        others = [p for p in module.parameters(recurse=False) if p is not parameter]
+        return "bias" if any(not is_vector(p) for p in others) else "norm"
+    return "weight"
+
+
+def _owner_and_name(model: nn.Module, module_name: str, module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """See through parametrizations: ``fc.parametrizations.weight.original`` is the weight of ``fc``."""
+    if isinstance(module, ParametrizationList):
+        owner, _, tensor_name = module_name.rpartition(".parametrizations.")
+        return model.get_submodule(owner), tensor_name
+    return module, name
+
+
+def leaves(model: nn.Module) -> list[Leaf]:
+    """Every parameter of the model once, in registration order; a tied parameter carries all its names.
+
+    A parameter that is tied between an embedding and a weight (a language model's head) is an embedding.
+    """
+    names: dict[int, list[str]] = {}
+    first: dict[int, tuple[nn.Parameter, nn.Module]] = {}
+    roles: dict[int, list[Role]] = {}
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owner, own_name = _owner_and_name(model, module_name, module, name)
+            key = id(parameter)
+            names.setdefault(key, []).append(f"{module_name}.{name}" if module_name else name)
+            first.setdefault(key, (parameter, owner))
+            role = "norm" if owner is not module and is_vector(parameter.squeeze()) else role_of(own_name, parameter, owner)
+            roles.setdefault(key, []).append(role)
+    return [
+        Leaf(
+            names[key][0],
+            tuple(dict.fromkeys(names[key])),
+            parameter,
+            "embedding" if "embedding" in roles[key] else roles[key][0],
+            owner,
+        )
+        for key, (parameter, owner) in first.items()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Selector:
+    """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``."""
+
+    text: str
+    choose: Callable[[list[Leaf]], list[Leaf]]
+
+    def __or__(self, other: Selector) -> Selector:
+        return _combine(self, other, "|", lambda mine, theirs: mine or theirs)
+
+    def __and__(self, other: Selector) -> Selector:
+        return _combine(self, other, "&", lambda mine, theirs: mine and theirs)
+
+    def __sub__(self, other: Selector) -> Selector:
+        return _combine(self, other, "-", lambda mine, theirs: mine and not theirs)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _combine(a: Selector, b: Selector, sign: str, keep: Callable[[bool, bool], bool]) -> Selector:
+    def choose(candidates: list[Leaf]) -> list[Leaf]:
+        mine = {id(leaf.tensor) for leaf in a.choose(candidates)}
+        theirs = {id(leaf.tensor) for leaf in b.choose(candidates)}
+        return [leaf for leaf in candidates if keep(id(leaf.tensor) in mine, id(leaf.tensor) in theirs)]
+
+    return Selector(f"({a.text} {sign} {b.text})", choose)
+
+
+def _with_role(role: Role) -> Callable[[list[Leaf]], list[Leaf]]:
+    return lambda candidates: [leaf for leaf in candidates if leaf.role == role]
+
+
+def _at_end(last: bool) -> Callable[[list[Leaf]], list[Leaf]]:
+    def choose(candidates: list[Leaf]) -> list[Leaf]:
+        found = [leaf for leaf in candidates if leaf.role == "weight"]
+        return (found[-1:] if last else found[:1]) if found else []
+
+    return choose
+
+
+weights = Selector("weights", _with_role("weight"))
+biases = Selector("biases", _with_role("bias"))
+norms = Selector("norms", _with_role("norm"))
+embeddings = Selector("embeddings", _with_role("embedding"))
+inputs = Selector("inputs", _at_end(last=False))
+heads = Selector("heads", _at_end(last=True))
+convs = Selector("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
+
+ROLES: dict[str, Selector] = {
+    s.text: s for s in (weights, biases, norms, embeddings, inputs, heads, convs)
+}
+
+
+def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
+    return lambda candidates: [
+        leaf for leaf in candidates if any(fnmatch.fnmatchcase(path, pattern) for path in leaf.paths)
+    ]
+
+
+def named(pattern: str) -> Selector:
+    """Any parameter (bias, norm, embedding too) whose name, or a module above it, matches the glob.
+
+    Names match whole: ``"1.weight"`` does not match ``"11.weight"``.
+    """
+    return Selector(f"named:{pattern}", _glob(pattern))
+
+
+def selector(value: object) -> Selector:
+    """A selector from what people write: a selector, a role's name, a glob, a module type, a predicate, or several.
+
+    Raises:
+        SelectorError: the value is none of these.
+    """
+    if isinstance(value, Selector):
+        return value
+    if isinstance(value, str):
+        if value in ROLES:
+            return ROLES[value]
+        if value.startswith("named:"):
+            return named(value.removeprefix("named:"))
+        matching = weights & named(value)
+        return Selector(value, matching.choose)
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return Selector(
+            value.__name__,
+            lambda found: [leaf for leaf in found if leaf.role == "weight" and isinstance(leaf.module, value)],
+        )
+    if callable(value):
+        return Selector("predicate", lambda found: [leaf for leaf in found if value(leaf.name, leaf.tensor)])
+    if isinstance(value, Iterable):
+        parts = [selector(part) for part in value]
+        if parts:
+            union = parts[0]
+            for part in parts[1:]:
+                union = union | part
+            return union
+    raise SelectorError(
+        f"A selector is wp.weights, another role, a glob, a module type or a predicate; {value!r} is none of them."
+    )
+
+
+def select(model: nn.Module, value: object) -> list[Leaf]:
+    """The parameters that a selector chooses in a model, each once.
+
+    Raises:
+        SelectorError: nothing matches, or ``value`` is no selector.
+    """
+    chosen = selector(value)
+    candidates = leaves(model)
+    found = chosen.choose(candidates)
+    if found:
+        return found
+    others = named(value).choose(candidates) if isinstance(value, str) else []
+    if others:
+        raise SelectorError(
+            f"{value!r} matches {listed(leaf.name for leaf in others)}, but no weight matrix or kernel. "
+            f'To charge these all the same, use wp.named("{value}").'
+        )
+    names = [leaf.name for leaf in candidates]
+    hint = did_you_mean(str(value), names) if isinstance(value, str) else ""
+    raise SelectorError(
+        f"The selector {chosen.text!r} matches no parameter.{hint} The model has: {listed(names)}."
+        if names
+        else f"The selector {chosen.text!r} matches no parameter: the model has none."
+    )

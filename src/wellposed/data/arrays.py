@@ -1,0 +1,224 @@
+"""Sources of examples: one way to ask arrays, tensors, Datasets and DataLoaders for the rows of a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
+
+from wellposed.core.errors import DataError
+
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """``(inputs, target)`` of a batch: the last of a tuple is the target, or a mapping's ``labels``/``target``/``y``.
+
+    Raises:
+        DataError: the batch has neither form.
+    """
+    if isinstance(batch, Mapping):
+        for key in TARGET_KEYS:
+            if key in batch:
+                return {k: v for k, v in batch.items() if k != key}, batch[key]
+        raise DataError(
+            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}."
+        )
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
+        return inputs, batch[-1]
+    raise DataError(
+        f"A batch must be (inputs, target), (inputs, ..., target) or a mapping; this one is {type(batch).__name__}. "
+        "Give forward= and target= to say how it is read."
+    )
+
+
+def moved(batch: Any, device: torch.device | str) -> Any:
+    """The batch with every tensor on ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(moved(value, device) for value in batch)
+    return batch
+
+
+class Source(ABC):
+    """Rows that can be asked for by index; ``weight`` has one number a row, or is None."""
+
+    weight: Tensor | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    @abstractmethod
+    def batch(self, index: Tensor) -> tuple[Any, Any]:
+        """``(inputs, target)`` of these rows."""
+
+    def subset(self, index: Tensor) -> Subset:
+        """Only these rows."""
+        return Subset(self, index)
+
+    def targets(self) -> Tensor | None:
+        """All targets where they are at hand, else None."""
+        return None
+
+
+class Arrays(Source):
+    """Tensors with rows first: ``inputs`` is a tensor, or a tuple or mapping of tensors."""
+
+    def __init__(self, inputs: Any, target: Tensor, weight: Tensor | None = None) -> None:
+        sizes = {len(part) for part in _parts(inputs)} | {len(target)}
+        if len(sizes) > 1:
+            raise DataError(f"Inputs and targets must have equally many rows; they have {sorted(sizes)}.")
+        if len(target) == 0:
+            raise DataError("The data are empty: there is no row.")
+        self.inputs, self.target, self.weight = inputs, target, weight
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def batch(self, index: Tensor) -> tuple[Any, Any]:
+        """The rows at ``index``."""
+        return _indexed(self.inputs, index), self.target[index]
+
+    def targets(self) -> Tensor:
+        """All targets."""
+        return self.target
+
+
+class Items(Source):
+    """A map-style Dataset: items are fetched one by one and collated."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any] | None = None) -> None:
+        self.dataset, self.collate = dataset, collate or default_collate
+        try:
+            self.length = len(dataset)  # type: ignore[arg-type]
+        except TypeError:
+            raise DataError("A Dataset must have a length; give one with __len__ and __getitem__.") from None
+        if self.length == 0:
+            raise DataError("The data are empty: the Dataset has length 0.")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def raw(self, index: Tensor) -> Any:
+        """The collated batch as the loader would give it."""
+        return self.collate([self.dataset[int(i)] for i in index])
+
+    def batch(self, index: Tensor) -> tuple[Any, Any]:
+        """The collated batch, taken apart."""
+        return split_batch(self.raw(index))
+
+
+class Subset(Source):
+    """Some rows of another source."""
+
+    def __init__(self, source: Source, index: Tensor) -> None:
+        self.source, self.index = source, index
+        self.weight = None if source.weight is None else source.weight[index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, index: Tensor) -> tuple[Any, Any]:
+        """The rows at ``index`` among ours."""
+        return self.source.batch(self.index[index])
+
+    def targets(self) -> Tensor | None:
+        """The targets of our rows."""
+        found = self.source.targets()
+        return None if found is None else found[self.index]
+
+
+def source_of(given: Any, collate: Callable[[list[Any]], Any] | None = None, weight: Any = None) -> Source:
+    """A source from ``(X, y)``, a Dataset, or a DataLoader over one.
+
+    Raises:
+        DataError: it is none of these, or a loader whose order cannot be asked for by index.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, DataLoader):
+        if isinstance(given.dataset, IterableDataset) or given.batch_sampler is None:
+            raise DataError("A loader over an iterable Dataset cannot be shuffled by seed; give a map-style Dataset.")
+        if type(given.sampler) not in (SequentialSampler, RandomSampler):
+            raise DataError(
+                f"The loader draws with {type(given.sampler).__name__}, which would be lost: the recipe draws batches. "
+                "Give the Dataset, and example weights with weight=."
+            )
+        return source_of(given.dataset, collate or given.collate_fn, weight)
+    if isinstance(given, (tuple, list)) and len(given) == 2 and not isinstance(given[0], (int, float, str)):
+        inputs, target = tensors(given[0]), target_tensor(given[1])
+        return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping)):
+        source: Source = Items(given, collate)
+        source.weight = None if weight is None else weight_tensor(weight, len(source))
+        return source
+    raise DataError(f"Data are (X, y), a Dataset or a DataLoader; {type(given).__name__} is none of them.")
+
+
+def tensors(value: Any) -> Any:
+    """Arrays as tensors: doubles become float32, images of bytes stay bytes; tuples and mappings part by part."""
+    if isinstance(value, Mapping):
+        return {key: tensors(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(tensors(part) for part in value)
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype == object or array.dtype.kind in "USM":
+            raise DataError(f"Inputs must be numbers; these are {array.dtype}. Give a frame to have columns encoded.")
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    return value.float() if value.dtype == torch.float64 else value
+
+
+def target_tensor(value: Any) -> Tensor:
+    """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32."""
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype == object or array.dtype.kind in "USM":
+            raise DataError(
+                f"Targets must be numbers; these are {array.dtype}. Encode labels as 0, 1, ..., or give a frame."
+            )
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    return value.float() if value.is_floating_point() else value.long()
+
+
+def weight_tensor(value: Any, rows: int) -> Tensor:
+    """Example weights: finite, >= 0, not all 0, one for each row.
+
+    Raises:
+        DataError: they are not.
+    """
+    weight = torch.as_tensor(np.asarray(value), dtype=torch.float32)
+    if (
+        weight.shape != (rows,)
+        or not bool(torch.isfinite(weight).all())
+        or bool((weight < 0).any())
+        or not weight.sum() > 0
+    ):
+        raise DataError(f"weight= needs {rows} finite numbers >= 0, not all 0; it has shape {tuple(weight.shape)}.")
+    return weight
+
+
+def _parts(inputs: Any) -> Sequence[Any]:
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return inputs if isinstance(inputs, tuple) else [inputs]
+
+
+def _indexed(inputs: Any, index: Tensor) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: part[index] for key, part in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(part[index] for part in inputs)
+    return inputs[index]

@@ -1,0 +1,248 @@
+"""`Data`: what a problem is trained, validated and tested on, split once and prepared on training rows only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import DataError
+from wellposed.data.arrays import Arrays, Source, Subset, source_of
+from wellposed.data.splits import duplicate_ids, split
+from wellposed.data.tables import TableEncoder, TargetEncoder
+
+DUPLICATE_BYTES = 2**30
+"""Arrays up to a gibibyte are searched for exact duplicates."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Arrays, tensors, frames, Datasets or DataLoaders, and how they are split.
+
+    Args:
+        train: ``(X, y)`` of arrays, tensors or frames; a map-style Dataset; a DataLoader over one.
+        valid: a share in (0, 1) of the training rows, or data of its own like ``train``.
+        test: data of its own, a share in (0, 1) of the training rows, or None.
+        groups: one id for each training row; a group never straddles a split.
+        time: one time for each training row; the latest rows are held out.
+        weight: one number >= 0 for each training row; means are weighted by it.
+        train_clean: the training rows without augmentation, row for row, for like-for-like losses.
+        collate_fn: makes a batch of a list of items.
+        task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
+        split_seed: which rows are held out; fixed during a study.
+        kinds: kinds of a frame's columns, overriding what is inferred.
+    """
+
+    train: Any
+    valid: Any = 0.2
+    test: Any = None
+    groups: Any = None
+    time: Any = None
+    weight: Any = None
+    train_clean: Any = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    task: str | None = None
+    split_seed: int = 0
+    kinds: dict[str, str] | None = None
+
+    def prepare(self) -> Prepared:
+        """Split and encode; the same for the same ``split_seed``."""
+        if _is_frame_pair(self.train):
+            return _prepare_frames(self)
+        return _prepare_sources(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Sources for training, validation and test, and what a model's factory needs to know of them."""
+
+    train: Source
+    train_clean: Source
+    valid: Source
+    test: Source | None
+    task: str
+    shape: tuple[int, ...]
+    outputs: int
+    encoder: TableEncoder | None = None
+    target: TargetEncoder | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> int:
+        """Numbers in one example's input."""
+        return math.prod(self.shape)
+
+    def limited(self, rows: int, seed: int) -> Prepared:
+        """The same with at most ``rows`` training rows, stratified by class; validation and test stay whole."""
+        if rows >= len(self.train):
+            return self
+        target = self.train.targets()
+        classes = target.numpy() if target is not None and not target.is_floating_point() and target.ndim == 1 else None
+        _, kept = split(len(self.train), rows / len(self.train), seed=seed, stream="rows", target=classes)
+        index = torch.from_numpy(np.asarray(kept))
+        changed = {**self.__dict__, "train": self.train.subset(index), "train_clean": self.train_clean.subset(index)}
+        return Prepared(**changed)
+
+
+def _is_frame_pair(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2 and hasattr(given[0], "columns")
+
+
+def _indices(data: Data, rows: int, target: np.ndarray | None, duplicates: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Row numbers of train, validation and test; test first, so that it does not depend on the validation share."""
+    everything = np.arange(rows)
+    groups, time = _column(data.groups, rows, "groups"), _column(data.time, rows, "time")
+
+    def part(index: np.ndarray, share: float, stream: str) -> tuple[np.ndarray, np.ndarray]:
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[index]
+
+        rest, held = split(
+            len(index), share, seed=data.split_seed, stream=stream,
+            target=of(target), groups=of(groups), time=of(time), duplicates=of(duplicates),
+        )  # fmt: skip
+        return index[rest], index[held]
+
+    test = everything[:0]
+    if _is_share(data.test, "test"):
+        everything, test = part(everything, data.test, "test")
+    valid = everything[:0]
+    if _is_share(data.valid, "valid"):
+        everything, valid = part(everything, data.valid, "valid")
+    return everything, valid, test
+
+
+def _is_share(value: Any, name: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if not 0 < value < 1:
+        raise DataError(f"{name}= as a share must be between 0 and 1; it was given {value!r}.")
+    return True
+
+
+def _column(values: Any, rows: int, name: str) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.shape != (rows,):
+        raise DataError(f"{name}= needs one value for each of the {rows} training rows; it has shape {array.shape}.")
+    return array
+
+
+def _classes_of(target: Tensor | None) -> np.ndarray | None:
+    if target is None or target.is_floating_point() or target.ndim != 1:
+        return None
+    return target.numpy()
+
+
+def _prepare_sources(data: Data) -> Prepared:
+    train = source_of(data.train, data.collate_fn, data.weight)
+    clean = train if data.train_clean is None else source_of(data.train_clean, data.collate_fn, data.weight)
+    if len(clean) != len(train):
+        raise DataError(f"train_clean has {len(clean)} rows and train {len(train)}; they must be the same rows.")
+    index, valid_index, test_index = _indices(data, len(train), _classes_of(train.targets()), _duplicates(train))
+    valid = _part_or_own(data.valid, clean, valid_index, data, "valid")
+    if valid is None:
+        raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
+    test = _part_or_own(data.test, clean, test_index, data, "test")
+    rows = torch.from_numpy(index)
+    whole = len(index) == len(train)
+    parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
+    inputs, target = clean.batch(torch.arange(min(2, len(clean))))
+    first = (
+        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
+    )
+    shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+    targets = clean.targets()
+    task = data.task or _task_of(target if targets is None else targets)
+    outputs = _outputs_of(targets, target, task)
+    return Prepared(*parts, valid, test, task, shape, outputs)
+
+
+def _part_or_own(given: Any, clean: Source, index: np.ndarray, data: Data, name: str) -> Source | None:
+    if given is None:
+        return None
+    if _is_share(given, name):
+        return Subset(clean, torch.from_numpy(index))
+    return source_of(given, data.collate_fn)
+
+
+def _duplicates(source: Source) -> np.ndarray | None:
+    if not isinstance(source, Arrays) or not isinstance(source.inputs, Tensor):
+        return None
+    if source.inputs.numel() * source.inputs.element_size() > DUPLICATE_BYTES:
+        return None
+    rows = len(source)
+    flat = source.inputs.reshape(rows, -1).contiguous().numpy().view(np.uint8).reshape(rows, -1)
+    target = source.target.reshape(rows, -1).contiguous().numpy().view(np.uint8).reshape(rows, -1)
+    return duplicate_ids(np.hstack([flat, target]))
+
+
+def _task_of(target: Any) -> str:
+    if isinstance(target, Tensor) and target.is_floating_point():
+        return "regression"
+    return "classification"
+
+
+def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
+    """Classes of a classification, numbers of a regression; 0 where it cannot be known from the targets."""
+    if task == "classification":
+        if targets is None or targets.is_floating_point():
+            return 0
+        return max(2, int(targets.max()) + 1)
+    if not isinstance(batch_target, Tensor):
+        return 0
+    return math.prod(batch_target.shape[1:])
+
+
+def _prepare_frames(data: Data) -> Prepared:
+    """Frames are encoded by what the training rows say, and only by that."""
+    from wellposed.data.reading import as_frame
+    from wellposed.data.tables import infer_task
+
+    frame, target = as_frame(data.train[0]), _series(data.train[1])
+    if len(frame) != len(target):
+        raise DataError(f"X has {len(frame)} rows and y {len(target)}; they must be equally many.")
+    task = data.task or infer_task(target)
+    labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
+    duplicates = duplicate_ids(frame.assign(**{"\0target": target.to_numpy()}))
+    index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
+    encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
+    answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
+    weight = _column(data.weight, len(frame), "weight")
+
+    def rows(features: Any, outcome: Any, part: np.ndarray | None = None) -> Arrays:
+        x = torch.from_numpy(encoder.transform(features))
+        y = torch.from_numpy(answers.transform(outcome))
+        return Arrays(x, y, None if part is None or weight is None else torch.from_numpy(weight[part]).float())
+
+    def own_or_part(given: Any, part: np.ndarray) -> Arrays | None:
+        if given is None:
+            return None
+        if isinstance(given, (int, float)):
+            return rows(frame.iloc[part], target.iloc[part])
+        return rows(as_frame(given[0]), _series(given[1]))
+
+    train = rows(frame.iloc[index], target.iloc[index], index)
+    valid = own_or_part(data.valid, valid_index)
+    if valid is None:
+        raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
+    outputs = len(answers.classes) if answers.classes is not None else 1
+    width = len(encoder.names)
+    return Prepared(train, train, valid, own_or_part(data.test, test_index), task, (width,), outputs, encoder, answers)
+
+
+def _series(values: Any) -> Any:
+    """A pandas Series of the values, with a plain index."""
+    import pandas as pd
+
+    if hasattr(values, "to_pandas"):
+        values = values.to_pandas()
+    if isinstance(values, pd.Series):
+        return values.reset_index(drop=True)
+    return pd.Series(np.asarray(values))

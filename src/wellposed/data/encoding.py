@@ -1,0 +1,476 @@
+"""A table as numbers for a network, and a target as classes or a scaled number. Both are learned on training rows only.
+
+An encoder is a list of column descriptions, plain numbers and texts that are saved as JSON. Nothing that it learned can
+come from rows that it was not fitted on, and nothing that it gives is NaN or infinite.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from wellposed.core.errors import DataError, FormatError, did_you_mean, listed, require
+from wellposed.core.files import check_schema
+from wellposed.data.columns import (
+    KINDS,
+    MOST_LEVELS,
+    Floats,
+    Kind,
+    as_days,
+    as_numbers,
+    as_truths,
+    distinct,
+    kind_of,
+    level_name,
+    levels,
+)
+from wellposed.data.reading import as_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Matrix: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+SCHEMA = 1
+LEAST_ROWS = 4  # a category with fewer training rows teaches nothing alone; such ones are "other" together
+MOST_CATEGORY_FEATURES = 2048  # of all category columns together; with more than 64 of them each keeps fewer levels
+BEND = 3.0  # scaled numbers stay within (-3, 3)
+FURTHEST = 1e12  # scaled numbers are cut here first, so that nothing overflows
+NORMAL_IQR = 1.349  # the interquartile range of a standard normal: scaled by IQR/1.349 it keeps standard deviation 1
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def robust_scale(x: Floats) -> tuple[float, float]:
+    """``center, scale`` of the finite values of ``x``, both unmoved by a few wild ones.
+
+    The center is the median, the scale the interquartile range / 1.349 (the standard deviation, for normal values).
+    More than half of the values equal (an amount that is mostly 0) have interquartile range 0: the scale is then the
+    median distance of the *others* from the center. Two distinct values become -1 and 1, one value 0.
+    """
+    x = x[np.isfinite(x)]
+    if x.size == 0:
+        return 0.0, 1.0
+    low, high = float(x.min()), float(x.max())
+    if np.all((x == low) | (x == high)):
+        return low / 2 + high / 2, (high / 2 - low / 2) or 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        first, center, third = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
+        scale = (third - first) / NORMAL_IQR
+        if scale == 0:
+            distance = np.abs(x - center)
+            scale = float(np.median(distance[distance > 0]))
+    return center, (scale if np.isfinite(scale) and scale > 0 else 1.0)
+
+
+def squash(x: Floats, center: float, scale: float) -> Floats:
+    """``z / sqrt(1 + (z/3)^2)`` with ``z = (x - center) / scale``: about z where |z| < 1, within (-3, 3) everywhere.
+
+    Strictly increasing, so that the order of heavy-tailed values survives where cutting would lose it. A value that is
+    missing or infinite becomes 0, the center.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = np.clip((x - center) / scale, -FURTHEST, FURTHEST)
+    return np.where(np.isfinite(x) & np.isfinite(z), z / np.hypot(1.0, z / BEND), 0.0)
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column(ABC):
+    """What the training rows taught about one column. ``missing``: if some had no value, a 0/1 feature says so."""
+
+    kind: ClassVar[Kind]
+    name: str
+    missing: bool
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, values: pd.Series[Any], most_levels: int) -> Column:
+        """Learn from the training rows of one column."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """One name for each feature that `encode` gives."""
+
+    @abstractmethod
+    def encode(self, values: pd.Series[Any]) -> Matrix | Floats:
+        """``(rows,)`` values as ``(rows, features)``, finite."""
+
+    def _with_missing(self, names: list[str]) -> list[str]:
+        return [*names, f"{self.name} (missing)"] if self.missing else names
+
+    def _stacked(self, features: Sequence[Floats], absent: np.ndarray[Any, np.dtype[np.bool_]]) -> Floats:
+        return np.column_stack([*features, absent.astype(np.float64)] if self.missing else features)
+
+
+@dataclass(frozen=True)
+class NumberColumn(Column):
+    """``squash(x, center, scale)``; missing, infinite and unreadable values are 0 (the center)."""
+
+    kind = "number"
+    center: float
+    scale: float
+
+    @classmethod
+    def learn(cls, values: pd.Series[Any], most_levels: int) -> NumberColumn:
+        x = as_numbers(values)
+        return cls(str(values.name), not np.isfinite(x).all(), *robust_scale(x))
+
+    @property
+    def names(self) -> list[str]:
+        return self._with_missing([self.name])
+
+    def encode(self, values: pd.Series[Any]) -> Floats:
+        x = as_numbers(values)
+        return self._stacked([squash(x, self.center, self.scale)], ~np.isfinite(x))
+
+
+@dataclass(frozen=True)
+class BooleanColumn(Column):
+    """1 for true, -1 for false, 0 for missing."""
+
+    kind = "boolean"
+
+    @classmethod
+    def learn(cls, values: pd.Series[Any], most_levels: int) -> BooleanColumn:
+        return cls(str(values.name), bool(np.isnan(as_truths(values)).any()))
+
+    @property
+    def names(self) -> list[str]:
+        return self._with_missing([self.name])
+
+    def encode(self, values: pd.Series[Any]) -> Floats:
+        x = as_truths(values)
+        return self._stacked([np.nan_to_num(2 * x - 1)], np.isnan(x))
+
+
+@dataclass(frozen=True)
+class CategoryColumn(Column):
+    """One 0/1 feature for each level, one for all others where the training rows had such, one for missing."""
+
+    kind = "category"
+    levels: tuple[str, ...]
+    other: bool
+
+    @classmethod
+    def learn(cls, values: pd.Series[Any], most_levels: int) -> CategoryColumn:
+        codes, names = levels(values)
+        counts = np.bincount(codes[codes >= 0], minlength=len(names))
+        # The most frequent first, equally frequent ones by name: the order of the rows must not matter.
+        ranked = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
+        kept = [names[i] for i in ranked[:most_levels] if counts[i] >= LEAST_ROWS]
+        return cls(str(values.name), bool((codes < 0).any()), tuple(sorted(kept)), len(kept) < len(names))
+
+    @property
+    def names(self) -> list[str]:
+        known = [f"{self.name} = {level}" for level in self.levels]
+        return self._with_missing([*known, f"{self.name} (other)"] if self.other else known)
+
+    def encode(self, values: pd.Series[Any]) -> Matrix:
+        codes, names = levels(values)
+        nowhere = -1
+        place = {level: i for i, level in enumerate(self.levels)}
+        other = len(self.levels) if self.other else nowhere
+        absent = len(self.levels) + self.other if self.missing else nowhere
+        target = np.array([*(place.get(name, other) for name in names), absent])[codes]
+        encoded = np.zeros((len(codes), len(self.names)), dtype=np.float32)
+        rows = np.flatnonzero(target != nowhere)
+        encoded[rows, target[rows]] = 1.0
+        return encoded
+
+
+@dataclass(frozen=True)
+class DateColumn(Column):
+    """Days since 1970 as a number, and the place in the year, the week and (if ``clock``) the day as points on circles.
+
+    A circle has two features, sine and cosine, so that December is near January; both are 0 where the date is missing.
+    """
+
+    kind = "date"
+    center: float
+    scale: float
+    clock: bool
+
+    @classmethod
+    def learn(cls, values: pd.Series[Any], most_levels: int) -> DateColumn:
+        days = as_days(values)
+        there = days[np.isfinite(days)]
+        return cls(str(values.name), there.size < days.size, *robust_scale(days), bool(np.any(there % 1 != 0)))
+
+    @property
+    def names(self) -> list[str]:
+        circles = ["year", "week", "day"] if self.clock else ["year", "week"]
+        points = [f"{self.name} ({side} of {circle})" for circle in circles for side in ("sine", "cosine")]
+        return self._with_missing([self.name, *points])
+
+    def encode(self, values: pd.Series[Any]) -> Floats:
+        days = as_days(values)
+        absent = ~np.isfinite(days)
+        phases = _phases(np.where(absent, 0.0, days))[: 3 if self.clock else 2]
+        points = [np.where(absent, 0.0, f(2 * np.pi * phase)) for phase in phases for f in (np.sin, np.cos)]
+        return self._stacked([squash(days, self.center, self.scale), *points], absent)
+
+
+def _phases(days: Floats) -> list[Floats]:
+    """Where in the year, the week (from Monday) and the day, each in [0, 1)."""
+    whole = np.clip(np.floor(days), -(10**7), 10**7).astype(np.int64)
+    year = whole.astype("datetime64[D]").astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
+    return [(whole - year) / 366, ((whole + 3) % 7) / 7, days % 1]  # 1970-01-01 was a Thursday
+
+
+_CLASSES: tuple[type[Column], ...] = (NumberColumn, CategoryColumn, BooleanColumn, DateColumn)
+_BY_KIND: dict[str, type[Column]] = {cls.kind: cls for cls in _CLASSES}
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """A table of any kinds as ``(rows, features)`` float32, by what the training rows taught.
+
+    - number: ``z / sqrt(1 + (z/3)^2)`` with ``z = (x - median) / (IQR/1.349)``, see `robust_scale` and `squash`; so
+      heavy tails neither shrink the rest nor leave (-3, 3). Missing, infinite or unreadable: 0, which is the median.
+    - boolean: -1 or 1; missing 0.
+    - category: one 0/1 feature for each of the 30 most frequent levels that have at least 4 training rows, one for all
+      others together if the training rows had others. A level never seen is "other", or all zeros where there is none.
+    - date: days (as a number), and sine and cosine of the place in year, week and, if there are times, day.
+
+    A column that missed values in the training rows has one more feature, 1 where the value is missing. All categories
+    together make about 2,048 features at most (from the 65th category column on each keeps fewer levels, at least one);
+    numbers are all kept.
+    """
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def fit(cls, frame: Any, kinds: Mapping[str, str] | None = None) -> TableEncoder:
+        """Learn from the training rows.
+
+        Args:
+            frame: ``(rows, columns)`` of features, rows >= 1: anything that `as_frame` takes. Not modified.
+            kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``; the others
+                are inferred, see `kind_of`.
+        Raises:
+            DataError: there is no row or no column, or ``kinds`` names an unknown column or kind.
+        """
+        table = as_frame(frame)
+        if table.shape[0] == 0 or table.shape[1] == 0:
+            raise DataError(
+                f"The training rows are {table.shape[0]} x {table.shape[1]}; an encoder needs at least one of both."
+            )
+        given = _checked_kinds(kinds or {}, list(table.columns))
+        found: dict[str, str] = {name: given.get(name) or kind_of(table[name]) for name in table.columns}
+        categories = sum(kind == "category" for kind in found.values())
+        most_levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2))
+        return cls(tuple(_BY_KIND[kind].learn(table[name], most_levels) for name, kind in found.items()))
+
+    @property
+    def names(self) -> list[str]:
+        """One name for each feature, in the order of `transform`'s columns."""
+        return [name for column in self.columns for name in column.names]
+
+    def transform(self, frame: Any) -> Matrix:
+        """``(rows, features)`` float32, finite.
+
+        Args:
+            frame: has the columns of the training rows by name, in any order; others are ignored. An array's columns
+                are named by their place. Not modified.
+        Raises:
+            DataError: a column is missing.
+        """
+        table = as_frame(frame)
+        self._check(list(table.columns))
+        encoded = np.empty((len(table), len(self.names)), dtype=np.float32)
+        start = 0
+        for column in self.columns:
+            stop = start + len(column.names)
+            encoded[:, start:stop] = column.encode(table[column.name])
+            start = stop
+        return encoded
+
+    def _check(self, names: list[str]) -> None:
+        known = set(names)
+        absent = [column.name for column in self.columns if column.name not in known]
+        if not absent:
+            return
+        expected = {column.name for column in self.columns}
+        hint = did_you_mean(absent[0], [name for name in names if name not in expected])
+        raise DataError(
+            f"The table misses {len(absent)} of the {len(self.columns)} columns that the model was trained on: "
+            f"{listed(map(repr, absent))}.{hint} Give a table with these columns."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can say; `from_dict` gives back an encoder that transforms equally, bit for bit."""
+        return {"schema": SCHEMA, "columns": [{"kind": column.kind, **asdict(column)} for column in self.columns]}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> TableEncoder:
+        """The encoder that `to_dict` described.
+
+        Raises:
+            FormatError: the description has another schema or is damaged.
+        """
+        check_schema(saved.get("schema"), SCHEMA, "columns", "description of a table's columns")
+        try:
+            return cls(tuple(_column_from(item) for item in saved["columns"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(
+                f"The description of a table's columns is damaged: {error!r}. Save the model again."
+            ) from None
+
+
+def _column_from(item: Mapping[str, Any]) -> Column:
+    cls = _BY_KIND[item["kind"]]
+    values = {field.name: item[field.name] for field in fields(cls)}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return cls(**plain)
+
+
+def _checked_kinds(kinds: Mapping[str, str], names: list[str]) -> Mapping[str, str]:
+    for name, kind in kinds.items():
+        if name not in names:
+            raise DataError(f"There is no column {name!r} to be a {kind}.{did_you_mean(name, names)}")
+        if kind not in KINDS:
+            raise DataError(f"Column {name!r} cannot be a {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {listed(KINDS)}.")
+    return kinds
+
+
+# --- the target ----------------------------------------------------------------------------------------------------
+
+Label: TypeAlias = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class TargetEncoder:
+    """Classes as 0, 1, ... in sorted order, or a number as ``(y - mean) / scale``, both of the training rows.
+
+    ``labels`` are the classes with the types that they came in, or None for regression.
+    """
+
+    task: str
+    labels: tuple[Label, ...] | None = None
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def fit(cls, series: Any, task: str) -> TargetEncoder:
+        """Learn from a target ``(rows,)``: a series or an array, no value missing.
+
+        Args:
+            task: ``"classification"`` or ``"regression"``.
+        Raises:
+            DataError: a value is missing, or no finite number (regression), or there is no row, or no such task.
+        """
+        target = _as_series(series)
+        if task == "classification":
+            codes, values = distinct(target)
+            _refuse_missing(codes < 0)
+            return cls(task, _sorted_labels(values))
+        if task != "regression":
+            raise DataError(f"There is no task {task!r}. Use 'classification' or 'regression'.")
+        y = _finite_numbers(target)
+        return cls(task, None, float(y.mean()), float(y.std()) or 1.0)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, in the order of their indices; None for regression."""
+        return None if self.labels is None else [level_name(label) for label in self.labels]
+
+    def transform(self, series: Any) -> np.ndarray[Any, np.dtype[Any]]:
+        """``(rows,)``: int64 indices of classes, or float32 with mean 0 and deviation 1 on the training rows.
+
+        Raises:
+            DataError: a class that was not there in training, a missing value, or no number.
+        """
+        target = _as_series(series)
+        if self.classes is None:
+            scaled: Floats = (_finite_numbers(target) - self.mean) / self.scale
+            return scaled.astype(np.float32)
+        codes, names = levels(target)
+        _refuse_missing(codes < 0)
+        place = {name: i for i, name in enumerate(self.classes)}
+        unknown = [name for name in names if name not in place]
+        if unknown:
+            raise DataError(
+                f"The target has {listed(map(repr, unknown))}, which no training row had. "
+                f"Known classes: {listed(self.classes)}."
+            )
+        return np.array([place[name] for name in names], dtype=np.int64)[codes]
+
+    def inverse(self, values: Any) -> np.ndarray[Any, np.dtype[Any]]:
+        """Indices back to the classes as they came in, scaled numbers back to the target's unit (float64)."""
+        if self.labels is None:
+            return np.asarray(np.asarray(values, dtype=np.float64) * self.scale + self.mean)
+        of_one_type = all(type(label) is type(self.labels[0]) for label in self.labels)
+        texts = isinstance(self.labels[0], str) or not of_one_type
+        known = np.array(self.labels, dtype=object if texts else None)
+        return known[np.asarray(values, dtype=np.int64)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can say; `from_dict` gives the encoder back."""
+        labels = None if self.labels is None else list(self.labels)
+        return {"schema": SCHEMA, "task": self.task, "labels": labels, "mean": self.mean, "scale": self.scale}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> TargetEncoder:
+        """The encoder that `to_dict` described.
+
+        Raises:
+            FormatError: the description has another schema or is damaged.
+        """
+        check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
+        try:
+            labels = None if saved["labels"] is None else tuple(saved["labels"])
+            return cls(str(saved["task"]), labels, float(saved["mean"]), float(saved["scale"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"The description of a target is damaged: {error!r}. Save the model again.") from None
+
+
+def _as_series(values: Any) -> pd.Series[Any]:
+    pandas = require("pandas", "tables")
+    if not isinstance(values, pandas.Series):
+        values = pandas.Series(np.asarray(values).reshape(-1))
+    series: pd.Series[Any] = values
+    if len(series) == 0:
+        raise DataError("The target has no rows. Give at least one.")
+    return series
+
+
+def _finite_numbers(target: pd.Series[Any]) -> Floats:
+    y = as_numbers(target)
+    bad = int((~np.isfinite(y)).sum())
+    if bad:
+        raise DataError(f"The target has {bad} values that are missing, infinite or no number. Remove these rows.")
+    return y
+
+
+def _refuse_missing(absent: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+    if absent.any():
+        raise DataError(f"The target is missing in {int(absent.sum())} rows. Remove these rows.")
+
+
+def _sorted_labels(values: Iterable[Any]) -> tuple[Label, ...]:
+    by_name = {level_name(value): _label(value) for value in values}
+    labels = list(by_name.values())
+    if any(isinstance(label, str) for label in labels):
+        return tuple(sorted(by_name))  # texts and numbers together are all texts
+    return tuple(sorted(labels))
+
+
+def _label(value: Any) -> Label:
+    plain: object = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, (bool, int)):
+        return plain
+    if isinstance(plain, float):
+        return int(plain) if plain.is_integer() else plain
+    return level_name(plain)

@@ -1,0 +1,160 @@
+"""Image sets in ``.npz`` files: read, checked, and kept compact until a batch is made."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import DataError, listed
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+NEEDED, OPTIONAL = ("X_train", "y_train"), ("X_test", "y_test")
+CHANNELS = (1, 3, 4)  # grey, colours, colours and opacity
+CHUNK = 2048  # images in double precision at a time, so that statistics need little memory
+
+
+def read_npz(path: str | Path) -> dict[str, Array]:
+    """``X_train, y_train`` and, if the file has them, ``X_test, y_test``.
+
+    Images are ``(n, height, width)`` or ``(n, height, width, channels)`` with 1, 3 or 4 channels, uint8 or floating, as
+    they are in the file; labels become int64 ``(n,)`` and keep their values. Nothing in the file is executed.
+
+    Raises:
+        DataError: the file is missing or damaged, or arrays are missing, of unequal lengths, of a shape or type that
+            are no images and labels, or not finite; or the training labels have one class, or lack a test label.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    absent = [key for key in NEEDED if key not in arrays]
+    if len({key in arrays for key in OPTIONAL}) == 2:
+        absent += [key for key in OPTIONAL if key not in arrays]
+    if absent:
+        raise DataError(
+            f"'{path}' has {listed(arrays) or 'none of the arrays'} and lacks {listed(absent)}. "
+            "An image set needs X_train and y_train, and X_test and y_test or neither."
+        )
+    found = {key: arrays[key] for key in (*NEEDED, *OPTIONAL) if key in arrays}
+    for key in found:
+        found[key] = _images(found[key], key) if key.startswith("X") else _labels(found[key], key)
+    _check_pairs(found)
+    return found
+
+
+def image_tensor(x: Array) -> Tensor:
+    """``(n, height, width[, channels])`` as ``(n, channels, height, width)``, uint8 kept as uint8, floating as float32.
+
+    The values are not scaled: divide and center a batch by `pixel_statistics` when it is used.
+
+    Raises:
+        DataError: ``x`` has another shape or type, or is not finite.
+    """
+    x = _images(np.asarray(x), "X")
+    if x.ndim == 3:
+        x = x[..., None]
+    compact = x if x.dtype == np.uint8 else x.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(compact.transpose(0, 3, 1, 2)))
+
+
+def pixel_statistics(x: Array | Tensor) -> tuple[Tensor, Tensor]:
+    """``mean, std`` of each channel, float32 ``(channels,)``, in the unit of ``x``: learn them on training rows.
+
+    Args:
+        x: ``(n, height, width[, channels])`` array, or ``(n, channels, height, width)`` tensor as from `image_tensor`.
+    Raises:
+        DataError: ``x`` is an array and no images. A channel without variation has std 1, so that dividing is safe.
+    """
+    images = x if isinstance(x, Tensor) else image_tensor(x)
+    pixels = images.shape[0] * images.shape[2] * images.shape[3]
+    mean = torch.stack([chunk.sum(dim=(0, 2, 3)) for chunk in _chunks(images)]).sum(dim=0) / pixels
+    center = mean.view(-1, 1, 1)
+    squares = [(chunk - center).square().sum(dim=(0, 2, 3)) for chunk in _chunks(images)]
+    std = (torch.stack(squares).sum(dim=0) / pixels).sqrt()
+    return mean.float(), torch.where(std > 0, std, torch.ones_like(std)).float()
+
+
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK].double()
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """The arrays that an image set has; only these are read."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"There is no file '{path}'. Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(f"'{path}' is a folder; a file is needed. Give the path of the .npz in it.") from None
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}. Check its permissions.") from None
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise DataError(f"'{path}' is not a whole .npz file. Make it again with numpy.savez_compressed.")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {key: _array(file, key, path) for key in file.files if key in (*NEEDED, *OPTIONAL)}
+
+
+def _array(file: Mapping[str, Array], key: str, path: Path) -> Array:
+    try:
+        return file[key]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{key} in '{path}' holds Python objects, which are not loaded. Save arrays of numbers."
+            ) from None
+        raise DataError(f"{key} in '{path}' is damaged. Make the file again with numpy.savez_compressed.") from None
+
+
+def _images(x: Array, name: str) -> Array:
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise DataError(f"{name} has type {x.dtype}; images need uint8 or floating numbers. Convert it.")
+    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in CHANNELS):
+        raise DataError(
+            f"{name} has shape {x.shape}; images need (n, height, width) or (n, height, width, channels), "
+            "with 1, 3 or 4 channels."
+        )
+    if 0 in x.shape:
+        raise DataError(f"{name} has shape {x.shape}: it is empty. Give at least one image.")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise DataError(
+            f"{name} has {int((~np.isfinite(x)).sum())} values that are NaN or infinite. Remove or replace them."
+        )
+    return x
+
+
+def _labels(y: Array, name: str) -> Array:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise DataError(f"{name} has shape {y.shape}; labels need one integer for each image, shape (n,).")
+    whole = y.dtype.kind in "iub" or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all())
+    if not whole:
+        raise DataError(f"{name} has type {y.dtype}; labels need to be integers. Number the classes 0, 1, ...")
+    return y.astype(np.int64)
+
+
+def _check_pairs(found: dict[str, Array]) -> None:
+    for x, y in (NEEDED, OPTIONAL):
+        if x in found and len(found[x]) != len(found[y]):
+            raise DataError(f"{x} has {len(found[x])} images and {y} {len(found[y])} labels; they need equal lengths.")
+    known = np.unique(found["y_train"])
+    if len(known) < 2:
+        raise DataError(f"y_train has one class only ({known[0]}); a classifier needs at least two.")
+    if "X_test" not in found:
+        return
+    if found["X_test"].shape[1:] != found["X_train"].shape[1:]:
+        raise DataError(
+            f"X_train has images of shape {found['X_train'].shape[1:]} and X_test of {found['X_test'].shape[1:]}; "
+            "they need the same shape."
+        )
+    unknown = np.setdiff1d(found["y_test"], known)
+    if unknown.size:
+        raise DataError(f"y_test has the classes {listed(unknown)}, which y_train never has. Remove these images.")

@@ -1,0 +1,315 @@
+"""Read tables from files, and take any kind of table as a pandas frame. Every failure is one sentence."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wellposed.core.errors import DataError, did_you_mean, listed, require
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXTENSIONS = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz", ".parquet.gz")
+SEPARATORS = (",", ";", "\t")  # in order of preference: a comma that fits wins
+SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
+
+# A word for "missing", in lower case. It means missing only in a column whose other values are all numbers: among
+# texts, "NA" may be Namibia and "none" a kind of fence.
+MISSING_WORDS = frozenset({"na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "<na>", "missing"})
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read ``.csv``, ``.tsv`` or ``.parquet``, each also with ``.gz``, as a frame of ``(rows, columns)``.
+
+    Numbers and ``True``/``False`` are parsed, other texts stay texts, an empty cell is missing. Text must be UTF-8 (or
+    UTF-16 with its byte order mark). The separator of a ``.csv`` is a comma, a semicolon or a tab: the first one that
+    gives every record the same number of cells. With a semicolon, ``1,5`` is a number where no cell is written ``1.5``.
+    A row with fewer cells than the header is filled with missing values; a header cell that is empty is named
+    ``column_3`` by its place.
+
+    Raises:
+        DataError: the file is missing, a folder, of another kind, damaged, not UTF-8, empty, or has only a header,
+            two columns of one name, or a row with more cells than the header.
+        MissingExtra: pandas (or pyarrow, for Parquet) is not installed.
+    """
+    path = Path(path)
+    extension = _extension(path)
+    content = _bytes(path, gzipped=extension.endswith(".gz"))
+    if extension.startswith(".parquet"):
+        return _from_parquet(content, path)
+    return _from_text(_decoded(content, path), path, "\t" if extension.startswith(".tsv") else None)
+
+
+def as_frame(x: Any) -> pd.DataFrame:
+    """Any table as a pandas frame with text column names and rows numbered from 0. The argument is not modified.
+
+    Args:
+        x: a pandas or polars frame (anything with ``to_pandas()``), a series, a dict of columns, or a 2-d array or
+            tensor ``(rows, features)``, whose columns are then named ``x0``, ``x1``, ...
+    Raises:
+        DataError: ``x`` is none of these, or two columns have one name.
+        MissingExtra: pandas is not installed.
+
+    Example:
+        >>> list(as_frame([[1.0, 2.0], [3.0, 4.0]]).columns)
+        ['x0', 'x1']
+    """
+    pandas = require("pandas", "tables")
+    if isinstance(x, pandas.Series):
+        x = x.to_frame()
+    if not isinstance(x, pandas.DataFrame) and hasattr(x, "to_pandas"):
+        x = x.to_pandas()
+    if isinstance(x, pandas.DataFrame):
+        frame = x.copy(deep=False)
+    elif isinstance(x, Mapping):
+        frame = _from_columns(x)
+    else:
+        frame = _from_array(x)
+    frame.columns = pandas.Index([str(name) for name in frame.columns], dtype=object)
+    _refuse_duplicates(frame.columns, "The table")
+    result: pd.DataFrame = frame.reset_index(drop=True)
+    return result
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _extension(path: Path) -> str:
+    name = path.name.lower()
+    for extension in EXTENSIONS:
+        if name.endswith(extension):
+            return extension
+    raise DataError(f"'{path}' is not a kind of table that can be read. Give one of {listed(EXTENSIONS)}.")
+
+
+def _bytes(path: Path, *, gzipped: bool) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"There is no file '{path}'.{_neighbour(path)} Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(f"'{path}' is a folder; a file is needed. Give the path of the table in it.") from None
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}. Check its permissions.") from None
+    if not gzipped:
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"'{path}' is not a whole gzip file ({_short(error)}). Make it again, or rename it if it is not compressed."
+        ) from None
+
+
+def _neighbour(path: Path) -> str:
+    try:
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    except OSError:
+        return ""
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:120] if lines else type(error).__name__
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"0x{content[error.start]:02x}" if error.start < len(content) else "its end"
+        raise DataError(
+            f"'{path}' is not UTF-8 text (byte {byte} at position {error.start}). "
+            "Save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+        ) from None
+    if "\0" in text:
+        raise DataError(f"'{path}' holds binary data, not text. Give a table as CSV, TSV or Parquet.")
+    if not text.strip():
+        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
+    return text
+
+
+def _refuse_duplicates(names: Iterable[str], what: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{what} has more than one column named {listed(repr(n) for n in twice)}. Give each column its own name."
+        )
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
+    pandas = require("pandas", "tables")
+    separator = separator or _sniffed(text, path)
+    header = _checked_header(text, path, separator)
+    try:
+        frame = pandas.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            names=header,
+            skiprows=_records_to_header(text, separator),
+            index_col=False,
+            keep_default_na=False,
+            na_values=[""],
+            low_memory=False,  # one type for a whole column, whatever its length
+            decimal="," if separator == ";" and _has_decimal_commas(text, path) else ".",
+        )
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, ValueError, OverflowError) as error:
+        raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
+    return _missing_words_removed(frame)
+
+
+def _records(text: str, path: Path, separator: str) -> Iterable[tuple[int, list[str]]]:
+    """Each record that is not blank, with the line it ends on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        for record in reader:
+            if not _blank(record):
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise DataError(
+            f"'{path}' cannot be read as a table near line {reader.line_num}: {error}. Check its quotes."
+        ) from None
+
+
+def _blank(record: list[str]) -> bool:
+    return not record or (len(record) == 1 and not record[0].strip())
+
+
+def _sniffed(text: str, path: Path) -> str:
+    for separator in SEPARATORS:
+        records = zip(range(SNIFFED_RECORDS), _records(text, path, separator), strict=False)
+        widths = {len(record) for _, (_, record) in records}
+        if len(widths) == 1 and max(widths) > 1:
+            return separator
+    # Records of unequal length: take what the header is written with, and let the check of the rows speak.
+    _, header = next(iter(_records(text, path, "\0")))
+    return max(SEPARATORS, key=lambda separator: header[0].count(separator))
+
+
+def _checked_header(text: str, path: Path, separator: str) -> list[str]:
+    """The names in the first record, after checking every row against their number."""
+    records = iter(_records(text, path, separator))
+    _, first = next(records)
+    names = [name.strip() or f"column_{place}" for place, name in enumerate(first, start=1)]
+    _refuse_duplicates(names, f"'{path}'")
+    rows = 0
+    for line, record in records:
+        rows += 1
+        if len(record) > len(names):
+            raise DataError(
+                f"'{path}' has {len(record)} cells on line {line}, more than its header's {len(names)}. "
+                "Quote cells that hold the separator, or mend the header."
+            )
+    if rows == 0:
+        raise DataError(f"'{path}' has a header and no rows. Give a table with rows.")
+    return names
+
+
+def _records_to_header(text: str, separator: str) -> int:
+    """How many records the header and the blank lines before it are."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    return next(count for count, record in enumerate(reader, start=1) if not _blank(record))
+
+
+_WITH_COMMA, _WITH_POINT = re.compile(r"\s*[-+]?\d+,\d+\s*"), re.compile(r"\s*[-+]?\d*\.\d+\s*")
+
+
+def _has_decimal_commas(text: str, path: Path) -> bool:
+    cells = [
+        cell
+        for _, (_, record) in zip(range(SNIFFED_RECORDS), _records(text, path, ";"), strict=False)
+        for cell in record
+    ]
+    return any(map(_WITH_COMMA.fullmatch, cells)) and not any(map(_WITH_POINT.fullmatch, cells))
+
+
+def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text columns that hold only numbers and words for "missing" become numbers."""
+    pandas = require("pandas", "tables")
+    for name in frame.columns:
+        if frame[name].dtype.kind != "O":
+            continue
+        codes, uniques = pandas.factorize(frame[name])
+        texts = [value.strip() if isinstance(value, str) else "" for value in uniques]
+        words = np.array([text.lower() in MISSING_WORDS or not text for text in texts], dtype=bool)
+        if not words.any() or words.all():
+            continue
+        numbers = pandas.to_numeric(pandas.Series(texts, dtype=object).mask(words), errors="coerce")
+        if numbers.isna().to_numpy().sum() == words.sum():
+            frame[name] = np.append(numbers.to_numpy(dtype=np.float64), np.nan)[codes]
+    return frame
+
+
+# --- parquet -------------------------------------------------------------------------------------------------------
+
+
+def _from_parquet(content: bytes, path: Path) -> pd.DataFrame:
+    arrow, parquet = require("pyarrow", "tables"), require("pyarrow.parquet", "tables")
+    if not content:
+        raise DataError(f"'{path}' is empty. A table needs columns and at least one row.")
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        _refuse_duplicates(file.schema_arrow.names, f"'{path}'")
+        # The index that pandas leaves in a file names rows; it is no column that anybody chose.
+        columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
+        frame = file.read(columns=columns).to_pandas(ignore_metadata=True)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
+    if len(frame) == 0:
+        raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")
+    return as_frame(frame)
+
+
+# --- objects -------------------------------------------------------------------------------------------------------
+
+
+def _from_columns(columns: Mapping[Any, Any]) -> pd.DataFrame:
+    pandas = require("pandas", "tables")
+    lengths = {str(name): np.shape(values)[:1] for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = listed(f"{name!r} {length[0] if length else 'one value'}" for name, length in lengths.items())
+        raise DataError(f"The columns have unequal lengths: {shown}. Give every column the same number of rows.")
+    try:
+        frame: pd.DataFrame = pandas.DataFrame(
+            {name: np.asarray(v) if _is_tensor(v) else v for name, v in columns.items()}
+        )
+    except ValueError as error:
+        raise DataError(
+            f"The dict of columns is no table: {_short(error)}. Give a list of values for each name."
+        ) from None
+    return frame
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach")
+
+
+def _from_array(x: Any) -> pd.DataFrame:
+    pandas = require("pandas", "tables")
+    if _is_tensor(x):
+        x = x.detach().cpu().numpy()
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise DataError(f"A {type(x).__name__} is no table: {_short(error)}. Give rows of equal length.") from None
+    if array.ndim != 2:
+        raise DataError(
+            f"A {type(x).__name__} of shape {array.shape} is no table. "
+            "Give a frame, a dict of columns, or an array of shape (rows, features)."
+        )
+    frame: pd.DataFrame = pandas.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    return frame.infer_objects()

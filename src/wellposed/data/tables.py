@@ -1,0 +1,540 @@
+"""A table made ready: target, task, groups, time and usable features, with a plain sentence for everything suspicious.
+
+The way in: ``read_table`` -> ``prepare_table`` -> ``split`` -> ``TableEncoder.fit(training rows)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.core.random import numpy_generator
+from wellposed.data.columns import (
+    Floats,
+    Integers,
+    as_days,
+    as_numbers,
+    distinct,
+    is_text,
+    kind_of,
+    levels,
+    numbers_in,
+)
+from wellposed.data.encoding import TableEncoder as TableEncoder
+from wellposed.data.encoding import TargetEncoder as TargetEncoder
+from wellposed.data.reading import as_frame
+from wellposed.data.reading import read_table as read_table
+from wellposed.data.splits import duplicate_count, duplicate_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Task = Literal["classification", "regression"]
+Truths: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+TARGET_NAMES = ("target", "label", "y", "class")
+LEAST_ROWS = 10  # fewer cannot be split into training, validation and confirmation rows
+RARE = 5  # a class needs about this many rows to be in training, validation and confirmation rows
+
+# Whole numbers are classes if there are few, and each comes back often enough to be learned ...
+FEW_CLASSES = 20
+# ... or up to a hundred if none is rare: classes that somebody numbered are filled, a measured quantity has thin tails.
+MANY_CLASSES, LEAST_OF_MANY = 100, 10
+
+UNIQUE_SHARE = 0.95  # texts of which this share are distinct name rows
+LEAST_FOR_ID = 20  # in fewer rows, distinct values are no sign of an id
+ID_NAME = re.compile(
+    r"(^|[_\W])(id|uuid|guid|index|idx|key|row|nr|no|number)$|^unnamed|^(row|record)(id|nr|no|number)?$"
+)
+
+LEAK = 0.9999  # |correlation| with the target beyond which a column is taken for a form of the target
+LEAK_ERRORS = 0.001  # share of rows in which a column may miss the class and still count as a form of the target
+LEAK_ROWS = 20_000  # rows looked at for leaks: enough to see one, and the time stays bounded
+
+
+@dataclass(frozen=True)
+class TableData:
+    """A table that can be split, encoded and learned from. All parts have the same rows in the same order.
+
+    ``frame`` has the features only; ``target`` no missing value; ``groups`` are ids 0, 1, ...; ``time`` are numbers
+    (days since 1970 for dates); ``sha256`` is of the contents of features and target, equal on every machine.
+    """
+
+    frame: pd.DataFrame
+    target: pd.Series[Any]
+    groups: Integers | None
+    time: Floats | None
+    name: str
+    task: Task
+    warnings: tuple[str, ...]
+    sha256: str
+
+
+def prepare_table(
+    frame: Any,
+    target: str | None,
+    *,
+    task: str | None = None,
+    drop: Sequence[str] = (),
+    group: str | None = None,
+    time: str | None = None,
+    name: str = "table",
+) -> TableData:
+    """Take a table apart into features, target, groups and time, leave out what cannot help, and say so.
+
+    Left out, each with a warning: rows without target or time; columns that are all missing or constant, or that name
+    rows (nearly all texts different; numbers that count the rows). Infinite features become missing; a column of mostly
+    numbers with some texts becomes numbers, the texts missing (`kind_of` says when). Only warned about: columns that
+    give the target away, classes with fewer than 5 rows (a class with one row is always a training row, so it is never
+    scored), exact copies of rows. Group and time are not features. Nothing here is learned from values across rows
+    except these choices of columns.
+
+    Args:
+        frame: ``(rows, columns)``, anything that `as_frame` takes. Not modified.
+        target: the target's column; None takes one named target, label, y or class, or else the last one.
+        task: ``"classification"``, ``"regression"``, or None: texts, booleans and categories are classes; whole numbers
+            are classes if at most 20 distinct ones come back 5 times on average, or at most 100 with 10 rows each; two
+            values of any kind are classes; other numbers are quantities.
+        drop: columns to leave out.
+        group: column whose rows of one value must stay together in splits; rows without value are groups of their own.
+        time: column, numbers or dates, by which later rows are held out.
+        name: what messages call the table.
+    Raises:
+        DataError: a column is not found (with a suggestion) or used twice; the target is all missing, infinite, has one
+            value only, does not fit the task, or hardly ever repeats; no feature is left; fewer than 10 rows have a
+            target.
+
+    Example:
+        >>> data = prepare_table({"size": range(0, 60, 3), "kind": ["a", "b"] * 10}, "kind")
+        >>> data.task, list(data.frame.columns)
+        ('classification', ['size'])
+    """
+    table = as_frame(frame)
+    warnings: list[str] = []
+    target = _target_name(table, target, warnings)
+    _check_columns(table, target, drop, group, time)
+    table = table.drop(columns=list(dict.fromkeys(drop)))
+    ids = _id_like(table.drop(columns=[n for n in (target, group, time) if n is not None]))  # before rows are left out
+    table = _rows_with_target(table, target, warnings)
+    moments = None if time is None else _moments(table[time])
+    if moments is not None:
+        table, moments = _rows_with_time(table, moments, str(time), warnings)
+    decided = _task(table[target], task, warnings)
+    goal = _checked_target(table[target], decided, warnings)
+    groups = None if group is None else _group_ids(table[group])
+    features = table.drop(columns=[n for n in (target, group, time) if n is not None])
+    features = _usable(features, ids, warnings)
+    if features.shape[1] == 0:
+        raise DataError(f"{name} has no usable feature column besides the target {target!r}.{_why(warnings)}")
+    _warn_of_leaks(features, goal, decided, warnings)
+    _warn_of_copies(features, goal, warnings)
+    return TableData(features, goal, groups, moments, name, decided, tuple(warnings), table_hash(features, goal))
+
+
+def infer_task(target: Any) -> Task:
+    """The task that a target asks for, by the rules of `prepare_table`; missing values are not looked at.
+
+    Raises:
+        DataError: the target is all missing, infinite, or holds dates.
+
+    Example:
+        >>> infer_task([0.5, 1.5, 2.5]), infer_task(["a", "b", "a"])
+        ('regression', 'classification')
+    """
+    series = require("pandas", "tables").Series(target)
+    there = series[~_missing(series)]
+    if len(there) == 0:
+        raise DataError("The target is missing in all rows. Give values.")
+    return _task(there, None, [])
+
+
+def table_hash(frame: pd.DataFrame, target: pd.Series[Any]) -> str:
+    """SHA-256 of names and values, column by column: numbers as little-endian float64, others as their categories."""
+    found = hashlib.sha256()
+    for title, column in [*frame.items(), ("", target)]:
+        if is_text(column) or kind_of(column) in ("category", "boolean"):
+            codes, names = levels(column)
+            content = codes.astype("<i8").tobytes() + "\x1f".join(names).encode("utf-8", "surrogatepass")
+        else:
+            values = as_numbers(column)
+            content = (np.where(np.isnan(values), np.nan, values) + 0.0).astype("<f8").tobytes()
+        found.update(f"{title!s}\x1e{len(content)}\x1e".encode("utf-8", "surrogatepass") + content)
+    return found.hexdigest()
+
+
+# --- which columns -------------------------------------------------------------------------------------------------
+
+
+def _target_name(table: pd.DataFrame, target: str | None, warnings: list[str]) -> str:
+    names = [str(name) for name in table.columns]
+    if not names:
+        raise DataError("The table has no columns. Give one with features and a target.")
+    if target is not None:
+        if target not in names:
+            raise DataError(
+                f"There is no column {target!r} to be the target.{did_you_mean(target, names)} "
+                f"Columns: {listed(names)}."
+            )
+        return target
+    for likely in TARGET_NAMES:
+        for name in names:
+            if name.lower() == likely:
+                return name
+    warnings.append(
+        f"No target was given: the last column, {names[-1]!r}, is taken. Name another if it is not the target."
+    )
+    return names[-1]
+
+
+def _check_columns(table: pd.DataFrame, target: str, drop: Sequence[str], group: str | None, time: str | None) -> None:
+    if isinstance(drop, str):
+        raise DataError(f"drop={drop!r} is a text; a list of column names is needed. Write [{drop!r}].")
+    names = [str(name) for name in table.columns]
+    asked = [("to drop", name) for name in drop] + [("to group by", group), ("to order rows in time by", time)]
+    for purpose, name in asked:
+        if name is not None and name not in names:
+            raise DataError(
+                f"There is no column {name!r} {purpose}.{did_you_mean(name, names)} Columns: {listed(names)}."
+            )
+        if name == target:
+            raise DataError(f"Column {name!r} is the target and cannot be the one {purpose}. Give another target.")
+    for name in (group, time):
+        if name is not None and name in drop:
+            raise DataError(
+                f"Column {name!r} is dropped and also needed for splits. Remove it from the columns to drop."
+            )
+
+
+def _why(warnings: list[str]) -> str:
+    return f" {warnings[-1]}" if warnings else " Give a table with at least one more column."
+
+
+# --- which rows ----------------------------------------------------------------------------------------------------
+
+
+def _missing(column: pd.Series[Any]) -> Truths:
+    if is_text(column):
+        return np.asarray(levels(column)[0] < 0)
+    return np.asarray(column.isna().to_numpy(dtype=bool))
+
+
+def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> pd.DataFrame:
+    absent = _missing(table[target])
+    if absent.all():
+        raise DataError(
+            f"The target {target!r} is missing in all {len(table)} rows. Give a column with values as target."
+        )
+    if len(table) - absent.sum() < LEAST_ROWS:
+        raise DataError(
+            f"{len(table) - absent.sum()} rows have a target; at least {LEAST_ROWS} are needed to train, choose and "
+            "confirm. Give more rows."
+        )
+    if not absent.any():
+        return table
+    warnings.append(f"The target {target!r} is missing in {absent.sum()} of {len(table)} rows; these are left out.")
+    return table.loc[~absent].reset_index(drop=True)
+
+
+def _moments(column: pd.Series[Any]) -> Floats:
+    kind = kind_of(column)
+    if kind not in ("number", "date"):
+        raise DataError(
+            f"The time {str(column.name)!r} holds neither numbers nor dates. "
+            "Write dates as 2024-05-31, or give another column."
+        )
+    moments = as_days(column) if kind == "date" else as_numbers(column)
+    return np.where(np.isfinite(moments), moments, np.nan)
+
+
+def _rows_with_time(
+    table: pd.DataFrame, moments: Floats, time: str, warnings: list[str]
+) -> tuple[pd.DataFrame, Floats]:
+    absent = np.isnan(moments)
+    if len(table) - absent.sum() < LEAST_ROWS:
+        raise DataError(f"{len(table) - absent.sum()} rows have a time in {time!r}; at least {LEAST_ROWS} are needed.")
+    if not absent.any():
+        return table, moments
+    # Put first or last, they would be training rows from the future, or held-out rows from the past.
+    warnings.append(f"The time {time!r} is missing in {absent.sum()} of {len(table)} rows; these are left out.")
+    return table.loc[~absent].reset_index(drop=True), moments[~absent]
+
+
+def _group_ids(column: pd.Series[Any]) -> Integers:
+    codes = distinct(column)[0]
+    alone = codes < 0
+    return np.where(alone, codes.max() + np.cumsum(alone), codes)
+
+
+# --- the target ----------------------------------------------------------------------------------------------------
+
+
+def _numeric_target(target: pd.Series[Any]) -> Floats | None:
+    """The target as numbers, or None if any value is none."""
+    if kind_of(target) in ("boolean", "category", "date"):
+        return None
+    y = as_numbers(target)
+    return None if np.isnan(y).any() else y
+
+
+def _task(target: pd.Series[Any], task: str | None, warnings: list[str]) -> Task:
+    if task not in (None, "classification", "regression"):
+        known = ("classification", "regression")
+        raise DataError(f"There is no task {task!r}.{did_you_mean(str(task), known)} Use {known[0]} or {known[1]}.")
+    y = _numeric_target(target)
+    if y is not None and np.isinf(y).any():
+        raise DataError(
+            f"The target {target.name!r} is infinite in {np.isinf(y).sum()} rows. Remove or mend these rows."
+        )
+    if task == "classification":
+        return "classification"
+    if task == "regression":
+        if y is None:
+            raise DataError(
+                f"The target {target.name!r} holds {_example(target)}, and regression needs numbers. "
+                "Use classification, or give a numeric target."
+            )
+        return "regression"
+    if y is None:
+        if kind_of(target) == "date":
+            raise DataError(f"The target {target.name!r} holds dates. Turn them into numbers or classes first.")
+        return "classification"
+    return _task_of_numbers(target, y, warnings)
+
+
+def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> Task:
+    values, counts = np.unique(y, return_counts=True)
+    count = len(values)
+    whole = bool((values == np.round(values)).all())
+    few = count <= FEW_CLASSES and count * RARE <= len(y)
+    filled = count <= MANY_CLASSES and int(counts.min()) >= LEAST_OF_MANY
+    if not (whole and (few or filled)) and count > 2:
+        return "regression"
+    if count > 10:
+        warnings.append(
+            f"The target {target.name!r} has {count} distinct whole numbers, taken as classes. "
+            "If they are quantities, set the task to regression."
+        )
+    return "classification"
+
+
+def _example(target: pd.Series[Any]) -> str:
+    if is_text(target):
+        names = levels(target)[1]
+        texts = [name for name, number in zip(names, numbers_in(names), strict=True) if np.isnan(number)]
+        return listed(map(repr, texts), 3)
+    kinds: dict[str, str] = {"boolean": "true and false", "date": "dates"}
+    return kinds.get(kind_of(target), "categories")
+
+
+def _checked_target(target: pd.Series[Any], task: Task, warnings: list[str]) -> pd.Series[Any]:
+    codes, values = levels(target)
+    counts = np.bincount(codes)
+    if len(values) < 2:
+        raise DataError(
+            f"The target {target.name!r} has one value only ({values[0]!r}); there is nothing to learn. "
+            "Give rows of at least two, or another target."
+        )
+    if task == "regression":
+        numbers: pd.Series[Any] = require("pandas", "tables").Series(as_numbers(target), name=target.name)
+        return numbers
+    if len(values) > len(target) / 2:
+        raise DataError(
+            f"The target {target.name!r} has {len(values)} distinct values in {len(target)} rows; "
+            "classes need to come back. Give another target, or use regression if it is a number."
+        )
+    rare = [values[i] for i in np.flatnonzero(counts < RARE)]
+    if rare:
+        warnings.append(
+            f"{len(rare)} of {len(values)} classes have fewer than {RARE} rows ({listed(rare)}): they are kept, "
+            "but may be missing where the model is chosen and confirmed."
+        )
+    return target
+
+
+# --- the features --------------------------------------------------------------------------------------------------
+
+
+def _usable(frame: pd.DataFrame, ids: Sequence[str], warnings: list[str]) -> pd.DataFrame:
+    """The columns that can help, numbers as numbers; what was left out or changed goes to the warnings."""
+    _leave_out(ids, "look like ids that name rows", warnings)
+    frame = frame.drop(columns=list(ids))
+    frame = _finite(frame, warnings)
+    frame = _one_type_each(frame, warnings)
+    distinct_values = {name: _variety(frame[name]) for name in frame.columns}
+    empty = [name for name, (count, _) in distinct_values.items() if count == 0]
+    constant = [name for name, (count, missing) in distinct_values.items() if count == 1 and not missing]
+    _leave_out(empty, "are missing in all rows", warnings)
+    _leave_out(constant, "have one value only", warnings)
+    return frame.drop(columns=[*empty, *constant])
+
+
+def _leave_out(names: Sequence[str], why: str, warnings: list[str]) -> None:
+    if names:
+        warnings.append(f"Left out, since they {why}: {listed(map(repr, names))}.")
+
+
+def _variety(column: pd.Series[Any]) -> tuple[int, bool]:
+    """Number of distinct values, and whether any is missing. One value and missing ones are still two kinds of rows."""
+    codes, names = levels(column) if is_text(column) else distinct(column)
+    return len(names), bool((codes < 0).any())
+
+
+def _finite(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    """Infinite numbers as missing."""
+    found: dict[str, int] = {}
+    replaced: dict[str, Floats] = {}
+    for name in frame.columns:
+        if is_text(frame[name]) or kind_of(frame[name]) != "number":
+            continue
+        x = as_numbers(frame[name])
+        if np.isinf(x).any():
+            found[name] = int(np.isinf(x).sum())
+            replaced[name] = np.where(np.isinf(x), np.nan, x)
+    if found:
+        shown = listed(f"{name!r} ({count} rows)" for name, count in found.items())
+        warnings.append(f"Infinite values are treated as missing: {shown}.")
+    return frame.assign(**replaced)
+
+
+def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    """Texts that are (mostly) numbers as numbers; a warning where a column is a mixture, whichever way it goes."""
+    replaced: dict[str, Floats] = {}
+    for name in frame.columns:
+        if not is_text(frame[name]):
+            continue
+        codes, names = levels(frame[name])
+        kind = kind_of(frame[name])
+        numbers = np.append(numbers_in(names), np.nan)[codes]
+        if kind == "number":
+            replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
+        there = codes >= 0
+        texts = there & np.isnan(numbers)
+        if kind == "boolean" or not texts.any() or 2 * texts.sum() > there.sum():
+            continue
+        example = names[codes[np.flatnonzero(texts)[0]]]
+        taken = "numbers, and the texts as missing" if kind == "number" else "categories"
+        warnings.append(
+            f"Column {name!r} mixes numbers and texts ({texts.sum()} of {there.sum()} values, such as {example!r}, "
+            f"are no numbers): it is taken as {taken}."
+        )
+    return frame.assign(**replaced)
+
+
+def _id_like(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name in frame.columns if _names_rows(frame[name])]
+
+
+def _names_rows(column: pd.Series[Any]) -> bool:
+    """Whether values name rows: texts nearly all different, or whole numbers that count rows or are called an id."""
+    types = require("pandas", "tables").api.types
+    if types.is_integer_dtype(column.dtype):
+        return _counts_rows(column)
+    if not is_text(column) or kind_of(column) != "category":
+        return False
+    codes, names = levels(column)
+    there = int((codes >= 0).sum())
+    return there >= LEAST_FOR_ID and len(names) >= UNIQUE_SHARE * there
+
+
+def _counts_rows(column: pd.Series[Any]) -> bool:
+    if len(column) < LEAST_FOR_ID or column.isna().any():
+        return False
+    x = column.to_numpy(dtype=np.float64)
+    if (np.diff(x) == 1).all():
+        return True
+    return len(np.unique(x)) == len(x) and ID_NAME.search(str(column.name).lower()) is not None
+
+
+# --- suspicions ----------------------------------------------------------------------------------------------------
+
+
+def _warn_of_leaks(frame: pd.DataFrame, target: pd.Series[Any], task: Task, warnings: list[str]) -> None:
+    rows = len(frame)
+    if rows > LEAK_ROWS:
+        some = np.sort(numpy_generator(0, "leaks").choice(rows, LEAK_ROWS, replace=False))
+        frame, target = frame.iloc[some], target.iloc[some]
+    tells = _tells_class(target) if task == "classification" else _tells_number(target)
+    leaks = [str(name) for name in frame.columns if tells(frame[name])]
+    if leaks:
+        each = "column predicts" if len(leaks) == 1 else "columns each predict"
+        warnings.append(
+            f"{len(leaks)} {each} the target {target.name!r} almost perfectly: {listed(map(repr, leaks))}. "
+            "If it would not be known before the target is, drop it."
+        )
+
+
+def _tells_class(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
+    """A test of one column: are the classes a relabelling of its categories, or cut from its order by thresholds?
+
+    Missing is a category, and the last place in the order: a date that only one class has gives it away.
+    """
+    y, classes = levels(target)
+    allowed = LEAK_ERRORS * len(y)
+
+    def tells(column: pd.Series[Any]) -> bool:
+        kind = kind_of(column)
+        ordered = kind in ("number", "date")
+        if ordered:
+            x = as_numbers(column) if kind == "number" else as_days(column)
+            places: Integers = np.unique(np.where(np.isnan(x), np.inf, x), return_inverse=True)[1].astype(np.int64)
+        else:
+            places = levels(column)[0] + 1
+        count = int(places.max()) + 1
+        if not ordered and count > 2 * len(classes) + 1:  # many small categories are pure by chance
+            return False
+        table = np.bincount(places * len(classes) + y, minlength=count * len(classes)).reshape(count, -1)
+        there = table.sum(axis=1) > 0
+        errors = len(y) - table.max(axis=1).sum()
+        winners = table.argmax(axis=1)[there]
+        # Every class must be told from the others, or missing a rare class would cost nothing.
+        if errors > allowed or len(np.unique(winners)) < len(classes):
+            return False
+        changes = int((np.diff(winners) != 0).sum())
+        return not ordered or changes <= len(classes) - 1 + 2 * (allowed - errors)
+
+    return tells
+
+
+def _tells_number(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
+    """A test of one column: is it the target in another unit, or on another scale that keeps its order?"""
+    y = target.to_numpy(dtype=np.float64)
+
+    def tells(column: pd.Series[Any]) -> bool:
+        if kind_of(column) != "number":
+            return False
+        x = as_numbers(column)
+        there = np.isfinite(x)
+        if there.sum() < max(LEAST_ROWS, 0.5 * len(x)):
+            return False
+        return _correlation(x[there], y[there]) > LEAK or _correlation(_ranks(x[there]), _ranks(y[there])) > LEAK
+
+    return tells
+
+
+def _ranks(x: Floats) -> Floats:
+    """Ranks, the mean rank for equal values."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - counts / 2)[inverse]
+
+
+def _correlation(x: Floats, y: Floats) -> float:
+    """``|correlation|``, 0 where one of the two does not vary. Scaled first, so that large numbers do not overflow."""
+    x, y = (v / (np.abs(v).max() or 1.0) for v in (x, y))
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.sqrt((x @ x) * (y @ y)))
+    return abs(float(x @ y)) / size if size > 0 else 0.0
+
+
+def _warn_of_copies(frame: pd.DataFrame, target: pd.Series[Any], warnings: list[str]) -> None:
+    copies = duplicate_count(duplicate_ids(frame, target))
+    if copies:
+        warnings.append(
+            f"{copies} of {len(frame)} rows are exact copies of an earlier row, target included; "
+            "copies stay on one side of every split."
+        )

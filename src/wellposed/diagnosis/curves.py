@@ -1,0 +1,381 @@
+"""Curves of one run as arrays, and pure functions that measure them: noise, trend, rise after the turning point, gap.
+
+Every measure comes with an interval. Two kinds of noise are kept apart: from epoch to epoch (estimated from second
+differences, so that a smooth trend does not count as noise), and from row to row (the standard errors of the losses,
+where the source gives them; a plain log does not).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from wellposed.diagnosis import logs
+from wellposed.diagnosis.evidence import student_quantile
+from wellposed.diagnosis.logs import Array
+
+Z = 1.96  # 95 % of a normal distribution lie within this many standard errors
+LONGEST_WINDOW = 20  # averaging more epochs than this at the end would blur a late rise
+END_SHARE = 0.25  # the trend "at the end" is the one over the last quarter of the epochs
+GAUSSIAN_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise has this many of its standard deviations
+SLOW_NOISE = 1.5  # differences over 4 epochs this much wider than over 1: the fluctuation is slow, averaging helps less
+REGRESSION_METRICS = (
+    "r2", "rmse", "mse", "mae", "root_mean_squared_error", "mean_absolute_error", "mean_squared_error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of one run, all of equal length, one entry an epoch, NaN where unknown.
+
+    ``facts`` is what the source says about itself (``constant_loss``, ``like_for_like``, ``regularized``, ...).
+    """
+
+    epoch: Array
+    train_loss: Array
+    valid_loss: Array
+    train_loss_se: Array
+    valid_loss_se: Array
+    train_metric: Array
+    valid_metric: Array
+    cost: Array
+    penalty: Array
+    grad_norm: Array
+    weight_norm: Array
+    zeros: Array
+    lr: Array
+    valid_rise: Array
+    valid_rise_se: Array
+    given: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "curves"
+
+    @classmethod
+    def of(cls, source: Any) -> Self:
+        """The curves of a Watch, Run, History, frame, dict of lists, list of dicts, CSV file or run folder.
+
+        Raises:
+            DataError: the source cannot be read or has no losses.
+        """
+        if isinstance(source, cls):
+            return source
+        table = logs.read(source)
+        count = len(table.columns["epoch"])
+        arrays = {name: table.columns.get(name, np.full(count, np.nan)) for name in ARRAYS}
+        return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name)
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    def fact(self, name: str) -> float | None:
+        """A fact that is a finite number, or None."""
+        value = self.facts.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value)
+
+
+ARRAYS = (
+    "epoch", "train_loss", "valid_loss", "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost",
+    "penalty", "grad_norm", "weight_norm", "zeros", "lr", "valid_rise", "valid_rise_se",
+)  # fmt: skip
+
+
+def known(y: Array) -> Array:
+    """The finite entries, in order."""
+    return y[np.isfinite(y)]
+
+
+def window(count: int) -> int:
+    """How many epochs are averaged for one level of a curve: a tenth of them, from 1 to 20."""
+    return max(1, min(LONGEST_WINDOW, count // 10))
+
+
+def end(y: Array) -> float:
+    """The level at the end: the mean of the last `window` known values; NaN without any."""
+    values = known(y)
+    return float(values[-window(len(values)) :].mean()) if len(values) else math.nan
+
+
+def start(y: Array) -> float:
+    """The level before training got anywhere: the median of the first known values, so that one spike says nothing."""
+    values = known(y)
+    if len(values) == 0:
+        return math.nan
+    return float(np.median(values[: max(window(len(values)), 3 if len(values) >= 30 else 1)]))
+
+
+def running_mean(values: Array, width: int) -> Array:
+    """Means of every ``width`` consecutive values: ``(n,)`` to ``(n - width + 1,)``."""
+    if width <= 1:
+        return values
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    return np.asarray((total[width:] - total[:-width]) / width)
+
+
+def noise(y: Array, lag: int = 1) -> float:
+    """Standard deviation of the epoch-to-epoch noise: the scaled median of absolute second differences at ``lag``.
+
+    A straight trend cancels exactly and outliers do not move a median. Rounded curves, where most differences are 0,
+    fall back on the mean. 0 where fewer than ``2 * lag + 1`` values are known.
+    """
+    values = known(y)
+    if len(values) < 2 * lag + 1:
+        return 0.0
+    size = np.abs(values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag])
+    middle = float(np.median(size)) * GAUSSIAN_MAD
+    return (middle if middle > 0 else float(size.mean()) * math.sqrt(math.pi / 2)) / SECOND_DIFFERENCE
+
+
+def level_se(y: Array) -> float:
+    """Standard error of a `window` mean on this curve, from the epoch-to-epoch noise of its second half.
+
+    White noise shrinks with the root of the window; where differences over four epochs are much wider than over one,
+    the fluctuation is slow, and only every fourth epoch counts.
+    """
+    values = known(y)
+    width = window(len(values))
+    later = values[len(values) // 2 :] if len(values) >= 12 else values
+    fast, slow = noise(later), noise(later, 4)
+    if slow > SLOW_NOISE * fast:
+        return slow / math.sqrt(max(1.0, width / 4))
+    return fast / math.sqrt(width)
+
+
+def best_index(curves: Curves) -> int | None:
+    """Position of the lowest validation loss (training loss where there is none); None where no loss is finite."""
+    for y in (curves.valid_loss, curves.train_loss):
+        if np.isfinite(y).any():
+            return int(np.nanargmin(np.where(np.isfinite(y), y, np.nan)))
+    return None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Slope of a curve over its last ``epochs``; ``gain`` is by how much the fit fell over them (> 0: falls)."""
+
+    gain: float
+    low: float
+    high: float
+    late_gain: float
+    epochs: int
+
+
+def trend(y: Array) -> Trend:
+    """Least squares over the last quarter (at least 4 known values), with an interval widened for autocorrelation.
+
+    The residuals of neighbouring epochs resemble each other, so ``n`` of them count as ``n (1 - r) / (1 + r)`` with
+    ``r`` their lag-1 correlation. ``late_gain`` is the gain over the second half alone, on the same scale: a curve that
+    levels off has a small one.
+    """
+    values = known(y)
+    count = min(len(values), max(4, round(END_SHARE * len(values))))
+    if count < 3:
+        return Trend(0.0, -math.inf, math.inf, 0.0, count)
+    slope, se, dof = _line(values[-count:])
+    half = student_quantile(0.975, dof) * se
+    late = _line(values[-max(count // 2, 2) :])[0] if count >= 6 else slope
+    span = count - 1
+    return Trend(-slope * span, (-slope - half) * span, (-slope + half) * span, -late * span, count)
+
+
+def _line(values: Array) -> tuple[float, float, float]:
+    """Slope, its standard error and degrees of freedom, of values against their position."""
+    count = len(values)
+    x = np.arange(count) - (count - 1) / 2
+    spread = float(x @ x)
+    slope = float(x @ values) / spread
+    rest = values - values.mean() - slope * x
+    squares = float(rest @ rest)
+    if count < 3 or squares <= 1e-24 * float(values @ values):  # on a line, up to rounding
+        return slope, 0.0, max(count - 2.0, 1.0)
+    r = min(max(float(rest[1:] @ rest[:-1]) / squares, 0.0), 0.9)
+    effective = max(count * (1 - r) / (1 + r), 3.0)
+    dof = max(effective - 2, 1.0)
+    return slope, math.sqrt(squares / dof / spread), round(dof, 1)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """By how much a curve ended above its lowest level, with a 95 % interval and what would matter.
+
+    ``material`` is the smallest rise that would matter, ``epochs`` how long ago the lowest level was, ``rows`` whether
+    the interval covers the sampling of validation rows too.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    se: float
+    material: float
+    epochs: int
+    rows: bool
+
+    @property
+    def belief(self) -> float:
+        """Probability that the rise matters, the threshold itself being uncertain by half its size."""
+        if not math.isfinite(self.estimate) or self.material <= 0:
+            return 0.0
+        return normal((self.estimate - self.material) / math.hypot(self.se, self.material / 2))
+
+
+def normal(z: float) -> float:
+    """``P(Z <= z)`` of a standard normal variable."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+RISE_OF_BEST = 0.05  # a loss a twentieth above its best is what people see in a plot and what early stopping gains
+RISE_OF_PROGRESS = 0.02  # and where the best is near zero, a fiftieth of what training had achieved
+
+
+def material_rise(y: Array, reference: float | None = None) -> float:
+    """The smallest rise above the lowest level that would matter: a share of that level, and of the progress made.
+
+    Both are ratios, so that the unit of the loss plays no part. ``reference`` is the level without learning; the start
+    of the curve where it is not known. Losses that cross zero (densities) are judged by the progress alone.
+    """
+    values = known(y)
+    if len(values) == 0:
+        return math.nan
+    best = float(running_mean(values, window(len(values))).min())
+    progress = max((start(y) if reference is None else reference) - best, 0.0)
+    if best <= 0 or values.min() < 0:
+        return RISE_OF_BEST * max(progress, float(np.ptp(values)))
+    return max(RISE_OF_BEST * best, RISE_OF_PROGRESS * progress)
+
+
+def rise(y: Array, reference: float | None = None) -> Rise:
+    """How far the end lies above the lowest level, corrected for having picked the lowest of many noisy levels.
+
+    The minimum of ``m`` levels that noise alone could have made lowest lies about ``sqrt(2 ln m)`` standard errors too
+    low; this is taken off the estimate.
+    """
+    values = known(y)
+    if len(values) < 3:
+        return Rise(math.nan, -math.inf, math.inf, math.inf, material_rise(y, reference), 0, False)
+    width, se = window(len(values)), level_se(y)
+    levels = running_mean(values, width)
+    lowest = int(levels.argmin())
+    rivals = np.count_nonzero(levels <= levels[lowest] + 2 * Z * se) / width
+    estimate = float(levels[-1] - levels[lowest]) - se * math.sqrt(2 * math.log(max(rivals, 1.0)))
+    both = math.sqrt(2.0) * se  # noise at the end and at the lowest level
+    return Rise(
+        estimate, estimate - Z * both, estimate + Z * both, both, material_rise(y, reference),
+        len(levels) - 1 - lowest, False,
+    )  # fmt: skip
+
+
+def valid_rise(curves: Curves) -> Rise:
+    """`rise` of the validation loss, with the sampling of rows where paired differences on the same rows are known."""
+    plain = rise(curves.valid_loss, curves.fact("constant_loss"))
+    paired, errors = known(curves.valid_rise), known(curves.valid_rise_se)
+    if len(paired) < 3 or len(errors) == 0 or not math.isfinite(plain.estimate):
+        return plain
+    se = math.hypot(plain.se, float(errors[-1]))
+    return Rise(
+        plain.estimate, plain.estimate - Z * se, plain.estimate + Z * se, se, plain.material, plain.epochs, True
+    )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Validation minus training at the end, with a 95 % interval; ``rows`` whether sampling of rows is in it."""
+
+    estimate: float
+    low: float
+    high: float
+    se: float
+    rows: bool
+
+
+def gap(curves: Curves) -> Gap:
+    """The generalization gap of the loss at the end: ``valid - train``, both as `end` levels."""
+    estimate = end(curves.valid_loss) - end(curves.train_loss)
+    errors = [known(e) for e in (curves.train_loss_se, curves.valid_loss_se)]
+    rows = all(len(e) for e in errors)
+    se = math.hypot(level_se(curves.valid_loss), level_se(curves.train_loss), *(float(e[-1]) for e in errors if len(e)))
+    return Gap(estimate, estimate - Z * se, estimate + Z * se, se, rows)
+
+
+def is_classification(curves: Curves) -> bool:
+    """Whether the metric is a rate of hits or misses, as far as the source tells."""
+    task, metric = str(curves.facts.get("task", "")).lower(), str(curves.facts.get("metric", "")).lower()
+    return "regression" not in task and metric not in REGRESSION_METRICS
+
+
+def error_rate(curves: Curves, side: str) -> Array | None:
+    """The metric of ``side`` (``train`` or ``valid``) as an error in [0, 1], lower is better; None if it is not one."""
+    y = curves.train_metric if side == "train" else curves.valid_metric
+    values = known(y)
+    if len(values) == 0 or not is_classification(curves) or values.min() < 0:
+        return None
+    scale = 1.0 if values.max() <= 1 else 100.0
+    if values.max() > scale:
+        return None
+    return 1 - y / scale if curves.facts.get("higher_is_better", True) else y / scale
+
+
+def chance_error(curves: Curves) -> float | None:
+    """The error of the constant prediction, in [0, 1]; None where it is not known."""
+    chance = curves.fact("chance_metric")
+    if chance is None or not 0 <= chance <= 1 or not is_classification(curves):
+        return None
+    return 1 - chance if curves.facts.get("higher_is_better", True) else chance
+
+
+def error_rise(curves: Curves) -> Rise | None:
+    """By how much the validation *error* rose since the best *loss*; None where no error rate is known.
+
+    The comparison point was chosen by the loss, so nothing has to be corrected for a choice. Of ``n`` rows at least
+    ``n * |rise|`` changed sides, which bounds the sampling error from below (McNemar).
+    """
+    error = error_rate(curves, "valid")
+    best = best_index(curves)
+    if error is None or best is None or len(known(error)) < 3:
+        return None
+    width = window(len(known(error)))
+    around = known(error[max(0, best - width // 2) : best + width // 2 + 1])
+    if len(around) == 0:
+        return None
+    base, last = float(around.mean()), end(error)
+    rows = curves.fact("valid_rows")
+    estimate, se = last - base, math.sqrt(2.0) * level_se(error)
+    if rows:
+        se = math.hypot(se, math.sqrt(max(abs(estimate), 1 / rows) / rows))
+    material = RISE_OF_BEST * max(base, 1e-9)
+    return Rise(estimate, estimate - Z * se, estimate + Z * se, se, material, len(error) - 1 - best, rows is not None)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is left of what the constant prediction leaves: 1 is no learning, 0 is no error. ``of`` says of which."""
+
+    train: float
+    valid: float
+    of: str
+    certain: bool
+
+
+def remaining(curves: Curves) -> Share | None:
+    """The error at the end as a share of the constant prediction's: of the error rate, else of the loss.
+
+    ``certain`` is whether the constant prediction is known; otherwise the start of training stands in for it, which a
+    log that begins after its first epoch understates.
+    """
+    rates = error_rate(curves, "train"), error_rate(curves, "valid")
+    chance = chance_error(curves)
+    if rates[0] is not None and rates[1] is not None:
+        # An untrained network makes the most errors; a log that begins later is taken to have begun at a coin's toss.
+        reference = chance if chance else max(float(known(rates[0]).max()), float(known(rates[1]).max()), 0.5)
+        return Share(end(rates[0]) / reference, end(rates[1]) / reference, "error", bool(chance))
+    values = known(curves.train_loss)
+    constant = curves.fact("constant_loss")
+    reference = constant if constant is not None else (float(values[0]) if len(values) else math.nan)
+    if len(values) == 0 or values.min() < 0 or not reference > 0:
+        return None
+    return Share(end(curves.train_loss) / reference, end(curves.valid_loss) / reference, "loss", constant is not None)

@@ -1,0 +1,481 @@
+"""Is b better than a? A paired interval over rows and seeds, which are crossed: every seed is judged on every row.
+
+    difference[row, seed] = mean + row effect + seed effect + row-by-seed effect
+
+The variance of the mean is ``(MS_rows + MS_seeds - MS_interaction) / (rows * seeds)``. Five seeds on eight hundred rows
+are neither four thousand independent numbers nor five: which of the two limits is said with the interval.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wellposed.core.errors import DataError, InputError, listed
+from wellposed.diagnosis.logs import csv_columns
+
+Array = npt.NDArray[np.float64]
+
+SMALLEST_PROBABILITY = 1e-12  # a probability of exactly 0 for the true class costs -log of this, not infinity
+ROW_NAMES = ("row", "id", "row_id")
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(p: float, dof: float) -> float:
+    """The ``t`` with ``P(T <= t) = p`` under Student's distribution with ``dof`` degrees of freedom.
+
+    Args:
+        p: inside (0, 1).
+        dof: > 0, need not be whole.
+    Raises:
+        InputError: ``p`` or ``dof`` is outside its range.
+    """
+    if not (0 < p < 1 and dof > 0):
+        raise InputError(f"student_quantile needs 0 < p < 1 and dof > 0; given p = {p}, dof = {dof}.")
+    if p == 0.5:
+        return 0.0
+    if p < 0.5:
+        return -student_quantile(1 - p, dof)
+    low, high = 0.0, 2.0
+    while student_tail(high, dof) > 1 - p:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * max(1.0, high):
+        middle = (low + high) / 2
+        if student_tail(middle, dof) > 1 - p:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def student_tail(t: float, dof: float) -> float:
+    """``P(T > t)`` for ``t >= 0``: half the regularized incomplete beta ``I_x(dof/2, 1/2)``, at
+    ``x = dof/(dof + t^2)``.
+    """
+    if dof > 1e8:  # the logarithms of the gamma functions cancel there, and the normal distribution is exact to 1e-9
+        return 0.5 * math.erfc(t / math.sqrt(2))
+    return 0.5 * _incomplete_beta(dof / 2, 0.5, dof / (dof + t * t), t * t / (dof + t * t))
+
+
+def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """``I_x(a, b)`` with ``rest = 1 - x`` given apart, so that nothing cancels near x = 1."""
+    if x <= 0 or rest <= 0:
+        return 0.0 if x <= 0 else 1.0
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
+    if x < (a + 1) / (a + b + 2):  # the continued fraction converges fast on this side; the other by symmetry
+        return math.exp(log_front) * _beta_fraction(a, b, x) / a
+    return 1 - math.exp(log_front) * _beta_fraction(b, a, rest) / b
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """The continued fraction of the incomplete beta function, evaluated by the modified Lentz method."""
+    tiny = 1e-300
+    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1), tiny)
+    value = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / _away(1 + term * d, tiny)
+            c = _away(1 + term / c, tiny)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
+
+
+def _away(value: float, tiny: float) -> float:
+    return value if abs(value) > tiny else tiny
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference and where it lies with probability ``level``.
+
+    ``pairs`` is the number of seeds, ``rows`` of rows, ``dof`` the effective degrees of freedom, ``limited_by``
+    what more of would narrow the interval most.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    pairs: int
+    rows: int
+    dof: float
+    limited_by: Literal["rows", "seeds"]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is above zero at this level."""
+        return self.low > 0
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the interval speaks of training again, and not of these very models only."""
+        return self.pairs > 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"estimate", "low", "high", "level", "pairs", "rows", "dof", "limited_by", "shown"}``."""
+        names = ("estimate", "low", "high", "level", "pairs", "rows", "dof", "limited_by", "shown")
+        return {name: getattr(self, name) for name in names}
+
+
+def crossed_interval(differences: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """A t interval for the mean of ``differences[row, seed]``, with rows and seeds crossed random effects.
+
+    ``estimate = mean``; ``variance = (MS_rows + MS_seeds - MS_interaction) / (rows * seeds)``, never below the larger
+    of its two parts; Student's quantile is averaged over rows and seeds, weighted by their mean squares.
+
+    Args:
+        differences: ``(rows, seeds)`` or ``(rows,)`` for one seed, finite. With one seed only the rows are covered.
+        level: inside (0, 1); near 1 the interval is widest.
+    Raises:
+        DataError: not finite, not one or two axes, or fewer than two rows and two seeds.
+        InputError: ``level`` is outside (0, 1).
+    Source:
+        Searle, Casella & McCulloch (1992), Variance Components, for the variance; Cochran (1964), Biometrics 20, for
+        the weighted quantile.
+    """
+    d = _checked(differences)
+    if not 0 < level < 1:
+        raise InputError(f"level must lie inside (0, 1); given {level}.")
+    rows, seeds = d.shape
+    if rows < 2 and seeds < 2:
+        raise DataError(f"An interval needs at least 2 rows or 2 seeds; given {rows} row and {seeds} seed.")
+    p = (1 + level) / 2
+    estimate = float(d.mean())
+    if rows < 2 or seeds < 2:
+        half = student_quantile(p, d.size - 1) * float(d.std(ddof=1)) / math.sqrt(d.size)
+        side: Literal["rows", "seeds"] = "rows" if seeds < 2 else "seeds"
+        return Interval(estimate, estimate - half, estimate + half, level, seeds, rows, float(d.size - 1), side)
+    ms_rows, ms_seeds, ms_both = mean_squares(d)
+    half, dof = _half_width(ms_rows, ms_seeds, ms_both, rows, seeds, p)
+    side = "rows" if ms_rows >= ms_seeds else "seeds"
+    return Interval(estimate, estimate - half, estimate + half, level, seeds, rows, dof, side)
+
+
+def _checked(differences: npt.ArrayLike) -> Array:
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim == 1:
+        d = d[:, None]
+    if d.ndim != 2 or d.size == 0:
+        raise DataError(f"Differences need the shape (rows, seeds) or (rows,); given {d.shape}.")
+    if not np.isfinite(d).all():
+        raise DataError(f"{int((~np.isfinite(d)).sum())} of {d.size} differences are not finite numbers.")
+    return d
+
+
+def mean_squares(d: Array) -> tuple[float, float, float]:
+    """``(MS_rows, MS_seeds, MS_interaction)`` of a two-way table without replication, ``(rows, seeds)`` both >= 2."""
+    rows, seeds = d.shape
+    row_effect = d.mean(axis=1, keepdims=True) - d.mean()
+    seed_effect = d.mean(axis=0, keepdims=True) - d.mean()
+    rest = d - d.mean() - row_effect - seed_effect
+    return (
+        seeds * float((row_effect**2).sum()) / (rows - 1),
+        rows * float((seed_effect**2).sum()) / (seeds - 1),
+        float((rest**2).sum()) / ((rows - 1) * (seeds - 1)),
+    )
+
+
+def _half_width(
+    ms_rows: float, ms_seeds: float, ms_both: float, rows: int, seeds: int, p: float
+) -> tuple[float, float]:
+    """Half the interval, and the degrees of freedom at which Student's quantile is the one that was used.
+
+    The quantile is the mean of those of rows and of seeds, weighted by their mean squares. Satterthwaite's single
+    number of degrees of freedom covers only 88 to 94 % with two to four seeds: it trusts a seed variance that is small
+    by chance. This one covers at least the level, and is 1.1 times as wide at five seeds.
+    """
+    total = max(ms_rows + ms_seeds - ms_both, ms_rows, ms_seeds)
+    if total <= 0:
+        return 0.0, float(min(rows, seeds) - 1)
+    of_rows, of_seeds = student_quantile(p, rows - 1), student_quantile(p, seeds - 1)
+    quantile = (ms_rows * of_rows + ms_seeds * of_seeds) / (ms_rows + ms_seeds)
+    return quantile * math.sqrt(total / (rows * seeds)), _degrees_of(quantile, p, rows - 1, seeds - 1)
+
+
+def _degrees_of(quantile: float, p: float, one: int, other: int) -> float:
+    """The degrees of freedom between ``one`` and ``other`` at which Student's quantile is ``quantile``."""
+    low, high = float(min(one, other)), float(max(one, other))
+    for _ in range(20):
+        middle = math.sqrt(low * high)  # the quantile changes fast at few degrees of freedom
+        if student_quantile(p, middle) > quantile:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
+
+
+def look_level(looks: int, alpha: float = 0.05) -> float:
+    """The level of look number ``looks`` at the same confirmation rows: ``1 - alpha / 2**looks``.
+
+    Over any number of looks the chance of a false claim stays below ``alpha``.
+
+    Args:
+        looks: >= 1, the first look is 1.
+        alpha: inside (0, 1), the chance of a false claim over all looks together.
+    Raises:
+        InputError: either is outside its range.
+    """
+    if looks < 1 or not 0 < alpha < 1:
+        raise InputError(f"look_level needs looks >= 1 and 0 < alpha < 1; given looks = {looks}, alpha = {alpha}.")
+    return 1 - alpha / 2.0 ** min(looks, 40)  # beyond 40 looks the level would round to 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better b is than a, on the same rows, with its interval; ``score`` names what one row contributes."""
+
+    interval: Interval
+    score: str = "score"
+    note: str = ""
+
+    @property
+    def shown(self) -> bool:
+        """Whether b is better than a at the interval's level."""
+        return self.interval.shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """The interval's numbers with ``score`` and ``note``."""
+        return {**self.interval.to_dict(), "score": self.score, "note": self.note}
+
+    def __str__(self) -> str:
+        i = self.interval
+        numbers = f"{100 * i.level:.4g}% interval {_digits(i.low)} to {_digits(i.high)}"
+        seeds = "1 seed" if i.pairs == 1 else f"{i.pairs} seeds"
+        basis = f"{seeds} x {i.rows} rows; {i.limited_by} limit"
+        if i.shown:
+            text = f"b is better than a by {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
+        elif i.high < 0:
+            text = f"b is worse than a by {_digits(-i.estimate)} {self.score} ({numbers}; {basis})."
+        else:
+            text = f"Not shown: b minus a is {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
+        return f"{text} {self.note}".rstrip()
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}" if 0.0095 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+
+
+def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Comparison:
+    """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds.
+
+    Seeds are paired where both sides have the same ones; otherwise in the given order, which is said in the note.
+
+    Args:
+        a, b: a Run or a list of Runs; a CSV file of predictions; or scores ``(rows,)`` or ``(rows, seeds)`` where
+            higher is better. A file has ``target`` and either ``prediction`` (labels: 1 for a hit, 0 for a miss;
+            numbers: minus the squared error), ``prediction_0 ...`` for several seeds, or ``p_<class>`` (log of the
+            target's probability). With a column ``row`` or ``id`` in both, rows are matched by it.
+        on: the part of the data that runs are scored on, ``valid`` or ``test``. Arrays and files ignore it.
+        level: inside (0, 1).
+    Raises:
+        DataError: the two sides do not have the same rows or number of seeds, or cannot be read.
+        InputError: the two sides are of different kinds.
+    """
+    left, right = _kind(a), _kind(b)
+    if left != right:
+        raise InputError(f"compare needs two of one kind; given {left} and {right}.")
+    if left == "files":
+        return _compare_files(Path(a), Path(b), level)
+    if left == "runs":
+        return _compare_runs(_listed(a), _listed(b), on, level)
+    return _compare_arrays(_scores(a), _scores(b), level)
+
+
+def _kind(side: Any) -> str:
+    if isinstance(side, (str, Path)):
+        return "files"
+    if hasattr(side, "row_scores") or (
+        isinstance(side, (list, tuple)) and len(side) > 0 and all(hasattr(run, "row_scores") for run in side)
+    ):
+        return "runs"
+    return "arrays"
+
+
+def _listed(side: Any) -> list[Any]:
+    return list(side) if isinstance(side, (list, tuple)) else [side]
+
+
+def _scores(side: Any) -> Array:
+    try:
+        scores = np.asarray(side, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"compare cannot read a {type(side).__name__}; give Runs, CSV files of predictions, or scores of rows."
+        ) from None
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _compare_arrays(a: Array, b: Array, level: float, score: str = "score", note: str = "") -> Comparison:
+    if a.ndim != 2 or b.ndim != 2:
+        raise DataError(f"Scores need the shape (rows,) or (rows, seeds); given {a.shape} and {b.shape}.")
+    if a.shape[0] != b.shape[0]:
+        raise DataError(f"compare needs the same rows on both sides; a has {a.shape[0]} rows, b has {b.shape[0]}.")
+    if a.shape[1] != b.shape[1]:
+        raise DataError(f"compare pairs seeds; a has {a.shape[1]}, b has {b.shape[1]}. Train both on the same seeds.")
+    interval = crossed_interval(b - a, level)
+    if not interval.covers_seeds:
+        note = f"{note} One seed: this speaks of these two models, not of training again.".strip()
+    return Comparison(interval, score, note)
+
+
+def _compare_runs(a: list[Any], b: list[Any], on: str, level: float) -> Comparison:
+    if len(a) != len(b):
+        raise DataError(f"compare pairs runs by seed; a has {len(a)} runs, b has {len(b)}. Train both on equal seeds.")
+    seeds_a, seeds_b = ([getattr(run, "seed", None) for run in side] for side in (a, b))
+    note = ""
+    if len(set(seeds_a)) == len(a) and set(seeds_a) == set(seeds_b):
+        b = [b[seeds_b.index(seed)] for seed in seeds_a]
+    else:
+        note = "The seeds differ, so the runs were paired in the given order."
+    columns = [[np.asarray(run.row_scores(on), dtype=np.float64).ravel() for run in side] for side in (a, b)]
+    rows = {len(column) for side in columns for column in side}
+    if len(rows) > 1:
+        raise DataError(f"The runs were scored on different numbers of '{on}' rows: {listed(sorted(rows))}.")
+    left, right = (np.stack(side, axis=1) for side in columns)
+    return _compare_arrays(left, right, level, _metric_of(a[0]), note)
+
+
+def _metric_of(run: Any) -> str:
+    facts = getattr(getattr(run, "history", None), "facts", None)
+    name = facts.get("metric") if isinstance(facts, Mapping) else None
+    return str(name) if name else "score"
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """A file of predictions, its rows in the file's order."""
+
+    path: Path
+    columns: dict[str, list[str]]
+
+    @property
+    def keys(self) -> list[str] | None:
+        name = next((name for name in ROW_NAMES if name in self.columns), None)
+        return None if name is None else self.columns[name]
+
+    @property
+    def predicted(self) -> list[str]:
+        """Names of the columns of predictions, one a seed, in the order of their numbers."""
+        numbered = [name for name in self.columns if re.fullmatch(r"prediction_\d+", name)]
+        plain = ["prediction"] if "prediction" in self.columns else []
+        return plain or sorted(numbered, key=lambda name: int(name.split("_")[1]))
+
+    @property
+    def classes(self) -> list[str]:
+        return [name[2:] for name in self.columns if name.startswith("p_") and len(name) > 2]
+
+    def reordered(self, order: Sequence[int]) -> _Predictions:
+        return _Predictions(self.path, {name: [cells[i] for i in order] for name, cells in self.columns.items()})
+
+
+def _read_predictions(path: Path) -> _Predictions:
+    file = _Predictions(path, csv_columns(path))
+    if "target" not in file.columns or not (file.predicted or file.classes):
+        raise DataError(
+            f"'{path}' needs the column 'target' and 'prediction' (or prediction_0 ..., or p_<class>); "
+            f"found: {listed(file.columns, 12)}."
+        )
+    return file
+
+
+def _compare_files(a: Path, b: Path, level: float) -> Comparison:
+    left, right = _aligned(_read_predictions(a), _read_predictions(b))
+    if left.predicted and right.predicted:
+        numeric = not (_labels(left) and _labels(right))
+        score = _squared_error if numeric else _hits
+        name = "squared error" if numeric else "accuracy"
+        return _compare_arrays(score(left), score(right), level, name)
+    if left.classes and right.classes:
+        return _compare_arrays(_log_likelihood(left), _log_likelihood(right), level, "log-likelihood")
+    raise DataError(f"'{a}' and '{b}' need the same kind of columns: 'prediction' in both, or 'p_<class>' in both.")
+
+
+def _aligned(left: _Predictions, right: _Predictions) -> tuple[_Predictions, _Predictions]:
+    """Both files in the same order of rows, with the same targets."""
+    if left.keys is not None and right.keys is not None:
+        right = right.reordered(_order(left, right))
+    targets, others = left.columns["target"], right.columns["target"]
+    if len(targets) != len(others):
+        raise DataError(f"'{left.path}' has {len(targets)} rows, '{right.path}' {len(others)}; equal ones are needed.")
+    for row, (one, other) in enumerate(zip(targets, others, strict=True), 1):
+        if one != other and not _same_number(one, other):
+            raise DataError(
+                f"The targets differ in row {row}: {one!r} in '{left.path}', {other!r} in '{right.path}'. Both files "
+                "need the same rows in the same order, or a column 'id' to match them by."
+            )
+    return left, right
+
+
+def _order(left: _Predictions, right: _Predictions) -> list[int]:
+    keys, others = left.keys or [], right.keys or []
+    for file, names in ((left, keys), (right, others)):
+        if len(set(names)) < len(names):
+            raise DataError(f"'{file.path}' names a row more than once in its column of rows.")
+    where = {key: index for index, key in enumerate(others)}
+    if where.keys() != set(keys):
+        alone = sorted(where.keys() ^ set(keys))
+        raise DataError(f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(alone, 4)}.")
+    return [where[key] for key in keys]
+
+
+def _same_number(one: str, other: str) -> bool:
+    first, second = _float(one), _float(other)
+    return first is not None and first == second
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _labels(file: _Predictions) -> bool:
+    """Whether predictions are class labels: text, or whole numbers that all occur among whole targets."""
+    targets = [_float(cell) for cell in file.columns["target"]]
+    if any(value is None for value in targets):
+        return True
+    known = set(targets)
+    predictions = {_float(cell) for name in file.predicted for cell in file.columns[name]}
+    return all(value is not None and value == math.floor(value) for value in known) and predictions <= known
+
+
+def _hits(file: _Predictions) -> Array:
+    targets = file.columns["target"]
+    columns = [
+        [cell == target or _same_number(cell, target) for cell, target in zip(file.columns[name], targets, strict=True)]
+        for name in file.predicted
+    ]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _squared_error(file: _Predictions) -> Array:
+    columns = [[_float(cell) for cell in file.columns[name]] for name in ("target", *file.predicted)]
+    values = np.array(columns, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(f"'{file.path}' has a target or a prediction that is not a finite number.")
+    return np.asarray(-((values[1:] - values[0]) ** 2).T)
+
+
+def _log_likelihood(file: _Predictions) -> Array:
+    scores = []
+    for row, target in enumerate(file.columns["target"]):
+        if f"p_{target}" not in file.columns:
+            raise DataError(f"'{file.path}' has the target {target!r} in row {row + 1} but no column 'p_{target}'.")
+        probability = _float(file.columns[f"p_{target}"][row])
+        if probability is None or not 0 <= probability <= 1:
+            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row + 1}.")
+        scores.append(math.log(max(probability, SMALLEST_PROBABILITY)))
+    return np.array(scores, dtype=np.float64)[:, None]

@@ -1,0 +1,1 @@
+"""What one example costs, and the metrics people read."""

@@ -1,0 +1,175 @@
+"""Metrics, each with what every row adds to it, so that two models can be compared row by row.
+
+``rows(outputs, target)`` has one number for each example, whose mean is the score. Where a metric is no mean over rows
+(balanced accuracy, R2, RMSE, AUC) the numbers are its linearization: score plus the row's influence.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import InputError
+from wellposed.core.registry import classes_in, lookup
+from wellposed.losses.classification import IGNORED, aligned, cross_entropy
+
+
+class Metric(ABC):
+    """A score of outputs on targets."""
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(n,)``, float64: each example's part; the mean is the score."""
+
+    def score(self, outputs: Tensor, target: Tensor) -> float:
+        """The metric over all rows."""
+        return float(self.rows(outputs, target).mean())
+
+
+def _correct(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, label and mask, one unit an entry, with an axis of examples first."""
+    if outputs.shape == target.shape or (outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1):
+        outputs, target = aligned(outputs, target)
+        return (outputs > 0).long(), target.long(), torch.ones_like(target, dtype=torch.bool)
+    torch_layout = outputs.shape[:1] + outputs.shape[2:] == target.shape
+    if not torch_layout and outputs.shape[:-1] == target.shape:
+        outputs = outputs.movedim(-1, 1)
+    return outputs.argmax(1), target.long(), target != IGNORED
+
+
+class Accuracy(Metric):
+    """Share of units (rows, tokens) whose highest score is the label."""
+
+    name = "accuracy"
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """1 where right, 0 where wrong; for tokens the linearized share."""
+        predicted, label, mask = _correct(outputs, target)
+        right = ((predicted == label) & mask).double().flatten(1).sum(1) if label.ndim > 1 else (predicted == label).double()
+        if label.ndim == 1:
+            return right
+        count = mask.double().flatten(1).sum(1)
+        score = right.sum() / count.sum()
+        return score + (right - score * count) / count.mean()
+
+
+class BalancedAccuracy(Metric):
+    """Mean over classes of the share of the class's rows that are right."""
+
+    name = "balanced_accuracy"
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """A row of a class with ``n_c`` of ``n`` rows weighs ``n/(classes*n_c)``."""
+        predicted, label, _ = _correct(outputs, target)
+        predicted, label = predicted.flatten(), label.flatten()
+        classes, index, counts = label.unique(return_inverse=True, return_counts=True)
+        weight = len(label) / (len(classes) * counts.double())
+        return (predicted == label).double() * weight[index]
+
+
+class LogLoss(Metric):
+    """Mean cross-entropy of the class scores, in nats."""
+
+    name = "log_loss"
+    higher_is_better = False
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``-log p(label)``."""
+        if outputs.shape == target.shape or outputs.shape[-1] == 1:
+            logits, label = aligned(outputs, target)
+            return torch.nn.functional.binary_cross_entropy_with_logits(
+                logits.double(), label.double(), reduction="none"
+            )
+        return cross_entropy(outputs.double(), target)[0].double()
+
+
+class AUC(Metric):
+    """Area under the ROC curve: the chance that a positive row scores above a negative one. Two classes."""
+
+    name = "auc"
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The area plus each row's influence (its placement among the other class). Source: DeLong et al. (1988)."""
+        if outputs.ndim == 2 and outputs.shape[1] == 2:
+            outputs = outputs[:, 1] - outputs[:, 0]
+        elif outputs.ndim == 2 and outputs.shape[1] == 1:
+            outputs = outputs[:, 0]
+        if outputs.ndim != 1 or len(target.unique()) > 2:
+            raise InputError("auc is for two classes; use accuracy, balanced_accuracy or log_loss.")
+        score, positive = outputs.double(), target == target.max()
+        if bool(positive.all()):
+            return torch.full_like(score, torch.nan)
+        n, n1, n0 = len(score), int(positive.sum()), int((~positive).sum())
+        placement = torch.empty_like(score)
+        placement[positive] = _share_below(score[positive], score[~positive])
+        placement[~positive] = 1.0 - _share_below(score[~positive], score[positive])
+        area = placement[positive].mean()
+        size = torch.where(positive, n / n1, n / n0).double()
+        return area + (placement - area) * size
+
+
+def _share_below(values: Tensor, others: Tensor) -> Tensor:
+    """Share of ``others`` below each value, ties counting one half."""
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, values, right=False)
+    upto = torch.searchsorted(ordered, values, right=True)
+    return (below + upto).double() / (2 * len(ordered))
+
+
+class R2(Metric):
+    """``1 - sum (y - f)^2 / sum (y - mean y)^2``, over all outputs together."""
+
+    name = "r2"
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``1 - n (y_i - f_i)^2 / sum (y - mean y)^2``."""
+        outputs, target = aligned(outputs.double(), target.double())
+        squares = (outputs - target).square().reshape(len(target), -1).sum(1)
+        spread = (target - target.mean(0)).square().sum()
+        return 1.0 - len(target) * squares / spread
+
+
+class RMSE(Metric):
+    """``sqrt(mean (y - f)^2)``, in the units of the target."""
+
+    name = "rmse"
+    higher_is_better = False
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``rmse + ((y_i - f_i)^2 - mse)/(2 rmse)``."""
+        outputs, target = aligned(outputs.double(), target.double())
+        squares = (outputs - target).square().reshape(len(target), -1).mean(1)
+        root = squares.mean().sqrt()
+        return root + (squares - squares.mean()) / (2.0 * root.clamp_min(1e-300))
+
+
+class MAE(Metric):
+    """``mean |y - f|``, in the units of the target."""
+
+    name = "mae"
+    higher_is_better = False
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``|y_i - f_i|``."""
+        outputs, target = aligned(outputs.double(), target.double())
+        return (outputs - target).abs().reshape(len(target), -1).mean(1)
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """Every metric by name."""
+    return classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        InputError: there is none; the nearest is suggested.
+    """
+    return lookup("metric", name, metrics())()

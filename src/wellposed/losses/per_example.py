@@ -1,0 +1,251 @@
+"""Any loss, example by example: the sum of its units (tokens, outputs) and how many there are.
+
+    mean = sum_i w_i total_i / sum_i w_i count_i
+
+With one unit an example this is the plain mean; with masked tokens it is the mean over tokens, and its standard error
+treats examples, not tokens, as the independent draws.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import InputError, ProblemError, did_you_mean, listed
+from wellposed.losses.classification import binary_cross_entropy, cross_entropy
+from wellposed.losses.regression import absolute_error, huber, squared_error
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """``total`` and ``count`` of each example, both ``(n,)``."""
+
+    total: Tensor
+    count: Tensor
+
+    def mean(self, weight: Tensor | None = None) -> Tensor:
+        """The (weighted) mean over units, 0-d, carries gradient."""
+        if weight is None:
+            return self.total.sum() / self.count.sum()
+        weight = weight.to(self.total)
+        return (weight * self.total).sum() / (weight * self.count).sum()
+
+
+NAMED: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]] = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+    "squared_error": squared_error,
+    "absolute_error": absolute_error,
+    "huber": huber,
+}
+CLASSIFYING = {"cross_entropy", "binary_cross_entropy"}
+ALIASES = {"mse": "squared_error", "mae": "absolute_error", "ce": "cross_entropy", "bce": "binary_cross_entropy"}
+
+
+class Loss:
+    """A loss by name or by callable, that can be asked for each example's part.
+
+    Args:
+        given: a name of `NAMED`, a torch loss module, a function with ``reduction=``, or any callable
+            ``loss(outputs, target)`` that returns values for each example, values with a mask, or their mean.
+    Raises:
+        InputError: ``given`` is neither a known name nor callable.
+    """
+
+    def __init__(self, given: Any) -> None:
+        if isinstance(given, Loss):
+            given = given.given
+        self.given = given
+        if isinstance(given, str):
+            name = ALIASES.get(given, given)
+            if name not in NAMED:
+                raise InputError(f"There is no loss {given!r}.{did_you_mean(given, NAMED)} Known: {listed(NAMED)}.")
+            self.name = name
+            self._units: Callable[[Any, Any], Any] = NAMED[name]
+            self._clean = self._units
+        elif callable(given):
+            self.name = _name_of(given)
+            self._units = _unreduced(given)
+            self._clean = _unreduced(without_smoothing(given))
+        else:
+            raise InputError(f"A loss is a name ({listed(NAMED)}) or a callable; {given!r} is neither.")
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the loss compares class scores with labels."""
+        return self.name in CLASSIFYING
+
+    def mean(self, outputs: Any, target: Any, weight: Tensor | None = None) -> Tensor:
+        """The mean that training minimizes, 0-d, carries gradient.
+
+        Raises:
+            ProblemError: outputs and targets do not fit, or weights are given to a loss that is a mean already.
+        """
+        units = self._call(self._units, outputs, target)
+        if isinstance(units, Tensor) and units.ndim == 0:
+            if weight is not None:
+                raise ProblemError(
+                    "Example weights need a loss that returns a value for each example; this one returns their mean. "
+                    "Use reduction='none'."
+                )
+            return units
+        return per_example(units, target, self._ignored).mean(weight)
+
+    @torch.no_grad()
+    def per_example(self, outputs: Any, target: Any) -> PerExample:
+        """Each example's part, without label smoothing. A loss that only returns means is asked example by example.
+
+        Where the mean of those does not agree with the loss (it couples examples), the whole batch counts as one unit.
+        """
+        units = self._call(self._clean, outputs, target)
+        if isinstance(units, Tensor) and units.ndim == 0:
+            return self._sliced(outputs, target, units)
+        return per_example(units, target, self._ignored)
+
+    def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
+        rows = _rows(outputs)
+        if rows and rows == _rows(target):
+            singles = [self._call(self._clean, outputs[i : i + 1], target[i : i + 1]) for i in range(rows)]
+            parts = torch.stack([single.reshape(()) for single in singles]).float()
+            if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
+                return PerExample(parts, torch.ones_like(parts))
+        return PerExample(mean.float().reshape(1), torch.ones(1, device=mean.device))
+
+    @property
+    def _ignored(self) -> int | None:
+        value = getattr(self.given, "ignore_index", None)
+        return int(value) if isinstance(value, int) else None
+
+    def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
+        try:
+            return units(outputs, target)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ProblemError(
+                f"The loss {self.name!r} does not fit the model: outputs are {_shape(outputs)}, targets are "
+                f"{_shape(target)} ({error})."
+            ) from error
+
+
+def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExample:
+    """Sum the units of each example: ``units`` is ``(n, ...)``, or a pair of it and a mask of the same shape.
+
+    Raises:
+        ProblemError: what the loss returned has no axis of examples.
+    """
+    values, mask = units if isinstance(units, tuple) else (units, None)
+    if not isinstance(values, Tensor) or values.ndim == 0:
+        raise ProblemError("A loss must return a tensor: a value for each example, or their mean.")
+    if mask is None and ignored is not None and isinstance(target, Tensor) and target.shape == values.shape:
+        mask = target != ignored
+    count = torch.ones_like(values) if mask is None else mask.to(values.dtype).expand_as(values)
+    total = values if mask is None else values.where(mask.bool().expand_as(values), torch.zeros_like(values))
+    if values.ndim == 1:
+        return PerExample(total, count)
+    return PerExample(total.flatten(1).sum(1), count.flatten(1).sum(1))
+
+
+def _name_of(given: Any) -> str:
+    known = {
+        nn.CrossEntropyLoss: "cross_entropy",
+        nn.BCEWithLogitsLoss: "binary_cross_entropy",
+        nn.MSELoss: "squared_error",
+    }
+    functions = {
+        nn.functional.cross_entropy: "cross_entropy",
+        nn.functional.binary_cross_entropy_with_logits: "binary_cross_entropy",
+        nn.functional.mse_loss: "squared_error",
+    }
+    if type(given) in known:
+        return known[type(given)]
+    hashable = functions.get(given) if isinstance(given, type(nn.functional.mse_loss)) else None
+    return hashable or getattr(given, "__name__", type(given).__name__)
+
+
+def _unreduced(given: Any) -> Callable[[Any, Any], Any]:
+    """The callable with its reduction over examples taken out, where that is possible."""
+    if isinstance(given, nn.modules.loss._Loss) and hasattr(given, "reduction"):
+        if isinstance(given, nn.CrossEntropyLoss) and given.weight is not None:
+            return _weighted_cross_entropy(given)
+        loose = copy.copy(given)
+        loose.reduction = "none"
+        return loose
+    try:
+        has_reduction = "reduction" in inspect.signature(given).parameters
+    except (TypeError, ValueError):
+        has_reduction = False
+    if has_reduction and not isinstance(given, type):
+        return lambda outputs, target: given(outputs, target, reduction="none")
+    return given  # type: ignore[no-any-return]
+
+
+def without_smoothing(given: Any) -> Any:
+    """The loss without label smoothing, which is noise on the targets: losses that are compared must be clean."""
+    if isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing:
+        given = copy.copy(given)
+        given.label_smoothing = 0.0
+    return given
+
+
+def _weighted_cross_entropy(given: nn.CrossEntropyLoss) -> Callable[[Any, Any], Any]:
+    """Class weights weigh both sums, as torch's weighted mean does: ``sum w_y l / sum w_y``."""
+    loose = copy.copy(given)
+    loose.reduction = "none"
+
+    def units(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if target.is_floating_point():
+            return loose(outputs, target), torch.ones_like(target[:, 0])
+        assert given.weight is not None
+        keep = target != given.ignore_index
+        weight = given.weight[target.where(keep, torch.zeros_like(target))] * keep
+        return loose(outputs, target), weight
+
+    return units
+
+
+def _rows(value: Any) -> int:
+    return value.shape[0] if isinstance(value, Tensor) and value.ndim else 0
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean with its standard error over examples, and what each example adds to it.
+
+    ``rows[i]`` is example ``i``'s linearized part: the mean of ``rows`` is ``mean``, and differences of rows between
+    two models on the same examples are paired.
+    """
+
+    mean: float
+    se: float
+    rows: Tensor
+
+
+def average(parts: list[PerExample], weights: list[Tensor] | None = None) -> Average:
+    """The mean over all parts with its standard error, by linearization of the ratio.
+
+    ``se^2 = n/(n-1) * sum_i (w_i (total_i - mean*count_i))^2 / (sum_i w_i count_i)^2``; NaN for fewer than 2 examples.
+    """
+    total = torch.cat([p.total for p in parts]).double().cpu()
+    count = torch.cat([p.count for p in parts]).double().cpu()
+    if weights is not None:
+        weight = torch.cat(weights).double().cpu()
+        total, count = total * weight, count * weight
+    n, size = len(total), float(count.sum())
+    if n == 0 or size == 0:
+        return Average(math.nan, math.nan, torch.full((n,), math.nan, dtype=torch.float64))
+    mean = float(total.sum()) / size
+    influence = (total - mean * count) * (n / size)
+    se = math.sqrt(float(influence.square().sum()) / (n * (n - 1))) if n > 1 else math.nan
+    return Average(mean, se, mean + influence)

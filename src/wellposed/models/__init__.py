@@ -1,0 +1,1 @@
+"""Networks to start from: ``f_w``."""

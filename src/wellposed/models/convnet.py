@@ -1,0 +1,40 @@
+"""A small convolutional network for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """``depth`` blocks of convolution, batch norm, ReLU and pooling, widths doubling; a hidden layer; a head.
+
+    Args:
+        channels: >= 1, of an image.
+        outputs: >= 1.
+        width: >= 1, channels of the first block.
+        depth: in 1..4, blocks; each halves height and width.
+        hidden: >= 1, units of the layer before the head.
+        dropout: in [0, 1), before the head.
+    """
+
+    def __init__(
+        self, channels: int, outputs: int, width: int = 16, depth: int = 3, hidden: int = 128, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        size = channels
+        for block in range(depth):
+            wider = width * 2**block
+            # ceil_mode: a side of 1 stays 1 instead of vanishing.
+            pool = nn.MaxPool2d(2, ceil_mode=True)
+            blocks += [nn.Conv2d(size, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU(), pool]
+            size = wider
+        self.features = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(4 * size, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, channels, height, width) -> (n, outputs)``."""
+        scores: Tensor = self.head(self.hidden(self.pool(self.features(x))))
+        return scores

@@ -1,0 +1,103 @@
+"""Dropout whose masks are functions of (seed, step, site), for any module that has dropout layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from wellposed.core.random import generator, random_bits
+
+LEVELS = 65536
+"""Masks compare 16 random bits with a threshold, so a rate is kept to 1/65536, and the rescaling is by that exact rate."""
+
+
+def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch.Generator) -> Tensor:
+    """``m_i in {0, 1/(1-p)}`` with ``P(m_i = 0) = p``, so that the mean of ``m_i x_i`` is ``x_i``; on the CPU.
+
+    Args:
+        shape: of the mask.
+        rate: p in [0, 1). 0 gives ones; 1 is all zeros.
+        source: where the bits come from.
+    """
+    dropped = round(rate * LEVELS)
+    if dropped >= LEVELS:
+        return torch.zeros(shape)
+    bits = random_bits(torch.Size(shape).numel(), source)
+    kept = bits >= dropped - LEVELS // 2
+    return kept.to(torch.float32).mul_(LEVELS / (LEVELS - dropped)).view(shape)
+
+
+class Streams:
+    """Where the noise of a run is drawn: the training loop moves ``step`` on, each site asks for its own generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.step = 0
+
+    def at(self, stream: str, site: str) -> torch.Generator:
+        """The generator of this stream and site at the current step."""
+        return generator(self.seed, stream, self.step, site)
+
+
+def dropouts(model: nn.Module) -> dict[str, _DropoutNd]:
+    """The dropout layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd)}
+
+
+def set_dropout(model: nn.Module, rate: float) -> int:
+    """Set the rate of every dropout layer, and of attention's inner dropout; how many there are.
+
+    Args:
+        rate: in [0, 1). 0 switches them off.
+    """
+    layers = list(dropouts(model).values())
+    for layer in layers:
+        layer.p = rate
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    for attention in attentions:
+        attention.dropout = rate
+    return len(layers) + len(attentions)
+
+
+def _mask_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Spatial dropout drops whole channels; plain dropout single numbers."""
+    if isinstance(module, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and x.ndim > 2:
+        return (*x.shape[:2], *([1] * (x.ndim - 2)))
+    return tuple(x.shape)
+
+
+@contextmanager
+def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
+    """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block.
+
+    A layer that is called several times in one step gets another mask each time. Alpha dropout keeps torch's own
+    formula and draws from the global generator, which the training loop seeds at each step.
+    """
+    plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+    patched = [(name, module) for name, module in dropouts(model).items() if type(module) in plain]
+    calls: dict[str, tuple[int, int]] = {}
+
+    def drawing(name: str, module: _DropoutNd) -> object:
+        def forward(x: Tensor) -> Tensor:
+            if not module.training or module.p == 0:
+                return x
+            step, count = calls.get(name, (-1, 0))
+            count = count + 1 if step == streams.step else 0
+            calls[name] = (streams.step, count)
+            source = streams.at("dropout", name if count == 0 else f"{name}#{count}")
+            mask = dropout_mask(_mask_shape(module, x), module.p, source)
+            return x * mask.to(device=x.device, dtype=x.dtype)
+
+        return forward
+
+    for name, module in patched:
+        module.forward = drawing(name, module)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for _, module in patched:
+            del module.forward

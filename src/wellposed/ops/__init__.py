@@ -1,0 +1,1 @@
+"""Pure functions of tensors: norms, proximal operators, projections. No classes, no state, nothing modified."""

@@ -1,0 +1,1 @@
+"""``minimize``: terms enforced with any optimizer, averaging, schedules."""

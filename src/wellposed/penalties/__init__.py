@@ -1,0 +1,1 @@
+"""What a weight is charged: values, proximal operators and violations of stationarity."""

@@ -1,0 +1,358 @@
+"""The recipe: optimizer, schedule, terms, noise, averaging, stopping, settings of the model."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
+from wellposed.core.files import check_schema
+from wellposed.core.registry import classes_in
+from wellposed.core.selectors import selector
+from wellposed.optim.schedules import PLATEAU, SHAPES
+from wellposed.penalties.base import Chargeable, How, Term
+
+SCHEMA = 1
+Scalar = bool | int | float | str
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    """Every optimizer of ``torch.optim`` by its name in small letters."""
+    return {
+        name.lower(): value
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+
+
+def chargeables() -> dict[str, type[Chargeable]]:
+    """Every penalty and constraint by its name in recipes."""
+    penalties = classes_in("wellposed.penalties", Chargeable)  # type: ignore[type-abstract]
+    constraints = classes_in("wellposed.constraints", Chargeable)  # type: ignore[type-abstract]
+    return {name: cls for name, cls in {**penalties, **constraints}.items() if is_dataclass(cls)}
+
+
+class OptimizerSpec(Section):
+    """``name`` is any class of ``torch.optim``; its other settings stand beside it (``momentum = 0.9``)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+
+    name: str = "adamw"
+    lr: Positive = 1e-3
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.lower() not in optimizers():
+            raise ValueError(f"there is no optimizer {name!r}.{did_you_mean(name, optimizers())}")
+        return name.lower()
+
+    @model_validator(mode="after")
+    def _taken(self) -> Self:
+        known = set(inspect.signature(optimizers()[self.name]).parameters) - {"params"}
+        for key in self.settings:
+            if key not in known:
+                raise ValueError(f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What goes to the optimizer beside the learning rate."""
+        return dict(self.model_extra or {})
+
+    def build(self, parameters: Any) -> torch.optim.Optimizer:
+        """The optimizer; its ``weight_decay`` is 0 unless the recipe says otherwise.
+
+        Raises:
+            RecipeError: the optimizer refuses a setting.
+        """
+        cls = optimizers()[self.name]
+        settings = self.settings
+        if "weight_decay" in inspect.signature(cls).parameters:
+            settings.setdefault("weight_decay", 0.0)
+        try:
+            return cls(parameters, lr=self.lr, **settings)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"[optimizer] {self.name} does not accept {settings}: {error}.") from None
+
+
+class ScheduleSpec(Section):
+    """``name``: constant, cosine, one_cycle, step or plateau. ``warmup``: share of the steps that rise from 0."""
+
+    name: str = "constant"
+    warmup: Rate = 0.0
+    patience: Annotated[int, Field(ge=1)] = 10
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [*SHAPES, PLATEAU]
+        if name not in known:
+            raise ValueError(f"there is no schedule {name!r}.{did_you_mean(name, known)} Known: {listed(known)}")
+        return name
+
+
+class TermSpec(Section):
+    """One ``[[terms]]``: a penalty with its strength, or a constraint with its bound, and where and how."""
+
+    penalty: str
+    strength: NonNegative | None = None
+    bound: NonNegative | None = None
+    mix: float | None = None
+    by: str | None = None
+    on: str | tuple[str, ...] = "weights"
+    how: How | None = None
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Term:
+        """The term, with its penalty, selector and enforcement.
+
+        Raises:
+            ValueError: the penalty is not known or does not take what was given.
+        """
+        known = chargeables()
+        if self.penalty not in known:
+            raise ValueError(f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known)}")
+        given = {k: v for k in ("strength", "bound", "mix", "by") if (v := getattr(self, k)) is not None}
+        try:
+            charge = known[self.penalty](**given)
+        except TypeError as error:
+            raise ValueError(f"penalty {self.penalty!r} does not take {listed(given) or 'nothing'}: {error}") from None
+        return charge.on(selector(self.on), how=self.how)
+
+
+class NoiseSpec(Section):
+    """``dropout`` and ``label_smoothing`` in [0, 1), ``input`` a standard deviation in units of the inputs; 0 is off.
+
+    ``dropout`` left out keeps the rates that the model came with.
+    """
+
+    dropout: Rate | None = None
+    label_smoothing: Rate = 0.0
+    input: NonNegative = 0.0
+
+
+class AveragingSpec(Section):
+    """``ema``: decay of an exponential average, 0 for none. ``swa``: share of the epochs, at the end, averaged equally."""
+
+    ema: Rate = 0.0
+    swa: Rate = 0.0
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.ema and self.swa:
+            raise ValueError("averaging is by ema or by swa, not both")
+        return self
+
+
+class StoppingSpec(Section):
+    """Stop when the validation loss reached no new minimum for ``patience`` epochs; 0 never stops early."""
+
+    patience: Annotated[int, Field(ge=0)] = 20
+
+
+class Recipe(Section):
+    """What may change between two runs. Frozen; ``replace`` gives a changed copy.
+
+    Args:
+        epochs: >= 1, at most.
+        batch_size: >= 1, examples a step (a step sums ``accumulate`` of them).
+        accumulate: >= 1, batches whose gradients make one step.
+        clip: bound on the gradient's norm; 0 is off.
+        precision: ``float32``, or autocast to ``bfloat16`` or ``float16``.
+    Example:
+        >>> Recipe(epochs=5).replace(optimizer={"lr": 0.01}).optimizer.lr
+        0.01
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    clip: NonNegative = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    model: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    terms: tuple[TermSpec, ...] = ()
+    noise: NoiseSpec = NoiseSpec()
+    averaging: AveragingSpec = AveragingSpec()
+    stopping: StoppingSpec = StoppingSpec()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(explained(error)) from None
+
+    @classmethod
+    def from_toml(cls, path_or_text: str | Path) -> Recipe:
+        """Read a recipe from a file, or from the text itself.
+
+        Raises:
+            RecipeError: the file is missing, is no TOML, or has an unknown key or an impossible value.
+            FormatError: the recipe was written in another schema.
+        """
+        text, where = _toml_text(path_or_text)
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{where} is not valid TOML: {error}.") from None
+        check_schema(values.pop("schema", SCHEMA), SCHEMA, where, "recipe")
+        try:
+            return cls(**values)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
+
+    def to_toml(self) -> str:
+        """The recipe as TOML: what differs from the defaults, and ``epochs``, ``batch_size`` and the optimizer always."""
+        values = self.to_dict()
+        terms = values.pop("terms", [])
+        blocks = [tomli_w.dumps({"schema": SCHEMA, **values})]
+        blocks += [f"\n[[terms]]\n{tomli_w.dumps(term)}" for term in terms]
+        return "".join(blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `to_toml`, as plain dictionaries and lists."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        always = {"epochs": self.epochs, "batch_size": self.batch_size}
+        optimizer = {"name": self.optimizer.name, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
+        return {**always, **{k: v for k, v in values.items() if k not in always}, "optimizer": optimizer}
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with changes; a mapping changes only the keys it names, anything else takes the place of the old.
+
+        Example:
+            >>> Recipe().replace(noise={"dropout": 0.2}).noise.dropout
+            0.2
+        """
+        values = self.model_dump()
+        for key, change in changes.items():
+            old = values.get(key)
+            if isinstance(change, BaseModel):
+                change = change.model_dump()
+            values[key] = {**old, **change} if isinstance(old, dict) and isinstance(change, Mapping) else change
+        return Recipe(**values)
+
+    def build_terms(self) -> list[Term]:
+        """The terms with their penalties and selectors."""
+        return [spec.build() for spec in self.terms]
+
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        keys = [*mine, *(k for k in theirs if k not in mine)]
+        return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+
+    def describe(self) -> str:
+        """One line for a person: the optimizer and everything that is switched on."""
+        parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
+        if self.schedule.name != "constant":
+            parts.append(self.schedule.name)
+        parts += [f"{t.penalty} {t.strength if t.strength is not None else t.bound:.2g}" for t in self.terms]
+        for label, value in (
+            ("dropout", self.noise.dropout),
+            ("smoothing", self.noise.label_smoothing),
+            ("input noise", self.noise.input),
+            ("ema", self.averaging.ema),
+            ("swa", self.averaging.swa),
+            ("clip", self.clip),
+        ):
+            if value:
+                parts.append(f"{label} {value:.3g}")
+        parts += [f"{key} {value}" for key, value in self.model.items()]
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        return self.to_toml()
+
+
+def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
+    """The text and what to call it in errors. A string with a line break or an equals sign is the text itself."""
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or "=" in path_or_text or not path_or_text.strip()):
+        return path_or_text, "The recipe"
+    path = Path(path_or_text)
+    try:
+        return path.read_text(encoding="utf-8"), f"'{path}'"
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe file '{path}'.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            flat |= _flat(value, f"{prefix}{key}.")
+        return flat
+    return {prefix.removesuffix("."): values}
+
+
+def explained(error: ValidationError) -> str:
+    """Pydantic's findings as one sentence each, with a suggestion for an unknown key."""
+    sentences = []
+    for problem in error.errors():
+        place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
+        key = ".".join(str(part) for part in place)
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(place[:-1])
+            sentences.append(f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}")
+        elif problem["type"] == "value_error":
+            sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
+        else:
+            sentences.append(f"{key} = {problem['input']!r} is not possible: {problem['msg'].lower()}")
+    text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
+    return text if text.endswith("?") else f"{text}."
+
+
+def _keys_at(place: list[Any]) -> list[str]:
+    """The keys that a section of the recipe knows."""
+    section: type[BaseModel] = Recipe
+    for part in place:
+        if part == "terms":
+            section = TermSpec
+        elif isinstance(part, str) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                section = annotation
+    return list(section.model_fields)
+
+
+def as_recipe(given: object) -> Recipe:
+    """A recipe from a recipe, a preset's name, or a path to a TOML file.
+
+    Raises:
+        RecipeError: it is none of these.
+    """
+    from wellposed.recipe.presets import PRESETS
+
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str) and given in PRESETS:
+        return PRESETS[given].recipe
+    if isinstance(given, Path) or (isinstance(given, str) and ("=" in given or given.endswith(".toml"))):
+        return Recipe.from_toml(given)
+    if isinstance(given, str):
+        raise RecipeError(f"There is no preset {given!r}.{did_you_mean(given, PRESETS)} Known: {listed(PRESETS, 20)}.")
+    raise InputError(f"A recipe is a wp.Recipe, a preset's name or a path to a .toml file; {given!r} is none of them.")

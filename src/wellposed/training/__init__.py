@@ -1,0 +1,1 @@
+"""Problems, runs and their histories; the training loop; watching somebody else's loop."""

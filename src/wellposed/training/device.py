@@ -1,0 +1,31 @@
+"""Which device to train on, and a fall back to the CPU that is said."""
+
+from __future__ import annotations
+
+import torch
+
+from wellposed.core.errors import InputError
+from wellposed.core.progress import report
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """``auto`` is CUDA, MPS or the CPU, in this order; a device that does not compute falls back to the CPU with a word.
+
+    Raises:
+        InputError: torch does not know the device.
+    """
+    if device == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    else:
+        wanted = str(device)
+    try:
+        chosen = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"There is no device {wanted!r}; use auto, cpu, cuda, cuda:1 or mps.") from None
+    try:
+        torch.ones(2, device=chosen).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        report("note", text=f"The device {wanted!r} cannot be used ({reason}); training on the CPU.")
+        return torch.device("cpu")
+    return chosen

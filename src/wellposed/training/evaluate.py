@@ -1,0 +1,126 @@
+"""Like-for-like evaluation: given weights, evaluation mode, clean rows, no penalty; nothing else is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.random import untouched
+from wellposed.data.arrays import Arrays, Source, Subset, moved
+from wellposed.losses.metrics import Metric
+from wellposed.losses.per_example import Average, Loss, PerExample, average
+
+Forward = Callable[[nn.Module, Any], Any]
+BATCH = 1024
+"""Rows evaluated at once: large enough to be fast, small enough for any device."""
+KEPT_OUTPUTS = 2**27
+"""Outputs are kept for the metric up to this many numbers; beyond, the metric is left out."""
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model(inputs)``, ``model(*inputs)`` or ``model(**inputs)`` by what inputs are; ``.logits`` is taken out."""
+    if isinstance(inputs, dict):
+        outputs = model(**inputs)
+    elif isinstance(inputs, tuple):
+        outputs = model(*inputs)
+    else:
+        outputs = model(inputs)
+    return outputs.logits if hasattr(outputs, "logits") else outputs
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, own random state; every module's mode and all random states come back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with untouched(), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss with its standard error and each row's part; the metric and each row's part, where there is one."""
+
+    loss: Average
+    metric: float
+    metric_rows: Tensor | None
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    loss: Loss,
+    metric: Metric | None,
+    *,
+    device: torch.device,
+    forward: Forward = call,
+    weights: list[Tensor] | None = None,
+) -> Evaluation:
+    """Evaluate on batches of ``(inputs, target)``."""
+    parts: list[PerExample] = []
+    outputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    kept = 0
+    with evaluating(model):
+        for inputs, target in batches:
+            inputs, target = moved(inputs, device), moved(target, device)
+            predicted = forward(model, inputs)
+            parts.append(loss.per_example(predicted, target))
+            if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
+                kept += predicted.numel()
+                if kept <= KEPT_OUTPUTS:
+                    outputs.append(predicted.float().cpu())
+                    targets.append(target.cpu())
+    measured = average(parts, weights)
+    if metric is None or not outputs or kept > KEPT_OUTPUTS:
+        return Evaluation(measured, float("nan"), None)
+    rows = metric.rows(torch.cat(outputs), torch.cat(targets))
+    return Evaluation(measured, float(rows.mean()), rows)
+
+
+def batches_of(source: Source, index: Tensor | None = None, size: int = BATCH) -> Iterator[tuple[Any, Any]]:
+    """The rows of a source in order, in batches."""
+    index = torch.arange(len(source)) if index is None else index
+    for start in range(0, len(index), size):
+        yield source.batch(index[start : start + size])
+
+
+class Probe:
+    """A fixed set of rows that is evaluated again and again.
+
+    Rows of arrays are gathered once; rows of a Dataset are fetched at each evaluation, under a fixed random state.
+    """
+
+    def __init__(self, source: Source, index: Tensor, device: torch.device) -> None:
+        self.index, self.source = index, source
+        self.weights = None if source.weight is None else [source.weight[index]]
+        self._held: list[tuple[Any, Any]] | None = None
+        if _in_memory(source):
+            self._held = [moved(batch, device) for batch in batches_of(source, index)]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batches(self) -> Iterable[tuple[Any, Any]]:
+        """The rows, in batches."""
+        return self._held if self._held is not None else batches_of(self.source, self.index)
+
+
+def _in_memory(source: Source) -> bool:
+    return isinstance(source, Arrays) or (isinstance(source, Subset) and _in_memory(source.source))
+
+
+def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
+    """Each row's part of a metric with the sign that makes higher better."""
+    values = rows.double().cpu().numpy()
+    return values if higher_is_better else -values

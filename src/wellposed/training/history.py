@@ -1,0 +1,134 @@
+"""The history of a run: like-for-like curves, one row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import FormatError, require
+from wellposed.core.files import check_schema, jsonable, write_atomically
+
+SCHEMA = 1
+
+COLUMNS = {
+    "epoch": "0 for the first",
+    "train_loss": "mean loss on the training probe: clean inputs, evaluation mode, no penalty, no smoothing",
+    "valid_loss": "the same on as many validation rows, from the same weights",
+    "train_loss_se": "standard error of train_loss over examples",
+    "valid_loss_se": "standard error of valid_loss over examples",
+    "train_metric": "the metric on the training probe",
+    "valid_metric": "the metric on the validation rows",
+    "valid_rise": "mean paired difference of the validation losses to the best epoch so far",
+    "valid_rise_se": "its standard error over examples",
+    "cost": "what the optimizer minimized, averaged over the epoch: noisy loss plus penalties in the cost",
+    "penalty": "all terms together, at the end of the epoch",
+    "grad_norm": "Euclidean norm of the gradient, averaged over the epoch's steps, before clipping",
+    "weight_norm": "Euclidean norm of all weights",
+    "zeros": "share of the weight matrices' entries that are exactly 0",
+    "lr": "learning rate of the epoch's last step",
+    "seconds": "wall-clock seconds of the epoch, watching included",
+    "watch_seconds": "of these, what watching took",
+}
+"""What each column means; terms add columns ``term:...`` with their own values."""
+
+
+class History:
+    """Rows of numbers, one an epoch, and facts that hold for all of them.
+
+    Args:
+        facts: such as ``metric``, ``higher_is_better``, ``constant_loss``, ``stopped``, ``epochs_planned``.
+        rows: one mapping an epoch.
+    """
+
+    def __init__(self, facts: dict[str, Any] | None = None, rows: list[dict[str, float]] | None = None) -> None:
+        self.facts: dict[str, Any] = dict(facts or {})
+        self.rows: list[dict[str, float]] = list(rows or [])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> list[float]:
+        return [row.get(column, math.nan) for row in self.rows]
+
+    @property
+    def best(self) -> int:
+        """The row with the lowest validation loss; -1 where there is none."""
+        losses = self["valid_loss"]
+        finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
+        return min(finite, key=lambda i: losses[i]) if finite else -1
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that occur, in the order of `COLUMNS`, then terms."""
+        seen = dict.fromkeys(key for row in self.rows for key in row)
+        return [c for c in COLUMNS if c in seen] + [c for c in seen if c not in COLUMNS]
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add an epoch."""
+        self.rows.append(row)
+
+    def frame(self) -> Any:
+        """The rows as a pandas frame.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        pandas = require("pandas", "tables")
+        return pandas.DataFrame(self.rows, columns=self.columns)
+
+    def to_csv(self) -> str:
+        """The rows as CSV; what is missing is empty."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: _written(v) for k, v in row.items()} for row in self.rows)
+        return out.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"schema": SCHEMA, "facts": jsonable(self.facts), "rows": jsonable(self.rows)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], where: str = "history") -> History:
+        """What `to_dict` gave; a missing number is NaN.
+
+        Raises:
+            FormatError: another schema, or damaged.
+        """
+        check_schema(value.get("schema"), SCHEMA, where, "history")
+        if not isinstance(value.get("rows"), list) or not isinstance(value.get("facts"), dict):
+            raise FormatError(f"'{where}' is damaged: a history has facts and rows.")
+        rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in value["rows"]]
+        return cls(value["facts"], rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON."""
+        return write_atomically(path, json.dumps(self.to_dict()) + "\n")
+
+    def __str__(self) -> str:
+        shown = [c for c in ("epoch", "train_loss", "valid_loss", "train_metric", "valid_metric", "lr") if c in self.columns]
+        lines = ["  ".join(c.rjust(18 if c.endswith("loss") else 12) for c in shown)]
+        for row in self.rows:
+            cells = []
+            for column in shown:
+                value = row.get(column, math.nan)
+                text = f"{value:.0f}" if column == "epoch" else f"{value:.4g}"
+                if column.endswith("loss"):
+                    text = f"{value:.4f} ± {row.get(column + '_se', math.nan):.4f}"
+                cells.append(text.rjust(18 if column.endswith("loss") else 12))
+            lines.append("  ".join(cells))
+        return "\n".join(lines)
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    return value

@@ -1,0 +1,409 @@
+"""`fit`: one recipe trained on one problem with one seed. The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from wellposed.core.errors import ProblemError, TrainingError, WellposedError
+from wellposed.core.progress import report
+from wellposed.core.random import generator, reseed, untouched
+from wellposed.core.selectors import leaves
+from wellposed.data.arrays import Source, moved
+from wellposed.data.data import Prepared
+from wellposed.losses.per_example import Average
+from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
+from wellposed.noise.inputs import gaussian
+from wellposed.noise.labels import smooth_binary, smooth_classes
+from wellposed.optim.averaging import averaged, has_batch_norm, redo_batch_norm
+from wellposed.optim.regularize import Regularized, regularize
+from wellposed.optim.schedules import PLATEAU, Plateau, factor
+from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.training.device import resolve_device
+from wellposed.training.evaluate import BATCH, Probe, evaluate
+from wellposed.training.history import History
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+
+Stop = Callable[[History], "str | None"]
+
+REDONE_BATCHES = 50
+"""Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
+
+
+def fit(
+    problem: Problem,
+    recipe: Recipe | str = "baseline",
+    seed: int = 0,
+    *,
+    device: str | torch.device = "auto",
+    deadline: float = math.inf,
+    rows: int | None = None,
+    stop: Stop | None = None,
+) -> Run:
+    """Train one recipe on one problem.
+
+    The best weights by validation loss come back when training ends by itself, by patience, by the deadline, by Ctrl-C,
+    or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global random state.
+
+    Args:
+        recipe: a `Recipe`, a preset's name or a path to a TOML file.
+        seed: of initialization, order and noise.
+        device: ``auto`` takes CUDA, MPS or the CPU.
+        deadline: a value of ``time.monotonic()`` after which training stops.
+        rows: train on at most this many rows (stratified); None takes all.
+        stop: called with the history after each epoch; a word stops training and is kept as the reason.
+    Raises:
+        ProblemError, RecipeError, DataError: something given cannot be used.
+        TrainingError: an exception in the middle of training; its ``run`` has the history and best weights.
+    """
+    recipe = as_recipe(recipe)
+    with untouched():
+        training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows)
+        try:
+            for epoch in range(recipe.epochs):
+                training.epoch(epoch)
+                training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
+                if training.stopped:
+                    break
+        except KeyboardInterrupt:
+            training.stopped = "interrupted"
+        except WellposedError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"Training stopped by {type(error).__name__}: {error}", training.finish("failed")) from error
+        return training.finish(training.stopped or "epochs")
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run is trained."""
+
+    problem: Problem
+    recipe: Recipe
+    seed: int
+    device: torch.device
+    deadline: float
+    data: Prepared
+    model: nn.Module
+    optimizer: Regularized
+    averager: AveragedModel | None
+    probes: tuple[Probe, Probe]
+    history: History
+    streams: Streams
+    scaler: torch.amp.GradScaler
+    plateau: Plateau
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_loss: float = math.inf
+    best_rows: Tensor | None = None
+    waited: int = 0
+    averages: int = 0
+    stopped: str | None = None
+
+    @classmethod
+    def begin(
+        cls, problem: Problem, recipe: Recipe, seed: int, device: torch.device, deadline: float, rows: int | None
+    ) -> Training:
+        """Build everything that a run needs, and check that it fits together."""
+        data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
+        model = problem.build(recipe.model, seed).to(device)
+        if recipe.noise.dropout and set_dropout(model, recipe.noise.dropout) == 0:
+            raise ProblemError("The recipe sets dropout, but the model has no dropout layer. Add nn.Dropout, or leave it out.")
+        if recipe.noise.dropout == 0:
+            set_dropout(model, 0.0)
+        check_noise(problem, recipe)
+        problem.check(model, device)
+        optimizer = regularize(recipe.optimizer.build(model.parameters()), model, recipe.build_terms())
+        averaging = recipe.averaging
+        averager = averaged(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        facts = {
+            "like_for_like": True,
+            "metric": problem.metric.name if problem.metric else None,
+            "higher_is_better": problem.metric.higher_is_better if problem.metric else False,
+            "epochs_planned": recipe.epochs,
+            "train_rows": len(data.train),
+            "task": data.task,
+            "regularized": regularized(recipe),
+            **problem.constant(),
+        }
+        probes = equal_probes(data.train_clean, data.valid, seed, device)
+        facts["valid_rows"] = len(probes[1])
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
+        return cls(
+            problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
+            History(facts), Streams(seed), scaler, Plateau(recipe.schedule.patience),
+        )  # fmt: skip
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return math.ceil(len(self.data.train) / (self.recipe.batch_size * self.recipe.accumulate))
+
+    @property
+    def chosen(self) -> nn.Module:
+        """The weights that would be used now: the average where there is one, else the current ones."""
+        if self.averager is not None and self.averages:
+            module: nn.Module = self.averager.module
+            return module
+        return self.model
+
+    def epoch(self, epoch: int) -> None:
+        """Train for one epoch, evaluate, and keep the weights if they are the best."""
+        began = time.perf_counter()
+        self.model.train()
+        costs, norms, steps = 0.0, 0.0, 0
+        with dropout_from_streams(self.model, self.streams):
+            for index in self.batches(epoch):
+                cost, norm = self.step(epoch, index)
+                costs, norms, steps = costs + cost, norms + norm, steps + 1
+                if not math.isfinite(cost):
+                    self.stopped = "diverged"
+                elif time.monotonic() > self.deadline:
+                    self.stopped = "budget"
+                if self.stopped:
+                    break
+        self.average_epoch(epoch)
+        row = {"epoch": epoch, "cost": costs / steps, "grad_norm": norms / steps}
+        self.record(row, began)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Row numbers for each optimizer step of an epoch: a permutation that depends on seed and epoch alone."""
+        order = torch.randperm(len(self.data.train), generator=generator(self.seed, "order", epoch))
+        size = self.recipe.batch_size * self.recipe.accumulate
+        chunks = list(order.split(size))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:
+            # A single row cannot be normalized over its batch; it comes back in another epoch.
+            chunks.pop()
+        yield from chunks
+
+    def step(self, epoch: int, index: Tensor) -> tuple[float, float]:
+        """One optimizer step on these rows; the cost and the gradient's norm."""
+        streams, recipe = self.streams, self.recipe
+        reseed(self.seed, "global", streams.step)
+        self.set_rate()
+        self.optimizer.zero_grad()
+        total = 0.0
+        micro = index.split(recipe.batch_size)
+        for part in micro:
+            share = len(part) / len(index)
+            cost = self.cost(part) * share
+            total += float(cost.detach())
+            self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
+            if len(micro) > 1:
+                streams.step += 1
+        if any(term.how == "loss" for term in self.optimizer.terms):
+            penalty = self.optimizer.penalty()
+            total += float(penalty.detach())
+            self.scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.model, recipe.clip)
+        if math.isfinite(total):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.averager is not None and recipe.averaging.ema:
+                self.averager.update_parameters(self.model)
+                self.averages += 1
+        streams.step += 1
+        return total, norm
+
+    def cost(self, index: Tensor) -> Tensor:
+        """The mean loss of these rows, with the noise of this step."""
+        noise, streams = self.recipe.noise, self.streams
+        inputs, target = self.data.train.batch(index)
+        inputs, target = moved(inputs, self.device), moved(target, self.device)
+        if noise.input:
+            inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
+        weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
+        with self.autocast():
+            outputs = self.problem.forward(self.model, inputs)
+            if noise.label_smoothing:
+                target = smoothed(self.problem, outputs, target, noise.label_smoothing)
+            return self.problem.loss.mean(outputs, target, weight)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision where the recipe asks for it."""
+        if self.recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.recipe.precision))
+
+    def set_rate(self) -> None:
+        """The learning rate of this step."""
+        schedule, steps = self.recipe.schedule, self.steps_per_epoch * self.recipe.epochs
+        done = self.optimizer.steps
+        scale = factor(schedule.name, min(done, steps - 1), steps, schedule.warmup) * self.plateau.scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * scale
+
+    def average_epoch(self, epoch: int) -> None:
+        """Equal averaging takes one look an epoch, over the last share of them."""
+        swa = self.recipe.averaging.swa
+        if self.averager is None or not swa or epoch < round((1.0 - swa) * self.recipe.epochs):
+            return
+        self.averager.update_parameters(self.model)
+        self.averages += 1
+        module = self.averager.module
+        if has_batch_norm(module):
+            rows = torch.arange(min(len(self.data.train_clean), REDONE_BATCHES * self.recipe.batch_size))
+            parts = [p for p in rows.split(max(self.recipe.batch_size, 2)) if len(p) > 1]
+            redo_batch_norm(module, (lambda p=part: self.forward_clean(module, p) for part in parts))  # type: ignore[misc]
+
+    def forward_clean(self, module: nn.Module, index: Tensor) -> Any:
+        """Clean training rows through a model."""
+        inputs, _ = self.data.train_clean.batch(index)
+        return self.problem.forward(module, moved(inputs, self.device))
+
+    def record(self, row: dict[str, float], began: float) -> None:
+        """Evaluate like for like, add the row to the history, and keep the weights if they are the best."""
+        watching = time.perf_counter()
+        chosen = self.chosen
+        train, valid = (self.measure(chosen, probe) for probe in self.probes)
+        rise = rise_since(self.best_rows, valid.loss)
+        row |= {
+            "train_loss": train.loss.mean,
+            "valid_loss": valid.loss.mean,
+            "train_loss_se": train.loss.se,
+            "valid_loss_se": valid.loss.se,
+            "train_metric": train.metric,
+            "valid_metric": valid.metric,
+            "valid_rise": rise[0],
+            "valid_rise_se": rise[1],
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            **weight_facts(chosen),
+        }
+        values = self.optimizer.values()
+        row["penalty"] = math.fsum(values.values())
+        row |= {f"term:{name}": value for name, value in values.items()}
+        if valid.loss.mean < self.best_loss:
+            self.keep(chosen, valid.loss, int(row["epoch"]))
+        else:
+            self.waited += 1
+        if self.recipe.schedule.name == PLATEAU:
+            self.plateau.update(valid.loss.mean)
+        ended = time.perf_counter()
+        row |= {"seconds": ended - began, "watch_seconds": ended - watching}
+        self.history.append(row)
+        report("epoch", row=row, of=self.recipe.epochs)
+
+    def measure(self, model: nn.Module, probe: Probe) -> Any:
+        """Evaluate a model on a probe."""
+        return evaluate(
+            model, probe.batches(), self.problem.loss, self.problem.metric,
+            device=self.device, forward=self.problem.forward, weights=probe.weights,
+        )  # fmt: skip
+
+    def keep(self, model: nn.Module, loss: Average, epoch: int) -> None:
+        """These weights are the best so far."""
+        self.best_loss, self.best_rows, self.waited = loss.mean, loss.rows, 0
+        self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.history.facts["chosen"] = epoch
+
+    def patience(self) -> str | None:
+        """The word for having waited long enough."""
+        patience = self.recipe.stopping.patience
+        return "patience" if patience and self.waited >= patience else None
+
+    def finish(self, stopped: str) -> Run:
+        """The run with its best weights, in evaluation mode, on the CPU."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval().cpu()
+        self.history.facts["stopped"] = stopped
+        return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
+
+
+def gradient_norm(model: nn.Module, clip: float) -> float:
+    """Euclidean norm of the gradient before it is clipped to ``clip``; 0 does not clip."""
+    if clip:
+        return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
+    return float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def equal_probes(train: Source, valid: Source, seed: int, device: torch.device) -> tuple[Probe, Probe]:
+    """Fixed rows of both sides, equally many, so that their losses and errors compare.
+
+    All validation rows are taken unless there are fewer training rows.
+    """
+    size = min(len(train), len(valid))
+
+    def some(source: Source, name: str) -> Tensor:
+        return torch.randperm(len(source), generator=generator(0, "probe", name))[:size].sort().values
+
+    return Probe(train, some(train, "train"), device), Probe(valid, some(valid, "valid"), device)
+
+
+def rise_since(best: Tensor | None, now: Average) -> tuple[float, float]:
+    """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
+    if best is None or len(best) != len(now.rows):
+        return 0.0, 0.0
+    difference = now.rows - best
+    n = len(difference)
+    return float(difference.mean()), float(difference.std() / math.sqrt(n)) if n > 1 else math.nan
+
+
+@torch.no_grad()
+def weight_facts(model: nn.Module) -> dict[str, float]:
+    """Norm of all parameters, and the share of exact zeros among weight matrices."""
+    found = leaves(model)
+    norm = math.sqrt(math.fsum(float(leaf.tensor.detach().float().square().sum()) for leaf in found))
+    weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
+    count = sum(w.numel() for w in weights)
+    zeros = sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
+    return {"weight_norm": norm, "zeros": zeros / count if count else 0.0}
+
+
+def regularized(recipe: Recipe) -> dict[str, float]:
+    """What of the recipe regularizes, with its strength; empty for plain training."""
+    noise = recipe.noise
+    found = {f"{t.penalty} on {t.on}": float(t.strength if t.strength is not None else t.bound or 0) for t in recipe.terms}
+    found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
+    if recipe.optimizer.settings.get("weight_decay"):
+        found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
+    return {name: value for name, value in found.items() if value}
+
+
+def check_noise(problem: Problem, recipe: Recipe) -> None:
+    """Refuse noise that the problem cannot take.
+
+    Raises:
+        ProblemError: label smoothing without classes, or input noise on inputs that are no floating numbers.
+    """
+    if recipe.noise.label_smoothing and not problem.loss.classifies:
+        raise ProblemError(
+            f"Label smoothing needs the loss cross_entropy or binary_cross_entropy; this is {problem.loss.name!r}. "
+            "Leave label_smoothing out of the recipe."
+        )
+    inputs, _ = problem.prepared.train_clean.batch(torch.arange(1))
+    if recipe.noise.input and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
+        raise ProblemError("Input noise needs inputs that are one floating tensor. Leave [noise] input out of the recipe.")
+
+
+def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
+    """Targets with label smoothing.
+
+    Raises:
+        ProblemError: the targets are no class indices, one a row.
+    """
+    if problem.loss.name == "binary_cross_entropy":
+        return smooth_binary(target.to(outputs.dtype), amount)
+    if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
+        raise ProblemError("Label smoothing needs one class index for each row; leave label_smoothing out of the recipe.")
+    return smooth_classes(target, outputs.shape[1], amount).to(outputs.dtype)
+
+
+def fit_many(
+    problem: Problem,
+    recipes: Sequence[Recipe | str] | Recipe | str,
+    seeds: Sequence[int] = (0,),
+    **settings: Any,
+) -> list[Run]:
+    """Every recipe with every seed, recipe by recipe; ``settings`` go to `fit`."""
+    several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
+    return [fit(problem, recipe, seed, **settings) for recipe in several for seed in seeds]

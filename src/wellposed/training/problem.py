@@ -1,0 +1,163 @@
+"""`Problem`: a model, a loss and data. What you have; fixed during a study."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import ProblemError, did_you_mean, listed
+from wellposed.core.random import seeded
+from wellposed.data.arrays import moved
+from wellposed.data.data import Data, Prepared
+from wellposed.losses.metrics import Metric, metric
+from wellposed.losses.per_example import Loss
+from wellposed.training.evaluate import Forward, batches_of, call, evaluate, evaluating
+
+
+class Problem:
+    """A model's factory, a loss, data.
+
+    Args:
+        model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
+            ``features``, ``shape`` and ``outputs``.
+        loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``) or a
+            callable; see `wellposed.losses.per_example.Loss`.
+        data: `Data`, or ``(X, y)`` of which a fifth is then held out for validation.
+        space: settings of the model that a search may vary, ``{"width": [64, 128]}``.
+        metric: a metric's name; by default accuracy where the loss classifies, R2 where it is squared error, else none.
+        forward: ``forward(model, inputs) -> outputs``, where a plain call is not right.
+        name: what reports call it.
+    Raises:
+        ProblemError, InputError: the parts cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., nn.Module],
+        loss: Any,
+        data: Any,
+        *,
+        space: Mapping[str, Sequence[Any]] | None = None,
+        metric: str | None = None,
+        forward: Forward = call,
+        name: str = "problem",
+    ) -> None:
+        if isinstance(model, nn.Module) or not callable(model):
+            raise ProblemError(
+                "model= must be a factory, so that each run starts from its own seed: a function or class that returns "
+                f"an nn.Module; it was given {type(model).__name__}. Write a function that builds it."
+            )
+        self.model, self.forward, self.name = model, forward, name
+        self.loss = Loss(loss)
+        self.data = data if isinstance(data, Data) else Data(train=data)
+        self.space = {key: list(values) for key, values in (space or {}).items()}
+        self._metric = metric
+        self._check_space()
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The data, split and encoded once."""
+        return self.data.prepare()
+
+    @cached_property
+    def metric(self) -> Metric | None:
+        """The metric that people read."""
+        if self._metric is not None:
+            return metric(self._metric)
+        if self.loss.classifies:
+            return metric("accuracy")
+        return metric("r2") if self.loss.name == "squared_error" else None
+
+    @property
+    def _takes_data(self) -> bool:
+        parameters = _parameters(self.model)
+        return bool(parameters) and next(iter(parameters)) == "data"
+
+    def _check_space(self) -> None:
+        parameters = _parameters(self.model)
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for key, values in self.space.items():
+            if key not in parameters:
+                raise ProblemError(f"space has {key!r}, which the model's factory does not take.{did_you_mean(key, parameters)}")
+            if not values:
+                raise ProblemError(f"space[{key!r}] has no values; give a list such as [64, 128].")
+
+    def build(self, settings: Mapping[str, Any], seed: int) -> nn.Module:
+        """A new model; its initialization is a function of the seed alone.
+
+        Raises:
+            ProblemError: the factory does not take a setting, raises, or returns no module.
+        """
+        parameters = _parameters(self.model)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            for key in settings:
+                if key not in parameters:
+                    known = [p for p in parameters if p != "data"]
+                    raise ProblemError(
+                        f"[model] has {key!r}, which the model's factory does not take.{did_you_mean(key, known)} "
+                        f"It takes: {listed(known) or 'nothing'}."
+                    )
+        arguments = (self.prepared,) if self._takes_data else ()
+        with seeded(seed, "init"):
+            try:
+                built = self.model(*arguments, **settings)
+            except ProblemError:
+                raise
+            except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+                raise ProblemError(
+                    f"The model's factory raised {type(error).__name__}: {error} (settings: {dict(settings)})."
+                ) from error
+        if not isinstance(built, nn.Module):
+            raise ProblemError(f"The model's factory must return an nn.Module; it returned {type(built).__name__}.")
+        return built
+
+    def check(self, model: nn.Module, device: torch.device) -> None:
+        """Run a few rows through model and loss, so that a misfit is said before training.
+
+        Raises:
+            ProblemError: outputs and loss do not fit.
+        """
+        source = self.prepared.train_clean
+        inputs, target = source.batch(torch.arange(min(4, len(source))))
+        with evaluating(model):
+            try:
+                outputs = self.forward(model, moved(inputs, device))
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+                raise ProblemError(f"The model does not take the inputs ({shape}): {error}.") from error
+            self.loss.per_example(outputs, moved(target, device))
+
+    def constant(self) -> dict[str, float]:
+        """Validation loss and metric of the best constant prediction learned on training rows; empty where unknown."""
+        target = self.prepared.train_clean.targets()
+        if target is None or target.ndim != 1 or not (self.loss.classifies or self.loss.name == "squared_error"):
+            return {}
+        if self.loss.name == "cross_entropy":
+            if int(target.min()) < 0:
+                return {}
+            counts = torch.bincount(target, minlength=max(self.prepared.outputs, 2)).float() + 1e-3
+            guess = (counts / counts.sum()).log()
+        elif self.loss.name == "binary_cross_entropy":
+            share = target.float().mean().clamp(1e-6, 1 - 1e-6)
+            guess = (share / (1 - share)).log()
+        else:
+            guess = target.float().mean()
+        batches = ((None, y) for _, y in batches_of(self.prepared.valid))
+        measured = evaluate(
+            nn.Identity(), ((y, y) for _, y in batches), self.loss, self.metric, device=torch.device("cpu"),
+            forward=lambda _, y: guess.expand(len(y), *guess.shape),
+        )  # fmt: skip
+        return {"constant_loss": measured.loss.mean, "chance_metric": measured.metric}
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}

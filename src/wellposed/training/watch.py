@@ -1,0 +1,284 @@
+"""`watch`: like-for-like curves in anybody's own training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+
+from wellposed.core.errors import DataError, InputError
+from wellposed.core.random import generator, untouched
+from wellposed.data.arrays import Items, moved, source_of, split_batch
+from wellposed.losses.metrics import Metric
+from wellposed.losses.metrics import metric as named_metric
+from wellposed.losses.per_example import Loss
+from wellposed.optim.regularize import Regularized
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
+from wellposed.training.history import History
+from wellposed.training.loop import rise_since, weight_facts
+
+SHARE = 0.12
+"""A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
+rows on each side costs about 8 % of an epoch."""
+FEWEST, MOST = 256, 4096
+"""Rows of a probe: below 256 a standard error says little; beyond 4096 it hardly falls."""
+KEPT_BYTES = 2**28
+"""Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
+
+Target = Callable[[Any], Any]
+
+
+class Watch:
+    """Watches a model in a loop that it does not own. Made by `watch`; see there.
+
+    Attributes:
+        history: a row for each call of `epoch`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        train: Any,
+        valid: Any,
+        *,
+        optimizer: Optimizer | None = None,
+        metric: str | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        target: Target | None = None,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"watch needs the model, an nn.Module; it was given {type(model).__name__}.")
+        self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
+        self._forward: Forward = forward or _plain(target)
+        self._target = target or (lambda batch: split_batch(batch)[1])
+        sizes = _length(train), _length(valid)
+        self.rows = probe_rows(*sizes, rows)
+        with evaluating(model):
+            self._probes = [_Probe(side, self.rows, name, seed) for side, name in ((train, "train"), (valid, "valid"))]
+            self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
+        self.history = History(
+            {
+                "like_for_like": True,
+                "metric": self.metric.name if self.metric else None,
+                "higher_is_better": self.metric.higher_is_better if self.metric else False,
+                "train_rows": sizes[0],
+                "valid_rows": self.rows,
+                "regularized": {str(t): 1.0 for t in optimizer.terms} if isinstance(optimizer, Regularized) else {},
+            }
+        )
+        self._best_loss, self._best_rows = math.inf, None
+        self._began = time.perf_counter()
+
+    def epoch(self) -> dict[str, float]:
+        """Evaluate both sides now and add a row to the history; call it once an epoch. Returns the row.
+
+        Model modes, gradients, random states and loaders are left as they were.
+        """
+        began = time.perf_counter()
+        train, valid = (self._measure(probe) for probe in self._probes)
+        rise = rise_since(self._best_rows, valid.loss)
+        if valid.loss.mean < self._best_loss:
+            self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
+        row = {
+            "epoch": len(self.history),
+            "train_loss": train.loss.mean,
+            "valid_loss": valid.loss.mean,
+            "train_loss_se": train.loss.se,
+            "valid_loss_se": valid.loss.se,
+            "train_metric": train.metric,
+            "valid_metric": valid.metric,
+            "valid_rise": rise[0],
+            "valid_rise_se": rise[1],
+            "grad_norm": self._grad_norm(),
+            **weight_facts(self.model),
+        }
+        if self.optimizer is not None:
+            row["lr"] = float(self.optimizer.param_groups[0]["lr"])
+        if isinstance(self.optimizer, Regularized):
+            values = self.optimizer.values()
+            row["penalty"] = math.fsum(values.values())
+            row |= {f"term:{name}": value for name, value in values.items()}
+        ended = time.perf_counter()
+        row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
+        self._began = ended
+        self.history.append(row)
+        return row
+
+    @property
+    def cost(self) -> float:
+        """Share of the epochs' wall-clock that watching took, in [0, 1]; NaN before the first epoch."""
+        total = math.fsum(self.history["seconds"])
+        return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
+
+    def _measure(self, probe: _Probe) -> Evaluation:
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+        def batches() -> Iterator[tuple[Any, Any]]:
+            for batch in probe.batches():
+                yield moved(batch, device), self._target(batch)
+
+        with untouched():
+            return evaluate(self.model, batches(), self.loss, self.metric, device=device, forward=self._forward)
+
+    def _grad_norm(self) -> float:
+        """Norm of the gradients as the loop left them; NaN where it left none."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients)) if gradients else math.nan
+
+    def _guess_metric(self) -> Metric | None:
+        """Accuracy for class labels, R2 for squared error, else none."""
+        if self.loss.classifies:
+            return named_metric("accuracy")
+        return named_metric("r2") if self.loss.name == "squared_error" else None
+
+    def __str__(self) -> str:
+        if not len(self.history):
+            return "Watch: no epoch yet; call watch.epoch() at the end of each."
+        took = math.fsum(self.history["watch_seconds"]) / len(self.history)
+        return (
+            f"{self.history}\nwatching {self.rows} train and {self.rows} validation rows took {took:.3g} s an epoch, "
+            f"{100 * self.cost:.1f} % of the time"
+        )
+
+
+def watch(
+    model: nn.Module,
+    loss: Any,
+    train: Any,
+    valid: Any,
+    *,
+    optimizer: Optimizer | None = None,
+    metric: str | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    target: Target | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Watch:
+    """Watch a model in your own loop: call ``epoch()`` on the result once an epoch.
+
+    Train and validation losses come from the same weights, in evaluation mode, from equally many fixed rows, without
+    penalty or label smoothing. A Dataset that augments should be given without augmentation here.
+
+    Args:
+        model: any ``nn.Module``; a compiled one too.
+        loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
+            for tokens, or a mean.
+        train, valid: DataLoaders, Datasets, ``(X, y)``, or lists of batches. Batches are tuples or mappings.
+        optimizer: shows the learning rate and, from `regularize`, what each term charges.
+        metric: a metric's name; by default accuracy for class labels and R2 for squared error.
+        forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
+        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
+        rows: of each probe; by default 12 % of the training rows, at least 256 and at most 4096.
+        seed: which rows are drawn.
+    Raises:
+        InputError, DataError: something given cannot be watched.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> net, x = torch.nn.Linear(3, 1), torch.randn(20, 3)
+        >>> watch = wp.watch(net, "squared_error", train=(x, x[:, :1]), valid=(x, x[:, :1]))
+        >>> sorted(watch.epoch())[:3]
+        ['epoch', 'grad_norm', 'seconds']
+    """
+    return Watch(
+        model, loss, train, valid, optimizer=optimizer, metric=metric, forward=forward, target=target, rows=rows, seed=seed
+    )
+
+
+def probe_rows(train: int, valid: int, wanted: int | None) -> int:
+    """Rows of each probe: the same on both sides."""
+    if wanted is not None and wanted < 2:
+        raise InputError(f"rows= needs at least 2 rows; it was given {wanted!r}.")
+    size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
+    return max(1, min(size, train, valid))
+
+
+def _plain(target: Target | None) -> Forward:
+    def forward(model: nn.Module, batch: Any) -> Any:
+        return call(model, split_batch(batch)[0])
+
+    return forward
+
+
+def _length(side: Any) -> int:
+    """Examples of a side, as far as can be told without reading it; lists of batches are counted."""
+    if isinstance(side, DataLoader):
+        if isinstance(side.dataset, IterableDataset):
+            raise DataError("A loader over an iterable Dataset would be used up by watching; give a list of its batches.")
+        return len(side.dataset)  # type: ignore[arg-type]
+    if _is_batches(side):
+        return sum(_size(batch) for batch in side)
+    if hasattr(side, "__next__"):
+        raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
+    return len(source_of(side))
+
+
+def _is_batches(side: Any) -> bool:
+    """A list of batches, each a tuple or a mapping of tensors."""
+    return isinstance(side, list) and bool(side) and isinstance(side[0], (tuple, list, dict)) and _size(side[0]) > 0
+
+
+def _size(batch: Any) -> int:
+    values = batch.values() if isinstance(batch, dict) else batch
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+
+
+class _Probe:
+    """Fixed rows of one side, asked for by number so that the loader itself is never touched."""
+
+    def __init__(self, side: Any, rows: int, name: str, seed: int) -> None:
+        self._kept: list[Any] | None = None
+        if _is_batches(side):
+            self._kept = list(_first_rows(side, rows))
+            return
+        size = _length(side)
+        order = torch.randperm(size, generator=generator(seed, "probe", name))[:rows].sort().values
+        self._parts = order.split(BATCH)
+        if isinstance(side, DataLoader):
+            self._fetch = Items(side.dataset, side.collate_fn).raw
+        else:
+            source = source_of(side)
+            self._fetch = source.raw if isinstance(source, Items) else source.batch
+        first = self._fetch(self._parts[0])
+        if _bytes(first) * len(self._parts) <= KEPT_BYTES:
+            self._kept = [first, *(self._fetch(part) for part in self._parts[1:])]
+
+    def batches(self) -> Iterator[Any]:
+        """The rows, in batches."""
+        if self._kept is not None:
+            yield from self._kept
+        else:
+            yield from (self._fetch(part) for part in self._parts)
+
+
+def _first_rows(batches: list[Any], rows: int) -> Iterator[Any]:
+    """Whole batches, the last one cut, until there are enough rows."""
+    left = rows
+    for batch in batches:
+        if left <= 0:
+            return
+        yield _cut(batch, left)
+        left -= _size(batch)
+
+
+def _cut(batch: Any, rows: int) -> Any:
+    if isinstance(batch, dict):
+        return {key: _cut(value, rows) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_cut(value, rows) for value in batch)
+    return batch[:rows] if isinstance(batch, Tensor) and batch.ndim else batch
+
+
+def _bytes(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return batch.numel() * batch.element_size()
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
+    return sum(_bytes(value) for value in values)
