@@ -1,17 +1,17 @@
 """Errors say what was given, what is needed and what to do.
 
-    WellposedError
-    ├── InputError (also ValueError)      something a person gave cannot be used
-    │   ├── DataError                     a table, an array, a loader, a file of data
-    │   ├── RecipeError                   a recipe: unknown key, impossible value
-    │   ├── SelectorError                 a selector that matches nothing, or is no selector
-    │   ├── ShapeError                    a tensor whose shape does not fit
-    │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
-    │   ├── ProblemError                  a model, a loss or a problem file that does not work
-    │   └── FormatError                   a saved file of another schema, or damaged
-    ├── FolderInUse (also FileExistsError)  an output folder that holds something else
-    ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
-    └── MissingExtra (also ImportError)   an optional dependency is not installed
+WellposedError
+├── InputError (also ValueError)      something a person gave cannot be used
+│   ├── DataError                     a table, an array, a loader, a file of data
+│   ├── RecipeError                   a recipe: unknown key, impossible value
+│   ├── SelectorError                 a selector that matches nothing, or is no selector
+│   ├── ShapeError                    a tensor whose shape does not fit
+│   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
+│   ├── ProblemError                  a model, a loss or a problem file that does not work
+│   └── FormatError                   a saved file of another schema, or damaged
+├── FolderInUse (also FileExistsError)  an output folder that holds something else
+├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
+└── MissingExtra (also ImportError)   an optional dependency is not installed
 """
 
 from __future__ import annotations

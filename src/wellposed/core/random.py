@@ -52,7 +52,8 @@ def random_bits(count: int, source: torch.Generator) -> Tensor:
 def untouched() -> Iterator[None]:
     """Give torch's (all devices), numpy's and Python's global random state back as it was."""
     cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if started else None
     try:
         yield
     finally:
@@ -74,6 +75,9 @@ def seeded(seed: int, *keys: Key) -> Iterator[None]:
 def reseed(seed: int, *keys: Key) -> None:
     """Set every global generator to a stream. For use inside `untouched`."""
     value = stream_seed(seed, *keys)
-    torch.manual_seed(value)
+    # Not torch.manual_seed: without a started CUDA it formats and keeps a traceback at each call.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value)
     random.seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002 - other people's code draws from it

@@ -1,12 +1,12 @@
 """Who is charged: selectors choose parameters by what they do in their module, never by a piece of their name.
 
-    wp.weights                       weight matrices and kernels (the default of every penalty)
-    wp.biases  wp.norms  wp.embeddings  wp.convs  wp.inputs  wp.heads
-    "encoder.*"                      a glob over parameter and module names, among wp.weights
-    wp.named("encoder.norm.*")       a glob over any parameter
-    nn.Linear                        a module type, among wp.weights
-    lambda name, parameter: ...      a predicate over any parameter
-    a | b,  a & b,  a - b            unions, intersections, differences
+wp.weights                       weight matrices and kernels (the default of every penalty)
+wp.biases  wp.norms  wp.embeddings  wp.convs  wp.inputs  wp.heads
+"encoder.*"                      a glob over parameter and module names, among wp.weights
+wp.named("encoder.norm.*")       a glob over any parameter
+nn.Linear                        a module type, among wp.weights
+lambda name, parameter: ...      a predicate over any parameter
+a | b,  a & b,  a - b            unions, intersections, differences
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def leaves(model: nn.Module) -> list[Leaf]:
             key = id(parameter)
             names.setdefault(key, []).append(f"{module_name}.{name}" if module_name else name)
             first.setdefault(key, (parameter, owner))
-            role = "norm" if owner is not module and is_vector(parameter.squeeze()) else role_of(own_name, parameter, owner)
+            role = (
+                "norm"
+                if owner is not module and is_vector(parameter.squeeze())
+                else role_of(own_name, parameter, owner)
+            )
             roles.setdefault(key, []).append(role)
     return [
         Leaf(
@@ -168,9 +172,7 @@ inputs = Selector("inputs", _at_end(last=False))
 heads = Selector("heads", _at_end(last=True))
 convs = Selector("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
 
-ROLES: dict[str, Selector] = {
-    s.text: s for s in (weights, biases, norms, embeddings, inputs, heads, convs)
-}
+ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, heads, convs)}
 
 
 def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:

@@ -190,7 +190,8 @@ def target_tensor(value: Any) -> Tensor:
                 f"Targets must be numbers; these are {array.dtype}. Encode labels as 0, 1, ..., or give a frame."
             )
         value = torch.from_numpy(np.ascontiguousarray(array))
-    return value.float() if value.is_floating_point() else value.long()
+    target: Tensor = value.float() if value.is_floating_point() else value.long()
+    return target
 
 
 def weight_tensor(value: Any, rows: int) -> Tensor:

@@ -178,9 +178,7 @@ def _duplicates(source: Source) -> np.ndarray | None:
     if source.inputs.numel() * source.inputs.element_size() > DUPLICATE_BYTES:
         return None
     rows = len(source)
-    flat = source.inputs.reshape(rows, -1).contiguous().numpy().view(np.uint8).reshape(rows, -1)
-    target = source.target.reshape(rows, -1).contiguous().numpy().view(np.uint8).reshape(rows, -1)
-    return duplicate_ids(np.hstack([flat, target]))
+    return duplicate_ids(source.inputs.reshape(rows, -1).numpy(), source.target.reshape(rows, -1).numpy())
 
 
 def _task_of(target: Any) -> str:
@@ -210,7 +208,7 @@ def _prepare_frames(data: Data) -> Prepared:
         raise DataError(f"X has {len(frame)} rows and y {len(target)}; they must be equally many.")
     task = data.task or infer_task(target)
     labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
-    duplicates = duplicate_ids(frame.assign(**{"\0target": target.to_numpy()}))
+    duplicates = duplicate_ids(frame, target)
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
     answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)

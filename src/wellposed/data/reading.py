@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -137,7 +138,8 @@ def _decoded(content: bytes, path: Path) -> str:
         raise DataError(f"'{path}' holds binary data, not text. Give a table as CSV, TSV or Parquet.")
     if not text.strip():
         raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
-    return text
+    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _refuse_duplicates(names: Iterable[str], what: str) -> None:
@@ -155,19 +157,23 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     pandas = require("pandas", "tables")
     separator = separator or _sniffed(text, path)
     header = _checked_header(text, path, separator)
+    decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
+    errors = pandas.errors
     try:
-        frame = pandas.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            names=header,
-            skiprows=_records_to_header(text, separator),
-            index_col=False,
-            keep_default_na=False,
-            na_values=[""],
-            low_memory=False,  # one type for a whole column, whatever its length
-            decimal="," if separator == ";" and _has_decimal_commas(text, path) else ".",
-        )
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, ValueError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
+            frame = pandas.read_csv(
+                io.StringIO(_below_header(text, separator)),
+                sep=separator,
+                header=None,
+                names=header,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+                low_memory=False,  # one type for a whole column, whatever its length
+                decimal=decimal,
+            )
+    except (errors.ParserError, errors.EmptyDataError, errors.ParserWarning, ValueError, OverflowError) as error:
         raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
     return _missing_words_removed(frame)
 
@@ -196,14 +202,16 @@ def _sniffed(text: str, path: Path) -> str:
         if len(widths) == 1 and max(widths) > 1:
             return separator
     # Records of unequal length: take what the header is written with, and let the check of the rows speak.
-    _, header = next(iter(_records(text, path, "\0")))
-    return max(SEPARATORS, key=lambda separator: header[0].count(separator))
+    header = text.strip().split("\n", 1)[0]
+    return max(SEPARATORS, key=header.count)
 
 
 def _checked_header(text: str, path: Path, separator: str) -> list[str]:
     """The names in the first record, after checking every row against their number."""
     records = iter(_records(text, path, separator))
-    _, first = next(records)
+    _, first = next(records, (0, []))
+    if not first:
+        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
     names = [name.strip() or f"column_{place}" for place, name in enumerate(first, start=1)]
     _refuse_duplicates(names, f"'{path}'")
     rows = 0
@@ -219,10 +227,11 @@ def _checked_header(text: str, path: Path, separator: str) -> list[str]:
     return names
 
 
-def _records_to_header(text: str, separator: str) -> int:
-    """How many records the header and the blank lines before it are."""
+def _below_header(text: str, separator: str) -> str:
+    """The text after the first record that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    return next(count for count, record in enumerate(reader, start=1) if not _blank(record))
+    next(record for record in reader if not _blank(record))
+    return text.split("\n", reader.line_num)[-1]
 
 
 _WITH_COMMA, _WITH_POINT = re.compile(r"\s*[-+]?\d+,\d+\s*"), re.compile(r"\s*[-+]?\d*\.\d+\s*")

@@ -23,7 +23,9 @@ LONGEST_WINDOW = 20  # averaging more epochs than this at the end would blur a l
 END_SHARE = 0.25  # the trend "at the end" is the one over the last quarter of the epochs
 GAUSSIAN_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise has this many of its standard deviations
-SLOW_NOISE = 1.5  # differences over 4 epochs this much wider than over 1: the fluctuation is slow, averaging helps less
+# For noise with correlation r from epoch to epoch, the standard error of a window mean is that of white noise times this
+# power of the ratio of differences over a window to those over one epoch: right or up to 30 % too wide for r up to .7.
+SLOW_POWER = 2.4
 REGRESSION_METRICS = (
     "r2", "rmse", "mse", "mae", "root_mean_squared_error", "mean_absolute_error", "mean_squared_error",
 )  # fmt: skip
@@ -96,18 +98,27 @@ def window(count: int) -> int:
     return max(1, min(LONGEST_WINDOW, count // 10))
 
 
+def steady(values: Array) -> Array:
+    """Running median of three, so that one spike is no level: ``(n,)`` to ``(n,)``. Under 12 values it returns them."""
+    if len(values) < 12:
+        return values
+    middle = np.sort(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)[1]
+    return np.concatenate([middle[:1], middle, middle[-1:]])
+
+
 def end(y: Array) -> float:
-    """The level at the end: the mean of the last `window` known values; NaN without any."""
-    values = known(y)
+    """The level at the end: the mean of the last `window` known values, single spikes taken out; NaN without any."""
+    values = steady(known(y))
     return float(values[-window(len(values)) :].mean()) if len(values) else math.nan
 
 
 def start(y: Array) -> float:
-    """The level before training got anywhere: the median of the first known values, so that one spike says nothing."""
+    """The level before training got anywhere: the median of the first three known values of a long curve, so that
+    one spike says nothing; the first value of a short one."""
     values = known(y)
     if len(values) == 0:
         return math.nan
-    return float(np.median(values[: max(window(len(values)), 3 if len(values) >= 30 else 1)]))
+    return float(np.median(values[: 3 if len(values) >= 30 else 1]))
 
 
 def running_mean(values: Array, width: int) -> Array:
@@ -135,16 +146,19 @@ def noise(y: Array, lag: int = 1) -> float:
 def level_se(y: Array) -> float:
     """Standard error of a `window` mean on this curve, from the epoch-to-epoch noise of its second half.
 
-    White noise shrinks with the root of the window; where differences over four epochs are much wider than over one,
-    the fluctuation is slow, and only every fourth epoch counts.
+    White noise shrinks with the root of the window. Where differences over a window are wider than over one epoch, the
+    fluctuation is slow and shrinks less, see `SLOW_POWER`, until a whole window counts as one value.
     """
     values = known(y)
     width = window(len(values))
     later = values[len(values) // 2 :] if len(values) >= 12 else values
-    fast, slow = noise(later), noise(later, 4)
-    if slow > SLOW_NOISE * fast:
-        return slow / math.sqrt(max(1.0, width / 4))
-    return fast / math.sqrt(width)
+    fast, lag = noise(later), max(width, 4)
+    slow = noise(later, lag) if len(later) >= 4 * lag else 0.0  # in less, a bend of the curve would look like noise
+    if slow <= fast:
+        return fast / math.sqrt(width)
+    if fast * 100 < slow:
+        return slow
+    return min(slow, fast / math.sqrt(width) * math.pow(slow / fast, SLOW_POWER))
 
 
 def best_index(curves: Curves) -> int | None:
@@ -186,6 +200,12 @@ def trend(y: Array) -> Trend:
 
 def _line(values: Array) -> tuple[float, float, float]:
     """Slope, its standard error and degrees of freedom, of values against their position."""
+    unit = float(np.abs(values).max()) or 1.0
+    slope, se, dof = _unit_line(values / unit)  # squares of very large or small losses would leave the numbers
+    return slope * unit, se * unit, dof
+
+
+def _unit_line(values: Array) -> tuple[float, float, float]:
     count = len(values)
     x = np.arange(count) - (count - 1) / 2
     spread = float(x @ x)
@@ -242,7 +262,7 @@ def material_rise(y: Array, reference: float | None = None) -> float:
     values = known(y)
     if len(values) == 0:
         return math.nan
-    best = float(running_mean(values, window(len(values))).min())
+    best = float(running_mean(steady(values), window(len(values))).min())
     progress = max((start(y) if reference is None else reference) - best, 0.0)
     if best <= 0 or values.min() < 0:
         return RISE_OF_BEST * max(progress, float(np.ptp(values)))
@@ -259,7 +279,7 @@ def rise(y: Array, reference: float | None = None) -> Rise:
     if len(values) < 3:
         return Rise(math.nan, -math.inf, math.inf, math.inf, material_rise(y, reference), 0, False)
     width, se = window(len(values)), level_se(y)
-    levels = running_mean(values, width)
+    levels = running_mean(steady(values), width)
     lowest = int(levels.argmin())
     rivals = np.count_nonzero(levels <= levels[lowest] + 2 * Z * se) / width
     estimate = float(levels[-1] - levels[lowest]) - se * math.sqrt(2 * math.log(max(rivals, 1.0)))

@@ -209,7 +209,7 @@ def _degrees_of(quantile: float, p: float, one: int, other: int) -> float:
     low, high = float(min(one, other)), float(max(one, other))
     for _ in range(20):
         middle = math.sqrt(low * high)  # the quantile changes fast at few degrees of freedom
-        if student_quantile(p, middle) > quantile:
+        if student_tail(quantile, middle) > 1 - p:
             low = middle
         else:
             high = middle

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,12 +98,31 @@ def _columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _read_path(path: Path) -> Table:
     if path.is_dir():
-        if not (path / "history.csv").is_file():
+        inside = next((path / name for name in ("history.json", "history.csv") if (path / name).is_file()), None)
+        if inside is None:
             raise DataError(f"'{path}' is a folder without history.csv; give a run folder or a CSV file of curves.")
-        return _read_csv(path / "history.csv", str(path))
+        return _read_file(inside, str(path))
     if not path.is_file():
         raise DataError(f"There is no file '{path}'; give a CSV file of curves or a run folder.")
-    return _read_csv(path, str(path))
+    return _read_file(path, str(path))
+
+
+def _read_file(path: Path, name: str) -> Table:
+    if path.suffix == ".json":
+        return _read_history(path, name)
+    return _table(_one_run(csv_columns(path)), {}, name)
+
+
+def _read_history(path: Path, name: str) -> Table:
+    """A history of ours saved as JSON: rows and facts."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"'{path}' is not readable JSON: {error}.") from None
+    rows, facts = (value.get("rows"), value.get("facts")) if isinstance(value, dict) else (None, None)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not isinstance(facts, dict):
+        raise DataError(f"'{path}' is not a saved history: it needs 'rows' and 'facts'. Or give a CSV file of curves.")
+    return _table(_columns_of(rows), dict(facts), name)
 
 
 def csv_columns(path: Path) -> dict[str, list[str]]:
@@ -112,9 +132,11 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
         DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else path.open(
-            encoding="utf-8-sig", newline=""
-        ) as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig", newline="") as file
+        ):
             text = file.read()
     except FileNotFoundError:
         raise DataError(f"There is no file '{path}'.") from None
@@ -141,13 +163,7 @@ def _split(text: str, path: Path) -> dict[str, list[str]]:
         raise DataError(f"'{path}' has the column {listed(repeated)} more than once; rename one of them.")
     if long := [number for number, row in enumerate(body, 2) if len(row) > len(header)]:
         raise DataError(f"'{path}' has more cells in row {long[0]} than its header has names ({len(header)}).")
-    return {
-        name: [row[index].strip() if index < len(row) else "" for row in body] for index, name in enumerate(header)
-    }
-
-
-def _read_csv(path: Path, name: str) -> Table:
-    return _table(_one_run(csv_columns(path)), {}, name)
+    return {name: [row[index].strip() if index < len(row) else "" for row in body] for index, name in enumerate(header)}
 
 
 def _one_run(columns: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -278,19 +278,21 @@ class Underfits(Rule):
 
 
 class Overfits(Rule):
-    """Validation got worse by going on, or most of the validation error is a gap to the training error.
+    """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
 
     Holds (a) if validation turned: the loss ended reliably above its lowest level (corrected for having picked the
     lowest) and by more than a twentieth of it, while the training loss went on falling; where an error rate is known,
     it must have risen too, otherwise the finding is ``overconfident``. Or (b) if the gap in the error is reliable, at
-    least a tenth of the constant prediction's error and at least half of the validation error, while validation has
+    least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
+    Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
+    widening: training still falls as ``undertrained`` demands, validation does not fall any more.
     """
 
     name, severity = "overfits", 2
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
-    GAP_SHARE = 0.5  # of the validation error: above it, regularization has more to win than optimization
+    GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
     GAP_CONFIDENCE = 0.85  # a gap alone does not prove harm: some large gaps go with the best validation error
     LEVER = (
         "regularize: weight decay, dropout, augmentation or label smoothing; more data; "
@@ -298,7 +300,7 @@ class Overfits(Rule):
     )
 
     def judge(self, curves: Curves) -> Finding | None:
-        return self._turned(curves) or self._gap(curves)
+        return self._turned(curves) or self._gap(curves) or self._widening(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
@@ -341,6 +343,22 @@ class Overfits(Rule):
             f"rows and {share.valid:.0%} on validation rows.",
         )  # fmt: skip
 
+    def _widening(self, curves: Curves) -> Finding | None:
+        gap, trend = measure.gap(curves), measure.trend(curves.valid_loss)
+        wide = gap.low > 0 and gap.estimate >= self.GAP_SHARE * abs(measure.end(curves.valid_loss))
+        if not (curves.facts.get("like_for_like") and wide and trend.low <= 0):
+            return None
+        if not falls(curves.train_loss, curves.fact("constant_loss")):
+            return None
+        return self.finding(
+            self.GAP_CONFIDENCE * measure.normal(-measure.Z * trend.gain / max(trend.gain - trend.low, 1e-300)),
+            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "validation_fell": trend.gain,
+             "epochs": trend.epochs, **end_of(curves)},
+            self.LEVER,
+            f"The network overfits: over the last {trend.epochs} epochs training loss still fell and validation loss did not; "
+            f"the gap has grown to {gap.estimate:.3g}.",
+        )  # fmt: skip
+
     @staticmethod
     def _comparable(curves: Curves, share: Share) -> bool:
         """An error rate, or a loss that is a share of variance; a cross-entropy's gap grows by confidence alone."""
@@ -354,7 +372,8 @@ def gap_se(curves: Curves, share: Share) -> float:
         return measure.gap(curves).se / abs(reference) if reference else math.inf
     variance, reference = 0.0, 1.0
     for side, left in (("train", share.train), ("valid", share.valid)):
-        rate, rows = measure.error_rate(curves, side), curves.fact(f"{side}_rows")
+        alike = curves.facts.get("like_for_like")  # then as many training rows were looked at as validation rows
+        rate, rows = measure.error_rate(curves, side), curves.fact("valid_rows" if alike else f"{side}_rows")
         if rate is None:
             return math.inf
         level = measure.end(rate)
@@ -500,7 +519,7 @@ class NoisyEvidence(Rule):
             return None
         undecided = 1 - 2 * rise.material / (rise.high + 2 * rise.material)
         return self.finding(
-            undecided + 0.2, {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material},
+            0.2 + 0.7 * undecided, {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material},
             self.LEVER,
             f"The noise hides whether validation turned: it rose by {rise.estimate:.3g}, interval {rise.low:.3g} "
             f"to {rise.high:.3g}, and {rise.material:.2g} would matter.",
@@ -533,10 +552,12 @@ class Healthy(Rule):
         if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
             return None
         rise, gap = measure.valid_rise(curves), measure.gap(curves)
+        best = float(curves.epoch[measure.best_index(curves) or 0])
         return self.finding(
             self.SUREST * max(1 - rise.belief, 0.5),
             {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "gap": gap.estimate, "gap_low": gap.low,
              "gap_high": gap.high, **end_of(curves)},
             "nothing needs mending; to gain more, search recipes, or add data",
-            "The curves look healthy: training came to rest, and validation did not turn by an amount that matters.",
+            "The curves look healthy: they show no fault, and validation did not turn by an amount that matters "
+            f"(best epoch {best:g}).",
         )  # fmt: skip

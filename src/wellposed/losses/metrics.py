@@ -22,6 +22,8 @@ class Metric(ABC):
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    in_units: ClassVar[bool] = False
+    """Whether the score is in the units of the target, and scales with it."""
 
     @abstractmethod
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -51,7 +53,11 @@ class Accuracy(Metric):
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """1 where right, 0 where wrong; for tokens the linearized share."""
         predicted, label, mask = _correct(outputs, target)
-        right = ((predicted == label) & mask).double().flatten(1).sum(1) if label.ndim > 1 else (predicted == label).double()
+        right = (
+            ((predicted == label) & mask).double().flatten(1).sum(1)
+            if label.ndim > 1
+            else (predicted == label).double()
+        )
         if label.ndim == 1:
             return right
         count = mask.double().flatten(1).sum(1)
@@ -68,9 +74,10 @@ class BalancedAccuracy(Metric):
         """A row of a class with ``n_c`` of ``n`` rows weighs ``n/(classes*n_c)``."""
         predicted, label, _ = _correct(outputs, target)
         predicted, label = predicted.flatten(), label.flatten()
-        classes, index, counts = label.unique(return_inverse=True, return_counts=True)
+        classes, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
         weight = len(label) / (len(classes) * counts.double())
-        return (predicted == label).double() * weight[index]
+        rows: Tensor = (predicted == label).double() * weight[index]
+        return rows
 
 
 class LogLoss(Metric):
@@ -100,7 +107,7 @@ class AUC(Metric):
             outputs = outputs[:, 1] - outputs[:, 0]
         elif outputs.ndim == 2 and outputs.shape[1] == 1:
             outputs = outputs[:, 0]
-        if outputs.ndim != 1 or len(target.unique()) > 2:
+        if outputs.ndim != 1 or len(torch.unique(target)) > 2:
             raise InputError("auc is for two classes; use accuracy, balanced_accuracy or log_loss.")
         score, positive = outputs.double(), target == target.max()
         if bool(positive.all()):
@@ -140,6 +147,7 @@ class RMSE(Metric):
 
     name = "rmse"
     higher_is_better = False
+    in_units = True
 
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``rmse + ((y_i - f_i)^2 - mse)/(2 rmse)``."""
@@ -154,11 +162,38 @@ class MAE(Metric):
 
     name = "mae"
     higher_is_better = False
+    in_units = True
 
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``|y_i - f_i|``."""
         outputs, target = aligned(outputs.double(), target.double())
         return (outputs - target).abs().reshape(len(target), -1).mean(1)
+
+
+class _Scaled(Metric):
+    """A metric of standardized targets, in the target's own units."""
+
+    def __init__(self, inner: Metric, scale: float) -> None:
+        self.inner, self.scale = inner, scale
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The inner metric's name."""
+        return self.inner.name
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """As the inner metric's."""
+        return self.inner.higher_is_better
+
+    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The inner rows times the target's scale."""
+        return self.inner.rows(outputs, target) * self.scale
+
+
+def scaled(inner: Metric, scale: float) -> Metric:
+    """The metric in the units of a target that was divided by ``scale``."""
+    return _Scaled(inner, scale) if inner.in_units else inner
 
 
 def metrics() -> dict[str, type[Metric]]:

@@ -60,9 +60,8 @@ class Loss:
     """
 
     def __init__(self, given: Any) -> None:
-        if isinstance(given, Loss):
-            given = given.given
-        self.given = given
+        self.given: Any = given.given if isinstance(given, Loss) else given
+        given = self.given
         if isinstance(given, str):
             name = ALIASES.get(given, given)
             if name not in NAMED:
@@ -164,8 +163,8 @@ def _name_of(given: Any) -> str:
     }
     if type(given) in known:
         return known[type(given)]
-    hashable = functions.get(given) if isinstance(given, type(nn.functional.mse_loss)) else None
-    return hashable or getattr(given, "__name__", type(given).__name__)
+    known_function = functions.get(given) if isinstance(given, type(nn.functional.mse_loss)) else None
+    return known_function or str(getattr(given, "__name__", type(given).__name__))
 
 
 def _unreduced(given: Any) -> Callable[[Any, Any], Any]:

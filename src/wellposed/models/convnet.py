@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
     """``depth`` blocks of convolution, batch norm, ReLU and pooling, widths doubling; a hidden layer; a head.
+
+    Pixels are first centered by ``mean`` and divided by ``std``, two buffers with one number a channel.
 
     Args:
         channels: >= 1, of an image.
@@ -16,6 +19,9 @@ class ConvNet(nn.Module):
         hidden: >= 1, units of the layer before the head.
         dropout: in [0, 1), before the head.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, channels: int, outputs: int, width: int = 16, depth: int = 3, hidden: int = 128, dropout: float = 0.0
@@ -30,11 +36,14 @@ class ConvNet(nn.Module):
             blocks += [nn.Conv2d(size, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU(), pool]
             size = wider
         self.features = nn.Sequential(*blocks)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(4 * size, hidden), nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, channels, height, width) -> (n, outputs)``."""
+        """``(n, channels, height, width) -> (n, outputs)``; bytes or floating numbers, in the units of ``mean``."""
+        x = (x.to(self.mean.dtype) - self.mean[:, None, None]) / self.std[:, None, None]
         scores: Tensor = self.head(self.hidden(self.pool(self.features(x))))
         return scores

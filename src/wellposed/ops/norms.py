@@ -15,7 +15,8 @@ def other_axes(w: Tensor, axis: int) -> tuple[int, ...]:
 
 def group_norms(w: Tensor, axis: int) -> Tensor:
     """``|w_g|_2`` for each index ``g`` along ``axis``; shape of ``w`` with the other axes of length 1."""
-    return torch.linalg.vector_norm(w, dim=other_axes(w, axis), keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(w, dim=other_axes(w, axis), keepdim=True)
+    return norms
 
 
 def group_size(w: Tensor, axis: int) -> int:

@@ -79,7 +79,9 @@ class Audit:
             for row in self.rows
         ]
         widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        ]
         lines.insert(1, "  ".join("-" * width for width in widths))
         return "\n".join([*lines, f"convention: {self.convention}", *self.notes])
 
@@ -113,7 +115,9 @@ def _solved(term: Term, w: torch.Tensor, optimizer: Optimizer, group: Mapping[st
 def _notes(optimizer: Optimizer, terms: Sequence[Term]) -> list[str]:
     notes = []
     if any(term.how == "prox" for term in terms) and is_adaptive(optimizer):
-        notes.append(f"note: proximal strengths rise from 0 over the first {RAMP_STEPS} steps, while second moments form.")
+        notes.append(
+            f"note: proximal strengths rise from 0 over the first {RAMP_STEPS} steps, while second moments form."
+        )
     if any(term.how == "loss" for term in terms):
         notes.append("note: terms by loss act only if optimizer.penalty() is added to the cost before backward.")
     return notes

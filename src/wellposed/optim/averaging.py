@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
 
 
-def exponential(decay: float) -> Callable[[Any, Any, Any], None]:
-    """``avg = d*avg + (1-d)*w`` with ``d = min(decay, (1+t)/(10+t))``, so that the start is forgotten early.
+class Average:
+    """A copy of a model whose weights average the model's: ``avg += (1 - kept) * (w - avg)``.
 
-    An average never reaches zero by itself, so it is set to zero where the current weight is exactly zero.
+    Exponential with decay ``d``: ``kept = min(d, (1 + t)/(10 + t))`` at update ``t``, so that the start is forgotten
+    early. Equal: ``kept = t/(t + 1)``. An average never reaches zero by itself, so it is set to zero where the current
+    weight is exactly zero. Buffers (batch-norm statistics) are those of the model; see `redo_batch_norm`.
+
+    Args:
+        model: what is averaged; copied once.
+        ema: decay in (0, 1), or None for equal averaging.
+    Sources:
+        Polyak & Juditsky (1992), SIAM J. Control Optim. 30; Izmailov et al. (2018), UAI.
     """
+
+    def __init__(self, model: nn.Module, ema: float | None) -> None:
+        self.module = copy.deepcopy(model)
+        self.module.requires_grad_(False)
+        self.ema, self.count = ema, 0
+        self._weights = list(model.parameters()), list(self.module.parameters())
+        self._buffers = list(model.buffers()), list(self.module.buffers())
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        t = float(count)
-        kept = min(decay, (1.0 + t) / (10.0 + t))
-        for average, weight in zip(averaged, current, strict=True):
-            average.lerp_(weight.to(average.dtype), 1.0 - kept)
-            average.masked_fill_(weight == 0, 0.0)
-
-    return update
-
-
-@torch.no_grad()
-def equal(averaged: Any, current: Any, count: Any) -> None:
-    """``avg += (w - avg)/(t + 1)``, zero where the current weight is exactly zero."""
-    for average, weight in zip(averaged, current, strict=True):
-        average.lerp_(weight.to(average.dtype), 1.0 / (float(count) + 1.0))
-        average.masked_fill_(weight == 0, 0.0)
+    def update(self) -> None:
+        """Take the model's current weights in."""
+        t = float(self.count)
+        kept = t / (t + 1.0) if self.ema is None else min(self.ema, (1.0 + t) / (10.0 + t)) if t else 0.0
+        current, average = self._weights
+        torch._foreach_lerp_(average, [w.detach() for w in current], 1.0 - kept)
+        for mean, weight in zip(average, current, strict=True):
+            mean.masked_fill_(weight == 0, 0.0)
+        for mine, theirs in zip(self._buffers[1], self._buffers[0], strict=True):
+            mine.copy_(theirs)
+        self.count += 1
 
 
-def averaged(model: nn.Module, ema: float | None) -> AveragedModel:
-    """A copy of ``model`` that averages it: exponentially with decay ``ema``, or equally where ``ema`` is None.
-
-    Sources:
-        Polyak & Juditsky (1992); Izmailov et al. (2018), UAI.
-    """
-    return AveragedModel(model, multi_avg_fn=equal if ema is None else exponential(ema))
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether averaged weights need their batch-norm statistics redone."""
-    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) 
 
     Only the batch norms are put into training mode: dropout stays off, and every mode comes back as it was.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = batch_norms(model)
     if not layers:
         return
     modes = [(module, module.training) for module in model.modules()]
@@ -72,3 +72,4 @@ def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) 
         layer.momentum = momentum
     for module, training in modes:
         module.training = training
+

@@ -57,7 +57,7 @@ class Regularized(Optimizer):
         self._ramps = is_adaptive(optimizer)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The wrapped optimizer's."""
         return self.optimizer.param_groups
 
@@ -88,10 +88,10 @@ class Regularized(Optimizer):
         raise TypeError("A regularized optimizer is not pickled; save optimizer.state_dict() and wrap again.")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            result = self.optimizer.step(closure)  # type: ignore[arg-type]
+            result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             self._project(list(self._moving()))
             return result
         loss = None

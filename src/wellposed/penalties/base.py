@@ -47,7 +47,8 @@ class Chargeable(ABC):
         return Term(self, selector(where), chosen)
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse a parameter whose shape this cannot charge."""
+        """Refuse a parameter whose shape this cannot charge; by default every shape can be charged."""
+        return None
 
     @property
     def name(self) -> str:

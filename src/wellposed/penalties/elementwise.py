@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
@@ -43,7 +44,8 @@ class Separable(Penalty):
         smooth = grad + self.l2 * w
         off = (smooth + self.l1 * w.sign()).abs()
         at = (smooth.abs() - self.l1).clamp_min(0.0)
-        return at.where(w == 0, off).norm()
+        distance: Tensor = torch.linalg.vector_norm(torch.where(w == 0, at, off))
+        return distance
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class GroupL2(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sqrt(size) * sum_g |w_g|_2``, 0-d; its gradient at a zero group is 0."""
-        return self.scaled(w) * torch.linalg.vector_norm(w, dim=other_axes(w, self.axis)).sum()
+        norms: Tensor = torch.linalg.vector_norm(w, dim=other_axes(w, self.axis))
+        return self.scaled(w) * norms.sum()
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
@@ -64,4 +65,5 @@ class GroupL2(Penalty):
         strength = self.scaled(w)
         off = group_norms(grad + strength * w / norms.where(norms > 0, torch.ones_like(norms)), self.axis)
         at = (group_norms(grad, self.axis) - strength).clamp_min(0.0)
-        return at.where(norms == 0, off).norm()
+        distance: Tensor = torch.linalg.vector_norm(torch.where(norms == 0, at, off))
+        return distance

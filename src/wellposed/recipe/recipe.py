@@ -44,9 +44,18 @@ def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
 
 def chargeables() -> dict[str, type[Chargeable]]:
     """Every penalty and constraint by its name in recipes."""
-    penalties = classes_in("wellposed.penalties", Chargeable)  # type: ignore[type-abstract]
-    constraints = classes_in("wellposed.constraints", Chargeable)  # type: ignore[type-abstract]
+    penalties = classes_in("wellposed.penalties", Chargeable)
+    constraints = classes_in("wellposed.constraints", Chargeable)
     return {name: cls for name, cls in {**penalties, **constraints}.items() if is_dataclass(cls)}
+
+
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers whose update is one pass over memory where torch allows it: the same formula, several times faster."""
+
+
+def fusable(parameter: Any) -> bool:
+    """Whether torch's fused update takes the parameter."""
+    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 class OptimizerSpec(Section):
@@ -69,7 +78,9 @@ class OptimizerSpec(Section):
         known = set(inspect.signature(optimizers()[self.name]).parameters) - {"params"}
         for key in self.settings:
             if key not in known:
-                raise ValueError(f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}")
+                raise ValueError(
+                    f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                )
         return self
 
     @property
@@ -83,12 +94,17 @@ class OptimizerSpec(Section):
         Raises:
             RecipeError: the optimizer refuses a setting.
         """
-        cls = optimizers()[self.name]
+        cls: Any = optimizers()[self.name]
         settings = self.settings
-        if "weight_decay" in inspect.signature(cls).parameters:
+        known = inspect.signature(cls).parameters
+        parameters = list(parameters)
+        if "weight_decay" in known:
             settings.setdefault("weight_decay", 0.0)
+        if cls in FUSED and not {"foreach", "fused"} & set(settings) and all(map(fusable, parameters)):
+            settings["fused"] = True
         try:
-            return cls(parameters, lr=self.lr, **settings)
+            built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
+            return built
         except (TypeError, ValueError) as error:
             raise RecipeError(f"[optimizer] {self.name} does not accept {settings}: {error}.") from None
 
@@ -133,7 +149,9 @@ class TermSpec(Section):
         """
         known = chargeables()
         if self.penalty not in known:
-            raise ValueError(f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known)}")
+            raise ValueError(
+                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known)}"
+            )
         given = {k: v for k in ("strength", "bound", "mix", "by") if (v := getattr(self, k)) is not None}
         try:
             charge = known[self.penalty](**given)
@@ -317,7 +335,9 @@ def explained(error: ValidationError) -> str:
         key = ".".join(str(part) for part in place)
         if problem["type"] == "extra_forbidden":
             known = _keys_at(place[:-1])
-            sentences.append(f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}")
+            sentences.append(
+                f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}"
+            )
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:

@@ -114,7 +114,9 @@ class History:
         return write_atomically(path, json.dumps(self.to_dict()) + "\n")
 
     def __str__(self) -> str:
-        shown = [c for c in ("epoch", "train_loss", "valid_loss", "train_metric", "valid_metric", "lr") if c in self.columns]
+        shown = [
+            c for c in ("epoch", "train_loss", "valid_loss", "train_metric", "valid_metric", "lr") if c in self.columns
+        ]
         lines = ["  ".join(c.rjust(18 if c.endswith("loss") else 12) for c in shown)]
         for row in self.rows:
             cells = []

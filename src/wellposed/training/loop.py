@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from wellposed.core.errors import ProblemError, TrainingError, WellposedError
 from wellposed.core.progress import report
@@ -23,12 +22,13 @@ from wellposed.losses.per_example import Average
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.inputs import gaussian
 from wellposed.noise.labels import smooth_binary, smooth_classes
-from wellposed.optim.averaging import averaged, has_batch_norm, redo_batch_norm
+from wellposed.optim.averaging import Average as WeightAverage
+from wellposed.optim.averaging import batch_norms, redo_batch_norm
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import PLATEAU, Plateau, factor
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
-from wellposed.training.evaluate import BATCH, Probe, evaluate
+from wellposed.training.evaluate import Probe, evaluate
 from wellposed.training.history import History
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -79,7 +79,9 @@ def fit(
         except WellposedError:
             raise
         except Exception as error:
-            raise TrainingError(f"Training stopped by {type(error).__name__}: {error}", training.finish("failed")) from error
+            raise TrainingError(
+                f"Training stopped by {type(error).__name__}: {error}", training.finish("failed")
+            ) from error
         return training.finish(training.stopped or "epochs")
 
 
@@ -95,7 +97,7 @@ class Training:
     data: Prepared
     model: nn.Module
     optimizer: Regularized
-    averager: AveragedModel | None
+    averager: WeightAverage | None
     probes: tuple[Probe, Probe]
     history: History
     streams: Streams
@@ -105,7 +107,6 @@ class Training:
     best_loss: float = math.inf
     best_rows: Tensor | None = None
     waited: int = 0
-    averages: int = 0
     stopped: str | None = None
 
     @classmethod
@@ -116,14 +117,16 @@ class Training:
         data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
         model = problem.build(recipe.model, seed).to(device)
         if recipe.noise.dropout and set_dropout(model, recipe.noise.dropout) == 0:
-            raise ProblemError("The recipe sets dropout, but the model has no dropout layer. Add nn.Dropout, or leave it out.")
+            raise ProblemError(
+                "The recipe sets dropout, but the model has no dropout layer. Add nn.Dropout, or leave it out."
+            )
         if recipe.noise.dropout == 0:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
         problem.check(model, device)
         optimizer = regularize(recipe.optimizer.build(model.parameters()), model, recipe.build_terms())
         averaging = recipe.averaging
-        averager = averaged(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
         facts = {
             "like_for_like": True,
             "metric": problem.metric.name if problem.metric else None,
@@ -150,9 +153,8 @@ class Training:
     @property
     def chosen(self) -> nn.Module:
         """The weights that would be used now: the average where there is one, else the current ones."""
-        if self.averager is not None and self.averages:
-            module: nn.Module = self.averager.module
-            return module
+        if self.averager is not None and self.averager.count:
+            return self.averager.module
         return self.model
 
     def epoch(self, epoch: int) -> None:
@@ -178,7 +180,7 @@ class Training:
         """Row numbers for each optimizer step of an epoch: a permutation that depends on seed and epoch alone."""
         order = torch.randperm(len(self.data.train), generator=generator(self.seed, "order", epoch))
         size = self.recipe.batch_size * self.recipe.accumulate
-        chunks = list(order.split(size))
+        chunks = list(torch.split(order, size))
         if len(chunks) > 1 and len(chunks[-1]) == 1:
             # A single row cannot be normalized over its batch; it comes back in another epoch.
             chunks.pop()
@@ -191,7 +193,7 @@ class Training:
         self.set_rate()
         self.optimizer.zero_grad()
         total = 0.0
-        micro = index.split(recipe.batch_size)
+        micro = torch.split(index, recipe.batch_size)
         for part in micro:
             share = len(part) / len(index)
             cost = self.cost(part) * share
@@ -209,8 +211,7 @@ class Training:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.averager is not None and recipe.averaging.ema:
-                self.averager.update_parameters(self.model)
-                self.averages += 1
+                self.averager.update()
         streams.step += 1
         return total, norm
 
@@ -247,12 +248,11 @@ class Training:
         swa = self.recipe.averaging.swa
         if self.averager is None or not swa or epoch < round((1.0 - swa) * self.recipe.epochs):
             return
-        self.averager.update_parameters(self.model)
-        self.averages += 1
+        self.averager.update()
         module = self.averager.module
-        if has_batch_norm(module):
+        if batch_norms(module):
             rows = torch.arange(min(len(self.data.train_clean), REDONE_BATCHES * self.recipe.batch_size))
-            parts = [p for p in rows.split(max(self.recipe.batch_size, 2)) if len(p) > 1]
+            parts = [p for p in torch.split(rows, max(self.recipe.batch_size, 2)) if len(p) > 1]
             redo_batch_norm(module, (lambda p=part: self.forward_clean(module, p) for part in parts))  # type: ignore[misc]
 
     def forward_clean(self, module: nn.Module, index: Tensor) -> Any:
@@ -362,7 +362,9 @@ def weight_facts(model: nn.Module) -> dict[str, float]:
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
-    found = {f"{t.penalty} on {t.on}": float(t.strength if t.strength is not None else t.bound or 0) for t in recipe.terms}
+    found = {
+        f"{t.penalty} on {t.on}": float(t.strength if t.strength is not None else t.bound or 0) for t in recipe.terms
+    }
     found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
     if recipe.optimizer.settings.get("weight_decay"):
         found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
@@ -382,7 +384,9 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         )
     inputs, _ = problem.prepared.train_clean.batch(torch.arange(1))
     if recipe.noise.input and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
-        raise ProblemError("Input noise needs inputs that are one floating tensor. Leave [noise] input out of the recipe.")
+        raise ProblemError(
+            "Input noise needs inputs that are one floating tensor. Leave [noise] input out of the recipe."
+        )
 
 
 def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
@@ -394,7 +398,9 @@ def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -
     if problem.loss.name == "binary_cross_entropy":
         return smooth_binary(target.to(outputs.dtype), amount)
     if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
-        raise ProblemError("Label smoothing needs one class index for each row; leave label_smoothing out of the recipe.")
+        raise ProblemError(
+            "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
+        )
     return smooth_classes(target, outputs.shape[1], amount).to(outputs.dtype)
 
 

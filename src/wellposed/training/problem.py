@@ -14,7 +14,7 @@ from wellposed.core.errors import ProblemError, did_you_mean, listed
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import Metric, metric
+from wellposed.losses.metrics import Metric, metric, scaled
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluate, evaluating
 
@@ -32,6 +32,8 @@ class Problem:
         metric: a metric's name; by default accuracy where the loss classifies, R2 where it is squared error, else none.
         forward: ``forward(model, inputs) -> outputs``, where a plain call is not right.
         name: what reports call it.
+        warnings: sentences about the data that a report repeats.
+        sha256: of the data, where it is known; else it is computed of their tensors.
     Raises:
         ProblemError, InputError: the parts cannot be used.
     """
@@ -46,6 +48,8 @@ class Problem:
         metric: str | None = None,
         forward: Forward = call,
         name: str = "problem",
+        warnings: Sequence[str] = (),
+        sha256: str | None = None,
     ) -> None:
         if isinstance(model, nn.Module) or not callable(model):
             raise ProblemError(
@@ -53,6 +57,7 @@ class Problem:
                 f"an nn.Module; it was given {type(model).__name__}. Write a function that builds it."
             )
         self.model, self.forward, self.name = model, forward, name
+        self.warnings, self.sha256 = tuple(warnings), sha256
         self.loss = Loss(loss)
         self.data = data if isinstance(data, Data) else Data(train=data)
         self.space = {key: list(values) for key, values in (space or {}).items()}
@@ -68,7 +73,8 @@ class Problem:
     def metric(self) -> Metric | None:
         """The metric that people read."""
         if self._metric is not None:
-            return metric(self._metric)
+            target = self.prepared.target
+            return scaled(metric(self._metric), target.scale if target is not None else 1.0)
         if self.loss.classifies:
             return metric("accuracy")
         return metric("r2") if self.loss.name == "squared_error" else None
@@ -84,7 +90,9 @@ class Problem:
             return
         for key, values in self.space.items():
             if key not in parameters:
-                raise ProblemError(f"space has {key!r}, which the model's factory does not take.{did_you_mean(key, parameters)}")
+                raise ProblemError(
+                    f"space has {key!r}, which the model's factory does not take.{did_you_mean(key, parameters)}"
+                )
             if not values:
                 raise ProblemError(f"space[{key!r}] has no values; give a list such as [64, 128].")
 

@@ -75,7 +75,8 @@ class Watch:
                 "regularized": {str(t): 1.0 for t in optimizer.terms} if isinstance(optimizer, Regularized) else {},
             }
         )
-        self._best_loss, self._best_rows = math.inf, None
+        self._best_loss = math.inf
+        self._best_rows: Tensor | None = None
         self._began = time.perf_counter()
 
     def epoch(self) -> dict[str, float]:
@@ -189,7 +190,16 @@ def watch(
         ['epoch', 'grad_norm', 'seconds']
     """
     return Watch(
-        model, loss, train, valid, optimizer=optimizer, metric=metric, forward=forward, target=target, rows=rows, seed=seed
+        model,
+        loss,
+        train,
+        valid,
+        optimizer=optimizer,
+        metric=metric,
+        forward=forward,
+        target=target,
+        rows=rows,
+        seed=seed,
     )
 
 
@@ -212,7 +222,9 @@ def _length(side: Any) -> int:
     """Examples of a side, as far as can be told without reading it; lists of batches are counted."""
     if isinstance(side, DataLoader):
         if isinstance(side.dataset, IterableDataset):
-            raise DataError("A loader over an iterable Dataset would be used up by watching; give a list of its batches.")
+            raise DataError(
+                "A loader over an iterable Dataset would be used up by watching; give a list of its batches."
+            )
         return len(side.dataset)  # type: ignore[arg-type]
     if _is_batches(side):
         return sum(_size(batch) for batch in side)
@@ -241,7 +253,7 @@ class _Probe:
             return
         size = _length(side)
         order = torch.randperm(size, generator=generator(seed, "probe", name))[:rows].sort().values
-        self._parts = order.split(BATCH)
+        self._parts = torch.split(order, BATCH)
         if isinstance(side, DataLoader):
             self._fetch = Items(side.dataset, side.collate_fn).raw
         else:

@@ -1,0 +1,41 @@
+"""The application: every command in its own file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wellposed._version import __version__
+from wellposed.cli import diagnose, improve, predict, recipe, report
+
+app = typer.Typer(
+    name="wellposed",
+    help="Find out what holds a model back, search for a better recipe, and prove or deny that it is better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"wellposed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before a command; --debug anywhere shows a traceback with an error."""
+
+
+app.command()(improve.improve)
+app.command()(predict.predict)
+app.command()(diagnose.diagnose)
+app.command()(report.report)
+app.add_typer(recipe.app, name="recipe", help="List, show and check recipes.")

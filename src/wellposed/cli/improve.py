@@ -1,0 +1,145 @@
+"""``wellposed improve``: from data to a report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from wellposed.training.problem import Problem
+
+PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
+
+
+def improve(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: scikit-learn's breast cancer table."
+        ),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification or regression; by default the target decides.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, balanced_accuracy, log_loss, auc; r2, rmse, mae.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
+    group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
+    time: Annotated[str | None, typer.Option(help="A column of times; the latest rows are held out.")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="90s, 5m, '30 recipes', '200 epochs'; 0 compares the default recipe.")
+    ] = "5m",
+    recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto or inprocess.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train, diagnose, search, confirm on untouched rows, and write a report."""
+    from wellposed.cli.progress import progress
+    from wellposed.core.errors import InputError
+    from wellposed.search.budget import Budget
+
+    if engine not in ("auto", "inprocess"):
+        raise InputError(f"The engine {engine!r} is not built into this version; use auto or inprocess.")
+    spent = Budget.parse(f"{recipes} recipes" if recipes else budget)
+    with progress(spent, quiet or as_json):
+        from wellposed.recipe.recipe import as_recipe
+        from wellposed.reporting.html import report
+        from wellposed.search.improve import improve as search
+
+        own = None if recipe is None else as_recipe(recipe)
+        if resume and out is None:
+            raise InputError("--resume needs the folder of the study: give --out.")
+        problem = problem_of(data, target, task, metric, drop or [], group, time, test)
+        folder = out or free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", problem.name).strip("-."))
+        command = shlex.join(["wellposed", *sys.argv[1:]])
+        study = search(
+            problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
+        )  # fmt: skip
+        page = report(study)
+    if as_json:
+        print(json.dumps(json.loads((folder / "study.json").read_text())))
+        return
+    for warning in study.facts["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(study)
+    print(f"report: {page}")
+    if study.improvement is None:
+        raise typer.Exit(130)
+
+
+def problem_of(
+    data: str | None,
+    target: str | None,
+    task: str | None,
+    metric: str | None,
+    drop: list[str],
+    group: str | None,
+    time: str | None,
+    test: str | None,
+) -> Problem:
+    """The problem that the arguments describe."""
+    from wellposed.core.errors import InputError
+    from wellposed.data.tables import prepare_table, read_table
+    from wellposed.training.problems import file_problem, image_problem, labelled_rows, table_problem
+
+    table_only = {"--target": target, "--task": task, "--drop": drop, "--group": group, "--time": time, "--test": test}
+    given = [name for name, value in table_only.items() if value]
+    if data is not None and PROBLEM_FILE.search(data):
+        if given or metric:
+            raise InputError(
+                f"{', '.join(given or ['--metric'])} is for tables; write it into the problem in {data!r}."
+            )
+        return file_problem(data)
+    if data is not None and data.lower().endswith(".npz"):
+        if given:
+            raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
+        return image_problem(data, metric=metric)
+    if data is None:
+        frame, name, target = _example(), "breast-cancer", target or "target"
+    else:
+        frame, name = read_table(data), _stem(data)
+    table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
+    rows = None if test is None else labelled_rows(read_table(test), table)
+    return table_problem(table, metric=metric, test=rows)
+
+
+def _example() -> Any:
+    """569 real biopsies, 30 measurements, benign or malignant; ships with scikit-learn."""
+    from wellposed.core.errors import require
+
+    require("sklearn", "tables")
+    from sklearn.datasets import load_breast_cancer
+
+    found = load_breast_cancer(as_frame=True)
+    frame = found.frame.copy()
+    frame["target"] = [str(found.target_names[label]) for label in frame["target"]]
+    return frame
+
+
+def _stem(data: str) -> str:
+    return re.sub(r"(\.(csv|tsv|parquet))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE) or "table"
+
+
+def free_folder(wanted: Path) -> Path:
+    """The folder, or the same with the next free number."""
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder

@@ -1,0 +1,25 @@
+"""``wellposed``: the commands, and errors as one sentence."""
+
+from __future__ import annotations
+
+import sys
+
+from wellposed.cli.errors import guarded
+
+
+def run() -> None:
+    """Entry point of the ``wellposed`` command."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    sys.exit(guarded(_main, debug))
+
+
+def _main() -> None:
+    from wellposed.cli.app import app
+
+    app(prog_name="wellposed")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,36 @@
+"""``wellposed recipe``: list, show and check recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_presets() -> None:
+    """The presets, and when to use each."""
+    from wellposed.recipe.presets import PRESETS
+
+    width = max(map(len, PRESETS))
+    for name, preset in PRESETS.items():
+        print(f"{name:<{width}}  {preset.says}")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A preset's name, or a .toml file.")]) -> None:
+    """A recipe as TOML."""
+    from wellposed.recipe.recipe import as_recipe
+
+    print(as_recipe(name).to_toml(), end="")
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="A .toml file.")]) -> None:
+    """Whether a recipe can be used, and what it says."""
+    from wellposed.recipe.recipe import Recipe
+
+    print(f"{file} is a valid recipe: {Recipe.from_toml(file).describe()}")

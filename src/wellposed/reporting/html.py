@@ -1,0 +1,430 @@
+"""The report: a study's record as one self-contained HTML page, its verdict first.
+
+The page loads nothing, runs no script, and escapes every string of the record: column names, cell values, recipes.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import InputError, require
+from wellposed.core.files import check_schema, read_json, write_atomically
+from wellposed.reporting import figures, words
+from wellposed.reporting.reading import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+
+SCHEMA = 1
+RECORD = "study.json"
+PAGE = "report.html"
+SIDES = {"baseline": "Tuned baseline", "best": "Best recipe"}
+FIRST_RECIPES = 8  # shown at once; the rest unfolds
+MOST_RECIPES = 1000  # and audit rows: a page has 2 MB
+MOST_ROWS = 600
+MOST_FINDINGS = 12
+TOML_LENGTH = 20_000
+
+
+def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
+    """Write the report of a study as one HTML file that works offline, and say where it lies.
+
+    Args:
+        study_or_folder: a `Study`, the folder of one (with its ``study.json``), or a record as a mapping.
+        path: the file to write; ``report.html`` in the study's folder if left out. A folder gets a ``report.html``.
+    Raises:
+        FormatError: the folder has no readable ``study.json`` of this schema.
+        InputError: it is none of these, or nothing says where to write.
+        MissingExtra: jinja2 or matplotlib is not installed.
+    """
+    record, folder = _record_and_folder(study_or_folder)
+    if path is None and folder is None:
+        raise InputError('This study has no folder to write the report to; say where: wp.report(study, "report.html").')
+    target = Path(path) if path is not None else Path(str(folder)) / PAGE
+    return write_atomically(target / PAGE if target.is_dir() else target, render(record))
+
+
+def _record_and_folder(given: Any) -> tuple[dict[str, Any], str | Path | None]:
+    if isinstance(given, dict):
+        return given, None
+    if isinstance(given, (str, Path)):
+        folder = Path(given).parent if Path(given).name == RECORD else Path(given)
+        return read_json(folder / RECORD, SCHEMA, "study"), folder
+    if callable(getattr(given, "record", None)):
+        return given.record(), getattr(given, "folder", None)
+    raise InputError(f"A report is made of a Study, its folder or its record; {type(given).__name__} is none of them.")
+
+
+def render(record: dict[str, Any]) -> str:
+    """The page of a record: what ``study.json`` holds. Equal records give equal pages; a missing part is left out.
+
+    Raises:
+        FormatError: the record says that it has another schema.
+        MissingExtra: jinja2 or matplotlib is not installed.
+    """
+    check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
+    tidy = cleaned(record)
+    source = importlib.resources.files("wellposed.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
+    return str(_environment().from_string(source).render(**_view(tidy)))
+
+
+def _environment() -> Any:
+    jinja2 = require("jinja2", "report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    kinds: tuple[Callable[..., str], ...] = (
+        words.score, words.count, words.percent, words.duration, words.setting, words.counted, words.number_or_text,
+    )  # fmt: skip
+    environment.filters.update({kind.__name__: kind for kind in kinds})
+    environment.filters["drawn"] = require("markupsafe", "report").Markup  # only what `figures` drew
+    return environment
+
+
+def _view(record: dict[str, Any]) -> dict[str, Any]:
+    """Everything the template shows; a section without content is None or empty."""
+    return {
+        "name": text(record.get("name"), 120),
+        "verdict": words.verdict(record),
+        "metric": words.metric_name(record),
+        "higher": words.higher_is_better(record),
+        "task": text(record.get("task"), 60),
+        "target": text(record.get("target"), 120),
+        "classes": texts(record.get("classes"), 60, 40),
+        "sides": SIDES,
+        "glance": _glance(record),
+        "references": _references(record),
+        "curves": _curves(record),
+        "decomposition": _decomposition(record),
+        "diagnoses": _diagnoses(record),
+        "changes": _changes(record),
+        "recipes": _recipes(record),
+        "audits": _audits(record),
+        "evidence": _evidence(record),
+        "data": _data(record),
+        "warnings": texts(record.get("warnings"), 600),
+        "notes": texts(record.get("notes"), 600),
+        "reproduce": _reproduce(record),
+    }
+
+
+def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The key numbers: a label, the number, and what it means."""
+    metric = words.metric_name(record)
+    cells = []
+    for key, label in (("test", "on untouched rows"), ("valid", "on validation rows")):
+        before, after = part(record, "baseline", key), part(record, "best", key)
+        if known([number(before), number(after)]):
+            note = "" if key == "test" else "the search chose on these"
+            cells.append({"label": f"{metric}, {label}", "before": words.score(before), "value": words.score(after), "note": note})
+    tried = number(record.get("recipes_tried"))
+    if math.isfinite(tried):
+        seconds = number(record.get("seconds"))
+        note = f"in {words.duration(seconds)}" if math.isfinite(seconds) else ""
+        cells.append({"label": "recipes tried", "before": "", "value": words.count(tried), "note": note})
+    size = number(part(record, "data", "rows"))
+    if math.isfinite(size):
+        features = number(part(record, "data", "features"))
+        note = words.counted(features, "feature") if math.isfinite(features) else ""
+        cells.append({"label": "rows of data", "before": "", "value": words.count(size), "note": note})
+    return cells
+
+
+def _references(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Every model's score on the same untouched rows, best first; None where there is no reference."""
+    scores = words.reference_scores(record)
+    if not scores:
+        return None
+    labels = {"constant": "constant", "linear": "linear model", "boosting": "boosting"}
+    marks = [figures.Mark(labels[key], value, figures.REFERENCE) for key, value in scores.items()]
+    for side, label, colour in (("baseline", "tuned baseline", figures.BASELINE), ("best", "best recipe", figures.BEST)):
+        value = number(part(record, side, "test"))
+        if math.isfinite(value):
+            marks.append(figures.Mark(label, value, colour))
+    marks.sort(key=lambda mark: mark.value, reverse=words.higher_is_better(record))
+    listed = ", ".join(f"{mark.label} {words.score(mark.value)}" for mark in marks)
+    label = f"{words.metric_name(record)} on the same untouched rows, best first: {listed}"
+    return {"svg": figures.dots("references", label, marks)}
+
+
+def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The facts and rows of each side that has any."""
+    found = {}
+    for side in SIDES:
+        history = mapping(part(record, "histories", side))
+        if epochs := rows(history.get("rows")):
+            found[side] = (mapping(history.get("facts")), epochs)
+    return found
+
+
+def _column(epochs: list[dict[str, Any]], name: str) -> list[float]:
+    return [number(row.get(name)) for row in epochs]
+
+
+def _chosen(facts: dict[str, Any], epochs: list[dict[str, Any]]) -> int:
+    """The index of the chosen epoch: as recorded, else the lowest validation loss; -1 where there is none."""
+    recorded = number(facts.get("chosen"))
+    if math.isfinite(recorded) and 0 <= recorded < len(epochs):
+        return int(recorded)
+    losses = _column(epochs, "valid_loss")
+    finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
+    return min(finite, key=lambda index: losses[index]) if finite else -1
+
+
+def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Loss, and the metric where it is recorded: a panel for each side in a common frame."""
+    histories = _histories(record)
+    panels = []
+    for kind, title in (("loss", "loss"), ("metric", words.metric_name(record))):
+        values = [v for _, epochs in histories.values() for side in ("train", "valid") for v in _column(epochs, f"{side}_{kind}")]
+        if not known(values):
+            continue
+        chosen = [_column(epochs, f"valid_{kind}")[_chosen(facts, epochs)] for facts, epochs in histories.values()]
+        frame = figures.limits(values, chosen)
+        cut = any(not frame[0] <= value <= frame[1] for value in known(values))
+        drawn = [
+            {"side": SIDES[side], "svg": _curve(side, kind, title, *histories[side], frame)}
+            for side in histories
+            if known(_column(histories[side][1], f"valid_{kind}") + _column(histories[side][1], f"train_{kind}"))
+        ]
+        panels.append({"kind": kind, "title": title, "panels": drawn, "cut": cut})
+    return panels
+
+
+def _curve(
+    side: str, kind: str, title: str, facts: dict[str, Any], epochs: list[dict[str, Any]], frame: tuple[float, float]
+) -> str:
+    index = [number(row.get("epoch", place)) for place, row in enumerate(epochs)]
+    train, valid = (
+        figures.Curve(index, _column(epochs, f"{name}_{kind}"), _column(epochs, f"{name}_{kind}_se"))
+        for name in ("train", "valid")
+    )
+    chosen = _chosen(facts, epochs)
+    label = f"{SIDES[side]}: {title} against {words.counted(len(epochs), 'epoch')}"
+    if chosen >= 0:
+        label += (
+            f"; at the chosen epoch {words.count(index[chosen])} training is {words.score(train.values[chosen])} "
+            f"and validation {words.score(valid.values[chosen])}"
+        )
+    return figures.curves(f"{side}-{kind}", label, train, valid, chosen, frame)
+
+
+def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Training loss plus gap at the chosen epoch of each side."""
+    found: dict[str, tuple[float, float]] = {}
+    constants, errors = [], []
+    for side, (facts, epochs) in _histories(record).items():
+        row = epochs[_chosen(facts, epochs)]
+        pair = number(row.get("train_loss")), number(row.get("valid_loss"))
+        if all(math.isfinite(value) for value in pair):
+            found[side] = pair
+            constants.append(number(facts.get("constant_loss")))
+            errors.append(number(row.get("valid_loss_se")))
+    if not found:
+        return None
+    constant = (known(constants) or [math.nan])[0]
+    frame = figures.waterfall_frame(list(found.values()), constant)
+    panels = [
+        {"side": SIDES[side], "svg": _waterfall(side, *pair, frame=frame, constant=constant)} for side, pair in found.items()
+    ]
+    said = ""
+    if len(found) == 2:
+        said = words.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
+    return {"panels": panels, "said": said, "constant": constant if frame[0] < constant < frame[1] else None}
+
+
+def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
+    label = (
+        f"{SIDES[side]}: training cost {words.score(train)} plus gap {words.score(valid - train)} "
+        f"is validation loss {words.score(valid)}"
+    )
+    return figures.waterfall(f"{side}-gap", label, train, valid, frame, constant)
+
+
+def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The findings of each side: full ones where they are recorded, else their names."""
+    sides = []
+    for side, title in SIDES.items():
+        full = rows(part(record, "diagnoses", side, "findings"))
+        findings = full or [{"name": name} for name in texts(part(record, side, "findings"), 80)]
+        if findings:
+            sides.append({"side": title, "findings": [_finding(finding) for finding in findings[:MOST_FINDINGS]]})
+    return sides
+
+
+def _finding(finding: dict[str, Any]) -> dict[str, Any]:
+    confidence = number(finding.get("confidence"))
+    evidence = [
+        (text(key, 60).replace("_", " "), words.number_or_text(value))
+        for key, value in list(mapping(finding.get("evidence")).items())[:24]
+        if not isinstance(value, (dict, list))
+    ]
+    return {
+        "name": text(finding.get("name"), 80).replace("_", " ") or "unnamed",
+        "confidence": min(max(confidence, 0.0), 1.0) if math.isfinite(confidence) else None,
+        "says": text(finding.get("says"), 600),
+        "lever": text(finding.get("lever"), 600),
+        "evidence": evidence,
+    }
+
+
+def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
+    """What differs between the two recipes; None where the record does not say."""
+    before, after = (text(part(record, side, "recipe"), 600) for side in SIDES)
+    differences = record.get("differences")
+    pairs = [
+        (text(key, 120), words.setting(change[0]), words.setting(change[1]))
+        for key, change in list(mapping(differences).items())[:200]
+        if isinstance(change, list) and len(change) == 2
+    ]
+    if not (pairs or before or after):
+        return None
+    return {"pairs": pairs, "known": isinstance(differences, dict), "before": before, "after": after}
+
+
+def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The recipes that were tried: a figure in their order and a table by their score."""
+    higher = words.higher_is_better(record)
+    everything = rows(record.get("trials"))[:MOST_RECIPES]
+    searched = [trial for trial in everything if trial.get("kind") != "confirmation"]
+    table = [_trial(trial, place) for place, trial in enumerate(everything)]
+    ranked = [row for row in table if not row["again"]]
+    ranked.sort(key=lambda row: (math.isnan(row["valid"]), -row["valid"] if higher else row["valid"]))
+    if not table:
+        return None
+    sizes = {row["train_rows"] for row in ranked if math.isfinite(row["train_rows"])}
+    return {
+        "svg": _trials_figure(searched, record, higher),
+        "outside": figures.outside([number(trial.get("valid")) for trial in searched], higher),
+        "first": ranked[:FIRST_RECIPES],
+        "rest": ranked[FIRST_RECIPES:],
+        "again": [row for row in table if row["again"]],
+        "failed": sum(math.isnan(row["valid"]) for row in ranked),
+        "sized": len(sizes) > 1,
+    }
+
+
+def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], higher: bool) -> str:
+    scores = [number(trial.get("valid")) for trial in searched]
+    if not known(scores):
+        return ""
+    order = [float(place) for place in range(1, len(searched) + 1)]
+    best = max(known(scores)) if higher else min(known(scores))
+    label = (
+        f"validation {words.metric_name(record)} of {words.counted(len(searched), 'recipe')} in the order of trying; "
+        f"the best has {words.score(best)}"
+    )
+    return figures.trials("trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher)
+
+
+def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
+    shown = {key: number(trial.get(key)) for key in ("valid", "valid_loss", "train_loss", "epochs", "best_epoch", "seconds", "train_rows")}
+    index = number(trial.get("index"))
+    return {
+        **shown,
+        "index": index if math.isfinite(index) else float(place),
+        "kind": text(trial.get("kind"), 30) or "search",
+        "again": trial.get("kind") == "confirmation",
+        "describe": text(trial.get("describe"), 400),
+        "stopped": text(trial.get("stopped"), 60),
+    }
+
+
+def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Who is charged what: the best recipe's audit first."""
+    audits = []
+    for side in ("best", "baseline"):
+        audit = mapping(part(record, "audits", side))
+        lines = rows(audit.get("rows"))
+        if lines:
+            audits.append(
+                {
+                    "side": SIDES[side],
+                    "rows": [_audit_row(line) for line in lines[:MOST_ROWS]],
+                    "left_out": max(len(lines) - MOST_ROWS, 0),
+                    "convention": text(audit.get("convention"), 600),
+                    "notes": texts(audit.get("notes"), 600, 20),
+                }
+            )
+    return audits
+
+
+def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
+    shape = [words.count(size) for size in listing(line.get("shape"))[:8]]
+    strength = number(line.get("effective_strength"))
+    return {
+        **{key: text(line.get(key), 200) for key in ("parameter", "role", "term", "how", "objective")},
+        "shape": " × ".join(shape) or "scalar",
+        "strength": f"{strength:.4g}" if math.isfinite(strength) else "",
+        "charged": text(line.get("term"), 9) not in ("", "-"),
+    }
+
+
+def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The paired comparison on the untouched rows: its interval and each seed's scores."""
+    found = mapping(record.get("improvement"))
+    estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
+    pairs = _pairs(record)
+    if not math.isfinite(estimate) and not pairs:
+        return None
+    differences = known([pair["difference"] for pair in pairs])
+    decimals = words.decimals_for(high - low)
+    for pair in pairs:
+        pair["signed"] = words.signed(pair["difference"], decimals)
+    looks = number(found.get("looks"))
+    drawable = all(math.isfinite(value) for value in (estimate, low, high))
+    label = f"Improvement {words.signed(estimate, decimals)}, interval {words.fixed(low, decimals)} to {words.fixed(high, decimals)}"
+    return {
+        "svg": figures.interval("improvement", label, estimate, low, high, differences) if drawable else "",
+        "pairs": pairs,
+        "estimate": words.signed(estimate, decimals),
+        "interval": f"{words.fixed(low, decimals)} to {words.fixed(high, decimals)}" if drawable else "unknown",
+        "level": words.percent(found.get("level")),
+        "seeds": words.count(found.get("pairs")),
+        "rows": words.count((known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))]) or [None])[0]),
+        "looks": int(looks) if math.isfinite(looks) else None,
+        "limited_by": {"rows": "the number of untouched rows", "seeds": "the number of paired seeds"}.get(
+            text(found.get("limited_by")), ""
+        ),
+    }
+
+
+def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each seed with both scores; the difference is positive where the best recipe is better."""
+    confirmation = mapping(record.get("confirmation"))
+    before, after = numbers(confirmation.get("baseline")), numbers(confirmation.get("best"))
+    seeds = [text(seed, 24) for seed in listing(confirmation.get("seeds"))]
+    higher = words.higher_is_better(record)
+    return [
+        {
+            "seed": seeds[place] if place < len(seeds) else str(place + 1),
+            "baseline": a,
+            "best": b,
+            "difference": words.improved(a, b, higher),
+        }
+        for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100])
+    ]
+
+
+def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """How the rows were split."""
+    labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
+    data = mapping(record.get("data"))
+    return [(label, words.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
+
+
+def _reproduce(record: dict[str, Any]) -> dict[str, Any]:
+    """What it takes to do it again."""
+    versions = {"wellposed": record.get("wellposed"), "torch": record.get("torch"), **mapping(record.get("versions"))}
+    facts = [(text(name, 40), text(value, 80)) for name, value in list(versions.items())[:30] if text(value)]
+    facts += [(name, text(record.get(name), 80)) for name in ("device", "threads", "seed") if text(record.get(name))]
+    seeds = ", ".join(text(seed, 24) for seed in listing(part(record, "confirmation", "seeds"))[:100])
+    if seeds:
+        facts.append(("seeds of the pairs", seeds))
+    if digest := text(part(record, "data", "sha256"), 128):
+        facts.append(("data, SHA-256", digest))
+    recipes = [
+        {"side": SIDES[side], "toml": toml} for side in ("best", "baseline") if (toml := text(part(record, "recipes", side), TOML_LENGTH))
+    ]
+    return {"facts": facts, "command": text(record.get("command"), 2000), "recipes": recipes, "record": RECORD}

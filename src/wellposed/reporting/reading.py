@@ -1,0 +1,96 @@
+"""Reading a record that somebody else wrote: a missing or odd part is left out, never a traceback."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+from wellposed.core.files import jsonable
+
+LARGEST = 1e100  # beyond it, differences and quantiles overflow; a score of this size is a failure anyway
+DIRECTIONS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # they reorder what follows
+KEPT = frozenset("\n\t")
+
+
+def cleaned(value: Any) -> Any:
+    """The value as plain JSON types whose strings can be written and shown: no control characters, no lone surrogates.
+
+    Example:
+        >>> cleaned({"name": "a\\x00b", "low": float("nan")})
+        {'name': 'a�b', 'low': None}
+    """
+    return _cleaned(jsonable(value))
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_visible(key): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return _visible(value) if isinstance(value, str) else value
+
+
+def _visible(value: str) -> str:
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join("\ufffd" if _is_hidden(sign) else sign for sign in value)
+
+
+def _is_hidden(sign: str) -> bool:
+    return (unicodedata.category(sign) in ("Cc", "Cs") and sign not in KEPT) or sign in DIRECTIONS
+
+
+def part(value: Any, *keys: str) -> Any:
+    """What lies under ``keys``, or None where one of them is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def listing(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """The mappings of a list."""
+    return [item for item in listing(value) if isinstance(item, dict)]
+
+
+def number(value: Any) -> float:
+    """The number, or NaN for what is none: null, text, true and false, and what is too large to reckon with."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST < value < LARGEST:
+        return math.nan
+    return float(value)
+
+
+def numbers(value: Any) -> list[float]:
+    """Each item of a list as a number."""
+    return [number(item) for item in listing(value)]
+
+
+def known(values: list[float]) -> list[float]:
+    """The finite ones."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def text(value: Any, most: int = 300) -> str:
+    """The value as text of at most ``most`` signs; an empty string for nothing."""
+    if value is None or isinstance(value, (dict, list)):
+        return ""
+    written = str(value)
+    return written if len(written) <= most else written[: most - 1] + "…"
+
+
+def texts(value: Any, most: int = 300, count: int = 100) -> list[str]:
+    """At most ``count`` texts of a list; a single text is a list of one."""
+    items = [value] if isinstance(value, str) else listing(value)
+    return [written for item in items[:count] if (written := text(item, most))]

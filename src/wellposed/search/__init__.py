@@ -1,0 +1,1 @@
+"""Propose recipes, train them, choose one, and prove or deny that it is better."""

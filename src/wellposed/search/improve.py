@@ -1,0 +1,563 @@
+"""`improve`: the whole way from a problem to a recipe that is proven better, or honestly not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wellposed.core.errors import FolderInUse, InputError, ProblemError, TrainingError
+from wellposed.core.progress import report
+from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.diagnosis.diagnose import diagnose
+from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level
+from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.search.budget import Account, Budget
+from wellposed.search.references import References, references
+from wellposed.search.space import BASELINE_RATES, Space
+from wellposed.search.study import STATE, State, Study, Trial
+from wellposed.training.device import resolve_device
+from wellposed.training.loop import Training, fit
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+
+TEST_SHARE = 0.2
+ALPHA = 0.05
+"""One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
+
+RUN_SHARE = 0.025
+"""Of a budget in minutes, what one run may take: 5 for the baseline, 20 or more for the search, 10 for confirmation."""
+REFERENCES_SHARE, SEARCH_ENDS, FINAL_ENDS, CONFIRM_ENDS = 0.10, 0.60, 0.72, 0.96
+"""Shares of the budget by which each stage ends."""
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
+"""The search trains on fewer rows if a run would have fewer epochs than this; small data need no more than that."""
+PLAIN_EPOCHS = 100
+"""Epochs of a run at most, without a clock."""
+FEWEST_ROWS = 1000
+FINALISTS, MOST_ROUNDS = 3, 3
+PAIRS = (3, 5, 10)
+"""Pairs of confirmation runs: at least, without a clock, at most."""
+
+
+def improve(
+    problem: Problem,
+    budget: str | Budget = "5m",
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    recipe: Recipe | str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    command: str = "wp.improve",
+) -> Study:
+    """Search for a better recipe, and confirm it on rows that the search never touched.
+
+    The baseline is plain AdamW with its own search of the learning rate. Everything is chosen on validation rows; the
+    test rows (split off first where the problem has none) are looked at once, by paired runs of baseline and best.
+
+    Args:
+        budget: ``"90s"``, ``"5m"``, ``"30 recipes"``, ``"200 epochs"``; ``"0"`` compares the default recipe, untuned. A
+            budget in minutes bounds the wall-clock of everything here, confirmation included.
+        seed: of the proposals and of the runs.
+        out: a folder for the study; None keeps it in memory.
+        recipe: one of your own, tried first.
+        resume: go on with the study in ``out``: its trials are kept, and the confirmation counts as another look.
+    Raises:
+        ProblemError, DataError, RecipeError: something given cannot be used.
+        FolderInUse: ``out`` holds something else.
+    """
+    account = Account.open(Budget.parse(budget))
+    folder = Path(out) if out is not None else None
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(claimed(folder, resume))
+        elif resume:
+            raise InputError("resume= needs the folder of the study: give out=.")
+        search = Search(problem, account, seed, folder, resolve_device(device), resume)
+        if recipe is not None:
+            search.own = as_recipe(recipe)
+        study = search.run(command)
+        if folder is not None:
+            study.folder = folder
+            study.save(folder)
+    return study
+
+
+class Search:
+    """The stages of a study; each trial is kept on disk as soon as it is done."""
+
+    def __init__(
+        self, problem: Problem, account: Account, seed: int, folder: Path | None, device: torch.device, resume: bool
+    ) -> None:
+        own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
+        if problem.data.test is None:
+            problem = with_test(problem)
+        self.problem, self.account, self.seed, self.folder, self.device = problem, account, seed, folder, device
+        self.own: Recipe | None = None
+        self.notes: list[str] = []
+        self.speeds: dict[tuple[Any, ...], tuple[float, float]] = {}
+        self.rows: int | None = None
+        self.interrupted = False
+        self.runs: dict[int, Run] = {}
+        name = problem.metric.name if problem.metric else "loss"
+        self.state = State(fingerprint(problem), name, seed, own_test)
+        if resume and folder is not None and (folder / STATE).exists():
+            self.state = self._resumed(folder)
+
+    def _resumed(self, folder: Path) -> State:
+        old = State.load(folder)
+        for what, mine, theirs in (("data", self.state.data, old.data), ("metric", self.state.metric, old.metric)):
+            if mine != theirs:
+                raise InputError(
+                    f"The study in '{folder}' has another {what}; resume it with the same, or use another --out."
+                )
+        if old.own_test and not self.state.own_test:
+            raise InputError(
+                f"The study in '{folder}' was confirmed on rows given by --test, and trained on all others. Give --test again."
+            )
+        old.own_test = self.state.own_test
+        if old.seed != self.seed:
+            raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
+        return old
+
+    @property
+    def sign(self) -> float:
+        """1 where a higher score is better, else -1."""
+        return 1.0 if self.problem.metric is not None and self.problem.metric.higher_is_better else -1.0
+
+    def run(self, command: str) -> Study:
+        """All stages, in order."""
+        found = self.references()
+        self.check()
+        baseline = self.baseline()
+        best = baseline
+        if not self.account.budget.none:
+            findings = self.findings_of(baseline)
+            self.search(baseline, findings)
+            best = self.final(baseline)
+        else:
+            best = Space(self.problem, baseline, (), self.seed).draw(0)
+        return self.confirm(baseline, best, found, command)
+
+    # --- stages
+
+    def references(self) -> References:
+        """A constant, a linear model and boosting on the same rows."""
+        report("phase", text="references")
+        seconds = REFERENCES_SHARE * self.account.budget.amount if self.account.timed else math.inf
+        return references(self.problem, seconds)
+
+    def check(self) -> None:
+        """Fail early and clearly on a problem that cannot be trained; decide on how many rows the search trains."""
+        report("phase", text="baseline")
+        plain = Recipe()
+        step, rest = self.speed(plain)
+        total = len(self.problem.prepared.train)
+        if self.account.timed:
+            each = RUN_SHARE * self.account.budget.amount / FEWEST_EPOCHS
+            steps = max(1.0, (each - rest) / step)
+            rows = max(FEWEST_ROWS, int(steps * plain.batch_size))
+            if rows < total:
+                self.rows = rows
+                self.notes.append(
+                    f"The search trained on {rows} of {total} training rows, so that each recipe had at least "
+                    f"{FEWEST_EPOCHS} epochs' time; the finalists and the confirmation trained on as many as the time allowed."
+                )
+
+    def baseline(self) -> Recipe:
+        """Plain AdamW with the best of several learning rates, looking beyond the border where the best is there."""
+        plain = Recipe()
+        if self.account.budget.none:
+            return plain
+        done = {trial.built.optimizer.lr: trial for trial in self.trials("baseline")}
+        limit = len(BASELINE_RATES)
+        if self.account.budget.unit == "recipes":
+            limit = max(1, min(limit, int(self.account.budget.amount) // 3))
+        waiting = [rate for rate in BASELINE_RATES[:limit] if rate not in done]
+        while waiting and not self.interrupted and (not done or self.account.spent < SEARCH_ENDS / 2):
+            rate = waiting.pop(0)
+            tried = self.trial("baseline", plain.replace(optimizer={"lr": rate}))
+            if tried is not None:
+                done[rate] = tried
+            if not waiting and done and len(done) < limit + 2:
+                best = max(done, key=lambda lr: self.rank(done[lr]))
+                if len(done) >= limit > 1 and best in (min(done), max(done)):
+                    waiting.append(float(f"{best * (3 if best == max(done) else 1 / 3):.1g}"))
+        if not done:
+            raise ProblemError(
+                "No run of the baseline ended with a finite loss; see wellposed diagnose, or check loss and data."
+            )
+        return max(done.values(), key=self.rank).built
+
+    def findings_of(self, baseline: Recipe) -> list[str]:
+        """What holds the baseline back."""
+        trials = [t for t in self.trials("baseline") if t.built == baseline and t.index in self.runs]
+        return [finding.name for finding in diagnose(self.runs[trials[0].index])] if trials else []
+
+    def search(self, baseline: Recipe, findings: list[str]) -> None:
+        """Proposals until the search's share of the budget is gone."""
+        report("phase", text="search")
+        space = Space(self.problem, baseline, findings, self.seed)
+        if self.own is not None:
+            self.trial("search", self.own)
+        done = len(self.trials("search")) - (self.own is not None)
+        proposal = max(0, done)
+        while not self.interrupted and not self.over():
+            candidate = space.draw(proposal)
+            proposal += 1
+            self.trial("search", candidate)
+
+    def over(self) -> bool:
+        """Whether the search has had its share."""
+        unit = self.account.budget.unit
+        ends = {"seconds": SEARCH_ENDS, "recipes": 1.0, "epochs": SEARCH_ENDS}[unit]
+        return self.account.spent >= ends
+
+    def final(self, baseline: Recipe) -> Recipe:
+        """The best few again with another seed and on more rows; the best mean in validation wins."""
+        report("phase", text="finalists")
+        ranked = sorted(self.trials("search"), key=self.rank, reverse=True)
+        finalists = {t.built.to_toml(): t.built for t in ranked if math.isfinite(t.valid_loss)}
+        candidates = [baseline, *list(finalists.values())[:FINALISTS]]
+        scores: dict[str, list[float]] = defaultdict(list)
+        for trial in self.state.trials:
+            # Runs on fewer rows rank recipes among each other, but do not say what a recipe is worth on all of them.
+            if trial.kind in ("baseline", "search") and self.rows is None:
+                scores[trial.built.to_toml()].append(self.rank(trial)[0])
+        for again in range(1, 1 + MOST_ROUNDS):
+            for recipe in candidates:
+                if self.interrupted or (self.account.timed and self.account.spent > FINAL_ENDS):
+                    break
+                finalist = self.trial("finalist", recipe, self.seed + again, full=True)
+                if finalist is not None:
+                    scores[recipe.to_toml()].append(self.rank(finalist)[0])
+        scored = [recipe for recipe in candidates if scores[recipe.to_toml()]]
+        return max(scored, key=lambda r: float(np.mean(scores[r.to_toml()])), default=baseline)
+
+    def confirm(self, baseline: Recipe, best: Recipe, found: References, command: str) -> Study:
+        """Paired runs of both recipes, and one look at the test rows."""
+        report("phase", text="confirmation")
+        pairs: list[tuple[Run, Run]] = []
+        rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
+        share = (
+            max(RUN_SHARE, (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[1])) if self.account.timed else RUN_SHARE
+        )
+        plans = [self.planned(recipe, rows, share) for recipe in (baseline, best)]
+        limit = min(count for _, count in plans) if self.account.timed else rows
+        if limit < rows:
+            self.notes.append(f"The confirmation trained on {limit} of {rows} training rows to stay within the budget.")
+        took = 0.0
+        while len(pairs) < most and not self.interrupted:
+            late = self.account.timed and self.account.elapsed + took > CONFIRM_ENDS * self.account.budget.amount
+            if late and len(pairs) >= 1:
+                break
+            began = time.monotonic()
+            seed = 1000 + self.seed + len(pairs)
+            ours = self.confirmed(plans[0][0], seed, limit, share)
+            theirs = ours if baseline == best else self.confirmed(plans[1][0], seed, limit, share)
+            took = time.monotonic() - began
+            if ours is None or theirs is None:
+                break
+            if "budget" in (ours.stopped, theirs.stopped) and len(pairs) >= PAIRS[0]:
+                break  # a run that was cut says less of its recipe than no run
+            pairs.append((ours, theirs))
+        return self.study(pairs, baseline, best, found, command)
+
+    def confirmed(self, recipe: Recipe, seed: int, rows: int, share: float) -> Run | None:
+        """One confirmation run."""
+        limit = self.account.deadline(self.account.spent + 2 * share) if self.account.timed else math.inf
+        deadline = min(limit, self.account.deadline(1.05))
+        trial = self.fitted(
+            "confirmation", recipe, seed, rows if rows < len(self.problem.prepared.train) else None, deadline
+        )
+        if trial is None or trial.stopped == "interrupted":
+            return None
+        return self.runs[trial.index]
+
+    def study(
+        self, pairs: list[tuple[Run, Run]], baseline: Recipe, best: Recipe, found: References, command: str
+    ) -> Study:
+        """Put everything together; the test rows are looked at here, and only here."""
+        interval: Interval | None = None
+        looks = 0
+        scores: dict[str, dict[str, list[float]]] = {n: {"valid": [], "test": []} for n in ("baseline", "best")}
+        if pairs and not self.interrupted:
+            rows = _content(self.problem.prepared.test).hex()
+            looks = self.state.looks[rows] = self.state.looks.get(rows, 0) + 1
+            # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
+            level = look_level(looks, 2.0 * ALPHA)
+            differences = np.stack([b.row_scores("test") - a.row_scores("test") for a, b in pairs], axis=1)
+            interval = crossed_interval(differences, level)
+        if not pairs:
+            pairs = [(self.stand_in(baseline), self.stand_in(best))]
+        for name, side in (("baseline", 0), ("best", 1)):
+            runs = [pair[side] for pair in pairs]
+            scores[name]["valid"] = [run.score("valid") for run in runs]
+            scores[name]["test"] = [run.score("test") for run in runs] if interval else [math.nan]
+        chosen = [min((pair[side] for pair in pairs), key=_best_loss) for side in (0, 1)]
+        if self.folder is not None:
+            self.state.save(self.folder)
+        self._say_shortfall()
+        return Study(
+            chosen[0], chosen[1], interval, [run for pair in pairs for run in pair], list(self.state.trials),
+            found.test if interval else {}, {"baseline": diagnose(chosen[0]), "best": diagnose(chosen[1])},
+            self.facts(scores, pairs, command, looks), [*self.notes, *found.notes],
+        )  # fmt: skip
+
+    def _say_shortfall(self) -> None:
+        tried = len(self.trials("baseline")) + len(self.trials("search"))
+        if self.account.timed and tried < 20:
+            self.notes.append(f"The time was enough for {tried} recipes; with fewer than 20 a search says little.")
+        if self.interrupted:
+            self.notes.append("Interrupted: what was trained is kept, and --resume goes on from here.")
+
+    def facts(self, scores: dict[str, Any], pairs: list[tuple[Run, Run]], command: str, looks: int) -> dict[str, Any]:
+        """What a report says of the circumstances."""
+        data, problem = self.problem.prepared, self.problem
+        sizes = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test) if data.test else 0}
+        metric = {"name": self.state.metric, "higher_is_better": self.sign > 0}
+        budget = self.account.budget
+        return {
+            "scores": scores,
+            "looks": looks,
+            "device": str(self.device),
+            "command": command,
+            "seed": self.seed,
+            "task": data.task,
+            "metric": metric,
+            "name": problem.name,
+            "budget": f"{budget.amount:g} {budget.unit}",
+            "data": {"rows": sum(sizes.values()), "features": data.features, **sizes, "sha256": self.state.data},
+            "confirmation_seeds": [a.seed for a, _ in pairs],
+            "warnings": [*problem.warnings, *data.warnings],
+            "seconds": self.account.elapsed,
+        }
+
+    def stand_in(self, recipe: Recipe) -> Run:
+        """A run of the recipe for a study that was interrupted before its confirmation."""
+        same = [
+            i
+            for i, run in self.runs.items()
+            if run.recipe.optimizer == recipe.optimizer and run.recipe.terms == recipe.terms
+        ]
+        if same:
+            return self.runs[same[-1]]
+        if self.runs:
+            return next(iter(self.runs.values()))
+        raise KeyboardInterrupt
+
+    # --- one trial
+
+    def trials(self, kind: str) -> list[Trial]:
+        """The trials of a kind so far."""
+        return [trial for trial in self.state.trials if trial.kind == kind]
+
+    def rank(self, trial: Trial) -> tuple[float, float]:
+        """Greater is better: by the metric in validation, then by the loss; a failed run comes last."""
+        if not math.isfinite(trial.valid_loss):
+            return -math.inf, -math.inf
+        score = self.sign * trial.valid if math.isfinite(trial.valid) else -trial.valid_loss
+        return score, -trial.valid_loss
+
+    def trial(self, kind: str, recipe: Recipe, seed: int | None = None, full: bool = False) -> Trial | None:
+        """Train a recipe within its share of the time; None where it was interrupted or could not be trained."""
+        rows = self.rows
+        if full or rows is None:
+            planned, count = self.planned(recipe, len(self.problem.prepared.train), RUN_SHARE)
+            rows = count if count < len(self.problem.prepared.train) else None
+        else:
+            planned, _ = self.planned(recipe, rows, RUN_SHARE)
+        budget = self.account
+        deadline = min(budget.deadline(budget.spent + 2 * RUN_SHARE), budget.deadline(CONFIRM_ENDS))
+        return self.fitted(kind, planned, self.seed if seed is None else seed, rows, deadline, as_proposed=recipe)
+
+    def fitted(
+        self, kind: str, recipe: Recipe, seed: int, rows: int | None, deadline: float, as_proposed: Recipe | None = None
+    ) -> Trial | None:
+        """Train, book, keep."""
+        began = time.monotonic()
+        try:
+            run = fit(self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows)
+        except (TrainingError, ProblemError) as error:
+            if kind == "baseline":
+                raise
+            self.notes.append(f"A recipe could not be trained ({recipe.describe()}): {error}")
+            return None
+        if run.stopped == "interrupted":
+            self.interrupted = True
+        last = run.history.rows[run.best_epoch] if run.history.rows and run.best_epoch >= 0 else {}
+        finite = bool(last) and math.isfinite(last["valid_loss"])
+        trial = Trial(
+            index=len(self.state.trials),
+            kind=kind,
+            recipe=(as_proposed or recipe).to_dict(),
+            describe=recipe.describe(),
+            seed=seed,
+            valid=run.score("valid") if finite else math.nan,
+            valid_loss=last.get("valid_loss", math.nan),
+            train_loss=last.get("train_loss", math.nan),
+            epochs=len(run.history),
+            best_epoch=run.best_epoch,
+            seconds=time.monotonic() - began,
+            stopped=run.stopped,
+            train_rows=rows or len(self.problem.prepared.train),
+        )
+        self.runs[trial.index] = run
+        self.state.trials.append(trial)
+        if kind in ("baseline", "search"):
+            self.account.book(trial.epochs)
+        if self.folder is not None:
+            self.state.save(self.folder)
+        self._forget()
+        report("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
+        return trial
+
+    def best_so_far(self) -> float:
+        """The best validation score of the baseline and the search; NaN before there is one."""
+        ranked = [t for t in self.state.trials if t.kind in ("baseline", "search") and math.isfinite(t.valid_loss)]
+        return max(ranked, key=self.rank).valid if ranked else math.nan
+
+    def _forget(self) -> None:
+        """Keep the models of baseline and confirmation, and the last of the search: many models would fill the memory."""
+        kinds = {trial.index: trial.kind for trial in self.state.trials}
+        for index in [i for i in self.runs if kinds[i] in ("search", "finalist")][:-5]:
+            del self.runs[index]
+
+    # --- time
+
+    def speed(self, recipe: Recipe) -> tuple[float, float]:
+        """Seconds of a step and of an epoch's evaluation, measured on a few steps of this very recipe."""
+        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, bool(recipe.noise.dropout))
+        if key not in self.speeds:
+            self.speeds[key] = measured_speed(self.problem, recipe, self.device)
+        return self.speeds[key]
+
+    def planned(self, recipe: Recipe, rows: int, share: float) -> tuple[Recipe, int]:
+        """The recipe with as many epochs as its share of the budget allows, and on how many rows.
+
+        Without a clock the number of epochs is fixed, so that a study can be repeated exactly.
+        """
+        if self.account.budget.unit == "epochs" and not self.account.budget.none:
+            return with_epochs(recipe, max(1, min(PLAIN_EPOCHS, int(RUN_SHARE * self.account.budget.amount)))), rows
+        if not self.account.timed:
+            return with_epochs(recipe, min(PLAIN_EPOCHS, MOST_EPOCHS)), rows
+        step, rest = self.speed(recipe)
+        seconds = share * self.account.budget.amount
+        steps = seconds / step
+        if steps / math.ceil(rows / recipe.batch_size) < FEWEST_EPOCHS / 4:
+            rows = max(FEWEST_ROWS, min(rows, int(steps / (FEWEST_EPOCHS / 4) * recipe.batch_size)))
+        epoch = math.ceil(rows / recipe.batch_size) * step + rest
+        return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe with that many epochs, and patience for a fifth of them."""
+    return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
+
+
+def measured_speed(problem: Problem, recipe: Recipe, device: torch.device, steps: int = 6) -> tuple[float, float]:
+    """The fastest of a few steps, and an evaluation, of a model that is thrown away."""
+    from wellposed.core.random import untouched
+
+    with untouched():
+        training = Training.begin(problem, recipe, 0, device, math.inf, None)
+        training.model.train()
+        chunks = list(training.batches(0))[:steps]
+        times = []
+        for index in chunks:
+            began = time.perf_counter()
+            training.step(0, index)
+            times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        training.record({"epoch": 0}, began)
+        rest = time.perf_counter() - began
+    ordered = sorted(times)
+    return ordered[len(ordered) // 2], rest
+
+
+def with_test(problem: Problem) -> Problem:
+    """The same problem with test rows split off first."""
+    changed = Problem.__new__(Problem)
+    changed.__dict__.update({k: v for k, v in problem.__dict__.items() if k not in ("prepared", "metric")})
+    changed.data = dataclasses.replace(problem.data, test=TEST_SHARE)
+    return changed
+
+
+def fingerprint(problem: Problem) -> str:
+    """SHA-256 of the data: a table's own, or that of all tensors; of other sources only their sizes are known."""
+    if problem.sha256:
+        return problem.sha256
+    digest = hashlib.sha256()
+    data = problem.prepared
+    for source in (data.train_clean, data.valid, data.test):
+        digest.update(_content(source))
+    return digest.hexdigest()
+
+
+def _content(source: Source | None) -> bytes:
+    if source is None:
+        return b"none"
+    root = source.source if isinstance(source, Subset) else source
+    digest = hashlib.sha256(str(len(source)).encode())
+    if isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor):
+        inputs, target = source.batch(torch.arange(len(source)))
+        digest.update(np.ascontiguousarray(inputs.numpy()).tobytes())
+        digest.update(np.ascontiguousarray(target.numpy()).tobytes())
+    return digest.digest()
+
+
+def _best_loss(run: Run) -> float:
+    losses = [loss for loss in run.history["valid_loss"] if math.isfinite(loss)]
+    return min(losses, default=math.inf)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
+
+    Raises:
+        FolderInUse: it holds something else, or another process works in it.
+        InputError: it cannot be written.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {p.name for p in folder.iterdir()} - {".lock"}
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held open as long as the study runs
+    except OSError as error:
+        if isinstance(error, FolderInUse):
+            raise
+        raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
+    with lock:
+        _lock(lock, folder)
+        if content and not resume:
+            raise FolderInUse(
+                f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
+            )
+        if content and resume and STATE not in content:
+            raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
+        yield
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / ".lock")
+
+
+def _lock(file: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows: the folder's content still says that it is in use
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUse(f"Another process works in '{folder}'; wait for it, or give another --out.") from None

@@ -1,0 +1,235 @@
+"""`Study`: many runs on one problem, the best recipe, and the evidence that it is better than the baseline."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wellposed._version import __version__
+from wellposed.core.errors import FormatError
+from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.diagnosis.diagnose import Diagnosis
+from wellposed.diagnosis.evidence import Interval
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.checkpoint import save_run
+from wellposed.training.run import Run
+
+SCHEMA = 1
+STUDY, STATE = "study.json", "state.json"
+
+
+@dataclass
+class Trial:
+    """One trained recipe, as it is kept on disk."""
+
+    index: int
+    kind: str
+    recipe: dict[str, Any]
+    describe: str
+    seed: int
+    valid: float
+    valid_loss: float
+    train_loss: float
+    epochs: int
+    best_epoch: int
+    seconds: float
+    stopped: str
+    train_rows: int
+
+    @property
+    def built(self) -> Recipe:
+        """The recipe itself."""
+        return Recipe(**self.recipe)
+
+
+@dataclass
+class State:
+    """What ``--resume`` needs: the trials so far, and how often which confirmation rows were looked at.
+
+    Attributes:
+        data, metric, seed: must be the same when the study goes on.
+        own_test: whether the confirmation rows were given, not split off.
+        looks: by a hash of the confirmation rows.
+    """
+
+    data: str
+    metric: str
+    seed: int
+    own_test: bool
+    trials: list[Trial] = field(default_factory=list)
+    looks: dict[str, int] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write atomically; a killed process loses at most the trial it was training."""
+        write_json(folder / STATE, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: missing, damaged, or of another schema.
+        """
+        value = read_json(folder / STATE, SCHEMA, "state of a study")
+        try:
+            trials = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
+            return cls(value["data"], value["metric"], value["seed"], value["own_test"], trials, dict(value["looks"]))
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"'{folder / STATE}' is damaged: {error}.") from None
+
+
+def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
+    """JSON has no NaN: a number that was not finite comes back as NaN."""
+    return {
+        k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
+    }
+
+
+@dataclass
+class Study:
+    """The result of `improve`.
+
+    Attributes:
+        baseline, best: the confirmed runs of either recipe with the lowest validation loss; equal where nothing beat
+            the baseline in validation.
+        improvement: how much better the best recipe is on rows that the search never touched; None where the study was
+            interrupted before.
+        runs: the confirmation runs, pair by pair.
+        trials: every recipe that was tried.
+        references: test scores of a constant, a linear model and histogram boosting.
+    """
+
+    baseline: Run
+    best: Run
+    improvement: Interval | None
+    runs: list[Run]
+    trials: list[Trial]
+    references: dict[str, float]
+    diagnoses: dict[str, Diagnosis]
+    facts: dict[str, Any]
+    notes: list[str]
+    folder: Path | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the improvement is shown."""
+        return self.improvement is not None and self.improvement.shown
+
+    def side(self, name: str) -> dict[str, Any]:
+        """``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
+        scores = self.facts["scores"][name]
+        run: Run = getattr(self, name)
+        return {
+            "recipe": run.recipe.describe(),
+            "valid": float(np.mean(scores["valid"])),
+            "test": float(np.mean(scores["test"])),
+            "findings": [finding.name for finding in self.diagnoses[name]],
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Everything as ``study.json`` holds it; see DESIGN's contract for the first part."""
+        interval = self.improvement
+        improvement = {
+            "estimate": interval.estimate if interval else None,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "level": interval.level if interval else None,
+            "pairs": interval.pairs if interval else 0,
+            "looks": self.facts["looks"],
+            "shown": self.shown,
+            "limited_by": interval.limited_by if interval else None,
+        }
+        searched = [t for t in self.trials if t.kind in ("baseline", "search")]
+        return {
+            "schema": SCHEMA,
+            "wellposed": __version__,
+            "torch": str(torch.__version__),
+            "device": self.facts["device"],
+            "threads": torch.get_num_threads(),
+            "command": self.facts["command"],
+            "seed": self.facts["seed"],
+            "task": self.facts["task"],
+            "metric": self.facts["metric"],
+            "data": self.facts["data"],
+            "references": self.references,
+            "baseline": self.side("baseline"),
+            "best": self.side("best"),
+            "improvement": improvement,
+            "recipes_tried": len(searched),
+            "seconds": self.facts["seconds"],
+            "name": self.facts["name"],
+            "budget": self.facts["budget"],
+            "looks": self.facts["looks"],
+            "trials": [asdict(trial) for trial in self.trials],
+            "histories": {n: getattr(self, n).history.to_dict() for n in ("baseline", "best")},
+            "diagnoses": {n: _told(d) for n, d in self.diagnoses.items()},
+            "audits": {n: getattr(self, n).audit().to_dict() for n in ("baseline", "best")},
+            "recipes": {n: getattr(self, n).recipe.to_toml() for n in ("baseline", "best")},
+            "differences": {k: list(v) for k, v in self.baseline.recipe.differences(self.best.recipe).items()},
+            "confirmation": {
+                "seeds": self.facts["confirmation_seeds"],
+                "baseline": self.facts["scores"]["baseline"]["test"],
+                "best": self.facts["scores"]["best"]["test"],
+                "rows": self.facts["data"]["test"],
+            },
+            "warnings": self.facts["warnings"],
+            "notes": self.notes,
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``study.json``, ``recipe.toml``, ``history.csv`` and ``model/``."""
+        save_run(self.best, folder / "model")
+        write_atomically(folder / "recipe.toml", self.best.recipe.to_toml())
+        write_atomically(folder / "history.csv", self.best.history.to_csv())
+        write_json(folder / STUDY, self.record())
+
+    def __str__(self) -> str:
+        metric = self.facts["metric"]["name"]
+        baseline, best = self.side("baseline"), self.side("best")
+        lines = [
+            self.verdict(),
+            f"baseline: {metric} {baseline['test']:.4g} on test rows ({baseline['recipe']})",
+            f"best:     {metric} {best['test']:.4g} on test rows ({best['recipe']})",
+        ]
+        if self.references:
+            lines.append("references: " + ", ".join(f"{k} {v:.4g}" for k, v in self.references.items()))
+        return "\n".join(lines)
+
+    def verdict(self) -> str:
+        """One sentence: shown or not shown, and where a reference wins."""
+        metric = self.facts["metric"]
+        found = self.improvement
+        if found is None:
+            said = "Not confirmed: the study was interrupted before the untouched rows were looked at."
+        elif self.best.recipe == self.baseline.recipe:
+            said = "Not shown: no recipe beat the tuned baseline in validation, so the baseline is kept."
+        else:
+            span = f"{found.estimate:+.4g} {metric['name']} ({100 * found.level:g} % interval"
+            span += f" {found.low:+.4g} to {found.high:+.4g}"
+            where = f"on {found.rows} untouched rows, {found.pairs} paired seeds)"
+            said = f"{'Shown' if found.shown else 'Not shown'}: better than the tuned baseline by {span}, {where}."
+        sign = 1.0 if metric["higher_is_better"] else -1.0
+        ours = sign * self.side("best")["test"]
+        winners = {k: v for k, v in self.references.items() if sign * v > ours}
+        if winners:
+            name = max(winners, key=lambda k: sign * winners[k])
+            said += f" {REFERENCE_NAMES.get(name, name)} wins here: {winners[name]:.4g} against {abs(ours):.4g}."
+        return said
+
+
+REFERENCE_NAMES = {"boosting": "Histogram boosting", "linear": "A linear model", "constant": "A constant prediction"}
+
+
+def _told(diagnosis: Diagnosis) -> dict[str, Any]:
+    """A diagnosis with the sentence of each finding."""
+    value = diagnosis.to_dict()
+    value["findings"] = [{**finding.to_dict(), "says": finding.says} for finding in diagnosis]
+    return value

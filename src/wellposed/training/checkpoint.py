@@ -1,0 +1,137 @@
+"""A trained model in a folder: safetensors and JSON, never pickle. Loading runs nobody's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from wellposed.core.errors import DataError, FormatError, InputError, listed
+from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.data.arrays import Arrays
+from wellposed.data.tables import TableEncoder, TargetEncoder
+from wellposed.training.evaluate import batches_of, call, evaluating
+from wellposed.training.problem import Problem
+from wellposed.training.problems import ARCHITECTURES
+from wellposed.training.run import Run
+
+SCHEMA = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def save_run(run: Run, folder: str | Path) -> Path:
+    """Write the weights, how the model is built, and how rows are encoded.
+
+    A model of the user's own factory is saved by its weights; `load` then needs the problem.
+    """
+    folder = Path(folder)
+    problem, prepared = run.problem, run.problem.prepared
+    factory = problem.model
+    name = getattr(factory, "name", None)
+    known = name in ARCHITECTURES and hasattr(factory, "settings")
+    settings = factory.settings(prepared, **run.recipe.model) if known else dict(run.recipe.model)  # type: ignore[attr-defined]
+    description = {
+        "schema": SCHEMA,
+        "architecture": name if known else None,
+        "settings": settings,
+        "task": prepared.task,
+        "metric": problem.metric.name if problem.metric else None,
+        "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
+        "target": prepared.target.to_dict() if prepared.target else None,
+        "recipe": run.recipe.to_toml(),
+        "seed": run.seed,
+    }
+    # A tied tensor is written under each of its names; safetensors refuses shared memory.
+    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in run.model.state_dict().items()}
+    write_atomically(folder / WEIGHTS, save(weights))
+    write_json(folder / DESCRIPTION, description)
+    return folder
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model as it was saved, ready to predict."""
+
+    model: nn.Module
+    task: str
+    encoder: TableEncoder | None
+    target: TargetEncoder | None
+
+    def outputs(self, inputs: Any) -> Tensor:
+        """The model's outputs for a frame (encoded as in training) or for arrays."""
+        if self.encoder is not None:
+            inputs = torch.from_numpy(self.encoder.transform(inputs))
+        rows = Arrays(inputs, torch.zeros(len(inputs)))
+        with evaluating(self.model):
+            return torch.cat([call(self.model, x) for x, _ in batches_of(rows)])
+
+    def predict(self, inputs: Any) -> dict[str, np.ndarray]:
+        """``prediction``, and for classes ``p_<class>``, one value a row.
+
+        Raises:
+            DataError: there is no row, or columns are missing.
+        """
+        if len(inputs) == 0:
+            raise DataError("There is no row to predict.")
+        outputs = self.outputs(inputs)
+        if self.task != "classification":
+            values = outputs.reshape(len(outputs), -1).numpy().astype(np.float64)
+            values = values[:, 0] if values.shape[1] == 1 else values
+            return {"prediction": values if self.target is None else self.target.inverse(values)}
+        chances = outputs.softmax(-1).numpy().astype(np.float64)
+        best = chances.argmax(-1)
+        names = [str(i) for i in range(chances.shape[1])] if self.target is None else self.target.classes or []
+        labels = best if self.target is None else self.target.inverse(best)
+        return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
+
+
+def load(folder: str | Path, problem: Problem | None = None) -> Saved:
+    """Read what `save_run` wrote.
+
+    Args:
+        problem: builds the model where it came from a factory of the user's own.
+    Raises:
+        FormatError: a file is missing, damaged, or of another schema.
+        InputError: the model is of a user's own factory and no problem was given.
+    """
+    folder = Path(folder)
+    description = read_json(folder / DESCRIPTION, SCHEMA, "model")
+    settings = description.get("settings")
+    if not isinstance(settings, dict):
+        raise FormatError(f"'{folder / DESCRIPTION}' is damaged: it has no settings.")
+    model = _built(description.get("architecture"), settings, problem, folder)
+    try:
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict(weights)
+    except FileNotFoundError:
+        raise FormatError(f"There are no weights at '{folder / WEIGHTS}'.") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise FormatError(
+            f"The weights at '{folder / WEIGHTS}' do not fit the model: {str(error).splitlines()[0]}"
+        ) from None
+    encoder, target = description.get("encoder"), description.get("target")
+    return Saved(
+        model.eval(),
+        str(description.get("task")),
+        TableEncoder.from_dict(encoder) if encoder else None,
+        TargetEncoder.from_dict(target) if target else None,
+    )
+
+
+def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path) -> nn.Module:
+    if name is None:
+        if problem is None:
+            raise InputError(f"The model in '{folder}' was built by a problem file; give it again as FILE.py:NAME.")
+        return problem.build(settings, seed=0)
+    if name not in ARCHITECTURES:
+        raise FormatError(f"'{folder}' holds a model of kind {name!r}; this wellposed builds {listed(ARCHITECTURES)}.")
+    try:
+        return ARCHITECTURES[name](**settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FormatError(f"The settings in '{folder / DESCRIPTION}' do not build a {name}: {error}.") from None

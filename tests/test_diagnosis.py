@@ -1,0 +1,525 @@
+"""Each finding is planted and found, each near miss is left alone, and deliberately wrong rules are caught."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wellposed.core.errors import DataError
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis import rules as ruling
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.diagnose import diagnose, diagnose_many, judged, rules
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules import Rule
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
+SEEDS = range(6)
+NAMES = {
+    "diverged", "not_learning", "undertrained", "underfits", "overfits", "overconfident", "over_regularized",
+    "noisy_evidence", "healthy",
+}  # fmt: skip
+
+
+@dataclass
+class FakeHistory:
+    rows: list[dict[str, float]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fall(floor: float, top: float = 1.0, epochs: int = 60, tau: float = 6.0) -> np.ndarray:
+    """An exponential approach from ``top`` to ``floor``."""
+    return floor + (top - floor) * np.exp(-np.arange(epochs) / tau)
+
+
+def turn(y: np.ndarray, at: int, slope: float) -> np.ndarray:
+    """The curve, rising by ``slope`` an epoch from ``at`` on."""
+    return y + slope * np.maximum(np.arange(len(y)) - at, 0)
+
+
+def history(seed: int, train: np.ndarray, valid: np.ndarray, noise: float = 0.004, se: float = 0.01,
+            facts: dict[str, Any] | None = None, **more: np.ndarray) -> FakeHistory:  # fmt: skip
+    """Noisy like-for-like rows, with standard errors and whatever else is given."""
+    rng = np.random.default_rng(seed)
+    columns = {
+        "train_loss": train + noise * rng.normal(size=len(train)) * np.abs(train),
+        "valid_loss": valid + noise * rng.normal(size=len(valid)) * np.abs(valid),
+        "train_loss_se": np.full(len(train), se), "valid_loss_se": np.full(len(train), se), **more,
+    }  # fmt: skip
+    rows = [{"epoch": float(i), **{k: float(v[i]) for k, v in columns.items()}} for i in range(len(train))]
+    return FakeHistory(rows, {"like_for_like": True, "constant_loss": 1.0, "task": "regression", **(facts or {})})
+
+
+CLASSES = {"task": "classification", "metric": "accuracy", "higher_is_better": True, "chance_metric": 0.1,
+           "constant_loss": 2.3, "valid_rows": 2000.0, "train_rows": 2000.0}  # fmt: skip
+
+
+def classified(seed: int, train_error: np.ndarray, valid_error: np.ndarray, train: np.ndarray, valid: np.ndarray,
+               **facts: Any) -> FakeHistory:  # fmt: skip
+    rng = np.random.default_rng(seed + 100)
+    wobble = 0.002 * rng.normal(size=(2, len(train)))
+    return history(seed, train, valid, facts={**CLASSES, **facts},
+                   train_metric=1 - np.clip(train_error + wobble[0], 0, 1),
+                   valid_metric=1 - np.clip(valid_error + wobble[1], 0, 1))  # fmt: skip
+
+
+def blown(seed: int) -> FakeHistory:
+    train = fall(0.2)
+    train[40:] = np.nan
+    return history(seed, train, train * 1.1)
+
+
+PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
+    "diverged": [
+        blown,
+        lambda s: history(s, fall(0.5) + 0.2 * np.maximum(np.arange(60) - 20, 0), fall(0.5)),
+        lambda s: history(s, fall(0.3), fall(0.3), facts={"stopped": "diverged"}),
+    ],
+    "not_learning": [
+        lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),
+        lambda s: history(s, fall(1.0, 3.0), fall(1.0, 3.0)),
+        lambda s: history(s, np.full(60, 0.7), np.full(60, 0.7), facts={"constant_loss": None}),
+    ],
+    "undertrained": [
+        lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40)),
+        lambda s: history(s, fall(0.1, epochs=12, tau=8), fall(0.12, epochs=12, tau=8)),
+    ],
+    "underfits": [
+        lambda s: history(s, fall(0.6), fall(0.62)),
+        lambda s: classified(s, fall(0.5, 0.9), fall(0.51, 0.9), fall(1.4, 2.3), fall(1.42, 2.3)),
+    ],
+    "overfits": [
+        lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.01)),
+        lambda s: history(s, fall(0.0, tau=12, epochs=20), turn(fall(0.3, epochs=20, tau=2), 6, 0.02)),
+        lambda s: classified(s, fall(0.0, 0.9), turn(fall(0.2, 0.9), 20, 0.002), fall(0.01, 2.3, tau=12),
+                             turn(fall(0.7, 2.3), 20, 0.02)),
+        lambda s: classified(s, fall(0.0, 0.9), fall(0.3, 0.9), fall(0.01, 2.3), fall(1.1, 2.3)),
+        lambda s: history(s, fall(0.05), fall(0.4)),
+        lambda s: classified(s, fall(0.2, 0.9), fall(0.35, 0.9), fall(0.2, 2.3, tau=30), turn(fall(1.0, 2.3), 30, 0.0005)),
+    ],
+    "overconfident": [
+        lambda s: classified(s, fall(0.0, 0.9), fall(0.06, 0.9, tau=5), fall(0.01, 2.3, tau=12),
+                             turn(fall(0.25, 2.3), 20, 0.02)),
+    ],
+    "over_regularized": [
+        lambda s: history(s, fall(0.6), fall(0.6), facts={"regularized": {"terms": 1}}, cost=fall(0.9, 1.5)),
+        lambda s: history(s, fall(1.0, 1.2), fall(1.0, 1.2), facts={"regularized": True}, cost=fall(1.3, 1.9)),
+    ],
+    "noisy_evidence": [
+        lambda s: history(s, fall(0.2), fall(0.3) + 0.15 * np.random.default_rng(s).normal(size=60)),
+        lambda s: history(s, fall(0.2), fall(0.28), se=0.15),
+        lambda s: history(s, fall(0.2, epochs=2), fall(0.3, epochs=2)),
+    ],
+    "healthy": [
+        lambda s: history(s, fall(0.1), fall(0.13)),
+        lambda s: classified(s, fall(0.01, 0.9), fall(0.03, 0.9), fall(0.03, 2.3), fall(0.1, 2.3)),
+    ],
+}  # fmt: skip
+
+
+def spiked(seed: int) -> FakeHistory:
+    """One wild epoch in the middle and one at the end, both recovered from or alone."""
+    train = fall(0.1)
+    train[30] = train[-1] = 9.0
+    return history(seed, train, fall(0.12))
+
+
+NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
+    "diverged": [
+        spiked,
+        lambda s: history(s, fall(0.1), turn(fall(0.3), 10, 0.2)),  # overfitting alone multiplies validation loss
+    ],
+    "not_learning": [
+        lambda s: history(s, fall(0.9), fall(0.92)),  # a weak signal that is there
+        lambda s: history(s, fall(0.1, 0.12), fall(0.15, 0.16)),  # began trained
+    ],
+    "undertrained": [
+        lambda s: history(s, fall(0.1, tau=8), fall(0.12, tau=8)),  # came to rest
+        lambda s: history(s, fall(0.02, tau=40), fall(0.3)),  # training falls on, validation does not
+        lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40), facts={"stopped": "patience"}),
+    ],
+    "underfits": [
+        lambda s: history(s, fall(0.15), fall(0.17)),  # low enough
+        lambda s: history(s, fall(0.4, tau=50), fall(0.42, tau=50)),  # still falling
+        lambda s: history(s, fall(0.4), fall(0.7)),  # the gap is the larger part
+    ],
+    "overfits": [
+        lambda s: history(s, fall(0.24), turn(fall(0.3), 40, 0.0003)),  # rises by 2 %
+        lambda s: history(s, turn(fall(0.3), 20, 0.01), turn(fall(0.3), 20, 0.01)),  # training rises as well
+        lambda s: classified(s, fall(0.0, 0.9), fall(0.05, 0.9), fall(0.001, 2.3), fall(0.2, 2.3)),  # a harmless gap
+        lambda s: history(s, fall(0.1), fall(0.12, tau=30)),
+        PLANTED["overconfident"][0],  # the loss rises, the error does not
+    ],
+    "overconfident": [
+        lambda s: classified(s, fall(0.0, 0.9), turn(fall(0.1, 0.9), 20, 0.002), fall(0.01, 2.3, tau=12),
+                             turn(fall(0.4, 2.3), 20, 0.02)),  # the error rises too
+        lambda s: classified(s, fall(0.01, 0.9), fall(0.03, 0.9), fall(0.03, 2.3), fall(0.1, 2.3)),
+    ],
+    "over_regularized": [
+        lambda s: history(s, fall(0.6), fall(0.62)),  # nothing regularizes
+        lambda s: history(s, fall(0.05), fall(0.08), facts={"regularized": True}, cost=fall(0.3, 1.3)),  # fits well
+        lambda s: history(s, fall(0.4), fall(0.7), facts={"regularized": True}, cost=fall(0.9, 1.3)),  # a gap is left
+    ],
+    "noisy_evidence": [
+        lambda s: history(s, fall(0.2), fall(0.28), se=0.01),
+        lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),  # the rise is larger
+    ],
+    "healthy": [
+        lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.01)),
+        lambda s: history(s, fall(0.6), fall(0.62)),
+    ],
+}  # fmt: skip
+
+
+def mistakes(name: str, by: list[Rule]) -> int:
+    """How many planted cases of ``name`` are missed, and near misses called, by these rules."""
+    wrong = 0
+    for seed in SEEDS:
+        wrong += sum(name not in names(case(seed), by) for case in PLANTED[name])
+        wrong += sum(name in names(case(seed), by) for case in NEAR_MISSES[name])
+    return wrong
+
+
+def names(source: Any, by: list[Rule]) -> list[str]:
+    return [finding.name for finding in judged(Curves.of(source), by)]
+
+
+def test_the_rules_found_are_the_nine_that_are_tested() -> None:
+    assert {rule.name for rule in rules()} == NAMES == PLANTED.keys() == NEAR_MISSES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_planted_causes_are_found(name: str) -> None:
+    for number, case in enumerate(PLANTED[name]):
+        for seed in SEEDS:
+            diagnosis = diagnose(case(seed))
+            assert name in diagnosis.names, (number, seed, str(diagnosis))
+            assert all(0 <= finding.confidence <= 1 and finding.lever and finding.says for finding in diagnosis)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_near_misses_are_left_alone(name: str) -> None:
+    for number, case in enumerate(NEAR_MISSES[name]):
+        for seed in SEEDS:
+            diagnosis = diagnose(case(seed))
+            assert name not in diagnosis.names, (number, seed, str(diagnosis))
+            assert len(diagnosis) >= 1
+
+
+# Deliberately wrong rules: the cases above must catch every one.
+
+
+class AnyRise(ruling.Overfits):
+    def _turned(self, curves: Curves) -> Finding | None:
+        rise = measure.valid_rise(curves)
+        return self.finding(0.9, {}, "", "") if rise.estimate > 0 else None
+
+
+class IgnoresError(ruling.Overfits):
+    def _turned(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if ruling.loss_turned(curves, 0.5) else None
+
+
+class FallingIsOverfitting(ruling.Overfits):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if measure.valid_rise(curves).estimate < 0 else None
+
+
+class AnyGap(ruling.Overfits):
+    GAP, GAP_SHARE = 0.0, 0.0
+
+
+class NoGap(ruling.Overfits):
+    GAP = 2.0
+
+
+class ErrorForgotten(ruling.Overconfident):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if ruling.loss_turned(curves, 0.5) else None
+
+
+class SpikeIsDivergence(ruling.Diverged):
+    def _runaway(self, curves: Curves) -> Finding | None:
+        return self.finding(1, {}, "", "") if np.nanmax(curves.train_loss) > 2 * curves.train_loss[0] else None
+
+
+class OnlyNaNDiverges(ruling.Diverged):
+    RUNAWAY = 1e9
+
+
+class PatienceForgotten(ruling.Undertrained):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if ruling.falls(curves.valid_loss) else None
+
+
+class TrainingAloneFalls(ruling.Undertrained):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if ruling.falls(curves.train_loss) else None
+
+
+class GapForgotten(ruling.Underfits):
+    SMALL_GAP = 9.0
+
+
+class LowIsHigh(ruling.Underfits):
+    HIGH = 0.1
+
+
+class AlwaysRegularized(ruling.OverRegularized):
+    def judge(self, curves: Curves) -> Finding | None:
+        share = measure.remaining(curves)
+        high = share is not None and ruling.Underfits.high_and_at_rest(curves, share)
+        return self.finding(0.9, {}, "", "") if high else None
+
+
+class SlowIsStuck(ruling.NotLearning):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if measure.end(curves.train_loss) > 0.85 else None
+
+
+class NoiseForgotten(ruling.NoisyEvidence):
+    def _rise(self, curves: Curves) -> Finding | None:
+        return None
+
+    def _gap(self, curves: Curves) -> Finding | None:
+        return None
+
+
+MUTANTS = [
+    AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, ErrorForgotten, SpikeIsDivergence, OnlyNaNDiverges,
+    PatienceForgotten, TrainingAloneFalls, GapForgotten, LowIsHigh, AlwaysRegularized, SlowIsStuck, NoiseForgotten,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)
+def test_wrong_rules_are_caught(mutant: type[Rule]) -> None:
+    by = [mutant() if rule.name == mutant.name else rule for rule in rules()]
+    assert mistakes(mutant.name, by) > 0
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e5])
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_the_unit_of_a_regression_loss_changes_no_verdict(name: str, unit: float) -> None:
+    for case in (*PLANTED[name], *NEAR_MISSES[name]):
+        source = case(0)
+        if source.facts["task"] != "regression":
+            continue
+        rows = [{k: v if k == "epoch" else v * unit for k, v in row.items()} for row in source.rows]
+        constant = source.facts["constant_loss"]
+        scaled = FakeHistory(rows, {**source.facts, "constant_loss": constant and constant * unit})
+        before, after = diagnose(source), diagnose(scaled)
+        assert before.names == after.names
+        assert [f.confidence for f in before] == pytest.approx([f.confidence for f in after], abs=1e-6)
+
+
+def test_paired_rows_that_could_mislead_withhold_the_verdict() -> None:
+    train, valid = fall(0.02, tau=12), turn(fall(0.3), 20, 0.004)
+    rises = np.maximum(valid - np.minimum.accumulate(valid), 0)
+    sure = history(0, train, valid, valid_rise=rises, valid_rise_se=np.full(60, 0.02))
+    unsure = history(0, train, valid, valid_rise=rises, valid_rise_se=np.full(60, 0.2))
+    assert "overfits" in names(sure, [ruling.Overfits()])
+    assert ruling.Overfits()._turned(Curves.of(unsure)) is None
+    assert "noisy_evidence" in diagnose(unsure).names
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
+def test_noise_alone_is_seldom_called_overfitting(memory: float) -> None:
+    calls, draws = 0, 100
+    for seed in range(draws):
+        noise = np.random.default_rng(seed).normal(size=150)
+        for i in range(1, 150):  # autocorrelated, of variance one
+            noise[i] = memory * noise[i - 1] + math.sqrt(1 - memory**2) * noise[i]
+        valid = 0.5 + 0.02 * noise[50:]
+        calls += "overfits" in diagnose({"train_loss": fall(0.4, epochs=100, tau=60), "val_loss": valid}).names
+    assert calls <= (0.05 if memory < 0.9 else 0.1) * draws  # wandering so slowly is nearly a rise
+
+
+# Robustness
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"loss": [1.0], "val_loss": [1.0]},
+        {"loss": [1.0, 0.5], "val_loss": [1.0, 0.6]},
+        {"loss": [1.0, 0.5, 0.4]},
+        {"val_loss": [1.0, 0.5, 0.4, 0.4]},
+        {"loss": [math.nan] * 5, "val_loss": [math.nan] * 5},
+        {"loss": [0.3] * 30, "val_loss": [0.3] * 30},
+        {"loss": [0.0] * 30, "val_loss": [0.0] * 30},
+        {"loss": [1.0, math.inf, 0.5, 0.4], "val_loss": [1.0, math.inf, 0.6, 0.5]},
+        {"loss": [-1.0, -2.0, -3.0, -3.5], "val_loss": [-1.0, -1.5, -1.2, 0.1]},
+        {"loss": [1e300, 1e299, 1e298, 1e297], "val_loss": [1e300] * 4},
+        {"loss": list(np.linspace(1, 0, 20000)), "val_loss": list(np.linspace(1, 0.1, 20000))},
+        {"train_loss": [1, 0.5, 0.4, 0.3], "valid_loss": [1, 0.5, None, 0.3], "valid_rise": [None, 0, 0.1, math.nan]},
+        [],
+    ],
+)
+def test_any_curves_get_a_verdict(source: Any) -> None:
+    diagnosis = diagnose(source)
+    assert len(diagnosis) >= 1
+    assert str(diagnosis)
+    json.dumps(diagnosis.to_dict(), allow_nan=False)
+
+
+def test_what_is_said_of_the_shortest_and_the_broken() -> None:
+    assert diagnose({"loss": [1.0], "val_loss": [1.0]}).names == ["noisy_evidence"]
+    assert diagnose({"loss": [math.nan] * 5, "val_loss": [math.nan] * 5}).names == ["diverged"]
+    assert diagnose({"loss": [1, 0.5, math.inf], "val_loss": [1, 0.5, 0.5]}).names == ["diverged"]
+    blank = {"loss": [1, 0.5, 0.4, None, None, None], "val_loss": [1, 0.5, 0.4, None, None, None]}
+    assert diagnose(blank).names == ["diverged"]
+    assert diagnose([]).best_epoch is None
+
+
+def test_random_rubbish_never_raises() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        count = int(rng.integers(0, 40))
+        pick = [rng.normal(size=count) * 10.0 ** rng.integers(-20, 20) for _ in range(4)]
+        for column in pick:
+            column[rng.random(count) < 0.2] = rng.choice([np.nan, np.inf, -np.inf, 0.0])
+        columns = dict(zip(("train_loss", "valid_loss", "train_metric", "valid_metric"), pick, strict=True))
+        assert len(diagnose(columns)) >= 1
+
+
+# Sources
+
+
+def csv_file(folder: Path, text: str, name: str = "log.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+OVERFITTED = [(1.0, 1.0), (0.7, 0.8), (0.5, 0.7), (0.4, 0.65), (0.3, 0.63), (0.22, 0.66), (0.16, 0.72), (0.11, 0.8),
+              (0.08, 0.9), (0.05, 1.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", ["epoch,loss,val_loss", "epoch,train_loss,val_loss", "Epoch;Train Loss;Valid Loss"])
+def test_csv_files(tmp_path: Path, header: str) -> None:
+    mark = ";" if ";" in header else ","
+    rows = [mark.join(map(str, (i + 1, *pair))) for i, pair in enumerate(OVERFITTED)]
+    diagnosis = diagnose(csv_file(tmp_path, "\n".join([header, *rows])))
+    assert diagnosis[0].name == "overfits"
+    assert diagnosis.best_epoch == 5
+    assert diagnosis.to_dict()["source"].endswith("log.csv")
+    assert any("training mode" in sentence for sentence in diagnosis.limits)
+
+
+def test_a_lightning_file_is_merged_by_epoch(tmp_path: Path) -> None:
+    lines = ["epoch,step,train_loss_step,train_loss_epoch,val_loss,val_acc,test_loss"]
+    for i, (train, valid) in enumerate(OVERFITTED):
+        step = f"{i},{10 * i + 9}"
+        lines += [f"{i},{10 * i},{train + 0.3},,,,", f"{step},,,{valid},0.8,", f"{step},,{train},,,"]
+    lines.append("10,100,,,,,0.9")
+    curves = Curves.of(csv_file(tmp_path, "\n".join(lines), "metrics.csv"))
+    np.testing.assert_allclose(curves.train_loss, [train for train, _ in OVERFITTED])
+    np.testing.assert_allclose(curves.valid_loss, [valid for _, valid in OVERFITTED])
+    assert curves.facts["metric"] == "acc"
+
+
+def test_lists_dicts_frames_runs_and_folders_agree(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = [{"epoch": i, "loss": a, "val_loss": b} for i, (a, b) in enumerate(OVERFITTED)]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    csv_file(tmp_path, "epoch,loss,val_loss\n" + "\n".join(f"{i},{a},{b}" for i, (a, b) in enumerate(OVERFITTED)),
+             "history.csv")  # fmt: skip
+
+    class Run:
+        history = FakeHistory([dict(row, train_loss=row["loss"], valid_loss=row["val_loss"]) for row in rows])
+
+    class Keras:
+        history = columns
+
+    sources = [rows, columns, pandas.DataFrame(rows), Run(), Run.history, Keras(), tmp_path, str(tmp_path)]
+    found = diagnose_many(sources)
+    assert len({tuple(d.names) for d in found}) == 1
+    assert {d.best_epoch for d in found} == {4}
+    assert [d[0].confidence for d in found] == pytest.approx([found[0][0].confidence] * len(found))
+
+
+def test_keras_metrics_and_percentages() -> None:
+    accuracy = [50, 60, 70, 80, 85, 88, 90, 91, 91, 92]
+    curves = Curves.of({"loss": [a for a, _ in OVERFITTED], "val_loss": [b for _, b in OVERFITTED],
+                        "accuracy": accuracy, "val_accuracy": accuracy})  # fmt: skip
+    rate = measure.error_rate(curves, "valid")
+    assert rate is not None
+    assert rate[0] == pytest.approx(0.5)
+
+
+def test_a_saved_history_keeps_its_facts(tmp_path: Path) -> None:
+    source = PLANTED["overconfident"][0](0)
+    (tmp_path / "history.json").write_text(json.dumps({"schema": 1, "facts": source.facts, "rows": source.rows}))
+    assert diagnose(tmp_path).names == diagnose(source).names
+    (tmp_path / "history.json").write_text("{")
+    with pytest.raises(DataError, match="not readable JSON"):
+        diagnose(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("epoch,loss,val_loss\n", "no rows"),
+        ("a,b\n1,2\n", "no column of losses. Found: a, b. Needed"),
+        ("epoch,loss\n1,tensor(0.5)\n", "'loss' has 'tensor\\(0.5\\)' in row 1"),
+        ("loss,loss\n1,2\n", "more than once"),
+        ("epoch,loss\n1,2,3\n", "more cells in row 2"),
+    ],
+)
+def test_bad_files_get_one_clear_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        diagnose(csv_file(tmp_path, text))
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no file"):
+        diagnose(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"without history\.csv"):
+        diagnose(tmp_path)
+    with pytest.raises(DataError, match="cannot read a int"):
+        diagnose(3)
+    with pytest.raises(DataError, match="different lengths"):
+        diagnose({"loss": [1, 2], "val_loss": [1]})
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01\x80")
+    with pytest.raises(DataError, match="UTF-8"):
+        diagnose(tmp_path / "binary.csv")
+
+
+def test_a_diagnosis_reads_as_a_verdict() -> None:
+    text = str(diagnose(PLANTED["overfits"][0](0)))
+    assert text.splitlines()[0].startswith("fakehistory: overfits")
+    assert "±" in text
+    assert "Next: regularize" in text
+    assert "training mode" not in text  # these curves are like for like
+
+
+# Published histories
+
+
+def published() -> list[dict[str, Any]]:
+    path = DATA / "overfitting-labelled-train.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not here")
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.mark.data
+def test_published_labels_of_overfitting_are_met() -> None:
+    runs = published()
+    said = np.array(["overfits" in diagnose({k: run[k] for k in ("train_loss", "valid_loss")}).names for run in runs])
+    label = np.array([run["overfit"] for run in runs])
+
+    def f1(said: np.ndarray, label: np.ndarray) -> float:
+        return float(2 * (said & label).sum() / (said.sum() + label.sum()))
+
+    assert (f1(said, label) + f1(~said, ~label)) / 2 >= 0.95

@@ -1,0 +1,234 @@
+"""Intervals for crossed rows and seeds cover what they say, and `compare` pairs what belongs together."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wellposed.core.errors import DataError, InputError
+from wellposed.diagnosis.evidence import compare, crossed_interval, look_level, mean_squares, student_quantile
+
+
+class FakeRun:
+    def __init__(self, seed: int, scores: np.ndarray) -> None:
+        self.seed, self.recipe, self._scores = seed, "r", scores
+
+    def row_scores(self, on: str) -> np.ndarray:
+        return self._scores if on == "valid" else self._scores[:5]
+
+
+# Student's quantile
+
+
+@pytest.mark.parametrize("dof", [1, 1.5, 2, 3.7, 10, 99, 1234.5, 1e7, 1e12])
+@pytest.mark.parametrize("p", [1e-6, 0.025, 0.3, 0.5, 0.9, 0.975, 0.99999])
+def test_quantiles_are_students(p: float, dof: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert student_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-7, abs=1e-9)
+
+
+def test_closed_forms_of_one_and_two_degrees_of_freedom() -> None:
+    assert student_quantile(0.975, 1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-10)
+    assert student_quantile(0.975, 2) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-10)
+
+
+@pytest.mark.parametrize(("p", "dof"), [(0, 3), (1, 3), (0.5, 0), (math.nan, 3), (0.9, math.nan)])
+def test_quantiles_outside_their_range(p: float, dof: float) -> None:
+    with pytest.raises(InputError, match="student_quantile"):
+        student_quantile(p, dof)
+
+
+# The interval
+
+
+def test_mean_squares_of_a_table_done_by_hand() -> None:
+    # rows 1, 3 and seeds -1, 1 added up, and one cell off by 4: effects +-2, +-2, interaction +-1
+    assert mean_squares(np.array([[0.0, 2.0], [2.0, 8.0]])) == pytest.approx((16.0, 16.0, 4.0))
+
+
+def test_one_seed_is_the_interval_of_the_rows() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    d = np.random.default_rng(0).normal(0.2, 1, 50)
+    interval = crossed_interval(d)
+    expected = stats.t.interval(0.95, 49, d.mean(), d.std(ddof=1) / math.sqrt(50))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    assert (interval.pairs, interval.rows, interval.limited_by, interval.covers_seeds) == (1, 50, "rows", False)
+
+
+def test_what_limits_is_said() -> None:
+    rng = np.random.default_rng(1)
+    rows, seeds = rng.normal(size=(60, 1)), rng.normal(size=(1, 6))
+    assert crossed_interval(rows + 0.01 * seeds).limited_by == "rows"
+    assert crossed_interval(0.1 * rows + seeds).limited_by == "seeds"
+    assert crossed_interval(0.1 * rows + seeds).dof == pytest.approx(5, rel=0.1)
+
+
+def test_without_spread_the_interval_is_a_point_and_with_two_seeds_it_is_wide() -> None:
+    point = crossed_interval(np.ones((10, 3)))
+    assert (point.low, point.high, point.shown) == (1, 1, True)
+    two = np.random.default_rng(2).normal(0.3, 1, (1, 2)) + np.zeros((100, 1))
+    assert crossed_interval(two).dof == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((1, 1)), "at least 2 rows or 2 seeds"),
+        (np.array([1, math.nan]), "1 of 2"),
+        (np.zeros((2, 2, 2)), "shape"),
+        (np.zeros(0), "shape"),
+    ],
+)
+def test_bad_differences(given: np.ndarray, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        crossed_interval(given)
+
+
+def test_bad_level() -> None:
+    with pytest.raises(InputError, match="level"):
+        crossed_interval([1.0, 2.0], level=1.0)
+
+
+def covered(seeds: int, of_seeds: float, of_both: float, draws: int, rows: int = 100) -> float:
+    """Share of intervals that hold 0, with the seeds' part of the variance of the mean ``of_seeds`` times the rows'."""
+    rng = np.random.default_rng(seeds)
+    hits = 0
+    for _ in range(draws):
+        d = rng.normal(size=(rows, 1)) + of_both * rng.normal(size=(rows, seeds))
+        d += math.sqrt(of_seeds * seeds / rows) * rng.normal(size=(1, seeds))
+        interval = crossed_interval(d)
+        hits += interval.low <= 0 <= interval.high
+    return hits / draws
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 20])
+@pytest.mark.parametrize(("of_seeds", "of_both"), [(0, 0), (0, 2), (1, 0), (1, 1), (4, 1), (20, 0)])
+def test_intervals_cover_their_level(seeds: int, of_seeds: float, of_both: float) -> None:
+    draws = 800
+    error = math.sqrt(0.95 * 0.05 / draws)
+    assert covered(seeds, of_seeds, of_both, draws) >= 0.95 - 3 * error
+
+
+@pytest.mark.slow
+def test_intervals_are_not_needlessly_wide() -> None:
+    assert covered(10, 1, 0, 800) <= 0.985
+
+
+def test_the_first_look_and_those_after() -> None:
+    assert [look_level(k) for k in (1, 2, 3)] == pytest.approx([0.975, 0.9875, 0.99375])
+    assert sum(1 - look_level(k) for k in range(1, 60)) <= 0.05 + 1e-9
+    assert 0 < look_level(10_000) < 1
+    with pytest.raises(InputError, match="looks"):
+        look_level(0)
+
+
+# compare
+
+
+def scores(better: float, rows: int = 300, seeds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    a = rng.normal(size=(rows, 1)) + 0.1 * rng.normal(size=(rows, seeds))
+    return a, a + better + 0.1 * rng.normal(size=(rows, seeds))
+
+
+def test_a_real_gain_is_shown_a_null_one_is_not_and_a_loss_is_said() -> None:
+    a, b = scores(0.05)
+    gain = compare(a, b)
+    assert gain.shown
+    assert str(gain).startswith("b is better than a by 0.0")
+    assert "5 seeds x 300 rows" in str(gain)
+    assert "b is worse" in str(compare(b, a))
+    assert str(compare(*scores(0.0))).startswith("Not shown")
+    assert gain.to_dict()["pairs"] == 5
+
+
+def test_swapping_sides_turns_the_interval_round() -> None:
+    a, b = scores(0.05)
+    there, back = compare(a, b).interval, compare(b, a).interval
+    assert (there.low, there.high, there.estimate) == pytest.approx((-back.high, -back.low, -back.estimate))
+
+
+def test_runs_are_paired_by_seed() -> None:
+    a, b = scores(0.05)
+    runs_a = [FakeRun(seed, a[:, seed]) for seed in range(5)]
+    runs_b = [FakeRun(seed, b[:, seed]) for seed in (3, 0, 4, 2, 1)]
+    assert compare(runs_a, runs_b).interval == compare(a, b).interval
+    assert compare(runs_a, runs_b, on="test").interval.rows == 5
+    assert compare(runs_a[0], runs_b[1]).interval.pairs == 1
+    other = [FakeRun(seed + 10, b[:, seed]) for seed in range(5)]
+    assert "in the given order" in compare(runs_a, other).note
+    with pytest.raises(DataError, match="a has 5 runs, b has 4"):
+        compare(runs_a, runs_b[:4])
+    with pytest.raises(DataError, match="different numbers"):
+        compare(runs_a[0], FakeRun(0, a[:7, 0]))
+
+
+def test_arrays_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="3 rows, b has 4"):
+        compare(np.zeros(3), np.zeros(4))
+    with pytest.raises(DataError, match="pairs seeds"):
+        compare(np.zeros((3, 2)), np.zeros((3, 3)))
+    with pytest.raises(InputError, match="two of one kind"):
+        compare(np.zeros(3), "file.csv")
+    with pytest.raises(InputError, match="cannot read a object"):
+        compare(object(), object())
+
+
+def write(folder: Path, name: str, header: str, rows: list[str]) -> Path:
+    path = folder / name
+    path.write_text("\n".join([header, *rows]))
+    return path
+
+
+def test_files_of_labels_matched_by_row(tmp_path: Path) -> None:
+    truth = ["cat", "dog"] * 20
+    a = write(tmp_path, "a.csv", "id,target,prediction", [f"{i},{t},cat" for i, t in enumerate(truth)])
+    b = write(tmp_path, "b.csv", "target,prediction,id", [f"{t},{t},{i}" for i, t in reversed(list(enumerate(truth)))])
+    result = compare(a, str(b))
+    assert result.score == "accuracy"
+    assert result.interval.estimate == pytest.approx(0.5)
+    assert result.shown
+    assert "One seed" in str(result)
+
+
+def test_files_of_numbers_seeds_and_probabilities(tmp_path: Path) -> None:
+    a = write(tmp_path, "a.csv", "target,prediction", ["1.0,0.5", "2.0,2.5", "3.0,3.5"])
+    b = write(tmp_path, "b.csv", "target,prediction", ["1,1", "2,2", "3,3"])
+    assert compare(a, b).interval.estimate == pytest.approx(0.25)
+    assert compare(a, b).score == "squared error"
+    seeds = "target,prediction_0,prediction_1"
+    a = write(tmp_path, "a2.csv", seeds, ["0,0,0", "1,0,1", "1,1,0"])
+    b = write(tmp_path, "b2.csv", seeds, ["0,0,0", "1,1,1", "1,1,1"])
+    assert compare(a, b).interval.pairs == 2
+    assert compare(a, b).interval.estimate == pytest.approx(1 / 3)
+    a = write(tmp_path, "a3.csv", "target,p_x,p_y", ["x,0.5,0.5", "y,0.5,0.5"])
+    b = write(tmp_path, "b3.csv", "target,p_x,p_y", ["x,0.8,0.2", "y,1,0"])
+    assert compare(a, b).interval.estimate == pytest.approx((math.log(1.6) + math.log(1e-12 / 0.5)) / 2)
+
+
+def test_files_that_do_not_fit(tmp_path: Path) -> None:
+    def file(name: str, header: str, *rows: str) -> Path:
+        return write(tmp_path, name, header, list(rows))
+
+    good = file("good.csv", "id,target,prediction", "1,a,a", "2,b,b")
+    with pytest.raises(DataError, match="There is no file"):
+        compare(good, tmp_path / "none.csv")
+    with pytest.raises(DataError, match="needs the column 'target'"):
+        compare(good, file("1.csv", "id,y", "1,a"))
+    with pytest.raises(DataError, match="in one only: 2, 3"):
+        compare(good, file("2.csv", "id,target,prediction", "1,a,a", "3,b,b"))
+    with pytest.raises(DataError, match="targets differ in row 2"):
+        compare(good, file("3.csv", "id,target,prediction", "1,a,a", "2,a,b"))
+    with pytest.raises(DataError, match="more than once"):
+        compare(good, file("4.csv", "id,target,prediction", "1,a,a", "1,b,b"))
+    with pytest.raises(DataError, match="2 rows"):
+        compare(good, file("5.csv", "target,prediction", "a,a", "b,b", "b,b"))
+    with pytest.raises(DataError, match="same kind"):
+        compare(good, file("6.csv", "id,target,p_a,p_b", "1,a,1,0", "2,b,0,1"))
+    odd = file("7.csv", "target,p_a", "a,2", "a,1")
+    with pytest.raises(DataError, match="outside"):
+        compare(odd, odd)
