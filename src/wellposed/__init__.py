@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wellposed.training.loop import fit, fit_many
     from wellposed.training.problem import Problem
     from wellposed.training.run import Run
-    from wellposed.training.watch import watch
+    from wellposed.training.watch import Watch, watch
 
 _PLACES = {
     "core.errors": ["WellposedError"],
@@ -51,7 +51,7 @@ _PLACES = {
     "training.loop": ["fit", "fit_many"],
     "training.problem": ["Problem"],
     "training.run": ["Run"],
-    "training.watch": ["watch"],
+    "training.watch": ["Watch", "watch"],
     "diagnosis.diagnose": ["diagnose"],
     "diagnosis.evidence": ["compare"],
     "diagnosis.finding": ["Finding"],
@@ -74,6 +74,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Study",
+    "Watch",
     "WellposedError",
     "__version__",
     "biases",

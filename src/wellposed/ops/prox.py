@@ -80,7 +80,8 @@ def _group_in_metric(w: Tensor, shift: Tensor, axis: int) -> Tensor:
         radius = radius + update.clamp_min(0.0)
         if bool((update <= 4 * torch.finfo(w.dtype).eps * radius).all()):
             break
-    return torch.where(alive, w * radius / (radius + shift), torch.zeros_like(w))
+    # The factor first: where the shift is 0 it is exactly 1, and the coordinate stays bit for bit.
+    return torch.where(alive, w * (radius / (radius + shift)), torch.zeros_like(w))
 
 
 def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -37,7 +37,7 @@ class Average:
         t = float(self.count)
         kept = t / (t + 1.0) if self.ema is None else min(self.ema, (1.0 + t) / (10.0 + t)) if t else 0.0
         current, average = self._weights
-        torch._foreach_lerp_(average, [w.detach() for w in current], 1.0 - kept)
+        torch._foreach_lerp_(list[Tensor](average), list[Tensor](w.detach() for w in current), 1.0 - kept)
         for mean, weight in zip(average, current, strict=True):
             mean.masked_fill_(weight == 0, 0.0)
         for mine, theirs in zip(self._buffers[1], self._buffers[0], strict=True):
@@ -72,4 +72,3 @@ def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) 
         layer.momentum = momentum
     for module, training in modes:
         module.training = training
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from wellposed.reporting.words import decimals_for, fixed, score, signed
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
 POINTS_PER_INCH = 72
+TOP = 22  # room for a word above the axes
+UNITS = ((1e6, "M"), (1e3, "k"))
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
 
 # Colours that stand for a meaning; after drawing, each becomes the CSS variable of that name.
@@ -33,7 +36,7 @@ VARIABLES = {
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 11,
+    "font.size": 12.5,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -76,18 +79,33 @@ class Mark:
 
 
 def limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
-    """A frame around the values that a few wild ones cannot stretch by more than twice; ``needed`` are always inside."""
+    """A frame around the values that a few wild ones cannot stretch beyond twice the rest; ``needed`` are always inside."""
+    low, high = _bulk(values)
+    low, high = min([low, *known(list(needed))]), max([high, *known(list(needed))])
+    return _padded(low, high, pad)
+
+
+def common_limits(groups: Sequence[Sequence[float]], needed: Sequence[float]) -> tuple[float, float]:
+    """One frame for several groups, each with its own bulk inside: a long history does not crowd out a short one."""
+    bulks = [_bulk(group) for group in groups if known(list(group))]
+    ends = [end for bulk in bulks for end in bulk] + known(list(needed))
+    return _padded(min(ends), max(ends), 0.07) if ends else (0.0, 1.0)
+
+
+def _bulk(values: Sequence[float]) -> tuple[float, float]:
     found = sorted(known(list(values)))
     if not found:
         return 0.0, 1.0
-    inner_low, inner_high = np.quantile(found, [0.05, 0.95])
+    inner_low, inner_high = (float(end) for end in np.quantile(found, [0.05, 0.95]))
     span = inner_high - inner_low
-    low, high = found[0], found[-1]
-    if span > 0:
-        low, high = max(low, inner_low - span / 2), min(high, inner_high + span / 2)
-    low, high = min([low, *known(list(needed))]), max([high, *known(list(needed))])
+    if span <= 0:
+        return found[0], found[-1]
+    return max(found[0], inner_low - span / 2), min(found[-1], inner_high + span / 2)
+
+
+def _padded(low: float, high: float, pad: float) -> tuple[float, float]:
     room = (high - low or abs(high) or 1.0) * pad
-    return float(low - room), float(high + room)
+    return low - room, high + room
 
 
 def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame: tuple[float, float]) -> str:
@@ -99,9 +117,8 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
             x, y, se = (np.asarray(part, dtype=float)[kept] for part in (curve.epochs, curve.values, curve.se))
             if np.isfinite(se).any():
                 axes.fill_between(x, y - se, y + se, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                x, y, color=colour, linestyle=dashes, marker="o" if np.isfinite(y).sum() < 3 else "", markersize=4
-            )
+            dot = "o" if np.isfinite(y).sum() < 3 else ""
+            axes.plot(x, y, color=colour, linestyle=dashes, marker=dot, markersize=4)
         _ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         span = _epoch_span(train.epochs)
@@ -110,7 +127,7 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
         axes.set_xlabel("epoch")
         _mark_chosen(axes, valid, chosen, span)
 
-    return _drawn(name, label, 230, paint)
+    return _drawn(name, label, 230, paint, bottom=40)
 
 
 def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]) -> None:
@@ -119,16 +136,7 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
     x = valid.epochs[chosen]
     right = x > (span[0] + span[1]) / 2
     axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    axes.plot(
-        [x],
-        [valid.values[chosen]],
-        "o",
-        color=VALID,
-        markersize=8,
-        markeredgecolor=PAPER,
-        markeredgewidth=1.5,
-        zorder=5,
-    )
+    _points(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
     axes.annotate(
         f"chosen: epoch {fixed(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
         textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
@@ -161,16 +169,7 @@ def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[fl
         decimals = min(max(decimals, 2), 5)
         for row, (_, start, width, colour) in enumerate(steps):
             gap = row == 1
-            axes.barh(
-                row,
-                width,
-                left=start,
-                height=0.56,
-                color=colour,
-                alpha=0.45 if gap else 1,
-                edgecolor=colour,
-                linewidth=1,
-            )
+            axes.barh(row, width, left=start, height=0.56, color=colour, alpha=0.45 if gap else 1, linewidth=0)
             text = signed(width, decimals) if gap else fixed(width, decimals)
             end = max(start + width, start)
             axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
@@ -186,7 +185,7 @@ def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[fl
         _ticks(axes.xaxis, *frame)
         axes.set_xlim(*frame)
 
-    return _drawn(name, label, 160, paint, left=86, right=12)
+    return _drawn(name, label, 162, paint, left=98, right=12)
 
 
 def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
@@ -210,17 +209,19 @@ def dots(name: str, label: str, marks: Sequence[Mark]) -> str:
             axes.axhline(row, color=LINE, linewidth=1, zorder=0)
             sign = "o" if inside else "<" if mark.value < frame[0] else ">"
             filled = mark.colour in (BASELINE, BEST)
-            axes.plot([x], [row], sign, markersize=9, color=mark.colour, markerfacecolor=mark.colour if filled else PAPER,
-                      markeredgewidth=2, clip_on=False)  # fmt: skip
+            axes.plot(
+                [x], [row], sign, markersize=9, color=mark.colour, markeredgewidth=2, clip_on=False,
+                markerfacecolor=mark.colour if filled else PAPER,
+            )  # fmt: skip
             axes.annotate(
                 score(mark.value), (1, row), xycoords=("axes fraction", "data"), xytext=(10, 0),
                 textcoords="offset points", va="center", color=INK,
             )  # fmt: skip
-        _named_rows(axes, [mark.label for mark in marks])
+        _named_rows(axes, [mark.label for mark in marks], pad=14)
         _ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return _drawn(name, label, 40 + 26 * len(marks), paint, left=122, right=62)
+    return _drawn(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
 
 
 def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
@@ -242,14 +243,10 @@ def trials(
     def paint(axes: Any) -> None:
         axes.plot(order, running, color=BEST, drawstyle="steps-post", linewidth=1.5, zorder=2)
         for mine, colour, sign in ((True, BASELINE, "s"), (False, BEST, "o")):
-            chosen = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
-            for inside in (True, False):
-                points = [
-                    (x, min(max(y, frame[0]), frame[1])) for x, y in chosen if (frame[0] <= y <= frame[1]) is inside
-                ]
-                below = "v" if higher else "^"
-                axes.plot(*(zip(*points, strict=True) if points else ([], [])), sign if inside else below, linestyle="",
-                          color=colour, markersize=6, markeredgecolor=PAPER, markeredgewidth=0.8, clip_on=False, zorder=3)  # fmt: skip
+            points = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
+            _points(axes, [(x, y) for x, y in points if frame[0] <= y <= frame[1]], colour, sign)
+            _points(axes, [(x, frame[0]) for x, y in points if y < frame[0]], colour, "v")
+            _points(axes, [(x, frame[1]) for x, y in points if y > frame[1]], colour, "^")
         _ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         low, high = min(order), max(order)
@@ -257,7 +254,15 @@ def trials(
         axes.set_xlim(low - 0.5, high + 0.5)
         axes.set_xlabel("recipe, in the order of trying")
 
-    return _drawn(name, label, 240, paint)
+    return _drawn(name, label, 250, paint, bottom=40)
+
+
+def _points(axes: Any, points: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
+    """Markers with a thin rim, so that they stand apart where they meet."""
+    axes.plot(
+        [x for x, _ in points], [y for _, y in points], sign, linestyle="", color=colour, markersize=size,
+        markeredgecolor=PAPER, markeredgewidth=1, clip_on=False, zorder=4,
+    )  # fmt: skip
 
 
 def outside(scores: Sequence[float], higher: bool) -> int:
@@ -284,59 +289,61 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
         axes.axvspan(max(frame[0], 0.0), frame[1], color=BEST, alpha=0.08, linewidth=0)
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.hlines([0], low, high, color=BEST, linewidth=3)
-        axes.plot([estimate], [0], "o", color=BEST, markersize=10, markeredgecolor=PAPER, markeredgewidth=1.5)
+        _points(axes, [(estimate, 0)], BEST, "o", size=10)
         if pairs:
-            axes.plot(
-                pairs,
-                [1] * len(pairs),
-                "D",
-                color=MUTED,
-                markersize=6,
-                markeredgecolor=PAPER,
-                markeredgewidth=0.8,
-                alpha=0.9,
-            )
+            _points(axes, [(pair, 1) for pair in pairs], MUTED, "D")
         _named_rows(axes, ["improvement", "each seed"] if pairs else ["improvement"])
-        _ticks(axes.xaxis, *frame, most=5, sign=True)
+        _ticks(axes.xaxis, *frame, most=4, sign=True)
         axes.set_xlim(*frame)
-        for side, text, ha, gap in ((frame[0], "worse", "right", -5), (frame[1], "better", "left", 5)):
-            if side:
-                axes.annotate(text, (0, 1), xycoords=("data", "axes fraction"), xytext=(gap, 2), textcoords="offset points",
-                              ha=ha, va="bottom", color=MUTED)  # fmt: skip
+        for text, ha, gap in (("worse", "right", -5), ("better", "left", 5)):
+            axes.annotate(
+                text, (0, 1), xycoords=("data", "axes fraction"), xytext=(gap, 2), textcoords="offset points",
+                ha=ha, va="bottom", color=MUTED,
+            )  # fmt: skip
 
-    return _drawn(name, label, 128 if pairs else 96, paint, left=92, right=16)
+    return _drawn(name, label, 124 if pairs else 92, paint, left=104, right=16)
 
 
-def _named_rows(axes: Any, names: Sequence[str]) -> None:
+def _named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
     """Rows from the top down, named on the left."""
+    axes.tick_params(axis="y", pad=pad)
     axes.grid(False)
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _ticks(axis: Any, low: float, high: float, most: int = 5, integer: bool = False, sign: bool = False) -> None:
-    """Round ticks, written with as many decimals as tell them apart, with a real minus sign."""
+def _ticks(axis: Any, low: float, high: float, most: int = 6, integer: bool = False, sign: bool = False) -> None:
+    """Round ticks, written alike."""
     locator = require("matplotlib.ticker", "report").MaxNLocator(nbins=most, integer=integer, steps=[1, 2, 2.5, 5, 10])
     margin = 1e-9 * (high - low)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low - margin <= tick <= high + margin]
-    step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1.0)
-    decimals = 0 if integer else _decimals_of(step)
-    axis.set_ticks(ticks, [_tick(tick, decimals, step, sign) for tick in ticks])
+    axis.set_ticks(ticks, tick_labels(ticks, sign))
 
 
-def _decimals_of(step: float) -> int:
-    return next((d for d in range(9) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 9)
+def tick_labels(ticks: Sequence[float], sign: bool = False) -> list[str]:
+    """Ticks with as many decimals as tell them apart, in thousands or millions where that is shorter.
+
+    Example:
+        >>> tick_labels([0.0, 0.25, 0.5]), tick_labels([0.0, 50000.0, 100000.0])
+        (['0', '0.25', '0.50'], ['0', '50k', '100k'])
+    """
+    largest = max((abs(tick) for tick in ticks), default=0.0)
+    step = min((b - a for a, b in itertools.pairwise(ticks)), default=largest or 1.0)
+    size, unit = next(((size, unit) for size, unit in UNITS if largest >= 10 * size), (1.0, ""))
+    decimals = next((d for d in range(7) if _is_whole(step / size * 10**d)), 7)
+    if decimals == 7 or largest >= 1e10:
+        return ["0" if tick == 0 else f"{tick:.2g}".replace("-", "−").replace("e+", "e") for tick in ticks]
+    written = signed if sign else fixed
+    return ["0" if abs(tick) < step / 1e6 else written(tick / size, decimals) + unit for tick in ticks]
 
 
-def _tick(value: float, decimals: int, step: float, sign: bool) -> str:
-    if abs(value) < step / 1e6:
-        return "0"
-    if abs(value) >= 1e5 or decimals > 5:
-        return f"{value:.3g}".replace("-", "−").replace("e+0", "e").replace("e+", "e")
-    return signed(value, decimals) if sign else fixed(value, decimals)
+def _is_whole(value: float) -> bool:
+    return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
-def _drawn(name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 50, right: int = 10) -> str:
+def _drawn(
+    name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
+) -> str:
     """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
@@ -346,8 +353,7 @@ def _drawn(name: str, label: str, height: int, paint: Callable[[Any], None], lef
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
         figure = figures.Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))
         canvas.FigureCanvasSVG(figure)
-        bottom, top = 36, 20
-        box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
+        box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)
         paint(figure.add_axes(box))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

@@ -72,7 +72,11 @@ def render(record: dict[str, Any]) -> str:
 def _environment() -> Any:
     jinja2 = require("jinja2", "report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     kinds: tuple[Callable[..., str], ...] = (
         words.score, words.count, words.percent, words.duration, words.setting, words.counted, words.number_or_text,
@@ -88,6 +92,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "name": text(record.get("name"), 120),
         "verdict": words.verdict(record),
         "metric": words.metric_name(record),
+        "directed": part(record, "metric", "name") is not None,
         "higher": words.higher_is_better(record),
         "task": text(record.get("task"), 60),
         "target": text(record.get("target"), 120),
@@ -113,11 +118,11 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
     """The key numbers: a label, the number, and what it means."""
     metric = words.metric_name(record)
     cells = []
-    for key, label in (("test", "on untouched rows"), ("valid", "on validation rows")):
+    chose = f"{metric}; the search chose on these"
+    for key, label, note in (("test", "on untouched rows", metric), ("valid", "on validation rows", chose)):
         before, after = part(record, "baseline", key), part(record, "best", key)
         if known([number(before), number(after)]):
-            note = "" if key == "test" else "the search chose on these"
-            cells.append({"label": f"{metric}, {label}", "before": words.score(before), "value": words.score(after), "note": note})
+            cells.append({"label": label, "before": words.score(before), "value": words.score(after), "note": note})
     tried = number(record.get("recipes_tried"))
     if math.isfinite(tried):
         seconds = number(record.get("seconds"))
@@ -138,7 +143,10 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     labels = {"constant": "constant", "linear": "linear model", "boosting": "boosting"}
     marks = [figures.Mark(labels[key], value, figures.REFERENCE) for key, value in scores.items()]
-    for side, label, colour in (("baseline", "tuned baseline", figures.BASELINE), ("best", "best recipe", figures.BEST)):
+    for side, label, colour in (
+        ("baseline", "tuned baseline", figures.BASELINE),
+        ("best", "best recipe", figures.BEST),
+    ):
         value = number(part(record, side, "test"))
         if math.isfinite(value):
             marks.append(figures.Mark(label, value, colour))
@@ -177,16 +185,18 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
     histories = _histories(record)
     panels = []
     for kind, title in (("loss", "loss"), ("metric", words.metric_name(record))):
-        values = [v for _, epochs in histories.values() for side in ("train", "valid") for v in _column(epochs, f"{side}_{kind}")]
-        if not known(values):
+        columns = (f"train_{kind}", f"valid_{kind}")
+        groups = [[v for column in columns for v in _column(epochs, column)] for _, epochs in histories.values()]
+        values = [value for group in groups for value in known(group)]
+        if not values:
             continue
         chosen = [_column(epochs, f"valid_{kind}")[_chosen(facts, epochs)] for facts, epochs in histories.values()]
-        frame = figures.limits(values, chosen)
-        cut = any(not frame[0] <= value <= frame[1] for value in known(values))
+        frame = figures.common_limits(groups, chosen)
+        cut = any(not frame[0] <= value <= frame[1] for value in values)
         drawn = [
             {"side": SIDES[side], "svg": _curve(side, kind, title, *histories[side], frame)}
             for side in histories
-            if known(_column(histories[side][1], f"valid_{kind}") + _column(histories[side][1], f"train_{kind}"))
+            if known([v for column in columns for v in _column(histories[side][1], column)])
         ]
         panels.append({"kind": kind, "title": title, "panels": drawn, "cut": cut})
     return panels
@@ -225,9 +235,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     constant = (known(constants) or [math.nan])[0]
     frame = figures.waterfall_frame(list(found.values()), constant)
-    panels = [
-        {"side": SIDES[side], "svg": _waterfall(side, *pair, frame=frame, constant=constant)} for side, pair in found.items()
-    ]
+    panels = [{"side": SIDES[side], "svg": _waterfall(side, *pair, frame, constant)} for side, pair in found.items()]
     said = ""
     if len(found) == 2:
         said = words.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
@@ -300,9 +308,24 @@ def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
         "first": ranked[:FIRST_RECIPES],
         "rest": ranked[FIRST_RECIPES:],
         "again": [row for row in table if row["again"]],
-        "failed": sum(math.isnan(row["valid"]) for row in ranked),
+        "facts": _recipe_facts(ranked, higher),
         "sized": len(sizes) > 1,
     }
+
+
+def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str, str]]:
+    """The search in numbers, beside its figure."""
+    facts = []
+    for kind in ("baseline", "search"):
+        mine = [row["valid"] for row in ranked if row["kind"] == kind]
+        if mine:
+            best = (max if higher else min)(known(mine), default=math.nan)
+            facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", words.score(best))]
+    seconds = known([row["seconds"] for row in ranked])
+    if seconds:
+        facts.append(("median time", words.duration(sorted(seconds)[len(seconds) // 2])))
+    failed = sum(math.isnan(row["valid"]) for row in ranked)
+    return [*facts, ("without a score", str(failed))] if failed else facts
 
 
 def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], higher: bool) -> str:
@@ -315,14 +338,16 @@ def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], highe
         f"validation {words.metric_name(record)} of {words.counted(len(searched), 'recipe')} in the order of trying; "
         f"the best has {words.score(best)}"
     )
-    return figures.trials("trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher)
+    return figures.trials(
+        "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
+    )
 
 
 def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
-    shown = {key: number(trial.get(key)) for key in ("valid", "valid_loss", "train_loss", "epochs", "best_epoch", "seconds", "train_rows")}
+    columns = ("valid", "valid_loss", "train_loss", "epochs", "best_epoch", "seconds", "train_rows")
     index = number(trial.get("index"))
     return {
-        **shown,
+        **{column: number(trial.get(column)) for column in columns},
         "index": index if math.isfinite(index) else float(place),
         "kind": text(trial.get("kind"), 30) or "search",
         "again": trial.get("kind") == "confirmation",
@@ -372,21 +397,20 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     decimals = words.decimals_for(high - low)
     for pair in pairs:
         pair["signed"] = words.signed(pair["difference"], decimals)
-    looks = number(found.get("looks"))
+    looks = number(found.get("looks", record.get("looks")))
     drawable = all(math.isfinite(value) for value in (estimate, low, high))
-    label = f"Improvement {words.signed(estimate, decimals)}, interval {words.fixed(low, decimals)} to {words.fixed(high, decimals)}"
+    size, span = words.signed(estimate, decimals), f"{words.fixed(low, decimals)} to {words.fixed(high, decimals)}"
+    label = f"Improvement {size}, interval {span}"
     return {
         "svg": figures.interval("improvement", label, estimate, low, high, differences) if drawable else "",
         "pairs": pairs,
-        "estimate": words.signed(estimate, decimals),
-        "interval": f"{words.fixed(low, decimals)} to {words.fixed(high, decimals)}" if drawable else "unknown",
+        "estimate": size,
+        "interval": span if drawable else "unknown",
         "level": words.percent(found.get("level")),
         "seeds": words.count(found.get("pairs")),
-        "rows": words.count((known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))]) or [None])[0]),
+        "rows": words.count(words.untouched_rows(record)),
         "looks": int(looks) if math.isfinite(looks) else None,
-        "limited_by": {"rows": "the number of untouched rows", "seeds": "the number of paired seeds"}.get(
-            text(found.get("limited_by")), ""
-        ),
+        "limited_by": {"rows": "untouched rows", "seeds": "paired seeds"}.get(text(found.get("limited_by")), ""),
     }
 
 
@@ -424,7 +448,10 @@ def _reproduce(record: dict[str, Any]) -> dict[str, Any]:
         facts.append(("seeds of the pairs", seeds))
     if digest := text(part(record, "data", "sha256"), 128):
         facts.append(("data, SHA-256", digest))
-    recipes = [
-        {"side": SIDES[side], "toml": toml} for side in ("best", "baseline") if (toml := text(part(record, "recipes", side), TOML_LENGTH))
-    ]
-    return {"facts": facts, "command": text(record.get("command"), 2000), "recipes": recipes, "record": RECORD}
+    recipes = {SIDES[side]: text(part(record, "recipes", side), TOML_LENGTH) for side in ("best", "baseline")}
+    return {
+        "facts": facts,
+        "command": text(record.get("command"), 2000),
+        "recipes": {side: toml for side, toml in recipes.items() if toml},
+        "record": RECORD,
+    }

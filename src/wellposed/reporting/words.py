@@ -14,7 +14,7 @@ REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "
 ADVICE = {
     "constant": "The network learned nothing from the inputs that shows on these rows.",
     "linear": "For this table the simpler model is the better choice.",
-    "boosting": "For this table it is the better choice, unless you need a network.",
+    "boosting": "For this table boosting is the better choice, unless you need a network.",
 }
 LIMITS = {
     "rows": (
@@ -39,7 +39,7 @@ class Verdict:
         claim: what was found.
         support: on how many rows, with which interval, over how many seeds.
         limits: what stands in the way of a proof and what to do; empty where the gain is shown.
-        references: a sentence for each reference model that is ahead or as good; empty where none is.
+        references: a sentence for each reference model that is ahead or as good, and what to do; empty where none is.
     """
 
     kind: str
@@ -142,10 +142,10 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list) and all(isinstance(item, dict) and "penalty" in item for item in value):
-        return "; ".join(_term(item) for item in value)[:400]
+        return "; ".join(_term(item) for item in value)[:200]
     if isinstance(value, (list, dict)):
-        return text(json.dumps(value, ensure_ascii=False), 400)
-    return text(value, 400)
+        return text(json.dumps(value, ensure_ascii=False), 200)
+    return text(value, 200)
 
 
 def _term(term: dict[str, Any]) -> str:
@@ -169,11 +169,11 @@ def verdict(record: dict[str, Any]) -> Verdict:
     found = mapping(record.get("improvement"))
     estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
     if _is_baseline(record) and not estimate:
-        claim = "no recipe of the search beat the tuned baseline on the validation rows,"
-        return Verdict("unproven", "Not shown:", claim, "so the baseline stays the best recipe.", references=references)
+        claim = "no recipe of the search beat the tuned baseline on the validation rows."
+        return Verdict("unproven", "Not shown:", claim, "The baseline stays the best recipe.", references=references)
     if not math.isfinite(estimate):
-        claim = "the best recipe and the tuned baseline were not compared on untouched rows,"
-        support = "so nothing is said about new data."
+        claim = "the best recipe and the tuned baseline were not compared on untouched rows."
+        support = "Nothing is proven about new data."
         return Verdict("missing", "Not shown:", claim, support, references=references)
     decimals = decimals_for(high - low)
     size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
@@ -199,12 +199,19 @@ def _is_baseline(record: dict[str, Any]) -> bool:
     before, after = part(record, "recipes", "baseline"), part(record, "recipes", "best")
     if before is not None and after is not None:
         return bool(before == after)
-    return record.get("differences") == {} and part(record, "baseline", "recipe") == part(record, "best", "recipe")
+    same = part(record, "baseline", "recipe") == part(record, "best", "recipe")
+    return same and record.get("differences") == {}
+
+
+def untouched_rows(record: dict[str, Any]) -> float:
+    """How many rows the comparison stands on; NaN where the record does not say."""
+    amounts = known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))])
+    return amounts[0] if amounts else math.nan
 
 
 def _rows(record: dict[str, Any]) -> str:
-    amount = known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))])
-    return counted(amount[0], "untouched row") if amount else "the untouched rows"
+    amount = untouched_rows(record)
+    return counted(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
 
 
 def _interval(found: dict[str, Any]) -> str:
@@ -233,16 +240,16 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
 
 
 def winners(record: dict[str, Any]) -> list[str]:
-    """A sentence for each reference that is ahead of the network or as good, the best one first."""
+    """A sentence for each reference that is ahead of the network or as good, the best one first; then what to do."""
     network, sign = network_score(record), 1.0 if higher_is_better(record) else -1.0
     if not math.isfinite(network):
         return []
     margins = {key: sign * (value - network) for key, value in reference_scores(record).items()}
     ahead = sorted((key for key in margins if margins[key] > 0), key=lambda key: -margins[key])
     tied = [key for key in margins if margins[key] == 0]
-    return [_winner(record, key, network, first=index == 0) for index, key in enumerate(ahead)] + [
-        f"{_capital(REFERENCES[key])} is as good as the network: {score(network)} both." for key in tied
-    ]
+    said = [_winner(record, key, network, first=index == 0) for index, key in enumerate(ahead)]
+    said += [f"{_capital(REFERENCES[key])} is as good as the network: {score(network)} both." for key in tied]
+    return [*said, ADVICE[(ahead or tied)[0]]] if said else []
 
 
 def _winner(record: dict[str, Any], key: str, network: float, first: bool) -> str:
@@ -250,7 +257,7 @@ def _winner(record: dict[str, Any], key: str, network: float, first: bool) -> st
     if own == other:
         return f"{_capital(REFERENCES[key])} is as good as the network: {own} both."
     if first:
-        return f"{_capital(REFERENCES[key])} wins here: {own} against {other} {metric_name(record)} on the same rows. {ADVICE[key]}"
+        return f"{_capital(REFERENCES[key])} wins here: {own} against {other} {metric_name(record)} on the same rows."
     return f"{_capital(REFERENCES[key])} is ahead too: {own}."
 
 
@@ -291,9 +298,9 @@ def _came_from(cost: float, gap: float, se: float) -> str:
 
 
 def number_or_text(value: Any) -> str:
-    """A number of an evidence as a score, a yes or no, or the text itself."""
+    """A number of an evidence with three digits, a yes or no, or the text itself."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return count(value) if abs(value) >= 10_000 else str(value).replace("-", "−")
-    return score(value) if isinstance(value, float) else text(value, 120) or MISSING
+    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else text(value, 120) or MISSING

@@ -35,18 +35,23 @@ TEST_SHARE = 0.2
 ALPHA = 0.05
 """One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
 
-RUN_SHARE = 0.025
-"""Of a budget in minutes, what one run may take: 5 for the baseline, 20 or more for the search, 10 for confirmation."""
-REFERENCES_SHARE, SEARCH_ENDS, FINAL_ENDS, CONFIRM_ENDS = 0.10, 0.60, 0.72, 0.96
-"""Shares of the budget by which each stage ends."""
+SEARCH_RUN, FINAL_RUN = 0.015, 0.03
+"""Of a budget in minutes, what one run of the search and one finalist may take: 25 recipes fit in 40 %."""
+REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.12, 0.42, 0.75, 0.12, 0.96
+"""Shares of the budget: of the references, by which the search ends (later where runs are short), of the finalists, and by
+which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 """The search trains on fewer rows if a run would have fewer epochs than this; small data need no more than that."""
 PLAIN_EPOCHS = 100
 """Epochs of a run at most, without a clock."""
+MOST_PASSED = 200
+"""Proposals that may be passed over for being too slow; then they are tried all the same."""
+EPOCH_RUNS = 30
+"""A budget in epochs is spread over so many recipes."""
 FEWEST_ROWS = 1000
 FINALISTS, MOST_ROUNDS = 3, 3
 PAIRS = (3, 5, 10)
-"""Pairs of confirmation runs: at least, without a clock, at most."""
+"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
 
 
 def improve(
@@ -154,17 +159,16 @@ class Search:
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
         report("phase", text="references")
-        seconds = REFERENCES_SHARE * self.account.budget.amount if self.account.timed else math.inf
-        return references(self.problem, seconds)
+        return references(self.problem, self.account.deadline(REFERENCES_SHARE))
 
     def check(self) -> None:
         """Fail early and clearly on a problem that cannot be trained; decide on how many rows the search trains."""
         report("phase", text="baseline")
-        plain = Recipe()
-        step, rest = self.speed(plain)
         total = len(self.problem.prepared.train)
+        plain = plain_recipe(total)
+        step, rest = self.speed(plain)
         if self.account.timed:
-            each = RUN_SHARE * self.account.budget.amount / FEWEST_EPOCHS
+            each = SEARCH_RUN * self.account.budget.amount / FEWEST_EPOCHS
             steps = max(1.0, (each - rest) / step)
             rows = max(FEWEST_ROWS, int(steps * plain.batch_size))
             if rows < total:
@@ -176,7 +180,7 @@ class Search:
 
     def baseline(self) -> Recipe:
         """Plain AdamW with the best of several learning rates, looking beyond the border where the best is there."""
-        plain = Recipe()
+        plain = plain_recipe(len(self.problem.prepared.train))
         if self.account.budget.none:
             return plain
         done = {trial.built.optimizer.lr: trial for trial in self.trials("baseline")}
@@ -210,22 +214,55 @@ class Search:
         space = Space(self.problem, baseline, findings, self.seed)
         if self.own is not None:
             self.trial("search", self.own)
-        done = len(self.trials("search")) - (self.own is not None)
-        proposal = max(0, done)
+        proposal = self.state.proposals
+        least = self.least_epochs(baseline)
+        passed = 0
         while not self.interrupted and not self.over():
             candidate = space.draw(proposal)
             proposal += 1
+            if (
+                self.account.timed
+                and proposal > 1
+                and self.search_plan(candidate)[0].epochs < least
+                and passed < MOST_PASSED
+            ):
+                passed += 1
+                continue
+            self.state.proposals = proposal
             self.trial("search", candidate)
+        if passed:
+            self.notes.append(
+                f"{passed} proposals were passed over: within the time of one run they would have had less than half of the "
+                "baseline's epochs."
+            )
+
+    def least_epochs(self, baseline: Recipe) -> float:
+        """Half of the epochs that the baseline has: a recipe with fewer would be judged before it has learned."""
+        return self.search_plan(baseline)[0].epochs / 2
+
+    def search_plan(self, recipe: Recipe) -> tuple[Recipe, int]:
+        """A recipe of the search with its epochs, and its rows."""
+        return self.planned(recipe, self.rows or len(self.problem.prepared.train), SEARCH_RUN)
 
     def over(self) -> bool:
         """Whether the search has had its share."""
         unit = self.account.budget.unit
-        ends = {"seconds": SEARCH_ENDS, "recipes": 1.0, "epochs": SEARCH_ENDS}[unit]
+        ends = {"seconds": self.search_ends(), "recipes": 1.0, "epochs": 1.0}[unit]
         return self.account.spent >= ends
+
+    def search_ends(self) -> float:
+        """By which share of the time the search ends: what finalists and confirmation need is kept back."""
+        seconds = [trial.seconds for trial in self.state.trials if math.isfinite(trial.seconds)]
+        if self.rows is not None or not seconds:
+            return SEARCH_ENDS
+        runs = (1 + FINALISTS) * MOST_ROUNDS + 2 * PAIRS[2]
+        needed = 1.3 * runs * float(np.median(seconds)) / max(self.account.budget.amount, 1e-9)
+        return min(max(CONFIRM_ENDS - needed, SEARCH_ENDS), SEARCH_ENDS_LATEST)
 
     def final(self, baseline: Recipe) -> Recipe:
         """The best few again with another seed and on more rows; the best mean in validation wins."""
         report("phase", text="finalists")
+        ends = self.account.spent + FINAL_ENDS
         ranked = sorted(self.trials("search"), key=self.rank, reverse=True)
         finalists = {t.built.to_toml(): t.built for t in ranked if math.isfinite(t.valid_loss)}
         candidates = [baseline, *list(finalists.values())[:FINALISTS]]
@@ -236,7 +273,7 @@ class Search:
                 scores[trial.built.to_toml()].append(self.rank(trial)[0])
         for again in range(1, 1 + MOST_ROUNDS):
             for recipe in candidates:
-                if self.interrupted or (self.account.timed and self.account.spent > FINAL_ENDS):
+                if self.interrupted or (self.account.timed and self.account.spent > ends):
                     break
                 finalist = self.trial("finalist", recipe, self.seed + again, full=True)
                 if finalist is not None:
@@ -249,9 +286,8 @@ class Search:
         report("phase", text="confirmation")
         pairs: list[tuple[Run, Run]] = []
         rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
-        share = (
-            max(RUN_SHARE, (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[1])) if self.account.timed else RUN_SHARE
-        )
+        left = (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) if self.account.timed else 0.0
+        share = max(SEARCH_RUN, left)
         plans = [self.planned(recipe, rows, share) for recipe in (baseline, best)]
         limit = min(count for _, count in plans) if self.account.timed else rows
         if limit < rows:
@@ -371,14 +407,11 @@ class Search:
 
     def trial(self, kind: str, recipe: Recipe, seed: int | None = None, full: bool = False) -> Trial | None:
         """Train a recipe within its share of the time; None where it was interrupted or could not be trained."""
-        rows = self.rows
-        if full or rows is None:
-            planned, count = self.planned(recipe, len(self.problem.prepared.train), RUN_SHARE)
-            rows = count if count < len(self.problem.prepared.train) else None
-        else:
-            planned, _ = self.planned(recipe, rows, RUN_SHARE)
+        total, share = len(self.problem.prepared.train), FINAL_RUN if full else SEARCH_RUN
+        planned, count = self.planned(recipe, total, share) if full else self.search_plan(recipe)
+        rows = count if count < total else None
         budget = self.account
-        deadline = min(budget.deadline(budget.spent + 2 * RUN_SHARE), budget.deadline(CONFIRM_ENDS))
+        deadline = min(budget.deadline(budget.spent + 2 * share), budget.deadline(CONFIRM_ENDS))
         return self.fitted(kind, planned, self.seed if seed is None else seed, rows, deadline, as_proposed=recipe)
 
     def fitted(
@@ -437,7 +470,9 @@ class Search:
 
     def speed(self, recipe: Recipe) -> tuple[float, float]:
         """Seconds of a step and of an epoch's evaluation, measured on a few steps of this very recipe."""
-        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, bool(recipe.noise.dropout))
+        switched = tuple(bool(x) for x in (recipe.noise.dropout, recipe.noise.input, recipe.averaging.ema, recipe.clip))
+        kinds = tuple((term.penalty, term.how) for term in recipe.terms)
+        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, kinds)
         if key not in self.speeds:
             self.speeds[key] = measured_speed(self.problem, recipe, self.device)
         return self.speeds[key]
@@ -448,7 +483,7 @@ class Search:
         Without a clock the number of epochs is fixed, so that a study can be repeated exactly.
         """
         if self.account.budget.unit == "epochs" and not self.account.budget.none:
-            return with_epochs(recipe, max(1, min(PLAIN_EPOCHS, int(RUN_SHARE * self.account.budget.amount)))), rows
+            return with_epochs(recipe, max(1, min(PLAIN_EPOCHS, round(self.account.budget.amount / EPOCH_RUNS)))), rows
         if not self.account.timed:
             return with_epochs(recipe, min(PLAIN_EPOCHS, MOST_EPOCHS)), rows
         step, rest = self.speed(recipe)
@@ -458,6 +493,11 @@ class Search:
             rows = max(FEWEST_ROWS, min(rows, int(steps / (FEWEST_EPOCHS / 4) * recipe.batch_size)))
         epoch = math.ceil(rows / recipe.batch_size) * step + rest
         return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
+
+
+def plain_recipe(rows: int) -> Recipe:
+    """Plain AdamW; the batch size sets the speed, so small data get small batches and large data large ones."""
+    return Recipe(batch_size=32 if rows < 1000 else 128 if rows < 20000 else 256)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

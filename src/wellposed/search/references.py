@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from wellposed.core.random import numpy_generator
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.training.problem import Problem
 
-COST = {"linear": 2.5e-7, "boosting": 6e-8}
-"""Seconds a row, feature and output on two slow cores, measured; rows are cut where this would pass the time allowed."""
+ROUNDS, STRIDE = 100, 20
+"""Rounds of boosting and of the linear model's solver, scikit-learn's default, and after how many the clock is looked at."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class References:
     notes: tuple[str, ...] = ()
 
 
-def references(problem: Problem, seconds: float = math.inf) -> References:
+def references(problem: Problem, deadline: float = math.inf) -> References:
     """Fit each reference on the training rows and score it with the problem's metric.
 
     Args:
-        seconds: about how long all of them may take; fewer rows are used where they would take longer, and that is said.
+        deadline: value of ``time.monotonic()`` by which all should be done; rounds are cut where they would take longer,
+            and that is said.
     """
     data, metric = problem.prepared, problem.metric
     if metric is None or data.test is None or len(data.shape) != 1:
@@ -41,12 +43,11 @@ def references(problem: Problem, seconds: float = math.inf) -> References:
     sides = {"test": _matrix(data.test), "valid": _matrix(data.valid)}
     scores: dict[str, dict[str, float]] = {"test": {}, "valid": {}}
     notes = []
-    for name in ("constant", "linear", "boosting"):
-        rows = _affordable(name, x, data.outputs, seconds / 2)
-        index = slice(None) if rows >= len(x) else numpy_generator(0, "reference").permutation(len(x))[:rows]
-        if rows < len(x):
-            notes.append(f"The reference {name!r} was trained on {rows} of {len(x)} rows to stay within the budget.")
-        model = _fitted(name, x[index], y[index], data.task)
+    began = time.monotonic()
+    for name, share in (("constant", 0.0), ("linear", 1 / 3), ("boosting", 1.0)):
+        model, rounds = _fitted(name, x, y, data.task, began + share * (deadline - began))
+        if rounds < ROUNDS:
+            notes.append(f"The {name} reference had {rounds} of {ROUNDS} rounds to stay within the budget.")
         for side, (inputs, target) in sides.items():
             outputs = _outputs(model, inputs, data.task, data.outputs)
             scores[side][name] = metric.score(outputs, torch.from_numpy(target))
@@ -59,32 +60,31 @@ def _matrix(source: Source) -> tuple[np.ndarray, np.ndarray]:
     return inputs.numpy(), target.numpy()
 
 
-def _affordable(name: str, x: np.ndarray, outputs: int, seconds: float) -> int:
-    """How many rows the reference can be trained on in the time."""
-    if name not in COST or math.isinf(seconds):
-        return len(x)
-    each = COST[name] * x.shape[1] * (outputs if outputs > 2 else 1) * 100
-    return max(200, int(seconds / each))
-
-
-def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str) -> Any:
+def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float) -> tuple[Any, int]:
+    """The reference, and how many of `ROUNDS` it had; the clock is looked at every `STRIDE` rounds."""
     require("sklearn", "tables")
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
 
     classifying = task == "classification"
-    models: dict[str, Any] = {
-        "constant": DummyClassifier() if classifying else DummyRegressor(),
-        "linear": LogisticRegression(max_iter=100) if classifying else Ridge(),
-        "boosting": (HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor)(random_state=0),
-    }
+    if name == "constant" or (classifying and len(np.unique(y)) < 2):
+        return (DummyClassifier() if classifying else DummyRegressor()).fit(x, y), ROUNDS
+    if name == "linear" and not classifying:
+        return Ridge().fit(x, y), ROUNDS
+    boosting = HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor
+    model = LogisticRegression(warm_start=True) if name == "linear" else boosting(random_state=0, warm_start=True)
+    rounds = 0
     with warnings.catch_warnings():
-        # An unconverged logistic regression is still a reference, and scikit-learn says so for every table.
+        # A linear model that has not converged is what this stops at, and scikit-learn says so at every stride.
         warnings.simplefilter("ignore")
-        if classifying and name != "constant" and len(np.unique(y)) < 2:
-            return models["constant"].fit(x, y)
-        return models[name].fit(x, y)
+        while rounds < ROUNDS and (not rounds or time.monotonic() < deadline):
+            rounds += STRIDE
+            # Boosting counts all rounds so far, the solver those of this call.
+            model.set_params(max_iter=STRIDE if name == "linear" else rounds).fit(x, y)
+            if int(np.max(model.n_iter_)) < model.max_iter:
+                return model, ROUNDS
+    return model, rounds
 
 
 def _outputs(model: Any, x: np.ndarray, task: str, classes: int) -> torch.Tensor:

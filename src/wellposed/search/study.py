@@ -56,6 +56,7 @@ class State:
     Attributes:
         data, metric, seed: must be the same when the study goes on.
         own_test: whether the confirmation rows were given, not split off.
+        proposals: how many were drawn from the space.
         looks: by a hash of the confirmation rows.
     """
 
@@ -64,6 +65,7 @@ class State:
     seed: int
     own_test: bool
     trials: list[Trial] = field(default_factory=list)
+    proposals: int = 0
     looks: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -80,7 +82,15 @@ class State:
         value = read_json(folder / STATE, SCHEMA, "state of a study")
         try:
             trials = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
-            return cls(value["data"], value["metric"], value["seed"], value["own_test"], trials, dict(value["looks"]))
+            return cls(
+                value["data"],
+                value["metric"],
+                value["seed"],
+                value["own_test"],
+                trials,
+                value["proposals"],
+                dict(value["looks"]),
+            )
         except (KeyError, TypeError) as error:
             raise FormatError(f"'{folder / STATE}' is damaged: {error}.") from None
 
@@ -185,10 +195,11 @@ class Study:
         }
 
     def save(self, folder: Path) -> None:
-        """Write ``study.json``, ``recipe.toml``, ``history.csv`` and ``model/``."""
+        """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
         save_run(self.best, folder / "model")
         write_atomically(folder / "recipe.toml", self.best.recipe.to_toml())
         write_atomically(folder / "history.csv", self.best.history.to_csv())
+        self.best.history.save(folder / "history.json")
         write_json(folder / STUDY, self.record())
 
     def __str__(self) -> str:

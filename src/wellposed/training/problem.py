@@ -16,7 +16,8 @@ from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
 from wellposed.losses.metrics import Metric, metric, scaled
 from wellposed.losses.per_example import Loss
-from wellposed.training.evaluate import Forward, batches_of, call, evaluate, evaluating
+from wellposed.training.constant import constant_facts
+from wellposed.training.evaluate import Forward, call, evaluating
 
 
 class Problem:
@@ -143,25 +144,8 @@ class Problem:
 
     def constant(self) -> dict[str, float]:
         """Validation loss and metric of the best constant prediction learned on training rows; empty where unknown."""
-        target = self.prepared.train_clean.targets()
-        if target is None or target.ndim != 1 or not (self.loss.classifies or self.loss.name == "squared_error"):
-            return {}
-        if self.loss.name == "cross_entropy":
-            if int(target.min()) < 0:
-                return {}
-            counts = torch.bincount(target, minlength=max(self.prepared.outputs, 2)).float() + 1e-3
-            guess = (counts / counts.sum()).log()
-        elif self.loss.name == "binary_cross_entropy":
-            share = target.float().mean().clamp(1e-6, 1 - 1e-6)
-            guess = (share / (1 - share)).log()
-        else:
-            guess = target.float().mean()
-        batches = ((None, y) for _, y in batches_of(self.prepared.valid))
-        measured = evaluate(
-            nn.Identity(), ((y, y) for _, y in batches), self.loss, self.metric, device=torch.device("cpu"),
-            forward=lambda _, y: guess.expand(len(y), *guess.shape),
-        )  # fmt: skip
-        return {"constant_loss": measured.loss.mean, "chance_metric": measured.metric}
+        data = self.prepared
+        return constant_facts(self.loss, self.metric, data.train_clean.targets(), data.valid.targets())
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

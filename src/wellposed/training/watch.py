@@ -19,6 +19,7 @@ from wellposed.losses.metrics import Metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.optim.regularize import Regularized
+from wellposed.training.constant import constant_facts
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.loop import rise_since, weight_facts
@@ -72,6 +73,8 @@ class Watch:
                 "higher_is_better": self.metric.higher_is_better if self.metric else False,
                 "train_rows": sizes[0],
                 "valid_rows": self.rows,
+                "task": "classification" if self.loss.classifies else "regression",
+                **constant_facts(self.loss, self.metric, *(self._targets(probe) for probe in self._probes)),
                 "regularized": {str(t): 1.0 for t in optimizer.terms} if isinstance(optimizer, Regularized) else {},
             }
         )
@@ -130,6 +133,13 @@ class Watch:
         with untouched():
             return evaluate(self.model, batches(), self.loss, self.metric, device=device, forward=self._forward)
 
+    def _targets(self, probe: _Probe) -> Tensor | None:
+        """The probe's targets, where they are one tensor a batch."""
+        found = [self._target(batch) for batch in probe.batches()]
+        return (
+            torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim == 1 for t in found) else None
+        )
+
     def _grad_norm(self) -> float:
         """Norm of the gradients as the loop left them; NaN where it left none."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -173,7 +183,8 @@ def watch(
         model: any ``nn.Module``; a compiled one too.
         loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
             for tokens, or a mean.
-        train, valid: DataLoaders, Datasets, ``(X, y)``, or lists of batches. Batches are tuples or mappings.
+        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
+            tuples or mappings.
         optimizer: shows the learning rate and, from `regularize`, what each term charges.
         metric: a metric's name; by default accuracy for class labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
@@ -234,8 +245,13 @@ def _length(side: Any) -> int:
 
 
 def _is_batches(side: Any) -> bool:
-    """A list of batches, each a tuple or a mapping of tensors."""
-    return isinstance(side, list) and bool(side) and isinstance(side[0], (tuple, list, dict)) and _size(side[0]) > 0
+    """A list of batches, not of examples: all tensors have the same first axis, and one has another axis beside it."""
+    if not (isinstance(side, list) and side and isinstance(side[0], (tuple, list, dict))):
+        return False
+    parts = list(side[0].values()) if isinstance(side[0], dict) else list(side[0])
+    if not all(isinstance(part, Tensor) and part.ndim for part in parts):
+        return False
+    return len({len(part) for part in parts}) == 1 and any(part.ndim > 1 for part in parts)
 
 
 def _size(batch: Any) -> int:

@@ -1,0 +1,42 @@
+# Two commands on a fresh machine:  make improve  and  make test
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUDGET ?= 60s
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+
+.PHONY: improve test check slow clean
+
+improve: $(VENV)/.improve ## train, search and prove on a real table, and write a report
+	$(BIN)/wellposed improve --budget $(BUDGET)
+
+test: check ## everything that must hold
+	$(BIN)/python -m pytest -n 2
+	$(BIN)/python tests/installed.py
+
+check: $(VENV)/.test ## style, types, layers
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(VENV)/.test ## the long simulations too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "wellposed needs Python 3.11 or newer, and none was found; install it, or give make PYTHON=/path/to/python3." >&2; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wellposed needs Python 3.11 or newer; $(PYTHON) is older. Give make PYTHON=/path/to/python3." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks venv or ensurepip; on Debian and Ubuntu run: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.improve: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.improve
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,577 @@
+"""Laws of penalties and constraints: what a proximal operator and a projection must satisfy, whatever their formula.
+
+    from wellposed.testing import check_penalty
+    def test_my_penalty():
+        check_penalty(MyPenalty(strength=0.3))
+
+Each law is a function of a penalty (or a constraint) and one `Case`; it raises `LawBroken` with what it found. A law that
+does not apply (firm non-expansiveness of a penalty that is not convex) says nothing. With float64 the tolerance is 1e-9,
+with float32 1e-5; laws that need finite differences run in float64 only.
+
+The objective of a proximal step is ``h(u) = 1/2 sum_i (u_i - w_i)^2/step_i + g(u)`` throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import ShapeError, WellposedError
+from wellposed.penalties.base import Chargeable, Constraint, Penalty, Traits
+
+SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,))
+SCALES = (0.05, 1.0, 20.0)
+STEPS = (0.05, 1.0, 3.0)
+NOISES = (1.0, 1e-1, 1e-2, 1e-4, 1e-6)
+
+
+class LawBroken(WellposedError, AssertionError):
+    """A penalty or a constraint does not satisfy a law."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point at which laws are tried: weights, another point, a step, and where random rivals are drawn."""
+
+    w: Tensor
+    other: Tensor
+    step: float
+    seed: int
+
+    @property
+    def tolerance(self) -> float:
+        """1e-9 in float64, 1e-5 in lower precision; relative to the sizes that are compared."""
+        return 1e-9 if self.w.dtype == torch.float64 else 1e-5
+
+    @property
+    def exact(self) -> bool:
+        """Whether finite differences mean anything."""
+        return self.w.dtype == torch.float64
+
+    def noise(self, salt: int = 0) -> Tensor:
+        """Standard normal numbers of the shape of ``w``."""
+        source = torch.Generator().manual_seed(self.seed + 7919 * salt)
+        return torch.randn(self.w.shape, generator=source, dtype=torch.float64).to(self.w.dtype)
+
+    def metric(self) -> Tensor:
+        """A step for each coordinate, between a tenth and twice ``step``."""
+        source = torch.Generator().manual_seed(self.seed + 104729)
+        spread = torch.rand(self.w.shape, generator=source, dtype=torch.float64).to(self.w.dtype)
+        return self.step * (0.1 + 1.9 * spread)
+
+    @property
+    def about(self) -> str:
+        """For messages."""
+        return f"shape {tuple(self.w.shape)}, size {float(self.w.abs().max()):.3g}, step {self.step:g}, {self.w.dtype}"
+
+
+PenaltyLaw = Callable[[Penalty, Case], None]
+ConstraintLaw = Callable[[Constraint, Case], None]
+
+
+class _Named(Protocol):
+    __name__: str
+
+
+def holds(condition: object, message: str) -> None:
+    """Raise `LawBroken` unless the condition is true."""
+    if not bool(condition):
+        raise LawBroken(message)
+
+
+def close(found: Tensor | float, wanted: Tensor | float, tolerance: float, message: str) -> None:
+    """Raise `LawBroken` unless the values agree, relative to the larger of 1 and their size."""
+    a, b = torch.as_tensor(found, dtype=torch.float64), torch.as_tensor(wanted, dtype=torch.float64)
+    holds(a.shape == b.shape, f"{message}: shape {tuple(a.shape)} instead of {tuple(b.shape)}")
+    holds(bool(torch.isfinite(a).all()), f"{message}: a value is not finite")
+    gap = float((a - b).abs().max()) if a.numel() else 0.0
+    size = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+    holds(gap <= tolerance * size, f"{message}: {gap:.3g} apart, {tolerance * size:.3g} allowed")
+
+
+def objective(penalty: Penalty, u: Tensor, w: Tensor, step: float | Tensor) -> float:
+    """``1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; coordinates with step 0 must not move and cost nothing."""
+    t = torch.as_tensor(step, dtype=w.dtype).expand(w.shape)
+    distance = torch.where(t > 0, (u - w).square() / t.where(t > 0, torch.ones_like(t)), torch.zeros_like(w))
+    return 0.5 * float(distance.sum(dtype=torch.float64)) + float(penalty.value(u))
+
+
+def rivals(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
+    """Points that must not be better than the minimizer ``p``."""
+    w = case.w
+    yield "w", w
+    yield "0", torch.zeros_like(w)
+    for scale in NOISES:
+        for salt in (1, 2):
+            yield f"prox + {scale:g} noise", p + scale * max(1e-3, float(w.abs().max())) * case.noise(salt)
+    for factor in (0.5, 0.9, 0.999, 1.001, 1.1, 2.0):
+        yield f"{factor:g} prox", factor * p
+    for i in range(p.numel()):
+        for label, value in (("zeroed", torch.zeros_like(w)), ("restored", w)):
+            u = p.clone().reshape(-1)
+            u[i] = value.reshape(-1)[i]
+            yield f"coordinate {i} {label}", u.view(p.shape)
+
+
+def same_kind(penalty: Penalty, case: Case) -> None:
+    """Value is 0-d; prox and value keep the type, and prox the shape, of ``w``; layout in memory changes nothing."""
+    w = case.w
+    p, value = penalty.prox(w, case.step), penalty.value(w)
+    holds(p.shape == w.shape, f"prox gives shape {tuple(p.shape)}")
+    holds(p.dtype == w.dtype, f"prox gives {p.dtype}")
+    holds(value.ndim == 0, f"value has shape {tuple(value.shape)}; it is 0-d")
+    holds(value.dtype == w.dtype, f"value gives {value.dtype}")
+    holds(float(value) >= 0 and math.isfinite(float(value)), f"value is {float(value)}")
+    strided = w.movedim(0, -1).contiguous().movedim(-1, 0)
+    close(penalty.prox(strided, case.step), p, case.tolerance, "prox of a transposed copy")
+    close(penalty.value(strided), value, case.tolerance, "value of a transposed copy")
+
+
+def pure(penalty: Penalty, case: Case) -> None:
+    """Nothing is modified: not ``w``, not ``grad``, not a step that is a tensor."""
+    w, grad, step = case.w.clone(), case.noise(3), case.metric()
+    kept, versions = [x.clone() for x in (w, grad, step)], [x._version for x in (w, grad, step)]
+    penalty.value(w)
+    penalty.prox(w, case.step)
+    penalty.prox(w, step)
+    penalty.violation(w, grad, case.step)
+    for name, tensor, before, version in zip(("w", "grad", "step"), (w, grad, step), kept, versions, strict=True):
+        holds(torch.equal(tensor, before) and tensor._version == version, f"{name} is modified in place")
+
+
+def standing_still(penalty: Penalty, case: Case) -> None:
+    """Step 0 returns ``w``, at 0 as well, and coordinate by coordinate: where the step is 0 nothing moves."""
+    for w in (case.w, torch.zeros_like(case.w)):
+        for step in (0.0, torch.zeros_like(w)):
+            close(penalty.prox(w, step), w, 0.0, "step 0 must return w")
+    step = case.metric()
+    still = torch.arange(step.numel()).view(step.shape) % 3 == 0
+    step = step.masked_fill(still, 0.0)
+    p = penalty.prox(case.w, step)
+    close(p[still], case.w[still], case.tolerance, "a coordinate with step 0 must not move")
+
+
+def minimizes(penalty: Penalty, case: Case) -> None:
+    """No rival has a lower objective than the prox."""
+    p = penalty.prox(case.w, case.step)
+    best = objective(penalty, p, case.w, case.step)
+    for name, u in rivals(p, case):
+        h = objective(penalty, u, case.w, case.step)
+        holds(h >= best - case.tolerance * max(1.0, abs(best)), f"{name} is better than the prox by {best - h:.3g}")
+
+
+def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
+    """The same with a step for each coordinate, some of them 0."""
+    full = case.metric()
+    close(
+        penalty.prox(case.w, torch.full_like(full, case.step)),
+        penalty.prox(case.w, case.step),
+        case.tolerance,
+        "a tensor of equal steps must act as the number",
+    )
+    partial = full.masked_fill(torch.arange(full.numel()).view(full.shape) % 4 == 1, 0.0)
+    for step in (full, partial):
+        p = penalty.prox(case.w, step)
+        best = objective(penalty, p, case.w, step)
+        for name, u in rivals(p, case):
+            u = torch.where(step > 0, u, case.w)
+            h = objective(penalty, u, case.w, step)
+            allowed = case.tolerance * max(1.0, abs(best))
+            holds(h >= best - allowed, f"with a step per coordinate {name} is better than the prox by {best - h:.3g}")
+
+
+def moreau_gradient(penalty: Penalty, case: Case) -> None:
+    """``grad min_u h(u) = (w - prox(w))/step``, by finite differences of the minimum."""
+    if not case.exact or not penalty.traits.convex:
+        return
+    w, t = case.w, case.step
+    slope = (w - penalty.prox(w, t)) / t
+    for salt in (4, 5):
+        d = case.noise(salt)
+        d = d / d.norm()
+        eps = 1e-6 * max(1.0, float(w.abs().max()))
+        ends = [objective(penalty, penalty.prox(w + sign * eps * d, t), w + sign * eps * d, t) for sign in (1, -1)]
+        found, size = (ends[0] - ends[1]) / (2 * eps), float(slope.norm())
+        gap = abs(found - float((slope * d).sum()))
+        holds(
+            gap <= 1e-4 * max(1e-2, size), f"the Moreau envelope has slope {found:.6g}, {gap:.2g} off (w - prox)/step"
+        )
+
+
+def subgradient(penalty: Penalty, case: Case) -> None:
+    """``g(u) >= g(p) + <(w - p)/step, u - p>``: what the prox took away is a subgradient at ``p``."""
+    if not penalty.traits.convex:
+        return
+    p = penalty.prox(case.w, case.step)
+    slope = (case.w - p) / case.step
+    base = float(penalty.value(p))
+    for name, u in rivals(p, case):
+        lower = base + float((slope * (u - p)).sum(dtype=torch.float64))
+        value = float(penalty.value(u))
+        rounding = float((u - p).norm()) * float(case.w.norm()) / case.step
+        allowed = case.tolerance * max(1.0, abs(lower), abs(value), rounding)
+        holds(value >= lower - allowed, f"the subgradient inequality fails at {name} by {lower - value:.3g}")
+
+
+def convexity(penalty: Penalty, case: Case) -> None:
+    """``g`` of a midpoint is at most the mean of ``g`` at the ends."""
+    if not penalty.traits.convex:
+        return
+    middle = float(penalty.value((case.w + case.other) / 2))
+    mean = (float(penalty.value(case.w)) + float(penalty.value(case.other))) / 2
+    holds(middle <= mean + case.tolerance * max(1.0, mean), f"value is not convex: {middle:.6g} > {mean:.6g}")
+
+
+def moreau_identity(penalty: Penalty, case: Case) -> None:
+    """``w = prox(w) + projection of w on step * (dual ball)``, for norms.
+
+    That ``y = w - p`` is this projection is said by two things: ``y/step`` is a subgradient at 0 (it lies in the dual
+    ball), and ``<y, p> = step * g(p)``.
+    """
+    if not penalty.traits.convex or penalty.traits.homogeneous != 1:
+        return
+    p = penalty.prox(case.w, case.step)
+    y = (case.w - p) / case.step
+    size = max(1.0, float(case.w.norm()) / case.step)
+    outside = float(penalty.violation(torch.zeros_like(p), -y, case.step))
+    holds(outside <= case.tolerance * 10 * size, f"(w - prox)/step is {outside:.3g} outside of the dual ball")
+    close(
+        float((y * p).sum(dtype=torch.float64)),
+        float(penalty.value(p)),
+        case.tolerance * 10 * size * max(1.0, float(p.norm())),
+        "Moreau's identity: <(w - prox)/step, prox> is not g(prox)",
+    )
+
+
+def stationary_at_prox(penalty: Penalty, case: Case) -> None:
+    """The violation is 0 at a fixed point: at ``p = prox(w)`` under the gradient ``(p - w)/step``."""
+    p = penalty.prox(case.w, case.step)
+    grad = (p - case.w) / case.step
+    found = float(penalty.violation(p, grad, case.step))
+    allowed = case.tolerance * 10 * max(1.0, float(grad.norm()), float(case.w.norm()) / case.step)
+    holds(found <= allowed, f"the violation at a fixed point is {found:.3g}")
+
+
+def violation_is_distance(penalty: Penalty, case: Case) -> None:
+    """``|w - prox(w - t*grad, t)|/t`` tends to the violation as ``t`` falls; it is positive where the prox moves.
+
+    The limit of the proximal gradient step is the shortest element of ``grad + subdifferential``, also on a kink.
+    """
+    if not case.exact or not (penalty.traits.convex or math.isfinite(penalty.traits.weak_convexity)):
+        return
+    kink = penalty.prox(case.w, case.step)
+    small = 1e-9
+    for w in (case.w, kink, torch.zeros_like(kink)):
+        for scale in (1e-3, 0.3, 3.0):
+            grad = scale * case.noise(6)
+            found = float(penalty.violation(w, grad, case.step))
+            moved = float((w - penalty.prox(w - small * grad, small)).norm()) / small
+            size = max(1.0, moved, float(w.norm()))
+            holds(abs(found - moved) <= 1e-5 * size, f"the violation is {found:.6g}; the distance is {moved:.6g}")
+
+
+def violation_of_fixed_point(penalty: Penalty, case: Case) -> None:
+    """Zero violation and standing still under the proximal step are the same thing."""
+    for w in (case.w, penalty.prox(case.w, case.step)):
+        grad = case.noise(7)
+        moved = float((w - penalty.prox(w - case.step * grad, case.step)).norm())
+        found = float(penalty.violation(w, grad, case.step))
+        holds(found >= 0 and math.isfinite(found), f"the violation is {found}")
+        holds(found > 0 or moved <= case.tolerance, f"the violation is 0 and the prox moves by {moved:.3g}")
+        holds(moved > 0 or found <= case.tolerance * 10, f"the prox stands still and the violation is {found:.3g}")
+
+
+def nonexpansive(penalty: Penalty, case: Case) -> None:
+    """``<p - q, w - v> >= |p - q|^2`` if convex, in any metric; monotone always; Lipschitz if weakly convex."""
+    for step in (case.step, case.metric()):
+        t = torch.as_tensor(step, dtype=case.w.dtype).expand(case.w.shape)
+        p, q = penalty.prox(case.w, step), penalty.prox(case.other, step)
+        inner = float(((p - q) * (case.w - case.other) / t).sum(dtype=torch.float64))
+        square = float(((p - q).square() / t).sum(dtype=torch.float64))
+        allowed = case.tolerance * max(1.0, abs(inner), square)
+        holds(inner >= -allowed, f"the prox is not monotone: {inner:.3g} < 0")
+        if penalty.traits.convex:
+            holds(inner >= square - allowed, f"the prox is not firmly non-expansive: {inner:.6g} < {square:.6g}")
+        elif case.step * penalty.traits.weak_convexity < 1 and not isinstance(step, Tensor):
+            most = float((case.w - case.other).norm()) / (1.0 - case.step * penalty.traits.weak_convexity)
+            found = float((p - q).norm())
+            holds(found <= most * (1 + case.tolerance), f"the prox moves apart: {found:.6g} > {most:.6g}")
+
+
+def gradient_flows(penalty: Penalty, case: Case) -> None:
+    """``value`` carries a gradient, and finite differences agree with it (away from kinks)."""
+    w = torch.where(case.w.abs() < 0.01, torch.full_like(case.w, 0.5), case.w).requires_grad_()
+    value = penalty.value(w)
+    holds(value.requires_grad, "value carries no gradient: something reads .data or detaches")
+    (grad,) = torch.autograd.grad(value, w, allow_unused=True)
+    holds(grad is not None, "value does not depend on w for autograd")
+    holds(bool(torch.isfinite(grad).all()), "the gradient of value is not finite")
+    if not case.exact:
+        return
+    for salt in (8, 9):
+        d = case.noise(salt)
+        eps = 1e-6
+        with torch.no_grad():
+            found = float(penalty.value(w + eps * d) - penalty.value(w - eps * d)) / (2 * eps)
+        wanted = float((grad * d).sum())
+        size = max(1.0, float(grad.norm()), float(value.detach()))
+        holds(abs(found - wanted) <= 1e-6 * size, f"the gradient of value says {wanted:.6g}, differences {found:.6g}")
+    zero = torch.zeros_like(case.w).requires_grad_()
+    (at_zero,) = torch.autograd.grad(penalty.value(zero), zero)
+    holds(bool(torch.isfinite(at_zero).all()), "the gradient of value at w = 0 is not finite")
+
+
+def homogeneous(penalty: Penalty, case: Case) -> None:
+    """``g(c w) = |c|^k g(w)`` where ``traits.homogeneous`` says k; the prox scales with it."""
+    degree = penalty.traits.homogeneous
+    if degree is None:
+        return
+    value = penalty.value(case.w)
+    p = penalty.prox(case.w, case.step)
+    for c in (0.25, 3.0):
+        close(
+            penalty.value(c * case.w), c**degree * value, case.tolerance, f"value is not homogeneous of degree {degree}"
+        )
+        scaled = penalty.prox(c * case.w, case.step * c ** (2 - degree))
+        close(scaled, c * p, case.tolerance, f"the prox is not that of a penalty of degree {degree}")
+
+
+def symmetric(penalty: Penalty, case: Case) -> None:
+    """Flipping signs and permuting an axis changes no value, and the prox goes along."""
+    if not penalty.traits.symmetric:
+        return
+    value, p = penalty.value(case.w), penalty.prox(case.w, case.step)
+    signs = case.noise(10).sign()
+    close(penalty.value(signs * case.w), value, case.tolerance, "value changes with signs")
+    close(penalty.prox(signs * case.w, case.step), signs * p, case.tolerance, "the prox does not follow signs")
+    for axis, size in enumerate(case.w.shape):
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
+        moved = case.w.index_select(axis, order)
+        close(penalty.value(moved), value, case.tolerance, f"value changes with the order along axis {axis}")
+        wanted = p.index_select(axis, order)
+        close(
+            penalty.prox(moved, case.step), wanted, case.tolerance, f"the prox does not follow order along axis {axis}"
+        )
+
+
+def linear_in_strength(penalty: Penalty, case: Case) -> None:
+    """Twice the strength is twice the charge and twice the step; strength 0 charges nothing and moves nothing."""
+    if not is_dataclass(penalty) or "strength" not in {f.name for f in fields(penalty)}:
+        return
+    copied: Callable[..., Penalty] = replace  # type: ignore[assignment]
+    twice, none = copied(penalty, strength=2 * penalty.strength), copied(penalty, strength=0.0)
+    close(twice.value(case.w), 2 * penalty.value(case.w), case.tolerance, "value is not linear in strength")
+    wanted = penalty.prox(case.w, 2 * case.step)
+    close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
+    close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
+    for step in (case.step, case.metric()):
+        close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
+
+
+def single_precision(penalty: Penalty, case: Case) -> None:
+    """float32 agrees with float64 to 1e-5."""
+    if not case.exact:
+        return
+    low = case.w.float()
+    for step in (case.step, case.metric()):
+        lower = step.float() if isinstance(step, Tensor) else step
+        upper = lower.double() if isinstance(lower, Tensor) else lower
+        close(
+            penalty.prox(low, lower),
+            penalty.prox(low.double(), upper),
+            1e-5,
+            "the prox in float32 differs from float64",
+        )
+    close(penalty.value(low), penalty.value(low.double()), 1e-5, "value in float32 differs from float64")
+
+
+PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
+    same_kind,
+    pure,
+    standing_still,
+    minimizes,
+    minimizes_in_metric,
+    moreau_gradient,
+    subgradient,
+    convexity,
+    moreau_identity,
+    stationary_at_prox,
+    violation_is_distance,
+    violation_of_fixed_point,
+    nonexpansive,
+    gradient_flows,
+    homogeneous,
+    symmetric,
+    linear_in_strength,
+    single_precision,
+)
+
+
+def projection_kind(constraint: Constraint, case: Case) -> None:
+    """Shape and type stay, ``w`` is not modified, layout in memory changes nothing, and the result is finite."""
+    w = case.w.clone()
+    version = w._version
+    p = constraint.project(w)
+    holds(torch.equal(w, case.w) and w._version == version, "w is modified in place")
+    holds(p.shape == w.shape and p.dtype == w.dtype, f"projection gives {tuple(p.shape)}, {p.dtype}")
+    holds(bool(torch.isfinite(p).all()), "the projection is not finite")
+    strided = w.movedim(0, -1).contiguous().movedim(-1, 0)
+    close(constraint.project(strided), p, case.tolerance, "projection of a transposed copy")
+
+
+def idempotent(constraint: Constraint, case: Case) -> None:
+    """Projecting twice changes nothing, bit for bit: what is feasible is untouched."""
+    p = constraint.project(case.w)
+    holds(torch.equal(constraint.project(p), p), "projecting twice changes the result")
+    zero = constraint.project(torch.zeros_like(case.w))
+    holds(torch.equal(constraint.project(zero), zero), "projecting twice changes the result at w = 0")
+
+
+def nearest(constraint: Constraint, case: Case) -> None:
+    """No feasible point is nearer to ``w``: none on the way to ``w``, none between or around known feasible ones."""
+    w = case.w
+    p = constraint.project(w)
+    best = float((w - p).norm())
+    others = [constraint.project(case.other), constraint.project(torch.zeros_like(w))]
+    others += [constraint.project(p + scale * best * case.noise(salt)) for salt, scale in enumerate(NOISES)]
+    others += [p + share * (w - p) for share in (1e-6, 1e-3, 0.1, 0.5, 0.9)]
+    others += [p + share * (q - p) for q in others[:2] for share in (1e-4, 0.1, 0.5)]
+    for i in range(w.numel()):
+        u = p.clone().reshape(-1)
+        u[i] = w.reshape(-1)[i]
+        others.append(u.view(p.shape))
+    for u in others:
+        if torch.equal(constraint.project(u), u):
+            gap = best - float((w - u).norm())
+            allowed = case.tolerance * max(1.0, float(w.norm()))
+            holds(gap <= allowed, f"a feasible point is nearer to w than its projection, by {gap:.3g}")
+
+
+def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
+    """``|p - q| <= |w - v|``, and firmly so: projections on convex sets bring points together."""
+    if not traits_of(constraint).convex:
+        return
+    p, q = constraint.project(case.w), constraint.project(case.other)
+    inner = float(((p - q) * (case.w - case.other)).sum(dtype=torch.float64))
+    square = float((p - q).square().sum(dtype=torch.float64))
+    allowed = case.tolerance * max(1.0, abs(inner), square)
+    holds(inner >= square - allowed, f"the projection is not firmly non-expansive: {inner:.6g} < {square:.6g}")
+
+
+def projection_symmetric(constraint: Constraint, case: Case) -> None:
+    """Signs and the order along an axis go through the projection."""
+    if not traits_of(constraint).symmetric:
+        return
+    p, signs = constraint.project(case.w), case.noise(10).sign()
+    close(constraint.project(signs * case.w), signs * p, case.tolerance, "the projection does not follow signs")
+    for axis, size in enumerate(case.w.shape):
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
+        found = constraint.project(case.w.index_select(axis, order))
+        message = f"the projection does not follow the order along axis {axis}"
+        close(found, p.index_select(axis, order), case.tolerance, message)
+
+
+def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
+    """float32 agrees with float64 to 1e-5."""
+    if case.exact:
+        low = case.w.float()
+        found, wanted = constraint.project(low), constraint.project(low.double())
+        close(found, wanted, 1e-5, "the projection in float32 differs from float64")
+
+
+CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
+    projection_kind,
+    idempotent,
+    nearest,
+    projection_nonexpansive,
+    projection_symmetric,
+    projection_in_single_precision,
+)
+
+
+def traits_of(charge: Chargeable) -> Traits:
+    """A constraint without traits is a convex, symmetric set."""
+    found = getattr(charge, "traits", None)
+    return found if isinstance(found, Traits) else Traits()
+
+
+def cases(
+    charge: Chargeable, shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype, steps: Sequence[float]
+) -> Iterator[Case]:
+    """Points of all shapes that the charge accepts, at three sizes, with and without zeros, for each step.
+
+    Raises:
+        LawBroken: it accepts none of the shapes.
+    """
+    tried = 0
+    for shape in shapes:
+        try:
+            charge.check("w", torch.zeros(shape, dtype=dtype))
+        except ShapeError:
+            continue
+        for size in SCALES:
+            for step in steps:
+                tried += 1
+                source = torch.Generator().manual_seed(seed + 15485863 * tried)
+                w, other = torch.randn((2, *shape), generator=source, dtype=torch.float64).to(dtype) * size
+                if tried % 2:
+                    w = w * (torch.arange(w.numel()).view(shape) % 3 != 0)
+                yield Case(w, other, step, seed + tried)
+    holds(tried, f"{charge} accepts none of the shapes {list(shapes)}; give shapes= that it does")
+
+
+def _judge(charge: Chargeable, law: _Named, case: Case, attempt: Callable[[], None]) -> None:
+    try:
+        attempt()
+    except LawBroken as broken:
+        raise LawBroken(f"{charge} breaks the law of {law.__name__!r} ({case.about}): {broken}") from None
+
+
+def check_penalty(
+    penalty: Penalty,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    steps: Sequence[float] = STEPS,
+) -> None:
+    """Try every law on a penalty, at many points.
+
+    Args:
+        penalty: with a strength of about 0.1 to 1, so that the points (of size 0.05, 1 and 20) see both of its ends.
+        shapes: those that ``penalty.check`` refuses are left out.
+        seed: of the points.
+        dtype: float64 tries everything to 1e-9; float32 what makes sense there, to 1e-5.
+        steps: > 0.
+    Raises:
+        LawBroken: naming the law, the point and the size of the gap.
+    Example:
+        >>> import wellposed as wp
+        >>> check_penalty(wp.L1(0.3))
+    """
+    for case in cases(penalty, shapes, seed, dtype, steps):
+        for law in PENALTY_LAWS:
+            _judge(penalty, law, case, lambda law=law, case=case: law(penalty, case))  # type: ignore[misc]
+
+
+def check_constraint(
+    constraint: Constraint,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """Try every law on a constraint, at many points; see `check_penalty`.
+
+    Raises:
+        LawBroken: naming the law, the point and the size of the gap.
+    Example:
+        >>> import wellposed as wp
+        >>> check_constraint(wp.MaxNorm(1.0))
+    """
+    for case in cases(constraint, shapes, seed, dtype, steps=(1.0,)):
+        for law in CONSTRAINT_LAWS:
+            _judge(constraint, law, case, lambda law=law, case=case: law(constraint, case))  # type: ignore[misc]

@@ -1,0 +1,530 @@
+"""The report: what it says, that nothing can be injected, and that a missing part is no traceback."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wellposed.core.errors import FormatError, InputError
+from wellposed.reporting import figures, words
+from wellposed.reporting import html as page
+from wellposed.reporting.reading import cleaned
+
+pytest.importorskip("jinja2")
+matplotlib = pytest.importorskip("matplotlib")
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ \"' & 漢字 \u202e\x07"
+TWO_MEGABYTES = 2 * 1024 * 1024
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+def history(epochs: int, rise: float, constant: float = 0.69) -> dict[str, Any]:
+    rows = [
+        {
+            "epoch": e,
+            "train_loss": 0.1 + 0.5 * math.exp(-e / 5),
+            "valid_loss": 0.3 + 0.4 * math.exp(-e / 5) + rise * max(0, e - 10),
+            "train_loss_se": 0.01,
+            "valid_loss_se": 0.012,
+            "train_metric": 0.95 - 0.3 * math.exp(-e / 5),
+            "valid_metric": 0.88 - 0.3 * math.exp(-e / 5),
+        }
+        for e in range(epochs)
+    ]
+    return {"schema": 1, "facts": {"chosen": min(12, epochs - 1), "constant_loss": constant}, "rows": rows}
+
+
+def trial(index: int, kind: str = "search") -> dict[str, Any]:
+    return {
+        "index": index,
+        "kind": kind,
+        "describe": f"adamw lr {0.001 * (index + 1):g}, dropout 0.2",
+        "valid": 0.85 + 0.001 * index,
+        "valid_loss": 0.3,
+        "train_loss": 0.2,
+        "epochs": 40,
+        "best_epoch": 20,
+        "seconds": 3.2,
+        "stopped": "patience",
+        "train_rows": 4800,
+    }
+
+
+def audit(rows: int = 2) -> dict[str, Any]:
+    row = {
+        "parameter": "layers.0.weight",
+        "shape": [128, 54],
+        "role": "weight",
+        "term": "L2(0.01)",
+        "how": "decay",
+        "effective_strength": None,
+        "objective": "no fixed objective",
+    }
+    return {"convention": "mean loss over examples", "notes": ["note: a ramp"], "rows": [row] * rows}
+
+
+def finding(name: str) -> dict[str, Any]:
+    evidence = {"estimate": 0.13, "low": 0.09, "high": None}
+    return {"name": name, "confidence": 0.93, "evidence": evidence, "lever": "add dropout", "says": "It rises."}
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    """A study in which the gain is shown and no reference is ahead."""
+    return {
+        "schema": 1,
+        "wellposed": "0.1.0",
+        "torch": "2.13.0",
+        "device": "cpu",
+        "threads": 2,
+        "command": "wellposed improve adult.csv --target income",
+        "seed": 7,
+        "name": "adult",
+        "task": "classification",
+        "metric": {"name": "accuracy", "higher_is_better": True},
+        "data": {
+            "rows": 8000,
+            "features": 54,
+            "train": 4800,
+            "valid": 2000,
+            "test": 1200,
+            "sha256": "9f86d081884c7d65",
+        },
+        "references": {"constant": 0.5, "linear": 0.84, "boosting": 0.87},
+        "baseline": {"recipe": "adamw lr 0.003", "valid": 0.866, "test": 0.864, "findings": ["overfits"]},
+        "best": {"recipe": "adamw lr 0.002, dropout 0.2", "valid": 0.884, "test": 0.876, "findings": ["healthy"]},
+        "improvement": {
+            "estimate": 0.012,
+            "low": 0.004,
+            "high": 0.02,
+            "level": 0.95,
+            "pairs": 5,
+            "looks": 1,
+            "shown": True,
+            "limited_by": "rows",
+        },
+        "recipes_tried": 12,
+        "seconds": 298.4,
+        "trials": [trial(i, "baseline" if i < 3 else "search") for i in range(12)] + [trial(12, "confirmation")],
+        "histories": {"baseline": history(30, 0.01), "best": history(40, 0.0)},
+        "diagnoses": {
+            "baseline": {"best_epoch": 12, "findings": [finding("overfits")]},
+            "best": {"best_epoch": 12, "findings": [finding("over_regularized")]},
+        },
+        "audits": {"baseline": audit(), "best": audit()},
+        "recipes": {"baseline": 'epochs = 100\n[optimizer]\nname = "adamw"\n', "best": "[noise]\ndropout = 0.2\n"},
+        "differences": {
+            "noise.dropout": [None, 0.2],
+            "terms": [[], [{"penalty": "l2", "strength": 0.01, "on": "weights"}]],
+        },
+        "confirmation": {"seeds": [0, 1], "baseline": [0.864, 0.861], "best": [0.877, 0.874], "rows": 1200},
+        "warnings": ["Column 'id' looks like an id."],
+        "notes": ["trained on 4,800 of 40,000 rows during the search"],
+        "versions": {"python": "3.11.9", "numpy": "2.1.0"},
+        "looks": 1,
+        "target": "income",
+        "classes": ["<=50K", ">50K"],
+    }
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser would: its words, its tags, and what would be run or fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def read(source: str) -> Reader:
+    reader = Reader()
+    reader.feed(source)
+    reader.close()
+    return reader
+
+
+FREE_KEYS = ("differences", "versions", "evidence")  # mappings whose keys are anybody's
+
+
+def spoiled(value: Any, key: str = "") -> Any:
+    """The record with every string made hostile."""
+    if isinstance(value, dict):
+        return {(k + EVIL if key in FREE_KEYS else k): spoiled(item, k) for k, item in value.items()}
+    if isinstance(value, list):
+        return [spoiled(item, key) for item in value]
+    return EVIL + value + "W" * 300 if isinstance(value, str) and key not in ("kind", "limited_by") else value
+
+
+def dangers(source: str) -> list[str]:
+    """What a page would run or fetch."""
+    reader = read(source)
+    found = [tag for tag in ("script", "img", "iframe", "object", "embed", "link", "base", "form") if reader.tags[tag]]
+    found += [name for name, _ in reader.attributes if name.startswith("on") or name in ("src", "srcset", "action")]
+    found += [value for name, value in reader.attributes if name.endswith("href") and not value.startswith("#")]
+    found += [value for name, value in reader.attributes if name == "style" and re.search(r"url\((?!#)", value)]
+    return found
+
+
+# the verdict
+
+
+def test_a_shown_gain_is_said_first_and_in_one_sentence(record: dict[str, Any]) -> None:
+    sentence = words.verdict(record).sentence
+    assert sentence == (
+        "Shown: the best recipe is better than the tuned baseline by 0.012 accuracy "
+        "on 1,200 untouched rows (95 % interval 0.004 to 0.020, 5 paired seeds)."
+    )
+    text = read(page.render(record)).text
+    assert re.sub(r"\s+", " ", sentence) in text
+    assert text.index("better than the tuned baseline") < text.index("untouched rows 0.864")
+
+
+def test_a_gain_that_is_not_shown_says_what_limits_and_what_to_do(record: dict[str, Any]) -> None:
+    record["improvement"].update(estimate=0.004, low=-0.003, high=0.011, shown=False)
+    found = words.verdict(record)
+    assert found.kind == "unproven"
+    assert found.sentence.startswith("Not shown: the best recipe is ahead of the tuned baseline by 0.004 accuracy")
+    assert "may be chance (95 % interval −0.003 to 0.011" in found.sentence
+    assert "more seeds would not narrow" in found.limits
+    assert "--test" in found.limits
+    record["improvement"]["limited_by"] = "seeds"
+    assert "larger budget" in words.verdict(record).limits
+    assert "larger budget" in read(page.render(record)).text
+
+
+def test_a_loss_against_the_baseline_is_said(record: dict[str, Any]) -> None:
+    record["improvement"].update(estimate=-0.01, low=-0.016, high=-0.004, shown=False)
+    found = words.verdict(record)
+    assert found.kind == "worse"
+    assert "behind the tuned baseline by 0.010 accuracy" in found.sentence
+    assert "Keep the baseline." in found.sentence
+    record["improvement"].update(high=0.002)
+    assert words.verdict(record).sentence.startswith("Not shown: the best recipe is not ahead of the tuned baseline")
+
+
+@pytest.mark.parametrize("change", [{"low": -0.001}, {"estimate": -0.01}, {"shown": "yes"}, {"shown": None}])
+def test_shown_is_never_said_against_the_numbers(record: dict[str, Any], change: dict[str, Any]) -> None:
+    record["improvement"].update(change)
+    assert words.verdict(record).kind != "shown"
+
+
+def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) -> None:
+    record["recipes"]["best"] = record["recipes"]["baseline"]
+    record["differences"] = {}
+    record["improvement"].update(estimate=0.0, low=0.0, high=0.0, shown=False)
+    assert "no recipe of the search beat the tuned baseline" in words.verdict(record).sentence
+    assert "Nothing: the tuned baseline is the best recipe." in read(page.render(record)).text
+
+
+def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
+    record["metric"] = {"name": "rmse", "higher_is_better": False}
+    record["references"] = {"constant": 115_000.0, "linear": 68_000.0, "boosting": 47_000.0}
+    record["baseline"]["test"], record["best"]["test"] = 54_000.0, 51_000.0
+    record["improvement"].update(estimate=2869.5, low=812.0, high=4927.0)
+    record["confirmation"].update(baseline=[54_100.0, 53_900.0], best=[51_200.0, 54_000.0])
+    found = words.verdict(record)
+    assert "better than the tuned baseline by 2,870 RMSE" in found.sentence
+    assert found.references[0] == "Histogram boosting wins here: 47,000 against 51,000 RMSE on the same rows."
+    assert len(found.references) == 2  # and what to do: nothing of the linear model, which is behind
+    text = read(page.render(record)).text
+    assert "lower is better" in text
+    assert "+2,900" in text  # per seed, positive is better
+    assert "−100" in text
+
+
+def test_references_that_win_are_in_the_first_lines(record: dict[str, Any]) -> None:
+    record["references"] = {"constant": 0.5, "linear": 0.88, "boosting": 0.91}
+    found = words.verdict(record).references
+    assert found[0] == "Histogram boosting wins here: 0.9100 against 0.8760 accuracy on the same rows."
+    assert found[1] == "A linear model is ahead too: 0.8800."
+    text = read(page.render(record)).text
+    assert text.index("Histogram boosting wins here") < text.index("recipes tried")
+    record["references"] = {"constant": 0.876, "linear": None}
+    assert words.verdict(record).references[0] == "A constant prediction is as good as the network: 0.8760 both."
+    record["references"] = {"linear": 0.9}
+    assert words.verdict(record).references[0].startswith("A linear model wins here")
+
+
+def test_no_reference_is_said_to_win_that_does_not(record: dict[str, Any]) -> None:
+    assert words.verdict(record).references == ()
+    assert "wins here" not in page.render(record)
+
+
+def test_where_the_gain_came_from() -> None:
+    assert "through regularization" in words.source_of_change((0.1, 0.4), (0.15, 0.3), 0.01)
+    assert "through optimization" in words.source_of_change((0.4, 0.5), (0.2, 0.35), 0.01)
+    assert "did not fall" in words.source_of_change((0.1, 0.3), (0.1, 0.4), 0.01)
+    assert "standard error" in words.source_of_change((0.1, 0.400), (0.1, 0.399), 0.01)
+    assert words.source_of_change((math.nan, 0.4), (0.1, 0.3), 0.01) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(0.8831, "0.8831"), (14.256, "14.26"), (-1234.6, "−1,235"), (1.2e-5, "1.2e−05"), (None, "–"), (0, "0.0000")],
+)
+def test_scores_are_written_for_people(given: float | None, said: str) -> None:
+    assert words.score(given) == said
+
+
+def test_no_minus_zero() -> None:
+    assert words.fixed(-0.0004, 3) == "0.000"
+    assert words.signed(0.0004, 3) == "0.000"
+
+
+def test_durations() -> None:
+    assert [words.duration(s) for s in (3.24, 48, 298.4, 3599.7, 7500, -1)] == [
+        "3.2 s",
+        "48 s",
+        "4 min 58 s",
+        "1 h",
+        "2 h 5 min",
+        "–",
+    ]
+
+
+def test_ticks_are_written_alike() -> None:
+    assert figures.tick_labels([60_000.0, 80_000.0, 100_000.0]) == ["60k", "80k", "100k"]
+    assert figures.tick_labels([-0.25, 0.0, 0.25], sign=True) == ["−0.25", "0", "+0.25"]
+    assert len(set(figures.tick_labels([0.8642, 0.8644, 0.8646]))) == 3
+
+
+# the page
+
+
+def test_the_page_is_whole_small_and_loads_nothing(record: dict[str, Any]) -> None:
+    source = page.render(record)
+    reader = read(source)
+    assert reader.unbalanced == []
+    assert reader.open == []
+    assert dangers(source) == []
+    assert len(source.encode()) < TWO_MEGABYTES
+    assert "<script" not in source.lower()
+    assert set(re.findall(r"https?://[^\s\"'<]+", source)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "@import" not in source
+    assert ("lang", "en") in reader.attributes
+
+
+def test_every_figure_is_well_formed_described_and_has_ids_of_its_own(record: dict[str, Any]) -> None:
+    source = page.render(record)
+    drawn = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
+    assert len(drawn) == 9  # improvement, references, four curves, two waterfalls, trials
+    for svg in drawn:
+        root = ElementTree.fromstring(svg)
+        assert root.get("aria-label")
+        assert root.find("{http://www.w3.org/2000/svg}desc") is not None
+        assert "font-family" not in svg
+        assert "#0000a" not in svg  # every colour is the theme's
+        assert "var(--" in svg
+    ids = [value for name, value in read(source).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', source))
+    assert used <= set(ids)
+
+
+def test_headings_go_down_in_order(record: dict[str, Any]) -> None:
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page.render(record))]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def test_both_themes_define_every_colour(record: dict[str, Any]) -> None:
+    source = page.render(record)
+    used = set(re.findall(r"var\(--(\w+)\)", source)) - {"tone"}
+    light, dark, printed = (
+        set(re.findall(r"--(\w+): #", block)) for block in re.findall(r":root \{(.*?)\}", source, re.DOTALL)
+    )
+    assert used <= light
+    assert light == dark == printed
+
+
+def test_everything_needed_to_reproduce_is_there(record: dict[str, Any]) -> None:
+    text = read(page.render(record)).text
+    for needed in (
+        "2.13.0", "3.11.9", "cpu", "wellposed improve adult.csv --target income", "9f86d081884c7d65", "study.json",
+        "dropout = 0.2", "0, 1", "Column 'id' looks like an id.", "trained on 4,800 of 40,000", "layers.0.weight",
+        "l2 0.01 on weights", "over regularized", "add dropout", "mean loss over examples",
+    ):  # fmt: skip
+        assert needed in text, needed
+
+
+def test_equal_records_give_equal_pages_and_leave_matplotlib_alone(record: dict[str, Any]) -> None:
+    before = dict(matplotlib.rcParams)
+    untouched = copy.deepcopy(record)
+    first = page.render(record)
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "text.usetex": True}):
+        assert page.render(record) == first
+    assert dict(matplotlib.rcParams) == before
+    assert record == untouched
+
+
+def test_hostile_strings_stay_text(record: dict[str, Any]) -> None:
+    source = page.render(spoiled(record))
+    assert dangers(source) == []
+    assert "<script" not in source.lower()
+    assert "\u202e" not in source
+    assert "\x07" not in source
+    reader = read(source)
+    assert reader.unbalanced == []
+    assert "<script>alert(1)</script>" in reader.text  # shown, not run
+    for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_the_hostile_test_would_see_a_page_without_escapes(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = page._environment()
+    environment.autoescape = False
+    monkeypatch.setattr(page, "_environment", lambda: environment)
+    assert "script" in dangers(page.render(spoiled(record)))
+
+
+def test_strings_that_no_file_can_hold_are_replaced() -> None:
+    assert cleaned({"a\ud800": ["x\x00y\n"]}) == {"a\ufffd": ["x\ufffdy\n"]}
+
+
+def test_numbers_that_are_missing_are_dashes(record: dict[str, Any]) -> None:
+    record["baseline"]["test"] = None
+    record["improvement"].update(low=None, high=math.nan)
+    record["references"] = {"constant": None, "linear": None, "boosting": None}
+    for row in record["histories"]["best"]["rows"]:
+        row["valid_loss"] = None
+    record["trials"][4]["valid"] = math.nan
+    record["confirmation"]["best"][0] = None
+    text = read(page.render(record)).text
+    assert "interval unknown" in text
+    assert "nan" not in re.findall(r"[a-z]+", text.lower())
+
+
+def test_a_diverged_history_is_drawn(record: dict[str, Any]) -> None:
+    for place, row in enumerate(record["histories"]["best"]["rows"]):
+        row["train_loss"] = row["valid_loss"] = None if place > 5 else 10.0**place * 1e30
+    assert "<svg" in page.render(record)
+
+
+def test_each_part_may_be_missing(record: dict[str, Any]) -> None:
+    for key in list(record):
+        less = {name: value for name, value in record.items() if name != key}
+        assert read(page.render(less)).unbalanced == [], key
+    assert "not compared on untouched rows" in page.render({})
+
+
+@pytest.mark.parametrize("odd", [None, "x", [], {}, -1, 1e300, 10**400, [None], {"a": {"b": 1}}])
+def test_a_part_of_another_kind_is_no_traceback(record: dict[str, Any], odd: Any) -> None:
+    parts = (
+        "metric",
+        "data",
+        "improvement",
+        "histories",
+        "diagnoses",
+        "audits",
+        "trials",
+        "confirmation",
+        "differences",
+    )
+    page.render({**record, **dict.fromkeys(parts, odd)})
+    record["histories"]["best"]["rows"][0] = odd
+    record["histories"]["baseline"]["facts"]["chosen"] = odd
+    record["trials"][0] = odd
+    record["improvement"]["estimate"] = odd
+    record["diagnoses"]["best"]["findings"] = odd
+    record["references"]["boosting"] = odd
+    page.render(record)
+
+
+def test_long_studies_stay_below_two_megabytes(record: dict[str, Any]) -> None:
+    record["histories"]["best"] = history(20_000, 0.0)
+    record["trials"] = [trial(i) for i in range(3000)]
+    record["audits"]["best"] = audit(5000)
+    record["recipes"]["best"] = "# comment\n" * 100_000
+    record["warnings"] = ["w" * 10_000] * 1000
+    record["classes"] = [str(i) for i in range(10_000)]
+    assert len(page.render(record).encode()) < TWO_MEGABYTES
+
+
+def test_recipes_are_ranked_by_their_score_in_its_direction(record: dict[str, Any]) -> None:
+    def first(source: str) -> str:
+        return re.findall(r'<td class="wide">(.*?)</td>', source, re.DOTALL)[0]
+
+    assert "adamw lr 0.012" in first(page.render(record))
+    record["metric"]["higher_is_better"] = False
+    assert "adamw lr 0.001" in first(page.render(record))
+
+
+# where it is written
+
+
+def test_a_folder_gets_its_report(record: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    written = page.report(tmp_path)
+    assert written == tmp_path / "report.html"
+    assert written.read_text(encoding="utf-8") == page.render(record)
+    assert page.report(str(tmp_path), tmp_path / "deep" / "other.html") == tmp_path / "deep" / "other.html"
+
+
+def test_a_study_and_a_record_are_accepted(record: dict[str, Any], tmp_path: Path) -> None:
+    class Study:
+        folder = tmp_path
+
+        def record(self) -> dict[str, Any]:
+            return record
+
+    assert page.report(Study()) == tmp_path / "report.html"
+    assert page.report(record, tmp_path / "page.html").exists()
+    with pytest.raises(InputError, match="say where"):
+        page.report(record)
+    with pytest.raises(InputError, match="int is none of them"):
+        page.report(3, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(("schema", "said"), [(0, "reads schema 1 only"), (2, "Update wellposed")])
+def test_another_schema_is_refused(record: dict[str, Any], tmp_path: Path, schema: int, said: str) -> None:
+    record["schema"] = schema
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    with pytest.raises(FormatError, match=said):
+        page.report(tmp_path)
+    with pytest.raises(FormatError, match=said):
+        page.render(record)
+
+
+def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="There is no study at"):
+        page.report(tmp_path)
