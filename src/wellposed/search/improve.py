@@ -188,7 +188,7 @@ class Search:
         if self.account.budget.unit == "recipes":
             limit = max(1, min(limit, int(self.account.budget.amount) // 3))
         waiting = [rate for rate in BASELINE_RATES[:limit] if rate not in done]
-        while waiting and not self.interrupted and (not done or self.account.spent < SEARCH_ENDS / 2):
+        while waiting and not self.interrupted and (len(done) < 3 or self.account.spent < SEARCH_ENDS / 2):
             rate = waiting.pop(0)
             tried = self.trial("baseline", plain.replace(optimizer={"lr": rate}))
             if tried is not None:

@@ -1,0 +1,778 @@
+"""The calculus: laws over every penalty and constraint, closed forms by hand, wrong ones that must be caught, oracles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import ElasticNet as SkElasticNet
+from sklearn.linear_model import Lasso, MultiTaskLasso, Ridge
+from torch import Tensor, nn
+
+import wellposed as wp
+from wellposed.core.errors import CompositionError, InputError, ShapeError
+from wellposed.ops.norms import group_norms, other_axes
+from wellposed.ops.prox import group_soft_threshold, soft_threshold
+from wellposed.optim.proximal import joint
+from wellposed.penalties.base import Chargeable, Constraint, How, Penalty, Traits
+from wellposed.recipe.recipe import chargeables
+from wellposed.testing import LawBroken, check_constraint, check_penalty
+from wellposed.testing.laws import Case, minimizes, minimizes_in_metric
+
+GIVEN: dict[str, list[dict[str, Any]]] = {
+    "l1": [{"strength": 0.3}],
+    "l2": [{"strength": 0.4}],
+    "elastic_net": [{"strength": 0.5, "mix": 0.3}, {"strength": 0.3, "mix": 1.0}, {"strength": 0.3, "mix": 0.0}],
+    "group_l2": [{"strength": 0.2}, {"strength": 0.3, "by": "input"}],
+    "max_norm": [{"bound": 1.0}, {"bound": 0.7, "by": "input"}, {"bound": 0.0}],
+}
+"""What the laws are tried with. A class found by introspection and absent here fails `test_every_class_is_tried`."""
+
+
+def equal(found: Tensor, wanted: list[Any] | float) -> None:
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=found.dtype), rtol=1e-12, atol=1e-12)
+
+
+def l1_form(cls: Callable[..., Any]) -> None:
+    """``w = (3, -0.5, 0, -2)``, strength 0.5, step 2: threshold 1."""
+    w = torch.tensor([3.0, -0.5, 0.0, -2.0], dtype=torch.float64)
+    penalty = cls(0.5)
+    equal(penalty.value(w), 2.75)
+    equal(penalty.prox(w, 2.0), [2.0, 0.0, 0.0, -1.0])
+    # Off zero |0.1 + 0.5|, |0.2 - 0.5| and |-0.4 - 0.5|; at zero 0.7 - 0.5.
+    grad = torch.tensor([0.1, 0.2, 0.7, -0.4], dtype=torch.float64)
+    equal(penalty.violation(w, grad), math.sqrt(0.36 + 0.09 + 0.04 + 0.81))
+
+
+def l2_form(cls: Callable[..., Any]) -> None:
+    """Strength 0.5: value 0.25*(9 + 1) and, with step 2, division by 2; gradient 0.5*w."""
+    w = torch.tensor([3.0, -1.0], dtype=torch.float64, requires_grad=True)
+    penalty = cls(0.5)
+    equal(penalty.value(w).detach(), 2.5)
+    equal(penalty.prox(w.detach(), 2.0), [1.5, -0.5])
+    (grad,) = torch.autograd.grad(penalty.value(w), w)
+    equal(grad, [1.5, -0.5])
+    equal(penalty.violation(w.detach(), torch.tensor([-1.5, 4.5], dtype=torch.float64)), 4.0)
+
+
+def elastic_net_form(cls: Callable[..., Any]) -> None:
+    """Strength 2, mix 0.25: 0.5*|w|_1 + 0.75*|w|^2; with step 2 threshold 1, then division by 4."""
+    w = torch.tensor([3.0, -0.5], dtype=torch.float64)
+    penalty = cls(2.0, mix=0.25)
+    equal(penalty.value(w), 0.5 * 3.5 + 0.75 * 9.25)
+    equal(penalty.prox(w, 2.0), [0.5, 0.0])
+    zero = torch.zeros(2, dtype=torch.float64)
+    equal(penalty.violation(zero, torch.tensor([0.4, 0.9], dtype=torch.float64)), 0.4)
+
+
+def group_l2_form(cls: Callable[..., Any]) -> None:
+    """Rows (3, 4) and (0.3, 0.4), norms 5 and 0.5; strength 1/sqrt(2) makes sqrt(size)*strength 1; step 1."""
+    w = torch.tensor([[3.0, 4.0], [0.3, 0.4]], dtype=torch.float64)
+    s = 1.0 / math.sqrt(2.0)
+    equal(cls(s).value(w), 5.5)
+    equal(cls(s).prox(w, 1.0), [[2.4, 3.2], [0.0, 0.0]])
+    equal(cls(s, by="input").value(w), math.hypot(3, 0.3) + math.hypot(4, 0.4))
+    at_zero = torch.tensor([[0.0, 3.0], [0.6, 0.0]], dtype=torch.float64)
+    equal(cls(s).violation(torch.zeros_like(w), at_zero), 2.0)
+    # A step for each coordinate: with r = 1 the secular equation 4/(1 + 1)^2 = 1 holds whatever moves a zero.
+    metric = torch.tensor([[1.0, 7.0]], dtype=torch.float64)
+    equal(cls(s).prox(torch.tensor([[2.0, 0.0]], dtype=torch.float64), metric), [[1.0, 0.0]])
+    # (18/5)^2/(2 + 4)^2 + (16/5)^2/(2 + 2)^2 = 0.36 + 0.64: the root is r = 2.
+    found = cls(s).prox(
+        torch.tensor([[3.6, 3.2]], dtype=torch.float64), torch.tensor([[4.0, 2.0]], dtype=torch.float64)
+    )
+    equal(found, [[1.2, 1.6]])
+    # A kernel (2, 1, 1, 2): sqrt(size) is that of one filter.
+    equal(cls(s).value(w.view(2, 1, 1, 2)), 5.5)
+
+
+def max_norm_form(cls: Callable[..., Any]) -> None:
+    """Bound 2.5: the row (3, 4) of norm 5 is halved, the row (1, 2) stays; columns for ``by="input"``."""
+    w = torch.tensor([[3.0, 4.0], [1.0, 2.0]], dtype=torch.float64)
+    equal(cls(2.5).project(w), [[1.5, 2.0], [1.0, 2.0]])
+    columns = torch.tensor([[3.0, 1.0], [4.0, 2.0]], dtype=torch.float64)
+    equal(cls(2.5, by="input").project(columns), [[1.5, 1.0], [2.0, 2.0]])
+    kernel = torch.tensor([3.0, 4.0, 1.0, 2.0], dtype=torch.float64).view(2, 1, 1, 2)
+    equal(cls(2.5).project(kernel).flatten(), [1.5, 2.0, 1.0, 2.0])
+
+
+CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {
+    "l1": l1_form,
+    "l2": l2_form,
+    "elastic_net": elastic_net_form,
+    "group_l2": group_l2_form,
+    "max_norm": max_norm_form,
+}
+
+KNOWN = [(name, given) for name, cases in GIVEN.items() for given in cases]
+NAMED = [f"{name}-{'-'.join(map(str, given.values()))}" for name, given in KNOWN]
+
+
+def judge(charge: Chargeable, **settings: Any) -> None:
+    """Every law, whichever kind it is."""
+    if isinstance(charge, Penalty):
+        check_penalty(charge, **settings)
+    elif isinstance(charge, Constraint):
+        check_constraint(charge, **settings)
+    else:
+        raise AssertionError(f"{charge} is neither a penalty nor a constraint")
+
+
+def test_every_class_is_tried() -> None:
+    found = set(chargeables())
+    assert found == set(GIVEN), "give the laws' arguments in GIVEN for each class of penalties and constraints"
+    assert found == set(CLOSED_FORMS), "compute one closed form by hand for each class"
+
+
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+def test_laws(name: str, given: dict[str, Any]) -> None:
+    judge(chargeables()[name](**given))
+
+
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+def test_laws_in_single_precision(name: str, given: dict[str, Any]) -> None:
+    judge(chargeables()[name](**given), dtype=torch.float32, seed=1)
+
+
+@pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
+def test_closed_form(name: str) -> None:
+    CLOSED_FORMS[name](chargeables()[name])
+
+
+def test_the_suite_refuses_to_pass_without_having_tried() -> None:
+    with pytest.raises(LawBroken, match="accepts none of the shapes"):
+        check_penalty(wp.GroupL2(0.1), shapes=[(3,)])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_group_prox_in_a_wild_metric(seed: int) -> None:
+    """Steps over twelve orders of magnitude: the secular equation holds to rounding, and no rival wins."""
+    draw = torch.Generator().manual_seed(seed)
+    rows, columns = 5, int(torch.randint(1, 9, (), generator=draw))
+    w = torch.randn(rows, columns, generator=draw, dtype=torch.float64)
+    w = w * 10 ** (4 * torch.rand(rows, 1, generator=draw, dtype=torch.float64) - 2)
+    step = 10 ** (12 * torch.rand(rows, columns, generator=draw, dtype=torch.float64) - 9)
+    step = step.masked_fill(torch.rand(rows, columns, generator=draw) < 0.2, 0.0)
+    kept = w.clone()
+    u = group_soft_threshold(w, step, 0.7, axis=0)
+    assert torch.isfinite(u).all()
+    assert torch.equal(u[step == 0], w[step == 0])
+    norms = group_norms(u, 0)
+    alive = (norms > 0) & (step > 0)
+    # Stationarity, multiplied by the step: u - w + step * s * u/|u| = 0.
+    residual = (u - w + step * 0.7 * u / norms.clamp_min(1e-300)).where(alive, torch.zeros_like(w))
+    assert (residual.abs() <= 1e-10 * (w.abs() + 1e-9)).all()
+    dead = (norms == 0).squeeze(1)
+    slack = (w / step).where(step > 0, torch.zeros_like(w))[dead].norm(dim=1)
+    assert (slack <= 0.7 * (1 + 1e-12)).all()
+    assert torch.equal(w, kept)
+
+
+@dataclass(frozen=True)
+class Together(Penalty):
+    """A sum whose prox is the joint operator."""
+
+    parts: tuple[Penalty, ...]
+    traits: ClassVar[Traits] = Traits()
+    hows: ClassVar[tuple[How, ...]] = ("prox",)
+
+    def check(self, name: str, w: Tensor) -> None:
+        for part in self.parts:
+            part.check(name, w)
+
+    def value(self, w: Tensor) -> Tensor:
+        return torch.stack([part.value(w) for part in self.parts]).sum()
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return joint("w", self.parts)(w, step)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        # Of a sum there is no simple distance; the residual of the fixed point stands in.
+        return (w - self.prox(w - step * grad, step)).norm() / step
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (wp.L1(0.2), wp.L2(0.5)),
+        (wp.L1(0.2), wp.ElasticNet(0.3, 0.5)),
+        (wp.L1(0.2), wp.GroupL2(0.1)),
+        (wp.GroupL2(0.1), wp.L1(0.2)),
+        (wp.L2(0.7), wp.GroupL2(0.2, by="input")),
+        (wp.L1(0.1), wp.L2(0.4), wp.GroupL2(0.15), wp.GroupL2(0.05)),
+    ],
+    ids=lambda parts: "+".join(part.name for part in parts),
+)
+def test_the_joint_proximal_step_minimizes_the_sum(parts: tuple[Penalty, ...]) -> None:
+    from wellposed.testing.laws import PENALTY_LAWS, STEPS, cases, violation_is_distance
+
+    charge = Together(parts)
+    for case in cases(charge, [(4, 3), (3, 2, 2)], 3, torch.float64, STEPS):
+        for law in PENALTY_LAWS:
+            if law is not violation_is_distance:
+                law(charge, case)
+
+
+def test_joint_refuses_what_is_not_proven() -> None:
+    with pytest.raises(CompositionError, match="no proven joint"):
+        joint("w", [wp.GroupL2(0.1), wp.GroupL2(0.1, by="input")])
+
+
+@pytest.mark.parametrize("step", [0.0, 0.7, "tensor"])
+def test_groups_of_size_one_are_l1(step: float | str) -> None:
+    w = torch.randn(50, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.linspace(0, 3, 50, dtype=torch.float64).view(50, 1) if step == "tensor" else step
+    grad = torch.randn(50, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    lone, group = wp.L1(0.5), wp.GroupL2(0.5)
+    torch.testing.assert_close(group.prox(w, t), lone.prox(w, t), rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(group.value(w), lone.value(w), rtol=1e-14, atol=0)
+    sparse = lone.prox(w, 1.0)
+    torch.testing.assert_close(group.violation(sparse, grad), lone.violation(sparse, grad), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "1", None, True])
+@pytest.mark.parametrize("cls", [wp.L1, wp.L2, wp.ElasticNet, wp.GroupL2, wp.MaxNorm])
+def test_impossible_strengths(cls: type[Chargeable], value: Any) -> None:
+    with pytest.raises(InputError, match=rf"{cls.__name__} needs a finite (strength|bound) >= 0"):
+        cls(value)  # type: ignore[call-arg]
+
+
+def test_impossible_settings() -> None:
+    with pytest.raises(InputError, match="0 <= mix <= 1"):
+        wp.ElasticNet(0.1, 1.5)
+    with pytest.raises(InputError, match="groups by unit or input.*'row'"):
+        wp.GroupL2(0.1, by="row")
+    with pytest.raises(InputError, match="groups by unit or input"):
+        wp.MaxNorm(1.0, by="column")
+    with pytest.raises(ShapeError, match=r"GroupL2 needs >= 2 axes; 'encoder.bias' has shape \(64,\)"):
+        wp.GroupL2(0.1).check("encoder.bias", torch.zeros(64))
+    with pytest.raises(InputError, match="L1 cannot be enforced by how='decay'; it can by prox, loss"):
+        wp.L1(0.1).on(wp.weights, how="decay")
+    with pytest.raises(InputError, match="how='proxy' is not known"):
+        wp.L1(0.1).on(wp.weights, how="proxy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("layer", "by", "axes"),
+    [
+        (nn.Linear(5, 4), "unit", (1,)),
+        (nn.Linear(5, 4), "input", (0,)),
+        (nn.Conv2d(3, 4, 2), "unit", (1, 2, 3)),
+        (nn.Conv2d(3, 4, 2), "input", (0, 2, 3)),
+        (nn.Embedding(7, 3), "unit", (1,)),
+    ],
+)
+def test_max_norm_takes_the_right_axis(layer: nn.Module, by: str, axes: tuple[int, ...]) -> None:
+    w = layer.weight.detach() * 10
+    bound = float(torch.linalg.vector_norm(w, dim=axes).median())
+    p = wp.MaxNorm(bound, by=by).project(w)
+    norms, before = torch.linalg.vector_norm(p, dim=axes), torch.linalg.vector_norm(w, dim=axes)
+    assert (norms <= bound * (1 + 1e-6)).all()
+    torch.testing.assert_close(norms, before.clamp_max(bound))
+    assert 0 < int((before <= bound).sum()) < len(before)
+
+
+# The tests of the tests: each of these is wrong in one way, and must be caught by the laws or by the closed form.
+
+
+def _soft(w: Tensor, t: float | Tensor) -> Tensor:
+    return soft_threshold(w, t)
+
+
+class L1TwiceTheThreshold(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, 2 * step * self.strength)
+
+
+class L1HalfTheThreshold(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, 0.5 * step * self.strength)
+
+
+class L1WrongSign(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return 2 * w - _soft(w, step * self.strength)
+
+
+class L1ReadsData(wp.L1):
+    def value(self, w: Tensor) -> Tensor:
+        return self.strength * w.data.abs().sum()
+
+
+class L1HalfDetached(wp.L1):
+    def value(self, w: Tensor) -> Tensor:
+        return 0.5 * self.strength * (w.abs().sum() + w.detach().abs().sum())
+
+
+class L1InPlace(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return w.sub_(torch.as_tensor(step * self.strength, dtype=w.dtype).expand(w.shape).minimum(w.abs()) * w.sign())
+
+
+class L1ModifiesTheStep(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, step.mul_(self.strength) if isinstance(step, Tensor) else step * self.strength)
+
+
+class L1IgnoresTheMetric(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, float(torch.as_tensor(step).mean()) * self.strength)
+
+
+class L1IgnoresTheStep(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, self.strength)
+
+
+class L1HardThreshold(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return torch.where(w.abs() > step * self.strength, w, torch.zeros_like(w))
+
+
+class L1AlmostZero(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, step * self.strength) + 1e-4 * w * torch.as_tensor(step > 0)
+
+
+class L1NotANumberAtZero(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return w / w.abs() * (w.abs() - step * self.strength).clamp_min(0)
+
+
+class L1OneSided(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return torch.where(w > 0, _soft(w, step * self.strength), w)
+
+
+class L1MeanInsteadOfSum(wp.L1):
+    def value(self, w: Tensor) -> Tensor:
+        return self.strength * w.abs().mean()
+
+
+class L1LosesPrecision(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w.float(), (step.float() if isinstance(step, Tensor) else step) * self.strength).to(w.dtype)
+
+
+class L1LosesItsType(wp.L1):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return super().prox(w, step).float()
+
+
+class L1ViolationWithoutDeadZone(wp.L1):
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return (grad + self.strength * w.sign()).norm()
+
+
+class L1ViolationWithoutStrength(wp.L1):
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return torch.where(w == 0, (grad.abs() - 1).clamp_min(0), grad + w.sign()).norm()
+
+
+class L1ViolationSquared(wp.L1):
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return super().violation(w, grad, step).square()
+
+
+class L1TwiceAsStrong(wp.L1):
+    @property
+    def l1(self) -> float:
+        return 2 * self.strength
+
+
+class L2WithoutHalf(wp.L2):
+    def value(self, w: Tensor) -> Tensor:
+        return self.strength * w.square().sum()
+
+
+class L2TwiceAsStrong(wp.L2):
+    @property
+    def l2(self) -> float:
+        return 2 * self.strength
+
+
+class L2Explicit(wp.L2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return w * (1 - step * self.strength)
+
+
+class L2NotSquared(wp.L2):
+    def value(self, w: Tensor) -> Tensor:
+        return 0.5 * self.strength * w.norm()
+
+
+class L2ViolationOfTheLoss(wp.L2):
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return grad.norm()
+
+
+class ElasticNetWrongOrder(wp.ElasticNet):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w / (1 + step * self.l2), step * self.l1)
+
+
+class ElasticNetSwapped(wp.ElasticNet):
+    @property
+    def l1(self) -> float:
+        return self.strength * (1 - self.mix)
+
+    @property
+    def l2(self) -> float:
+        return self.strength * self.mix
+
+
+class ElasticNetOnlyThreshold(wp.ElasticNet):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, step * self.l1)
+
+
+class GroupProxWithoutSize(wp.GroupL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return group_soft_threshold(w, step, self.strength, self.axis)
+
+
+class GroupWithoutSize(wp.GroupL2):
+    def scaled(self, w: Tensor) -> float:
+        return self.strength
+
+
+class GroupSizeWithoutRoot(wp.GroupL2):
+    def scaled(self, w: Tensor) -> float:
+        return super().scaled(w) ** 2 / max(self.strength, 1e-300)
+
+
+class GroupProxAlongTheOtherAxis(wp.GroupL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return group_soft_threshold(w, step, self.scaled(w), 1 - self.axis)
+
+
+class GroupAlongTheOtherAxis(wp.GroupL2):
+    @property
+    def axis(self) -> int:
+        return 1 - super().axis
+
+
+class GroupWithTheLargestStep(wp.GroupL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        if isinstance(step, Tensor) and step.numel() > 1:
+            step = step.amax(dim=other_axes(w, self.axis), keepdim=True).expand_as(w)
+        return super().prox(w, step)
+
+
+class GroupWithTheMeanStep(wp.GroupL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        if isinstance(step, Tensor) and step.numel() > 1:
+            step = step.mean(dim=other_axes(w, self.axis), keepdim=True).expand_as(w)
+        return super().prox(w, step)
+
+
+class GroupScaledByEachStep(wp.GroupL2):
+    """The closed form of one step, used coordinate by coordinate: what most implementations do."""
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        norms = group_norms(w, self.axis).clamp_min(1e-300)
+        return w * (1 - step * self.scaled(w) / norms).clamp_min(0)
+
+
+class GroupOfSingles(wp.GroupL2):
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        return _soft(w, step * self.scaled(w))
+
+
+class GroupWithoutRoot(wp.GroupL2):
+    """A missing square root turns the group lasso into L2."""
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.scaled(w) * group_norms(w, self.axis).square().sum()
+
+
+class GroupViolationWithoutSize(wp.GroupL2):
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return GroupWithoutSize(self.strength, self.by).violation(w, grad, step)
+
+
+class GroupNotANumber(wp.GroupL2):
+    def value(self, w: Tensor) -> Tensor:
+        # The root of a sum of squares has no gradient at 0.
+        return self.scaled(w) * w.square().sum(dim=other_axes(w, self.axis)).sqrt().sum()
+
+
+class NormOntoALargerBall(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return wp.MaxNorm(1.01 * self.bound, self.by).project(w)
+
+
+class NormScaledTooFar(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        norms = group_norms(w, self.axis)
+        return torch.where(norms > self.bound, w * (0.9 * self.bound / norms), w)
+
+    @property
+    def axis(self) -> int:
+        return {"unit": 0, "input": 1}[self.by]
+
+
+class NormScaledNotFarEnough(NormScaledTooFar):
+    def project(self, w: Tensor) -> Tensor:
+        norms = group_norms(w, self.axis)
+        return torch.where(norms > self.bound, w * (1.01 * self.bound / norms), w)
+
+
+class NormNotIdempotent(NormScaledTooFar):
+    """Keras's form: the small number in the denominator moves feasible weights too."""
+
+    def project(self, w: Tensor) -> Tensor:
+        norms = group_norms(w, self.axis)
+        return w * norms.clamp_max(self.bound) / (norms + 1e-7)
+
+
+class NormAlongTheOtherAxis(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return wp.MaxNorm(self.bound, "input" if self.by == "unit" else "unit").project(w)
+
+
+class NormInPlace(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return w.copy_(super().project(w))
+
+
+class NormOfAll(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        norm = w.norm()
+        return torch.where(norm > self.bound, w * (self.bound / norm.clamp_min(1e-300)), w)
+
+
+class NormOntoTheSphere(NormScaledTooFar):
+    def project(self, w: Tensor) -> Tensor:
+        norms = group_norms(w, self.axis)
+        return torch.where(norms > 0, w * (self.bound / norms.clamp_min(1e-300)), w)
+
+
+class NormIsABox(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return w.clamp(-self.bound, self.bound)
+
+
+class NormSquared(NormScaledTooFar):
+    def project(self, w: Tensor) -> Tensor:
+        norms = group_norms(w, self.axis).square()
+        return torch.where(norms > self.bound, w * (self.bound / norms.clamp_min(1e-300)), w)
+
+
+class NormDoesNothing(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return w
+
+
+def mutants() -> list[type[Chargeable]]:
+    return [
+        cls
+        for cls in globals().values()
+        if isinstance(cls, type)
+        and issubclass(cls, (wp.L1, wp.L2, wp.ElasticNet, wp.GroupL2, wp.MaxNorm))
+        and cls.__module__ == __name__
+    ]
+
+
+BY_LAW = {"strength": 0.3, "mix": 0.3, "bound": 1.0}
+
+
+def is_caught(cls: type[Chargeable]) -> str:
+    """The message that catches a wrong class, or an empty string."""
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    try:
+        judge(cls(**{k: v for k, v in BY_LAW.items() if k in known}))
+        kind = next(name for name, right in chargeables().items() if issubclass(cls, right))
+        CLOSED_FORMS[kind](cls)
+    except (AssertionError, RuntimeError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def test_there_are_enough_mutants() -> None:
+    assert len(mutants()) >= 50
+
+
+@pytest.mark.parametrize("cls", mutants(), ids=lambda cls: cls.__name__)
+def test_a_wrong_penalty_is_caught(cls: type[Chargeable]) -> None:
+    assert is_caught(cls), f"{cls.__name__} passed every law and its closed form"
+
+
+def test_a_right_one_is_not_caught() -> None:
+    for right in chargeables().values():
+        assert not is_caught(right)
+
+
+def test_a_broken_law_names_penalty_law_and_point() -> None:
+    with pytest.raises(
+        LawBroken, match=r"L1TwiceTheThreshold\(strength=0.3\) breaks the law of '\w+' \(shape \(4, 3\)"
+    ):
+        check_penalty(L1TwiceTheThreshold(0.3))
+
+
+def test_one_law_alone_sees_a_metric() -> None:
+    """With equal steps the closed form per coordinate is right; only the law in a metric can tell."""
+    w = torch.tensor([[1.0, 2.0], [0.5, -3.0]], dtype=torch.float64)
+    case = Case(w, -w, 0.5, 0)
+    minimizes(GroupScaledByEachStep(0.3), case)
+    with pytest.raises(LawBroken, match="step per coordinate"):
+        minimizes_in_metric(GroupScaledByEachStep(0.3), case)
+
+
+# Oracles: the limit of training is what scikit-learn computes.
+
+ROWS, COLUMNS = 60, 8
+
+
+def table(targets: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    X = draw.normal(size=(ROWS, COLUMNS)) * np.linspace(0.7, 1.4, COLUMNS)
+    X = X + 0.3 * X[:, :1]
+    truth = np.zeros((COLUMNS, targets))
+    truth[:4] = draw.normal(size=(4, targets)) + 1.0
+    y = X @ truth + 0.3 * draw.normal(size=(ROWS, targets))
+    X, y = X - X.mean(0), y - y.mean(0)
+    return X, y
+
+
+Start = Callable[[Any], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, Start] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+    "dampened": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, dampening=0.3),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.05),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.03),
+    "rmsprop_momentum": lambda p: torch.optim.RMSprop(p, lr=0.015, momentum=0.5),
+    "rmsprop_centered": lambda p: torch.optim.RMSprop(p, lr=0.01, centered=True),
+}
+
+
+def solve(start: Start, X: np.ndarray, y: np.ndarray, term: Any, steps: int = 3000) -> tuple[np.ndarray, Tensor]:
+    """Full-batch training of a linear model on the mean squared error; its weights and the last gradient.
+
+    The learning rate is constant for two thirds of the steps, and then falls by a factor of 10,000.
+    """
+    net = nn.Linear(X.shape[1], y.shape[1], bias=False, dtype=torch.float64)
+    nn.init.zeros_(net.weight)
+    optimizer = wp.regularize(start(net.parameters()), net, [term])
+    first = [group["lr"] for group in optimizer.param_groups]
+    gram, right = torch.tensor(2 / ROWS * X.T @ X), torch.tensor(2 / ROWS * y.T @ X)
+    for step in range(steps):
+        for group, lr in zip(optimizer.param_groups, first, strict=True):
+            group["lr"] = lr * min(1.0, 1e-4 ** (3 * step / steps - 2))
+        optimizer.zero_grad()
+        if term.how == "loss":
+            optimizer.penalty().backward()
+        gradient = net.weight.detach() @ gram - right
+        net.weight.grad = gradient if net.weight.grad is None else net.weight.grad + gradient
+        optimizer.step()
+    w = net.weight.detach()
+    return w.numpy().copy(), w @ gram - right
+
+
+def oracle(kind: str, a: float, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Any]:
+    """scikit-learn's solution and our penalty in its convention; the squared error is a mean without 1/2."""
+    settings = {"fit_intercept": False, "tol": 1e-14, "max_iter": 100_000}
+    if kind == "lasso":
+        return Lasso(alpha=a, **settings).fit(X, y[:, 0]).coef_[None], wp.L1(2 * a)
+    if kind == "elastic_net":
+        fitted = SkElasticNet(alpha=a, l1_ratio=0.3, **settings).fit(X, y[:, 0])
+        return fitted.coef_[None], wp.ElasticNet(2 * a, mix=0.3)
+    if kind == "ridge":
+        return Ridge(alpha=a, fit_intercept=False).fit(X, y[:, 0]).coef_[None], wp.L2(2 * a / len(X))
+    fitted = MultiTaskLasso(alpha=a, **settings).fit(X, y)
+    return fitted.coef_, wp.GroupL2(2 * a / math.sqrt(y.shape[1]), by="input")
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("kind", "a", "targets"), [("lasso", 0.3, 1), ("elastic_net", 0.3, 1), ("ridge", 20.0, 1), ("groups", 0.4, 3)]
+)
+def test_the_limit_is_that_of_scikit_learn(kind: str, a: float, targets: int, name: str) -> None:
+    X, y = table(targets)
+    wanted, penalty = oracle(kind, a, X, y)
+    found, grad = solve(OPTIMIZERS[name], X, y, penalty.on(wp.weights, how="prox"))
+    assert np.abs(found - wanted).max() < 1e-6
+    assert np.array_equal(found == 0, wanted == 0)
+    if kind in ("lasso", "groups"):
+        assert (wanted == 0).any()
+        assert (wanted != 0).any()
+    assert float(penalty.violation(torch.tensor(found), grad)) < 5e-6
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "rmsprop"])
+def test_ridge_in_the_loss(name: str) -> None:
+    X, y = table()
+    wanted, penalty = oracle("ridge", 20.0, X, y)
+    found, _ = solve(OPTIMIZERS[name], X, y, penalty.on(wp.weights, how="loss"))
+    assert np.abs(found - wanted).max() < 1e-6
+
+
+def test_decay_is_ridge_for_plain_sgd_and_a_smaller_one_under_momentum() -> None:
+    """Momentum divides decay: what the audit calls the effective strength is what is solved."""
+    X, y = table()
+    wanted, penalty = oracle("ridge", 20.0, X, y)
+    found, _ = solve(OPTIMIZERS["sgd"], X, y, penalty.on())
+    assert np.abs(found - wanted).max() < 1e-9
+    for name in ("momentum", "nesterov", "dampened"):
+        net = nn.Linear(COLUMNS, 1, bias=False, dtype=torch.float64)
+        audit = wp.regularize(OPTIMIZERS[name](net.parameters()), net, penalty.on()).audit()
+        effective = audit.rows[0].effective_strength
+        assert effective == pytest.approx(penalty.strength * {"dampened": 0.5 / 0.7}.get(name, 0.1))
+        smaller, _ = oracle("ridge", effective * len(X) / 2, X, y)
+        found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())
+        assert np.abs(found - smaller).max() < 1e-9
+        assert np.abs(found - wanted).max() > 0.1
+
+
+def test_decay_under_adam_is_not_ridge() -> None:
+    X, y = table()
+    wanted, penalty = oracle("ridge", 20.0, X, y)
+    found, _ = solve(OPTIMIZERS["adam"], X, y, penalty.on())
+    assert np.abs(found - wanted).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "dampened"])
+def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``lr`` for the effective step the lasso of strength 0.6 comes out as one of 0.06."""
+    from wellposed.optim import metrics
+
+    monkeypatch.setitem(metrics.METRICS, torch.optim.SGD, lambda group, state, w: float(group["lr"]))
+    X, y = table()
+    wanted, penalty = oracle("lasso", 0.3, X, y)
+    found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())
+    assert np.abs(found - wanted).max() > 0.01
+    weaker, _ = oracle("lasso", 0.3 * {"dampened": 0.5 / 0.7}.get(name, 0.1), X, y)
+    assert np.abs(found - weaker).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_the_learning_rate_alone_is_the_wrong_metric_of_adaptive_optimizers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wellposed.optim import metrics
+
+    cls = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name]
+    monkeypatch.setitem(metrics.METRICS, cls, lambda group, state, w: float(group["lr"]))
+    X, y = table()
+    wanted, penalty = oracle("lasso", 0.3, X, y)
+    found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())
+    assert np.abs(found - wanted).max() > 0.05
+
+
+def test_the_lasso_path_ends_where_all_is_zero() -> None:
+    """From the largest gradient at zero on, L1 leaves nothing."""
+    X, y = table()
+    top = float(np.abs(2 / ROWS * X.T @ y).max())
+    for strength, alive in ((1.001 * top, False), (0.999 * top, True)):
+        found, _ = solve(OPTIMIZERS["sgd"], X, y, wp.L1(strength).on(), steps=1000)
+        assert (found != 0).any() == alive
