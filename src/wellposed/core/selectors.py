@@ -12,6 +12,7 @@ a | b,  a & b,  a - b            unions, intersections, differences
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,7 @@ Role = Literal["weight", "bias", "norm", "embedding"]
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original\d*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +51,13 @@ class Leaf:
 
     @property
     def paths(self) -> set[str]:
-        """The parameter's names and the names of every module above it."""
+        """The parameter's names and the names of every module above it.
+
+        A parametrized ``fc.parametrizations.weight.original0`` goes by ``fc.weight`` too.
+        """
         found: set[str] = set()
         for alias in self.aliases:
+            found.add(PARAMETRIZED.sub(r"\1", alias))
             parts = alias.split(".")
             found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
         return found
@@ -67,20 +73,24 @@ def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
 
     A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
-    shifts (a norm, a layer scale); a vector beside a matrix is added (a bias).
+    shifts (a norm, a layer scale); a vector beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
+    every example, is a table of positions or tokens (an embedding).
     """
     if isinstance(module, NORMS):
         return "norm"
     if isinstance(module, EMBEDDINGS):
         return "embedding"
     if isinstance(module, (nn.Linear, nn.Bilinear, _ConvNd)):
-        return "bias" if name == "bias" else "weight"
+        gain = name.endswith("_g") and hasattr(module, f"{name[:-1]}v")  # torch.nn.utils.weight_norm, the older one
+        return "bias" if name == "bias" else "norm" if gain else "weight"
     if isinstance(module, nn.MultiheadAttention):
         return "weight" if name.endswith("proj_weight") else "bias"
     if is_vector(parameter):
         others = [p for p in module.parameters(recurse=False) if p is not parameter]
         return "bias" if any(not is_vector(p) for p in others) else "norm"
-    return "weight"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return "weight"
+    return "embedding" if parameter.ndim == 3 and parameter.shape[0] == 1 else "weight"
 
 
 def _owner_and_name(model: nn.Module, module_name: str, module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -89,6 +99,18 @@ def _owner_and_name(model: nn.Module, module_name: str, module: nn.Module, name:
         owner, _, tensor_name = module_name.rpartition(".parametrizations.")
         return model.get_submodule(owner), tensor_name
     return module, name
+
+
+def _is_gain(name: str, module: nn.Module) -> bool:
+    """Whether an original of a parametrization scales another one: the first of weight norm's two."""
+    if not isinstance(module, ParametrizationList) or name != "original0" or not hasattr(module, "original1"):
+        return False
+    direction = module.original1
+    return (
+        isinstance(direction, Tensor)
+        and is_vector(module.original0.squeeze())
+        and module.original0.ndim == direction.ndim
+    )
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
@@ -105,11 +127,7 @@ def leaves(model: nn.Module) -> list[Leaf]:
             key = id(parameter)
             names.setdefault(key, []).append(f"{module_name}.{name}" if module_name else name)
             first.setdefault(key, (parameter, owner))
-            role = (
-                "norm"
-                if owner is not module and is_vector(parameter.squeeze())
-                else role_of(own_name, parameter, owner)
-            )
+            role = "norm" if _is_gain(name, module) else role_of(own_name, parameter, owner)
             roles.setdefault(key, []).append(role)
     return [
         Leaf(
@@ -125,19 +143,19 @@ def leaves(model: nn.Module) -> list[Leaf]:
 
 @dataclass(frozen=True, eq=False)
 class Selector:
-    """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``."""
+    """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``, also with what `selector` takes."""
 
     text: str
     choose: Callable[[list[Leaf]], list[Leaf]]
 
-    def __or__(self, other: Selector) -> Selector:
-        return _combine(self, other, "|", lambda mine, theirs: mine or theirs)
+    def __or__(self, other: object) -> Selector:
+        return _combine(self, selector(other), "|", lambda mine, theirs: mine or theirs)
 
-    def __and__(self, other: Selector) -> Selector:
-        return _combine(self, other, "&", lambda mine, theirs: mine and theirs)
+    def __and__(self, other: object) -> Selector:
+        return _combine(self, selector(other), "&", lambda mine, theirs: mine and theirs)
 
-    def __sub__(self, other: Selector) -> Selector:
-        return _combine(self, other, "-", lambda mine, theirs: mine and not theirs)
+    def __sub__(self, other: object) -> Selector:
+        return _combine(self, selector(other), "-", lambda mine, theirs: mine and not theirs)
 
     def __repr__(self) -> str:
         return self.text
@@ -223,6 +241,13 @@ def selector(value: object) -> Selector:
     )
 
 
+def _nearest_place(glob: str, candidates: list[Leaf]) -> str:
+    """The parameter or module whose name is nearest to a glob's, with the glob's own ending."""
+    stem, star, rest = glob.partition(".*")
+    places = dict.fromkeys(path for leaf in candidates for path in sorted(leaf.paths))
+    return did_you_mean(f"{stem}{star}{rest}", [f"{place}{star}{rest}" for place in places])
+
+
 def select(model: nn.Module, value: object) -> list[Leaf]:
     """The parameters that a selector chooses in a model, each once.
 
@@ -234,14 +259,14 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
     found = chosen.choose(candidates)
     if found:
         return found
-    others = named(value).choose(candidates) if isinstance(value, str) else []
+    others = named(chosen.text).choose(candidates)
     if others:
         raise SelectorError(
-            f"{value!r} matches {listed(leaf.name for leaf in others)}, but no weight matrix or kernel. "
-            f'To charge these all the same, use wp.named("{value}").'
+            f"{chosen.text!r} matches {listed(leaf.name for leaf in others)}, but no weight matrix or kernel. "
+            f'To charge these all the same, use wp.named("{chosen.text}").'
         )
     names = [leaf.name for leaf in candidates]
-    hint = did_you_mean(str(value), names) if isinstance(value, str) else ""
+    hint = _nearest_place(chosen.text.removeprefix("named:"), candidates)
     raise SelectorError(
         f"The selector {chosen.text!r} matches no parameter.{hint} The model has: {listed(names)}."
         if names
