@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from wellposed.core.errors import FormatError, InputError
-from wellposed.reporting import figures, words
+from wellposed.reporting import figures
 from wellposed.reporting import html as page
-from wellposed.reporting.reading import cleaned
+from wellposed.search import words
+from wellposed.search.record import cleaned
 
 pytest.importorskip("jinja2")
 matplotlib = pytest.importorskip("matplotlib")

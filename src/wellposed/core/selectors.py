@@ -88,8 +88,6 @@ def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     if is_vector(parameter):
         others = [p for p in module.parameters(recurse=False) if p is not parameter]
         return "bias" if any(not is_vector(p) for p in others) else "norm"
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return "weight"
     return "embedding" if parameter.ndim == 3 and parameter.shape[0] == 1 else "weight"
 
 
@@ -101,16 +99,12 @@ def _owner_and_name(model: nn.Module, module_name: str, module: nn.Module, name:
     return module, name
 
 
-def _is_gain(name: str, module: nn.Module) -> bool:
+def _is_gain(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
     """Whether an original of a parametrization scales another one: the first of weight norm's two."""
-    if not isinstance(module, ParametrizationList) or name != "original0" or not hasattr(module, "original1"):
+    second = getattr(module, "original1", None) if isinstance(module, ParametrizationList) else None
+    if name != "original0" or not isinstance(second, Tensor):
         return False
-    direction = module.original1
-    return (
-        isinstance(direction, Tensor)
-        and is_vector(module.original0.squeeze())
-        and module.original0.ndim == direction.ndim
-    )
+    return parameter.ndim == second.ndim and sum(size > 1 for size in parameter.shape) <= 1
 
 
 def leaves(model: nn.Module) -> list[Leaf]:
@@ -127,7 +121,7 @@ def leaves(model: nn.Module) -> list[Leaf]:
             key = id(parameter)
             names.setdefault(key, []).append(f"{module_name}.{name}" if module_name else name)
             first.setdefault(key, (parameter, owner))
-            role = "norm" if _is_gain(name, module) else role_of(own_name, parameter, owner)
+            role = "norm" if _is_gain(name, parameter, module) else role_of(own_name, parameter, owner)
             roles.setdefault(key, []).append(role)
     return [
         Leaf(

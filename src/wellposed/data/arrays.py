@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
+from torch.utils.data import Subset as Rows
 
 from wellposed.core.errors import DataError
 
@@ -149,22 +160,60 @@ def source_of(given: Any, collate: Callable[[list[Any]], Any] | None = None, wei
     if isinstance(given, Source):
         return given
     if isinstance(given, DataLoader):
-        if isinstance(given.dataset, IterableDataset) or given.batch_sampler is None:
-            raise DataError("A loader over an iterable Dataset cannot be shuffled by seed; give a map-style Dataset.")
-        if type(given.sampler) not in (SequentialSampler, RandomSampler):
-            raise DataError(
-                f"The loader draws with {type(given.sampler).__name__}, which would be lost: the recipe draws batches. "
-                "Give the Dataset, and example weights with weight=."
-            )
-        return source_of(given.dataset, collate or given.collate_fn, weight)
-    if isinstance(given, (tuple, list)) and len(given) == 2 and not isinstance(given[0], (int, float, str)):
+        kept = rows_of(given)
+        if kept is None:
+            return source_of(given.dataset, collate or given.collate_fn, weight)
+        found = source_of(given.dataset, collate or given.collate_fn).subset(kept)
+        found.weight = None if weight is None else weight_tensor(weight, len(found))
+        return found
+    if isinstance(given, IterableDataset):
+        raise DataError("An iterable Dataset cannot be asked for rows by number; give a map-style Dataset.")
+    if type(given) is Rows and type(given.dataset) is TensorDataset:
+        given = TensorDataset(*given.dataset[list(given.indices)])
+    if type(given) is TensorDataset and collate in (None, default_collate) and len(given.tensors) > 1:
+        *inputs, target = given.tensors
+        given = (inputs[0] if len(inputs) == 1 else tuple(inputs)), target
+    if _is_pair(given):
         inputs, target = tensors(given[0]), target_tensor(given[1])
         return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, Mapping)):
+    listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+    if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
         source: Source = Items(given, collate)
         source.weight = None if weight is None else weight_tensor(weight, len(source))
         return source
     raise DataError(f"Data are (X, y), a Dataset or a DataLoader; {type(given).__name__} is none of them.")
+
+
+def _is_pair(given: Any) -> bool:
+    """``(X, y)``, and not a list of two examples or a pair of numbers."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or isinstance(given[0], (int, float, str)):
+        return False
+    return not (isinstance(given, list) and all(isinstance(part, (tuple, list, Mapping)) for part in given))
+
+
+def rows_of(loader: DataLoader[Any], lost: tuple[type, ...] = ()) -> Tensor | None:
+    """The rows of the Dataset that a loader goes through, without drawing from it; None for all of them.
+
+    Args:
+        lost: samplers that draw from all rows, and whose way of drawing does not matter to the caller.
+    Raises:
+        DataError: the rows cannot be told, or a way of drawing would be lost.
+    """
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        raise DataError(
+            "A loader over an iterable Dataset, or with batch_size=None, cannot be asked for rows by number; "
+            "give a loader over a map-style Dataset, or the Dataset."
+        )
+    own_batches = type(loader.batch_sampler) is not BatchSampler
+    sampler: Any = loader.batch_sampler if own_batches else loader.batch_sampler.sampler  # type: ignore[attr-defined]
+    if type(sampler) is SubsetRandomSampler:
+        return torch.as_tensor(sampler.indices, dtype=torch.long)
+    if type(sampler) not in (SequentialSampler, RandomSampler, *lost):
+        raise DataError(
+            f"The loader draws with {type(sampler).__name__}, which may leave out or repeat rows. Give a plain loader "
+            "over the same rows, DataLoader(dataset, collate_fn=...); example weights go into wp.Data(weight=)."
+        )
+    return None
 
 
 def tensors(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import DataError
-from wellposed.data.arrays import Arrays, Source, Subset, source_of
+from wellposed.data.arrays import Arrays, Source, Subset, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder
 
@@ -212,18 +212,18 @@ def _prepare_frames(data: Data) -> Prepared:
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
     answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
-    weight = _column(data.weight, len(frame), "weight")
+    weight = None if data.weight is None else weight_tensor(data.weight, len(frame))
 
     def rows(features: Any, outcome: Any, part: np.ndarray | None = None) -> Arrays:
         x = torch.from_numpy(encoder.transform(features))
         y = torch.from_numpy(answers.transform(outcome))
-        return Arrays(x, y, None if part is None or weight is None else torch.from_numpy(weight[part]).float())
+        return Arrays(x, y, None if part is None or weight is None else weight[torch.from_numpy(part)])
 
     def own_or_part(given: Any, part: np.ndarray) -> Arrays | None:
         if given is None:
             return None
         if isinstance(given, (int, float)):
-            return rows(frame.iloc[part], target.iloc[part])
+            return rows(frame.iloc[part], target.iloc[part], part)
         return rows(as_frame(given[0]), _series(given[1]))
 
     train = rows(frame.iloc[index], target.iloc[index], index)

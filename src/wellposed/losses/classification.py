@@ -20,19 +20,28 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | Non
         values ``(n,)`` or ``(n, ...)`` in nats, and the mask of the units that count.
     """
     if target.is_floating_point() and target.shape == outputs.shape:
-        return F.cross_entropy(outputs, target, reduction="none"), None
-    target = target.long()
-    if target.ndim == outputs.ndim and target.shape[-1] == 1 and outputs.ndim == 2:
-        target = target.squeeze(-1)
-    torch_layout = outputs.shape[:1] + outputs.shape[2:] == target.shape
-    if not torch_layout and outputs.shape[:-1] == target.shape:
-        outputs = outputs.movedim(-1, 1)
+        outputs = wide(outputs)
+        return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
+    outputs, target = classes_second(outputs, target.long())
     highest = int(target.max()) if target.numel() else 0
     if highest >= outputs.shape[1]:
         raise ValueError(f"label {highest} needs {highest + 1} outputs, there are {outputs.shape[1]}")
     values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
     mask = target != IGNORED
     return values, None if bool(mask.all()) else mask
+
+
+def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Class scores ``(n, classes, ...)`` as torch has them, and labels ``(n, ...)``.
+
+    ``(n, ..., classes)`` is turned, labels ``(n, 1)`` become ``(n,)``. Where both layouts fit, it is torch's.
+    """
+    if target.ndim == outputs.ndim == 2 and target.shape[-1] == 1:
+        target = target.squeeze(-1)
+    torch_layout = outputs.shape[:1] + outputs.shape[2:] == target.shape
+    if not torch_layout and outputs.shape[:-1] == target.shape:
+        outputs = outputs.movedim(-1, 1)
+    return outputs, target
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,5 +69,12 @@ def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             target = target.squeeze(-1)
     if outputs.shape != target.shape:
         raise ValueError(f"shapes {tuple(outputs.shape)} and {tuple(target.shape)} differ")
-    dtype = outputs.dtype if outputs.is_floating_point() else torch.get_default_dtype()
-    return outputs, target.to(dtype)
+    outputs = wide(outputs)
+    return outputs, target.to(outputs.dtype)
+
+
+def wide(outputs: Tensor) -> Tensor:
+    """At least single precision: in half precision the differences of a loss would be lost."""
+    if not outputs.is_floating_point():
+        return outputs.to(torch.get_default_dtype())
+    return outputs.float() if outputs.element_size() < 4 else outputs

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in, lookup
-from wellposed.losses.classification import IGNORED, aligned, cross_entropy
+from wellposed.losses.classification import IGNORED, aligned, binary_cross_entropy, classes_second, cross_entropy
+from wellposed.losses.per_example import average, per_example
 
 
 class Metric(ABC):
@@ -36,13 +37,25 @@ class Metric(ABC):
 
 def _correct(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted class, label and mask, one unit an entry, with an axis of examples first."""
-    if outputs.shape == target.shape or (outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1):
+    if _are_shares(outputs, target):
+        target = target.argmax(1)
+    elif _is_binary(outputs, target):
         outputs, target = aligned(outputs, target)
         return (outputs > 0).long(), target.long(), torch.ones_like(target, dtype=torch.bool)
-    torch_layout = outputs.shape[:1] + outputs.shape[2:] == target.shape
-    if not torch_layout and outputs.shape[:-1] == target.shape:
-        outputs = outputs.movedim(-1, 1)
-    return outputs.argmax(1), target.long(), target != IGNORED
+    outputs, target = classes_second(outputs, target.long())
+    return outputs.argmax(1), target, target != IGNORED
+
+
+def _are_shares(outputs: Tensor, target: Tensor) -> bool:
+    """Whether targets are probabilities of classes: several numbers a row, >= 0, that sum to 1."""
+    if not target.is_floating_point() or target.ndim != 2 or target.shape != outputs.shape or target.shape[1] < 2:
+        return False
+    return bool((target >= 0).all()) and bool((target.sum(1) - 1.0).abs().max() < 1e-3)
+
+
+def _is_binary(outputs: Tensor, target: Tensor) -> bool:
+    """Whether each output is the logit of a label of its own."""
+    return outputs.shape == target.shape or (outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1)
 
 
 class Accuracy(Metric):
@@ -53,16 +66,7 @@ class Accuracy(Metric):
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """1 where right, 0 where wrong; for tokens the linearized share."""
         predicted, label, mask = _correct(outputs, target)
-        right = (
-            ((predicted == label) & mask).double().flatten(1).sum(1)
-            if label.ndim > 1
-            else (predicted == label).double()
-        )
-        if label.ndim == 1:
-            return right
-        count = mask.double().flatten(1).sum(1)
-        score = right.sum() / count.sum()
-        return score + (right - score * count) / count.mean()
+        return average([per_example(((predicted == label).double(), mask), label)]).rows
 
 
 class BalancedAccuracy(Metric):
@@ -71,12 +75,14 @@ class BalancedAccuracy(Metric):
     name = "balanced_accuracy"
 
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """A row of a class with ``n_c`` of ``n`` rows weighs ``n/(classes*n_c)``."""
-        predicted, label, _ = _correct(outputs, target)
-        predicted, label = predicted.flatten(), label.flatten()
-        classes, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
-        weight = len(label) / (len(classes) * counts.double())
-        rows: Tensor = (predicted == label).double() * weight[index]
+        """The score plus each row's influence: ``(right - share of its class) * n/(classes*n_c)``, over a row's units."""
+        predicted, label, mask = _correct(outputs, target)
+        classes, index, counts = torch.unique(label[mask], return_inverse=True, return_counts=True)
+        right = (predicted == label)[mask].double()
+        shares = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, index, right) / counts
+        influence = torch.zeros(label.shape, dtype=torch.float64)
+        influence[mask] = (right - shares[index]) * (len(label) / (len(classes) * counts.double()))[index]
+        rows: Tensor = shares.mean() + influence.reshape(len(label), -1).sum(1)
         return rows
 
 
@@ -87,13 +93,11 @@ class LogLoss(Metric):
     higher_is_better = False
 
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``-log p(label)``."""
-        if outputs.shape == target.shape or outputs.shape[-1] == 1:
-            logits, label = aligned(outputs, target)
-            return torch.nn.functional.binary_cross_entropy_with_logits(
-                logits.double(), label.double(), reduction="none"
-            )
-        return cross_entropy(outputs.double(), target)[0].double()
+        """``-log p(label)``; for tokens the linearized mean."""
+        binary = _is_binary(outputs, target) and not _are_shares(outputs, target)
+        loss = binary_cross_entropy if binary else cross_entropy
+        units = loss(outputs.double(), target)
+        return average([per_example(units, target)]).rows
 
 
 class AUC(Metric):
@@ -135,11 +139,12 @@ class R2(Metric):
     name = "r2"
 
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``1 - n (y_i - f_i)^2 / sum (y - mean y)^2``."""
+        """``r2 - n ((y_i - f_i)^2 - (1 - r2) (y_i - mean y)^2) / sum (y - mean y)^2``."""
         outputs, target = aligned(outputs.double(), target.double())
         squares = (outputs - target).square().reshape(len(target), -1).sum(1)
-        spread = (target - target.mean(0)).square().sum()
-        return 1.0 - len(target) * squares / spread
+        spread = (target - target.mean(0)).square().reshape(len(target), -1).sum(1)
+        left = squares.sum() / spread.sum()
+        return 1.0 - left - (squares - left * spread) / spread.mean()
 
 
 class RMSE(Metric):

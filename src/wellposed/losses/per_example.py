@@ -9,9 +9,10 @@ treats examples, not tokens, as the independent draws.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, ProblemError, did_you_mean, listed
-from wellposed.losses.classification import binary_cross_entropy, cross_entropy
+from wellposed.losses.classification import aligned, binary_cross_entropy, classes_second, cross_entropy
 from wellposed.losses.regression import absolute_error, huber, squared_error
 
 
@@ -30,12 +31,17 @@ class PerExample:
     total: Tensor
     count: Tensor
 
-    def mean(self, weight: Tensor | None = None) -> Tensor:
-        """The (weighted) mean over units, 0-d, carries gradient."""
+    def sums(self, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The (weighted) sum over units, which carries gradient, and the (weighted) number of units; both 0-d."""
         if weight is None:
-            return self.total.sum() / self.count.sum()
+            return self.total.sum(), self.count.sum()
         weight = weight.to(self.total)
-        return (weight * self.total).sum() / (weight * self.count).sum()
+        return (weight * self.total).sum(), (weight * self.count).sum()
+
+    def mean(self, weight: Tensor | None = None) -> Tensor:
+        """The (weighted) mean over units, 0-d, carries gradient; 0 where no unit counts."""
+        total, size = self.sums(weight)
+        return total / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 NAMED: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]] = {
@@ -61,16 +67,18 @@ class Loss:
 
     def __init__(self, given: Any) -> None:
         self.given: Any = given.given if isinstance(given, Loss) else given
-        given = self.given
+        given = _as_module(self.given)
         if isinstance(given, str):
             name = ALIASES.get(given, given)
             if name not in NAMED:
                 raise InputError(f"There is no loss {given!r}.{did_you_mean(given, NAMED)} Known: {listed(NAMED)}.")
             self.name = name
+            self._ignored: int | None = None
             self._units: Callable[[Any, Any], Any] = NAMED[name]
             self._clean = self._units
         elif callable(given):
             self.name = _name_of(given)
+            self._ignored = _ignored(given)
             self._units = _unreduced(given)
             self._clean = _unreduced(without_smoothing(given))
         else:
@@ -87,15 +95,24 @@ class Loss:
         Raises:
             ProblemError: outputs and targets do not fit, or weights are given to a loss that is a mean already.
         """
+        return self.parts(outputs, target, weight is not None).mean(weight)
+
+    def parts(self, outputs: Any, target: Any, weighted: bool = False) -> PerExample:
+        """Each example's part as training sees it, with gradient. A loss that only returns means is one example, and
+        counts as many units as it has rows.
+
+        Raises:
+            ProblemError: outputs and targets do not fit, or a loss that is a mean already shall be ``weighted``.
+        """
         units = self._call(self._units, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
-            if weight is not None:
+            if weighted:
                 raise ProblemError(
                     "Example weights need a loss that returns a value for each example; this one returns their mean. "
                     "Use reduction='none'."
                 )
-            return units
-        return per_example(units, target, self._ignored).mean(weight)
+            return _whole(units, max(1, _rows(target) or _rows(outputs)))
+        return per_example(units, target, self._ignored)
 
     @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
@@ -115,17 +132,27 @@ class Loss:
             parts = torch.stack([single.reshape(()) for single in singles]).float()
             if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
                 return PerExample(parts, torch.ones_like(parts))
-        return PerExample(mean.float().reshape(1), torch.ones(1, device=mean.device))
+            if self._broadcasts(outputs, target, parts.mean()):
+                raise ProblemError(
+                    f"The loss {self.name!r} compares all rows with all: outputs are {_shape(outputs)}, targets are "
+                    f"{_shape(target)}. Give both one shape."
+                )
+        return _whole(mean.float(), max(1, _rows(target) or rows))
 
-    @property
-    def _ignored(self) -> int | None:
-        value = getattr(self.given, "ignore_index", None)
-        return int(value) if isinstance(value, int) else None
+    def _broadcasts(self, outputs: Tensor, target: Tensor, mean: Tensor) -> bool:
+        """Whether the loss would be the mean over examples if ``(n, 1)`` and ``(n,)`` were one shape."""
+        if len(outputs) < 2 or {tuple(outputs.shape), tuple(target.shape)} != {(len(outputs),), (len(outputs), 1)}:
+            return False
+        try:
+            fitting = self._call(self._clean, outputs.reshape(-1), target.reshape(-1))
+        except ProblemError:
+            return False
+        return bool(torch.isclose(fitting.float(), mean, rtol=1e-3, atol=1e-6))
 
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
             return units(outputs, target)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise ProblemError(
                 f"The loss {self.name!r} does not fit the model: outputs are {_shape(outputs)}, targets are "
                 f"{_shape(target)} ({error})."
@@ -150,30 +177,63 @@ def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExamp
     return PerExample(total.flatten(1).sum(1), count.flatten(1).sum(1))
 
 
+ELEMENTWISE = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.PoissonNLLLoss,
+)  # fmt: skip
+"""torch's losses that compare number with number, and would broadcast ``(n, 1)`` against ``(n,)``."""
+
+
+FUNCTIONS: dict[Any, type[nn.Module]] = {
+    nn.functional.cross_entropy: nn.CrossEntropyLoss,
+    nn.functional.nll_loss: nn.NLLLoss,
+    nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    nn.functional.mse_loss: nn.MSELoss,
+    nn.functional.l1_loss: nn.L1Loss,
+    nn.functional.smooth_l1_loss: nn.SmoothL1Loss,
+    nn.functional.huber_loss: nn.HuberLoss,
+}
+
+
+def _as_module(given: Any) -> Any:
+    """torch's functional cross-entropy, also with arguments set by ``functools.partial``, as the module it stands for."""
+    function = given.func if isinstance(given, functools.partial) and not given.args else given
+    if isinstance(function, Hashable) and function in FUNCTIONS:
+        keywords = dict(given.keywords) if isinstance(given, functools.partial) else {}
+        return FUNCTIONS[function](**keywords)
+    return given
+
+
+def _ignored(given: Any) -> int | None:
+    """The target that a loss leaves out of its mean."""
+    value = getattr(given, "ignore_index", None)
+    return int(value) if isinstance(value, int) else None
+
+
+def _whole(mean: Tensor, rows: int) -> PerExample:
+    """A batch as one example of ``rows`` units."""
+    return PerExample((mean * rows).reshape(1), torch.full((1,), float(rows), device=mean.device, dtype=mean.dtype))
+
+
 def _name_of(given: Any) -> str:
     known = {
         nn.CrossEntropyLoss: "cross_entropy",
         nn.BCEWithLogitsLoss: "binary_cross_entropy",
         nn.MSELoss: "squared_error",
     }
-    functions = {
-        nn.functional.cross_entropy: "cross_entropy",
-        nn.functional.binary_cross_entropy_with_logits: "binary_cross_entropy",
-        nn.functional.mse_loss: "squared_error",
-    }
-    if type(given) in known:
-        return known[type(given)]
-    known_function = functions.get(given) if isinstance(given, type(nn.functional.mse_loss)) else None
-    return known_function or str(getattr(given, "__name__", type(given).__name__))
+    return known.get(type(given)) or str(getattr(given, "__name__", type(given).__name__))
 
 
 def _unreduced(given: Any) -> Callable[[Any, Any], Any]:
     """The callable with its reduction over examples taken out, where that is possible."""
     if isinstance(given, nn.modules.loss._Loss) and hasattr(given, "reduction"):
-        if isinstance(given, nn.CrossEntropyLoss) and given.weight is not None:
-            return _weighted_cross_entropy(given)
+        if isinstance(given, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            return _of_classes(given)
         loose = copy.copy(given)
         loose.reduction = "none"
+        if isinstance(given, ELEMENTWISE):
+            return lambda outputs, target: loose(*aligned(outputs, target))
+        if given.reduction == "batchmean":
+            return lambda outputs, target: loose(outputs, target).flatten(1).sum(1)
         return loose
     try:
         has_reduction = "reduction" in inspect.signature(given).parameters
@@ -192,18 +252,20 @@ def without_smoothing(given: Any) -> Any:
     return given
 
 
-def _weighted_cross_entropy(given: nn.CrossEntropyLoss) -> Callable[[Any, Any], Any]:
-    """Class weights weigh both sums, as torch's weighted mean does: ``sum w_y l / sum w_y``."""
+def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss) -> Callable[[Any, Any], Any]:
+    """Values and how much each counts. Class weights weigh both sums, as torch's weighted mean does:
+    ``sum w_y l / sum w_y``; what is ignored counts nothing."""
     loose = copy.copy(given)
     loose.reduction = "none"
 
-    def units(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def units(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         if target.is_floating_point():
-            return loose(outputs, target), torch.ones_like(target[:, 0])
-        assert given.weight is not None
-        keep = target != given.ignore_index
-        weight = given.weight[target.where(keep, torch.zeros_like(target))] * keep
-        return loose(outputs, target), weight
+            return loose(outputs, target), None
+        outputs, target = classes_second(outputs, target.long())
+        counts = target != given.ignore_index
+        if given.weight is not None:
+            counts = given.weight[target.where(counts, torch.zeros_like(target))] * counts
+        return loose(outputs, target), counts
 
     return units
 
@@ -247,4 +309,5 @@ def average(parts: list[PerExample], weights: list[Tensor] | None = None) -> Ave
     mean = float(total.sum()) / size
     influence = (total - mean * count) * (n / size)
     se = math.sqrt(float(influence.square().sum()) / (n * (n - 1))) if n > 1 else math.nan
-    return Average(mean, se, mean + influence)
+    rows = total if weights is None and bool((count == 1).all()) else mean + influence
+    return Average(mean, se, rows)

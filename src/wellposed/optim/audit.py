@@ -49,15 +49,18 @@ class Audit:
             shape = tuple(leaf.tensor.shape)
             name = " = ".join(leaf.aliases)
             charged = list(terms.get(leaf.name, ()))
-            own = float(group.get("weight_decay", 0.0) or 0.0) if group else 0.0
+            if group is None or not leaf.tensor.requires_grad:
+                waiting: list[tuple[str, str]] = [(str(term.charge), term.how) for term in charged] or [("-", "-")]
+                rows.extend(AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting)
+                continue
+            own = float(group.get("weight_decay", 0.0) or 0.0)
             if own:
                 rows.append(AuditRow(name, shape, leaf.role, *_own_decay(optimizer, own)))
             for term in charged:
-                strength, objective = _solved(term, leaf.tensor, optimizer, group or {})
+                strength, objective = _solved(term, leaf.tensor, optimizer, group)
                 rows.append(AuditRow(name, shape, leaf.role, str(term.charge), term.how, strength, objective))
             if not charged and not own:
-                state = "not charged" if group and leaf.tensor.requires_grad else "not trained"
-                rows.append(AuditRow(name, shape, leaf.role, "-", "-", None, state))
+                rows.append(AuditRow(name, shape, leaf.role, "-", "-", None, "not charged"))
         return cls(tuple(rows), tuple(_notes(optimizer, [t for found in terms.values() for t in found])))
 
     def to_dict(self) -> dict[str, Any]:

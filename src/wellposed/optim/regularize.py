@@ -16,7 +16,7 @@ from wellposed.core.selectors import Leaf, leaves, select
 from wellposed.optim.metrics import RAMP_STEPS, EffectiveStep, is_adaptive, needs_metric
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.penalties.base import Constraint, Penalty, Term
-from wellposed.penalties.elementwise import L2
+from wellposed.penalties.elementwise import L2, Separable
 
 if TYPE_CHECKING:
     from wellposed.optim.audit import Audit
@@ -107,13 +107,17 @@ class Regularized(Optimizer):
         self._project(moving)
         return loss if closure is not None else result
 
-    def _moving(self) -> Iterator[tuple[Charge, dict[str, Any]]]:
-        """The charged parameters that have a gradient in this step, with their parameter groups."""
+    def _trained(self) -> Iterator[tuple[Charge, dict[str, Any]]]:
+        """The charged parameters that this optimizer trains, with their parameter groups."""
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         for charge in self._charges:
             parameter = charge.leaf.tensor
-            if parameter.grad is not None and id(parameter) in groups:
+            if parameter.requires_grad and id(parameter) in groups:
                 yield charge, groups[id(parameter)]
+
+    def _moving(self) -> Iterator[tuple[Charge, dict[str, Any]]]:
+        """Those that have a gradient in this step."""
+        return ((charge, group) for charge, group in self._trained() if charge.leaf.tensor.grad is not None)
 
     @staticmethod
     def _decay(moving: list[tuple[Charge, dict[str, Any]]]) -> None:
@@ -124,13 +128,14 @@ class Regularized(Optimizer):
     def _proximal(self, moving: list[tuple[Charge, dict[str, Any]]]) -> None:
         if self._metric is None:
             return
-        ramp = min(1.0, self.steps / RAMP_STEPS) if self._ramps else 1.0
         for charge, group in moving:
             if charge.prox is None:
                 continue
             w = charge.leaf.tensor
-            step = self._metric(group, self.optimizer.state[w], w) * ramp
-            w.copy_(charge.prox(w, step))
+            state = self.optimizer.state[w]
+            # By the parameter's own steps: one that joins late has no second moment yet.
+            ramp = min(1.0, float(state["step"]) / RAMP_STEPS) if self._ramps else 1.0
+            w.copy_(charge.prox(w, self._metric(group, state, w) * ramp))
 
     @staticmethod
     def _project(moving: list[tuple[Charge, dict[str, Any]]]) -> None:
@@ -141,7 +146,7 @@ class Regularized(Optimizer):
     def penalty(self, outputs: Tensor | None = None) -> Tensor:
         """The terms that are enforced in the loss: add this to the cost before ``backward``. 0-d, carries gradient."""
         total = torch.zeros((), device=self._charges[0].leaf.tensor.device if self._charges else None)
-        for charge in self._charges:
+        for charge, _ in self._trained():
             for term in charge.terms:
                 if term.how == "loss" and isinstance(term.charge, Penalty):
                     total = total + term.charge.value(charge.leaf.tensor)
@@ -149,11 +154,12 @@ class Regularized(Optimizer):
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
-        """What each penalty charges now: ``{"L1(strength=0.0001) on weights by prox": 0.12, ...}``."""
+        """What each penalty charges the trained parameters now: ``{"L1(strength=0.0001) on weights by prox": 0.12, ...}``."""
         found: dict[str, float] = {}
+        trained = [charge for charge, _ in self._trained()]
         for term in self.terms:
             if isinstance(term.charge, Penalty):
-                charged = [c.leaf.tensor for c in self._charges if any(t is term for t in c.terms)]
+                charged = [c.leaf.tensor for c in trained if any(t is term for t in c.terms)]
                 found[str(term)] = sum(float(term.charge.value(w)) for w in charged)
         return found
 
@@ -249,10 +255,11 @@ def _settle(charge: Charge, own_decay: float) -> None:
     """Sort the terms of one parameter by enforcement, and refuse what would be enforced twice."""
     name = charge.leaf.name
     squares = [term for term in charge.terms if isinstance(term.charge, L2)]
-    if squares and own_decay:
+    decaying = [term for term in charge.terms if isinstance(term.charge, Separable) and term.charge.l2 > 0]
+    if decaying and own_decay:
         raise CompositionError(
-            f"{name!r} would be decayed twice: by the optimizer's weight_decay={own_decay:g} and by {squares[0]}. "
-            "Build the optimizer with weight_decay=0, or leave the L2 term out."
+            f"{name!r} would be decayed twice: by the optimizer's weight_decay={own_decay:g} and by {decaying[0]}. "
+            f"Build the optimizer with weight_decay=0, or leave {decaying[0].charge} out."
         )
     if len(squares) > 1:
         raise CompositionError(

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
-from wellposed.reporting.reading import known
-from wellposed.reporting.words import decimals_for, fixed, score, signed
+from wellposed.search.record import known
+from wellposed.search.words import decimals_for, fixed, score, signed
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
 POINTS_PER_INCH = 72

@@ -13,8 +13,9 @@ from typing import Any
 
 from wellposed.core.errors import InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
-from wellposed.reporting import figures, words
-from wellposed.reporting.reading import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+from wellposed.reporting import figures
+from wellposed.search import words
+from wellposed.search.record import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
 
 SCHEMA = 1
 RECORD = "study.json"

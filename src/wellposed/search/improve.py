@@ -35,8 +35,11 @@ TEST_SHARE = 0.2
 ALPHA = 0.05
 """One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
 
-SEARCH_RUN, FINAL_RUN = 0.015, 0.03
-"""Of a budget in minutes, what one run of the search and one finalist may take: 25 recipes fit in 40 %."""
+SEARCH_RUN, SEARCH_RUN_MOST, FEWEST_STEPS = 0.015, 0.04, 200
+"""Of a budget in minutes, what one run of the search may take: 25 recipes fit in 40 %. Where that is less than so many steps,
+runs are longer, up to the second share, and fewer. A finalist may take twice as long."""
+SLOW_STEP, SLOW_BATCH = 0.02, 64
+"""A step of so many seconds is bound by arithmetic: smaller batches then give more steps in the same time."""
 REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.12, 0.42, 0.75, 0.12, 0.96
 """Shares of the budget: of the references, by which the search ends (later where runs are short), of the finalists, and by
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
@@ -48,7 +51,7 @@ MOST_PASSED = 200
 """Proposals that may be passed over for being too slow; then they are tried all the same."""
 EPOCH_RUNS = 30
 """A budget in epochs is spread over so many recipes."""
-FEWEST_ROWS = 1000
+FEWEST_ROWS = PROBE_ROWS = 1000
 FINALISTS, MOST_ROUNDS = 3, 3
 PAIRS = (3, 5, 10)
 """Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
@@ -112,6 +115,8 @@ class Search:
         self.notes: list[str] = []
         self.speeds: dict[tuple[Any, ...], tuple[float, float]] = {}
         self.rows: int | None = None
+        self.share = SEARCH_RUN
+        self.plain = plain_recipe(len(problem.prepared.train))
         self.interrupted = False
         self.runs: dict[int, Run] = {}
         name = problem.metric.name if problem.metric else "loss"
@@ -165,12 +170,15 @@ class Search:
         """Fail early and clearly on a problem that cannot be trained; decide on how many rows the search trains."""
         report("phase", text="baseline")
         total = len(self.problem.prepared.train)
-        plain = plain_recipe(total)
-        step, rest = self.speed(plain)
+        step, rest = self.speed(self.plain)
         if self.account.timed:
-            each = SEARCH_RUN * self.account.budget.amount / FEWEST_EPOCHS
+            if step > SLOW_STEP:
+                self.plain = self.plain.replace(batch_size=min(self.plain.batch_size, SLOW_BATCH))
+                step, rest = self.speed(self.plain)
+            self.share = min(max(SEARCH_RUN, FEWEST_STEPS * step / self.account.budget.amount), SEARCH_RUN_MOST)
+            each = self.share * self.account.budget.amount / FEWEST_EPOCHS
             steps = max(1.0, (each - rest) / step)
-            rows = max(FEWEST_ROWS, int(steps * plain.batch_size))
+            rows = max(FEWEST_ROWS, int(steps * self.plain.batch_size))
             if rows < total:
                 self.rows = rows
                 self.notes.append(
@@ -180,7 +188,7 @@ class Search:
 
     def baseline(self) -> Recipe:
         """Plain AdamW with the best of several learning rates, looking beyond the border where the best is there."""
-        plain = plain_recipe(len(self.problem.prepared.train))
+        plain = self.plain
         if self.account.budget.none:
             return plain
         done = {trial.built.optimizer.lr: trial for trial in self.trials("baseline")}
@@ -242,7 +250,7 @@ class Search:
 
     def search_plan(self, recipe: Recipe) -> tuple[Recipe, int]:
         """A recipe of the search with its epochs, and its rows."""
-        return self.planned(recipe, self.rows or len(self.problem.prepared.train), SEARCH_RUN)
+        return self.planned(recipe, self.rows or len(self.problem.prepared.train), self.share)
 
     def over(self) -> bool:
         """Whether the search has had its share."""
@@ -285,9 +293,10 @@ class Search:
         """Paired runs of both recipes, and one look at the test rows."""
         report("phase", text="confirmation")
         pairs: list[tuple[Run, Run]] = []
+        tested: list[tuple[np.ndarray, np.ndarray]] = []
         rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
         left = (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) if self.account.timed else 0.0
-        share = max(SEARCH_RUN, left)
+        share = max(self.share, left)
         plans = [self.planned(recipe, rows, share) for recipe in (baseline, best)]
         limit = min(count for _, count in plans) if self.account.timed else rows
         if limit < rows:
@@ -307,7 +316,10 @@ class Search:
             if "budget" in (ours.stopped, theirs.stopped) and len(pairs) >= PAIRS[0]:
                 break  # a run that was cut says less of its recipe than no run
             pairs.append((ours, theirs))
-        return self.study(pairs, baseline, best, found, command)
+            ours_test = ours.row_scores("test")
+            tested.append((ours_test, ours_test if theirs is ours else theirs.row_scores("test")))
+            took = time.monotonic() - began
+        return self.study(pairs, tested, baseline, best, found, command)
 
     def confirmed(self, recipe: Recipe, seed: int, rows: int, share: float) -> Run | None:
         """One confirmation run."""
@@ -321,25 +333,32 @@ class Search:
         return self.runs[trial.index]
 
     def study(
-        self, pairs: list[tuple[Run, Run]], baseline: Recipe, best: Recipe, found: References, command: str
+        self,
+        pairs: list[tuple[Run, Run]],
+        tested: list[tuple[np.ndarray, np.ndarray]],
+        baseline: Recipe,
+        best: Recipe,
+        found: References,
+        command: str,
     ) -> Study:
-        """Put everything together; the test rows are looked at here, and only here."""
+        """Put everything together; ``tested`` has what each test row adds to the scores of a pair."""
         interval: Interval | None = None
         looks = 0
-        scores: dict[str, dict[str, list[float]]] = {n: {"valid": [], "test": []} for n in ("baseline", "best")}
-        if pairs and not self.interrupted:
+        scores: dict[str, dict[str, list[float]]] = {n: {"valid": [], "test": [math.nan]} for n in ("baseline", "best")}
+        if tested and not self.interrupted:
             rows = _content(self.problem.prepared.test).hex()
             looks = self.state.looks[rows] = self.state.looks.get(rows, 0) + 1
             # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
             level = look_level(looks, 2.0 * ALPHA)
-            differences = np.stack([b.row_scores("test") - a.row_scores("test") for a, b in pairs], axis=1)
-            interval = crossed_interval(differences, level)
+            interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
         if not pairs:
             pairs = [(self.stand_in(baseline), self.stand_in(best))]
         for name, side in (("baseline", 0), ("best", 1)):
-            runs = [pair[side] for pair in pairs]
-            scores[name]["valid"] = [run.score("valid") for run in runs]
-            scores[name]["test"] = [run.score("test") for run in runs] if interval else [math.nan]
+            chosen_rows = [pair[side].history.rows[pair[side].best_epoch] for pair in pairs]
+            scores[name]["valid"] = [shown_score(row) for row in chosen_rows]
+            if interval:
+                sign = self.sign if self.problem.metric is not None else -1.0
+                scores[name]["test"] = [sign * float(pair[side].mean()) for pair in tested]
         chosen = [min((pair[side] for pair in pairs), key=_best_loss) for side in (0, 1)]
         if self.folder is not None:
             self.state.save(self.folder)
@@ -407,7 +426,7 @@ class Search:
 
     def trial(self, kind: str, recipe: Recipe, seed: int | None = None, full: bool = False) -> Trial | None:
         """Train a recipe within its share of the time; None where it was interrupted or could not be trained."""
-        total, share = len(self.problem.prepared.train), FINAL_RUN if full else SEARCH_RUN
+        total, share = len(self.problem.prepared.train), 2 * self.share if full else self.share
         planned, count = self.planned(recipe, total, share) if full else self.search_plan(recipe)
         rows = count if count < total else None
         budget = self.account
@@ -420,7 +439,10 @@ class Search:
         """Train, book, keep."""
         began = time.monotonic()
         try:
-            run = fit(self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows)
+            run = fit(
+                self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows,
+                probe_rows=self.probe_rows(rows),
+            )  # fmt: skip
         except (TrainingError, ProblemError) as error:
             if kind == "baseline":
                 raise
@@ -436,7 +458,7 @@ class Search:
             recipe=(as_proposed or recipe).to_dict(),
             describe=recipe.describe(),
             seed=seed,
-            valid=run.score("valid") if finite else math.nan,
+            valid=shown_score(last) if finite else math.nan,
             valid_loss=last.get("valid_loss", math.nan),
             train_loss=last.get("train_loss", math.nan),
             epochs=len(run.history),
@@ -454,6 +476,10 @@ class Search:
         self._forget()
         report("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
         return trial
+
+    def probe_rows(self, rows: int | None) -> int | None:
+        """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
+        return max(PROBE_ROWS, (rows or len(self.problem.prepared.train)) // 2) if self.account.timed else None
 
     def best_so_far(self) -> float:
         """The best validation score of the baseline and the search; NaN before there is one."""
@@ -474,7 +500,8 @@ class Search:
         kinds = tuple((term.penalty, term.how) for term in recipe.terms)
         key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, kinds)
         if key not in self.speeds:
-            self.speeds[key] = measured_speed(self.problem, recipe, self.device)
+            rows = self.rows or FEWEST_ROWS * 4
+            self.speeds[key] = measured_speed(self.problem, recipe, self.device, self.probe_rows(rows))
         return self.speeds[key]
 
     def planned(self, recipe: Recipe, rows: int, share: float) -> tuple[Recipe, int]:
@@ -495,6 +522,11 @@ class Search:
         return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
 
 
+def shown_score(row: dict[str, float]) -> float:
+    """The metric of an epoch, or the loss where there is none."""
+    return row["valid_metric"] if math.isfinite(row["valid_metric"]) else row["valid_loss"]
+
+
 def plain_recipe(rows: int) -> Recipe:
     """Plain AdamW; the batch size sets the speed, so small data get small batches and large data large ones."""
     return Recipe(batch_size=32 if rows < 1000 else 128 if rows < 20000 else 256)
@@ -505,12 +537,14 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 
-def measured_speed(problem: Problem, recipe: Recipe, device: torch.device, steps: int = 6) -> tuple[float, float]:
+def measured_speed(
+    problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None, steps: int = 6
+) -> tuple[float, float]:
     """The fastest of a few steps, and an evaluation, of a model that is thrown away."""
     from wellposed.core.random import untouched
 
     with untouched():
-        training = Training.begin(problem, recipe, 0, device, math.inf, None)
+        training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
         training.model.train()
         chunks = list(training.batches(0))[:steps]
         times = []

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from wellposed.core.errors import require
-from wellposed.core.random import numpy_generator
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.training.problem import Problem
 

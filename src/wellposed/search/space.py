@@ -41,7 +41,6 @@ class Space:
         self.smoothable = (
             classifying and isinstance(target, Tensor) and target.ndim == 1 and not target.is_floating_point()
         )
-        self.rows = len(data.train)
 
     def draw(self, k: int) -> Recipe:
         """The ``k``-th proposal: presets that fit first, then random recipes."""
@@ -77,9 +76,8 @@ class Space:
         )
 
     def _batch_sizes(self) -> list[int]:
-        """At least 8 steps an epoch where there are rows for it."""
-        fitting = [size for size in (32, 64, 128, 256, 512) if size * 8 <= self.rows]
-        return fitting[-3:] or [16]
+        """Half, as many and twice as many rows as the baseline's: the batch size sets the speed above all."""
+        return [self.baseline.batch_size // 2, self.baseline.batch_size, self.baseline.batch_size * 2]
 
     def _optimizer(self, draw: np.random.Generator) -> dict[str, Any]:
         """AdamW around the baseline's rate within a factor of 4, or SGD with Nesterov momentum between 0.003 and 0.3."""

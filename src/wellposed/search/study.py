@@ -18,6 +18,8 @@ from wellposed.core.files import read_json, write_atomically, write_json
 from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.diagnosis.evidence import Interval
 from wellposed.recipe.recipe import Recipe
+from wellposed.search import words
+from wellposed.search.words import verdict
 from wellposed.training.checkpoint import save_run
 from wellposed.training.run import Run
 
@@ -203,40 +205,16 @@ class Study:
         write_json(folder / STUDY, self.record())
 
     def __str__(self) -> str:
-        metric = self.facts["metric"]["name"]
-        baseline, best = self.side("baseline"), self.side("best")
-        lines = [
-            self.verdict(),
-            f"baseline: {metric} {baseline['test']:.4g} on test rows ({baseline['recipe']})",
-            f"best:     {metric} {best['test']:.4g} on test rows ({best['recipe']})",
-        ]
+        record = self.record()
+        said = verdict(record)
+        metric = words.metric_name(record)
+        lines = [said.sentence, *filter(None, [said.limits]), *said.references]
+        for name in ("baseline", "best"):
+            side = record[name]
+            lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
         if self.references:
-            lines.append("references: " + ", ".join(f"{k} {v:.4g}" for k, v in self.references.items()))
+            lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in self.references.items()))
         return "\n".join(lines)
-
-    def verdict(self) -> str:
-        """One sentence: shown or not shown, and where a reference wins."""
-        metric = self.facts["metric"]
-        found = self.improvement
-        if found is None:
-            said = "Not confirmed: the study was interrupted before the untouched rows were looked at."
-        elif self.best.recipe == self.baseline.recipe:
-            said = "Not shown: no recipe beat the tuned baseline in validation, so the baseline is kept."
-        else:
-            span = f"{found.estimate:+.4g} {metric['name']} ({100 * found.level:g} % interval"
-            span += f" {found.low:+.4g} to {found.high:+.4g}"
-            where = f"on {found.rows} untouched rows, {found.pairs} paired seeds)"
-            said = f"{'Shown' if found.shown else 'Not shown'}: better than the tuned baseline by {span}, {where}."
-        sign = 1.0 if metric["higher_is_better"] else -1.0
-        ours = sign * self.side("best")["test"]
-        winners = {k: v for k, v in self.references.items() if sign * v > ours}
-        if winners:
-            name = max(winners, key=lambda k: sign * winners[k])
-            said += f" {REFERENCE_NAMES.get(name, name)} wins here: {winners[name]:.4g} against {abs(ours):.4g}."
-        return said
-
-
-REFERENCE_NAMES = {"boosting": "Histogram boosting", "linear": "A linear model", "constant": "A constant prediction"}
 
 
 def _told(diagnosis: Diagnosis) -> dict[str, Any]:

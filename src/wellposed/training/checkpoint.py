@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import DataError, FormatError, InputError, listed
 from wellposed.core.files import read_json, write_atomically, write_json
-from wellposed.data.arrays import Arrays
+from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.tables import TableEncoder, TargetEncoder
-from wellposed.training.evaluate import batches_of, call, evaluating
+from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
 from wellposed.training.problems import ARCHITECTURES
 from wellposed.training.run import Run
@@ -54,6 +54,15 @@ def save_run(run: Run, folder: str | Path) -> Path:
     return folder
 
 
+def rows_without_target(inputs: Any) -> Arrays:
+    """Arrays of which only the inputs matter: a tensor, or a tuple or mapping of them."""
+    inputs = tensors(inputs)
+    first = (
+        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
+    )
+    return Arrays(inputs, torch.zeros(len(first)))
+
+
 @dataclass(frozen=True)
 class Saved:
     """A model as it was saved, ready to predict."""
@@ -62,14 +71,15 @@ class Saved:
     task: str
     encoder: TableEncoder | None
     target: TargetEncoder | None
+    forward: Forward = call
 
     def outputs(self, inputs: Any) -> Tensor:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
         if self.encoder is not None:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
-        rows = Arrays(inputs, torch.zeros(len(inputs)))
+        rows = rows_without_target(inputs)
         with evaluating(self.model):
-            return torch.cat([call(self.model, x) for x, _ in batches_of(rows)])
+            return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """``prediction``, and for classes ``p_<class>``, one value a row.
@@ -77,7 +87,7 @@ class Saved:
         Raises:
             DataError: there is no row, or columns are missing.
         """
-        if len(inputs) == 0:
+        if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
         outputs = self.outputs(inputs)
         if self.task != "classification":
@@ -113,7 +123,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         raise FormatError(f"There are no weights at '{folder / WEIGHTS}'.") from None
     except (SafetensorError, RuntimeError) as error:
         raise FormatError(
-            f"The weights at '{folder / WEIGHTS}' do not fit the model: {str(error).splitlines()[0]}"
+            f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
         ) from None
     encoder, target = description.get("encoder"), description.get("target")
     return Saved(
@@ -121,6 +131,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         str(description.get("task")),
         TableEncoder.from_dict(encoder) if encoder else None,
         TargetEncoder.from_dict(target) if target else None,
+        call if problem is None else problem.forward,
     )
 
 

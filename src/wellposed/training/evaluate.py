@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.random import untouched
+from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset, moved
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss, PerExample, average
@@ -40,7 +40,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         with untouched(), torch.no_grad():
-            model.eval()
+            for module, _ in modes:
+                module.training = False
             yield
     finally:
         for module, training in modes:
@@ -113,7 +114,13 @@ class Probe:
 
     def batches(self) -> Iterable[tuple[Any, Any]]:
         """The rows, in batches."""
-        return self._held if self._held is not None else batches_of(self.source, self.index)
+        return self._fetched() if self._held is None else self._held
+
+    def _fetched(self) -> Iterator[tuple[Any, Any]]:
+        for part in torch.split(self.index, BATCH):
+            with seeded(0, "probe", int(part[0])):
+                batch = self.source.batch(part)
+            yield batch
 
 
 def _in_memory(source: Source) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.errors import ProblemError, TrainingError, WellposedError
+from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError
 from wellposed.core.progress import report
-from wellposed.core.random import generator, reseed, untouched
+from wellposed.core.random import generator, reseed, seeded
 from wellposed.core.selectors import leaves
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
+from wellposed.losses.classification import wide
 from wellposed.losses.per_example import Average
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.inputs import gaussian
@@ -35,6 +38,8 @@ from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
 
+TINY = torch.finfo(torch.float32).tiny
+"""In place of the size of a batch in which no unit counts, whose cost is 0."""
 REDONE_BATCHES = 50
 """Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
 
@@ -47,6 +52,7 @@ def fit(
     device: str | torch.device = "auto",
     deadline: float = math.inf,
     rows: int | None = None,
+    probe_rows: int | None = None,
     stop: Stop | None = None,
 ) -> Run:
     """Train one recipe on one problem.
@@ -60,14 +66,15 @@ def fit(
         device: ``auto`` takes CUDA, MPS or the CPU.
         deadline: a value of ``time.monotonic()`` after which training stops.
         rows: train on at most this many rows (stratified); None takes all.
+        probe_rows: evaluate at most this many rows of either side at each epoch; None takes all validation rows.
         stop: called with the history after each epoch; a word stops training and is kept as the reason.
     Raises:
         ProblemError, RecipeError, DataError: something given cannot be used.
         TrainingError: an exception in the middle of training; its ``run`` has the history and best weights.
     """
     recipe = as_recipe(recipe)
-    with untouched():
-        training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows)
+    with seeded(seed, "begin"):
+        training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows)
         try:
             for epoch in range(recipe.epochs):
                 training.epoch(epoch)
@@ -76,12 +83,11 @@ def fit(
                     break
         except KeyboardInterrupt:
             training.stopped = "interrupted"
-        except WellposedError:
-            raise
         except Exception as error:
-            raise TrainingError(
-                f"Training stopped by {type(error).__name__}: {error}", training.finish("failed")
-            ) from error
+            if isinstance(error, WellposedError) and not training.history.rows:
+                raise
+            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+            raise TrainingError(f"Training stopped by {said}", training.finish("failed")) from error
         return training.finish(training.stopped or "epochs")
 
 
@@ -111,7 +117,14 @@ class Training:
 
     @classmethod
     def begin(
-        cls, problem: Problem, recipe: Recipe, seed: int, device: torch.device, deadline: float, rows: int | None
+        cls,
+        problem: Problem,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        deadline: float,
+        rows: int | None,
+        probe_rows: int | None = None,
     ) -> Training:
         """Build everything that a run needs, and check that it fits together."""
         data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
@@ -124,6 +137,7 @@ class Training:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
         problem.check(model, device)
+        check_optimizer(recipe)
         optimizer = regularize(recipe.optimizer.build(model.parameters()), model, recipe.build_terms())
         averaging = recipe.averaging
         averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
@@ -137,7 +151,7 @@ class Training:
             "regularized": regularized(recipe),
             **problem.constant(),
         }
-        probes = equal_probes(data.train_clean, data.valid, seed, device)
+        probes = equal_probes(data.train_clean, data.valid, probe_rows, device)
         facts["valid_rows"] = len(probes[1])
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
         return cls(
@@ -148,7 +162,17 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return math.ceil(len(self.data.train) / (self.recipe.batch_size * self.recipe.accumulate))
+        return math.ceil(self.rows_per_epoch / (self.recipe.batch_size * self.recipe.accumulate))
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """All training rows, but for one that would be a batch alone where batches are normalized: it has no variance.
+
+        It comes back in another epoch.
+        """
+        rows, size = len(self.data.train), self.recipe.batch_size
+        alone = size > 1 and rows > size and rows % size == 1
+        return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in self.model.modules()) else rows
 
     @property
     def chosen(self) -> nn.Module:
@@ -179,12 +203,7 @@ class Training:
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """Row numbers for each optimizer step of an epoch: a permutation that depends on seed and epoch alone."""
         order = torch.randperm(len(self.data.train), generator=generator(self.seed, "order", epoch))
-        size = self.recipe.batch_size * self.recipe.accumulate
-        chunks = list(torch.split(order, size))
-        if len(chunks) > 1 and len(chunks[-1]) == 1:
-            # A single row cannot be normalized over its batch; it comes back in another epoch.
-            chunks.pop()
-        yield from chunks
+        yield from torch.split(order[: self.rows_per_epoch], self.recipe.batch_size * self.recipe.accumulate)
 
     def step(self, epoch: int, index: Tensor) -> tuple[float, float]:
         """One optimizer step on these rows; the cost and the gradient's norm."""
@@ -192,15 +211,19 @@ class Training:
         reseed(self.seed, "global", streams.step)
         self.set_rate()
         self.optimizer.zero_grad()
-        total = 0.0
+        total, size = 0.0, 0.0
         micro = torch.split(index, recipe.batch_size)
         for part in micro:
-            share = len(part) / len(index)
-            cost = self.cost(part) * share
-            total += float(cost.detach())
+            cost, count = self.cost(part)
+            # A mean has its own size at once; a step of several batches gets the size of all after the last one.
+            cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
+            total, size = total + float(cost.detach()), size + float(count)
             self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
             if len(micro) > 1:
                 streams.step += 1
+        if len(micro) > 1 and size not in (0.0, len(index)):
+            total *= len(index) / size
+            scale_gradients(self.model, len(index) / size)
         if any(term.how == "loss" for term in self.optimizer.terms):
             penalty = self.optimizer.penalty()
             total += float(penalty.detach())
@@ -215,8 +238,8 @@ class Training:
         streams.step += 1
         return total, norm
 
-    def cost(self, index: Tensor) -> Tensor:
-        """The mean loss of these rows, with the noise of this step."""
+    def cost(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The (weighted) sum of these rows' losses with the noise of this step, and the (weighted) number of units."""
         noise, streams = self.recipe.noise, self.streams
         inputs, target = self.data.train.batch(index)
         inputs, target = moved(inputs, self.device), moved(target, self.device)
@@ -227,7 +250,7 @@ class Training:
             outputs = self.problem.forward(self.model, inputs)
             if noise.label_smoothing:
                 target = smoothed(self.problem, outputs, target, noise.label_smoothing)
-            return self.problem.loss.mean(outputs, target, weight)
+            return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision where the recipe asks for it."""
@@ -251,7 +274,9 @@ class Training:
         self.averager.update()
         module = self.averager.module
         if batch_norms(module):
-            rows = torch.arange(min(len(self.data.train_clean), REDONE_BATCHES * self.recipe.batch_size))
+            # In random order: batches of sorted rows would vary less than those that training sees.
+            order = torch.randperm(len(self.data.train_clean), generator=generator(self.seed, "batch_norm"))
+            rows = order[: REDONE_BATCHES * self.recipe.batch_size]
             parts = [p for p in torch.split(rows, max(self.recipe.batch_size, 2)) if len(p) > 1]
             redo_batch_norm(module, (lambda p=part: self.forward_clean(module, p) for part in parts))  # type: ignore[misc]
 
@@ -287,6 +312,8 @@ class Training:
             self.waited += 1
         if self.recipe.schedule.name == PLATEAU:
             self.plateau.update(valid.loss.mean)
+        if math.isnan(train.loss.mean):
+            self.stopped = self.stopped or "diverged"
         ended = time.perf_counter()
         row |= {"seconds": ended - began, "watch_seconds": ended - watching}
         self.history.append(row)
@@ -319,19 +346,28 @@ class Training:
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
 
 
-def gradient_norm(model: nn.Module, clip: float) -> float:
+def gradient_norm(model: nn.Module, clip: float = 0.0) -> float:
     """Euclidean norm of the gradient before it is clipped to ``clip``; 0 does not clip."""
     if clip:
         return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
-    return float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return float(nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients]))
 
 
-def equal_probes(train: Source, valid: Source, seed: int, device: torch.device) -> tuple[Probe, Probe]:
+@torch.no_grad()
+def scale_gradients(model: nn.Module, scale: float) -> None:
+    """Multiply every gradient in place."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
+
+
+def equal_probes(train: Source, valid: Source, most: int | None, device: torch.device) -> tuple[Probe, Probe]:
     """Fixed rows of both sides, equally many, so that their losses and errors compare.
 
-    All validation rows are taken unless there are fewer training rows.
+    All validation rows are taken unless there are fewer training rows, or ``most`` is less. They are the same for every seed.
     """
-    size = min(len(train), len(valid))
+    size = min(len(train), len(valid), most or len(valid))
 
     def some(source: Source, name: str) -> Tensor:
         return torch.randperm(len(source), generator=generator(0, "probe", name))[:size].sort().values
@@ -389,6 +425,24 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         )
 
 
+UNFIT = {
+    "lbfgs": "it evaluates the cost of the same rows several times in a step",
+    "sparseadam": "it takes sparse gradients only",
+}
+"""Optimizers of torch that the training loop cannot use, and why."""
+
+
+def check_optimizer(recipe: Recipe) -> None:
+    """Refuse an optimizer that the loop cannot use.
+
+    Raises:
+        RecipeError: it is one of `UNFIT`.
+    """
+    name = recipe.optimizer.name
+    if name in UNFIT:
+        raise RecipeError(f"[optimizer] {name} does not work in fit: {UNFIT[name]}. Use adamw, adam or sgd.")
+
+
 def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
     """Targets with label smoothing.
 
@@ -396,12 +450,12 @@ def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -
         ProblemError: the targets are no class indices, one a row.
     """
     if problem.loss.name == "binary_cross_entropy":
-        return smooth_binary(target.to(outputs.dtype), amount)
+        return smooth_binary(target.to(wide(outputs).dtype), amount)
     if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
         raise ProblemError(
             "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
         )
-    return smooth_classes(target, outputs.shape[1], amount).to(outputs.dtype)
+    return smooth_classes(target, outputs.shape[1], amount).to(wide(outputs).dtype)
 
 
 def fit_many(
@@ -410,6 +464,11 @@ def fit_many(
     seeds: Sequence[int] = (0,),
     **settings: Any,
 ) -> list[Run]:
-    """Every recipe with every seed, recipe by recipe; ``settings`` go to `fit`."""
+    """Every recipe with every seed, recipe by recipe; ``settings`` go to `fit`. Ctrl-C ends with the runs so far."""
     several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
-    return [fit(problem, recipe, seed, **settings) for recipe in several for seed in seeds]
+    runs: list[Run] = []
+    for recipe, seed in itertools.product(several, seeds):
+        runs.append(fit(problem, recipe, seed, **settings))
+        if runs[-1].stopped == "interrupted":
+            break
+    return runs

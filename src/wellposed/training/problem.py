@@ -118,7 +118,7 @@ class Problem:
                 built = self.model(*arguments, **settings)
             except ProblemError:
                 raise
-            except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+            except Exception as error:
                 raise ProblemError(
                     f"The model's factory raised {type(error).__name__}: {error} (settings: {dict(settings)})."
                 ) from error
@@ -137,7 +137,7 @@ class Problem:
         with evaluating(model):
             try:
                 outputs = self.forward(model, moved(inputs, device))
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except Exception as error:
                 shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
                 raise ProblemError(f"The model does not take the inputs ({shape}): {error}.") from error
             self.loss.per_example(outputs, moved(target, device))

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
 from wellposed.core.errors import DataError, InputError
-from wellposed.core.random import generator, untouched
-from wellposed.data.arrays import Items, moved, source_of, split_batch
+from wellposed.core.random import generator, seeded
+from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
 from wellposed.losses.metrics import Metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.optim.regularize import Regularized
 from wellposed.training.constant import constant_facts
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.history import History
-from wellposed.training.loop import rise_since, weight_facts
+from wellposed.training.loop import gradient_norm, rise_since, weight_facts
 
-SHARE = 0.12
+SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
-rows on each side costs about 8 % of an epoch."""
-FEWEST, MOST = 256, 4096
-"""Rows of a probe: below 256 a standard error says little; beyond 4096 it hardly falls."""
+rows on each side costs about 7 % of an epoch."""
+FEWEST, MOST = 128, 4096
+"""Rows of a probe: below 128 a standard error says little; beyond 4096 it hardly falls."""
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
+
+ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
+"""Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
 
 Target = Callable[[Any], Any]
 
@@ -61,11 +65,13 @@ class Watch:
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         self._forward: Forward = forward or _plain(target)
         self._target = target or (lambda batch: split_batch(batch)[1])
-        sizes = _length(train), _length(valid)
+        sides = {"train": _side(train), "valid": _side(valid)}
+        sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        with evaluating(model):
-            self._probes = [_Probe(side, self.rows, name, seed) for side, name in ((train, "train"), (valid, "valid"))]
-            self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
+        self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
+        with seeded(seed, "watch"):
+            self._probes = [_Probe(side, self.rows, name, seed) for name, side in sides.items()]
+            constant = constant_facts(self.loss, self.metric, *(self._targets(probe) for probe in self._probes))
         self.history = History(
             {
                 "like_for_like": True,
@@ -74,7 +80,7 @@ class Watch:
                 "train_rows": sizes[0],
                 "valid_rows": self.rows,
                 "task": "classification" if self.loss.classifies else "regression",
-                **constant_facts(self.loss, self.metric, *(self._targets(probe) for probe in self._probes)),
+                **constant,
                 "regularized": {str(t): 1.0 for t in optimizer.terms} if isinstance(optimizer, Regularized) else {},
             }
         )
@@ -130,7 +136,7 @@ class Watch:
             for batch in probe.batches():
                 yield moved(batch, device), self._target(batch)
 
-        with untouched():
+        with seeded(0, "watch"):
             return evaluate(self.model, batches(), self.loss, self.metric, device=device, forward=self._forward)
 
     def _targets(self, probe: _Probe) -> Tensor | None:
@@ -142,8 +148,8 @@ class Watch:
 
     def _grad_norm(self) -> float:
         """Norm of the gradients as the loop left them; NaN where it left none."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return float(nn.utils.get_total_norm(gradients)) if gradients else math.nan
+        left = any(p.grad is not None for p in self.model.parameters())
+        return gradient_norm(self.model) if left else math.nan
 
     def _guess_metric(self) -> Metric | None:
         """Accuracy for class labels, R2 for squared error, else none."""
@@ -189,7 +195,7 @@ def watch(
         metric: a metric's name; by default accuracy for class labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
         target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
-        rows: of each probe; by default 12 % of the training rows, at least 256 and at most 4096.
+        rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
     Raises:
         InputError, DataError: something given cannot be watched.
@@ -229,84 +235,88 @@ def _plain(target: Target | None) -> Forward:
     return forward
 
 
-def _length(side: Any) -> int:
-    """Examples of a side, as far as can be told without reading it; lists of batches are counted."""
-    if isinstance(side, DataLoader):
-        if isinstance(side.dataset, IterableDataset):
-            raise DataError(
-                "A loader over an iterable Dataset would be used up by watching; give a list of its batches."
-            )
-        return len(side.dataset)  # type: ignore[arg-type]
-    if _is_batches(side):
-        return sum(_size(batch) for batch in side)
-    if hasattr(side, "__next__"):
+@dataclass(frozen=True)
+class _Side:
+    """How many examples there are, and batches of some of them by number, so that a loader itself is never touched."""
+
+    size: int
+    batches: Callable[[Tensor], Iterator[Any]]
+
+
+def _side(given: Any) -> _Side:
+    """A side from what a person gave.
+
+    Raises:
+        DataError: it cannot be read again and again, or its rows cannot be told.
+    """
+    if isinstance(given, DataLoader):
+        kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
+        kept = torch.arange(len(items)) if kept is None else kept
+        return _Side(len(kept), lambda index: map(items.raw, torch.split(kept[index], BATCH)))
+    if _is_batches(given):
+        return _Side(sum(_size(batch) for batch in given), lambda index: _picked(given, index))
+    if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
-    return len(source_of(side))
+    source = source_of(given)
+    fetch = source.raw if isinstance(source, Items) else source.batch
+    return _Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)))
 
 
 def _is_batches(side: Any) -> bool:
     """A list of batches, not of examples: all tensors have the same first axis, and one has another axis beside it."""
-    if not (isinstance(side, list) and side and isinstance(side[0], (tuple, list, dict))):
+    if not (isinstance(side, list) and side and isinstance(side[0], (tuple, list, Mapping))):
         return False
-    parts = list(side[0].values()) if isinstance(side[0], dict) else list(side[0])
+    parts = list(side[0].values()) if isinstance(side[0], Mapping) else list(side[0])
     if not all(isinstance(part, Tensor) and part.ndim for part in parts):
         return False
     return len({len(part) for part in parts}) == 1 and any(part.ndim > 1 for part in parts)
 
 
 def _size(batch: Any) -> int:
-    values = batch.values() if isinstance(batch, dict) else batch
+    values = batch.values() if isinstance(batch, Mapping) else batch
     return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
 
 
-class _Probe:
-    """Fixed rows of one side, asked for by number so that the loader itself is never touched."""
-
-    def __init__(self, side: Any, rows: int, name: str, seed: int) -> None:
-        self._kept: list[Any] | None = None
-        if _is_batches(side):
-            self._kept = list(_first_rows(side, rows))
-            return
-        size = _length(side)
-        order = torch.randperm(size, generator=generator(seed, "probe", name))[:rows].sort().values
-        self._parts = torch.split(order, BATCH)
-        if isinstance(side, DataLoader):
-            self._fetch = Items(side.dataset, side.collate_fn).raw
-        else:
-            source = source_of(side)
-            self._fetch = source.raw if isinstance(source, Items) else source.batch
-        first = self._fetch(self._parts[0])
-        if _bytes(first) * len(self._parts) <= KEPT_BYTES:
-            self._kept = [first, *(self._fetch(part) for part in self._parts[1:])]
-
-    def batches(self) -> Iterator[Any]:
-        """The rows, in batches."""
-        if self._kept is not None:
-            yield from self._kept
-        else:
-            yield from (self._fetch(part) for part in self._parts)
-
-
-def _first_rows(batches: list[Any], rows: int) -> Iterator[Any]:
-    """Whole batches, the last one cut, until there are enough rows."""
-    left = rows
+def _picked(batches: list[Any], index: Tensor) -> Iterator[Any]:
+    """The examples of these numbers, those of a batch together."""
+    start = 0
     for batch in batches:
-        if left <= 0:
-            return
-        yield _cut(batch, left)
-        left -= _size(batch)
+        size = _size(batch)
+        local = index[(index >= start) & (index < start + size)] - start
+        if len(local):
+            yield _indexed(batch, local, size)
+        start += size
 
 
-def _cut(batch: Any, rows: int) -> Any:
-    if isinstance(batch, dict):
-        return {key: _cut(value, rows) for key, value in batch.items()}
+def _indexed(batch: Any, index: Tensor, size: int) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _indexed(value, index, size) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_cut(value, rows) for value in batch)
-    return batch[:rows] if isinstance(batch, Tensor) and batch.ndim else batch
+        return tuple(_indexed(value, index, size) for value in batch)
+    return batch[index.to(batch.device)] if isinstance(batch, Tensor) and batch.ndim and len(batch) == size else batch
+
+
+class _Probe:
+    """Fixed rows of one side, kept where they are small, else fetched at each epoch."""
+
+    def __init__(self, side: _Side, rows: int, name: str, seed: int) -> None:
+        index = torch.randperm(side.size, generator=generator(seed, "probe", name))[:rows].sort().values
+        self._fetch: Callable[[], Iterator[Any]] = lambda: side.batches(index)
+        kept: list[Any] = []
+        for batch in self._fetch():
+            kept.append(batch)
+            if sum(map(_bytes, kept)) > KEPT_BYTES:
+                kept.clear()
+                break
+        self._kept = kept or None
+
+    def batches(self) -> Iterable[Any]:
+        """The rows, in batches."""
+        return self._fetch() if self._kept is None else self._kept
 
 
 def _bytes(batch: Any) -> int:
     if isinstance(batch, Tensor):
         return batch.numel() * batch.element_size()
-    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
     return sum(_bytes(value) for value in values)

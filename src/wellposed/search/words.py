@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from wellposed.reporting.reading import known, mapping, number, part, text
+from wellposed.search.record import known, mapping, number, part, text
 
 METRICS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "auc": "AUC", "log_loss": "log loss"}
 REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}

@@ -1,0 +1,55 @@
+"""The README's code is run, and what it says of itself is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_first_example_finds_what_the_readme_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    shown = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    printed = capsys.readouterr().out
+    assert "overfits" in printed
+    assert re.search(r"^overfits, confidence", printed, re.MULTILINE)
+    assert re.search(r"^overfits, confidence", shown[0], re.MULTILINE)
+    audit = str(names["optimizer"].audit())  # type: ignore[attr-defined]
+    assert audit.strip() == shown[1].strip()
+
+
+def test_links_and_images_exist() -> None:
+    for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_names_the_commands_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
+
+
+def test_every_public_name_can_be_imported_and_is_documented() -> None:
+    import wellposed
+
+    for name in wellposed.__all__:
+        value = getattr(wellposed, name)
+        assert value is not None
+        if callable(value):
+            assert value.__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import wellposed
+
+    with pytest.raises(AttributeError, match="no attribute 'wathc'"):
+        wellposed.wathc  # noqa: B018 - asked for on purpose
