@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import time as clock
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,7 @@ def improve(
         from wellposed.reporting.html import report
         from wellposed.search.improve import improve as search
 
+        began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
@@ -71,6 +73,7 @@ def improve(
         command = shlex.join(["wellposed", *sys.argv[1:]])
         study = search(
             problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
+            began=began,
         )  # fmt: skip
         page = report(study)
     if as_json:

@@ -59,19 +59,39 @@ def fusable(parameter: Any) -> bool:
 
 
 class OptimizerSpec(Section):
-    """``name`` is any class of ``torch.optim``; its other settings stand beside it (``momentum = 0.9``)."""
+    """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
 
     name: str = "adamw"
     lr: Positive = 1e-3
 
-    @field_validator("name")
+    @field_validator("name", mode="before")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name.lower() not in optimizers():
-            raise ValueError(f"there is no optimizer {name!r}.{did_you_mean(name, optimizers())}")
+    def _known(cls, name: Any) -> str:
+        if isinstance(name, type) and issubclass(name, torch.optim.Optimizer):
+            name = name.__name__
+        if not isinstance(name, str) or name.lower() not in optimizers():
+            raise ValueError(
+                f"there is no optimizer {name!r} in torch.optim.{did_you_mean(str(name), optimizers())} "
+                "One from elsewhere goes to wp.fit(..., optimizer=lambda parameters: ...)"
+            )
         return name.lower()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        if not isinstance(given, Mapping):
+            return given
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        for key, value in values.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            if key not in cls.model_fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
+                raise ValueError(
+                    f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out"
+                )
+        return values
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
@@ -153,10 +173,14 @@ class TermSpec(Section):
                 f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known)}"
             )
         given = {k: v for k in ("strength", "bound", "mix", "by") if (v := getattr(self, k)) is not None}
-        try:
-            charge = known[self.penalty](**given)
-        except TypeError as error:
-            raise ValueError(f"penalty {self.penalty!r} does not take {listed(given) or 'nothing'}: {error}") from None
+        cls = known[self.penalty]
+        taken = inspect.signature(cls).parameters
+        needed = [key for key, parameter in taken.items() if parameter.default is parameter.empty]
+        if missing := [key for key in needed if key not in given]:
+            raise ValueError(f"penalty {self.penalty!r} needs {listed(missing)}")
+        if extra := [key for key in given if key not in taken]:
+            raise ValueError(f"penalty {self.penalty!r} takes no {listed(extra)}. It takes {listed(taken)}")
+        charge = cls(**given)
         return charge.on(selector(self.on), how=self.how)
 
 
@@ -236,7 +260,7 @@ class Recipe(Section):
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{where} is not valid TOML: {error}.") from None
-        check_schema(values.pop("schema", SCHEMA), SCHEMA, where, "recipe")
+        check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
             return cls(**values)
         except RecipeError as error:
@@ -306,8 +330,8 @@ class Recipe(Section):
 
 
 def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
-    """The text and what to call it in errors. A string with a line break or an equals sign is the text itself."""
-    if isinstance(path_or_text, str) and ("\n" in path_or_text or "=" in path_or_text or not path_or_text.strip()):
+    """The text and what to call it in errors: a string is a path if it ends in .toml or has no equals sign."""
+    if isinstance(path_or_text, str) and _is_text(path_or_text):
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
@@ -316,6 +340,10 @@ def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
         raise RecipeError(f"There is no recipe file '{path}'.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
+
+
+def _is_text(given: str) -> bool:
+    return "\n" in given or not given.strip() or ("=" in given and not given.endswith(".toml"))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -333,7 +361,12 @@ def explained(error: ValidationError) -> str:
     for problem in error.errors():
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
         key = ".".join(str(part) for part in place)
-        if problem["type"] == "extra_forbidden":
+        if place[0] == "model" and len(place) > 1:
+            value = f"model.{place[1]}"
+            sentences.append(
+                f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
+            )
+        elif problem["type"] == "extra_forbidden":
             known = _keys_at(place[:-1])
             sentences.append(
                 f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}"

@@ -56,17 +56,12 @@ class Budget:
 
 @dataclass
 class Account:
-    """What of a budget is spent. Seconds run by themselves; recipes and epochs are booked."""
+    """What of a budget is spent. Seconds run by themselves since ``began``; recipes and epochs are booked."""
 
     budget: Budget
     began: float
     recipes: int = 0
     epochs: int = 0
-
-    @classmethod
-    def open(cls, budget: Budget) -> Account:
-        """Start the clock now."""
-        return cls(budget, time.monotonic())
 
     @property
     def timed(self) -> bool:

@@ -67,6 +67,7 @@ def improve(
     device: str = "auto",
     resume: bool = False,
     command: str = "wp.improve",
+    began: float | None = None,
 ) -> Study:
     """Search for a better recipe, and confirm it on rows that the search never touched.
 
@@ -79,12 +80,13 @@ def improve(
         seed: of the proposals and of the runs.
         out: a folder for the study; None keeps it in memory.
         recipe: one of your own, tried first.
+        began: value of ``time.monotonic()`` when the clock of the budget started; None is now.
         resume: go on with the study in ``out``: its trials are kept, and the confirmation counts as another look.
     Raises:
         ProblemError, DataError, RecipeError: something given cannot be used.
         FolderInUse: ``out`` holds something else.
     """
-    account = Account.open(Budget.parse(budget))
+    account = Account(Budget.parse(budget), time.monotonic() if began is None else began)
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:
         if folder is not None:

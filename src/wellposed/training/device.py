@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from wellposed.core.errors import InputError
@@ -15,7 +17,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         InputError: torch does not know the device.
     """
     if device == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        wanted = "cuda" if _cuda_works() else "mps" if torch.backends.mps.is_available() else "cpu"
     else:
         wanted = str(device)
     try:
@@ -29,3 +31,14 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         report("note", text=f"The device {wanted!r} cannot be used ({reason}); training on the CPU.")
         return torch.device("cpu")
     return chosen
+
+
+def _cuda_works() -> bool:
+    """Whether CUDA can be used; torch's warning about a driver that it cannot use becomes one line."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        works = torch.cuda.is_available()
+    if seen and not works:
+        reason = str(seen[0].message).strip().splitlines()[0]
+        report("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
+    return works

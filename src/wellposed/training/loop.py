@@ -37,6 +37,7 @@ from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 TINY = torch.finfo(torch.float32).tiny
 """In place of the size of a batch in which no unit counts, whose cost is 0."""
@@ -53,6 +54,7 @@ def fit(
     deadline: float = math.inf,
     rows: int | None = None,
     probe_rows: int | None = None,
+    optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> Run:
     """Train one recipe on one problem.
@@ -67,6 +69,8 @@ def fit(
         deadline: a value of ``time.monotonic()`` after which training stops.
         rows: train on at most this many rows (stratified); None takes all.
         probe_rows: evaluate at most this many rows of either side at each epoch; None takes all validation rows.
+        optimizer: makes an optimizer of any kind from the parameters, in place of the recipe's; the recipe's schedule scales
+            its learning rates.
         stop: called with the history after each epoch; a word stops training and is kept as the reason.
     Raises:
         ProblemError, RecipeError, DataError: something given cannot be used.
@@ -74,7 +78,7 @@ def fit(
     """
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
-        training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows)
+        training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
         try:
             for epoch in range(recipe.epochs):
                 training.epoch(epoch)
@@ -125,6 +129,7 @@ class Training:
         deadline: float,
         rows: int | None,
         probe_rows: int | None = None,
+        make: MakeOptimizer | None = None,
     ) -> Training:
         """Build everything that a run needs, and check that it fits together."""
         data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
@@ -138,7 +143,10 @@ class Training:
         check_noise(problem, recipe)
         problem.check(model, device)
         check_optimizer(recipe)
-        optimizer = regularize(recipe.optimizer.build(model.parameters()), model, recipe.build_terms())
+        inner = (make or recipe.optimizer.build)(list(model.parameters()))
+        optimizer = regularize(inner, model, recipe.build_terms())
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
         averaging = recipe.averaging
         averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
         facts = {
@@ -264,7 +272,7 @@ class Training:
         done = self.optimizer.steps
         scale = factor(schedule.name, min(done, steps - 1), steps, schedule.warmup) * self.plateau.scale
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.lr * scale
+            group["lr"] = group["initial_lr"] * scale
 
     def average_epoch(self, epoch: int) -> None:
         """Equal averaging takes one look an epoch, over the last share of them."""
