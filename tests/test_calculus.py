@@ -746,7 +746,11 @@ def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pyt
     """With ``lr`` for the effective step the lasso of strength 0.6 comes out as one of 0.06."""
     from wellposed.optim import metrics
 
-    monkeypatch.setitem(metrics.METRICS, torch.optim.SGD, lambda group, state, w: float(group["lr"]))
+    def wrong(group: Any, state: Any, w: Tensor) -> float:
+        return float(group["lr"])
+
+    monkeypatch.setattr(metrics, "_sgd", wrong)
+    monkeypatch.setitem(metrics.METRICS, torch.optim.SGD, wrong)
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())

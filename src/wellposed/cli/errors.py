@@ -7,6 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+LONGEST = 1500
+"""Signs of one message: a column's name may have ten thousand."""
+
 
 def guarded(command: Callable[[], None], debug: bool) -> int:
     """Run a command; the exit status. ``debug`` shows the traceback."""
@@ -24,9 +27,20 @@ def guarded(command: Callable[[], None], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"Error: {sentence(error)}", file=sys.stderr)
+        print(f"Error: {shown(sentence(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def shown(text: str) -> str:
+    """Text of others on one line of a terminal: no control characters, which could steer it, and not without end.
+
+    Example:
+        >>> shown("a\\x1b[31m b\\n c")
+        'a\ufffd[31m b c'
+    """
+    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def sentence(error: Exception) -> str:

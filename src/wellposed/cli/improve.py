@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wellposed.cli.errors import shown
+
 if TYPE_CHECKING:
     from wellposed.training.problem import Problem
 
+DEFAULT_BUDGET = "5m"
 PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
@@ -39,8 +43,9 @@ def improve(
         str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
     ] = None,
     budget: Annotated[
-        str, typer.Option(help="90s, 5m, '30 recipes', '200 epochs'; 0 compares the default recipe.")
-    ] = "5m",
+        str | None,
+        typer.Option(help="90s, 5m (as without), '30 recipes', '200 epochs'; 0 compares the default recipe."),
+    ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
@@ -58,8 +63,11 @@ def improve(
 
     if engine not in ("auto", "inprocess"):
         raise InputError(f"The engine {engine!r} is not built into this version; use auto or inprocess.")
-    spent = Budget.parse(f"{recipes} recipes" if recipes else budget)
-    with progress(spent, quiet or as_json):
+    if budget is not None and recipes is not None:
+        raise typer.BadParameter("give --budget or --recipes, not both")
+    spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
+    # What somebody's problem file prints is no result: stdout is kept for ours.
+    with progress(spent, quiet or as_json), contextlib.redirect_stdout(sys.stderr):
         from wellposed.recipe.recipe import as_recipe
         from wellposed.reporting.html import report
         from wellposed.search.improve import improve as search
@@ -69,20 +77,22 @@ def improve(
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
         problem = problem_of(data, target, task, metric, drop or [], group, time, test)
-        folder = out or free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", problem.name).strip("-."))
+        name = re.sub(r"[^\w.-]+", "-", problem.name).strip("-.") or "study"
+        folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
         study = search(
             problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
             began=began,
         )  # fmt: skip
         page = report(study)
+    for kind, sentences in (("warning", study.facts["warnings"]), ("note", study.notes)):
+        for said in sentences:
+            print(f"{kind}: {shown(said)}", file=sys.stderr)
     if as_json:
-        print(json.dumps(json.loads((folder / "study.json").read_text())))
-        return
-    for warning in study.facts["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(study)
-    print(f"report: {page}")
+        print(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))))
+    else:
+        print(*map(shown, str(study).splitlines()), sep="\n")
+        print(f"report: {page}")
     if study.improvement is None:
         raise typer.Exit(130)
 
@@ -110,6 +120,8 @@ def problem_of(
                 f"{', '.join(given or ['--metric'])} is for tables; write it into the problem in {data!r}."
             )
         return file_problem(data)
+    if data is not None and re.search(r"\.py:?$", data):
+        raise InputError(f"{data!r} is a Python file; say which problem in it, as {data.rstrip(':')}:NAME.")
     if data is not None and data.lower().endswith(".npz"):
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from wellposed.cli.errors import shown
+
+FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
+"""How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
 
 
 def predict(
@@ -17,23 +24,31 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="A .csv to write; by default stdout.")] = None,
 ) -> None:
     """Predict new rows with the best model of a run."""
+    from wellposed.core.errors import InputError
     from wellposed.core.files import write_atomically
 
-    text = written(predicted(run, data))
-    if out is None:
-        sys.stdout.write(text)
-    else:
+    if out is not None and out.is_dir():
+        raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
+    with contextlib.redirect_stdout(sys.stderr):  # what a problem file prints is no prediction
+        text = written(predicted(run, data))
+    if out is not None:
         write_atomically(out, text)
+    elif sys.stdout.isatty():
+        print(*map(shown, text.splitlines()), sep="\n")
+    else:
+        sys.stdout.write(text)
 
 
 def predicted(run: Path, data: str) -> dict[str, Any]:
     """Columns of predictions."""
+    import dataclasses
+
     import torch
 
     from wellposed.cli.improve import PROBLEM_FILE
     from wellposed.core.errors import DataError, FormatError
-    from wellposed.data.arrays import Source
     from wellposed.data.tables import read_table
+    from wellposed.search.improve import with_test
     from wellposed.training.checkpoint import load
     from wellposed.training.problems import file_problem, new_images
 
@@ -41,20 +56,35 @@ def predicted(run: Path, data: str) -> dict[str, Any]:
         raise FormatError(f"'{run}' holds no model; give a folder that 'wellposed improve' wrote.")
     if PROBLEM_FILE.search(data):
         problem = file_problem(data)
-        source: Source = problem.prepared.test or problem.prepared.valid
-        return load(run / "model", problem).predict(source.batch(torch.arange(len(source)))[0])
-    saved = load(run / "model")
-    if data.lower().endswith(".npz"):
-        return saved.predict(new_images(data))
-    if saved.encoder is None:
-        raise DataError(f"The model in '{run}' takes arrays, not tables; give an .npz.")
-    return saved.predict(read_table(data))
+        test = (problem if problem.data.test is not None else with_test(problem)).prepared.test
+        assert test is not None  # with_test splits some off
+        # The rows of a problem are encoded already.
+        saved = dataclasses.replace(load(run / "model", problem), encoder=None)
+        inputs = test.batch(torch.arange(len(test)))[0]
+    else:
+        saved = load(run / "model")
+        images = data.lower().endswith(".npz")
+        if images != (saved.encoder is None):
+            wanted = "a table with its columns" if images else "an .npz"
+            raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
+        inputs = new_images(data) if images else read_table(data)
+    try:
+        return saved.predict(inputs)
+    except RuntimeError as error:
+        raise DataError(
+            f"The rows in {data!r} do not fit the model in '{run}': {str(error).splitlines()[0]}."
+        ) from None
+
+
+def safe(cell: Any) -> Any:
+    """The cell, or with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
 def written(columns: dict[str, Any]) -> str:
     """Columns as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    writer.writerow(map(safe, columns))
+    writer.writerows(map(safe, row) for row in zip(*(column.tolist() for column in columns.values()), strict=True))
     return out.getvalue()

@@ -10,6 +10,9 @@ import typer
 
 def report(run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")]) -> None:
     """Write report.html of a run again, from its study.json."""
+    from wellposed.core.errors import InputError
     from wellposed.reporting.html import report as write
 
+    if run.exists() and not run.is_dir():
+        raise InputError(f"'{run}' is a file; give a folder that 'wellposed improve' wrote.")
     print(f"report: {write(run)}")

@@ -165,6 +165,8 @@ def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExamp
     Raises:
         ProblemError: what the loss returned has no axis of examples.
     """
+    if isinstance(units, PerExample):
+        return units
     values, mask = units if isinstance(units, tuple) else (units, None)
     if not isinstance(values, Tensor) or values.ndim == 0:
         raise ProblemError("A loss must return a tensor: a value for each example, or their mean.")
@@ -172,9 +174,11 @@ def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExamp
         mask = target != ignored
     count = torch.ones_like(values) if mask is None else mask.to(values.dtype).expand_as(values)
     total = values if mask is None else values.where(mask.bool().expand_as(values), torch.zeros_like(values))
-    if values.ndim == 1:
-        return PerExample(total, count)
-    return PerExample(total.flatten(1).sum(1), count.flatten(1).sum(1))
+    return PerExample(_by_row(total), _by_row(count))
+
+
+def _by_row(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(1).sum(1)
 
 
 ELEMENTWISE = (
@@ -258,14 +262,15 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss) -> Callable[[Any, Any],
     loose = copy.copy(given)
     loose.reduction = "none"
 
-    def units(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+    def units(outputs: Tensor, target: Tensor) -> Tensor | PerExample:
         if target.is_floating_point():
-            return loose(outputs, target), None
+            return loose(outputs, target)  # type: ignore[no-any-return]
         outputs, target = classes_second(outputs, target.long())
         counts = target != given.ignore_index
         if given.weight is not None:
             counts = given.weight[target.where(counts, torch.zeros_like(target))] * counts
-        return loose(outputs, target), counts
+        values = loose(outputs, target)
+        return PerExample(_by_row(values), _by_row(counts.to(values.dtype)))
 
     return units
 

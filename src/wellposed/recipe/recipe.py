@@ -362,7 +362,7 @@ def explained(error: ValidationError) -> str:
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]}"
+            value = f"model.{place[1]} = {problem['input']!r}"
             sentences.append(
                 f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
             )

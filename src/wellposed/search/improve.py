@@ -9,16 +9,17 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from wellposed.core.errors import FolderInUse, InputError, ProblemError, TrainingError
+from wellposed.core.errors import FolderInUse, InputError, ProblemError, TrainingError, WellposedError, listed
 from wellposed.core.progress import report
 from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.data.data import Prepared
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -45,6 +46,8 @@ REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 """The search trains on fewer rows if a run would have fewer epochs than this; small data need no more than that."""
+FEWEST_RATES = 3
+"""Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
 PLAIN_EPOCHS = 100
 """Epochs of a run at most, without a clock."""
 MOST_PASSED = 200
@@ -118,13 +121,18 @@ class Search:
         self.speeds: dict[tuple[Any, ...], tuple[float, float]] = {}
         self.rows: int | None = None
         self.share = SEARCH_RUN
-        self.plain = plain_recipe(len(problem.prepared.train))
+        self.plain = plain_recipe(len(prepared(problem).train))
         self.interrupted = False
+        self.cut: Run | None = None
+        self.failed: list[str] = []
         self.runs: dict[int, Run] = {}
         name = problem.metric.name if problem.metric else "loss"
         self.state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
             self.state = self._resumed(folder)
+            for trial in self.state.trials[self.state.confirmed :]:
+                if trial.kind in ("baseline", "search"):
+                    self.account.book(trial.epochs)
 
     def _resumed(self, folder: Path) -> State:
         old = State.load(folder)
@@ -149,8 +157,13 @@ class Search:
 
     def run(self, command: str) -> Study:
         """All stages, in order."""
-        found = self.references()
+        with faster_threads(self.problem, self.plain, self.device, self.account.timed):
+            return self.stages(command)
+
+    def stages(self, command: str) -> Study:
+        """References, baseline, search, finalists, confirmation."""
         self.check()
+        found = self.references()
         baseline = self.baseline()
         best = baseline
         if not self.account.budget.none:
@@ -158,7 +171,7 @@ class Search:
             self.search(baseline, findings)
             best = self.final(baseline)
         else:
-            best = Space(self.problem, baseline, (), self.seed).draw(0)
+            best = self.own or Space(self.problem, baseline, (), self.seed).draw(0)
         return self.confirm(baseline, best, found, command)
 
     # --- stages
@@ -169,10 +182,15 @@ class Search:
         return references(self.problem, self.account.deadline(REFERENCES_SHARE))
 
     def check(self) -> None:
-        """Fail early and clearly on a problem that cannot be trained; decide on how many rows the search trains."""
-        report("phase", text="baseline")
+        """Fail early and clearly on what cannot be trained; decide on how many rows the search trains."""
+        report("phase", text="checks")
         total = len(self.problem.prepared.train)
         step, rest = self.speed(self.plain)
+        if self.own is not None:
+            self.speed(self.own)
+        for key, values in self.problem.space.items():
+            for value in values:
+                self.plain.replace(model={key: value})
         if self.account.timed:
             if step > SLOW_STEP:
                 self.plain = self.plain.replace(batch_size=min(self.plain.batch_size, SLOW_BATCH))
@@ -190,39 +208,52 @@ class Search:
 
     def baseline(self) -> Recipe:
         """Plain AdamW with the best of several learning rates, looking beyond the border where the best is there."""
+        report("phase", text="baseline")
         plain = self.plain
         if self.account.budget.none:
             return plain
         done = {trial.built.optimizer.lr: trial for trial in self.trials("baseline")}
         limit = len(BASELINE_RATES)
         if self.account.budget.unit == "recipes":
-            limit = max(1, min(limit, int(self.account.budget.amount) // 3))
-        waiting = [rate for rate in BASELINE_RATES[:limit] if rate not in done]
-        while waiting and not self.interrupted and (len(done) < 3 or self.account.spent < SEARCH_ENDS / 2):
-            rate = waiting.pop(0)
+            limit = max(FEWEST_RATES, min(limit, int(self.account.budget.amount) // 3))
+        while not self.interrupted and (len(done) < FEWEST_RATES or self.account.spent < SEARCH_ENDS / 2):
+            rate = self.next_rate(done, limit)
+            if rate is None:
+                break
             tried = self.trial("baseline", plain.replace(optimizer={"lr": rate}))
             if tried is not None:
                 done[rate] = tried
-            if not waiting and done and len(done) < limit + 2:
-                best = max(done, key=lambda lr: self.rank(done[lr]))
-                if len(done) >= limit > 1 and best in (min(done), max(done)):
-                    waiting.append(float(f"{best * (3 if best == max(done) else 1 / 3):.1g}"))
         if not done:
-            raise ProblemError(
-                "No run of the baseline ended with a finite loss; see wellposed diagnose, or check loss and data."
-            )
+            return plain  # interrupted before the first one ended
+        if not any(math.isfinite(trial.valid_loss) for trial in done.values()):
+            raise diverged(done)
         return max(done.values(), key=self.rank).built
+
+    def next_rate(self, done: Mapping[float, Trial], limit: int) -> float | None:
+        """The first rates of the list, then up to two beyond the border while the best is there; None: enough."""
+        waiting = [rate for rate in BASELINE_RATES[:limit] if rate not in done]
+        if waiting:
+            return waiting[0]
+        if not 1 < limit <= len(done) < limit + 2:
+            return None
+        best = max(done, key=lambda rate: self.rank(done[rate]))
+        if best not in (min(done), max(done)):
+            return None
+        return float(f"{best * (3 if best == max(done) else 1 / 3):.1g}")
 
     def findings_of(self, baseline: Recipe) -> list[str]:
         """What holds the baseline back."""
         trials = [t for t in self.trials("baseline") if t.built == baseline and t.index in self.runs]
-        return [finding.name for finding in diagnose(self.runs[trials[0].index])] if trials else []
+        if trials:
+            self.state.findings = [finding.name for finding in diagnose(self.runs[trials[0].index])]
+            self._keep()
+        return self.state.findings
 
     def search(self, baseline: Recipe, findings: list[str]) -> None:
         """Proposals until the search's share of the budget is gone."""
         report("phase", text="search")
         space = Space(self.problem, baseline, findings, self.seed)
-        if self.own is not None:
+        if self.own is not None and self.own.to_dict() not in [t.recipe for t in self.trials("search")]:
             self.trial("search", self.own)
         proposal = self.state.proposals
         least = self.least_epochs(baseline)
@@ -230,12 +261,7 @@ class Search:
         while not self.interrupted and not self.over():
             candidate = space.draw(proposal)
             proposal += 1
-            if (
-                self.account.timed
-                and proposal > 1
-                and self.search_plan(candidate)[0].epochs < least
-                and passed < MOST_PASSED
-            ):
+            if self.account.timed and proposal > 1 and passed < MOST_PASSED and self.too_slow(candidate, least):
                 passed += 1
                 continue
             self.state.proposals = proposal
@@ -249,6 +275,13 @@ class Search:
     def least_epochs(self, baseline: Recipe) -> float:
         """Half of the epochs that the baseline has: a recipe with fewer would be judged before it has learned."""
         return self.search_plan(baseline)[0].epochs / 2
+
+    def too_slow(self, recipe: Recipe, least: float) -> bool:
+        """Whether the recipe would have fewer epochs than ``least``. One that cannot be trained says so when it is tried."""
+        try:
+            return self.search_plan(recipe)[0].epochs < least
+        except InputError:
+            return False
 
     def search_plan(self, recipe: Recipe) -> tuple[Recipe, int]:
         """A recipe of the search with its epochs, and its rows."""
@@ -296,6 +329,7 @@ class Search:
         report("phase", text="confirmation")
         pairs: list[tuple[Run, Run]] = []
         tested: list[tuple[np.ndarray, np.ndarray]] = []
+        cut: list[tuple[Run, Run]] = []
         rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
         left = (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) if self.account.timed else 0.0
         share = max(self.share, left)
@@ -315,12 +349,27 @@ class Search:
             took = time.monotonic() - began
             if ours is None or theirs is None:
                 break
-            if "budget" in (ours.stopped, theirs.stopped) and len(pairs) >= PAIRS[0]:
-                break  # a run that was cut says less of its recipe than no run
+            if self.account.budget.none and not learned(ours):
+                raise diverged([baseline.optimizer.lr])
+            if "budget" in (ours.stopped, theirs.stopped):
+                # A run that was cut by the clock says less of its recipe than no run.
+                if pairs or cut:
+                    break
+                cut.append((ours, theirs))
+                continue
             pairs.append((ours, theirs))
             ours_test = ours.row_scores("test")
-            tested.append((ours_test, ours_test if theirs is ours else theirs.row_scores("test")))
+            theirs_test = ours_test if theirs is ours else theirs.row_scores("test")
+            if not np.isfinite(theirs_test).all() and np.isfinite(ours_test).all():
+                self.notes.append(
+                    f"The best recipe diverged in the confirmation, and the baseline is kept ({best.describe()})."
+                )
+                return self.confirm(baseline, baseline, found, command)
+            tested.append((ours_test, theirs_test))
             took = time.monotonic() - began
+        if cut:
+            self.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
+            pairs = pairs or cut
         return self.study(pairs, tested, baseline, best, found, command)
 
     def confirmed(self, recipe: Recipe, seed: int, rows: int, share: float) -> Run | None:
@@ -330,7 +379,7 @@ class Search:
         trial = self.fitted(
             "confirmation", recipe, seed, rows if rows < len(self.problem.prepared.train) else None, deadline
         )
-        if trial is None or trial.stopped == "interrupted":
+        if trial is None:
             return None
         return self.runs[trial.index]
 
@@ -348,6 +397,7 @@ class Search:
         looks = 0
         scores: dict[str, dict[str, list[float]]] = {n: {"valid": [], "test": [math.nan]} for n in ("baseline", "best")}
         if tested and not self.interrupted:
+            self.state.confirmed = len(self.state.trials)
             rows = _content(self.problem.prepared.test).hex()
             looks = self.state.looks[rows] = self.state.looks.get(rows, 0) + 1
             # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
@@ -356,14 +406,12 @@ class Search:
         if not pairs:
             pairs = [(self.stand_in(baseline), self.stand_in(best))]
         for name, side in (("baseline", 0), ("best", 1)):
-            chosen_rows = [pair[side].history.rows[pair[side].best_epoch] for pair in pairs]
-            scores[name]["valid"] = [shown_score(row) for row in chosen_rows]
+            scores[name]["valid"] = [shown_score(_chosen(pair[side])) for pair in pairs]
             if interval:
                 sign = self.sign if self.problem.metric is not None else -1.0
                 scores[name]["test"] = [sign * float(pair[side].mean()) for pair in tested]
         chosen = [min((pair[side] for pair in pairs), key=_best_loss) for side in (0, 1)]
-        if self.folder is not None:
-            self.state.save(self.folder)
+        self._keep()
         self._say_shortfall()
         return Study(
             chosen[0], chosen[1], interval, [run for pair in pairs for run in pair], list(self.state.trials),
@@ -375,6 +423,9 @@ class Search:
         tried = len(self.trials("baseline")) + len(self.trials("search"))
         if self.account.timed and tried < 20:
             self.notes.append(f"The time was enough for {tried} recipes; with fewer than 20 a search says little.")
+        if self.failed:
+            count = "A recipe" if len(self.failed) == 1 else f"{len(self.failed)} recipes, such as this one,"
+            self.notes.append(f"{count} could not be trained: {self.failed[0]}")
         if self.interrupted:
             self.notes.append("Interrupted: what was trained is kept, and --resume goes on from here.")
 
@@ -388,6 +439,7 @@ class Search:
             "scores": scores,
             "looks": looks,
             "device": str(self.device),
+            "threads": torch.get_num_threads(),
             "command": command,
             "seed": self.seed,
             "task": data.task,
@@ -409,9 +461,10 @@ class Search:
         ]
         if same:
             return self.runs[same[-1]]
-        if self.runs:
-            return next(iter(self.runs.values()))
-        raise KeyboardInterrupt
+        stood_in = next(iter(self.runs.values()), self.cut)
+        if stood_in is None or not stood_in.history.rows:
+            raise KeyboardInterrupt
+        return stood_in
 
     # --- one trial
 
@@ -429,7 +482,11 @@ class Search:
     def trial(self, kind: str, recipe: Recipe, seed: int | None = None, full: bool = False) -> Trial | None:
         """Train a recipe within its share of the time; None where it was interrupted or could not be trained."""
         total, share = len(self.problem.prepared.train), 2 * self.share if full else self.share
-        planned, count = self.planned(recipe, total, share) if full else self.search_plan(recipe)
+        try:
+            planned, count = self.planned(recipe, total, share) if full else self.search_plan(recipe)
+        except InputError as error:
+            self.not_trained(kind, recipe, error)
+            return None
         rows = count if count < total else None
         budget = self.account
         deadline = min(budget.deadline(budget.spent + 2 * share), budget.deadline(CONFIRM_ENDS))
@@ -445,15 +502,15 @@ class Search:
                 self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows,
                 probe_rows=self.probe_rows(rows),
             )  # fmt: skip
-        except (TrainingError, ProblemError) as error:
-            if kind == "baseline":
-                raise
-            self.notes.append(f"A recipe could not be trained ({recipe.describe()}): {error}")
+        except (TrainingError, InputError) as error:
+            self.not_trained(kind, recipe, error)
             return None
         if run.stopped == "interrupted":
-            self.interrupted = True
-        last = run.history.rows[run.best_epoch] if run.history.rows and run.best_epoch >= 0 else {}
-        finite = bool(last) and math.isfinite(last["valid_loss"])
+            # Half a run says nothing of its recipe; the study goes on with a whole one.
+            self.interrupted, self.cut = True, run
+            return None
+        last = _chosen(run)
+        finite = learned(run)
         trial = Trial(
             index=len(self.state.trials),
             kind=kind,
@@ -461,8 +518,8 @@ class Search:
             describe=recipe.describe(),
             seed=seed,
             valid=shown_score(last) if finite else math.nan,
-            valid_loss=last.get("valid_loss", math.nan),
-            train_loss=last.get("train_loss", math.nan),
+            valid_loss=last["valid_loss"] if finite else math.nan,
+            train_loss=last["train_loss"] if finite else math.nan,
             epochs=len(run.history),
             best_epoch=run.best_epoch,
             seconds=time.monotonic() - began,
@@ -473,11 +530,22 @@ class Search:
         self.state.trials.append(trial)
         if kind in ("baseline", "search"):
             self.account.book(trial.epochs)
-        if self.folder is not None:
-            self.state.save(self.folder)
+        self._keep()
         self._forget()
         report("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
         return trial
+
+    def not_trained(self, kind: str, recipe: Recipe, error: TrainingError | InputError) -> None:
+        """What cannot be trained is said and passed over in the search; baseline and confirmation need their runs."""
+        if kind in ("baseline", "confirmation"):
+            raise error
+        self.account.book(1)
+        self.failed.append(f"{recipe.describe()}: {error}")
+
+    def _keep(self) -> None:
+        """Write the state, so that a killed process loses at most the trial that it was training."""
+        if self.folder is not None:
+            self.state.save(self.folder)
 
     def probe_rows(self, rows: int | None) -> int | None:
         """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
@@ -503,7 +571,12 @@ class Search:
         key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, kinds)
         if key not in self.speeds:
             rows = self.rows or FEWEST_ROWS * 4
-            self.speeds[key] = measured_speed(self.problem, recipe, self.device, self.probe_rows(rows))
+            try:
+                self.speeds[key] = measured_speed(self.problem, recipe, self.device, self.probe_rows(rows))
+            except WellposedError:
+                raise
+            except Exception as error:
+                raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
         return self.speeds[key]
 
     def planned(self, recipe: Recipe, rows: int, share: float) -> tuple[Recipe, int]:
@@ -522,6 +595,41 @@ class Search:
             rows = max(FEWEST_ROWS, min(rows, int(steps / (FEWEST_EPOCHS / 4) * recipe.batch_size)))
         epoch = math.ceil(rows / recipe.batch_size) * step + rest
         return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
+
+
+def prepared(problem: Problem) -> Prepared:
+    """The problem's data; whatever somebody's data set raises is said as one sentence.
+
+    Raises:
+        ProblemError: they cannot be prepared.
+    """
+    try:
+        return problem.prepared
+    except WellposedError:
+        raise
+    except Exception as error:
+        raise ProblemError(f"The data cannot be prepared: {type(error).__name__}: {error}.") from error
+
+
+def diverged(rates: Iterable[float]) -> ProblemError:
+    """The error for a baseline that learns nothing at any rate."""
+    return ProblemError(
+        f"Plain training diverged in its first epoch, at every learning rate tried ({listed(f'{r:g}' for r in rates)}): "
+        "the cost is NaN or infinite. Look for NaN and huge values in inputs and targets, and for logarithms and divisions "
+        "in model and loss."
+    )
+
+
+def learned(run: Run) -> bool:
+    """Whether it ended with a finite loss, and not in its first epoch, whatever its first weights happen to score."""
+    return math.isfinite(_chosen(run)["valid_loss"]) and not (run.stopped == "diverged" and len(run.history) == 1)
+
+
+def _chosen(run: Run) -> dict[str, float]:
+    """The history's row of the epoch whose weights were kept; NaN where none was."""
+    if run.history.rows and run.best_epoch >= 0:
+        return run.history.rows[run.best_epoch]
+    return dict.fromkeys(("valid_loss", "train_loss", "valid_metric"), math.nan)
 
 
 def shown_score(row: dict[str, float]) -> float:
@@ -559,6 +667,22 @@ def measured_speed(
         rest = time.perf_counter() - began
     ordered = sorted(times)
     return ordered[len(ordered) // 2], rest
+
+
+@contextlib.contextmanager
+def faster_threads(problem: Problem, recipe: Recipe, device: torch.device, timed: bool) -> Iterator[None]:
+    """Under a clock, use one thread where the machine is so busy that several wait for each other; then as before."""
+    several = torch.get_num_threads()
+    if timed and several > 1 and device.type == "cpu":
+        together, _ = measured_speed(problem, recipe, device, PROBE_ROWS)
+        torch.set_num_threads(1)
+        alone, _ = measured_speed(problem, recipe, device, PROBE_ROWS)
+        if alone > together / 1.2:
+            torch.set_num_threads(several)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(several)
 
 
 def with_test(problem: Problem) -> Problem:
@@ -605,6 +729,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         FolderInUse: it holds something else, or another process works in it.
         InputError: it cannot be written.
     """
+    made = not folder.exists()
     try:
         if folder.exists() and not folder.is_dir():
             raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
@@ -617,15 +742,19 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
     with lock:
         _lock(lock, folder)
-        if content and not resume:
-            raise FolderInUse(
-                f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
-            )
-        if content and resume and STATE not in content:
-            raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
-        yield
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(folder / ".lock")
+        try:
+            if content and not resume:
+                raise FolderInUse(
+                    f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
+                )
+            if content and resume and STATE not in content:
+                raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / ".lock")
+                if made:
+                    folder.rmdir()  # only where nothing was kept in it
 
 
 def _lock(file: Any, folder: Path) -> None:

@@ -64,6 +64,7 @@ class Space:
         underfits = bool(self.findings & {"underfits", "undertrained"}) and not overfits
         often = 0.75 if overfits else 0.25 if underfits else 0.5
         optimizer = self._optimizer(draw)
+        space = self.problem.space
         return Recipe(
             batch_size=int(draw.choice(self._batch_sizes())),
             optimizer=optimizer,
@@ -72,7 +73,7 @@ class Space:
             noise=self._noise(draw, often),
             averaging=self._averaging(draw),
             clip=float(draw.choice([0.0, 1.0], p=[0.7, 0.3])),
-            model={**self.baseline.model, **{key: _plain(draw.choice(v)) for key, v in self.problem.space.items()}},
+            model={**self.baseline.model, **{key: _plain(v[draw.integers(len(v))]) for key, v in space.items()}},
         )
 
     def _batch_sizes(self) -> list[int]:

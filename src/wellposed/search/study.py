@@ -59,6 +59,8 @@ class State:
         data, metric, seed: must be the same when the study goes on.
         own_test: whether the confirmation rows were given, not split off.
         proposals: how many were drawn from the space.
+        findings: what held the baseline back when it was chosen; they move the odds of the proposals.
+        confirmed: how many trials there were when the study was last confirmed; later ones belong to the budget that runs.
         looks: by a hash of the confirmation rows.
     """
 
@@ -68,6 +70,8 @@ class State:
     own_test: bool
     trials: list[Trial] = field(default_factory=list)
     proposals: int = 0
+    findings: list[str] = field(default_factory=list)
+    confirmed: int = 0
     looks: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -91,10 +95,12 @@ class State:
                 value["own_test"],
                 trials,
                 value["proposals"],
+                list(value["findings"]),
+                value["confirmed"],
                 dict(value["looks"]),
             )
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"'{folder / STATE}' is damaged: {error}.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"'{folder / STATE}' is damaged ({error}); start a new study in another --out.") from None
 
 
 def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
@@ -164,7 +170,7 @@ class Study:
             "wellposed": __version__,
             "torch": str(torch.__version__),
             "device": self.facts["device"],
-            "threads": torch.get_num_threads(),
+            "threads": self.facts["threads"],
             "command": self.facts["command"],
             "seed": self.facts["seed"],
             "task": self.facts["task"],

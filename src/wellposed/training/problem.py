@@ -29,7 +29,8 @@ class Problem:
         loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``) or a
             callable; see `wellposed.losses.per_example.Loss`.
         data: `Data`, or ``(X, y)`` of which a fifth is then held out for validation.
-        space: settings of the model that a search may vary, ``{"width": [64, 128]}``.
+        space: settings of the model that a search may vary, ``{"width": [64, 128]}``; where the factory has no default of its
+            own, the middle value is it.
         metric: a metric's name; by default accuracy where the loss classifies, R2 where it is squared error, else none.
         forward: ``forward(model, inputs) -> outputs``, where a plain call is not right.
         name: what reports call it.
@@ -85,6 +86,13 @@ class Problem:
         parameters = _parameters(self.model)
         return bool(parameters) and next(iter(parameters)) == "data"
 
+    @property
+    def _needed(self) -> dict[str, Any]:
+        """Settings that the factory has no default for: the middle value of the space."""
+        parameters = _parameters(self.model).values()
+        bare = [p.name for p in parameters if p.default is p.empty and p.name in self.space]
+        return {name: self.space[name][len(self.space[name]) // 2] for name in bare}
+
     def _check_space(self) -> None:
         parameters = _parameters(self.model)
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -112,6 +120,7 @@ class Problem:
                         f"[model] has {key!r}, which the model's factory does not take.{did_you_mean(key, known)} "
                         f"It takes: {listed(known) or 'nothing'}."
                     )
+        settings = {**self._needed, **settings}
         arguments = (self.prepared,) if self._takes_data else ()
         with seeded(seed, "init"):
             try:

@@ -179,6 +179,10 @@ def file_problem(reference: str) -> Problem:
             found = found()
     except WellposedError:
         raise
+    except SystemExit as error:
+        raise ProblemError(
+            f"'{path}' ended the program by itself, with {error.code!r}; leave sys.exit() out."
+        ) from error
     except Exception as error:
         raise ProblemError(f"'{path}' raised {type(error).__name__}: {error}.") from error
     finally:
@@ -191,7 +195,7 @@ def file_problem(reference: str) -> Problem:
             f"'{path}' has no {name!r}.{did_you_mean(name, problems)} Its problems: {listed(problems) or 'none'}."
         )
     raise ProblemError(
-        f"'{path}:{name}' is {type(found).__name__}; it must be a wp.Problem. Its problems: {listed(problems)}."
+        f"'{path}:{name}' is {type(found).__name__}; it must be a wp.Problem. Its problems: {listed(problems) or 'none'}."
     )
 
 

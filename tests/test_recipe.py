@@ -1,0 +1,342 @@
+"""Recipes: frozen, equal to themselves read back, and clear about what they cannot be."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+import wellposed as wp
+from wellposed.core.errors import FormatError, InputError, RecipeError
+from wellposed.optim.schedules import SHAPES, Plateau, factor
+from wellposed.recipe.presets import PRESETS
+from wellposed.recipe.recipe import Recipe, as_recipe, chargeables, optimizers
+
+# Everything a recipe can say, at random.
+
+rates = st.floats(0, 0.99)
+positive = st.floats(1e-8, 1e4)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=8)
+scalars = st.booleans() | st.integers(-(2**40), 2**40) | st.floats(-1e6, 1e6) | names
+places = st.sampled_from(["weights", "inputs", "norms", "encoder.*", "named:head.bias", ["a.*", "b"]])
+
+
+@st.composite
+def terms(draw: st.DrawFn) -> dict[str, Any]:
+    name = draw(st.sampled_from(sorted(chargeables())))
+    term: dict[str, Any] = {"penalty": name, "on": draw(places)}
+    term["bound" if name == "max_norm" else "strength"] = draw(st.floats(0, 1e3))
+    if name == "elastic_net":
+        term["mix"] = draw(st.floats(0, 1))
+    if name in ("group_l2", "max_norm") and draw(st.booleans()):
+        term["by"] = draw(st.sampled_from(["unit", "input"]))
+    if draw(st.booleans()):
+        term["how"] = draw(st.sampled_from(chargeables()[name].hows))
+    return term
+
+
+optimizer = st.one_of(
+    st.fixed_dictionaries({"name": st.just("sgd"), "lr": positive, "momentum": rates, "nesterov": st.booleans()}),
+    st.fixed_dictionaries({"name": st.just("adam"), "lr": positive, "betas": st.lists(rates, min_size=2, max_size=2)}),
+    st.fixed_dictionaries({"name": st.sampled_from(sorted(optimizers())), "lr": positive}),
+)
+average = st.one_of(
+    st.just({}), st.fixed_dictionaries({"ema": rates}), st.fixed_dictionaries({"swa": rates, "ema": st.just(0)})
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    return Recipe(
+        epochs=draw(st.integers(1, 10**6)),
+        batch_size=draw(st.integers(1, 10**6)),
+        accumulate=draw(st.integers(1, 64)),
+        clip=draw(st.floats(0, 1e6)),
+        precision=draw(st.sampled_from(["float32", "bfloat16", "float16"])),
+        model=draw(st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=4)),
+        optimizer=draw(optimizer),
+        schedule={"name": draw(st.sampled_from([*SHAPES, "plateau"])), "warmup": draw(rates)},
+        terms=draw(st.lists(terms(), max_size=4)),
+        noise={"dropout": draw(st.none() | rates), "label_smoothing": draw(rates), "input": draw(st.floats(0, 10))},
+        averaging=draw(average),
+        stopping={"patience": draw(st.integers(0, 1000))},
+    )
+
+
+@given(recipes())
+@settings(max_examples=150, deadline=None)
+def test_a_recipe_equals_itself_read_back(recipe: Recipe) -> None:
+    text = recipe.to_toml()
+    back = Recipe.from_toml(text)
+    assert back == recipe
+    assert back.to_toml() == text
+    assert not recipe.differences(back)
+    assert recipe.replace() == recipe
+    assert Recipe(**recipe.to_dict()) == recipe
+    assert len(back.build_terms()) == len(recipe.terms)
+    assert recipe.describe()
+
+
+@given(recipes(), recipes())
+@settings(max_examples=40, deadline=None)
+def test_no_differences_means_equal(one: Recipe, other: Recipe) -> None:
+    assert bool(one.differences(other)) == (one != other)
+    assert {k: (b, a) for k, (a, b) in one.differences(other).items()} == other.differences(one)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets(name: str, tmp_path: Path) -> None:
+    recipe = as_recipe(name)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    assert Recipe.from_toml(path) == as_recipe(str(path)) == as_recipe(path) == recipe
+    assert as_recipe(recipe) is recipe
+    assert PRESETS[name].says
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    optimizer = wp.regularize(recipe.optimizer.build(net.parameters()), net, recipe.build_terms())
+    assert len(optimizer.audit().rows) >= 6
+
+
+def test_the_baseline_has_no_regularizer() -> None:
+    baseline = PRESETS["baseline"].recipe
+    assert baseline.optimizer.name == "adamw"
+    assert not baseline.terms
+    assert not any(value for value in baseline.noise.model_dump().values())
+    assert not any(baseline.averaging.model_dump().values())
+    assert baseline.clip == 0
+    assert baseline.stopping.patience > 0
+    built = baseline.optimizer.build([nn.Parameter(torch.zeros(2))])
+    assert built.param_groups[0]["weight_decay"] == 0
+
+
+def test_the_contracts_example() -> None:
+    text = """
+epochs = 100                 # at most
+batch_size = 128
+[model]                      # settings handed to the model's factory
+width = 128
+[optimizer]
+name = "adamw"               # any torch.optim class
+lr = 1e-3
+[schedule]
+name = "one_cycle"
+[[terms]]
+penalty = "l2"
+strength = 1e-2
+on = "weights"
+how = "decay"                # and by = "unit" for groups
+[noise]
+dropout = 0.2
+label_smoothing = 0.1
+[averaging]
+ema = 0.999
+[stopping]
+patience = 20
+"""
+    recipe = wp.Recipe.from_toml(text)
+    assert recipe.model == {"width": 128}
+    assert str(recipe.build_terms()[0]) == "L2(strength=0.01) on weights by decay"
+    assert recipe.averaging.ema == 0.999
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert tomllib.loads(recipe.to_toml())["schema"] == 1
+    assert str(recipe) == recipe.to_toml()
+    assert recipe.describe() == ("adamw lr 0.001, one_cycle, l2 0.01, dropout 0.2, smoothing 0.1, ema 0.999, width 128")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "unknown key 'epoch'. Did you mean 'epochs'?"),
+        ("[noise]\ndropuot = 0.1", "unknown key 'noise.dropuot'. Did you mean 'dropout'?"),
+        ("[optimiser]\nlr = 1", "unknown key 'optimiser'. Did you mean 'optimizer'?"),
+        ('[[terms]]\npenalty = "l1"\nstrenght = 1', "unknown key 'terms.0.strenght'. Did you mean 'strength'?"),
+        ("[stopping]\npatiance = 1", "unknown key 'stopping.patiance'. Did you mean 'patience'?"),
+        ("[averaging]\nswaa = 1", "unknown key 'averaging.swaa'. Did you mean 'swa'?"),
+        ('[schedule]\nname = "cosin"', "there is no schedule 'cosin'. Did you mean 'cosine'?"),
+        ('[optimizer]\nname = "adamx"', "there is no optimizer 'adamx'"),
+        ('[optimizer]\nname = "sgd"\nmomentun = 0.9', "sgd takes no 'momentun'. Did you mean 'momentum'?"),
+        ('[[terms]]\npenalty = "group_l1"\nstrength = 1', "there is no penalty 'group_l1'. Did you mean 'group_l2'?"),
+        ('[[terms]]\npenalty = "l1"', "terms.0: penalty 'l1' needs strength"),
+        ('[[terms]]\npenalty = "l1"\nstrength = 1\nbound = 2', "penalty 'l1' takes no bound. It takes strength"),
+        ('[[terms]]\npenalty = "l1"\nstrength = 1\nhow = "decay"', "L1 cannot be enforced by how='decay'"),
+        ('[[terms]]\npenalty = "group_l2"\nstrength = 1\nby = "row"', "groups by unit or input"),
+        ('[[terms]]\npenalty = "elastic_net"\nstrength = 1\nmix = 2', "0 <= mix <= 1"),
+        ('[[terms]]\npenalty = "l1"\nstrength = 1\non = []', "A selector is"),
+        ('[[terms]]\npenalty = "l1"\nstrength = -1', "terms.0.strength = -1 is not possible"),
+        ('[[terms]]\npenalty = "l1"\nstrength = nan', "terms.0.strength = nan is not possible"),
+        ("epochs = 0", "epochs = 0 is not possible: input should be greater than or equal to 1"),
+        ("batch_size = 2.5", "batch_size = 2.5 is not possible"),
+        ('epochs = "many"', "epochs = 'many' is not possible"),
+        ("clip = inf", "clip = inf is not possible"),
+        ('precision = "float8"', "precision = 'float8' is not possible"),
+        ("[optimizer]\nlr = 0", "optimizer.lr = 0 is not possible"),
+        ("[optimizer]\nlr = nan", "optimizer.lr = nan is not possible"),
+        ("[noise]\ndropout = 1.0", "noise.dropout = 1.0 is not possible: input should be less than 1"),
+        ("[noise]\nlabel_smoothing = -0.1", "noise.label_smoothing = -0.1 is not possible"),
+        ("[schedule]\nwarmup = 1", "schedule.warmup = 1 is not possible"),
+        ("[stopping]\npatience = -1", "stopping.patience = -1 is not possible"),
+        ("[averaging]\nema = 0.9\nswa = 0.5", "by ema or by swa, not both"),
+        ("[model]\nwidth = 2024-01-01", "model.width = datetime.date(2024, 1, 1) is not possible: a setting of the"),
+        ("[model]\nwidth = {a = 1}", "model.width = {'a': 1} is not possible"),
+        ("terms = 3", "terms = 3 is not possible"),
+        ("epochs = = 3", "The recipe is not valid TOML: Invalid value (at line 1"),
+    ],
+)
+def test_what_a_recipe_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml(text)
+    found = str(caught.value)
+    assert message in found
+    assert found.startswith("The recipe")
+    assert "\n" not in found
+    assert "pydantic" not in found
+
+
+def test_several_faults_are_all_said() -> None:
+    with pytest.raises(RecipeError, match=r"epochs = 0 .*; unknown key 'clipp'. Did you mean 'clip'"):
+        Recipe(epochs=0, clipp=1)
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, torch.tensor(1.0), [None]])
+def test_settings_that_toml_cannot_say_are_refused(value: Any) -> None:
+    with pytest.raises(RecipeError, match=r"eps = .* cannot be written in a recipe"):
+        Recipe(optimizer={"name": "adam", "eps": value})
+
+
+def test_schemas() -> None:
+    assert Recipe.from_toml("schema = 1\nepochs = 3").epochs == 3
+    with pytest.raises(FormatError, match=r"schema 2; this wellposed reads schema 1. Update wellposed"):
+        Recipe.from_toml("schema = 2")
+    with pytest.raises(FormatError, match="schema 0; this wellposed reads schema 1 only"):
+        Recipe.from_toml("schema = 0")
+    with pytest.raises(FormatError, match="schema 'new'"):
+        Recipe.from_toml('schema = "new"')
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "lr=0.1" / "recipe.toml"
+    path.parent.mkdir()
+    path.write_text("epochs = 7", encoding="utf-8")
+    assert Recipe.from_toml(path).epochs == Recipe.from_toml(str(path)).epochs == as_recipe(str(path)).epochs == 7
+    path.write_text("epochs = 0", encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"^'{path}': epochs = 0 is not possible"):
+        Recipe.from_toml(path)
+    path.write_text("schema = 9", encoding="utf-8")
+    with pytest.raises(FormatError, match=rf"^'{path}' is a recipe of schema 9"):
+        Recipe.from_toml(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.from_toml(path)
+    with pytest.raises(RecipeError, match="There is no recipe file"):
+        Recipe.from_toml(tmp_path / "nothing.toml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.from_toml(tmp_path)
+    assert Recipe.from_toml("") == Recipe()
+
+
+def test_names_and_paths() -> None:
+    assert as_recipe("epochs = 3").epochs == 3
+    with pytest.raises(RecipeError, match=r"There is no preset 'baselin'. Did you mean 'baseline'"):
+        as_recipe("baselin")
+    with pytest.raises(InputError, match="3 is none of them"):
+        as_recipe(3)
+
+
+def test_replace_changes_what_it_names_and_nothing_else() -> None:
+    recipe = PRESETS["steady"].recipe
+    changed = recipe.replace(optimizer={"lr": 0.5}, noise={"label_smoothing": 0.2}, epochs=3)
+    assert changed.differences(recipe) == {
+        "optimizer.lr": (0.5, 0.002),
+        "noise.label_smoothing": (0.2, 0.0),
+        "epochs": (3, 100),
+    }
+    assert changed.noise.dropout == recipe.noise.dropout
+    assert recipe.optimizer.lr == 2e-3
+    assert not recipe.replace(terms=[]).terms
+    assert recipe.replace(terms=recipe.terms) == recipe
+    assert recipe.replace(optimizer=Recipe().optimizer).optimizer == Recipe().optimizer
+    assert Recipe(model={"width": 3}).replace(model={"depth": 2}).model == {"width": 3, "depth": 2}
+    with pytest.raises(RecipeError, match="Did you mean 'epochs'"):
+        recipe.replace(epoch=3)
+    with pytest.raises(RecipeError, match="adam takes no 'momentum'"):
+        Recipe(optimizer={"name": "sgd", "momentum": 0.9}).replace(optimizer={"name": "adam"})
+
+
+def test_differences_of_terms() -> None:
+    one = Recipe(terms=[{"penalty": "l1", "strength": 0.1}])
+    (key, (mine, theirs)), *rest = one.differences(Recipe()).items()
+    assert (key, mine[0]["penalty"], theirs, rest) == ("terms", "l1", [], [])
+
+
+def test_frozen() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.optimizer.lr = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", sorted(optimizers()))
+def test_every_optimizer_of_torch_can_be_built(name: str) -> None:
+    parameters = [nn.Parameter(torch.zeros(3, 2))]
+    built = Recipe(optimizer={"name": name, "lr": 0.1}).optimizer.build(parameters)
+    assert type(built).__name__.lower() == name
+    assert built.param_groups[0]["lr"] == 0.1
+    assert not built.param_groups[0].get("weight_decay", 0.0)
+
+
+def test_an_optimizers_settings_reach_it() -> None:
+    recipe = Recipe(optimizer={"name": "AdamW", "lr": 0.1, "betas": [0.8, 0.9], "weight_decay": 0.3})
+    built = recipe.optimizer.build(nn.Linear(2, 2).parameters())
+    assert recipe.optimizer.name == "adamw"
+    assert built.param_groups[0]["betas"] == (0.8, 0.9)
+    assert built.param_groups[0]["weight_decay"] == 0.3
+    with pytest.raises(RecipeError, match=r"\[optimizer\] sgd does not accept .*Nesterov momentum requires"):
+        Recipe(optimizer={"name": "sgd", "nesterov": True}).optimizer.build([nn.Parameter(torch.zeros(2))])
+
+
+def test_fused_updates_are_the_plain_ones_to_rounding() -> None:
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = nn.Linear(5, 3).double()
+        built = Recipe(optimizer={"name": "adamw", "lr": 0.1, "fused": fused}).optimizer.build(net.parameters())
+        assert bool(built.param_groups[0]["fused"]) == fused
+        for _ in range(5):
+            built.zero_grad()
+            net(torch.ones(2, 5, dtype=torch.float64)).square().sum().backward()
+            built.step()
+        results.append(net.weight.detach())
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)
+
+
+def test_schedules_at_both_ends() -> None:
+    assert [factor("constant", i, 4) for i in range(4)] == [1.0] * 4
+    cosine = [factor("cosine", i, 100) for i in range(100)]
+    assert cosine[0] == 1.0
+    assert cosine == sorted(cosine, reverse=True)
+    assert 0.01 <= cosine[-1] < 0.02
+    assert factor("cosine", 50, 100) == pytest.approx(0.01 + 0.99 / 2)
+    cycle = [factor("one_cycle", i, 100) for i in range(100)]
+    assert cycle[0] == pytest.approx(0.04)
+    assert max(cycle) == cycle[30] == pytest.approx(1.0)
+    assert [factor("step", i, 8) for i in range(8)] == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    warm = [factor("constant", i, 10, warmup=0.4) for i in range(10)]
+    assert warm == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1])
+    for name in (*SHAPES, "plateau"):
+        assert all(0 < factor(name, i, total, 0.3) <= 1 for total in (1, 2, 7) for i in range(total))
+
+
+def test_plateau_waits_for_patience() -> None:
+    clock = Plateau(patience=2)
+    assert [clock.update(loss) for loss in (1.0, 0.9, 0.95, 0.91, 0.92, 0.8, 0.81, 0.82)] == pytest.approx(
+        [1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01]
+    )
