@@ -331,6 +331,9 @@ def test_schedules_at_both_ends() -> None:
     assert [factor("step", i, 8) for i in range(8)] == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
     warm = [factor("constant", i, 10, warmup=0.4) for i in range(10)]
     assert warm == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1])
+    # After the warm-up the whole shape follows: at its start and, halfway through the rest, at its middle.
+    assert factor("cosine", 10, 20, warmup=0.5) == 1.0
+    assert factor("cosine", 15, 20, warmup=0.5) == pytest.approx(factor("cosine", 5, 10))
     for name in (*SHAPES, "plateau"):
         assert all(0 < factor(name, i, total, 0.3) <= 1 for total in (1, 2, 7) for i in range(total))
 

@@ -48,7 +48,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, CLASSES))
 
 
-def squares(net: nn.Module, *names: str) -> float:
+def squared(net: nn.Module, *names: str) -> float:
     """The sum of the squares of these parameters, or of all."""
     return sum(float(p.detach().square().sum()) for n, p in net.named_parameters() if n in names or not names)
 
@@ -197,7 +197,7 @@ def test_equal_weights_give_equal_losses_whatever_training_adds(data: Any, net: 
     assert row["valid_loss"] == row["train_loss"]
     assert row["valid_loss_se"] == row["train_loss_se"] > 0
     assert row["valid_metric"] == row["train_metric"]
-    assert row["penalty"] == pytest.approx(0.5 * squares(net, "0.weight", "4.weight"), rel=1e-5)
+    assert row["penalty"] == pytest.approx(0.5 * squared(net, "0.weight", "4.weight"), rel=1e-5)
     assert row["lr"] == 0.1
     assert [c for c in row if c.startswith("term:")] == [f"term:{optimizer.terms[0]}"]
 
@@ -271,7 +271,7 @@ def test_columns(data: Any, net: nn.Module) -> None:
     row = watch.epoch()
     parameters = list(net.parameters())
     assert row["grad_norm"] == pytest.approx(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters)), rel=1e-5)
-    assert row["weight_norm"] == pytest.approx(math.sqrt(squares(net)), rel=1e-5)
+    assert row["weight_norm"] == pytest.approx(math.sqrt(squared(net)), rel=1e-5)
     assert row["zeros"] == pytest.approx(2 * FEATURES / (8 * FEATURES + 8 * CLASSES))
     assert row["epoch"] == 1
     assert 0 < row["watch_seconds"] <= row["seconds"]

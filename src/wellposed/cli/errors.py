@@ -32,14 +32,14 @@ def guarded(command: Callable[[], None], debug: bool) -> int:
     return 0
 
 
-def shown(text: str) -> str:
-    """Text of others on one line of a terminal: no control characters, which could steer it, and not without end.
+def visible(text: str) -> str:
+    """Text of others for a terminal, without the control characters that could steer it."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
-    Example:
-        >>> shown("a\\x1b[31m b\\n c")
-        'a\ufffd[31m b c'
-    """
-    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+
+def shown(text: str) -> str:
+    """Text of others as one line for a terminal, and not without end."""
+    line = visible(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 

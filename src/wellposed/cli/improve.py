@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.errors import shown
+from wellposed.cli.errors import shown, visible
 
 if TYPE_CHECKING:
     from wellposed.training.problem import Problem
@@ -91,7 +91,7 @@ def improve(
     if as_json:
         print(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))))
     else:
-        print(*map(shown, str(study).splitlines()), sep="\n")
+        print(*map(visible, str(study).splitlines()), sep="\n")
         print(f"report: {page}")
     if study.improvement is None:
         raise typer.Exit(130)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wellposed.cli.errors import shown
+from wellposed.cli.errors import visible
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -34,7 +34,7 @@ def predict(
     if out is not None:
         write_atomically(out, text)
     elif sys.stdout.isatty():
-        print(*map(shown, text.splitlines()), sep="\n")
+        print(*map(visible, text.splitlines()), sep="\n")
     else:
         sys.stdout.write(text)
 
@@ -82,7 +82,10 @@ def safe(cell: Any) -> Any:
 
 
 def written(columns: dict[str, Any]) -> str:
-    """Columns as CSV."""
+    """Columns as CSV; several numbers a row become ``prediction_0``, ``prediction_1``, ..."""
+    for name in [name for name, column in columns.items() if column.ndim == 2]:
+        columns = {**columns, **{f"{name}_{place}": part for place, part in enumerate(columns[name].T)}}
+        del columns[name]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(safe, columns))

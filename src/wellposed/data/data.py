@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import DataError
+from wellposed.core.errors import DataError, did_you_mean
 from wellposed.data.arrays import Arrays, Source, Subset, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder
 
+TASKS = ("classification", "regression")
 DUPLICATE_BYTES = 2**30
 """Arrays up to a gibibyte are searched for exact duplicates."""
 
@@ -51,7 +52,15 @@ class Data:
     kinds: dict[str, str] | None = None
 
     def prepare(self) -> Prepared:
-        """Split and encode; the same for the same ``split_seed``."""
+        """Split and encode; the same for the same ``split_seed``.
+
+        Raises:
+            DataError: something given cannot be used.
+        """
+        if self.task is not None and self.task not in TASKS:
+            raise DataError(
+                f"There is no task {self.task!r}.{did_you_mean(self.task, TASKS)} Use {' or '.join(TASKS)}."
+            )
         if _is_frame_pair(self.train):
             return _prepare_frames(self)
         return _prepare_sources(self)
@@ -178,7 +187,8 @@ def _duplicates(source: Source) -> np.ndarray | None:
     if source.inputs.numel() * source.inputs.element_size() > DUPLICATE_BYTES:
         return None
     rows = len(source)
-    return duplicate_ids(source.inputs.reshape(rows, -1).numpy(), source.target.reshape(rows, -1).numpy())
+    targets = duplicate_ids(source.target.reshape(rows, -1).numpy())
+    return duplicate_ids(source.inputs.reshape(rows, -1).numpy(), targets)
 
 
 def _task_of(target: Any) -> str:

@@ -259,7 +259,7 @@ def without_smoothing(given: Any) -> Any:
 def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss) -> Callable[[Any, Any], Any]:
     """Values and how much each counts. Class weights weigh both sums, as torch's weighted mean does:
     ``sum w_y l / sum w_y``; what is ignored counts nothing."""
-    loose = copy.copy(given)
+    loose = copy.deepcopy(given)
     loose.reduction = "none"
 
     def units(outputs: Tensor, target: Tensor) -> Tensor | PerExample:
@@ -268,7 +268,8 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss) -> Callable[[Any, Any],
         outputs, target = classes_second(outputs, target.long())
         counts = target != given.ignore_index
         if given.weight is not None:
-            counts = given.weight[target.where(counts, torch.zeros_like(target))] * counts
+            weight = loose.weight = given.weight.to(outputs)
+            counts = weight[target.where(counts, torch.zeros_like(target))] * counts
         values = loose(outputs, target)
         return PerExample(_by_row(values), _by_row(counts.to(values.dtype)))
 

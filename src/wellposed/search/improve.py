@@ -687,7 +687,7 @@ def faster_threads(problem: Problem, recipe: Recipe, device: torch.device, timed
 
 def with_test(problem: Problem) -> Problem:
     """The same problem with test rows split off first."""
-    changed = Problem.__new__(Problem)
+    changed = Problem.__new__(type(problem))
     changed.__dict__.update({k: v for k, v in problem.__dict__.items() if k not in ("prepared", "metric")})
     changed.data = dataclasses.replace(problem.data, test=TEST_SHARE)
     return changed

@@ -19,6 +19,10 @@ ROUNDS, STRIDE = 100, 20
 """Rounds of boosting and of the linear model's solver, scikit-learn's default, and after how many the clock is looked at."""
 
 
+SMALL = 200_000
+"""Numbers in a table below which several threads only wait for each other, and on a busy machine for a long time."""
+
+
 @dataclass(frozen=True)
 class References:
     """Scores on test and validation rows by name, and what had to be cut."""
@@ -77,6 +81,7 @@ def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float)
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
+    from threadpoolctl import threadpool_limits
 
     classifying = task == "classification"
     if name == "constant" or (classifying and len(np.unique(y)) < 2):
@@ -86,7 +91,7 @@ def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float)
     boosting = HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor
     model = LogisticRegression(warm_start=True) if name == "linear" else boosting(random_state=0, warm_start=True)
     rounds = 0
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1 if x.size < SMALL else None):
         # A linear model that has not converged is what this stops at, and scikit-learn says so at every stride.
         warnings.simplefilter("ignore")
         while rounds < ROUNDS and (not rounds or time.monotonic() < deadline):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from wellposed.core.errors import DataError, FormatError, InputError, listed
 from wellposed.core.files import read_json, write_atomically, write_json
 from wellposed.data.arrays import Arrays, tensors
+from wellposed.data.data import TASKS
 from wellposed.data.tables import TableEncoder, TargetEncoder
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
@@ -111,16 +113,15 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         InputError: the model is of a user's own factory and no problem was given.
     """
     folder = Path(folder)
-    description = read_json(folder / DESCRIPTION, SCHEMA, "model")
-    settings = description.get("settings")
-    if not isinstance(settings, dict):
-        raise FormatError(f"'{folder / DESCRIPTION}' is damaged: it has no settings.")
-    model = _built(description.get("architecture"), settings, problem, folder)
+    description = _described(folder / DESCRIPTION)
+    model = _built(description.get("architecture"), description["settings"], problem, folder)
     try:
         weights = load_file(folder / WEIGHTS)
         model.load_state_dict(weights)
     except FileNotFoundError:
         raise FormatError(f"There are no weights at '{folder / WEIGHTS}'.") from None
+    except OSError as error:
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' cannot be read: {error}.") from None
     except (SafetensorError, RuntimeError) as error:
         raise FormatError(
             f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
@@ -128,11 +129,29 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     encoder, target = description.get("encoder"), description.get("target")
     return Saved(
         model.eval(),
-        str(description.get("task")),
+        description["task"],
         TableEncoder.from_dict(encoder) if encoder else None,
         TargetEncoder.from_dict(target) if target else None,
         call if problem is None else problem.forward,
     )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What `save_run` wrote about the model, with every part of the kind that it should be."""
+    try:
+        description = read_json(path, SCHEMA, "model")
+    except (OSError, RecursionError) as error:
+        raise FormatError(f"'{path}' cannot be read: {error}.") from None
+    if not isinstance(description.get("settings"), dict):
+        raise FormatError(f"'{path}' is damaged: it has no settings.")
+    if description.get("task") not in TASKS:
+        raise FormatError(
+            f"'{path}' is damaged: its task is {description.get('task')!r}; it is one of {listed(TASKS)}."
+        )
+    for part in ("encoder", "target"):
+        if not isinstance(description.get(part), (dict, NoneType)):
+            raise FormatError(f"'{path}' is damaged: its {part} is no description.")
+    return description
 
 
 def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path) -> nn.Module:
@@ -140,7 +159,7 @@ def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder:
         if problem is None:
             raise InputError(f"The model in '{folder}' was built by a problem file; give it again as FILE.py:NAME.")
         return problem.build(settings, seed=0)
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise FormatError(f"'{folder}' holds a model of kind {name!r}; this wellposed builds {listed(ARCHITECTURES)}.")
     try:
         return ARCHITECTURES[name](**settings)

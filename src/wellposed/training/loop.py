@@ -142,8 +142,8 @@ class Training:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
         problem.check(model, device)
-        check_optimizer(recipe)
         inner = (make or recipe.optimizer.build)(list(model.parameters()))
+        check_optimizer(inner)
         optimizer = regularize(inner, model, recipe.build_terms())
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -235,7 +235,8 @@ class Training:
         if any(term.how == "loss" for term in self.optimizer.terms):
             penalty = self.optimizer.penalty()
             total += float(penalty.detach())
-            self.scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
+            if penalty.requires_grad:  # terms of strength 0 are constant
+                self.scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model, recipe.clip)
         if math.isfinite(total):
@@ -433,22 +434,22 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         )
 
 
-UNFIT = {
-    "lbfgs": "it evaluates the cost of the same rows several times in a step",
-    "sparseadam": "it takes sparse gradients only",
+UNFIT: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.LBFGS: "it evaluates the cost of the same rows several times in a step",
+    torch.optim.SparseAdam: "it takes sparse gradients only",
 }
 """Optimizers of torch that the training loop cannot use, and why."""
 
 
-def check_optimizer(recipe: Recipe) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that the loop cannot use.
 
     Raises:
         RecipeError: it is one of `UNFIT`.
     """
-    name = recipe.optimizer.name
-    if name in UNFIT:
-        raise RecipeError(f"[optimizer] {name} does not work in fit: {UNFIT[name]}. Use adamw, adam or sgd.")
+    for cls, reason in UNFIT.items():
+        if isinstance(optimizer, cls):
+            raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
 def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import zipfile
+import zlib
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from wellposed.core.errors import DataError, InputError, ProblemError, Wellposed
 from wellposed.data.data import Data, Prepared
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz
 from wellposed.data.reading import as_frame
-from wellposed.data.tables import TableData
+from wellposed.data.tables import TableData, TargetEncoder
 from wellposed.losses.metrics import metrics
 from wellposed.models.convnet import ConvNet
 from wellposed.models.mlp import MLP
@@ -148,10 +152,23 @@ def image_problem(path: str | Path, *, metric: str | None = None) -> Problem:
         return image_tensor(arrays[f"X_{part}"]), torch.from_numpy(np.searchsorted(classes, arrays[f"y_{part}"]))
 
     data = Data(train=pair("train"), test=pair("test") if "X_test" in arrays else None)
-    return Problem(
+    problem = LabelledProblem(
         ImageConvNet(), "cross_entropy", data, name=Path(path).stem, metric=metric or "accuracy",
         space={"width": [8, 16, 32], "depth": [2, 3]},
     )  # fmt: skip
+    problem.labels = tuple(classes.tolist())
+    return problem
+
+
+class LabelledProblem(Problem):
+    """Classes keep the labels that they came with: predictions say 3 and 7, not 0 and 1."""
+
+    labels: tuple[int, ...]
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The data, split once, and what its classes are called."""
+        return replace(self.data.prepare(), target=TargetEncoder("classification", self.labels))
 
 
 def file_problem(reference: str) -> Problem:
@@ -200,10 +217,20 @@ def file_problem(reference: str) -> Problem:
 
 
 def new_images(path: str | Path) -> torch.Tensor:
-    """Images to predict: ``X_test`` of an ``.npz``, or its only array of images.
+    """Images to predict: ``X_test`` of an ``.npz``, or its ``X`` or ``X_train``. Labels are not needed.
 
     Raises:
         DataError: the file cannot be used.
     """
-    arrays = read_npz(path)
-    return image_tensor(arrays["X_test"] if "X_test" in arrays else arrays["X_train"])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in ("X_test", "X", "X_train"):
+                if name in file.files:
+                    return image_tensor(file[name])
+            found = listed(file.files)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, WellposedError):
+            raise
+        read_npz(path)  # says what is wrong with the file
+        raise DataError(f"'{path}' cannot be read: {error}.") from None
+    raise DataError(f"'{path}' has {found or 'nothing'}; images to predict are an array called X_test, X or X_train.")

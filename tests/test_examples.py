@@ -1,0 +1,71 @@
+"""The examples run as they are, stay short, and show what they say they show."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import wellposed as wp
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LONGEST = 80
+
+
+def example(name: str) -> dict[str, Any]:
+    """What an example defines, without running its last lines."""
+    return runpy.run_path(str(EXAMPLES / name), run_name="example")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("own_loop_*.py")), ids=lambda path: path.name)
+def test_examples_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < LONGEST
+
+
+@pytest.mark.parametrize("regularized", [False, True])
+def test_the_planted_overfit_is_found_and_mended(regularized: bool) -> None:
+    pytest.importorskip("sklearn")
+    watch, optimizer = example("own_loop_cnn.py")["train"](regularized)
+    names = [finding.name for finding in wp.diagnose(watch)]
+    assert ("overfits" in names) is not regularized
+    row = watch.history.rows[-1]
+    gap = row["valid_loss"] - row["train_loss"]
+    assert (gap > 0.3) is not regularized
+    audit = str(optimizer.audit())
+    if regularized:
+        assert "prox" in audit
+        assert "project" in audit
+        assert row["zeros"] > 0.5
+        assert row["penalty"] > 0
+    else:
+        assert audit.count("not charged") == 8
+        assert row["zeros"] == 0
+
+
+def test_the_transformer_is_watched_by_tokens() -> None:
+    found = example("own_loop_transformer.py")
+    watch, optimizer = found["train"](epochs=2, rows=128)
+    losses = watch.history["valid_loss"]
+    assert losses[1] < losses[0] < 4.0
+    assert 0 < watch.history["valid_loss_se"][1] < 0.2
+    assert watch.metric is not None
+    assert watch.metric.name == "accuracy"
+    assert "layers.layers.0" in str(optimizer.audit())
+    # Padding is left out: the loss is the mean over the tokens that count.
+    batch = torch.utils.data.default_collate(found["texts"](watch.rows, seed=2)[:4])
+    assert (batch["labels"] == found["PAD"]).any()
+
+
+@pytest.mark.parametrize("name", ["own_loop_cnn.py"])
+def test_an_example_prints_audit_curves_and_findings(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("sys.argv", [name])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    for part in ("0.weight", "train_loss", "% of the time", "overfits"):
+        assert part in printed
