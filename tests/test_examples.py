@@ -69,3 +69,11 @@ def test_an_example_prints_audit_curves_and_findings(
     printed = capsys.readouterr().out
     for part in ("0.weight", "train_loss", "% of the time", "overfits"):
         assert part in printed
+
+
+def test_a_problem_in_a_file_can_be_trained() -> None:
+    from wellposed.training.problems import file_problem
+
+    problem = file_problem(f"{EXAMPLES / 'problem.py'}:problem")
+    run = wp.fit(problem, wp.Recipe(epochs=1), deadline=0.0, device="cpu")
+    assert len(run.history) == 1

@@ -20,7 +20,7 @@ import wellposed as wp
 from wellposed.core.errors import DataError, ProblemError, RecipeError, TrainingError
 from wellposed.core.random import stream_seed
 from wellposed.recipe.recipe import optimizers
-from wellposed.training.loop import TINY, Training
+from wellposed.training.loop import Training
 
 N, FEATURES, CLASSES = 47, 5, 3
 DRAW = torch.Generator().manual_seed(0)
@@ -443,10 +443,6 @@ def test_a_huge_rate_diverges_with_its_history() -> None:
 
 
 def test_best_weights_outlive_a_divergence() -> None:
-    def stop(history: wp.History) -> None:
-        if len(history) == 3:
-            history.facts["rate"] = 1e30
-
     class Exploding(nn.Linear):
         calls = 0
 
@@ -751,6 +747,27 @@ def test_a_run_is_a_function_of_its_seed(clean: bool) -> None:
     assert not same(runs[0], fit(problem(Drawing, data=data), NOISY, seed=6))
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_others_draw_between_epochs_changes_nothing() -> None:
+    """What a step draws depends on its number alone: a run can be resumed, and callbacks may draw."""
+
+    def stop(history: wp.History) -> None:
+        scramble(len(history) + 17)
+
+    plain, drawn = (fit(problem(Drawing), NOISY, stop=s) for s in (None, stop))
+    assert same(plain, drawn)
+
+
+def test_measuring_a_run_draws_nothing() -> None:
+    run = fit(problem(data={"train": Augmenting(), "valid": (X, Y)}), recipe())
+    scramble(4)
+    kept = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    run.evaluate("train")
+    run.outputs(run.problem.prepared.train)
+    assert torch.equal(torch.get_rng_state(), kept[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == kept[1:]  # noqa: NPY002
+
+
 def test_random_state_comes_back_after_an_exception() -> None:
     scramble(3)
     kept = torch.get_rng_state()
@@ -798,6 +815,14 @@ def test_clean_training_rows_are_what_is_measured() -> None:
     assert run.history["train_loss"][-1] == pytest.approx(F.cross_entropy(run.model(X), Y).item(), rel=1e-5)
 
 
+def test_augmented_rows_are_measured_under_the_same_noise_each_epoch() -> None:
+    still = {"name": "sgd", "lr": 1e-12}
+    run = fit(problem(data={"train": Augmenting(), "valid": (X, Y)}), recipe(optimizer=still))
+    assert len(set(run.history["train_loss"])) == 1
+    assert len(set(run.history["cost"])) == 3
+    assert run.history["train_loss"] != run.history["valid_loss"]
+
+
 def test_fewer_rows() -> None:
     run = fit(problem(), recipe(), rows=20)
     assert run.history.facts["train_rows"] == 20
@@ -826,7 +851,6 @@ def test_scores_of_a_run() -> None:
     plain = fit(problem(loss=lambda f, y: F.cross_entropy(f, y)), recipe())
     assert plain.score("valid") == pytest.approx(F.cross_entropy(plain.model(XV), YV).item(), rel=1e-5)
     assert plain.row_scores("valid").mean() == pytest.approx(-plain.score("valid"))
-    assert TINY > 0
 
 
 def test_the_baseline_audit_charges_nothing_and_a_recipes_terms_are_shown() -> None:

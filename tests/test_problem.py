@@ -111,12 +111,16 @@ def test_frames_of_pandas_and_polars_are_encoded_alike() -> None:
 
 def test_a_frame_is_encoded_by_training_rows_only() -> None:
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": [*range(40), *[10**6] * 10], "t": range(50)})
+    town = [["Rome", "Oslo"][i % 2] if i < 40 else "Bern" for i in range(50)]
+    frame = pandas.DataFrame({"a": [*range(40), *[10**6] * 10], "t": range(50), "town": town})
     target = frame["t"] * 2.0 + np.arange(50) % 7
     prepared = wp.Data(train=(frame, target), valid=0.2, time=frame["t"].to_numpy()).prepare()
     seen = inputs_of(prepared.train)
     assert len(prepared.train) == 40
     assert seen[:, 0].abs().max() < 3  # the huge later values moved nothing
+    assert prepared.encoder is not None
+    assert not [name for name in prepared.encoder.names if "Bern" in name]
+    assert [name for name in prepared.encoder.names if "Oslo" in name]
     assert prepared.target is not None
     assert prepared.target.scale == pytest.approx(target[:40].std(ddof=0), rel=0.02)
     training = prepared.train.targets()

@@ -505,6 +505,9 @@ class Search:
         except (TrainingError, InputError) as error:
             self.not_trained(kind, recipe, error)
             return None
+        except KeyboardInterrupt:  # before its first step
+            self.interrupted = True
+            return None
         if run.stopped == "interrupted":
             # Half a run says nothing of its recipe; the study goes on with a whole one.
             self.interrupted, self.cut = True, run
