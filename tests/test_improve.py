@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -587,7 +587,7 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
     with start(tmp_path, "--resume") as process:
         wait_for_trials(tmp_path, process, kept + 1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "nterrupted" in err
@@ -672,14 +672,26 @@ def test_the_command_ends_with_130_when_interrupted(tmp_path: Path, monkeypatch:
     """With and without --json: a script must see that the study is not done."""
     found = problem(model=Interrupting)
     monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: found)
-    status: Callable[..., int] = lambda *words: _status(monkeypatch, *words)  # noqa: E731
     for number, more in enumerate(((), ("--json",))):
         monkeypatch.setattr(Interrupting, "when", 60)
         monkeypatch.setattr(Interrupting, "passes", 0)
         out = tmp_path / str(number)
-        assert status("improve", "--recipes", "5", "--out", str(out), *more) == 130
+        assert _status(monkeypatch, "improve", "--recipes", "5", "--out", str(out), *more) == 130
         assert (out / "report.html").exists()
         assert (out / "model" / "model.safetensors").exists()
+
+
+def test_ctrl_c_before_the_first_run_ends_with_130_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wellposed.cli.improve.problem_of", stopped)
+    assert _status(monkeypatch, "improve", "--out", str(tmp_path / "run")) == 130
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
 
 
 def _status(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -80,10 +80,15 @@ def improve(
         name = re.sub(r"[^\w.-]+", "-", problem.name).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
-        study = search(
-            problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
-            began=began,
-        )  # fmt: skip
+        try:
+            study = search(
+                problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
+                began=began,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            kept = f"; go on with --out {shown(shlex.quote(str(folder)))} --resume" if folder.exists() else ""
+            print(f"Interrupted{kept}.", file=sys.stderr)
+            raise typer.Exit(130) from None
         page = report(study)
     for kind, sentences in (("warning", study.facts["warnings"]), ("note", study.notes)):
         for said in sentences:

@@ -6,17 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from wellposed.core.errors import FolderInUse, InputError, ProblemError, TrainingError, WellposedError, listed
+from wellposed.core.errors import InputError, ProblemError, TrainingError, WellposedError, listed
 from wellposed.core.progress import report
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.data.data import Prepared
@@ -24,11 +23,13 @@ from wellposed.diagnosis.diagnose import diagnose
 from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.search.budget import Account, Budget
+from wellposed.search.folder import claimed
+from wellposed.search.pace import FEWEST_EPOCHS, Pace, threads_of
 from wellposed.search.references import References, references
 from wellposed.search.space import BASELINE_RATES, Space
 from wellposed.search.study import STATE, State, Study, Trial
 from wellposed.training.device import resolve_device
-from wellposed.training.loop import Training, fit
+from wellposed.training.loop import fit
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -44,19 +45,12 @@ SLOW_STEP, SLOW_BATCH = 0.02, 64
 REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.12, 0.42, 0.75, 0.12, 0.96
 """Shares of the budget: of the references, by which the search ends (later where runs are short), of the finalists, and by
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
-FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
-"""The search trains on fewer rows if a run would have fewer epochs than this; small data need no more than that."""
 FEWEST_RATES = 3
 """Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
-PLAIN_EPOCHS = 100
-"""Epochs of a run at most, without a clock."""
 MOST_PASSED = 200
 """Proposals that may be passed over for being too slow; then they are tried all the same."""
-EPOCH_RUNS = 30
-"""A budget in epochs is spread over so many recipes."""
-FEWEST_ROWS = PROBE_ROWS = 1000
 FINALISTS, MOST_ROUNDS = 3, 3
-PAIRS = (3, 5, 10)
+PAIRS = (4, 5, 10)
 """Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
 
 
@@ -118,7 +112,7 @@ class Search:
         self.problem, self.account, self.seed, self.folder, self.device = problem, account, seed, folder, device
         self.own: Recipe | None = None
         self.notes: list[str] = []
-        self.speeds: dict[tuple[Any, ...], tuple[float, float]] = {}
+        self.pace = Pace(problem, account, device)
         self.rows: int | None = None
         self.share = SEARCH_RUN
         self.plain = plain_recipe(len(prepared(problem).train))
@@ -157,11 +151,6 @@ class Search:
 
     def run(self, command: str) -> Study:
         """All stages, in order."""
-        with faster_threads(self.problem, self.plain, self.device, self.account.timed):
-            return self.stages(command)
-
-    def stages(self, command: str) -> Study:
-        """References, baseline, search, finalists, confirmation."""
         self.check()
         found = self.references()
         baseline = self.baseline()
@@ -185,26 +174,28 @@ class Search:
         """Fail early and clearly on what cannot be trained; decide on how many rows the search trains."""
         report("phase", text="checks")
         total = len(self.problem.prepared.train)
-        step, rest = self.speed(self.plain)
+        self.pace.speed(self.plain)
         if self.own is not None:
-            self.speed(self.own)
+            self.pace.speed(self.own)
         for key, values in self.problem.space.items():
             for value in values:
                 self.plain.replace(model={key: value})
         if self.account.timed:
-            if step > SLOW_STEP:
-                self.plain = self.plain.replace(batch_size=min(self.plain.batch_size, SLOW_BATCH))
-                step, rest = self.speed(self.plain)
-            self.share = min(max(SEARCH_RUN, FEWEST_STEPS * step / self.account.budget.amount), SEARCH_RUN_MOST)
-            each = self.share * self.account.budget.amount / FEWEST_EPOCHS
-            steps = max(1.0, (each - rest) / step)
-            rows = max(FEWEST_ROWS, int(steps * self.plain.batch_size))
-            if rows < total:
-                self.rows = rows
-                self.notes.append(
-                    f"The search trained on {rows} of {total} training rows, so that each recipe had at least "
-                    f"{FEWEST_EPOCHS} epochs' time; the finalists and the confirmation trained on as many as the time allowed."
-                )
+            self.settle_rows(total)
+
+    def settle_rows(self, total: int) -> None:
+        """On how many rows the search trains, and what share of the time a run has."""
+        if self.pace.speed(self.plain).step > SLOW_STEP:
+            self.plain = self.plain.replace(batch_size=min(self.plain.batch_size, SLOW_BATCH))
+        step = self.pace.speed(self.plain).step
+        self.share = min(max(SEARCH_RUN, FEWEST_STEPS * step / self.account.budget.amount), SEARCH_RUN_MOST)
+        rows = self.pace.affordable_rows(self.plain, self.share)
+        if rows < total:
+            self.rows = rows
+            self.notes.append(
+                f"The search trained on {rows} of {total} training rows, so that each recipe had at least "
+                f"{FEWEST_EPOCHS} epochs' time; the finalists and the confirmation trained on as many as the time allowed."
+            )
 
     def baseline(self) -> Recipe:
         """Plain AdamW with the best of several learning rates, looking beyond the border where the best is there."""
@@ -285,7 +276,7 @@ class Search:
 
     def search_plan(self, recipe: Recipe) -> tuple[Recipe, int]:
         """A recipe of the search with its epochs, and its rows."""
-        return self.planned(recipe, self.rows or len(self.problem.prepared.train), self.share)
+        return self.pace.planned(recipe, self.rows or len(self.problem.prepared.train), self.share)
 
     def over(self) -> bool:
         """Whether the search has had its share."""
@@ -309,11 +300,8 @@ class Search:
         ranked = sorted(self.trials("search"), key=self.rank, reverse=True)
         finalists = {t.built.to_toml(): t.built for t in ranked if math.isfinite(t.valid_loss)}
         candidates = [baseline, *list(finalists.values())[:FINALISTS]]
+        # The run that made a recipe a finalist was chosen for its luck; only new seeds say what the recipe is worth.
         scores: dict[str, list[float]] = defaultdict(list)
-        for trial in self.state.trials:
-            # Runs on fewer rows rank recipes among each other, but do not say what a recipe is worth on all of them.
-            if trial.kind in ("baseline", "search") and self.rows is None:
-                scores[trial.built.to_toml()].append(self.rank(trial)[0])
         for again in range(1, 1 + MOST_ROUNDS):
             for recipe in candidates:
                 if self.interrupted or (self.account.timed and self.account.spent > ends):
@@ -333,7 +321,7 @@ class Search:
         rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
         left = (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) if self.account.timed else 0.0
         share = max(self.share, left)
-        plans = [self.planned(recipe, rows, share) for recipe in (baseline, best)]
+        plans = [self.pace.planned(recipe, rows, share) for recipe in (baseline, best)]
         limit = min(count for _, count in plans) if self.account.timed else rows
         if limit < rows:
             self.notes.append(f"The confirmation trained on {limit} of {rows} training rows to stay within the budget.")
@@ -356,6 +344,7 @@ class Search:
                 if pairs or cut:
                     break
                 cut.append((ours, theirs))
+                took = time.monotonic() - began
                 continue
             pairs.append((ours, theirs))
             ours_test = ours.row_scores("test")
@@ -369,8 +358,10 @@ class Search:
             took = time.monotonic() - began
         if cut:
             self.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
-            pairs = pairs or cut
-        return self.study(pairs, tested, baseline, best, found, command)
+        whole = bool(pairs)
+        if cut and not whole:
+            pairs, tested = cut, [(a.row_scores("test"), b.row_scores("test")) for a, b in cut]
+        return self.study(pairs, tested, whole, baseline, best, found, command)
 
     def confirmed(self, recipe: Recipe, seed: int, rows: int, share: float) -> Run | None:
         """One confirmation run."""
@@ -387,12 +378,16 @@ class Search:
         self,
         pairs: list[tuple[Run, Run]],
         tested: list[tuple[np.ndarray, np.ndarray]],
+        whole: bool,
         baseline: Recipe,
         best: Recipe,
         found: References,
         command: str,
     ) -> Study:
-        """Put everything together; ``tested`` has what each test row adds to the scores of a pair."""
+        """Put everything together; ``tested`` has what each test row adds to the scores of a pair.
+
+        Runs that were cut (not ``whole``) have scores, but are no evidence.
+        """
         interval: Interval | None = None
         looks = 0
         scores: dict[str, dict[str, list[float]]] = {n: {"valid": [], "test": [math.nan]} for n in ("baseline", "best")}
@@ -402,12 +397,13 @@ class Search:
             looks = self.state.looks[rows] = self.state.looks.get(rows, 0) + 1
             # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
             level = look_level(looks, 2.0 * ALPHA)
-            interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
+            if whole:
+                interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
         if not pairs:
             pairs = [(self.stand_in(baseline), self.stand_in(best))]
         for name, side in (("baseline", 0), ("best", 1)):
             scores[name]["valid"] = [shown_score(_chosen(pair[side])) for pair in pairs]
-            if interval:
+            if looks:
                 sign = self.sign if self.problem.metric is not None else -1.0
                 scores[name]["test"] = [sign * float(pair[side].mean()) for pair in tested]
         chosen = [min((pair[side] for pair in pairs), key=_best_loss) for side in (0, 1)]
@@ -415,7 +411,7 @@ class Search:
         self._say_shortfall()
         return Study(
             chosen[0], chosen[1], interval, [run for pair in pairs for run in pair], list(self.state.trials),
-            found.test if interval else {}, {"baseline": diagnose(chosen[0]), "best": diagnose(chosen[1])},
+            found.test if looks else {}, {"baseline": diagnose(chosen[0]), "best": diagnose(chosen[1])},
             self.facts(scores, pairs, command, looks), [*self.notes, *found.notes],
         )  # fmt: skip
 
@@ -483,14 +479,17 @@ class Search:
         """Train a recipe within its share of the time; None where it was interrupted or could not be trained."""
         total, share = len(self.problem.prepared.train), 2 * self.share if full else self.share
         try:
-            planned, count = self.planned(recipe, total, share) if full else self.search_plan(recipe)
+            planned, count = self.pace.planned(recipe, total, share) if full else self.search_plan(recipe)
         except InputError as error:
             self.not_trained(kind, recipe, error)
             return None
         rows = count if count < total else None
         budget = self.account
         deadline = min(budget.deadline(budget.spent + 2 * share), budget.deadline(CONFIRM_ENDS))
-        return self.fitted(kind, planned, self.seed if seed is None else seed, rows, deadline, as_proposed=recipe)
+        trial = self.fitted(kind, planned, self.seed if seed is None else seed, rows, deadline, as_proposed=recipe)
+        if trial is not None and budget.timed:
+            self.pace.took(share * budget.budget.amount, trial.seconds)
+        return trial
 
     def fitted(
         self, kind: str, recipe: Recipe, seed: int, rows: int | None, deadline: float, as_proposed: Recipe | None = None
@@ -498,10 +497,11 @@ class Search:
         """Train, book, keep."""
         began = time.monotonic()
         try:
-            run = fit(
-                self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows,
-                probe_rows=self.probe_rows(rows),
-            )  # fmt: skip
+            with threads_of(self.pace.threads(recipe)):
+                run = fit(
+                    self.problem, recipe, seed, device=str(self.device), deadline=deadline, rows=rows,
+                    probe_rows=self.pace.probe_rows(rows or len(self.problem.prepared.train)),
+                )  # fmt: skip
         except (TrainingError, InputError) as error:
             self.not_trained(kind, recipe, error)
             return None
@@ -550,10 +550,6 @@ class Search:
         if self.folder is not None:
             self.state.save(self.folder)
 
-    def probe_rows(self, rows: int | None) -> int | None:
-        """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
-        return max(PROBE_ROWS, (rows or len(self.problem.prepared.train)) // 2) if self.account.timed else None
-
     def best_so_far(self) -> float:
         """The best validation score of the baseline and the search; NaN before there is one."""
         ranked = [t for t in self.state.trials if t.kind in ("baseline", "search") and math.isfinite(t.valid_loss)]
@@ -564,40 +560,6 @@ class Search:
         kinds = {trial.index: trial.kind for trial in self.state.trials}
         for index in [i for i in self.runs if kinds[i] in ("search", "finalist")][:-5]:
             del self.runs[index]
-
-    # --- time
-
-    def speed(self, recipe: Recipe) -> tuple[float, float]:
-        """Seconds of a step and of an epoch's evaluation, measured on a few steps of this very recipe."""
-        switched = tuple(bool(x) for x in (recipe.noise.dropout, recipe.noise.input, recipe.averaging.ema, recipe.clip))
-        kinds = tuple((term.penalty, term.how) for term in recipe.terms)
-        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, kinds)
-        if key not in self.speeds:
-            rows = self.rows or FEWEST_ROWS * 4
-            try:
-                self.speeds[key] = measured_speed(self.problem, recipe, self.device, self.probe_rows(rows))
-            except WellposedError:
-                raise
-            except Exception as error:
-                raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
-        return self.speeds[key]
-
-    def planned(self, recipe: Recipe, rows: int, share: float) -> tuple[Recipe, int]:
-        """The recipe with as many epochs as its share of the budget allows, and on how many rows.
-
-        Without a clock the number of epochs is fixed, so that a study can be repeated exactly.
-        """
-        if self.account.budget.unit == "epochs" and not self.account.budget.none:
-            return with_epochs(recipe, max(1, min(PLAIN_EPOCHS, round(self.account.budget.amount / EPOCH_RUNS)))), rows
-        if not self.account.timed:
-            return with_epochs(recipe, min(PLAIN_EPOCHS, MOST_EPOCHS)), rows
-        step, rest = self.speed(recipe)
-        seconds = share * self.account.budget.amount
-        steps = seconds / step
-        if steps / math.ceil(rows / recipe.batch_size) < FEWEST_EPOCHS / 4:
-            rows = max(FEWEST_ROWS, min(rows, int(steps / (FEWEST_EPOCHS / 4) * recipe.batch_size)))
-        epoch = math.ceil(rows / recipe.batch_size) * step + rest
-        return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
 
 
 def prepared(problem: Problem) -> Prepared:
@@ -645,49 +607,6 @@ def plain_recipe(rows: int) -> Recipe:
     return Recipe(batch_size=32 if rows < 1000 else 128 if rows < 20000 else 256)
 
 
-def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe with that many epochs, and patience for a fifth of them."""
-    return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
-
-
-def measured_speed(
-    problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None, steps: int = 6
-) -> tuple[float, float]:
-    """The fastest of a few steps, and an evaluation, of a model that is thrown away."""
-    from wellposed.core.random import untouched
-
-    with untouched():
-        training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
-        training.model.train()
-        chunks = list(training.batches(0))[:steps]
-        times = []
-        for index in chunks:
-            began = time.perf_counter()
-            training.step(0, index)
-            times.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        training.record({"epoch": 0}, began)
-        rest = time.perf_counter() - began
-    ordered = sorted(times)
-    return ordered[len(ordered) // 2], rest
-
-
-@contextlib.contextmanager
-def faster_threads(problem: Problem, recipe: Recipe, device: torch.device, timed: bool) -> Iterator[None]:
-    """Under a clock, use one thread where the machine is so busy that several wait for each other; then as before."""
-    several = torch.get_num_threads()
-    if timed and several > 1 and device.type == "cpu":
-        together, _ = measured_speed(problem, recipe, device, PROBE_ROWS)
-        torch.set_num_threads(1)
-        alone, _ = measured_speed(problem, recipe, device, PROBE_ROWS)
-        if alone > together / 1.2:
-            torch.set_num_threads(several)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(several)
-
-
 def with_test(problem: Problem) -> Problem:
     """The same problem with test rows split off first."""
     changed = Problem.__new__(type(problem))
@@ -722,50 +641,3 @@ def _content(source: Source | None) -> bytes:
 def _best_loss(run: Run) -> float:
     losses = [loss for loss in run.history["valid_loss"] if math.isfinite(loss)]
     return min(losses, default=math.inf)
-
-
-@contextlib.contextmanager
-def claimed(folder: Path, resume: bool) -> Iterator[None]:
-    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
-
-    Raises:
-        FolderInUse: it holds something else, or another process works in it.
-        InputError: it cannot be written.
-    """
-    made = not folder.exists()
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {p.name for p in folder.iterdir()} - {".lock"}
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held open as long as the study runs
-    except OSError as error:
-        if isinstance(error, FolderInUse):
-            raise
-        raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
-    with lock:
-        _lock(lock, folder)
-        try:
-            if content and not resume:
-                raise FolderInUse(
-                    f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
-                )
-            if content and resume and STATE not in content:
-                raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(folder / ".lock")
-                if made:
-                    folder.rmdir()  # only where nothing was kept in it
-
-
-def _lock(file: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows: the folder's content still says that it is in use
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FolderInUse(f"Another process works in '{folder}'; wait for it, or give another --out.") from None

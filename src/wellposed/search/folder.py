@@ -1,0 +1,59 @@
+"""The folder of a study: claimed by one process, and only if it is empty or resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import FolderInUse, InputError
+from wellposed.search.study import STATE
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
+
+    Raises:
+        FolderInUse: it holds something else, or another process works in it.
+        InputError: it cannot be written.
+    """
+    made = not folder.exists()
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {p.name for p in folder.iterdir()} - {".lock"}
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held open as long as the study runs
+    except OSError as error:
+        if isinstance(error, FolderInUse):
+            raise
+        raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
+    with lock:
+        _lock(lock, folder)
+        try:
+            if content and not resume:
+                raise FolderInUse(
+                    f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
+                )
+            if content and resume and STATE not in content:
+                raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / ".lock")
+                if made:
+                    folder.rmdir()  # only where nothing was kept in it
+
+
+def _lock(file: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows: the folder's content still says that it is in use
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUse(f"Another process works in '{folder}'; wait for it, or give another --out.") from None

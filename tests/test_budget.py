@@ -1,0 +1,197 @@
+"""Budgets: what is understood, how it is spent, and that a clock is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("sklearn")
+threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
+
+from wellposed.core.errors import InputError  # noqa: E402 - needs the extras
+from wellposed.data.tables import prepare_table  # noqa: E402
+from wellposed.search import improve as searching  # noqa: E402
+from wellposed.search.budget import Account, Budget  # noqa: E402
+from wellposed.search.improve import Search, improve  # noqa: E402
+from wellposed.search.study import Study  # noqa: E402
+from wellposed.training.problem import Problem  # noqa: E402
+from wellposed.training.problems import table_problem  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("90s", 90, "seconds"),
+        ("90 sec", 90, "seconds"),
+        ("1.5m", 90, "seconds"),
+        ("2 minutes", 120, "seconds"),
+        ("1h", 3600, "seconds"),
+        (" 5M ", 300, "seconds"),
+        ("1 recipe", 1, "recipes"),
+        ("30 recipes", 30, "recipes"),
+        ("30recipes", 30, "recipes"),
+        ("200 epochs", 200, "epochs"),
+        ("0", 0, "seconds"),
+        ("0s", 0, "seconds"),
+        ("0 recipes", 0, "recipes"),
+    ],
+)
+def test_budgets_that_are_understood(text: str, amount: float, unit: str) -> None:
+    budget = Budget.parse(text)
+    assert (budget.amount, budget.unit) == (amount, unit)
+    assert budget.none == (amount == 0)
+    assert Budget.parse(budget) is budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "five minutes", "-5m", "5 days", "1e3s", "5m30s", "5,5m", "nan s", "inf h", "٥m5"]
+)
+def test_budgets_that_are_not(text: str) -> None:
+    with pytest.raises(InputError, match="not understood; write 90s, 5m, '30 recipes', '200 epochs', or 0"):
+        Budget.parse(text)
+
+
+def test_a_number_alone_needs_a_unit() -> None:
+    with pytest.raises(InputError, match="no unit; write 30s, 30m or '30 recipes'"):
+        Budget.parse("30")
+
+
+def test_an_account_counts_what_its_budget_counts() -> None:
+    now = time.monotonic()
+    recipes = Account(Budget.parse("4 recipes"), now)
+    epochs = Account(Budget.parse("200 epochs"), now)
+    clock = Account(Budget.parse("100s"), now - 25)
+    for account in (recipes, epochs, clock):
+        account.book(40)
+    assert recipes.spent == 0.25
+    assert epochs.spent == 0.2
+    assert clock.spent == pytest.approx(0.25, abs=0.05)
+    assert clock.deadline(0.5) == clock.began + 50
+    assert recipes.deadline(0.5) == math.inf
+    assert Account(Budget.parse("0"), now).spent == 1.0
+    assert not Account(Budget.parse("0"), now).timed
+
+
+# --- in a study ----------------------------------------------------------------------------------------------------
+
+
+def tiny(rows: int = 120) -> Problem:
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(rows, 4)), columns=list("abcd"))
+    frame["kind"] = np.where(frame["a"] + 0.5 * draw.normal(size=rows) > 0, "x", "y")
+    return table_problem(prepare_table(frame, "kind"))
+
+
+def linear() -> Problem:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 3, generator=draw)
+    return Problem(lambda: nn.Linear(3, 2), "cross_entropy", (x, (x[:, 0] > 0).long()))
+
+
+def kinds(study: Study) -> dict[str, int]:
+    names = [trial.kind for trial in study.trials]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def test_no_budget_compares_the_default_recipe_untuned() -> None:
+    study = improve(linear(), "0")
+    assert kinds(study) == {"confirmation": 10}
+    assert study.record()["recipes_tried"] == 0
+    assert study.baseline.recipe.optimizer.lr == 1e-3
+    assert study.best.recipe != study.baseline.recipe
+    assert study.improvement is not None
+    assert study.improvement.pairs == 5
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_so_many_recipes_are_tried(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "PLAIN_EPOCHS", 2)
+    study = improve(linear(), f"{count} recipes")
+    tried = kinds(study)
+    assert tried["baseline"] + tried["search"] == study.record()["recipes_tried"] == count
+    assert tried["search"] >= 1
+    assert {trial.epochs for trial in study.trials} <= {1, 2}
+
+
+@pytest.mark.parametrize("count", [40, 150])
+def test_so_many_epochs_are_trained(count: int) -> None:
+    study = improve(linear(), f"{count} epochs")
+    trained = sum(trial.epochs for trial in study.trials if trial.kind in ("baseline", "search"))
+    assert count <= trained < count + count // 30 + 1
+    assert study.record()["recipes_tried"] >= 20
+
+
+@pytest.mark.parametrize("seconds", [3, 8])
+def test_a_clock_is_kept_on_a_tiny_table(seconds: int) -> None:
+    """Within a fifth, and a constant for a machine that does other work too."""
+    problem = tiny()
+    improve(problem, "0")  # imports
+    began = time.monotonic()
+    study = improve(problem, f"{seconds}s")
+    took = time.monotonic() - began
+    assert took < 1.2 * seconds + 2.0
+    assert study.facts["seconds"] == pytest.approx(took, abs=1.0)
+    assert study.improvement is not None
+    assert study.improvement.pairs >= 1
+    assert kinds(study)["baseline"] >= 3
+    if seconds >= 8:
+        assert took > 0.4 * seconds, "the time that was given is used"
+        assert study.record()["recipes_tried"] >= 10
+
+
+def test_time_that_was_gone_before_counts() -> None:
+    """The command line starts the clock before it reads the data."""
+    study = improve(linear(), "60s", began=time.monotonic() - 55)
+    assert study.facts["seconds"] < 60 * 1.2
+    assert study.improvement is not None
+
+
+def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 50, generator=draw)
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(50, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 2))
+
+    problem = Problem(net, "cross_entropy", (x, (x[:, 0] > 0).long()))
+    began = time.monotonic()
+    study = improve(problem, "6s")
+    assert time.monotonic() - began < 1.2 * 6 + 4
+    searched = {trial.train_rows for trial in study.trials if trial.kind in ("baseline", "search")}
+    assert max(searched) < len(problem.prepared.train)
+    assert any(f"The search trained on {max(searched)} of" in note for note in study.notes)
+    assert any("fewer than 20" in note for note in study.notes) == (study.record()["recipes_tried"] < 20)
+
+
+def test_planned_epochs_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms."""
+    monkeypatch.setattr(searching, "measured_speed", lambda *_: (0.01, 0.02))
+    search: Any = Search(linear(), Account(Budget.parse("100s"), time.monotonic()), 0, None, torch.device("cpu"), False)
+    recipe = search.plain
+    assert recipe.batch_size == 32
+    rows = len(search.problem.prepared.train)
+    assert 32 < rows <= 64
+    planned, count = search.planned(recipe, rows, share=0.02)
+    assert (planned.epochs, count) == (50, rows)
+    assert planned.stopping.patience == 10
+    assert search.planned(recipe, rows, share=0.5)[0].epochs == searching.MOST_EPOCHS
+    few, fewer = search.planned(recipe, 100_000, share=0.02)
+    assert fewer < 100_000
+    assert few.epochs >= 1
