@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
 threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 
-from wellposed.core.errors import InputError  # noqa: E402 - needs the extras
+from wellposed.cli import main  # noqa: E402 - needs the extras
+from wellposed.core.errors import InputError  # noqa: E402
 from wellposed.data.tables import prepare_table  # noqa: E402
-from wellposed.search import improve as searching  # noqa: E402
+from wellposed.recipe.recipe import Recipe  # noqa: E402
+from wellposed.search import pace  # noqa: E402
 from wellposed.search.budget import Account, Budget  # noqa: E402
-from wellposed.search.improve import Search, improve  # noqa: E402
+from wellposed.search.improve import improve  # noqa: E402
 from wellposed.search.study import Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 from wellposed.training.problems import table_problem  # noqa: E402
@@ -122,7 +126,7 @@ def test_no_budget_compares_the_default_recipe_untuned() -> None:
 
 @pytest.mark.parametrize("count", [4, 9])
 def test_so_many_recipes_are_tried(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "PLAIN_EPOCHS", 2)
+    monkeypatch.setattr(pace, "PLAIN_EPOCHS", 2)
     study = improve(linear(), f"{count} recipes")
     tried = kinds(study)
     assert tried["baseline"] + tried["search"] == study.record()["recipes_tried"] == count
@@ -182,16 +186,46 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
 
 def test_planned_epochs_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms."""
-    monkeypatch.setattr(searching, "measured_speed", lambda *_: (0.01, 0.02))
-    search: Any = Search(linear(), Account(Budget.parse("100s"), time.monotonic()), 0, None, torch.device("cpu"), False)
-    recipe = search.plain
-    assert recipe.batch_size == 32
-    rows = len(search.problem.prepared.train)
-    assert 32 < rows <= 64
-    planned, count = search.planned(recipe, rows, share=0.02)
-    assert (planned.epochs, count) == (50, rows)
+    monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02))
+    recipe = Recipe(batch_size=32)
+    plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
+    planned, count = plans.planned(recipe, 60, share=0.02)
+    assert (planned.epochs, count) == (50, 60)
     assert planned.stopping.patience == 10
-    assert search.planned(recipe, rows, share=0.5)[0].epochs == searching.MOST_EPOCHS
-    few, fewer = search.planned(recipe, 100_000, share=0.02)
+    assert plans.planned(recipe, 60, share=0.5)[0].epochs == pace.MOST_EPOCHS
+    few, fewer = plans.planned(recipe, 100_000, share=0.02)
     assert fewer < 100_000
     assert few.epochs >= 1
+    plain = pace.Pace(linear(), Account(Budget.parse("9 recipes"), 0.0), torch.device("cpu"))
+    assert plain.planned(recipe, 60, share=0.02)[0].epochs == pace.PLAIN_EPOCHS
+
+
+def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study is done, its scores are shown, nothing is claimed, and the command ends with 0."""
+    monkeypatch.setattr(pace, "measured", lambda *_: (1e-5, 1e-5))  # ever so hopeful
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.004)
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    problem = linear()
+    problem.model = Slow
+    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: problem)
+    monkeypatch.setattr(
+        sys, "argv", ["wellposed", "improve", "--budget", "1s", "--out", str(tmp_path / "run"), "--json"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    record = json.loads((tmp_path / "run" / "study.json").read_text())
+    assert record["improvement"]["estimate"] is None, "the plan was meant to be too long"
+    assert record["improvement"]["shown"] is False
+    assert record["best"]["test"] is not None
+    assert any("cut by the clock" in note for note in record["notes"])
+    assert not ended.value.code

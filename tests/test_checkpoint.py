@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from wellposed.training.checkpoint import DESCRIPTION, SCHEMA, WEIGHTS, load, sa
 from wellposed.training.problems import image_problem, table_problem
 
 SHORT = wp.Recipe(epochs=3, batch_size=16, optimizer={"name": "adam", "lr": 0.01})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on busy cores make these small tensors a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fit(problem: wp.Problem, recipe: wp.Recipe = SHORT) -> wp.Run:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from wellposed.cli.predict import safe, written  # noqa: E402
 from wellposed.recipe.presets import PRESETS  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
+from wellposed.search import pace  # noqa: E402
 from wellposed.training.problems import file_problem  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +77,7 @@ def _short_runs() -> Any:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(searching, "PLAIN_EPOCHS", 3)
+        patch.setattr(pace, "PLAIN_EPOCHS", 3)
         yield
     torch.set_num_threads(threads)
 
@@ -465,8 +467,9 @@ def test_nothing_heavy_is_imported_for_help_or_by_the_package() -> None:
 
 def test_the_command_runs_as_a_module_with_warnings_as_errors(place: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-W", "error", "-m", "wellposed.cli.main", "improve", place / "t.csv", "--target", "kind",
-             "--budget", "6 epochs", "--out", tmp_path / "run", "--json"]  # fmt: skip
-    found = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, check=False)
+             "--budget", "4 epochs", "--out", tmp_path / "run", "--json"]  # fmt: skip
+    found = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, check=False,
+                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == json.loads((tmp_path / "run" / "study.json").read_text())
     assert "Traceback" not in found.stderr

@@ -6,7 +6,7 @@ import copy
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,6 @@ XV = torch.randn(30, FEATURES, generator=DRAW)
 YV = (XV[:, 0] > 0.3).long() + (XV[:, 1] > 0).long()
 # Validation labels that have nothing to do with training: the more is learned, the worse.
 AGAINST = (Y[:30] + 1) % CLASSES
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on busy cores make these small tensors a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def net(width: int = 8, dropout: float = 0.0, norm: bool = False) -> nn.Module:

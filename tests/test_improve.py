@@ -30,6 +30,7 @@ from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
+from wellposed.search import pace  # noqa: E402
 from wellposed.search.improve import Search, claimed, improve, with_test  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
 from wellposed.search.space import BASELINE_RATES, Space  # noqa: E402
@@ -46,7 +47,7 @@ def _short_runs() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(searching, "PLAIN_EPOCHS", 3)
+        patch.setattr(pace, "PLAIN_EPOCHS", 3)
         yield
     torch.set_num_threads(threads)
 
@@ -538,8 +539,8 @@ problem = wp.Problem(make_net, "cross_entropy", (X, y), space={"width": [4, 8]})
 """
 START = """
 import sys, torch
-from wellposed.search import improve as searching
-searching.PLAIN_EPOCHS = 3
+from wellposed.search import pace
+pace.PLAIN_EPOCHS = 3
 torch.set_num_threads(1)
 from wellposed.cli.main import run
 run()

@@ -31,15 +31,6 @@ Y = torch.randint(CLASSES, (N,), generator=DRAW)
 SHORT = wp.Recipe(epochs=2, batch_size=16)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on busy cores make these small tensors a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def net(data: Any) -> nn.Module:
     return nn.Linear(data.features, data.outputs)
 

@@ -98,7 +98,7 @@ def improve(
     else:
         print(*map(visible, str(study).splitlines()), sep="\n")
         print(f"report: {page}")
-    if study.improvement is None:
+    if not study.facts["looks"]:  # interrupted before the confirmation
         raise typer.Exit(130)
 
 

@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
-from wellposed.core.selectors import leaves
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
 from wellposed.losses.classification import wide
@@ -32,6 +31,7 @@ from wellposed.optim.schedules import PLATEAU, Plateau, factor
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import Probe, evaluate
+from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -299,22 +299,8 @@ class Training:
         watching = time.perf_counter()
         chosen = self.chosen
         train, valid = (self.measure(chosen, probe) for probe in self.probes)
-        rise = rise_since(self.best_rows, valid.loss)
-        row |= {
-            "train_loss": train.loss.mean,
-            "valid_loss": valid.loss.mean,
-            "train_loss_se": train.loss.se,
-            "valid_loss_se": valid.loss.se,
-            "train_metric": train.metric,
-            "valid_metric": valid.metric,
-            "valid_rise": rise[0],
-            "valid_rise_se": rise[1],
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
-            **weight_facts(chosen),
-        }
-        values = self.optimizer.values()
-        row["penalty"] = math.fsum(values.values())
-        row |= {f"term:{name}": value for name, value in values.items()}
+        row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer)
+        row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
             self.keep(chosen, valid.loss, int(row["epoch"]))
         else:
@@ -382,26 +368,6 @@ def equal_probes(train: Source, valid: Source, most: int | None, device: torch.d
         return torch.randperm(len(source), generator=generator(0, "probe", name))[:size].sort().values
 
     return Probe(train, some(train, "train"), device), Probe(valid, some(valid, "valid"), device)
-
-
-def rise_since(best: Tensor | None, now: Average) -> tuple[float, float]:
-    """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
-    if best is None or len(best) != len(now.rows):
-        return 0.0, 0.0
-    difference = now.rows - best
-    n = len(difference)
-    return float(difference.mean()), float(difference.std() / math.sqrt(n)) if n > 1 else math.nan
-
-
-@torch.no_grad()
-def weight_facts(model: nn.Module) -> dict[str, float]:
-    """Norm of all parameters, and the share of exact zeros among weight matrices."""
-    found = leaves(model)
-    norm = math.sqrt(math.fsum(float(leaf.tensor.detach().float().square().sum()) for leaf in found))
-    weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
-    count = sum(w.numel() for w in weights)
-    zeros = sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
-    return {"weight_norm": norm, "zeros": zeros / count if count else 0.0}
 
 
 def regularized(recipe: Recipe) -> dict[str, float]:

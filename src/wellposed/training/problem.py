@@ -16,8 +16,8 @@ from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
 from wellposed.losses.metrics import Metric, metric, scaled
 from wellposed.losses.per_example import Loss
-from wellposed.training.constant import constant_facts
 from wellposed.training.evaluate import Forward, call, evaluating
+from wellposed.training.facts import constant_facts
 
 
 class Problem:

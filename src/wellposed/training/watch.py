@@ -20,10 +20,10 @@ from wellposed.losses.metrics import Metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.optim.regularize import Regularized
-from wellposed.training.constant import constant_facts
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
+from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
-from wellposed.training.loop import gradient_norm, rise_since, weight_facts
+from wellposed.training.loop import gradient_norm
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -40,10 +40,33 @@ Target = Callable[[Any], Any]
 
 
 class Watch:
-    """Watches a model in a loop that it does not own. Made by `watch`; see there.
+    """Watches a model in your own loop: call ``epoch()`` once an epoch.
 
+    Train and validation losses come from the same weights, in evaluation mode, from equally many fixed rows, without
+    penalty or label smoothing. A Dataset that augments should be given without augmentation here.
+
+    Args:
+        model: any ``nn.Module``; a compiled one too.
+        loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
+            for tokens, or a mean.
+        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
+            tuples or mappings.
+        optimizer: shows the learning rate and, from `regularize`, what each term charges.
+        metric: a metric's name; by default accuracy for class labels and R2 for squared error.
+        forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
+        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
+        rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
+        seed: which rows are drawn.
     Attributes:
         history: a row for each call of `epoch`.
+    Raises:
+        InputError, DataError: something given cannot be watched.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> net, x = torch.nn.Linear(3, 1), torch.randn(20, 3)
+        >>> watch = wp.watch(net, "squared_error", train=(x, x[:, :1]), valid=(x, x[:, :1]))
+        >>> sorted(watch.epoch())[:3]
+        ['epoch', 'grad_norm', 'seconds']
     """
 
     def __init__(
@@ -95,28 +118,14 @@ class Watch:
         """
         began = time.perf_counter()
         train, valid = (self._measure(probe) for probe in self._probes)
-        rise = rise_since(self._best_rows, valid.loss)
+        row = {"epoch": len(self.history), **like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
+        row["grad_norm"] = self._grad_norm()
         if valid.loss.mean < self._best_loss:
             self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
-        row = {
-            "epoch": len(self.history),
-            "train_loss": train.loss.mean,
-            "valid_loss": valid.loss.mean,
-            "train_loss_se": train.loss.se,
-            "valid_loss_se": valid.loss.se,
-            "train_metric": train.metric,
-            "valid_metric": valid.metric,
-            "valid_rise": rise[0],
-            "valid_rise_se": rise[1],
-            "grad_norm": self._grad_norm(),
-            **weight_facts(self.model),
-        }
         if self.optimizer is not None:
             row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if isinstance(self.optimizer, Regularized):
-            values = self.optimizer.values()
-            row["penalty"] = math.fsum(values.values())
-            row |= {f"term:{name}": value for name, value in values.items()}
+            row |= term_facts(self.optimizer)
         ended = time.perf_counter()
         row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
         self._began = ended
@@ -167,57 +176,7 @@ class Watch:
         )
 
 
-def watch(
-    model: nn.Module,
-    loss: Any,
-    train: Any,
-    valid: Any,
-    *,
-    optimizer: Optimizer | None = None,
-    metric: str | None = None,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
-    target: Target | None = None,
-    rows: int | None = None,
-    seed: int = 0,
-) -> Watch:
-    """Watch a model in your own loop: call ``epoch()`` on the result once an epoch.
-
-    Train and validation losses come from the same weights, in evaluation mode, from equally many fixed rows, without
-    penalty or label smoothing. A Dataset that augments should be given without augmentation here.
-
-    Args:
-        model: any ``nn.Module``; a compiled one too.
-        loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
-            for tokens, or a mean.
-        train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
-            tuples or mappings.
-        optimizer: shows the learning rate and, from `regularize`, what each term charges.
-        metric: a metric's name; by default accuracy for class labels and R2 for squared error.
-        forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
-        target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
-        rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
-        seed: which rows are drawn.
-    Raises:
-        InputError, DataError: something given cannot be watched.
-    Example:
-        >>> import torch, wellposed as wp
-        >>> net, x = torch.nn.Linear(3, 1), torch.randn(20, 3)
-        >>> watch = wp.watch(net, "squared_error", train=(x, x[:, :1]), valid=(x, x[:, :1]))
-        >>> sorted(watch.epoch())[:3]
-        ['epoch', 'grad_norm', 'seconds']
-    """
-    return Watch(
-        model,
-        loss,
-        train,
-        valid,
-        optimizer=optimizer,
-        metric=metric,
-        forward=forward,
-        target=target,
-        rows=rows,
-        seed=seed,
-    )
+watch = Watch
 
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:

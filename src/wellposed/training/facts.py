@@ -1,0 +1,83 @@
+"""What a row of a history says: both sides like for like, the weights, the terms; and what a constant would reach."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.selectors import leaves
+from wellposed.losses.metrics import Metric
+from wellposed.losses.per_example import Average, Loss
+from wellposed.optim.regularize import Regularized
+from wellposed.training.evaluate import Evaluation, evaluate
+
+
+def constant_facts(loss: Loss, metric: Metric | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
+    """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets.
+
+    Class shares for cross-entropy, the mean for squared error; empty for other losses and for targets with more axes.
+    """
+    if train is None or valid is None or train.ndim != 1 or valid.ndim != 1 or not len(valid):
+        return {}
+    guess = _constant(loss.name, train, valid)
+    if guess is None:
+        return {}
+    measured = evaluate(
+        nn.Identity(), [(valid, valid)], loss, metric, device=torch.device("cpu"),
+        forward=lambda _, y: guess.expand(len(y), *guess.shape),
+    )  # fmt: skip
+    return {"constant_loss": measured.loss.mean, "chance_metric": measured.metric}
+
+
+def _constant(loss: str, train: Tensor, valid: Tensor) -> Tensor | None:
+    if loss == "cross_entropy" and not train.is_floating_point() and int(train.min()) >= 0:
+        counts = torch.bincount(train, minlength=int(valid.max()) + 1).float()
+        # Half a row more for each class: a class that only validation has must not make the loss infinite.
+        return ((counts + 0.5) / (counts + 0.5).sum()).log()
+    if loss == "binary_cross_entropy":
+        share = train.float().mean().clamp(1e-6, 1 - 1e-6)
+        return (share / (1 - share)).log()
+    return train.float().mean() if loss == "squared_error" else None
+
+
+def like_for_like(train: Evaluation, valid: Evaluation, best: Tensor | None) -> dict[str, float]:
+    """Losses with standard errors and metrics of both sides, and the rise since the best epoch's rows ``best``."""
+    rise, rise_se = rise_since(best, valid.loss)
+    return {
+        "train_loss": train.loss.mean,
+        "valid_loss": valid.loss.mean,
+        "train_loss_se": train.loss.se,
+        "valid_loss_se": valid.loss.se,
+        "train_metric": train.metric,
+        "valid_metric": valid.metric,
+        "valid_rise": rise,
+        "valid_rise_se": rise_se,
+    }
+
+
+def term_facts(optimizer: Regularized) -> dict[str, float]:
+    """What each term charges now, and all of them together."""
+    values = optimizer.values()
+    return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
+
+
+def rise_since(best: Tensor | None, now: Average) -> tuple[float, float]:
+    """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
+    if best is None or len(best) != len(now.rows):
+        return 0.0, 0.0
+    difference = now.rows - best
+    n = len(difference)
+    return float(difference.mean()), float(difference.std() / math.sqrt(n)) if n > 1 else math.nan
+
+
+@torch.no_grad()
+def weight_facts(model: nn.Module) -> dict[str, float]:
+    """Norm of all parameters, and the share of exact zeros among weight matrices."""
+    found = leaves(model)
+    norm = math.sqrt(math.fsum(float(leaf.tensor.detach().float().square().sum()) for leaf in found))
+    weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
+    count = sum(w.numel() for w in weights)
+    zeros = sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
+    return {"weight_norm": norm, "zeros": zeros / count if count else 0.0}
