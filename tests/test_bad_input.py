@@ -455,6 +455,7 @@ def test_a_baseline_that_diverges_at_once_is_said_whatever_the_budget(budget: st
     refused(*words, says=r"diverged in its first epoch, at every learning rate tried \(0.001, ")
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("budget", ["9 recipes", "60 epochs", "3s"])
 def test_settings_that_cannot_be_built_are_passed_over_and_said(budget: str) -> None:
     """Neither an error in the middle of a search, nor a search without end, nor silence."""

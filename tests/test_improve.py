@@ -522,6 +522,23 @@ def test_an_interrupted_run_is_not_kept_as_a_trial(tmp_path: Path, monkeypatch: 
     assert {t.stopped for t in state.trials} <= {"epochs", "patience"}
 
 
+def test_what_held_the_baseline_back_is_known_after_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupting, "when", 40)
+    monkeypatch.setattr(Interrupting, "passes", 0)
+    told: list[list[str]] = []
+    drawn = Space.__init__
+
+    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], seed: int) -> None:
+        told.append(list(findings))
+        drawn(self, of, baseline, findings, seed)
+
+    monkeypatch.setattr(Space, "__init__", noted)
+    for resume in (False, True):
+        improve(problem(model=Interrupting), "5 recipes", out=tmp_path / "run", resume=resume)
+    first, second = told
+    assert first == second != []
+
+
 SLOW = """
 import time
 import torch

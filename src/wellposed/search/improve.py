@@ -47,7 +47,7 @@ REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
 FEWEST_RATES = 3
 """Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
-MOST_PASSED = 200
+MOST_PASSED = 40
 """Proposals that may be passed over for being too slow; then they are tried all the same."""
 FINALISTS, MOST_ROUNDS = 3, 3
 PAIRS = (4, 5, 10)

@@ -25,6 +25,8 @@ PLAIN_EPOCHS = 100
 EPOCH_RUNS = 30
 """A budget in epochs is spread over so many recipes."""
 FEWEST_ROWS = PROBE_ROWS = 1000
+SHORT_STEP = 0.003
+"""Seconds of a step below which one thread is as fast as two on a quiet machine, and far faster on a busy one."""
 STEPS = 6
 """Steps that are timed; the median is taken."""
 STALLED = 2.0
@@ -53,9 +55,10 @@ class Pace:
         self._speeds: dict[tuple[Any, ...], Speed] = {}
 
     def speed(self, recipe: Recipe, rows: int | None = None) -> Speed:
-        """Measured on a few steps of this very recipe, with one thread and with all, whichever is faster now.
+        """Measured on a few steps of this very recipe, with one thread and, where steps are long, with all of them.
 
-        Several threads pay for large networks; on a busy machine they wait for each other, many times longer.
+        Several threads pay for large networks; on a busy machine they wait for each other, many times longer, and for short
+        steps that costs more than it can gain.
         """
         switched = tuple(bool(x) for x in (recipe.noise.dropout, recipe.noise.input, recipe.averaging.ema, recipe.clip))
         kinds = tuple((term.penalty, term.how) for term in recipe.terms)
@@ -63,8 +66,10 @@ class Pace:
         if key not in self._speeds:
             several = torch.get_num_threads() if self.device.type == "cpu" else 1
             probe = self.probe_rows(rows or 4 * FEWEST_ROWS)
-            tried = [self._measured(recipe, probe, threads) for threads in sorted({1, several})]
-            self._speeds[key] = min(tried, key=lambda speed: speed.step)
+            alone = self._measured(recipe, probe, 1)
+            long = several > 1 and alone.step > SHORT_STEP
+            together = self._measured(recipe, probe, several) if long else alone
+            self._speeds[key] = min(alone, together, key=lambda speed: speed.step)
         return self._speeds[key]
 
     def _measured(self, recipe: Recipe, probe_rows: int | None, threads: int) -> Speed:
