@@ -120,7 +120,12 @@ class Pace:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe with that many epochs, and patience for a fifth of them."""
+    """The recipe with that many epochs, and patience for a fifth of them; what a recipe itself says is kept as a limit."""
+    plain = Recipe()
+    if recipe.epochs != plain.epochs:
+        epochs = min(epochs, recipe.epochs)
+    if recipe.stopping != plain.stopping:
+        return recipe.replace(epochs=epochs)
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 

@@ -96,7 +96,11 @@ class Saved:
             values = outputs.reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
             return {"prediction": values if self.target is None else self.target.inverse(values)}
-        chances = outputs.softmax(-1).numpy().astype(np.float64)
+        if outputs.shape[-1] == 1 or outputs.ndim == 1:  # one logit, of the second class
+            positive = outputs.reshape(-1).double().sigmoid()
+            chances = torch.stack([1 - positive, positive], 1).numpy()
+        else:
+            chances = outputs.softmax(-1).numpy().astype(np.float64)
         best = chances.argmax(-1)
         names = [str(i) for i in range(chances.shape[1])] if self.target is None else self.target.classes or []
         labels = best if self.target is None else self.target.inverse(best)
