@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUDGET ?= 60s
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 
-.PHONY: improve test check slow clean
+.PHONY: improve test check clean
 
 improve: $(VENV)/.improve ## train, search and prove on a real table, and write a report
 	$(BIN)/wellposed improve --budget $(BUDGET)
@@ -20,9 +20,6 @@ check: $(VENV)/.test ## style, types, layers
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-slow: $(VENV)/.test ## the long simulations too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "wellposed needs Python 3.11 or newer, and none was found; install it, or give make PYTHON=/path/to/python3." >&2; exit 1; fi
