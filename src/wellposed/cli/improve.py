@@ -26,7 +26,7 @@ def improve(
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: scikit-learn's breast cancer table."
+            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: scikit-learn's handwritten digits."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
@@ -132,7 +132,7 @@ def problem_of(
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
         return image_problem(data, metric=metric)
     if data is None:
-        frame, name, target = _example(), "breast-cancer", target or "target"
+        frame, name, target = _example(), "digits", target or "target"
     else:
         frame, name = read_table(data), _stem(data)
     table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
@@ -141,15 +141,14 @@ def problem_of(
 
 
 def _example() -> Any:
-    """569 real biopsies, 30 measurements, benign or malignant; ships with scikit-learn."""
+    """1,797 real handwritten digits, 64 grey values each; ships with scikit-learn."""
     from wellposed.core.errors import require
 
     require("sklearn", "tables")
-    from sklearn.datasets import load_breast_cancer
+    from sklearn.datasets import load_digits
 
-    found = load_breast_cancer(as_frame=True)
-    frame = found.frame.copy()
-    frame["target"] = [str(found.target_names[label]) for label in frame["target"]]
+    frame = load_digits(as_frame=True).frame.copy()
+    frame["target"] = [f"digit {label}" for label in frame["target"]]
     return frame
 
 
