@@ -319,8 +319,7 @@ class Search:
         tested: list[tuple[np.ndarray, np.ndarray]] = []
         cut: list[tuple[Run, Run]] = []
         rows, most = len(self.problem.prepared.train), PAIRS[2] if self.account.timed else PAIRS[1]
-        left = (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) if self.account.timed else 0.0
-        share = max(self.share, left)
+        share = self.confirmation_share(best) if self.account.timed else self.share
         plans = [self.pace.planned(recipe, rows, share) for recipe in (baseline, best)]
         limit = min(count for _, count in plans) if self.account.timed else rows
         if limit < rows:
@@ -362,6 +361,12 @@ class Search:
         if cut and not whole:
             pairs, tested = cut, [(a.row_scores("test"), b.row_scores("test")) for a, b in cut]
         return self.study(pairs, tested, whole, baseline, best, found, command)
+
+    def confirmation_share(self, best: Recipe) -> float:
+        """What of the budget one run may take, so that the planned pairs are trained and scored in what is left."""
+        test = self.problem.prepared.test
+        scoring = self.pace.speed(best).row * (0 if test is None else len(test)) / self.account.budget.amount
+        return max(self.share, (CONFIRM_ENDS - self.account.spent) / (2 * PAIRS[0] + 1) - scoring)
 
     def confirmed(self, recipe: Recipe, seed: int, rows: int, share: float) -> Run | None:
         """One confirmation run."""

@@ -35,10 +35,11 @@ STALLED = 2.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a step and of an epoch's evaluation, and the number of threads they were measured with."""
+    """Seconds of a step, of an epoch's evaluation and of evaluating one row, and the threads they were measured with."""
 
     step: float
     rest: float
+    row: float
     threads: int
 
 
@@ -129,8 +130,10 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 
-def measured(problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None) -> tuple[float, float]:
-    """The median of a few steps, and an evaluation, of a model that is thrown away."""
+def measured(
+    problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
+) -> tuple[float, float, float]:
+    """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""
     with untouched():
         training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
         training.model.train()
@@ -142,7 +145,7 @@ def measured(problem: Problem, recipe: Recipe, device: torch.device, probe_rows:
         began = time.perf_counter()
         training.record({"epoch": 0}, began)
         rest = time.perf_counter() - began
-    return sorted(times)[len(times) // 2], rest
+    return sorted(times)[len(times) // 2], rest, rest / sum(len(probe) for probe in training.probes)
 
 
 @contextlib.contextmanager
