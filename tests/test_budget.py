@@ -186,7 +186,7 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
 
 def test_planned_epochs_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms."""
-    monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02))
+    monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02, 1e-5))
     recipe = Recipe(batch_size=32)
     plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
     planned, count = plans.planned(recipe, 60, share=0.02)
@@ -204,7 +204,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The study is done, its scores are shown, nothing is claimed, and the command ends with 0."""
-    monkeypatch.setattr(pace, "measured", lambda *_: (1e-5, 1e-5))  # ever so hopeful
+    monkeypatch.setattr(pace, "measured", lambda *_: (1e-5, 1e-5, 1e-8))  # ever so hopeful
 
     class Slow(nn.Module):
         def __init__(self) -> None:

@@ -45,6 +45,8 @@ SLOW_STEP, SLOW_BATCH = 0.02, 64
 REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.12, 0.42, 0.75, 0.12, 0.96
 """Shares of the budget: of the references, by which the search ends (later where runs are short), of the finalists, and by
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
+FEWEST_RECIPES, SEARCH_ENDS_LATE = 20, 0.55
+"""With fewer recipes a search says little: it may then go on up to this share of the time, at the confirmation's cost."""
 FEWEST_RATES = 3
 """Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
 MOST_PASSED = 40
@@ -282,6 +284,8 @@ class Search:
         """Whether the search has had its share."""
         unit = self.account.budget.unit
         ends = {"seconds": self.search_ends(), "recipes": 1.0, "epochs": 1.0}[unit]
+        if self.account.timed and self.account.recipes < FEWEST_RECIPES:
+            ends = max(ends, SEARCH_ENDS_LATE)
         return self.account.spent >= ends
 
     def search_ends(self) -> float:
@@ -422,8 +426,10 @@ class Search:
 
     def _say_shortfall(self) -> None:
         tried = len(self.trials("baseline")) + len(self.trials("search"))
-        if self.account.timed and tried < 20:
-            self.notes.append(f"The time was enough for {tried} recipes; with fewer than 20 a search says little.")
+        if self.account.timed and tried < FEWEST_RECIPES:
+            self.notes.append(
+                f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little."
+            )
         if self.failed:
             count = "A recipe" if len(self.failed) == 1 else f"{len(self.failed)} recipes, such as this one,"
             self.notes.append(f"{count} could not be trained: {self.failed[0]}")
