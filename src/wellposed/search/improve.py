@@ -45,7 +45,7 @@ SLOW_STEP, SLOW_BATCH = 0.02, 64
 REFERENCES_SHARE, SEARCH_ENDS, SEARCH_ENDS_LATEST, FINAL_ENDS, CONFIRM_ENDS = 0.12, 0.42, 0.75, 0.12, 0.96
 """Shares of the budget: of the references, by which the search ends (later where runs are short), of the finalists, and by
 which the confirmation ends. The confirmation's runs take what is left, since theirs are the models that are kept."""
-FEWEST_RECIPES, SEARCH_ENDS_LATE = 20, 0.55
+FEWEST_RECIPES, SEARCH_ENDS_LATE = 20, 0.6
 """With fewer recipes a search says little: it may then go on up to this share of the time, at the confirmation's cost."""
 FEWEST_RATES = 3
 """Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
