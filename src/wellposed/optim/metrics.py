@@ -6,7 +6,9 @@ moves by ``-t * gradient``, and ``w = prox_t(w - t * gradient)`` says that ``-gr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,49 +17,125 @@ from torch.optim import Optimizer
 
 from wellposed.core.errors import CompositionError, listed
 
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A step for each coordinate: ``t_i = scale/(root(second_i) + eps)``, and 0 where no gradient has come yet.
+
+    Attributes:
+        second: what the optimizer keeps of squared gradients (of their size, without ``root``); of the parameter's shape.
+        scale: > 0; learning rate and bias correction.
+        eps: >= 0.
+        floor: >= 0; ``second_i <= floor`` says that coordinate ``i`` has had no gradient.
+        root: whether the square root is taken.
+    """
+
+    second: Tensor
+    scale: float
+    eps: float
+    floor: float = 0.0
+    root: bool = True
+
+    def times(self, factor: float) -> Diagonal:
+        """Every step multiplied."""
+        return Diagonal(self.second, self.scale * factor, self.eps, self.floor, self.root)
+
+    def steps(self) -> Tensor:
+        """The steps as a tensor."""
+        size = self.second.sqrt() if self.root else self.second
+        return (self.scale / (size + self.eps)).masked_fill_(self.second <= self.floor, 0.0)
+
+
 Group = dict[str, Any]
 State = dict[str, Any]
-EffectiveStep = Callable[[Group, State, Tensor], "float | Tensor"]
+Metric = float | Diagonal
+EffectiveStep = Callable[[Group, State, int], Metric]
+"""From a parameter's group, its state and the number of steps that it has taken (>= 1)."""
 
 RAMP_STEPS = 100
 """Steps over which proximal strengths rise from 0 under an adaptive optimizer: its second moment is then an average of
 about 100 squared gradients and known to ``sqrt(2/100)``, 14 %. Before, one small gradient would make a huge step."""
 
 
-def _sgd(group: Group, state: State, parameter: Tensor) -> float:
+def _sgd(group: Group, state: State, count: int) -> float:
     """``lr*(1 - dampening)/(1 - momentum)``, with Nesterov too: its look-ahead changes the path, not the sum."""
     momentum = float(group["momentum"])
     kept = 1.0 - float(group["dampening"]) if momentum else 1.0
     return float(group["lr"]) * kept / (1.0 - momentum)
 
 
-def _adam(group: Group, state: State, parameter: Tensor) -> Tensor:
-    """``lr/(sqrt(v_hat) + eps)``, with AMSGrad's maximum; 0 where no gradient has come yet (``v = 0``)."""
+def _adam(group: Group, state: State, count: int) -> Diagonal:
+    """``lr/(sqrt(v_hat) + eps)``, with AMSGrad's maximum."""
     second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-    correction = 1.0 - float(group["betas"][1]) ** float(state["step"])
-    return _inverse_root(second, float(group["lr"]), float(group["eps"]), correction)
+    return _corrected(second, float(group["lr"]), group, count)
 
 
-def _rmsprop(group: Group, state: State, parameter: Tensor) -> Tensor:
-    """``lr/(1 - momentum)/(sqrt(v) + eps)``, ``v`` less the squared mean where centered; 0 where ``v = 0``."""
+def _nadam(group: Group, state: State, count: int) -> Diagonal:
+    """Adam's, times what a gradient receives at once and through the first moment, by the current momenta."""
+    beta, decay = float(group["betas"][0]), float(group["momentum_decay"])
+    now, following = (beta * (1.0 - 0.5 * 0.96 ** (step * decay)) for step in (count, count + 1))
+    product = float(state["mu_product"])
+    weight = (1.0 - now) / (1.0 - product) + following / (1.0 - product * following)
+    return _corrected(state["exp_avg_sq"], float(group["lr"]) * weight, group, count)
+
+
+def _radam(group: Group, state: State, count: int) -> Diagonal:
+    """Adam's times the rectification where the variance is tractable; before, ``lr``, as the optimizer itself does."""
+    beta, lr = float(group["betas"][1]), float(group["lr"])
+    most = 2.0 / (1.0 - beta) - 1.0
+    length = most - 2.0 * count * beta**count / (1.0 - beta**count)
+    if length <= 5.0:
+        return Diagonal(torch.sign(state["exp_avg_sq"]), lr, 0.0)
+    share = (length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length)
+    correction = math.sqrt(1.0 - beta**count)
+    return Diagonal(state["exp_avg_sq"], lr * math.sqrt(share) * correction, float(group["eps"]))
+
+
+def _adamax(group: Group, state: State, count: int) -> Diagonal:
+    """``lr/u`` with ``u`` the infinity norm, which holds eps already: a coordinate without gradients has ``u = eps``."""
+    return Diagonal(state["exp_inf"], float(group["lr"]), 0.0, 1.0001 * float(group["eps"]), root=False)
+
+
+def _rmsprop(group: Group, state: State, count: int) -> Diagonal:
+    """``lr/(1 - momentum)/(sqrt(v) + eps)``, ``v`` less the squared mean where centered."""
     second = state["square_avg"]
     if group["centered"]:
         second = (second - state["grad_avg"].square()).clamp_min(0.0)
-    lr = float(group["lr"]) / (1.0 - float(group["momentum"]))
-    return _inverse_root(second, lr, float(group["eps"]), 1.0)
+    return Diagonal(second, float(group["lr"]) / (1.0 - float(group["momentum"])), float(group["eps"]))
 
 
-def _inverse_root(second: Tensor, lr: float, eps: float, correction: float) -> Tensor:
-    steps = lr / ((second / correction).sqrt() + eps)
-    return steps.masked_fill(second == 0, 0.0)
+def _adagrad(group: Group, state: State, count: int) -> Diagonal:
+    """``lr/(1 + (count - 1)*lr_decay)/(sqrt(sum) + eps)``."""
+    lr = float(group["lr"]) / (1.0 + (count - 1) * float(group["lr_decay"]))
+    return Diagonal(state["sum"], lr, float(group["eps"]), float(group["initial_accumulator_value"]))
+
+
+def _corrected(second: Tensor, lr: float, group: Group, count: int) -> Diagonal:
+    """``lr/(sqrt(second/correction) + eps)`` with Adam's correction for the bias of the second moment."""
+    root = math.sqrt(1.0 - float(group["betas"][1]) ** count)
+    return Diagonal(second, lr * root, float(group["eps"]) * root)
 
 
 METRICS: dict[type[Optimizer], EffectiveStep] = {
     torch.optim.SGD: _sgd,
     torch.optim.Adam: _adam,
     torch.optim.AdamW: _adam,
+    torch.optim.NAdam: _nadam,
+    torch.optim.RAdam: _radam,
+    torch.optim.Adamax: _adamax,
     torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adagrad: _adagrad,
 }
+
+REASONS = {
+    "LBFGS": "it moves along a direction that mixes all coordinates",
+    "Rprop": "its steps follow the signs of gradients, not their sizes",
+    "Lion": "its steps follow the signs of gradients, not their sizes",
+    "Muon": "it orthogonalizes the update of a whole matrix",
+    "Adafactor": "it keeps its second moment by rows and columns only",
+    "SparseAdam": "it moves only the rows that a batch touches",
+}
+"""Why an optimizer, by the name of its class, has no step for each coordinate."""
 
 
 def metric_of(optimizer: Optimizer) -> EffectiveStep | None:
@@ -65,7 +143,7 @@ def metric_of(optimizer: Optimizer) -> EffectiveStep | None:
     for cls in type(optimizer).__mro__:
         known = METRICS.get(cls)
         if known is not None:
-            # A subclass that steps in its own way has a metric of its own.
+            # A subclass that steps in its own way has a metric of its own; AdamW is a subclass of Adam that does not.
             return known if getattr(type(optimizer), "step", None) is getattr(cls, "step", None) else None
     return None
 
@@ -84,9 +162,11 @@ def needs_metric(optimizer: Optimizer) -> EffectiveStep:
     """
     metric = metric_of(optimizer)
     if metric is None:
+        name = type(optimizer).__name__
+        reason = f"{name} has none: {REASONS[name]}" if name in REASONS else f"that of {name} is not known"
         raise CompositionError(
-            f"how='prox' needs the step that a gradient receives, and that of {type(optimizer).__name__} is not known. "
-            f'Use .on(..., how="loss") with optimizer.penalty(), or one of {listed(c.__name__ for c in METRICS)}.'
+            f"how='prox' needs the step that a gradient receives in each coordinate, and {reason}. "
+            f'Use .on(..., how="loss") with optimizer.penalty(), or one of {listed((c.__name__ for c in METRICS), 20)}.'
         )
     for group in optimizer.param_groups:
         if float(group.get("momentum", 0.0)) >= 1.0:

@@ -1,29 +1,51 @@
-"""What a penalty is, and a term: a penalty or constraint bound to parameters and to an enforcement."""
+"""What a penalty is, and a term: a penalty or constraint bound to parameters and to an enforcement.
+
+Chargeable           anything that can be bound with `on`
+├── Penalty          g(w) of one parameter: value, prox, violation
+├── CoupledPenalty   g(w_1, ..., w_k) of several parameters at once
+├── FunctionalPenalty  of outputs, inputs, activations: value only, enforced in the loss
+└── Constraint       a set: project
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
+import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.registry import snake_case
-from wellposed.core.selectors import Selector, selector, weights
+from wellposed.core.selectors import Leaf, Selector, selector, weights
 
 How = Literal["loss", "decay", "prox", "project"]
+Schedule = Callable[[int], float]
+"""The factor of a strength (or a bound) at a step, 0 for the first: ``lambda step: min(1, step/1000)``."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What holds for a penalty, as the laws and the composition rules need to know it."""
+    """What holds for a penalty or a set, as the laws, the composition rules and the audit need to know it.
+
+    Attributes:
+        convex: ``g`` is convex.
+        weak_convexity: rho >= 0 such that ``g + rho/2 |w|^2`` is convex; infinity where there is none (L0).
+        homogeneous: k such that ``g(c w) = |c|^k g(w)``, or None.
+        symmetric: signs and the order along an axis change nothing.
+        diagonal: the prox is exact with a step for each coordinate. Where False it is Euclidean: it takes one number.
+        linear: twice the strength is twice the charge.
+    """
 
     convex: bool = True
     weak_convexity: float = 0.0
     homogeneous: int | None = None
     symmetric: bool = True
+    diagonal: bool = True
+    linear: bool = True
 
 
 class Chargeable(ABC):
@@ -31,24 +53,61 @@ class Chargeable(ABC):
 
     hows: ClassVar[tuple[How, ...]]
 
-    def on(self, where: object = weights, how: How | None = None) -> Term:
-        """Bind to the parameters that ``where`` selects; ``how`` is the enforcement, by default the right one.
+    @property
+    def traits(self) -> Traits:
+        """What holds for it; a class may say so once and for all."""
+        return Traits()
 
+    def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
+        """Bind to the parameters that ``where`` selects, by default `everywhere`.
+
+        Args:
+            where: a selector, or what `wellposed.core.selectors.selector` makes one of.
+            how: the enforcement; by default the right one.
+            schedule: the factor of the strength (of a constraint: of its bound) as a function of the optimizer's step.
         Raises:
             InputError: this penalty cannot be enforced so.
         """
-        chosen = how or self.hows[0]
+        chosen = how or self.default_how
         if chosen not in get_args(How):
             raise InputError(f"how={chosen!r} is not known; it is one of {', '.join(get_args(How))}.")
         if chosen not in self.hows:
             raise InputError(
                 f"{type(self).__name__} cannot be enforced by how={chosen!r}; it can by {', '.join(self.hows)}."
             )
-        return Term(self, selector(where), chosen)
+        if schedule is not None and not callable(schedule):
+            raise InputError(f"A schedule is a function of the step, such as wp.ramp(1000); {schedule!r} is none.")
+        return Term(self, self.everywhere if where is None else selector(where), chosen, schedule)
+
+    @property
+    def everywhere(self) -> Selector:
+        """Where it is charged if nothing is said: weight matrices and kernels."""
+        return weights
+
+    @property
+    def default_how(self) -> How:
+        """How it is enforced if nothing is said."""
+        return self.hows[0]
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse a parameter whose shape this cannot charge; by default every shape can be charged."""
         return None
+
+    def at(self, leaf: Leaf) -> Self:
+        """This charge at one parameter of a model: what the model alone knows (heads, pretrained weights) filled in."""
+        return self
+
+    def times(self, factor: float) -> Self:
+        """The same with ``factor`` times the strength, or the bound; what a schedule needs.
+
+        Raises:
+            InputError: it has neither.
+        """
+        for name in ("strength", "bound"):
+            if name in getattr(self, "__dataclass_fields__", {}):
+                changed: Any = replace  # a dataclass, as the line above has seen
+                return changed(self, **{name: getattr(self, name) * factor})  # type: ignore[no-any-return]
+        raise InputError(f"{type(self).__name__} has no strength and no bound that a schedule could change.")
 
     @property
     def name(self) -> str:
@@ -56,14 +115,13 @@ class Chargeable(ABC):
         return snake_case(type(self).__name__)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 
 class Penalty(Chargeable):
     """A charge ``g(w) >= 0`` on one tensor, with the operators that enforce it."""
 
-    traits: ClassVar[Traits]
     strength: float
 
     @abstractmethod
@@ -72,11 +130,80 @@ class Penalty(Chargeable):
 
     @abstractmethod
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate."""
+        """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
+
+        Where ``traits.diagonal`` is False, ``step`` is a number (a 0-d tensor).
+        """
 
     @abstractmethod
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Euclidean distance of ``-grad`` to the subdifferential of ``g`` at ``w``, 0-d. 0 where stationary."""
+        """Euclidean distance of ``-grad`` to the subdifferential of ``g`` at ``w``, 0-d. 0 where stationary.
+
+        Where the subdifferential says nothing (L0): ``|w - prox(w - step*grad, step)|/step``.
+        """
+
+
+class CoupledPenalty(Chargeable):
+    """A charge on several tensors at once: groups that reach across layers, hierarchies between them."""
+
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    strength: float
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Globs of the parameters that are charged, one for each tensor, in the order that the operators take them."""
+
+    @property
+    def everywhere(self) -> Selector:
+        """The union of `names`, of any role."""
+        return selector([f"named:{name}" for name in self.names])
+
+    def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
+        """Refuse tensors that do not go together."""
+        return None
+
+    @abstractmethod
+    def value(self, ws: Sequence[Tensor]) -> Tensor:
+        """``g(w_1, ..., w_k)``, 0-d, carries gradient."""
+
+    @abstractmethod
+    def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
+        """The joint minimizer, one tensor for each; each step is a number or one per coordinate."""
+
+    @abstractmethod
+    def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
+        """Distance of minus the gradients to the subdifferential, 0-d."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a functional penalty may look at: one batch on its way through the model, in training mode.
+
+    Attributes:
+        outputs: of the model, as they are (logits), ``(batch, ...)``; carry gradient.
+        inputs: the floating input with ``requires_grad``, if a penalty differentiates with respect to it.
+        reference: outputs to stay close to: a teacher's, or of a second pass under other noise.
+        activations: outputs of the modules that the term selects, by name.
+    """
+
+    outputs: Tensor | None = None
+    inputs: Tensor | None = None
+    reference: Tensor | None = None
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class FunctionalPenalty(Chargeable):
+    """A charge on what the model computes, not on its weights; enforced in the loss, a mean over the examples."""
+
+    hows: ClassVar[tuple[How, ...]] = ("loss",)
+    needs: ClassVar[tuple[str, ...]] = ("outputs",)
+    """Which of a `Context` it looks at. One that needs ``activations`` is bound to modules, others to the whole model."""
+    strength: float
+
+    @abstractmethod
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient; independent of the batch's size."""
 
 
 class Constraint(Chargeable):
@@ -86,7 +213,12 @@ class Constraint(Chargeable):
 
     @abstractmethod
     def project(self, w: Tensor) -> Tensor:
-        """``argmin_u |u - w|`` over the set; a feasible ``w`` comes back unchanged."""
+        """``argmin_u |u - w|`` over the set; a feasible ``w`` comes back unchanged, bit for bit."""
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """The residual ``|w - project(w - step*grad)|/step``: 0 where ``-grad`` is in the normal cone at a feasible ``w``."""
+        distance: Tensor = torch.linalg.vector_norm(w - self.project(w - step * grad)) / step
+        return distance
 
 
 @dataclass(frozen=True)
@@ -96,9 +228,17 @@ class Term:
     charge: Chargeable
     where: Selector
     how: How
+    schedule: Schedule | None = None
 
     def __str__(self) -> str:
         return f"{self.charge} on {self.where} by {self.how}"
+
+
+def shown(value: object) -> str:
+    """A setting as text; tensors by their shape."""
+    if isinstance(value, Tensor) and value.ndim:
+        return f"<{'x'.join(map(str, value.shape))}>"
+    return repr(value.item() if isinstance(value, Tensor) else value)
 
 
 def at_least_zero(owner: object, **values: float) -> None:

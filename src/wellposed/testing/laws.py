@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import ShapeError, WellposedError
-from wellposed.penalties.base import Chargeable, Constraint, Penalty, Traits
+from wellposed.penalties.base import Chargeable, Constraint, Penalty
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,))
 SCALES = (0.05, 1.0, 20.0)
@@ -101,6 +101,11 @@ def objective(penalty: Penalty, u: Tensor, w: Tensor, step: float | Tensor) -> f
     return 0.5 * float(distance.sum(dtype=torch.float64)) + float(penalty.value(u))
 
 
+def metrics_for(penalty: Penalty, case: Case) -> tuple[float | Tensor, ...]:
+    """One step for all, and one for each coordinate where the prox takes that."""
+    return (case.step, case.metric()) if penalty.traits.diagonal else (case.step,)
+
+
 def rivals(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
     """Points that must not be better than the minimizer ``p``."""
     w = case.w
@@ -138,7 +143,8 @@ def pure(penalty: Penalty, case: Case) -> None:
     kept, versions = [x.clone() for x in (w, grad, step)], [x._version for x in (w, grad, step)]
     penalty.value(w)
     penalty.prox(w, case.step)
-    penalty.prox(w, step)
+    if penalty.traits.diagonal:
+        penalty.prox(w, step)
     penalty.violation(w, grad, case.step)
     for name, tensor, before, version in zip(("w", "grad", "step"), (w, grad, step), kept, versions, strict=True):
         holds(torch.equal(tensor, before) and tensor._version == version, f"{name} is modified in place")
@@ -147,8 +153,10 @@ def pure(penalty: Penalty, case: Case) -> None:
 def standing_still(penalty: Penalty, case: Case) -> None:
     """Step 0 returns ``w``, at 0 as well, and coordinate by coordinate: where the step is 0 nothing moves."""
     for w in (case.w, torch.zeros_like(case.w)):
-        for step in (0.0, torch.zeros_like(w)):
+        for step in (0.0, torch.zeros_like(w) if penalty.traits.diagonal else torch.zeros(())):
             close(penalty.prox(w, step), w, 0.0, "step 0 must return w")
+    if not penalty.traits.diagonal:
+        return
     step = case.metric()
     still = torch.arange(step.numel()).view(step.shape) % 3 == 0
     step = step.masked_fill(still, 0.0)
@@ -166,7 +174,9 @@ def minimizes(penalty: Penalty, case: Case) -> None:
 
 
 def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
-    """The same with a step for each coordinate, some of them 0."""
+    """The same with a step for each coordinate, some of them 0, where the prox takes one."""
+    if not penalty.traits.diagonal:
+        return
     full = case.metric()
     close(
         penalty.prox(case.w, torch.full_like(full, case.step)),
@@ -288,7 +298,7 @@ def violation_of_fixed_point(penalty: Penalty, case: Case) -> None:
 
 def nonexpansive(penalty: Penalty, case: Case) -> None:
     """``<p - q, w - v> >= |p - q|^2`` if convex, in any metric; monotone always; Lipschitz if weakly convex."""
-    for step in (case.step, case.metric()):
+    for step in metrics_for(penalty, case):
         t = torch.as_tensor(step, dtype=case.w.dtype).expand(case.w.shape)
         p, q = penalty.prox(case.w, step), penalty.prox(case.other, step)
         inner = float(((p - q) * (case.w - case.other) / t).sum(dtype=torch.float64))
@@ -365,12 +375,14 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
         return
     copied: Any = replace
     twice, none = copied(penalty, strength=2 * penalty.strength), copied(penalty, strength=0.0)
+    close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
+    for step in metrics_for(penalty, case):
+        close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
+    if not penalty.traits.linear:
+        return
     close(twice.value(case.w), 2 * penalty.value(case.w), case.tolerance, "value is not linear in strength")
     wanted = penalty.prox(case.w, 2 * case.step)
     close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
-    close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
-    for step in (case.step, case.metric()):
-        close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
 
 
 def single_precision(penalty: Penalty, case: Case) -> None:
@@ -378,7 +390,7 @@ def single_precision(penalty: Penalty, case: Case) -> None:
     if not case.exact:
         return
     low = case.w.float()
-    for step in (case.step, case.metric()):
+    for step in metrics_for(penalty, case):
         lower = step.float() if isinstance(step, Tensor) else step
         upper = lower.double() if isinstance(lower, Tensor) else lower
         close(
@@ -454,7 +466,7 @@ def nearest(constraint: Constraint, case: Case) -> None:
 
 def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
     """``|p - q| <= |w - v|``, and firmly so: projections on convex sets bring points together."""
-    if not traits_of(constraint).convex:
+    if not constraint.traits.convex:
         return
     p, q = constraint.project(case.w), constraint.project(case.other)
     inner = float(((p - q) * (case.w - case.other)).sum(dtype=torch.float64))
@@ -465,7 +477,7 @@ def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
 
 def projection_symmetric(constraint: Constraint, case: Case) -> None:
     """Signs and the order along an axis go through the projection."""
-    if not traits_of(constraint).symmetric:
+    if not constraint.traits.symmetric:
         return
     p, signs = constraint.project(case.w), case.noise(10).sign()
     close(constraint.project(signs * case.w), signs * p, case.tolerance, "the projection does not follow signs")
@@ -492,12 +504,6 @@ CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
     projection_symmetric,
     projection_in_single_precision,
 )
-
-
-def traits_of(charge: Chargeable) -> Traits:
-    """A constraint without traits is a convex, symmetric set."""
-    found = getattr(charge, "traits", None)
-    return found if isinstance(found, Traits) else Traits()
 
 
 def cases(
