@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,99 +15,22 @@ from sklearn.linear_model import Lasso, MultiTaskLasso, Ridge
 from torch import Tensor, nn
 
 import wellposed as wp
+from charges import constraints, elementwise, groups, matrix
+from charges.elementwise import L1TwiceTheThreshold
+from charges.groups import GroupScaledByEachStep
 from wellposed.core.errors import CompositionError, InputError, ShapeError
-from wellposed.ops.norms import group_norms, other_axes
-from wellposed.ops.prox import group_soft_threshold, soft_threshold
+from wellposed.ops.norms import group_norms
+from wellposed.ops.prox import group_soft_threshold
 from wellposed.optim.proximal import joint
 from wellposed.penalties.base import Chargeable, Constraint, How, Penalty, Traits
 from wellposed.recipe.recipe import chargeables
 from wellposed.testing import LawBroken, check_constraint, check_penalty
 from wellposed.testing.laws import Case, minimizes, minimizes_in_metric
 
-GIVEN: dict[str, list[dict[str, Any]]] = {
-    "l1": [{"strength": 0.3}],
-    "l2": [{"strength": 0.4}],
-    "elastic_net": [{"strength": 0.5, "mix": 0.3}, {"strength": 0.3, "mix": 1.0}, {"strength": 0.3, "mix": 0.0}],
-    "group_l2": [{"strength": 0.2}, {"strength": 0.3, "by": "input"}],
-    "max_norm": [{"bound": 1.0}, {"bound": 0.7, "by": "input"}, {"bound": 0.0}],
-}
+ROOMS = (elementwise, groups, matrix, constraints)
+GIVEN: dict[str, list[dict[str, Any]]] = {name: given for room in ROOMS for name, given in room.GIVEN.items()}
 """What the laws are tried with. A class found by introspection and absent here fails `test_every_class_is_tried`."""
-
-
-def equal(found: Tensor, wanted: list[Any] | float) -> None:
-    torch.testing.assert_close(found, torch.tensor(wanted, dtype=found.dtype), rtol=1e-12, atol=1e-12)
-
-
-def l1_form(cls: Callable[..., Any]) -> None:
-    """``w = (3, -0.5, 0, -2)``, strength 0.5, step 2: threshold 1."""
-    w = torch.tensor([3.0, -0.5, 0.0, -2.0], dtype=torch.float64)
-    penalty = cls(0.5)
-    equal(penalty.value(w), 2.75)
-    equal(penalty.prox(w, 2.0), [2.0, 0.0, 0.0, -1.0])
-    # Off zero |0.1 + 0.5|, |0.2 - 0.5| and |-0.4 - 0.5|; at zero 0.7 - 0.5.
-    grad = torch.tensor([0.1, 0.2, 0.7, -0.4], dtype=torch.float64)
-    equal(penalty.violation(w, grad), math.sqrt(0.36 + 0.09 + 0.04 + 0.81))
-
-
-def l2_form(cls: Callable[..., Any]) -> None:
-    """Strength 0.5: value 0.25*(9 + 1) and, with step 2, division by 2; gradient 0.5*w."""
-    w = torch.tensor([3.0, -1.0], dtype=torch.float64, requires_grad=True)
-    penalty = cls(0.5)
-    equal(penalty.value(w).detach(), 2.5)
-    equal(penalty.prox(w.detach(), 2.0), [1.5, -0.5])
-    (grad,) = torch.autograd.grad(penalty.value(w), w)
-    equal(grad, [1.5, -0.5])
-    equal(penalty.violation(w.detach(), torch.tensor([-1.5, 4.5], dtype=torch.float64)), 4.0)
-
-
-def elastic_net_form(cls: Callable[..., Any]) -> None:
-    """Strength 2, mix 0.25: 0.5*|w|_1 + 0.75*|w|^2; with step 2 threshold 1, then division by 4."""
-    w = torch.tensor([3.0, -0.5], dtype=torch.float64)
-    penalty = cls(2.0, mix=0.25)
-    equal(penalty.value(w), 0.5 * 3.5 + 0.75 * 9.25)
-    equal(penalty.prox(w, 2.0), [0.5, 0.0])
-    zero = torch.zeros(2, dtype=torch.float64)
-    equal(penalty.violation(zero, torch.tensor([0.4, 0.9], dtype=torch.float64)), 0.4)
-
-
-def group_l2_form(cls: Callable[..., Any]) -> None:
-    """Rows (3, 4) and (0.3, 0.4), norms 5 and 0.5; strength 1/sqrt(2) makes sqrt(size)*strength 1; step 1."""
-    w = torch.tensor([[3.0, 4.0], [0.3, 0.4]], dtype=torch.float64)
-    s = 1.0 / math.sqrt(2.0)
-    equal(cls(s).value(w), 5.5)
-    equal(cls(s).prox(w, 1.0), [[2.4, 3.2], [0.0, 0.0]])
-    equal(cls(s, by="input").value(w), math.hypot(3, 0.3) + math.hypot(4, 0.4))
-    at_zero = torch.tensor([[0.0, 3.0], [0.6, 0.0]], dtype=torch.float64)
-    equal(cls(s).violation(torch.zeros_like(w), at_zero), 2.0)
-    # A step for each coordinate: with r = 1 the secular equation 4/(1 + 1)^2 = 1 holds whatever moves a zero.
-    metric = torch.tensor([[1.0, 7.0]], dtype=torch.float64)
-    equal(cls(s).prox(torch.tensor([[2.0, 0.0]], dtype=torch.float64), metric), [[1.0, 0.0]])
-    # (18/5)^2/(2 + 4)^2 + (16/5)^2/(2 + 2)^2 = 0.36 + 0.64: the root is r = 2.
-    found = cls(s).prox(
-        torch.tensor([[3.6, 3.2]], dtype=torch.float64), torch.tensor([[4.0, 2.0]], dtype=torch.float64)
-    )
-    equal(found, [[1.2, 1.6]])
-    # A kernel (2, 1, 1, 2): sqrt(size) is that of one filter.
-    equal(cls(s).value(w.view(2, 1, 1, 2)), 5.5)
-
-
-def max_norm_form(cls: Callable[..., Any]) -> None:
-    """Bound 2.5: the row (3, 4) of norm 5 is halved, the row (1, 2) stays; columns for ``by="input"``."""
-    w = torch.tensor([[3.0, 4.0], [1.0, 2.0]], dtype=torch.float64)
-    equal(cls(2.5).project(w), [[1.5, 2.0], [1.0, 2.0]])
-    columns = torch.tensor([[3.0, 1.0], [4.0, 2.0]], dtype=torch.float64)
-    equal(cls(2.5, by="input").project(columns), [[1.5, 1.0], [2.0, 2.0]])
-    kernel = torch.tensor([3.0, 4.0, 1.0, 2.0], dtype=torch.float64).view(2, 1, 1, 2)
-    equal(cls(2.5).project(kernel).flatten(), [1.5, 2.0, 1.0, 2.0])
-
-
-CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {
-    "l1": l1_form,
-    "l2": l2_form,
-    "elastic_net": elastic_net_form,
-    "group_l2": group_l2_form,
-    "max_norm": max_norm_form,
-}
+CLOSED_FORMS = {name: form for room in ROOMS for name, form in room.CLOSED_FORMS.items()}
 
 KNOWN = [(name, given) for name, cases in GIVEN.items() for given in cases]
 NAMED = [f"{name}-{'-'.join(map(str, given.values()))}" for name, given in KNOWN]
@@ -277,317 +200,25 @@ def test_max_norm_takes_the_right_axis(layer: nn.Module, by: str, axes: tuple[in
     assert 0 < int((before <= bound).sum()) < len(before)
 
 
-# The tests of the tests: each of these is wrong in one way, and must be caught by the laws or by the closed form.
-
-
-def _soft(w: Tensor, t: float | Tensor) -> Tensor:
-    return soft_threshold(w, t)
-
-
-class L1TwiceTheThreshold(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, 2 * step * self.strength)
-
-
-class L1HalfTheThreshold(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, 0.5 * step * self.strength)
-
-
-class L1WrongSign(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return 2 * w - _soft(w, step * self.strength)
-
-
-class L1ReadsData(wp.L1):
-    def value(self, w: Tensor) -> Tensor:
-        return self.strength * w.data.abs().sum()
-
-
-class L1HalfDetached(wp.L1):
-    def value(self, w: Tensor) -> Tensor:
-        return 0.5 * self.strength * (w.abs().sum() + w.detach().abs().sum())
-
-
-class L1InPlace(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return w.sub_(torch.as_tensor(step * self.strength, dtype=w.dtype).expand(w.shape).minimum(w.abs()) * w.sign())
-
-
-class L1ModifiesTheStep(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, step.mul_(self.strength) if isinstance(step, Tensor) else step * self.strength)
-
-
-class L1IgnoresTheMetric(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, float(torch.as_tensor(step).mean()) * self.strength)
-
-
-class L1IgnoresTheStep(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, self.strength)
-
-
-class L1HardThreshold(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return torch.where(w.abs() > step * self.strength, w, torch.zeros_like(w))
-
-
-class L1AlmostZero(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, step * self.strength) + 1e-4 * w * torch.as_tensor(step > 0)
-
-
-class L1NotANumberAtZero(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return w / w.abs() * (w.abs() - step * self.strength).clamp_min(0)
-
-
-class L1OneSided(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return torch.where(w > 0, _soft(w, step * self.strength), w)
-
-
-class L1MeanInsteadOfSum(wp.L1):
-    def value(self, w: Tensor) -> Tensor:
-        return self.strength * w.abs().mean()
-
-
-class L1LosesPrecision(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w.float(), (step.float() if isinstance(step, Tensor) else step) * self.strength).to(w.dtype)
-
-
-class L1LosesItsType(wp.L1):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return super().prox(w, step).float()
-
-
-class L1ViolationWithoutDeadZone(wp.L1):
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return (grad + self.strength * w.sign()).norm()
-
-
-class L1ViolationWithoutStrength(wp.L1):
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return torch.where(w == 0, (grad.abs() - 1).clamp_min(0), grad + w.sign()).norm()
-
-
-class L1ViolationSquared(wp.L1):
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return super().violation(w, grad, step).square()
-
-
-class L1TwiceAsStrong(wp.L1):
-    @property
-    def l1(self) -> float:
-        return 2 * self.strength
-
-
-class L2WithoutHalf(wp.L2):
-    def value(self, w: Tensor) -> Tensor:
-        return self.strength * w.square().sum()
-
-
-class L2TwiceAsStrong(wp.L2):
-    @property
-    def l2(self) -> float:
-        return 2 * self.strength
-
-
-class L2Explicit(wp.L2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return w * (1 - step * self.strength)
-
-
-class L2NotSquared(wp.L2):
-    def value(self, w: Tensor) -> Tensor:
-        return 0.5 * self.strength * w.norm()
-
-
-class L2ViolationOfTheLoss(wp.L2):
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return grad.norm()
-
-
-class ElasticNetWrongOrder(wp.ElasticNet):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w / (1 + step * self.l2), step * self.l1)
-
-
-class ElasticNetSwapped(wp.ElasticNet):
-    @property
-    def l1(self) -> float:
-        return self.strength * (1 - self.mix)
-
-    @property
-    def l2(self) -> float:
-        return self.strength * self.mix
-
-
-class ElasticNetOnlyThreshold(wp.ElasticNet):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, step * self.l1)
-
-
-class GroupProxWithoutSize(wp.GroupL2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return group_soft_threshold(w, step, self.strength, self.axis)
-
-
-class GroupWithoutSize(wp.GroupL2):
-    def scaled(self, w: Tensor) -> float:
-        return self.strength
-
-
-class GroupSizeWithoutRoot(wp.GroupL2):
-    def scaled(self, w: Tensor) -> float:
-        return super().scaled(w) ** 2 / max(self.strength, 1e-300)
-
-
-class GroupProxAlongTheOtherAxis(wp.GroupL2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return group_soft_threshold(w, step, self.scaled(w), 1 - self.axis)
-
-
-class GroupAlongTheOtherAxis(wp.GroupL2):
-    @property
-    def axis(self) -> int:
-        return 1 - super().axis
-
-
-class GroupWithTheLargestStep(wp.GroupL2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        if isinstance(step, Tensor) and step.numel() > 1:
-            step = step.amax(dim=other_axes(w, self.axis), keepdim=True).expand_as(w)
-        return super().prox(w, step)
-
-
-class GroupWithTheMeanStep(wp.GroupL2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        if isinstance(step, Tensor) and step.numel() > 1:
-            step = step.mean(dim=other_axes(w, self.axis), keepdim=True).expand_as(w)
-        return super().prox(w, step)
-
-
-class GroupScaledByEachStep(wp.GroupL2):
-    """The closed form of one step, used coordinate by coordinate: what most implementations do."""
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        norms = group_norms(w, self.axis).clamp_min(1e-300)
-        return w * (1 - step * self.scaled(w) / norms).clamp_min(0)
-
-
-class GroupOfSingles(wp.GroupL2):
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return _soft(w, step * self.scaled(w))
-
-
-class GroupWithoutRoot(wp.GroupL2):
-    """A missing square root turns the group lasso into L2."""
-
-    def value(self, w: Tensor) -> Tensor:
-        return self.scaled(w) * group_norms(w, self.axis).square().sum()
-
-
-class GroupViolationWithoutSize(wp.GroupL2):
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        return GroupWithoutSize(self.strength, self.by).violation(w, grad, step)
-
-
-class GroupNotANumber(wp.GroupL2):
-    def value(self, w: Tensor) -> Tensor:
-        # The root of a sum of squares has no gradient at 0.
-        return self.scaled(w) * w.square().sum(dim=other_axes(w, self.axis)).sqrt().sum()
-
-
-class NormOntoALargerBall(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        return wp.MaxNorm(1.01 * self.bound, self.by).project(w)
-
-
-class NormScaledTooFar(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        norms = group_norms(w, self.axis)
-        return torch.where(norms > self.bound, w * (0.9 * self.bound / norms), w)
-
-    @property
-    def axis(self) -> int:
-        return {"unit": 0, "input": 1}[self.by]
-
-
-class NormScaledNotFarEnough(NormScaledTooFar):
-    def project(self, w: Tensor) -> Tensor:
-        norms = group_norms(w, self.axis)
-        return torch.where(norms > self.bound, w * (1.01 * self.bound / norms), w)
-
-
-class NormNotIdempotent(NormScaledTooFar):
-    """Keras's form: the small number in the denominator moves feasible weights too."""
-
-    def project(self, w: Tensor) -> Tensor:
-        norms = group_norms(w, self.axis)
-        return w * norms.clamp_max(self.bound) / (norms + 1e-7)
-
-
-class NormAlongTheOtherAxis(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        return wp.MaxNorm(self.bound, "input" if self.by == "unit" else "unit").project(w)
-
-
-class NormInPlace(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        return w.copy_(super().project(w))
-
-
-class NormOfAll(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        norm = w.norm()
-        return torch.where(norm > self.bound, w * (self.bound / norm.clamp_min(1e-300)), w)
-
-
-class NormOntoTheSphere(NormScaledTooFar):
-    def project(self, w: Tensor) -> Tensor:
-        norms = group_norms(w, self.axis)
-        return torch.where(norms > 0, w * (self.bound / norms.clamp_min(1e-300)), w)
-
-
-class NormIsABox(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        return w.clamp(-self.bound, self.bound)
-
-
-class NormSquared(NormScaledTooFar):
-    def project(self, w: Tensor) -> Tensor:
-        norms = group_norms(w, self.axis).square()
-        return torch.where(norms > self.bound, w * (self.bound / norms.clamp_min(1e-300)), w)
-
-
-class NormDoesNothing(wp.MaxNorm):
-    def project(self, w: Tensor) -> Tensor:
-        return w
+# The tests of the tests: each mutant is wrong in one way, and must be caught by the laws or by the closed form.
 
 
 def mutants() -> list[type[Chargeable]]:
+    """Every subclass of a penalty or constraint that stands in `charges`."""
     return [
         cls
-        for cls in globals().values()
-        if isinstance(cls, type)
-        and issubclass(cls, (wp.L1, wp.L2, wp.ElasticNet, wp.GroupL2, wp.MaxNorm))
-        and cls.__module__ == __name__
+        for room in ROOMS
+        for cls in vars(room).values()
+        if isinstance(cls, type) and issubclass(cls, Chargeable) and cls.__module__ == room.__name__
     ]
 
 
-BY_LAW = {"strength": 0.3, "mix": 0.3, "bound": 1.0}
-
-
 def is_caught(cls: type[Chargeable]) -> str:
-    """The message that catches a wrong class, or an empty string."""
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    """The message that catches a wrong class, or an empty string. It is tried with all that its kind is tried with."""
+    kind = next(name for name, right in chargeables().items() if issubclass(cls, right))
     try:
-        judge(cls(**{k: v for k, v in BY_LAW.items() if k in known}))
-        kind = next(name for name, right in chargeables().items() if issubclass(cls, right))
+        for given in GIVEN[kind]:
+            judge(cls(**given))
         CLOSED_FORMS[kind](cls)
     except (AssertionError, RuntimeError) as error:
         return str(error) or type(error).__name__
@@ -747,7 +378,7 @@ def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pyt
     """With ``lr`` for the effective step the lasso of strength 0.6 comes out as one of 0.06."""
     from wellposed.optim import metrics
 
-    def wrong(group: Any, state: Any, w: Tensor) -> float:
+    def wrong(group: Any, state: Any, count: int) -> float:
         return float(group["lr"])
 
     monkeypatch.setattr(metrics, "_sgd", wrong)
@@ -767,7 +398,7 @@ def test_the_learning_rate_alone_is_the_wrong_metric_of_adaptive_optimizers(
     from wellposed.optim import metrics
 
     cls = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name]
-    monkeypatch.setitem(metrics.METRICS, cls, lambda group, state, w: float(group["lr"]))
+    monkeypatch.setitem(metrics.METRICS, cls, lambda group, state, count: float(group["lr"]))
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())

@@ -134,8 +134,10 @@ class Regularized(Optimizer):
             w = charge.leaf.tensor
             state = self.optimizer.state[w]
             # By the parameter's own steps: one that joins late has no second moment yet.
-            ramp = min(1.0, float(state["step"]) / RAMP_STEPS) if self._ramps else 1.0
-            w.copy_(charge.prox(w, self._metric(group, state, w) * ramp))
+            count = int(state["step"]) if self._ramps else 1
+            metric = self._metric(group, state, count)
+            steps = metric if isinstance(metric, float) else metric.steps() * min(1.0, count / RAMP_STEPS)
+            w.copy_(charge.prox(w, steps))
 
     @staticmethod
     def _project(moving: list[tuple[Charge, dict[str, Any]]]) -> None:
