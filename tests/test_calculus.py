@@ -22,7 +22,7 @@ from wellposed.core.errors import CompositionError, InputError, ShapeError
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold
 from wellposed.optim.proximal import joint
-from wellposed.penalties.base import Chargeable, Constraint, How, Penalty, Traits
+from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, How, Penalty, Traits
 from wellposed.recipe.recipe import chargeables
 from wellposed.testing import LawBroken, check_constraint, check_penalty
 from wellposed.testing.laws import Case, minimizes, minimizes_in_metric
@@ -37,17 +37,19 @@ NAMED = [f"{name}-{'-'.join(map(str, given.values()))}" for name, given in KNOWN
 
 
 def judge(charge: Chargeable, **settings: Any) -> None:
-    """Every law, whichever kind it is."""
-    if isinstance(charge, Penalty):
+    """Every law, whichever kind it is; of several tensors as of one that they are cut from."""
+    if isinstance(charge, CoupledPenalty):
+        for shapes in groups.COUPLED[charge.name]:
+            whole = groups.AsOne(charge, shapes)
+            check_penalty(whole, shapes=[(sum(math.prod(shape) for shape in shapes),)], **settings)
+    elif isinstance(charge, Penalty):
         check_penalty(charge, **settings)
     elif isinstance(charge, Constraint):
         check_constraint(charge, **settings)
-    else:
-        raise AssertionError(f"{charge} is neither a penalty nor a constraint")
 
 
 def test_every_class_is_tried() -> None:
-    found = set(chargeables())
+    found = {name for name, cls in chargeables().items() if not issubclass(cls, FunctionalPenalty)}
     assert found == set(GIVEN), "give the laws' arguments in GIVEN for each class of penalties and constraints"
     assert found == set(CLOSED_FORMS), "compute one closed form by hand for each class"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -11,10 +13,25 @@ import torch
 from torch import Tensor, nn
 
 import wellposed as wp
+from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.random import generator
-from wellposed.noise.activations import LEVELS, Streams, dropout_from_streams, dropout_mask, dropouts, set_dropout
-from wellposed.noise.inputs import gaussian
-from wellposed.noise.labels import smooth_binary, smooth_classes
+from wellposed.noise.activations import (
+    LEVELS,
+    Streams,
+    dropout,
+    dropout_from_streams,
+    dropout_mask,
+    dropouts,
+    gaussian_dropout,
+    set_dropout,
+    spatial_dropout,
+)
+from wellposed.noise.depth import linear_rates, stochastic_depth
+from wellposed.noise.gradients import annealed, gradient_noise
+from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup
+from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
+from wellposed.noise.weights import drop_connect, weight_noise
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-4, 0.1, 0.3, 0.5, 0.9, 0.9999])
@@ -253,3 +270,451 @@ def test_a_run_does_not_depend_on_the_global_state() -> None:
         assert torch.equal(runs[0][name], runs[1][name])
     other = wp.fit(small_problem(), recipe=recipe, seed=1).model.state_dict()
     assert not torch.equal(other["0.weight"], runs[0]["0.weight"])
+
+
+# ---- laws of multiplicative and additive noise, and wrong versions that they catch
+
+Draw = Callable[[Tensor, float, torch.Generator], Tensor]
+DRAWS: dict[str, Draw] = {
+    "dropout": dropout,
+    "spatial_dropout": spatial_dropout,
+    "gaussian_dropout": gaussian_dropout,
+    "drop_connect": drop_connect,
+    "stochastic_depth": stochastic_depth,
+    "weight_noise": weight_noise,
+    "relative": lambda w, std, source: weight_noise(w, std, source, relative=True),
+    "gaussian": gaussian,
+}
+MULTIPLIES = ("dropout", "spatial_dropout", "gaussian_dropout", "drop_connect", "stochastic_depth", "relative")
+SHAPE = (4000, 3, 2)
+
+
+def variance(name: str, size: float, x: Tensor) -> Tensor:
+    """What each number's variance is to be."""
+    if name in ("gaussian", "weight_noise"):
+        return torch.full_like(x, size**2)
+    return x.square() * (size**2 if name == "relative" else size / (1 - size))
+
+
+def check_mean_and_variance(name: str, draw: Draw) -> None:
+    """The mean within 4 standard errors, the variance to 5 %; x is 2 in one channel, -1 and 0.5 in others."""
+    x = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64).view(1, 3, 1).expand(SHAPE).contiguous()
+    for size in (0.2, 0.5):
+        y = draw(x, size, generator(0, name))
+        # The sites that share a mask make fewer independent draws.
+        independent = {"stochastic_depth": SHAPE[0], "spatial_dropout": SHAPE[0]}.get(name, SHAPE[0] * SHAPE[2])
+        wanted = variance(name, size, x)
+        error = (wanted[0, :, 0] / independent).sqrt()
+        assert ((y - x).mean((0, 2)).abs() <= 4 * error + 1e-6).all(), "the mean"
+        torch.testing.assert_close((y - x).square().mean((0, 2)), wanted[0, :, 0], rtol=0.12, atol=0)
+
+
+def check_purity(name: str, draw: Draw) -> None:
+    """Nothing in place, no global state, one stream one draw, the type and a gradient kept, size 0 bit for bit."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        x = torch.randn(6, 4, 5, dtype=dtype, generator=generator(1)).requires_grad_()
+        kept, state = x.detach().clone(), torch.get_rng_state()
+        y = draw(x, 0.4, generator(0, name))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(x.detach(), kept)
+        assert y.dtype == dtype
+        assert torch.equal(y, draw(x, 0.4, generator(0, name)))
+        assert not torch.equal(y, draw(x, 0.4, generator(1, name)))
+        assert draw(x, 0.0, generator(0, name)) is x
+        y.sum().backward()
+        mask = draw(torch.ones_like(x), 0.4, generator(0, name)) if name in MULTIPLIES else torch.ones_like(x)
+        torch.testing.assert_close(x.grad, mask.detach())
+
+
+def check_draw(name: str, draw: Draw) -> None:
+    check_mean_and_variance(name, draw)
+    check_purity(name, draw)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_noise_keeps_mean_variance_and_hands(name: str) -> None:
+    check_draw(name, DRAWS[name])
+
+
+def not_rescaled(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    return x if rate == 0 else x * (dropout_mask(x.shape, rate, source) > 0).to(x.dtype)
+
+
+def kept_with_the_rate(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    return x if rate == 0 else x * dropout_mask(x.shape, 1 - rate, source).to(x.dtype)
+
+
+def global_state(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    return x if rate == 0 else nn.functional.dropout(x, rate)
+
+
+def in_place(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    return x if rate == 0 else x.data.mul_(dropout_mask(x.shape, rate, source).to(x.dtype)) + 0 * x
+
+
+def straight_through(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    """Backward through all units, also those that were dropped."""
+    return x if rate == 0 else x + (dropout(x, rate, source) - x).detach()
+
+
+def rate_as_std(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    return x if rate == 0 else x * (1 + rate * torch.randn(x.shape, generator=source)).to(x.dtype)
+
+
+def std_as_variance(x: Tensor, std: float, source: torch.Generator) -> Tensor:
+    return gaussian(x, std**0.5, source)
+
+
+def detached(w: Tensor, std: float, source: torch.Generator) -> Tensor:
+    return w if std == 0 else weight_noise(w.detach(), std, source) + 0 * w
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *[(name, not_rescaled) for name in ("dropout", "drop_connect")],
+        *[(name, global_state) for name in ("dropout", "drop_connect")],
+        *[(name, kept_with_the_rate) for name in ("dropout", "drop_connect")],
+        ("dropout", in_place),
+        ("dropout", straight_through),
+        ("gaussian_dropout", rate_as_std),
+        ("gaussian_dropout", lambda x, rate, source: gaussian(x, (rate / (1 - rate)) ** 0.5, source)),
+        ("spatial_dropout", not_rescaled),
+        ("spatial_dropout", global_state),
+        ("stochastic_depth", not_rescaled),
+        ("stochastic_depth", global_state),
+        ("weight_noise", std_as_variance),
+        ("weight_noise", detached),
+        ("relative", weight_noise),
+        ("relative", std_as_variance),
+        ("gaussian", std_as_variance),
+        ("gaussian", lambda x, std, source: x if std == 0 else x + std * torch.rand(x.shape, generator=source).to(x)),
+    ],
+)
+def test_wrong_noise_is_caught(name: str, wrong: Draw) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        check_draw(name, wrong)
+
+
+def check_shared(draw: Draw, shared: tuple[int, ...]) -> None:
+    """Along ``shared`` all are dropped together, along the other axes each by itself."""
+    kept = draw(torch.ones(40, 30, 20), 0.5, generator(0)) != 0
+    for axis in range(3):
+        together = bool((kept.all(axis) | ~kept.any(axis)).all())
+        assert together == (axis in shared)
+
+
+def test_what_is_dropped_together() -> None:
+    check_shared(dropout, ())
+    check_shared(spatial_dropout, (2,))
+    check_shared(lambda x, p, s: spatial_dropout(x, p, s, axis=-1), (1,))
+    check_shared(stochastic_depth, (1, 2))
+    check_shared(lambda x, p, s: stochastic_depth(x, p, s, by="batch"), (0, 1, 2))
+    for wrong, shared in ((dropout, (2,)), (spatial_dropout, (1, 2)), (dropout, (1, 2))):
+        with pytest.raises(AssertionError):
+            check_shared(wrong, shared)
+    for shape in ((4, 3), (4,)):
+        with pytest.raises(ShapeError, match=NO_CHANNELS.split(",")[0]):
+            spatial_dropout(torch.ones(shape), 0.5, generator(0))
+    with pytest.raises(ShapeError):
+        spatial_dropout(torch.ones(4, 3, 2), 0.5, generator(0), axis=0)
+
+
+# ---- dropout is what it claims: the training of a thinned network
+
+
+def check_thinned(draw: Draw) -> None:
+    """Outputs and gradients are those of the network that has only the kept units, with their outputs rescaled."""
+    rate, source = 0.5, (3, "thin")
+    first, second = nn.Linear(6, 40).double(), nn.Linear(40, 3).double()
+    x = torch.randn(1, 6, dtype=torch.float64, generator=generator(2))
+    out = second(draw(first(x).relu(), rate, generator(*source)))
+    grads = torch.autograd.grad(out.square().sum(), [first.weight, first.bias, second.weight])
+    kept = (dropout_mask((1, 40), rate, generator(*source)) > 0).view(-1)
+    w, b, v = (t.detach().requires_grad_() for t in (first.weight[kept], first.bias[kept], second.weight[:, kept]))
+    thin = (x @ w.T + b).relu() / (1 - rate) @ v.T + second.bias
+    torch.testing.assert_close(out, thin)
+    thinned = torch.autograd.grad(thin.square().sum(), [w, b, v])
+    for whole, part, axis in zip(grads, thinned, (0, 0, 1), strict=True):
+        index = torch.arange(40)
+        torch.testing.assert_close(whole.index_select(axis, index[kept]), part)
+        assert (whole.index_select(axis, index[~kept]) == 0).all()
+
+
+class OtherMaskBackward(torch.autograd.Function):
+    """Drops other units in the backward pass than in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+        mask = dropout_mask(x.shape, rate, source).to(x.dtype)
+        ctx.other = dropout_mask(x.shape, rate, source).to(x.dtype)
+        return x * mask
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.other, None, None
+
+
+def test_dropout_trains_a_thinned_network() -> None:
+    check_thinned(dropout)
+    for wrong in (straight_through, not_rescaled, OtherMaskBackward.apply):
+        with pytest.raises(AssertionError):
+            check_thinned(wrong)
+
+
+def check_expected_output(draw: Draw) -> None:
+    """Over many draws, a linear layer's mean output is its output without noise, within 4 standard errors."""
+    layer, count = nn.Linear(12, 5).double(), 4000
+    x = torch.randn(12, dtype=torch.float64, generator=generator(0))
+    with torch.no_grad():
+        outputs = torch.stack([layer(draw(x, 0.3, generator(7, "draw", step))) for step in range(count)])
+        error = outputs.std(0) / count**0.5
+        assert ((outputs.mean(0) - layer(x)).abs() <= 4 * error).all()
+
+
+def test_the_expected_output_of_a_linear_layer_is_kept() -> None:
+    check_expected_output(dropout)
+    check_expected_output(gaussian_dropout)
+    with pytest.raises(AssertionError):
+        check_expected_output(not_rescaled)
+
+
+def test_masks_of_other_steps_sites_and_seeds_are_independent() -> None:
+    """Correlations of 100,000 numbers are within 4.5 standard errors of zero."""
+    keys = [
+        (0, "dropout", 0, "a"),
+        (0, "dropout", 1, "a"),
+        (0, "dropout", 0, "b"),
+        (1, "dropout", 0, "a"),
+        (0, "x", 0, "a"),
+    ]
+    masks = torch.stack([dropout_mask((100_000,), 0.3, generator(*key)) for key in keys])
+    off = torch.corrcoef(masks) - torch.eye(len(keys))
+    assert off.abs().max() < 4.5 / 100_000**0.5
+
+
+# ---- depth
+
+
+def test_depth_of_a_block_is_the_identity_where_it_is_dropped() -> None:
+    skip = torch.randn(50, 3, dtype=torch.float64, generator=generator(0))
+    branch = torch.randn(50, 3, dtype=torch.float64, generator=generator(1))
+    of_block = stochastic_depth(skip + branch, 0.5, generator(2), skip=skip)
+    of_branch = skip + stochastic_depth(branch, 0.5, generator(2))
+    torch.testing.assert_close(of_block, of_branch)
+    dropped = (of_branch == skip).all(1)
+    assert 10 < int(dropped.sum()) < 40
+    assert torch.equal(of_block[dropped], skip[dropped])
+    with pytest.raises(ShapeError, match="of='branch'"):
+        stochastic_depth(torch.ones(2, 4), 0.5, generator(0), skip=torch.ones(2, 3))
+    with pytest.raises(ShapeError, match="single number"):
+        stochastic_depth(torch.tensor(1.0), 0.5, generator(0))
+
+
+def test_rates_rise_linearly() -> None:
+    assert linear_rates(0.5, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert linear_rates(0.5, 1) == [0.5]
+    assert linear_rates(0.5, 0) == []
+
+
+# ---- inputs: cutout, mixup, cutmix
+
+
+def images(count: int = 200, height: int = 10, width: int = 20, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random images without zeros."""
+    return torch.rand(count, 3, height, width, generator=generator(0), dtype=torch.float64).add(1).to(dtype)
+
+
+def check_cutout(cut: Callable[..., Tensor]) -> None:
+    """One box of the right share in each image, at all places equally often, the same in all channels."""
+    x = images(3000)
+    kept = x.clone()
+    y = cut(x, 0.25, generator(0, "cutout"))
+    assert torch.equal(x, kept)
+    gone = y == 0
+    assert (gone | (y == x)).all()
+    assert (gone == gone[:, :1]).all()
+    box = gone[:, 0]
+    assert (box.sum((1, 2)) == 5 * 10).all(), "the share"
+    rows, columns = box.any(2), box.any(1)
+    assert (box == rows[:, :, None] & columns[:, None, :]).all()
+    assert (rows.sum(1) == 5).all()
+    for span, places in ((rows, 6), (columns, 11)):
+        first = torch.bincount(span.int().argmax(1), minlength=places).double()
+        assert len(first) == places
+        error = (3000 * (1 / places) * (1 - 1 / places)) ** 0.5
+        assert (first - 3000 / places).abs().max() < 4.5 * error, "the places"
+    assert torch.equal(y, cut(x, 0.25, generator(0, "cutout")))
+    assert cut(x, 0.0, generator(0)) is x
+
+
+def test_cutout() -> None:
+    check_cutout(cutout)
+
+    def one_place(x: Tensor, share: float, source: torch.Generator) -> Tensor:
+        return (
+            x if share == 0 else torch.cat([cutout(x[:1], share, source)] * len(x)) * 0 + cutout(x, share, source)[:1]
+        )
+
+    wrong = [
+        one_place,
+        lambda x, share, source: cutout(x, share**2, source),
+        lambda x, share, source: x if share == 0 else x * (dropout_mask((len(x), 1, 10, 20), share, source) > 0).to(x),
+        lambda x, share, source: x if share == 0 else cutout(x, share, source).roll(1, -1),
+    ]
+    for mutant in wrong:
+        with pytest.raises(AssertionError):
+            check_cutout(mutant)
+    x = images(5)
+    mean = cutout(x, 0.25, generator(0), fill="mean")
+    gone = cutout(x, 0.25, generator(0)) == 0
+    wanted = x.mean((2, 3), keepdim=True).expand_as(x)
+    assert torch.equal(mean[gone], wanted[gone])
+    assert torch.equal(mean[~gone], x[~gone])
+    assert cutout(images(2, dtype=torch.bfloat16), 0.2, generator(0)).dtype == torch.bfloat16
+
+
+Mix = Callable[[Tensor, float, torch.Generator], tuple[Tensor, Tensor, float]]
+
+
+def check_mix(mix: Mix, boxed: bool) -> None:
+    """What comes back is what weight and permutation say; weights are those of a symmetric Beta, one a batch."""
+    x = images(8)
+    kept, state = x.clone(), torch.get_rng_state()
+    weights = []
+    for step in range(300):
+        y, permutation, weight = mix(x, 1.0, generator(0, "mix", step))
+        assert torch.equal(permutation.sort().values, torch.arange(8))
+        assert 0 <= weight <= 1
+        other = x[permutation]
+        if boxed:
+            from_other = (y == other) & (x != other)
+            assert ((y == x) | from_other).all()
+            moved = (permutation != torch.arange(8)).nonzero().view(-1)
+            if len(moved):
+                assert float(from_other[moved].double().mean()) == pytest.approx(1 - weight, abs=1e-12), "the area"
+        else:
+            torch.testing.assert_close(y, weight * x + (1 - weight) * other)
+        weights.append(weight)
+    assert torch.equal(x, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(set(weights)) > 50
+    assert weights[0] == mix(x, 1.0, generator(0, "mix", 0))[2]
+    plain, permutation, weight = mix(x, 0.0, generator(0))
+    assert plain is x
+    assert weight == 1
+    assert torch.equal(permutation, torch.arange(8))
+
+
+def wrong_weight(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """CutMix with the drawn weight, where the box was cut off at the border."""
+    seed = source.initial_seed()
+    y, permutation, weight = cutmix(x, concentration, source)
+    return (
+        y,
+        permutation,
+        weight if concentration == 0 else mixing_weight(concentration, generator(0).manual_seed(seed)),
+    )
+
+
+def swapped(mix: Mix) -> Mix:
+    """The weight of the other example."""
+
+    def wrong(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        y, permutation, weight = mix(x, concentration, source)
+        return y, permutation, weight if concentration == 0 else 1 - weight
+
+    return wrong
+
+
+def inverse(mix: Mix) -> Mix:
+    """The permutation the wrong way round."""
+
+    def wrong(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        y, permutation, weight = mix(x, concentration, source)
+        return y, permutation.argsort(), weight
+
+    return wrong
+
+
+def from_global(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    weight = float(torch.distributions.Beta(concentration, concentration).sample()) if concentration else 1.0
+    permutation = torch.randperm(len(x)) if concentration else torch.arange(len(x))
+    return blend(x, permutation, weight), permutation, weight
+
+
+def test_mixup_and_cutmix() -> None:
+    check_mix(mixup, boxed=False)
+    check_mix(cutmix, boxed=True)
+    for wrong in (swapped(mixup), inverse(mixup), from_global):
+        with pytest.raises(AssertionError):
+            check_mix(wrong, boxed=False)
+    for wrong in (swapped(cutmix), inverse(cutmix), wrong_weight):
+        with pytest.raises(AssertionError):
+            check_mix(wrong, boxed=True)
+    assert mixup(torch.ones(4, 3, dtype=torch.bfloat16), 1.0, generator(0))[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("concentration", [0.2, 1.0, 4.0])
+def test_mixing_weights_are_of_a_beta_distribution(concentration: float) -> None:
+    """Mean 1/2 and variance 1/(4(2a + 1)) within 4 standard errors."""
+    draws = torch.tensor([mixing_weight(concentration, generator(0, "beta", step)) for step in range(3000)])
+    wanted = 1 / (4 * (2 * concentration + 1))
+    assert abs(float(draws.mean()) - 0.5) < 4 * (wanted / 3000) ** 0.5
+    squares = (draws - 0.5).square()
+    assert abs(float(squares.mean()) - wanted) < 4 * float(squares.std()) / 3000**0.5
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="concentration"):
+            mixing_weight(wrong, generator(0))
+
+
+def check_mixed(mix: Callable[..., Tensor]) -> None:
+    """Cross entropy of mixed targets is the mixture of the two cross entropies."""
+    logits = torch.randn(6, 4, generator=generator(0))
+    target, permutation = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([1, 2, 3, 4, 5, 0])
+    loss = nn.functional.cross_entropy
+    wanted = 0.3 * loss(logits, target) + 0.7 * loss(logits, target[permutation])
+    torch.testing.assert_close(loss(logits, mix(target, permutation, 0.3, classes=4)), wanted)
+    real = torch.randn(6, 2, dtype=torch.float64, generator=generator(1))
+    torch.testing.assert_close(mix(real, permutation, 0.3), 0.3 * real + 0.7 * real[permutation])
+    assert torch.equal(mix(real, permutation, 1.0), real)
+    with pytest.raises(InputError, match="classes="):
+        mix(target, permutation, 0.3)
+
+
+def test_mixed_targets() -> None:
+    check_mixed(mixed)
+    for wrong in (
+        lambda t, p, w, classes=None: mixed(t, p, 1 - w, classes),
+        lambda t, p, w, classes=None: mixed(t, p.argsort(), w, classes),
+        lambda t, p, w, classes=None: w * t + (1 - w) * t[p],
+    ):
+        with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
+            check_mixed(wrong)
+
+
+def test_inputs_that_are_refused() -> None:
+    tokens, rows = torch.randint(5, (4, 6)), torch.ones(4, 6)
+    for call in (lambda: gaussian(tokens, 0.1, generator(0)), lambda: mixup(tokens, 1.0, generator(0))):
+        with pytest.raises(ShapeError, match=NO_NUMBERS):
+            call()
+    for x in (tokens, rows, torch.ones(4, 6, 2), torch.ones(4, 1, 6, 6, dtype=torch.uint8)):
+        for call in (lambda x=x: cutout(x, 0.1, generator(0)), lambda x=x: cutmix(x, 1.0, generator(0))):
+            with pytest.raises(ShapeError) as caught:
+                call()
+            assert NO_IMAGE in str(caught.value)
+
+
+# ---- gradients
+
+
+def test_the_variance_of_gradient_noise_dies_out() -> None:
+    assert annealed(0.3, 0) == pytest.approx(0.3)
+    assert annealed(1.0, 99) == pytest.approx(100**-0.55)
+    assert annealed(1.0, 99, decay=0.0) == 1.0
+    grad = torch.zeros(200_000, dtype=torch.float64)
+    noise = gradient_noise(grad, 0.04, generator(0))
+    assert noise.dtype == torch.float64
+    assert float(noise.square().mean()) == pytest.approx(0.04, rel=0.02)
+    assert gradient_noise(grad, 0.0, generator(0)) is grad
+    assert not grad.any()

@@ -30,13 +30,27 @@ places = st.sampled_from(["weights", "inputs", "norms", "encoder.*", "named:head
 
 @st.composite
 def terms(draw: st.DrawFn) -> dict[str, Any]:
-    name = draw(st.sampled_from(sorted(chargeables())))
-    term: dict[str, Any] = {"penalty": name, "on": draw(places)}
-    term["bound" if name == "max_norm" else "strength"] = draw(st.floats(0, 1e3))
-    if name == "elastic_net":
-        term["mix"] = draw(st.floats(0, 1))
-    if name in ("group_l2", "max_norm") and draw(st.booleans()):
-        term["by"] = draw(st.sampled_from(["unit", "input"]))
+    sizes = st.floats(0, 1e3)
+    name, given = draw(
+        st.one_of(
+            st.tuples(st.sampled_from(["l1", "l2", "mcp", "scad", "l0", "row_l21"]), st.fixed_dictionaries({"strength": sizes})),
+            st.tuples(st.just("elastic_net"), st.fixed_dictionaries({"strength": sizes, "mix": st.floats(0, 1)})),
+            st.tuples(st.just("mcp"), st.fixed_dictionaries({"strength": sizes, "gamma": st.floats(0.1, 100)})),
+            st.tuples(
+                st.just("group_l2"), st.fixed_dictionaries({"strength": sizes, "by": st.sampled_from(["unit", "input"])})
+            ),
+            st.tuples(
+                st.just("group_l2"),
+                st.fixed_dictionaries({"strength": sizes, "by": st.just("block"), "block": st.just([2, 2])}),
+            ),
+            st.tuples(st.just("max_norm"), st.fixed_dictionaries({"bound": sizes, "by": st.sampled_from(["unit", "input"])})),
+            st.tuples(st.just("box"), st.fixed_dictionaries({"low": st.floats(-1e3, 0), "high": st.floats(0, 1e3)})),
+            st.tuples(st.just("top_k"), st.fixed_dictionaries({"keep": st.integers(0, 100)})),
+        )
+    )
+    term: dict[str, Any] = {"penalty": name, "on": draw(places), **given}
+    if draw(st.booleans()):
+        term |= {"schedule": draw(st.sampled_from(sorted(SHAPES))), "warmup": draw(rates)}
     if draw(st.booleans()):
         term["how"] = draw(st.sampled_from(chargeables()[name].hows))
     return term
@@ -157,7 +171,7 @@ patience = 20
         ("epoch = 3", "unknown key 'epoch'. Did you mean 'epochs'?"),
         ("[noise]\ndropuot = 0.1", "unknown key 'noise.dropuot'. Did you mean 'dropout'?"),
         ("[optimiser]\nlr = 1", "unknown key 'optimiser'. Did you mean 'optimizer'?"),
-        ('[[terms]]\npenalty = "l1"\nstrenght = 1', "unknown key 'terms.0.strenght'. Did you mean 'strength'?"),
+        ('[[terms]]\npenalty = "l1"\nstrenght = 1', "penalty 'l1' takes no strenght. Did you mean 'strength'?"),
         ("[stopping]\npatiance = 1", "unknown key 'stopping.patiance'. Did you mean 'patience'?"),
         ("[averaging]\nswaa = 1", "unknown key 'averaging.swaa'. Did you mean 'swa'?"),
         ('[schedule]\nname = "cosin"', "there is no schedule 'cosin'. Did you mean 'cosine'?"),

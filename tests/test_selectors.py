@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import wellposed as wp
 from wellposed.core.errors import SelectorError, ShapeError
-from wellposed.core.selectors import leaves, select, selector
+from wellposed.core.selectors import leaves, select, selector, unwrapped
 
 
 def chosen(model: nn.Module, value: object) -> list[str]:
@@ -321,8 +321,44 @@ def test_matching_nothing_is_an_error_that_helps(value: Any, message: str) -> No
     net = nested()
     with pytest.raises(SelectorError, match=message):
         select(net, value)
-    with pytest.raises(SelectorError, match=message):
-        wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on(value)])
+    if value is not None:  # on(None) is where a penalty is charged if nothing is said
+        with pytest.raises(SelectorError, match=message):
+            wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on(value)])
+
+
+def test_wrapped_models_have_the_names_of_the_inner_one() -> None:
+    net = nested()
+    compiled = torch.compile(net, backend="eager")
+    for outer in (compiled, nn.DataParallel(net), nn.DataParallel(nn.DataParallel(net)), nn.DataParallel(compiled)):
+        assert unwrapped(outer) is net
+        assert [leaf.name for leaf in leaves(outer)] == [name for name, _ in net.named_parameters()]
+        for value in ("encoder.*", "head", wp.weights, wp.named("encoder.1"), nn.Linear, wp.heads):
+            assert chosen(outer, value) == chosen(net, value)
+        with pytest.raises(SelectorError, match=r"Did you mean 'head.weight'\?"):
+            select(outer, "hed.weight")
+    assert unwrapped(net) is net
+
+
+def test_a_layer_that_is_compiled_alone_keeps_its_name() -> None:
+    net = nested()
+    net.encoder = torch.compile(net.encoder, backend="eager")
+    inside = ["encoder._orig_mod.0.weight", "encoder._orig_mod.2.0.weight"]
+    assert chosen(net, "encoder.0.weight") == inside[:1]
+    assert chosen(net, "encoder.0") == inside[:1]
+    assert chosen(net, "encoder.*") == chosen(net, "encoder") == inside
+    assert chosen(net, inside[1]) == inside[1:]
+    assert roles(net)["encoder._orig_mod.1.weight"] == "norm"
+
+
+def test_a_name_of_the_users_own_is_no_wrapping() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+            self.my_orig_mod = nn.Linear(2, 2)
+
+    assert chosen(Net(), wp.weights) == ["module.weight", "my_orig_mod.weight"]
+    assert chosen(Net(), "module.*") == ["module.weight"]
 
 
 def test_a_model_without_parameters() -> None:

@@ -18,39 +18,99 @@ from typing import TYPE_CHECKING, Any
 from wellposed._version import __version__
 
 if TYPE_CHECKING:
-    from wellposed.constraints.balls import MaxNorm
+    from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
+    from wellposed.constraints.multiplier import NormBound
+    from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+    from wellposed.constraints.spectral import Orthogonal, SpectralBall
     from wellposed.core.errors import WellposedError
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
     from wellposed.diagnosis.diagnose import diagnose
     from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
+    from wellposed.noise.gradients import GradientNoise
+    from wellposed.noise.inputs import cutmix, cutout, mixup
+    from wellposed.noise.labels import mixed
+    from wellposed.noise.mixing import ManifoldMixup
+    from wellposed.noise.perturb import (
+        DropConnect,
+        Dropout,
+        GaussianDropout,
+        SpatialDropout,
+        StochasticDepth,
+        WeightNoise,
+        perturb,
+    )
+    from wellposed.optim.averaging import Average
+    from wellposed.optim.lookahead import Lookahead
     from wellposed.optim.regularize import regularize
-    from wellposed.penalties.elementwise import L1, L2, ElasticNet
-    from wellposed.penalties.group import GroupL2
+    from wellposed.optim.schedules import decay_to, ramp, shaped, staircase
+    from wellposed.optim.sharpness import SAM
+    from wellposed.penalties.coupled import TiedGroups
+    from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
+    from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitNorm
+    from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
+    from wellposed.penalties.hierarchical import Hierarchical
+    from wellposed.penalties.matrix import Nuclear, Orthogonality, RowL21, Spectral
+    from wellposed.penalties.nonconvex import L0, MCP, SCAD
+    from wellposed.penalties.reference import L1SP, L2SP
+    from wellposed.penalties.variation import TotalVariation
     from wellposed.recipe.recipe import Recipe
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
     from wellposed.search.study import Study
+    from wellposed.training.certify import certify
     from wellposed.training.history import History
     from wellposed.training.loop import fit, fit_many
     from wellposed.training.problem import Problem
+    from wellposed.training.range_test import lr_range_test
     from wellposed.training.run import Run
+    from wellposed.training.settle import settle
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
     "core.errors": ["WellposedError"],
     "core.selectors": ["biases", "convs", "embeddings", "heads", "inputs", "named", "norms", "weights"],
-    "penalties.elementwise": ["L1", "L2", "ElasticNet"],
-    "penalties.group": ["GroupL2"],
-    "constraints.balls": ["MaxNorm"],
+    "penalties.elementwise": ["L1", "L2", "ElasticNet", "WeightedL1"],
+    "penalties.nonconvex": ["L0", "MCP", "SCAD"],
+    "penalties.reference": ["L1SP", "L2SP"],
+    "penalties.group": ["GroupL2", "GroupMCP", "SparseGroup"],
+    "penalties.variation": ["TotalVariation"],
+    "penalties.matrix": ["Nuclear", "Orthogonality", "RowL21", "Spectral"],
+    "penalties.coupled": ["TiedGroups"],
+    "penalties.hierarchical": ["Hierarchical"],
+    "penalties.functional": ["ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitNorm"],
+    "constraints.balls": ["L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"],
+    "constraints.patterns": ["Box", "NonNegative", "Simplex", "TopK"],
+    "constraints.spectral": ["Orthogonal", "SpectralBall"],
+    "constraints.multiplier": ["NormBound"],
+    "noise.gradients": ["GradientNoise"],
+    "noise.inputs": ["cutmix", "cutout", "mixup"],
+    "noise.labels": ["mixed"],
+    "noise.mixing": ["ManifoldMixup"],
+    "noise.perturb": [
+        "DropConnect",
+        "Dropout",
+        "GaussianDropout",
+        "SpatialDropout",
+        "StochasticDepth",
+        "WeightNoise",
+        "perturb",
+    ],
     "data.data": ["Data"],
+    "optim.averaging": ["Average"],
+    "optim.lookahead": ["Lookahead"],
     "optim.regularize": ["regularize"],
+    "optim.schedules": ["decay_to", "ramp", "shaped", "staircase"],
+    "optim.sharpness": ["SAM"],
     "recipe.recipe": ["Recipe"],
+    "training.certify": ["certify"],
     "training.history": ["History"],
     "training.loop": ["fit", "fit_many"],
     "training.problem": ["Problem"],
+    "training.range_test": ["lr_range_test"],
     "training.run": ["Run"],
+    "training.settle": ["settle"],
     "training.watch": ["Watch", "watch"],
     "diagnosis.diagnose": ["diagnose"],
     "diagnosis.evidence": ["compare"],
@@ -62,24 +122,71 @@ _PLACES = {
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "L0",
     "L1",
+    "L1SP",
     "L2",
+    "L2SP",
+    "MCP",
+    "SAM",
+    "SCAD",
+    "ActivationL1",
+    "ActivationL2",
+    "Average",
+    "Box",
+    "Confidence",
+    "Consistency",
     "Data",
+    "DropConnect",
+    "Dropout",
     "ElasticNet",
     "Finding",
+    "GaussianDropout",
+    "GradientNoise",
     "GroupL2",
+    "GroupMCP",
+    "Hierarchical",
     "History",
+    "Jacobian",
+    "L1Ball",
+    "L2Ball",
+    "LInfBall",
+    "LogitNorm",
+    "Lookahead",
+    "ManifoldMixup",
     "MaxNorm",
+    "NonNegative",
+    "NormBound",
+    "Nuclear",
+    "Orthogonal",
+    "Orthogonality",
     "Problem",
     "Recipe",
+    "RowL21",
     "Run",
+    "Simplex",
+    "SparseGroup",
+    "SpatialDropout",
+    "Spectral",
+    "SpectralBall",
+    "StochasticDepth",
     "Study",
+    "TiedGroups",
+    "TopK",
+    "TotalVariation",
+    "UnitNorm",
     "Watch",
+    "WeightNoise",
+    "WeightedL1",
     "WellposedError",
     "__version__",
     "biases",
+    "certify",
     "compare",
     "convs",
+    "cutmix",
+    "cutout",
+    "decay_to",
     "diagnose",
     "embeddings",
     "fit",
@@ -87,10 +194,18 @@ __all__ = [
     "heads",
     "improve",
     "inputs",
+    "lr_range_test",
+    "mixed",
+    "mixup",
     "named",
     "norms",
+    "perturb",
+    "ramp",
     "regularize",
     "report",
+    "settle",
+    "shaped",
+    "staircase",
     "watch",
     "weights",
 ]

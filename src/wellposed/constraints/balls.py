@@ -1,24 +1,56 @@
-"""Norm balls."""
+"""Norm balls, and the unit sphere."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from wellposed.ops.project import into_norm_ball
-from wellposed.penalties.base import Constraint, at_least_zero, group_axis, needs_axes
+from wellposed.core.errors import InputError
+from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
+from wellposed.penalties.base import Constraint, Traits, at_least_zero, needs_axes
+
+AXES: dict[str, int | None] = {"unit": 0, "input": 1, "filter": 0, "channel": 1, "all": None}
+"""Groups: a unit (filter) is an index of axis 0, an input (channel) one of axis 1, all the whole tensor."""
+
+
+class Grouped(Constraint):
+    """A set for each group of weights; ``by`` says what a group is."""
+
+    by: str
+
+    @property
+    def axis(self) -> int | None:
+        """The axis along which groups are counted; None where the whole tensor is one.
+
+        Raises:
+            InputError: ``by`` names no groups.
+        """
+        if self.by not in AXES:
+            raise InputError(
+                f"{type(self).__name__} groups by unit or input (filter, channel), or takes all; "
+                f"it was given by={self.by!r}."
+            )
+        return AXES[self.by]
+
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse vectors, unless the whole tensor is one group."""
+        if self.axis is not None:
+            needs_axes(self, name, w, 2)
 
 
 @dataclass(frozen=True)
-class MaxNorm(Constraint):
+class MaxNorm(Grouped):
     """``|w_g|_2 <= bound`` for every group, projected after each step: ``w_g *= min(1, bound/|w_g|)``.
 
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused, leave the term out instead.
-        by: ``"unit"``, the weights into one unit or filter (axis 0), or ``"input"``, those out of one input (axis 1).
+        by: ``"unit"`` or ``"filter"``, the weights into one (axis 0); ``"input"`` or ``"channel"``, those out of one
+            (axis 1); ``"all"``, the whole tensor.
     Raises:
-        ShapeError: a parameter has fewer than two axes.
+        ShapeError: a parameter has fewer than two axes, unless by all.
     Source:
         Srebro & Shraibman (2005), COLT; with dropout: Srivastava et al. (2014), JMLR 15.
     """
@@ -28,12 +60,103 @@ class MaxNorm(Constraint):
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
-        group_axis(self, self.by)
-
-    def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors."""
-        needs_axes(self, name, w, 2)
+        _ = self.axis
 
     def project(self, w: Tensor) -> Tensor:
         """The nearest feasible weights; a feasible ``w`` comes back unchanged."""
-        return into_norm_ball(w, self.bound, group_axis(self, self.by))
+        return into_norm_ball(w, self.bound, self.axis)
+
+
+@dataclass(frozen=True)
+class L2Ball(Constraint):
+    """``|w|_2 <= bound`` for the whole tensor: `MaxNorm` by all.
+
+    Args:
+        bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
+    Example:
+        >>> import torch
+        >>> L2Ball(2.5).project(torch.tensor([3.0, 4.0]))
+        tensor([1.5000, 2.0000])
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+
+    def project(self, w: Tensor) -> Tensor:
+        """``w * min(1, bound/|w|)``; a feasible ``w`` comes back unchanged."""
+        return into_norm_ball(w, self.bound, None)
+
+
+@dataclass(frozen=True)
+class L1Ball(Grouped):
+    """``|w_g|_1 <= bound`` for every group: weights shrink by a common amount, and small ones become exactly zero.
+
+    Args:
+        bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
+        by: ``"all"``, the whole tensor, or groups as in `MaxNorm`.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
+    Source:
+        Tibshirani (1996), JRSS-B 58(1), in its first form; projection: Duchi et al. (2008), ICML.
+    """
+
+    bound: float
+    by: str = "all"
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+        _ = self.axis
+
+    def project(self, w: Tensor) -> Tensor:
+        """``sign(w) * max(|w| - theta, 0)`` with the theta that meets the bound; a feasible group is unchanged."""
+        return into_l1_ball(w, self.bound, self.axis)
+
+
+@dataclass(frozen=True)
+class LInfBall(Constraint):
+    """``|w_i| <= bound`` for every weight.
+
+    Args:
+        bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """``(-bound, bound)``."""
+        return -self.bound, self.bound
+
+    def project(self, w: Tensor) -> Tensor:
+        """``clip(w, -bound, bound)``."""
+        return into_interval(w, *self.interval)
+
+
+@dataclass(frozen=True)
+class UnitNorm(Grouped):
+    """``|w_g|_2 = 1`` for every group: ``w_g /= |w_g|``. A group of zeros becomes the first unit vector.
+
+    The sphere is not convex: of a group of zeros every point of it is a nearest one, and one is fixed.
+
+    Args:
+        by: groups as in `MaxNorm`.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, unless by all.
+    Source:
+        Salimans & Kingma (2016), NeurIPS, as a reparametrization.
+    """
+
+    by: str = "unit"
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+
+    def __post_init__(self) -> None:
+        _ = self.axis
+
+    def project(self, w: Tensor) -> Tensor:
+        """``w_g/|w_g|``; a group of norm 1 comes back unchanged."""
+        return onto_unit_sphere(w, self.axis)

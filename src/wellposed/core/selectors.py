@@ -29,6 +29,8 @@ Role = Literal["weight", "bias", "norm", "embedding"]
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original\d*$")
+COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +55,11 @@ class Leaf:
     def paths(self) -> set[str]:
         """The parameter's names and the names of every module above it.
 
-        A parametrized ``fc.parametrizations.weight.original0`` goes by ``fc.weight`` too.
+        A parametrized ``fc.parametrizations.weight.original0`` goes by ``fc.weight`` too, and ``fc._orig_mod.weight`` of a
+        layer that is compiled alone as well.
         """
         found: set[str] = set()
-        for alias in self.aliases:
+        for alias in {*self.aliases, *(COMPILED.sub("", alias) for alias in self.aliases)}:
             found.add(PARAMETRIZED.sub(r"\1", alias))
             parts = alias.split(".")
             found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
@@ -107,11 +110,19 @@ def _is_gain(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
     return parameter.ndim == second.ndim and sum(size > 1 for size in parameter.shape) <= 1
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``: names are its own."""
+    inner = model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
 def leaves(model: nn.Module) -> list[Leaf]:
     """Every parameter of the model once, in registration order; a tied parameter carries all its names.
 
-    A parameter that is tied between an embedding and a weight (a language model's head) is an embedding.
+    A parameter that is tied between an embedding and a weight (a language model's head) is an embedding. A compiled or
+    parallel model is seen through: names are those of the model inside.
     """
+    model = unwrapped(model)
     names: dict[int, list[str]] = {}
     first: dict[int, tuple[nn.Parameter, nn.Module]] = {}
     roles: dict[int, list[Role]] = {}
@@ -266,3 +277,33 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
         if names
         else f"The selector {chosen.text!r} matches no parameter: the model has none."
     )
+
+
+def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
+    """The modules that ``where`` chooses, by name: a glob over names, a module type, a predicate, or several of these.
+
+    Args:
+        where: ``"encoder.*"`` (names match whole), ``nn.ReLU``, ``lambda name, module: ...``, or a list.
+    Raises:
+        SelectorError: nothing matches, or ``where`` is none of these.
+    """
+    model = unwrapped(model)
+    parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
+    found: dict[str, nn.Module] = {}
+    for part in parts:
+        found |= {name: module for name, module in model.named_modules() if _chooses(part, name, module)}
+    if not found:
+        names = [name for name, _ in model.named_modules() if name]
+        hint = did_you_mean(where, names) if isinstance(where, str) else ""
+        raise SelectorError(f"{where!r} matches no module.{hint} The model has: {listed(names)}.")
+    return {name: module for name, module in model.named_modules() if name in found}
+
+
+def _chooses(where: object, name: str, module: nn.Module) -> bool:
+    if isinstance(where, str):
+        return fnmatch.fnmatchcase(name, where)
+    if isinstance(where, type) and issubclass(where, nn.Module):
+        return isinstance(module, where)
+    if callable(where):
+        return bool(where(name, module))
+    raise SelectorError(f"Modules are chosen by a glob, a module type or a predicate; {where!r} is none of them.")

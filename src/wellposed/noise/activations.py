@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from wellposed.core.errors import ShapeError
 from wellposed.core.random import generator, random_bits
+from wellposed.noise.support import NO_CHANNELS
 
 LEVELS = 65536
 """Masks compare 16 random bits with a threshold, so a rate is kept to 1/65536, and the rescaling is by that exact rate."""
@@ -29,6 +31,61 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
     bits = random_bits(torch.Size(shape).numel(), source)
     kept = bits >= dropped - LEVELS // 2
     return kept.to(torch.float32).mul_(LEVELS / (LEVELS - dropped)).view(shape)
+
+
+def dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    """``m_i x_i`` with ``m_i in {0, 1/(1-p)}``, ``P(m_i = 0) = p``: each number is dropped by itself, the mean is kept.
+
+    Args:
+        x: floating, any shape and device. Not modified.
+        rate: p in [0, 1). 0 returns ``x``.
+        source: where the mask comes from, on the CPU.
+    Source:
+        Srivastava et al. (2014), JMLR 15.
+    """
+    return x if rate == 0 else x * like(x, dropout_mask(x.shape, rate, source))
+
+
+def spatial_dropout(x: Tensor, rate: float, source: torch.Generator, axis: int = 1) -> Tensor:
+    """``m_nc x_nc...`` with ``m_nc in {0, 1/(1-p)}``: a channel of an example is dropped as a whole, the mean is kept.
+
+    Args:
+        x: ``(N, C, *)`` with at least one axis beside examples and channels; floating. Not modified.
+        rate: p in [0, 1), of channels. 0 returns ``x``.
+        source: where the mask comes from, on the CPU.
+        axis: of the channels; -1 for sequences ``(N, places, features)``.
+    Raises:
+        ShapeError: ``x`` has no axis beside examples and channels.
+    Source:
+        Tompson et al. (2015), CVPR.
+    """
+    if x.ndim < 3 or axis % x.ndim == 0:
+        raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {axis}.")
+    if rate == 0:
+        return x
+    shape = [size if i in (0, axis % x.ndim) else 1 for i, size in enumerate(x.shape)]
+    return x * like(x, dropout_mask(tuple(shape), rate, source))
+
+
+def gaussian_dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
+    """``x_i (1 + s e_i)`` with ``e_i`` standard normal and ``s^2 = p/(1-p)``: dropout's mean and variance, no zeros.
+
+    Args:
+        x: floating, any shape and device. Not modified.
+        rate: p in [0, 1). 0 returns ``x``; 0.5 is noise as large as ``x``.
+        source: where the noise comes from, on the CPU.
+    Source:
+        Srivastava et al. (2014), JMLR 15, section 10.
+    """
+    if rate == 0:
+        return x
+    noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
+    return x * like(x, 1.0 + (rate / (1.0 - rate)) ** 0.5 * noise)
+
+
+def like(x: Tensor, drawn: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the device and in the type of ``x``."""
+    return drawn.to(device=x.device, dtype=x.dtype)
 
 
 class Streams:

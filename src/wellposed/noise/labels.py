@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wellposed.core.errors import InputError
+
 
 def smooth_classes(target: Tensor, classes: int, amount: float) -> Tensor:
     """Class indices as probabilities: ``1 - amount + amount/classes`` on the label, ``amount/classes`` elsewhere.
@@ -25,3 +27,26 @@ def smooth_classes(target: Tensor, classes: int, amount: float) -> Tensor:
 def smooth_binary(target: Tensor, amount: float) -> Tensor:
     """0/1 targets drawn towards one half: ``y*(1 - amount) + amount/2``; amount in [0, 1)."""
     return target * (1.0 - amount) + 0.5 * amount
+
+
+def mixed(target: Tensor, permutation: Tensor, weight: float, classes: int | None = None) -> Tensor:
+    """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
+
+    Args:
+        target: ``(n, *)``: probabilities or real targets; or ``(n,)`` integer class indices, of which one-hot
+            probabilities are made first. Not modified.
+        permutation: ``(n,)``, and
+        weight: in [0, 1], as `mixup`, `cutmix` or `ManifoldMixup` gave them. 1 leaves every target as it is.
+        classes: how many there are; needed for class indices.
+    Returns:
+        The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
+    Raises:
+        InputError: class indices without ``classes``.
+    """
+    if not target.is_floating_point():
+        if classes is None:
+            raise InputError(
+                f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
+            )
+        target = smooth_classes(target, classes, 0.0)
+    return weight * target + (1.0 - weight) * target[permutation.to(target.device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,17 +11,22 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from wellposed.core.selectors import leaves
+from wellposed.core.errors import listed
+from wellposed.core.selectors import Leaf, leaves
+from wellposed.optim.binding import Binding, Bound
 from wellposed.optim.metrics import RAMP_STEPS, is_adaptive
-from wellposed.penalties.base import Constraint, Penalty, Term
+from wellposed.penalties.base import Constraint, Term
+from wellposed.penalties.elementwise import L2
 from wellposed.penalties.group import GroupL2
+
+EUCLIDEAN = "; Euclidean, so not stationary in the metric"
 
 CONVENTION = "mean loss over examples; L2(s) = s/2 |w|^2, L1(s) = s |w|_1, GroupL2(s) = s sum_g sqrt(size_g) |w_g|_2"
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One parameter, or one term on it."""
+    """One parameter, or one term on it. ``gone``: every weight is exactly zero, so the layer is no longer there."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -29,6 +35,7 @@ class AuditRow:
     how: str
     effective_strength: float | None
     objective: str
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,28 +47,19 @@ class Audit:
     convention: str = CONVENTION
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: Optimizer, terms: Mapping[str, Sequence[Term]]) -> Audit:
-        """Audit a model whose parameters are charged with ``terms`` (by qualified name)."""
+    def of(cls, model: nn.Module, optimizer: Optimizer, binding: Binding) -> Audit:
+        """Audit a model whose parameters are charged as ``binding`` says."""
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        rows: list[AuditRow] = []
-        for leaf in leaves(model):
-            group = groups.get(id(leaf.tensor))
-            shape = tuple(leaf.tensor.shape)
-            name = " = ".join(leaf.aliases)
-            charged = list(terms.get(leaf.name, ()))
-            if group is None or not leaf.tensor.requires_grad:
-                waiting: list[tuple[str, str]] = [(str(term.charge), term.how) for term in charged] or [("-", "-")]
-                rows.extend(AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting)
-                continue
-            own = float(group.get("weight_decay", 0.0) or 0.0)
-            if own:
-                rows.append(AuditRow(name, shape, leaf.role, *_own_decay(optimizer, own)))
-            for term in charged:
-                strength, objective = _solved(term, leaf.tensor, optimizer, group)
-                rows.append(AuditRow(name, shape, leaf.role, str(term.charge), term.how, strength, objective))
-            if not charged and not own:
-                rows.append(AuditRow(name, shape, leaf.role, "-", "-", None, "not charged"))
-        return cls(tuple(rows), tuple(_notes(optimizer, [t for found in terms.values() for t in found])))
+        bounds = {one.leaf.name: list(one.bounds) for one in binding.charged}
+        for coupled in binding.coupled:
+            for leaf in coupled.leaves:
+                bounds.setdefault(leaf.name, []).append(coupled.bound)
+        rows = [row for leaf in leaves(model) for row in _rows(leaf, optimizer, groups, bounds.get(leaf.name, []))]
+        for term in binding.functional:
+            objective = f"loss + {term.charge}"
+            rows.append(AuditRow(place_of(term), (), "function", str(term.charge), term.how, None, objective))
+        terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
+        return cls(tuple(rows), tuple(_notes(optimizer, terms, rows)))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -89,6 +87,29 @@ class Audit:
         return "\n".join([*lines, f"convention: {self.convention}", *self.notes])
 
 
+def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: Sequence[Bound]) -> list[AuditRow]:
+    """The rows of one parameter: one for each term, or one that says that there is none."""
+    group = groups.get(id(leaf.tensor))
+    name, shape = " = ".join(leaf.aliases), tuple(leaf.tensor.shape)
+    if group is None or not leaf.tensor.requires_grad:
+        waiting: list[tuple[str, str]] = [(str(b.charge), b.how) for b in bounds] or [("-", "-")]
+        return [AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting]
+    gone = bool(bounds) and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
+    own = float(group.get("weight_decay", 0.0) or 0.0)
+    rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, own))] if own else []
+    for bound in bounds:
+        strength, objective = _solved(bound, leaf.tensor, optimizer, group)
+        objective += ", scheduled" if bound.term.schedule else ""
+        objective += "; the layer is gone: all its weights are 0" if gone else ""
+        rows.append(AuditRow(name, shape, leaf.role, str(bound.charge), bound.how, strength, objective, gone))
+    return rows or [AuditRow(name, shape, leaf.role, "-", "-", None, "not charged")]
+
+
+def place_of(term: Term) -> str:
+    """Where a functional term looks, as text."""
+    return term.where.__name__ if isinstance(term.where, type) else str(term.where)
+
+
 def _own_decay(optimizer: Optimizer, strength: float) -> tuple[str, str, float | None, str]:
     """The optimizer's own ``weight_decay``, as the row's last four cells."""
     decoupled = isinstance(optimizer, torch.optim.AdamW) or optimizer.defaults.get("decoupled_weight_decay", False)
@@ -97,26 +118,35 @@ def _own_decay(optimizer: Optimizer, strength: float) -> tuple[str, str, float |
     return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
 
 
-def _solved(term: Term, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[float | None, str]:
+def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[float | None, str]:
     """The effective strength of a term on one parameter and the objective that is solved."""
-    charge = term.charge
+    charge = bound.charge
     if isinstance(charge, Constraint):
-        euclidean = "; Euclidean, so not stationary in the metric" if is_adaptive(optimizer) else ""
-        return None, f"loss over the set {charge}{euclidean}"
-    assert isinstance(charge, Penalty)
-    if term.how in ("loss", "prox"):
-        strength = charge.scaled(w) if isinstance(charge, GroupL2) else charge.strength
-        return strength, f"loss + {charge}"
-    if isinstance(optimizer, torch.optim.SGD):
+        exact = charge.interval is not None or not is_adaptive(optimizer)
+        return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN}"
+    strength = getattr(charge, "strength", None)
+    if bound.how in ("loss", "prox"):
+        if isinstance(charge, GroupL2) and isinstance(scaled := charge.scaled(w), float):
+            strength = scaled
+        exact = bound.how == "loss" or charge.traits.diagonal or not is_adaptive(optimizer)
+        return strength, f"loss + {charge}{'' if exact else EUCLIDEAN}"
+    if (
+        isinstance(optimizer, torch.optim.SGD)
+        and isinstance(charge, L2)
+        and getattr(charge, "scaling", "torch") == "torch"
+    ):
         momentum = float(group.get("momentum", 0.0))
         kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
-        effective = charge.strength * (1.0 - momentum) / kept
+        effective = charge.strength * (1.0 - momentum) / kept if kept else math.inf
         return effective, f"loss + {effective:g}/2 |w|^2" + (" (momentum divides decay)" if momentum else "")
     return None, "no fixed objective: decay in the optimizer's own metric"
 
 
-def _notes(optimizer: Optimizer, terms: Sequence[Term]) -> list[str]:
+def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]) -> list[str]:
     notes = []
+    gone = list(dict.fromkeys(row.parameter for row in rows if row.gone))
+    if gone:
+        notes.append(f"note: nothing is left of {listed(gone)}; what is put in there no longer reaches the output.")
     if any(term.how == "prox" for term in terms) and is_adaptive(optimizer):
         notes.append(
             f"note: proximal strengths rise from 0 over the first {RAMP_STEPS} steps, while second moments form."

@@ -100,7 +100,9 @@ def _rmsprop(group: Group, state: State, count: int) -> Diagonal:
     """``lr/(1 - momentum)/(sqrt(v) + eps)``, ``v`` less the squared mean where centered."""
     second = state["square_avg"]
     if group["centered"]:
-        second = (second - state["grad_avg"].square()).clamp_min(0.0)
+        # Of a constant gradient the variance is 0, and the optimizer moves by lr*gradient/eps: not the 0 of no gradient.
+        variance = (second - state["grad_avg"].square()).clamp_min(torch.finfo(second.dtype).tiny)
+        second = variance.masked_fill_(second == 0, 0.0)
     return Diagonal(second, float(group["lr"]) / (1.0 - float(group["momentum"])), float(group["eps"]))
 
 

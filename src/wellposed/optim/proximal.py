@@ -1,4 +1,4 @@
-"""Several proximal terms on one parameter as one joint step, where that is proven; a refusal elsewhere."""
+"""Several charges on one parameter as one joint step, where that is proven; a refusal elsewhere."""
 
 from __future__ import annotations
 
@@ -8,50 +8,103 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
+from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties.base import Penalty
-from wellposed.penalties.elementwise import Separable
-from wellposed.penalties.group import GroupL2
+
+Step = float | Tensor
+Center = float | Tensor | None
 
 
 @dataclass(frozen=True)
 class JointProx:
-    """``argmin_u 1/2 sum (u-w)^2/t + l1 |u|_1 + l2/2 |u|^2 + sum_groups s |u_g|`` in one step.
+    """``argmin_u 1/2 sum (u-w)^2/t + sum_k l2_k/2 |u-c_k|^2 + l1 |u|_1 + [low <= u <= high] + core(u)`` in one step.
 
-    The absolute values come first, since ``sign(u) = sign(soft(w, t*l1))`` and the stationarity of the rest is that of
-    the thresholded point in the same metric; the square then turns ``(w, t)`` into ``(w, t)/(1 + t*l2)``; the group term
-    is solved last, in that metric.
+    The squares come first: completing them turns ``(w, t)`` into ``((w + t sum l2 c)/(1 + t sum l2), t/(1 + t sum l2))``,
+    whatever follows. The absolute values are next, since ``sign(u) = sign(soft(w, t*l1))`` and the stationarity of the
+    rest is that of the thresholded point in the same metric; then the interval, which clips a convex function of one
+    number; the core (a group norm, or one penalty of another kind) is solved last, in that metric.
+
+    Attributes:
+        squares: strengths and centers; None is 0.
+        l1: the strength of the absolute values, a number or one for each coordinate.
+        interval: what every weight stays in.
+        core: what is solved last.
     """
 
-    l1: float
-    l2: float
-    group: GroupL2 | None
+    squares: tuple[tuple[float, Center], ...] = ()
+    l1: float | Tensor = 0.0
+    interval: tuple[float, float] | None = None
+    core: Penalty | None = None
 
-    def __call__(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The joint minimizer; step 0 returns ``w``."""
-        u = soft_threshold(w, step * self.l1) if self.l1 else w
+    @property
+    def l2(self) -> float:
+        """The strength of all squares."""
+        return sum(strength for strength, _ in self.squares)
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether it is exact with a step for each coordinate."""
+        return self.core is None or self.core.traits.diagonal
+
+    @property
+    def plain(self) -> bool:
+        """Only numbers: ``l1 |u|_1 + l2/2 |u|^2``, and perhaps a core."""
+        return (
+            self.interval is None and isinstance(self.l1, float) and all(center is None for _, center in self.squares)
+        )
+
+    def __call__(self, w: Tensor, step: Step) -> Tensor:
+        """The joint minimizer; step 0 returns ``w``. A step for each coordinate where `diagonal`, else a number."""
+        u = w
         if self.l2:
+            for strength, center in self.squares:
+                if center is not None:
+                    u = u + step * strength * center
             u = shrink(u, step * self.l2)
             step = step / (1.0 + step * self.l2)
-        if self.group is not None:
-            u = group_soft_threshold(u, step, self.group.scaled(w), self.group.axis)
-        return u
+        if isinstance(self.l1, Tensor) or self.l1:
+            u = soft_threshold(u, step * self.l1)
+        if self.interval is not None:
+            u = u.clamp(*self.interval)
+        return u if self.core is None else self.core.prox(u, step)
 
 
-def joint(name: str, penalties: Sequence[Penalty]) -> JointProx:
-    """The joint operator of several penalties on the parameter ``name``.
+def joint(name: str, penalties: Sequence[Penalty], interval: tuple[float, float] | None = None) -> JointProx:
+    """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in.
 
     Raises:
-        CompositionError: their joint proximal step has no proven form.
+        CompositionError: the joint proximal step has no proven form.
     """
-    separable = [p for p in penalties if isinstance(p, Separable)]
-    groups = [p for p in penalties if isinstance(p, GroupL2)]
-    others = [p for p in penalties if not isinstance(p, (Separable, GroupL2))]
-    axes = {g.axis for g in groups}
-    if others or len(axes) > 1:
-        raise CompositionError(
-            f"{' and '.join(str(p) for p in penalties)} have no proven joint proximal step on {name!r}. "
-            'Charge different parameters, or enforce all but one with how="loss".'
-        )
-    group = GroupL2(sum(g.strength for g in groups), groups[0].by) if groups else None
-    return JointProx(sum(p.l1 for p in separable), sum(p.l2 for p in separable), group)
+    squares: list[tuple[float, Center]] = []
+    l1: float | Tensor = 0.0
+    core: Penalty | None = None
+    for penalty in penalties:
+        parts = penalty.summands()
+        squares += [square for square in parts.squares if square[0]]
+        l1 = l1 + parts.l1
+        if core is None:
+            core = parts.core
+        elif parts.core is not None:
+            core = core.merged(parts.core)
+            if core is None:
+                raise refused(name, penalties)
+    thresholds = isinstance(l1, Tensor) or l1 > 0
+    # Absolute values go before group norms only, and so does an interval, if it ends at 0.
+    grouped = core is not None and core.merged(core) is not None
+    if core is not None and thresholds and not grouped:
+        raise refused(name, penalties)
+    if core is not None and interval is not None and not (grouped and interval in ONE_SIDED):
+        raise refused(name, [*penalties, f"the interval {interval}"])
+    return JointProx(tuple(squares), l1, interval, core)
+
+
+ONE_SIDED = ((0.0, float("inf")), (float("-inf"), 0.0))
+"""Intervals that a group's factor in [0, 1] cannot leave: for these clipping comes first, exactly."""
+
+
+def refused(name: str, charges: Sequence[object]) -> CompositionError:
+    """The refusal of charges that have no proven joint step."""
+    return CompositionError(
+        f"{' and '.join(str(charge) for charge in charges)} have no proven joint proximal step on {name!r}. "
+        'Charge different parameters, or enforce all but one with how="loss".'
+    )

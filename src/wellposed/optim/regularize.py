@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.errors import CompositionError, FormatError, InputError
-from wellposed.core.selectors import Leaf, leaves, select
-from wellposed.optim.metrics import RAMP_STEPS, EffectiveStep, is_adaptive, needs_metric
-from wellposed.optim.proximal import JointProx, joint
-from wellposed.penalties.base import Constraint, Penalty, Term
-from wellposed.penalties.elementwise import L2, Separable
+from wellposed.core.selectors import modules
+from wellposed.optim.batch import Move, proximal_steps_
+from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind
+from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
+from wellposed.optim.recording import Recorder
+from wellposed.optim.wrapper import Wrapper
+from wellposed.penalties.base import Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
 
 if TYPE_CHECKING:
     from wellposed.optim.audit import Audit
 
 SCHEMA = 1
+Group = dict[str, Any]
+Moving = list[tuple[Charged, Group]]
 
 
-@dataclass
-class Charge:
-    """All that is enforced on one parameter."""
-
-    leaf: Leaf
-    terms: list[Term] = field(default_factory=list)
-    decay: float = 0.0
-    prox: JointProx | None = None
-    constraints: list[Constraint] = field(default_factory=list)
-
-
-class Regularized(Optimizer):
+class Regularized(Wrapper):
     """An optimizer with terms: decay, the optimizer's own step, one joint proximal step, projection, in this order.
 
     It shares parameter groups, state and defaults with the optimizer it wraps, so that schedulers, gradient scalers and
@@ -43,126 +37,255 @@ class Regularized(Optimizer):
     skips, are left alone.
     """
 
-    # A gradient scaler must look for infinities itself and skip our whole step, not only the fused inner one.
-    _step_supports_amp_scaling = False
+    refusal = "This optimizer is regularized already. Give all terms in one call of regularize."
 
     def __init__(self, optimizer: Optimizer, model: nn.Module, terms: Sequence[Term]) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
         self._model = weakref.ref(model)
-        self._charges = bind(model, optimizer, self.terms)
-        proximal = any(charge.prox for charge in self._charges)
+        self._binding: Binding = bind(model, optimizer, self.terms)
+        proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
         self._ramps = is_adaptive(optimizer)
+        self._rates = [(float(group["lr"]), float(group["lr"])) for group in optimizer.param_groups]
+        self._activations: dict[int, list[str]] = {}
+        self._recorder = self._recording(model)
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's."""
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The wrapped optimizer's."""
-        return self.optimizer.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The wrapped optimizer's."""
-        return self.optimizer.defaults
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached for what the wrapper does not have itself: torch's hooks and an optimizer's own methods.
-        if name == "optimizer":
-            raise AttributeError(name)
-        return getattr(self.optimizer, name)
+    def _recording(self, model: nn.Module) -> Recorder | None:
+        """Hooks on the modules whose activations are charged; they go with this optimizer."""
+        watched: dict[str, nn.Module] = {}
+        for term in self._binding.functional:
+            if isinstance(term.charge, FunctionalPenalty) and "activations" in term.charge.needs:
+                found = modules(model, term.where)
+                self._activations[id(term)] = list(found)
+                watched |= found
+        if not watched:
+            return None
+        recorder = Recorder(watched.items())
+        weakref.finalize(self, recorder.remove)
+        return recorder
 
     def __repr__(self) -> str:
         return f"Regularized({self.optimizer!r}, terms=[{', '.join(str(term) for term in self.terms)}])"
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("A regularized optimizer is not pickled; save optimizer.state_dict() and wrap again.")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
         if isinstance(self.optimizer, torch.optim.LBFGS):
             result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
-            self._project(list(self._moving()))
+            self._project(self._moving())
+            self.steps += 1
             return result
         loss = None
         if closure is not None:
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
-        moving = list(self._moving())
+        moving = self._moving()
         self._decay(moving)
         result = self.optimizer.step()
-        self.steps += 1
         self._proximal(moving)
         self._project(moving)
+        for one, group in moving:
+            if one.plan(self.steps).multiplier_decays:
+                self._adapt(one, one.plan(self.steps), float(group["lr"]))
+        self.steps += 1
+        if self._recorder is not None:
+            self._recorder.clear()
         return loss if closure is not None else result
 
-    def _trained(self) -> Iterator[tuple[Charge, dict[str, Any]]]:
-        """The charged parameters that this optimizer trains, with their parameter groups."""
-        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-        for charge in self._charges:
-            parameter = charge.leaf.tensor
-            if parameter.requires_grad and id(parameter) in groups:
-                yield charge, groups[id(parameter)]
+    def _groups(self) -> dict[int, Group]:
+        """The group of each parameter that the optimizer holds and that is trained."""
+        return {id(p): group for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
 
-    def _moving(self) -> Iterator[tuple[Charge, dict[str, Any]]]:
-        """Those that have a gradient in this step."""
-        return ((charge, group) for charge, group in self._trained() if charge.leaf.tensor.grad is not None)
+    def _trained(self) -> Iterator[Charged]:
+        """The charged parameters that this optimizer trains."""
+        groups = self._groups()
+        return (one for one in self._binding.charged if id(one.leaf.tensor) in groups)
 
-    @staticmethod
-    def _decay(moving: list[tuple[Charge, dict[str, Any]]]) -> None:
-        for charge, group in moving:
-            if charge.decay:
-                charge.leaf.tensor.mul_(1.0 - float(group["lr"]) * charge.decay)
+    def _moving(self) -> Moving:
+        """Those that have a gradient in this step, with their parameter groups."""
+        groups = self._groups()
+        return [
+            (one, groups[id(one.leaf.tensor)])
+            for one in self._binding.charged
+            if id(one.leaf.tensor) in groups and one.leaf.tensor.grad is not None
+        ]
 
-    def _proximal(self, moving: list[tuple[Charge, dict[str, Any]]]) -> None:
+    def _decay(self, moving: Moving) -> None:
+        rates = self._seen_rates()
+        for one, group in moving:
+            for penalty in one.plan(self.steps).decays:
+                first, largest = rates[id(group)]
+                factor = (
+                    penalty.decay_factor(float(group["lr"]), first, largest)
+                    if hasattr(penalty, "decay_factor")
+                    else 1.0 - float(group["lr"]) * penalty.strength
+                )
+                if factor != 1.0:
+                    one.leaf.tensor.mul_(factor)
+            plan, w, lr = one.plan(self.steps), one.leaf.tensor, float(group["lr"])
+            if plan.multiplier is not None and plan.multiplier_decays:
+                strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr)
+                w.mul_((1.0 - lr * strength).clamp_min(0.0))
+
+    def _seen_rates(self) -> dict[int, tuple[float, float]]:
+        """The first and the largest learning rate of each group so far."""
+        groups = self.optimizer.param_groups
+        for i, group in enumerate(groups):
+            lr = float(group["lr"])
+            if i == len(self._rates):
+                self._rates.append((lr, lr))
+            first, largest = self._rates[i]
+            # Schedulers that warm up lower the rate before the first step, and keep the full one as initial_lr.
+            self._rates[i] = (float(group.get("initial_lr", first)), max(largest, lr))
+        return {id(group): rates for group, rates in zip(groups, self._rates, strict=False)}
+
+    def _proximal(self, moving: Moving) -> None:
         if self._metric is None:
             return
-        for charge, group in moving:
-            if charge.prox is None:
+        moves, bounded = [], []
+        for one, group in moving:
+            plan = one.plan(self.steps)
+            if plan.prox is None:
                 continue
-            w = charge.leaf.tensor
-            state = self.optimizer.state[w]
-            # By the parameter's own steps: one that joins late has no second moment yet.
-            count = int(state["step"]) if self._ramps else 1
-            metric = self._metric(group, state, count)
-            steps = metric if isinstance(metric, float) else metric.steps() * min(1.0, count / RAMP_STEPS)
-            w.copy_(charge.prox(w, steps))
+            metric, prox = self._step_of(one, group), plan.prox
+            if plan.multiplier is not None:
+                step = metric.steps() if isinstance(metric, Diagonal) else metric
+                strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), one.leaf.tensor, step)
+                prox = replace(prox, squares=(*prox.squares, (float(strength), None)))
+                bounded.append((one, plan, step))
+            moves.append(Move(one, prox, metric))
+        proximal_steps_(moves)
+        for one, plan, step in bounded:
+            self._adapt(one, plan, step)
+        for coupled in self._binding.coupled:
+            if coupled.bound.how == "prox":
+                self._couple(coupled)
 
-    @staticmethod
-    def _project(moving: list[tuple[Charge, dict[str, Any]]]) -> None:
-        for charge, _ in moving:
-            for constraint in charge.constraints:
-                charge.leaf.tensor.copy_(constraint.project(charge.leaf.tensor))
+    def _bound_of(self, one: Charged, multiplier: Multiplier) -> Multiplier:
+        """The multiplier with its bound; one that is to be found is the norm after the warm steps."""
+        if not isinstance(multiplier, NormBound) or multiplier.bound is not None:
+            return multiplier
+        if one.norm is None and self.steps >= multiplier.warm_steps:
+            one.norm = float(torch.linalg.vector_norm(one.leaf.tensor)) or None
+        return multiplier if one.norm is None else multiplier.at_bound(one.norm)
 
-    def penalty(self, outputs: Tensor | None = None) -> Tensor:
-        """The terms that are enforced in the loss: add this to the cost before ``backward``. 0-d, carries gradient."""
-        total = torch.zeros((), device=self._charges[0].leaf.tensor.device if self._charges else None)
-        for charge, _ in self._trained():
-            for term in charge.terms:
-                if term.how == "loss" and isinstance(term.charge, Penalty):
-                    total = total + term.charge.value(charge.leaf.tensor)
+    def _adapt(self, one: Charged, plan: Plan, step: float | Tensor) -> None:
+        """Move the multiplier of a bound on."""
+        assert plan.multiplier is not None
+        multiplier = _multiplier(one, plan)
+        one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
+
+    def _step_of(self, one: Charged, group: Group) -> Metric:
+        """The effective step of a parameter, with the ramp of adaptive optimizers.
+
+        By the parameter's own steps: one that joins late has no second moment yet.
+        """
+        assert self._metric is not None
+        if not self._ramps:
+            return self._metric(group, {}, 1)
+        state = self.optimizer.state[one.leaf.tensor]
+        one.count = int(state["step"]) if one.count is None else one.count + 1
+        metric = self._metric(group, state, one.count)
+        ramp = min(1.0, one.count / RAMP_STEPS)
+        return metric * ramp if isinstance(metric, float) else metric.times(ramp)
+
+    def _couple(self, coupled: CoupledCharge) -> None:
+        """The joint step of a coupled penalty; a tensor that is not moving now has step 0 and stays."""
+        groups = self._groups()
+        steps: list[float | Tensor] = []
+        for leaf in coupled.leaves:
+            w = leaf.tensor
+            if w.grad is None or id(w) not in groups:
+                steps.append(0.0)
+                continue
+            one = coupled.counted.setdefault(id(w), Charged(leaf))
+            metric = self._step_of(one, groups[id(w)])
+            steps.append(metric if isinstance(metric, float) else metric.steps())
+        if all(isinstance(step, float) and step == 0.0 for step in steps):
+            return
+        moved = coupled.now(self.steps).prox(coupled.tensors, steps)
+        for leaf, found in zip(coupled.leaves, moved, strict=True):
+            leaf.tensor.copy_(found)
+
+    def _project(self, moving: Moving) -> None:
+        for one, _ in moving:
+            for constraint in one.plan(max(0, self.steps)).constraints:
+                one.leaf.tensor.copy_(constraint.project(one.leaf.tensor))
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Project every trained parameter on its constraints now: after weights were changed by other means."""
+        groups = self._groups()
+        self._project([(one, groups[id(one.leaf.tensor)]) for one in self._trained()])
+
+    def penalty(
+        self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None
+    ) -> Tensor:
+        """The terms that are enforced in the loss: add this to the cost before ``backward``. 0-d, carries gradient.
+
+        Args:
+            outputs: of the model for this batch, for penalties on outputs.
+            inputs: the batch, with ``requires_grad``, for penalties on derivatives.
+            reference: outputs to stay close to: a teacher's, or of a second pass.
+        Raises:
+            InputError: a penalty needs something that is not given.
+        """
+        return self.weights_penalty() + self.outputs_penalty(outputs, inputs=inputs, reference=reference)
+
+    def weights_penalty(self) -> Tensor:
+        """The part of `penalty` that looks at weights alone: once for each step, however many batches it has."""
+        device = self._binding.charged[0].leaf.tensor.device if self._binding.charged else None
+        total = torch.zeros((), device=device)
+        for one in self._trained():
+            for bound in one.bounds:
+                charge = bound.now(self.steps) if bound.how == "loss" else None
+                if isinstance(charge, Penalty) and charge.strength:
+                    total = total + charge.value(one.leaf.tensor)
+        for coupled in self._binding.coupled:
+            if coupled.bound.how == "loss":
+                total = total + coupled.now(self.steps).value(coupled.tensors)
         return total
+
+    def outputs_penalty(
+        self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None
+    ) -> Tensor | float:
+        """The part of `penalty` that looks at this batch: a mean over its examples."""
+        total: Tensor | float = 0.0
+        for i, term in enumerate(self._binding.functional):
+            total = total + self._functional(i, term, outputs, inputs, reference)
+        if self._recorder is not None:
+            self._recorder.clear()
+        return total
+
+    def _functional(
+        self, site: int, term: Term, outputs: Tensor | None, inputs: Tensor | None, reference: Tensor | None
+    ) -> Tensor | float:
+        charge = Bound(term, term.charge).now(self.steps)
+        assert isinstance(charge, FunctionalPenalty)
+        if not charge.strength:
+            return 0.0
+        names = self._activations.get(id(term), [])
+        kept = self._recorder.taken(names) if self._recorder is not None else {}
+        context = Context(outputs, inputs, reference, kept, self.steps, site)
+        context.needs(charge)
+        return charge.value(context)
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
-        """What each penalty charges the trained parameters now: ``{"L1(strength=0.0001) on weights by prox": 0.12, ...}``."""
+        """What each penalty of weights charges now: ``{"L1(strength=0.0001) on weights by prox": 0.12, ...}``."""
         found: dict[str, float] = {}
-        trained = [charge for charge, _ in self._trained()]
+        trained = list(self._trained())
         for term in self.terms:
+            bounds = [(b, one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
+            charges = [(b.now(self.steps), w) for b, w in bounds]
             if isinstance(term.charge, Penalty):
-                charged = [c.leaf.tensor for c in trained if any(t is term for t in c.terms)]
-                found[str(term)] = sum(float(term.charge.value(w)) for w in charged)
+                found[str(term)] = sum(float(c.value(w)) for c, w in charges if isinstance(c, Penalty))
+            elif isinstance(term.charge, CoupledPenalty):
+                several = [c for c in self._binding.coupled if c.bound.term is term]
+                found[str(term)] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
         return found
 
     def audit(self) -> Audit:
@@ -172,19 +295,22 @@ class Regularized(Optimizer):
         model = self._model()
         if model is None:
             raise InputError("The model of this optimizer no longer exists; there is nothing to audit.")
-        return Audit.of(model, self.optimizer, {c.leaf.name: c.terms for c in self._charges})
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the wrapped optimizer's."""
-        self.optimizer.zero_grad(set_to_none)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add to the wrapped optimizer; terms bind to the model as it was when they were given."""
-        self.optimizer.add_param_group(param_group)
+        return Audit.of(model, self.optimizer, self._binding)
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state with our step count under ``"wellposed"``."""
-        return {**self.optimizer.state_dict(), "wellposed": {"schema": SCHEMA, "steps": self.steps}}
+        """The wrapped optimizer's state with ours under ``"wellposed"``: steps, rates seen, references, radii, multipliers."""
+        own = {
+            "schema": SCHEMA,
+            "steps": self.steps,
+            "rates": [list(pair) for pair in self._rates],
+            "references": self._binding.references(),
+            "radii": {one.leaf.name: one.radius for one in self._binding.charged if one.radius is not None},
+            "multipliers": {
+                one.leaf.name: one.multiplier for one in self._binding.charged if one.multiplier is not None
+            },
+            "norms": {one.leaf.name: one.norm for one in self._binding.charged if one.norm is not None},
+        }
+        return {**self.optimizer.state_dict(), "wellposed": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or a bare optimizer's state.
@@ -198,6 +324,33 @@ class Regularized(Optimizer):
             raise FormatError(f"This optimizer state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
         self.optimizer.load_state_dict(rest)
         self.steps = int(own["steps"])
+        self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates
+        self._load_own(own)
+
+    def _load_own(self, own: dict[str, Any]) -> None:
+        """What belongs to each parameter."""
+        for one in self._binding.charged:
+            name, device = one.leaf.name, one.leaf.tensor.device
+            one.count, one.norm = None, own.get("norms", {}).get(name)
+            radius, multiplier = (own.get(key, {}).get(name) for key in ("radii", "multipliers"))
+            one.radius = None if radius is None else radius.to(device)
+            one.multiplier = None if multiplier is None else multiplier.to(device)
+            for i, reference in own.get("references", {}).get(name, {}).items():
+                if int(i) < len(one.bounds):
+                    changed: Any = replace  # references belong to dataclasses
+                    bound = one.bounds[int(i)]
+                    bound.charge = changed(bound.charge, reference=reference.to(device))
+            one.forget_plan()
+        for coupled in self._binding.coupled:
+            coupled.counted.clear()
+
+
+def _multiplier(one: Charged, plan: Plan) -> Tensor:
+    """The multiplier of a parameter, started if it has none yet."""
+    assert plan.multiplier is not None
+    if one.multiplier is None:
+        one.multiplier = plan.multiplier.start(one.leaf.tensor)
+    return one.multiplier
 
 
 def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | Term = ()) -> Regularized:
@@ -206,9 +359,9 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
     Args:
         optimizer: any ``torch.optim`` optimizer over parameters of ``model``.
         model: names the parameters, and says what each does.
-        terms: such as ``wp.L1(1e-4).on("encoder.*")``. None is plain training, bit for bit.
+        terms: such as ``wp.L1(1e-4).on("encoder.*")``. None is plain training, bit for bit. They bind to the model as it is.
     Returns:
-        A ``torch.optim.Optimizer`` with ``audit()``, ``penalty()`` and ``values()`` beside the usual.
+        A ``torch.optim.Optimizer`` with ``audit()``, ``penalty()``, ``values()`` and ``project()`` beside the usual.
     Raises:
         SelectorError: a term's selector matches nothing.
         CompositionError: terms that cannot be enforced together or by this optimizer, or a decay that would double.
@@ -219,8 +372,8 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
         >>> isinstance(optimizer, torch.optim.Optimizer)
         True
     """
-    if isinstance(optimizer, Regularized):
-        raise CompositionError("This optimizer is regularized already. Give all terms in one call of regularize.")
+    if isinstance(optimizer, Wrapper):
+        raise CompositionError(optimizer.refusal)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"regularize needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
     terms = [terms] if isinstance(terms, Term) else list(terms)
@@ -228,52 +381,3 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
         if not isinstance(term, Term):
             raise InputError(f"A term is a penalty bound with .on(...); {term!r} is not. Write {term}.on(wp.weights).")
     return Regularized(optimizer, model, terms)
-
-
-def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> list[Charge]:
-    """Resolve the selectors and check that what they ask for can be enforced.
-
-    Raises:
-        SelectorError, ShapeError, CompositionError: see `regularize`.
-    """
-    charges: dict[int, Charge] = {}
-    for term in terms:
-        for leaf in select(model, term.where):
-            term.charge.check(leaf.name, leaf.tensor)
-            charges.setdefault(id(leaf.tensor), Charge(leaf)).terms.append(term)
-    if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "decay" for term in terms):
-        raise CompositionError("LBFGS takes many steps in one, so decay has no place in it. Use .on(..., how='loss').")
-    own_decay = {
-        id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in optimizer.param_groups for p in group["params"]
-    }
-    if terms and not any(id(leaf.tensor) in own_decay for leaf in leaves(model)):
-        raise InputError("The optimizer holds no parameter of this model. Build it from model.parameters().")
-    for charge in charges.values():
-        _settle(charge, own_decay.get(id(charge.leaf.tensor), 0.0))
-    return list(charges.values())
-
-
-def _settle(charge: Charge, own_decay: float) -> None:
-    """Sort the terms of one parameter by enforcement, and refuse what would be enforced twice."""
-    name = charge.leaf.name
-    squares = [term for term in charge.terms if isinstance(term.charge, L2)]
-    decaying = [term for term in charge.terms if isinstance(term.charge, Separable) and term.charge.l2 > 0]
-    if decaying and own_decay:
-        raise CompositionError(
-            f"{name!r} would be decayed twice: by the optimizer's weight_decay={own_decay:g} and by {decaying[0]}. "
-            f"Build the optimizer with weight_decay=0, or leave {decaying[0].charge} out."
-        )
-    if len(squares) > 1:
-        raise CompositionError(
-            f"{name!r} is charged by two L2 terms: {squares[0]} and {squares[1]}. "
-            "Give one, or subtract one selector from the other (wp.weights - wp.heads)."
-        )
-    decays = [term.charge for term in charge.terms if term.how == "decay"]
-    charge.decay = sum(c.strength for c in decays if isinstance(c, Penalty))
-    proximal = [term.charge for term in charge.terms if term.how == "prox" and isinstance(term.charge, Penalty)]
-    charge.prox = joint(name, proximal) if proximal else None
-    charge.constraints = [term.charge for term in charge.terms if isinstance(term.charge, Constraint)]
-    if len(charge.constraints) > 1:
-        raise CompositionError(
-            f"{name!r} has two constraints; projecting on one leaves the other. Give one, or charge different parameters."
-        )

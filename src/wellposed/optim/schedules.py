@@ -6,7 +6,11 @@ A factor of the recipe's rate, so that a run can be resumed at any step and many
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.penalties.base import at_least_zero
 
 Shape = Callable[[float], float]
 
@@ -76,3 +80,126 @@ class Plateau:
         if self.waited >= self.patience:
             self.scale, self.waited = self.scale * 0.1, 0
         return self.scale
+
+
+# Schedules of a strength or a bound: functions of the optimizer's step, 0 for the first, that are equal if their
+# settings are, and show them.
+
+
+def _count(owner: object, name: str, value: object, least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{type(owner).__name__} needs a whole number {name} >= {least}; it was given {value!r}.")
+
+
+def _share(owner: object, name: str, value: object, below_1: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    if not number or (below_1 and value == 1.0):
+        raise InputError(f"{type(owner).__name__} needs {name} in [0, 1{')' if below_1 else ']'}; it was given {value!r}.")
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """``min(1, step/steps)``: 0 at the first step, 1 from ``steps`` on.
+
+    Args:
+        steps: >= 1.
+    Example:
+        >>> [Ramp(4)(step) for step in (0, 1, 4, 9)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        _count(self, "steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step."""
+        return min(1.0, step / self.steps)
+
+
+@dataclass(frozen=True)
+class DecayTo:
+    """``floor + (1 - floor) * (1 + cos(pi * step/steps))/2``: 1 at the first step, ``floor`` from ``steps`` on.
+
+    Args:
+        steps: >= 1.
+        floor: in [0, 1]; 0 ends without any charge, 1 is constant.
+    Example:
+        >>> [round(DecayTo(4, floor=0.5)(step), 3) for step in (0, 2, 4, 9)]
+        [1.0, 0.75, 0.5, 0.5]
+    """
+
+    steps: int
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _count(self, "steps", self.steps)
+        _share(self, "floor", self.floor)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step."""
+        if step >= self.steps:
+            return float(self.floor)
+        return 1.0 - (1.0 - self.floor) * 0.5 * (1.0 - math.cos(math.pi * step / self.steps))
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """1 at first; from each step that is named on, the factor that is given with it.
+
+    Args:
+        stairs: ``{step: factor}``, or pairs; steps >= 0, finite factors >= 0.
+    Example:
+        >>> fall = Staircase({1000: 0.5, 2000: 0.1})
+        >>> [fall(step) for step in (0, 999, 1000, 2000)]
+        [1.0, 1.0, 0.5, 0.1]
+    """
+
+    stairs: Mapping[int, float] | tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        pairs = tuple(sorted(dict(self.stairs).items()))
+        if not pairs:
+            raise InputError("Staircase needs at least one step, such as {1000: 0.5}; it was given none.")
+        for step, factor in pairs:
+            _count(self, "step", step, least=0)
+            at_least_zero(self, factor=factor)
+        # A frozen dataclass of tuples can be compared and hashed, and does not change with the mapping it came from.
+        object.__setattr__(self, "stairs", pairs)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step."""
+        passed = [factor for start, factor in dict(self.stairs).items() if start <= step]
+        return float(passed[-1]) if passed else 1.0
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.
+
+    Args:
+        name: ``"constant"``, ``"cosine"``, ``"one_cycle"`` or ``"step"``.
+        total_steps: >= 1.
+        warmup: in [0, 1): the share of the steps over which the factor first rises linearly from 0.
+    Example:
+        >>> [round(Shaped("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
+        [0.091, 0.909, 1.0, 0.505]
+    """
+
+    name: str
+    total_steps: int
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SHAPES:
+            raise InputError(f"There is no shape {self.name!r}.{did_you_mean(self.name, SHAPES)} Known: {listed(SHAPES)}.")
+        _count(self, "total_steps", self.total_steps)
+        _share(self, "warmup", self.warmup, below_1=True)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step."""
+        return factor(self.name, min(step, self.total_steps - 1), self.total_steps, self.warmup)
+
+
+ramp, decay_to, staircase, shaped = Ramp, DecayTo, Staircase, Shaped

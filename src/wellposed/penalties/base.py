@@ -119,10 +119,33 @@ class Chargeable(ABC):
         return f"{type(self).__name__}({values})"
 
 
+@dataclass(frozen=True)
+class Summands:
+    """A penalty taken apart for a joint proximal step: ``sum_k l2_k/2 |w-c_k|^2 + l1 |w|_1 + core(w)``.
+
+    Attributes:
+        squares: pairs of ``l2_k`` and ``c_k``; None is 0.
+        l1: a number, or one for each coordinate.
+        core: the rest, which has a proximal step of its own.
+    """
+
+    squares: tuple[tuple[float, float | Tensor | None], ...] = ()
+    l1: float | Tensor = 0.0
+    core: Penalty | None = None
+
+
 class Penalty(Chargeable):
     """A charge ``g(w) >= 0`` on one tensor, with the operators that enforce it."""
 
     strength: float
+
+    def summands(self) -> Summands:
+        """What it is the sum of; by default itself alone."""
+        return Summands(core=self)
+
+    def merged(self, other: Penalty) -> Penalty | None:
+        """One penalty that charges what both do, or None where there is none of this kind."""
+        return None
 
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
@@ -185,12 +208,34 @@ class Context:
         inputs: the floating input with ``requires_grad``, if a penalty differentiates with respect to it.
         reference: outputs to stay close to: a teacher's, or of a second pass under other noise.
         activations: outputs of the modules that the term selects, by name.
+        step, seed: what draws are a function of.
     """
 
     outputs: Tensor | None = None
     inputs: Tensor | None = None
     reference: Tensor | None = None
     activations: Mapping[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    seed: int = 0
+
+    def needs(self, penalty: FunctionalPenalty) -> None:
+        """Refuse to charge what is not there.
+
+        Raises:
+            InputError: naming the penalty, what is missing, and how to give it.
+        """
+        ways = {
+            "outputs": "Call optimizer.penalty(outputs) with the model's outputs.",
+            "inputs": "Call x.requires_grad_() before the forward pass and optimizer.penalty(outputs, inputs=x) after it.",
+            "reference": "Call optimizer.penalty(outputs, reference=...) with a teacher's outputs, or a second pass's.",
+            "activations": "Run the model in training mode before optimizer.penalty().",
+        }
+        for need in penalty.needs:
+            given = getattr(self, need)
+            if given is None or (need == "activations" and not given):
+                raise InputError(f"{penalty.name} needs the {need} of this batch, and has none. {ways[need]}")
+            if need == "inputs" and not given.requires_grad:
+                raise InputError(f"{penalty.name} differentiates with respect to the inputs. {ways[need]}")
 
 
 class FunctionalPenalty(Chargeable):
@@ -201,6 +246,15 @@ class FunctionalPenalty(Chargeable):
     """Which of a `Context` it looks at. One that needs ``activations`` is bound to modules, others to the whole model."""
     strength: float
 
+    def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
+        """Bind to modules, if it charges activations, else to the whole model; see `Chargeable.on`."""
+        looks = "activations" in self.needs
+        if where is not None and not looks:
+            raise InputError(f"{type(self).__name__} charges what the model puts out; write .on() without a selector.")
+        if where is None and looks:
+            raise InputError(f'{type(self).__name__} needs modules: .on("encoder.*"), .on(nn.ReLU).')
+        return replace(super().on(weights, how, schedule), where=where if looks else "outputs")
+
     @abstractmethod
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient; independent of the batch's size."""
@@ -210,6 +264,11 @@ class Constraint(Chargeable):
     """A set that weights must stay in."""
 
     hows: ClassVar[tuple[How, ...]] = ("project",)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """``(low, high)`` where the set is ``low <= w_i <= high`` for every weight: then it is exact in any metric."""
+        return None
 
     @abstractmethod
     def project(self, w: Tensor) -> Tensor:
@@ -223,15 +282,19 @@ class Constraint(Chargeable):
 
 @dataclass(frozen=True)
 class Term:
-    """A penalty or a constraint, bound to parameters (``where``) and to an enforcement (``how``)."""
+    """A penalty or a constraint, bound to parameters (``where``) and to an enforcement (``how``).
+
+    Of a penalty on activations, ``where`` says modules, as `wellposed.core.selectors.modules` takes them.
+    """
 
     charge: Chargeable
-    where: Selector
+    where: Any
     how: How
     schedule: Schedule | None = None
 
     def __str__(self) -> str:
-        return f"{self.charge} on {self.where} by {self.how}"
+        place = self.where.__name__ if isinstance(self.where, type) else self.where
+        return f"{self.charge} on {place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
 
 
 def shown(value: object) -> str:

@@ -1,23 +1,34 @@
-"""Penalties that are sums over single weights: L1, L2, and the elastic net that holds both."""
+"""Convex penalties that are sums over single weights: L1, weighted L1, L2, and the elastic net that holds both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.selectors import Leaf
 from wellposed.ops.prox import shrink, soft_threshold
-from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
+from wellposed.penalties import conventions
+from wellposed.penalties.base import How, Penalty, Schedule, Summands, Term, Traits, at_least_zero, shown
+
+Scaling = Literal["torch", "composer", "independent", "timm"]
+"""How decoupled decay follows the learning rate; see `L2.decoupled`."""
 
 
 class Separable(Penalty):
-    """``g(w) = l1 * |w|_1 + l2/2 * |w|_2^2``: what L1, L2 and the elastic net have in common."""
+    """``g(w) = sum_i l1_i |w_i| + l2/2 * |w|_2^2``: what L1, weighted L1, L2 and the elastic net have in common.
+
+    ``l1`` is a number or a tensor that broadcasts to ``w``; ``l2`` is a number.
+    """
+
+    convention: str = ""
+    """The convention that the strength was translated from, or nothing. A translated one names an objective: ``loss``."""
 
     @property
-    def l1(self) -> float:
+    def l1(self) -> float | Tensor:
         """Strength of ``|w|_1``."""
         return 0.0
 
@@ -26,29 +37,52 @@ class Separable(Penalty):
         """Strength of ``1/2 |w|_2^2``."""
         return 0.0
 
+    def summands(self) -> Summands:
+        """Both strengths."""
+        return Summands(((self.l2, None),), self.l1)
+
+    @property
+    def default_how(self) -> How:
+        """``loss`` where the strength was translated from an objective, else the first of `hows`."""
+        return "loss" if self.convention else super().default_how
+
+    def __str__(self) -> str:
+        told = [f for f in fields(self) if f.repr or getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in told)
+        return f"{type(self).__name__}({values})"
+
+    __repr__ = __str__
+
     def value(self, w: Tensor) -> Tensor:
-        """``l1 * |w|_1 + l2/2 * |w|_2^2``, 0-d."""
-        total = w.new_zeros(())
-        if self.l1:
-            total = total + self.l1 * w.abs().sum()
+        """``sum_i l1_i |w_i| + l2/2 * |w|_2^2``, 0-d."""
+        total, l1 = w.new_zeros(()), _like(self.l1, w)
+        if isinstance(l1, Tensor):
+            total = total + (l1 * w.abs()).sum()
+        elif l1:
+            total = total + l1 * w.abs().sum()
         if self.l2:
             total = total + 0.5 * self.l2 * w.square().sum()
         return total
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``soft_threshold(w, step*l1) / (1 + step*l2)``, for each coordinate alone."""
-        return shrink(soft_threshold(w, step * self.l1), step * self.l2)
+        return shrink(soft_threshold(w, step * _like(self.l1, w)), step * self.l2)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + l2*w + l1*sign(w)|`` off zero, ``max(|grad| - l1, 0)`` at zero; Euclidean over coordinates."""
-        smooth = grad + self.l2 * w
-        off = (smooth + self.l1 * w.sign()).abs()
-        at = (smooth.abs() - self.l1).clamp_min(0.0)
+        smooth, l1 = grad + self.l2 * w, _like(self.l1, w)
+        off = (smooth + l1 * w.sign()).abs()
+        at = (smooth.abs() - l1).clamp_min(0.0)
         distance: Tensor = torch.linalg.vector_norm(torch.where(w == 0, at, off))
         return distance
 
 
-@dataclass(frozen=True)
+def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
+    """A tensor in the type and on the device of ``w``; a number as it is."""
+    return value.to(w) if isinstance(value, Tensor) else value
+
+
+@dataclass(frozen=True, repr=False)
 class L1(Separable):
     """``strength * sum_i |w_i|``: drives single weights to exactly zero.
 
@@ -63,6 +97,7 @@ class L1(Separable):
     """
 
     strength: float
+    convention: str = field(default="", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=1)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
@@ -74,8 +109,92 @@ class L1(Separable):
         """The strength."""
         return self.strength
 
+    @classmethod
+    def prior(cls, scale: float, m: int, noise_std: float | None = None) -> Self:
+        """The maximum a posteriori under a Laplace prior, ``p(w_i) = exp(-|w_i|/scale)/(2*scale)``.
 
-@dataclass(frozen=True)
+        Args:
+            scale: > 0, of the prior; its standard deviation is ``sqrt(2)*scale``.
+            m: >= 1, training examples.
+            noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
+        """
+        strength = conventions.laplace_prior(scale, m, noise_std)
+        return cls(strength, convention=conventions.written("prior", scale=scale, m=m, noise_std=noise_std))
+
+    @classmethod
+    def lasso(cls, alpha: float) -> Self:
+        """scikit-learn's ``Lasso(alpha)``, under squared error (a mean without 1/2): strength ``2*alpha``."""
+        return cls(conventions.lasso(alpha), convention=conventions.written("lasso", alpha=alpha))
+
+
+@dataclass(frozen=True, repr=False)
+class WeightedL1(Separable):
+    """``strength * sum_i c_i |w_i|``: an L1 that charges each weight by a rate of its own.
+
+    With ``c_i = 1/|v_i|^p`` of a first estimate ``v`` it is the adaptive lasso, whose large weights are hardly biased.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        weights: the rates ``c``, finite and >= 0: a number, or a tensor that broadcasts to the parameter (a mask of
+            booleans too). 0 leaves a weight free. They are constants: no gradient flows to them.
+    Raises:
+        InputError: a rate is negative or not finite.
+        ShapeError: the rates do not broadcast to a parameter.
+    Source:
+        Zou (2006), Journal of the American Statistical Association 101(476).
+    Example:
+        >>> import torch
+        >>> WeightedL1(1.0, torch.tensor([2.0, 0.0])).prox(torch.tensor([3.0, -0.5]), step=1.0)
+        tensor([ 1.0000, -0.5000])
+    """
+
+    strength: float
+    weights: float | Tensor = field(default=1.0, compare=False)  # tensors have no one truth to compare by
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        if not isinstance(self.weights, Tensor):
+            at_least_zero(self, weights=self.weights)
+        elif self.weights.is_complex() or not bool((torch.isfinite(self.weights) & (self.weights >= 0)).all()):
+            raise InputError(
+                f"WeightedL1 needs finite weights >= 0; the tensor {shown(self.weights)} that it was given holds others. "
+                "Clamp what they are computed from away from 0."
+            )
+
+    @property
+    def traits(self) -> Traits:
+        """A norm where all rates are positive; rates of a tensor belong to their places."""
+        return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
+
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse a parameter that the rates do not broadcast to."""
+        if isinstance(self.weights, Tensor) and not broadcasts(self.weights, w):
+            raise ShapeError(
+                f"WeightedL1 needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
+                f"the weights have {tuple(self.weights.shape)}. Give one term for each shape."
+            )
+
+    def at(self, leaf: Leaf) -> Self:
+        """This penalty at one parameter, with its rates in the parameter's type and on its device."""
+        if not isinstance(self.weights, Tensor):
+            return self
+        copied: Any = replace  # a dataclass
+        return copied(self, weights=self.weights.to(leaf.tensor))  # type: ignore[no-any-return]
+
+    @property
+    def l1(self) -> float | Tensor:
+        """``strength * weights``."""
+        return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
+
+
+def broadcasts(value: Tensor, w: Tensor) -> bool:
+    """Whether ``value`` broadcasts to the shape of ``w``."""
+    sizes = zip(reversed(value.shape), reversed(w.shape), strict=False)
+    return value.ndim <= w.ndim and all(mine in (1, theirs) for mine, theirs in sizes)
+
+
+@dataclass(frozen=True, repr=False)
 class L2(Separable):
     """``strength/2 * sum_i w_i^2``, whose gradient is ``strength * w``: torch's weight decay.
 
@@ -85,24 +204,114 @@ class L2(Separable):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
+        convention: what the strength was translated from, by `textbook`, `keras`, `prior` or `ridge`.
+        scaling: how decay follows the learning rate; see `decoupled`.
     Source:
         Hoerl & Kennard (1970), Technometrics 12(1); decoupled: Loshchilov & Hutter (2019), ICLR.
     """
 
     strength: float
+    convention: str = field(default="", kw_only=True, repr=False)
+    scaling: str = field(default="torch", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=2)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        if self.scaling not in get_args(Scaling):
+            raise InputError(f"L2 scales decay as {', '.join(get_args(Scaling))}; it was given {self.scaling!r}.")
+
+    @property
+    def default_how(self) -> How:
+        """``decay``; ``loss`` where the strength was translated from an objective."""
+        return super().default_how if self.scaling == "torch" else "decay"
+
+    def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
+        """As for every penalty; a scaling of decay can only be enforced by decay.
+
+        Raises:
+            InputError: this penalty cannot be enforced so.
+        """
+        term = super().on(where, how, schedule)
+        if self.scaling != "torch" and term.how != "decay":
+            raise InputError(
+                f"{self} says how decay follows the learning rate, so it cannot be enforced by how={how!r}. "
+                f"Leave how out, or give L2({self.strength!r})."
+            )
+        return term
 
     @property
     def l2(self) -> float:
         """The strength."""
         return self.strength
 
+    def decay_factor(self, lr: float, first: float, largest: float) -> float:
+        """What one step of decay multiplies the weights by, at the learning rate ``lr``; see `decoupled`.
 
-@dataclass(frozen=True)
+        Args:
+            lr: of this step.
+            first: > 0, the learning rate that the optimizer was built with (``"composer"``).
+            largest: > 0, the largest learning rate of the schedule (``"timm"``).
+        Raises:
+            InputError: the learning rate to divide by is not positive.
+        """
+        return 1.0 - self.strength * conventions.decay_per_strength(self.scaling, lr, first, largest)
+
+    @classmethod
+    def textbook(cls, lam: float, m: int) -> Self:
+        """``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples: strength ``lam/m``."""
+        return cls(conventions.textbook(lam, m), convention=conventions.written("textbook", lam=lam, m=m))
+
+    @classmethod
+    def keras(cls, lam: float) -> Self:
+        """``lam * |w|^2``, as of Keras's ``L2``, without 1/2: strength ``2*lam``."""
+        return cls(conventions.keras(lam), convention=conventions.written("keras", lam=lam))
+
+    @classmethod
+    def prior(cls, std: float, m: int, noise_std: float | None = None) -> Self:
+        """The maximum a posteriori under a Gaussian prior of mean 0 and standard deviation ``std`` on each weight.
+
+        Args:
+            std: > 0, of the prior.
+            m: >= 1, training examples.
+            noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
+        """
+        strength = conventions.gaussian_prior(std, m, noise_std)
+        return cls(strength, convention=conventions.written("prior", std=std, m=m, noise_std=noise_std))
+
+    @classmethod
+    def ridge(cls, alpha: float, m: int) -> Self:
+        """scikit-learn's ``Ridge(alpha)`` on ``m`` training examples, under squared error: strength ``2*alpha/m``."""
+        return cls(conventions.ridge(alpha, m), convention=conventions.written("ridge", alpha=alpha, m=m))
+
+    @classmethod
+    def decoupled(cls, amount: float, scaling: str = "torch") -> Self:
+        """Decoupled weight decay in the scaling of the library that ``amount`` was tuned with.
+
+        In each step the weights are multiplied by
+
+        - ``"torch"``: ``1 - lr*amount`` (torch, optax; the default of `L2`),
+        - ``"composer"``: ``1 - (lr/first)*amount``, with the optimizer's initial learning rate,
+        - ``"independent"``: ``1 - amount``, whatever the learning rate,
+        - ``"timm"``: ``1 - lr^2/largest*amount``, with the largest learning rate (timm's corrected decay).
+
+        Args:
+            amount: >= 0; where it is a share of the weights (``"composer"``, ``"independent"``) at most 1.
+            scaling: one of the four.
+        Source:
+            Loshchilov & Hutter (2019), ICLR; Wortsman et al. (2024), ICLR, for the independent one; Defazio (2025),
+            arXiv:2506.02285, for the corrected one.
+        """
+        at_least_zero(cls, amount=amount)
+        if scaling in ("composer", "independent") and amount > 1:
+            raise InputError(
+                f"With scaling={scaling!r} the amount is the share of the weights that a step takes away, at most 1; "
+                f"it was given {amount!r}. An amount that is multiplied by the learning rate is scaling='torch'."
+            )
+        return cls(amount, scaling=scaling)
+
+
+@dataclass(frozen=True, repr=False)
 class ElasticNet(Separable):
     """``strength * (mix * |w|_1 + (1 - mix)/2 * |w|_2^2)``: zeros, shared among correlated weights.
 
@@ -115,6 +324,7 @@ class ElasticNet(Separable):
 
     strength: float
     mix: float = 0.5
+    convention: str = field(default="", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits()
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
@@ -132,3 +342,9 @@ class ElasticNet(Separable):
     def l2(self) -> float:
         """``strength * (1 - mix)``."""
         return self.strength * (1.0 - self.mix)
+
+    @classmethod
+    def sklearn(cls, alpha: float, l1_ratio: float = 0.5) -> Self:
+        """scikit-learn's ``ElasticNet(alpha, l1_ratio)``, under squared error: strength ``2*alpha``, mix ``l1_ratio``."""
+        convention = conventions.written("sklearn", alpha=alpha, l1_ratio=l1_ratio)
+        return cls(conventions.lasso(alpha), mix=l1_ratio, convention=convention)

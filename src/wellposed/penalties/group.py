@@ -3,67 +3,331 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wellposed.ops.norms import group_norms, group_size, other_axes
-from wellposed.ops.prox import group_soft_threshold
-from wellposed.penalties.base import How, Penalty, Traits, at_least_zero, group_axis, needs_axes
+from wellposed.core.errors import InputError
+from wellposed.core.selectors import Leaf
+from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of
+from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
+from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, needs_axes, shown
 
 
-@dataclass(frozen=True)
-class GroupL2(Penalty):
-    """``strength * sqrt(size) * sum_g |w_g|_2``: whole units or inputs become exactly zero.
+class Grouped(Penalty):
+    """What penalties of groups have in common: who is in a group.
 
-    Args:
-        strength: >= 0, per mean loss. 0 charges nothing.
-        by: ``"unit"``, the weights into one unit or filter (an index of axis 0), or ``"input"``, the weights out of one
-            input or channel (an index of axis 1).
-    Raises:
-        ShapeError: a parameter has fewer than two axes.
-    Source:
-        Yuan & Lin (2006), JRSS-B 68(1); Scardapane et al. (2017), Neurocomputing 241.
+    ``by`` says it:
+
+    - ``"unit"`` or ``"filter"``: the weights into one unit or filter (an index of axis 0);
+    - ``"input"`` or ``"channel"``: the weights out of one input or channel (an index of axis 1);
+    - ``"head"``: the rows of one attention head. Of queries, keys and values packed in one matrix ``(3E, E)``, as in
+      ``nn.MultiheadAttention``, each head owns rows of all three; of any other shape the rows are consecutive;
+    - ``"head_rows"``: consecutive rows also where the matrix happens to be ``(3E, E)``;
+    - ``"head_input"``: the columns of one head, of the projection that follows attention;
+    - ``"block"``: tiles of a matrix of ``block=(rows, columns)``;
+    - a tensor of integers that broadcasts to the weights: a group number for each of them, -1 for none. Groups may have
+      any shape and different sizes.
+
+    ``heads`` is filled in for the parameters of ``nn.MultiheadAttention`` itself; its ``out_proj`` does not know it.
     """
 
     strength: float
-    by: str = "unit"
-    traits: ClassVar[Traits] = Traits(homogeneous=1)
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    by: str | Tensor
+    heads: int | None
+    block: tuple[int, int] | None
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """What the groups are charged."""
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        group_axis(self, self.by)
+        check_grouping(self, self.by, self.heads, self.block)
+        if self.block is not None:
+            object.__setattr__(self, "block", tuple(self.block))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and all(
+            same(getattr(self, f.name), getattr(other, f.name)) for f in settings_of(self)
+        )
+
+    def __hash__(self) -> int:
+        values = (getattr(self, f.name) for f in settings_of(self))
+        return hash((type(self), *(None if isinstance(v, Tensor) else v for v in values)))
+
+    def __str__(self) -> str:
+        given = ((f.name, getattr(self, f.name)) for f in settings_of(self))
+        return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in given if v is not None)})"
 
     @property
     def axis(self) -> int:
-        """The axis along which groups are counted."""
-        return group_axis(self, self.by)
+        """The axis along which groups are counted, where they are the indices of one.
+
+        Raises:
+            InputError: they are heads, blocks or a person's own.
+        """
+        if not isinstance(self.by, str) or self.by not in AXES:
+            raise InputError(f"The groups of {self} are not the indices of one axis.")
+        return AXES[self.by]
+
+    def at(self, leaf: Leaf) -> Self:
+        """Here with the number of heads of a ``nn.MultiheadAttention``, and its unpacked projections by rows."""
+        if not (isinstance(self.by, str) and self.by in HEADS and isinstance(leaf.module, nn.MultiheadAttention)):
+            return self
+        changed: Any = replace
+        by = self.by
+        if by == "head" and any(f"{one}_proj_weight" in leaf.name for one in "qkv"):
+            by = "head_rows"
+        heads = self.heads if self.heads is not None else leaf.module.num_heads
+        return changed(self, by=by, heads=heads)  # type: ignore[no-any-return]
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors."""
-        needs_axes(self, name, w, 2)
+        """Refuse what cannot be grouped so."""
+        if isinstance(self.by, str):
+            needs_axes(self, name, w, 2)
+        try:
+            self.groups(w)
+        except InputError as error:
+            raise type(error)(f"{type(self).__name__} cannot charge {name!r}: {error}") from None
 
-    def scaled(self, w: Tensor) -> float:
-        """``strength * sqrt(size of a group)``."""
-        return self.strength * math.sqrt(group_size(w, self.axis))
+    def groups(self, w: Tensor) -> Groups:
+        """Who is in a group."""
+        return groups_of(w, self.by, self.heads, self.block)
+
+    def scaled(self, w: Tensor) -> float | Tensor:
+        """``strength * sqrt(size of a group)``; one for each where the groups are a person's own."""
+        return rooted(self.strength, self.groups(w).sizes)
+
+
+def rooted(strength: float, sizes: float | Tensor) -> float | Tensor:
+    """``strength * sqrt(size)``."""
+    return strength * (sizes.sqrt() if isinstance(sizes, Tensor) else math.sqrt(sizes))
+
+
+def settings_of(charge: object) -> Sequence[Any]:
+    """The fields of a dataclass."""
+    return fields(charge)  # type: ignore[arg-type]
+
+
+def same(a: object, b: object) -> bool:
+    """Equality, of tensors by what they hold."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
+    return a == b
+
+
+def check_grouping(owner: object, by: object, heads: object, block: object) -> None:
+    """Refuse groupings that there are none of.
+
+    Raises:
+        InputError: saying what was given and what there is.
+    """
+    kind = type(owner).__name__
+    if isinstance(by, Tensor):
+        whole = not (by.is_floating_point() or by.is_complex() or by.dtype == torch.bool)
+        if not whole or by.numel() == 0 or int(by.min()) < -1 or int(by.max()) < 0:
+            raise InputError(
+                f"{kind} takes group numbers as a tensor of integers >= 0, or -1 for none, of which one is not -1; it was "
+                f"given {by.dtype} of shape {tuple(by.shape)}."
+            )
+    elif not isinstance(by, str) or by not in WAYS:
+        raise InputError(
+            f"{kind} groups by unit or input (filter, channel), head, head_rows, head_input, block, or a tensor of group "
+            f"numbers; it was given by={by!r}."
+        )
+    if heads is not None and not (isinstance(heads, int) and not isinstance(heads, bool) and heads > 0):
+        raise InputError(f"{kind} needs heads >= 1, a whole number; it was given heads={heads!r}.")
+    if by == "block" if isinstance(by, str) else False:
+        sides = tuple(block) if isinstance(block, (tuple, list)) else ()
+        if len(sides) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides):
+            raise InputError(f"{kind} by block needs block=(rows, columns), each >= 1; it was given block={block!r}.")
+
+
+def norm_violation(
+    w: Tensor, grad: Tensor, strength: float | Tensor, groups: Groups, gamma: float = math.inf
+) -> Tensor:
+    """Distance of ``-grad`` to the subdifferential of ``sum_g h(|w_g|)``; what is in no group is charged nothing.
+
+    ``h'(r) = max(strength - r/gamma, 0)``; off zero ``|grad_g + h'(|w_g|) w_g/|w_g||``, at zero ``max(|grad_g| - strength, 0)``.
+    """
+    x, slope, rest = groups.split(w), groups.split(grad), groups.rest(grad)
+    norms = groups.norms(x)
+    pull = (strength - norms / gamma).clamp_min(0.0) / norms.where(norms > 0, torch.ones_like(norms))
+    off = groups.norms(slope + groups.spread(pull) * x)
+    at = (groups.norms(slope) - strength).clamp_min(0.0)
+    distance: Tensor = torch.linalg.vector_norm(torch.where(norms == 0, at, off))
+    return distance if rest is None else torch.hypot(distance, torch.linalg.vector_norm(rest))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupL2(Grouped):
+    """``strength * sum_g sqrt(size_g) * |w_g|_2``: whole units, inputs, heads or blocks become exactly zero.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        by: who is in a group; see `Grouped`.
+        heads: the number of attention heads, for ``by="head"`` and its kin.
+        block: rows and columns of a tile, for ``by="block"``.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or cannot be grouped so.
+    Source:
+        Yuan & Lin (2006), JRSS-B 68(1); Scardapane et al. (2017), Neurocomputing 241.
+    Example:
+        >>> import torch
+        >>> GroupL2(1.0, by=torch.tensor([0, 0, -1])).prox(torch.tensor([0.6, 0.8, 0.5]), step=1.0)
+        tensor([0.0000, 0.0000, 0.5000])
+    """
+
+    strength: float
+    by: str | Tensor = "unit"
+    heads: int | None = None
+    block: tuple[int, int] | None = None
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    @property
+    def traits(self) -> Traits:
+        """Convex, of degree 1; the order along an axis matters where groups are parts of one."""
+        return Traits(homogeneous=1, symmetric=isinstance(self.by, str) and self.by in AXES)
+
+    def merged(self, other: Penalty) -> Penalty | None:
+        """Groups that are cut alike add up."""
+        alike = type(other) is type(self) and replace(other, strength=self.strength) == self
+        return replace(self, strength=self.strength + other.strength) if alike else None
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength * sqrt(size) * sum_g |w_g|_2``, 0-d; its gradient at a zero group is 0."""
-        norms: Tensor = torch.linalg.vector_norm(w, dim=other_axes(w, self.axis))
-        return self.scaled(w) * norms.sum()
+        """``strength * sum_g sqrt(size_g) * |w_g|_2``, 0-d; its gradient at a zero group is 0."""
+        groups = self.groups(w)
+        return (self.scaled(w) * groups.norms(groups.split(w))).sum()
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
-        return group_soft_threshold(w, step, self.scaled(w), self.axis)
+        return w.clone() if self.strength == 0 else group_shrink(w, step, self.scaled(w), self.groups(w))
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
-        norms = group_norms(w, self.axis)
-        strength = self.scaled(w)
-        off = group_norms(grad + strength * w / norms.where(norms > 0, torch.ones_like(norms)), self.axis)
-        at = (group_norms(grad, self.axis) - strength).clamp_min(0.0)
-        distance: Tensor = torch.linalg.vector_norm(torch.where(norms == 0, at, off))
-        return distance
+        return norm_violation(w, grad, self.scaled(w), self.groups(w))
+
+
+@dataclass(frozen=True, eq=False)
+class SparseGroup(Grouped):
+    """``strength * (mix * |w|_1 + (1 - mix) * sum_g sqrt(size_g) * |w_g|_2)``: zeros of whole groups, and inside of others.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        mix: in [0, 1]; 1 is L1, 0 is GroupL2.
+        by, heads, block: who is in a group; see `Grouped`. A weight in no group is charged by its absolute value only.
+    Raises:
+        ShapeError: a parameter cannot be grouped so.
+    Source:
+        Simon, Friedman, Hastie & Tibshirani (2013), Journal of Computational and Graphical Statistics 22(2).
+    """
+
+    strength: float
+    mix: float = 0.5
+    by: str | Tensor = "unit"
+    heads: int | None = None
+    block: tuple[int, int] | None = None
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, mix=self.mix)
+        if self.mix > 1:
+            raise InputError(f"{type(self).__name__} needs 0 <= mix <= 1; it was given {self.mix!r}.")
+        super().__post_init__()
+
+    @property
+    def traits(self) -> Traits:
+        """Those of GroupL2."""
+        return Traits(homogeneous=1, symmetric=isinstance(self.by, str) and self.by in AXES)
+
+    @property
+    def l1(self) -> float:
+        """``strength * mix``."""
+        return self.strength * self.mix
+
+    @property
+    def whole(self) -> GroupL2:
+        """The part that charges groups."""
+        return GroupL2(self.strength * (1.0 - self.mix), self.by, self.heads, self.block)
+
+    def summands(self) -> Summands:
+        """Absolute values, and the groups."""
+        return Summands(l1=self.l1, core=self.whole)
+
+    def value(self, w: Tensor) -> Tensor:
+        """Both charges, 0-d."""
+        return self.l1 * w.abs().sum() + self.whole.value(w)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """Absolute values first, then the groups in the same metric: exact, also with a step for each coordinate."""
+        return self.whole.prox(soft_threshold(w, step * self.l1), step)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Distance of ``-grad``: each zero takes up to ``strength*mix`` off its gradient, then a zero group as GroupL2."""
+        left = torch.where(w == 0, soft_threshold(grad, self.l1), grad + self.l1 * w.sign())
+        return self.whole.violation(w, left, step)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMCP(Grouped):
+    """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
+
+    ``s = strength*sqrt(size_g)``: small groups become exactly zero as with GroupL2, large ones are left alone. Not convex.
+    The prox is the global minimizer for every step, also above ``gamma``, and with a step for each coordinate. That there
+    is at most one minimum besides 0 and ``w`` is proven (docs/derivations/groups.md); between two that are equally good to
+    rounding either may come back.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        gamma: > 0, in units of a step: groups of a norm above ``gamma*s`` are free. Infinity is GroupL2; towards 0 groups
+            are kept or dropped as by their count.
+        by, heads, block: who is in a group; see `Grouped`.
+    Raises:
+        ShapeError: a parameter cannot be grouped so.
+    Source:
+        Zhang (2010), Annals of Statistics 38(2); of groups: Huang, Breheny & Ma (2012), Statistical Science 27(4).
+    """
+
+    strength: float
+    gamma: float = 3.0
+    by: str | Tensor = "unit"
+    heads: int | None = None
+    block: tuple[int, int] | None = None
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.gamma, (int, float)) and not isinstance(self.gamma, bool)
+        if not number or not self.gamma > 0:
+            raise InputError(f"{type(self).__name__} needs gamma > 0; it was given {self.gamma!r}.")
+        super().__post_init__()
+
+    @property
+    def traits(self) -> Traits:
+        """Weakly convex with ``1/gamma``."""
+        axes = isinstance(self.by, str) and self.by in AXES
+        return Traits(convex=False, weak_convexity=1.0 / self.gamma, symmetric=axes, linear=False)
+
+    def value(self, w: Tensor) -> Tensor:
+        """The charge, 0-d; its gradient at a zero group is 0."""
+        groups = self.groups(w)
+        norms = groups.norms(groups.split(w))
+        if self.strength == 0:
+            return 0.0 * norms.sum()
+        s = torch.as_tensor(self.scaled(w), dtype=w.dtype, device=w.device)
+        inside = s * norms - norms.square() / (2.0 * self.gamma)
+        return torch.where(norms <= self.gamma * s, inside, 0.5 * self.gamma * s * s).sum()
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """The global minimizer; see `wellposed.ops.prox.group_minimax_shrink`."""
+        if self.strength == 0:
+            return w.clone()
+        return group_minimax_shrink(w, step, self.scaled(w), self.gamma, self.groups(w))
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Off zero ``|grad_g + h'(|w_g|) w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
+        return norm_violation(w, grad, self.scaled(w), self.groups(w), self.gamma)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.registry import classes_in
-from wellposed.core.selectors import selector
-from wellposed.optim.schedules import PLATEAU, SHAPES
-from wellposed.penalties.base import Chargeable, How, Term
+from wellposed.noise.perturb import NOISES, Placed
+from wellposed.optim.schedules import PLATEAU, SHAPES, shaped
+from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
 Scalar = bool | int | float | str
@@ -82,16 +82,7 @@ class OptimizerSpec(Section):
     @classmethod
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        if not isinstance(given, Mapping):
-            return given
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        for key, value in values.items():
-            parts = value if isinstance(value, tuple) else (value,)
-            if key not in cls.model_fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
-                raise ValueError(
-                    f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out"
-                )
-        return values
+        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
@@ -146,53 +137,199 @@ class ScheduleSpec(Section):
 
 
 class TermSpec(Section):
-    """One ``[[terms]]``: a penalty with its strength, or a constraint with its bound, and where and how."""
+    """One ``[[terms]]``: a penalty with its strength, or a constraint with its bound, and where and how.
+
+    What else the charge takes stands beside it (``by = "input"``, ``gamma = 3.0``). ``schedule`` lets the strength follow one
+    of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
 
     penalty: str
     strength: NonNegative | None = None
     bound: NonNegative | None = None
-    mix: float | None = None
-    by: str | None = None
     on: str | tuple[str, ...] = "weights"
     how: How | None = None
+    schedule: str = "constant"
+    warmup: Rate = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        return written(given, cls.model_fields) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
+        check_shape(self.schedule, "a strength")
         self.build()
         return self
 
-    def build(self) -> Term:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the charge is made with."""
+        own = {key: value for key in ("strength", "bound") if (value := getattr(self, key)) is not None}
+        return {**own, **(self.model_extra or {})}
+
+    @property
+    def amount(self) -> float:
+        """The strength, or the bound; 0 where there is neither."""
+        return float(self.strength if self.strength is not None else self.bound or 0.0)
+
+    def build(self, total_steps: int | None = None) -> Term:
         """The term, with its penalty, selector and enforcement.
 
+        Args:
+            total_steps: of training, for strengths that follow a schedule; None leaves it out.
         Raises:
             ValueError: the penalty is not known or does not take what was given.
         """
         known = chargeables()
         if self.penalty not in known:
             raise ValueError(
-                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known)}"
+                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}"
             )
-        given = {k: v for k in ("strength", "bound", "mix", "by") if (v := getattr(self, k)) is not None}
-        cls = known[self.penalty]
-        taken = inspect.signature(cls).parameters
-        needed = [key for key, parameter in taken.items() if parameter.default is parameter.empty]
-        if missing := [key for key in needed if key not in given]:
-            raise ValueError(f"penalty {self.penalty!r} needs {listed(missing)}")
-        if extra := [key for key in given if key not in taken]:
-            raise ValueError(f"penalty {self.penalty!r} takes no {listed(extra)}. It takes {listed(taken)}")
-        charge = cls(**given)
-        return charge.on(selector(self.on), how=self.how)
+        others = ["how", "schedule", "warmup"]
+        charge: Chargeable = made(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
+        schedule = scheduled(self.schedule, self.warmup, total_steps)
+        return charge.on(None if self.on == "weights" else self.on, how=self.how, schedule=schedule)
+
+
+def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
+    """An object from its settings.
+
+    Raises:
+        ValueError: something is missing, or not known.
+    """
+    taken = [name for name, parameter in inspect.signature(cls).parameters.items() if writable(parameter)]
+    needed = [name for name in taken if inspect.signature(cls).parameters[name].default is inspect.Parameter.empty]
+    if extra := [key for key in given if key not in taken]:
+        hint = did_you_mean(extra[0], [*taken, *others])
+        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken)}")
+    if missing := [key for key in needed if key not in given]:
+        raise ValueError(f"{what} needs {listed(missing)}")
+    return cls(**given)
+
+
+def check_shape(name: str, of: str) -> None:
+    """Refuse a schedule that is none of the learning rate's shapes."""
+    if name not in SHAPES:
+        raise ValueError(f"there is no schedule {name!r} for {of}.{did_you_mean(name, SHAPES)} Known: {listed(SHAPES)}")
+
+
+def scheduled(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
+    """The factor of a size over training; None where it is constant, or where training is not known yet."""
+    if total_steps is None or (name == "constant" and not warmup):
+        return None
+    return shaped(name, total_steps, warmup)
+
+
+def writable(parameter: inspect.Parameter) -> bool:
+    """Whether a recipe can say this argument of a charge: numbers, text, and mappings of them, but no tensors."""
+    return parameter.name not in ("reference", "convention")
+
+
+def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
+    """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
+
+    Raises:
+        ValueError: a value cannot be written as TOML.
+    """
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    for key, value in values.items():
+        parts = (
+            value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
+        )
+        if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
+            raise ValueError(f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out")
+    return values
+
+
+class PlaceSpec(Section):
+    """One ``[[noise.places]]``: a kind of noise with its size, on modules or weights that ``on`` selects.
+
+    ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+
+    kind: str
+    on: str | tuple[str, ...]
+    schedule: str = "constant"
+    warmup: Rate = 0.0
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        check_shape(self.schedule, "a noise")
+        self.build()
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the noise is made with."""
+        return dict(self.model_extra or {})
+
+    @property
+    def amount(self) -> float:
+        """The rate or the standard deviation."""
+        return self.build().noise.size
+
+    def build(self, total_steps: int | None = None) -> Placed:
+        """The noise at its place.
+
+        Raises:
+            ValueError: the kind is not known or does not take what was given.
+        """
+        if self.kind not in NOISES:
+            raise ValueError(
+                f"there is no noise {self.kind!r}.{did_you_mean(self.kind, NOISES)} Known: {listed(NOISES, 20)}"
+            )
+        noise = made(NOISES[self.kind], f"noise {self.kind!r}", self.settings, ["schedule", "warmup"])
+        placed: Placed = noise.on(self.on, schedule=scheduled(self.schedule, self.warmup, total_steps))
+        return placed
 
 
 class NoiseSpec(Section):
-    """``dropout`` and ``label_smoothing`` in [0, 1), ``input`` a standard deviation in units of the inputs; 0 is off.
+    """Noise on inputs, labels, layers and gradients; 0 is off.
 
-    ``dropout`` left out keeps the rates that the model came with.
+    Args:
+        dropout: rate of every dropout layer, in [0, 1); left out, the model keeps its own.
+        label_smoothing: in [0, 1).
+        input: standard deviation, in units of the inputs.
+        cutout: share of an image's area that is blanked, in [0, 1).
+        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by; one of the two.
+        gradient: variance of noise on gradients at the first step; it dies out as ``1/(1 + t)^0.55``.
+        places: noise on chosen modules and weights.
     """
 
     dropout: Rate | None = None
     label_smoothing: Rate = 0.0
     input: NonNegative = 0.0
+    cutout: Rate = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    gradient: NonNegative = 0.0
+    places: tuple[PlaceSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_mixing(self) -> Self:
+        if self.mixup and self.cutmix:
+            raise ValueError("examples are mixed by mixup or by cutmix, not both")
+        return self
+
+
+class SharpnessSpec(Section):
+    """Sharpness-aware minimization: ``radius`` of the ascent, 0 is off; ``adaptive`` for ASAM. Each step costs two."""
+
+    radius: NonNegative = 0.0
+    adaptive: bool = False
+
+
+class LookaheadSpec(Section):
+    """Slow weights that move ``share`` of the way every ``every`` steps; ``every`` 0 is off."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class AveragingSpec(Section):
@@ -239,6 +376,8 @@ class Recipe(Section):
     terms: tuple[TermSpec, ...] = ()
     noise: NoiseSpec = NoiseSpec()
     averaging: AveragingSpec = AveragingSpec()
+    sharpness: SharpnessSpec = SharpnessSpec()
+    lookahead: LookaheadSpec = LookaheadSpec()
     stopping: StoppingSpec = StoppingSpec()
 
     def __init__(self, **values: Any) -> None:
@@ -296,9 +435,9 @@ class Recipe(Section):
             values[key] = {**old, **change} if isinstance(old, dict) and isinstance(change, Mapping) else change
         return Recipe(**values)
 
-    def build_terms(self) -> list[Term]:
-        """The terms with their penalties and selectors."""
-        return [spec.build() for spec in self.terms]
+    def build_terms(self, total_steps: int | None = None) -> list[Term]:
+        """The terms with their penalties and selectors; strengths follow their schedules over ``total_steps``."""
+        return [spec.build(total_steps) for spec in self.terms]
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
@@ -311,11 +450,18 @@ class Recipe(Section):
         parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
         if self.schedule.name != "constant":
             parts.append(self.schedule.name)
-        parts += [f"{t.penalty} {t.strength if t.strength is not None else t.bound:.2g}" for t in self.terms]
+        parts += [f"{t.penalty} {t.amount:.2g}" for t in self.terms]
         for label, value in (
             ("dropout", self.noise.dropout),
             ("smoothing", self.noise.label_smoothing),
             ("input noise", self.noise.input),
+            ("cutout", self.noise.cutout),
+            ("mixup", self.noise.mixup),
+            ("cutmix", self.noise.cutmix),
+            ("gradient noise", self.noise.gradient),
+            *((place.kind, place.amount) for place in self.noise.places),
+            ("sharpness", self.sharpness.radius),
+            ("lookahead", self.lookahead.every),
             ("ema", self.averaging.ema),
             ("swa", self.averaging.swa),
             ("clip", self.clip),
@@ -383,8 +529,8 @@ def _keys_at(place: list[Any]) -> list[str]:
     """The keys that a section of the recipe knows."""
     section: type[BaseModel] = Recipe
     for part in place:
-        if part == "terms":
-            section = TermSpec
+        if part in ("terms", "places"):
+            section = TermSpec if part == "terms" else PlaceSpec
         elif isinstance(part, str) and part in section.model_fields:
             annotation = section.model_fields[part].annotation
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):

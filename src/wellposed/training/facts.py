@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from wellposed.core.selectors import leaves
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss
-from wellposed.optim.regularize import Regularized
 from wellposed.training.evaluate import Evaluation, evaluate
 
 
@@ -57,9 +56,8 @@ def like_for_like(train: Evaluation, valid: Evaluation, best: Tensor | None) -> 
     }
 
 
-def term_facts(optimizer: Regularized) -> dict[str, float]:
+def term_facts(values: dict[str, float]) -> dict[str, float]:
     """What each term charges now, and all of them together."""
-    values = optimizer.values()
     return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
 
 

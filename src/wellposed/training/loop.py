@@ -22,12 +22,17 @@ from wellposed.data.data import Prepared
 from wellposed.losses.classification import wide
 from wellposed.losses.per_example import Average
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
-from wellposed.noise.inputs import gaussian
-from wellposed.noise.labels import smooth_binary, smooth_classes
+from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
+from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
+from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import PLATEAU, Plateau, factor
+from wellposed.optim.sharpness import SAM
+from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import Probe, evaluate
@@ -106,13 +111,15 @@ class Training:
     deadline: float
     data: Prepared
     model: nn.Module
-    optimizer: Regularized
+    optimizer: Regularized | Lookahead
     averager: WeightAverage | None
     probes: tuple[Probe, Probe]
     history: History
     streams: Streams
     scaler: torch.amp.GradScaler
     plateau: Plateau
+    perturbed: Perturbed
+    needs: frozenset[str]
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_rows: Tensor | None = None
@@ -144,9 +151,16 @@ class Training:
         problem.check(model, device)
         inner = (make or recipe.optimizer.build)(list(model.parameters()))
         check_optimizer(inner)
-        optimizer = regularize(inner, model, recipe.build_terms())
+        steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
+        optimizer: Regularized | Lookahead = regularize(inner, model, recipe.build_terms(steps))
+        if recipe.lookahead.every:
+            optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        needs = frozenset(
+            need for t in optimizer.terms if isinstance(t.charge, FunctionalPenalty) for need in t.charge.needs
+        )
+        forwards = steps * recipe.accumulate * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
         averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
         facts = {
@@ -165,22 +179,18 @@ class Training:
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
             History(facts), Streams(seed), scaler, Plateau(recipe.schedule.patience),
+            perturb(model, [place.build(forwards) for place in recipe.noise.places], seed), needs,
         )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return math.ceil(self.rows_per_epoch / (self.recipe.batch_size * self.recipe.accumulate))
+        return steps_of(self.rows_per_epoch, self.recipe)
 
     @property
     def rows_per_epoch(self) -> int:
-        """All training rows, but for one that would be a batch alone where batches are normalized: it has no variance.
-
-        It comes back in another epoch.
-        """
-        rows, size = len(self.data.train), self.recipe.batch_size
-        alone = size > 1 and rows > size and rows % size == 1
-        return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in self.model.modules()) else rows
+        """Training rows that an epoch sees."""
+        return rows_per_epoch(len(self.data.train), self.recipe.batch_size, self.model)
 
     @property
     def chosen(self) -> nn.Module:
@@ -219,26 +229,17 @@ class Training:
         reseed(self.seed, "global", streams.step)
         self.set_rate()
         self.optimizer.zero_grad()
-        total, size = 0.0, 0.0
-        micro = torch.split(index, recipe.batch_size)
-        for part in micro:
-            cost, count = self.cost(part)
-            # A mean has its own size at once; a step of several batches gets the size of all after the last one.
-            cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
-            total, size = total + float(cost.detach()), size + float(count)
-            self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
-            if len(micro) > 1:
-                streams.step += 1
-        if len(micro) > 1 and size not in (0.0, len(index)):
-            total *= len(index) / size
-            scale_gradients(self.model, len(index) / size)
-        if any(term.how == "loss" for term in self.optimizer.terms):
-            penalty = self.optimizer.penalty()
-            total += float(penalty.detach())
-            if penalty.requires_grad:  # terms of strength 0 are constant
-                self.scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
+        first = streams.step
+        total = self.backward(index)
+        if recipe.sharpness.radius:
+            # The same batches with the same noise again, where the loss nearby is worst.
+            streams.step = first
+            with SAM(self.model, recipe.sharpness.radius, recipe.sharpness.adaptive).ascended():
+                self.backward(index)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model, recipe.clip)
+        if recipe.noise.gradient:
+            disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
         if math.isfinite(total):
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -247,19 +248,70 @@ class Training:
         streams.step += 1
         return total, norm
 
-    def cost(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The (weighted) sum of these rows' losses with the noise of this step, and the (weighted) number of units."""
+    def backward(self, index: Tensor) -> float:
+        """Add up the gradients of the cost of these rows, batch by batch; the cost."""
+        streams, recipe = self.streams, self.recipe
+        micro = torch.split(index, recipe.batch_size)
+        total, size = 0.0, 0.0
+        for part in micro:
+            cost, count, penalty = self.cost(part)
+            # A mean has its own size at once; a step of several batches gets the size of all after the last one.
+            cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
+            cost = cost + penalty * (len(part) / len(index))
+            total, size = total + float(cost.detach()), size + float(count)
+            self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
+            if len(micro) > 1:
+                streams.step += 1
+        if len(micro) > 1 and size not in (0.0, len(index)):
+            total *= len(index) / size
+            scale_gradients(self.model, len(index) / size)
+        if any(term.how == "loss" for term in self.optimizer.terms):
+            penalty = self.optimizer.weights_penalty()
+            total += float(penalty.detach())
+            if penalty.requires_grad:  # terms of strength 0 are constant
+                self.scaler.scale(penalty).backward()
+        return total
+
+    def cost(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """The (weighted) sum of these rows' losses with the noise of this step, the (weighted) number of units, and what
+        the outputs are charged (a mean)."""
         noise, streams = self.recipe.noise, self.streams
+        self.perturbed.step = streams.step * self.passes
         inputs, target = self.data.train.batch(index)
         inputs, target = moved(inputs, self.device), moved(target, self.device)
+        weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
         if noise.input:
             inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
-        weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
+        if noise.cutout:
+            inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
+        mixing = None
+        if noise.mixup or noise.cutmix:
+            mix = mixup if noise.mixup else cutmix
+            inputs, permutation, kept = mix(inputs, noise.mixup or noise.cutmix, streams.at("input", "mix"))
+            mixing = permutation, kept
+        differentiated = "inputs" in self.needs
+        if differentiated:
+            inputs = inputs.detach().requires_grad_()
         with self.autocast():
             outputs = self.problem.forward(self.model, inputs)
+            penalty: Tensor | float = 0.0
+            if self.needs:
+                second = self.problem.forward(self.model, inputs) if "reference" in self.needs else None
+                given = inputs if differentiated else None
+                penalty = self.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
             if noise.label_smoothing:
                 target = smoothed(self.problem, outputs, target, noise.label_smoothing)
-            return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
+            if mixing:
+                if self.problem.loss.name == "binary_cross_entropy":
+                    target = target.to(wide(outputs).dtype)
+                target = mixed(target, *mixing, classes=classes_of(outputs, target))
+                weight = None if weight is None else mixed(weight, *mixing)
+            return *self.problem.loss.parts(outputs, target, weight is not None).sums(weight), penalty
+
+    @property
+    def passes(self) -> int:
+        """Forward passes for each batch."""
+        return 2 if "reference" in self.needs else 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision where the recipe asks for it."""
@@ -299,7 +351,7 @@ class Training:
         watching = time.perf_counter()
         chosen = self.chosen
         train, valid = (self.measure(chosen, probe) for probe in self.probes)
-        row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer)
+        row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
             self.keep(chosen, valid.loss, int(row["epoch"]))
@@ -334,11 +386,39 @@ class Training:
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""
+        self.perturbed.remove()
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
+
+
+def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
+    """All training rows, but for one that would be a batch alone where batches are normalized: it has no variance.
+
+    It comes back in another epoch.
+    """
+    alone = batch_size > 1 and rows > batch_size and rows % batch_size == 1
+    return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in model.modules()) else rows
+
+
+def steps_of(rows: int, recipe: Recipe) -> int:
+    """Optimizer steps for so many rows."""
+    return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
+
+
+@torch.no_grad()
+def disturb_gradients(model: nn.Module, variance: float, step: int, seed: int) -> None:
+    """Annealed noise on every gradient; see `wellposed.noise.gradients.GradientNoise`."""
+    noise = GradientNoise(model, variance, seed=seed)
+    noise.step = step
+    noise()
+
+
+def classes_of(outputs: Tensor, target: Tensor) -> int | None:
+    """How many classes class indices have; None where targets are numbers or probabilities already."""
+    return None if target.is_floating_point() else outputs.shape[1]
 
 
 def gradient_norm(model: nn.Module, clip: float = 0.0) -> float:
@@ -373,9 +453,7 @@ def equal_probes(train: Source, valid: Source, most: int | None, device: torch.d
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
-    found = {
-        f"{t.penalty} on {t.on}": float(t.strength if t.strength is not None else t.bound or 0) for t in recipe.terms
-    }
+    found = {f"{t.penalty} on {t.on}": t.amount for t in recipe.terms}
     found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
     if recipe.optimizer.settings.get("weight_decay"):
         found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
@@ -386,17 +464,35 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
     """Refuse noise that the problem cannot take.
 
     Raises:
-        ProblemError: label smoothing without classes, or input noise on inputs that are no floating numbers.
+        ProblemError: label smoothing without classes, noise on inputs that are no floating numbers or no images, or
+            targets that cannot be mixed.
     """
     if recipe.noise.label_smoothing and not problem.loss.classifies:
         raise ProblemError(
             f"Label smoothing needs the loss cross_entropy or binary_cross_entropy; this is {problem.loss.name!r}. "
             "Leave label_smoothing out of the recipe."
         )
-    inputs, _ = problem.prepared.train_clean.batch(torch.arange(1))
-    if recipe.noise.input and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
+    inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
+    noise = recipe.noise
+    floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    for name, size in (
+        ("input", noise.input),
+        ("cutout", noise.cutout),
+        ("mixup", noise.mixup),
+        ("cutmix", noise.cutmix),
+    ):
+        if size and not floating:
+            raise ProblemError(f"Noise {name!r} needs inputs that are one floating tensor. Leave [noise] {name} out.")
+        if size and name in ("cutout", "cutmix") and inputs.ndim != 4:
+            raise ProblemError(
+                f"Noise {name!r} needs images (rows, channels, height, width); one input has shape {tuple(inputs.shape[1:])}. "
+                f"Leave [noise] {name} out."
+            )
+    mixes = noise.mixup or noise.cutmix
+    if mixes and not target.is_floating_point() and (not problem.loss.classifies or target.ndim != 1):
         raise ProblemError(
-            "Input noise needs inputs that are one floating tensor. Leave [noise] input out of the recipe."
+            "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
+            "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
 
 

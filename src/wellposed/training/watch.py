@@ -125,7 +125,7 @@ class Watch:
         if self.optimizer is not None:
             row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if isinstance(self.optimizer, Regularized):
-            row |= term_facts(self.optimizer)
+            row |= term_facts(self.optimizer.values())
         ended = time.perf_counter()
         row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
         self._began = ended

@@ -1,0 +1,155 @@
+"""A norm bound that is met by an L2 strength, which adapts until it is the Lagrange multiplier of the bound."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import InputError
+from wellposed.penalties.base import Chargeable, How, Traits
+
+GAIN = 0.5
+"""The share of a step's excess that is taken back at once; see docs/derivations/constraints.md for the stable range."""
+
+
+class Multiplier(Chargeable):
+    """A bound that is enforced by an L2 strength of its own for each parameter, which changes from step to step.
+
+    The state is one multiplier for each parameter, a 0-d tensor, and lives with the optimizer: after its own step has
+    reached ``v``, the strength of the proximal step (or of the decay) is ``strength(multiplier, v, step)``; it gives
+    ``w = v/(1 + step*strength)``; and the multiplier becomes ``update(multiplier, w, step)``.
+    """
+
+    hows: ClassVar[tuple[How, ...]] = ("prox", "decay")
+
+    @abstractmethod
+    def start(self, w: Tensor) -> Tensor:
+        """The first multiplier of a parameter, 0-d."""
+
+    @abstractmethod
+    def strength(self, multiplier: Tensor, w: Tensor | None = None, step: float | Tensor | None = None) -> Tensor:
+        """The L2 strength at the point ``w`` that the optimizer's own step has reached, 0-d, >= 0."""
+
+    @abstractmethod
+    def update(self, multiplier: Tensor, w: Tensor, step: float | Tensor) -> Tensor:
+        """The multiplier after a step that has reached ``w`` with its strength in it, 0-d, >= 0."""
+
+
+@dataclass(frozen=True)
+class NormBound(Multiplier):
+    """``1/2 |w|^2 <= 1/2 bound^2`` for the whole tensor, with the multiplier of the bound as an L2 strength.
+
+    Regularization is constrained optimization: where training comes to rest, ``grad + multiplier*w = 0``, with multiplier 0
+    where the norm stays below the bound. `wellposed.penalties.elementwise.L2` with that strength has the same solution;
+    here the bound is given, and the strength is found for each matrix alone. `MaxNorm` and `L2Ball` meet a bound at
+    each step; this one meets it in the limit, and near the bound it averages the noise of the gradients.
+
+    With the relative excess ``x = |w|/bound - 1`` and the optimizer's effective step ``t``
+
+        strength(v)  =  max(0, multiplier + 1/2 * ((|v|/bound - 1)/t - multiplier))
+        multiplier  <-  max(0, multiplier + rate * (1/t + multiplier) * x(w))
+
+    the second line is dual ascent on the augmented Lagrangian, in units in which ``rate = 1`` would bring the norm to the
+    bound in one step whatever the curvature of the loss; the first takes half of the excess back at once, without
+    which norm and multiplier would swing around each other. Neither needs to know the scale of the loss, of the
+    weights or of the step.
+
+    Args:
+        bound: > 0, in the units of the weights; or None: the norm that the matrix has after ``warm_steps`` steps.
+        rate: in (0, 1]. Small averages over about ``1/rate`` steps; 1 follows every step.
+        warm_steps: >= 0, steps before a bound of None is taken; a bound that is given holds from the first step.
+    Raises:
+        InputError: a bound that is not positive and finite; use `L2Ball` to allow only zeros.
+    Source:
+        Constrained parameter regularization: Franke, Hefenbrock, Koehler & Hutter (2024), NeurIPS, where the multiplier acts
+        as a decay and the rate has units; the augmented Lagrangian: Hestenes (1969), Powell (1969); the added
+        proportional term: Platt & Barr (1987), NeurIPS.
+    Example:
+        >>> import torch
+        >>> bound, w = NormBound(1.0), torch.tensor([3.0, 4.0])
+        >>> bound.update(bound.start(w), w, step=0.1)
+        tensor(4.)
+    """
+
+    bound: float | None = None
+    rate: float = 0.1
+    warm_steps: int = 200
+    traits: ClassVar[Traits] = Traits()
+
+    def __post_init__(self) -> None:
+        if self.bound is not None and not (_is_number(self.bound) and 0 < self.bound < math.inf):
+            raise InputError(
+                f"NormBound needs a finite bound > 0, or None for the norm after warm_steps; it was given {self.bound!r}."
+            )
+        if not (_is_number(self.rate) and 0 < self.rate <= 1):
+            raise InputError(f"NormBound needs 0 < rate <= 1; it was given {self.rate!r}.")
+        if not isinstance(self.warm_steps, int) or isinstance(self.warm_steps, bool) or self.warm_steps < 0:
+            raise InputError(f"NormBound needs a whole number of warm_steps >= 0; it was given {self.warm_steps!r}.")
+
+    def at_bound(self, bound: float) -> NormBound:
+        """The same with the bound that was found."""
+        return replace(self, bound=bound)
+
+    def times(self, factor: float) -> Self:
+        """The same with ``factor`` times the bound.
+
+        Raises:
+            InputError: the bound is still to be found.
+        """
+        if self.bound is None:
+            raise InputError("NormBound without a bound cannot be scheduled; give the bound.")
+        return super().times(factor)
+
+    def start(self, w: Tensor) -> Tensor:
+        """0, in float32 at least."""
+        return torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
+
+    def strength(self, multiplier: Tensor, w: Tensor | None = None, step: float | Tensor | None = None) -> Tensor:
+        """The strength at ``w``, the point before the proximal step or the decay; 0-d.
+
+        Args:
+            multiplier: 0-d, >= 0.
+            w: without it (and the step) the multiplier itself: it comes to the same limit, but swings.
+            step: the optimizer's effective step, a number or one for each coordinate.
+        """
+        if w is None or step is None or self.bound is None:
+            return multiplier
+        t = mean_step(w, step, multiplier)
+        moved = multiplier + GAIN * (self.excess(w, multiplier) / t - multiplier)
+        return torch.where(t > 0, moved.clamp_min(0.0), multiplier)
+
+    def update(self, multiplier: Tensor, w: Tensor, step: float | Tensor) -> Tensor:
+        """Dual ascent from ``w``, the point after the proximal step; 0-d. Step 0, and no bound yet, change nothing."""
+        if self.bound is None:
+            return multiplier
+        t = mean_step(w, step, multiplier)
+        moved = multiplier + self.rate * (1.0 / t + multiplier) * self.excess(w, multiplier)
+        return torch.where(t > 0, moved.clamp_min(0.0), multiplier)
+
+    def excess(self, w: Tensor, like: Tensor) -> Tensor:
+        """``|w|/bound - 1``, 0-d."""
+        bound = math.nan if self.bound is None else self.bound
+        norm: Tensor = torch.linalg.vector_norm(w, dtype=like.dtype)
+        return norm / bound - 1.0
+
+
+def mean_step(w: Tensor, step: float | Tensor, like: Tensor) -> Tensor:
+    """The step by which a strength moves ``|w|``: the mean of the coordinates' steps, weighted by ``w_i^2``; 0-d.
+
+    Under Adam a weight without gradients has an enormous step, and a plain mean would be that weight's.
+    """
+    if not isinstance(step, Tensor) or step.numel() == 1:
+        return torch.as_tensor(step, dtype=like.dtype, device=like.device).reshape(())
+    square = w.to(like.dtype).square()
+    total = square.sum()
+    weights = torch.where(total > 0, square / total, torch.full_like(square, 1.0 / w.numel()))
+    return (weights * step).sum()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

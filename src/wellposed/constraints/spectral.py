@@ -1,0 +1,68 @@
+"""Sets of matrices that are described by singular values. Kernels ``(out, in, k...)`` are matrices ``(out, in*k...)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from wellposed.ops.spectral import as_matrices, back, clip_spectrum, onto_orthonormal
+from wellposed.penalties.base import Constraint, Traits, at_least_zero
+from wellposed.penalties.matrix import _OfMatrices, check_parts
+
+
+@dataclass(frozen=True)
+class SpectralBall(_OfMatrices, Constraint):
+    """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
+
+    The layer's Lipschitz constant is at most ``bound``. (Dividing the matrix by its largest singular value is not the
+    projection: it shrinks all others too.) A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
+
+    Args:
+        bound: >= 0. 0 allows only zeros; infinity is refused.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+    Source:
+        Lefkimmiatis, Ward & Unser (2013), IEEE Transactions on Image Processing 22(5); for layers: Sedghi, Gupta & Long
+        (2019), ICLR.
+    """
+
+    bound: float
+    parts: int = 1
+    traits: ClassVar[Traits] = Traits(symmetric=False)
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+        check_parts(self, self.parts)
+
+    def project(self, w: Tensor) -> Tensor:
+        """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
+        return back(clip_spectrum(as_matrices(w, self.parts), self.bound, w.dtype), w)
+
+
+@dataclass(frozen=True)
+class Orthogonal(_OfMatrices, Constraint):
+    """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.
+
+    Not convex. Of a matrix without full rank many are nearest; one that depends on the matrix alone is taken (the
+    identity for a matrix of zeros). A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
+
+    Args:
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+    Source:
+        Fan & Hoffman (1955), Proceedings of the AMS 6(1); Higham (1986), SIAM J. Sci. Stat. Comput. 7(4).
+    """
+
+    parts: int = 1
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+
+    def __post_init__(self) -> None:
+        check_parts(self, self.parts)
+
+    def project(self, w: Tensor) -> Tensor:
+        """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""
+        return back(onto_orthonormal(as_matrices(w, self.parts), w.dtype), w)

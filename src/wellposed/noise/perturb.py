@@ -1,0 +1,499 @@
+"""`perturb`: noise on the activations, weights and depth of any model, in anybody's own loop.
+
+Noise                of a rate or a standard deviation, bound to places with `on`
+├── ActivationNoise  disturbs the outputs of modules: Dropout, SpatialDropout, GaussianDropout, StochasticDepth
+└── ParameterNoise   disturbs parameters for one forward: DropConnect, WeightNoise
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from wellposed.core.errors import InputError, SelectorError
+from wellposed.core.registry import classes_in, snake_case
+from wellposed.core.selectors import Selector, select, selector, weights
+from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
+from wellposed.noise.depth import linear_rates, stochastic_depth
+from wellposed.noise.hooks import Hooked, one_tensor
+from wellposed.noise.places import inside_attention, owners, places, refreshed
+from wellposed.noise.weights import drop_connect, weight_noise
+from wellposed.penalties.base import Schedule, at_least_zero, shown
+
+REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
+
+
+class Noise(ABC):
+    """A kind of noise and its size; off in evaluation, and off at size 0, bit for bit."""
+
+    size_field: ClassVar[str] = "rate"
+
+    def __post_init__(self) -> None:
+        self.check_size(getattr(self, self.size_field))
+
+    @property
+    def size(self) -> float:
+        """The rate, or the standard deviation."""
+        return float(getattr(self, self.size_field))
+
+    def check_size(self, size: float) -> None:
+        """Refuse a rate that is not in [0, 1)."""
+        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < 1:
+            raise InputError(f"{type(self).__name__} needs a rate in [0, 1); it was given {size!r}.")
+
+    def sizes(self, count: int) -> list[float]:
+        """The size at each of ``count`` places; the same unless the class says otherwise."""
+        return [self.size] * count
+
+    @abstractmethod
+    def on(self, where: Any, schedule: Schedule | None = None) -> Placed:
+        """Bind to places.
+
+        Args:
+            where: a selector of modules (activations, depth) or of parameters (weights).
+            schedule: the factor of the size at a training forward, 0 for the first.
+        """
+
+    @property
+    def name(self) -> str:
+        """The name in recipes: ``dropout``, ``drop_connect``."""
+        return snake_case(type(self).__name__)
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({values})"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Noise, bound to the modules or parameters that ``where`` selects."""
+
+    noise: Noise
+    where: object
+    schedule: Schedule | None = None
+
+    def __str__(self) -> str:
+        return f"{self.noise} on {self.where}"
+
+    def size(self, base: float, step: int) -> float:
+        """The size at a training forward.
+
+        Raises:
+            InputError: the schedule makes it impossible.
+        """
+        if self.schedule is None:
+            return base
+        size = base * float(self.schedule(step))
+        self.noise.check_size(size)
+        return size
+
+
+class ActivationNoise(Noise):
+    """Noise on the outputs of modules."""
+
+    @abstractmethod
+    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+        """The disturbed output; ``entered`` is the module's first input, where that is a tensor."""
+
+    def on(self, where: object, schedule: Schedule | None = None) -> Placed:
+        """Bind to modules: a glob, a module type, a predicate ``(name, module)``, or a list of these.
+
+        Of the modules that a glob matches, those inside another one of them are left out: ``"layers.*"`` is each layer,
+        not what is in it.
+        """
+        return Placed(self, where, _schedule(schedule))
+
+
+class ParameterNoise(Noise):
+    """Noise on parameters, for the time of one forward of the module that holds them."""
+
+    @abstractmethod
+    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """The disturbed parameter, with a gradient to the clean one."""
+
+    def on(self, where: object = weights, schedule: Schedule | None = None) -> Placed:
+        """Bind to parameters, as a penalty: ``wp.weights`` (the default), a glob, a module type, a predicate."""
+        return Placed(self, selector(where), _schedule(schedule))
+
+
+def _schedule(schedule: Schedule | None) -> Schedule | None:
+    if schedule is not None and not callable(schedule):
+        raise InputError(f"A schedule is a function of the step, such as lambda step: 0.5; {schedule!r} is none.")
+    return schedule
+
+
+@dataclass(frozen=True)
+class Dropout(ActivationNoise):
+    """Each number of an output is 0 with probability ``rate``, else divided by ``1 - rate``.
+
+    On a dropout layer it takes the place of the layer's own; on any other module it is put behind it.
+
+    Args:
+        rate: in [0, 1). 0 is off.
+    Source:
+        Srivastava et al. (2014), JMLR 15.
+    """
+
+    rate: float
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+        """`wellposed.noise.activations.dropout`."""
+        return dropout(x, size, source)
+
+
+@dataclass(frozen=True)
+class SpatialDropout(ActivationNoise):
+    """Each channel of each example is 0 as a whole with probability ``rate``, else divided by ``1 - rate``.
+
+    Args:
+        rate: in [0, 1). 0 is off.
+        axis: of the channels: 1 for ``(N, C, *)``, -1 for sequences ``(N, places, features)``.
+    Source:
+        Tompson et al. (2015), CVPR.
+    """
+
+    rate: float
+    axis: int = 1
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+        """`wellposed.noise.activations.spatial_dropout`."""
+        return spatial_dropout(x, size, source, self.axis)
+
+
+@dataclass(frozen=True)
+class GaussianDropout(ActivationNoise):
+    """Each number of an output is multiplied by a draw from ``N(1, rate/(1 - rate))``.
+
+    Args:
+        rate: in [0, 1). 0 is off; the variance is that of dropout at this rate.
+    Source:
+        Srivastava et al. (2014), JMLR 15, section 10.
+    """
+
+    rate: float
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+        """`wellposed.noise.activations.gaussian_dropout`."""
+        return gaussian_dropout(x, size, source)
+
+
+@dataclass(frozen=True)
+class StochasticDepth(ActivationNoise):
+    """A residual branch is 0 for an example with probability ``rate``, else divided by ``1 - rate``.
+
+    Args:
+        rate: in [0, 1), of the last selected module. 0 is off.
+        linear: the ``l``-th of L selected modules has ``rate * l/L``; else all have ``rate``.
+        of: what the selected modules are: ``branch``, whose output is added to the skip outside; or ``block``, which
+            adds its own input: ``x + m (block(x) - x)``, so that a dropped block is the identity.
+        by: ``example``, each by itself along the first axis; or ``batch``, all together.
+    Source:
+        Huang et al. (2016), ECCV.
+    """
+
+    rate: float
+    linear: bool = True
+    of: Literal["branch", "block"] = "branch"
+    by: Literal["example", "batch"] = "example"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of not in ("branch", "block") or self.by not in ("example", "batch"):
+            raise InputError(
+                f"StochasticDepth is of='branch' or 'block' and by='example' or 'batch'; "
+                f"it was given of={self.of!r}, by={self.by!r}."
+            )
+
+    def sizes(self, count: int) -> list[float]:
+        """Rising linearly, or the same everywhere."""
+        return linear_rates(self.rate, count) if self.linear else [self.rate] * count
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+        """`wellposed.noise.depth.stochastic_depth`."""
+        if self.of == "block" and entered is None:
+            raise InputError("StochasticDepth(of='block') needs a block whose first input is a tensor; it is none.")
+        return stochastic_depth(x, size, source, entered if self.of == "block" else None, self.by)
+
+
+@dataclass(frozen=True)
+class DropConnect(ParameterNoise):
+    """Each weight is 0 with probability ``rate`` for one forward, else divided by ``1 - rate``.
+
+    Args:
+        rate: in [0, 1). 0 is off.
+    Source:
+        Wan et al. (2013), ICML.
+    """
+
+    rate: float
+
+    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """`wellposed.noise.weights.drop_connect`."""
+        return drop_connect(w, size, source)
+
+
+@dataclass(frozen=True)
+class WeightNoise(ParameterNoise):
+    """Normal noise is added to each weight for one forward.
+
+    Args:
+        std: >= 0, in the units of the weights; relative: a share of each weight. 0 is off.
+        relative: whether ``std`` is times ``|w_i|``.
+    Source:
+        An (1996), Neural Computation 8(3).
+    """
+
+    std: float
+    relative: bool = False
+    size_field: ClassVar[str] = "std"
+
+    def check_size(self, size: float) -> None:
+        """Refuse a standard deviation that is negative or no finite number."""
+        at_least_zero(self, std=size)
+
+    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """`wellposed.noise.weights.weight_noise`."""
+        return weight_noise(w, size, source, self.relative)
+
+
+@dataclass
+class Site:
+    """One kind of noise at one place.
+
+    Attributes:
+        place: the module's or the parameter's name.
+        key: which stream it draws from.
+        drawn: how often it was.
+    """
+
+    placed: Placed
+    place: str
+    key: str
+    base: float
+    drawn: int = 0
+
+
+class Perturbed(Hooked):
+    """What `perturb` gives: the count of training forwards, a table of what is disturbed, and the way back."""
+
+    def __init__(self, model: nn.Module, noises: Sequence[Placed], seed: int) -> None:
+        super().__init__(model, seed)
+        self.sites: list[Site] = []
+        self._shadows: list[tuple[nn.Module, str]] = []
+        self._silenced: list[nn.Module] = []
+        on_outputs: dict[nn.Module, list[Site]] = {}
+        on_weights: dict[nn.Module, list[tuple[nn.Module, str, Site]]] = {}
+        for index, placed in enumerate(noises):
+            if isinstance(placed.noise, ParameterNoise):
+                for caller, owner, name, site in self._parameters(index, placed):
+                    on_weights.setdefault(caller, []).append((owner, name, site))
+            else:
+                for module, site in self._modules(index, placed):
+                    on_outputs.setdefault(module, []).append(site)
+        for module, sites in on_outputs.items():
+            if isinstance(module, REPLACED):
+                self.before(module, self._silence)
+            self.after(module, self._disturb(sites))
+        for caller, found in on_weights.items():
+            self.before(caller, self._shadow(found))
+            self.after(caller, self._uncover(found))
+        # Registered last and called first: a forward that was interrupted from outside leaves nothing behind.
+        self.before(model, self._enter)
+
+    def _site(self, index: int, placed: Placed, place: str, base: float) -> Site:
+        site = Site(placed, place, f"{index}:{placed.noise.name}:{place}", base)
+        self.sites.append(site)
+        return site
+
+    def _modules(self, index: int, placed: Placed) -> Iterable[tuple[nn.Module, Site]]:
+        chosen = chosen_modules(self.model, placed)
+        for (name, module), base in zip(chosen.items(), placed.noise.sizes(len(chosen)), strict=True):
+            yield module, self._site(index, placed, name, base)
+
+    def _parameters(self, index: int, placed: Placed) -> Iterable[tuple[nn.Module, nn.Module, str, Site]]:
+        callers = inside_attention(self.model)
+        chosen = select(self.model, placed.where)
+        for leaf, base in zip(chosen, placed.noise.sizes(len(chosen)), strict=True):
+            for alias, owner, name in owners(self.model, leaf):
+                yield callers.get(owner, owner), owner, name, self._site(index, placed, alias, base)
+
+    def _enter(self, model: nn.Module, args: object) -> None:
+        self._clean()
+        self.begin(model)
+
+    def _clean(self) -> None:
+        """Take what a forward has left on the model, if it could not end."""
+        self._take(self._shadows)
+        for module in self._silenced:
+            module.training = self.model.training
+        self._shadows.clear()
+        self._silenced.clear()
+
+    @staticmethod
+    def _take(shadows: Iterable[tuple[nn.Module, str]]) -> None:
+        """Let parameters be seen again."""
+        taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
+        for owner in dict.fromkeys(taken):
+            refreshed(owner)
+
+    def _size(self, site: Site) -> float:
+        return site.placed.size(site.base, self._streams.step)
+
+    def _source(self, site: Site) -> torch.Generator:
+        source = self.draw(site.key)
+        site.drawn += 1
+        return source
+
+    def _silence(self, module: nn.Module, args: object) -> None:
+        """A dropout layer draws nothing itself: what is put behind it takes its place."""
+        if module.training:
+            self._silenced.append(module)
+            module.training = False
+
+    def _disturb(self, sites: list[Site]) -> Callable[..., Tensor | None]:
+        def disturb(module: nn.Module, args: tuple[Any, ...], output: object) -> Tensor | None:
+            if module in self._silenced:
+                self._silenced.remove(module)
+                module.training = True
+            if output is None or not module.training:
+                return None
+            entered = args[0] if args and isinstance(args[0], Tensor) else None
+            changed = None
+            for site in sites:
+                size, noise = self._size(site), site.placed.noise
+                if size and isinstance(noise, ActivationNoise):
+                    x = one_tensor(site.place, module, output, type(noise).__name__)
+                    output = changed = noise.apply(x, size, self._source(site), entered)
+            return changed
+
+        return disturb
+
+    def _shadow(self, found: list[tuple[nn.Module, str, Site]]) -> Callable[..., None]:
+        """Let an attribute of the module hide its parameter, which stays where it is: in ``parameters()``, in the state."""
+
+        def shadow(caller: nn.Module, args: object) -> None:
+            if not caller.training:
+                return
+            for owner, name, site in found:
+                size, noise = self._size(site), site.placed.noise
+                if size and isinstance(noise, ParameterNoise):
+                    noised = noise.apply(getattr(owner, name), size, self._source(site))
+                    self._shadows.append((owner, name))
+                    owner.__dict__[name] = noised
+            for owner in dict.fromkeys(owner for owner, _, _ in found):
+                refreshed(owner)
+
+        return shadow
+
+    def _uncover(self, found: list[tuple[nn.Module, str, Site]]) -> Callable[..., None]:
+        mine = {(owner, name) for owner, name, _ in found}
+
+        def uncover(caller: nn.Module, args: object, output: object) -> None:
+            if not self._shadows:
+                return
+            self._take(mine)
+            self._shadows = [shadow for shadow in self._shadows if shadow not in mine]
+
+        return uncover
+
+    def remove(self) -> None:
+        """Take all hooks away: the model is as it was before. A second time it does nothing."""
+        self._clean()
+        super().remove()
+
+    def table(self) -> list[dict[str, object]]:
+        """A row for each noise at each place: ``place``, ``noise``, ``size`` at the next forward, how often ``drawn``.
+
+        A place that is never drawn after some forwards is not called by the model, or is called in evaluation mode.
+        """
+        return [
+            {
+                "place": site.place or "(the model)",
+                "noise": str(site.placed.noise),
+                "size": site.placed.size(site.base, self._step),
+                "drawn": site.drawn,
+            }
+            for site in self.sites
+        ]
+
+    def __str__(self) -> str:
+        rows = [("place", "noise", "size", "drawn")]
+        rows += [(str(r["place"]), str(r["noise"]), f"{r['size']:.4g}", str(r["drawn"])) for r in self.table()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, f"{self._step} training forwards"])
+
+
+def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
+    """The modules that a noise is put on, in the model's order.
+
+    Raises:
+        SelectorError, InputError: nothing matches, or what matches cannot be disturbed.
+    """
+    where = placed.where
+    if isinstance(where, Selector):
+        raise SelectorError(
+            f"{type(placed.noise).__name__} is put on modules, and {where} selects parameters. "
+            "Give a glob over module names, a module type or a predicate (name, module)."
+        )
+    union = places(model, where)
+    hidden = inside_attention(model)
+    chosen = {name: m for name, m in model.named_modules() if name in union and m not in hidden}
+    if not chosen:
+        raise InputError(
+            f"{', '.join(union)} is computed inside its attention without being called, so its output cannot be disturbed. "
+            "Select a module after the attention."
+        )
+    for name, module in chosen.items():
+        if isinstance(module, _DropoutNd) and not isinstance(module, REPLACED):
+            raise InputError(
+                f"{name!r} is {type(module).__name__}, which keeps mean and variance by a formula of its own. "
+                "Set its rate instead, or leave it out of the selector."
+            )
+    return chosen
+
+
+def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) -> Perturbed:
+    """Put noise into a model: at each forward in training mode a new draw, in evaluation none.
+
+    Draws are functions of ``(seed, step, place)`` and leave torch's global random state alone. Parameters, state and
+    copies of the model stay clean. Several noises at one place act in the order given.
+
+    Args:
+        model: the whole model, the one that is called, before ``torch.compile``.
+        noises: such as ``Dropout(0.3).on("encoder.*")``, ``DropConnect(0.2).on(nn.Linear)``.
+        seed: of the draws.
+    Returns:
+        A handle with ``step``, ``table()`` and ``remove()``; ``print(handle)`` shows who is disturbed. As a context manager
+        it removes the noise after the block.
+    Raises:
+        SelectorError: a selector matches nothing.
+        InputError: what is selected cannot be disturbed.
+        CompositionError: the model carries noise already.
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> noise = perturb(net, [Dropout(0.5).on(torch.nn.ReLU), DropConnect(0.1).on("2")])
+        >>> print(noise)
+        place     noise                  size  drawn
+        1         Dropout(rate=0.5)      0.5   0
+        2.weight  DropConnect(rate=0.1)  0.1   0
+        0 training forwards
+        >>> noise.remove()
+    """
+    noises = [noises] if isinstance(noises, (Placed, Noise)) else list(noises)
+    for placed in noises:
+        if not isinstance(placed, Placed):
+            raise InputError(f"Noise is bound to a place with .on(...); {placed} is not. Write {placed}.on(...).")
+    return Perturbed(model, noises, seed)
+
+
+NOISES: dict[str, type[Noise]] = classes_in("wellposed.noise", Noise)  # type: ignore[type-abstract]
+"""Every kind of noise by its name in recipes."""

@@ -1,0 +1,110 @@
+"""Total variation along an axis: its proximal operator by dynamic programming, and its distance from stationarity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Step = float | Tensor
+
+
+def variation_prox(w: Tensor, step: Step, strength: Step, axis: int = -1) -> Tensor:
+    """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i strength_i |u_{i+1} - u_i|``, for each line along ``axis``.
+
+    Forward, the derivative of the least cost of ``u_1..u_i`` as a function of ``u_i`` is a piecewise linear increasing
+    function, kept by its knots; passing on to ``u_{i+1}`` clips it to ``[-strength, strength]``. Backward, each ``u_i`` is
+    ``u_{i+1}`` clipped to the interval that the clipping left. Exact to rounding, in one loop along the axis, all lines at
+    once: its steps cost as many operations as there are knots, at most ``2 i``, in practice the length of a level run.
+
+    Args:
+        w: floating, at least one axis. Not modified.
+        step: >= 0, a number or one per coordinate. A coordinate with step 0 does not move.
+        strength: >= 0, a number, or one for each neighbouring pair (``w``'s shape, one less along ``axis``).
+        axis: along which neighbours differ.
+    Source:
+        Johnson (2013), Journal of Computational and Graphical Statistics 22(2); the derivation is in
+        docs/derivations/groups.md.
+    """
+    if w.shape[axis] < 2 or (not isinstance(strength, Tensor) and strength == 0):
+        return w.clone()
+    t = torch.as_tensor(step, dtype=w.dtype, device=w.device).expand_as(w)
+    y, times = _lines(w, axis), _lines(t, axis)
+    charge = torch.as_tensor(strength, dtype=w.dtype, device=w.device)
+    pairs = _lines(charge.expand_as(w.narrow(axis, 1, w.shape[axis] - 1)), axis)
+    u = _levels(y, times, pairs)
+    shape = (*w.shape[: axis % w.ndim], *w.shape[axis % w.ndim + 1 :], w.shape[axis])
+    return torch.where(t > 0, u.view(shape).movedim(-1, axis), w)
+
+
+def variation_distance(w: Tensor, grad: Tensor, strength: float, axis: int = -1) -> Tensor:
+    """Euclidean distance of ``-grad`` to the subdifferential of ``strength * sum_i |w_{i+1} - w_i|`` at ``w``, 0-d.
+
+    Where neighbours differ the dual variable is ``strength`` with their sign; inside of a run of equal values it is free in
+    ``[-strength, strength]``, and the nearest choice leaves the proximal point of the run's own variation.
+    """
+    if w.shape[axis] < 2:
+        whole: Tensor = torch.linalg.vector_norm(grad)
+        return whole
+    jumps = w.diff(dim=axis).sign()
+    zero = torch.zeros_like(w.narrow(axis, 0, 1))
+    pull = strength * (torch.cat([zero, jumps], axis) - torch.cat([jumps, zero], axis))
+    left = variation_prox(grad + pull, 1.0, torch.where(jumps == 0, strength, 0.0).to(w.dtype), axis)
+    distance: Tensor = torch.linalg.vector_norm(left)
+    return distance
+
+
+def _lines(x: Tensor, axis: int) -> Tensor:
+    return x.movedim(axis, -1).reshape(-1, x.shape[axis])
+
+
+def _levels(y: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The minimizers of ``(lines, n)`` values ``y`` with steps ``t`` and strengths ``s`` of the ``n - 1`` pairs."""
+    n = y.shape[1]
+    first, reach = y[:, :1], t[:, :1] * s[:, :1]
+    at = torch.cat([first - reach, first + reach], 1)
+    slope = torch.cat([-s[:, :1], s[:, :1]], 1)
+    ends = [at]
+    width = 8
+    for i in range(1, n):
+        now, time, before = y[:, i : i + 1], t[:, i : i + 1], s[:, i - 1 : i]
+        # The derivative at the knots, times the step: so a step of 0 needs no case of its own.
+        scaled = time * slope + (at - now)
+        if i == n - 1:
+            last = _crossing(at, scaled, now, time * before, torch.zeros_like(now))
+            break
+        after = s[:, i : i + 1]
+        low, high = (_crossing(at, scaled, now, time * before, sign * time * after) for sign in (-1.0, 1.0))
+        low, high = low.where(time > 0, now), torch.maximum(low, high).where(time > 0, now)
+        ends.append(torch.cat([low, high], 1))
+        value = slope + (at - now) / time.clamp_min(torch.finfo(y.dtype).tiny)
+        slope = torch.cat([-after, value.clamp(-after, after), after], 1)
+        at = torch.cat([low, at.clamp(low, high), high], 1)
+        if at.shape[1] > 2 * width:
+            at, slope = _without_repetitions(at, slope, after)
+            width = max(8, at.shape[1])
+    levels = [last]
+    for end in reversed(ends):
+        levels.append(levels[-1].clamp(end[:, :1], end[:, 1:]))
+    return torch.cat(levels[::-1], 1)
+
+
+def _crossing(at: Tensor, scaled: Tensor, now: Tensor, reach: Tensor, level: Tensor) -> Tensor:
+    """Where the increasing function through the knots, of slope 1 beyond them, crosses ``level``; ``(lines, 1)``."""
+    count, knots = (scaled < level).sum(1, keepdim=True), at.shape[1]
+    right = count.clamp_max(knots - 1)
+    left = (count - 1).clamp_min(0)
+    a, b, below, above = at.gather(1, left), at.gather(1, right), scaled.gather(1, left), scaled.gather(1, right)
+    rise = above - below
+    share = (level - below) / rise.where(rise > 0, torch.ones_like(rise))
+    inside = torch.minimum(a + share * (b - a), b)
+    return torch.where(count == 0, now + reach + level, torch.where(count == knots, now - reach + level, inside))
+
+
+def _without_repetitions(at: Tensor, slope: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The knots from the last one at ``-s`` to the first one at ``s``; lines with fewer repeat their last."""
+    first = ((slope <= -s).sum(1, keepdim=True) - 1).clamp_min(0)
+    last = (at.shape[1] - (slope >= s).sum(1, keepdim=True)).clamp_max(at.shape[1] - 1)
+    last = torch.maximum(first, last)
+    width = int((last - first).max()) + 1
+    index = torch.minimum(first + torch.arange(width, device=at.device), last)
+    return at.gather(1, index), slope.gather(1, index)

@@ -1,0 +1,96 @@
+"""The proximal steps of many parameters at once: those that the kernels know together, others one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wellposed.ops.groups import AXES
+from wellposed.optim.binding import Charged
+from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
+from wellposed.optim.metrics import Diagonal, Metric
+from wellposed.optim.proximal import JointProx
+from wellposed.penalties.base import Penalty
+from wellposed.penalties.group import GroupL2
+from wellposed.penalties.matrix import RowL21
+
+
+class Move(NamedTuple):
+    """One parameter, what it is moved by, and how far."""
+
+    one: Charged
+    prox: JointProx
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class AxisGroups:
+    """A core that is a sum of norms over the indices of one axis."""
+
+    axis: int
+    strength: float
+
+
+def axis_groups(core: Penalty | None, w: Tensor) -> AxisGroups | None:
+    """What the kernels need to know of a core, or None where it is of another kind."""
+    if isinstance(core, RowL21):
+        return AxisGroups(0, core.strength)
+    if isinstance(core, GroupL2) and isinstance(core.by, str) and core.by in AXES:
+        strength = core.scaled(w)
+        return AxisGroups(core.axis, strength) if isinstance(strength, float) else None
+    return None
+
+
+def proximal_steps_(moves: Sequence[Move]) -> None:
+    """Move every parameter in place by its joint proximal step.
+
+    Absolute values and squares are taken in one pass over all parameters; then groups along an axis, where no square has
+    changed the metric; anything else by its own operator.
+    """
+    flat, grouped, others = [], [], []
+    for move in moves:
+        groups = axis_groups(move.prox.core, move.one.leaf.tensor)
+        if not move.prox.plain or (move.prox.core is not None and (groups is None or move.prox.l2)):
+            others.append(move)
+            continue
+        if move.prox.l1 or move.prox.l2:
+            flat.append(move)
+        if groups is not None:
+            grouped.append((move, groups))
+    if flat:
+        soft_threshold_(
+            [move.one.leaf.tensor for move in flat],
+            [move.metric for move in flat],
+            [float(move.prox.l1) for move in flat],
+            [move.prox.l2 for move in flat],
+        )
+    for axis in sorted({groups.axis for _, groups in grouped}):
+        _group([(move, groups) for move, groups in grouped if groups.axis == axis], axis)
+    for move in others:
+        _alone(move)
+
+
+def _group(moves: Sequence[tuple[Move, AxisGroups]], axis: int) -> None:
+    radii = group_soft_thresholds_(
+        [move.one.leaf.tensor for move, _ in moves],
+        [move.metric for move, _ in moves],
+        [groups.strength for _, groups in moves],
+        axis,
+        [move.one.radius for move, _ in moves],
+    )
+    for (move, _), radius in zip(moves, radii, strict=True):
+        move.one.radius = radius
+
+
+def _alone(move: Move) -> None:
+    """By the operators themselves, in float32 at least; a core without a diagonal form takes the mean step."""
+    w = move.one.leaf.tensor
+    dtype = torch.promote_types(w.dtype, torch.float32)
+    step = move.metric.steps().to(dtype) if isinstance(move.metric, Diagonal) else move.metric
+    if isinstance(step, Tensor) and not move.prox.diagonal:
+        step = step.mean()
+    w.copy_(move.prox(w.to(dtype), step))

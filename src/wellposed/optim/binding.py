@@ -1,0 +1,278 @@
+"""Who is charged with what: terms resolved on a model's parameters, and what cannot be enforced refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wellposed.constraints.multiplier import Multiplier
+from wellposed.core.errors import CompositionError, InputError, SelectorError
+from wellposed.core.selectors import Leaf, leaves, named, select
+from wellposed.optim.composition import check_after, intersection, ordered
+from wellposed.optim.proximal import JointProx, joint
+from wellposed.penalties.base import (
+    Chargeable,
+    Constraint,
+    CoupledPenalty,
+    FunctionalPenalty,
+    How,
+    Penalty,
+    Schedule,
+    Term,
+)
+from wellposed.penalties.elementwise import L2
+
+
+@dataclass
+class Bound:
+    """A term on one parameter: the charge with what the parameter fills in, and the term that it came from."""
+
+    term: Term
+    charge: Chargeable
+
+    @property
+    def how(self) -> How:
+        """The enforcement."""
+        return self.term.how
+
+    def now(self, step: int) -> Chargeable:
+        """The charge with its strength at a step."""
+        return self.charge if self.term.schedule is None else self.charge.times(factor_at(self.term.schedule, step))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to one parameter at one step."""
+
+    decays: tuple[L2, ...] = ()
+    prox: JointProx | None = None
+    constraints: tuple[Constraint, ...] = ()
+    multiplier: Multiplier | None = None
+    multiplier_decays: bool = False
+
+
+@dataclass
+class Charged:
+    """One parameter and everything that is enforced on it.
+
+    Attributes:
+        count: steps that the parameter has taken, once known.
+        radius: norms of its groups after the last proximal step, from which the next one starts.
+        multiplier: of a bound that adapts its strength, and
+        norm: that bound, once found.
+    """
+
+    leaf: Leaf
+    bounds: list[Bound] = field(default_factory=list)
+    count: int | None = None
+    radius: Tensor | None = None
+    multiplier: Tensor | None = None
+    norm: float | None = None
+    _plan: Plan | None = None
+
+    @property
+    def terms(self) -> list[Term]:
+        """The terms as they were given."""
+        return [bound.term for bound in self.bounds]
+
+    def plan(self, step: int) -> Plan:
+        """What to do at a step (0 for the first); the same at every step unless a strength follows a schedule."""
+        if self._plan is None or any(bound.term.schedule for bound in self.bounds):
+            self._plan = self._planned(step)
+        return self._plan
+
+    def forget_plan(self) -> None:
+        """Plan anew: a charge has changed."""
+        self._plan = None
+
+    def _planned(self, step: int) -> Plan:
+        by = {how: [b.now(step) for b in self.bounds if b.how == how] for how in ("decay", "prox", "project")}
+        constraints = ordered(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
+        penalties = [p for p in by["prox"] if isinstance(p, Penalty)]
+        several = [b for b in self.bounds if isinstance(b.charge, Multiplier)]
+        multiplier = several[0].now(step) if several else None
+        prox, rest = None, constraints
+        if penalties:
+            prox, rest = joined(self.leaf.name, penalties, constraints)
+        elif several and several[0].how == "prox":
+            prox = JointProx()
+        return Plan(
+            tuple(c for c in by["decay"] if isinstance(c, L2)),
+            prox,
+            tuple(rest),
+            multiplier if isinstance(multiplier, Multiplier) else None,
+            bool(several) and several[0].how == "decay",
+        )
+
+
+@dataclass
+class CoupledCharge:
+    """A coupled penalty and its parameters, in the order that its operators take them; ``counted`` knows their steps."""
+
+    bound: Bound
+    leaves: tuple[Leaf, ...]
+    counted: dict[int, Charged] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The parameters."""
+        return [leaf.tensor for leaf in self.leaves]
+
+    def now(self, step: int) -> CoupledPenalty:
+        """The penalty with its strength at a step."""
+        charge = self.bound.now(step)
+        assert isinstance(charge, CoupledPenalty)
+        return charge
+
+
+def joined(
+    name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
+) -> tuple[JointProx, list[Constraint]]:
+    """The joint operator, and the constraints that are projected on after it.
+
+    Raises:
+        CompositionError: a constraint has no proven place beside the penalties.
+    """
+    interval = intersection(constraints)
+    rest = [c for c in constraints if c.interval is None]
+    for constraint in rest:
+        check_after(name, penalties, constraint)
+    return joint(name, penalties, interval), rest
+
+
+def factor_at(schedule: Schedule, step: int) -> float:
+    """The factor of a strength at a step.
+
+    Raises:
+        InputError: the schedule gives something that is no finite number >= 0.
+    """
+    factor = float(schedule(step))
+    if not math.isfinite(factor) or factor < 0:
+        raise InputError(f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {factor!r}.")
+    return factor
+
+
+@dataclass
+class Binding:
+    """All terms on a model."""
+
+    charged: list[Charged]
+    coupled: list[CoupledCharge]
+    functional: list[Term]
+
+    def references(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors that belong to charges (the weights that one stays close to), by parameter and number of its term."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for charged in self.charged:
+            for i, bound in enumerate(charged.bounds):
+                reference = getattr(bound.charge, "reference", None)
+                if isinstance(reference, Tensor):
+                    found.setdefault(charged.leaf.name, {})[str(i)] = reference
+        return found
+
+
+def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Binding:
+    """Resolve the selectors and check that what they ask for can be enforced.
+
+    Raises:
+        SelectorError, ShapeError, CompositionError: see `wellposed.optim.regularize.regularize`.
+    """
+    charged: dict[int, Charged] = {}
+    coupled: list[CoupledCharge] = []
+    for term in terms:
+        if isinstance(term.charge, FunctionalPenalty):
+            continue
+        if isinstance(term.charge, CoupledPenalty):
+            coupled.append(_couple(model, term, term.charge))
+            continue
+        for leaf in select(model, term.where):
+            _check_kind(leaf)
+            charge = term.charge.at(leaf)
+            charge.check(leaf.name, leaf.tensor)
+            charged.setdefault(id(leaf.tensor), Charged(leaf)).bounds.append(Bound(term, charge))
+    _check_optimizer(model, optimizer, terms)
+    own_decay = {
+        id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in optimizer.param_groups for p in group["params"]
+    }
+    for one in charged.values():
+        _check_together(one, own_decay.get(id(one.leaf.tensor), 0.0))
+    _check_coupled(charged, coupled)
+    return Binding(list(charged.values()), coupled, [t for t in terms if isinstance(t.charge, FunctionalPenalty)])
+
+
+def _check_kind(leaf: Leaf) -> None:
+    if leaf.tensor.is_complex():
+        raise InputError(f"{leaf.name!r} is complex; penalties and constraints are defined for real weights.")
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "decay" for term in terms):
+        raise CompositionError("LBFGS takes many steps in one, so decay has no place in it. Use .on(..., how='loss').")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if terms and not any(id(leaf.tensor) in held for leaf in leaves(model)):
+        raise InputError("The optimizer holds no parameter of this model. Build it from model.parameters().")
+
+
+def _check_together(charged: Charged, own_decay: float) -> None:
+    """Refuse what would be enforced twice, and what has no joint step; the plan of the first step says the latter."""
+    name = charged.leaf.name
+    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, Multiplier))]
+    decaying = [
+        bound.term
+        for bound in charged.bounds
+        if isinstance(bound.charge, Multiplier)
+        or (
+            isinstance(bound.charge, Penalty) and any(l2 > 0 and c is None for l2, c in bound.charge.summands().squares)
+        )
+    ]
+    if decaying and own_decay:
+        raise CompositionError(
+            f"{name!r} would be decayed twice: by the optimizer's weight_decay={own_decay:g} and by {decaying[0]}. "
+            f"Build the optimizer with weight_decay=0, or leave {decaying[0].charge} out."
+        )
+    if len(squares) > 1:
+        raise CompositionError(
+            f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "
+            "Give one, or subtract one selector from the other (wp.weights - wp.heads)."
+        )
+    charged.plan(0)
+
+
+def _couple(model: nn.Module, term: Term, penalty: CoupledPenalty) -> CoupledCharge:
+    """The parameters of a coupled penalty, one for each of its names."""
+    chosen = {id(leaf.tensor) for leaf in select(model, term.where)}
+    found: list[Leaf] = []
+    for name in penalty.names:
+        matching = [leaf for leaf in select(model, named(name)) if id(leaf.tensor) in chosen]
+        if len(matching) != 1:
+            raise SelectorError(
+                f"{penalty.name} needs one parameter for {name!r}; it matches "
+                f"{', '.join(repr(leaf.name) for leaf in matching) or 'none'}. Give a name that one parameter has."
+            )
+        _check_kind(matching[0])
+        found.append(matching[0])
+    penalty.check_all([leaf.name for leaf in found], [leaf.tensor for leaf in found])
+    return CoupledCharge(Bound(term, penalty), tuple(found))
+
+
+def _check_coupled(charged: dict[int, Charged], coupled: Sequence[CoupledCharge]) -> None:
+    """A coupled proximal step is the only one on its parameters, and nothing is projected after it."""
+    taken: dict[int, str] = {}
+    for one in coupled:
+        if one.bound.how != "prox":
+            continue
+        for leaf in one.leaves:
+            other = charged.get(id(leaf.tensor))
+            beside = [str(b.charge) for b in other.bounds if b.how in ("prox", "project")] if other else []
+            beside += [taken[id(leaf.tensor)]] if id(leaf.tensor) in taken else []
+            if beside:
+                raise CompositionError(
+                    f"{leaf.name!r} is charged by {one.bound.charge} and by {beside[0]}, which have no proven joint "
+                    'proximal step. Charge different parameters, or enforce one with how="loss".'
+                )
+            taken[id(leaf.tensor)] = str(one.bound.charge)

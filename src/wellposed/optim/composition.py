@@ -1,0 +1,99 @@
+"""Which constraints go with which others and with which proximal steps: what is proven, and a refusal for the rest.
+
+Projecting after a proximal step is the joint step in these cases (equal steps; docs/derivations/composition.md):
+
+- squares before any set: completing them leaves a distance to one point;
+- an interval after any convex function of single weights, in any metric; one that ends at 0 also before group norms;
+- a norm ball around 0 after anything convex with ``g(c u) = c g(u)`` for c > 0, if no part of it reaches across balls;
+- an L1 ball after L1; the largest ``k`` after L1; clipped singular values after the nuclear norm;
+- two sets: an interval that ends at 0 before norm balls, the L1 ball and the largest ``k``; intervals among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wellposed.core.errors import CompositionError
+from wellposed.penalties.base import Constraint, Penalty
+
+Interval = tuple[float, float]
+
+AFTER_CONE = ("max_norm", "l2_ball", "l1_ball", "top_k")
+"""Sets whose projection keeps signs and zeros, so that a cone of fixed signs may come first."""
+
+
+AXES = {"unit": 0, "filter": 0, "input": 1, "channel": 1}
+
+
+def intersection(constraints: Sequence[Constraint]) -> Interval | None:
+    """What all intervals among the constraints allow; None where there is none."""
+    found = [c.interval for c in constraints if c.interval is not None]
+    return (max(low for low, _ in found), min(high for _, high in found)) if found else None
+
+
+def is_cone(interval: Interval) -> bool:
+    """Whether the interval is all that is >= 0, or all that is <= 0."""
+    return interval in ((0.0, math.inf), (-math.inf, 0.0))
+
+
+def ordered(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
+    """Constraints in the order in which projecting on one after the other is projecting on all.
+
+    Raises:
+        CompositionError: there is no such order.
+    """
+    intervals = [c for c in constraints if c.interval is not None]
+    rest = [c for c in constraints if c.interval is None]
+    meeting = intersection(constraints)
+    if meeting is not None and meeting[0] > meeting[1]:
+        raise CompositionError(f"{name!r}: nothing satisfies {' and '.join(map(str, intervals))} at once.")
+    cone = meeting is None or is_cone(meeting)
+    if len(rest) > 1 or (rest and intervals and not (cone and rest[0].name in AFTER_CONE)):
+        raise CompositionError(
+            f"{name!r} has two constraints, {' and '.join(map(str, constraints))}; projecting on one leaves the other. "
+            "Give one, or constrain different parameters."
+        )
+    return [*intervals, *rest]
+
+
+def check_after(name: str, penalties: Sequence[Penalty], constraint: Constraint) -> None:
+    """Refuse a constraint (no interval) whose projection after the proximal step is not the joint step.
+
+    Raises:
+        CompositionError: naming both.
+    """
+    parts = [penalty.summands() for penalty in penalties]
+    weighted = any(not isinstance(part.l1, float | int) for part in parts)
+    thresholds = weighted or any(part.l1 for part in parts)
+    cores = [part.core for part in parts if part.core is not None]
+    if not _proven(constraint, weighted, thresholds, cores):
+        raise CompositionError(
+            f"{' and '.join(map(str, penalties))} with {constraint} have no proven joint step on {name!r}. "
+            'Enforce the penalty with how="loss", or charge different parameters.'
+        )
+
+
+def _proven(constraint: Constraint, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+    if not thresholds and not cores:
+        return True
+    kind = constraint.name
+    if kind == "l2_ball" or (kind == "max_norm" and getattr(constraint, "by", None) == "all"):
+        return all(core.traits.convex and core.traits.homogeneous == 1 for core in cores)
+    if kind == "max_norm":
+        return all(_cut_alike(core, constraint) for core in cores)
+    if kind in ("l1_ball", "top_k"):
+        return not weighted and not cores
+    if kind == "spectral_ball":
+        return not thresholds and all(core.name == "nuclear" and _same_parts(core, constraint) for core in cores)
+    return False
+
+
+def _cut_alike(core: Penalty, constraint: Constraint) -> bool:
+    """Whether the groups of a penalty are those of the norm ball: units or inputs, by whatever name."""
+    ways = [AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)]
+    return core.merged(core) is not None and ways[0] is not None and ways[0] == ways[1]
+
+
+def _same_parts(core: Penalty, constraint: Constraint) -> bool:
+    return bool(getattr(core, "parts", 1) == getattr(constraint, "parts", 1))

@@ -1,0 +1,329 @@
+"""Proximal steps in place, in the metric of an optimizer: the operators of `wellposed.ops.prox` at the speed of memory.
+
+Weights are taken in chunks that stay in cache over all passes, so that main memory is read once and written once; small
+tensors are packed together, so that many of them cost a handful of calls. Scratch is a few chunks, less than the charged
+weights together, and gone when a call returns. Callers hold ``torch.no_grad``.
+
+No steps are formed: with ``size_i = root(second_i) + eps`` a step is ``scale/size_i``, and a coordinate that has had no
+gradient, whose step is 0, is given an infinite size as its second moment is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wellposed.ops.norms import group_norms
+from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
+from wellposed.optim.metrics import Diagonal, Metric
+
+CHUNK = 2**18
+"""Elements of a chunk on a CPU: a few such buffers fit into the shared cache, and a call costs little beside its work."""
+
+CHUNK_ELSEWHERE = 2**24
+"""On an accelerator a launch costs more than a pass through memory."""
+
+SMALL = 8
+"""Tensors of less than a chunk over this are packed; above, packing's copies cost more than the calls that it saves."""
+
+NEWTON_STEPS = 64
+"""At most. From the last step's radii one or two are usual, from anywhere about ten."""
+
+
+Item = tuple[Tensor, Tensor, int]
+"""A parameter, its second moment, and its place in the caller's list."""
+
+
+class _Scale(NamedTuple):
+    """A threshold for each coordinate, ``amount/(root(second) + eps)``; or ``amount`` itself where ``eps`` is None."""
+
+    amount: float
+    eps: float | None
+    floor: float
+    root: bool
+
+    @classmethod
+    def of(cls, metric: Metric, strength: float) -> _Scale:
+        if isinstance(metric, Diagonal):
+            return cls(metric.scale * strength, metric.eps, metric.floor, metric.root)
+        return cls(metric * strength, None, 0.0, False)
+
+    def roots(self, second: Tensor, frozen: float, out: Tensor) -> Tensor:
+        """``root(second)``, and ``frozen`` where there has been no gradient."""
+        torch.threshold(second, self.floor, frozen * frozen if self.root else frozen, out=out)
+        return out.sqrt_() if self.root else out
+
+
+def soft_threshold_(ws: Sequence[Tensor], metrics: Sequence[Metric], l1: Sequence[float], l2: Sequence[float]) -> None:
+    """``w <- argmin_u 1/2 sum (u-w)^2/t + l1 |u|_1 + l2/2 |u|^2  =  soft(w, t*l1)/(1 + t*l2)``, for each parameter.
+
+    Args:
+        ws: changed in place. float32 and float64 are fast; lower precision is computed in float32 and rounded once.
+        metrics: the effective steps ``t``, one metric for each. A coordinate with step 0 stays bit for bit.
+        l1: >= 0, one for each. A coordinate with ``|w| <= t*l1`` becomes exactly 0.
+        l2: >= 0, one for each.
+    """
+    total = sum(w.numel() for w in ws)
+    packs: dict[tuple[Hashable, _Scale, float], list[Item]] = {}
+    for i, (w, metric, absolute, square) in enumerate(zip(ws, metrics, l1, l2, strict=True)):
+        scale, second = _Scale.of(metric, absolute), _second(w, metric)
+        ridge = _Scale.of(metric, square).amount if square else 0.0
+        if w.numel() == 0 or (scale.amount == 0 and ridge == 0):
+            continue
+        if not _is_plain(w, second):
+            wide, steps = _wide(w, metric)
+            w.copy_(shrink(soft_threshold(wide, steps * absolute), steps * square))
+        elif _is_small(w, second, size := _chunk(w, total // 4)):
+            packs.setdefault((_kind(w), scale, ridge), []).append((w, second, i))
+        else:
+            order = _by_stride(w)
+            _soft(w.permute(order).view(-1), second.permute(order).reshape(-1), scale, ridge, size)
+    for (_, scale, ridge), items in packs.items():
+        for part in _parts(items, _chunk(items[0][0], total // 4)):
+            flat, moments = _packed(part)
+            _soft(flat, moments, scale, ridge, flat.numel())
+            _unpack(flat, part)
+
+
+def _soft(w: Tensor, second: Tensor, scale: _Scale, ridge: float, size: int) -> None:
+    """The step on a flat tensor, by chunks."""
+    high, low = w.new_empty(2, min(size, w.numel()))
+    for start in range(0, w.numel(), size):
+        part, moments = w[start : start + size], second[start : start + size]
+        _soft_chunk(part, moments, scale, ridge, high[: part.numel()], low[: part.numel()])
+
+
+def _soft_chunk(w: Tensor, second: Tensor, scale: _Scale, ridge: float, high: Tensor, low: Tensor) -> None:
+    """``w - clamp(w, -threshold, threshold)``: inside it is ``w - w``, exactly 0, and at threshold 0 it is ``w - 0``."""
+    if scale.eps is None:
+        if scale.amount:
+            w.sub_(torch.clamp(w, -scale.amount, scale.amount, out=low))
+        if ridge:
+            w.div_(1.0 + ridge)
+        return
+    scale.roots(second, math.inf, high).add_(scale.eps)
+    torch.div(torch.full((), scale.amount or ridge, dtype=w.dtype), high, out=high)
+    if scale.amount:
+        w.sub_(torch.clamp(w, torch.neg(high, out=low), high, out=low))
+    if ridge:
+        w.div_(high.mul_(ridge / (scale.amount or ridge)).add_(1.0))
+
+
+def group_soft_thresholds_(
+    ws: Sequence[Tensor],
+    metrics: Sequence[Metric],
+    strengths: Sequence[float],
+    axis: int,
+    radii: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """``w <- argmin_u 1/2 sum (u-w)^2/t + strength * sum_g |u_g|_2``, for each parameter, with groups along ``axis``.
+
+    Args:
+        ws: changed in place. float32 and float64 are fast; lower precision is computed in float32 and rounded once.
+        metrics: the effective steps ``t``, one metric for each. A coordinate with step 0 stays bit for bit unless it is
+            smaller than about ``1e-12*scale*strength`` (float32).
+        strengths: >= 0, one for each. 0 leaves ``w`` bit for bit.
+        axis: along which groups are counted, for all.
+        radii: what the last call returned for each, or None. Whatever is given, the result is the same to rounding;
+            close ones save passes.
+    Returns:
+        ``|u_g|_2`` for each parameter, ``(w.shape[axis],)``; exactly 0 for groups that are 0.
+    """
+    total = sum(w.numel() for w in ws)
+    found: dict[int, Tensor] = {}
+    packs: dict[tuple[Hashable, _Scale, Hashable], list[Item]] = {}
+    for i, (w, metric, strength, radius) in enumerate(zip(ws, metrics, strengths, radii, strict=True)):
+        scale, second = _Scale.of(metric, strength), _second(w, metric)
+        if w.numel() == 0 or scale.amount == 0:
+            found[i] = group_norms(w, axis).flatten()
+        elif not _is_plain(w, second):
+            wide, steps = _wide(w, metric)
+            found[i] = group_norms(w.copy_(group_soft_threshold(wide, steps, strength, axis)), axis).flatten()
+        elif _is_small(w, second, size := _chunk(w, total // 8)):
+            alike = w.numel() // w.shape[0] if axis == 0 else w.shape
+            packs.setdefault((_kind(w), scale, alike), []).append((w, second, i))
+        else:
+            order = _by_stride(w)
+            sides = [_sides(x.permute(order), order.index(axis)) for x in (w, second)]
+            found[i] = _groups(sides[0], sides[1], scale, _start(w, axis, radius), size)
+    for (_, scale, _), items in packs.items():
+        for part in _parts(items, _chunk(items[0][0], total // 8)):
+            starts = [_start(w, axis, radii[i]) for w, _, i in part]
+            after = torch.split(_packed_groups(part, scale, torch.cat(starts), axis), [len(start) for start in starts])
+            found.update({i: radius for (_, _, i), radius in zip(part, after, strict=True)})
+    return [found[i] for i in range(len(ws))]
+
+
+def group_soft_threshold_(
+    w: Tensor, metric: Metric, strength: float, axis: int, radius: Tensor | None = None
+) -> Tensor:
+    """`group_soft_thresholds_` of one parameter."""
+    return group_soft_thresholds_([w], [metric], [strength], axis, [radius])[0]
+
+
+def _packed_groups(part: list[Item], scale: _Scale, radius: Tensor, axis: int) -> Tensor:
+    """The step on several small tensors: rows of one length follow each other, other tensors have one shape."""
+    (flat, second), (rows, *columns) = _packed(part), part[0][0].shape
+    if axis == 0:
+        sides = [x.view(1, 1, -1, math.prod(columns)) for x in (flat, second)]
+    else:
+        sides = [x.view(len(part), rows, columns[0], -1).transpose(0, 1) for x in (flat, second)]
+    after = _groups(sides[0], sides[1], scale, radius, flat.numel())
+    _unpack(flat, part)
+    return after
+
+
+def _groups(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, size: int) -> Tensor:
+    """The step on ``(before, tensors, groups, after)``, a block of groups at a time; a group is an index of both middle axes."""
+    width = max(1, min(w.shape[2], size * w.shape[2] // w.numel()))
+    scratch = w.new_empty(3, w.numel() // w.shape[2] * width)
+    after = torch.empty_like(radius)
+    for start in range(0, w.shape[2], width):
+        part, moments = w[:, :, start : start + width], second[:, :, start : start + width]
+        # Several tensors are packed into one block, so that a range of groups is a range of radii.
+        some = slice(start, start + part.shape[2]) if width < w.shape[2] else slice(None)
+        buffers = scratch[:, : part.numel()].view(3, *part.shape)
+        if scale.eps is None:
+            after[some] = _group_block_in_number(part, scale.amount, buffers)
+        else:
+            after[some] = _group_block(part, moments, scale, radius[some], buffers)
+    return after
+
+
+def _group_block_in_number(w: Tensor, amount: float, buffers: Tensor) -> Tensor:
+    """Equal steps: ``u = max(1 - amount/|w|, 0) w``."""
+    norm = _group_sums(torch.mul(w, w, out=buffers[0])).sqrt_()
+    factor = (1.0 - amount / norm).clamp_min_(0.0)
+    w.mul_(_spread(factor, w))
+    return norm * factor
+
+
+def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
+    """Newton's method on the secular equation of every group of a block.
+
+    With ``s_i = 1/(t_i*strength)`` a group is 0 where ``sum (w_i s_i)^2 <= 1``; else ``u_i = w_i e_i`` with
+    ``e_i = s_i/(s_i + 1/r)`` and ``r = |u|``. ``r/|u(r)| = 1`` has a concave increasing left side, so that Newton's step
+    ``r += (|u| - r) |u|^2 / sum u_i^2 e_i`` climbs from the left and from the right lands left of the root. Where that
+    is beyond 0, ``|u(r)|``, which lies between the root and ``r``, is divided instead.
+    """
+    sizes, shares, squares = buffers
+    limits = torch.finfo(w.dtype)
+    # A coordinate without a gradient: so large that its share rounds to 1, yet finite, since 0 times it must be 0.
+    frozen = min(0.9 * math.sqrt(limits.max), scale.amount * limits.max / 4)
+    scale.roots(second, frozen, sizes)
+    eps = torch.full((), (scale.eps or 0.0) / scale.amount, dtype=w.dtype)
+    torch.add(eps, sizes, alpha=1.0 / scale.amount, out=sizes)
+    alive = ~(_group_sums(torch.mul(w, sizes, out=squares).square_()) <= 1.0)
+    if not bool(alive.any()):
+        w.zero_()
+        return torch.zeros_like(radius)
+    least = limits.tiny**0.75  # its inverse stays far below the size of a coordinate without a gradient
+    cold = alive & ~((radius > least) & torch.isfinite(radius))
+    if bool(cold.any()):
+        radius = torch.where(cold, _group_sums(torch.mul(w, w, out=squares)).sqrt_(), radius)
+    radius = radius.clamp_min(least)
+    for _ in range(NEWTON_STEPS):
+        inverse = _spread(torch.where(alive, 1.0 / radius, math.inf), w)
+        torch.div(sizes, torch.add(sizes, inverse, out=shares), out=shares)
+        total = _group_sums(torch.mul(w, shares, out=squares).square_())
+        norm = total.sqrt()
+        gap = norm - radius
+        if not bool((alive & (gap.abs() > 4 * limits.eps * radius) & (radius > least)).any()):
+            break
+        slope = _group_sums(squares.mul_(shares))
+        newton = radius + gap * (total / slope.clamp_min(limits.tiny))
+        radius = torch.where(newton > 0, newton, norm / 16).clamp_min(least)
+    w.mul_(shares)
+    return norm
+
+
+def _group_sums(x: Tensor) -> Tensor:
+    """Sums over the groups of a block in scratch, ``(before, tensors, groups, after)``; in the order of memory."""
+    before, tensors, groups, after = x.shape
+    rows = x.view(before, -1).sum(0) if before > 1 else x
+    return rows.view(tensors * groups, after).sum(1)
+
+
+def _spread(x: Tensor, w: Tensor) -> Tensor:
+    """One number a group, laid out so that it meets the coordinates of ``w`` in long runs."""
+    _, tensors, groups, after = w.shape
+    column = x.view(1, tensors, groups, 1)
+    return column if w.shape[0] == 1 else column.expand(1, tensors, groups, after).contiguous()
+
+
+def _start(w: Tensor, axis: int, radius: Tensor | None) -> Tensor:
+    """The radii to start from; 0 where there are none."""
+    return w.new_zeros(w.shape[axis]) if radius is None else radius
+
+
+def _sides(x: Tensor, axis: int) -> Tensor:
+    """``(before, 1, groups, after)``: what the axis of the groups has on its left and on its right."""
+    return x.reshape(math.prod(x.shape[:axis]), 1, x.shape[axis], -1)
+
+
+def _second(w: Tensor, metric: Metric) -> Tensor:
+    """The second moment; where the step is a number, anything of the shape of ``w``."""
+    return metric.second if isinstance(metric, Diagonal) else w
+
+
+def _is_plain(w: Tensor, second: Tensor) -> bool:
+    """Whether the fast path may be taken: float32 or float64, and ``w`` fills its memory without gaps or overlaps."""
+    fast = w.dtype in (torch.float32, torch.float64) and second.dtype == w.dtype and second.device == w.device
+    return fast and (w.is_contiguous() or w.permute(_by_stride(w)).is_contiguous())
+
+
+def _wide(w: Tensor, metric: Metric) -> tuple[Tensor, float | Tensor]:
+    """Weights and steps in at least float32."""
+    dtype = torch.promote_types(w.dtype, torch.float32)
+    if not isinstance(metric, Diagonal):
+        return w.to(dtype), metric
+    return w.to(dtype), Diagonal(metric.second.to(dtype), metric.scale, metric.eps, metric.floor, metric.root).steps()
+
+
+def _by_stride(w: Tensor) -> list[int]:
+    """The axes of ``w`` in the order of memory, outermost first."""
+    return sorted(range(w.ndim), key=w.stride, reverse=True)
+
+
+def _chunk(w: Tensor, room: int) -> int:
+    """Elements of a chunk, of which ``room`` are at most to be taken, so that scratch stays below the weights."""
+    return max(256, min(CHUNK if w.device.type == "cpu" else CHUNK_ELSEWHERE, room))
+
+
+def _is_small(w: Tensor, second: Tensor, size: int) -> bool:
+    return w.numel() < size // SMALL and w.is_contiguous() and second.is_contiguous()
+
+
+def _kind(w: Tensor) -> Hashable:
+    """Tensors can be packed together where this is equal."""
+    return w.device, w.dtype
+
+
+def _parts(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Cut a list into parts whose tensors have at most ``size`` elements together."""
+    part: list[Item] = []
+    count = 0
+    for item in items:
+        if part and count + item[0].numel() > size:
+            yield part
+            part, count = [], 0
+        part.append(item)
+        count += item[0].numel()
+    yield part
+
+
+def _packed(part: list[Item]) -> tuple[Tensor, Tensor]:
+    """Weights and second moments of several tensors, one after another."""
+    flatten: Callable[[list[Tensor]], Tensor] = torch._utils._flatten_dense_tensors  # one call for all of them
+    return flatten([w for w, _, _ in part]), flatten([second for _, second, _ in part])
+
+
+def _unpack(flat: Tensor, part: list[Item]) -> None:
+    """Write the weights back."""
+    ws = [w for w, _, _ in part]
+    unflatten: Callable[[Tensor, list[Tensor]], list[Tensor]] = torch._utils._unflatten_dense_tensors
+    torch._foreach_copy_(ws, unflatten(flat, ws))

@@ -1,0 +1,109 @@
+"""Lookahead: k steps forward, and one part of the way back, around any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from wellposed.core.errors import CompositionError, FormatError, InputError
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import Wrapper, bare
+
+SCHEMA = 1
+
+
+class Lookahead(Wrapper):
+    """After every ``every`` steps, ``w = slow + share*(w - slow)``, where ``slow`` is ``w`` as it was ``every`` steps before.
+
+    What is exactly 0 after the inner steps stays 0, and constraints of `regularize` are projected on again, so that zeros
+    and bounds hold after a synchronization as after any other step. Between two of them the weights are the fast ones:
+    evaluate after a multiple of ``every`` steps. Momenta are kept.
+
+    Args:
+        optimizer: any but LBFGS; a regularized one too. (`regularize` goes inside, Lookahead around it.)
+        every: >= 1 inner steps for each synchronization.
+        share: in (0, 1]. 1 is the inner optimizer.
+    Raises:
+        InputError, CompositionError: an impossible setting, or an optimizer that cannot be wrapped.
+    Source:
+        Zhang et al. (2019), NeurIPS, 1907.08610.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> net = torch.nn.Linear(3, 1)
+        >>> inner = wp.regularize(torch.optim.Adam(net.parameters()), net, [wp.L1(1e-3).on()])
+        >>> optimizer = wp.Lookahead(inner, every=5, share=0.5)
+        >>> isinstance(optimizer, torch.optim.Optimizer)
+        True
+    """
+
+    refusal = "Lookahead mixes weights after the terms were enforced. Wrap the other way round: Lookahead(regularize(...))."
+
+    def __init__(self, optimizer: Optimizer, every: int = 5, share: float = 0.5) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise InputError(f"Lookahead needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
+        if isinstance(optimizer, Lookahead):
+            raise CompositionError("This optimizer looks ahead already. Give the one inside it.")
+        if isinstance(bare(optimizer), torch.optim.LBFGS):
+            raise CompositionError("LBFGS remembers how the gradient changed along its own steps; use Adam or SGD.")
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise InputError(f"Lookahead needs a whole number every >= 1; it was given {every!r}.")
+        if not isinstance(share, (int, float)) or not 0.0 < share <= 1.0:
+            raise InputError(f"Lookahead needs a share in (0, 1]; it was given {share!r}.")
+        super().__init__(optimizer)
+        self.every, self.share, self.count = every, float(share), 0
+        self._slow: dict[Tensor, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Lookahead({self.optimizer!r}, every={self.every}, share={self.share})"
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the wrapped optimizer, and the synchronization where it is due. Returns what that step returns."""
+        if self.count % self.every == 0:
+            self._slow = {}
+        for parameter in self._parameters():
+            if parameter not in self._slow:  # also one that joined since
+                self._slow[parameter] = parameter.detach().clone()
+        result = self.optimizer.step(closure)
+        self.count += 1
+        if self.count % self.every == 0:
+            self._synchronize()
+        return result
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _synchronize(self) -> None:
+        if self.share < 1.0:
+            for fast, slow in self._slow.items():
+                mixed = torch.lerp(slow, fast, self.share)
+                # What has not moved stays bit for bit.
+                fast.copy_(torch.where((fast == 0) | (fast == slow), fast, mixed))
+            if isinstance(self.optimizer, Regularized):
+                self.optimizer.project()
+        self._slow = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state with ours under ``"lookahead"``: the count, and slow weights by number."""
+        slow = {i: self._slow[p].clone() for i, p in enumerate(self._parameters()) if p in self._slow}
+        own = {"schema": SCHEMA, "count": self.count, "slow": slow}
+        return {**self.optimizer.state_dict(), "lookahead": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, or the inner optimizer's state. Load the model's weights before the next step.
+
+        Raises:
+            FormatError: the state was saved in another schema.
+        """
+        rest = dict(state_dict)
+        own = rest.pop("lookahead", {"schema": SCHEMA, "count": 0, "slow": {}})
+        if own.get("schema") != SCHEMA:
+            raise FormatError(f"This Lookahead state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
+        self.optimizer.load_state_dict(rest)
+        self.count = int(own["count"])
+        parameters = self._parameters()
+        self._slow = {parameters[int(i)]: slow.to(parameters[int(i)], copy=True) for i, slow in own["slow"].items()}

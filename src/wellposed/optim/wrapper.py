@@ -1,0 +1,78 @@
+"""An optimizer around another one, which shares its parameter groups, state and defaults."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from torch.optim import Optimizer
+
+W = TypeVar("W", bound="Wrapper")
+
+
+class Wrapper(Optimizer):
+    """A torch optimizer that passes on to the one it wraps all that it does not do itself.
+
+    Groups, state and defaults are the wrapped optimizer's own objects, so that schedulers, gradient scalers and
+    checkpoints work as with the bare one. Hooks that are registered here are called by the wrapped step.
+    """
+
+    # A gradient scaler must look for infinities itself and skip our whole step, not only a fused inner one.
+    _step_supports_amp_scaling = False
+    refusal: ClassVar[str] = "This optimizer is wrapped already. Give regularize the bare one."
+    """Why `regularize` cannot take this wrapper, and what to do."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        # Not Optimizer.__init__: it would make groups and state of its own.
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The wrapped optimizer's."""
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The wrapped optimizer's."""
+        return self.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's."""
+        return self.optimizer.defaults
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As the wrapped optimizer's."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add to the wrapped optimizer."""
+        self.optimizer.add_param_group(param_group)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what the wrapper does not have itself: torch's hooks and an optimizer's own methods.
+        if name == "optimizer":
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(f"{type(self).__name__} is not pickled; save optimizer.state_dict() and wrap again.")
+
+
+def bare(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside all wrappers."""
+    while isinstance(optimizer, Wrapper):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def inside(optimizer: Optimizer | None, cls: type[W]) -> W | None:
+    """The wrapper of this class in a chain of wrappers, or None: ``inside(Lookahead(regularize(...)), Regularized)``."""
+    while isinstance(optimizer, Wrapper):
+        if isinstance(optimizer, cls):
+            return optimizer
+        optimizer = optimizer.optimizer
+    return None

@@ -1,0 +1,391 @@
+"""Penalties of what a model computes: its activations, its outputs, and how its outputs change with its inputs.
+
+Each is a mean over the examples of a batch, so that its strength does not change with the batch size, and the mean over
+equal parts of a batch is the value of the whole. They are enforced in the loss: add ``optimizer.penalty(outputs, ...)``
+to the cost before ``backward``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.random import generator
+from wellposed.penalties.base import Context, FunctionalPenalty, Traits, at_least_zero
+
+Of = Literal["logits", "values"]
+
+OF_A_NETWORK = Traits(convex=False, weak_convexity=math.inf, symmetric=False, diagonal=False)
+"""A convex charge of outputs is no convex function of the weights."""
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least single precision: sums of squares and differences of logarithms are lost in half precision."""
+    return x if x.is_floating_point() and x.element_size() >= 4 else x.float()
+
+
+def _given(owner: FunctionalPenalty, context: Context) -> list[Tensor]:
+    """The tensors that a penalty needs, each with a first axis of examples.
+
+    Raises:
+        InputError: one is missing.
+        ShapeError: one is a single number.
+    """
+    context.needs(owner)
+    tensors: list[Tensor] = [getattr(context, name) for name in owner.needs]
+    for name, tensor in zip(owner.needs, tensors, strict=True):
+        if tensor.ndim == 0:
+            raise ShapeError(
+                f"{type(owner).__name__} needs {name} with a first axis of examples; they are a single number."
+            )
+    return tensors
+
+
+def _along(owner: object, outputs: Tensor, axis: int) -> Tensor:
+    """Outputs ``(batch, ..., classes)`` from those with their classes on ``axis``; ``(batch,)`` is one output each."""
+    outputs = _wide(outputs.unsqueeze(1) if outputs.ndim == 1 else outputs)
+    if not -outputs.ndim < axis < outputs.ndim or axis == 0:
+        raise ShapeError(
+            f"{type(owner).__name__} looks for classes on axis {axis}; the outputs have shape {tuple(outputs.shape)}, "
+            "whose axis 0 is the batch. Give axis=1 for (batch, classes, ...) and axis=-1 for (batch, ..., classes)."
+        )
+    return outputs.movedim(axis, -1)
+
+
+def _log_probabilities(owner: object, outputs: Tensor, axis: int, binary: bool, temperature: float = 1.0) -> Tensor:
+    """``(batch, ..., variables, values)``: one variable of several classes, or variables of two values each."""
+    scores = _along(owner, outputs, axis) / temperature
+    if binary or scores.shape[-1] == 1:
+        return torch.stack([F.logsigmoid(scores), F.logsigmoid(-scores)], dim=-1)
+    return F.log_softmax(scores, dim=-1).unsqueeze(-2)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor | float) -> Tensor:
+    """``KL(p || q)`` in nats, a mean over the units; a value of probability 0 (a masked class) adds 0."""
+    surplus = (log_p - log_q).masked_fill(log_p == -math.inf, 0.0)
+    return (log_p.exp() * surplus).sum((-2, -1)).mean()
+
+
+def _flags(owner: object, **values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{type(owner).__name__} needs {name}=True or {name}=False; it was given {value!r}.")
+
+
+def _axis(owner: object, axis: object) -> None:
+    if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
+        raise InputError(
+            f"{type(owner).__name__} needs the axis of the classes, which is not 0; it was given {axis!r}."
+        )
+
+
+class OfActivations(FunctionalPenalty):
+    """A charge of the outputs of single modules: a mean over examples, a sum over coordinates and over modules."""
+
+    needs: ClassVar[tuple[str, ...]] = ("activations",)
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    @abstractmethod
+    def of(self, activation: Tensor) -> Tensor:
+        """The charge of each coordinate at strength 1."""
+
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient.
+
+        Raises:
+            InputError: no module has been recorded, or one gave something else than a tensor.
+        """
+        context.needs(self)
+        charges = []
+        for name, a in context.activations.items():
+            if not isinstance(a, Tensor) or a.ndim == 0:
+                raise InputError(
+                    f"{type(self).__name__} charges tensors of examples; the module {name!r} gave "
+                    f"{type(a).__name__ if not isinstance(a, Tensor) else 'a single number'}. Choose a module inside or after it."
+                )
+            charges.append(self.of(_wide(a)).sum() / a.shape[0])
+        total = charges[0].new_zeros(())
+        for charge in charges if self.strength else ():
+            total = total + self.strength * charge.to(total.device)
+        return total
+
+
+@dataclass(frozen=True)
+class ActivationL1(OfActivations):
+    """``strength * mean_i sum_j |a_ij|`` over the outputs ``a`` of the selected modules: sparse activations.
+
+    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, and over modules.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+    Source:
+        Glorot, Bordes & Bengio (2011), AISTATS (sparse rectifiers).
+    Example:
+        >>> import torch
+        >>> float(ActivationL1(0.5).value(Context(activations={"hidden": torch.tensor([[1.0, -3.0], [0.0, 2.0]])})))
+        1.5
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+
+    def of(self, activation: Tensor) -> Tensor:
+        """``|a|``, whose gradient at 0 is taken as 0."""
+        return activation.abs()
+
+
+@dataclass(frozen=True)
+class ActivationL2(OfActivations):
+    """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules: small activations.
+
+    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, and over modules.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+    Source:
+        Merity, McCann & Socher (2017), arXiv:1708.01009 (activation regularization, there with other scales).
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+
+    def of(self, activation: Tensor) -> Tensor:
+        """``a^2/2``."""
+        return 0.5 * activation.square()
+
+
+@dataclass(frozen=True)
+class Confidence(FunctionalPenalty):
+    """``strength * mean_i (log(classes) - H(p_i))``: entropy is rewarded, so that predictions are not too sure.
+
+    With ``p = softmax(outputs)`` this is ``KL(p || uniform)``: between 0 (all classes alike) and ``log(classes)`` (sure).
+    It has the gradient of minus the entropy. With one output, or ``binary``, each output is the logit of a variable of
+    its own with two values, ``p = sigmoid(output)``; variables are summed.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        binary: each output is a logit of its own (several labels at once). One output is always taken so.
+        axis: of the classes; 1 as in torch's ``cross_entropy``: ``(batch, classes, ...)``. -1 for ``(batch, ..., classes)``.
+            Positions are averaged.
+    Source:
+        Pereyra, Tucker, Chorowski, Kaiser & Hinton (2017), ICLR workshop.
+    Example:
+        >>> import torch
+        >>> float(Confidence(0.1).value(Context(outputs=torch.zeros(8, 3))))
+        0.0
+    """
+
+    strength: float
+    binary: bool = False
+    axis: int = 1
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        _flags(self, binary=self.binary)
+        _axis(self, self.axis)
+
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient."""
+        (outputs,) = _given(self, context)
+        log_p = _log_probabilities(self, outputs, self.axis, self.binary)
+        if not self.strength:
+            return log_p.new_zeros(())
+        return self.strength * _divergence(log_p, -math.log(log_p.shape[-1]))
+
+
+@dataclass(frozen=True)
+class LogitNorm(FunctionalPenalty):
+    """``strength/2 * mean_i |outputs_i|_2^2``: small logits, which cannot be sure of anything.
+
+    Unlike `Confidence` it also fixes the constant that softmax does not see.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        axis: of the classes, which are summed; positions are averaged. See `Confidence`.
+    Source:
+        Kannan, Kurakin & Goodfellow (2018), arXiv:1803.06373 (logit squeezing).
+    """
+
+    strength: float
+    axis: int = 1
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        _axis(self, self.axis)
+
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient."""
+        (outputs,) = _given(self, context)
+        outputs = _along(self, outputs, self.axis)
+        if not self.strength:
+            return outputs.new_zeros(())
+        return 0.5 * self.strength * outputs.square().sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Consistency(FunctionalPenalty):
+    """``strength * temperature^2 * mean_i KL``: outputs stay close to a reference, ``p = softmax(outputs/temperature)``.
+
+    With ``r = softmax(reference/temperature)``:
+
+    - ``both=True``: ``1/2 KL(p || r) + 1/2 KL(r || p)``, and both carry gradient. Two passes under other dropout (R-Drop).
+    - ``both=False``: ``KL(r || p)``, and the reference is a target that gets no gradient. A teacher (distillation).
+
+    The factor ``temperature^2`` keeps the size of gradients: at large temperatures the charge tends to
+    ``1/(2 classes) |z - y|^2`` of the centered logits, whatever the temperature. ``of="values"`` is for outputs that are
+    no logits: ``strength * mean_i |outputs_i - reference_i|_2^2``.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        temperature: > 0; 1 compares the predicted distributions themselves. Of values it is 1.
+        both: symmetric, or towards a fixed reference.
+        of: ``"logits"`` or ``"values"``.
+        binary: each output is a logit of its own; one output is always taken so. See `Confidence`.
+        axis: of the classes; see `Confidence`. Positions are averaged.
+    Source:
+        Liang et al. (2021), NeurIPS (R-Drop); Hinton, Vinyals & Dean (2015), arXiv:1503.02531 (distillation).
+    """
+
+    strength: float
+    temperature: float = 1.0
+    both: bool = True
+    of: Of = "logits"
+    binary: bool = False
+    axis: int = 1
+    needs: ClassVar[tuple[str, ...]] = ("outputs", "reference")
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength, temperature=self.temperature)
+        if self.temperature == 0:
+            raise InputError("Consistency needs a temperature > 0; 1 compares the predicted distributions themselves.")
+        if self.of not in ("logits", "values"):
+            raise InputError(f'Consistency compares of="logits" or of="values"; it was given {self.of!r}.')
+        if self.of == "values" and (self.temperature != 1 or self.binary):
+            raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
+        _flags(self, both=self.both, binary=self.binary)
+        _axis(self, self.axis)
+
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient.
+
+        Raises:
+            InputError: the outputs or the reference are missing.
+            ShapeError: they differ in shape.
+        """
+        outputs, reference = _given(self, context)
+        if outputs.shape != reference.shape:
+            raise ShapeError(
+                f"Consistency compares outputs of one shape; outputs have {tuple(outputs.shape)} and the reference has "
+                f"{tuple(reference.shape)}. Run both models on the same batch."
+            )
+        reference = reference if self.both else reference.detach()
+        if not self.strength:
+            return _wide(outputs).new_zeros(())
+        return self.strength * (
+            self._squares(outputs, reference) if self.of == "values" else self._kl(outputs, reference)
+        )
+
+    def _squares(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
+        return gap.square().sum(-1).mean()
+
+    def _kl(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        log_p, log_r = (
+            _log_probabilities(self, x, self.axis, self.binary, self.temperature) for x in (outputs, reference)
+        )
+        there = _divergence(log_r, log_p)
+        distance = 0.5 * (there + _divergence(log_p, log_r)) if self.both else there
+        return self.temperature**2 * distance
+
+
+@dataclass(frozen=True)
+class Jacobian(FunctionalPenalty):
+    """``strength/2 * mean_i |d outputs_i / d inputs_i|_F^2``: outputs that change little with the inputs.
+
+    Outputs are ``(batch, ...)`` and flattened to ``K`` an example. ``projections=0`` is exact and takes ``K`` backward
+    passes. ``projections=n < K`` takes ``n``: for each example ``n`` orthonormal directions ``v`` of the outputs, uniform,
+    and ``K/n * sum_v |v^T J|^2``, which has the right mean. They are drawn from the stream
+    ``(context.seed, "jacobian", context.step)``, so that other steps have other directions; parts of one batch that is taken
+    apart share theirs, and only the mean over draws is then that of the whole.
+
+    The inputs' gradient is that of the batch's total: exact where an example's outputs depend on its own inputs only,
+    which batch norm in training mode breaks. It is differentiated again in ``backward``: every operation of the model
+    must have a second derivative.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing and takes no pass.
+        projections: >= 0, random directions for each example; 0, or as many as there are outputs, is exact.
+    Source:
+        Drucker & LeCun (1992), IEEE Transactions on Neural Networks 3(6); Hoffman, Roberts & Yaida (2019), arXiv:1908.02729.
+    Example:
+        >>> import torch
+        >>> x = torch.ones(4, 2, requires_grad=True)
+        >>> float(Jacobian(1.0).value(Context(outputs=x @ torch.tensor([[1.0], [3.0]]), inputs=x)))
+        5.0
+    """
+
+    strength: float
+    projections: int = 0
+    needs: ClassVar[tuple[str, ...]] = ("outputs", "inputs")
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        if not isinstance(self.projections, int) or isinstance(self.projections, bool) or self.projections < 0:
+            raise InputError(f"Jacobian needs a whole number of projections >= 0; it was given {self.projections!r}.")
+
+    def value(self, context: Context) -> Tensor:
+        """The charge of this batch, 0-d, carries gradient.
+
+        Raises:
+            InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.
+        """
+        outputs, inputs = _given(self, context)
+        if outputs.shape[0] != inputs.shape[0]:
+            raise ShapeError(
+                f"Jacobian needs outputs and inputs of the same examples; there are {outputs.shape[0]} and {inputs.shape[0]}."
+            )
+        if not self.strength:
+            return _wide(outputs).new_zeros(())
+        flat = outputs.reshape(outputs.shape[0], -1)
+        squares = [_wide(_pulled(flat, v, inputs)).square().sum() for v in self._directions(flat, context)]
+        scale = flat.shape[1] / (len(squares) * flat.shape[0])
+        return 0.5 * self.strength * scale * torch.stack(squares).sum()
+
+    def _directions(self, flat: Tensor, context: Context) -> Tensor:
+        """``(directions, batch, K)``: orthonormal in the last axis for each example; all axes where it is exact."""
+        batch, outputs = flat.shape
+        if not 0 < self.projections < outputs:
+            every = torch.eye(outputs, dtype=flat.dtype, device=flat.device)
+            return every.unsqueeze(1).expand(outputs, batch, outputs)
+        source = generator(context.seed, "jacobian", context.step)
+        normal = torch.randn(batch, outputs, self.projections, generator=source, dtype=torch.float64)
+        orthonormal: Tensor = torch.linalg.qr(normal).Q
+        return orthonormal.movedim(-1, 0).to(flat)
+
+
+def _pulled(flat: Tensor, direction: Tensor, inputs: Tensor) -> Tensor:
+    """``v_i^T J_i`` for each example, itself differentiable."""
+    pulled: Tensor | None = None
+    if flat.requires_grad:
+        pulled = torch.autograd.grad(flat, inputs, direction, create_graph=True, allow_unused=True)[0]
+    if pulled is None:
+        raise InputError(
+            "Jacobian's outputs do not depend on the inputs that it was given; give optimizer.penalty(outputs, inputs=x) "
+            "the x that went into the model, outside of torch.no_grad()."
+        )
+    return pulled

@@ -1,0 +1,99 @@
+"""Penalties with a hierarchy: a network may use what has a linear effect only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import InputError, ShapeError
+from wellposed.ops.hierarchy import hierarchical_prox
+from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
+
+
+@dataclass(frozen=True)
+class Hierarchical(CoupledPenalty):
+    """``strength * sum_j |theta_j|_2`` subject to ``|W_j|_inf <= hierarchy * |theta_j|_2``: whole inputs vanish (LassoNet).
+
+    ``theta_j`` is what the linear part (``skip``) makes of input ``j``, ``W_j`` its weights into the first layer. Once the
+    linear effect is 0 the network does not see the input at all.
+
+    Strength 0 turns all of it off, the hierarchy too. The set is not convex, but the prox is its exact minimizer, with a
+    step for each coordinate: given the length of ``theta_j`` the rest is known, and in the length the problem is convex.
+    A weight with step 0 is not moved, so that it keeps the linear effect of its input as long as it needs.
+
+    Args:
+        strength: >= 0, per mean loss.
+        hierarchy: >= 0. 0 leaves a linear model; infinity is a group lasso on the linear part alone.
+        skip: name or glob of the linear part, ``(outputs, inputs)``.
+        first: name or glob of the first layer, ``(units, inputs, ...)``.
+        group: charge ``strength * sqrt(outputs)``, the convention of GroupL2, instead of ``strength``.
+    Raises:
+        ShapeError: the parameters have no inputs, or not the same number.
+    Source:
+        Lemhadri, Ruan, Abraham & Tibshirani (2021), JMLR 22.
+    """
+
+    strength: float
+    hierarchy: float = 10.0
+    skip: str = "skip.weight"
+    first: str = "layers.0.weight"
+    group: bool = False
+    traits: ClassVar[Traits] = Traits(convex=False, weak_convexity=math.inf, homogeneous=1, symmetric=False)
+    hows: ClassVar[tuple[How, ...]] = ("prox",)
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        number = isinstance(self.hierarchy, (int, float)) and not isinstance(self.hierarchy, bool)
+        if not number or not self.hierarchy >= 0:
+            raise InputError(f"Hierarchical needs hierarchy >= 0; it was given {self.hierarchy!r}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The linear part and the first layer."""
+        return self.skip, self.first
+
+    def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
+        """Refuse parameters whose inputs do not agree."""
+        shapes = [tuple(w.shape) for w in ws]
+        if any(len(shape) < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+            raise ShapeError(
+                f"Hierarchical needs one column for each input in both parameters; {names[0]!r} has shape {shapes[0]} and "
+                f"{names[1]!r} has shape {shapes[1]}."
+            )
+
+    def scaled(self, skip: Tensor) -> float:
+        """What ``|theta_j|`` is charged."""
+        return self.strength * math.sqrt(skip[:, 0].numel()) if self.group else self.strength
+
+    def value(self, ws: Sequence[Tensor]) -> Tensor:
+        """``strength * sum_j |theta_j|_2``, 0-d; its gradient at 0 is 0. The constraint is the prox's to keep."""
+        norms: Tensor = torch.linalg.vector_norm(_inputs(ws[0]), dim=1)
+        return self.scaled(ws[0]) * norms.sum()
+
+    def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
+        """The joint minimizer; see `wellposed.ops.hierarchy.hierarchical_prox`."""
+        if self.strength == 0:
+            return [w.clone() for w in ws]
+        given = [
+            torch.as_tensor(t, dtype=w.dtype, device=w.device).expand_as(w) for t, w in zip(steps, ws, strict=True)
+        ]
+        theta, w = (_inputs(x) for x in ws)
+        tau, t = (_inputs(x) for x in given)
+        found = hierarchical_prox(theta, w, tau, t, self.scaled(ws[0]), self.hierarchy)
+        return [x.reshape(old.movedim(1, 0).shape).movedim(0, 1) for x, old in zip(found, ws, strict=True)]
+
+    def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
+        """The residual of the fixed point ``|w - prox(w - step*grad, step)|/step``."""
+        moved = self.prox([w - step * g for w, g in zip(ws, grads, strict=True)], [step] * len(ws))
+        squares = [(w - m).square().sum() for w, m in zip(ws, moved, strict=True)]
+        return torch.stack(squares).sum().sqrt() / step
+
+
+def _inputs(w: Tensor) -> Tensor:
+    """``(inputs, all that is made of one)``."""
+    return w.movedim(1, 0).reshape(w.shape[1], -1)

@@ -1,0 +1,293 @@
+"""Penalties of whole matrices: of their singular values, and of the norms of their rows.
+
+A linear layer's weight is ``(out, in)``. A kernel ``(out, in, k...)`` is flattened to ``(out, in*k...)``, which is how it
+acts on one patch. ``parts`` cuts axis 0 into equal parts, each a matrix of its own: multi-head attention stacks the
+projections of queries, keys and values in one ``in_proj_weight``, and is cut into three where a model is known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.selectors import Leaf
+from wellposed.ops.norms import group_size
+from wellposed.ops.project import simplex_threshold
+from wellposed.ops.spectral import (
+    above_rounding,
+    as_matrices,
+    back,
+    lower_the_largest,
+    rounding,
+    singular_values,
+    smaller_gram,
+    soft_threshold_spectrum,
+    svd,
+    toward_one,
+)
+from wellposed.penalties.base import Chargeable, How, Penalty, Traits, at_least_zero, needs_axes
+from wellposed.penalties.group import GroupL2
+
+
+@dataclass(frozen=True)
+class _OfMatrices(Chargeable):
+    """What charges and constraints of matrices have in common: ``parts`` along axis 0, each a matrix of its own."""
+
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse vectors, and tensors that cannot be cut into equal parts."""
+        needs_axes(self, name, w, 2)
+        parts = parts_of(self)
+        if w.shape[0] % parts:
+            raise ShapeError(
+                f"{type(self).__name__} with parts={parts} needs axis 0 to hold {parts} equal parts; {name!r} has shape "
+                f"{tuple(w.shape)}. Leave parts out, or give a number that divides {w.shape[0]}."
+            )
+
+    def at(self, leaf: Leaf) -> Self:
+        """With ``parts=3`` for the stacked projections of multi-head attention, unless parts were given."""
+        stacked = any(path.endswith("in_proj_weight") for path in leaf.paths)
+        if parts_of(self) == 1 and stacked and isinstance(leaf.module, nn.MultiheadAttention):
+            changed: Self = replace(self, parts=3)  # type: ignore[call-arg]
+            return changed
+        return self
+
+
+def parts_of(charge: object) -> int:
+    """How many matrices are stacked along axis 0."""
+    return int(getattr(charge, "parts", 1))
+
+
+def check_parts(owner: object, parts: object) -> None:
+    """Refuse what is no whole number of parts."""
+    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
+        raise InputError(f"{type(owner).__name__} needs a whole number of parts >= 1; it was given {parts!r}.")
+
+
+class _MatrixPenalty(_OfMatrices, Penalty):
+    """A penalty of the singular values of each part."""
+
+    strength: float
+    parts: int
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+        check_parts(self, self.parts)
+
+    def amount(self, a: Tensor, step: float | Tensor) -> Tensor:
+        """``step * strength``, 0-d, beside the matrices ``a``."""
+        return torch.as_tensor(step, dtype=a.dtype, device=a.device) * self.strength
+
+
+@dataclass(frozen=True)
+class Nuclear(_MatrixPenalty):
+    """``strength * sum_i sigma_i(W)``: singular values become exactly zero, so that the matrix has low rank.
+
+    The proximal step subtracts ``step * strength`` from each singular value and stops at 0. It is Euclidean: one step
+    for the whole matrix. A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing. From the largest singular value of the gradient at 0 on, the
+            matrix is 0.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+    Source:
+        Fazel, Hindi & Boyd (2001), ACC; proximal step: Cai, Candes & Shen (2010), SIAM J. Optim. 20(4); subdifferential:
+        Watson (1992), Linear Algebra and its Applications 170.
+    Example:
+        >>> import torch
+        >>> Nuclear(1.0).prox(torch.tensor([[3.0, 0.0], [0.0, 0.5]]), step=1.0)
+        tensor([[2., 0.],
+                [0., 0.]])
+    """
+
+    strength: float
+    parts: int = 1
+    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
+
+    def value(self, w: Tensor) -> Tensor:
+        """``strength * sum_i sigma_i``, 0-d; its gradient is the shortest subgradient, 0 along what is 0."""
+        a = as_matrices(w, self.parts)
+        s = singular_values(a)
+        s = torch.where(above_rounding(s, a, w.dtype), s, torch.zeros_like(s))
+        return (self.strength * s.sum()).to(w.dtype)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """``U max(sigma - step*strength, 0) V^T``; ``step`` is a number."""
+        a = as_matrices(w, self.parts)
+        return back(soft_threshold_spectrum(a, self.amount(a, step)), w)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Exact: the subdifferential at ``U sigma V^T`` is ``strength * (U V^T + Z)``, ``U^T Z = 0, Z V = 0, |Z|_2 <= 1``.
+
+        ``-grad`` has a part beside U and V, where Z is free: of its singular values counts what exceeds the strength;
+        of the rest, what differs from ``strength * U V^T``.
+        """
+        a, g = as_matrices(w, self.parts), -as_matrices(grad, self.parts)
+        u, s, vh = svd(a)
+        alive = above_rounding(s, a, w.dtype)
+        u, vh = u * alive.unsqueeze(-2), vh * alive.unsqueeze(-1)
+        free = g - u @ (u.mT @ g)
+        free = free - (free @ vh.mT) @ vh
+        over = (singular_values(free) - self.strength).clamp_min(0.0)
+        fixed = g - free - self.strength * (u @ vh)
+        return torch.hypot(torch.linalg.vector_norm(over), torch.linalg.vector_norm(fixed)).to(w.dtype)
+
+
+@dataclass(frozen=True)
+class Spectral(_MatrixPenalty):
+    """``strength * sigma_1(W)``: the largest singular value, the Lipschitz constant of the layer, is charged.
+
+    The proximal step lowers the largest singular values to a common one: those above ``theta`` become ``theta``, where
+    what is cut off sums to ``step * strength``. It is Euclidean: one step for the whole matrix. A kernel
+    ``(out, in, k...)`` is the matrix ``(out, in*k...)``, which acts on one patch; of the convolution it bounds the
+    Lipschitz constant only up to a factor of ``sqrt(prod(k))``.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing. From the sum of the singular values of the gradient at 0 on,
+            the matrix is 0.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+    Source:
+        Yoshida & Miyato (2017), arXiv:1705.10941, charges its square; proximal step by Moreau's identity: Parikh & Boyd
+        (2014), Foundations and Trends in Optimization 1(3), 6.7.
+    """
+
+    strength: float
+    parts: int = 1
+    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
+
+    def value(self, w: Tensor) -> Tensor:
+        """``strength * sigma_1``, summed over parts, 0-d; its gradient at 0 is 0."""
+        s = singular_values(as_matrices(w, self.parts)).amax(dim=-1)
+        return (self.strength * torch.where(s != 0, s, torch.zeros_like(s)).sum()).to(w.dtype)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """``U min(sigma, theta) V^T``; ``step`` is a number."""
+        a = as_matrices(w, self.parts)
+        return back(lower_the_largest(a, self.amount(a, step)), w)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Exact: the subdifferential is ``strength * U_1 H V_1^T`` with H symmetric, >= 0, of trace 1, on the top space.
+
+        The nearest H has the eigenvalues of the symmetric part of ``U_1^T (-grad) V_1``, projected on the simplex. At
+        0 the subdifferential is the nuclear ball: singular values are projected on the L1 ball.
+        """
+        a, g = as_matrices(w, self.parts), -as_matrices(grad, self.parts)
+        u, s, vh = svd(a)
+        top = s >= s[..., :1] * (1.0 - rounding(a, w.dtype))
+        u, vh = u * top.unsqueeze(-2), vh * top.unsqueeze(-1)
+        inner = u.mT @ g @ vh.mT
+        inner = (inner + inner.mT) / 2
+        # What is not in the top space gets eigenvalues so low that the simplex takes none of it.
+        low = -(2.0 + 2.0 * torch.linalg.matrix_norm(inner, keepdim=True) + self.strength)
+        inner = inner + torch.diag_embed((~top).to(a.dtype)) * low
+        good = torch.isfinite(inner).all()
+        values, vectors = torch.linalg.eigh(torch.where(good, inner, torch.zeros_like(inner)))
+        values = (values - simplex_threshold(values, self.strength)).clamp_min(0.0)
+        off = torch.linalg.matrix_norm(g - u @ (vectors * values.unsqueeze(-2)) @ vectors.mT @ vh)
+        spectrum = singular_values(g)
+        theta = simplex_threshold(spectrum, self.strength).clamp_min(0.0)
+        at_zero = torch.linalg.vector_norm(spectrum.minimum(theta), dim=-1)
+        at_zero = torch.where(spectrum.sum(dim=-1) <= self.strength, torch.zeros_like(at_zero), at_zero)
+        distance = torch.where(s[..., 0] == 0, at_zero, off).where(good, torch.full_like(off, math.nan))
+        return torch.linalg.vector_norm(distance).to(w.dtype)
+
+
+@dataclass(frozen=True)
+class Orthogonality(_MatrixPenalty):
+    """``strength/4 * |W W^T - I|_F^2``: rows become orthonormal, and lengths are kept from layer to layer.
+
+    With more rows than columns it is ``W^T W`` instead, so that the charge can reach 0. It is
+    ``strength/4 * sum_i (sigma_i^2 - 1)^2``: smooth, and not convex (``strength``-weakly). Its gradient is
+    ``strength * (W W^T - I) W``. A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+    Raises:
+        ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
+    Source:
+        Brock, Lim, Ritchie & Weston (2017), ICLR; Bansal, Chen & Wang (2018), NeurIPS.
+    """
+
+    strength: float
+    parts: int = 1
+    hows: ClassVar[tuple[How, ...]] = ("loss", "prox")
+
+    @property
+    def traits(self) -> Traits:
+        """Not convex: ``(u^2 - 1)^2/4`` has curvature -1 at 0, times the strength."""
+        return Traits(convex=False, weak_convexity=self.strength, symmetric=False, diagonal=False)
+
+    def value(self, w: Tensor) -> Tensor:
+        """``strength/4 * |W W^T - I|_F^2``, summed over parts, 0-d."""
+        gram = smaller_gram(as_matrices(w, self.parts))
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return (0.25 * self.strength * (gram - eye).square().sum()).to(w.dtype)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """A global minimizer, also where it is not the only one; see `wellposed.ops.spectral.toward_one`."""
+        a = as_matrices(w, self.parts)
+        return back(toward_one(a, self.amount(a, step), w.dtype), w)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """``|grad + strength * (W W^T - I) W|``."""
+        a = as_matrices(w, self.parts)
+        wide = a.shape[-2] <= a.shape[-1]
+        cube = (a @ a.mT) @ a if wide else a @ (a.mT @ a)
+        slope = as_matrices(grad, self.parts) + self.strength * (cube - a)
+        return torch.linalg.vector_norm(slope).to(w.dtype)
+
+
+@dataclass(frozen=True)
+class RowL21(Penalty):
+    """``strength * sum_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
+
+    It is `GroupL2` by unit without the factor ``sqrt(size of a row)``. A kernel's row is one filter.
+
+    Args:
+        strength: >= 0, per mean loss. 0 charges nothing.
+    Raises:
+        ShapeError: a parameter has fewer than two axes.
+    Source:
+        Argyriou, Evgeniou & Pontil (2008), Machine Learning 73; Nie et al. (2010), NeurIPS.
+    """
+
+    strength: float
+    traits: ClassVar[Traits] = Traits(homogeneous=1)
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse vectors."""
+        needs_axes(self, name, w, 2)
+
+    def rows_of(self, w: Tensor) -> GroupL2:
+        """The group penalty with the same charge on a tensor of this shape."""
+        return GroupL2(self.strength / math.sqrt(group_size(w, 0)))
+
+    def merged(self, other: Penalty) -> Penalty | None:
+        """The same groups: strengths add up."""
+        return replace(self, strength=self.strength + other.strength) if type(other) is type(self) else None
+
+    def value(self, w: Tensor) -> Tensor:
+        """``strength * sum_i |w_i|_2``, 0-d; its gradient at a zero row is 0."""
+        return self.rows_of(w).value(w)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
+        return self.rows_of(w).prox(w, step)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Off zero ``|grad_i + s w_i/|w_i||``, at zero ``max(|grad_i| - s, 0)``; Euclidean over rows."""
+        return self.rows_of(w).violation(w, grad, step)

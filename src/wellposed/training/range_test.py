@@ -1,0 +1,449 @@
+"""`lr_range_test`: how the loss falls while the learning rate rises; afterwards everything is as it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+
+from wellposed.core.errors import DataError, InputError
+from wellposed.core.random import seeded
+from wellposed.data.arrays import moved, split_batch
+from wellposed.losses.per_example import Loss
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import Wrapper, bare, inside
+from wellposed.training.evaluate import call
+
+DIVERGED = 4.0
+"""The test ends where the smoothed loss exceeds this many times its minimum: beyond, nothing is learned but time lost."""
+FEWEST = 5
+"""With fewer losses a slope is noise."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A learning rate for each step, the loss before that step, the smoothed loss, and a rate to start from.
+
+    Attributes:
+        suggestion: where the smoothed loss falls fastest against the logarithm of the rate; NaN if it nowhere falls.
+        stopped: ``"high"`` if the highest rate was reached, or ``"diverged"``.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float
+    stopped: str
+
+    def __str__(self) -> str:
+        if not self.losses:
+            return "RangeTest: the loss is not finite before the first step; nothing can be said."
+        best = min(range(len(self.smoothed)), key=self.smoothed.__getitem__)
+        reached = f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}, {len(self.rates)} steps"
+        end = "where the loss diverged" if self.stopped == "diverged" else "the highest rate asked for"
+        if math.isnan(self.suggestion):
+            advice = "the loss falls at no rate: raise high, check the data, or take more steps"
+        else:
+            advice = f"steepest fall at {self.suggestion:.2g}, lowest loss at {self.rates[best]:.2g}"
+        return (
+            f"RangeTest: {advice}\n  rates {reached}, up to {end}\n"
+            f"  loss {self.smoothed[0]:.4g} at first, {self.smoothed[best]:.4g} at best, {self.smoothed[-1]:.4g} at last"
+        )
+
+
+def lr_range_test(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Any,
+    data: Any,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+    smooth: float = 0.05,
+    *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    target: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+) -> RangeTest:
+    """Train for some steps at rates ``low * (high/low)^(i/(steps - 1))`` and watch the loss; then undo all of it.
+
+    Afterwards weights, buffers, gradients, modes, the optimizer's groups and state, random states, and the loader are as
+    they were, also after an exception: the training that follows is bit for bit that without the test.
+
+    Args:
+        model: any ``nn.Module``; trained in training mode if it is not in it already.
+        optimizer: any but LBFGS; a regularized one too, whose terms in the loss are added. Groups keep the ratios of their
+            rates; the largest is the one that is swept.
+        loss: a name, a torch loss, or a callable ``loss(outputs, target)``, as for `watch`.
+        data: a DataLoader, or batches that can be gone through again and again: ``(inputs, target)`` or mappings. A
+            loader's workers are not used: its sampler and its Dataset are asked here.
+        low, high: 0 < low < high, the first and the last rate.
+        steps: >= 5.
+        smooth: in [0, 1), the width of the smoothing as a share of the steps. 0 does not smooth.
+        forward, target: ``forward(model, batch)`` and ``target(batch)``, as for `watch`.
+        seed: of the order of the batches and of dropout.
+    Returns:
+        A `RangeTest`. Look at it: the suggestion is a place to start a search from, not its end.
+    Raises:
+        InputError, DataError: something given cannot be used.
+    Source:
+        Smith (2017), WACV, 1506.01186.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> net, x = torch.nn.Linear(3, 1), torch.randn(64, 3)
+        >>> found = wp.lr_range_test(net, torch.optim.SGD(net.parameters(), lr=0.1), "squared_error", [(x, x[:, :1])])
+        >>> 1e-7 < found.suggestion < 10
+        True
+    """
+    _check(model, optimizer, data, low, high, steps, smooth)
+    criterion = Loss(loss)
+
+    def cost(batch: Any) -> Tensor:
+        outputs = forward(model, batch) if forward else call(model, split_batch(batch)[0])
+        return criterion.mean(outputs, target(batch) if target else split_batch(batch)[1]) + _terms(optimizer, outputs)
+
+    rates = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
+    losses: list[float] = []
+    stopped = "high"
+    width = smooth * steps
+    with ExitStack() as stack:
+        for keep in KEPT:
+            stack.enter_context(keep(model, optimizer, data))
+        stack.enter_context(seeded(seed, "range_test"))
+        stack.enter_context(torch.enable_grad())
+        if not model.training:
+            model.train()
+        ratios = _ratios(optimizer)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        for rate, batch in zip(rates, endless(data), strict=False):
+            _set_rates(optimizer, [rate * ratio for ratio in ratios])
+            optimizer.zero_grad()
+            value = cost(moved(batch, device))
+            number = float(value.detach())
+            if not math.isfinite(number) or _exceeds([*losses, number], width):
+                stopped = "diverged"
+                break
+            losses.append(number)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return _result(rates, losses, width, stopped)
+
+
+def _check(model: Any, optimizer: Any, data: Any, low: float, high: float, steps: Any, smooth: float) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"lr_range_test needs the model, an nn.Module; it was given {type(model).__name__}.")
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"lr_range_test needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
+    if isinstance(bare(optimizer), torch.optim.LBFGS):
+        raise InputError("LBFGS takes many steps in one, so a range test says nothing; lr=1 is its natural rate.")
+    if not (math.isfinite(high) and 0.0 < low < high):
+        raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < FEWEST:
+        raise InputError(f"lr_range_test needs a whole number steps >= {FEWEST}; it was given {steps!r}.")
+    if not 0.0 <= smooth < 1.0:
+        raise InputError(f"lr_range_test needs smooth in [0, 1); it was given {smooth!r}.")
+    if hasattr(data, "__next__") or not isinstance(data, Iterable):
+        raise DataError(
+            f"lr_range_test goes through the data again and again; {type(data).__name__} cannot be. "
+            "Give a DataLoader or a list of batches."
+        )
+    if isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset):
+        raise DataError(
+            "A loader over an iterable Dataset cannot be put back to where it was; give a list of some of its batches, "
+            "such as list(itertools.islice(loader, 100))."
+        )
+
+
+def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
+    """The terms that `regularize` enforces in the loss."""
+    regularized = inside(optimizer, Regularized)
+    if regularized is None or not any(term.how == "loss" for term in regularized.terms):
+        return 0.0
+    return regularized.penalty(outputs if isinstance(outputs, Tensor) else None)
+
+
+def endless(data: Any) -> Iterator[Any]:
+    """Batches, again and again; of a loader without touching the loader itself.
+
+    Raises:
+        DataError: there are none.
+    """
+    while True:
+        count = 0
+        for batch in _loaded(data) if isinstance(data, DataLoader) else data:
+            count += 1
+            yield batch
+        if not count:
+            raise DataError("The data are empty: there is no batch.")
+
+
+def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What the loader would give, in this process: asking it would use up its generator and restart its workers."""
+    dataset, collate = loader.dataset, loader.collate_fn
+    if loader.batch_sampler is None:
+        yield from (collate(dataset[index]) for index in loader.sampler)
+        return
+    for index in loader.batch_sampler:
+        yield collate(dataset.__getitems__(index) if hasattr(dataset, "__getitems__") else [dataset[i] for i in index])
+
+
+def _ratios(optimizer: Optimizer) -> list[float]:
+    """Each group's rate in units of the largest; 1 where all are 0, as before a warmup."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    largest = max(rates)
+    return [rate / largest for rate in rates] if largest > 0 else [1.0] * len(rates)
+
+
+def _set_rates(optimizer: Optimizer, rates: list[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _exceeds(losses: list[float], width: float) -> bool:
+    """Whether the smoothed loss has left its minimum for good."""
+    smoothed = _trailing(losses, width)
+    least = min(smoothed)
+    return len(losses) >= 2 and least > 0 and smoothed[-1] > DIVERGED * least
+
+
+def _trailing(losses: list[float], width: float) -> list[float]:
+    """Exponential average of the losses so far, corrected for its start."""
+    kept = width / (1.0 + width)
+    found, total, weight = [], 0.0, 0.0
+    for value in losses:
+        total, weight = kept * total + value, kept * weight + 1.0
+        found.append(total / weight)
+    return found
+
+
+def _centered(losses: list[float], width: float) -> list[float]:
+    """Average over both sides, so that the curve is not shifted to higher rates."""
+    kept = width / (1.0 + width)
+    values = np.array(losses)
+    distance = np.abs(np.subtract.outer(np.arange(len(values)), np.arange(len(values))))
+    weights: np.ndarray = (kept if kept else 1e-300) ** distance
+    return [float(value) for value in weights @ values / weights.sum(1)]
+
+
+def _result(rates: list[float], losses: list[float], width: float, stopped: str) -> RangeTest:
+    seen = rates[: len(losses)]
+    smoothed = _centered(losses, width)
+    suggestion = math.nan
+    if len(losses) >= 3:
+        # Rates are evenly spaced in their logarithm, so differences are slopes. The ends have one side only.
+        slopes = [smoothed[i + 1] - smoothed[i - 1] for i in range(1, len(smoothed) - 1)]
+        steepest = min(range(len(slopes)), key=slopes.__getitem__)
+        if slopes[steepest] < 0:
+            suggestion = seen[steepest + 1]
+    return RangeTest(tuple(seen), tuple(losses), tuple(smoothed), suggestion, stopped)
+
+
+# What is put back. Each is a context manager over (model, optimizer, data).
+
+Keep = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
+
+
+def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    """Of the model and of the optimizer (a loss may have weights), each once."""
+    found = {id(p): p for p in model.parameters()}
+    found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
+    return list(found.values())
+
+
+@contextmanager
+def weights_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Parameters, bit for bit."""
+    kept = [(p, p.detach().clone()) for p in _parameters(model, optimizer)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in kept:
+                parameter.copy_(values)
+
+
+@contextmanager
+def gradients_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Gradients, the tensors themselves, with what they hold."""
+    parameters = _parameters(model, optimizer)
+    kept = [(p, p.grad) for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+
+
+@contextmanager
+def buffers_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Buffers, the tensors themselves, with what they hold; those that are not saved too."""
+    kept = [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, values in kept:
+                if buffer is not None and values is not None:
+                    buffer.copy_(values)
+                module._buffers[name] = buffer
+
+
+@contextmanager
+def modes_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Training or evaluation, for each module, and which parameters are trained."""
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [(p, p.requires_grad) for p in _parameters(model, optimizer)]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, required in trained:
+            parameter.requires_grad_(required)
+
+
+def _copied(value: Any) -> Any:
+    """A copy down to tensors, of what an optimizer keeps; parameters stay themselves."""
+    if isinstance(value, nn.Parameter):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return copy.copy(value)
+
+
+def _put_back(old: Any, values: Any) -> Any:
+    """The tensor ``old`` itself, holding ``values`` again."""
+    if isinstance(old, Tensor) and isinstance(values, Tensor) and not isinstance(old, nn.Parameter):
+        old.copy_(values)
+        return old
+    return values
+
+
+@contextmanager
+def optimizer_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Groups, state (none where there was none) and counters: of the optimizer, and of each wrapper around it.
+
+    Not by the optimizer's own ``load_state_dict``, which puts new groups in place of those that others hold, and casts
+    the state to the weights' precision.
+    """
+    wrappers: list[tuple[Wrapper, dict[str, Any]]] = []
+    own = optimizer
+    while isinstance(own, Wrapper):
+        counters = {name: value for name, value in own.state_dict().items() if name not in ("state", "param_groups")}
+        wrappers.append((own, copy.deepcopy(counters)))
+        own = own.optimizer
+    groups, state = own.param_groups, own.state
+    kept_groups = [(group, dict(group), _copied(group)) for group in groups]
+    kept_state = {key: (item, dict(item), _copied(item)) for key, item in state.items()}
+    attributes = [(one, _plain_attributes(one)) for one in (*(wrapper for wrapper, _ in wrappers), own)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for wrapper, counters in reversed(wrappers):
+                wrapper.load_state_dict({**wrapper.state_dict(), **counters})
+            own.param_groups, own.state = groups, state
+            state.clear()
+            for group, olds, values in kept_groups:
+                group.clear()
+                group.update({name: _put_back(olds[name], value) for name, value in values.items()})
+            for key, (item, olds, values) in kept_state.items():
+                item.clear()
+                item.update({name: _put_back(olds[name], value) for name, value in values.items()})
+                state[key] = item
+        for one, kept in attributes:
+            for name in _plain_attributes(one).keys() - kept.keys():  # a scheduler marks that a step was taken
+                delattr(one, name)
+            vars(one).update(kept)
+
+
+def _plain_attributes(one: object) -> dict[str, Any]:
+    """Counters and flags that an optimizer keeps beside its state."""
+    return {name: value for name, value in vars(one).items() if isinstance(value, (int, float, str, type(None)))}
+
+
+def _generators(start: Iterable[object], depth: int = 6) -> list[Any]:
+    """The random generators that objects hold, directly or through what they are made of."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [(item, depth) for item in start]
+    while waiting:
+        item, left = waiting.pop()
+        if id(item) in seen or isinstance(item, (Tensor, np.ndarray, str, bytes, int, float, type)):
+            continue
+        seen.add(id(item))
+        if isinstance(item, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+            found.append(item)
+        elif left:
+            waiting.extend((value, left - 1) for value in _inside(item))
+    return found
+
+
+LARGEST = 100
+"""Longer lists hold data, not what draws them."""
+
+
+def _inside(item: object) -> list[Any]:
+    if isinstance(item, Mapping):
+        return list(item.values()) if len(item) <= LARGEST else []
+    if isinstance(item, (list, tuple, set)):
+        return list(item) if len(item) <= LARGEST else []
+    return list(vars(item).values()) if hasattr(item, "__dict__") else []
+
+
+def _state_of(source: Any) -> Any:
+    if isinstance(source, torch.Generator):
+        return source.get_state()
+    if isinstance(source, np.random.Generator):
+        return copy.deepcopy(source.bit_generator.state)
+    return source.getstate() if isinstance(source, random.Random) else source.get_state()
+
+
+def _set_state(source: Any, state: Any) -> None:
+    if isinstance(source, np.random.Generator):
+        source.bit_generator.state = state
+    elif isinstance(source, random.Random):
+        source.setstate(state)
+    else:
+        source.set_state(state)
+
+
+@contextmanager
+def generators_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Random generators that the loader, its sampler, its Dataset and the model's modules own."""
+    parts = [getattr(data, name, None) for name in ("generator", "sampler", "batch_sampler", "dataset", "collate_fn")]
+    kept = [(source, _state_of(source)) for source in _generators([*parts, data, *model.modules()])]
+    try:
+        yield
+    finally:
+        for source, state in kept:
+            _set_state(source, state)
+
+
+KEPT: tuple[Keep, ...] = (
+    weights_kept, gradients_kept, buffers_kept, modes_kept, optimizer_kept, generators_kept,
+)  # fmt: skip
+"""All that is put back, beside the global random states, which `seeded` keeps."""
