@@ -43,7 +43,9 @@ def train(net: nn.Module, averages: list[Any], steps: int = 12, terms: Any = (),
 
 
 def close(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.allclose(x, y, rtol=1e-12, atol=1e-13) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    return all(
+        torch.allclose(x, y, rtol=1e-12, atol=1e-13) for x, y in zip(a.parameters(), b.parameters(), strict=True)
+    )
 
 
 def warmed(decay: float) -> Any:

@@ -39,9 +39,7 @@ NAMED = [f"{name}-{'-'.join(map(str, given.values()))}" for name, given in KNOWN
 def judge(charge: Chargeable, **settings: Any) -> None:
     """Every law, whichever kind it is; of several tensors as of one that they are cut from."""
     if isinstance(charge, CoupledPenalty):
-        for shapes in groups.COUPLED[charge.name]:
-            whole = groups.AsOne(charge, shapes)
-            check_penalty(whole, shapes=[(sum(math.prod(shape) for shape in shapes),)], **settings)
+        groups.check_coupled(charge, **settings)
     elif isinstance(charge, Penalty):
         check_penalty(charge, **settings)
     elif isinstance(charge, Constraint):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import wellposed as wp
+from wellposed.constraints.balls import L2Ball
 from wellposed.core.errors import CompositionError, DataError, InputError
 from wellposed.core.progress import reporting_to
 from wellposed.ops import duality
@@ -179,11 +180,22 @@ def test_a_ball_is_judged_by_its_residual_and_infeasibility_counts() -> None:
     assert not found.optimal
     after = settle(net, "mse", (x, y), [ball.on()], tolerance=1e-9)
     assert after.optimal
-    assert float(net.weight.norm()) == pytest.approx(0.5)
+    assert float(net.weight.detach().norm()) == pytest.approx(0.5)
     # Minus the gradient points straight out of the ball.
     dw, _ = gradient(net, x, y)
     w = net.weight.detach()
     assert torch.allclose(-dw / dw.norm(), w / w.norm(), atol=1e-6)
+
+
+def test_a_norm_bound_is_judged_as_the_ball_that_it_comes_to() -> None:
+    from wellposed.constraints.multiplier import NormBound
+
+    net, rows = linear(), data()
+    found = certify(net, "mse", rows, [NormBound(0.5).on()])
+    assert found.violation == certify(net, "mse", rows, [L2Ball(0.5).on()]).violation
+    assert settle(net, "mse", rows, [NormBound(0.5).on()], tolerance=1e-8).optimal
+    with pytest.raises(CompositionError, match="takes its bound after 200 steps"):
+        certify(net, "mse", rows, [NormBound().on()])
 
 
 def test_a_ball_and_an_l1_settle_where_no_rival_is_better() -> None:
@@ -209,11 +221,13 @@ def test_batches_of_unequal_size_count_by_their_rows(batch: int) -> None:
     whole = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
     loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
     parts = [(x[i : i + batch], y[i : i + batch]) for i in range(0, N, batch)]
+    gaps = []
     for given in (loader, TensorDataset(x, y), parts, iter(parts), (part for part in parts)):
         found = certify(net, "mse", given, [wp.L1(0.1).on()])
         assert found.violation == pytest.approx(whole.violation, rel=1e-12)
         assert found.objective == pytest.approx(whole.objective, rel=1e-12)
-        assert found.gap == pytest.approx(whole.gap, rel=1e-9)
+        gaps.append(found.gap)
+    assert gaps == pytest.approx([whole.gap] * 5, rel=1e-9)
     arrays = certify(net, "mse", (x.numpy(), y.numpy()), [wp.L1(0.1).on()])
     assert arrays.violation == pytest.approx(whole.violation, rel=1e-12)
 
@@ -457,6 +471,8 @@ def test_coupled_parameters_make_one_row() -> None:
     assert settle(net, "mse", (x, y), [Bridge(100.0).on()], tolerance=1e-8).rows[0].gone
     with pytest.raises(CompositionError, match="together with the other terms on 'weight' is not known"):
         certify(net, "mse", (x, y), [Bridge(0.4).on(), wp.L1(0.1).on(how="loss")])
+    with pytest.raises(CompositionError, match=r"Bridge.* together with Bridge"):
+        certify(net, "mse", (x, y), [Bridge(0.4).on(how="loss"), Bridge(0.1).on(how="loss")])
 
 
 # The duality gap.
@@ -473,6 +489,7 @@ TERMS: dict[str, Callable[[], list[Any]]] = {
     "elastic_net": lambda: [wp.ElasticNet(0.05).on()],
     "group": lambda: [wp.GroupL2(0.03, by="input").on()],
     "l1_group": lambda: [wp.GroupL2(0.02).on(), wp.L1(0.02).on()],
+    "own_groups": lambda: [wp.GroupL2(0.03, by=torch.tensor([0, 0, 1, 1, 1, -1])).on(), wp.L1(0.01).on()],
     "all": lambda: [wp.GroupL2(0.02, by="input").on(), wp.L1(0.01).on(), wp.L2(0.02).on(how="prox")],
 }
 
@@ -700,7 +717,7 @@ def wrong_group(patch: pytest.MonkeyPatch) -> None:
 def batches_weigh_the_same(patch: pytest.MonkeyPatch) -> None:
     from wellposed.losses.per_example import PerExample
 
-    patch.setattr(PerExample, "sums", lambda self, weight=None: (self.mean(), torch.ones(())))
+    patch.setattr(PerExample, "sums", lambda self, weight=None: (self.total.mean(), torch.ones(())))
 
 
 def training_mode(patch: pytest.MonkeyPatch) -> None:
@@ -719,8 +736,8 @@ def any_bias(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(duality, "dual_point", lambda name, y, z, units, free: duality.slopes(name, z, y) / units)
 
 
-def counts_no_offset(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(duality, "inside", lambda c, l1, group, axis: c.new_ones(()))
+def shrinks_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(duality, "inside", lambda c, l1, group, groups: c.new_ones(()))
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., None], tuple[Any, ...]]] = [
@@ -729,7 +746,7 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., None], t
     (batches_weigh_the_same, test_batches_of_unequal_size_count_by_their_rows, (7,)),
     (training_mode, test_the_model_is_left_as_it_was_and_judged_in_evaluation_mode, ()),
     (forgets_a_term, test_l1_l2_and_groups_together, ()),
-    (counts_no_offset, test_the_gap_bounds_at_a_hundred_random_points, ()),
+    (shrinks_nothing, test_the_gap_bounds_at_a_hundred_random_points, ()),
 ]
 
 
@@ -761,7 +778,7 @@ def test_without_centering_the_gap_would_not_bound(monkeypatch: pytest.MonkeyPat
         "l1": 0.1,
         "l2": 0.0,
         "group": 0.0,
-        "axis": None,
+        "groups": None,
         "units": float(N),
         "offset": torch.zeros(1),
     }

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 
 import wellposed as wp
+from wellposed.constraints.balls import L1Ball
 from wellposed.core.errors import InputError, WellposedError
 from wellposed.core.selectors import leaves
+from wellposed.penalties.variation import TotalVariation
 
 TERMS = [wp.L2(0.3).on(), wp.L1(0.01).on("0"), wp.MaxNorm(0.9).on("3")]
 
@@ -650,6 +652,7 @@ SEVERAL: dict[str, Any] = {
     "ddp": [wp.L2(0.3).on(), wp.L1(0.02).on("0"), wp.GroupL2(0.02).on("3"), wp.MaxNorm(0.5).on("0")],
     "fsdp": [wp.L2(0.3).on(), wp.L1(0.02).on("0"), wp.GroupL2(0.02).on("3"), wp.MaxNorm(0.5).on("0")],
     "fsdp by input": [wp.GroupL2(0.06, by="input").on("0"), wp.MaxNorm(0.4, by="input").on("3")],
+    "fsdp of whole matrices": [TotalVariation(0.02).on("0"), L1Ball(1.0).on("3")],
     "fsdp in the loss": [wp.L2(0.3).on(how="loss"), wp.L1(0.02).on("0", how="loss"), wp.L1(0.02).on("3")],
 }
 

@@ -20,11 +20,11 @@ from wellposed.optim import kernels
 from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
 from wellposed.optim.metrics import METRICS, Diagonal, Metric, needs_metric
 
-SHAPES = ((5, 3), (1, 7), (7, 1), (64, 48), (6, 4, 3, 3), (33, 16, 3, 3))
+SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-STRENGTHS = (1e-3, 3e-2, 0.3, 3.0)
+STRENGTHS = (1e-3, 0.1, 3.0)
 
 OPTIMIZERS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5),
@@ -89,6 +89,13 @@ def wide(w: Tensor) -> Tensor:
     return w.to(torch.promote_types(w.dtype, torch.float32))
 
 
+def starts(norms: Tensor) -> list[Tensor | None]:
+    """None, the solution, far from it on both sides, and nonsense. Low precision takes another path, without a start."""
+    if norms.dtype in (torch.bfloat16, torch.float16):
+        return [None]
+    return [None, norms, norms * 1e-6, norms * 1e6, torch.full_like(norms, math.nan), norms - 1.0]
+
+
 def assert_same(got: Tensor, expected: Tensor, w: Tensor, metric: Metric, name: str = "") -> None:
     """Equal to rounding, equal zeros, and what has no step is untouched."""
     expected, tolerance = expected.to(got.dtype), TOLERANCES[got.dtype]
@@ -119,13 +126,13 @@ def test_the_soft_threshold_is_the_operator(dtype: torch.dtype, layout: str) -> 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_group_threshold_is_the_operator_from_any_start(dtype: torch.dtype, layout: str, axis: int) -> None:
-    for shape, still, strength in itertools.product(SHAPES, ("none", "some", "a column", "a row", "all"), STRENGTHS):
+    for shape, still, strength in itertools.product(SHAPES, ("none", "some", "a row", "all"), STRENGTHS):
         w = drawn(shape, layout, dtype)
         strength *= math.sqrt(w.numel() / w.shape[axis])
         for metric in (metric_for(w, still), 0.2):
             expected = group_soft_threshold(wide(w), steps_of(metric), strength, axis)
             norms = group_norms(expected, axis).flatten().to(dtype)
-            for start in (None, norms, norms * 1e-6, norms * 1e6, torch.full_like(norms, math.nan), norms - 1.0):
+            for start in starts(norms) if isinstance(metric, Diagonal) else (None,):
                 u = copied(w)
                 radius = group_soft_threshold_(u, metric, strength, axis, start)
                 assert_same(u, expected, w, metric, f"{shape} {still} {strength} {start}")
@@ -246,15 +253,16 @@ def evaluations(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> i
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_warm_start_saves_evaluations(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    w = drawn((40, 30), "contiguous", dtype)
-    metric = replace(metric_for(w, "none"), second=10.0 ** (2 * torch.rand(w.shape).to(dtype) - 2))
+    w = drawn((8, 30), "contiguous", dtype)  # one block
+    spread = torch.rand(w.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    metric = Diagonal((10.0 ** (2 * spread - 2)).to(dtype), 0.3, 1e-3)
     radius = group_soft_threshold_(w.clone(), metric, 0.1, 0)
     known = evaluations(monkeypatch, lambda: group_soft_threshold_(w.clone(), metric, 0.1, 0, radius))
     near = evaluations(monkeypatch, lambda: group_soft_threshold_(w.clone(), metric, 0.1, 0, radius * 1.001))
     far = evaluations(monkeypatch, lambda: group_soft_threshold_(w.clone(), metric, 0.1, 0, radius * 1e6))
     assert known == 1
-    assert near <= 3
-    assert far <= 12
+    assert near == (2 if dtype == torch.float32 else 3)
+    assert far <= 6
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -382,30 +390,34 @@ def test_many_small_tensors_cost_a_handful_of_calls() -> None:
             found[name].append(calls.count)
     for name, (few, many) in found.items():
         assert many <= few * 1.5, (name, few, many)
-        assert many < 512, (name, many)
 
 
 def broken(name: str) -> tuple[str, Any]:
     """A part of the kernels that is deliberately wrong."""
-    scale = kernels._Scale
+    original, threshold = kernels._Scale.of, torch.threshold
 
-    def unfrozen(self: Any, second: Tensor, frozen: float, out: Tensor) -> Tensor:
-        return out.copy_(second.sqrt() if self.root else second)
+    def unfrozen(second: Tensor, floor: float, value: float, out: Tensor) -> Tensor:
+        return out.copy_(second)
 
-    def without_root(self: Any, second: Tensor, frozen: float, out: Tensor) -> Tensor:
-        return torch.threshold(second, self.floor, frozen, out=out)
+    def no_floor(second: Tensor, floor: float, value: float, out: Tensor) -> Tensor:
+        return threshold(second, 1e-3, value, out=out)
 
     def doubled(metric: Metric, strength: float) -> Any:
-        return scale.of(metric, strength)._replace(amount=2 * strength)
+        found = original(metric, strength)
+        return found._replace(amount=2 * found.amount)
+
+    def rootless(metric: Metric, strength: float) -> Any:
+        return original(metric, strength)._replace(root=False)
 
     def off_by_some(x: Tensor) -> Tensor:
         return _sums(x) * (1 + 1e-4)
 
     _sums = kernels._group_sums
     return {
-        "a coordinate without a gradient moves": ("_Scale.roots", unfrozen),
-        "the root is forgotten": ("_Scale.roots", without_root),
-        "the step is forgotten": ("_Scale.of", staticmethod(doubled)),
+        "a coordinate without a gradient moves": ("torch.threshold", unfrozen),
+        "a small gradient is taken for none": ("torch.threshold", no_floor),
+        "the root is forgotten": ("_Scale.of", staticmethod(rootless)),
+        "the strength is doubled": ("_Scale.of", staticmethod(doubled)),
         "a norm is slightly off": ("_group_sums", off_by_some),
         "one step of Newton, warm or not": ("NEWTON_STEPS", 1),
         "rows are taken for columns": ("_by_stride", lambda w: list(range(w.ndim))[::-1]),
@@ -414,18 +426,25 @@ def broken(name: str) -> tuple[str, Any]:
     }[name]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a coordinate without a gradient moves", "the root is forgotten", "the step is forgotten",
-        "a norm is slightly off", "one step of Newton, warm or not", "rows are taken for columns",
-        "packed weights are not written back", "a chunk is left out",
-    ],
-)  # fmt: skip
+WRONG = (
+    "a coordinate without a gradient moves",
+    "a small gradient is taken for none",
+    "the root is forgotten",
+    "the strength is doubled",
+    "a norm is slightly off",
+    "one step of Newton, warm or not",
+    "rows are taken for columns",
+    "packed weights are not written back",
+    "a chunk is left out",
+)
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, wrong = broken(name)
-    owner, attribute = (kernels._Scale, where.split(".")[1]) if "." in where else (kernels, where)
-    monkeypatch.setattr(owner, attribute, wrong)
+    *path, attribute = where.split(".")
+    owners = {"": kernels, "_Scale": kernels._Scale, "torch": torch}
+    monkeypatch.setattr(owners["".join(path)], attribute, wrong)
     caught = 0
     for check in (
         lambda: test_the_soft_threshold_is_the_operator(torch.float64, "transposed"),

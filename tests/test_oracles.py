@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,18 +258,16 @@ def mcp(name: str, strength: float, gamma: float) -> Case:
 
 
 def group_lasso(name: str, strength: float) -> Case:
-    """skglm's groups on one long regression: every output a row, the weights out of an input a group."""
+    """Groups of a person's own, of different sizes; skglm weighs them as it is told, here by the root of their size."""
     from skglm import GroupLasso
 
     t = table(name)
-    k, d = t.y.shape[1], t.x.shape[1]
-    wide = np.kron(t.x, np.eye(k))
-    cut = [list(range(j * k, (j + 1) * k)) for j in range(d)]
-    fit = GroupLasso(
-        groups=cut, alpha=strength / (2 * math.sqrt(k)), weights=np.ones(d), tol=1e-13, fit_intercept=False
-    )
-    penalty = wp.GroupL2(strength, by="input")
-    return Case(t, "squared_error", penalty, lambda: (fit.fit(wide, t.y.ravel()).coef_.reshape(d, k).T, np.zeros(k)), k)
+    member = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2, 3, 3])  # age and sex, mass and pressure, four of blood, two of blood
+    cut = [torch.nonzero(member == g)[:, 0].tolist() for g in range(4)]
+    weights = np.sqrt([len(columns) for columns in cut])
+    fit = GroupLasso(groups=cut, alpha=strength / 2, weights=weights, tol=1e-13, fit_intercept=False)
+    penalty = wp.GroupL2(strength, by=member)
+    return Case(t, "squared_error", penalty, lambda: (fit.fit(t.x, t.y[:, 0]).coef_[None], np.zeros(1)))
 
 
 def agrees(case: Case, net: nn.Linear, ours: Certificate) -> None:
@@ -320,7 +319,7 @@ WHERE_THERE: dict[str, Callable[[], Case]] = {
     "lasso-concrete": lambda: lasso("concrete", 0.05),
     "elastic_net-energy": lambda: elastic_net("energy", 0.05),
     "logistic_l1-australian": lambda: classes("australian", wp.L1(0.02)),
-    "logistic_l1-blood": lambda: classes("blood-transfusion", wp.L1(0.01)),
+    "logistic_l1-blood": lambda: classes("blood-transfusion", wp.L1(0.03)),
     "multinomial_l2-vehicle": lambda: classes("vehicle", wp.L2(0.05)),
 }
 ILL_CONDITIONED: dict[str, Callable[[], Case]] = {
@@ -396,7 +395,7 @@ def test_a_certificate_sees_an_oracle_in_another_convention() -> None:
 @pytest.mark.parametrize("kind", ["mcp", "group_lasso"])
 def test_training_agrees_with_skglm(kind: str, optimizer: str) -> None:
     pytest.importorskip("skglm", reason="skglm is not installed; pip install 'wellposed[dev]' brings it")
-    case = mcp("diabetes-serum", 0.3, 3.0) if kind == "mcp" else group_lasso("diabetes-serum", 0.4)
+    case = mcp("diabetes-serum", 0.3, 3.0) if kind == "mcp" else group_lasso("diabetes", 0.3)
     net, certificate, _ = train(case, optimizer)
     # The loss curves more than the penalty bends: the minimizer is unique, and the distance is bounded.
     assert certificate.distance_bound is not None
@@ -407,31 +406,15 @@ def test_training_agrees_with_skglm(kind: str, optimizer: str) -> None:
 # Nearly equal columns: ridge spreads the weight over them, the lasso keeps one, the elastic net is between.
 
 
-def twins() -> Table:
-    """The first column of a real table three times, each with a little noise; the target is the table's own."""
-    given = load_diabetes()
-    draw = np.random.default_rng(0)
-    bmi = standard(given.data[:, 2:3])
-    x = standard(np.column_stack([bmi + 0.02 * draw.normal(size=bmi.shape) for _ in range(3)]))
-    return Table("twins", x, standard(given.target[:, None]))
-
-
-@pytest.mark.parametrize("kind", ["ridge", "lasso", "elastic_net"])
-def test_ridge_spreads_over_equal_columns_and_the_lasso_selects(kind: str) -> None:
-    t = twins()
-    assert np.corrcoef(t.x.T).min() > 0.999
-    fits = {
-        "ridge": (wp.L2(0.5), Ridge(alpha=0.5 * len(t.x) / 2, solver="cholesky"), t.y[:, 0]),
-        "lasso": (wp.L1(0.5), Lasso(alpha=0.25, **TIGHT), t.y[:, 0]),
-        "elastic_net": (wp.ElasticNet(0.5, 0.5), ElasticNet(alpha=0.25, l1_ratio=0.5, **TIGHT), t.y[:, 0]),
-    }
-    penalty, fit, y = fits[kind]
-    case = Case(t, "squared_error", penalty, lambda: shaped(fit.fit(t.x, y)))
-    net, certificate, _ = train(case, "momentum")
-    agrees(case, net, certificate)
-    w = net.weight.detach().abs().sort(descending=True).values[0]
-    if kind == "lasso":
-        assert w[0] > 0
-        assert w[1:].sum() == 0
+@pytest.mark.parametrize("model", ["ridge", "lasso", "elastic net"])
+def test_ridge_spreads_over_equal_columns_and_the_lasso_selects(model: str) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "multicollinearity.py"), run_name="example")
+    x, y = example["table"]()
+    assert np.corrcoef(x[:, :3].T).min() > 0.99
+    w = example["train"](model, 0.2, x, y, np.zeros(x.shape[1]))
+    assert np.abs(w - example["oracle"](model, 0.2, x, y)).max() < 1e-6
+    copies = w[:3]
+    if model == "lasso":
+        assert (copies != 0).sum() == 1
     else:
-        assert w.min() > 0.8 * w.max()
+        assert copies.min() > {"ridge": 0.9, "elastic net": 0.75}[model] * copies.max()

@@ -71,7 +71,9 @@ def loader(generator: bool = True, weighted: bool = False) -> DataLoader[Any]:
     own = torch.Generator().manual_seed(7) if generator else None
     data = Augmented()
     if weighted:
-        sampler = WeightedRandomSampler(torch.linspace(1, 2, 64).tolist(), 64, generator=torch.Generator().manual_seed(9))
+        sampler = WeightedRandomSampler(
+            torch.linspace(1, 2, 64).tolist(), 64, generator=torch.Generator().manual_seed(9)
+        )
         return DataLoader(data, 16, sampler=sampler, generator=own)
     return DataLoader(data, 16, shuffle=True, generator=own)
 
@@ -248,7 +250,9 @@ def test_buffers_that_a_layer_replaces_are_put_back() -> None:
 
     net = Counts()
     kept = net.calls
-    lr_range_test(net, torch.optim.SGD(net.parameters(), lr=1.0), "squared_error", [(torch.ones(2, 2), torch.ones(2, 1))])
+    lr_range_test(
+        net, torch.optim.SGD(net.parameters(), lr=1.0), "squared_error", [(torch.ones(2, 2), torch.ones(2, 1))]
+    )
     assert net.calls is kept
     assert float(kept) == 0
 
@@ -406,7 +410,12 @@ class Stream(IterableDataset[Any]):
 def test_what_cannot_be_used(change: dict[str, Any], error: Any, message: str) -> None:
     net, data = quadratic([1.0])
     net.float()
-    given = {"model": net, "optimizer": torch.optim.SGD(net.parameters(), lr=0.1), "loss": "squared_error", "data": data}
+    given = {
+        "model": net,
+        "optimizer": torch.optim.SGD(net.parameters(), lr=0.1),
+        "loss": "squared_error",
+        "data": data,
+    }
     with pytest.raises(error, match=message):
         lr_range_test(**{**given, **change})
     lbfgs = torch.optim.LBFGS(net.parameters())

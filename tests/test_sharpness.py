@@ -56,7 +56,9 @@ def close(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-12) -> bool:
     return all(torch.allclose(x, y, rtol=tolerance, atol=tolerance * 1e-2) for x, y in zip(a, b, strict=True))
 
 
-def by_hand(net: nn.Module, radius: float, adaptive: bool = False, eta: float = 0.01) -> tuple[list[Tensor], list[Tensor]]:
+def by_hand(
+    net: nn.Module, radius: float, adaptive: bool = False, eta: float = 0.01
+) -> tuple[list[Tensor], list[Tensor]]:
     """``e(w)`` and the gradient at ``w + e(w)``, on a copy."""
     twin = copy.deepcopy(net)
     cost(twin).backward()
@@ -80,7 +82,9 @@ def test_direction_and_length_on_a_quadratic() -> None:
     w = net.weight.detach().clone()
     (0.5 * h * net.weight.square()).sum().backward()
     with SAM(net, radius=0.1).ascended():
-        torch.testing.assert_close(net.weight.detach() - w, torch.tensor([[0.06, 0.08]], dtype=w.dtype), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            net.weight.detach() - w, torch.tensor([[0.06, 0.08]], dtype=w.dtype), rtol=1e-12, atol=0
+        )
         assert net.weight.grad is None
         (0.5 * h * net.weight.square()).sum().backward()
     torch.testing.assert_close(net.weight.grad, torch.tensor([[3.06, 12.0]], dtype=w.dtype), rtol=1e-12, atol=0)
@@ -126,7 +130,9 @@ def test_no_point_of_the_ball_has_a_larger_linearized_loss() -> None:
             p.grad = g.clone()
         scales = [w.abs() + 0.05 if adaptive else torch.ones_like(w) for w in before]
         best = sum(float((m * g).sum()) for m, g in zip(moves, slope, strict=True))
-        assert sum(float((m / s).square().sum()) for m, s in zip(moves, scales, strict=True)) ** 0.5 == pytest.approx(0.2)
+        assert sum(float((m / s).square().sum()) for m, s in zip(moves, scales, strict=True)) ** 0.5 == pytest.approx(
+            0.2
+        )
         for _ in range(100):
             rivals = [torch.randn_like(w) for w in before]
             size = sum(float(r.square().sum()) for r in rivals) ** 0.5
@@ -317,13 +323,18 @@ def test_a_gradient_without_a_direction_does_not_move(value: float) -> None:
     assert same(gradients(net), gradients(twin))
 
 
-@pytest.mark.parametrize("terms", [[], [wp.L2(0.1).on(), wp.L1(0.01).on(), wp.MaxNorm(0.5).on()]], ids=["bare", "terms"])
+@pytest.mark.parametrize(
+    "terms", [[], [wp.L2(0.1).on(), wp.L1(0.01).on(), wp.MaxNorm(0.5).on()]], ids=["bare", "terms"]
+)
 def test_scaled_training_is_training(terms: list[Any]) -> None:
     """Scaled gradients ascend to the same point, and a step that the scaler skips changes nothing."""
     found = []
     for scaled in (False, True):
         net = network(norm=True)
-        sam, optimizer = SAM(net, 0.2), wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), net, terms)
+        sam, optimizer = (
+            SAM(net, 0.2),
+            wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), net, terms),
+        )
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
         for step in range(6):
             optimizer.zero_grad()

@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
     from wellposed.search.study import Study
-    from wellposed.training.certify import certify
+    from wellposed.training.certify import Certificate, certify
     from wellposed.training.history import History
     from wellposed.training.loop import fit, fit_many
     from wellposed.training.problem import Problem
-    from wellposed.training.range_test import lr_range_test
+    from wellposed.training.range_test import RangeTest, lr_range_test
     from wellposed.training.run import Run
     from wellposed.training.settle import settle
     from wellposed.training.watch import Watch, watch
@@ -104,11 +104,11 @@ _PLACES = {
     "optim.schedules": ["decay_to", "ramp", "shaped", "staircase"],
     "optim.sharpness": ["SAM"],
     "recipe.recipe": ["Recipe"],
-    "training.certify": ["certify"],
+    "training.certify": ["Certificate", "certify"],
     "training.history": ["History"],
     "training.loop": ["fit", "fit_many"],
     "training.problem": ["Problem"],
-    "training.range_test": ["lr_range_test"],
+    "training.range_test": ["RangeTest", "lr_range_test"],
     "training.run": ["Run"],
     "training.settle": ["settle"],
     "training.watch": ["Watch", "watch"],
@@ -134,6 +134,7 @@ __all__ = [
     "ActivationL2",
     "Average",
     "Box",
+    "Certificate",
     "Confidence",
     "Consistency",
     "Data",
@@ -161,6 +162,7 @@ __all__ = [
     "Orthogonal",
     "Orthogonality",
     "Problem",
+    "RangeTest",
     "Recipe",
     "RowL21",
     "Run",

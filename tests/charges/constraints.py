@@ -22,7 +22,7 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
     "max_norm": [{"bound": 1.0}, {"bound": 0.7, "by": "input"}, {"bound": 0.0}, {"bound": 2.0, "by": "all"}],
     "l2_ball": [{"bound": 1.0}, {"bound": 0.0}],
     "l1_ball": [{"bound": 1.0}, {"bound": 0.5, "by": "unit"}, {"bound": 0.0}],
-    "l_inf_ball": [{"bound": 0.5}, {"bound": 0.0}],
+    "linf_ball": [{"bound": 0.5}, {"bound": 0.0}],
     "unit_norm": [{}, {"by": "channel"}, {"by": "all"}],
     "non_negative": [{}],
     "box": [{"low": -0.5, "high": 1.0}, {"low": 0.2, "high": math.inf}, {"low": 1.0, "high": 1.0}],
@@ -60,7 +60,7 @@ def l1_ball_form(cls: Callable[..., Any]) -> None:
     equal(cls(3.0, by="unit").project(tensor([3.0, -2.0], [1.0, 2.0])), [[2.0, -1.0], [1.0, 2.0]])
 
 
-def l_inf_ball_form(cls: Callable[..., Any]) -> None:
+def linf_ball_form(cls: Callable[..., Any]) -> None:
     """Clipped at 1.5 on both sides."""
     equal(cls(1.5).project(tensor(3.0, -2.0, 0.5)), [1.5, -1.5, 0.5])
 
@@ -117,12 +117,13 @@ def orthogonal_form(cls: Callable[..., Any]) -> None:
 
 
 def norm_bound_form(cls: Callable[..., Any]) -> None:
-    """``|w| = 5``, bound 4, step 0.1: the excess is 1/4, of 1/0.1 + 2 a tenth of it; half of 2.5 - 2 at once."""
+    """``|w| = 5``, bound 4, step 0.1: the excess is 1/4, of 1/0.1 + 2 a tenth of it; at 5/1.2 the excess is 1/24."""
     w, multiplier = tensor(3.0, 4.0), torch.tensor(2.0, dtype=torch.float64)
     charge = cls(4.0, rate=0.1)
     equal(charge.start(w), 0.0)
     equal(charge.update(multiplier, w, 0.1), 2.0 + 0.1 * 12.0 * 0.25)
     equal(charge.strength(multiplier, w, 0.1), 2.25)
+    equal(charge.strength(multiplier, w, 0.1, "decay"), 3.5)
     equal(charge.strength(multiplier), 2.0)
     # Inside, at norm 1: 2 - 0.1*12*0.75; and half of -7.5 and 2 is below 0.
     equal(charge.update(multiplier, w / 5, 0.1), 2.0 - 0.9)
@@ -138,7 +139,7 @@ CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {
     "max_norm": max_norm_form,
     "l2_ball": l2_ball_form,
     "l1_ball": l1_ball_form,
-    "l_inf_ball": l_inf_ball_form,
+    "linf_ball": linf_ball_form,
     "unit_norm": unit_norm_form,
     "non_negative": non_negative_form,
     "box": box_form,

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
+from wellposed.ops.prox import shrink
 from wellposed.penalties.base import Chargeable, How, Traits
 
 GAIN = 0.5
-"""The share of a step's excess that is taken back at once; see docs/derivations/constraints.md for the stable range."""
+"""The share of the excess that is taken back at once; see docs/derivations/constraints.md for the stable range."""
 
 
 class Multiplier(Chargeable):
     """A bound that is enforced by an L2 strength of its own for each parameter, which changes from step to step.
 
     The state is one multiplier for each parameter, a 0-d tensor, and lives with the optimizer: after its own step has
-    reached ``v``, the strength of the proximal step (or of the decay) is ``strength(multiplier, v, step)``; it gives
-    ``w = v/(1 + step*strength)``; and the multiplier becomes ``update(multiplier, w, step)``.
+    reached ``v``, the strength of the proximal step is ``strength(multiplier, v, step)``; it gives
+    ``w = v/(1 + step*strength)``; and the multiplier becomes ``update(multiplier, w, step)``. Of decay, the strength is
+    ``strength(multiplier, w, lr, "decay")`` before the optimizer's step, and the update comes after it.
     """
 
     hows: ClassVar[tuple[How, ...]] = ("prox", "decay")
@@ -32,8 +34,14 @@ class Multiplier(Chargeable):
         """The first multiplier of a parameter, 0-d."""
 
     @abstractmethod
-    def strength(self, multiplier: Tensor, w: Tensor | None = None, step: float | Tensor | None = None) -> Tensor:
-        """The L2 strength at the point ``w`` that the optimizer's own step has reached, 0-d, >= 0."""
+    def strength(
+        self,
+        multiplier: Tensor,
+        w: Tensor | None = None,
+        step: float | Tensor | None = None,
+        how: How = "prox",
+    ) -> Tensor:
+        """The L2 strength of the proximal step (of the decay) at the point ``w`` that is about to be shrunk; 0-d, >= 0."""
 
     @abstractmethod
     def update(self, multiplier: Tensor, w: Tensor, step: float | Tensor) -> Tensor:
@@ -49,15 +57,16 @@ class NormBound(Multiplier):
     here the bound is given, and the strength is found for each matrix alone. `MaxNorm` and `L2Ball` meet a bound at
     each step; this one meets it in the limit, and near the bound it averages the noise of the gradients.
 
-    With the relative excess ``x = |w|/bound - 1`` and the optimizer's effective step ``t``
+    With the relative excess ``x = min(|w|/bound - 1, 1)``, the optimizer's effective step ``t`` and the point ``v`` that
+    the optimizer's own step has reached
 
-        strength(v)  =  max(0, multiplier + 1/2 * ((|v|/bound - 1)/t - multiplier))
+        strength     =  max(0, multiplier + 1/2  * (1/t + multiplier) * x(v/(1 + t*multiplier)))
         multiplier  <-  max(0, multiplier + rate * (1/t + multiplier) * x(w))
 
-    the second line is dual ascent on the augmented Lagrangian, in units in which ``rate = 1`` would bring the norm to the
-    bound in one step whatever the curvature of the loss; the first takes half of the excess back at once, without
-    which norm and multiplier would swing around each other. Neither needs to know the scale of the loss, of the
-    weights or of the step.
+    The second line is dual ascent on the augmented Lagrangian, in units in which ``rate = 1`` would bring the norm to the
+    bound in one step whatever the curvature of the loss. The first takes half of what is still too much back at once,
+    without which norm and multiplier would swing around each other. Neither needs to know the scale of the loss, of
+    the weights or of the step.
 
     Args:
         bound: > 0, in the units of the weights; or None: the norm that the matrix has after ``warm_steps`` steps.
@@ -71,9 +80,9 @@ class NormBound(Multiplier):
         proportional term: Platt & Barr (1987), NeurIPS.
     Example:
         >>> import torch
-        >>> bound, w = NormBound(1.0), torch.tensor([3.0, 4.0])
+        >>> bound, w = NormBound(4.0), torch.tensor([3.0, 4.0])
         >>> bound.update(bound.start(w), w, step=0.1)
-        tensor(4.)
+        tensor(0.2500)
     """
 
     bound: float | None = None
@@ -109,27 +118,42 @@ class NormBound(Multiplier):
         """0, in float32 at least."""
         return torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
 
-    def strength(self, multiplier: Tensor, w: Tensor | None = None, step: float | Tensor | None = None) -> Tensor:
-        """The strength at ``w``, the point before the proximal step or the decay; 0-d.
+    def strength(
+        self,
+        multiplier: Tensor,
+        w: Tensor | None = None,
+        step: float | Tensor | None = None,
+        how: How = "prox",
+    ) -> Tensor:
+        """The multiplier, and half of what would still be too much (or too little) with it; 0-d.
 
         Args:
             multiplier: 0-d, >= 0.
-            w: without it (and the step) the multiplier itself: it comes to the same limit, but swings.
+            w: the point before the proximal step, or before the decay. Without it (and the step) the strength is the
+                multiplier itself: it comes to the same limit, but swings.
             step: the optimizer's effective step, a number or one for each coordinate.
+            how: ``"prox"`` or ``"decay"``.
         """
         if w is None or step is None or self.bound is None:
             return multiplier
-        t = mean_step(w, step, multiplier)
-        moved = multiplier + GAIN * (self.excess(w, multiplier) / t - multiplier)
-        return torch.where(t > 0, moved.clamp_min(0.0), multiplier)
+        if how == "prox":
+            return self._raised(multiplier, shrink(w, step * multiplier), step, GAIN)
+        # Decay is an explicit step: taking more than all of a weight would turn its sign, so half is the most.
+        raised = self._raised(multiplier, w, step, GAIN)
+        return raised.minimum(0.5 / mean_step(w, step, multiplier))
 
     def update(self, multiplier: Tensor, w: Tensor, step: float | Tensor) -> Tensor:
         """Dual ascent from ``w``, the point after the proximal step; 0-d. Step 0, and no bound yet, change nothing."""
+        return self._raised(multiplier, w, step, self.rate)
+
+    def _raised(self, multiplier: Tensor, w: Tensor, step: float | Tensor, share: float) -> Tensor:
+        """``max(0, multiplier + share * (1/step + multiplier) * excess(w))``."""
         if self.bound is None:
             return multiplier
         t = mean_step(w, step, multiplier)
-        moved = multiplier + self.rate * (1.0 / t + multiplier) * self.excess(w, multiplier)
-        return torch.where(t > 0, moved.clamp_min(0.0), multiplier)
+        # Far outside, the multiplier climbs no faster: it would have to come down all the way again.
+        raised = multiplier + share * (1.0 / t + multiplier) * self.excess(w, multiplier).clamp_max(1.0)
+        return torch.where(t > 0, raised.clamp_min(0.0), multiplier)
 
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
         """``|w|/bound - 1``, 0-d."""

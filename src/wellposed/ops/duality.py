@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import group_norms
+from wellposed.ops.groups import Groups
 from wellposed.ops.prox import soft_threshold
 
 LOSSES = ("squared_error", "binary_cross_entropy", "cross_entropy")
@@ -83,28 +83,30 @@ def _curvature(name: str, z: Tensor) -> Tensor:
     return torch.diag(p.sum(0)) - p.T @ p
 
 
-def excess(c: Tensor, l1: float | Tensor, group: float, axis: int | None) -> Tensor:
+def excess(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None) -> Tensor:
     """``max(|soft(c_g, l1)| - group, 0)`` for every group: how far ``c`` is outside the dual ball of the two norms.
 
-    ``axis`` None: there are no groups, each number is its own.
+    A number in no group, as all are where ``groups`` is None, is its own group, of strength 0.
     """
     soft = soft_threshold(c, l1)
-    return ((soft.abs() if axis is None else group_norms(soft, axis)) - group).clamp_min(0.0)
+    if groups is None:
+        return soft.abs()
+    found = (groups.norms(groups.split(soft)) - group).clamp_min(0.0).flatten()
+    rest = groups.rest(soft)
+    return found if rest is None else torch.cat([found, rest.abs().flatten()])
 
 
-def inside(c: Tensor, l1: float | Tensor, group: float, axis: int | None, halvings: int = 100) -> Tensor:
-    """The largest ``a`` in [0, 1] with ``a*c`` in the dual ball, 0-d."""
-    one = c.new_ones(())
-    if not bool(excess(c, l1, group, axis).max() > 0):
-        return one
-    if axis is None or not torch.any(torch.as_tensor(l1) > 0):
-        size, bound = (c.abs(), l1 + group) if axis is None else (group_norms(c, axis), group)
-        ratio = torch.where(size > bound, bound / size.clamp_min(torch.finfo(c.dtype).tiny), one)
-        return ratio.min()
-    low, high = c.new_zeros(()), one
+def inside(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None, halvings: int = 60) -> Tensor:
+    """The largest ``a`` in [0, 1] with ``a*c`` in the dual ball, to one part in ``2^halvings``, 0-d."""
+    low, high = c.new_zeros(()), c.new_ones(())
+    if not bool(excess(c, l1, group, groups).max() > 0):
+        return high
+    if groups is None:
+        size = c.abs()
+        return torch.where(size > l1, l1 / size.clamp_min(torch.finfo(c.dtype).tiny), high).min()
     for _ in range(halvings):
         middle = 0.5 * (low + high)
-        out = excess(middle * c, l1, group, axis).max() > 0
+        out = excess(middle * c, l1, group, groups).max() > 0
         low, high = torch.where(out, low, middle), torch.where(out, middle, high)
     return low
 
@@ -126,8 +128,8 @@ def dual(
     *,
     l1: float | Tensor,
     l2: float,
-    group: float,
-    axis: int | None,
+    group: float | Tensor,
+    groups: Groups | None,
     units: float,
     offset: Tensor,
 ) -> Tensor:
@@ -137,9 +139,9 @@ def dual(
     """
     c = -(u.T @ x)
     if l2 > 0:
-        charge = excess(c, l1, group, axis).square().sum() / (2.0 * l2)
+        charge = excess(c, l1, group, groups).square().sum() / (2.0 * l2)
     else:
-        u, charge = u * inside(c, l1, group, axis), u.new_zeros(())
+        u, charge = u * inside(c, l1, group, groups), u.new_zeros(())
     return (u * offset).sum() - conjugates(name, units * u, y).sum() / units - charge
 
 
@@ -152,8 +154,8 @@ def duality_gap(
     *,
     l1: float | Tensor = 0.0,
     l2: float = 0.0,
-    group: float = 0.0,
-    axis: int | None = None,
+    group: float | Tensor = 0.0,
+    groups: Groups | None = None,
     free_bias: bool = True,
     units: float | None = None,
 ) -> Tensor:
@@ -162,8 +164,9 @@ def duality_gap(
     Args:
         name: one of `LOSSES`.
         x, y, w, b: rows, targets ``(rows, outputs)``, weights and bias or None.
-        l1, l2, group: strengths >= 0; ``group`` is that of ``|w_g|`` itself. ``l1`` is a number or of ``w``'s shape.
-        axis: along which groups are counted; None: no groups.
+        l1, l2, group: strengths >= 0; ``group`` is that of ``|w_g|`` itself, a number or one for each group; ``l1`` is a
+            number or of ``w``'s shape.
+        groups: who is in a group; None: no groups.
         free_bias: the bias is minimized over and not charged; False: it stays as it is.
         units: m, by which the sum of losses is divided; by default the rows.
     Source:
@@ -177,9 +180,10 @@ def duality_gap(
     rounding = 1e3 * torch.finfo(x.dtype).eps
     if free and bool(u.sum(0).abs().max() > rounding * u.abs().sum(0).max().clamp_min(rounding)):
         return x.new_full((), torch.inf)
-    norms = w.abs() if axis is None else group_norms(w, axis)
-    charge = (l1 * w.abs()).sum() + 0.5 * l2 * w.square().sum() + group * norms.sum()
+    charge = (l1 * w.abs()).sum() + 0.5 * l2 * w.square().sum()
+    if groups is not None:
+        charge = charge + (group * groups.norms(groups.split(w))).sum()
     primal = losses(name, z, y).sum() / units + charge
     offset = torch.zeros_like(fixed) if free else fixed
-    bound = dual(name, x, y, u, l1=l1, l2=l2, group=group, axis=axis, units=units, offset=offset)
+    bound = dual(name, x, y, u, l1=l1, l2=l2, group=group, groups=groups, units=units, offset=offset)
     return (primal - bound).clamp_min(0.0)

@@ -104,9 +104,13 @@ def simplex_threshold(rows: Tensor, total: float | Tensor) -> Tensor:
 
 
 def _onto_simplex(rows: Tensor, total: float) -> Tensor:
-    """Rows of the wide type onto the simplex; the second pass works on small numbers, so its sum is right to an ulp."""
+    """Rows of the wide type onto the simplex, with a sum that is right to an ulp of the total, not of the rows."""
+    rows = (rows - simplex_threshold(rows, total)).clamp_min(0.0)
     for _ in range(2):
-        rows = (rows - simplex_threshold(rows, total)).clamp_min(0.0)
+        # Only what is there is corrected: a zero stays exactly zero.
+        there = rows > 0
+        excess = (rows.sum(dim=1, keepdim=True) - total) / there.sum(dim=1, keepdim=True).clamp_min(1)
+        rows = torch.where(there, rows - excess, rows).clamp_min(0.0)
     return rows
 
 

@@ -34,10 +34,10 @@ def finite(a: Tensor) -> Tensor:
 
 
 def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin ``U, sigma, V^T``; the singular values of a matrix that is not finite are not numbers."""
+    """Thin ``U, sigma, V^T``; U and sigma of a matrix that is not finite are not numbers."""
     good = finite(a)
     u, s, vh = torch.linalg.svd(a.where(good, torch.zeros_like(a)), full_matrices=False)
-    return u, s.where(good.squeeze(-1), torch.full_like(s, math.nan)), vh
+    return u.where(good, torch.full_like(u, math.nan)), s.where(good.squeeze(-1), torch.full_like(s, math.nan)), vh
 
 
 def singular_values(a: Tensor) -> Tensor:
@@ -171,8 +171,7 @@ def polar(a: Tensor, dtype: torch.dtype) -> Tensor:
     """
     u, s, vh = svd(a)
     alive = above_rounding(s, a, dtype)
-    weight = torch.where(finite(a).squeeze(-1), alive.to(a.dtype), s)
-    return (u * weight.unsqueeze(-2)) @ vh + _complement(a, u, alive, vh, dtype)
+    return (u * alive.unsqueeze(-2)) @ vh + _complement(a, u, alive, vh, dtype)
 
 
 def _complement(a: Tensor, u: Tensor, alive: Tensor, vh: Tensor, dtype: torch.dtype) -> Tensor:
@@ -185,7 +184,7 @@ def _complement(a: Tensor, u: Tensor, alive: Tensor, vh: Tensor, dtype: torch.dt
         rest = direction - left @ (left.mT @ direction)
         rest = rest - (rest @ right.mT) @ right
         # Singular values of the rest lie between 0 and about 1; the smaller half of the digits is no direction.
-        more_u, more_s, more_vh = torch.linalg.svd(rest, full_matrices=False)
+        more_u, more_s, more_vh = svd(rest)
         missing = (~alive).sum(dim=-1, keepdim=True)
         place = torch.arange(more_s.shape[-1], device=a.device)
         taken = (place < missing) & (more_s > math.sqrt(torch.finfo(a.dtype).eps))

@@ -64,13 +64,13 @@ def _levels(y: Tensor, t: Tensor, s: Tensor) -> Tensor:
     at = torch.cat([first - reach, first + reach], 1)
     slope = torch.cat([-s[:, :1], s[:, :1]], 1)
     ends = [at]
-    width = 8
+    width = 16
     for i in range(1, n):
         now, time, before = y[:, i : i + 1], t[:, i : i + 1], s[:, i - 1 : i]
         # The derivative at the knots, times the step: so a step of 0 needs no case of its own.
         scaled = time * slope + (at - now)
         if i == n - 1:
-            last = _crossing(at, scaled, now, time * before, torch.zeros_like(now))
+            last = _crossing(at, scaled, now, time * before, torch.zeros_like(now)).where(time > 0, now)
             break
         after = s[:, i : i + 1]
         low, high = (_crossing(at, scaled, now, time * before, sign * time * after) for sign in (-1.0, 1.0))
@@ -81,7 +81,7 @@ def _levels(y: Tensor, t: Tensor, s: Tensor) -> Tensor:
         at = torch.cat([low, at.clamp(low, high), high], 1)
         if at.shape[1] > 2 * width:
             at, slope = _without_repetitions(at, slope, after)
-            width = max(8, at.shape[1])
+            width = max(16, at.shape[1])
     levels = [last]
     for end in reversed(ends):
         levels.append(levels[-1].clamp(end[:, :1], end[:, 1:]))

@@ -133,7 +133,7 @@ def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[
     if (
         isinstance(optimizer, torch.optim.SGD)
         and isinstance(charge, L2)
-        and getattr(charge, "scaling", "torch") == "torch"
+        and charge.scaling == "torch"
     ):
         momentum = float(group.get("momentum", 0.0))
         kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0

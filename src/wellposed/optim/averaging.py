@@ -71,7 +71,9 @@ class Average:
             mine.copy_(theirs)
         self.count += 1
 
-    def redo_batch_norm(self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None) -> None:
+    def redo_batch_norm(
+        self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
+    ) -> None:
         """Recompute the batch norms of `module` over ``batches`` of training inputs.
 
         Args:

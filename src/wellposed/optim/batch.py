@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wellposed.ops.groups import AXES
+from wellposed.ops.shards import whole
 from wellposed.optim.binding import Charged
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
 from wellposed.optim.metrics import Diagonal, Metric
@@ -53,8 +54,13 @@ def proximal_steps_(moves: Sequence[Move]) -> None:
     """
     flat, grouped, others = [], [], []
     for move in moves:
-        groups = axis_groups(move.prox.core, move.one.leaf.tensor)
-        if not move.prox.plain or (move.prox.core is not None and (groups is None or move.prox.l2)):
+        w = move.one.leaf.tensor
+        groups = axis_groups(move.prox.core, w)
+        if (
+            type(w) not in (Tensor, nn.Parameter)
+            or not move.prox.plain
+            or (move.prox.core is not None and (groups is None or move.prox.l2))
+        ):
             others.append(move)
             continue
         if move.prox.l1 or move.prox.l2:
@@ -93,4 +99,16 @@ def _alone(move: Move) -> None:
     step = move.metric.steps().to(dtype) if isinstance(move.metric, Diagonal) else move.metric
     if isinstance(step, Tensor) and not move.prox.diagonal:
         step = step.mean()
-    w.copy_(move.prox(w.to(dtype), step))
+    assemble_(w, lambda whole, step: move.prox(whole.to(dtype), step), step)
+
+
+def assemble_(w: Tensor, operator: Callable[..., Tensor], *more: object) -> None:
+    """``w <- operator(w, *more)``; a sharded parameter is put together first, and cut again."""
+    if not hasattr(w, "full_tensor"):
+        w.copy_(operator(w, *more))
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    moved = operator(*(whole(x) if isinstance(x, Tensor) else x for x in (w, *more))).to(w.dtype)
+    sharded: Any = w
+    w.copy_(distribute_tensor(moved, sharded.device_mesh, sharded.placements))

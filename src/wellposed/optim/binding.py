@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier
@@ -206,6 +207,13 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
 
 
 def _check_kind(leaf: Leaf) -> None:
+    if is_lazy(leaf.tensor):
+        raise InputError(f"{leaf.name!r} has no shape yet. Call the model on one batch before regularize.")
+    if leaf.tensor.is_meta:
+        raise InputError(
+            f"{leaf.name!r} is on the meta device. Materialize the model (model.to_empty(device=...)) and build the "
+            "optimizer from its parameters before regularize."
+        )
     if leaf.tensor.is_complex():
         raise InputError(f"{leaf.name!r} is complex; penalties and constraints are defined for real weights.")
 
@@ -213,6 +221,11 @@ def _check_kind(leaf: Leaf) -> None:
 def _check_optimizer(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> None:
     if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "decay" for term in terms):
         raise CompositionError("LBFGS takes many steps in one, so decay has no place in it. Use .on(..., how='loss').")
+    if any(term.how == "loss" for term in terms) and any(group.get("maximize") for group in optimizer.param_groups):
+        raise InputError(
+            "The optimizer maximizes, so a penalty that is added to its objective would be rewarded. "
+            "Minimize minus the objective, without maximize=True."
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if terms and not any(id(leaf.tensor) in held for leaf in leaves(model)):
         raise InputError("The optimizer holds no parameter of this model. Build it from model.parameters().")

@@ -21,7 +21,7 @@ from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim.metrics import Diagonal, Metric
 
-CHUNK = 2**18
+CHUNK = 2**19
 """Elements of a chunk on a CPU: a few such buffers fit into the shared cache, and a call costs little beside its work."""
 
 CHUNK_ELSEWHERE = 2**24
@@ -29,6 +29,9 @@ CHUNK_ELSEWHERE = 2**24
 
 SMALL = 8
 """Tensors of less than a chunk over this are packed; above, packing's copies cost more than the calls that it saves."""
+
+LEAST = 1e-30
+"""Below, the inverse of a product of step and strength may not fit into float32."""
 
 NEWTON_STEPS = 64
 """At most. From the last step's radii one or two are usual, from anywhere about ten."""
@@ -52,11 +55,6 @@ class _Scale(NamedTuple):
             return cls(metric.scale * strength, metric.eps, metric.floor, metric.root)
         return cls(metric * strength, None, 0.0, False)
 
-    def roots(self, second: Tensor, frozen: float, out: Tensor) -> Tensor:
-        """``root(second)``, and ``frozen`` where there has been no gradient."""
-        torch.threshold(second, self.floor, frozen * frozen if self.root else frozen, out=out)
-        return out.sqrt_() if self.root else out
-
 
 def soft_threshold_(ws: Sequence[Tensor], metrics: Sequence[Metric], l1: Sequence[float], l2: Sequence[float]) -> None:
     """``w <- argmin_u 1/2 sum (u-w)^2/t + l1 |u|_1 + l2/2 |u|^2  =  soft(w, t*l1)/(1 + t*l2)``, for each parameter.
@@ -74,16 +72,16 @@ def soft_threshold_(ws: Sequence[Tensor], metrics: Sequence[Metric], l1: Sequenc
         ridge = _Scale.of(metric, square).amount if square else 0.0
         if w.numel() == 0 or (scale.amount == 0 and ridge == 0):
             continue
-        if not _is_plain(w, second):
+        if not _is_plain(w, second) or not (scale.amount or ridge) >= LEAST:
             wide, steps = _wide(w, metric)
             w.copy_(shrink(soft_threshold(wide, steps * absolute), steps * square))
-        elif _is_small(w, second, size := _chunk(w, total // 4)):
+        elif _is_small(w, second, size := _chunk(w, total // 5)):
             packs.setdefault((_kind(w), scale, ridge), []).append((w, second, i))
         else:
             order = _by_stride(w)
             _soft(w.permute(order).view(-1), second.permute(order).reshape(-1), scale, ridge, size)
     for (_, scale, ridge), items in packs.items():
-        for part in _parts(items, _chunk(items[0][0], total // 4)):
+        for part in _parts(items, _chunk(items[0][0], total // 5)):
             flat, moments = _packed(part)
             _soft(flat, moments, scale, ridge, flat.numel())
             _unpack(flat, part)
@@ -105,12 +103,24 @@ def _soft_chunk(w: Tensor, second: Tensor, scale: _Scale, ridge: float, high: Te
         if ridge:
             w.div_(1.0 + ridge)
         return
-    scale.roots(second, math.inf, high).add_(scale.eps)
-    torch.div(torch.full((), scale.amount or ridge, dtype=w.dtype), high, out=high)
+    _thresholds(second, scale, scale.amount or ridge, high, low)
     if scale.amount:
         w.sub_(torch.clamp(w, torch.neg(high, out=low), high, out=low))
     if ridge:
         w.div_(high.mul_(ridge / (scale.amount or ridge)).add_(1.0))
+
+
+def _thresholds(second: Tensor, scale: _Scale, amount: float, out: Tensor, spare: Tensor) -> None:
+    """``amount/(root(second) + eps)``, and 0 where there has been no gradient.
+
+    With a root it is ``x/(1 + eps*x)``, ``x = second^(-1/2)``, times ``amount``: that costs less than the root itself.
+    """
+    torch.threshold(second, scale.floor, math.inf, out=out)
+    if scale.root:
+        torch.add(_number(1.0 / amount, out), out.rsqrt_(), alpha=(scale.eps or 0.0) / amount, out=spare)
+        torch.div(out, spare, out=out)
+    else:
+        torch.div(_number(amount, out), out.add_(scale.eps or 0.0), out=out)
 
 
 def group_soft_thresholds_(
@@ -128,7 +138,7 @@ def group_soft_thresholds_(
             smaller than about ``1e-12*scale*strength`` (float32).
         strengths: >= 0, one for each. 0 leaves ``w`` bit for bit.
         axis: along which groups are counted, for all.
-        radii: what the last call returned for each, or None. Whatever is given, the result is the same to rounding;
+        radii: what the last call returned for each, or None. Whatever numbers are given, the result is the same to rounding;
             close ones save passes.
     Returns:
         ``|u_g|_2`` for each parameter, ``(w.shape[axis],)``; exactly 0 for groups that are 0.
@@ -140,7 +150,7 @@ def group_soft_thresholds_(
         scale, second = _Scale.of(metric, strength), _second(w, metric)
         if w.numel() == 0 or scale.amount == 0:
             found[i] = group_norms(w, axis).flatten()
-        elif not _is_plain(w, second):
+        elif not _is_plain(w, second) or not scale.amount >= LEAST:
             wide, steps = _wide(w, metric)
             found[i] = group_norms(w.copy_(group_soft_threshold(wide, steps, strength, axis)), axis).flatten()
         elif _is_small(w, second, size := _chunk(w, total // 8)):
@@ -214,9 +224,10 @@ def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffe
     limits = torch.finfo(w.dtype)
     # A coordinate without a gradient: so large that its share rounds to 1, yet finite, since 0 times it must be 0.
     frozen = min(0.9 * math.sqrt(limits.max), scale.amount * limits.max / 4)
-    scale.roots(second, frozen, sizes)
-    eps = torch.full((), (scale.eps or 0.0) / scale.amount, dtype=w.dtype)
-    torch.add(eps, sizes, alpha=1.0 / scale.amount, out=sizes)
+    torch.threshold(second, scale.floor, frozen * frozen if scale.root else frozen, out=sizes)
+    if scale.root:
+        sizes.sqrt_()
+    torch.add(_number((scale.eps or 0.0) / scale.amount, w), sizes, alpha=1.0 / scale.amount, out=sizes)
     alive = ~(_group_sums(torch.mul(w, sizes, out=squares).square_()) <= 1.0)
     if not bool(alive.any()):
         w.zero_()
@@ -255,9 +266,15 @@ def _spread(x: Tensor, w: Tensor) -> Tensor:
     return column if w.shape[0] == 1 else column.expand(1, tensors, groups, after).contiguous()
 
 
+def _number(value: float, like: Tensor) -> Tensor:
+    """A number as an operand that may stand on the left."""
+    return torch.full((), value, dtype=like.dtype)
+
+
 def _start(w: Tensor, axis: int, radius: Tensor | None) -> Tensor:
-    """The radii to start from; 0 where there are none."""
-    return w.new_zeros(w.shape[axis]) if radius is None else radius
+    """The radii to start from; 0 where there are none, or of a model that has been converted since."""
+    known = radius is not None and radius.dtype == w.dtype and radius.device == w.device
+    return radius if radius is not None and known else w.new_zeros(w.shape[axis])
 
 
 def _sides(x: Tensor, axis: int) -> Tensor:

@@ -40,7 +40,9 @@ class Lookahead(Wrapper):
         True
     """
 
-    refusal = "Lookahead mixes weights after the terms were enforced. Wrap the other way round: Lookahead(regularize(...))."
+    refusal = (
+        "Lookahead mixes weights after the terms were enforced. Wrap the other way round: Lookahead(regularize(...))."
+    )
 
     def __init__(self, optimizer: Optimizer, every: int = 5, share: float = 0.5) -> None:
         if not isinstance(optimizer, Optimizer):

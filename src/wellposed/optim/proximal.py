@@ -59,14 +59,19 @@ class JointProx:
         if self.l2:
             for strength, center in self.squares:
                 if center is not None:
-                    u = u + step * strength * center
+                    u = u + step * strength * _like(center, w)
             u = shrink(u, step * self.l2)
             step = step / (1.0 + step * self.l2)
         if isinstance(self.l1, Tensor) or self.l1:
-            u = soft_threshold(u, step * self.l1)
+            u = soft_threshold(u, step * _like(self.l1, w))
         if self.interval is not None:
             u = u.clamp(*self.interval)
         return u if self.core is None else self.core.prox(u, step)
+
+
+def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
+    """On the device of the weights, which may have moved since."""
+    return value.to(device=w.device, dtype=w.dtype) if isinstance(value, Tensor) else value
 
 
 def joint(name: str, penalties: Sequence[Penalty], interval: tuple[float, float] | None = None) -> JointProx:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.errors import CompositionError, FormatError, InputError
-from wellposed.core.selectors import modules
-from wellposed.optim.batch import Move, proximal_steps_
+from wellposed.core.selectors import modules, unwrapped
+from wellposed.ops.shards import whole
+from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind
 from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
+from wellposed.optim.proximal import JointProx
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
 from wellposed.penalties.base import Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
@@ -43,7 +47,8 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
-        self._model = weakref.ref(model)
+        self._after_step: OrderedDict[int, Callable[..., None]] = OrderedDict()
+        self._model = weakref.ref(unwrapped(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
@@ -75,7 +80,7 @@ class Regularized(Wrapper):
         if isinstance(self.optimizer, torch.optim.LBFGS):
             result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             self._project(self._moving())
-            self.steps += 1
+            self._end_step()
             return result
         loss = None
         if closure is not None:
@@ -90,10 +95,21 @@ class Regularized(Wrapper):
         for one, group in moving:
             if one.plan(self.steps).multiplier_decays:
                 self._adapt(one, one.plan(self.steps), float(group["lr"]))
+        self._end_step()
+        return loss if closure is not None else result
+
+    def _end_step(self) -> None:
         self.steps += 1
         if self._recorder is not None:
             self._recorder.clear()
-        return loss if closure is not None else result
+        for hook in list(self._after_step.values()):
+            hook(self, (), {})
+
+    def register_step_post_hook(self, hook: Callable[..., None]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step, when every term has been enforced."""
+        handle = RemovableHandle(self._after_step)
+        self._after_step[handle.id] = hook
+        return handle
 
     def _groups(self) -> dict[int, Group]:
         """The group of each parameter that the optimizer holds and that is trained."""
@@ -118,16 +134,12 @@ class Regularized(Wrapper):
         for one, group in moving:
             for penalty in one.plan(self.steps).decays:
                 first, largest = rates[id(group)]
-                factor = (
-                    penalty.decay_factor(float(group["lr"]), first, largest)
-                    if hasattr(penalty, "decay_factor")
-                    else 1.0 - float(group["lr"]) * penalty.strength
-                )
+                factor = penalty.decay_factor(float(group["lr"]), first, largest)
                 if factor != 1.0:
                     one.leaf.tensor.mul_(factor)
             plan, w, lr = one.plan(self.steps), one.leaf.tensor, float(group["lr"])
             if plan.multiplier is not None and plan.multiplier_decays:
-                strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr)
+                strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr, "decay")
                 w.mul_((1.0 - lr * strength).clamp_min(0.0))
 
     def _seen_rates(self) -> dict[int, tuple[float, float]]:
@@ -139,7 +151,8 @@ class Regularized(Wrapper):
                 self._rates.append((lr, lr))
             first, largest = self._rates[i]
             # Schedulers that warm up lower the rate before the first step, and keep the full one as initial_lr.
-            self._rates[i] = (float(group.get("initial_lr", first)), max(largest, lr))
+            full = float(group.get("initial_lr", first))
+            self._rates[i] = (full, max(full, largest, lr))
         return {id(group): rates for group, rates in zip(groups, self._rates, strict=False)}
 
     def _proximal(self, moving: Moving) -> None:
@@ -153,7 +166,10 @@ class Regularized(Wrapper):
             metric, prox = self._step_of(one, group), plan.prox
             if plan.multiplier is not None:
                 step = metric.steps() if isinstance(metric, Diagonal) else metric
-                strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), one.leaf.tensor, step)
+                bound, multiplier = self._bound_of(one, plan.multiplier), _multiplier(one, plan)
+                # Where it is the whole proximal step it may look ahead; beside other terms it is what was found so far.
+                alone = prox == JointProx()
+                strength = bound.strength(multiplier, one.leaf.tensor, step) if alone else bound.strength(multiplier)
                 prox = replace(prox, squares=(*prox.squares, (float(strength), None)))
                 bounded.append((one, plan, step))
             moves.append(Move(one, prox, metric))
@@ -213,7 +229,7 @@ class Regularized(Wrapper):
     def _project(self, moving: Moving) -> None:
         for one, _ in moving:
             for constraint in one.plan(max(0, self.steps)).constraints:
-                one.leaf.tensor.copy_(constraint.project(one.leaf.tensor))
+                assemble_(one.leaf.tensor, constraint.project)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -243,7 +259,7 @@ class Regularized(Wrapper):
             for bound in one.bounds:
                 charge = bound.now(self.steps) if bound.how == "loss" else None
                 if isinstance(charge, Penalty) and charge.strength:
-                    total = total + charge.value(one.leaf.tensor)
+                    total = total + charge.value(whole(one.leaf.tensor))
         for coupled in self._binding.coupled:
             if coupled.bound.how == "loss":
                 total = total + coupled.now(self.steps).value(coupled.tensors)
@@ -282,7 +298,7 @@ class Regularized(Wrapper):
             bounds = [(b, one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
             charges = [(b.now(self.steps), w) for b, w in bounds]
             if isinstance(term.charge, Penalty):
-                found[str(term)] = sum(float(c.value(w)) for c, w in charges if isinstance(c, Penalty))
+                found[str(term)] = sum(float(c.value(whole(w))) for c, w in charges if isinstance(c, Penalty))
             elif isinstance(term.charge, CoupledPenalty):
                 several = [c for c in self._binding.coupled if c.bound.term is term]
                 found[str(term)] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)

@@ -94,7 +94,9 @@ def _count(owner: object, name: str, value: object, least: int = 1) -> None:
 def _share(owner: object, name: str, value: object, below_1: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
     if not number or (below_1 and value == 1.0):
-        raise InputError(f"{type(owner).__name__} needs {name} in [0, 1{')' if below_1 else ']'}; it was given {value!r}.")
+        raise InputError(
+            f"{type(owner).__name__} needs {name} in [0, 1{')' if below_1 else ']'}; it was given {value!r}."
+        )
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,9 @@ class Shaped:
 
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
-            raise InputError(f"There is no shape {self.name!r}.{did_you_mean(self.name, SHAPES)} Known: {listed(SHAPES)}.")
+            raise InputError(
+                f"There is no shape {self.name!r}.{did_you_mean(self.name, SHAPES)} Known: {listed(SHAPES)}."
+            )
         _count(self, "total_steps", self.total_steps)
         _share(self, "warmup", self.warmup, below_1=True)
 

@@ -99,7 +99,9 @@ class SAM:
             CompositionError: the optimizer itself calls the closure.
         """
         if isinstance(bare(optimizer), torch.optim.LBFGS):
-            raise CompositionError("LBFGS asks for the loss at points of its own; SAM needs an optimizer that does not.")
+            raise CompositionError(
+                "LBFGS asks for the loss at points of its own; SAM needs an optimizer that does not."
+            )
         with torch.enable_grad():
             loss = closure()
             with self.ascended():
@@ -127,7 +129,9 @@ class SAM:
     def _witness(self, moving: list[nn.Parameter]) -> nn.Parameter | None:
         """The smallest parameter, which an optimizer's step would change too."""
         # An Embedding with max_norm changes its own weight when it looks up.
-        own = {id(m.weight) for m in self.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm}
+        own = {
+            id(m.weight) for m in self.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm
+        }
         return min((w for w in moving if id(w) not in own), key=lambda w: w.numel(), default=None)
 
     @torch.no_grad()

@@ -27,25 +27,25 @@ from wellposed.core.errors import InputError
 
 def textbook(lam: float, m: int) -> float:
     """``lam/m``: of ``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples."""
-    _at_least_zero("L2.textbook", lam=lam)
+    check_at_least_zero("L2.textbook", lam=lam)
     return lam / _examples("L2.textbook", m)
 
 
 def keras(lam: float) -> float:
     """``2*lam``: of ``lam * |w|^2``."""
-    _at_least_zero("L2.keras", lam=lam)
+    check_at_least_zero("L2.keras", lam=lam)
     return 2.0 * lam
 
 
 def ridge(alpha: float, m: int) -> float:
     """``2*alpha/m``: of ``|y - Xw|^2 + alpha*|w|^2``, a sum over ``m`` examples."""
-    _at_least_zero("L2.ridge", alpha=alpha)
+    check_at_least_zero("L2.ridge", alpha=alpha)
     return 2.0 * alpha / _examples("L2.ridge", m)
 
 
 def lasso(alpha: float) -> float:
     """``2*alpha``: of ``1/(2m) * |y - Xw|^2 + alpha * (...)``, scikit-learn's Lasso and ElasticNet."""
-    _at_least_zero("The lasso", alpha=alpha)
+    check_at_least_zero("The lasso", alpha=alpha)
     return 2.0 * alpha
 
 
@@ -92,7 +92,8 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
-def _at_least_zero(owner: str, **values: float) -> None:
+def check_at_least_zero(owner: str, **values: float) -> None:
+    """Refuse what is negative, infinite or no number, naming it."""
     for name, value in values.items():
         if not _is_number(value) or value < 0:
             raise InputError(f"{owner} needs a finite {name} >= 0; it was given {value!r}.")

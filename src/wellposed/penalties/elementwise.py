@@ -291,7 +291,8 @@ class L2(Separable):
         In each step the weights are multiplied by
 
         - ``"torch"``: ``1 - lr*amount`` (torch, optax; the default of `L2`),
-        - ``"composer"``: ``1 - (lr/first)*amount``, with the optimizer's initial learning rate,
+        - ``"composer"``: ``1 - (lr/first)*amount``, with the optimizer's initial learning rate: the decay follows the shape
+          of the schedule only, as Loshchilov & Hutter write it,
         - ``"independent"``: ``1 - amount``, whatever the learning rate,
         - ``"timm"``: ``1 - lr^2/largest*amount``, with the largest learning rate (timm's corrected decay).
 
@@ -299,10 +300,9 @@ class L2(Separable):
             amount: >= 0; where it is a share of the weights (``"composer"``, ``"independent"``) at most 1.
             scaling: one of the four.
         Source:
-            Loshchilov & Hutter (2019), ICLR; Wortsman et al. (2024), ICLR, for the independent one; Defazio (2025),
-            arXiv:2506.02285, for the corrected one.
+            Loshchilov & Hutter (2019), ICLR; Defazio (2025), arXiv:2506.02285, for the corrected one.
         """
-        at_least_zero(cls, amount=amount)
+        conventions.check_at_least_zero("L2.decoupled", amount=amount)
         if scaling in ("composer", "independent") and amount > 1:
             raise InputError(
                 f"With scaling={scaling!r} the amount is the share of the weights that a step takes away, at most 1; "

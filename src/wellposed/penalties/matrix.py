@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ from wellposed.penalties.base import Chargeable, How, Penalty, Traits, at_least_
 from wellposed.penalties.group import GroupL2
 
 
-@dataclass(frozen=True)
 class _OfMatrices(Chargeable):
     """What charges and constraints of matrices have in common: ``parts`` along axis 0, each a matrix of its own."""
 
@@ -52,8 +51,8 @@ class _OfMatrices(Chargeable):
         """With ``parts=3`` for the stacked projections of multi-head attention, unless parts were given."""
         stacked = any(path.endswith("in_proj_weight") for path in leaf.paths)
         if parts_of(self) == 1 and stacked and isinstance(leaf.module, nn.MultiheadAttention):
-            changed: Self = replace(self, parts=3)  # type: ignore[call-arg]
-            return changed
+            changed: Any = replace  # a dataclass with parts, as all of these are
+            return changed(self, parts=3)  # type: ignore[no-any-return]
         return self
 
 
@@ -198,7 +197,8 @@ class Spectral(_MatrixPenalty):
         at_zero = torch.linalg.vector_norm(spectrum.minimum(theta), dim=-1)
         at_zero = torch.where(spectrum.sum(dim=-1) <= self.strength, torch.zeros_like(at_zero), at_zero)
         distance = torch.where(s[..., 0] == 0, at_zero, off).where(good, torch.full_like(off, math.nan))
-        return torch.linalg.vector_norm(distance).to(w.dtype)
+        total: Tensor = torch.linalg.vector_norm(distance)
+        return total.to(w.dtype)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ class Orthogonality(_MatrixPenalty):
         wide = a.shape[-2] <= a.shape[-1]
         cube = (a @ a.mT) @ a if wide else a @ (a.mT @ a)
         slope = as_matrices(grad, self.parts) + self.strength * (cube - a)
-        return torch.linalg.vector_norm(slope).to(w.dtype)
+        distance: Tensor = torch.linalg.vector_norm(slope)
+        return distance.to(w.dtype)
 
 
 @dataclass(frozen=True)

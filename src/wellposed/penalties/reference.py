@@ -13,6 +13,7 @@ from torch import Tensor
 from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
 from wellposed.core.selectors import Leaf
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
+from wellposed.ops.shards import whole
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, shown
 from wellposed.penalties.elementwise import broadcasts
 
@@ -62,7 +63,7 @@ class Towards(Penalty):
             InputError: a mapping has none of the parameter's names, or the reference is not finite.
             ShapeError: a mapping has a tensor of another shape, or a tensor does not broadcast.
         """
-        found: object = leaf.tensor if self.reference is None else self.reference
+        found: object = whole(leaf.tensor) if self.reference is None else self.reference
         if isinstance(found, Mapping):
             found = self._picked(found, leaf)
         if not isinstance(found, Tensor):
@@ -74,7 +75,8 @@ class Towards(Penalty):
                 f"{type(self).__name__} needs a finite reference; that of {leaf.name!r} has NaN or infinity."
             )
         copied: Any = replace  # a dataclass: the classes below are
-        return copied(self, reference=found.detach().to(leaf.tensor, copy=True))  # type: ignore[no-any-return]
+        kept = found.detach().to(device=leaf.tensor.device, dtype=leaf.tensor.dtype, copy=True)
+        return copied(self, reference=kept)  # type: ignore[no-any-return]
 
     def _picked(self, tensors: Mapping[str, Tensor], leaf: Leaf) -> Tensor:
         """The tensor of a mapping that has one of the parameter's names."""

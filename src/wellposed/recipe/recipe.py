@@ -410,7 +410,10 @@ class Recipe(Section):
         values = self.to_dict()
         terms = values.pop("terms", [])
         blocks = [tomli_w.dumps({"schema": SCHEMA, **values})]
-        blocks += [f"\n[[terms]]\n{tomli_w.dumps(term)}" for term in terms]
+        for term in terms:
+            tables = {key: value for key, value in term.items() if isinstance(value, Mapping)}
+            blocks.append(f"\n[[terms]]\n{tomli_w.dumps({k: v for k, v in term.items() if k not in tables})}")
+            blocks.append(tomli_w.dumps({"terms": tables}) if tables else "")
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -450,7 +453,7 @@ class Recipe(Section):
         parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
         if self.schedule.name != "constant":
             parts.append(self.schedule.name)
-        parts += [f"{t.penalty} {t.amount:.2g}" for t in self.terms]
+        parts += [t.penalty if t.strength is t.bound is None else f"{t.penalty} {t.amount:.2g}" for t in self.terms]
         for label, value in (
             ("dropout", self.noise.dropout),
             ("smoothing", self.noise.label_smoothing),
@@ -505,7 +508,7 @@ def explained(error: ValidationError) -> str:
     """Pydantic's findings as one sentence each, with a suggestion for an unknown key."""
     sentences = []
     for problem in error.errors():
-        place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
+        place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
             value = f"model.{place[1]} = {problem['input']!r}"

@@ -286,13 +286,17 @@ def violation_is_distance(penalty: Penalty, case: Case) -> None:
 
 
 def violation_of_fixed_point(penalty: Penalty, case: Case) -> None:
-    """Zero violation and standing still under the proximal step are the same thing."""
+    """Zero violation and standing still under the proximal step are the same thing.
+
+    Where ``step * weak_convexity >= 1`` a stationary point need not be the global minimizer that the prox jumps to.
+    """
+    local = case.step * penalty.traits.weak_convexity >= 1
     for w in (case.w, penalty.prox(case.w, case.step)):
         grad = case.noise(7)
         moved = float((w - penalty.prox(w - case.step * grad, case.step)).norm())
         found = float(penalty.violation(w, grad, case.step))
         holds(found >= 0 and math.isfinite(found), f"the violation is {found}")
-        holds(found > 0 or moved <= case.tolerance, f"the violation is 0 and the prox moves by {moved:.3g}")
+        holds(local or found > 0 or moved <= case.tolerance, f"the violation is 0 and the prox moves by {moved:.3g}")
         holds(moved > 0 or found <= case.tolerance * 10, f"the prox stands still and the violation is {found:.3g}")
 
 

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from wellposed.constraints.balls import L2Ball
+from wellposed.constraints.multiplier import NormBound
 from wellposed.core.errors import CompositionError, DataError, InputError, listed
 from wellposed.core.random import reseed
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.data.arrays import Source, moved, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.ops import duality
-from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import soft_threshold
 from wellposed.optim.audit import Audit
 from wellposed.optim.binding import Binding, Bound, bind, joined
@@ -30,7 +31,6 @@ from wellposed.optim.metrics import is_adaptive
 from wellposed.optim.proximal import joint
 from wellposed.optim.regularize import Regularized
 from wellposed.penalties.base import (
-    GROUP_AXES,
     Chargeable,
     Constraint,
     Context,
@@ -267,7 +267,7 @@ class Cost:
         self.functional: list[FunctionalPenalty] = []
         self.coupled: list[tuple[CoupledPenalty, list[Charged], str]] = []
         # Charges that keep the weights at the moment of binding are those of the optimizer, not new ones.
-        own = regularized is not None and self.terms == regularized.terms
+        own = regularized is not None and [id(t) for t in self.terms] == [id(t) for t in regularized.terms]
         self._charge(regularized._binding if own and regularized is not None else self._bound())
         self.device = self.params[0].device
         self._batches = kept(batches_of(data, self.params[0].dtype))
@@ -295,7 +295,7 @@ class Cost:
                 if bound.how == "decay":
                     refuse_unknown_decay(self.net, self.optimizer, one.leaf, bound, binding)
                 charge = self._now(bound)
-                found.add(charge, str(charge))  # type: ignore[union-attr]
+                found.add(as_set(charge, one.norm), str(charge))  # type: ignore[union-attr]
         for coupled in binding.coupled:
             self._couple(self._now(coupled.bound), [by_id.get(id(leaf.tensor)) for leaf in coupled.leaves])
         for term in binding.functional:
@@ -307,7 +307,13 @@ class Cost:
             return
         if len(together) < len(members):
             raise CompositionError(f"{charge} couples parameters of which some are not trained; train all or none.")
+        taken = {id(c): text for _, others, text in self.coupled for c in others}
         for member in together:
+            if id(member) in taken:
+                raise CompositionError(
+                    f"The stationarity of {taken[id(member)]} together with {charge} on {member.leaf.name!r} is not known. "
+                    "Charge different parameters."
+                )
             member.terms.append(str(charge))
         self.coupled.append((charge, together, str(charge)))
 
@@ -527,7 +533,7 @@ class Cost:
             l1=parts.l1.double() if isinstance(parts.l1, Tensor) else parts.l1,
             l2=parts.l2,
             group=0.0 if group is None else group.scaled(w),
-            axis=None if group is None else group.axis,
+            groups=None if group is None else group.groups(w),
             free_bias=bias is not None,
             units=point.units,
         )
@@ -632,6 +638,22 @@ def refuse_unknown_decay(
     )
 
 
+def as_set(charge: Chargeable, norm: float | None) -> Chargeable:
+    """A norm bound that is met by an adaptive strength as the ball whose constrained minimum it comes to.
+
+    Raises:
+        CompositionError: its bound is still to be found.
+    """
+    if not isinstance(charge, NormBound):
+        return charge
+    bound = charge.bound if charge.bound is not None else norm
+    if bound is None:
+        raise CompositionError(
+            f"{charge} takes its bound after {charge.warm_steps} steps; train first, or give bound=."
+        )
+    return L2Ball(bound)
+
+
 def known_context(charge: Chargeable) -> FunctionalPenalty:
     """The penalty, if outputs and inputs are all that it looks at.
 
@@ -692,9 +714,9 @@ class Parts:
 
     @property
     def groups(self) -> GroupL2 | None:
-        """The one core, if it is group norms along an axis."""
+        """The one core, if it is group norms."""
         core = self.cores[0] if len(self.cores) == 1 else None
-        return core if type(core) is GroupL2 and core.by in GROUP_AXES else None
+        return core if type(core) is GroupL2 else None
 
     @property
     def taken(self) -> float:
@@ -753,15 +775,20 @@ def _distance(w: Tensor, smooth: Tensor, l1: float | Tensor, group: GroupL2 | No
     ``w_i = 0``. In a group of zeros the subdifferential is a box plus a ball: ``max(|soft(smooth_g, l1)| - s, 0)``.
     """
     at = soft_threshold(smooth, l1)
-    pull = torch.zeros_like(w)
-    if group is not None:
-        norms = group_norms(w, group.axis)
-        pull = group.scaled(w) * w / norms.where(norms > 0, torch.ones_like(norms))
-    alive = torch.where(w == 0, at, smooth + l1 * w.sign() + pull)
-    if group is not None:
-        dead = (group_norms(at, group.axis) - group.scaled(w)).clamp_min(0.0)
-        alive = torch.where(norms == 0, dead, group_norms(alive, group.axis))
-    distance: Tensor = torch.linalg.vector_norm(alive)
+    if group is None:
+        distance: Tensor = torch.linalg.vector_norm(torch.where(w == 0, at, smooth + l1 * w.sign()))
+        return distance
+    groups, strength = group.groups(w), group.scaled(w)
+    inside = groups.split(w)
+    norms = groups.norms(inside)
+    pull = groups.spread(strength / norms.where(norms > 0, torch.ones_like(norms))) * inside
+    pulled = smooth + groups.join(pull, torch.zeros_like(w))
+    alive = torch.where(w == 0, at, pulled + l1 * w.sign())
+    dead = (groups.norms(groups.split(at)) - strength).clamp_min(0.0)
+    parts = [torch.where(norms == 0, dead, groups.norms(groups.split(alive))).flatten()]
+    rest = groups.rest(alive)
+    parts += [] if rest is None else [rest.flatten()]
+    distance = torch.linalg.vector_norm(torch.cat(parts))
     return distance
 
 

@@ -19,8 +19,8 @@ from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
-from wellposed.losses.classification import wide
-from wellposed.losses.per_example import Average
+from wellposed.losses.classification import IGNORED, wide
+from wellposed.losses.per_example import NAMED, Average
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
@@ -32,10 +32,12 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import PLATEAU, Plateau, factor
 from wellposed.optim.sharpness import SAM
+from wellposed.optim.wrapper import inside
 from wellposed.penalties.base import FunctionalPenalty
+from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
-from wellposed.training.evaluate import Probe, evaluate
+from wellposed.training.evaluate import Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.problem import Problem
@@ -118,7 +120,7 @@ class Training:
     streams: Streams
     scaler: torch.amp.GradScaler
     plateau: Plateau
-    perturbed: Perturbed
+    perturbed: Perturbed | None
     needs: frozenset[str]
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
@@ -157,10 +159,13 @@ class Training:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        needs = frozenset(
-            need for t in optimizer.terms if isinstance(t.charge, FunctionalPenalty) for need in t.charge.needs
-        )
-        forwards = steps * recipe.accumulate * (2 if "reference" in needs else 1)
+        functional = [
+            t.charge for t in optimizer.terms if isinstance(t.charge, FunctionalPenalty) and t.charge.strength
+        ]
+        needs = frozenset(need for charge in functional for need in charge.needs)
+        check_charges(problem, model, functional, device)
+        batches = math.ceil(rows_per_epoch(len(data.train), recipe.batch_size, model) / recipe.batch_size)
+        forwards = batches * recipe.epochs * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
         averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
         facts = {
@@ -173,13 +178,14 @@ class Training:
             "regularized": regularized(recipe),
             **problem.constant(),
         }
+        placed = [place.build(forwards) for place in recipe.noise.places]
         probes = equal_probes(data.train_clean, data.valid, probe_rows, device)
         facts["valid_rows"] = len(probes[1])
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
             History(facts), Streams(seed), scaler, Plateau(recipe.schedule.patience),
-            perturb(model, [place.build(forwards) for place in recipe.noise.places], seed), needs,
+            perturb(model, placed, seed) if placed else None, needs,
         )  # fmt: skip
 
     @property
@@ -204,16 +210,15 @@ class Training:
         began = time.perf_counter()
         self.model.train()
         costs, norms, steps = 0.0, 0.0, 0
-        with dropout_from_streams(self.model, self.streams):
-            for index in self.batches(epoch):
-                cost, norm = self.step(epoch, index)
-                costs, norms, steps = costs + cost, norms + norm, steps + 1
-                if not math.isfinite(cost):
-                    self.stopped = "diverged"
-                elif time.monotonic() > self.deadline:
-                    self.stopped = "budget"
-                if self.stopped:
-                    break
+        for index in self.batches(epoch):
+            cost, norm = self.step(epoch, index)
+            costs, norms, steps = costs + cost, norms + norm, steps + 1
+            if not math.isfinite(cost):
+                self.stopped = "diverged"
+            elif time.monotonic() > self.deadline:
+                self.stopped = "budget"
+            if self.stopped:
+                break
         self.average_epoch(epoch)
         row = {"epoch": epoch, "cost": costs / steps, "grad_norm": norms / steps}
         self.record(row, began)
@@ -226,7 +231,6 @@ class Training:
     def step(self, epoch: int, index: Tensor) -> tuple[float, float]:
         """One optimizer step on these rows; the cost and the gradient's norm."""
         streams, recipe = self.streams, self.recipe
-        reseed(self.seed, "global", streams.step)
         self.set_rate()
         self.optimizer.zero_grad()
         first = streams.step
@@ -249,22 +253,36 @@ class Training:
         return total, norm
 
     def backward(self, index: Tensor) -> float:
-        """Add up the gradients of the cost of these rows, batch by batch; the cost."""
-        streams, recipe = self.streams, self.recipe
-        micro = torch.split(index, recipe.batch_size)
-        total, size = 0.0, 0.0
-        for part in micro:
-            cost, count, penalty = self.cost(part)
-            # A mean has its own size at once; a step of several batches gets the size of all after the last one.
-            cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
-            cost = cost + penalty * (len(part) / len(index))
-            total, size = total + float(cost.detach()), size + float(count)
-            self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
-            if len(micro) > 1:
-                streams.step += 1
-        if len(micro) > 1 and size not in (0.0, len(index)):
-            total *= len(index) / size
-            scale_gradients(self.model, len(index) / size)
+        """Add up the gradients of the cost of these rows, batch by batch; the cost.
+
+        Every noise is drawn anew from the streams' step on, so that a second call sees the same.
+        """
+        streams = self.streams
+        reseed(self.seed, "global", streams.step)
+        micro = torch.split(index, self.recipe.batch_size)
+        total, size, charged = 0.0, 0.0, 0.0
+        apart = ApartGradients(self.model)
+        with dropout_from_streams(self.model, streams):
+            for i, part in enumerate(micro):
+                streams.step += bool(i)
+                cost, count, penalty = self.cost(part)
+                # A mean has its own size at once; a step of several batches gets the size of all after the last one.
+                cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
+                penalty = penalty * (len(part) / len(index))
+                if isinstance(penalty, Tensor):
+                    charged += float(penalty.detach())
+                    if len(micro) == 1:
+                        cost = cost + penalty
+                    else:  # the size of all is not that of the penalty, which is a mean over rows
+                        apart.add(self.scaler.scale(penalty))
+                total, size = total + float(cost.detach()), size + float(count)
+                self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
+        if len(micro) > 1:
+            if size not in (0.0, len(index)):
+                total *= len(index) / size
+                scale_gradients(self.model, len(index) / size)
+            apart.give()
+            total += charged
         if any(term.how == "loss" for term in self.optimizer.terms):
             penalty = self.optimizer.weights_penalty()
             total += float(penalty.detach())
@@ -276,7 +294,10 @@ class Training:
         """The (weighted) sum of these rows' losses with the noise of this step, the (weighted) number of units, and what
         the outputs are charged (a mean)."""
         noise, streams = self.recipe.noise, self.streams
-        self.perturbed.step = streams.step * self.passes
+        if self.perturbed is not None:
+            self.perturbed.step = streams.step * self.passes
+            # Its own count starts where the model is called, which a problem's forward need not do.
+            self.perturbed._streams.step = self.perturbed.step
         inputs, target = self.data.train.batch(index)
         inputs, target = moved(inputs, self.device), moved(target, self.device)
         weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
@@ -386,7 +407,11 @@ class Training:
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""
-        self.perturbed.remove()
+        if self.perturbed is not None:
+            self.perturbed.remove()
+        inner = inside(self.optimizer, Regularized)
+        if inner is not None and inner._recorder is not None:  # an exception keeps the optimizer, and so its hooks
+            inner._recorder.remove()
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.eval().cpu()
@@ -429,6 +454,30 @@ def gradient_norm(model: nn.Module, clip: float = 0.0) -> float:
     return float(nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients]))
 
 
+class ApartGradients:
+    """Gradients that are kept apart from those of ``backward`` until these have been scaled."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._kept: dict[nn.Parameter, Tensor] = {}
+
+    def add(self, cost: Tensor) -> None:
+        """Those of ``cost``, whose graph stays."""
+        if not cost.requires_grad:
+            return
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        found = torch.autograd.grad(cost, parameters, retain_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                kept = self._kept.get(parameter)
+                self._kept[parameter] = gradient if kept is None else kept + gradient
+
+    def give(self) -> None:
+        """Add them to the gradients of the parameters."""
+        for parameter, gradient in self._kept.items():
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
 @torch.no_grad()
 def scale_gradients(model: nn.Module, scale: float) -> None:
     """Multiply every gradient in place."""
@@ -453,8 +502,11 @@ def equal_probes(train: Source, valid: Source, most: int | None, device: torch.d
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
-    found = {f"{t.penalty} on {t.on}": t.amount for t in recipe.terms}
+    found = {f"{t.penalty} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
     found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
+    found |= {"cutout": noise.cutout, "mixup": noise.mixup, "cutmix": noise.cutmix, "gradient_noise": noise.gradient}
+    found |= {f"{place.kind} on {place.on}": place.amount for place in noise.places}
+    found |= {"sharpness": recipe.sharpness.radius}
     if recipe.optimizer.settings.get("weight_decay"):
         found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
     return {name: value for name, value in found.items() if value}
@@ -488,11 +540,87 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
                 f"Noise {name!r} needs images (rows, channels, height, width); one input has shape {tuple(inputs.shape[1:])}. "
                 f"Leave [noise] {name} out."
             )
-    mixes = noise.mixup or noise.cutmix
-    if mixes and not target.is_floating_point() and (not problem.loss.classifies or target.ndim != 1):
+    if (noise.mixup or noise.cutmix) and not mixable(problem, target):
         raise ProblemError(
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
+        )
+    if (noise.mixup or noise.cutmix or noise.label_smoothing) and masked(problem):
+        raise ProblemError(
+            "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
+            "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
+        )
+
+
+def masked(problem: Problem) -> bool:
+    """Whether a class index of the training rows says that its row does not count."""
+    targets = problem.prepared.train_clean.targets()
+    if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
+        return False
+    ignored = IGNORED if problem.loss._ignored is None else problem.loss._ignored
+    return bool((targets == ignored).any())
+
+
+def mixable(problem: Problem, target: Any) -> bool:
+    """Whether targets of this kind can be averaged: numbers, 0 and 1, or one class index for each row."""
+    if not isinstance(target, Tensor):
+        return False
+    single = problem.loss.name == "cross_entropy" and target.ndim == 1
+    return target.is_floating_point() or problem.loss.name == "binary_cross_entropy" or single
+
+
+def check_charges(
+    problem: Problem, model: nn.Module, charges: Sequence[FunctionalPenalty], device: torch.device
+) -> None:
+    """Refuse penalties of outputs that this problem's outputs have no meaning for.
+
+    Raises:
+        ProblemError: predicted probabilities where the loss is of numbers, another axis than that of the classes, or
+            derivatives with respect to inputs that are no floating tensor.
+    """
+    inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
+    if any("inputs" in charge.needs for charge in charges) and not (
+        isinstance(inputs, Tensor) and inputs.is_floating_point()
+    ):
+        raise ProblemError(
+            "The penalty jacobian needs inputs that are one floating tensor. Leave it out, or give the model embeddings."
+        )
+    of_classes = [c for c in charges if isinstance(c, (Confidence, Consistency)) and getattr(c, "of", "") != "values"]
+    if not of_classes:
+        return
+    loss = problem.loss.name
+    if loss in NAMED and not problem.loss.classifies:
+        way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
+        raise ProblemError(
+            f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."
+        )
+    with evaluating(model):
+        outputs = problem.forward(model, moved(inputs, device))
+    for charge in of_classes:
+        check_axis(loss, outputs, target, charge)
+
+
+def check_axis(loss: str, outputs: Any, target: Any, charge: Confidence | Consistency) -> None:
+    """Refuse a penalty of classes that looks for them where the loss does not.
+
+    Raises:
+        ProblemError: another axis, or one distribution over what are several labels at once.
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2:
+        return
+    if loss == "binary_cross_entropy" and not charge.binary and outputs.shape[1:].numel() > 1:
+        raise ProblemError(
+            f"The penalty {charge.name} takes the {outputs.shape[1:].numel()} outputs as one distribution, and the loss "
+            "binary_cross_entropy as a label each. Set binary = true."
+        )
+    if loss != "cross_entropy" or charge.binary or not isinstance(target, Tensor) or target.shape == outputs.shape:
+        return
+    by_torch = outputs.shape[:1] + outputs.shape[2:] == target.shape
+    axis = outputs.ndim - 1 if not by_torch and outputs.shape[:-1] == target.shape else 1
+    if charge.axis % outputs.ndim != axis:
+        raise ProblemError(
+            f"The penalty {charge.name} looks for classes on axis {charge.axis}, and the loss finds them on axis {axis} of "
+            f"outputs of shape {tuple(outputs.shape)}. Set axis = {1 if axis == 1 else -1}."
         )
 
 

@@ -20,6 +20,7 @@ from wellposed.losses.metrics import Metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
@@ -104,7 +105,7 @@ class Watch:
                 "valid_rows": self.rows,
                 "task": "classification" if self.loss.classifies else "regression",
                 **constant,
-                "regularized": {str(t): 1.0 for t in optimizer.terms} if isinstance(optimizer, Regularized) else {},
+                "regularized": {str(t): 1.0 for t in terms.terms} if (terms := inside(optimizer, Regularized)) else {},
             }
         )
         self._best_loss = math.inf
@@ -124,8 +125,9 @@ class Watch:
             self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
         if self.optimizer is not None:
             row["lr"] = float(self.optimizer.param_groups[0]["lr"])
-        if isinstance(self.optimizer, Regularized):
-            row |= term_facts(self.optimizer.values())
+        regularized = inside(self.optimizer, Regularized)
+        if regularized is not None:
+            row |= term_facts(regularized.values())
         ended = time.perf_counter()
         row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
         self._began = ended
