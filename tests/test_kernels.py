@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,7 +81,7 @@ def steps_of(metric: Metric) -> float | Tensor:
     """The reference's steps; low precision is computed in float32."""
     if not isinstance(metric, Diagonal):
         return metric
-    return replace(metric, second=metric.second.to(torch.promote_types(metric.second.dtype, torch.float32))).steps()
+    return metric._replace(second=metric.second.to(torch.promote_types(metric.second.dtype, torch.float32))).steps()
 
 
 def wide(w: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ def test_the_group_threshold_is_the_operator_from_any_start(dtype: torch.dtype, 
 def test_the_reference_in_double_precision_agrees(axis: int, dtype: torch.dtype) -> None:
     w = drawn((200, 300), "contiguous", dtype)
     metric = metric_for(w)
-    exact = replace(metric, second=metric.second.double())
+    exact = metric._replace(second=metric.second.double())
     for strength in (0.1, 1.0, 10.0):
         u, v = w.clone(), w.clone()
         group_soft_threshold_(u, metric, strength, axis)

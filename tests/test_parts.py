@@ -126,7 +126,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "jacobian": {"projections": 1},
     "logit_norm": {},
     "elastic_net": {"mix": 0.3},
-    "group_l2": {"by": "input", "block": [2, 2], "on": "layers.*"},
+    "group_l2": {"by": "block", "block": [2, 2], "on": "layers.*"},
     "group_mcp": {"gamma": 4.0},
     "hierarchical": {"hierarchy": 5.0},
     "mcp": {"gamma": 4.0},
@@ -194,7 +194,7 @@ PARTS: dict[str, Part] = {
     "place spatial_dropout": ("image", place("spatial_dropout", "2", rate=0.5), place("spatial_dropout", "2", rate=0)),
     "place gaussian_dropout": (
         "tokens",
-        place("gaussian_dropout", ["embedding", "attention.out_proj", "head"][:1], rate=0.5),
+        place("gaussian_dropout", ["embedding"], rate=0.5),
         place("gaussian_dropout", "embedding", rate=0.0),
     ),
     "place stochastic_depth": (

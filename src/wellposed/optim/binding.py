@@ -75,6 +75,7 @@ class Charged:
     multiplier: Tensor | None = None
     norm: float | None = None
     _plan: Plan | None = None
+    _scheduled: bool = False
 
     @property
     def terms(self) -> list[Term]:
@@ -83,8 +84,9 @@ class Charged:
 
     def plan(self, step: int) -> Plan:
         """What to do at a step (0 for the first); the same at every step unless a strength follows a schedule."""
-        if self._plan is None or any(bound.term.schedule for bound in self.bounds):
+        if self._plan is None or self._scheduled:
             self._plan = self._planned(step)
+            self._scheduled = any(bound.term.schedule for bound in self.bounds)
         return self._plan
 
     def forget_plan(self) -> None:

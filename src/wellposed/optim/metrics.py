@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ from torch.optim import Optimizer
 from wellposed.core.errors import CompositionError, listed
 
 
-@dataclass(frozen=True)
-class Diagonal:
+class Diagonal(NamedTuple):
     """A step for each coordinate: ``t_i = scale/(root(second_i) + eps)``, and 0 where no gradient has come yet.
 
     Attributes:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 Group = dict[str, Any]
-Moving = list[tuple[Charged, Group]]
+Moving = list[tuple[Charged, Group, Plan]]
+"""Parameters that take a step, with their parameter groups and what is done to them in this step."""
 
 
 class Regularized(Wrapper):
@@ -92,9 +93,9 @@ class Regularized(Wrapper):
         result = self.optimizer.step()
         self._proximal(moving)
         self._project(moving)
-        for one, group in moving:
-            if one.plan(self.steps).multiplier_decays:
-                self._adapt(one, one.plan(self.steps), float(group["lr"]))
+        for one, group, plan in moving:
+            if plan.multiplier_decays:
+                self._adapt(one, plan, float(group["lr"]))
         self._end_step()
         return loss if closure is not None else result
 
@@ -124,20 +125,19 @@ class Regularized(Wrapper):
         """Those that have a gradient in this step, with their parameter groups."""
         groups = self._groups()
         return [
-            (one, groups[id(one.leaf.tensor)])
+            (one, groups[id(one.leaf.tensor)], one.plan(self.steps))
             for one in self._binding.charged
             if id(one.leaf.tensor) in groups and one.leaf.tensor.grad is not None
         ]
 
     def _decay(self, moving: Moving) -> None:
         rates = self._seen_rates()
-        for one, group in moving:
-            for penalty in one.plan(self.steps).decays:
-                first, largest = rates[id(group)]
-                factor = penalty.decay_factor(float(group["lr"]), first, largest)
+        for one, group, plan in moving:
+            w, lr = one.leaf.tensor, float(group["lr"]) if plan.decays or plan.multiplier_decays else 0.0
+            for penalty in plan.decays:
+                factor = penalty.decay_factor(lr, *rates[id(group)])
                 if factor != 1.0:
-                    one.leaf.tensor.mul_(factor)
-            plan, w, lr = one.plan(self.steps), one.leaf.tensor, float(group["lr"])
+                    w.mul_(factor)
             if plan.multiplier is not None and plan.multiplier_decays:
                 strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr, "decay")
                 w.mul_((1.0 - lr * strength).clamp_min(0.0))
@@ -159,8 +159,7 @@ class Regularized(Wrapper):
         if self._metric is None:
             return
         moves, bounded = [], []
-        for one, group in moving:
-            plan = one.plan(self.steps)
+        for one, group, plan in moving:
             if plan.prox is None:
                 continue
             metric, prox = self._step_of(one, group), plan.prox
@@ -227,15 +226,15 @@ class Regularized(Wrapper):
             leaf.tensor.copy_(found)
 
     def _project(self, moving: Moving) -> None:
-        for one, _ in moving:
-            for constraint in one.plan(max(0, self.steps)).constraints:
+        for one, _, plan in moving:
+            for constraint in plan.constraints:
                 assemble_(one.leaf.tensor, constraint.project)
 
     @torch.no_grad()
     def project(self) -> None:
         """Project every trained parameter on its constraints now: after weights were changed by other means."""
         groups = self._groups()
-        self._project([(one, groups[id(one.leaf.tensor)]) for one in self._trained()])
+        self._project([(one, groups[id(one.leaf.tensor)], one.plan(self.steps)) for one in self._trained()])
 
     def penalty(
         self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None

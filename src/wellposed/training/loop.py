@@ -578,6 +578,8 @@ def check_charges(
         ProblemError: predicted probabilities where the loss is of numbers, another axis than that of the classes, or
             derivatives with respect to inputs that are no floating tensor.
     """
+    if not charges:
+        return
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
     if any("inputs" in charge.needs for charge in charges) and not (
         isinstance(inputs, Tensor) and inputs.is_floating_point()
