@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -19,10 +19,14 @@ import wellposed as wp
 from wellposed.constraints.balls import L2Ball
 from wellposed.core.errors import CompositionError, DataError, InputError
 from wellposed.core.progress import reporting_to
+from wellposed.core.selectors import leaves
 from wellposed.ops import duality
+from wellposed.optim import objective, stationarity
 from wellposed.penalties.base import Constraint, Context, CoupledPenalty, FunctionalPenalty, Penalty, Traits
+from wellposed.penalties.elementwise import WeightedL1
 from wellposed.penalties.nonconvex import L0, MCP
-from wellposed.training import certify as certifying
+from wellposed.penalties.reference import L1SP, L2SP
+from wellposed.training import cost as costs
 from wellposed.training.certify import Certificate, certify
 from wellposed.training.settle import settle
 
@@ -137,6 +141,102 @@ def test_one_penalty_is_judged_by_its_own_violation(penalty: Penalty) -> None:
     assert row.violation == pytest.approx(float(penalty.violation(net.weight.detach(), dw)), rel=1e-13)
 
 
+LABELS = torch.tensor([[0, 0, 1, 1, 1, -1]] * 2 + [[2, 2, 2, -1, 3, 3]] * 2)
+GROUPINGS: dict[str, tuple[wp.GroupL2, Tensor]] = {
+    "head": (wp.GroupL2(0.2, by="head", heads=2), torch.arange(4)[:, None].expand(4, D) // 2),
+    "head_input": (wp.GroupL2(0.2, by="head_input", heads=3), torch.arange(D).expand(4, D) // 2),
+    "block": (wp.GroupL2(0.2, by="block", block=(2, 3)), torch.arange(4)[:, None] // 2 * 2 + torch.arange(D) // 3),
+    "labels": (wp.GroupL2(0.2, by=LABELS), LABELS),
+}
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.15])
+@pytest.mark.parametrize("name", list(GROUPINGS))
+def test_groups_of_any_shape(name: str, l1: float) -> None:
+    """By hand, number by number, with a group of zeros and a zero inside of a living one."""
+    net, (x, y) = linear(4), data(4)
+    penalty, labels = GROUPINGS[name]
+    with torch.no_grad():
+        net.weight[labels == 1] = 0.0
+        net.weight[0, 0] = 0.0
+    dw, db = gradient(net, x, y)
+    w, h = net.weight.detach(), dw + 0.3 * net.weight.detach()
+    squares = float(db.square().sum())
+    for group in labels.unique().tolist():
+        inside = labels == group
+        u, g, size = w[inside], h[inside], float(inside.sum())
+        s = 0.2 * math.sqrt(size) if group >= 0 else 0.0
+        soft = torch.where(u == 0, g.sign() * (g.abs() - l1).clamp_min(0), g + l1 * u.sign())
+        if u.any():
+            squares += float((soft + s * u / u.norm()).square().sum())
+        else:
+            squares += max(float(soft.norm()) - s, 0.0) ** 2
+    terms = [penalty.on(), wp.L1(l1).on(), wp.L2(0.3).on(how="prox")]
+    found = certify(net, "mse", (x, y), terms)
+    assert found.violation == pytest.approx(math.sqrt(squares), rel=1e-12)
+    assert found.rows[0].measure == "distance"
+    assert found.gap is not None
+    if not l1:
+        alone = certify(net, "mse", (x, y), [penalty.on()]).rows[0]
+        assert alone.violation == pytest.approx(float(penalty.violation(w, dw)), rel=1e-12)
+    best = settle(net, "mse", (x, y), terms, tolerance=1e-8)
+    assert best.optimal
+    assert 0 <= (best.gap or 0.0) < 1e-6
+
+
+RATES = torch.linspace(0, 1, 3 * D, dtype=torch.float64).reshape(3, D)
+START = {"weight": RATES.sin(), "bias": RATES[:, 0]}
+KINDS: dict[str, Penalty] = {
+    "weighted_l1": WeightedL1(0.3, RATES),
+    "weighted_l1_broadcast": WeightedL1(0.3, RATES[0]),
+    "l2_sp": L2SP(0.3, START),
+    "l1_sp": L1SP(0.3, START),
+    "sparse_group": wp.SparseGroup(0.3, by="input"),
+    "group_mcp": wp.GroupMCP(0.3),
+    "mcp": MCP(0.3),
+    "row_l21": wp.RowL21(0.3),
+    "total_variation": wp.TotalVariation(0.2),
+    "nuclear": wp.Nuclear(0.3),
+    "spectral": wp.Spectral(0.3),
+    "orthogonality": wp.Orthogonality(0.1),
+}
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_kind_is_judged_by_its_own_violation_also_beside_squares(name: str) -> None:
+    net, (x, y) = linear(3), data(3)
+    penalty = KINDS[name]
+    bound = penalty.at(next(leaf for leaf in leaves(net) if leaf.name == "weight"))
+    dw, _ = gradient(net, x, y)
+    w = net.weight.detach()
+    for l2 in (0.0, 0.3):
+        terms = [penalty.on(), wp.L2(l2).on(how="loss")]
+        found = certify(net, "mse", (x, y), terms)
+        assert found.rows[0].violation == pytest.approx(float(bound.violation(w, dw + l2 * w)), rel=1e-12)
+        assert found.rows[0].measure == "distance"
+        assert found.penalty == pytest.approx(float(bound.value(w) + 0.5 * l2 * w.square().sum()), rel=1e-12)
+        assert found.convex == bound.traits.convex
+    after = settle(net, "mse", (x, y), terms, tolerance=1e-7)
+    assert after.optimal
+    assert str(after).startswith("optimal" if after.convex else "stationary")
+    draw = torch.Generator().manual_seed(0)
+    w, b = net.weight.detach(), net.bias.detach()
+    for size in (1e-2, 1e-4):  # no rival nearby
+        for _ in range(20):
+            u = w + size * torch.randn(w.shape, generator=draw, dtype=torch.float64)
+            cost = (x @ u.T + b - y).square().sum(1).mean() + bound.value(u) + 0.15 * u.square().sum()
+            assert float(cost) >= after.objective - 1e-9
+
+
+def test_group_norms_in_another_convention_go_with_l1() -> None:
+    net, rows = linear(3), data(3)
+    ours = [wp.GroupL2(0.3 / math.sqrt(D)).on(), wp.L1(0.1).on()]
+    theirs = [wp.RowL21(0.3).on(), wp.L1(0.1).on()]
+    assert certify(net, "mse", rows, theirs).rows[0] == replace(
+        certify(net, "mse", rows, ours).rows[0], terms=("RowL21(strength=0.3)", "L1(strength=0.1)")
+    )
+
+
 def test_a_penalty_without_subdifferential_is_judged_by_its_residual() -> None:
     found = certify(linear(), "mse", data(), [L0(0.1).on()])
     assert found.rows[0].measure == "residual"
@@ -155,17 +255,20 @@ def test_two_penalties_without_a_known_sum_are_refused() -> None:
 # Constraints.
 
 
-def test_an_interval_has_one_sided_conditions() -> None:
+@pytest.mark.parametrize("flipped", [False, True])
+def test_an_interval_has_one_sided_conditions(flipped: bool) -> None:
     net, (x, y) = linear(), data()
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5, 0.5]]))
+        net.weight.copy_(1 - net.weight if flipped else net.weight)
     dw, _ = gradient(net, x, y)
     row = certify(net, "mse", (x, y), [Interval(0.0, 1.0).on(), wp.L1(0.1).on()]).rows[0]
-    g = dw[0] + 0.1
-    wanted = [max(-float(g[0]), 0), max(-float(g[1]), 0), max(float(g[2]), 0), max(float(g[3]), 0), g[4], g[5]]
-    assert row.violation == pytest.approx(math.sqrt(sum(float(v) ** 2 for v in wanted)), rel=1e-12)
+    w, g = net.weight.detach()[0], dw[0] + 0.1
+    wanted = torch.where(w == 0, (-g).clamp_min(0), torch.where(w == 1, g.clamp_min(0), g))
+    assert row.violation == pytest.approx(float(wanted.norm()), rel=1e-12)
     assert row.measure == "distance"
     assert row.infeasible == 0
+    assert flipped == bool((wanted == 0).any())
 
 
 def test_a_ball_is_judged_by_its_residual_and_infeasibility_counts() -> None:
@@ -177,6 +280,7 @@ def test_a_ball_is_judged_by_its_residual_and_infeasibility_counts() -> None:
     row = found.rows[0]
     assert row.violation == pytest.approx(float((w - ball.project(w - dw)).norm()), rel=1e-12)
     assert row.infeasible == pytest.approx(float(w.norm()) - 0.5, rel=1e-9)
+    assert ("weight: the violation is the distance" in str(found)) == (row.violation == row.infeasible)
     assert not found.optimal
     after = settle(net, "mse", (x, y), [ball.on()], tolerance=1e-9)
     assert after.optimal
@@ -210,6 +314,37 @@ def test_a_ball_and_an_l1_settle_where_no_rival_is_better() -> None:
             u = terms[0].charge.project(w + size * torch.randn(w.shape, generator=draw, dtype=torch.float64))  # type: ignore[attr-defined]
             cost = (x @ u.T + b - y).square().mean() + 0.3 * u.abs().sum()
             assert float(cost) >= found.objective - 1e-12
+
+
+def test_a_box_with_l1_settles_where_the_projected_path_ends() -> None:
+    net, (x, y) = linear(), data()
+    terms = [wp.Box(-0.2, 0.4).on(), wp.L1(0.2).on()]
+    found = settle(net, "mse", (x, y), terms, tolerance=1e-9)
+    assert found.optimal
+    assert found.rows[0].measure == "distance"
+    w, b = net.weight.detach()[0].clone(), net.bias.detach().clone()
+    for _ in range(3000):  # coordinates in turn: each has a closed form
+        b = (y[:, 0] - x @ w).mean()
+        for j in range(D):
+            rest = y[:, 0] - x @ w - b + x[:, j] * w[j]
+            c, q = 2 * float((rest * x[:, j]).mean()), 2 * float(x[:, j].square().mean())
+            w[j] = min(max(math.copysign(max(abs(c) - 0.2, 0.0), c) / q, -0.2), 0.4)
+        if float((net.weight.detach()[0] - w).norm()) > 1e-6:
+            break
+    assert float((net.weight.detach()[0] - w).norm()) < 1e-7
+    assert {-0.2, 0.4} & {round(float(v), 9) for v in w}
+
+
+def test_a_fixed_point_is_never_called_optimal() -> None:
+    """A constraint beside a penalty with no proven joint step."""
+    net, rows = linear(3), data(3)
+    terms = [MCP(0.1).on(how="loss"), wp.MaxNorm(0.5).on()]
+    found = certify(net, "mse", rows, terms, tolerance=1e9)
+    assert found.rows[0].measure == "fixed point"
+    assert str(found).startswith("not proven stationary: ")
+    assert any("not proven to be stationary" in note for note in found.notes)
+    with pytest.raises(CompositionError, match=r"No joint step is known for MCP.* on 'weight'"):
+        settle(net, "mse", rows, terms)
 
 
 # What is judged: rows, mode, parameters.
@@ -351,7 +486,7 @@ def test_an_optimizers_own_weight_decay_is_judged_too() -> None:
     own = torch.optim.Adam(net.parameters(), weight_decay=0.2)
     terms = [wp.L2(0.2).on(wp.named("*"), how="prox")]
     assert certify(net, "mse", (x, y), [], own).violation == pytest.approx(certify(net, "mse", (x, y), terms).violation)
-    with pytest.raises(CompositionError, match=r"AdamW's weight_decay=0.01 on 'weight' minimizes no fixed objective"):
+    with pytest.raises(CompositionError, match=r"AdamW's weight_decay on 'weight' minimizes no fixed objective"):
         certify(net, "mse", (x, y), [], torch.optim.AdamW(net.parameters()))
 
 
@@ -475,6 +610,72 @@ def test_coupled_parameters_make_one_row() -> None:
         certify(net, "mse", (x, y), [Bridge(0.4).on(how="loss"), Bridge(0.1).on(how="loss")])
 
 
+def test_an_input_that_two_layers_share_is_one_row() -> None:
+    torch.manual_seed(0)
+    net, rows = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 1)).double(), data()
+    tied = wp.TiedGroups(0.05, {"0.weight": "unit", "0.bias": "unit", "2.weight": "input"})
+    terms = [tied.on(), wp.L2(0.01).on("0", how="loss")]
+    found = settle(net, "mse", rows, terms, tolerance=1e-7)
+    assert found.optimal
+    assert [row.parameter for row in found.rows] == ["2.bias", "0.weight & 0.bias & 2.weight"]
+    assert found.rows[1].measure == "distance"
+    assert found.penalty == pytest.approx(
+        float(tied.value([net[0].weight, net[0].bias, net[2].weight]).detach())
+        + 0.005 * float(net[0].weight.detach().square().sum())
+    )
+
+
+def test_a_bias_that_is_coupled_has_no_gap() -> None:
+    """It is neither free nor fixed: no dual point is known."""
+    found = certify(linear(3), "mse", data(3), [wp.TiedGroups(0.1, {"bias": "unit"}).on(), wp.L1(0.1).on()])
+    assert found.gap is None
+    assert found.strong_convexity is None
+
+
+def test_a_hierarchy_is_judged_by_its_residual() -> None:
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip, self.first, self.out = nn.Linear(D, 1, bias=False), nn.Linear(D, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.skip(x) + self.out(torch.tanh(self.first(x)))
+
+    torch.manual_seed(0)
+    net, rows = Skipping().double(), data()
+    terms = [wp.Hierarchical(0.2, skip="skip.weight", first="first.weight").on()]
+    found = certify(net, "mse", rows, terms)
+    assert found.rows[-1].parameter == "skip.weight & first.weight"
+    assert found.rows[-1].measure == "residual"
+    assert any("residual" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("penalty", [wp.Confidence(0.1), wp.LogitNorm(0.1), wp.Jacobian(0.1)])
+def test_penalties_of_outputs_by_finite_differences(penalty: FunctionalPenalty) -> None:
+    net, (x, _) = linear(3), data()
+    rows = (x, torch.arange(N) % 3)
+    found = certify(net, "cross_entropy", rows, [penalty.on()])
+    slopes = []
+    for p in net.parameters():
+        for i in range(p.numel()):
+            ends = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    p.view(-1)[i] += step
+                ends.append(certify(net, "cross_entropy", rows, [penalty.on()]).objective)
+                with torch.no_grad():
+                    p.view(-1)[i] -= step
+            slopes.append((ends[0] - ends[1]) / 2e-5)
+    assert found.violation == pytest.approx(math.hypot(*slopes), rel=1e-6)
+    assert not found.convex
+    assert found.gap is None
+
+
+def test_random_projections_are_said() -> None:
+    found = certify(linear(3), "mse", data(3), [wp.Jacobian(0.1, projections=1).on()])
+    assert any("one draw" in note for note in found.notes)
+
+
 # The duality gap.
 
 LOSSES: dict[str, tuple[Any, int]] = {
@@ -592,6 +793,16 @@ def test_where_no_gap_is_known() -> None:
     )  # labels of one class: the bias goes to infinity, and the cost to 0
 
 
+def test_a_function_of_a_persons_own_is_not_taken_for_one_of_ours() -> None:
+    def huber(outputs: Tensor, target: Tensor) -> Tensor:
+        return torch.sin(outputs - target).square().sum(1)
+
+    assert certify(linear(), "huber", data(), [wp.L2(0.1).on(how="loss")]).convex
+    found = certify(linear(), huber, data(), [wp.L2(0.1).on(how="loss")])
+    assert not found.convex
+    assert found.strong_convexity is None
+
+
 # Settling.
 
 
@@ -695,23 +906,23 @@ def caught(test: Callable[..., None], *given: Any) -> bool:
 
 def wrong_distance(patch: pytest.MonkeyPatch) -> None:
     """Sign(0) = 0 at zeros: the slack of the subdifferential is forgotten."""
-    patch.setattr(
-        certifying, "_distance", lambda w, smooth, l1, group: torch.linalg.vector_norm(smooth + l1 * w.sign())
-    )
+    patch.setattr(stationarity, "_slopes", lambda w, l1, interval: (l1 * w.sign(), l1 * w.sign()))
 
 
 def wrong_group(patch: pytest.MonkeyPatch) -> None:
     """At zero groups the two slacks are added number by number, not as a box and a ball."""
-    right = certifying._distance
+    right = stationarity._slopes
 
-    def wrong(w: Tensor, smooth: Tensor, l1: Any, group: Any) -> Tensor:
-        return (
-            right(w, smooth, l1 + group.scaled(w), None)
-            if group is not None and not w.any()
-            else right(w, smooth, l1, group)
-        )
+    def wrong(w: Tensor, l1: Any, interval: Any) -> tuple[Tensor, Tensor]:
+        return right(w, l1 + 0.3 * math.sqrt(3), interval)
 
-    patch.setattr(certifying, "_distance", wrong)
+    patch.setattr(stationarity, "_slopes", wrong)
+
+
+def forgets_the_interval(patch: pytest.MonkeyPatch) -> None:
+    """No normal cone: a constraint that holds a weight back looks like a gradient."""
+    right = stationarity._slopes
+    patch.setattr(stationarity, "_slopes", lambda w, l1, interval: right(w, l1, (-math.inf, math.inf)))
 
 
 def batches_weigh_the_same(patch: pytest.MonkeyPatch) -> None:
@@ -723,12 +934,12 @@ def batches_weigh_the_same(patch: pytest.MonkeyPatch) -> None:
 def training_mode(patch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
-    patch.setattr(certifying, "evaluating", lambda net: nullcontext())
+    patch.setattr(costs, "evaluating", lambda net: nullcontext())
 
 
 def forgets_a_term(patch: pytest.MonkeyPatch) -> None:
-    right = certifying.checked_terms
-    patch.setattr(certifying, "checked_terms", lambda terms: right(terms)[:-1])
+    right = objective.checked_terms
+    patch.setattr(objective, "checked_terms", lambda terms: right(terms)[:-1])
 
 
 def any_bias(patch: pytest.MonkeyPatch) -> None:
@@ -743,6 +954,7 @@ def shrinks_nothing(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., None], tuple[Any, ...]]] = [
     (wrong_distance, test_l1_l2_and_groups_together, ()),
     (wrong_group, test_the_distance_is_the_least_over_the_subdifferential, ()),
+    (forgets_the_interval, test_an_interval_has_one_sided_conditions, (True,)),
     (batches_weigh_the_same, test_batches_of_unequal_size_count_by_their_rows, (7,)),
     (training_mode, test_the_model_is_left_as_it_was_and_judged_in_evaluation_mode, ()),
     (forgets_a_term, test_l1_l2_and_groups_together, ()),

@@ -689,7 +689,10 @@ def work(rank: int, folder: str) -> None:
         except Exception as error:
             found[kind] = f"{type(error).__name__}: {error}"
     torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    # Not an ordinary exit: on a busy machine a thread of torch's backend may still run, and then it aborts.
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")

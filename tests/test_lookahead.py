@@ -296,7 +296,7 @@ def test_regularize_goes_inside() -> None:
 class NeverZero(Lookahead):
     """Mixes zeros with what they were."""
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         with torch.no_grad():
             for fast, slow in self._slow.items():
                 fast.lerp_(slow, 1 - self.share)
@@ -306,10 +306,10 @@ class NeverZero(Lookahead):
 class NotProjected(Lookahead):
     """Does not project after mixing."""
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         inner, self.optimizer = self.optimizer, bare_of(self.optimizer)
         try:
-            super()._synchronize()
+            super().synchronize()
         finally:
             self.optimizer = inner
 
@@ -321,18 +321,18 @@ def bare_of(optimizer: Any) -> Any:
 class WrongWay(Lookahead):
     """Keeps ``share`` of the slow weights."""
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         share, self.share = self.share, 1.0 - self.share
-        super()._synchronize()
+        super().synchronize()
         self.share = share
 
 
 class SlowFromTheStart(Lookahead):
     """Never moves the slow weights."""
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         kept = dict(self._slow)
-        super()._synchronize()
+        super().synchronize()
         self._slow = kept
 
     def step(self, closure: Any = None) -> Any:

@@ -738,3 +738,104 @@ def test_several_optimizers_on_one_model_charge_their_own() -> None:
     two = wp.regularize(torch.optim.SGD(net[3].parameters(), lr=0.1), net, [wp.L1(0.1).on(how="loss")])
     total = 0.1 * sum(float(layer.weight.abs().sum().detach()) for layer in (net[0], net[3]))
     assert float((one.penalty() + two.penalty()).detach()) == pytest.approx(total)
+
+
+def constant_column(make: Make, term: Term, steps: int = 600) -> nn.Sequential:
+    """A net that is trained with a column of zeros, whose weights never get a gradient."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 8, generator=draw)
+    x[:, 7] = 0
+    y = 2 * x[:, :1] - x[:, 1:2]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = wp.regularize(make(net.parameters()), net, [term])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), y).backward()
+        optimizer.step()
+    return net
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.RMSprop], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "charge",
+    [
+        wp.GroupL2(2e-2),
+        wp.RowL21(6e-2),
+        wp.SparseGroup(2e-2, mix=0.3),
+        wp.GroupL2(2e-2, by="block", block=(1, 8)),
+        wp.GroupL2(2e-2, by=torch.arange(32).view(32, 1)),
+        wp.TiedGroups(2e-2, axes={"0.weight": "unit", "0.bias": "unit", "2.weight": "input"}),
+    ],
+    ids=str,
+)
+def test_weights_without_a_gradient_keep_no_group_alive(charge: Any, cls: Any) -> None:
+    where = None if charge.name == "tied_groups" else "0"
+    weight = constant_column(lambda p: cls(p, lr=3e-3), charge.on(where))[0].weight.detach()
+    start = constant_column(lambda p: cls(p, lr=3e-3), charge.on(where), steps=0)[0].weight.detach()
+    gone = (weight == 0).all(1)
+    assert 3 < int(gone.sum()) < 32
+    # In the units that live they are as they were.
+    assert torch.equal(weight[~gone, 7], start[~gone, 7])
+
+
+def test_a_unit_without_any_gradient_is_left_alone() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    with torch.no_grad():
+        net[0].bias[0] = -1e3  # never active
+    before = net[0].weight[0].detach().clone()
+    optimizer = wp.regularize(torch.optim.Adam(net.parameters(), lr=1e-2), net, [wp.GroupL2(10.0).on("0")])
+    for step in range(200):
+        optimizer.zero_grad()
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(step))
+        net(x).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(net[0].weight[0].detach(), before)
+    assert not net[0].weight[1:].any()
+
+
+def test_hidden_weights_without_a_gradient_keep_no_input() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip = nn.Linear(6, 1)
+            self.layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.skip(x) + self.layers(x)
+            return found
+
+    torch.manual_seed(0)
+    net = Net()
+    with torch.no_grad():
+        net.layers[0].bias[:5] = -1e3  # never active: their weights get no gradient
+    charge = wp.Hierarchical(0.3, hierarchy=5.0, skip="skip.weight", first="layers.0.weight")
+    optimizer = wp.regularize(torch.optim.Adam(net.parameters(), lr=3e-3), net, [charge.on()])
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=draw)
+    y = 2 * x[:, :1] - x[:, 1:2]
+    for _ in range(1500):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), y).backward()
+        optimizer.step()
+    skip, first = net.skip.weight.detach(), net.layers[0].weight.detach()
+    gone = (skip == 0).all(0)
+    assert int(gone.sum()) >= 3
+    assert not bool(first[:, gone].any())
+    assert bool((first.abs().amax(0) <= 5.0 * skip.abs().amax(0) * (1 + 1e-6)).all())
+
+
+@pytest.mark.parametrize("charge", [wp.Nuclear(1e-3), wp.Spectral(1e-3)], ids=str)
+def test_a_rare_gradient_makes_no_huge_euclidean_step(charge: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 8, generator=draw)
+    y = 2 * x[:, :1] - x[:, 1:2]
+    x[:, 7] *= 1e-6
+    torch.manual_seed(0)
+    net = nn.Linear(8, 3)
+    optimizer = wp.regularize(torch.optim.Adam(net.parameters(), lr=3e-3), net, [charge.on()])
+    for _ in range(600):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), y.expand(-1, 3)).backward()
+        optimizer.step()
+    assert float(net.weight.detach().abs().max()) > 1

@@ -529,3 +529,32 @@ def test_another_schema_is_refused(record: dict[str, Any], tmp_path: Path, schem
 def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="There is no study at"):
         page.report(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["layers.0.weight"], ["encoder.weight = decoder.weight", "<b>&.weight"]])
+def test_a_layer_of_the_best_model_that_is_gone_is_named_in_one_sentence(
+    record: dict[str, Any], names: list[str]
+) -> None:
+    """Two terms on one parameter are one layer; a layer that the baseline has lost is not the best model's."""
+    gone = [{**audit()["rows"][0], "parameter": name, "gone": True} for name in names for _ in range(2)]
+    record["audits"]["baseline"]["rows"] = [{**audit()["rows"][0], "parameter": "baseline.weight", "gone": True}]
+    record["audits"]["best"]["rows"] += gone
+    whose = "all its weights" if len(names) == 1 else "all their weights"
+    sentence = f"Nothing is left of {', '.join(names)} in the best model: {whose} are exactly 0."
+    assert words.emptied(record) == sentence
+    source = page.render(record)
+    assert read(source).text.count(sentence) == 1
+    assert read(source).text.index(sentence) < read(source).text.index("Learning curves")
+    assert dangers(source) == []
+
+
+@pytest.mark.parametrize("gone", [False, None, "yes", 1, []])
+def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: Any) -> None:
+    """Records that were written before a row said so, and odd ones, say nothing."""
+    assert words.emptied(record) == ""
+    for row in record["audits"]["best"]["rows"]:
+        row["gone"] = gone
+    record["audits"]["best"]["rows"] += ["no row", {"gone": True}, {"parameter": [1], "gone": True}]
+    assert words.emptied(record) == ""
+    assert "Nothing is left of" not in page.render(record)
+    assert words.emptied({"audits": {"best": 3}}) == ""

@@ -73,12 +73,12 @@ class Loss:
             if name not in NAMED:
                 raise InputError(f"There is no loss {given!r}.{did_you_mean(given, NAMED)} Known: {listed(NAMED)}.")
             self.name = name
-            self._ignored: int | None = None
+            self.ignored: int | None = None
             self._units: Callable[[Any, Any], Any] = NAMED[name]
             self._clean = self._units
         elif callable(given):
             self.name = _name_of(given)
-            self._ignored = _ignored(given)
+            self.ignored = _ignored(given)
             self._units = _unreduced(given)
             self._clean = _unreduced(without_smoothing(given))
         else:
@@ -112,7 +112,7 @@ class Loss:
                     "Use reduction='none'."
                 )
             return _whole(units, max(1, _rows(target) or _rows(outputs)))
-        return per_example(units, target, self._ignored)
+        return per_example(units, target, self.ignored)
 
     @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
@@ -123,7 +123,7 @@ class Loss:
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, units)
-        return per_example(units, target, self._ignored)
+        return per_example(units, target, self.ignored)
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)

@@ -74,7 +74,7 @@ class Hooked:
 
     @step.setter
     def step(self, step: int) -> None:
-        self._step = int(step)
+        self._step = self._streams.step = int(step)
         self._calls.clear()
 
     def before(self, module: nn.Module, call: Callable[..., Any]) -> None:
@@ -89,7 +89,8 @@ class Hooked:
         """A forward of the whole model begins."""
         if model.training:
             self._streams.step = self._step
-            self.step += 1
+            self._step += 1
+            self._calls.clear()
 
     def draw(self, site: str) -> torch.Generator:
         """The generator of this call of a site.

@@ -155,6 +155,14 @@ def along(w: Tensor, axis: int) -> Tiled:
     return Tiled(tuple(w.shape), (axis % w.ndim,))
 
 
+def outlasting(u: Tensor, spared: Tensor, groups: Groups) -> Tensor:
+    """Which coordinates are in no group, in one that is not zero in ``u``, or in one that is spared as a whole."""
+    alive = groups.norms(groups.split(u)) > 0
+    untouched = groups.norms(groups.split((~spared).to(u.dtype))) == 0
+    stays = groups.spread((alive | untouched).to(u.dtype)) * torch.ones_like(groups.split(u))
+    return groups.join(stays, torch.ones_like(u)) > 0
+
+
 def labelled(labels: Tensor, w: Tensor) -> Labelled:
     """Groups of ``w`` by the numbers in ``labels``, of its shape or broadcast to it; negative is no group.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.binding import Binding, Bound
@@ -124,17 +125,15 @@ def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[
     if isinstance(charge, Constraint):
         exact = charge.interval is not None or not is_adaptive(optimizer)
         return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN}"
+    if isinstance(charge, Multiplier):
+        return None, f"loss over the set {charge}"
     strength = getattr(charge, "strength", None)
     if bound.how in ("loss", "prox"):
         if isinstance(charge, GroupL2) and isinstance(scaled := charge.scaled(w), float):
             strength = scaled
         exact = bound.how == "loss" or charge.traits.diagonal or not is_adaptive(optimizer)
         return strength, f"loss + {charge}{'' if exact else EUCLIDEAN}"
-    if (
-        isinstance(optimizer, torch.optim.SGD)
-        and isinstance(charge, L2)
-        and charge.scaling == "torch"
-    ):
+    if isinstance(optimizer, torch.optim.SGD) and isinstance(charge, L2) and charge.scaling == "torch":
         momentum = float(group.get("momentum", 0.0))
         kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
         effective = charge.strength * (1.0 - momentum) / kept if kept else math.inf

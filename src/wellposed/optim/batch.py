@@ -93,13 +93,18 @@ def _group(moves: Sequence[tuple[Move, AxisGroups]], axis: int) -> None:
 
 
 def _alone(move: Move) -> None:
-    """By the operators themselves, in float32 at least; a core without a diagonal form takes the mean step."""
+    """By the operators themselves, in float32 at least; a core without a diagonal form takes one step for all weights."""
     w = move.one.leaf.tensor
     dtype = torch.promote_types(w.dtype, torch.float32)
-    step = move.metric.steps().to(dtype) if isinstance(move.metric, Diagonal) else move.metric
-    if isinstance(step, Tensor) and not move.prox.diagonal:
-        step = step.mean()
-    assemble_(w, lambda whole, step: move.prox(whole.to(dtype), step), step)
+    step: float | Tensor
+    spared = None
+    if isinstance(move.metric, Diagonal):
+        diagonal = move.prox.diagonal
+        spared = move.metric.spared() if diagonal else None
+        step = (move.metric.steps() if diagonal else whole(move.metric.overall())).to(dtype)
+    else:
+        step = move.metric
+    assemble_(w, lambda u, step, spared: move.prox(u.to(dtype), step, spared), step, spared)
 
 
 def assemble_(w: Tensor, operator: Callable[..., Tensor], *more: object) -> None:

@@ -91,7 +91,9 @@ def _proven(constraint: Constraint, weighted: bool, thresholds: bool, cores: Seq
 
 def _cut_alike(core: Penalty, constraint: Constraint) -> bool:
     """Whether the groups of a penalty are those of the norm ball: units or inputs, by whatever name."""
-    ways = [AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)]
+    ways = [
+        AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)
+    ]
     return core.merged(core) is not None and ways[0] is not None and ways[0] == ways[1]
 
 

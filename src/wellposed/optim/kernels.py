@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wellposed.ops.groups import along, outlasting
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim.metrics import Diagonal, Metric
@@ -141,7 +142,7 @@ def group_soft_thresholds_(
         radii: what the last call returned for each, or None. Whatever numbers are given, the result is the same to rounding;
             close ones save passes.
     Returns:
-        ``|u_g|_2`` for each parameter, ``(w.shape[axis],)``; exactly 0 for groups that are 0.
+        ``|u_g|_2`` for each parameter, ``(w.shape[axis],)``, of what has had gradients; exactly 0 where that is 0.
     """
     total = sum(w.numel() for w in ws)
     found: dict[int, Tensor] = {}
@@ -149,10 +150,9 @@ def group_soft_thresholds_(
     for i, (w, metric, strength, radius) in enumerate(zip(ws, metrics, strengths, radii, strict=True)):
         scale, second = _Scale.of(metric, strength), _second(w, metric)
         if w.numel() == 0 or scale.amount == 0:
-            found[i] = group_norms(w, axis).flatten()
+            found[i] = _moved_norms(w, metric, axis)
         elif not _is_plain(w, second) or not scale.amount >= LEAST:
-            wide, steps = _wide(w, metric)
-            found[i] = group_norms(w.copy_(group_soft_threshold(wide, steps, strength, axis)), axis).flatten()
+            found[i] = _moved_norms(w.copy_(_by_operator(w, metric, strength, axis)), metric, axis)
         elif _is_small(w, second, size := _chunk(w, total // 8)):
             alike = w.numel() // w.shape[0] if axis == 0 else w.shape
             packs.setdefault((_kind(w), scale, alike), []).append((w, second, i))
@@ -166,6 +166,22 @@ def group_soft_thresholds_(
             after = torch.split(_packed_groups(part, scale, torch.cat(starts), axis), [len(start) for start in starts])
             found.update({i: radius for (_, _, i), radius in zip(part, after, strict=True)})
     return [found[i] for i in range(len(ws))]
+
+
+def _moved_norms(w: Tensor, metric: Metric, axis: int) -> Tensor:
+    """Norms of the groups without what has had no gradient."""
+    spared = metric.spared() if isinstance(metric, Diagonal) else None
+    return group_norms(w if spared is None else w.masked_fill(spared, 0.0), axis).flatten()
+
+
+def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tensor:
+    """The step by `wellposed.ops.prox.group_soft_threshold`, leaving out what has had no gradient."""
+    wide, steps = _wide(w, metric)
+    spared = metric.spared() if isinstance(metric, Diagonal) else None
+    if spared is None:
+        return group_soft_threshold(wide, steps, strength, axis)
+    u = group_soft_threshold(wide.masked_fill(spared, 0.0), steps, strength, axis)
+    return torch.where(spared & outlasting(u, spared, along(u, axis)), wide, u)
 
 
 def group_soft_threshold_(
@@ -213,6 +229,19 @@ def _group_block_in_number(w: Tensor, amount: float, buffers: Tensor) -> Tensor:
 
 
 def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
+    """A block of groups, with what has had no gradient left out: it stays as long as its group does."""
+    if not bool(second.amin() <= scale.floor):
+        return _newton(w, second, scale, radius, buffers)
+    spared, kept = second <= scale.floor, w.clone()
+    untouched = _group_sums(buffers[0].copy_(~spared)) == 0
+    w.masked_fill_(spared, 0.0)
+    norm = _newton(w, second, scale, radius, buffers)
+    stays = _spread(((norm > 0) | untouched).to(w.dtype), w) > 0
+    w.copy_(torch.where(spared.logical_and_(stays), kept, w, out=kept))
+    return norm
+
+
+def _newton(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
     """Newton's method on the secular equation of every group of a block.
 
     With ``s_i = 1/(t_i*strength)`` a group is 0 where ``sum (w_i s_i)^2 <= 1``; else ``u_i = w_i e_i`` with

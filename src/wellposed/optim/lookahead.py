@@ -73,13 +73,16 @@ class Lookahead(Wrapper):
         result = self.optimizer.step(closure)
         self.count += 1
         if self.count % self.every == 0:
-            self._synchronize()
+            self.synchronize()
         return result
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _synchronize(self) -> None:
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        """Synchronize now, and begin to count anew: before weights are evaluated or kept."""
+        self.count -= self.count % self.every
         if self.share < 1.0:
             for fast, slow in self._slow.items():
                 mixed = torch.lerp(slow, fast, self.share)

@@ -38,6 +38,17 @@ class Diagonal(NamedTuple):
         """Every step multiplied."""
         return Diagonal(self.second, self.scale * factor, self.eps, self.floor, self.root)
 
+    def spared(self) -> Tensor | None:
+        """Which coordinates have had no gradient; None if all have."""
+        found = self.second <= self.floor
+        return found if bool(found.any()) else None
+
+    def overall(self) -> Tensor:
+        """One step for all: the harmonic mean of those that are not 0, so that a few rare gradients do not make it huge."""
+        moved = self.second > self.floor
+        size = (self.second.sqrt() if self.root else self.second) + self.eps
+        return self.scale * moved.sum() / torch.where(moved, size, torch.zeros_like(size)).sum().clamp_min(1e-30)
+
     def steps(self) -> Tensor:
         """The steps as a tensor."""
         size = self.second.sqrt() if self.root else self.second

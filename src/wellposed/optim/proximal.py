@@ -53,8 +53,11 @@ class JointProx:
             self.interval is None and isinstance(self.l1, float) and all(center is None for _, center in self.squares)
         )
 
-    def __call__(self, w: Tensor, step: Step) -> Tensor:
-        """The joint minimizer; step 0 returns ``w``. A step for each coordinate where `diagonal`, else a number."""
+    def __call__(self, w: Tensor, step: Step, spared: Tensor | None = None) -> Tensor:
+        """The joint minimizer; step 0 returns ``w``. A step for each coordinate where `diagonal`, else a number.
+
+        ``spared``: see `Penalty.prox_sparing`.
+        """
         u = w
         if self.l2:
             for strength, center in self.squares:
@@ -66,7 +69,11 @@ class JointProx:
             u = soft_threshold(u, step * _like(self.l1, w))
         if self.interval is not None:
             u = u.clamp(*self.interval)
-        return u if self.core is None else self.core.prox(u, step)
+        if self.core is None:
+            return u
+        if spared is None or not isinstance(step, Tensor):
+            return self.core.prox(u, step)
+        return self.core.prox_sparing(u, step, spared)
 
 
 def _like(value: float | Tensor, w: Tensor) -> float | Tensor:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.errors import CompositionError, FormatError, InputError
+from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
@@ -48,6 +49,8 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
+        self.seed = 0
+        """Of what functional penalties draw (random projections)."""
         self._after_step: OrderedDict[int, Callable[..., None]] = OrderedDict()
         self._model = weakref.ref(unwrapped(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
@@ -74,6 +77,11 @@ class Regularized(Wrapper):
 
     def __repr__(self) -> str:
         return f"Regularized({self.optimizer!r}, terms=[{', '.join(str(term) for term in self.terms)}])"
+
+    @property
+    def binding(self) -> Binding:
+        """What each parameter is charged, as it was resolved when this optimizer was made."""
+        return self._binding
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -211,17 +219,21 @@ class Regularized(Wrapper):
         """The joint step of a coupled penalty; a tensor that is not moving now has step 0 and stays."""
         groups = self._groups()
         steps: list[float | Tensor] = []
+        spared: list[Tensor] = []
         for leaf in coupled.leaves:
             w = leaf.tensor
+            spared.append(torch.zeros_like(w, dtype=torch.bool))
             if w.grad is None or id(w) not in groups:
                 steps.append(0.0)
                 continue
             one = coupled.counted.setdefault(id(w), Charged(leaf))
             metric = self._step_of(one, groups[id(w)])
             steps.append(metric if isinstance(metric, float) else metric.steps())
+            if isinstance(metric, Diagonal):
+                spared[-1] = metric.second <= metric.floor
         if all(isinstance(step, float) and step == 0.0 for step in steps):
             return
-        moved = coupled.now(self.steps).prox(coupled.tensors, steps)
+        moved = coupled.now(self.steps).prox_sparing(coupled.tensors, steps, spared)
         for leaf, found in zip(coupled.leaves, moved, strict=True):
             leaf.tensor.copy_(found)
 
@@ -260,8 +272,9 @@ class Regularized(Wrapper):
                 if isinstance(charge, Penalty) and charge.strength:
                     total = total + charge.value(whole(one.leaf.tensor))
         for coupled in self._binding.coupled:
-            if coupled.bound.how == "loss":
-                total = total + coupled.now(self.steps).value(coupled.tensors)
+            charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
+            if isinstance(charge, CoupledPenalty) and charge.strength:
+                total = total + charge.value(coupled.tensors)
         return total
 
     def outputs_penalty(
@@ -284,7 +297,7 @@ class Regularized(Wrapper):
             return 0.0
         names = self._activations.get(id(term), [])
         kept = self._recorder.taken(names) if self._recorder is not None else {}
-        context = Context(outputs, inputs, reference, kept, self.steps, site)
+        context = Context(outputs, inputs, reference, kept, self.steps, stream_seed(self.seed, "penalty", site))
         context.needs(charge)
         return charge.value(context)
 
@@ -302,6 +315,11 @@ class Regularized(Wrapper):
                 several = [c for c in self._binding.coupled if c.bound.term is term]
                 found[str(term)] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
         return found
+
+    def remove(self) -> None:
+        """Take the hooks on charged activations away; penalties on them are then refused for want of them."""
+        if self._recorder is not None:
+            self._recorder.remove()
 
     def audit(self) -> Audit:
         """Who is charged what, how, in which convention, and which objective is solved."""
@@ -391,8 +409,17 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
         raise CompositionError(optimizer.refusal)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"regularize needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
-    terms = [terms] if isinstance(terms, Term) else list(terms)
-    for term in terms:
+    return Regularized(optimizer, model, checked_terms(terms))
+
+
+def checked_terms(terms: Sequence[Term] | Term) -> tuple[Term, ...]:
+    """Terms as a tuple.
+
+    Raises:
+        InputError: something else is among them.
+    """
+    found = (terms,) if isinstance(terms, Term) else tuple(terms)
+    for term in found:
         if not isinstance(term, Term):
             raise InputError(f"A term is a penalty bound with .on(...); {term!r} is not. Write {term}.on(wp.weights).")
-    return Regularized(optimizer, model, terms)
+    return found

@@ -158,6 +158,14 @@ class Penalty(Chargeable):
         Where ``traits.diagonal`` is False, ``step`` is a number (a 0-d tensor).
         """
 
+    def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
+        """`prox` under an adaptive optimizer, where ``spared`` says which coordinates have had no gradient (step 0).
+
+        They stay as they are. A penalty of groups leaves them out of their groups, so that they keep none alive, and lets
+        them go with a group that is gone.
+        """
+        return self.prox(w, step)
+
     @abstractmethod
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """Euclidean distance of ``-grad`` to the subdifferential of ``g`` at ``w``, 0-d. 0 where stationary.
@@ -193,6 +201,12 @@ class CoupledPenalty(Chargeable):
     @abstractmethod
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
         """The joint minimizer, one tensor for each; each step is a number or one per coordinate."""
+
+    def prox_sparing(
+        self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """As `Penalty.prox_sparing`."""
+        return self.prox(ws, steps)
 
     @abstractmethod
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:

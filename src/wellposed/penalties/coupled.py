@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, did_you_mean
-from wellposed.ops.groups import AXES, Tiled
+from wellposed.ops.groups import AXES, Tiled, outlasting
 from wellposed.ops.prox import group_shrink
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 from wellposed.penalties.group import norm_violation, rooted
@@ -87,6 +87,15 @@ class TiedGroups(CoupledPenalty):
         given = [torch.as_tensor(t, dtype=w.dtype, device=w.device) for t, w in zip(steps, ws, strict=True)]
         step = self._gathered([t.expand_as(w) for t, w in zip(given, ws, strict=True)])
         return self._scattered(group_shrink(x, step, rooted(self.strength, groups.sizes), groups), ws)
+
+    def prox_sparing(
+        self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The prox of what has had gradients; the rest of a group stays as long as the group does."""
+        us = self.prox([w.masked_fill(s, 0.0) for w, s in zip(ws, spared, strict=True)], steps)
+        x = self._gathered(us)
+        stays = self._scattered(outlasting(x, self._gathered(spared), _rows(x)).to(x.dtype), ws)
+        return [torch.where(s & (k > 0), w, u) for w, u, s, k in zip(ws, us, spared, stays, strict=True)]
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
 from wellposed.core.selectors import Leaf
-from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of
+from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, outlasting
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, needs_axes, shown
 
@@ -99,6 +99,11 @@ class Grouped(Penalty):
         """Who is in a group."""
         return groups_of(w, self.by, self.heads, self.block)
 
+    def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
+        """The prox of what has had gradients; the rest of a group stays as long as the group does."""
+        u = self.prox(w.masked_fill(spared, 0.0), step)
+        return torch.where(spared & outlasting(u, spared, self.groups(w)), w, u)
+
     def scaled(self, w: Tensor) -> float | Tensor:
         """``strength * sqrt(size of a group)``; one for each where the groups are a person's own."""
         return rooted(self.strength, self.groups(w).sizes)
@@ -139,6 +144,12 @@ def check_grouping(owner: object, by: object, heads: object, block: object) -> N
         raise InputError(
             f"{kind} groups by unit or input (filter, channel), head, head_rows, head_input, block, or a tensor of group "
             f"numbers; it was given by={by!r}."
+        )
+    if block is not None and by != "block":
+        raise InputError(f'{kind} takes block={block!r} only with by="block"; it was given by={by!r}.')
+    if heads is not None and not isinstance(by, Tensor) and by not in HEADS:
+        raise InputError(
+            f"{kind} takes heads={heads!r} only with by one of {', '.join(HEADS)}; it was given by={by!r}."
         )
     if heads is not None and not (isinstance(heads, int) and not isinstance(heads, bool) and heads > 0):
         raise InputError(f"{kind} needs heads >= 1, a whole number; it was given heads={heads!r}.")

@@ -87,6 +87,17 @@ class Hierarchical(CoupledPenalty):
         found = hierarchical_prox(theta, w, tau, t, self.scaled(ws[0]), self.hierarchy)
         return [x.reshape(old.movedim(1, 0).shape).movedim(0, 1) for x, old in zip(found, ws, strict=True)]
 
+    def prox_sparing(
+        self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The prox without hidden weights that have had no gradient; they come back as far as their input allows."""
+        theta, hidden = self.prox([ws[0], ws[1].masked_fill(spared[1], 0.0)], steps)
+        if self.strength == 0:
+            return [theta, ws[1].clone()]
+        most = self.hierarchy * torch.linalg.vector_norm(_inputs(theta), dim=1)
+        bound = most.view(1, -1, *[1] * (hidden.ndim - 2))
+        return [theta, torch.where(spared[1], ws[1].clamp(-bound, bound), hidden)]
+
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """The residual of the fixed point ``|w - prox(w - step*grad, step)|/step``."""
         moved = self.prox([w - step * g for w, g in zip(ws, grads, strict=True)], [step] * len(ws))

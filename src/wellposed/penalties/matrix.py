@@ -289,6 +289,10 @@ class RowL21(Penalty):
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
         return self.rows_of(w).prox(w, step)
 
+    def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
+        """As GroupL2's."""
+        return self.rows_of(w).prox_sparing(w, step, spared)
+
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """Off zero ``|grad_i + s w_i/|w_i||``, at zero ``max(|grad_i| - s, 0)``; Euclidean over rows."""
         return self.rows_of(w).violation(w, grad, step)

@@ -92,6 +92,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": text(record.get("name"), 120),
         "verdict": words.verdict(record),
+        "emptied": words.emptied(record),
         "metric": words.metric_name(record),
         "directed": part(record, "metric", "name") is not None,
         "higher": words.higher_is_better(record),

@@ -61,9 +61,20 @@ class Pace:
         Several threads pay for large networks; on a busy machine they wait for each other, many times longer, and for short
         steps that costs more than it can gain.
         """
-        switched = tuple(bool(x) for x in (recipe.noise.dropout, recipe.noise.input, recipe.averaging.ema, recipe.clip))
+        noise = recipe.noise
+        sizes = (
+            noise.dropout,
+            noise.input,
+            noise.cutout,
+            noise.mixup,
+            noise.cutmix,
+            noise.gradient,
+            recipe.averaging.ema,
+        )
+        switched = tuple(bool(x) for x in (*sizes, recipe.clip, recipe.sharpness.radius, recipe.lookahead.every))
+        places = (recipe.accumulate, *(place.kind for place in noise.places))
         kinds = tuple((term.penalty, term.how) for term in recipe.terms)
-        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, kinds)
+        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, places, kinds)
         if key not in self._speeds:
             several = torch.get_num_threads() if self.device.type == "cpu" else 1
             probe = self.probe_rows(rows or 4 * FEWEST_ROWS)

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from wellposed.search.record import known, mapping, number, part, text
+from wellposed.core.errors import listed
+from wellposed.search.record import known, mapping, number, part, rows, text
 
 METRICS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "auc": "AUC", "log_loss": "log loss"}
 REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}
@@ -263,6 +264,19 @@ def _winner(record: dict[str, Any], key: str, network: float, first: bool) -> st
 
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
+
+
+def emptied(record: dict[str, Any]) -> str:
+    """A sentence that names each charged parameter of the best model whose weights are all exactly zero; else empty.
+
+    Example:
+        >>> emptied({"audits": {"best": {"rows": [{"parameter": "0.weight", "gone": True}]}}})
+        'Nothing is left of 0.weight in the best model: all its weights are exactly 0.'
+    """
+    lines = [line for line in rows(part(record, "audits", "best", "rows")) if line.get("gone") is True]
+    names = list(dict.fromkeys(filter(None, (text(line.get("parameter"), 120) for line in lines))))
+    whose = "all its weights" if len(names) == 1 else "all their weights"
+    return f"Nothing is left of {listed(names)} in the best model: {whose} are exactly 0." if names else ""
 
 
 def improved(before: float, after: float, higher: bool) -> float:

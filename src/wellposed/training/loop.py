@@ -154,7 +154,9 @@ class Training:
         inner = (make or recipe.optimizer.build)(list(model.parameters()))
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
-        optimizer: Regularized | Lookahead = regularize(inner, model, recipe.build_terms(steps))
+        terms = regularize(inner, model, recipe.build_terms(steps))
+        terms.seed = seed
+        optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
         for group in optimizer.param_groups:
@@ -219,6 +221,8 @@ class Training:
                 self.stopped = "budget"
             if self.stopped:
                 break
+        if isinstance(self.optimizer, Lookahead):
+            self.optimizer.synchronize()
         self.average_epoch(epoch)
         row = {"epoch": epoch, "cost": costs / steps, "grad_norm": norms / steps}
         self.record(row, began)
@@ -296,8 +300,6 @@ class Training:
         noise, streams = self.recipe.noise, self.streams
         if self.perturbed is not None:
             self.perturbed.step = streams.step * self.passes
-            # Its own count starts where the model is called, which a problem's forward need not do.
-            self.perturbed._streams.step = self.perturbed.step
         inputs, target = self.data.train.batch(index)
         inputs, target = moved(inputs, self.device), moved(target, self.device)
         weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
@@ -410,8 +412,8 @@ class Training:
         if self.perturbed is not None:
             self.perturbed.remove()
         inner = inside(self.optimizer, Regularized)
-        if inner is not None and inner._recorder is not None:  # an exception keeps the optimizer, and so its hooks
-            inner._recorder.remove()
+        if inner is not None:  # an exception keeps the optimizer, and so its hooks
+            inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.eval().cpu()
@@ -557,7 +559,7 @@ def masked(problem: Problem) -> bool:
     targets = problem.prepared.train_clean.targets()
     if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
         return False
-    ignored = IGNORED if problem.loss._ignored is None else problem.loss._ignored
+    ignored = IGNORED if problem.loss.ignored is None else problem.loss.ignored
     return bool((targets == ignored).any())
 
 

@@ -78,7 +78,7 @@ class Run:
     def audit(self) -> Audit:
         """Who was charged what; see `wellposed.optim.audit`."""
         optimizer = self.recipe.optimizer.build(self.model.parameters())
-        return regularize(optimizer, self.model, self.recipe.build_terms()).audit()
+        return regularize(optimizer, self.model, self.recipe.build_terms(total_steps=1)).audit()
 
     def _source(self, on: str) -> Source:
         prepared = self.problem.prepared

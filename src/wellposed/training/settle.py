@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wellposed.core.errors import CompositionError, InputError, listed
+from wellposed.core.errors import InputError
 from wellposed.core.progress import report
 from wellposed.penalties.base import Term
-from wellposed.training.certify import Certificate, Cost, Operator, Point, proximal, quadratic
+from wellposed.training.certify import Certificate, certificate
+from wellposed.training.cost import Cost, Point
 from wellposed.training.watch import Target
 
 GROWTH = 1.25
@@ -60,7 +61,7 @@ def settle(
     cost = Cost(net, loss, data, terms, optimizer, forward=forward, target=target)
     with cost.frozen():
         notes = _Descent(cost, tolerance).run(steps)
-        return cost.certificate(cost.at(), tolerance, notes)
+        return certificate(cost, cost.at(), tolerance, notes)
 
 
 class _Descent:
@@ -69,13 +70,12 @@ class _Descent:
     def __init__(self, cost: Cost, tolerance: float) -> None:
         self.cost, self.tolerance = cost, tolerance
         self.params = cost.params
-        self.prox = _operators(cost)
         self.eps = torch.finfo(self.params[0].dtype).eps
         self.step = 1.0
 
     def run(self, steps: int) -> list[str]:
         """Descend, and say why it ended where the tolerance was not reached."""
-        w = self._project_start()
+        w = self.cost.terms.feasible()
         point = self._at(w)
         objective, best, idle, momentum = point.objective, self._violation(point), 0, 1.0
         if not math.isfinite(objective):
@@ -86,7 +86,7 @@ class _Descent:
                 break
             u, smooth = self._step(y, at_y)
             self._set(u)
-            reached = smooth + self.cost.penalty()
+            reached = smooth + self.cost.terms.value()
             slack = ROUNDING * self.eps * max(abs(objective), abs(smooth))
             if not reached <= objective + slack:
                 if y is w:
@@ -134,7 +134,7 @@ class _Descent:
         """One proximal step from ``y``, of a length at which the quadratic model lies above the cost."""
         self.step *= GROWTH
         while True:
-            u = self.prox([a - self.step * g for a, g in zip(y, at.grads, strict=True)], self.step)
+            u = self.cost.terms.prox([a - self.step * g for a, g in zip(y, at.grads, strict=True)], self.step)
             move = _less(u, y)
             square = _dot(move, move)
             self._set(u)
@@ -150,16 +150,6 @@ class _Descent:
                 return u, smooth
             self.step *= 0.5
 
-    def _project_start(self) -> Tensors:
-        """The weights as they are, projected into their sets."""
-        found = []
-        for c in self.cost.charged:
-            w = c.leaf.tensor.detach().clone()
-            for constraint in c.constraints:
-                w = constraint.project(w)
-            found.append(w)
-        return found
-
     def _set(self, values: Tensors) -> None:
         for p, value in zip(self.params, values, strict=True):
             p.copy_(value)
@@ -169,48 +159,7 @@ class _Descent:
         return self.cost.at()
 
     def _violation(self, point: Point) -> float:
-        return self.cost.violation(point.grads)
-
-
-def _operators(cost: Cost) -> Callable[[Tensors, float], Tensors]:
-    """The proximal step of all parameters at once.
-
-    Raises:
-        CompositionError: a parameter has terms with no known joint step.
-    """
-    coupled = {id(c) for _, members, _ in cost.coupled for c in members}
-    alone: dict[int, Operator] = {}
-    for c in cost.charged:
-        if id(c) in coupled:
-            continue
-        alone[id(c)], proven = proximal(c)
-        if not proven:
-            raise CompositionError(
-                f"No joint step is known for {listed(c.terms)} on {c.leaf.name!r}. Settle without the constraint, or "
-                "with L2 and the constraint alone."
-            )
-    number = {id(c): i for i, c in enumerate(cost.charged)}
-
-    def prox(values: Tensors, step: float) -> Tensors:
-        found = [
-            alone[id(c)](value, step) if id(c) in alone else value
-            for c, value in zip(cost.charged, values, strict=True)
-        ]
-        for charge, members, text in cost.coupled:
-            # Completing the squares beside it turns (w, t) into (w + t sum l2 c, t)/(1 + t sum l2).
-            places = [number[id(c)] for c in members]
-            parts = [quadratic(c, text) for c in members]
-            shrunk = [1.0 + step * part.l2 for part in parts]
-            zero = [torch.zeros_like(found[i]) for i in places]
-            ws = [
-                (found[i] - step * part.smooth(o, o)) / s
-                for i, part, s, o in zip(places, parts, shrunk, zero, strict=True)
-            ]
-            for i, u in zip(places, charge.prox(ws, [step / s for s in shrunk]), strict=True):
-                found[i] = u
-        return found
-
-    return prox
+        return math.hypot(*(found.violation for _, found in self.cost.terms.judged(point.grads)))
 
 
 def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensors:

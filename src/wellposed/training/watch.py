@@ -89,7 +89,7 @@ class Watch:
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         self._forward: Forward = forward or _plain(target)
         self._target = target or (lambda batch: split_batch(batch)[1])
-        sides = {"train": _side(train), "valid": _side(valid)}
+        sides = {"train": side_of(train), "valid": side_of(valid)}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
         self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
@@ -197,14 +197,14 @@ def _plain(target: Target | None) -> Forward:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """How many examples there are, and batches of some of them by number, so that a loader itself is never touched."""
 
     size: int
     batches: Callable[[Tensor], Iterator[Any]]
 
 
-def _side(given: Any) -> _Side:
+def side_of(given: Any) -> Side:
     """A side from what a person gave.
 
     Raises:
@@ -213,14 +213,14 @@ def _side(given: Any) -> _Side:
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
         kept = torch.arange(len(items)) if kept is None else kept
-        return _Side(len(kept), lambda index: map(items.raw, torch.split(kept[index], BATCH)))
+        return Side(len(kept), lambda index: map(items.raw, torch.split(kept[index], BATCH)))
     if _is_batches(given):
-        return _Side(sum(_size(batch) for batch in given), lambda index: _picked(given, index))
+        return Side(sum(_size(batch) for batch in given), lambda index: _picked(given, index))
     if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
     source = source_of(given)
     fetch = source.raw if isinstance(source, Items) else source.batch
-    return _Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)))
+    return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)))
 
 
 def _is_batches(side: Any) -> bool:
@@ -260,20 +260,23 @@ def _indexed(batch: Any, index: Tensor, size: int) -> Any:
 class _Probe:
     """Fixed rows of one side, kept where they are small, else fetched at each epoch."""
 
-    def __init__(self, side: _Side, rows: int, name: str, seed: int) -> None:
+    def __init__(self, side: Side, rows: int, name: str, seed: int) -> None:
         index = torch.randperm(side.size, generator=generator(seed, "probe", name))[:rows].sort().values
-        self._fetch: Callable[[], Iterator[Any]] = lambda: side.batches(index)
-        kept: list[Any] = []
-        for batch in self._fetch():
-            kept.append(batch)
-            if sum(map(_bytes, kept)) > KEPT_BYTES:
-                kept.clear()
-                break
-        self._kept = kept or None
+        self.batches = kept(lambda: side.batches(index))
 
-    def batches(self) -> Iterable[Any]:
-        """The rows, in batches."""
-        return self._fetch() if self._kept is None else self._kept
+
+Batches = Callable[[], Iterable[Any]]
+
+
+def kept(batches: Batches) -> Batches:
+    """A way to go through batches again and again: held in memory up to `KEPT_BYTES`, fetched each time beyond."""
+    held, size = [], 0
+    for batch in batches():
+        held.append(batch)
+        size += _bytes(batch)
+        if size > KEPT_BYTES:
+            return batches
+    return lambda: held
 
 
 def _bytes(batch: Any) -> int:

@@ -1,0 +1,142 @@
+"""How far a parameter is from stationary for a smooth cost plus its charges: pure functions of tensors and charges.
+
+distance    dist(-grad, d(sum of penalties + indicator of an interval)(w))      where the subdifferential is known
+residual    |w - prox(w - grad, 1)|                                             elsewhere; 0 only at stationary points
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import CompositionError
+from wellposed.optim.binding import joined
+from wellposed.optim.composition import intersection, ordered
+from wellposed.optim.proximal import JointProx, joint
+from wellposed.penalties.base import Chargeable, Constraint, Penalty
+
+Measure = Literal["distance", "residual", "fixed point"]
+Operator = Callable[[Tensor, float | Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stationarity:
+    """What a parameter adds to a certificate.
+
+    Attributes:
+        violation: >= 0, in the units of the gradient.
+        measure: what it is; of ``"fixed point"``, the residual of operators applied in turn, 0 proves nothing.
+        infeasible: distance to the set of the constraints.
+    """
+
+    violation: float
+    measure: Measure
+    infeasible: float = 0.0
+
+
+def stationarity(
+    name: str, w: Tensor, grad: Tensor, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
+) -> Stationarity:
+    """Judge the parameter ``name`` at ``w``, where ``grad`` is that of the smooth part.
+
+    Raises:
+        CompositionError: the subdifferential of the sum of the penalties is not known.
+    """
+    total = summed(name, penalties)
+    if not constraints:
+        return Stationarity(float(distance(w, grad, total)), measure_of(total.core))
+    step, proven = joint_step(name, penalties, constraints)
+    infeasible = _norm(w - projected(name, w, constraints))
+    if infeasible == 0.0 and total.core is None and all(c.interval is not None for c in constraints):
+        return Stationarity(float(distance(w, grad, total, intersection(constraints))), "distance")
+    residual = _norm(w - step(w - grad, 1.0))
+    return Stationarity(max(residual, infeasible), "residual" if proven else "fixed point", infeasible)
+
+
+def measure_of(charge: Chargeable | None) -> Measure:
+    """What a penalty's own ``violation`` is: a residual where the subdifferential says nothing."""
+    return "distance" if charge is None or math.isfinite(charge.traits.weak_convexity) else "residual"
+
+
+def summed(name: str, penalties: Sequence[Penalty]) -> JointProx:
+    """The sum of penalties as squares, absolute values, and one core.
+
+    Raises:
+        CompositionError: they have no such sum.
+    """
+    try:
+        return joint(name, penalties)
+    except CompositionError:
+        raise CompositionError(
+            f"The stationarity of {' and '.join(map(str, penalties))} together on {name!r} is not known. "
+            "Charge different parameters with them; L1 and L2 go with group norms."
+        ) from None
+
+
+def smooth_gradient(w: Tensor, grad: Tensor, total: JointProx) -> Tensor:
+    """The gradient with that of the squares."""
+    for strength, center in total.squares:
+        grad = grad + strength * (w if center is None else w - center)
+    return grad
+
+
+def distance(w: Tensor, grad: Tensor, total: JointProx, interval: tuple[float, float] | None = None) -> Tensor:
+    """Distance of ``-grad`` to the subdifferential of squares, absolute values and core, 0-d.
+
+    Each number takes off its gradient what the slopes of its absolute value (and of an interval, whose normal cone is open
+    towards where it ends) can; the core takes of the rest what it can. Beside group norms that is the nearest point: in a
+    living group they have one slope, 0 where ``w_i = 0``; in a group of zeros the set is a box plus a ball.
+
+    Args:
+        interval: what every weight stays in, and ``w`` is in; with no core.
+    """
+    h = smooth_gradient(w, grad, total)
+    least, most = _slopes(w, total.l1, interval or (-math.inf, math.inf))
+    left = h + torch.clamp(-h, least, most)
+    if total.core is not None:
+        return total.core.violation(w, left)
+    size: Tensor = torch.linalg.vector_norm(left)
+    return size
+
+
+def _slopes(w: Tensor, l1: float | Tensor, interval: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The least and the largest slope of ``l1 |w_i|`` on an interval."""
+    size = torch.zeros_like(w) + (l1.to(w) if isinstance(l1, Tensor) else l1)
+    least = torch.where(w > 0, size, -size).masked_fill(w <= interval[0], -math.inf)
+    most = torch.where(w < 0, -size, size).masked_fill(w >= interval[1], math.inf)
+    return least, most
+
+
+def projected(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+    """The nearest weights in all sets.
+
+    Raises:
+        CompositionError: projecting on one set leaves another.
+    """
+    for constraint in ordered(name, constraints):
+        w = constraint.project(w)
+    return w
+
+
+def joint_step(name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]) -> tuple[Operator, bool]:
+    """The step of all penalties, projected on the sets, and whether it is proven to be the joint proximal step.
+
+    Raises:
+        CompositionError: not even the penalties, or the sets, have a joint step.
+    """
+    sets = ordered(name, constraints)
+    try:
+        prox, rest = joined(name, penalties, sets)
+        proven = True
+    except CompositionError:
+        prox, rest, proven = joint(name, penalties), sets, False
+    return lambda w, length: projected(name, prox(w, length), rest), proven
+
+
+def _norm(w: Tensor) -> float:
+    return float(torch.linalg.vector_norm(w))
