@@ -21,7 +21,7 @@ from wellposed.core.errors import CompositionError, DataError, InputError
 from wellposed.core.progress import reporting_to
 from wellposed.core.selectors import leaves
 from wellposed.ops import duality
-from wellposed.optim import objective, stationarity
+from wellposed.optim import charges, stationarity
 from wellposed.penalties.base import Constraint, Context, CoupledPenalty, FunctionalPenalty, Penalty, Traits
 from wellposed.penalties.elementwise import WeightedL1
 from wellposed.penalties.nonconvex import L0, MCP
@@ -503,6 +503,31 @@ def test_strengths_that_follow_a_schedule_need_the_step() -> None:
     assert certify(net, "mse", (x, y), optimizer).objective == pytest.approx(half.objective)
 
 
+def test_a_reference_is_that_of_the_optimizer_and_not_taken_anew() -> None:
+    net, (x, y) = linear(), data()
+    start = net.weight.detach().clone()
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [L2SP(0.4).on()])
+    net(x).square().mean().backward()
+    optimizer.step()
+    moved_by = float((net.weight.detach() - start).square().sum())
+    assert certify(net, "mse", (x, y), optimizer).penalty == pytest.approx(0.2 * moved_by)
+    assert certify(net, "mse", (x, y), optimizer.terms).penalty == 0
+    inside = wp.Lookahead(wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on()]))
+    assert certify(net, "mse", (x, y), inside).violation == certify(net, "mse", (x, y), [wp.L1(0.1).on()]).violation
+
+
+@pytest.mark.parametrize("charge", [wp.Nuclear(0.2), wp.TotalVariation(0.1), MCP(0.1), wp.SparseGroup(0.1, by="input")])
+def test_plain_sgd_comes_to_rest_at_what_is_certified(charge: Penalty) -> None:
+    net, (x, y) = linear(3), data(3)
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [charge.on()])
+    for _ in range(1500):
+        net.weight.grad, net.bias.grad = gradient(net, x, y)
+        optimizer.step()
+    found = certify(net, "mse", (x, y), optimizer)
+    assert found.optimal
+    assert found.rows[0].measure == "distance"
+
+
 def test_euclidean_steps_of_an_adaptive_optimizer_are_noted() -> None:
     net, (x, y) = linear(), data()
     found = certify(net, "mse", (x, y), [wp.MaxNorm(1.0).on()], torch.optim.Adam(net.parameters()))
@@ -938,8 +963,8 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_a_term(patch: pytest.MonkeyPatch) -> None:
-    right = objective.checked_terms
-    patch.setattr(objective, "checked_terms", lambda terms: right(terms)[:-1])
+    right = charges.checked_terms
+    patch.setattr(charges, "checked_terms", lambda terms: right(terms)[:-1])
 
 
 def any_bias(patch: pytest.MonkeyPatch) -> None:

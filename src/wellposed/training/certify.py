@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wellposed.core.errors import listed
+from wellposed.optim.charges import Charges, Part
 from wellposed.optim.metrics import is_adaptive
-from wellposed.optim.objective import Objective, Part
 from wellposed.optim.stationarity import Measure, Stationarity
 from wellposed.penalties.base import Constraint, Term
 from wellposed.penalties.functional import Jacobian
@@ -167,7 +167,7 @@ def certify(
 
 def certificate(cost: Cost, point: Point, tolerance: float, notes: Sequence[str] = ()) -> Certificate:
     """Judge the weights as they are, of which ``point`` is the cost; inside `Cost.frozen`."""
-    rows = tuple(_row(part, found) for part, found in cost.terms.judged(point.grads))
+    rows = tuple(_row(part, found) for part, found in cost.charges.judged(point.grads))
     gap, why = linear.gap(cost, point)
     return Certificate(
         objective=point.objective,
@@ -179,7 +179,7 @@ def certificate(cost: Cost, point: Point, tolerance: float, notes: Sequence[str]
         gap=gap,
         strong_convexity=linear.strong_convexity(cost, point),
         convex=linear.is_convex(cost),
-        notes=(*notes, *why, *_of_rows(rows), *_of_terms(cost.terms), *_of_numbers(cost, point)),
+        notes=(*notes, *why, *_of_rows(rows), *_of_terms(cost.charges), *_of_numbers(cost, point)),
     )
 
 
@@ -215,14 +215,14 @@ def _of_rows(rows: Sequence[CertificateRow]) -> list[str]:
     return notes
 
 
-def _of_terms(terms: Objective) -> list[str]:
+def _of_terms(charges: Charges) -> list[str]:
     """Terms whose limit in training is another one."""
-    if terms.optimizer is None or not is_adaptive(terms.optimizer):
+    if charges.optimizer is None or not is_adaptive(charges.optimizer):
         return []
     return [
-        f"{term}: Euclidean under {type(terms.optimizer).__name__}, whose limit need not be stationary; that of plain SGD and "
+        f"{term}: Euclidean under {type(charges.optimizer).__name__}, whose limit need not be stationary; that of plain SGD and "
         "of settle is."
-        for term in terms.terms
+        for term in charges.terms
         if (isinstance(term.charge, Constraint) and term.charge.interval is None)
         or (term.how == "prox" and not term.charge.traits.diagonal)
     ]
@@ -231,9 +231,9 @@ def _of_terms(terms: Objective) -> list[str]:
 def _of_numbers(cost: Cost, point: Point) -> list[str]:
     """What the numbers depend on beside the weights."""
     notes = []
-    if cost.terms.functional and point.batches > 1:
+    if cost.charges.functional and point.batches > 1:
         notes.append("penalties of the outputs are means over batches, weighed by their rows.")
-    if any(isinstance(one, Jacobian) and one.projections for one in cost.terms.functional):
+    if any(isinstance(one, Jacobian) and one.projections for one in cost.charges.functional):
         notes.append("random projections of the Jacobian are judged at one draw.")
     dtype = cost.params[0].dtype
     if dtype != torch.float64:

@@ -17,7 +17,7 @@ from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import reseed
 from wellposed.data.arrays import moved, split_batch
 from wellposed.losses.per_example import Loss
-from wellposed.optim.objective import Objective
+from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
 from wellposed.training.watch import Batches, Target, kept, side_of
@@ -31,7 +31,7 @@ class Point:
         loss: its mean over ``units``.
         functional: the penalties of outputs, means over rows.
         penalty: all other terms.
-        grads: of loss and functional, in the order of `Objective.params`.
+        grads: of loss and functional, in the order of `Charges.params`.
         batches: how many there were.
     """
 
@@ -71,10 +71,10 @@ class Cost:
             raise InputError(f"certify needs the model, an nn.Module; it was given {type(net).__name__}.")
         self.net, self.loss, self.forward = net, Loss(loss), forward
         self.target = target or (lambda batch: split_batch(batch)[1])
-        self.terms = Objective.of(net, terms, optimizer)
-        self.params = self.terms.params
+        self.charges = Charges.of(net, terms, optimizer)
+        self.params = self.charges.params
         self.batches = kept(all_rows(data, self.params[0].dtype))
-        self._differentiates = any("inputs" in penalty.needs for penalty in self.terms.functional)
+        self._differentiates = any("inputs" in penalty.needs for penalty in self.charges.functional)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Cost:
         """The cost and its gradient at the weights as they are; inside `frozen`."""
         loss, functional, batches = self._means(self.params)
         grads = [a + b for a, b in zip(loss.gradient, functional.gradient, strict=True)]
-        return Point(loss.mean, functional.mean, self.terms.value(), grads, loss.count, batches)
+        return Point(loss.mean, functional.mean, self.charges.value(), grads, loss.count, batches)
 
     def smooth(self) -> float:
         """`Point.smooth` without gradients; inside `frozen`."""
@@ -102,16 +102,16 @@ class Cost:
     def _means(self, params: Sequence[Tensor]) -> tuple[_Mean, _Mean, int]:
         """Loss, functional penalties, and the number of batches."""
         reseed(0, "certify")
-        charges, batches = self.terms.functional, 0
+        penalties, batches = self.charges.functional, 0
         loss, functional = _Mean(params), _Mean(params)
         for batch in self.batches():
             batches += 1
             batch = moved(batch, self.params[0].device)
-            with torch.set_grad_enabled(bool(params) or bool(charges)):
+            with torch.set_grad_enabled(bool(params) or bool(penalties)):
                 outputs, inputs = self._outputs(batch)
                 total, units = self.loss.parts(outputs, self.target(batch)).sums()
                 context = Context(outputs=outputs, inputs=inputs)
-                values = [len(outputs) * charge.value(context) for charge in charges]
+                values = [len(outputs) * penalty.value(context) for penalty in penalties]
                 charged = torch.stack(values).sum() if values else None
             loss.add(total, float(units), retain_graph=charged is not None)
             if charged is not None:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from wellposed.data.arrays import split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.ops import duality
-from wellposed.optim.objective import Alone
+from wellposed.optim.charges import Alone
+from wellposed.penalties.base import Constraint
 from wellposed.penalties.group import GroupL2
 from wellposed.training.cost import Cost, Point
 
@@ -28,7 +29,7 @@ def layer_of(cost: Cost) -> nn.Linear | None:
     while type(net) is nn.Sequential and len(net) == 1:
         net = net[0]
     linear = type(net) is nn.Linear and cost.forward is None
-    return net if linear and known(cost.loss) in CONVEX_LOSSES and not cost.terms.functional else None  # type: ignore[return-value]
+    return net if linear and known(cost.loss) in CONVEX_LOSSES and not cost.charges.functional else None  # type: ignore[return-value]
 
 
 def known(loss: Loss) -> str | None:
@@ -39,15 +40,16 @@ def known(loss: Loss) -> str | None:
 
 def is_convex(cost: Cost) -> bool:
     """Whether the cost is known to be convex in the weights."""
-    return layer_of(cost) is not None and all(c.traits.convex for part in cost.terms.parts for c in part.charges)
+    return layer_of(cost) is not None and all(c.traits.convex for part in cost.charges.parts for c in part.charges)
 
 
 def strong_convexity(cost: Cost, point: Point) -> float | None:
     """mu >= 0, the smallest curvature of the smooth part less what weakly convex penalties take away; None: not known."""
-    layer, parts = layer_of(cost), cost.terms.parts
+    layer, parts = layer_of(cost), cost.charges.parts
     totals = {id(part.leaf.tensor): part.total for part in parts if isinstance(part, Alone)}
     taken = max((t.core.traits.weak_convexity for t in totals.values() if t.core is not None), default=0.0)
-    if layer is None or len(totals) < len(parts) or not math.isfinite(taken):
+    sets_are_convex = all(c.traits.convex for part in parts for c in part.charges if isinstance(c, Constraint))
+    if layer is None or len(totals) < len(parts) or not math.isfinite(taken) or not sets_are_convex:
         return None
     squares = {key: total.l2 for key, total in totals.items()}
     table = None
@@ -91,13 +93,13 @@ def table_of(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
 def gap(cost: Cost, point: Point) -> tuple[float | None, list[str]]:
     """The duality gap, and why there is none where one could be hoped for."""
     layer = layer_of(cost)
-    charged = {id(part.leaf.tensor): part for part in cost.terms.parts if isinstance(part, Alone)}
+    charged = {id(part.leaf.tensor): part for part in cost.charges.parts if isinstance(part, Alone)}
     weight = None if layer is None else charged.get(id(layer.weight))
     if layer is None or weight is None or cost.loss.name not in duality.LOSSES:
         return None, []
     total, bias = weight.total, charged.get(id(layer.bias))
     group = total.core if type(total.core) is GroupL2 else None
-    alone = len(charged) == len(cost.terms.parts) and (bias is None or not bias.charges)
+    alone = len(charged) == len(cost.charges.parts) and (bias is None or not bias.charges)
     centered = any(center is not None for _, center in total.squares)
     if not alone or not weight.penalties or weight.constraints or group is not total.core or centered:
         return None, []

@@ -75,7 +75,7 @@ class _Descent:
 
     def run(self, steps: int) -> list[str]:
         """Descend, and say why it ended where the tolerance was not reached."""
-        w = self.cost.terms.feasible()
+        w = self.cost.charges.feasible()
         point = self._at(w)
         objective, best, idle, momentum = point.objective, self._violation(point), 0, 1.0
         if not math.isfinite(objective):
@@ -86,7 +86,7 @@ class _Descent:
                 break
             u, smooth = self._step(y, at_y)
             self._set(u)
-            reached = smooth + self.cost.terms.value()
+            reached = smooth + self.cost.charges.value()
             slack = ROUNDING * self.eps * max(abs(objective), abs(smooth))
             if not reached <= objective + slack:
                 if y is w:
@@ -134,7 +134,7 @@ class _Descent:
         """One proximal step from ``y``, of a length at which the quadratic model lies above the cost."""
         self.step *= GROWTH
         while True:
-            u = self.cost.terms.prox([a - self.step * g for a, g in zip(y, at.grads, strict=True)], self.step)
+            u = self.cost.charges.prox([a - self.step * g for a, g in zip(y, at.grads, strict=True)], self.step)
             move = _less(u, y)
             square = _dot(move, move)
             self._set(u)
@@ -159,7 +159,7 @@ class _Descent:
         return self.cost.at()
 
     def _violation(self, point: Point) -> float:
-        return math.hypot(*(found.violation for _, found in self.cost.terms.judged(point.grads)))
+        return math.hypot(*(found.violation for _, found in self.cost.charges.judged(point.grads)))
 
 
 def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensors:

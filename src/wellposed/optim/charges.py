@@ -1,6 +1,6 @@
-"""The objective that terms add to a loss: what each trained parameter is charged, whatever optimizer enforces it.
+"""What terms add to a loss: the charges of every trained parameter, whatever optimizer enforces them.
 
-Objective
+Charges
 ├── Alone       one parameter with its penalties and constraints
 ├── Together    parameters that one penalty couples
 └── functional  penalties of what the model computes
@@ -159,7 +159,7 @@ Part = Alone | Together
 
 
 @dataclass(frozen=True)
-class Objective:
+class Charges:
     """The sum of terms on the trained parameters of a model.
 
     Attributes:
@@ -175,8 +175,8 @@ class Objective:
     optimizer: Optimizer | None
 
     @classmethod
-    def of(cls, net: nn.Module, terms: Sequence[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Objective:
-        """The objective of terms, or of a regularized optimizer, with the strengths of its last step.
+    def of(cls, net: nn.Module, terms: Sequence[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Charges:
+        """The charges of terms, or of a regularized optimizer, with the strengths of its last step.
 
         Raises:
             CompositionError: decay that solves no known objective, or coupled terms whose sum is not known.
