@@ -839,3 +839,24 @@ def test_a_rare_gradient_makes_no_huge_euclidean_step(charge: Any) -> None:
         nn.functional.mse_loss(net(x), y.expand(-1, 3)).backward()
         optimizer.step()
     assert float(net.weight.detach().abs().max()) > 1
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "ASGD",
+                                  "AdamW", "Adafactor", "Muon"])  # fmt: skip
+def test_the_audit_knows_which_decay_is_in_the_loss(name: str) -> None:
+    """A decay that is in the loss does nothing else to a weight than the same gradient would."""
+    cls = getattr(torch.optim, name, None)
+    if cls is None:
+        pytest.skip(f"this torch has no {name}")
+    nets = [nn.Linear(3, 2, bias=False) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    inner = [cls(nets[0].parameters(), lr=0.1, weight_decay=0.5), cls(nets[1].parameters(), lr=0.1, weight_decay=0.0)]
+    for step in range(3):
+        for net, decay in zip(nets, (0.0, 0.5), strict=True):
+            gradient = torch.randn(2, 3, generator=torch.Generator().manual_seed(step))
+            net.weight.grad = gradient + decay * net.weight.detach()
+        for optimizer in inner:
+            optimizer.step()
+    coupled = torch.allclose(nets[0].weight, nets[1].weight, atol=1e-6)
+    audit = wp.regularize(inner[0], nets[0], []).audit()
+    assert (audit.rows[0].how == "loss") == coupled

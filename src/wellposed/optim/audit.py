@@ -20,6 +20,12 @@ from wellposed.penalties.base import Constraint, Term
 from wellposed.penalties.elementwise import L2
 from wellposed.penalties.group import GroupL2
 
+COUPLED = (
+    torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
+    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.ASGD,
+)  # fmt: skip
+"""Optimizers whose own ``weight_decay`` is added to the gradient, unless a flag decouples it."""
+
 EUCLIDEAN = "; Euclidean, so not stationary in the metric"
 
 CONVENTION = "mean loss over examples; L2(s) = s/2 |w|^2, L1(s) = s |w|_1, GroupL2(s) = s sum_g sqrt(size_g) |w_g|_2"
@@ -114,9 +120,10 @@ def place_of(term: Term) -> str:
 def _own_decay(optimizer: Optimizer, strength: float) -> tuple[str, str, float | None, str]:
     """The optimizer's own ``weight_decay``, as the row's last four cells."""
     decoupled = isinstance(optimizer, torch.optim.AdamW) or optimizer.defaults.get("decoupled_weight_decay", False)
-    if decoupled:
-        return "weight_decay", "decay", None, "no fixed objective: decay in the optimizer's own metric"
-    return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
+    if isinstance(optimizer, COUPLED) and not decoupled:
+        return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
+    # Adafactor, Muon and what is not torch's decay apart from the gradient, or are not known not to.
+    return "weight_decay", "decay", None, "no fixed objective: decay in the optimizer's own metric"
 
 
 def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[float | None, str]:
