@@ -444,6 +444,12 @@ def test_an_interval_after_a_step_that_mixes_coordinates_is_solved_or_not_called
     assert solved or "not stationary" in optimizer.audit().rows[-1].objective
 
 
+def test_a_norm_bound_by_decay_under_adam_is_not_called_stationary() -> None:
+    """The bound is met, but ``grad + multiplier*w`` is not 0: decay is not in the optimizer's metric."""
+    rows = audited(lambda p: torch.optim.Adam(p, lr=0.1), [wp.NormBound(1.0).on(how="decay")])
+    assert "not stationary" in rows[-1].objective or "no fixed objective" in rows[-1].objective
+
+
 def test_a_model_that_was_put_together_for_the_call_can_be_audited() -> None:
     """Two models with one optimizer: nobody else keeps the dict that joins them."""
     first, second = small_net(), small_net()

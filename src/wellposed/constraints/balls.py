@@ -8,10 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from wellposed.core.errors import InputError
+from wellposed.ops.groups import AXES
 from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
 from wellposed.penalties.base import Constraint, Traits, at_least_zero, needs_axes
 
-AXES: dict[str, int | None] = {"unit": 0, "input": 1, "filter": 0, "channel": 1, "all": None}
+WAYS: dict[str, int | None] = {**AXES, "all": None}
 """Groups: a unit (filter) is an index of axis 0, an input (channel) one of axis 1, all the whole tensor."""
 
 
@@ -27,12 +28,12 @@ class Grouped(Constraint):
         Raises:
             InputError: ``by`` names no groups.
         """
-        if self.by not in AXES:
+        if self.by not in WAYS:
             raise InputError(
                 f"{type(self).__name__} groups by unit or input (filter, channel), or takes all; "
                 f"it was given by={self.by!r}."
             )
-        return AXES[self.by]
+        return WAYS[self.by]
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors, unless the whole tensor is one group."""

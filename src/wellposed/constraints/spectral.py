@@ -9,11 +9,11 @@ from torch import Tensor
 
 from wellposed.ops.spectral import as_matrices, back, clip_spectrum, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
-from wellposed.penalties.matrix import _OfMatrices, check_parts
+from wellposed.penalties.matrix import OfMatrices, check_parts
 
 
 @dataclass(frozen=True)
-class SpectralBall(_OfMatrices, Constraint):
+class SpectralBall(OfMatrices, Constraint):
     """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
 
     The layer's Lipschitz constant is at most ``bound``. (Dividing the matrix by its largest singular value is not the
@@ -43,7 +43,7 @@ class SpectralBall(_OfMatrices, Constraint):
 
 
 @dataclass(frozen=True)
-class Orthogonal(_OfMatrices, Constraint):
+class Orthogonal(OfMatrices, Constraint):
     """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.
 
     Not convex. Of a matrix without full rank many are nearest; one that depends on the matrix alone is taken (the

@@ -15,15 +15,13 @@ import math
 from collections.abc import Sequence
 
 from wellposed.core.errors import CompositionError
+from wellposed.ops.groups import AXES
 from wellposed.penalties.base import Constraint, Penalty
 
 Interval = tuple[float, float]
 
 AFTER_CONE = ("max_norm", "l2_ball", "l1_ball", "top_k")
 """Sets whose projection keeps signs and zeros, so that a cone of fixed signs may come first."""
-
-
-AXES = {"unit": 0, "filter": 0, "input": 1, "channel": 1}
 
 
 def intersection(constraints: Sequence[Constraint]) -> Interval | None:

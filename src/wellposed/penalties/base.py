@@ -326,17 +326,6 @@ def at_least_zero(owner: object, **values: float) -> None:
             raise InputError(f"{type(owner).__name__} needs a finite {name} >= 0; it was given {value!r}.")
 
 
-GROUP_AXES = {"unit": 0, "input": 1}
-"""Groups of torch's layouts: a unit (filter) is an index of axis 0, an input (channel) of axis 1."""
-
-
-def group_axis(owner: object, by: str) -> int:
-    """The axis that ``by`` names."""
-    if by not in GROUP_AXES:
-        raise InputError(f"{type(owner).__name__} groups by {' or '.join(GROUP_AXES)}; it was given by={by!r}.")
-    return GROUP_AXES[by]
-
-
 def needs_axes(owner: object, name: str, w: Tensor, axes: int) -> None:
     """Refuse tensors with too few axes, naming the parameter and the remedy."""
     if w.ndim < axes:

@@ -34,7 +34,7 @@ from wellposed.penalties.base import Chargeable, How, Penalty, Traits, at_least_
 from wellposed.penalties.group import GroupL2
 
 
-class _OfMatrices(Chargeable):
+class OfMatrices(Chargeable):
     """What charges and constraints of matrices have in common: ``parts`` along axis 0, each a matrix of its own."""
 
     def check(self, name: str, w: Tensor) -> None:
@@ -67,7 +67,7 @@ def check_parts(owner: object, parts: object) -> None:
         raise InputError(f"{type(owner).__name__} needs a whole number of parts >= 1; it was given {parts!r}.")
 
 
-class _MatrixPenalty(_OfMatrices, Penalty):
+class _MatrixPenalty(OfMatrices, Penalty):
     """A penalty of the singular values of each part."""
 
     strength: float

@@ -214,7 +214,7 @@ class Study:
         record = self.record()
         said = verdict(record)
         metric = words.metric_name(record)
-        lines = [said.sentence, *filter(None, [said.limits]), *said.references]
+        lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
         for name in ("baseline", "best"):
             side = record[name]
             lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
