@@ -604,7 +604,8 @@ def test_prox_is_refused_without_a_metric(make: Any) -> None:
     net = network()
     with pytest.raises(CompositionError, match=rf'{make.__name__} (has none: |is not known).*how="loss"'):
         wp.regularize(make(net.parameters(), lr=0.1), net, [wp.L1(0.1).on()])
-    wp.regularize(make(net.parameters(), lr=0.1), net, [wp.L1(0.1).on(how="loss"), wp.MaxNorm(1).on()])
+    constraint = [] if make is torch.optim.LBFGS else [wp.MaxNorm(1).on()]
+    wp.regularize(make(net.parameters(), lr=0.1), net, [wp.L1(0.1).on(how="loss"), *constraint])
 
 
 def test_subclasses_that_step_in_their_own_way_have_no_known_metric() -> None:
@@ -627,12 +628,12 @@ def test_momentum_1_has_no_effective_step() -> None:
         wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1, momentum=1.0), net, [wp.L1(0.1).on()])
 
 
-def test_lbfgs_with_a_penalty_in_the_loss_and_a_projection() -> None:
+def test_lbfgs_with_a_penalty_in_the_loss() -> None:
     net = nn.Linear(6, 3).double()
     optimizer = wp.regularize(
         torch.optim.LBFGS(net.parameters(), max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14),
         net,
-        [wp.L2(0.1).on(how="loss"), wp.MaxNorm(100.0).on()],
+        [wp.L2(0.1).on(how="loss")],
     )
     x, y = batch(0)
 
@@ -648,6 +649,8 @@ def test_lbfgs_with_a_penalty_in_the_loss_and_a_projection() -> None:
     assert float(wp.L2(0.1).violation(net.weight.detach(), net.weight.grad)) < 1e-6
     with pytest.raises(CompositionError, match="LBFGS takes many steps in one"):
         wp.regularize(torch.optim.LBFGS(net.parameters()), net, [wp.L2(0.1).on()])
+    with pytest.raises(CompositionError, match="LBFGS steps along directions"):
+        wp.regularize(torch.optim.LBFGS(net.parameters()), net, [wp.MaxNorm(1.0).on()])
 
 
 def rows_of(audit: Any) -> dict[tuple[str, str], Any]:
@@ -677,8 +680,9 @@ def test_the_audit_says_who_how_and_what_is_solved() -> None:
         "3.bias",
     }
     assert rows["1.weight", "-"].role == "norm"
-    assert [note.split(":")[0] for note in audit.notes] == ["note"]
+    assert [note.split(":")[0] for note in audit.notes] == ["note", "note"]
     assert "penalty()" in audit.notes[0]
+    assert "nothing becomes exactly zero" in audit.notes[1]
     text = str(audit)
     for word in ("0.weight", "8x6", "momentum divides decay", "convention: mean loss over examples; L2(s) = s/2 |w|^2"):
         assert word in text
@@ -717,8 +721,7 @@ def test_the_audit_of_a_model_that_is_gone() -> None:
     optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on()])
     del net
     gc.collect()
-    with pytest.raises(InputError, match="no longer exists"):
-        optimizer.audit()
+    assert [row.parameter for row in optimizer.audit().rows][:2] == ["0.weight", "0.bias"]
 
 
 def test_terms_are_frozen_and_readable() -> None:

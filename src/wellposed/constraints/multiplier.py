@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
+from wellposed.core.numbers import settle
 from wellposed.ops.prox import shrink
 from wellposed.penalties.base import Chargeable, How, Traits
 
@@ -91,6 +92,7 @@ class NormBound(Multiplier):
     traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
+        settle(self, "bound", "rate", "warm_steps")
         if self.bound is not None and not (_is_number(self.bound) and 0 < self.bound < math.inf):
             raise InputError(
                 f"NormBound needs a finite bound > 0, or None for the norm after warm_steps; it was given {self.bound!r}."
@@ -158,7 +160,7 @@ class NormBound(Multiplier):
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
         """``|w|/bound - 1``, 0-d."""
         bound = math.nan if self.bound is None else self.bound
-        norm: Tensor = torch.linalg.vector_norm(w, dtype=like.dtype)
+        norm: Tensor = torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, like.dtype))
         return norm / bound - 1.0
 
 

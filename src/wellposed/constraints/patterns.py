@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wellposed.constraints.balls import Grouped
 from wellposed.core.errors import InputError
+from wellposed.core.numbers import settle
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import into_interval, keep_largest, onto_simplex
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
@@ -49,6 +50,7 @@ class Box(Constraint):
     traits: ClassVar[Traits] = Traits(symmetric=False)
 
     def __post_init__(self) -> None:
+        settle(self, "low", "high")
         numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in self.interval)
         # Comparisons with what is not a number are false.
         if not numbers or not (self.low <= self.high and self.low < math.inf and self.high > -math.inf):
@@ -122,6 +124,7 @@ class TopK(Grouped):
     traits: ClassVar[Traits] = Traits(convex=False)
 
     def __post_init__(self) -> None:
+        settle(self, "keep")
         count = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 0
         if not count and not (isinstance(self.keep, float) and 0.0 < self.keep < 1.0):
             raise InputError(

@@ -35,7 +35,7 @@ class SpectralBall(OfMatrices, Constraint):
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
-        check_parts(self, self.parts)
+        check_parts(self)
 
     def project(self, w: Tensor) -> Tensor:
         """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
@@ -61,7 +61,7 @@ class Orthogonal(OfMatrices, Constraint):
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
 
     def __post_init__(self) -> None:
-        check_parts(self, self.parts)
+        check_parts(self)
 
     def project(self, w: Tensor) -> Tensor:
         """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""

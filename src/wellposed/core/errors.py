@@ -81,6 +81,16 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def described(value: object) -> str:
+    """What a person gave, in a few words: a short value itself, else its type, and its shape if it has one."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shape = getattr(value, "shape", None)
+    return f"a value of type {type(value).__name__}{'' if shape is None else f' and shape {tuple(shape)}'}"
+
+
 def listed(names: Iterable[object], most: int = 8) -> str:
     """Names as a short readable list: ``a, b, c and 5 more``."""
     items = [str(name) for name in names]

@@ -12,8 +12,9 @@ a | b,  a & b,  a - b            unions, intersections, differences
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
-from wellposed.core.errors import SelectorError, did_you_mean, listed
+from wellposed.core.errors import SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
 
@@ -232,9 +233,17 @@ def selector(value: object) -> Selector:
             value.__name__,
             lambda found: [leaf for leaf in found if leaf.role == "weight" and isinstance(leaf.module, value)],
         )
-    if callable(value):
-        return Selector("predicate", lambda found: [leaf for leaf in found if value(leaf.name, leaf.tensor)])
-    if isinstance(value, Iterable):
+    if isinstance(value, nn.Module):
+        raise SelectorError(_by_name(value, "selector"))
+    if isinstance(value, Tensor):
+        raise SelectorError(
+            f"A selector names parameters, and a tensor of shape {tuple(value.shape)} does not say its name. "
+            'Give the name that model.named_parameters() has for it, such as "encoder.0.weight".'
+        )
+    if callable(value) and not isinstance(value, type):
+        _takes(value, "parameter")
+        return Selector("predicate", lambda found: [leaf for leaf in found if _holds(value, leaf.name, leaf.tensor)])
+    if isinstance(value, Iterable) and not isinstance(value, (type, Mapping)):
         parts = [selector(part) for part in value]
         if parts:
             union = parts[0]
@@ -242,8 +251,43 @@ def selector(value: object) -> Selector:
                 union = union | part
             return union
     raise SelectorError(
-        f"A selector is wp.weights, another role, a glob, a module type or a predicate; {value!r} is none of them."
+        f"A selector is wp.weights, another role, a glob, a module type, a predicate, or a list of these; "
+        f"{described(value)} is none of them."
     )
+
+
+def _by_name(module: nn.Module, what: str) -> str:
+    kind = type(module).__name__
+    return (
+        f"A {what} says which modules by name or by type, and was given a module of type {kind} itself. "
+        f'Give the name that model.named_modules() has for it, a glob such as "encoder.*", or its type, {kind}.'
+    )
+
+
+def _takes(predicate: Callable[..., object], what: str) -> None:
+    """Refuse a predicate that cannot be called with a name and what it names."""
+    try:
+        signature = inspect.signature(predicate)
+    except (TypeError, ValueError):  # some builtins have none to look at
+        return
+    try:
+        signature.bind("name", None)
+    except TypeError:
+        raise SelectorError(
+            f"A predicate takes two arguments, the name and the {what}; it was given {signature}. "
+            f"Write lambda name, {what}: ..."
+        ) from None
+
+
+def _holds(predicate: Callable[..., object], name: str, thing: object) -> bool:
+    """What a predicate says."""
+    answer = predicate(name, thing)
+    if isinstance(answer, Tensor) and answer.numel() != 1:
+        raise SelectorError(
+            f"A predicate says True or False; for {name!r} it gives a tensor of shape {tuple(answer.shape)}. "
+            "Write bool((...).all()) or bool((...).any())."
+        )
+    return bool(answer)
 
 
 def _nearest_place(glob: str, candidates: list[Leaf]) -> str:
@@ -304,6 +348,11 @@ def _chooses(where: object, name: str, module: nn.Module) -> bool:
         return fnmatch.fnmatchcase(name, where)
     if isinstance(where, type) and issubclass(where, nn.Module):
         return isinstance(module, where)
-    if callable(where):
-        return bool(where(name, module))
-    raise SelectorError(f"Modules are chosen by a glob, a module type or a predicate; {where!r} is none of them.")
+    if isinstance(where, nn.Module):
+        raise SelectorError(_by_name(where, "place"))
+    if callable(where) and not isinstance(where, type):
+        _takes(where, "module")
+        return _holds(where, name, module)
+    raise SelectorError(
+        f"Modules are chosen by a glob, a module type or a predicate; {described(where)} is none of them."
+    )

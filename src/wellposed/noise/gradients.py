@@ -61,7 +61,7 @@ class GradientNoise:
 
     def __init__(self, model: nn.Module, eta: float, decay: float = 0.55, seed: int = 0) -> None:
         at_least_zero(self, eta=eta, decay=decay)
-        self.model, self.eta, self.decay, self.seed, self.step = model, eta, decay, seed, 0
+        self.model, self.eta, self.decay, self.seed, self.step = model, float(eta), float(decay), seed, 0
 
     @torch.no_grad()
     def __call__(self, *_: object) -> None:

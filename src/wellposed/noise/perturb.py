@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.errors import InputError, SelectorError
+from wellposed.core.numbers import settle
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import Selector, select, selector, weights
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
@@ -36,6 +37,7 @@ class Noise(ABC):
     size_field: ClassVar[str] = "rate"
 
     def __post_init__(self) -> None:
+        settle(self, self.size_field)
         self.check_size(getattr(self, self.size_field))
 
     @property

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
-from wellposed.optim.binding import Binding, Bound
-from wellposed.optim.metrics import RAMP_STEPS, is_adaptive
-from wellposed.penalties.base import Constraint, Term
+from wellposed.optim.binding import Binding, Bound, Charged
+from wellposed.optim.metrics import RAMP_STEPS, Diagonal, is_adaptive, is_euclidean, metric_of
+from wellposed.penalties.base import Constraint, Penalty, Term
 from wellposed.penalties.elementwise import L2
 from wellposed.penalties.group import GroupL2
 
@@ -27,6 +27,8 @@ COUPLED = (
 """Optimizers whose own ``weight_decay`` is added to the gradient, unless a flag decouples it."""
 
 EUCLIDEAN = "; Euclidean, so not stationary in the metric"
+UNKNOWN = "; the optimizer's metric is not known, so feasible and perhaps not stationary"
+NO_OBJECTIVE = "no fixed objective: decay in the optimizer's own metric"
 
 CONVENTION = "mean loss over examples; L2(s) = s/2 |w|^2, L1(s) = s |w|_1, GroupL2(s) = s sum_g sqrt(size_g) |w_g|_2"
 
@@ -54,19 +56,21 @@ class Audit:
     convention: str = CONVENTION
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: Optimizer, binding: Binding) -> Audit:
-        """Audit a model whose parameters are charged as ``binding`` says."""
+    def of(cls, model: nn.Module | None, optimizer: Optimizer, binding: Binding) -> Audit:
+        """Audit a model whose parameters are charged as ``binding`` says; None is the model as it was then."""
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         bounds = {one.leaf.name: list(one.bounds) for one in binding.charged}
+        found = binding.leaves if model is None else leaves(model)
         for coupled in binding.coupled:
             for leaf in coupled.leaves:
                 bounds.setdefault(leaf.name, []).append(coupled.bound)
-        rows = [row for leaf in leaves(model) for row in _rows(leaf, optimizer, groups, bounds.get(leaf.name, []))]
+        rows = [row for leaf in found for row in _rows(leaf, optimizer, groups, bounds.get(leaf.name, []))]
         for term in binding.functional:
             objective = f"loss + {term.charge}"
             rows.append(AuditRow(place_of(term), (), "function", str(term.charge), term.how, None, objective))
         terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
-        return cls(tuple(rows), tuple(_notes(optimizer, terms, rows)))
+        notes = [*_notes(optimizer, terms, rows), *_notes_of_weights(optimizer, groups, binding)]
+        return cls(tuple(rows), tuple(notes))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,7 +107,7 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
         return [AuditRow(name, shape, leaf.role, term, how, None, "not trained") for term, how in waiting]
     gone = bool(bounds) and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
     own = float(group.get("weight_decay", 0.0) or 0.0)
-    rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, own))] if own else []
+    rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, group, own))] if own else []
     for bound in bounds:
         strength, objective = _solved(bound, leaf.tensor, optimizer, group)
         objective += ", scheduled" if bound.term.schedule else ""
@@ -117,35 +121,37 @@ def place_of(term: Term) -> str:
     return term.where.__name__ if isinstance(term.where, type) else str(term.where)
 
 
-def _own_decay(optimizer: Optimizer, strength: float) -> tuple[str, str, float | None, str]:
+def _own_decay(optimizer: Optimizer, group: Mapping[str, Any], strength: float) -> tuple[str, str, float | None, str]:
     """The optimizer's own ``weight_decay``, as the row's last four cells."""
-    decoupled = isinstance(optimizer, torch.optim.AdamW) or optimizer.defaults.get("decoupled_weight_decay", False)
+    decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
     if isinstance(optimizer, COUPLED) and not decoupled:
         return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
     # Adafactor, Muon and what is not torch's decay apart from the gradient, or are not known not to.
-    return "weight_decay", "decay", None, "no fixed objective: decay in the optimizer's own metric"
+    return "weight_decay", "decay", None, NO_OBJECTIVE
 
 
 def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[float | None, str]:
     """The effective strength of a term on one parameter and the objective that is solved."""
     charge = bound.charge
     if isinstance(charge, Constraint):
-        exact = charge.interval is not None or not is_adaptive(optimizer)
-        return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN}"
+        known = metric_of(optimizer) is not None
+        exact = is_euclidean(optimizer) or (known and charge.interval is not None)
+        return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN if known else UNKNOWN}"
     if isinstance(charge, Multiplier):
-        return None, f"loss over the set {charge}"
+        exact = bound.how == "prox" or is_euclidean(optimizer)
+        return None, f"loss over the set {charge}" if exact else NO_OBJECTIVE
     strength = getattr(charge, "strength", None)
     if bound.how in ("loss", "prox"):
         if isinstance(charge, GroupL2) and isinstance(scaled := charge.scaled(w), float):
             strength = scaled
-        exact = bound.how == "loss" or charge.traits.diagonal or not is_adaptive(optimizer)
+        exact = bound.how == "loss" or charge.traits.diagonal or is_euclidean(optimizer)
         return strength, f"loss + {charge}{'' if exact else EUCLIDEAN}"
-    if isinstance(optimizer, torch.optim.SGD) and isinstance(charge, L2) and charge.scaling == "torch":
+    if is_euclidean(optimizer) and isinstance(charge, L2) and charge.scaling == "torch":
         momentum = float(group.get("momentum", 0.0))
         kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
         effective = charge.strength * (1.0 - momentum) / kept if kept else math.inf
         return effective, f"loss + {effective:g}/2 |w|^2" + (" (momentum divides decay)" if momentum else "")
-    return None, "no fixed objective: decay in the optimizer's own metric"
+    return None, NO_OBJECTIVE
 
 
 def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]) -> list[str]:
@@ -159,4 +165,46 @@ def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]
         )
     if any(term.how == "loss" for term in terms):
         notes.append("note: terms by loss act only if optimizer.penalty() is added to the cost before backward.")
+    kinked = [t.charge for t in terms if t.how == "loss" and isinstance(t.charge, Penalty) and "prox" in t.charge.hows]
+    if any(charge.traits.homogeneous != 2 for charge in kinked):
+        notes.append("note: by loss nothing becomes exactly zero, and a constant learning rate swings around kinks.")
+    centered = any(group.get("centered") for group in optimizer.param_groups)
+    if centered and any(term.how == "prox" for term in terms):
+        notes.append(
+            "note: centered RMSprop divides by a variance that vanishes where a penalty holds the gradient constant; "
+            "it need not come to rest. Use centered=False."
+        )
     return notes
+
+
+def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: Binding) -> list[str]:
+    """What the weights themselves make of their terms: rounding, and coordinates that wait for a gradient."""
+    notes = []
+    low = [one.leaf.name for one in binding.charged if torch.finfo(one.leaf.tensor.dtype).bits < 32]
+    if low:
+        notes.append(
+            f"note: {listed(low)} has {binding_dtype(binding, low[0])} weights, in which small changes are rounded away: decay "
+            "and small thresholds do nothing to large weights. Keep float32 weights and use torch.autocast."
+        )
+    waiting = [one.leaf.name for one in binding.charged if _waiting(optimizer, groups, one)]
+    if waiting:
+        notes.append(
+            f"note: what has had no gradient is left out of proximal steps and groups: some of {listed(waiting)}."
+        )
+    return notes
+
+
+def binding_dtype(binding: Binding, name: str) -> str:
+    """The type of a charged parameter, as text."""
+    found = next(one.leaf.tensor.dtype for one in binding.charged if one.leaf.name == name)
+    return str(found).removeprefix("torch.")
+
+
+def _waiting(optimizer: Optimizer, groups: Mapping[int, Any], one: Charged) -> bool:
+    """Whether some weights of a parameter with a proximal term have had no gradient yet."""
+    metric, w = metric_of(optimizer), one.leaf.tensor
+    state = optimizer.state.get(w)
+    if metric is None or not state or id(w) not in groups or all(bound.how != "prox" for bound in one.bounds):
+        return False
+    found = metric(groups[id(w)], state, max(1, int(state.get("step", 1))))
+    return isinstance(found, Diagonal) and found.spared() is not None

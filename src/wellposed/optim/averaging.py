@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.errors import FormatError, InputError
+from wellposed.core.numbers import plain
 
 SCHEMA = 1
 
@@ -49,6 +50,7 @@ class Average:
     def __init__(self, model: nn.Module, ema: float | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"Average needs the model, an nn.Module; it was given {type(model).__name__}.")
+        ema = plain(ema)
         if ema is not None and not (isinstance(ema, float) and 0.0 < ema < 1.0):
             raise InputError(f"Average needs a decay ema in (0, 1), or None for equal averaging; it was given {ema!r}.")
         self.module = copy.deepcopy(model)

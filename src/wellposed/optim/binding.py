@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier
-from wellposed.core.errors import CompositionError, InputError, SelectorError
+from wellposed.core.errors import CompositionError, InputError, SelectorError, described
+from wellposed.core.numbers import plain
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, ordered
+from wellposed.optim.metrics import check_momentum
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.penalties.base import (
     Chargeable,
@@ -82,6 +85,15 @@ class Charged:
         """The terms as they were given."""
         return [bound.term for bound in self.bounds]
 
+    def referring(self) -> dict[str, Bound]:
+        """Charges towards a tensor, by their kind; ``l2_sp#2`` is the second of a kind."""
+        found: dict[str, Bound] = {}
+        for bound in self.bounds:
+            if isinstance(getattr(bound.charge, "reference", None), Tensor):
+                same = sum(other.charge.name == bound.charge.name for other in found.values())
+                found[f"{bound.charge.name}#{same + 1}" if same else bound.charge.name] = bound
+        return found
+
     def plan(self, step: int) -> Plan:
         """What to do at a step (0 for the first); the same at every step unless a strength follows a schedule."""
         if self._plan is None or self._scheduled:
@@ -89,16 +101,27 @@ class Charged:
             self._scheduled = any(bound.term.schedule for bound in self.bounds)
         return self._plan
 
+    def check(self) -> None:
+        """Refuse charges that have no joint step, with the strengths that they will have and those of the first step.
+
+        Raises:
+            CompositionError, InputError: as `plan`.
+        """
+        self._planned(None)
+        self.plan(0)
+
     def forget_plan(self) -> None:
         """Plan anew: a charge has changed."""
         self._plan = None
 
-    def _planned(self, step: int) -> Plan:
-        by = {how: [b.now(step) for b in self.bounds if b.how == how] for how in ("decay", "prox", "project")}
+    def _planned(self, step: int | None) -> Plan:
+        """At a step, or with full strengths."""
+        charges = [(b, b.charge if step is None else b.now(step)) for b in self.bounds]
+        by = {how: [charge for b, charge in charges if b.how == how] for how in ("decay", "prox", "project")}
         constraints = ordered(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
         penalties = [p for p in by["prox"] if isinstance(p, Penalty)]
-        several = [b for b in self.bounds if isinstance(b.charge, Multiplier)]
-        multiplier = several[0].now(step) if several else None
+        several = [b for b, charge in charges if isinstance(charge, Multiplier)]
+        multiplier = next((charge for _, charge in charges if isinstance(charge, Multiplier)), None)
         prox, rest = None, constraints
         if penalties:
             prox, rest = joined(self.leaf.name, penalties, constraints)
@@ -108,7 +131,7 @@ class Charged:
             tuple(c for c in by["decay"] if isinstance(c, L2)),
             prox,
             tuple(rest),
-            multiplier if isinstance(multiplier, Multiplier) else None,
+            multiplier,
             bool(several) and several[0].how == "decay",
         )
 
@@ -152,12 +175,18 @@ def factor_at(schedule: Schedule, step: int) -> float:
     """The factor of a strength at a step.
 
     Raises:
-        InputError: the schedule gives something that is no finite number >= 0.
+        InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
     """
-    factor = float(schedule(step))
-    if not math.isfinite(factor) or factor < 0:
-        raise InputError(f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {factor!r}.")
-    return factor
+    try:
+        factor = plain(schedule(step))
+    except TypeError as error:
+        raise InputError(
+            f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
+            f"{schedule!r} failed: {error}."
+        ) from error
+    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        raise InputError(f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}.")
+    return float(factor)
 
 
 @dataclass
@@ -167,15 +196,19 @@ class Binding:
     charged: list[Charged]
     coupled: list[CoupledCharge]
     functional: list[Term]
+    leaves: list[Leaf]
+
+    @property
+    def terms(self) -> list[Term]:
+        """All of them, as they act on parameters, and those on functions."""
+        return [t for one in self.charged for t in one.terms] + [c.bound.term for c in self.coupled] + self.functional
 
     def references(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors that belong to charges (the weights that one stays close to), by parameter and number of its term."""
+        """Tensors that belong to charges (the weights that one stays close to), by parameter and kind of charge."""
         found: dict[str, dict[str, Tensor]] = {}
         for charged in self.charged:
-            for i, bound in enumerate(charged.bounds):
-                reference = getattr(bound.charge, "reference", None)
-                if isinstance(reference, Tensor):
-                    found.setdefault(charged.leaf.name, {})[str(i)] = reference
+            for key, bound in charged.referring().items():
+                found.setdefault(charged.leaf.name, {})[key] = getattr(bound.charge, "reference")  # noqa: B009 - has one
         return found
 
 
@@ -197,15 +230,37 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
             _check_kind(leaf)
             charge = term.charge.at(leaf)
             charge.check(leaf.name, leaf.tensor)
+            _check_size(leaf, charge)
             charged.setdefault(id(leaf.tensor), Charged(leaf)).bounds.append(Bound(term, charge))
     _check_optimizer(model, optimizer, terms)
-    own_decay = {
-        id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in optimizer.param_groups for p in group["params"]
-    }
     for one in charged.values():
-        _check_together(one, own_decay.get(id(one.leaf.tensor), 0.0))
+        _check_together(one)
     _check_coupled(charged, coupled)
-    return Binding(list(charged.values()), coupled, [t for t in terms if isinstance(t.charge, FunctionalPenalty)])
+    functional = [term for term in terms if isinstance(term.charge, FunctionalPenalty)]
+    binding = Binding(list(charged.values()), coupled, functional, leaves(model))
+    check_groups(binding, optimizer.param_groups)
+    return binding
+
+
+def check_groups(binding: Binding, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse settings of parameter groups that would enforce a term twice, or reward it.
+
+    Args:
+        groups: with ``params``, and the settings that are or will be the optimizer's.
+    Raises:
+        CompositionError, InputError: naming the parameter and the fix.
+    """
+    own = {id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in groups for p in group["params"]}
+    for one in binding.charged:
+        _check_decay(one, own.get(id(one.leaf.tensor), 0.0))
+    how = {term.how for term in binding.terms}
+    if "loss" in how and any(group.get("maximize") for group in groups):
+        raise InputError(
+            "The optimizer maximizes, so a penalty that is added to its objective would be rewarded. "
+            "Minimize minus the objective, without maximize=True."
+        )
+    if "prox" in how:
+        check_momentum(groups)
 
 
 def _check_kind(leaf: Leaf) -> None:
@@ -220,23 +275,34 @@ def _check_kind(leaf: Leaf) -> None:
         raise InputError(f"{leaf.name!r} is complex; penalties and constraints are defined for real weights.")
 
 
+def _check_size(leaf: Leaf, charge: Chargeable) -> None:
+    """Refuse a strength or a bound that is infinite in the parameter's type."""
+    kind = leaf.tensor.dtype
+    for name in ("strength", "bound"):
+        value = getattr(charge, name, None)
+        if isinstance(value, (int, float)) and kind.is_floating_point and value > torch.finfo(kind).max:
+            raise InputError(
+                f"{type(charge).__name__} has the {name} {value:g}, which is infinite in {kind}, the type of {leaf.name!r}. "
+                f"Give at most {torch.finfo(kind).max:g}."
+            )
+
+
 def _check_optimizer(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> None:
     if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "decay" for term in terms):
         raise CompositionError("LBFGS takes many steps in one, so decay has no place in it. Use .on(..., how='loss').")
-    if any(term.how == "loss" for term in terms) and any(group.get("maximize") for group in optimizer.param_groups):
-        raise InputError(
-            "The optimizer maximizes, so a penalty that is added to its objective would be rewarded. "
-            "Minimize minus the objective, without maximize=True."
+    if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "project" for term in terms):
+        raise CompositionError(
+            "LBFGS steps along directions that mix all coordinates; projecting such a step does not come to the solution in "
+            "the set. Use SGD or Adam for constraints."
         )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if terms and not any(id(leaf.tensor) in held for leaf in leaves(model)):
         raise InputError("The optimizer holds no parameter of this model. Build it from model.parameters().")
 
 
-def _check_together(charged: Charged, own_decay: float) -> None:
-    """Refuse what would be enforced twice, and what has no joint step; the plan of the first step says the latter."""
+def _check_decay(charged: Charged, own_decay: float) -> None:
+    """Refuse a decay by the optimizer beside one by a term."""
     name = charged.leaf.name
-    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, Multiplier))]
     decaying = [
         bound.term
         for bound in charged.bounds
@@ -250,12 +316,18 @@ def _check_together(charged: Charged, own_decay: float) -> None:
             f"{name!r} would be decayed twice: by the optimizer's weight_decay={own_decay:g} and by {decaying[0]}. "
             f"Build the optimizer with weight_decay=0, or leave {decaying[0].charge} out."
         )
+
+
+def _check_together(charged: Charged) -> None:
+    """Refuse what would be enforced twice, and what has no joint step."""
+    name = charged.leaf.name
+    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, Multiplier))]
     if len(squares) > 1:
         raise CompositionError(
             f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "
             "Give one, or subtract one selector from the other (wp.weights - wp.heads)."
         )
-    charged.plan(0)
+    charged.check()
 
 
 def _couple(model: nn.Module, term: Term, penalty: CoupledPenalty) -> CoupledCharge:
@@ -270,6 +342,7 @@ def _couple(model: nn.Module, term: Term, penalty: CoupledPenalty) -> CoupledCha
                 f"{', '.join(repr(leaf.name) for leaf in matching) or 'none'}. Give a name that one parameter has."
             )
         _check_kind(matching[0])
+        _check_size(matching[0], penalty)
         found.append(matching[0])
     penalty.check_all([leaf.name for leaf in found], [leaf.tensor for leaf in found])
     return CoupledCharge(Bound(term, penalty), tuple(found))

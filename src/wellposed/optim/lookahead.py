@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wellposed.core.errors import CompositionError, FormatError, InputError
+from wellposed.core.numbers import plain
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, bare
 
@@ -20,7 +21,8 @@ class Lookahead(Wrapper):
     """After every ``every`` steps, ``w = slow + share*(w - slow)``, where ``slow`` is ``w`` as it was ``every`` steps before.
 
     What is exactly 0 after the inner steps stays 0, and constraints of `regularize` are projected on again, so that zeros
-    and bounds hold after a synchronization as after any other step. Between two of them the weights are the fast ones:
+    and bounds hold after a synchronization as after any other step. Other patterns (equal neighbours of
+    `TotalVariation`, the rank of `Nuclear`) are lost in mixing until the next step. Between two of them the weights are the fast ones:
     evaluate after a multiple of ``every`` steps. Momenta are kept.
 
     Args:
@@ -51,9 +53,10 @@ class Lookahead(Wrapper):
             raise CompositionError("This optimizer looks ahead already. Give the one inside it.")
         if isinstance(bare(optimizer), torch.optim.LBFGS):
             raise CompositionError("LBFGS remembers how the gradient changed along its own steps; use Adam or SGD.")
+        every, share = plain(every), plain(share)
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise InputError(f"Lookahead needs a whole number every >= 1; it was given {every!r}.")
-        if not isinstance(share, (int, float)) or not 0.0 < share <= 1.0:
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
             raise InputError(f"Lookahead needs a share in (0, 1]; it was given {share!r}.")
         super().__init__(optimizer)
         self.every, self.share, self.count = every, float(share), 0
@@ -74,6 +77,7 @@ class Lookahead(Wrapper):
         self.count += 1
         if self.count % self.every == 0:
             self.synchronize()
+        self._call_hooks()
         return result
 
     def _parameters(self) -> list[Tensor]:

@@ -7,7 +7,7 @@ moves by ``-t * gradient``, and ``w = prox_t(w - t * gradient)`` says that ``-gr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -165,6 +165,11 @@ def is_adaptive(optimizer: Optimizer) -> bool:
     return metric is not None and metric is not _sgd
 
 
+def is_euclidean(optimizer: Optimizer) -> bool:
+    """Whether every coordinate has the same step."""
+    return metric_of(optimizer) is _sgd
+
+
 def needs_metric(optimizer: Optimizer) -> EffectiveStep:
     """The effective step, or a refusal with the reason.
 
@@ -179,7 +184,14 @@ def needs_metric(optimizer: Optimizer) -> EffectiveStep:
             f"how='prox' needs the step that a gradient receives in each coordinate, and {reason}. "
             f'Use .on(..., how="loss") with optimizer.penalty(), or one of {listed((c.__name__ for c in METRICS), 20)}.'
         )
-    for group in optimizer.param_groups:
-        if float(group.get("momentum", 0.0)) >= 1.0:
-            raise CompositionError("how='prox' needs momentum < 1: with 1 a gradient's total weight has no bound.")
     return metric
+
+
+def check_momentum(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse momentum 1.
+
+    Raises:
+        CompositionError: a gradient's total weight has no bound.
+    """
+    if any(float(group.get("momentum", 0.0)) >= 1.0 for group in groups):
+        raise CompositionError("how='prox' needs momentum < 1: with 1 a gradient's total weight has no bound.")

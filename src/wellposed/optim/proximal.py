@@ -42,6 +42,12 @@ class JointProx:
         return sum(strength for strength, _ in self.squares)
 
     @property
+    def empty(self) -> bool:
+        """Nothing at all."""
+        bare = not self.squares and self.interval is None and self.core is None
+        return bare and not isinstance(self.l1, Tensor) and self.l1 == 0
+
+    @property
     def diagonal(self) -> bool:
         """Whether it is exact with a step for each coordinate."""
         return self.core is None or self.core.traits.diagonal

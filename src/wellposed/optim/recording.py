@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +13,39 @@ from wellposed.core.errors import InputError
 
 
 class Recorder:
-    """Forward hooks that keep the outputs of modules in training mode, with their graph."""
+    """Forward hooks that keep the outputs of modules in training mode, with their graph, until it is differentiated.
+
+    Attributes:
+        kept: by the name of the module, then by a running number of its uses.
+    """
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
-        self.kept: dict[str, list[Tensor]] = {}
+        self.kept: dict[str, dict[int, Tensor]] = {}
+        self._numbers = count()
         self._handles: list[RemovableHandle] = []
         for name, module in modules:
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+            self._handles.append(module.register_forward_hook(Keep(self, name)))
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
-        def keep(module: nn.Module, given: object, output: object) -> None:
-            if not module.training or not torch.is_grad_enabled():
-                return
-            if not isinstance(output, Tensor):
-                raise InputError(
-                    f"The module {name!r} gives {type(output).__name__}, not a tensor, so it has no charge."
-                )
-            self.kept.setdefault(name, []).append(output)
+    def keep(self, name: str, output: Tensor) -> None:
+        """Keep an output until `clear`, or until its gradient has come: its graph is gone with that."""
+        number = next(self._numbers)
+        self.kept.setdefault(name, {})[number] = output
+        if output.requires_grad:
+            output.register_hook(lambda _: self._drop(name, number))
 
-        return keep
+    def _drop(self, name: str, number: int) -> None:
+        uses = self.kept.get(name, {})
+        uses.pop(number, None)
+        if not uses:
+            self.kept.pop(name, None)
 
     def taken(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """What these modules put out since the last `clear`; several passes stand one after the other."""
-        return {name: torch.cat(self.kept[name]) for name in names if name in self.kept}
+        """What these modules put out since the last `clear`: ``name`` of the first use, ``name#1`` of the second."""
+        return {
+            name if use == 0 else f"{name}#{use}": output
+            for name in names
+            for use, output in enumerate(self.kept.get(name, {}).values())
+        }
 
     def clear(self) -> None:
         """Forget everything."""
@@ -46,3 +57,39 @@ class Recorder:
             handle.remove()
         self._handles.clear()
         self.clear()
+
+
+class Keep:
+    """The hook of one module. Copies of the model (a teacher, an average, a file) get `Nothing` in its place."""
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self.recorder, self.name = recorder, name
+
+    def __call__(self, module: nn.Module, given: object, output: object) -> None:
+        """Keep the output of a pass that trains.
+
+        Raises:
+            InputError: the module gives something else than a tensor.
+        """
+        if not module.training or not torch.is_grad_enabled() or inside_backward():
+            return
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"The module {self.name!r} gives {type(output).__name__}, not a tensor, so it has no charge."
+            )
+        self.recorder.keep(self.name, output)
+
+    def __reduce__(self) -> tuple[Callable[[], Nothing], tuple[()]]:
+        return Nothing, ()
+
+
+class Nothing:
+    """A hook that does nothing."""
+
+    def __call__(self, module: nn.Module, given: object, output: object) -> None:
+        """Leave the output as it is."""
+
+
+def inside_backward() -> bool:
+    """Whether the autograd engine runs here: then a forward pass is a checkpoint's, which computes again what was kept."""
+    return bool(torch._C._current_graph_task_id() != -1)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
-from wellposed.core.errors import CompositionError, FormatError, InputError
+from wellposed.core.errors import CompositionError, FormatError, InputError, described
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
-from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind
+from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
 from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
-from wellposed.optim.proximal import JointProx
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
-from wellposed.penalties.base import Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
+from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
 
 if TYPE_CHECKING:
     from wellposed.optim.audit import Audit
@@ -51,13 +48,12 @@ class Regularized(Wrapper):
         self.steps = 0
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
-        self._after_step: OrderedDict[int, Callable[..., None]] = OrderedDict()
         self._model = weakref.ref(unwrapped(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
         self._ramps = is_adaptive(optimizer)
-        self._rates = [(float(group["lr"]), float(group["lr"])) for group in optimizer.param_groups]
+        self._rates = [first_rates(group) for group in optimizer.param_groups]
         self._activations: dict[int, list[str]] = {}
         self._recorder = self._recording(model)
 
@@ -96,10 +92,14 @@ class Regularized(Wrapper):
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
-        moving = self._moving()
+        # Every plan is made before anything moves: a schedule that fails leaves all as it was.
+        moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
         self._decay(moving)
         result = self.optimizer.step()
         self._proximal(moving)
+        for several, penalty in coupled:
+            if several.bound.how == "prox":
+                self._couple(several, penalty)
         self._project(moving)
         for one, group, plan in moving:
             if plan.multiplier_decays:
@@ -111,18 +111,17 @@ class Regularized(Wrapper):
         self.steps += 1
         if self._recorder is not None:
             self._recorder.clear()
-        for hook in list(self._after_step.values()):
-            hook(self, (), {})
-
-    def register_step_post_hook(self, hook: Callable[..., None]) -> RemovableHandle:
-        """Call ``hook(optimizer, args, kwargs)`` after each step, when every term has been enforced."""
-        handle = RemovableHandle(self._after_step)
-        self._after_step[handle.id] = hook
-        return handle
+        self._call_hooks()
 
     def _groups(self) -> dict[int, Group]:
         """The group of each parameter that the optimizer holds and that is trained."""
-        return {id(p): group for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
+        # One that is frozen with a gradient left is still moved by its optimizer.
+        return {
+            id(p): group
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+            if p.requires_grad or p.grad is not None
+        }
 
     def _trained(self) -> Iterator[Charged]:
         """The charged parameters that this optimizer trains."""
@@ -143,7 +142,7 @@ class Regularized(Wrapper):
         for one, group, plan in moving:
             w, lr = one.leaf.tensor, float(group["lr"]) if plan.decays or plan.multiplier_decays else 0.0
             for penalty in plan.decays:
-                factor = penalty.decay_factor(lr, *rates[id(group)])
+                factor = max(0.0, penalty.decay_factor(lr, *rates[id(group)]))
                 if factor != 1.0:
                     w.mul_(factor)
             if plan.multiplier is not None and plan.multiplier_decays:
@@ -154,13 +153,12 @@ class Regularized(Wrapper):
         """The first and the largest learning rate of each group so far."""
         groups = self.optimizer.param_groups
         for i, group in enumerate(groups):
-            lr = float(group["lr"])
             if i == len(self._rates):
-                self._rates.append((lr, lr))
+                self._rates.append(first_rates(group))
             first, largest = self._rates[i]
-            # Schedulers that warm up lower the rate before the first step, and keep the full one as initial_lr.
-            full = float(group.get("initial_lr", first))
-            self._rates[i] = (full, max(full, largest, lr))
+            # A scheduler may say how large the rate will be (OneCycleLR), or what it was before a warm-up.
+            told = (float(group.get(key, 0.0)) for key in ("initial_lr", "max_lr", "lr"))
+            self._rates[i] = (first, max(largest, *told))
         return {id(group): rates for group, rates in zip(groups, self._rates, strict=False)}
 
     def _proximal(self, moving: Moving) -> None:
@@ -175,7 +173,7 @@ class Regularized(Wrapper):
                 step = metric.steps() if isinstance(metric, Diagonal) else metric
                 bound, multiplier = self._bound_of(one, plan.multiplier), _multiplier(one, plan)
                 # Where it is the whole proximal step it may look ahead; beside other terms it is what was found so far.
-                alone = prox == JointProx()
+                alone = prox.empty
                 strength = bound.strength(multiplier, one.leaf.tensor, step) if alone else bound.strength(multiplier)
                 prox = replace(prox, squares=(*prox.squares, (float(strength), None)))
                 bounded.append((one, plan, step))
@@ -183,9 +181,6 @@ class Regularized(Wrapper):
         proximal_steps_(moves)
         for one, plan, step in bounded:
             self._adapt(one, plan, step)
-        for coupled in self._binding.coupled:
-            if coupled.bound.how == "prox":
-                self._couple(coupled)
 
     def _bound_of(self, one: Charged, multiplier: Multiplier) -> Multiplier:
         """The multiplier with its bound; one that is to be found is the norm after the warm steps."""
@@ -215,7 +210,7 @@ class Regularized(Wrapper):
         ramp = min(1.0, one.count / RAMP_STEPS)
         return metric * ramp if isinstance(metric, float) else metric.times(ramp)
 
-    def _couple(self, coupled: CoupledCharge) -> None:
+    def _couple(self, coupled: CoupledCharge, penalty: CoupledPenalty) -> None:
         """The joint step of a coupled penalty; a tensor that is not moving now has step 0 and stays."""
         groups = self._groups()
         steps: list[float | Tensor] = []
@@ -233,7 +228,7 @@ class Regularized(Wrapper):
                 spared[-1] = metric.second <= metric.floor
         if all(isinstance(step, float) and step == 0.0 for step in steps):
             return
-        moved = coupled.now(self.steps).prox_sparing(coupled.tensors, steps, spared)
+        moved = penalty.prox_sparing(coupled.tensors, steps, spared)
         for leaf, found in zip(coupled.leaves, moved, strict=True):
             leaf.tensor.copy_(found)
 
@@ -244,9 +239,12 @@ class Regularized(Wrapper):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Project every trained parameter on its constraints now: after weights were changed by other means."""
+        """Project every trained parameter on its constraints now: after weights were changed by other means.
+
+        A bound that follows a schedule is that of the last step.
+        """
         groups = self._groups()
-        self._project([(one, groups[id(one.leaf.tensor)], one.plan(self.steps)) for one in self._trained()])
+        self._project([(one, groups[id(one.leaf.tensor)], one.plan(max(0, self.steps - 1))) for one in self._trained()])
 
     def penalty(
         self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None
@@ -307,13 +305,14 @@ class Regularized(Wrapper):
         found: dict[str, float] = {}
         trained = list(self._trained())
         for term in self.terms:
-            bounds = [(b, one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
-            charges = [(b.now(self.steps), w) for b, w in bounds]
+            charges = [(b.now(self.steps), one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
+            several = [c for c in self._binding.coupled if c.bound.term is term]
+            alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
+            key = f"{term} ({alike + 1})" if alike else str(term)
             if isinstance(term.charge, Penalty):
-                found[str(term)] = sum(float(c.value(whole(w))) for c, w in charges if isinstance(c, Penalty))
+                found[key] = sum(float(c.value(whole(w))) for c, w in charges if isinstance(c, Penalty))
             elif isinstance(term.charge, CoupledPenalty):
-                several = [c for c in self._binding.coupled if c.bound.term is term]
-                found[str(term)] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
+                found[key] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
         return found
 
     def remove(self) -> None:
@@ -325,10 +324,18 @@ class Regularized(Wrapper):
         """Who is charged what, how, in which convention, and which objective is solved."""
         from wellposed.optim.audit import Audit
 
-        model = self._model()
-        if model is None:
-            raise InputError("The model of this optimizer no longer exists; there is nothing to audit.")
-        return Audit.of(model, self.optimizer, self._binding)
+        return Audit.of(self._model(), self.optimizer, self._binding)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add to the wrapped optimizer; terms bind to the model as it was when they were given.
+
+        Raises:
+            CompositionError: the group's own decay would double a term's.
+        """
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        check_groups(self._binding, [{**self.optimizer.defaults, **param_group, "params": params}])
+        self.optimizer.add_param_group({**param_group, "params": params})
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state with ours under ``"wellposed"``: steps, rates seen, references, radii, multipliers."""
@@ -355,6 +362,8 @@ class Regularized(Wrapper):
         own = rest.pop("wellposed", {"schema": SCHEMA, "steps": 0})
         if own.get("schema") != SCHEMA:
             raise FormatError(f"This optimizer state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
+        saved, held = rest.get("param_groups", []), self.optimizer.param_groups
+        check_groups(self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)])
         self.optimizer.load_state_dict(rest)
         self.steps = int(own["steps"])
         self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates
@@ -368,14 +377,20 @@ class Regularized(Wrapper):
             radius, multiplier = (own.get(key, {}).get(name) for key in ("radii", "multipliers"))
             one.radius = None if radius is None else radius.to(device)
             one.multiplier = None if multiplier is None else multiplier.to(device)
-            for i, reference in own.get("references", {}).get(name, {}).items():
-                if int(i) < len(one.bounds):
+            referring = one.referring()
+            for key, reference in own.get("references", {}).get(name, {}).items():
+                if key in referring:
                     changed: Any = replace  # references belong to dataclasses
-                    bound = one.bounds[int(i)]
-                    bound.charge = changed(bound.charge, reference=reference.to(device))
+                    referring[key].charge = changed(referring[key].charge, reference=reference.to(device))
             one.forget_plan()
         for coupled in self._binding.coupled:
             coupled.counted.clear()
+
+
+def first_rates(group: Group) -> tuple[float, float]:
+    """The learning rate that a group was built with, twice: it is the first and the largest so far."""
+    first = float(group["initial_lr"] if "initial_lr" in group else group["lr"])
+    return first, first
 
 
 def _multiplier(one: Charged, plan: Plan) -> Tensor:
@@ -408,7 +423,15 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
     if isinstance(optimizer, Wrapper):
         raise CompositionError(optimizer.refusal)
     if not isinstance(optimizer, Optimizer):
-        raise InputError(f"regularize needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
+        raise InputError(
+            f"regularize needs a torch.optim.Optimizer; it was given {described(optimizer)}. "
+            "Write wp.regularize(optimizer, model, terms)."
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"regularize needs the model, an nn.Module, whose names the terms go by; it was given {described(model)}. "
+            "Give the module itself; of several models, nn.ModuleDict({...})."
+        )
     return Regularized(optimizer, model, checked_terms(terms))
 
 
@@ -418,8 +441,23 @@ def checked_terms(terms: Sequence[Term] | Term) -> tuple[Term, ...]:
     Raises:
         InputError: something else is among them.
     """
-    found = (terms,) if isinstance(terms, Term) else tuple(terms)
+    if isinstance(terms, (Term, Chargeable)):
+        terms = [terms]  # type: ignore[list-item]  # refused below where it is not bound
+    if not isinstance(terms, Iterable) or isinstance(terms, (str, Mapping, nn.Module)):
+        raise InputError(
+            f"regularize needs a list of terms, such as [wp.L1(1e-3).on()], or [] for none; it was given {described(terms)}."
+        )
+    found = tuple(terms)
     for term in found:
+        if isinstance(term, Chargeable):
+            modules_too = isinstance(term, FunctionalPenalty) and "activations" in term.needs
+            raise InputError(
+                f"A term is a penalty or a constraint that is bound with .on(...), and {term} is not bound. "
+                f"Write wp.{term}.on({'nn.ReLU' if modules_too else ''})."
+            )
         if not isinstance(term, Term):
-            raise InputError(f"A term is a penalty bound with .on(...); {term!r} is not. Write {term}.on(wp.weights).")
+            raise InputError(
+                "A term is a penalty or a constraint that is bound with .on(...), such as wp.L1(1e-3).on(); "
+                f"{described(term)} is none. Give a flat list of terms."
+            )
     return found

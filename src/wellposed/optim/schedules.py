@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.core.numbers import plain, settle
 from wellposed.penalties.base import at_least_zero
 
 Shape = Callable[[float], float]
@@ -113,6 +114,7 @@ class Ramp:
     steps: int
 
     def __post_init__(self) -> None:
+        settle(self, "steps")
         _count(self, "steps", self.steps)
 
     def __call__(self, step: int) -> float:
@@ -136,7 +138,9 @@ class DecayTo:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        settle(self, "steps")
         _count(self, "steps", self.steps)
+        settle(self, "floor")
         _share(self, "floor", self.floor)
 
     def __call__(self, step: int) -> float:
@@ -161,7 +165,7 @@ class Staircase:
     stairs: Mapping[int, float] | tuple[tuple[int, float], ...]
 
     def __post_init__(self) -> None:
-        pairs = tuple(sorted(dict(self.stairs).items()))
+        pairs = tuple(sorted((plain(step), plain(factor)) for step, factor in dict(self.stairs).items()))
         if not pairs:
             raise InputError("Staircase needs at least one step, such as {1000: 0.5}; it was given none.")
         for step, factor in pairs:
@@ -198,6 +202,7 @@ class Shaped:
             raise InputError(
                 f"There is no shape {self.name!r}.{did_you_mean(self.name, SHAPES)} Known: {listed(SHAPES)}."
             )
+        settle(self, "total_steps", "warmup")
         _count(self, "total_steps", self.total_steps)
         _share(self, "warmup", self.warmup, below_1=True)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 W = TypeVar("W", bound="Wrapper")
 
@@ -13,7 +16,8 @@ class Wrapper(Optimizer):
     """A torch optimizer that passes on to the one it wraps all that it does not do itself.
 
     Groups, state and defaults are the wrapped optimizer's own objects, so that schedulers, gradient scalers and
-    checkpoints work as with the bare one. Hooks that are registered here are called by the wrapped step.
+    checkpoints work as with the bare one. Hooks that are registered here before a step are called by the wrapped step, those
+    after a step by this one, when all that it does is done.
     """
 
     # A gradient scaler must look for infinities itself and skip our whole step, not only a fused inner one.
@@ -24,6 +28,18 @@ class Wrapper(Optimizer):
     def __init__(self, optimizer: Optimizer) -> None:
         # Not Optimizer.__init__: it would make groups and state of its own.
         self.optimizer = optimizer
+        self._after_step: OrderedDict[int, Callable[..., None]] = OrderedDict()
+
+    def register_step_post_hook(self, hook: Callable[..., None]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step, when every term has been enforced."""
+        handle = RemovableHandle(self._after_step)
+        self._after_step[handle.id] = hook
+        return handle
+
+    def _call_hooks(self) -> None:
+        """At the end of a step."""
+        for hook in list(self._after_step.values()):
+            hook(self, (), {})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

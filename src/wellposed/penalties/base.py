@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.errors import InputError, ShapeError, described
+from wellposed.core.numbers import plain
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 
@@ -248,6 +249,11 @@ class Context:
             given = getattr(self, need)
             if given is None or (need == "activations" and not given):
                 raise InputError(f"{penalty.name} needs the {need} of this batch, and has none. {ways[need]}")
+            if need != "activations" and not isinstance(given, Tensor):
+                raise InputError(
+                    f"{penalty.name} needs the {need} of this batch as one tensor; it was given {described(given)}. "
+                    "Give the tensor in it that is meant: outputs[0] of a tuple, outputs.logits of an object."
+                )
             if need == "inputs" and not given.requires_grad:
                 raise InputError(f"{penalty.name} differentiates with respect to the inputs. {ways[need]}")
 
@@ -319,11 +325,14 @@ def shown(value: object) -> str:
 
 
 def at_least_zero(owner: object, **values: float) -> None:
-    """Refuse strengths and bounds that are negative, infinite or not numbers."""
+    """Refuse strengths and bounds that are negative, infinite or not numbers; those of numpy become Python's own."""
     for name, value in values.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            raise InputError(f"{type(owner).__name__} needs a finite {name} >= 0; it was given {value!r}.")
+        number = plain(value)
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number < math.inf:
+            hint = "" if isinstance(number, (int, float)) else " Give a Python number: float(...)."
+            raise InputError(f"{type(owner).__name__} needs a finite {name} >= 0; it was given {described(number)}.{hint}")
+        if vars(owner).get(name) is value:
+            object.__setattr__(owner, name, number)
 
 
 def needs_axes(owner: object, name: str, w: Tensor, axes: int) -> None:

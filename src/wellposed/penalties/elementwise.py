@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.selectors import Leaf
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
@@ -155,6 +155,11 @@ class WeightedL1(Separable):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         if not isinstance(self.weights, Tensor):
+            if getattr(self.weights, "ndim", 0):  # an array of another library
+                raise InputError(
+                    f"WeightedL1 needs weights as a number or a tensor; it was given {described(self.weights)}. "
+                    "Write torch.as_tensor(...)."
+                )
             at_least_zero(self, weights=self.weights)
         elif self.weights.is_complex() or not bool((torch.isfinite(self.weights) & (self.weights >= 0)).all()):
             raise InputError(

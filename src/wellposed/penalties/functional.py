@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.numbers import settle
 from wellposed.core.random import generator
 from wellposed.penalties.base import Context, FunctionalPenalty, Traits, at_least_zero
 
@@ -79,7 +80,9 @@ def _flags(owner: object, **values: object) -> None:
             raise InputError(f"{type(owner).__name__} needs {name}=True or {name}=False; it was given {value!r}.")
 
 
-def _axis(owner: object, axis: object) -> None:
+def _axis(owner: Any) -> None:
+    settle(owner, "axis")
+    axis = owner.axis
     if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
         raise InputError(
             f"{type(owner).__name__} needs the axis of the classes, which is not 0; it was given {axis!r}."
@@ -194,7 +197,7 @@ class Confidence(FunctionalPenalty):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         _flags(self, binary=self.binary)
-        _axis(self, self.axis)
+        _axis(self)
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient."""
@@ -224,7 +227,7 @@ class LogitNorm(FunctionalPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _axis(self, self.axis)
+        _axis(self)
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient."""
@@ -277,7 +280,7 @@ class Consistency(FunctionalPenalty):
         if self.of == "values" and (self.temperature != 1 or self.binary):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
         _flags(self, both=self.both, binary=self.binary)
-        _axis(self, self.axis)
+        _axis(self)
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.
@@ -345,6 +348,7 @@ class Jacobian(FunctionalPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        settle(self, "projections")
         if not isinstance(self.projections, int) or isinstance(self.projections, bool) or self.projections < 0:
             raise InputError(f"Jacobian needs a whole number of projections >= 0; it was given {self.projections!r}.")
 

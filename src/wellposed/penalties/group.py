@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
+from wellposed.core.numbers import plain, settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, outlasting
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
@@ -47,9 +48,10 @@ class Grouped(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        settle(self, "heads")
+        if isinstance(self.block, (tuple, list)):
+            object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
-        if self.block is not None:
-            object.__setattr__(self, "block", tuple(self.block))
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and all(
@@ -312,6 +314,7 @@ class GroupMCP(Grouped):
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
+        settle(self, "gamma")
         number = isinstance(self.gamma, (int, float)) and not isinstance(self.gamma, bool)
         if not number or not self.gamma > 0:
             raise InputError(f"{type(self).__name__} needs gamma > 0; it was given {self.gamma!r}.")

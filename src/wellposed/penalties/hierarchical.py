@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.numbers import settle
 from wellposed.ops.hierarchy import hierarchical_prox
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 
@@ -48,6 +49,7 @@ class Hierarchical(CoupledPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        settle(self, "hierarchy")
         number = isinstance(self.hierarchy, (int, float)) and not isinstance(self.hierarchy, bool)
         if not number or not self.hierarchy >= 0:
             raise InputError(f"Hierarchical needs hierarchy >= 0; it was given {self.hierarchy!r}.")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import simplex_threshold
@@ -61,8 +62,10 @@ def parts_of(charge: object) -> int:
     return int(getattr(charge, "parts", 1))
 
 
-def check_parts(owner: object, parts: object) -> None:
+def check_parts(owner: Any) -> None:
     """Refuse what is no whole number of parts."""
+    settle(owner, "parts")
+    parts = owner.parts
     if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
         raise InputError(f"{type(owner).__name__} needs a whole number of parts >= 1; it was given {parts!r}.")
 
@@ -76,7 +79,7 @@ class _MatrixPenalty(OfMatrices, Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        check_parts(self, self.parts)
+        check_parts(self)
 
     def amount(self, a: Tensor, step: float | Tensor) -> Tensor:
         """``step * strength``, 0-d, beside the matrices ``a``."""

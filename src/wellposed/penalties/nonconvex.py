@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
+from wellposed.core.numbers import settle
 from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
@@ -63,7 +64,7 @@ class MCP(FoldedConcave):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _above(self, self.gamma, 0)
+        _above(self, 0)
 
     @property
     def traits(self) -> Traits:
@@ -107,7 +108,7 @@ class SCAD(FoldedConcave):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _above(self, self.gamma, 2)
+        _above(self, 2)
 
     @property
     def traits(self) -> Traits:
@@ -167,8 +168,10 @@ class L0(Penalty):
         return distance
 
 
-def _above(owner: FoldedConcave, gamma: float, bound: int) -> None:
+def _above(owner: FoldedConcave, bound: int) -> None:
     """Refuse a ``gamma`` that is no finite number above ``bound``."""
+    settle(owner, "gamma")
+    gamma = owner.gamma
     number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
     if not number or not math.isfinite(gamma) or gamma <= bound:
         hint = " Towards infinity it is L1." if gamma == math.inf else ""

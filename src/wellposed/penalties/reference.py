@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
+from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
+from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import whole
@@ -34,12 +35,14 @@ class Towards(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        if not isinstance(self.reference, Tensor):
+            settle(self, "reference")
         given = self.reference
         number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
         if not (given is None or number or isinstance(given, (Tensor, Mapping))):
             raise InputError(
                 f"{type(self).__name__} needs a reference that is a finite number, a tensor, a state_dict or None; "
-                f"it was given {given!r}."
+                f"it was given {described(given)}.{_way_to(given)}"
             )
 
     def __str__(self) -> str:
@@ -82,6 +85,11 @@ class Towards(Penalty):
         """The tensor of a mapping that has one of the parameter's names."""
         for name in (leaf.name, *leaf.aliases):
             found = tensors.get(name)
+            if found is not None and not isinstance(found, Tensor):
+                raise InputError(
+                    f"{type(self).__name__} needs tensors in its reference; that of {name!r} is {described(found)}."
+                    f"{_way_to(found)}"
+                )
             if isinstance(found, Tensor):
                 if found.shape != leaf.tensor.shape:
                     raise self._misshapen(leaf.name, leaf.tensor, found)
@@ -119,6 +127,13 @@ class Towards(Penalty):
         if isinstance(self.reference, Tensor):
             return self.reference
         return self.origin(torch.empty(0))
+
+
+def _way_to(given: object) -> str:
+    """How to make a reference of what was given, where one can."""
+    if isinstance(given, nn.Module):
+        return " Write model.state_dict()."
+    return " Write torch.as_tensor(...)." if hasattr(given, "__array__") else ""
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.numbers import settle
 from wellposed.ops.variation import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
@@ -39,6 +40,7 @@ class TotalVariation(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        settle(self, "axis")
         if not isinstance(self.axis, int) or isinstance(self.axis, bool):
             raise InputError(f"TotalVariation needs axis, a whole number; it was given {self.axis!r}.")
 

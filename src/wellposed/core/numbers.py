@@ -1,0 +1,26 @@
+"""Numbers of other libraries as Python's own, so that a setting is a number, compares as one and is shown as one."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+
+def plain(value: object) -> Any:
+    """A number of numpy's or another library's, or a 0-d tensor, as Python's; anything else as it is.
+
+    A tensor that requires a gradient stays one: as a number it would silently be a constant.
+    """
+    if isinstance(value, Tensor):
+        return value if value.ndim or value.requires_grad or value.is_meta else value.item()
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, Real) and not isinstance(value, (int, float)) else value
+
+
+def settle(owner: object, *names: str) -> None:
+    """Make settings of an object, frozen or not, `plain`."""
+    for name in names:
+        object.__setattr__(owner, name, plain(getattr(owner, name)))

@@ -1,0 +1,61 @@
+"""Layers whose weight is computed from other tensors: those are no weights, and what is done to them is not done to it.
+
+Weight norm divides a direction by its norm, spectral norm a matrix by its largest singular value, and torch's orthogonal
+map takes any matrix to one with orthonormal columns. Making such a tensor smaller changes nothing, or breaks the layer
+where its norm is 0; keeping it in a set does not keep the weight there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wellposed.core.errors import CompositionError
+from wellposed.core.selectors import Leaf
+from wellposed.penalties.base import How
+
+ORIGINAL = re.compile(r"(?P<layer>.*?)\.?\bparametrizations\.(?P<weight>[^.]+)\.original\d*$")
+
+
+def check_parametrized(leaf: Leaf, how: How) -> None:
+    """Refuse proximal steps and projections of a tensor from which a parametrization computes a layer's weight.
+
+    Decay and the loss are left: there it is the objective that is charged, as a function of the tensor itself. The gain
+    of weight norm is left too: it is the norm of the weight's rows. A parametrization of a person's own is refused
+    with the others, also where it acts on each number alone: that cannot be told from outside, and a softplus, a
+    symmetric part or a sum with another tensor would turn exact zeros and bounds into something else. A mask of
+    ``torch.nn.utils.prune`` is no parametrization, and is let through: it keeps zeros, and makes no norm larger.
+
+    Raises:
+        CompositionError: naming the parameter, the weight, and the ways out.
+    """
+    weight = computed_from(leaf)
+    if how not in ("prox", "project") or weight is None:
+        return
+    gain = _gain(leaf)
+    raise CompositionError(
+        f"{leaf.name!r} is what a parametrization computes {weight!r} from: zeros and bounds of the one are not those of "
+        'the other. Enforce a penalty with how="loss", remove the parametrization, '
+        + (f'or charge the gain, wp.named("{gain}").' if gain else "or choose other parameters.")
+    )
+
+
+def computed_from(leaf: Leaf) -> str | None:
+    """The name of the weight that is computed from this tensor; None where it is a weight itself, or a gain."""
+    layer, _, own = leaf.name.rpartition(".")
+    found = ORIGINAL.fullmatch(leaf.name)
+    if found:
+        gain = leaf.role == "norm" and leaf.name.endswith(".original0")
+        return None if gain else ".".join(part for part in found.groups() if part)
+    # The older weight_norm and spectral_norm keep tensors in the layer itself, and compute the weight before each pass.
+    for ending, beside in (("_v", "_g"), ("_orig", "_u")):
+        base = own.removesuffix(ending)
+        if base != own and hasattr(leaf.module, base + beside) and hasattr(leaf.module, base):
+            return f"{layer}.{base}" if layer else base
+    return None
+
+
+def _gain(leaf: Leaf) -> str:
+    """The name of the gain that weight norm keeps beside a direction, or nothing."""
+    if leaf.name.endswith("_v"):
+        return f"{leaf.name[:-1]}g"
+    return f"{leaf.name[:-1]}0" if leaf.name.endswith(".original1") else ""
