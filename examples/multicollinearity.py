@@ -19,8 +19,6 @@ from sklearn.linear_model import ElasticNet, Lasso, Ridge
 from torch import nn
 
 import wellposed as wp
-from wellposed.training.certify import certify
-from wellposed.training.settle import settle
 
 NAMES = ("body mass, 1st copy", "2nd copy", "3rd copy", "blood pressure")
 STRENGTHS = np.geomspace(2.0, 0.02, 25)
@@ -55,8 +53,8 @@ def train(model: str, strength: float, x: np.ndarray, y: np.ndarray, start: np.n
         optimizer.zero_grad()
         (net(data[0]) - data[1]).square().mean().backward()
         optimizer.step()
-    proof = settle(net, "squared_error", data, term, tolerance=1e-9)
-    if not certify(net, "squared_error", data, optimizer, tolerance=1e-9).optimal:
+    proof = wp.settle(net, "squared_error", data, term, tolerance=1e-9)
+    if not wp.certify(net, "squared_error", data, optimizer, tolerance=1e-9).optimal:
         raise RuntimeError(f"{model} at strength {strength:g} is not optimal:\n{proof}")
     return net.weight.detach().numpy()[0].copy()
 
@@ -86,9 +84,9 @@ def paths() -> tuple[dict[str, np.ndarray], float]:
     return found, apart
 
 
-COLORS = ("#d1603d", "#e59a3c", "#b8578f", "#4c8fbd")
-INK = "#7f7f7f"
-"""Readable on white and on black."""
+COLORS = ("#bf4a26", "#96690f", "#a64a80", "#2f75b5")
+INK = "#6e7681"
+"""Contrast of at least 4.5 on white, and readable on dark ground."""
 
 
 def draw(found: dict[str, np.ndarray], path: str) -> None:

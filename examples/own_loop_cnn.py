@@ -1,7 +1,7 @@
 """A CNN in its own loop, with too little data for its size: three lines show that it overfits, and what is charged.
 
-Run: python examples/own_loop_cnn.py            plain training
-     python examples/own_loop_cnn.py regularized
+Run: python examples/own_loop_cnn.py                plain training: it overfits
+     python examples/own_loop_cnn.py regularized    L1 on all weights, max-norm on the wide layer: compare the two verdicts
 """
 
 import sys
@@ -15,7 +15,7 @@ import wellposed as wp
 
 
 def digits(rows: int = 150, noise: float = 0.2) -> tuple[DataLoader, DataLoader]:
-    """8 x 8 images of digits; a fifth of the few training labels is wrong, so that there is something to overfit."""
+    """8 x 8 images of digits; a fifth of the few training labels is drawn anew, so that there is something to overfit."""
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     y = torch.tensor(labels)

@@ -36,3 +36,6 @@ problem = wp.Problem(
     metric="accuracy",
     name="digits",
 )
+
+if __name__ == "__main__":
+    print("wellposed improve examples/problem.py:problem --budget 2m")

@@ -218,7 +218,8 @@ def test_every_kind_is_judged_by_its_own_violation_also_beside_squares(name: str
         assert found.convex == bound.traits.convex
     after = settle(net, "mse", (x, y), terms, tolerance=1e-7)
     assert after.optimal
-    assert str(after).startswith("optimal" if after.convex else "stationary")
+    near = after.gap is not None and after.gap <= 1e-7
+    assert str(after).startswith(f"optimal to {after.gap:.3g}: " if near else "stationary to 1e-07: ")
     draw = torch.Generator().manual_seed(0)
     w, b = net.weight.detach(), net.bias.detach()
     for size in (1e-2, 1e-4):  # no rival nearby
@@ -843,7 +844,7 @@ def test_settling_never_raises_the_cost_of_a_network() -> None:
     found = settle(net, "mse", rows, terms, tolerance=1e-7)
     assert found.optimal
     assert not found.convex
-    assert str(found).startswith("stationary: ")
+    assert str(found).startswith("stationary to 1e-07: ")
     assert 0 < found.rows[0].zeros < 1
 
 
@@ -890,12 +891,30 @@ def test_a_certificate_is_readable_and_goes_to_json() -> None:
     net, rows = linear(), data()
     found = settle(net, "mse", rows, [wp.L1(0.1).on()])
     text = str(found)
-    for part in ("optimal: violation", "objective", "duality gap", "of the minimizer", "weight", "L1(strength=0.1)"):
+    for part in ("optimal to ", "objective", "duality gap", "of the minimizer", "weight", "L1(strength=0.1)"):
         assert part in text
     assert json.loads(json.dumps(found.to_dict()))["optimal"] is True
     assert isinstance(found, Certificate)
     assert found.distance_bound is not None
     assert str(certify(linear(seed=5), "mse", rows, [wp.L1(0.1).on()])).startswith("not optimal: ")
+    assert str(certify(linear(seed=5), "huber", rows, [wp.L1(0.1).on()])).startswith("not stationary: ")
+
+
+def test_only_a_gap_is_called_optimal() -> None:
+    """On a flat cost a small gradient says nothing about the distance to the minimum."""
+    gap_known = Certificate(1.0, 1.0, 0.0, 1e-8, (), 1e-6, gap=2e-7, convex=True)
+    assert str(gap_known).startswith("optimal to 2e-07: violation 1e-08, tolerance 1e-06\n")
+    assert str(replace(gap_known, gap=0.5)).startswith("stationary to 1e-06: ")
+    assert str(replace(gap_known, gap=None)).startswith("stationary to 1e-06: ")
+    assert str(replace(gap_known, violation=1.0)).startswith("not optimal: ")
+    assert str(replace(gap_known, violation=1.0, gap=None)).startswith("not stationary: ")
+    # Weights so small that the cost is flat, and far from where it is least.
+    x, y = 1e-8 * torch.ones(4, 1, dtype=torch.float64), torch.ones(4, 1, dtype=torch.float64)
+    net = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(net.weight)
+    flat = certify(net, "squared_error", (x, y))
+    assert flat.optimal
+    assert str(flat).startswith("stationary to 1e-06: ")
 
 
 def test_what_cannot_be_judged() -> None:

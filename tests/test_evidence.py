@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from wellposed.core.errors import DataError, InputError
 from wellposed.diagnosis.evidence import compare, crossed_interval, look_level, mean_squares, student_quantile
@@ -165,6 +166,30 @@ def test_runs_are_paired_by_seed() -> None:
         compare(runs_a, runs_b[:4])
     with pytest.raises(DataError, match="different numbers"):
         compare(runs_a[0], FakeRun(0, a[:7, 0]))
+
+
+def test_a_list_of_arrays_is_one_for_each_seed() -> None:
+    a, b = scores(0.05)
+    wanted = compare(a, b).interval
+    assert compare(list(a.T), tuple(b.T)).interval == wanted
+    assert compare(list(a.T), b).interval == wanted
+    assert compare([torch.from_numpy(column).requires_grad_() for column in a.T.copy()], b).interval == wanted
+    assert compare(torch.from_numpy(a).requires_grad_(), torch.from_numpy(b)).interval == wanted
+    assert wanted.rows == 300
+    assert compare(list(a[:, 0]), [torch.tensor(s, requires_grad=True) for s in b[:, 0]]).interval.pairs == 1
+    square_a, square_b = a[:5], b[:5]  # as many rows as seeds: nothing but the form says which is which
+    assert compare(list(square_a.T), list(square_b.T)).interval == compare(square_a, square_b).interval
+    assert compare(list(square_a), list(square_b)).interval != compare(square_a, square_b).interval
+    half = torch.from_numpy(a).bfloat16()
+    assert compare(half, half).interval.estimate == 0
+
+
+def test_lists_that_cannot_be_read() -> None:
+    a, b = scores(0.05)
+    with pytest.raises(DataError, match="the same rows for every seed; the arrays have 9, 300 rows"):
+        compare([a[:, 0], a[:9, 1]], [b[:, 0], b[:, 1]])
+    with pytest.raises(InputError, match="cannot tell rows from seeds in a list of lists"):
+        compare(a.tolist(), b.tolist())
 
 
 def test_arrays_that_do_not_fit() -> None:

@@ -822,6 +822,13 @@ def test_fewer_rows() -> None:
     assert same(fit(problem(), recipe(), rows=10**6), fit(problem(), recipe()))
 
 
+@pytest.mark.parametrize("given", [nn.Linear(2, 1), nn.Linear, None, "problem.py"], ids=["a model", "a class", "None", "a path"])
+def test_what_is_no_problem(given: Any) -> None:
+    says = r"^fit needs a wp\.Problem; it was given .*\. Write wp\.Problem\(model=make_net, loss=\.\.\., data=\.\.\.\), with"
+    with pytest.raises(ProblemError, match=says):
+        fit(given)
+
+
 def test_presets_files_and_unknown_names(tmp_path: Any) -> None:
     run = fit(problem(), "baseline", deadline=0.0)
     assert run.recipe == wp.Recipe()

@@ -604,8 +604,8 @@ OUT = X * 2
 @pytest.mark.parametrize(
     ("penalty", "context", "message"),
     [
-        (Confidence(1.0), Context(), r"confidence needs the outputs.*Call optimizer.penalty\(outputs\)"),
-        (LogitNorm(0.0), Context(), "logit_norm needs the outputs"),
+        (Confidence(1.0), Context(), r"Confidence needs the outputs.*Call optimizer.penalty\(outputs\)"),
+        (LogitNorm(0.0), Context(), "LogitNorm needs the outputs"),
         (Consistency(1.0), Context(OUT), r"needs the reference.*penalty\(outputs, reference=\.\.\.\)"),
         (
             Jacobian(1.0),

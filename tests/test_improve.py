@@ -418,6 +418,9 @@ def test_only_the_same_study_is_resumed(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             improve(other, "0", seed, out, resume=True)
     assert (out / "state.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"^improve needs a wp\.Problem; it was given Linear\. Write wp\.Problem\("):
+        improve(nn.Linear(2, 1), "1 recipe", out=tmp_path / "none")  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="give out="):
         improve(problem(), "0", resume=True)
     with pytest.raises(FolderInUse, match="in use"):

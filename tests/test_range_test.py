@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 
 import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError
+from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.mixing import ManifoldMixup
+from wellposed.noise.perturb import Dropout, DropConnect, perturb
 from wellposed.optim.lookahead import Lookahead
 from wellposed.training import range_test
 from wellposed.training.range_test import RangeTest, lr_range_test
@@ -206,6 +209,55 @@ def test_a_scheduler_is_none_the_wiser() -> None:
     assert ends[0] == ends[1]
 
 
+def put_noise(kind: str, net: nn.Module, optimizer: Any) -> Any:
+    """The package's own noise, which counts."""
+    if kind == "perturb":
+        return perturb(net, [Dropout(0.2).on(nn.ReLU), DropConnect(0.3).on(nn.Linear)])
+    if kind == "mixup":
+        return ManifoldMixup(net, nn.ReLU, inputs=True)
+    noise = GradientNoise(net, eta=0.1)
+    optimizer.register_step_pre_hook(noise)
+    return noise
+
+
+def counted(noise: Any) -> Any:
+    """Steps, draws of each place, and what was mixed last."""
+    drawn = [site.drawn for site in getattr(noise, "sites", [])]
+    mixing = [flat(getattr(noise, part, None)) for part in ("permutation", "weight", "place")]
+    return noise.step, drawn, mixing, dict(getattr(noise, "_calls", {})), list(getattr(noise, "_shadows", []))
+
+
+NOISY = ["perturb", "mixup", "gradient"]
+
+
+@pytest.mark.parametrize("kind", NOISY)
+@pytest.mark.parametrize("name", ["sgd", "lookahead"])
+def test_noise_goes_on_where_it_was(kind: str, name: str) -> None:
+    ends = []
+    for tested in (False, True):
+        net, optimizer, data = prepared(name, False)
+        net[5].bias.requires_grad_(True)
+        noise = put_noise(kind, net, optimizer)
+        train(net, optimizer, data, 1)
+        if tested:
+            seen = counted(noise)
+            lr_range_test(net, optimizer, "cross_entropy", data, 1e-3, 10.0, steps=9)
+            assert noise.step == 4
+            assert counted(noise) == seen
+        train(net, optimizer, data)
+        ends.append([flat(p) for p in (*net.parameters(), *net.buffers())])
+    assert ends[0] == ends[1]
+
+
+def test_gradient_noise_that_is_called_as_a_method_goes_on_too() -> None:
+    net, data = quadratic([1.0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    noise = GradientNoise(net, eta=0.1)
+    optimizer.register_step_pre_hook(noise.__call__)
+    lr_range_test(net, optimizer, "squared_error", data, steps=5)
+    assert noise.step == 0
+
+
 @pytest.mark.parametrize("where", ["loss", "model", "data", "step"])
 def test_an_exception_in_the_middle_restores_too(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, optimizer, data = prepared("regularized", True)
@@ -305,6 +357,45 @@ def test_rates_and_losses_by_hand() -> None:
         w *= 1 - rate * 2.0
     assert found.losses == pytest.approx(losses, rel=1e-9)
     assert found.smoothed == pytest.approx(losses, rel=1e-9)
+
+
+def least_squares(seed: int, solved: bool) -> tuple[nn.Module, list[Any]]:
+    """A linear model with noise in its targets, in batches, at its optimum or at zero."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(512, 5, generator=draw)
+    y = x @ torch.randn(5, 1, generator=draw) + torch.randn(512, 1, generator=draw)
+    net = nn.Linear(5, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.linalg.lstsq(x, y).solution.T * solved)
+    return net, list(zip(x.split(32), y.split(32), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_at_the_optimum_there_is_no_suggestion(seed: int) -> None:
+    net, data = least_squares(seed, solved=True)
+    found = lr_range_test(net, torch.optim.SGD(net.parameters(), lr=0.1), "squared_error", data)
+    assert math.isnan(found.suggestion)
+    assert 0.1 < found.noise < 0.5  # of a mean of 32 squares of standard normals: sqrt(2/32) = 0.25
+    assert "no fall of the loss stands out from its noise" in str(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_fall_has_a_suggestion(seed: int) -> None:
+    net, data = least_squares(seed, solved=False)
+    found = lr_range_test(net, torch.optim.SGD(net.parameters(), lr=0.1), "squared_error", data)
+    assert 1e-3 < found.suggestion < 0.5  # the Hessian is about 2: stable below 1, and it takes hundreds of steps at 1e-3
+
+
+def test_one_that_takes_noise_for_a_fall_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(range_test, "SURE", 0.0)
+    with pytest.raises(AssertionError):
+        test_at_the_optimum_there_is_no_suggestion(0)
+
+
+def test_the_noise_of_a_curve() -> None:
+    draw, line = np.random.default_rng(0), np.linspace(3.0, 1.0, 4001)
+    assert range_test._noise(line, line) < 1e-12
+    assert range_test._noise(line + draw.normal(0, 0.2, 4001), line) == pytest.approx(0.2, rel=0.05)
 
 
 def test_groups_keep_their_ratios() -> None:
@@ -430,8 +521,20 @@ def test_what_cannot_be_used(change: dict[str, Any], error: Any, message: str) -
 def test_one_that_forgets_is_caught(forgotten: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tuple(keep for keep in range_test.KEPT if keep is not forgotten)
     monkeypatch.setattr(range_test, "KEPT", kept)
-    with pytest.raises(AssertionError):
-        test_the_mode_is_training() if forgotten is range_test.modes_kept else test_everything_is_as_it_was("sgd", True)
+    checks: dict[Any, list[Callable[[], None]]] = {
+        range_test.modes_kept: [test_the_mode_is_training],
+        range_test.forward_noise_kept: [
+            lambda: test_noise_goes_on_where_it_was("perturb", "sgd"),
+            lambda: test_noise_goes_on_where_it_was("mixup", "lookahead"),
+        ],
+        range_test.gradient_noise_kept: [
+            lambda: test_noise_goes_on_where_it_was("gradient", "sgd"),
+            lambda: test_noise_goes_on_where_it_was("gradient", "lookahead"),
+        ],
+    }
+    for check in checks.get(forgotten, [lambda: test_everything_is_as_it_was("sgd", True)]):
+        with pytest.raises(AssertionError):
+            check()
 
 
 def test_one_that_forgets_the_random_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

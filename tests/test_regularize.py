@@ -680,9 +680,10 @@ def test_the_audit_says_who_how_and_what_is_solved() -> None:
         "3.bias",
     }
     assert rows["1.weight", "-"].role == "norm"
-    assert [note.split(":")[0] for note in audit.notes] == ["note", "note"]
-    assert "penalty()" in audit.notes[0]
-    assert "nothing becomes exactly zero" in audit.notes[1]
+    assert [note.split(":")[0] for note in audit.notes] == ["note"] * 3
+    assert "several rows" in audit.notes[0]
+    assert "penalty()" in audit.notes[1]
+    assert "nothing becomes exactly zero" in audit.notes[2]
     text = str(audit)
     for word in ("0.weight", "8x6", "momentum divides decay", "convention: mean loss over examples; L2(s) = s/2 |w|^2"):
         assert word in text
@@ -700,7 +701,8 @@ def test_the_audit_under_an_adaptive_optimizer() -> None:
     rows = rows_of(audit)
     assert rows["3.weight", "L2(strength=0.2)"].effective_strength is None
     assert rows["3.weight", "L2(strength=0.2)"].objective.startswith("no fixed objective")
-    assert rows["0.weight", "L1(strength=0.1)"].objective == "loss + L1(strength=0.1)"
+    beside = ", but for the decay beside it, which has no objective"
+    assert rows["0.weight", "L1(strength=0.1)"].objective == f"loss + L1(strength=0.1){beside}"
     assert "not stationary" in rows["0.weight", "MaxNorm(bound=1, by='unit')"].objective
     assert any("rise from 0" in note for note in audit.notes)
 

@@ -209,13 +209,13 @@ def test_a_missing_piece_is_asked_for() -> None:
     def made(term: Any) -> Any:
         return wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, term)
 
-    with pytest.raises(InputError, match=r"confidence needs the outputs .* optimizer.penalty\(outputs\)"):
+    with pytest.raises(InputError, match=r"Confidence needs the outputs .* optimizer.penalty\(outputs\)"):
         made(wp.Confidence(0.1).on()).penalty()
-    with pytest.raises(InputError, match=r"jacobian needs the inputs .*requires_grad_"):
+    with pytest.raises(InputError, match=r"Jacobian needs the inputs .*requires_grad_"):
         made(wp.Jacobian(0.1).on()).penalty(net(x))
     with pytest.raises(InputError, match="differentiates with respect to the inputs"):
         made(wp.Jacobian(0.1).on()).penalty(net(x), inputs=x)
-    with pytest.raises(InputError, match="consistency needs the reference"):
+    with pytest.raises(InputError, match="Consistency needs the reference"):
         made(wp.Consistency(0.1).on()).penalty(net(x))
     with pytest.raises(InputError, match="Run the model in training mode"):
         made(wp.ActivationL2(0.1).on("1")).penalty(net.eval()(x))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from wellposed.core.errors import InputError
+from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
 from wellposed.penalties.base import Constraint, Traits, at_least_zero, needs_axes
+from wellposed.penalties.layouts import laid_out
 
 WAYS: dict[str, int | None] = {**AXES, "all": None}
-"""Groups: a unit (filter) is an index of axis 0, an input (channel) one of axis 1, all the whole tensor."""
+"""Groups: a unit (filter) is an index of axis 0, an input (channel) one of axis 1, all the whole tensor.
+
+Units and inputs of transposed kernels are found where they are; see `wellposed.penalties.layouts.laid_out`.
+"""
 
 
 class Grouped(Constraint):
@@ -30,10 +35,15 @@ class Grouped(Constraint):
         """
         if self.by not in WAYS:
             raise InputError(
-                f"{type(self).__name__} groups by unit or input (filter, channel), or takes all; "
+                f"{type(self).__name__} groups by unit or input (filter, channel), axis 0 or axis 1, or takes all; "
                 f"it was given by={self.by!r}."
             )
         return WAYS[self.by]
+
+    def at(self, leaf: Leaf) -> Self:
+        """With the axis of a transposed convolution's units and inputs."""
+        changed: Any = replace  # a dataclass, as all of these are
+        return changed(self, by=laid_out(self, self.by, leaf))  # type: ignore[no-any-return]
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors, unless the whole tensor is one group."""
@@ -48,9 +58,11 @@ class MaxNorm(Grouped):
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused, leave the term out instead.
         by: ``"unit"`` or ``"filter"``, the weights into one (axis 0); ``"input"`` or ``"channel"``, those out of one
-            (axis 1); ``"all"``, the whole tensor.
+            (axis 1); ``"all"``, the whole tensor; ``"axis 0"`` or ``"axis 1"``, an index of it. Kernels of transposed
+            convolutions, ``(in, out, k...)``, have units and inputs the other way round, and are grouped so in a model.
     Raises:
-        ShapeError: a parameter has fewer than two axes, unless by all.
+        ShapeError: a parameter has fewer than two axes, unless by all; or a convolution with ``groups > 1`` has no axis
+            of inputs (transposed: of units).
     Source:
         Srebro & Shraibman (2005), COLT; with dropout: Srivastava et al. (2014), JMLR 15.
     """

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, selectors, the registry, random streams, progress, files."""
+"""What every room stands on: errors, selectors, numbers, the registry, random streams, progress, files."""

@@ -82,13 +82,15 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def described(value: object) -> str:
-    """What a person gave, in a few words: a short value itself, else its type, and its shape if it has one."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+    """What a person gave, in a few words: what is short as it is, else its type, and its shape if it has one."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict)):
+        text = repr(value)
+        if len(text) <= 80 and "\n" not in text:
+            return text
     shape = getattr(value, "shape", None)
-    return f"a value of type {type(value).__name__}{'' if shape is None else f' and shape {tuple(shape)}'}"
+    return f"{type(value).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

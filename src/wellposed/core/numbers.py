@@ -15,9 +15,10 @@ def plain(value: object) -> Any:
     """
     if isinstance(value, Tensor):
         return value if value.ndim or value.requires_grad or value.is_meta else value.item()
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    return float(value) if isinstance(value, Real) and not isinstance(value, (int, float)) else value
+    found: Any = value
+    if getattr(found, "ndim", None) == 0 and hasattr(found, "item"):
+        found = found.item()
+    return found if isinstance(found, (int, float)) or not isinstance(found, Real) else float(found)
 
 
 def settle(owner: object, *names: str) -> None:

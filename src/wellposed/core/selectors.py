@@ -1,7 +1,12 @@
 """Who is charged: selectors choose parameters by what they do in their module, never by a piece of their name.
 
 wp.weights                       weight matrices and kernels (the default of every penalty)
-wp.biases  wp.norms  wp.embeddings  wp.convs  wp.inputs  wp.heads
+wp.biases                        what is added: biases of any layer
+wp.norms                         gains and shifts of norms and layer scales
+wp.embeddings                    tables of tokens and positions, tied heads too
+wp.convs                         kernels of convolutions
+wp.inputs                        the first weight that the model registers
+wp.heads                         the last weight that the model registers
 "encoder.*"                      a glob over parameter and module names, among wp.weights
 wp.named("encoder.norm.*")       a glob over any parameter
 nn.Linear                        a module type, among wp.weights
@@ -149,7 +154,12 @@ def leaves(model: nn.Module) -> list[Leaf]:
 
 @dataclass(frozen=True, eq=False)
 class Selector:
-    """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``, also with what `selector` takes."""
+    """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``, also with what `selector` takes.
+
+    ``wp.weights`` are matrices and kernels, ``wp.biases`` what is added, ``wp.norms`` gains and shifts, ``wp.embeddings``
+    tables of tokens and positions, ``wp.convs`` kernels of convolutions, ``wp.inputs`` and ``wp.heads`` the first and the
+    last weight in the order of registration; ``wp.named(glob)`` any parameter by its name.
+    """
 
     text: str
     choose: Callable[[list[Leaf]], list[Leaf]]
@@ -251,8 +261,7 @@ def selector(value: object) -> Selector:
                 union = union | part
             return union
     raise SelectorError(
-        f"A selector is wp.weights, another role, a glob, a module type, a predicate, or a list of these; "
-        f"{described(value)} is none of them."
+        f"A selector is wp.weights, another role, a glob, a module type or a predicate; {described(value)} is none of them."
     )
 
 
@@ -338,9 +347,17 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
         found |= {name: module for name, module in model.named_modules() if _chooses(part, name, module)}
     if not found:
         names = [name for name, _ in model.named_modules() if name]
-        hint = did_you_mean(where, names) if isinstance(where, str) else ""
-        raise SelectorError(f"{where!r} matches no module.{hint} The model has: {listed(names)}.")
+        raise SelectorError(f"{_unmatched(where, names)} The model has: {listed(names)}.")
     return {name: module for name, module in model.named_modules() if name in found}
+
+
+def _unmatched(where: object, names: list[str]) -> str:
+    """That modules are not there, and what to do."""
+    if isinstance(where, str):
+        return f"{where!r} matches no module.{did_you_mean(where, names)}"
+    if isinstance(where, type):
+        return f"{where.__name__} matches no module. Functional calls are no modules: give names, or use a layer instead."
+    return f"{where!r} matches no module."
 
 
 def _chooses(where: object, name: str, module: nn.Module) -> bool:

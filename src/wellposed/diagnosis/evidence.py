@@ -273,8 +273,8 @@ def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Compar
     Seeds are paired where both sides have the same ones; otherwise in the given order, which is said in the note.
 
     Args:
-        a, b: a Run or a list of Runs; a CSV file of predictions; or scores ``(rows,)`` or ``(rows, seeds)`` where
-            higher is better. A file has ``target`` and either ``prediction`` (labels: 1 for a hit, 0 for a miss;
+        a, b: a Run or a list of Runs; a CSV file of predictions; or scores where higher is better: an array or tensor
+            ``(rows,)`` or ``(rows, seeds)``, or a list of arrays ``(rows,)``, one per seed. A file has ``target`` and either ``prediction`` (labels: 1 for a hit, 0 for a miss;
             numbers: minus the squared error), ``prediction_0 ...`` for several seeds, or ``p_<class>`` (log of the
             target's probability). With a column ``row`` or ``id`` in both, rows are matched by it.
         on: the part of the data that runs are scored on, ``valid`` or ``test``. Arrays and files ignore it.
@@ -308,13 +308,37 @@ def _listed(side: Any) -> list[Any]:
 
 
 def _scores(side: Any) -> Array:
+    if isinstance(side, (list, tuple)) and len(side) > 0:
+        if all(getattr(seed, "ndim", None) == 1 for seed in side):
+            return _of_seeds([_numbers(seed) for seed in side])
+        if all(isinstance(seed, (list, tuple)) for seed in side):
+            raise InputError(
+                "compare cannot tell rows from seeds in a list of lists; give an array (rows, seeds), or a list of arrays "
+                "(rows,), one per seed."
+            )
+        side = [_numbers(row) for row in side]  # numbers, or tensors of one
+    scores = _numbers(side)
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _of_seeds(columns: list[Array]) -> Array:
+    """``(rows, seeds)`` of one array for each seed."""
+    rows = {len(column) for column in columns}
+    if len(rows) > 1:
+        raise DataError(f"compare needs the same rows for every seed; the arrays have {listed(sorted(rows))} rows.")
+    return np.stack(columns, axis=1)
+
+
+def _numbers(side: Any) -> Array:
+    """In double precision on the CPU; tensors may require a gradient."""
+    if hasattr(side, "detach"):
+        side = side.detach().cpu().double()
     try:
-        scores = np.asarray(side, dtype=np.float64)
+        return np.asarray(side, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(
             f"compare cannot read a {type(side).__name__}; give Runs, CSV files of predictions, or scores of rows."
         ) from None
-    return scores[:, None] if scores.ndim == 1 else scores
 
 
 def _compare_arrays(a: Array, b: Array, level: float, score: str = "score", note: str = "") -> Comparison:

@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.errors import ShapeError
 from wellposed.core.random import generator, random_bits
-from wellposed.noise.support import NO_CHANNELS
+from wellposed.noise.support import NO_CHANNELS, needs_source
 
 LEVELS = 65536
 """Masks compare 16 random bits with a threshold, so a rate is kept to 1/65536, and the rescaling is by that exact rate."""
@@ -25,6 +25,7 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
         rate: p in [0, 1). 0 gives ones; 1 is all zeros.
         source: where the bits come from.
     """
+    needs_source(source)
     dropped = round(rate * LEVELS)
     if dropped >= LEVELS:
         return torch.zeros(shape)
@@ -79,6 +80,7 @@ def gaussian_dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
     """
     if rate == 0:
         return x
+    needs_source(source)
     noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
     return x * like(x, 1.0 + (rate / (1.0 - rate)) ** 0.5 * noise)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wellposed.core.random import generator
 from wellposed.noise.activations import like
+from wellposed.noise.support import needs_source
 from wellposed.penalties.base import at_least_zero
 
 
@@ -27,6 +28,7 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
     """
     if variance == 0:
         return grad
+    needs_source(source)
     if grad.is_sparse:
         grad = grad.coalesce()
         values = gradient_noise(grad.values(), variance, source)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError
-from wellposed.noise.support import needs_images, needs_numbers
+from wellposed.core.errors import InputError, described
+from wellposed.core.numbers import plain
+from wellposed.noise.support import needs_images, needs_numbers, needs_source
 
 
 def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
@@ -21,10 +22,12 @@ def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
         source: where the noise comes from, on the CPU.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
+        InputError: ``source`` is no generator on the CPU.
     Source:
         Bishop (1995), Neural Computation 7(1): training with noise is Tikhonov regularization.
     """
     needs_numbers("gaussian", x)
+    needs_source(source)
     if std == 0:
         return x
     noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
@@ -43,10 +46,15 @@ def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero
         fill: ``zero``, or ``mean``: of the image's own channel.
     Raises:
         ShapeError: ``x`` is no batch of images.
+        InputError: ``share`` is not in [0, 1), or ``source`` no generator on the CPU.
     Source:
         DeVries & Taylor (2017), arXiv 1708.04552; there boxes may reach over the border.
     """
     needs_images("cutout", x)
+    needs_source(source)
+    share = plain(share)
+    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
+        raise InputError(f"cutout needs a share of the area in [0, 1); it was given {described(share)}.")
     if share == 0:
         return x
     examples, _, height, width = x.shape
@@ -69,6 +77,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
     """
     if not 0 <= concentration < float("inf"):
         raise InputError(f"Mixing needs a finite concentration >= 0; it was given {concentration!r}.")
+    needs_source(source)
     if concentration == 0:
         return 1.0
     # torch has no public Beta that takes a generator; numpy's is seeded from ours.
@@ -87,6 +96,7 @@ def mixup(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Ten
         The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight; `mixed` mixes the targets with them.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
+        InputError: ``concentration`` is negative, or ``source`` no generator on the CPU.
     Source:
         Zhang et al. (2018), ICLR.
     """
@@ -117,6 +127,7 @@ def cutmix(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Te
         The images, the permutation ``(N,)`` on the CPU, and the weight; `mixed` mixes the targets with them.
     Raises:
         ShapeError: ``x`` is no batch of images.
+        InputError: ``concentration`` is negative, or ``source`` no generator on the CPU.
     Source:
         Yun et al. (2019), ICCV.
     """

@@ -32,12 +32,11 @@ class ManifoldMixup(Hooked):
     Source:
         Verma et al. (2019), ICML.
     Example:
-        >>> import torch
-        >>> from wellposed.noise.labels import mixed
+        >>> import torch, wellposed as wp
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         >>> x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-        >>> with ManifoldMixup(net, torch.nn.ReLU) as mix:
-        ...     target = torch.nn.functional.cross_entropy(net(x), mixed(y, mix.permutation, mix.weight, classes=3))
+        >>> with wp.ManifoldMixup(net, torch.nn.ReLU) as mix:
+        ...     target = torch.nn.functional.cross_entropy(net(x), wp.mixed(y, mix.permutation, mix.weight, classes=3))
     """
 
     def __init__(

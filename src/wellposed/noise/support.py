@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from wellposed.core.errors import ShapeError
+from wellposed.core.errors import InputError, ShapeError, described
 
 NO_CHANNELS = "Spatial dropout needs channels with an axis beside them, such as (examples, channels, height, width)."
 NO_IMAGE = "It cuts a box out of an image, and needs floating inputs (examples, channels, height, width)."
@@ -56,3 +57,17 @@ def needs_images(method: str, x: Tensor) -> None:
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
+
+
+def needs_source(source: object) -> None:
+    """Refuse a seed, or nothing, in place of a generator.
+
+    Raises:
+        InputError: ``source`` is no ``torch.Generator`` on the CPU.
+    """
+    if not isinstance(source, torch.Generator) or source.device.type != "cpu":
+        given = f"one on {source.device}" if isinstance(source, torch.Generator) else described(source)
+        raise InputError(
+            f"Noise is drawn from source, a torch.Generator on the CPU; it was given {given}. "
+            "Write torch.Generator().manual_seed(0)."
+        )

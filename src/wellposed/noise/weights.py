@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wellposed.noise.activations import dropout_mask, like
+from wellposed.noise.support import needs_source
 
 
 def drop_connect(w: Tensor, rate: float, source: torch.Generator) -> Tensor:
@@ -33,6 +34,7 @@ def weight_noise(w: Tensor, std: float, source: torch.Generator, relative: bool 
     """
     if std == 0:
         return w
+    needs_source(source)
     noise = like(w, torch.randn(w.shape, generator=source, dtype=torch.float32))
     # e and e * sign(w) have one law; without the modulus the gradient is smooth at zero.
     return w * (1.0 + std * noise) if relative else w + std * noise

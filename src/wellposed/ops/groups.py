@@ -20,8 +20,8 @@ from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
 
-AXES = {"unit": 0, "filter": 0, "input": 1, "channel": 1}
-"""Groups that are the indices of one axis, in torch's layouts."""
+AXES = {"unit": 0, "filter": 0, "input": 1, "channel": 1, "axis 0": 0, "axis 1": 1}
+"""Groups that are the indices of one axis, in torch's layouts (of transposed kernels, whose inputs are axis 0, by number)."""
 HEADS = ("head", "head_rows", "head_input")
 """Groups of attention heads: rows (of queries, keys and values where they are packed), rows in any case, columns."""
 WAYS = (*AXES, *HEADS, "block")
@@ -185,11 +185,11 @@ def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tupl
 
     Args:
         w: at least two axes, but for group numbers.
-        by: ``"unit"`` = ``"filter"``, an index of axis 0; ``"input"`` = ``"channel"``, of axis 1; ``"head"``, the rows of
-            one attention head, taken from each third of a matrix ``(3E, E)`` (queries, keys, values packed), else
-            consecutive; ``"head_rows"``, consecutive rows in any case; ``"head_input"``, the columns of one head;
-            ``"block"``, a tile of a matrix; or integers that broadcast to ``w``, a group number for each weight, negative
-            for none.
+        by: ``"unit"`` = ``"filter"`` = ``"axis 0"``, an index of axis 0; ``"input"`` = ``"channel"`` = ``"axis 1"``, of
+            axis 1; ``"head"``, the rows of one attention head, taken from each third of a matrix ``(3E, E)`` (queries,
+            keys, values packed), else consecutive; ``"head_rows"``, consecutive rows in any case; ``"head_input"``, the
+            columns of one head; ``"block"``, a tile of a matrix; or integers that broadcast to ``w``, a group number for
+            each weight, negative for none.
         heads: their number.
         block: rows and columns of a tile.
     Raises:
@@ -212,7 +212,8 @@ def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tupl
         return Tiled((rows // r, r, columns // c, c), (0, 2))
     if heads is None:
         raise InputError(
-            f'by="{by}" needs heads=, their number: only that of nn.MultiheadAttention is known by itself.'
+            f'by="{by}" needs heads=, their number, which only the in_proj of nn.MultiheadAttention knows by itself. '
+            'Of an out_proj the columns belong to heads: by="head_input", heads=...'
         )
     packed = by == "head" and len(shape) == 2 and shape[0] == 3 * shape[1]
     axis = 1 if by == "head_input" else 0

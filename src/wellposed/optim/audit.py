@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ COUPLED = (
 
 EUCLIDEAN = "; Euclidean, so not stationary in the metric"
 UNKNOWN = "; the optimizer's metric is not known, so feasible and perhaps not stationary"
+BESIDE = ", but for the decay beside it, which has no objective"
 NO_OBJECTIVE = "no fixed objective: decay in the optimizer's own metric"
 
 CONVENTION = "mean loss over examples; L2(s) = s/2 |w|^2, L1(s) = s |w|_1, GroupL2(s) = s sum_g sqrt(size_g) |w_g|_2"
@@ -113,6 +114,11 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
         objective += ", scheduled" if bound.term.schedule else ""
         objective += "; the layer is gone: all its weights are 0" if gone else ""
         rows.append(AuditRow(name, shape, leaf.role, str(bound.charge), bound.how, strength, objective, gone))
+    if any(row.objective.startswith(NO_OBJECTIVE) for row in rows):
+        rows = [
+            row if row.objective.startswith(NO_OBJECTIVE) else replace(row, objective=row.objective + BESIDE)
+            for row in rows
+        ]
     return rows or [AuditRow(name, shape, leaf.role, "-", "-", None, "not charged")]
 
 
@@ -163,6 +169,9 @@ def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]
         notes.append(
             f"note: proximal strengths rise from 0 over the first {RAMP_STEPS} steps, while second moments form."
         )
+    charged = [row.parameter for row in rows if row.term != "-" and row.role != "function"]
+    if len(charged) > len(set(charged)):
+        notes.append("note: where a parameter has several rows, the sum of what they add to the loss is solved.")
     if any(term.how == "loss" for term in terms):
         notes.append("note: terms by loss act only if optimizer.penalty() is added to the cost before backward.")
     kinked = [t.charge for t in terms if t.how == "loss" and isinstance(t.charge, Penalty) and "prox" in t.charge.hows]

@@ -59,6 +59,9 @@ class Average:
         self.ema, self.count = ema, 0
         self._model = model
 
+    def __repr__(self) -> str:
+        return f"Average({type(self.module).__name__}, ema={self.ema}, count={self.count})"
+
     @torch.no_grad()
     def update(self) -> None:
         """Take the model's current weights in: after each step (EMA), or once an epoch (equal)."""

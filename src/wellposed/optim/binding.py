@@ -18,6 +18,7 @@ from wellposed.core.numbers import plain
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, ordered
 from wellposed.optim.metrics import check_momentum
+from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.penalties.base import (
     Chargeable,
@@ -185,7 +186,9 @@ def factor_at(schedule: Schedule, step: int) -> float:
             f"{schedule!r} failed: {error}."
         ) from error
     if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
-        raise InputError(f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}.")
+        raise InputError(
+            f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}."
+        )
     return float(factor)
 
 
@@ -228,6 +231,7 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
             continue
         for leaf in select(model, term.where):
             _check_kind(leaf)
+            check_parametrized(leaf, "project" if isinstance(term.charge, Multiplier) else term.how)
             charge = term.charge.at(leaf)
             charge.check(leaf.name, leaf.tensor)
             _check_size(leaf, charge)
@@ -332,20 +336,30 @@ def _check_together(charged: Charged) -> None:
 
 def _couple(model: nn.Module, term: Term, penalty: CoupledPenalty) -> CoupledCharge:
     """The parameters of a coupled penalty, one for each of its names."""
-    chosen = {id(leaf.tensor) for leaf in select(model, term.where)}
+    chosen = {id(leaf.tensor) for leaf in _matching(model, term.where, penalty)}
     found: list[Leaf] = []
     for name in penalty.names:
-        matching = [leaf for leaf in select(model, named(name)) if id(leaf.tensor) in chosen]
+        matching = [leaf for leaf in _matching(model, named(name), penalty) if id(leaf.tensor) in chosen]
         if len(matching) != 1:
             raise SelectorError(
-                f"{penalty.name} needs one parameter for {name!r}; it matches "
+                f"{type(penalty).__name__} needs one parameter for {name!r}; it matches "
                 f"{', '.join(repr(leaf.name) for leaf in matching) or 'none'}. Give a name that one parameter has."
             )
         _check_kind(matching[0])
         _check_size(matching[0], penalty)
+        check_parametrized(matching[0], term.how)
         found.append(matching[0])
+    penalty = penalty.at_all(found)
     penalty.check_all([leaf.name for leaf in found], [leaf.tensor for leaf in found])
     return CoupledCharge(Bound(term, penalty), tuple(found))
+
+
+def _matching(model: nn.Module, where: object, penalty: CoupledPenalty) -> list[Leaf]:
+    """What a coupled penalty's names select, or what to do where that is nothing."""
+    try:
+        return select(model, where)
+    except SelectorError as error:
+        raise SelectorError(f"{error} {type(penalty).__name__}: {penalty.remedy}") from None
 
 
 def _check_coupled(charged: dict[int, Charged], coupled: Sequence[CoupledCharge]) -> None:

@@ -22,8 +22,8 @@ class Lookahead(Wrapper):
 
     What is exactly 0 after the inner steps stays 0, and constraints of `regularize` are projected on again, so that zeros
     and bounds hold after a synchronization as after any other step. Other patterns (equal neighbours of
-    `TotalVariation`, the rank of `Nuclear`) are lost in mixing until the next step. Between two of them the weights are the fast ones:
-    evaluate after a multiple of ``every`` steps. Momenta are kept.
+    `TotalVariation`, the rank of `Nuclear`) are lost in mixing. Between two synchronizations the weights are the fast
+    ones: evaluate after a multiple of ``every`` steps. Momenta are kept.
 
     Args:
         optimizer: any but LBFGS; a regularized one too. (`regularize` goes inside, Lookahead around it.)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from torch import Tensor
+
 from wellposed.core.errors import CompositionError
 from wellposed.core.selectors import Leaf
 from wellposed.penalties.base import How
@@ -58,4 +60,13 @@ def _gain(leaf: Leaf) -> str:
     """The name of the gain that weight norm keeps beside a direction, or nothing."""
     if leaf.name.endswith("_v"):
         return f"{leaf.name[:-1]}g"
-    return f"{leaf.name[:-1]}0" if leaf.name.endswith(".original1") else ""
+    lists = getattr(leaf.module, "parametrizations", {})
+    beside = [
+        getattr(one, "original0", None) for one in lists.values() if getattr(one, "original1", None) is leaf.tensor
+    ]
+    long = [
+        sum(size > 1 for size in one.shape)
+        for one in beside
+        if isinstance(one, Tensor) and one.ndim == leaf.tensor.ndim
+    ]
+    return f"{leaf.name[:-1]}0" if long and long[0] <= 1 else ""

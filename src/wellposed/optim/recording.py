@@ -15,12 +15,15 @@ from wellposed.core.errors import InputError
 class Recorder:
     """Forward hooks that keep the outputs of modules in training mode, with their graph, until it is differentiated.
 
+    Kept until `clear` are outputs of a pass in training mode that is never differentiated and not under
+    ``torch.no_grad()``, and those of a compiled model: what watches them would break its graph.
+
     Attributes:
-        kept: by the name of the module, then by a running number of its uses.
+        kept: by the name of the module, then by a running number of its uses; each with its version, which changes in place.
     """
 
     def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
-        self.kept: dict[str, dict[int, Tensor]] = {}
+        self.kept: dict[str, dict[int, tuple[Tensor, int | None]]] = {}
         self._numbers = count()
         self._handles: list[RemovableHandle] = []
         for name, module in modules:
@@ -29,9 +32,10 @@ class Recorder:
     def keep(self, name: str, output: Tensor) -> None:
         """Keep an output until `clear`, or until its gradient has come: its graph is gone with that."""
         number = next(self._numbers)
-        self.kept.setdefault(name, {})[number] = output
-        if output.requires_grad:
-            output.register_hook(lambda _: self._drop(name, number))
+        watched = not torch.compiler.is_compiling()
+        self.kept.setdefault(name, {})[number] = (output, output._version if watched else None)
+        if watched and output.requires_grad:
+            output.register_hook(lambda _: self._drop(name, number))  # type: ignore[no-untyped-call]
 
     def _drop(self, name: str, number: int) -> None:
         uses = self.kept.get(name, {})
@@ -40,12 +44,21 @@ class Recorder:
             self.kept.pop(name, None)
 
     def taken(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """What these modules put out since the last `clear`: ``name`` of the first use, ``name#1`` of the second."""
-        return {
-            name if use == 0 else f"{name}#{use}": output
-            for name in names
-            for use, output in enumerate(self.kept.get(name, {}).values())
-        }
+        """What these modules put out since the last `clear`: ``name`` of the first use, ``name#1`` of the second.
+
+        Raises:
+            InputError: an output has been changed in place since, so that what the module put out is gone.
+        """
+        found: dict[str, Tensor] = {}
+        for name in names:
+            for use, (output, version) in enumerate(self.kept.get(name, {}).values()):
+                if version is not None and output._version != version:
+                    raise InputError(
+                        f"The output of {name!r} was changed in place after it (by an activation with inplace=True?), so "
+                        "it cannot be charged. Use inplace=False there, or charge the module that changes it."
+                    )
+                found[f"{name}#{use}" if use else name] = output
+        return found
 
     def clear(self) -> None:
         """Forget everything."""
@@ -92,4 +105,4 @@ class Nothing:
 
 def inside_backward() -> bool:
     """Whether the autograd engine runs here: then a forward pass is a checkpoint's, which computes again what was kept."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return not torch.compiler.is_compiling() and bool(torch._C._current_graph_task_id() != -1)

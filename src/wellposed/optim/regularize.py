@@ -441,20 +441,17 @@ def checked_terms(terms: Sequence[Term] | Term) -> tuple[Term, ...]:
     Raises:
         InputError: something else is among them.
     """
-    if isinstance(terms, (Term, Chargeable)):
-        terms = [terms]  # type: ignore[list-item]  # refused below where it is not bound
-    if not isinstance(terms, Iterable) or isinstance(terms, (str, Mapping, nn.Module)):
+    given: Any = [terms] if isinstance(terms, (Term, Chargeable)) else terms
+    if not isinstance(given, Iterable) or isinstance(given, (str, Mapping, nn.Module)):
         raise InputError(
-            f"regularize needs a list of terms, such as [wp.L1(1e-3).on()], or [] for none; it was given {described(terms)}."
+            f"regularize needs a list of terms, such as [wp.L1(1e-3).on()], or [] for none; it was given {described(given)}."
         )
-    found = tuple(terms)
+    found: tuple[Any, ...] = tuple(given)
     for term in found:
         if isinstance(term, Chargeable):
-            modules_too = isinstance(term, FunctionalPenalty) and "activations" in term.needs
-            raise InputError(
-                f"A term is a penalty or a constraint that is bound with .on(...), and {term} is not bound. "
-                f"Write wp.{term}.on({'nn.ReLU' if modules_too else ''})."
-            )
+            place = "" if isinstance(term, (FunctionalPenalty, CoupledPenalty)) else "wp.weights"
+            place = "nn.ReLU" if "activations" in getattr(term, "needs", ()) else place
+            raise InputError(f"A term is a penalty bound with .on(...); {term} is not. Write {term}.on({place}).")
         if not isinstance(term, Term):
             raise InputError(
                 "A term is a penalty or a constraint that is bound with .on(...), such as wp.L1(1e-3).on(); "

@@ -107,7 +107,8 @@ class Ramp:
     Args:
         steps: >= 1.
     Example:
-        >>> [Ramp(4)(step) for step in (0, 1, 4, 9)]
+        >>> import wellposed as wp
+        >>> [wp.ramp(4)(step) for step in (0, 1, 4, 9)]
         [0.0, 0.25, 1.0, 1.0]
     """
 
@@ -130,7 +131,8 @@ class DecayTo:
         steps: >= 1.
         floor: in [0, 1]; 0 ends without any charge, 1 is constant.
     Example:
-        >>> [round(DecayTo(4, floor=0.5)(step), 3) for step in (0, 2, 4, 9)]
+        >>> import wellposed as wp
+        >>> [round(wp.decay_to(4, floor=0.5)(step), 3) for step in (0, 2, 4, 9)]
         [1.0, 0.75, 0.5, 0.5]
     """
 
@@ -157,7 +159,8 @@ class Staircase:
     Args:
         stairs: ``{step: factor}``, or pairs; steps >= 0, finite factors >= 0.
     Example:
-        >>> fall = Staircase({1000: 0.5, 2000: 0.1})
+        >>> import wellposed as wp
+        >>> fall = wp.staircase({1000: 0.5, 2000: 0.1})
         >>> [fall(step) for step in (0, 999, 1000, 2000)]
         [1.0, 1.0, 0.5, 0.1]
     """
@@ -189,7 +192,8 @@ class Shaped:
         total_steps: >= 1.
         warmup: in [0, 1): the share of the steps over which the factor first rises linearly from 0.
     Example:
-        >>> [round(Shaped("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
+        >>> import wellposed as wp
+        >>> [round(wp.shaped("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
         [0.091, 0.909, 1.0, 0.505]
     """
 

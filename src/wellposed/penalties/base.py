@@ -9,7 +9,7 @@ Chargeable           anything that can be bound with `on`
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -23,6 +23,7 @@ from wellposed.core.numbers import plain
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 
+LARGEST = sys.float_info.max
 How = Literal["loss", "decay", "prox", "project"]
 Schedule = Callable[[int], float]
 """The factor of a strength (or a bound) at a step, 0 for the first: ``lambda step: min(1, step/1000)``."""
@@ -63,8 +64,14 @@ class Chargeable(ABC):
         """Bind to the parameters that ``where`` selects, by default `everywhere`.
 
         Args:
-            where: a selector, or what `wellposed.core.selectors.selector` makes one of.
-            how: the enforcement; by default the right one.
+            where: ``wp.weights`` and its kin, a name or glob ``"encoder.*"``, a module type, a predicate
+                ``(name, parameter)``, or several joined by ``|``, ``&``, ``-``; by default weight matrices and kernels.
+            how: the enforcement; by default the first of these that the class allows, as its ``hows`` say:
+                ``"decay"``, weights shrink before the step, outside of the gradient (L2's default);
+                ``"prox"``, a proximal step after the optimizer's own, in its metric: exact zeros (penalties' default);
+                ``"project"``, onto the set after each step (constraints' only one);
+                ``"loss"``, part of ``optimizer.penalty(...)``, which you add to the cost: no exact zeros (the only one of
+                what charges outputs or activations).
             schedule: the factor of the strength (of a constraint: of its bound) as a function of the optimizer's step.
         Raises:
             InputError: this penalty cannot be enforced so.
@@ -179,6 +186,8 @@ class CoupledPenalty(Chargeable):
     """A charge on several tensors at once: groups that reach across layers, hierarchies between them."""
 
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    remedy: ClassVar[str] = "Give names that the model has."
+    """What to do where a name matches nothing."""
     strength: float
 
     @property
@@ -190,6 +199,10 @@ class CoupledPenalty(Chargeable):
     def everywhere(self) -> Selector:
         """The union of `names`, of any role."""
         return selector([f"named:{name}" for name in self.names])
+
+    def at_all(self, leaves: Sequence[Leaf]) -> Self:
+        """This charge at parameters of a model, in the order of `names`: what their layers alone know filled in."""
+        return self
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
         """Refuse tensors that do not go together."""
@@ -222,7 +235,8 @@ class Context:
         outputs: of the model, as they are (logits), ``(batch, ...)``; carry gradient.
         inputs: the floating input with ``requires_grad``, if a penalty differentiates with respect to it.
         reference: outputs to stay close to: a teacher's, or of a second pass under other noise.
-        activations: outputs of the modules that the term selects, by name.
+        activations: outputs of the modules that the term selects, by name; of a module that is used several times
+            ``name``, ``name#1``, ``name#2``, ... in this order.
         step, seed: what draws are a function of.
     """
 
@@ -243,19 +257,20 @@ class Context:
             "outputs": "Call optimizer.penalty(outputs) with the model's outputs.",
             "inputs": "Call x.requires_grad_() before the forward pass and optimizer.penalty(outputs, inputs=x) after it.",
             "reference": "Call optimizer.penalty(outputs, reference=...) with a teacher's outputs, or a second pass's.",
-            "activations": "Run the model in training mode before optimizer.penalty().",
+            "activations": "Run the model in training mode before optimizer.penalty(), and backward after it.",
         }
+        owner = type(penalty).__name__
         for need in penalty.needs:
             given = getattr(self, need)
             if given is None or (need == "activations" and not given):
-                raise InputError(f"{penalty.name} needs the {need} of this batch, and has none. {ways[need]}")
+                raise InputError(f"{owner} needs the {need} of this batch, and has none. {ways[need]}")
             if need != "activations" and not isinstance(given, Tensor):
                 raise InputError(
-                    f"{penalty.name} needs the {need} of this batch as one tensor; it was given {described(given)}. "
+                    f"{owner} needs the {need} of this batch as one tensor; it was given {described(given)}. "
                     "Give the tensor in it that is meant: outputs[0] of a tuple, outputs.logits of an object."
                 )
             if need == "inputs" and not given.requires_grad:
-                raise InputError(f"{penalty.name} differentiates with respect to the inputs. {ways[need]}")
+                raise InputError(f"{owner} differentiates with respect to the inputs. {ways[need]}")
 
 
 class FunctionalPenalty(Chargeable):
@@ -328,9 +343,11 @@ def at_least_zero(owner: object, **values: float) -> None:
     """Refuse strengths and bounds that are negative, infinite or not numbers; those of numpy become Python's own."""
     for name, value in values.items():
         number = plain(value)
-        if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number < math.inf:
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number <= LARGEST:
             hint = "" if isinstance(number, (int, float)) else " Give a Python number: float(...)."
-            raise InputError(f"{type(owner).__name__} needs a finite {name} >= 0; it was given {described(number)}.{hint}")
+            raise InputError(
+                f"{type(owner).__name__} needs a finite {name} >= 0; it was given {described(number)}.{hint}"
+            )
         if vars(owner).get(name) is value:
             object.__setattr__(owner, name, number)
 

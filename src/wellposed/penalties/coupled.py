@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, did_you_mean
+from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, Tiled, outlasting
 from wellposed.ops.prox import group_shrink
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 from wellposed.penalties.group import norm_violation, rooted
+from wellposed.penalties.layouts import laid_out
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class TiedGroups(CoupledPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         axes: by name, or glob that matches one parameter, along which axis its groups are counted: ``"unit"`` (or
-            ``"filter"``), axis 0, or ``"input"`` (or ``"channel"``), axis 1. Vectors have units only.
+            ``"filter"``), axis 0, or ``"input"`` (or ``"channel"``), axis 1; of transposed convolutions the other way
+            round. ``"axis 0"`` and ``"axis 1"`` are what they say. Vectors have units only.
     Raises:
         ShapeError: a parameter has no such axis, or the numbers of groups disagree.
     Source:
@@ -57,6 +60,11 @@ class TiedGroups(CoupledPenalty):
     def names(self) -> tuple[str, ...]:
         """What is listed."""
         return tuple(self.axes)
+
+    def at_all(self, leaves: Sequence[Leaf]) -> Self:
+        """With the axes of transposed convolutions."""
+        here = zip(self.axes.items(), leaves, strict=True)
+        return replace(self, axes={name: laid_out(self, by, leaf) for (name, by), leaf in here})
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
         """Refuse parameters without the axis, and numbers of groups that differ."""

@@ -155,9 +155,10 @@ class WeightedL1(Separable):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         if not isinstance(self.weights, Tensor):
-            if getattr(self.weights, "ndim", 0):  # an array of another library
+            given: Any = self.weights
+            if isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) > 0:
                 raise InputError(
-                    f"WeightedL1 needs weights as a number or a tensor; it was given {described(self.weights)}. "
+                    f"WeightedL1 needs weights as a number or a tensor; it was given {described(given)}. "
                     "Write torch.as_tensor(...)."
                 )
             at_least_zero(self, weights=self.weights)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -90,7 +90,11 @@ def _axis(owner: Any) -> None:
 
 
 class OfActivations(FunctionalPenalty):
-    """A charge of the outputs of single modules: a mean over examples, a sum over coordinates and over modules."""
+    """A charge of the outputs of single modules: a mean over examples, a sum over coordinates, modules and their uses.
+
+    A module that is used several times in a forward pass (one ReLU between all layers) is charged for each; so are several
+    passes before one `penalty` (two noisy ones, real and made examples): each is a mean over its own examples.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("activations",)
     traits: ClassVar[Traits] = OF_A_NETWORK
@@ -124,16 +128,21 @@ class OfActivations(FunctionalPenalty):
 class ActivationL1(OfActivations):
     """``strength * mean_i sum_j |a_ij|`` over the outputs ``a`` of the selected modules: sparse activations.
 
-    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, and over modules.
+    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, over modules, and over
+    all uses of one.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
     Source:
         Glorot, Bordes & Bengio (2011), AISTATS (sparse rectifiers).
     Example:
-        >>> import torch
-        >>> float(ActivationL1(0.5).value(Context(activations={"hidden": torch.tensor([[1.0, -3.0], [0.0, 2.0]])})))
-        1.5
+        >>> import torch, wellposed as wp
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> terms = [wp.ActivationL1(0.5).on(torch.nn.ReLU)]
+        >>> optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, terms)
+        >>> outputs = net(torch.tensor([[1.0, -3.0], [0.0, 2.0]]))
+        >>> float(optimizer.penalty(outputs))            # to be added to the loss before backward
+        0.75
     """
 
     strength: float
@@ -150,7 +159,8 @@ class ActivationL1(OfActivations):
 class ActivationL2(OfActivations):
     """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules: small activations.
 
-    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, and over modules.
+    Activations are ``(batch, ...)``; the sum runs over every axis but the first, positions included, over modules, and over
+    all uses of one.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
@@ -184,8 +194,10 @@ class Confidence(FunctionalPenalty):
     Source:
         Pereyra, Tucker, Chorowski, Kaiser & Hinton (2017), ICLR workshop.
     Example:
-        >>> import torch
-        >>> float(Confidence(0.1).value(Context(outputs=torch.zeros(8, 3))))
+        >>> import torch, wellposed as wp
+        >>> net = torch.nn.Linear(4, 3)
+        >>> optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.Confidence(0.1).on()])
+        >>> float(optimizer.penalty(torch.zeros(8, 3)))  # all classes alike; of outputs = net(x) in a loop
         0.0
     """
 
@@ -335,10 +347,13 @@ class Jacobian(FunctionalPenalty):
     Source:
         Drucker & LeCun (1992), IEEE Transactions on Neural Networks 3(6); Hoffman, Roberts & Yaida (2019), arXiv:1908.02729.
     Example:
-        >>> import torch
-        >>> x = torch.ones(4, 2, requires_grad=True)
-        >>> float(Jacobian(1.0).value(Context(outputs=x @ torch.tensor([[1.0], [3.0]]), inputs=x)))
-        5.0
+        >>> import torch, wellposed as wp
+        >>> net = torch.nn.Linear(2, 1)
+        >>> _ = torch.nn.init.ones_(net.weight)
+        >>> optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.Jacobian(1.0).on()])
+        >>> x = torch.ones(4, 2).requires_grad_()
+        >>> float(optimizer.penalty(net(x), inputs=x).detach())
+        1.0
     """
 
     strength: float

@@ -17,6 +17,7 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, outlasting
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, needs_axes, shown
+from wellposed.penalties.layouts import laid_out
 
 
 class Grouped(Penalty):
@@ -25,7 +26,10 @@ class Grouped(Penalty):
     ``by`` says it:
 
     - ``"unit"`` or ``"filter"``: the weights into one unit or filter (an index of axis 0);
-    - ``"input"`` or ``"channel"``: the weights out of one input or channel (an index of axis 1);
+    - ``"input"`` or ``"channel"``: the weights out of one input or channel (an index of axis 1). Kernels of transposed
+      convolutions, ``(in, out, k...)``, have them the other way round, and are grouped so in a model; with ``groups > 1``
+      a convolution has no axis of channels (transposed: of units), and is refused;
+    - ``"axis 0"`` or ``"axis 1"``: an index of this axis, whatever it is of;
     - ``"head"``: the rows of one attention head. Of queries, keys and values packed in one matrix ``(3E, E)``, as in
       ``nn.MultiheadAttention``, each head owns rows of all three; of any other shape the rows are consecutive;
     - ``"head_rows"``: consecutive rows also where the matrix happens to be ``(3E, E)``;
@@ -78,10 +82,15 @@ class Grouped(Penalty):
         return AXES[self.by]
 
     def at(self, leaf: Leaf) -> Self:
-        """Here with the number of heads of a ``nn.MultiheadAttention``, and its unpacked projections by rows."""
+        """Here with the number of heads of a ``nn.MultiheadAttention``, and its unpacked projections by rows.
+
+        Units and inputs of a transposed convolution are those of its own layout.
+        """
+        changed: Any = replace
+        if isinstance(self.by, str) and self.by in AXES:
+            return changed(self, by=laid_out(self, self.by, leaf))  # type: ignore[no-any-return]
         if not (isinstance(self.by, str) and self.by in HEADS and isinstance(leaf.module, nn.MultiheadAttention)):
             return self
-        changed: Any = replace
         by = self.by
         if by == "head" and any(f"{one}_proj_weight" in leaf.name for one in "qkv"):
             by = "head_rows"
@@ -144,8 +153,8 @@ def check_grouping(owner: object, by: object, heads: object, block: object) -> N
             )
     elif not isinstance(by, str) or by not in WAYS:
         raise InputError(
-            f"{kind} groups by unit or input (filter, channel), head, head_rows, head_input, block, or a tensor of group "
-            f"numbers; it was given by={by!r}."
+            f"{kind} groups by unit or input (filter, channel), axis 0, axis 1, head, head_rows, head_input, block, or a "
+            f"tensor of group numbers; it was given by={by!r}."
         )
     if block is not None and by != "block":
         raise InputError(f'{kind} takes block={block!r} only with by="block"; it was given by={by!r}.')

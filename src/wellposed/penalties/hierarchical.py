@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
+from wellposed.core.selectors import Leaf
 from wellposed.ops.hierarchy import hierarchical_prox
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
+from wellposed.penalties.layouts import laid_out
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Hierarchical(CoupledPenalty):
     group: bool = False
     traits: ClassVar[Traits] = Traits(convex=False, weak_convexity=math.inf, homogeneous=1, symmetric=False)
     hows: ClassVar[tuple[How, ...]] = ("prox",)
+    remedy: ClassVar[str] = "Give skip= and first=, the names of the linear part and of the network's first layer."
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
@@ -58,6 +61,16 @@ class Hierarchical(CoupledPenalty):
     def names(self) -> tuple[str, ...]:
         """The linear part and the first layer."""
         return self.skip, self.first
+
+    def at_all(self, leaves: Sequence[Leaf]) -> Self:
+        """The same; kernels whose inputs are not axis 1 are refused."""
+        for leaf in leaves:
+            if laid_out(self, "input", leaf) != "input":
+                raise ShapeError(
+                    f"Hierarchical needs the inputs on axis 1; {leaf.name!r} is the kernel of a transposed convolution."
+                    " Name a layer of another kind."
+                )
+        return self
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
         """Refuse parameters whose inputs do not agree."""

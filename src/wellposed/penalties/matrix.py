@@ -1,22 +1,26 @@
 """Penalties of whole matrices: of their singular values, and of the norms of their rows.
 
 A linear layer's weight is ``(out, in)``. A kernel ``(out, in, k...)`` is flattened to ``(out, in*k...)``, which is how it
-acts on one patch. ``parts`` cuts axis 0 into equal parts, each a matrix of its own: multi-head attention stacks the
-projections of queries, keys and values in one ``in_proj_weight``, and is cut into three where a model is known.
+acts on one patch. A transposed kernel ``(in, out, k...)`` is the matrix ``(in, out*k...)``: transposed, what the layer makes
+of one place, and so of the same singular values. ``parts`` cuts axis 0 into equal parts, each a matrix of its own: multi-head
+attention stacks the projections of queries, keys and values in one ``in_proj_weight``, and is cut into three where a model is
+known; the kernel of a convolution is cut into its ``groups`` there, each of which has inputs and outputs of its own.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
+from wellposed.ops.groups import AXES
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import simplex_threshold
 from wellposed.ops.spectral import (
@@ -33,6 +37,7 @@ from wellposed.ops.spectral import (
 )
 from wellposed.penalties.base import Chargeable, How, Penalty, Traits, at_least_zero, needs_axes
 from wellposed.penalties.group import GroupL2
+from wellposed.penalties.layouts import laid_out
 
 
 class OfMatrices(Chargeable):
@@ -49,12 +54,19 @@ class OfMatrices(Chargeable):
             )
 
     def at(self, leaf: Leaf) -> Self:
-        """With ``parts=3`` for the stacked projections of multi-head attention, unless parts were given."""
-        stacked = any(path.endswith("in_proj_weight") for path in leaf.paths)
-        if parts_of(self) == 1 and stacked and isinstance(leaf.module, nn.MultiheadAttention):
+        """With the parts that are stacked in attention (3) and in grouped convolutions, unless parts were given."""
+        parts = stacked_in(leaf)
+        if parts_of(self) == 1 and parts > 1:
             changed: Any = replace  # a dataclass with parts, as all of these are
-            return changed(self, parts=3)  # type: ignore[no-any-return]
+            return changed(self, parts=parts)  # type: ignore[no-any-return]
         return self
+
+
+def stacked_in(leaf: Leaf) -> int:
+    """How many matrices a layer stacks in one parameter: queries, keys and values; the groups of a convolution."""
+    if isinstance(leaf.module, nn.MultiheadAttention):
+        return 3 if any(path.endswith("in_proj_weight") for path in leaf.paths) else 1
+    return leaf.module.groups if isinstance(leaf.module, _ConvNd) and leaf.tensor.ndim > 2 else 1
 
 
 def parts_of(charge: object) -> int:
@@ -96,7 +108,8 @@ class Nuclear(_MatrixPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing. From the largest singular value of the gradient at 0 on, the
             matrix is 0.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
+            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -154,7 +167,8 @@ class Spectral(_MatrixPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing. From the sum of the singular values of the gradient at 0 on,
             the matrix is 0.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
+            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -214,7 +228,8 @@ class Orthogonality(_MatrixPenalty):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; 3 for attention's ``in_proj_weight`` by itself.
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
+            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -255,22 +270,31 @@ class Orthogonality(_MatrixPenalty):
 class RowL21(Penalty):
     """``strength * sum_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
 
-    It is `GroupL2` by unit without the factor ``sqrt(size of a row)``. A kernel's row is one filter.
+    It is `GroupL2` by unit without the factor ``sqrt(size of a row)``. A kernel's row is one filter, also of a transposed
+    convolution, where it is an index of axis 1.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
+        by: what a row is; ``"unit"``, and ``"axis 1"`` where the layer's kernel is transposed, which is filled in.
     Raises:
-        ShapeError: a parameter has fewer than two axes.
+        ShapeError: a parameter has fewer than two axes, or is the kernel of a transposed convolution with groups.
     Source:
         Argyriou, Evgeniou & Pontil (2008), Machine Learning 73; Nie et al. (2010), NeurIPS.
     """
 
     strength: float
+    by: str = field(default="unit", repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=1)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
+        if self.by not in AXES:
+            raise InputError(f"RowL21 charges rows by one of {', '.join(AXES)}; it was given by={self.by!r}.")
+
+    def at(self, leaf: Leaf) -> Self:
+        """With the axis of a transposed convolution's units."""
+        return replace(self, by=laid_out(self, self.by, leaf))
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors."""
@@ -278,11 +302,12 @@ class RowL21(Penalty):
 
     def rows_of(self, w: Tensor) -> GroupL2:
         """The group penalty with the same charge on a tensor of this shape."""
-        return GroupL2(self.strength / math.sqrt(group_size(w, 0)))
+        return GroupL2(self.strength / math.sqrt(group_size(w, AXES[self.by])), self.by)
 
     def merged(self, other: Penalty) -> Penalty | None:
         """The same groups: strengths add up."""
-        return replace(self, strength=self.strength + other.strength) if type(other) is type(self) else None
+        alike = type(other) is type(self) and replace(other, strength=self.strength) == self
+        return replace(self, strength=self.strength + other.strength) if alike else None
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum_i |w_i|_2``, 0-d; its gradient at a zero row is 0."""

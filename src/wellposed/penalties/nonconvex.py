@@ -168,7 +168,7 @@ class L0(Penalty):
         return distance
 
 
-def _above(owner: FoldedConcave, bound: int) -> None:
+def _above(owner: MCP | SCAD, bound: int) -> None:
     """Refuse a ``gamma`` that is no finite number above ``bound``."""
     settle(owner, "gamma")
     gamma = owner.gamma

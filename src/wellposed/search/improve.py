@@ -30,7 +30,7 @@ from wellposed.search.space import BASELINE_RATES, Space
 from wellposed.search.study import STATE, State, Study, Trial
 from wellposed.training.device import resolve_device
 from wellposed.training.loop import fit
-from wellposed.training.problem import Problem
+from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
 
 TEST_SHARE = 0.2
@@ -85,6 +85,7 @@ def improve(
         ProblemError, DataError, RecipeError: something given cannot be used.
         FolderInUse: ``out`` holds something else.
     """
+    needs_problem("improve", problem)
     account = Account(Budget.parse(budget), time.monotonic() if began is None else began)
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:

@@ -83,6 +83,14 @@ class Certificate:
     def _proven(self) -> bool:
         return all(row.measure != "fixed point" for row in self.rows)
 
+    def _said(self) -> str:
+        """Without a gap a small gradient is all that is known: on a flat cost it may be far from the minimum."""
+        if self.optimal:
+            near = self.gap is not None and self.gap <= self.tolerance
+            return f"optimal to {self.gap:.3g}" if near else f"stationary to {self.tolerance:g}"
+        goal = "stationary" if self.gap is None else "optimal"
+        return f"not {goal}" if self._proven else f"not proven {goal}"
+
     @property
     def distance_bound(self) -> float | None:
         """``violation/mu``: at most so far are the weights from the only minimizer; None where mu is 0 or not known."""
@@ -96,10 +104,8 @@ class Certificate:
         return {**found, "optimal": self.optimal, "distance_bound": self.distance_bound}
 
     def __str__(self) -> str:
-        goal = "optimal" if self.convex else "stationary"
-        said = goal if self.optimal else f"not {goal}" if self._proven else f"not proven {goal}"
         lines = [
-            f"{said}: violation {self.violation:.3g}, tolerance {self.tolerance:g}",
+            f"{self._said()}: violation {self.violation:.3g}, tolerance {self.tolerance:g}",
             f"objective {self.objective:.10g} = loss {self.loss:.10g} + penalty {self.penalty:.6g}",
         ]
         if self.gap is not None:
@@ -155,9 +161,8 @@ def certify(
         Stationarity: Rockafellar & Wets (1998), Variational Analysis, ch. 10; the gap: docs/certificates.md.
     Example:
         >>> import torch, wellposed as wp
-        >>> from wellposed.training.certify import certify
         >>> net, x = torch.nn.Linear(2, 1), torch.randn(50, 2)
-        >>> certify(net, "squared_error", (x, x[:, :1]), [wp.L1(1e-3).on(wp.weights)]).optimal
+        >>> wp.certify(net, "squared_error", (x, x[:, :1]), [wp.L1(1e-3).on(wp.weights)]).optimal
         False
     """
     cost = Cost(net, loss, data, terms, optimizer, forward=forward, target=target)

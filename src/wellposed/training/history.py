@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError, require
+from wellposed.core.errors import FormatError, InputError, did_you_mean, listed, require
 from wellposed.core.files import check_schema, jsonable, write_atomically
 
 SCHEMA = 1
@@ -56,6 +56,16 @@ class History:
         return iter(self.rows)
 
     def __getitem__(self, column: str) -> list[float]:
+        """A column, a number for each epoch; NaN where an epoch has none.
+
+        Raises:
+            InputError: no epoch has it, and it is none of `COLUMNS`.
+        """
+        if self.rows and column not in COLUMNS and column not in self.columns:
+            known = self.columns
+            raise InputError(
+                f"A history has no column {column!r}.{did_you_mean(column, known)} It has: {listed(known, len(known))}."
+            )
         return [row.get(column, math.nan) for row in self.rows]
 
     @property

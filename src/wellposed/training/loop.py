@@ -40,7 +40,7 @@ from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
-from wellposed.training.problem import Problem
+from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
@@ -83,6 +83,7 @@ def fit(
         ProblemError, RecipeError, DataError: something given cannot be used.
         TrainingError: an exception in the middle of training; its ``run`` has the history and best weights.
     """
+    needs_problem("fit", problem)
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
@@ -145,7 +146,8 @@ class Training:
         model = problem.build(recipe.model, seed).to(device)
         if recipe.noise.dropout and set_dropout(model, recipe.noise.dropout) == 0:
             raise ProblemError(
-                "The recipe sets dropout, but the model has no dropout layer. Add nn.Dropout, or leave it out."
+                "The recipe sets dropout, but the model has no dropout layer. Add nn.Dropout to the model, "
+                'or leave it out: recipe.replace(noise={"dropout": None}).'
             )
         if recipe.noise.dropout == 0:
             set_dropout(model, 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import ProblemError, did_you_mean, listed
+from wellposed.core.errors import ProblemError, described, did_you_mean, listed
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
@@ -162,3 +162,16 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return {}
+
+
+def needs_problem(caller: str, problem: object) -> None:
+    """Refuse a model, or anything else, in place of a problem.
+
+    Raises:
+        ProblemError: it is no `Problem`.
+    """
+    if not isinstance(problem, Problem):
+        raise ProblemError(
+            f"{caller} needs a wp.Problem; it was given {described(problem)}. "
+            "Write wp.Problem(model=make_net, loss=..., data=...), with a function make_net that builds the model."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
 from wellposed.losses.per_example import Loss
+from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, bare, inside
 from wellposed.training.evaluate import call
@@ -28,6 +31,8 @@ DIVERGED = 4.0
 """The test ends where the smoothed loss exceeds this many times its minimum: beyond, nothing is learned but time lost."""
 FEWEST = 5
 """With fewer losses a slope is noise."""
+SURE = 3.0
+"""A fall counts if it is so many standard errors steep: about the largest of the hundred slopes of noise alone."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ class RangeTest:
     """A learning rate for each step, the loss before that step, the smoothed loss, and a rate to start from.
 
     Attributes:
-        suggestion: where the smoothed loss falls fastest against the logarithm of the rate; NaN if it nowhere falls.
+        suggestion: where the smoothed loss falls fastest against the logarithm of the rate; NaN if it nowhere falls by
+            more than its noise allows, as at the optimum.
         stopped: ``"high"`` if the highest rate was reached, or ``"diverged"``.
+        noise: standard deviation of one loss around the curve.
     """
 
     rates: tuple[float, ...]
@@ -44,6 +51,7 @@ class RangeTest:
     smoothed: tuple[float, ...]
     suggestion: float
     stopped: str
+    noise: float = 0.0
 
     def __str__(self) -> str:
         if not self.losses:
@@ -51,7 +59,12 @@ class RangeTest:
         best = min(range(len(self.smoothed)), key=self.smoothed.__getitem__)
         reached = f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}, {len(self.rates)} steps"
         end = "where the loss diverged" if self.stopped == "diverged" else "the highest rate asked for"
-        if math.isnan(self.suggestion):
+        if math.isnan(self.suggestion) and self.noise > 0:
+            advice = (
+                f"no fall of the loss stands out from its noise of {self.noise:.2g}: take more steps or larger batches, "
+                "raise high, or there is nothing left to learn"
+            )
+        elif math.isnan(self.suggestion):
             advice = "the loss falls at no rate: raise high, check the data, or take more steps"
         else:
             advice = f"steepest fall at {self.suggestion:.2g}, lowest loss at {self.rates[best]:.2g}"
@@ -229,26 +242,37 @@ def _trailing(losses: list[float], width: float) -> list[float]:
     return found
 
 
-def _centered(losses: list[float], width: float) -> list[float]:
-    """Average over both sides, so that the curve is not shifted to higher rates."""
+def _centering(count: int, width: float) -> np.ndarray:
+    """Averages over both sides, so that the curve is not shifted to higher rates: a row of weights for each step."""
     kept = width / (1.0 + width)
-    values = np.array(losses)
-    distance = np.abs(np.subtract.outer(np.arange(len(values)), np.arange(len(values))))
+    distance = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
     weights: np.ndarray = (kept if kept else 1e-300) ** distance
-    return [float(value) for value in weights @ values / weights.sum(1)]
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _noise(losses: np.ndarray, smoothed: np.ndarray) -> float:
+    """Of one loss, up to the minimum of the curve (or half of it): each loss less the mean of its two neighbours, which
+    any straight line leaves at 0, has 3/2 of the variance (Gasser, Sroka & Jennen-Steinmetz (1986), Biometrika 73)."""
+    last = max(int(smoothed.argmin()), len(losses) // 2, 2)
+    seen = losses[: last + 1]
+    return float(np.sqrt(np.mean((seen[1:-1] - (seen[:-2] + seen[2:]) / 2) ** 2) / 1.5))
 
 
 def _result(rates: list[float], losses: list[float], width: float, stopped: str) -> RangeTest:
     seen = rates[: len(losses)]
-    smoothed = _centered(losses, width)
-    suggestion = math.nan
+    values, weights = np.array(losses), _centering(len(losses), width)
+    smoothed = weights @ values
+    suggestion, noise = math.nan, 0.0
     if len(losses) >= 3:
-        # Rates are evenly spaced in their logarithm, so differences are slopes. The ends have one side only.
-        slopes = [smoothed[i + 1] - smoothed[i - 1] for i in range(1, len(smoothed) - 1)]
-        steepest = min(range(len(slopes)), key=slopes.__getitem__)
-        if slopes[steepest] < 0:
-            suggestion = seen[steepest + 1]
-    return RangeTest(tuple(seen), tuple(losses), tuple(smoothed), suggestion, stopped)
+        noise = _noise(values, smoothed)
+        # Rates are evenly spaced in their logarithm, so differences are slopes. At the ends, which have one side only,
+        # fewer losses are averaged, and a slope must be steeper to count.
+        slopes = smoothed[2:] - smoothed[:-2]
+        error = noise * np.linalg.norm(weights[2:] - weights[:-2], axis=1)
+        sure = np.where(slopes < -SURE * error, slopes, 0.0)
+        if sure.min() < 0:
+            suggestion = seen[int(sure.argmin()) + 1]
+    return RangeTest(tuple(seen), tuple(losses), tuple(map(float, smoothed)), suggestion, stopped, noise)
 
 
 # What is put back. Each is a context manager over (model, optimizer, data).
@@ -389,9 +413,9 @@ def _generators(start: Iterable[object], depth: int = 6) -> list[Any]:
     """The random generators that objects hold, directly or through what they are made of."""
     found: list[Any] = []
     seen: set[int] = set()
-    waiting = [(item, depth) for item in start]
+    waiting = deque((item, depth) for item in start)
     while waiting:
-        item, left = waiting.pop()
+        item, left = waiting.popleft()  # nearest first: what is reached by a long way first would not be looked into
         if id(item) in seen or isinstance(item, (Tensor, np.ndarray, str, bytes, int, float, type)):
             continue
         seen.add(id(item))
@@ -443,7 +467,46 @@ def generators_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterat
             _set_state(source, state)
 
 
+def hooked_noises(model: nn.Module) -> list[Hooked]:
+    """What `perturb` and `ManifoldMixup` have put on the model, each once."""
+    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    return list({id(hook.owner): hook.owner for hook in hooks if isinstance(hook, Hook)}.values())
+
+
+@contextmanager
+def forward_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Where the draws of `perturb` and `ManifoldMixup` are, and how often there were any."""
+    noises = hooked_noises(model)
+    parts = [part for noise in noises for part in (noise, noise._streams, *getattr(noise, "sites", ()))]
+    kept = [
+        (part, {k: copy.copy(value) if isinstance(value, (list, dict)) else value for k, value in vars(part).items()})
+        for part in parts
+    ]
+    try:
+        yield
+    finally:
+        for part, values in kept:
+            vars(part).update(values)
+
+
+@contextmanager
+def gradient_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """The steps of each `GradientNoise` that the optimizer, or a wrapper of it, calls."""
+    chain = [optimizer]
+    while isinstance(chain[-1], Wrapper):
+        chain.append(chain[-1].optimizer)
+    hooks = [hook for one in chain for hook in getattr(one, "_optimizer_step_pre_hooks", {}).values()]
+    hooks += [getattr(hook, "__self__", None) for hook in hooks]
+    kept = [(hook, hook.step) for hook in hooks if isinstance(hook, GradientNoise)]
+    try:
+        yield
+    finally:
+        for noise, step in kept:
+            noise.step = step
+
+
 KEPT: tuple[Keep, ...] = (
     weights_kept, gradients_kept, buffers_kept, modes_kept, optimizer_kept, generators_kept,
+    forward_noise_kept, gradient_noise_kept,
 )  # fmt: skip
 """All that is put back, beside the global random states, which `seeded` keeps."""
