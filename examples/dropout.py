@@ -118,7 +118,12 @@ def draw(plain: list[dict], dropped: list[dict], path: str) -> None:
             **beside,
         )
         left.annotate(
-            f"dropout {RATE}", (1.2, mean(dropped, 1)), color=DROPPED, xytext=(3, 0), textcoords="offset points", **beside
+            f"dropout {RATE}",
+            (1.2, mean(dropped, 1)),
+            color=DROPPED,
+            xytext=(3, 0),
+            textcoords="offset points",
+            **beside,
         )
         left.set(xlim=(0.45, 2.5), ylim=(0, None), xticks=[1, 2], xticklabels=["layer 1", "layer 2"])
         left.set_title("Mean |correlation| of two hidden units")

@@ -889,7 +889,8 @@ def test_settling_leaves_all_but_the_weights_as_it_was() -> None:
 
 def test_a_certificate_is_readable_and_goes_to_json() -> None:
     net, rows = linear(), data()
-    found = settle(net, "mse", rows, [wp.L1(0.1).on()])
+    settle(net, "mse", rows, [wp.L1(0.1).on()], tolerance=1e-9)
+    found = certify(net, "mse", rows, [wp.L1(0.1).on()])
     text = str(found)
     for part in ("optimal to ", "objective", "duality gap", "of the minimizer", "weight", "L1(strength=0.1)"):
         assert part in text

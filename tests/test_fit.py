@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 import wellposed as wp
-from wellposed.core.errors import DataError, ProblemError, RecipeError, TrainingError
+from wellposed.core.errors import DataError, InputError, ProblemError, RecipeError, TrainingError
 from wellposed.core.random import stream_seed
 from wellposed.recipe.recipe import optimizers
 from wellposed.training.loop import Training
@@ -323,6 +323,16 @@ def ending(error: BaseException, epochs: float = 4.5) -> wp.Problem:
 
 
 LONG = {"epochs": 400, "optimizer": {"name": "sgd", "lr": 0.5}}
+
+
+def test_a_history_names_its_columns_where_it_has_not_the_one_asked_for() -> None:
+    history = wp.History(rows=[{"epoch": 0, "train_loss": 1.0, "term:L1": 0.5}])
+    assert history["term:L1"] == [0.5]
+    assert math.isnan(history["valid_loss"][0])  # a column that this run did not measure
+    with pytest.raises(
+        InputError, match=r"no column 'train_los'. Did you mean 'train_loss'\? It has: epoch, train_loss"
+    ):
+        history["train_los"]
 
 
 def test_patience() -> None:
@@ -822,11 +832,13 @@ def test_fewer_rows() -> None:
     assert same(fit(problem(), recipe(), rows=10**6), fit(problem(), recipe()))
 
 
-@pytest.mark.parametrize("given", [nn.Linear(2, 1), nn.Linear, None, "problem.py"], ids=["a model", "a class", "None", "a path"])
+@pytest.mark.parametrize(
+    "given", [nn.Linear(2, 1), nn.Linear, None, "problem.py"], ids=["a model", "a class", "None", "a path"]
+)
 def test_what_is_no_problem(given: Any) -> None:
     says = r"^fit needs a wp\.Problem; it was given .*\. Write wp\.Problem\(model=make_net, loss=\.\.\., data=\.\.\.\), with"
     with pytest.raises(ProblemError, match=says):
-        fit(given)
+        wp.fit(given)
 
 
 def test_presets_files_and_unknown_names(tmp_path: Any) -> None:

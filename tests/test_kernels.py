@@ -89,8 +89,9 @@ def reference(w: Tensor, metric: Metric, strength: float, axis: int) -> Tensor:
     if not isinstance(metric, Diagonal):
         return group_soft_threshold(w, metric, strength, axis)
     spared = metric.second <= metric.floor
-    u = group_soft_threshold(w.masked_fill(spared, 0.0), steps_of(metric), strength, axis)
-    gone = (group_norms(u, axis) == 0) & (group_norms((~spared).to(w.dtype), axis) > 0)
+    moving = w.masked_fill(spared, 0.0)
+    u = group_soft_threshold(moving, steps_of(metric), strength, axis)
+    gone = (group_norms(u, axis) == 0) & (group_norms(moving, axis) > 0)
     return torch.where(spared & ~gone, w, u)
 
 

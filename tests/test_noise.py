@@ -711,7 +711,9 @@ def test_a_source_is_a_generator(source: object) -> None:
     calls: list[Callable[..., object]] = [gaussian, cutout, cutmix, mixup, dropout, spatial_dropout, gaussian_dropout]
     calls += [drop_connect, weight_noise, stochastic_depth, gradient_noise]
     for call in calls:
-        with pytest.raises(InputError, match=r"source, a torch.Generator .* Write torch.Generator\(\).manual_seed\(0\)"):
+        with pytest.raises(
+            InputError, match=r"source, a torch.Generator .* Write torch.Generator\(\).manual_seed\(0\)"
+        ):
             call(x, 0.3, source)
 
 

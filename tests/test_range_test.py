@@ -20,7 +20,7 @@ import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.mixing import ManifoldMixup
-from wellposed.noise.perturb import Dropout, DropConnect, perturb
+from wellposed.noise.perturb import DropConnect, Dropout, perturb
 from wellposed.optim.lookahead import Lookahead
 from wellposed.training import range_test
 from wellposed.training.range_test import RangeTest, lr_range_test
@@ -383,7 +383,9 @@ def test_at_the_optimum_there_is_no_suggestion(seed: int) -> None:
 def test_a_noisy_fall_has_a_suggestion(seed: int) -> None:
     net, data = least_squares(seed, solved=False)
     found = lr_range_test(net, torch.optim.SGD(net.parameters(), lr=0.1), "squared_error", data)
-    assert 1e-3 < found.suggestion < 0.5  # the Hessian is about 2: stable below 1, and it takes hundreds of steps at 1e-3
+    assert (
+        1e-3 < found.suggestion < 0.5
+    )  # the Hessian is about 2: stable below 1, and it takes hundreds of steps at 1e-3
 
 
 def test_one_that_takes_noise_for_a_fall_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,6 +271,10 @@ def test_coupled_terms_are_refused_beside_others() -> None:
     made(charge.on(), wp.L1(0.1).on(how="loss"))
     with pytest.raises(SelectorError, match=r"needs one parameter for '\*.weight'"):
         made(wp.TiedGroups(0.05, axes={"*.weight": "unit", "0.bias": "unit"}).on())
+    with pytest.raises(SelectorError, match="Give skip= and first="):
+        made(wp.Hierarchical(0.1).on())
+    with pytest.raises(SelectorError, match="Give skip= and first="):
+        made(wp.Hierarchical(0.1, first="0.weight").on())
 
 
 def test_hooks_after_the_step_see_what_is_left() -> None:

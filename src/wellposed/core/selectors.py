@@ -356,7 +356,9 @@ def _unmatched(where: object, names: list[str]) -> str:
     if isinstance(where, str):
         return f"{where!r} matches no module.{did_you_mean(where, names)}"
     if isinstance(where, type):
-        return f"{where.__name__} matches no module. Functional calls are no modules: give names, or use a layer instead."
+        return (
+            f"{where.__name__} matches no module. Functional calls are no modules: give names, or use a layer instead."
+        )
     return f"{where!r} matches no module."
 
 

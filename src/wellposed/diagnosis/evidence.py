@@ -274,9 +274,10 @@ def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Compar
 
     Args:
         a, b: a Run or a list of Runs; a CSV file of predictions; or scores where higher is better: an array or tensor
-            ``(rows,)`` or ``(rows, seeds)``, or a list of arrays ``(rows,)``, one per seed. A file has ``target`` and either ``prediction`` (labels: 1 for a hit, 0 for a miss;
-            numbers: minus the squared error), ``prediction_0 ...`` for several seeds, or ``p_<class>`` (log of the
-            target's probability). With a column ``row`` or ``id`` in both, rows are matched by it.
+            ``(rows,)`` or ``(rows, seeds)``, or a list of arrays ``(rows,)``, one per seed. A file has ``target`` and
+            either ``prediction`` (labels: 1 for a hit, 0 for a miss; numbers: minus the squared error), ``prediction_0
+            ...`` for several seeds, or ``p_<class>`` (log of the target's probability). With a column ``row`` or ``id``
+            in both, rows are matched by it.
         on: the part of the data that runs are scored on, ``valid`` or ``test``. Arrays and files ignore it.
         level: inside (0, 1).
     Raises:

@@ -155,11 +155,10 @@ def along(w: Tensor, axis: int) -> Tiled:
     return Tiled(tuple(w.shape), (axis % w.ndim,))
 
 
-def outlasting(u: Tensor, spared: Tensor, groups: Groups) -> Tensor:
-    """Which coordinates are in no group, in one that is not zero in ``u``, or in one that is spared as a whole."""
-    alive = groups.norms(groups.split(u)) > 0
-    untouched = groups.norms(groups.split((~spared).to(u.dtype))) == 0
-    stays = groups.spread((alive | untouched).to(u.dtype)) * torch.ones_like(groups.split(u))
+def outlasting(u: Tensor, moving: Tensor, groups: Groups) -> Tensor:
+    """Which coordinates are in no group, or in one that a step from ``moving`` to ``u`` has not brought to zero."""
+    gone = (groups.norms(groups.split(u)) == 0) & (groups.norms(groups.split(moving)) > 0)
+    stays = groups.spread((~gone).to(u.dtype)) * torch.ones_like(groups.split(u))
     return groups.join(stays, torch.ones_like(u)) > 0
 
 

@@ -181,7 +181,7 @@ def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tenso
     if spared is None:
         return group_soft_threshold(wide, steps, strength, axis)
     u = group_soft_threshold(wide.masked_fill(spared, 0.0), steps, strength, axis)
-    return torch.where(spared & outlasting(u, spared, along(u, axis)), wide, u)
+    return torch.where(spared & outlasting(u, wide.masked_fill(spared, 0.0), along(u, axis)), wide, u)
 
 
 def group_soft_threshold_(
@@ -206,13 +206,13 @@ def _packed_groups(part: list[Item], scale: _Scale, radius: Tensor, axis: int) -
 def _groups(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, size: int) -> Tensor:
     """The step on ``(before, tensors, groups, after)``, a block of groups at a time; a group is an index of both middle axes."""
     width = max(1, min(w.shape[2], size * w.shape[2] // w.numel()))
-    scratch = w.new_empty(3, w.numel() // w.shape[2] * width)
+    scratch = w.new_empty(4, w.numel() // w.shape[2] * width)
     after = torch.empty_like(radius)
     for start in range(0, w.shape[2], width):
         part, moments = w[:, :, start : start + width], second[:, :, start : start + width]
         # Several tensors are packed into one block, so that a range of groups is a range of radii.
         some = slice(start, start + part.shape[2]) if width < w.shape[2] else slice(None)
-        buffers = scratch[:, : part.numel()].view(3, *part.shape)
+        buffers = scratch[:, : part.numel()].view(4, *part.shape)
         if scale.eps is None:
             after[some] = _group_block_in_number(part, scale.amount, buffers)
         else:
@@ -229,27 +229,16 @@ def _group_block_in_number(w: Tensor, amount: float, buffers: Tensor) -> Tensor:
 
 
 def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
-    """A block of groups, with what has had no gradient left out: it stays as long as its group does."""
-    if not bool(second.amin() <= scale.floor):
-        return _newton(w, second, scale, radius, buffers)
-    spared, kept = second <= scale.floor, w.clone()
-    untouched = _group_sums(buffers[0].copy_(~spared)) == 0
-    w.masked_fill_(spared, 0.0)
-    norm = _newton(w, second, scale, radius, buffers)
-    stays = _spread(((norm > 0) | untouched).to(w.dtype), w) > 0
-    w.copy_(torch.where(spared.logical_and_(stays), kept, w, out=kept))
-    return norm
-
-
-def _newton(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
     """Newton's method on the secular equation of every group of a block.
 
     With ``s_i = 1/(t_i*strength)`` a group is 0 where ``sum (w_i s_i)^2 <= 1``; else ``u_i = w_i e_i`` with
     ``e_i = s_i/(s_i + 1/r)`` and ``r = |u|``. ``r/|u(r)| = 1`` has a concave increasing left side, so that Newton's step
     ``r += (|u| - r) |u|^2 / sum u_i^2 e_i`` climbs from the left and from the right lands left of the root. Where that
     is beyond 0, ``|u(r)|``, which lies between the root and ``r``, is divided instead.
+
+    What has had no gradient is left out of the sums; its share is 1 while its group lives, and where nothing moves.
     """
-    sizes, shares, squares = buffers
+    sizes, shares, squares, kept = buffers
     limits = torch.finfo(w.dtype)
     # A coordinate without a gradient: so large that its share rounds to 1, yet finite, since 0 times it must be 0.
     frozen = min(0.9 * math.sqrt(limits.max), scale.amount * limits.max / 4)
@@ -257,19 +246,22 @@ def _newton(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: T
     if scale.root:
         sizes.sqrt_()
     torch.add(_number((scale.eps or 0.0) / scale.amount, w), sizes, alpha=1.0 / scale.amount, out=sizes)
-    alive = ~(_group_sums(torch.mul(w, sizes, out=squares).square_()) <= 1.0)
-    if not bool(alive.any()):
+    spared = second <= scale.floor
+    moving = torch.where(spared, _number(0.0, w), w, out=kept) if bool(spared.any()) else w
+    total = _group_sums(torch.mul(moving, sizes, out=squares).square_())
+    alive, still = ~(total <= 1.0), total == 0
+    if not bool(alive.any()) and not bool(still.any()):
         w.zero_()
         return torch.zeros_like(radius)
     least = limits.tiny**0.75  # its inverse stays far below the size of a coordinate without a gradient
     cold = alive & ~((radius > least) & torch.isfinite(radius))
     if bool(cold.any()):
-        radius = torch.where(cold, _group_sums(torch.mul(w, w, out=squares)).sqrt_(), radius)
+        radius = torch.where(cold, _group_sums(torch.mul(moving, moving, out=squares)).sqrt_(), radius)
     radius = radius.clamp_min(least)
     for _ in range(NEWTON_STEPS):
-        inverse = _spread(torch.where(alive, 1.0 / radius, math.inf), w)
+        inverse = _spread(torch.where(alive, 1.0 / radius, math.inf).masked_fill_(still, 0.0), w)
         torch.div(sizes, torch.add(sizes, inverse, out=shares), out=shares)
-        total = _group_sums(torch.mul(w, shares, out=squares).square_())
+        total = _group_sums(torch.mul(moving, shares, out=squares).square_())
         norm = total.sqrt()
         gap = norm - radius
         if not bool((alive & (gap.abs() > 4 * limits.eps * radius) & (radius > least)).any()):

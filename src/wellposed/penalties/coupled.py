@@ -100,9 +100,10 @@ class TiedGroups(CoupledPenalty):
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
         """The prox of what has had gradients; the rest of a group stays as long as the group does."""
-        us = self.prox([w.masked_fill(s, 0.0) for w, s in zip(ws, spared, strict=True)], steps)
+        moving = [w.masked_fill(s, 0.0) for w, s in zip(ws, spared, strict=True)]
+        us = self.prox(moving, steps)
         x = self._gathered(us)
-        stays = self._scattered(outlasting(x, self._gathered(spared), _rows(x)).to(x.dtype), ws)
+        stays = self._scattered(outlasting(x, self._gathered(moving), _rows(x)).to(x.dtype), ws)
         return [torch.where(s & (k > 0), w, u) for w, u, s, k in zip(ws, us, spared, stays, strict=True)]
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:

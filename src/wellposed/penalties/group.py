@@ -112,8 +112,9 @@ class Grouped(Penalty):
 
     def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
         """The prox of what has had gradients; the rest of a group stays as long as the group does."""
-        u = self.prox(w.masked_fill(spared, 0.0), step)
-        return torch.where(spared & outlasting(u, spared, self.groups(w)), w, u)
+        moving = w.masked_fill(spared, 0.0)
+        u = self.prox(moving, step)
+        return torch.where(spared & outlasting(u, moving, self.groups(w)), w, u)
 
     def scaled(self, w: Tensor) -> float | Tensor:
         """``strength * sqrt(size of a group)``; one for each where the groups are a person's own."""

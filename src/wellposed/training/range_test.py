@@ -247,7 +247,8 @@ def _centering(count: int, width: float) -> np.ndarray:
     kept = width / (1.0 + width)
     distance = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
     weights: np.ndarray = (kept if kept else 1e-300) ** distance
-    return weights / weights.sum(1, keepdims=True)
+    weights /= weights.sum(1, keepdims=True)
+    return weights
 
 
 def _noise(losses: np.ndarray, smoothed: np.ndarray) -> float:
