@@ -194,7 +194,10 @@ def test_intervals_are_named() -> None:
 
 
 BAD: list[tuple[Callable[[], Any], str]] = [
-    (lambda: MaxNorm(1.0, by="column"), "MaxNorm groups by unit or input .filter, channel., axis 0 or axis 1, .*'column'"),
+    (
+        lambda: MaxNorm(1.0, by="column"),
+        "MaxNorm groups by unit or input .filter, channel., axis 0 or axis 1, .*'column'",
+    ),
     (lambda: UnitNorm("rows"), "UnitNorm groups by unit or input"),
     (lambda: Box(1.0, 0.0), "Box needs numbers low <= high; it was given 1.0 and 0.0"),
     (lambda: Box(math.nan, 0.0), "Box needs numbers low <= high"),

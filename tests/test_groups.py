@@ -367,7 +367,8 @@ def test_tensors_that_do_not_go_together() -> None:
     with pytest.raises(ShapeError, match=r"no input in 'second' of shape \(4,\)"):
         charge.check_all(["first", "second"], [torch.zeros(4, 3), torch.zeros(4)])
     with pytest.raises(
-        InputError, match=r"'a' by one of unit, filter, input, channel, axis 0, axis 1; it was given 'units'. Did you mean"
+        InputError,
+        match=r"'a' by one of unit, filter, input, channel, axis 0, axis 1; it was given 'units'. Did you mean",
     ):
         TiedGroups(0.1, {"a": "units"})
     with pytest.raises(InputError, match="needs axes"):

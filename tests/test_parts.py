@@ -277,15 +277,7 @@ def test_a_part_in_fit(name: str, plain: dict[str, wp.Run]) -> None:
     nothing_left(run.model)
 
 
-AUDITED = [
-    pytest.param(n, marks=pytest.mark.xfail(reason="the audit takes the strength of a multiplier for a number"))
-    if n == "norm_bound"
-    else n
-    for n in PARTS
-]
-
-
-@pytest.mark.parametrize("name", AUDITED)
+@pytest.mark.parametrize("name", list(PARTS))
 def test_a_part_is_audited(name: str) -> None:
     kind, on, _ = PARTS[name]
     run = fit(problem(kind), recipe(epochs=1, **on))

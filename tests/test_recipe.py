@@ -33,17 +33,23 @@ def terms(draw: st.DrawFn) -> dict[str, Any]:
     sizes = st.floats(0, 1e3)
     name, given = draw(
         st.one_of(
-            st.tuples(st.sampled_from(["l1", "l2", "mcp", "scad", "l0", "row_l21"]), st.fixed_dictionaries({"strength": sizes})),
+            st.tuples(
+                st.sampled_from(["l1", "l2", "mcp", "scad", "l0", "row_l21"]),
+                st.fixed_dictionaries({"strength": sizes}),
+            ),
             st.tuples(st.just("elastic_net"), st.fixed_dictionaries({"strength": sizes, "mix": st.floats(0, 1)})),
             st.tuples(st.just("mcp"), st.fixed_dictionaries({"strength": sizes, "gamma": st.floats(0.1, 100)})),
             st.tuples(
-                st.just("group_l2"), st.fixed_dictionaries({"strength": sizes, "by": st.sampled_from(["unit", "input"])})
+                st.just("group_l2"),
+                st.fixed_dictionaries({"strength": sizes, "by": st.sampled_from(["unit", "input"])}),
             ),
             st.tuples(
                 st.just("group_l2"),
                 st.fixed_dictionaries({"strength": sizes, "by": st.just("block"), "block": st.just([2, 2])}),
             ),
-            st.tuples(st.just("max_norm"), st.fixed_dictionaries({"bound": sizes, "by": st.sampled_from(["unit", "input"])})),
+            st.tuples(
+                st.just("max_norm"), st.fixed_dictionaries({"bound": sizes, "by": st.sampled_from(["unit", "input"])})
+            ),
             st.tuples(st.just("box"), st.fixed_dictionaries({"low": st.floats(-1e3, 0), "high": st.floats(0, 1e3)})),
             st.tuples(st.just("top_k"), st.fixed_dictionaries({"keep": st.integers(0, 100)})),
         )

@@ -102,6 +102,8 @@ def test_a_schedule_gives_a_factor(factor: float) -> None:
         wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.L1(0.1).on(schedule=lambda step: factor))
     with pytest.raises(InputError, match=r"wp.ramp\(1000\); 3 is none"):
         wp.L1(0.1).on(schedule=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is none"):
+        wp.L1(0.1).on(schedule=wp.ramp)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no strength and no bound"):
         wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.NonNegative().on(schedule=lambda step: 1.0))
 

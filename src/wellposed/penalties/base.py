@@ -83,7 +83,7 @@ class Chargeable(ABC):
             raise InputError(
                 f"{type(self).__name__} cannot be enforced by how={chosen!r}; it can by {', '.join(self.hows)}."
             )
-        if schedule is not None and not callable(schedule):
+        if schedule is not None and (not callable(schedule) or isinstance(schedule, type)):
             raise InputError(f"A schedule is a function of the step, such as wp.ramp(1000); {schedule!r} is none.")
         return Term(self, self.everywhere if where is None else selector(where), chosen, schedule)
 
