@@ -498,7 +498,7 @@ class Stream(IterableDataset[Any]):
         ({"data": DataLoader(Stream())}, DataError, "iterable Dataset cannot be put back"),
         ({"data": [(torch.ones(4, 1), torch.ones(3, 1))]}, ProblemError, "does not fit the model"),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else "-",
 )
 def test_what_cannot_be_used(change: dict[str, Any], error: Any, message: str) -> None:
     net, data = quadratic([1.0])
