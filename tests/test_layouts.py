@@ -224,6 +224,7 @@ COMPUTED: dict[str, Any] = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.filterwarnings("ignore:.*has not been added to the cost")
 def test_what_a_weight_is_computed_from_is_not_shrunk_and_not_projected(name: str) -> None:
     net = nn.Sequential(COMPUTED[name](), nn.Linear(3, 1))
     for charge in (wp.L1(0.1), wp.GroupL2(0.1), wp.MaxNorm(0.1), wp.NonNegative(), wp.NormBound(0.1)):
@@ -305,6 +306,7 @@ def test_equal_parts_of_a_batch_have_the_mean_of_the_whole() -> None:
     torch.testing.assert_close(charge(x), (charge(x[:3]) + charge(x[3:])) / 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*has not been added to the cost")
 def test_a_graph_is_let_go_when_it_has_been_differentiated() -> None:
     net, x = net_of_two(), torch.randn(6, 4)
     optimizer: Any = wp.regularize(sgd(net), net, [wp.ActivationL2(1.0).on("1")])

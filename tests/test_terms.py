@@ -230,6 +230,7 @@ def test_a_missing_piece_is_asked_for() -> None:
         made(wp.ActivationL1(0.1).on("encoder.*"))
 
 
+@pytest.mark.filterwarnings("ignore:.*has not been added to the cost")
 def test_what_was_recorded_goes_with_the_step_and_the_hooks_with_the_optimizer() -> None:
     net = network()
     optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.ActivationL1(0.1).on("1"))
@@ -288,3 +289,14 @@ def test_hooks_after_the_step_see_what_is_left() -> None:
     handle.remove()
     descend(optimizer, net, 1)
     assert seen == [0.0]
+
+
+def test_a_penalty_that_is_never_asked_for_is_warned_of_once() -> None:
+    net = linear()
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.L1(0.1).on(how="loss"))
+    with pytest.warns(UserWarning, match=r"L1\(strength=0.1\) on weights by loss has not been added to the cost"):
+        descend(optimizer, net, 1)
+    descend(optimizer, net, 2)  # warnings are errors here
+    asked = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, wp.L1(0.1).on(how="loss"))
+    asked.penalty()
+    descend(asked, net, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +47,7 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
+        self._asked = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
         self._model = weakref.ref(unwrapped(model))
@@ -92,6 +94,7 @@ class Regularized(Wrapper):
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
+        self._check_asked()
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
         self._decay(moving)
@@ -106,6 +109,17 @@ class Regularized(Wrapper):
                 self._adapt(one, plan, float(group["lr"]))
         self._end_step()
         return loss if closure is not None else result
+
+    def _check_asked(self) -> None:
+        """Warn once, at the first step, where terms by loss were given and the loss never got them."""
+        if self.steps or self._asked:
+            return
+        forgotten = [term for term in self.terms if term.how == "loss" and getattr(term.charge, "strength", None)]
+        if forgotten:
+            warnings.warn(
+                f"{forgotten[0]} has not been added to the cost: call optimizer.penalty() before backward and add it.",
+                stacklevel=3,
+            )
 
     def _end_step(self) -> None:
         self.steps += 1
@@ -262,6 +276,7 @@ class Regularized(Wrapper):
 
     def weights_penalty(self) -> Tensor:
         """The part of `penalty` that looks at weights alone: once for each step, however many batches it has."""
+        self._asked = True
         device = self._binding.charged[0].leaf.tensor.device if self._binding.charged else None
         total = torch.zeros((), device=device)
         for one in self._trained():
@@ -279,6 +294,7 @@ class Regularized(Wrapper):
         self, outputs: Tensor | None = None, *, inputs: Tensor | None = None, reference: Tensor | None = None
     ) -> Tensor | float:
         """The part of `penalty` that looks at this batch: a mean over its examples."""
+        self._asked = True
         total: Tensor | float = 0.0
         for i, term in enumerate(self._binding.functional):
             total = total + self._functional(i, term, outputs, inputs, reference)
