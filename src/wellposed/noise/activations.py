@@ -95,7 +95,24 @@ class Streams:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.step = 0
+        self._step = 0
+        self._calls: dict[str, int] = {}
+
+    @property
+    def step(self) -> int:
+        """Where the run is. Setting it, also to the same, begins the draws of that step anew."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        self._calls.clear()
+
+    def call(self, site: str) -> int:
+        """How often the site has been called before in this step; counts the call."""
+        count = self._calls.get(site, 0)
+        self._calls[site] = count + 1
+        return count
 
     def at(self, stream: str, site: str) -> torch.Generator:
         """The generator of this stream and site at the current step."""
@@ -138,15 +155,12 @@ def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
     """
     plain = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     patched = [(name, module) for name, module in dropouts(model).items() if type(module) in plain]
-    calls: dict[str, tuple[int, int]] = {}
 
     def drawing(name: str, module: _DropoutNd) -> object:
         def forward(x: Tensor) -> Tensor:
             if not module.training or module.p == 0:
                 return x
-            step, count = calls.get(name, (-1, 0))
-            count = count + 1 if step == streams.step else 0
-            calls[name] = (streams.step, count)
+            count = streams.call(name)
             source = streams.at("dropout", name if count == 0 else f"{name}#{count}")
             mask = dropout_mask(_mask_shape(module, x), module.p, source)
             return x * mask.to(device=x.device, dtype=x.dtype)

@@ -68,7 +68,7 @@ class Audit:
         rows = [row for leaf in found for row in _rows(leaf, optimizer, groups, bounds.get(leaf.name, []))]
         for term in binding.functional:
             objective = f"loss + {term.charge}"
-            rows.append(AuditRow(place_of(term), (), "function", str(term.charge), term.how, None, objective))
+            rows.append(AuditRow(term.place, (), "function", str(term.charge), term.how, None, objective))
         terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
         notes = [*_notes(optimizer, terms, rows), *_notes_of_weights(optimizer, groups, binding)]
         return cls(tuple(rows), tuple(notes))
@@ -120,11 +120,6 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
             for row in rows
         ]
     return rows or [AuditRow(name, shape, leaf.role, "-", "-", None, "not charged")]
-
-
-def place_of(term: Term) -> str:
-    """Where a functional term looks, as text."""
-    return term.where.__name__ if isinstance(term.where, type) else str(term.where)
 
 
 def _own_decay(optimizer: Optimizer, group: Mapping[str, Any], strength: float) -> tuple[str, str, float | None, str]:
@@ -189,10 +184,11 @@ def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]
 def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: Binding) -> list[str]:
     """What the weights themselves make of their terms: rounding, and coordinates that wait for a gradient."""
     notes = []
-    low = [one.leaf.name for one in binding.charged if torch.finfo(one.leaf.tensor.dtype).bits < 32]
+    low = {one.leaf.name: one.leaf.tensor.dtype for one in binding.charged if one.leaf.tensor.dtype.itemsize < 4}
     if low:
+        kinds = listed(sorted({str(kind).removeprefix("torch.") for kind in low.values()}))
         notes.append(
-            f"note: {listed(low)} has {binding_dtype(binding, low[0])} weights, in which small changes are rounded away: decay "
+            f"note: {listed(low)} has {kinds} weights, in which small changes are rounded away: decay "
             "and small thresholds do nothing to large weights. Keep float32 weights and use torch.autocast."
         )
     waiting = [one.leaf.name for one in binding.charged if _waiting(optimizer, groups, one)]
@@ -201,12 +197,6 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
             f"note: what has had no gradient is left out of proximal steps and groups: some of {listed(waiting)}."
         )
     return notes
-
-
-def binding_dtype(binding: Binding, name: str) -> str:
-    """The type of a charged parameter, as text."""
-    found = next(one.leaf.tensor.dtype for one in binding.charged if one.leaf.name == name)
-    return str(found).removeprefix("torch.")
 
 
 def _waiting(optimizer: Optimizer, groups: Mapping[int, Any], one: Charged) -> bool:

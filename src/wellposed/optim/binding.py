@@ -31,6 +31,7 @@ from wellposed.penalties.base import (
     Term,
 )
 from wellposed.penalties.elementwise import L2
+from wellposed.penalties.reference import Towards
 
 
 @dataclass
@@ -86,13 +87,14 @@ class Charged:
         """The terms as they were given."""
         return [bound.term for bound in self.bounds]
 
-    def referring(self) -> dict[str, Bound]:
-        """Charges towards a tensor, by their kind; ``l2_sp#2`` is the second of a kind."""
-        found: dict[str, Bound] = {}
+    def referring(self) -> dict[str, tuple[Bound, Tensor]]:
+        """Charges towards a tensor, with it, by their kind; ``l2_sp#2`` is the second of a kind."""
+        found: dict[str, tuple[Bound, Tensor]] = {}
         for bound in self.bounds:
-            if isinstance(getattr(bound.charge, "reference", None), Tensor):
-                same = sum(other.charge.name == bound.charge.name for other in found.values())
-                found[f"{bound.charge.name}#{same + 1}" if same else bound.charge.name] = bound
+            charge = bound.charge
+            if isinstance(charge, Towards) and isinstance(charge.reference, Tensor):
+                same = sum(other.charge.name == charge.name for other, _ in found.values())
+                found[f"{charge.name}#{same + 1}" if same else charge.name] = bound, charge.reference
         return found
 
     def plan(self, step: int) -> Plan:
@@ -210,8 +212,8 @@ class Binding:
         """Tensors that belong to charges (the weights that one stays close to), by parameter and kind of charge."""
         found: dict[str, dict[str, Tensor]] = {}
         for charged in self.charged:
-            for key, bound in charged.referring().items():
-                found.setdefault(charged.leaf.name, {})[key] = getattr(bound.charge, "reference")  # noqa: B009 - has one
+            for key, (_, reference) in charged.referring().items():
+                found.setdefault(charged.leaf.name, {})[key] = reference
         return found
 
 

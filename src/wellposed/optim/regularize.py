@@ -397,7 +397,8 @@ class Regularized(Wrapper):
             for key, reference in own.get("references", {}).get(name, {}).items():
                 if key in referring:
                     changed: Any = replace  # references belong to dataclasses
-                    referring[key].charge = changed(referring[key].charge, reference=reference.to(device))
+                    bound, _ = referring[key]
+                    bound.charge = changed(bound.charge, reference=reference.to(device))
             one.forget_plan()
         for coupled in self._binding.coupled:
             coupled.counted.clear()

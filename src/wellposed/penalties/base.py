@@ -4,7 +4,8 @@ Chargeable           anything that can be bound with `on`
 ├── Penalty          g(w) of one parameter: value, prox, violation
 ├── CoupledPenalty   g(w_1, ..., w_k) of several parameters at once
 ├── FunctionalPenalty  of outputs, inputs, activations: value only, enforced in the loss
-└── Constraint       a set: project
+├── Constraint       a set: project
+└── Multiplier       a bound whose strength adapts (in ``constraints/multiplier.py``)
 """
 
 from __future__ import annotations
@@ -327,9 +328,13 @@ class Term:
     how: How
     schedule: Schedule | None = None
 
+    @property
+    def place(self) -> str:
+        """``where`` as text."""
+        return self.where.__name__ if isinstance(self.where, type) else str(self.where)
+
     def __str__(self) -> str:
-        place = self.where.__name__ if isinstance(self.where, type) else self.where
-        return f"{self.charge} on {place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
+        return f"{self.charge} on {self.place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
 
 
 def shown(value: object) -> str:

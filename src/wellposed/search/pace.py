@@ -13,6 +13,7 @@ import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.random import untouched
+from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.training.loop import Training
@@ -149,10 +150,11 @@ def measured(
         training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
         training.model.train()
         times = []
-        for index in list(training.batches(0))[:STEPS]:
-            began = time.perf_counter()
-            training.step(0, index)
-            times.append(time.perf_counter() - began)
+        with dropout_from_streams(training.model, training.streams):
+            for index in list(training.batches(0))[:STEPS]:
+                began = time.perf_counter()
+                training.step(0, index)
+                times.append(time.perf_counter() - began)
         began = time.perf_counter()
         training.record({"epoch": 0}, began)
         rest = time.perf_counter() - began

@@ -214,15 +214,16 @@ class Training:
         began = time.perf_counter()
         self.model.train()
         costs, norms, steps = 0.0, 0.0, 0
-        for index in self.batches(epoch):
-            cost, norm = self.step(epoch, index)
-            costs, norms, steps = costs + cost, norms + norm, steps + 1
-            if not math.isfinite(cost):
-                self.stopped = "diverged"
-            elif time.monotonic() > self.deadline:
-                self.stopped = "budget"
-            if self.stopped:
-                break
+        with dropout_from_streams(self.model, self.streams):
+            for index in self.batches(epoch):
+                cost, norm = self.step(epoch, index)
+                costs, norms, steps = costs + cost, norms + norm, steps + 1
+                if not math.isfinite(cost):
+                    self.stopped = "diverged"
+                elif time.monotonic() > self.deadline:
+                    self.stopped = "budget"
+                if self.stopped:
+                    break
         if isinstance(self.optimizer, Lookahead):
             self.optimizer.synchronize()
         self.average_epoch(epoch)
@@ -268,21 +269,20 @@ class Training:
         micro = torch.split(index, self.recipe.batch_size)
         total, size, charged = 0.0, 0.0, 0.0
         apart = ApartGradients(self.model)
-        with dropout_from_streams(self.model, streams):
-            for i, part in enumerate(micro):
-                streams.step += bool(i)
-                cost, count, penalty = self.cost(part)
-                # A mean has its own size at once; a step of several batches gets the size of all after the last one.
-                cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
-                penalty = penalty * (len(part) / len(index))
-                if isinstance(penalty, Tensor):
-                    charged += float(penalty.detach())
-                    if len(micro) == 1:
-                        cost = cost + penalty
-                    else:  # the size of all is not that of the penalty, which is a mean over rows
-                        apart.add(self.scaler.scale(penalty))
-                total, size = total + float(cost.detach()), size + float(count)
-                self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
+        for i, part in enumerate(micro):
+            streams.step += bool(i)
+            cost, count, penalty = self.cost(part)
+            # A mean has its own size at once; a step of several batches gets the size of all after the last one.
+            cost = cost / (count.clamp_min(TINY) if len(micro) == 1 else len(index))
+            penalty = penalty * (len(part) / len(index))
+            if isinstance(penalty, Tensor):
+                charged += float(penalty.detach())
+                if len(micro) == 1:
+                    cost = cost + penalty
+                else:  # the size of all is not that of the penalty, which is a mean over rows
+                    apart.add(self.scaler.scale(penalty))
+            total, size = total + float(cost.detach()), size + float(count)
+            self.scaler.scale(cost).backward()  # type: ignore[no-untyped-call]
         if len(micro) > 1:
             if size not in (0.0, len(index)):
                 total *= len(index) / size

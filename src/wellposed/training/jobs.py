@@ -1,0 +1,55 @@
+"""What is to be trained, together with what else: jobs, how they stand, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from wellposed.core.errors import WellposedError
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.history import History
+from wellposed.training.run import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe to be trained with one seed.
+
+    Attributes:
+        rows: train on at most this many rows (stratified); None takes all.
+    """
+
+    recipe: Recipe
+    seed: int = 0
+    rows: int | None = None
+
+
+Outcome = Run | WellposedError
+"""How a job ended: its run, or why it could not be trained."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one job stands after an epoch.
+
+    Attributes:
+        job: its place among the jobs.
+        history: so far, of the weights that would be used: averaged ones where there is an average.
+        epochs: planned.
+    """
+
+    job: int
+    history: History
+    epochs: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned epochs that is done, in (0, 1]."""
+        return len(self.history) / self.epochs
+
+
+Cull = Callable[[Sequence[Standing]], Collection[int]]
+"""Called after each epoch with those that are still trained together; the jobs to be stopped now, as ``"culled"``."""
+
+Done = Callable[[int, Outcome], None]
+"""Called with a job's place and outcome as soon as it has ended."""
