@@ -1,0 +1,244 @@
+"""The kernel's side of a population: which numbers it is given for each step, and what comes back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wellposed.noise.activations import LEVELS
+from wellposed.training.population.compiled import Kernel
+from wellposed.training.population.lowering import LAYER_NORM, NO_NORM, Layout, Lowered, layout
+from wellposed.training.population.stacks import Stacks
+
+OP = np.dtype(
+    [(n, "i8") for n in (
+        "kind", "source", "other", "out", "rows", "width_in", "width", "weight", "bias", "gamma", "beta", "mean", "var",
+        "norm", "act", "site", "keep", "stats", "to", "to_other",
+    )] + [(n, "f8") for n in ("eps", "momentum", "slope")]
+)  # fmt: skip
+RULE = np.dtype(
+    [(n, "f8") for n in (
+        "kind", "lr", "beta1", "beta2", "eps", "correction1", "root2", "decay", "coupled", "momentum", "dampening",
+        "nesterov", "first", "clip", "ramp", "average",
+    )]
+)  # fmt: skip
+CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "axis")])
+LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
+
+P, I = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Step(ctypes.Structure):
+    """``Step`` of kernel.c, field by field."""
+
+    _fields_ = (
+        [(n, I) for n in (
+            "count", "batch", "threads", "ops", "leaves", "buffers", "training", "sites", "workspace_size", "outputs", "output",
+            "scratch", "loss",
+        )]
+        + [(n, P) for n in (
+            "active", "op", "value", "gradient", "param", "grad", "first", "second", "third", "average", "size", "stride",
+            "rows", "moves", "buffer", "average_buffer", "buffer_size", "buffer_stride", "averaged", "x", "label", "label2",
+            "target", "weight", "smoothing", "mix", "bits", "threshold", "scale", "rule", "charge", "cost", "norm", "out",
+            "workspace", "gemm", "blas_threads",
+        )]
+    )  # fmt: skip
+
+
+@dataclass
+class Batch:
+    """What a step sees; row ``j`` is slot ``j`` of those that are active.
+
+    Attributes:
+        x: ``(lanes, batch, features)`` tensors and which lane of which tensor a slot reads, as addresses.
+        label, other, target, weight: addresses, 0 where there is none.
+        smoothing, mix: of the labels.
+        held: what the addresses point into.
+    """
+
+    rows: int
+    x: np.ndarray
+    label: np.ndarray | None = None
+    other: np.ndarray | None = None
+    target: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    smoothing: np.ndarray | None = None
+    mix: np.ndarray | None = None
+    held: list[Any] = field(default_factory=list)
+
+
+class Program:
+    """A lowered model on the stacks of a population.
+
+    Args:
+        kernel: the compiled library.
+        found: the operations.
+        model: one of the slots' models, for the names of leaves and buffers.
+        loss: a name of `LOSSES`.
+        batch: the largest number of examples at once.
+        threads: >= 1.
+    """
+
+    def __init__(
+        self, kernel: Kernel, found: Lowered, stacks: Stacks, model: nn.Module, loss: str, batch: int, threads: int
+    ) -> None:
+        self.kernel, self.found, self.stacks, self.batch = kernel, found, stacks, batch
+        self.threads = threads
+        first = next(iter(stacks.weights.values())).storage
+        self.dtype = first.dtype
+        suffix = "f" if first.dtype == torch.float32 else "d"
+        self._step = getattr(kernel.library, f"wp_step_{suffix}")
+        self._outputs = getattr(kernel.library, f"wp_outputs_{suffix}")
+        self.leaves = list(stacks.weights)
+        self.layout = layout(found, batch)
+        self._held: dict[str, Any] = {}
+        self.workspace = torch.zeros(threads, -(-self.layout.size // 16) * 16, dtype=first.dtype)
+        self.moves = np.array([bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64)
+        self.step_arguments = self._arguments(model, loss)
+        self.places = stacks.places
+        self._bits = torch.zeros(0, dtype=torch.int16)
+
+    def _keep(self, name: str, array: np.ndarray) -> int:
+        self._held[name] = array = np.ascontiguousarray(array)
+        return int(array.ctypes.data)
+
+    def _arguments(self, model: nn.Module, loss: str) -> _Step:
+        found, stacks, plan = self.found, self.stacks, self.layout
+        buffers = list(stacks.buffers)
+        s = _Step()
+        s.threads, s.ops, s.leaves, s.buffers = self.threads, len(found.ops), len(self.leaves), len(buffers)
+        s.sites, s.outputs, s.output = max(1, len(found.sites)), found.outputs, found.output
+        s.workspace_size, s.scratch, s.loss = self.workspace.shape[1], plan.scratch, LOSSES[loss]
+        s.op = self._keep("op", operations(found, plan, self.leaves, buffers, model))
+        s.value = self._keep("value", np.array(plan.values, np.int64))
+        s.gradient = self._keep("gradient", np.array(plan.gradients, np.int64))
+        for name, stack in (
+            ("param", stacks.weights), ("grad", stacks.gradients), ("first", stacks.moments[0]),
+            ("second", stacks.moments[1]), ("average", stacks.averages),
+            ("buffer", stacks.buffers), ("average_buffer", stacks.average_buffers),
+        ):  # fmt: skip
+            setattr(s, name, self._keep(name, np.array([part.address for part in stack.values()] or [0], np.uint64)))
+        s.third = s.first
+        weights, kept = list(stacks.weights.values()), list(stacks.buffers.values())
+        s.size = self._keep("size", np.array([w.count for w in weights], np.int64))
+        s.stride = self._keep("stride", np.array([w.stride for w in weights], np.int64))
+        s.rows = self._keep("rows", np.array([w.shape[0] if len(w.shape) else 1 for w in weights], np.int64))
+        s.moves = self._keep("moves", self.moves)
+        s.buffer_size = self._keep("buffer_size", np.array([b.count for b in kept] or [0], np.int64))
+        s.buffer_stride = self._keep("buffer_stride", np.array([b.stride for b in kept] or [0], np.int64))
+        s.workspace = self.workspace.data_ptr()
+        s.gemm = self.kernel.gemm[self.dtype]
+        s.blas_threads = self.kernel.blas_threads or 0
+        return s
+
+    def bits(self, seeds: Sequence[Sequence[int]], rows: int) -> np.ndarray:
+        """Random bits for each lane and site: ``seeds[lane][site]``; addresses ``(lanes, sites)``."""
+        sizes = [size for _, _, size in self.found.sites]
+        widest = -(-max(sizes) * self.batch // 4) * 4
+        need = len(seeds) * len(sizes) * widest
+        if self._bits.numel() < need:
+            self._bits = torch.zeros(need, dtype=torch.int16)
+        flat = np.array([seed for lane in seeds for seed in lane], np.uint64)
+        numbers = np.array([size * rows for size in sizes] * len(seeds), np.int64)
+        self.kernel.library.wp_random_bits(
+            I(len(flat)), P(flat.ctypes.data), P(numbers.ctypes.data), I(widest), P(self._bits.data_ptr()), I(self.threads)
+        )
+        at = self._bits.data_ptr() + 2 * widest * np.arange(len(flat), dtype=np.uint64)
+        return at.reshape(len(seeds), len(sizes))
+
+    def step(
+        self, active: np.ndarray, batch: Batch, rules: np.ndarray, charges: np.ndarray,
+        rates: np.ndarray | None, bits: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """One step of the slots in places ``active``: costs and gradient norms.
+
+        Args:
+            rules: ``(active,)`` of `RULE`; kind 0 leaves gradients in the stacks and moves nothing.
+            charges: ``(active, leaves)`` of `CHARGE`.
+            rates: ``(active, sites)``, of dropout; None: no dropout.
+            bits: ``(active, sites)``, addresses of random bits.
+        """
+        s, count = self.step_arguments, len(active)
+        cost, norm = np.empty(count), np.empty(count)
+        s.count, s.batch, s.training, s.averaged = count, batch.rows, 1, None
+        dropped, scale = levels(rates if rates is not None else np.zeros((count, s.sites)))
+        s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
+        s.bits = None if bits is None else bits.ctypes.data
+        s.active, s.x = active.ctypes.data, batch.x.ctypes.data
+        for name, value in (
+            ("label", batch.label), ("label2", batch.other), ("target", batch.target), ("weight", batch.weight),
+            ("smoothing", batch.smoothing), ("mix", batch.mix),
+        ):  # fmt: skip
+            setattr(s, name, None if value is None else value.ctypes.data)
+        s.rule, s.charge, s.cost, s.norm = rules.ctypes.data, charges.ctypes.data, cost.ctypes.data, norm.ctypes.data
+        self._step(ctypes.byref(s))
+        return cost, norm
+
+    def outputs(self, active: np.ndarray, averaged: np.ndarray, inputs: Tensor) -> Tensor:
+        """``(active, rows, outputs)`` on shared rows in evaluation mode, of the averages where ``averaged`` says so."""
+        s, count = self.step_arguments, len(active)
+        inputs = inputs.to(self.dtype).reshape(len(inputs), -1).contiguous()
+        found = []
+        averaged = np.ascontiguousarray(averaged, np.int64)
+        s.count, s.training, s.active, s.averaged = count, 0, active.ctypes.data, averaged.ctypes.data
+        for part in inputs.split(self.batch):
+            out = torch.empty(count, len(part), self.found.outputs, dtype=self.dtype)
+            x = np.full(count, part.data_ptr(), np.uint64)
+            s.batch, s.x, s.out = len(part), x.ctypes.data, out.data_ptr()
+            self._outputs(ctypes.byref(s))
+            found.append(out)
+        return torch.cat(found, 1) if len(found) > 1 else found[0]
+
+
+def levels(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds and scales of `wellposed.noise.activations.dropout_mask`; scale 1 says that nothing is dropped."""
+    dropped = np.round(rates * LEVELS).astype(np.int64)
+    scale = np.where(dropped >= LEVELS, 2.0, LEVELS / np.maximum(1, LEVELS - dropped))
+    return (dropped - LEVELS // 2).astype(np.int32), scale.astype(np.float32).astype(np.float64)
+
+
+def _used(found: Lowered, leaf: str) -> bool:
+    """Whether a gradient comes to a leaf."""
+    owner = leaf.rpartition(".")[0]
+    return any(owner in (op.linear if op.linear else None, op.normed if op.norm else None) for op in found.ops)
+
+
+def operations(
+    found: Lowered, plan: Layout, leaves: list[str], buffers: list[str], model: nn.Module
+) -> np.ndarray:
+    """The operations as the kernel reads them."""
+
+    def place(names: list[str], owner: str, name: str) -> int:
+        full = f"{owner}.{name}" if owner else name
+        return names.index(full) if full in names else -1
+
+    rows = np.zeros(len(found.ops), OP)
+    for i, op in enumerate(found.ops):
+        row = rows[i]
+        for name in ("kind", "source", "other", "out", "rows", "width_in", "width", "norm", "act", "site", "to", "to_other"):
+            row[name] = getattr(op, name)
+        row["eps"], row["momentum"], row["slope"] = op.eps, op.momentum, op.slope
+        row["keep"], row["stats"] = plan.keeps[i], plan.stats[i]
+        for name in ("weight", "bias", "gamma", "beta", "mean", "var"):
+            row[name] = -1
+        if op.linear or not op.norm:
+            row["weight"], row["bias"] = place(leaves, op.linear, "weight"), place(leaves, op.linear, "bias")
+        if op.norm != NO_NORM:
+            row["gamma"], row["beta"] = place(leaves, op.normed, "weight"), place(leaves, op.normed, "bias")
+        if op.norm > LAYER_NORM:
+            row["mean"] = place(buffers, op.normed, "running_mean")
+            row["var"] = place(buffers, op.normed, "running_var")
+    return rows
+
+
+def check_sizes(kernel: Kernel) -> None:
+    """Refuse a library whose structures are not these."""
+    sizes = [kernel.library.wp_sizes(I(i)) for i in range(4)]
+    ours = [OP.itemsize, RULE.itemsize, CHARGE.itemsize, ctypes.sizeof(_Step)]
+    assert sizes == ours, f"kernel.c and native.py differ: {sizes}, {ours}"

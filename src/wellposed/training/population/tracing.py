@@ -1,0 +1,133 @@
+"""What a model computes, as a graph of supported layers; or why it cannot be stacked."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+
+class NotStackable(Exception):
+    """Why a model or a recipe is trained alone, in words that follow ``"trained alone: "``."""
+
+
+WEIGHTED: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.Embedding, nn.Conv1d, nn.Conv2d,
+)  # fmt: skip
+"""Layers with weights that can be stacked."""
+
+DROPOUTS: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""Layers whose masks come from streams."""
+
+BARE: tuple[type[nn.Module], ...] = (
+    nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.ELU, nn.SELU, nn.CELU,
+    nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Tanhshrink, nn.Softsign, nn.LogSigmoid,
+    nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+"""Layers without weights that act on each example by itself: they take the examples of all slots as one batch."""
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.getitem, getattr,
+    torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.tanh, torch.sigmoid, torch.flatten, torch.abs,
+    F.relu, F.gelu, F.silu, F.tanh, F.sigmoid, F.elu, F.leaky_relu, F.softplus, F.mish, F.selu, F.hardswish,
+    F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+)  # fmt: skip
+METHODS = ("flatten", "view", "reshape", "size", "relu", "tanh", "sigmoid", "float", "double", "contiguous", "add", "mul")
+"""Functions and methods of the same kind. A reshape keeps the first axis, which `traced` checks."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """A supported layer, and any other of torch's own: those are refused by name."""
+        return type(module) in (*WEIGHTED, *DROPOUTS, *BARE) or super().is_leaf_module(module, name)
+
+
+def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The graph of a model, each node with the shape of its value for the rows of ``example``.
+
+    Args:
+        model: as a factory gave it. Not modified.
+        example: a few rows of inputs, at least two.
+    Raises:
+        NotStackable: something in it is not known to act on each example by itself, or not by stacked weights.
+    """
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        raise NotStackable("the model has hooks")
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever somebody's forward does with a value that is not there
+        raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
+    module = fx.GraphModule(model, graph)
+    module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:
+        _check(node, module)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder" and not node.args]
+    if len(placeholders) != 1:
+        raise NotStackable(f"it takes {len(placeholders)} inputs")
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            ShapeProp(module).propagate(example)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise NotStackable(f"its graph does not run ({type(error).__name__})") from error
+    finally:
+        for m, mode in modes:
+            m.training = mode
+    for node in module.graph.nodes:
+        found = shape_of(node)
+        if found is not None and node.op != "output" and (not found or found[0] != len(example)):
+            raise NotStackable("a value has no axis of examples first")
+    return module
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of a node's value; None where it is no tensor."""
+    meta = node.meta.get("tensor_meta")
+    return tuple(meta.shape) if hasattr(meta, "shape") else None
+
+
+def _check(node: fx.Node, module: fx.GraphModule) -> None:
+    if node.op == "call_module":
+        _check_layer(str(node.target), module.get_submodule(str(node.target)))
+    elif node.op == "call_function" and node.target not in FUNCTIONS:
+        raise NotStackable(f"it calls {getattr(node.target, '__name__', node.target)}")
+    elif node.op == "call_method" and node.target not in METHODS:
+        raise NotStackable(f"it calls .{node.target}()")
+    elif node.op == "get_attr":
+        raise NotStackable(f"it uses {node.target!r} outside a layer")
+    elif node.op == "placeholder" and len(node.args) > 0 and node.users:
+        raise NotStackable(f"it uses the argument {node.target!r}")
+
+
+def _check_layer(name: str, layer: nn.Module) -> None:
+    if type(layer) not in (*WEIGHTED, *DROPOUTS, *BARE):
+        raise NotStackable(f"{name!r} is {type(layer).__name__}")
+    if nn.utils.parametrize.is_parametrized(layer):
+        raise NotStackable(f"{name!r} has a parametrization")
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.momentum is None or not layer.track_running_stats):
+        raise NotStackable(f"{name!r} keeps no running mean of a fixed momentum")
+    if isinstance(layer, nn.Embedding) and (layer.max_norm or layer.sparse or layer.scale_grad_by_freq):
+        raise NotStackable(f"{name!r} changes its weights or gradients by itself")
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.padding_mode != "zeros":
+        raise NotStackable(f"{name!r} pads with {layer.padding_mode}")
+    if isinstance(layer, nn.Flatten) and layer.start_dim < 1:
+        raise NotStackable(f"{name!r} joins the axis of examples with others")
+
+
+def sites(module: fx.GraphModule) -> dict[fx.Node, str]:
+    """The stream that each dropout node draws from: the layer's name, and which of its calls it is."""
+    found: dict[fx.Node, str] = {}
+    calls: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in DROPOUTS:
+            name = str(node.target)
+            count = calls[name] = calls.get(name, 0) + 1
+            found[node] = name if count == 1 else f"{name}#{count - 1}"
+    return found
