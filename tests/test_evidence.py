@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from wellposed.core.errors import DataError, InputError
-from wellposed.diagnosis.evidence import compare, crossed_interval, look_level, mean_squares, student_quantile
+from wellposed.diagnosis.evidence import (
+    POWER,
+    Interval,
+    Needs,
+    compare,
+    crossed_interval,
+    look_level,
+    mean_squares,
+    power,
+    student_quantile,
+)
 
 
 class FakeRun:
@@ -53,10 +63,42 @@ def test_mean_squares_of_a_table_done_by_hand() -> None:
 def test_one_seed_is_the_interval_of_the_rows() -> None:
     stats = pytest.importorskip("scipy.stats")
     d = np.random.default_rng(0).normal(0.2, 1, 50)
+    d = np.concatenate([d, 2 * d.mean() - d])  # without skewness
     interval = crossed_interval(d)
-    expected = stats.t.interval(0.95, 49, d.mean(), d.std(ddof=1) / math.sqrt(50))
+    expected = stats.t.interval(0.95, 99, d.mean(), d.std(ddof=1) / 10)
     assert (interval.low, interval.high) == pytest.approx(expected)
-    assert (interval.pairs, interval.rows, interval.limited_by, interval.covers_seeds) == (1, 50, "rows", False)
+    assert (interval.pairs, interval.rows, interval.limited_by, interval.covers_seeds) == (1, 100, "rows", False)
+
+
+def test_the_end_on_the_side_of_the_skewness_is_farther_by_johnsons_term() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    d = -np.random.default_rng(0).exponential(1, 50)
+    interval = crossed_interval(d)
+    se, t = d.std(ddof=1) / math.sqrt(50), stats.t.ppf(0.975, 49)
+    term = -stats.skew(d, bias=False) * (1 + 2 * t * t) / (6 * math.sqrt(50))
+    assert term > 0.2
+    assert (interval.low, interval.high) == pytest.approx((d.mean() - se * (t + term), d.mean() + se * t))
+    back = crossed_interval(-d)
+    assert (back.low, back.high) == pytest.approx((-interval.high, -interval.low))
+
+
+def test_one_seed_shows_nothing_of_others() -> None:
+    d = np.random.default_rng(0).normal(1, 1, 50)
+    assert crossed_interval(d).low > 0
+    assert not crossed_interval(d).shown
+    assert crossed_interval(np.stack([d] * 2, axis=1)).shown
+    assert compare(np.zeros(50), d).shown  # of these two models
+    assert compare(np.zeros(50), d).to_dict()["shown"] is True
+
+
+def test_the_sum_of_squared_quantiles_done_by_hand() -> None:
+    # mean squares 16, 16 and 4; two rows and two seeds: both quantiles are that of one degree of freedom
+    d = np.array([[0.0, 2.0], [2.0, 8.0]])
+    t = math.tan(math.pi * 0.475)
+    assert crossed_interval(d).high - 3 == pytest.approx(t * math.sqrt((16 + 16 - 4) / 4))
+    assert crossed_interval(d).dof == pytest.approx(1)
+    flat = np.array([[1.0], [2.0], [3.0]]) + np.zeros((3, 2))  # no seeds: Student's interval of the rows
+    assert crossed_interval(flat).high - 2 == pytest.approx(student_quantile(0.975, 2) / math.sqrt(3))
 
 
 def test_what_limits_is_said() -> None:
@@ -127,6 +169,115 @@ def test_the_first_look_and_those_after() -> None:
         look_level(0)
 
 
+# how many more
+
+
+def interval_of(
+    gain: float, row: float, seed: float, rest: float, rows: int, pairs: int, low: float = -1.0
+) -> Interval:
+    """An interval whose mean squares are exactly those to be expected of these variances."""
+    squares = (pairs * row + rest, rows * seed + rest, rest)
+    return Interval(gain, low, 2 * gain - low, 0.95, pairs, rows, "rows", squares)
+
+
+def test_power_is_that_of_students_test() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for gain, rows in ((0.1, 800), (0.3, 60), (0.3, 150)):
+        expected = stats.nct.sf(stats.t.ppf(0.975, rows - 1), rows - 1, gain * math.sqrt(rows))
+        assert power(gain, (1.0, 0.0, 0.0), rows, 1, 0.95) == pytest.approx(expected, abs=0.01)
+    for gain, seeds in ((1.0, 4), (1.0, 10), (2.5, 3), (3.0, 2)):  # rows without effect: the test of the seeds' means
+        expected = stats.nct.sf(stats.t.ppf(0.975, seeds - 1), seeds - 1, gain * math.sqrt(seeds))
+        assert power(gain, (0.0, 1.0, 0.0), 10_000, seeds, 0.95) == pytest.approx(expected, abs=0.002)
+    assert power(0.1, (0.0, 0.0, 0.0), 10, 5, 0.95) == 1
+    assert power(0.0, (1.0, 1.0, 1.0), 100, 5, 0.95) == pytest.approx(0.02, abs=0.006)
+
+
+def test_only_rows_limit_and_their_number_is_students() -> None:
+    needs = interval_of(0.1, 1.0, 0.0, 0.0, 300, 5).needs
+    assert needs.pairs is None
+    assert needs.rows == pytest.approx(((1.96 + 0.8416) / 0.1) ** 2, rel=0.01)
+    assert needs.both is None
+    assert power(0.1, (1.0, 0.0, 0.0), needs.rows, 5, 0.95) >= POWER > power(0.1, (1.0, 0, 0), needs.rows - 1, 5, 0.95)
+    said = needs.sentence(5, 300, "0.16 accuracy")
+    assert said == (
+        "No number of seeds up to 1,000 would show a gain of this size on these 300 rows; about 790 rows with these "
+        "5 pairs of seeds would, with probability 0.8; the smallest gain that 5 pairs of seeds on 300 rows would have "
+        "shown is 0.16 accuracy."
+    )
+
+
+def test_only_seeds_limit() -> None:
+    needs = interval_of(0.01, 0.0, 0.0004, 0.01, 2000, 3).needs
+    assert needs.rows is None
+    assert needs.pairs is not None
+    assert 30 <= needs.pairs <= 40
+    assert "No number of rows up to 10,000,000 would show" in needs.sentence(3, 2000, "0.05 score")
+    assert f"about {needs.pairs} pairs of seeds on these 2,000 rows would" in needs.sentence(3, 2000, "0.05 score")
+
+
+def test_either_would_do_or_only_both_together_or_nothing() -> None:
+    either = interval_of(0.02, 0.01, 0.0001, 0.1, 300, 5).needs
+    assert either.pairs is not None
+    assert either.rows is not None
+    assert "pairs of seeds on these 300 rows would show a gain of this size, or about" in either.sentence(5, 300, "x")
+    both = interval_of(0.01, 0.25, 0.0004, 0.0, 800, 5).needs
+    assert (both.pairs, both.rows) == (None, None)
+    assert both.both is not None
+    assert power(0.01, (0.25, 0.0004, 0.0), both.both[1], both.both[0], 0.95) >= POWER
+    assert "Neither more seeds nor more rows alone" in both.sentence(5, 800, "x")
+    none = interval_of(1e-9, 1.0, 1.0, 0.0, 800, 5).needs
+    assert (none.pairs, none.rows, none.both) == (None, None, None)
+    assert "nor would any number of seeds" in none.sentence(5, 800, "x")
+
+
+def test_more_is_needed_than_did_not_do() -> None:
+    """Mean squares without noise may promise that the present numbers are enough; they were not."""
+    needs = interval_of(0.2, 1.0, 0.0, 0.0, 300, 5).needs
+    assert (needs.pairs, needs.rows) == (6, 301)
+    shown = interval_of(0.2, 1.0, 0.0, 0.0, 300, 5, low=0.05).needs
+    assert shown.rows is not None
+    assert shown.rows < 300
+
+
+def test_a_stricter_level_for_another_look_needs_more_pairs() -> None:
+    interval = interval_of(0.01, 0.0, 0.0004, 0.01, 2000, 3)
+    assert (interval.needed(0.975).pairs or 0) > (interval.needs.pairs or 0)
+    assert interval.needed(0.95) == interval.needs
+    with pytest.raises(InputError, match="level"):
+        interval.needed(1.0)
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.1])
+def test_where_nothing_was_gained_nothing_is_promised(gain: float) -> None:
+    needs = interval_of(gain, 1.0, 0.0, 0.0, 300, 5).needs
+    assert (needs.pairs, needs.rows, needs.both) == (None, None, None)
+    assert power(needs.smallest, (1.0, 0.0, 0.0), 300, 5, 0.95) == pytest.approx(POWER, abs=1e-3)
+    assert needs.sentence(5, 300, "0.16 score").startswith("There is no gain to show; the smallest gain that 5 pairs")
+
+
+def test_one_seed_says_how_many_rows_and_one_row_how_many_seeds() -> None:
+    d = 0.1 + np.tile([-1.0, 1.0], 50)
+    one = crossed_interval(d).needs
+    assert one.pairs is None
+    assert one.rows == pytest.approx(796, rel=0.01)
+    assert one.sentence(1, 100, "x").startswith(
+        "About 800 rows would show a gain of this size between these two models"
+    )
+    across = crossed_interval(d[None, :]).needs
+    assert across.rows is None
+    assert across.pairs == pytest.approx(796, rel=0.01)
+
+
+def test_what_is_needed_goes_to_json() -> None:
+    needs = Needs(0.1, 0.2, None, 30, None)
+    assert needs.to_dict() == {
+        "gain": 0.1, "smallest": 0.2, "pairs": None, "rows": 30, "both": None, "power": 0.8,
+    }  # fmt: skip
+    assert Needs(0.1, 0.2, both=(7, 90)).to_dict()["both"] == [7, 90]
+    assert crossed_interval(np.ones((10, 3))).needs == Needs(1.0, 0.0, 2, 2)  # without spread anything shows it
+    assert crossed_interval(np.random.default_rng(0).normal(size=(20, 3))).to_dict()["needs"]["power"] == 0.8
+
+
 # compare
 
 
@@ -143,7 +294,10 @@ def test_a_real_gain_is_shown_a_null_one_is_not_and_a_loss_is_said() -> None:
     assert str(gain).startswith("b is better than a by 0.0")
     assert "5 seeds x 300 rows" in str(gain)
     assert "b is worse" in str(compare(b, a))
-    assert str(compare(*scores(0.0))).startswith("Not shown")
+    null = compare(*scores(0.0))
+    assert str(null).startswith("Not shown")
+    assert "the smallest gain that 5 pairs of seeds on 300 rows would have shown is 0.0" in str(null)
+    assert "smallest gain" not in str(gain)
     assert gain.to_dict()["pairs"] == 5
 
 

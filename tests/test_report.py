@@ -227,6 +227,39 @@ def test_a_gain_that_is_not_shown_says_what_limits_and_what_to_do(record: dict[s
     assert "larger budget" in read(page.render(record)).text
 
 
+def test_a_gain_that_is_not_shown_says_how_many_seeds_or_rows_would_show_it(record: dict[str, Any]) -> None:
+    needs = {"gain": 0.004, "smallest": 0.0101, "pairs": None, "rows": 4012, "both": None, "power": 0.8}
+    record["improvement"].update(estimate=0.004, low=-0.003, high=0.011, shown=False, needs=needs)
+    found = words.verdict(record)
+    assert found.limits == (
+        "No number of seeds up to 1,000 would show a gain of this size on these 1,200 rows; about 4,100 rows with "
+        "these 5 pairs of seeds would, with probability 0.8; the smallest gain that 5 pairs of seeds on 1,200 rows "
+        "would have shown is 0.010 accuracy. New rows come with --test."
+    )
+    assert "about 4,100 rows" in read(page.render(record)).text
+    needs.update(pairs=9, rows=None)
+    assert words.verdict(record).limits.endswith("A larger budget trains more pairs.")
+    needs.update(pairs=None, both=[20, 9000])
+    assert "about 20 pairs of seeds on 9,000 rows" in words.verdict(record).limits
+    record["improvement"].update(estimate=-0.001, needs={**needs, "gain": -0.001})
+    assert words.verdict(record).limits.startswith("There is no gain to show")
+    for odd in (
+        {"gain": "x"},
+        {"smallest": None},
+        {**needs, "both": [1, {}], "pairs": "9", "rows": math.nan, "power": 7},
+    ):
+        record["improvement"]["needs"] = odd
+        words.verdict(record)
+
+
+def test_one_pair_of_seeds_shows_nothing(record: dict[str, Any]) -> None:
+    record["improvement"].update(pairs=1)
+    found = words.verdict(record)
+    assert found.kind == "unproven"
+    assert "which may be a lucky seed (95 % interval 0.004 to 0.020, 1 paired seed)" in found.sentence
+    assert "at least five pairs" in found.limits
+
+
 def test_a_loss_against_the_baseline_is_said(record: dict[str, Any]) -> None:
     record["improvement"].update(estimate=-0.01, low=-0.016, high=-0.004, shown=False)
     found = words.verdict(record)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
+from wellposed.diagnosis.evidence import POWER, Needs
 from wellposed.search.record import known, mapping, number, part, rows, text
 
 METRICS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "auc": "AUC", "log_loss": "log loss"}
@@ -27,6 +28,11 @@ LIMITS = {
         "Give a larger budget, so that more pairs are trained."
     ),
 }
+ONE_PAIR = (
+    "One pair of seeds does not tell a better recipe from a lucky seed, however many the rows. "
+    "Give a larger budget, so that at least five pairs are trained."
+)
+MORE_PAIRS, MORE_ROWS = "A larger budget trains more pairs.", "New rows come with --test."
 MISSING = "–"
 
 
@@ -179,8 +185,8 @@ def verdict(record: dict[str, Any]) -> Verdict:
     decimals = decimals_for(high - low)
     size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(found)
-    limits = LIMITS.get(text(found.get("limited_by")), "")
-    if found.get("shown") is True and estimate > 0 and not low <= 0:
+    one_pair = number(found.get("pairs")) == 1
+    if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
         claim = f"the best recipe is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
     if high < 0:
@@ -188,11 +194,42 @@ def verdict(record: dict[str, Any]) -> Verdict:
         return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
     if estimate > 0:
         claim = f"the best recipe is ahead of the tuned baseline by {size}"
-        support = f"on {rows}, which may be chance ({interval})."
+        support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
     else:
         claim = "the best recipe is not ahead of the tuned baseline"
         support = f"on {rows} (difference {signed(estimate, decimals)} {metric_name(record)}, {interval})."
-    return Verdict("unproven", "Not shown:", claim, support, limits, references)
+    return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
+
+
+def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
+    """How many more seeds or rows it takes, and how to get them; where the record does not say, what limits."""
+    needs, pairs, amount = needed(found), number(found.get("pairs")), untouched_rows(record)
+    if pairs == 1:
+        return ONE_PAIR
+    if needs is None or not (pairs >= 1 and amount >= 1):
+        return LIMITS.get(text(found.get("limited_by")), "")
+    smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    advice = [MORE_PAIRS] if needs.pairs or needs.both else []
+    advice += [MORE_ROWS] if needs.rows or needs.both else []
+    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
+
+
+def needed(found: dict[str, Any]) -> Needs | None:
+    """The ``needs`` of an ``improvement``; None where the record has none, or odd ones."""
+    needs = mapping(found.get("needs"))
+    gain, smallest, power = (number(needs.get(key)) for key in ("gain", "smallest", "power"))
+    if not (math.isfinite(gain) and math.isfinite(smallest)):
+        return None
+    both = [_whole(value) for value in needs["both"]] if isinstance(needs.get("both"), list) else []
+    pair = (both[0], both[1]) if len(both) == 2 and both[0] and both[1] else None
+    return Needs(
+        gain, smallest, _whole(needs.get("pairs")), _whole(needs.get("rows")), pair, power if 0 < power < 1 else POWER
+    )
+
+
+def _whole(value: Any) -> int | None:
+    found = number(value)
+    return int(found) if 1 <= found < 1e9 else None
 
 
 def _is_baseline(record: dict[str, Any]) -> bool:
