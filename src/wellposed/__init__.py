@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from wellposed.search.improve import improve
     from wellposed.search.study import Study
     from wellposed.training.certify import Certificate, certify
+    from wellposed.training.executors import fit_many
     from wellposed.training.history import History
-    from wellposed.training.loop import fit, fit_many
+    from wellposed.training.loop import fit
     from wellposed.training.problem import Problem
     from wellposed.training.range_test import RangeTest, lr_range_test
     from wellposed.training.run import Run
@@ -105,8 +106,9 @@ _PLACES = {
     "optim.sharpness": ["SAM"],
     "recipe.recipe": ["Recipe"],
     "training.certify": ["Certificate", "certify"],
+    "training.executors": ["fit_many"],
     "training.history": ["History"],
-    "training.loop": ["fit", "fit_many"],
+    "training.loop": ["fit"],
     "training.problem": ["Problem"],
     "training.range_test": ["RangeTest", "lr_range_test"],
     "training.run": ["Run"],

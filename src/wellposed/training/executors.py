@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 import torch
 
-from wellposed.core.errors import WellposedError
+from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
+from wellposed.core.progress import report
+from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.training.inprocess import train_inprocess
 from wellposed.training.jobs import Cull, Done, Job, Outcome
-from wellposed.training.loop import fit
-from wellposed.training.problem import Problem
+from wellposed.training.loop import MakeOptimizer, Stop, fit
+from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.processes import train_in_processes
+from wellposed.training.remote import interrupted
+from wellposed.training.run import Run
 
 ENGINES = ("auto", "inprocess", "processes", "ray")
 
@@ -28,27 +37,118 @@ def train_jobs(
 ) -> list[Outcome]:
     """Train every job; its run, or the error that says why it could not be trained, in the order of ``jobs``.
 
-    After Ctrl-C the outcomes so far come back, fewer than there are jobs; the last run says ``interrupted``.
+    Which engine trains changes no result, but for rounding where threads or the jobs trained together differ; each run says
+    how it was trained (``run.engine``), and so does the event ``trained``. After Ctrl-C the outcomes so far come back, fewer
+    than there are jobs; those that were in the middle say ``interrupted``.
 
     Args:
-        engine: one of `ENGINES`.
+        engine: one of `ENGINES`. ``inprocess``, which is ``auto``, trains them here; ``processes`` in as many processes as
+            there are cores, a thread each; ``ray`` on the Ray cluster of Ray's own configuration, or a local one.
         deadline: a value of ``time.monotonic()`` after which training stops.
         probe_rows: evaluate at most this many rows of either side at each epoch; None takes all validation rows.
-        cull: see `wellposed.training.jobs.Cull`.
-        done: see `wellposed.training.jobs.Done`.
+        cull: see `wellposed.training.jobs.Cull`. Workers have a copy each, which judges their share of the jobs.
+        done: see `wellposed.training.jobs.Done`. Called in this process; on Ray, when a worker's share has ended.
+    Raises:
+        InputError: there is no such engine or device.
+        ProblemError: the problem cannot be sent to where it is to be trained.
+        MissingExtra: the engine needs a package that is not installed.
     """
-    outcomes: list[Outcome] = []
-    for place, job in enumerate(jobs):
-        outcome: Outcome
-        try:
-            outcome = fit(
-                problem, job.recipe, job.seed, device=device, deadline=deadline, rows=job.rows, probe_rows=probe_rows
-            )
-        except WellposedError as error:
-            outcome = error
-        outcomes.append(outcome)
+    needs_problem("train_jobs", problem)
+    train = engine_of(engine)
+    if not jobs:
+        return []
+
+    def ended(place: int, outcome: Outcome) -> None:
+        how = outcome.engine if isinstance(outcome, Run) else engine
+        report("trained", job=place, of=len(jobs), engine=how)
         if done is not None:
             done(place, outcome)
-        if getattr(outcome, "stopped", None) == "interrupted":
+
+    return train(problem, jobs, device=device, deadline=deadline, probe_rows=probe_rows, cull=cull, done=ended)
+
+
+class Engine(Protocol):
+    """What `train_jobs` asks to train."""
+
+    def __call__(
+        self,
+        problem: Problem,
+        jobs: Sequence[Job],
+        *,
+        device: str | torch.device,
+        deadline: float,
+        probe_rows: int | None,
+        cull: Cull | None,
+        done: Done | None,
+    ) -> list[Outcome]: ...
+
+
+def engine_of(name: str) -> Engine:
+    """The engine of that name; ``auto`` is ``inprocess``.
+
+    Raises:
+        InputError: there is none.
+        MissingExtra: it needs a package that is not installed.
+    """
+    if name in ("auto", "inprocess"):
+        return train_inprocess
+    if name == "processes":
+        return train_in_processes
+    if name == "ray":
+        from wellposed.training.cluster import train_on_ray
+
+        return train_on_ray
+    raise InputError(f"There is no engine {name!r}.{did_you_mean(name, ENGINES)} Use one of {listed(ENGINES)}.")
+
+
+def fit_many(
+    problem: Problem,
+    recipes: Sequence[Recipe | str] | Recipe | str,
+    seeds: Sequence[int] = (0,),
+    *,
+    engine: str = "auto",
+    device: str | torch.device = "auto",
+    deadline: float = math.inf,
+    rows: int | None = None,
+    probe_rows: int | None = None,
+    optimizer: MakeOptimizer | None = None,
+    stop: Stop | None = None,
+) -> list[Run]:
+    """Every recipe with every seed: the runs, recipe by recipe, and for each seed by seed. Ctrl-C ends with the runs so far.
+
+    Args:
+        engine: where they are trained; see `train_jobs`.
+        device, deadline, rows, probe_rows: see `fit`.
+        optimizer, stop: see `fit`; with either, runs are trained one after another, in this process.
+    Raises:
+        WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
+    """
+    needs_problem("fit_many", problem)
+    several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
+    jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
+    if optimizer is None and stop is None:
+        outcomes = train_jobs(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    elif engine in ("auto", "inprocess"):
+        train = partial(fit, device=device, deadline=deadline, rows=rows, probe_rows=probe_rows)
+        outcomes = one_by_one(jobs, partial(train, problem, optimizer=optimizer, stop=stop))
+    else:
+        raise InputError(
+            f'optimizer= and stop= are called in this process, and engine={engine!r} trains elsewhere. Use "inprocess".'
+        )
+    for outcome in outcomes:
+        if isinstance(outcome, WellposedError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, Run)]
+
+
+def one_by_one(jobs: Sequence[Job], train: Callable[[Recipe, int], Run]) -> list[Outcome]:
+    """Each job's outcome, up to Ctrl-C."""
+    outcomes: list[Outcome] = []
+    for job in jobs:
+        try:
+            outcomes.append(train(job.recipe, job.seed))
+        except WellposedError as error:
+            outcomes.append(error)
+        if interrupted(outcomes[-1]):
             break
     return outcomes

@@ -27,7 +27,8 @@ class Run:
         model: in evaluation mode, on the CPU.
         history: like-for-like curves.
         recipe, seed, problem: what was trained.
-        stopped: ``epochs``, ``patience``, ``budget``, ``diverged`` or ``interrupted``.
+        stopped: ``epochs``, ``patience``, ``budget``, ``diverged``, ``culled`` or ``interrupted``.
+        engine: how it was trained: ``alone``, ``population of 32``, ``processes: population of 16``, ``ray: alone``.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Run:
     seed: int
     problem: Problem
     stopped: str = "epochs"
+    engine: str = "alone"
 
     @property
     def best_epoch(self) -> int:
