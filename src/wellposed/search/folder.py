@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import FolderInUse, InputError
-from wellposed.search.study import STATE
+from wellposed.search.state import STATE
+
+LOCK = ".lock"
+UNFINISHED = (".state.json.", ".study.json.", ".recipe.toml.", ".history.", ".report.html.")
+"""How the names of files begin that a killed process was writing."""
+BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
 
 @contextlib.contextmanager
@@ -25,8 +30,8 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         if folder.exists() and not folder.is_dir():
             raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
-        content = {p.name for p in folder.iterdir()} - {".lock"}
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held open as long as the study runs
+        content = {p.name for p in folder.iterdir() if not p.name.startswith(UNFINISHED)} - {LOCK}
+        lock = open(folder / LOCK, "w")  # noqa: SIM115 - held open as long as the study runs
     except OSError as error:
         if isinstance(error, FolderInUse):
             raise
@@ -40,10 +45,13 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
                 )
             if content and resume and STATE not in content:
                 raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
+            for path in folder.iterdir():
+                if path.name.startswith(UNFINISHED):
+                    path.unlink(missing_ok=True)
             yield
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(folder / ".lock")
+                os.unlink(folder / LOCK)
                 if made:
                     folder.rmdir()  # only where nothing was kept in it
 
@@ -56,4 +64,10 @@ def _lock(file: Any, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise FolderInUse(f"Another process works in '{folder}'; wait for it, or give another --out.") from None
+        raise FolderInUse(BUSY.format(folder)) from None
+    try:
+        same = os.fstat(file.fileno()).st_ino == os.stat(folder / LOCK).st_ino
+    except FileNotFoundError:
+        same = False
+    if not same:  # another process took its lock away when it ended, and a third may hold a new one
+        raise FolderInUse(BUSY.format(folder))

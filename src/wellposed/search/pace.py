@@ -1,11 +1,11 @@
-"""The pace of a study under a clock: how fast a recipe trains, on how many threads, and how many epochs fit its share."""
+"""The pace of a study under a clock: how fast recipes train alone and together, and how many epochs of how many recipes fit."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,10 @@ SHORT_STEP = 0.003
 """Seconds of a step below which one thread is as fast as two on a quiet machine, and far faster on a busy one."""
 STEPS = 6
 """Steps that are timed; the median is taken."""
-STALLED = 2.0
-"""A run that takes so many times what was planned says that the machine has changed: speeds are measured anew."""
+TILT = 1.5
+"""Epochs for each recipe of the search: of ``J`` epochs that fit in all, each has ``sqrt(TILT * J)``."""
+FEWEST_RECIPES = 20
+"""With fewer recipes a search says little."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Speed:
 class Pace:
     """Plans the epochs of a study's runs.
 
+    A lot takes ``factor * sum_j epochs_j * alone_j``: what an epoch of each recipe takes alone, by what training them together
+    makes of it. The factor is learned from the lots themselves, kind by kind, since halving ends the runs of the search early.
+
     Args:
         problem, device: what is trained, and where.
         account: the budget; only under a clock is anything measured.
@@ -54,35 +59,28 @@ class Pace:
 
     def __init__(self, problem: Problem, account: Account, device: torch.device) -> None:
         self.problem, self.account, self.device = problem, account, device
+        self.together = 1
         self._speeds: dict[tuple[Any, ...], Speed] = {}
+        self._factors: dict[str, float] = {}
+
+    # --- alone
 
     def speed(self, recipe: Recipe, rows: int | None = None) -> Speed:
-        """Measured on a few steps of this very recipe, with one thread and, where steps are long, with all of them.
+        """Measured on a few steps of plain training with the recipe's model and batch size, with one thread and, where steps
+        are long, with all of them.
 
         Several threads pay for large networks; on a busy machine they wait for each other, many times longer, and for short
         steps that costs more than it can gain.
         """
-        noise = recipe.noise
-        sizes = (
-            noise.dropout,
-            noise.input,
-            noise.cutout,
-            noise.mixup,
-            noise.cutmix,
-            noise.gradient,
-            recipe.averaging.ema,
-        )
-        switched = tuple(bool(x) for x in (*sizes, recipe.clip, recipe.sharpness.radius, recipe.lookahead.every))
-        places = (recipe.accumulate, *(place.kind for place in noise.places))
-        kinds = tuple((term.penalty, term.how) for term in recipe.terms)
-        key = (repr(sorted(recipe.model.items())), recipe.batch_size, recipe.optimizer.name, switched, places, kinds)
+        key = (repr(sorted(recipe.model.items())), recipe.batch_size)
         if key not in self._speeds:
+            plain = Recipe(model=recipe.model, batch_size=recipe.batch_size)
             several = torch.get_num_threads() if self.device.type == "cpu" else 1
             probe = self.probe_rows(rows or 4 * FEWEST_ROWS)
-            alone = self._measured(recipe, probe, 1)
+            alone = self._measured(plain, probe, 1)
             long = several > 1 and alone.step > SHORT_STEP
-            together = self._measured(recipe, probe, several) if long else alone
-            self._speeds[key] = min(alone, together, key=lambda speed: speed.step)
+            both = self._measured(plain, probe, several) if long else alone
+            self._speeds[key] = min(alone, both, key=lambda speed: speed.step)
         return self._speeds[key]
 
     def _measured(self, recipe: Recipe, probe_rows: int | None, threads: int) -> Speed:
@@ -94,42 +92,77 @@ class Pace:
         except Exception as error:
             raise ProblemError(f"The model cannot be trained: {type(error).__name__}: {error}.") from error
 
-    def threads(self, recipe: Recipe) -> int:
-        """The threads to train the recipe with; without a clock those that torch has, so that a study can be repeated."""
-        return self.speed(recipe).threads if self.account.timed else torch.get_num_threads()
+    def check(self, recipe: Recipe) -> None:
+        """Take a few steps of this very recipe, so that what cannot be trained is said early."""
+        self._measured(recipe, PROBE_ROWS, 1)
 
-    def took(self, planned: float, seconds: float) -> None:
-        """A run took so long; far beyond the plan, what was measured no longer holds."""
-        if seconds > STALLED * planned:
-            self._speeds.clear()
+    def epoch(self, recipe: Recipe, rows: int) -> float:
+        """Seconds of an epoch alone. Sharpness takes each gradient twice."""
+        speed = self.speed(recipe, rows)
+        step = speed.step * (2.0 if recipe.sharpness.radius else 1.0)
+        return math.ceil(rows / recipe.batch_size) * step + speed.rest
 
     def probe_rows(self, rows: int) -> int | None:
         """Under a clock, watching must not cost more than training: half of the training rows, at least 1000."""
         return max(PROBE_ROWS, rows // 2) if self.account.timed else None
 
-    def planned(self, recipe: Recipe, rows: int, share: float) -> tuple[Recipe, int]:
-        """The recipe with as many epochs as its share of the budget allows, and on how many rows.
+    # --- together
 
-        Without a clock the number of epochs is fixed, so that a study can be repeated exactly.
-        """
+    def threads(self) -> int:
+        """The threads to train with; without a clock those that torch has, so that a study can be repeated."""
+        return self.together if self.account.timed else torch.get_num_threads()
+
+    def factor(self, kind: str) -> float:
+        """What training together makes of the time alone: of lots of this kind where there was one, else of any."""
+        if kind in self._factors:
+            return self._factors[kind]
+        return max(self._factors.values(), default=1.0)
+
+    def took(self, kind: str, alone: float, seconds: float) -> None:
+        """A lot that would have taken ``alone`` seconds one after another, to their last epoch, took so long."""
+        if alone > 0:
+            now = seconds / alone
+            before = self._factors.get(kind)
+            self._factors[kind] = now if before is None else math.sqrt(now * max(now, before))
+
+    def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
+        """What a lot of these recipes is expected to take."""
+        return self.factor(kind) * epochs * sum(self.epoch(recipe, rows) for recipe in recipes)
+
+    # --- plans
+
+    def fixed_epochs(self) -> int | None:
+        """Epochs of a run without a clock, so that a study can be repeated exactly; None under a clock."""
         budget = self.account.budget
+        if self.account.timed:
+            return None
         if budget.unit == "epochs" and not budget.none:
-            return with_epochs(recipe, max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS)))), rows
-        if not self.account.timed:
-            return with_epochs(recipe, PLAIN_EPOCHS), rows
-        speed = self.speed(recipe, rows)
-        seconds = share * budget.amount
-        steps = seconds / speed.step
-        if steps / math.ceil(rows / recipe.batch_size) < FEWEST_EPOCHS / 4:
-            rows = max(min(FEWEST_ROWS, rows), min(rows, int(steps / (FEWEST_EPOCHS / 4) * recipe.batch_size)))
-        epoch = math.ceil(rows / recipe.batch_size) * speed.step + speed.rest
-        return with_epochs(recipe, max(1, min(MOST_EPOCHS, int(seconds / epoch)))), rows
+            return max(1, min(PLAIN_EPOCHS, round(budget.amount / EPOCH_RUNS)))
+        return PLAIN_EPOCHS
 
-    def affordable_rows(self, recipe: Recipe, share: float) -> int:
-        """Training rows with which the recipe has `FEWEST_EPOCHS` epochs in its share, at least `FEWEST_ROWS`."""
-        speed = self.speed(recipe)
-        each = share * self.account.budget.amount / FEWEST_EPOCHS
-        return max(FEWEST_ROWS, int(max(1.0, (each - speed.rest) / speed.step) * recipe.batch_size))
+    def search_plan(self, plain: Recipe, total: int, seconds: float) -> tuple[int, int]:
+        """Epochs and rows of the search's runs: with ``FEWEST_EPOCHS`` for `FEWEST_RECIPES` at least, if need be on fewer rows."""
+        fixed = self.fixed_epochs()
+        if fixed is not None:
+            return fixed, total
+        factor = self.factor("search")
+        wanted = seconds / (FEWEST_EPOCHS * FEWEST_RECIPES)
+        rows = total
+        if factor * self.epoch(plain, total) > wanted:
+            speed = self.speed(plain, total)
+            steps = max(1.0, (wanted / factor - speed.rest) / speed.step)
+            rows = min(total, max(FEWEST_ROWS, int(steps * plain.batch_size)))
+        return self.epochs_of(plain, rows, seconds), rows
+
+    def epochs_of(self, plain: Recipe, rows: int, seconds: float) -> int:
+        """Epochs of each run, where ``seconds`` are for all of them: more time gives longer runs and more of them."""
+        fit = seconds / (self.factor("search") * self.epoch(plain, rows))
+        return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1))
+
+    def affordable(self, kind: str, recipes: Sequence[Recipe], rows: int, seconds: float, most: int) -> int:
+        """How many epochs these recipes can have together in so many seconds, from 1 to ``most``."""
+        each = self.factor(kind) * sum(self.epoch(recipe, rows) for recipe in recipes)
+        return max(1, min(most, int(seconds / max(each, 1e-9))))
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,101 +11,18 @@ import numpy as np
 import torch
 
 from wellposed._version import __version__
-from wellposed.core.errors import FormatError
-from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.core.files import write_atomically, write_json
 from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.diagnosis.evidence import Interval
-from wellposed.recipe.recipe import Recipe
 from wellposed.search import words
+from wellposed.search.state import SCHEMA, State, Trial
 from wellposed.search.words import verdict
 from wellposed.training.checkpoint import save_run
 from wellposed.training.run import Run
 
-SCHEMA = 1
-STUDY, STATE = "study.json", "state.json"
+STUDY = "study.json"
 
-
-@dataclass
-class Trial:
-    """One trained recipe, as it is kept on disk."""
-
-    index: int
-    kind: str
-    recipe: dict[str, Any]
-    describe: str
-    seed: int
-    valid: float
-    valid_loss: float
-    train_loss: float
-    epochs: int
-    best_epoch: int
-    seconds: float
-    stopped: str
-    train_rows: int
-
-    @property
-    def built(self) -> Recipe:
-        """The recipe itself."""
-        return Recipe(**self.recipe)
-
-
-@dataclass
-class State:
-    """What ``--resume`` needs: the trials so far, and how often which confirmation rows were looked at.
-
-    Attributes:
-        data, metric, seed: must be the same when the study goes on.
-        own_test: whether the confirmation rows were given, not split off.
-        proposals: how many were drawn from the space.
-        findings: what held the baseline back when it was chosen; they move the odds of the proposals.
-        confirmed: how many trials there were when the study was last confirmed; later ones belong to the budget that runs.
-        looks: by a hash of the confirmation rows.
-    """
-
-    data: str
-    metric: str
-    seed: int
-    own_test: bool
-    trials: list[Trial] = field(default_factory=list)
-    proposals: int = 0
-    findings: list[str] = field(default_factory=list)
-    confirmed: int = 0
-    looks: dict[str, int] = field(default_factory=dict)
-
-    def save(self, folder: Path) -> None:
-        """Write atomically; a killed process loses at most the trial it was training."""
-        write_json(folder / STATE, {"schema": SCHEMA, **asdict(self)})
-
-    @classmethod
-    def load(cls, folder: Path) -> State:
-        """Read what `save` wrote.
-
-        Raises:
-            FormatError: missing, damaged, or of another schema.
-        """
-        value = read_json(folder / STATE, SCHEMA, "state of a study")
-        try:
-            trials = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
-            return cls(
-                value["data"],
-                value["metric"],
-                value["seed"],
-                value["own_test"],
-                trials,
-                value["proposals"],
-                list(value["findings"]),
-                value["confirmed"],
-                dict(value["looks"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"'{folder / STATE}' is damaged ({error}); start a new study in another --out.") from None
-
-
-def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
-    """JSON has no NaN: a number that was not finite comes back as NaN."""
-    return {
-        k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
-    }
+__all__ = ["STUDY", "State", "Study", "Trial"]
 
 
 @dataclass
@@ -122,6 +37,8 @@ class Study:
         runs: the confirmation runs, pair by pair.
         trials: every recipe that was tried.
         references: test scores of a constant, a linear model and histogram boosting.
+        ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
+        simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
     """
 
     baseline: Run
@@ -133,6 +50,8 @@ class Study:
     diagnoses: dict[str, Diagnosis]
     facts: dict[str, Any]
     notes: list[str]
+    ablation: list[dict[str, Any]]
+    simplest: dict[str, Any] | None
     folder: Path | None = None
 
     @property
@@ -197,6 +116,10 @@ class Study:
                 "best": self.facts["scores"]["best"]["test"],
                 "rows": self.facts["data"]["test"],
             },
+            "ablation": self.ablation,
+            "simplest": self.simplest,
+            "engine": self.facts["engine"],
+            "space": self.facts["space"],
             "warnings": self.facts["warnings"],
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},

@@ -1,0 +1,168 @@
+"""What each ingredient of the best recipe is worth, on validation rows, and the simplest recipe that is as good.
+
+Pairs of runs with equal seeds, with and without one ingredient, all trained together. The rows are those that the recipe was
+chosen on, and the seeds are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wellposed.core.progress import report
+from wellposed.diagnosis.evidence import Interval, crossed_interval, student_quantile
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
+from wellposed.search.bench import Bench
+from wellposed.search.ingredients import Ingredient, Part, contents
+from wellposed.search.pace import with_epochs
+from wellposed.training.run import Run
+
+LEVEL = 0.95
+PAIRS = (2, 5)
+"""Pairs of runs for each ingredient: at least, and at most."""
+SEEDS = 2000
+"""The ablation's seeds begin so far from the study's own."""
+CHAIN = 0.5
+"""Of the time that is left, what the pairs may take; the rest is for recipes without several ingredients."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What one ingredient is worth: the gain of having it, and the recipe without."""
+
+    ingredient: Ingredient | Part
+    without: Recipe
+    interval: Interval
+
+    @property
+    def error(self) -> float:
+        """The standard error of the gain."""
+        return standard_error(self.interval)
+
+    def told(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "ingredient": self.ingredient.name, "estimate": self.interval.estimate, "low": self.interval.low,
+            "high": self.interval.high, "pairs": self.interval.pairs,
+        }  # fmt: skip
+
+
+@dataclass
+class Ablation:
+    """What each ingredient is worth, the most valuable first, and the simplest recipe within one standard error."""
+
+    worths: list[Worth] = field(default_factory=list)
+    simplest: dict[str, Any] | None = None
+
+    def told(self) -> list[dict[str, Any]]:
+        """For the record."""
+        return [worth.told() for worth in self.worths]
+
+
+def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: int | None) -> Ablation:
+    """Take the best recipe apart.
+
+    Args:
+        epochs, rows: of a run, as in the confirmation.
+    """
+    found = Ablation()
+    inside = contents(best, baseline)
+    if bench.interrupted or not inside:
+        return found
+    report("phase", text="ablation")
+    without = [one.removed(best) for one in inside]
+    pairs = affordable_pairs(bench, [best, *without], epochs, rows)
+    if pairs < PAIRS[0]:
+        bench.notes.append(
+            f"What each of the {len(inside)} ingredients of the best recipe is worth was not measured: the budget leaves less "
+            f"than {PAIRS[0]} pairs of runs for each."
+        )
+        return found
+    full, *others = scores(bench, [best, *without], epochs, rows, pairs)
+    if len(full) < pairs:
+        bench.notes.append("The ablation was cut before its runs had ended; it is left out.")
+        return found
+    for one, recipe, theirs in zip(inside, without, others, strict=True):
+        if len(theirs) == pairs:
+            found.worths.append(Worth(one, recipe, gain(full, theirs)))
+    found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
+    found.simplest = simplest(bench, best, found.worths, full, epochs, rows)
+    return found
+
+
+def simplest(
+    bench: Bench, best: Recipe, worths: Sequence[Worth], full: list[np.ndarray], epochs: int, rows: int | None
+) -> dict[str, Any] | None:
+    """The recipe without the most ingredients whose gain is within one standard error of nothing; None where each is needed.
+
+    Ingredients are left out one after another, the least valuable first, and each recipe so made is trained with the same seeds.
+    """
+    idle = [worth for worth in reversed(worths) if worth.interval.estimate <= worth.error]
+    if not idle:
+        return None
+    chain = [idle[0].without]
+    for worth in idle[1:]:
+        chain.append(worth.ingredient.removed(chain[-1]))
+    gains: dict[int, Interval] = {0: idle[0].interval}
+    later = chain[1:]
+    if later and affordable_pairs(bench, later, epochs, rows, share=1.0, fewest=len(full)) >= len(full):
+        for place, theirs in enumerate(scores(bench, later, epochs, rows, len(full)), 1):
+            if len(theirs) == len(full):
+                gains[place] = gain(full, theirs)
+    fitting = [place for place, lost in gains.items() if lost.estimate <= standard_error(lost)]
+    if not fitting:
+        return None
+    place = max(fitting)
+    return {
+        "recipe": chain[place].to_toml(),
+        "describe": chain[place].describe(),
+        "without": [worth.ingredient.name for worth in idle[: place + 1]],
+        "difference": -gains[place].estimate,
+        "standard_error": standard_error(gains[place]),
+        "pairs": gains[place].pairs,
+    }
+
+
+def gain(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
+    """How much better the full recipe is, row by row and seed by seed."""
+    return crossed_interval(np.stack([a - b for a, b in zip(full, theirs, strict=True)], axis=1), LEVEL)
+
+
+def standard_error(interval: Interval) -> float:
+    """The standard error behind an interval."""
+    return (interval.high - interval.low) / 2 / student_quantile(0.5 + interval.level / 2, interval.dof)
+
+
+def affordable_pairs(
+    bench: Bench, recipes: Sequence[Recipe], epochs: int, rows: int | None, share: float = CHAIN, fewest: int = 1
+) -> int:
+    """How many runs of each recipe fit: under a clock in what is left of it, else in as many runs as the search had."""
+    if not bench.account.timed:
+        tried = len(bench.state.of("baseline", "search"))
+        return fewest if share == 1.0 else min(PAIRS[1], tried // len(recipes))
+    left = shares.HASTE * share * (shares.ABLATION - bench.account.spent) * bench.account.budget.amount
+    each = bench.pace.seconds("ablation", list(recipes), epochs, rows or bench.total)
+    return max(0, min(PAIRS[1], int(left / max(each, 1e-9))))
+
+
+def scores(
+    bench: Bench, recipes: Sequence[Recipe], epochs: int, rows: int | None, pairs: int
+) -> list[list[np.ndarray]]:
+    """What each validation row adds to the score, of each recipe with each seed; fewer where a run failed or was cut."""
+    seeds = [SEEDS + bench.seed + number for number in range(pairs)]
+    lot = [bench.planned("ablation", recipe, with_epochs(recipe, epochs), seed) for recipe in recipes for seed in seeds]
+    runs = bench.train("ablation", lot, rows, ends=shares.ABLATION)
+    found: list[list[np.ndarray]] = []
+    for place in range(len(recipes)):
+        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if whole(run)]
+        found.append([run.row_scores("valid") for run in ended if run is not None])
+    return [[rows for rows in each if np.isfinite(rows).all()] for each in found]
+
+
+def whole(run: Run | None) -> bool:
+    """Whether a run was trained to its own end."""
+    return run is not None and run.stopped != "budget"

@@ -1,0 +1,87 @@
+"""The baseline: plain AdamW with its own search of the learning rate, so that a gain is not the tuning of a straw man."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from wellposed.core.errors import ProblemError, listed
+from wellposed.core.progress import report
+from wellposed.diagnosis.diagnose import diagnose
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
+from wellposed.search.bench import Bench
+from wellposed.search.pace import with_epochs
+from wellposed.search.playbook import edge
+from wellposed.search.rates import BASELINE_RATES, FEWEST_RATES, next_rates
+from wellposed.search.state import Trial
+
+
+def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -> Recipe:
+    """The best of several learning rates, all trained together, looking beyond the border where the best is there.
+
+    Raises:
+        ProblemError: every rate diverged.
+    """
+    report("phase", text="baseline")
+    if bench.account.budget.none:
+        return plain
+    limit = len(BASELINE_RATES)
+    if bench.account.budget.unit == "recipes":
+        limit = max(FEWEST_RATES, min(limit, int(bench.account.budget.amount) // 3))
+    while not bench.interrupted:
+        done = {trial.built.optimizer.lr: trial for trial in tried(bench, plain)}
+        if len(done) >= FEWEST_RATES and not may_go_on(bench):
+            break
+        rates = next_rates({rate: bench.rank(trial) for rate, trial in done.items()}, limit)
+        if not rates:
+            break
+        recipes = [plain.replace(optimizer={"lr": rate}) for rate in rates]
+        lot = [
+            bench.planned(
+                "baseline", recipe, with_epochs(recipe, epochs), bench.seed,
+                {"optimizer": recipe.optimizer.name, "rate": recipe.optimizer.lr},
+            )
+            for recipe in recipes
+        ]  # fmt: skip
+        bench.train("baseline", lot, rows, ends=shares.SEARCH)
+        if not {trial.built.optimizer.lr for trial in tried(bench, plain)} - set(done):
+            break  # the clock cut them all
+    trials = tried(bench, plain)
+    if not trials:
+        return plain  # interrupted before the first one ended
+    if not any(math.isfinite(trial.valid_loss) for trial in trials):
+        raise diverged(trial.built.optimizer.lr for trial in trials)
+    if said := edge(trials, bench.sign, "the baseline"):
+        bench.notes.append(said)
+    return max(trials, key=bench.rank).built
+
+
+def tried(bench: Bench, plain: Recipe) -> list[Trial]:
+    """The rates so far, of this very baseline: under a clock, another pace may have given it another batch size."""
+    found = [t for t in bench.state.of("baseline") if t.built == plain.replace(optimizer={"lr": t.built.optimizer.lr})]
+    return found or bench.state.of("baseline")
+
+
+def may_go_on(bench: Bench) -> bool:
+    """Whether there is time, or a recipe, for more rates than the first few."""
+    return bench.account.spent < (shares.RATES if bench.account.timed else 0.21)
+
+
+def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
+    """What holds the baseline back."""
+    for trial in bench.state.of("baseline"):
+        if trial.built == baseline and trial.index in bench.runs:
+            bench.state.findings = [finding.name for finding in diagnose(bench.runs[trial.index])]
+            bench.keep()
+            break
+    return bench.state.findings
+
+
+def diverged(rates: Iterable[float]) -> ProblemError:
+    """The error for a baseline that learns nothing at any rate."""
+    return ProblemError(
+        f"Plain training diverged in its first epoch, at every learning rate tried ({listed(f'{r:g}' for r in rates)}): "
+        "the cost is NaN or infinite. Look for NaN and huge values in inputs and targets, and for logarithms and divisions "
+        "in model and loss."
+    )

@@ -1,0 +1,231 @@
+"""Where lots of recipes are trained together, booked, and kept on disk each as soon as it has ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from wellposed.core.errors import InputError, TrainingError, WellposedError
+from wellposed.core.progress import report
+from wellposed.recipe.recipe import Recipe
+from wellposed.search.budget import Account
+from wellposed.search.halving import Halving
+from wellposed.search.journal import Journal
+from wellposed.search.pace import Pace, threads_of
+from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
+from wellposed.search.space import Point
+from wellposed.search.state import State, Trial
+from wellposed.training.executors import train_jobs
+from wellposed.training.jobs import Job, Outcome
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+
+BOOKED = ("baseline", "search")
+"""Kinds of trials that a budget in recipes or epochs counts."""
+LAST = 5
+"""Runs of the search and of the finalists whose models are kept: many would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A recipe that is to be trained.
+
+    Attributes:
+        index: of its trial.
+        recipe: as it was proposed; ``run`` is the same with its epochs.
+        point: in the space; empty where it did not come from there.
+    """
+
+    index: int
+    recipe: Recipe
+    run: Recipe
+    seed: int
+    point: Point = field(default_factory=dict)
+
+
+class Bench:
+    """What all stages of a study share: the problem, the budget, the state on disk, and the way to train a lot.
+
+    Attributes:
+        runs: those whose models are kept, by the number of their trial.
+        notes: what the study has to say.
+        interrupted: whether Ctrl-C ended it; ``cut`` is then the run that was being trained.
+    """
+
+    def __init__(
+        self, problem: Problem, account: Account, state: State, folder: Path | None, device: torch.device, engine: str
+    ) -> None:
+        self.problem, self.account, self.state, self.folder = problem, account, state, folder
+        self.device, self.engine, self.seed = device, engine, state.seed
+        self.pace = Pace(problem, account, device)
+        self.sign = sign_of(problem)
+        self.journal = None if folder is None else Journal(folder, self.sign > 0)
+        self.runs: dict[int, Run] = {}
+        self.notes: list[str] = []
+        self.interrupted = False
+        self.cut: Run | None = None
+        self.before = state.seconds
+
+    @property
+    def total(self) -> int:
+        """Training rows."""
+        return len(self.problem.prepared.train)
+
+    def rank(self, trial: Trial) -> Rank:
+        """How a trial ranks."""
+        return trial.rank(self.sign)
+
+    # --- plans
+
+    def planned(self, kind: str, recipe: Recipe, run: Recipe, seed: int, point: Point | None = None) -> Planned:
+        """A recipe to be trained; one that was planned before, since the last confirmation, keeps its number."""
+        text = json.dumps((run if kind == "confirmation" else recipe).to_dict(), sort_keys=True)
+        for trial in self.state.trials[self.state.confirmed :]:
+            if (trial.kind, trial.seed) == (kind, seed) and json.dumps(trial.recipe, sort_keys=True) == text:
+                return Planned(trial.index, recipe, run, seed, point or {})
+        return Planned(self.state.number(), recipe, run, seed, point or {})
+
+    # --- a lot
+
+    def train(
+        self,
+        kind: str,
+        lot: Sequence[Planned],
+        rows: int | None = None,
+        ends: float = math.inf,
+        halving: Halving | None = None,
+    ) -> list[Run | None]:
+        """Train a lot together; its runs in order, None for what was not trained to an end.
+
+        Args:
+            rows: train on at most this many; None takes all.
+            ends: share of the budget by which training is cut, under a clock.
+            halving: stops the worse of them early.
+        Raises:
+            TrainingError, InputError: of the baseline and the confirmation, which need their runs.
+        """
+        if not lot or self.interrupted:
+            return [None] * len(lot)
+        began = time.monotonic()
+        runs: list[Run | None] = [None] * len(lot)
+        errors: list[WellposedError] = []
+
+        def done(place: int, outcome: Outcome) -> None:
+            if isinstance(outcome, Run):
+                runs[place] = self._ended(kind, lot[place], outcome, rows, began, len(lot), halving, place)
+            elif kind in ("search", "finalist", "ablation"):
+                self._not_trained(kind, lot[place], outcome)
+            else:
+                errors.append(outcome)
+
+        jobs = [Job(planned.run, planned.seed, rows) for planned in lot]
+        try:
+            with threads_of(self.pace.threads()):
+                outcomes = train_jobs(
+                    self.problem, jobs, engine=self.engine, device=self.device, deadline=self.account.deadline(ends),
+                    probe_rows=self.pace.probe_rows(rows or self.total), cull=halving, done=done,
+                )  # fmt: skip
+        except KeyboardInterrupt:  # before the first step
+            self.interrupted = True
+            return runs
+        if len(outcomes) < len(jobs) or any(getattr(o, "stopped", "") == "interrupted" for o in outcomes):
+            self.interrupted = True
+        if errors:
+            raise errors[0]
+        if self.account.timed and not self.interrupted:
+            self._measured(kind, lot, rows or self.total, runs, time.monotonic() - began)
+        self._forget()
+        return runs
+
+    def _measured(
+        self, kind: str, lot: Sequence[Planned], rows: int, runs: Sequence[Run | None], seconds: float
+    ) -> None:
+        """Learn the pace: what the clock cut counts with the epochs that it had."""
+        alone = 0.0
+        for planned, run in zip(lot, runs, strict=True):
+            if run is not None:
+                epochs = len(run.history) if run.stopped == "budget" else planned.run.epochs
+                alone += epochs * self.pace.epoch(planned.run, rows)
+        self.pace.took(kind, alone, seconds)
+
+    def _ended(
+        self,
+        kind: str,
+        planned: Planned,
+        run: Run,
+        rows: int | None,
+        began: float,
+        among: int,
+        halving: Halving | None,
+        place: int,
+    ) -> Run | None:
+        """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""
+        if run.stopped == "interrupted":
+            # Half a run says nothing of its recipe; the study goes on with a whole one.
+            self.interrupted, self.cut = True, run
+            return None
+        if run.stopped == "budget" and not learned(run):
+            return None
+        last, finite = chosen(run), learned(run)
+        trial = Trial(
+            index=planned.index,
+            kind=kind,
+            recipe=(planned.run if kind == "confirmation" else planned.recipe).to_dict(),
+            describe=planned.run.describe(),
+            seed=planned.seed,
+            valid=shown_score(last) if finite else math.nan,
+            valid_loss=last["valid_loss"] if finite else math.nan,
+            train_loss=last["train_loss"] if finite else math.nan,
+            epochs=len(run.history),
+            best_epoch=run.best_epoch,
+            seconds=(time.monotonic() - began) / among,
+            stopped=run.stopped,
+            train_rows=rows or self.total,
+            params=dict(planned.point),
+            rungs=[] if halving is None else [[epoch, *rank] for epoch, rank in halving.reached(place)],
+        )
+        self.runs[trial.index] = run
+        self.state.add(trial)
+        if kind in BOOKED:
+            self.account.book(trial.epochs)
+        self.keep()
+        if self.journal is not None:
+            self.journal.add(trial)
+        self._forget()
+        report("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
+        return run
+
+    def _not_trained(self, kind: str, planned: Planned, error: WellposedError) -> None:
+        """What cannot be trained is said and passed over in the search; baseline and confirmation need their runs."""
+        if not isinstance(error, (TrainingError, InputError)):
+            raise error
+        if kind in BOOKED:
+            self.account.book(1)
+        self.state.failed.append(f"{planned.recipe.describe()}: {error}")
+        self.keep()
+
+    # --- what is kept
+
+    def keep(self) -> None:
+        """Write the state, so that a killed process loses at most the lot that it was training."""
+        if self.folder is not None:
+            self.state.seconds = self.before + self.account.elapsed
+            self.state.save(self.folder)
+
+    def best_so_far(self) -> float:
+        """The best validation score of the baseline and the search; NaN before there is one."""
+        ranked = [trial for trial in self.state.of(*BOOKED) if math.isfinite(trial.valid_loss)]
+        return max(ranked, key=self.rank).valid if ranked else math.nan
+
+    def _forget(self) -> None:
+        """Keep the models of baseline and confirmation, and the last of the others."""
+        kinds = {trial.index: trial.kind for trial in self.state.trials}
+        others = [index for index in self.runs if kinds.get(index) not in ("baseline", "confirmation")]
+        for index in others[:-LAST]:
+            del self.runs[index]

@@ -1,0 +1,184 @@
+"""The confirmation: pairs of runs of baseline and best with equal new seeds, and one look at rows that the search never touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wellposed.core.progress import report
+from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
+from wellposed.search.baseline import diverged
+from wellposed.search.bench import Bench
+from wellposed.search.finalists import fewer_rows
+from wellposed.search.pace import MOST_EPOCHS, with_epochs
+from wellposed.search.ranking import learned
+from wellposed.search.subject import content
+from wellposed.training.run import Run
+
+ALPHA = 0.05
+"""One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
+PAIRS = (4, 5, 10)
+"""Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
+SEEDS = 1000
+"""The confirmation's seeds begin so far from the study's own: nothing was chosen by them."""
+LONGER = 2.0
+"""How many times the search's epochs a confirmation run may have, where there is time."""
+FEWEST_EPOCHS = 3
+
+Pair = tuple[Run, Run]
+
+
+@dataclass
+class Confirmed:
+    """What the confirmation found.
+
+    Attributes:
+        baseline, best: that were compared; equal where nothing beat the baseline, or the best diverged.
+        pairs: of runs, baseline first. Those that the clock cut are among them only where there is no whole one.
+        tested: what each test row adds to the scores of each pair.
+        interval: None where nothing was looked at, or no pair is whole.
+        looks: at these rows, this one included; 0 where nothing was looked at.
+        epochs, rows: that a run had.
+    """
+
+    baseline: Recipe
+    best: Recipe
+    pairs: list[Pair] = field(default_factory=list)
+    tested: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    interval: Interval | None = None
+    looks: int = 0
+    epochs: int = 0
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many pairs at first, for how many epochs, on how many rows (None: all)."""
+
+    pairs: int
+    epochs: int
+    rows: int | None
+
+
+def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confirmed:
+    """Paired runs of both recipes, and one look at the test rows.
+
+    Raises:
+        ProblemError: without a search, the baseline diverged.
+        TrainingError, InputError: a recipe cannot be trained.
+    """
+    report("phase", text="confirmation")
+    how = plan(bench, baseline, best, epochs)
+    if how.rows is not None:
+        bench.notes.append(
+            f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
+        )
+    pairs, cut = trained_pairs(bench, baseline, best, how, 0, how.pairs)
+    if bench.account.timed and not bench.interrupted and not cut:
+        more = further_pairs(bench, baseline, best, how)
+        later, cut = trained_pairs(bench, baseline, best, how, how.pairs, more)
+        pairs += later
+    if cut:
+        bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
+    found = Confirmed(baseline, best, pairs or cut, epochs=how.epochs, rows=how.rows)
+    if bench.account.budget.none and pairs and not learned(pairs[0][0]):
+        raise diverged([baseline.optimizer.lr])
+    if found.pairs and not bench.interrupted:
+        looked_at(bench, found, whole=bool(pairs))
+    return found
+
+
+def looked_at(bench: Bench, found: Confirmed, whole: bool) -> None:
+    """Look at the test rows. A best recipe that diverged gives its place to the baseline."""
+    tested = [(ours.row_scores("test"), ours.row_scores("test") if theirs is ours else theirs.row_scores("test"))
+              for ours, theirs in found.pairs]  # fmt: skip
+    if any(np.isfinite(ours).all() and not np.isfinite(theirs).all() for ours, theirs in tested):
+        bench.notes.append(
+            f"The best recipe diverged in the confirmation, and the baseline is kept ({found.best.describe()})."
+        )
+        found.best = found.baseline
+        found.pairs = [(ours, ours) for ours, _ in found.pairs]
+        tested = [(ours, ours) for ours, _ in tested]
+    found.tested = tested
+    found.looks = another_look(bench)
+    if whole:
+        # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
+        level = look_level(found.looks, 2.0 * ALPHA)
+        found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
+
+
+def another_look(bench: Bench) -> int:
+    """The number of this look at the test rows. It is written down before anything is shown; a process that was killed in
+    between showed nothing, and its look is made again as the same."""
+    state, rows = bench.state, content(bench.problem.prepared.test).hex()
+    if state.looking != rows:
+        state.looks[rows] = state.looks.get(rows, 0) + 1
+        state.looking = rows
+        bench.keep()
+    return state.looks[rows]
+
+
+# --- plans
+
+
+def plan(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Plan:
+    """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
+    if not bench.account.timed:
+        return Plan(PAIRS[1], epochs, None)
+    pair = [baseline] if baseline == best else [baseline, best]
+    left = seconds_left(bench, same=baseline == best) - PAIRS[0] * scoring(bench, pair)
+    each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
+    fit = int(left / max(each, 1e-9))
+    if fit >= PAIRS[2]:
+        longer = min(LONGER, left / (PAIRS[2] * each))
+        return Plan(PAIRS[1], min(MOST_EPOCHS, int(longer * epochs)), None)
+    if fit >= PAIRS[0]:
+        return Plan(min(fit, PAIRS[1]), epochs, None)
+    fewer, rows = fewer_rows(bench, "confirmation", pair * PAIRS[0], left, epochs)
+    return Plan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
+
+
+def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: Plan) -> int:
+    """How many more pairs fit now that the first have shown how long they take."""
+    pair = [baseline] if baseline == best else [baseline, best]
+    each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scoring(bench, pair)
+    left = seconds_left(bench, same=baseline == best) - how.pairs * scoring(bench, pair)
+    return max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
+
+
+def seconds_left(bench: Bench, same: bool) -> float:
+    """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
+    ends = shares.ABLATION if same else shares.CONFIRMATION
+    return shares.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
+
+
+def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
+    """Seconds in which the test rows of a pair are scored."""
+    test = bench.problem.prepared.test
+    return sum(bench.pace.speed(recipe).row for recipe in pair) * (0 if test is None else len(test))
+
+
+# --- runs
+
+
+def trained_pairs(
+    bench: Bench, baseline: Recipe, best: Recipe, how: Plan, first: int, count: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of runs with the seeds from ``first`` on, all trained together: whole ones, and those that the clock cut."""
+    recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]
+    seeds = [SEEDS + bench.seed + first + number for number in range(count)]
+    lot = [bench.planned("confirmation", recipe, recipe, seed) for seed in seeds for recipe in recipes]
+    ends = shares.LATEST if bench.account.timed else math.inf
+    runs = bench.train("confirmation", lot, how.rows, ends=ends)
+    whole: list[Pair] = []
+    cut: list[Pair] = []
+    for place in range(0, len(runs), len(recipes)):
+        ours, theirs = runs[place], runs[place + len(recipes) - 1]
+        if ours is not None and theirs is not None:
+            (cut if "budget" in (ours.stopped, theirs.stopped) else whole).append((ours, theirs))
+    return whole, cut

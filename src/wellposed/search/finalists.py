@@ -1,0 +1,72 @@
+"""The best few again with other seeds: the run that made a recipe a finalist was chosen for its luck."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from wellposed.core.progress import report
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
+from wellposed.search.bench import Bench
+from wellposed.search.pace import with_epochs
+from wellposed.search.rounds import ranked
+
+SIZES = ((8, 3), (5, 3), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
+"""How many finalists there are with how many seeds, where there is time: the first that fits."""
+WITHOUT_CLOCK, EACH = (3, 3), 12
+"""Without a clock, three; and one more for every so many recipes that were tried, up to the first of `SIZES`."""
+
+
+def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
+    """The recipe with the best mean in validation over new seeds, on all rows if time allows; the baseline is among them."""
+    report("phase", text="finalists")
+    searched = ranked(bench.state.of("search"), bench.sign)
+    several = list({trial.built.to_toml(): trial.built for trial in searched if trial.stopped != "culled"}.values())
+    count, seeds, epochs, rows = plan(bench, [baseline, *several], len(searched), epochs)
+    candidates = [baseline, *several[:count]]
+    lot = [
+        bench.planned("finalist", recipe, with_epochs(recipe, epochs), bench.seed + again)
+        for again in range(1, 1 + seeds)
+        for recipe in candidates
+    ]
+    ended = {trial.index: trial for trial in bench.state.of("finalist")}
+    ends = bench.account.spent + shares.FINALISTS * 1.5
+    bench.train("finalist", [planned for planned in lot if planned.index not in ended], rows, ends=ends)
+    ended = {trial.index: trial for trial in bench.state.of("finalist")}
+    scores: dict[str, list[float]] = defaultdict(list)
+    for planned in lot:
+        if planned.index in ended:
+            scores[planned.recipe.to_toml()].append(bench.rank(ended[planned.index])[0])
+    most = max(map(len, scores.values()), default=0)
+    # A recipe that the clock cut out of some seeds has been judged on others than the rest.
+    scored = [recipe for recipe in candidates if len(scores[recipe.to_toml()]) == most > 0]
+    return max(scored, key=lambda r: float(np.mean(scores[r.to_toml()])), default=baseline)
+
+
+def plan(bench: Bench, recipes: list[Recipe], tried: int, epochs: int) -> tuple[int, int, int, int | None]:
+    """How many finalists with how many seeds, for how many epochs, on how many rows (None: all)."""
+    if not bench.account.timed:
+        return min(SIZES[0][0], max(WITHOUT_CLOCK[0], tried // EACH)), WITHOUT_CLOCK[1], epochs, None
+    left = shares.HASTE * shares.FINALISTS * bench.account.budget.amount
+    pace, total = bench.pace, bench.total
+    for count, seeds in SIZES:
+        lot = recipes[: 1 + count] * seeds
+        if count <= max(1, len(recipes) - 1) and pace.seconds("finalist", lot, epochs, total) <= left:
+            return count, seeds, epochs, None
+    count, seeds = SIZES[-2]
+    lot = recipes[: 1 + count] * seeds
+    fewer, rows = fewer_rows(bench, "finalist", lot, left, epochs)
+    return count, seeds, fewer, rows
+
+
+def fewer_rows(bench: Bench, kind: str, lot: list[Recipe], seconds: float, epochs: int) -> tuple[int, int | None]:
+    """Epochs and rows of a lot that is to take so many seconds: half of the epochs on all rows, or else on fewer rows."""
+    pace, total = bench.pace, bench.total
+    at_all = pace.affordable(kind, lot, total, seconds, epochs)
+    if at_all >= max(1, epochs // 2):
+        return at_all, None
+    goal = max(1, epochs // 2)
+    rows = max(min(1000, total), int(total * at_all / goal))
+    return pace.affordable(kind, lot, rows, seconds, epochs), rows if rows < total else None

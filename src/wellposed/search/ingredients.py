@@ -1,0 +1,207 @@
+"""What may be in a recipe or not: how it is put in, recognized, and taken out again.
+
+Ingredient          one thing with one size
+├── Setting         a number of the recipe: dropout, label smoothing, clipping, an average
+├── Charge          a term: a penalty or a constraint
+└── Place           noise on weights or modules
+Part                the optimizer, the schedule, the batch size, the model's settings: always there, perhaps the baseline's
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wellposed.recipe.recipe import Recipe
+
+Values = dict[str, Any]
+"""A recipe in the making, as the arguments of `Recipe`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient(ABC):
+    """One ingredient of a cocktail, with the range of its size.
+
+    Attributes:
+        name: in the space, the notes and the ablation.
+        low, high: between which its size is tried, by ``log`` on a logarithmic scale.
+        least, most: how far a best size at the border may widen the range.
+        odds: how likely it is in a first recipe, in (0, 1).
+        regularizes: whether it is there for the gap rather than for the cost: what an overfitting baseline calls for.
+        without: ingredients that it cannot be combined with; it is tried where they are out.
+    """
+
+    name: str
+    low: float
+    high: float
+    least: float
+    most: float
+    odds: float
+    log: bool = True
+    regularizes: bool = True
+    without: tuple[str, ...] = ()
+
+    @abstractmethod
+    def put(self, values: Values, size: float) -> None:
+        """Put it into a recipe in the making."""
+
+    @abstractmethod
+    def inside(self, recipe: Recipe) -> bool:
+        """Whether the recipe has it."""
+
+    @abstractmethod
+    def removed(self, recipe: Recipe) -> Recipe:
+        """The recipe without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Ingredient):
+    """A number at ``path`` in the recipe, such as ``noise.dropout``; ``off`` is its value where it is out.
+
+    ``whole`` rounds it, ``rest`` means 1 less the size (an average's decay by what it forgets).
+    """
+
+    path: str
+    off: float | None = 0.0
+    whole: bool = False
+    rest: bool = False
+
+    def put(self, values: Values, size: float) -> None:
+        size = round(1.0 - size, 6) if self.rest else size
+        _set(values, self.path, round(size) if self.whole else size)
+
+    def inside(self, recipe: Recipe) -> bool:
+        value: Any = recipe
+        for key in self.path.split("."):
+            value = getattr(value, key)
+        return bool(value)
+
+    def removed(self, recipe: Recipe) -> Recipe:
+        values = recipe.model_dump()
+        _set(values, self.path, self.off)
+        return Recipe(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge(Ingredient):
+    """A term; ``amount`` names its size, ``settings`` what else it is made with."""
+
+    penalty: str
+    amount: str = "strength"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def put(self, values: Values, size: float) -> None:
+        term = {"penalty": self.penalty, self.amount: size, **self.settings}
+        values["terms"] = [*values.get("terms", []), term]
+
+    def inside(self, recipe: Recipe) -> bool:
+        return any(term.penalty == self.penalty for term in recipe.terms)
+
+    def removed(self, recipe: Recipe) -> Recipe:
+        return recipe.replace(terms=[term for term in recipe.terms if term.penalty != self.penalty])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Ingredient):
+    """Noise of ``kind`` ``on`` weights or modules; ``amount`` names its size."""
+
+    kind: str
+    amount: str
+    on: str = "weights"
+
+    def put(self, values: Values, size: float) -> None:
+        noise = values.setdefault("noise", {})
+        noise["places"] = [*noise.get("places", []), {"kind": self.kind, "on": self.on, self.amount: size}]
+
+    def inside(self, recipe: Recipe) -> bool:
+        return any(place.kind == self.kind for place in recipe.noise.places)
+
+    def removed(self, recipe: Recipe) -> Recipe:
+        places = [place for place in recipe.noise.places if place.kind != self.kind]
+        return recipe.replace(noise={"places": [place.model_dump() for place in places]})
+
+
+def _set(values: Values, path: str, value: Any) -> None:
+    section, _, key = path.rpartition(".")
+    (values.setdefault(section, {}) if section else values)[key] = value
+
+
+INGREDIENTS: tuple[Ingredient, ...] = (
+    Charge(name="l2", penalty="l2", low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5),
+    Charge(name="l1", penalty="l1", low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.12),
+    Charge(
+        name="group_l2", penalty="group_l2", settings={"by": "input", "on": "inputs"},
+        low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08,
+    ),
+    Charge(name="max_norm", penalty="max_norm", amount="bound", low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1),
+    Charge(name="confidence", penalty="confidence", low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.08),
+    Setting(name="dropout", path="noise.dropout", off=None, low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False),
+    Setting(name="label_smoothing", path="noise.label_smoothing", low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25),
+    Setting(name="input_noise", path="noise.input", low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25),
+    Setting(name="mixup", path="noise.mixup", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15),
+    Setting(name="cutmix", path="noise.cutmix", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",)),
+    Setting(name="cutout", path="noise.cutout", low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False),
+    Setting(name="gradient_noise", path="noise.gradient", low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.06),
+    Place(name="drop_connect", kind="drop_connect", amount="rate", low=0.02, high=0.3, least=0.005, most=0.6, odds=0.06),
+    Place(name="weight_noise", kind="weight_noise", amount="std", low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.06),
+    Setting(
+        name="ema", path="averaging.ema", rest=True, regularizes=False,
+        low=1e-3, high=3e-2, least=2e-4, most=0.2, odds=0.4,
+    ),
+    Setting(
+        name="swa", path="averaging.swa", regularizes=False, log=False, without=("ema",),
+        low=0.1, high=0.5, least=0.05, most=0.66, odds=0.15,
+    ),
+    Setting(
+        name="sharpness", path="sharpness.radius", regularizes=False,
+        low=0.01, high=0.2, least=1e-3, most=1.0, odds=0.08,
+    ),
+    Setting(
+        name="lookahead", path="lookahead.every", whole=True, regularizes=False,
+        low=4, high=12, least=2, most=30, odds=0.08,
+    ),
+    Setting(name="clip", path="clip", regularizes=False, low=0.3, high=3.0, least=0.01, most=30.0, odds=0.25),
+)  # fmt: skip
+"""Everything that a cocktail may contain, declared once: the sampler, the widening and the ablation read it here."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that every recipe has; without it means: as in the baseline.
+
+    Attributes:
+        name: in the ablation.
+        keys: of the recipe.
+        baseline: whose part takes its place.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    baseline: Recipe
+
+    def inside(self, recipe: Recipe) -> bool:
+        """Whether the recipe's part differs from the baseline's."""
+        return any(getattr(recipe, key) != getattr(self.baseline, key) for key in self.keys)
+
+    def removed(self, recipe: Recipe) -> Recipe:
+        """The recipe with the baseline's part."""
+        theirs = self.baseline.model_dump()
+        return Recipe(**{**recipe.model_dump(), **{key: theirs[key] for key in self.keys}})
+
+
+def parts(baseline: Recipe) -> tuple[Part, ...]:
+    """The parts of a recipe that are not ingredients."""
+    return (
+        Part("optimizer", ("optimizer",), baseline),
+        Part("schedule", ("schedule",), baseline),
+        Part("batch_size", ("batch_size",), baseline),
+        Part("model", ("model",), baseline),
+    )
+
+
+def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | Part]:
+    """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
+    everything: tuple[Ingredient | Part, ...] = (*INGREDIENTS, *parts(baseline))
+    return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]

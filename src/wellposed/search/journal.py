@@ -1,0 +1,124 @@
+"""The trials for Optuna's own tools, in the study's folder: ``optuna-dashboard optuna.journal`` opens it.
+
+`state` is the truth. A trial is written here in one line when it has ended, so that none is ever left running; what a killed
+process did not write is added when the study goes on, and a file that does not fit the state is made anew from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import require
+from wellposed.search.proposals import choices_of, quietly
+from wellposed.search.space import Space
+from wellposed.search.state import Trial
+
+FILE = "optuna.journal"
+KINDS = ("baseline", "search")
+NAME = "wellposed"
+
+
+class Journal:
+    """Optuna's journal of a study.
+
+    Args:
+        folder: of the study; this process has claimed it.
+        maximize: whether a higher score is better.
+    """
+
+    def __init__(self, folder: Path, maximize: bool) -> None:
+        self.path, self.maximize = folder / FILE, maximize
+        self._study: Any = None
+        self._space: Space | None = None
+
+    def open(self, space: Space, trials: Iterable[Trial]) -> None:
+        """Bring the file to these trials: what is missing is added; one that is damaged or has others is made anew."""
+        self._space = space
+        wanted = {trial.index: trial for trial in trials if trial.kind in KINDS}
+        for stale in self.path.parent.glob(f"{FILE}.*"):  # of a process that was killed: nobody else is in the folder
+            stale.unlink()
+        with quietly():
+            held = self._held()
+            if held is None or not held <= set(wanted):
+                self._rewrite(wanted.values())
+                return
+            self._study = self._opened(self.path)
+            for index in sorted(set(wanted) - held):
+                self._study.add_trial(self._frozen(wanted[index]))
+
+    def add(self, trial: Trial) -> None:
+        """Write a trial that has ended; before `open` nothing is written, and `open` does it."""
+        if trial.kind in KINDS and self._study is not None:
+            with quietly():
+                self._study.add_trial(self._frozen(trial))
+
+    def _held(self) -> set[int] | None:
+        """The numbers of the trials in the file; None where it is missing, damaged, or no journal of ours."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if not content.endswith(b"\n"):  # the last line of a process that was killed while it wrote
+            return None
+        held = set()
+        try:
+            for line in content.splitlines():
+                attributes = json.loads(line).get("user_attrs")
+                if attributes:
+                    held.add(int(attributes["trial"]))
+            if held != {trial.user_attrs["trial"] for trial in self._opened(self.path).trials}:
+                return None
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            return None
+        return held
+
+    def _rewrite(self, trials: Iterable[Trial]) -> None:
+        fresh = self.path.with_name(f"{FILE}.new")
+        study = self._opened(fresh)
+        study.add_trials([self._frozen(trial) for trial in trials])
+        os.replace(fresh, self.path)
+        self._study = self._opened(self.path)
+
+    def _opened(self, path: Path) -> Any:
+        optuna = require("optuna", "search")
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend), study_name=NAME, load_if_exists=True,
+            direction="maximize" if self.maximize else "minimize",
+        )  # fmt: skip
+
+    def _frozen(self, trial: Trial) -> Any:
+        """The trial as Optuna keeps it: one that diverged has failed, one that halving stopped is pruned."""
+        optuna = require("optuna", "search")
+        states = optuna.trial.TrialState
+        state = states.FAIL if trial.diverged else states.PRUNED if trial.stopped == "culled" else states.COMPLETE
+        score = trial.valid if math.isfinite(trial.valid) else trial.valid_loss
+        sign = 1.0 if self.maximize else -1.0
+        rungs = {int(epoch): sign * rank for epoch, rank, _ in trial.rungs if rank is not None and math.isfinite(rank)}
+        attributes = {
+            "trial": trial.index, "kind": trial.kind, "recipe": trial.built.to_toml(), "describe": trial.describe,
+            "seed": trial.seed, "epochs": trial.epochs, "stopped": trial.stopped, "train_rows": trial.train_rows,
+            **{k: v for k in ("valid_loss", "train_loss", "seconds") if math.isfinite(v := getattr(trial, k))},
+        }  # fmt: skip
+        holding = {name: self._holding(name, value) for name, value in trial.params.items()}
+        return optuna.trial.create_trial(
+            state=state, params=trial.params, distributions=holding, user_attrs=attributes,
+            value=None if state is states.FAIL else score, intermediate_values=rungs,
+        )  # fmt: skip
+
+    def _holding(self, name: str, value: Any) -> Any:
+        """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""
+        optuna = require("optuna", "search")
+        dimension = self._space.dimensions.get(name) if self._space is not None else None
+        if dimension is None:
+            return optuna.distributions.CategoricalDistribution([value])
+        if dimension.kind == "size":
+            low, high = min(dimension.low, value), max(dimension.high, value)
+            return optuna.distributions.FloatDistribution(low, high, log=dimension.log)
+        choices = choices_of(dimension)
+        return optuna.distributions.CategoricalDistribution(choices if dimension.holds(value) else (*choices, value))

@@ -1,0 +1,82 @@
+"""Before the study under a clock: on how many threads, how fast together, and so how many epochs on how many rows."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from wellposed.core.progress import report
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
+from wellposed.search.bench import Bench
+from wellposed.search.pace import FEWEST_EPOCHS, threads_of
+from wellposed.search.rates import BASELINE_RATES
+from wellposed.training.executors import train_jobs
+from wellposed.training.jobs import Job
+from wellposed.training.run import Run
+
+SLOW_STEP, SLOW_BATCH = 0.02, 64
+"""A step of so many seconds is bound by arithmetic: smaller batches then give more steps in the same time."""
+TOGETHER = 16
+"""Recipes of a probe."""
+WARM, EPOCHS = 1, 3
+"""Epochs of a first lot, which pays for what is made once, and of the one that is timed."""
+
+
+def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
+    """The plain recipe with a batch size that suits the machine, and the epochs and rows (None: all) of the search's runs."""
+    account, pace, total = bench.account, bench.pace, bench.total
+    if not account.timed:
+        return plain, pace.search_plan(plain, total, 0.0)[0], None
+    report("phase", text="pace")
+    if pace.speed(plain).step > SLOW_STEP:
+        plain = plain.replace(batch_size=min(plain.batch_size, SLOW_BATCH))
+    probe(bench, plain)
+    seconds = max(0.0, shares.SEARCH - account.spent) * account.budget.amount
+    epochs, rows = pace.search_plan(plain, total, seconds)
+    if rows < total:
+        bench.notes.append(
+            f"The search trained on {rows} of {total} training rows, so that each recipe had at least "
+            f"{FEWEST_EPOCHS} epochs' time; the finalists and the confirmation trained on as many as the time allowed."
+        )
+    return plain, epochs, rows if rows < total else None
+
+
+def probe(bench: Bench, plain: Recipe) -> None:
+    """Train a small lot that nobody keeps, with one thread and with all, and learn the pace from the faster."""
+    pace = bench.pace
+    several = torch.get_num_threads() if bench.device.type == "cpu" else 1
+    pace.together = pace.speed(plain).threads
+    seconds = shares.PROBES * bench.account.budget.amount
+    rows = bench.total
+    each = TOGETHER * (WARM + 2 * EPOCHS) * pace.epoch(plain, rows)
+    if each > seconds:
+        rows = max(4 * plain.batch_size, int(rows * seconds / each))
+    rows = min(rows, bench.total)
+    alone = TOGETHER * EPOCHS * pace.epoch(plain, rows)
+    if alone > 4 * seconds:  # even so little is too much: the lots themselves will tell
+        return
+    tried(bench, plain, WARM, rows, pace.together)
+    found = {threads: tried(bench, plain, EPOCHS, rows, threads) for threads in dict.fromkeys((1, several))}
+    pace.together = min(found, key=lambda threads: found[threads])
+    pace.took("probe", alone, found[pace.together])
+
+
+def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> float:
+    """Seconds that a lot of plain recipes takes for so many epochs."""
+    recipe = plain.replace(epochs=epochs, stopping={"patience": 0})
+    rates = [BASELINE_RATES[number % len(BASELINE_RATES)] for number in range(TOGETHER)]
+    jobs = [Job(recipe.replace(optimizer={"lr": rate}), seed, rows) for seed, rate in enumerate(rates)]
+    began = time.monotonic()
+    with threads_of(threads):
+        outcomes = train_jobs(
+            bench.problem, jobs, engine=bench.engine, device=bench.device,
+            deadline=bench.account.deadline(bench.account.spent + shares.PROBES) if bench.account.timed else math.inf,
+            probe_rows=bench.pace.probe_rows(rows),
+        )  # fmt: skip
+    if any(getattr(outcome, "stopped", "") == "interrupted" for outcome in outcomes):
+        raise KeyboardInterrupt  # nothing was trained yet that could be kept
+    trained = sum(len(outcome.history) for outcome in outcomes if isinstance(outcome, Run))
+    return (time.monotonic() - began) * epochs * TOGETHER / max(trained, 1)  # the clock may have cut it

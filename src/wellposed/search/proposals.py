@@ -1,0 +1,180 @@
+"""Optuna's samplers over the space, in lots: quasi-random points first, then a tree of Parzen estimators that learns from all told.
+
+The study that is asked lives in memory and is made anew from the trials that are told, so that a lot is a function of them and
+of (seed, lot) alone, and a range that was widened is one from the first trial on. What is kept on disk is `journal`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wellposed.core.errors import require
+from wellposed.core.random import numpy_generator, stream_seed
+from wellposed.search.ranking import WORST, Rank
+from wellposed.search.space import Dimension, Point, Space
+
+MOST_DRAWS = 20
+"""Draws for a point that differs from all others; a small space may have no more, and then one comes twice."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a point.
+
+    Attributes:
+        rank: greater is better; `WORST` where it diverged.
+        culled: after how many epochs halving stopped it; None where it was trained to its end.
+    """
+
+    point: Point
+    rank: Rank
+    culled: int | None = None
+
+
+class Proposals:
+    """Points of a space to be tried.
+
+    Args:
+        seed: of all draws.
+        quasi: so many points are quasi-random before the first that is learned.
+    """
+
+    def __init__(self, space: Space, seed: int, quasi: int) -> None:
+        self.space, self.seed, self.quasi = space, seed, quasi
+        self._units: list[dict[str, float]] = []
+
+    def ask(self, count: int, first: int, lot: int, told: Sequence[Told], shared: Point | None = None) -> list[Point]:
+        """So many points that differ from all told ones.
+
+        Args:
+            first: how many points were asked for before; those below ``quasi`` are quasi-random.
+            lot: the number of the lot, for the draws of the learned ones.
+            shared: values of shared dimensions that all of them get.
+        """
+        known = [t.point for t in told]
+        found: list[Point] = []
+        drawn = 0
+        with quietly():
+            study = self._study(told, lot) if first + count > self.quasi else None
+            while len(found) < count:
+                at = first + len(found)
+                if study is None or at < self.quasi:
+                    point = self._quasi(at if not drawn else self.quasi + drawn * count + at, shared or {})
+                else:
+                    point = self._learned(study, shared or {})
+                drawn += 1
+                if point not in known or drawn > MOST_DRAWS + count:
+                    found.append(point)
+                    known.append(point)
+                    drawn = 0
+        return found
+
+    def group(self, lot: int, number: int, told: Sequence[Told]) -> Point:
+        """Values of the shared dimensions for a group of a lot: drawn as the space says at first, later often those of one of
+        the best that are told."""
+        draw = numpy_generator(self.seed, "group", lot, number)
+        shared = [d for d in self.space.dimensions.values() if d.shared]
+        best = sorted((t for t in told if t.rank > WORST and t.culled is None), key=lambda t: t.rank, reverse=True)
+        chosen: Point = {}
+        take = best[draw.integers(min(LEADERS, len(best)))].point if best else {}
+        exploit = len(told) >= self.quasi and draw.random() < EXPLOIT
+        for dimension in shared:
+            value = dimension.at(draw.random())
+            changes = draw.random() < CHANGES
+            leads = take.get(dimension.name)
+            chosen[dimension.name] = leads if exploit and not changes and leads is not None else value
+        return chosen
+
+    def _quasi(self, at: int, shared: Point) -> Point:
+        """The point at the ``at``-th place of a scrambled Sobol sequence."""
+        while len(self._units) <= at:
+            self._units.extend(_sobol(list(self.space.dimensions), self.seed, len(self._units), at + 1))
+        return self.space.point(self._units[at], shared)
+
+    def _study(self, told: Sequence[Told], lot: int) -> Any:
+        """Optuna's study in memory with all that was told: ranks in the place of scores, so that losses break ties."""
+        optuna = require("optuna", "search")
+        seed = stream_seed(self.seed, "proposals", lot) % 2**32
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=0, seed=seed
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        order = {rank: place for place, rank in enumerate(sorted({t.rank for t in told}))}
+        study.add_trials([self._frozen(t, float(order[t.rank])) for t in told if self.space.fits(t.point)])
+        return study
+
+    def _frozen(self, told: Told, value: float) -> Any:
+        optuna = require("optuna", "search")
+        distributions = {name: distribution(self.space.dimensions[name]) for name in told.point}
+        if told.culled is None or told.rank == WORST:
+            return optuna.trial.create_trial(params=told.point, distributions=distributions, value=value)
+        return optuna.trial.create_trial(
+            params=told.point, distributions=distributions, intermediate_values={told.culled: value},
+            state=optuna.trial.TrialState.PRUNED,
+        )  # fmt: skip
+
+    def _learned(self, study: Any, shared: Point) -> Point:
+        study.enqueue_trial(shared)
+        trial = study.ask()
+        point: Point = {}
+        for name, dimension in self.space.dimensions.items():
+            if dimension.active(point):
+                value = suggested(trial, dimension)
+                point[name] = dimension.back(dimension.scaled(value)) if dimension.kind == "size" else value
+        return point
+
+
+LEADERS = 5
+EXPLOIT, CHANGES = 0.75, 0.25
+"""How often a group takes the shared values of one of the best `LEADERS`, and how often one of them is drawn anew."""
+
+
+def distribution(dimension: Dimension) -> Any:
+    """The dimension as Optuna says it."""
+    optuna = require("optuna", "search")
+    if dimension.kind == "size":
+        return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return optuna.distributions.CategoricalDistribution(choices_of(dimension))
+
+
+def choices_of(dimension: Dimension) -> tuple[Any, ...]:
+    """The choices of a dimension that is no range."""
+    return (False, True) if dimension.kind == "in" else dimension.choices
+
+
+def suggested(trial: Any, dimension: Dimension) -> Any:
+    """The value that a trial of Optuna suggests."""
+    if dimension.kind == "size":
+        return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)
+    return trial.suggest_categorical(dimension.name, choices_of(dimension))
+
+
+def _sobol(names: Sequence[str], seed: int, first: int, end: int) -> list[dict[str, float]]:
+    """Points ``first`` to ``end`` of a scrambled Sobol sequence in the unit cube, by Optuna's sampler."""
+    optuna = require("optuna", "search")
+    require("scipy", "search")
+    cube = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in names}
+    sampler = optuna.samplers.QMCSampler(scramble=True, seed=stream_seed(seed, "quasi") % 2**32)
+    study = optuna.create_study(sampler=sampler)
+    # The sampler takes its space from the first trial, which it draws at random: that one is given, and is no point of ours.
+    study.add_trial(optuna.trial.create_trial(params=dict.fromkeys(names, 0.5), distributions=cube, value=0.0))
+    points = [dict(study.ask(cube).params) for _ in range(end)]
+    return points[first:]
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without Optuna's log on stderr and its warnings of what is experimental; both are as before afterwards."""
+    optuna = require("optuna", "search")
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

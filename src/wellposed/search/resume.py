@@ -1,0 +1,88 @@
+"""Going on with a study: only with the same data, metric and seed, and only with budget left."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from wellposed.core.errors import FormatError, InputError
+from wellposed.core.files import read_json
+from wellposed.search import shares
+from wellposed.search.budget import Account
+from wellposed.search.state import SCHEMA, State
+from wellposed.search.study import STUDY
+from wellposed.search.subject import content
+from wellposed.training.problem import Problem
+
+UNITS = {"seconds": "s", "recipes": " recipes", "epochs": " epochs"}
+
+
+def resumed(folder: Path, fresh: State, account: Account, problem: Problem) -> tuple[State, Account]:
+    """The state of the study in a folder, and the account with what it has spent of this budget.
+
+    Args:
+        fresh: of this problem, for comparison.
+        account: of the budget that is given now: of the whole study in recipes or epochs, and of all its sessions in minutes.
+    Raises:
+        InputError: the study is of something else, or has spent its budget.
+    """
+    old = State.load(folder)
+    for what, mine, theirs in (("data", fresh.data, old.data), ("metric", fresh.metric, old.metric)):
+        if mine != theirs:
+            raise InputError(
+                f"The study in '{folder}' has another {what}; resume it with the same, or use another --out."
+            )
+    if old.own_test and not fresh.own_test:
+        raise InputError(
+            f"The study in '{folder}' was confirmed on rows given by --test, and trained on all others. Give --test again."
+        )
+    old.own_test = fresh.own_test
+    if old.seed != fresh.seed:
+        raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
+    end_look(folder, old)
+    return old, continued(folder, old, account, content(problem.prepared.test).hex())
+
+
+def end_look(folder: Path, state: State) -> None:
+    """A process that was killed right after it wrote its results has shown them: that look is over."""
+    if state.looking is None:
+        return
+    try:
+        record = read_json(folder / STUDY, SCHEMA, "study")
+    except FormatError:
+        return  # there is none, or an older one: nothing of this look was shown
+    if record.get("looks") == state.looks.get(state.looking) and len(record.get("trials", [])) == len(state.trials):
+        state.looking, state.confirmed = None, len(state.trials)
+        amount, _, unit = str(record.get("budget", "")).partition(" ")
+        if unit in UNITS:
+            state.finished[unit] = max(state.finished.get(unit, 0.0), float(amount))
+
+
+def continued(folder: Path, state: State, account: Account, rows: str) -> Account:
+    """The account with what the study has spent.
+
+    Raises:
+        InputError: the budget was spent by a study that is confirmed, on rows that were looked at.
+    """
+    budget = account.budget
+    if budget.none:
+        return account
+    before = state.finished.get(budget.unit, 0.0)
+    ended = not state.pending and state.looking is None and state.confirmed == len(state.trials)
+    new_rows = rows not in state.looks
+    if ended and budget.amount <= before and not new_rows:
+        raise InputError(
+            f"The study in '{folder}' has spent its budget of {before:g}{UNITS[budget.unit]} and is confirmed. Give a larger "
+            "budget to go on with it (all of it counts), or rows that it never saw with --test."
+        )
+    if budget.unit != "seconds":
+        for trial in state.of("baseline", "search"):
+            account.book(trial.epochs)
+        account.recipes += len(state.failed)
+        return account
+    if budget.amount > before:
+        account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))
+        used = min(state.seconds, shares.SEARCH * account.budget.amount)
+    else:
+        used = shares.SEARCH * budget.amount  # new rows: nothing is searched, the best is confirmed
+    return dataclasses.replace(account, began=account.began - used)

@@ -1,0 +1,221 @@
+"""The search: lot after lot of recipes, asked of the sampler, trained together, told; between lots, the playbook's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from wellposed.core.errors import InputError
+from wellposed.core.progress import report
+from wellposed.recipe.recipe import Recipe
+from wellposed.search import playbook, shares
+from wellposed.search.bench import Bench, Planned
+from wellposed.search.halving import Halving
+from wellposed.search.pace import with_epochs
+from wellposed.search.proposals import Proposals, Told
+from wellposed.search.ranking import WORST
+from wellposed.search.space import Point, Space
+from wellposed.search.state import Pending, Trial
+
+LOTS, FEWEST_TOGETHER, MOST_TOGETHER = 5, 4, 48
+"""Lots that a search has at least, where it has enough recipes for them, and how many recipes one has."""
+GROUP, MOST_GROUPS = 8, 4
+"""Recipes of a lot with equal model settings and batch size, at least, and how many such groups a lot has at most."""
+QUASI, FEWEST_QUASI, MOST_QUASI = 1 / 3, 8, 64
+"""Share of the recipes that are quasi-random, before the first that is learned."""
+SLOWEST = 0.5
+"""A group of which not even two recipes fit in so large a share of a lot's time is passed over."""
+MOST_PASSED = 20
+"""Groups that may be passed over for being too slow; then the baseline's own settings are taken."""
+
+
+class Rounds:
+    """The lots of a search.
+
+    Args:
+        own: a recipe of the user's, tried first.
+        epochs, rows: of each run; rows None takes all.
+    """
+
+    def __init__(
+        self, bench: Bench, space: Space, own: Recipe | None, plain: Recipe, epochs: int, rows: int | None
+    ) -> None:
+        self.bench, self.space, self.own, self.plain, self.epochs, self.rows = bench, space, own, plain, epochs, rows
+        self.passed = 0
+        self.size = self._size()
+        quasi = min(max(FEWEST_QUASI, round(QUASI * self._expected())), MOST_QUASI)
+        self.proposals = Proposals(space, bench.seed, quasi)
+
+    def run(self) -> None:
+        """Lots until the search's share of the budget is gone."""
+        report("phase", text="search")
+        bench, state = self.bench, self.bench.state
+        if bench.journal is not None:
+            bench.journal.open(self.space, state.trials)
+        if state.pending:
+            self.finish_lot()
+        while not bench.interrupted and not self.over():
+            self.plan_lot()
+            if not state.pending:
+                break
+            self.finish_lot()
+        bench.notes.extend(state.said)
+        if self.passed:
+            bench.notes.append(
+                f"{self.passed} groups of recipes were passed over: not even two of a group would have been trained within "
+                "half of the time of a lot."
+            )
+
+    # --- how much
+
+    def _expected(self) -> int:
+        """How many recipes the search will have in all."""
+        budget = self.bench.account.budget
+        if budget.unit == "recipes":
+            return int(budget.amount)
+        if budget.unit == "epochs":
+            return round(budget.amount / self.epochs)
+        left = (self.ends() - self.bench.account.spent) * budget.amount
+        each = self.bench.pace.factor("search") * self.epochs * self.bench.pace.epoch(self.plain, self.rows_or_all)
+        return int(max(left, 0.0) / max(each, 1e-9))
+
+    def _size(self) -> int:
+        return min(max(self._expected() // LOTS, FEWEST_TOGETHER), MOST_TOGETHER)
+
+    @property
+    def rows_or_all(self) -> int:
+        """The rows that a run is trained on."""
+        return self.rows or self.bench.total
+
+    def ends(self) -> float:
+        """By which share of the budget the search ends."""
+        return shares.SEARCH if self.bench.account.timed else 1.0
+
+    def over(self) -> bool:
+        """Whether the search has had its share; under a clock, where not even two recipes would fit any more."""
+        account = self.bench.account
+        if not account.timed:
+            return account.spent >= 1.0
+        return account.spent >= self.ends() or self._expected() < 2
+
+    def room(self) -> int:
+        """How many recipes the next lot may have."""
+        budget, account = self.bench.account.budget, self.bench.account
+        if budget.unit == "recipes":
+            return min(self.size, int(budget.amount) - account.recipes)
+        if budget.unit == "epochs":
+            return min(self.size, math.ceil((budget.amount - account.epochs) / self.epochs))
+        return min(self.size, self._expected())
+
+    # --- a lot
+
+    def told(self) -> list[Told]:
+        """What became of every point so far, the baseline's own among them."""
+        found = []
+        for trial in self.bench.state.of("baseline", "search"):
+            point = trial.params
+            if trial.kind == "baseline":
+                point = self.space.plain(trial.built.optimizer.lr)
+            if point:
+                culled = trial.epochs if trial.stopped == "culled" else None
+                found.append(Told(point, WORST if trial.diverged else self.bench.rank(trial), culled))
+        return found
+
+    def plan_lot(self) -> None:
+        """Ask for the next lot, and write down what it is before it is trained."""
+        state, room = self.bench.state, self.room()
+        self.size = max(self.size, self._size()) if self.bench.account.timed else self.size
+        recipes: list[tuple[Recipe, Point]] = []
+        if state.lots == 0:
+            recipes += [(self.own, {})] if self.own is not None else []
+            recipes += [(self.space.recipe(point), point) for point in self.space.starts()]
+            recipes = recipes[:room]
+        told = self.told() + [Told(point, WORST) for _, point in recipes if point]
+        for number, count in enumerate(shared_out(room - len(recipes))):
+            shared, count = self.group(state.lots, number, told, count)
+            points = self.proposals.ask(count, state.proposals, MOST_GROUPS * state.lots + number, told, shared)
+            state.proposals += len(points)
+            recipes += [(self.space.recipe(point), point) for point in points]
+        state.pending = [
+            Pending(state.number(), recipe.to_dict(), point, self.epochs, self.rows) for recipe, point in recipes
+        ]
+        state.lots += 1
+        self.bench.keep()
+
+    def group(self, lot: int, number: int, told: Sequence[Told], count: int) -> tuple[Point, int]:
+        """The shared settings of a group, and how many recipes of it fit; slow ones get fewer, too slow ones are passed over."""
+        bench = self.bench
+        if not bench.account.timed:
+            return self.proposals.group(lot, number, told), count
+        pace = bench.pace
+        seconds = count * pace.epoch(self.plain, self.rows_or_all)
+        for again in range(MOST_PASSED):
+            shared = self.proposals.group(lot, number + MOST_GROUPS * again, told)
+            try:
+                each = pace.epoch(self.space.recipe({**self.space.plain(1e-3), **shared}), self.rows_or_all)
+            except InputError:  # it says so when it is tried
+                return shared, count
+            if each <= max(SLOWEST * seconds, pace.epoch(self.plain, self.rows_or_all)):
+                return shared, max(1, min(2 * count, int(seconds / each)))
+            self.passed += 1
+        return {
+            name: value for name, value in self.space.plain(1e-3).items() if self.space.dimensions[name].shared
+        }, count
+
+    def finish_lot(self) -> None:
+        """Train what is pending, less what has ended before; then look at ranges and rates."""
+        bench, state = self.bench, self.bench.state
+        ended = {trial.index: trial for trial in state.of("search")}
+        waiting = [pending for pending in state.pending if pending.index not in ended]
+        before = [
+            (shared_key(trial.built), int(epoch), (-math.inf if a is None else a, -math.inf if b is None else b))
+            for pending in state.pending if (trial := ended.get(pending.index)) is not None
+            for epoch, a, b in trial.rungs
+        ]  # fmt: skip
+        lot = [self.planned(pending) for pending in waiting]
+        if lot:
+            halving = Halving([shared_key(planned.run) for planned in lot], bench.sign, before)
+            bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 2, halving=halving)
+        if bench.interrupted:
+            return
+        numbers = {pending.index for pending in state.pending}
+        self.look([trial for trial in state.of("search") if trial.index in numbers])
+        state.pending = []
+        bench.keep()
+
+    def planned(self, pending: Pending) -> Planned:
+        """A pending recipe as it is trained."""
+        recipe = Recipe(**pending.recipe)
+        return Planned(pending.index, recipe, with_epochs(recipe, pending.epochs), self.bench.seed, pending.params)
+
+    def look(self, lot: Sequence[Trial]) -> None:
+        """Widen the space where the best point lies at its border, and shrink it where many diverged."""
+        shrunk = playbook.shrink(self.space, lot)
+        widened = playbook.widen(self.space, self.bench.state.of("search"), self.bench.sign)
+        changed = {dimension.name: (dimension, said) for dimension, said in [*widened, *shrunk]}
+        for dimension, said in changed.values():
+            self.space.changed(dimension)
+            self.bench.state.ranges[dimension.name] = [dimension.low, dimension.high]
+            self.bench.state.said.append(said)
+
+
+def shared_out(count: int) -> list[int]:
+    """Recipes of a lot by group: few groups, since only recipes of one are trained together.
+
+    Example:
+        >>> shared_out(5), shared_out(20), shared_out(48)
+        ([5], [10, 10], [12, 12, 12, 12])
+    """
+    groups = min(MOST_GROUPS, max(1, count // GROUP))
+    return [count // groups + (number < count % groups) for number in range(groups)] if count > 0 else []
+
+
+def shared_key(recipe: Recipe) -> tuple[Any, ...]:
+    """What recipes have in common that are trained together."""
+    return repr(sorted(recipe.model.items())), recipe.batch_size
+
+
+def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:
+    """Trials that learned something, the best first."""
+    return sorted((t for t in trials if t.rank(sign) > WORST), key=lambda t: t.rank(sign), reverse=True)

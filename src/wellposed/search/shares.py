@@ -1,0 +1,21 @@
+"""Of a budget in minutes, by which share of it each stage ends. See ADR 6 and 14.
+
+The confirmation takes what is left between finalists and ablation, since its models are the ones that are kept.
+"""
+
+from __future__ import annotations
+
+REFERENCES = 0.1
+PROBES = 0.04
+"""What finding out the pace may take."""
+RATES = 0.3
+"""Until then the baseline may look beyond the border of its rates."""
+SEARCH = 0.56
+FINALISTS = 0.12
+"""Of the finalists, from where the search ended."""
+CONFIRMATION = 0.86
+ABLATION = 0.96
+LATEST = 1.05
+"""Where a confirmation run is cut at the latest."""
+HASTE = 0.8
+"""Share of the time left that a lot is planned to take, so that a slow moment does not cut it."""

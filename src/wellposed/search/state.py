@@ -1,0 +1,175 @@
+"""What is kept on disk of a study that runs: each trial as soon as it has ended, and what is being trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import FormatError
+from wellposed.core.files import jsonable, read_json, write_atomically
+from wellposed.recipe.recipe import Recipe
+from wellposed.search.ranking import Rank, rank_of
+
+SCHEMA = 1
+STATE = "state.json"
+
+
+@dataclass
+class Trial:
+    """One trained recipe, as it is kept on disk.
+
+    Attributes:
+        index: its number in the study, given when it was planned.
+        kind: ``baseline``, ``search``, ``finalist``, ``confirmation`` or ``ablation``.
+        recipe: as it was proposed; in the confirmation with its epochs.
+        params: its point in the space; empty for a recipe that did not come from there.
+        rungs: how it stood at each rung: the epoch, and its rank there.
+    """
+
+    index: int
+    kind: str
+    recipe: dict[str, Any]
+    describe: str
+    seed: int
+    valid: float
+    valid_loss: float
+    train_loss: float
+    epochs: int
+    best_epoch: int
+    seconds: float
+    stopped: str
+    train_rows: int
+    params: dict[str, Any] = field(default_factory=dict)
+    rungs: list[list[float]] = field(default_factory=list)
+
+    @property
+    def built(self) -> Recipe:
+        """The recipe itself."""
+        return Recipe(**self.recipe)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its cost left the numbers."""
+        return self.stopped == "diverged" or not math.isfinite(self.valid_loss)
+
+    def rank(self, sign: float) -> Rank:
+        """How it ranks; ``sign`` is 1 where a higher score is better, else -1."""
+        return rank_of(self.valid, self.valid_loss, sign)
+
+
+@dataclass
+class Pending:
+    """A recipe of the search that is being trained; one that a killed process did not finish is trained again."""
+
+    index: int
+    recipe: dict[str, Any]
+    params: dict[str, Any]
+    epochs: int
+    rows: int | None
+
+
+@dataclass
+class State:
+    """What ``--resume`` needs: the trials so far, and how often which confirmation rows were looked at.
+
+    Attributes:
+        data, metric, seed: must be the same when the study goes on.
+        own_test: whether the confirmation rows were given, not split off.
+        trials: in the order of their numbers.
+        proposals: how many were drawn from the space.
+        findings: what held the baseline back when it was chosen; they move the odds of the proposals.
+        confirmed: how many trials there were when the study was last confirmed.
+        looks: by a hash of the confirmation rows.
+        planned: numbers of trials given so far.
+        pending: the lot of the search that is being trained.
+        ranges: of the dimensions whose range was changed while searching, and what was said of it.
+        failed: what could not be trained, and why.
+        seconds: spent so far, of all sessions since the last confirmation.
+        finished: budgets that were spent by confirmed studies, by their unit.
+        looking: the confirmation rows that are being looked at; a look that was cut off before anybody saw it is no other one.
+    """
+
+    data: str
+    metric: str
+    seed: int
+    own_test: bool
+    trials: list[Trial] = field(default_factory=list)
+    proposals: int = 0
+    findings: list[str] = field(default_factory=list)
+    confirmed: int = 0
+    looks: dict[str, int] = field(default_factory=dict)
+    planned: int = 0
+    lots: int = 0
+    pending: list[Pending] = field(default_factory=list)
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: dict[str, float] = field(default_factory=dict)
+    looking: str | None = None
+
+    def __post_init__(self) -> None:
+        self._written: dict[int, tuple[Trial, str]] = {}
+
+    def save(self, folder: Path) -> None:
+        """Write atomically; a killed process loses at most what it was training.
+
+        The text of a trial is made once: a study of a thousand is written after each of them.
+        """
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "pending")}
+        rest["pending"] = [asdict(pending) for pending in self.pending]
+        body = json.dumps(jsonable({"schema": SCHEMA, **rest}), indent=1, allow_nan=False)
+        trials = ",\n".join(map(self._text, self.trials))
+        write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n')
+
+    def _text(self, trial: Trial) -> str:
+        kept = self._written.get(trial.index)
+        if kept is None or kept[0] is not trial:
+            kept = self._written[trial.index] = trial, "  " + json.dumps(jsonable(asdict(trial)), allow_nan=False)
+        return kept[1]
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: missing, damaged, or of another schema.
+        """
+        value = read_json(folder / STATE, SCHEMA, "state of a study")
+        try:
+            names = {f.name for f in fields(cls)}
+            given = {key: item for key, item in value.items() if key in names}
+            given["trials"] = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
+            given["pending"] = [Pending(**pending) for pending in value.get("pending", [])]
+            given["looks"], given["findings"] = dict(value["looks"]), list(value["findings"])
+            state = cls(**{**given, "proposals": int(value["proposals"]), "confirmed": int(value["confirmed"])})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"'{folder / STATE}' is damaged ({error}); start a new study in another --out.") from None
+        state.planned = max(
+            [state.planned, *(t.index + 1 for t in state.trials), *(p.index + 1 for p in state.pending)]
+        )
+        return state
+
+    def of(self, *kinds: str) -> list[Trial]:
+        """The trials of these kinds so far."""
+        return [trial for trial in self.trials if trial.kind in kinds]
+
+    def number(self) -> int:
+        """The number of a trial that is planned now."""
+        self.planned += 1
+        return self.planned - 1
+
+    def add(self, trial: Trial) -> None:
+        """Take a trial in, in the place of one with its number."""
+        self.trials = sorted([t for t in self.trials if t.index != trial.index] + [trial], key=lambda t: t.index)
+
+
+def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
+    """JSON has no NaN: a number that was not finite comes back as NaN."""
+    return {
+        k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
+    }

@@ -1,0 +1,68 @@
+"""What is studied: a problem with rows that are kept for the end, recognized again by its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import torch
+
+from wellposed.core.errors import ProblemError, WellposedError
+from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.data.data import Prepared
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.problem import Problem
+
+TEST_SHARE = 0.2
+
+
+def with_test(problem: Problem) -> Problem:
+    """The same problem with test rows split off first."""
+    changed = Problem.__new__(type(problem))
+    changed.__dict__.update({k: v for k, v in problem.__dict__.items() if k not in ("prepared", "metric")})
+    changed.data = dataclasses.replace(problem.data, test=TEST_SHARE)
+    return changed
+
+
+def prepared(problem: Problem) -> Prepared:
+    """The problem's data; whatever somebody's data set raises is said as one sentence.
+
+    Raises:
+        ProblemError: they cannot be prepared.
+    """
+    try:
+        return problem.prepared
+    except WellposedError:
+        raise
+    except Exception as error:
+        raise ProblemError(f"The data cannot be prepared: {type(error).__name__}: {error}.") from error
+
+
+def plain_recipe(rows: int) -> Recipe:
+    """Plain AdamW; the batch size sets the speed, so small data get small batches and large data large ones."""
+    return Recipe(batch_size=32 if rows < 1000 else 128 if rows < 20000 else 256)
+
+
+def fingerprint(problem: Problem) -> str:
+    """SHA-256 of the data: a table's own, or that of all tensors; of other sources only their sizes are known."""
+    if problem.sha256:
+        return problem.sha256
+    digest = hashlib.sha256()
+    data = problem.prepared
+    for source in (data.train_clean, data.valid, data.test):
+        digest.update(content(source))
+    return digest.hexdigest()
+
+
+def content(source: Source | None) -> bytes:
+    """A digest of the rows of a source."""
+    if source is None:
+        return b"none"
+    root = source.source if isinstance(source, Subset) else source
+    digest = hashlib.sha256(str(len(source)).encode())
+    if isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor):
+        inputs, target = source.batch(torch.arange(len(source)))
+        digest.update(np.ascontiguousarray(inputs.numpy()).tobytes())
+        digest.update(np.ascontiguousarray(target.numpy()).tobytes())
+    return digest.digest()
