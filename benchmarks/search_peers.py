@@ -9,7 +9,8 @@ wellposed and the loops take loss and accuracy of all validation rows and of as 
 skorch, with its default callbacks, scores the validation rows and sums up the training batches as they come. wellposed also
 keeps the best weights of each recipe, and the peers do not. Optuna is given the recipes (``enqueue_trial``), so that all train
 the same; its samplers have no part in this. Sides run in turn in one process; the minimum of the repeats is compared, with
-the number of threads that suits each side best. The last column shows that nobody wins by training less.
+the number of threads that suits each side best. The last column shows that nobody wins by training less: one training, in which
+the recipes of `wp.fit_many` share a seed, as those of a search do, so that its means vary more than the peers'.
 """
 
 from __future__ import annotations
