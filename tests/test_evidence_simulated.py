@@ -109,6 +109,12 @@ def test_intervals_cover_at_their_level(law: str, seeds: int) -> None:
         assert covers(ours, law, rows, seeds, of_seeds, of_both), (rows, of_seeds, of_both)
 
 
+@pytest.mark.parametrize(("rows", "seeds"), [(5, 5), (8, 20), (4, 3)])
+def test_few_rows_are_covered_too(rows: int, seeds: int) -> None:
+    for of_seeds, of_both in ((0.0, 1.0), (0.3, 0.5), (10.0, 0.5)):
+        assert covers(ours, "normal", rows, seeds, of_seeds, of_both)
+
+
 @pytest.mark.parametrize("law", ["normal", "hits"])
 def test_half_a_judge_is_caught(law: str) -> None:
     assert not covers(rows_only, law, 250, 5, 1.0, 0.5)
