@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
+import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -62,7 +66,8 @@ def train_on_ray(
         for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
+    with contextlib.redirect_stdout(Ours(sys.stdout)):
+        return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
 
 
 def kind_of(device: str | torch.device) -> str:
@@ -86,6 +91,27 @@ def connect(ray: ModuleType) -> None:
     """Connect to Ray where that has not happened, without a word of its own."""
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+
+
+class Ours(io.TextIOBase):
+    """Standard output without what Ray's threads print there of workers that died, whatever it was told: that is logged."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """To the log in a thread of Ray's, else to where it belongs."""
+        if threading.current_thread().name.startswith("ray_"):
+            logging.getLogger("ray").info(text.rstrip())
+            return len(text)
+        return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        """What belongs there."""
+        self._stream.flush()
 
 
 _stored: weakref.WeakKeyDictionary[Problem, tuple[str, Any]] = weakref.WeakKeyDictionary()
