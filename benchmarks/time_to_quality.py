@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -51,6 +52,7 @@ SCHEMA = 1
 
 FEWEST_EPOCHS, MOST_EPOCHS, RECIPES = 12, 300, 25
 """Epochs of a run of the peer: as many as let so many recipes fit into the clock, within these bounds."""
+TIMED_STEPS = 20
 SCHEDULES = ("constant", "cosine", "one_cycle")
 RATES, DECAYS, DROPOUT, SMOOTHING = (1e-4, 3e-2), (1e-3, 1.0), 0.5, 0.1
 
@@ -206,23 +208,43 @@ class Peer:
         )
 
     def plan(self) -> None:
-        """Settle threads and epochs of a run, by an epoch of a middling network with one thread and with all of them."""
+        """Settle threads and epochs of a run, by a middling network with one thread and with all of them."""
         sizes = batch_sizes(len(self.train))
         setting = Setting(1e-3, 1e-2, 0.1, 0.0, sizes[1], width=128, depth=2, schedule="constant")
-        self.epochs = 1
-        times: dict[int, float] = {}
-        for threads in 2 * sorted({1, torch.get_num_threads()}):  # twice, since the first steps of all set up
+        times = {}
+        for threads in sorted({1, torch.get_num_threads()}):
             torch.set_num_threads(threads)
-            began = time.monotonic()
-            try:
-                for _ in self.trained(setting, Kept(self)):
-                    pass
-            except OutOfTime:
-                return
-            times[threads] = min(times.get(threads, math.inf), time.monotonic() - began)
+            times[threads] = self.epoch_seconds(setting)
         best = min(times, key=lambda threads: times[threads])
         torch.set_num_threads(best)
         self.epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(self.seconds / RECIPES / times[best])))
+
+    def epoch_seconds(self, setting: Setting) -> float:
+        """What an epoch takes, evaluation included: by some steps, after as many that set up."""
+        net, optimizer = self.begun(setting)
+        batches = itertools.cycle(Batches(self.train, setting.batch_size, shuffled=True))
+        for _ in range(2):
+            began = time.monotonic()
+            for x, y in itertools.islice(batches, TIMED_STEPS):
+                self.step(net, optimizer, x, y, setting)
+            steps = (time.monotonic() - began) / TIMED_STEPS
+            began = time.monotonic()
+            self.measured(net, self.valid)
+            evaluation = time.monotonic() - began
+        return math.ceil(len(self.train) / setting.batch_size) * steps + evaluation
+
+    def begun(self, setting: Setting) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """A new network and its optimizer."""
+        net = self.problem.model(self.problem.prepared, width=setting.width, depth=setting.depth)
+        set_dropout(net, setting.dropout)
+        decay = setting.weight_decay
+        return net, torch.optim.AdamW(net.parameters(), lr=setting.lr, weight_decay=decay, fused=True)
+
+    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, setting: Setting) -> None:
+        """One step of training."""
+        optimizer.zero_grad()
+        self.loss(net(x), y, setting.label_smoothing).backward()
+        optimizer.step()
 
     def trained(self, setting: Setting, kept: Kept) -> Iterable[int]:
         """Train epoch by epoch; each one's number comes when it has been evaluated.
@@ -230,19 +252,14 @@ class Peer:
         Raises:
             OutOfTime: in the middle.
         """
-        net = self.problem.model(self.problem.prepared, width=setting.width, depth=setting.depth)
-        set_dropout(net, setting.dropout)
-        rate = setting.lr
-        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=setting.weight_decay, fused=True)
+        net, optimizer = self.begun(setting)
         batches = Batches(self.train, setting.batch_size, shuffled=True)
         done, total = 0, math.ceil(len(self.train) / setting.batch_size) * self.epochs
         for epoch in range(self.epochs):
             net.train()
             for x, y in batches:
-                optimizer.param_groups[0]["lr"] = rate * factor(setting.schedule, done, total)
-                optimizer.zero_grad()
-                self.loss(net(x), y, setting.label_smoothing).backward()
-                optimizer.step()
+                optimizer.param_groups[0]["lr"] = setting.lr * factor(setting.schedule, done, total)
+                self.step(net, optimizer, x, y, setting)
                 done += 1
                 if self.left < 0:
                     kept.look(net)
@@ -372,9 +389,18 @@ def write_lines(path: Path, lines: Sequence[Line]) -> None:
     write_atomically(path, "".join(json.dumps(jsonable(dataclasses.asdict(one))) + "\n" for one in lines))
 
 
+def first_step() -> None:
+    """The first step of all makes torch import and set up for a second or more: before any clock starts."""
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    net(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Everything that is not in the file yet."""
     torch.set_num_threads(arguments.threads)
+    first_step()
     lines = read_lines(arguments.out)
     have = {one.key for one in lines}
     clocks = {OURS: arguments.seconds_ours, PEER: arguments.seconds_peer}
