@@ -29,12 +29,15 @@ from wellposed.core.errors import FolderInUse, InputError, WellposedError  # noq
 from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
+from wellposed.search import confirmation, pace  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
-from wellposed.search import pace  # noqa: E402
-from wellposed.search.improve import Search, claimed, improve, with_test  # noqa: E402
+from wellposed.search.folder import claimed  # noqa: E402
+from wellposed.search.improve import improve, with_test  # noqa: E402
+from wellposed.search.ranking import WORST, rank_of  # noqa: E402
+from wellposed.search.rates import BASELINE_RATES, next_rates  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
-from wellposed.search.space import BASELINE_RATES, Space  # noqa: E402
-from wellposed.search.study import State, Study, Trial  # noqa: E402
+from wellposed.search.space import Space  # noqa: E402
+from wellposed.search.study import State, Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 from wellposed.training.problems import file_problem  # noqa: E402
 
@@ -167,39 +170,26 @@ def test_group_and_time_columns_reach_the_split_and_are_no_features(tmp_path: Pa
 # --- a fair baseline -----------------------------------------------------------------------------------------------
 
 
-def trial(rate: float, valid: float, loss: float = 1.0) -> Trial:
-    recipe = Recipe(optimizer={"lr": rate}).to_dict()
-    return Trial(0, "baseline", recipe, "", 0, valid, loss, loss, 3, 1, 0.1, "epochs", 50)
-
-
-def ranking(higher: bool = True) -> Any:
-    search = Search.__new__(Search)
-    search.problem = problem(metric="accuracy" if higher else "log_loss")
-    return search
-
-
 def test_the_baseline_looks_beyond_the_border_of_its_rates() -> None:
-    search, limit = ranking(), len(BASELINE_RATES)
-    done: dict[float, Trial] = {}
-    for rate in BASELINE_RATES:
-        assert search.next_rate(done, limit) == rate
-        done[rate] = trial(rate, valid=math.log10(rate))  # the more, the better
-    assert search.next_rate(done, limit) == pytest.approx(0.09)
-    done[0.09] = trial(0.09, valid=5)
-    assert search.next_rate(done, limit) == pytest.approx(0.3)
-    done[0.3] = trial(0.3, valid=9)
-    assert search.next_rate(done, limit) is None, "two beyond the border are enough"
+    limit = len(BASELINE_RATES)
+    assert next_rates({}, limit) == list(BASELINE_RATES), "all at once: they are trained together"
+    done = {rate: (rate, 0.0) for rate in BASELINE_RATES}  # the more, the better
+    assert next_rates(done, limit) == [pytest.approx(0.09)]
+    done[0.09] = (5.0, 0.0)
+    assert next_rates(done, limit) == [pytest.approx(0.3)]
+    done[0.3] = (9.0, 0.0)
+    assert next_rates(done, limit) == [], "two beyond the border are enough"
 
 
 def test_the_baseline_does_so_on_the_lower_side_and_stops_where_the_best_is_inside() -> None:
-    search, limit = ranking(higher=False), len(BASELINE_RATES)
-    done = {rate: trial(rate, valid=rate) for rate in BASELINE_RATES}  # a loss: the less, the better
-    assert search.next_rate(done, limit) == pytest.approx(1e-4)
-    done[1e-4] = trial(1e-4, valid=1.0)
-    assert search.next_rate(done, limit) is None
-    failed = {rate: trial(rate, valid=math.nan, loss=math.nan) for rate in BASELINE_RATES}
-    failed[1e-3] = trial(1e-3, valid=0.5)
-    assert search.next_rate(failed, limit) is None, "a run that failed is no border to go beyond"
+    limit = len(BASELINE_RATES)
+    done = {rate: rank_of(rate, 1.0, sign=-1.0) for rate in BASELINE_RATES}  # a loss: the less, the better
+    assert next_rates(done, limit) == [pytest.approx(1e-4)]
+    done[1e-4] = rank_of(1.0, 1.0, sign=-1.0)
+    assert next_rates(done, limit) == []
+    failed = dict.fromkeys(BASELINE_RATES, WORST)
+    failed[1e-3] = (0.5, 0.0)
+    assert next_rates(failed, limit) == [], "a run that failed is no border to go beyond"
 
 
 def test_the_baseline_of_a_study_is_the_best_of_its_own_search() -> None:
@@ -278,7 +268,7 @@ def test_a_planted_improvement_of_a_regression() -> None:
 
 
 def test_where_the_baseline_stays_the_best_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Space, "draw", lambda self, k: self.baseline)
+    monkeypatch.setattr(Space, "recipe", lambda self, point: self.baseline)
     study = improve(problem(), "6 recipes")
     assert study.best.recipe == study.baseline.recipe
     assert not study.shown
@@ -292,8 +282,8 @@ def test_where_the_baseline_stays_the_best_nothing_is_shown(monkeypatch: pytest.
 def test_a_recipe_that_only_looks_different_is_not_shown(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: its recipe differs, and what it does is nothing."""
     nothing = {"schedule": {"name": "constant", "patience": 3}}
-    monkeypatch.setattr(Space, "draw", lambda self, k: self.baseline.replace(**nothing))
-    monkeypatch.setattr(Search, "final", lambda self, baseline: baseline.replace(**nothing))
+    monkeypatch.setattr(Space, "recipe", lambda self, point: self.baseline.replace(**nothing))
+    monkeypatch.setattr(searching, "best_of_finalists", lambda bench, baseline, epochs: baseline.replace(**nothing))
     study = improve(problem(), "4 recipes", seed=seed)
     assert study.best.recipe != study.baseline.recipe
     assert study.improvement is not None
@@ -325,16 +315,22 @@ def test_findings_of_the_baseline_move_the_odds_of_the_proposals() -> None:
     baseline = Recipe(batch_size=32)
 
     def regularized(findings: list[str]) -> int:
-        space = Space(found, baseline, findings, seed=0)
-        return sum(bool(space.draw(k).terms) for k in range(2, 202))
+        space = Space(found, baseline, findings)
+        return sum(bool(space.recipe(space.point(units)).terms) for units in draws(space, 200))
 
     assert regularized(["overfits"]) > regularized([]) + 20 > regularized(["underfits"]) + 40
 
 
+def draws(space: Space, count: int) -> list[dict[str, float]]:
+    """Places in the unit cube of a space."""
+    draw = np.random.default_rng(0)
+    return [dict(zip(space.dimensions, draw.random(len(space.dimensions)), strict=True)) for _ in range(count)]
+
+
 def test_settings_of_the_space_keep_their_types() -> None:
     space = Space(problem(model=lambda kind="a", width=4: make_net(), space={"kind": ["a", 2, True], "width": [4, 0.5]}),
-                  Recipe(batch_size=32), (), seed=0)  # fmt: skip
-    drawn = [space.draw(k).model for k in range(2, 60)]
+                  Recipe(batch_size=32), ())  # fmt: skip
+    drawn = [space.recipe(space.point(units)).model for units in draws(space, 60)]
     assert {(type(model["kind"]), model["kind"]) for model in drawn} == {(str, "a"), (int, 2), (bool, True)}
     assert {(type(model["width"]), model["width"]) for model in drawn} == {(int, 4), (float, 0.5)}
 
@@ -388,7 +384,9 @@ def test_references_of_a_regression_agree_with_scikit_learn_itself() -> None:
 def test_resuming_keeps_trials_counts_looks_and_judges_more_strictly(tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = improve(problem(), "4 recipes", out=out)
-    second = improve(problem(), "3 recipes", out=out, resume=True)
+    with pytest.raises(InputError, match=r"has spent its budget of 4 recipes .* Give a larger budget"):
+        improve(problem(), "4 recipes", out=out, resume=True)
+    second = improve(problem(), "7 recipes", out=out, resume=True)
     assert trials_of(second)[: len(first.trials)] == trials_of(first)
     assert second.record()["recipes_tried"] == 7
     assert second.facts["looks"] == 2
@@ -396,7 +394,7 @@ def test_resuming_keeps_trials_counts_looks_and_judges_more_strictly(tmp_path: P
     assert second.improvement is not None
     assert first.improvement.level == pytest.approx(0.95)
     assert second.improvement.level == pytest.approx(0.975)
-    third = improve(problem(), "3 recipes", out=out, resume=True)
+    third = improve(problem(), "10 recipes", out=out, resume=True)
     assert third.improvement is not None
     assert (third.facts["looks"], third.improvement.level) == (3, pytest.approx(0.9875))
     searched = [json.dumps(t["recipe"]) for t in trials_of(third, "search")]
@@ -531,9 +529,9 @@ def test_what_held_the_baseline_back_is_known_after_going_on(tmp_path: Path, mon
     told: list[list[str]] = []
     drawn = Space.__init__
 
-    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], seed: int) -> None:
+    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], ranges: Any) -> None:
         told.append(list(findings))
-        drawn(self, of, baseline, findings, seed)
+        drawn(self, of, baseline, findings, ranges)
 
     monkeypatch.setattr(Space, "__init__", noted)
     for resume in (False, True):
@@ -655,7 +653,8 @@ def test_a_baseline_that_fails_in_training_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(Space, "draw"), (Search, "final"), (searching, "crossed_interval"), (searching, "diagnose")]
+    ("place", "name"),
+    [(Space, "recipe"), (searching, "best_of_finalists"), (confirmation, "crossed_interval"), (searching, "diagnose")],
 )
 def test_a_mistake_of_ours_is_not_swallowed(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -677,7 +676,7 @@ def test_every_trial_is_reported_with_the_share_that_is_spent() -> None:
     assert spent[3] == 1.0
     assert trials[-1]["best"] == max(t.valid for t in study.trials if t.kind in ("baseline", "search"))
     phases = [fields["text"] for event, fields in seen if event == "phase"]
-    assert phases[-3:] == ["search", "finalists", "confirmation"]
+    assert phases[-4:] == ["search", "finalists", "confirmation", "ablation"]
 
 
 def test_the_example_is_a_problem_and_short() -> None:

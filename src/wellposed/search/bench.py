@@ -15,7 +15,7 @@ from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
-from wellposed.search.halving import Halving
+from wellposed.search.halving import Halving, reached
 from wellposed.search.journal import Journal
 from wellposed.search.pace import Pace, threads_of
 from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
@@ -118,7 +118,7 @@ class Bench:
 
         def done(place: int, outcome: Outcome) -> None:
             if isinstance(outcome, Run):
-                runs[place] = self._ended(kind, lot[place], outcome, rows, began, len(lot), halving, place)
+                runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot))
             elif kind in ("search", "finalist", "ablation"):
                 self._not_trained(kind, lot[place], outcome)
             else:
@@ -154,17 +154,7 @@ class Bench:
                 alone += epochs * self.pace.epoch(planned.run, rows)
         self.pace.took(kind, alone, seconds)
 
-    def _ended(
-        self,
-        kind: str,
-        planned: Planned,
-        run: Run,
-        rows: int | None,
-        began: float,
-        among: int,
-        halving: Halving | None,
-        place: int,
-    ) -> Run | None:
+    def _ended(self, kind: str, planned: Planned, run: Run, rows: int | None, seconds: float) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""
         if run.stopped == "interrupted":
             # Half a run says nothing of its recipe; the study goes on with a whole one.
@@ -184,11 +174,11 @@ class Bench:
             train_loss=last["train_loss"] if finite else math.nan,
             epochs=len(run.history),
             best_epoch=run.best_epoch,
-            seconds=(time.monotonic() - began) / among,
+            seconds=seconds,
             stopped=run.stopped,
             train_rows=rows or self.total,
             params=dict(planned.point),
-            rungs=[] if halving is None else [[epoch, *rank] for epoch, rank in halving.reached(place)],
+            rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
         )
         self.runs[trial.index] = run
         self.state.add(trial)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 from wellposed.search.ranking import WORST, Rank, standing_rank
+from wellposed.training.history import History
 from wellposed.training.jobs import Standing
 
 RUNGS = (1 / 3, 2 / 3)
@@ -71,7 +72,11 @@ class Halving:
                 self.board.setdefault(key, {})[standing.job] = standing_rank(standing.history, self.sign)
         return {job for key, jobs in at.items() for job in losers(self.board[key]) & set(jobs)}
 
-    def reached(self, job: int) -> list[tuple[int, Rank]]:
-        """The rungs that a job reached, and how it ranked there."""
-        found = [(epoch, ranks[job]) for (_, epoch), ranks in self.board.items() if job in ranks]
-        return sorted(found)
+
+def reached(history: History, epochs: int, sign: float) -> list[list[float]]:
+    """The rungs that a run of so many planned epochs came to, each with its epoch and the rank that it had there."""
+    return [
+        [float(epoch), *standing_rank(History(history.facts, history.rows[:epoch]), sign)]
+        for epoch in rungs(epochs)
+        if epoch <= len(history)
+    ]

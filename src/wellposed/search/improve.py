@@ -129,10 +129,10 @@ class Search:
         self.plain, epochs, rows = settle_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
-        self.space = Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
-        if self.account.budget.none:
+        self.space = self.declared(baseline)
+        if self.space is not None and self.account.budget.none:
             best = self.own or self.space.default()
-        elif not bench.interrupted:
+        elif self.space is not None and not bench.interrupted:
             Rounds(bench, self.space, self.own, self.plain, epochs, rows).run()
             self.note_edge()
             best = best_of_finalists(bench, baseline, epochs)
@@ -167,6 +167,15 @@ class Search:
         """A constant, a linear model and boosting on the same rows."""
         report("phase", text="references")
         return references(self.problem, self.account.deadline(self.account.spent + shares.REFERENCES))
+
+    def declared(self, baseline: Recipe) -> Space | None:
+        """The space around the baseline; None after Ctrl-C."""
+        bench = self.bench
+        try:
+            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
+        except KeyboardInterrupt:
+            bench.interrupted = True
+            return None
 
     def note_edge(self) -> None:
         """Say where the search's best learning rate stands at the edge of divergence."""
