@@ -30,6 +30,10 @@ class Metric(ABC):
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """``(n,)``, float64: each example's part; the mean is the score."""
 
+    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(models, n)``: `rows` of several models' outputs ``(models, n, ...)`` on the same targets."""
+        return torch.stack([self.rows(one, target) for one in outputs])
+
     def score(self, outputs: Tensor, target: Tensor) -> float:
         """The metric over all rows."""
         return float(self.rows(outputs, target).mean())
@@ -67,6 +71,12 @@ class Accuracy(Metric):
         """1 where right, 0 where wrong; for tokens the linearized share."""
         predicted, label, mask = _correct(outputs, target)
         return average([per_example(((predicted == label).double(), mask), label)]).rows
+
+    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """In one pass where each row has one label."""
+        if outputs.ndim != 3 or target.ndim != 1 or target.is_floating_point() or bool((target == IGNORED).any()):
+            return super().rows_of_many(outputs, target)
+        return (outputs.argmax(2) == target).double()
 
 
 class BalancedAccuracy(Metric):
@@ -146,6 +156,17 @@ class R2(Metric):
         left = squares.sum() / spread.sum()
         return 1.0 - left - (squares - left * spread) / spread.mean()
 
+    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """In one pass."""
+        models, target = len(outputs), target.double().reshape(len(target), -1)
+        outputs = outputs.double().reshape(models, len(target), -1)
+        if outputs.shape[2] != target.shape[1]:
+            return super().rows_of_many(outputs, target)
+        squares = (outputs - target).square().sum(2)
+        spread = (target - target.mean(0)).square().sum(1)
+        left = squares.sum(1, keepdim=True) / spread.sum()
+        return 1.0 - left - (squares - left * spread) / spread.mean()
+
 
 class RMSE(Metric):
     """``sqrt(mean (y - f)^2)``, in the units of the target."""
@@ -194,6 +215,10 @@ class _Scaled(Metric):
     def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The inner rows times the target's scale."""
         return self.inner.rows(outputs, target) * self.scale
+
+    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The inner rows times the target's scale."""
+        return self.inner.rows_of_many(outputs, target) * self.scale
 
 
 def scaled(inner: Metric, scale: float) -> Metric:

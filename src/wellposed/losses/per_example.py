@@ -304,16 +304,26 @@ def average(parts: list[PerExample], weights: list[Tensor] | None = None) -> Ave
 
     ``se^2 = n/(n-1) * sum_i (w_i (total_i - mean*count_i))^2 / (sum_i w_i count_i)^2``; NaN for fewer than 2 examples.
     """
-    total = torch.cat([p.total for p in parts]).double().cpu()
-    count = torch.cat([p.count for p in parts]).double().cpu()
-    if weights is not None:
-        weight = torch.cat(weights).double().cpu()
-        total, count = total * weight, count * weight
-    n, size = len(total), float(count.sum())
-    if n == 0 or size == 0:
-        return Average(math.nan, math.nan, torch.full((n,), math.nan, dtype=torch.float64))
-    mean = float(total.sum()) / size
-    influence = (total - mean * count) * (n / size)
-    se = math.sqrt(float(influence.square().sum()) / (n * (n - 1))) if n > 1 else math.nan
-    rows = total if weights is None and bool((count == 1).all()) else mean + influence
-    return Average(mean, se, rows)
+    total, count = torch.cat([p.total for p in parts]), torch.cat([p.count for p in parts])
+    return averages(total[None], count[None], None if weights is None else torch.cat(weights))[0]
+
+
+def averages(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[Average]:
+    """`average` of several models on the same examples.
+
+    Args:
+        total, count: ``(models, n)``.
+        weight: ``(n,)``.
+    """
+    total, count = total.double().cpu(), count.double().cpu()
+    if weight is not None:
+        total, count = total * weight.double().cpu(), count * weight.double().cpu()
+    n, sizes = total.shape[1], count.sum(1)
+    if n == 0:
+        return [Average(math.nan, math.nan, row) for row in total]
+    means = (total.sum(1) / sizes)[:, None]
+    influence = (total - means * count) * (n / sizes)[:, None]
+    spread = (influence.square().sum(1) / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(sizes, math.nan)
+    plain = weight is None and bool((count == 1).all())
+    rows = total if plain else means + influence
+    return [Average(mean, se, row) for mean, se, row in zip(means[:, 0].tolist(), spread.tolist(), rows, strict=True)]

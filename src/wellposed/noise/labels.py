@@ -8,19 +8,20 @@ from torch import Tensor
 from wellposed.core.errors import InputError
 
 
-def smooth_classes(target: Tensor, classes: int, amount: float) -> Tensor:
+def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """Class indices as probabilities: ``1 - amount + amount/classes`` on the label, ``amount/classes`` elsewhere.
 
     Args:
         target: ``(n,)``, integer class indices.
         classes: >= 2.
         amount: in [0, 1). 0 is one-hot.
+        dtype: of the probabilities.
     Returns:
-        ``(n, classes)``, float32, rows sum to 1.
+        ``(n, classes)``, rows sum to 1.
     Source:
         Szegedy et al. (2016), CVPR.
     """
-    smooth = torch.full((*target.shape, classes), amount / classes, device=target.device)
+    smooth = torch.full((*target.shape, classes), amount / classes, device=target.device, dtype=dtype)
     return smooth.scatter_(-1, target.unsqueeze(-1), 1.0 - amount + amount / classes)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset, moved
 from wellposed.losses.metrics import Metric
-from wellposed.losses.per_example import Average, Loss, PerExample, average
+from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
 
 Forward = Callable[[nn.Module, Any], Any]
 BATCH = 1024
@@ -131,3 +131,28 @@ def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
     """Each row's part of a metric with the sign that makes higher better."""
     values = rows.double().cpu().numpy()
     return values if higher_is_better else -values
+
+
+def evaluations(
+    outputs: Tensor, target: Tensor, loss: Loss, metric: Metric | None, weights: list[Tensor] | None = None
+) -> list[Evaluation]:
+    """`evaluate` of several models on the same rows, from their outputs.
+
+    Args:
+        outputs: ``(models, rows, ...)``.
+        target: ``(rows, ...)``.
+    """
+    models, rows = outputs.shape[:2]
+    with torch.no_grad():
+        if isinstance(loss.given, str):  # of these it is known that examples do not touch each other
+            together = loss.per_example(outputs.flatten(0, 1), target.repeat(models, *[1] * (target.ndim - 1)))
+            totals, counts = together.total.view(models, rows), together.count.view(models, rows)
+        else:
+            parts = [loss.per_example(one, target) for one in outputs]
+            totals, counts = torch.stack([p.total for p in parts]), torch.stack([p.count for p in parts])
+        losses = averages(totals, counts, None if weights is None else torch.cat(weights))
+        if metric is None or outputs[0].numel() > KEPT_OUTPUTS:
+            return [Evaluation(one, float("nan"), None) for one in losses]
+        scored = metric.rows_of_many(outputs.float().cpu(), target.cpu())
+        means = scored.mean(1).tolist()
+    return [Evaluation(one, mean, row) for one, mean, row in zip(losses, means, scored, strict=True)]

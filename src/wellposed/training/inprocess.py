@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from wellposed.core.errors import WellposedError
 from wellposed.training.device import resolve_device
-from wellposed.training.history import History
-from wellposed.training.jobs import Cull, Done, Job, Outcome, Standing
-from wellposed.training.loop import fit
+from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.population.together import train_population
 from wellposed.training.problem import Problem
 
 
@@ -25,26 +23,6 @@ def train_inprocess(
     cull: Cull | None = None,
     done: Done | None = None,
 ) -> list[Outcome]:
-    """Train every job, one after another; see `wellposed.training.executors.train_jobs`."""
-    device = resolve_device(device)
-    outcomes: list[Outcome] = []
-    for place, job in enumerate(jobs):
-
-        def stop(history: History, place: int = place, job: Job = job) -> str | None:
-            standing = Standing(place, history, job.recipe.epochs)
-            return "culled" if cull is not None and place in cull([standing]) else None
-
-        outcome: Outcome
-        try:
-            outcome = fit(
-                problem, job.recipe, job.seed, device=device, deadline=deadline, rows=job.rows, probe_rows=probe_rows,
-                stop=stop,
-            )  # fmt: skip
-        except WellposedError as error:
-            outcome = error
-        outcomes.append(outcome)
-        if done is not None:
-            done(place, outcome)
-        if getattr(outcome, "stopped", None) == "interrupted":
-            break
-    return outcomes
+    """Train every job, together where that can be; see `wellposed.training.executors.train_jobs`."""
+    found = resolve_device(device)
+    return train_population(problem, jobs, device=found, deadline=deadline, probe_rows=probe_rows, cull=cull, done=done)

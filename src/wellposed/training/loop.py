@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +36,15 @@ from wellposed.penalties.base import FunctionalPenalty
 from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
-from wellposed.training.evaluate import Probe, evaluate, evaluating
+from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
+Mixing = tuple[Tensor, float]
+"""The permutation that examples were mixed with, and the weight that they kept."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 TINY = torch.finfo(torch.float32).tiny
@@ -140,9 +141,14 @@ class Training:
         rows: int | None,
         probe_rows: int | None = None,
         make: MakeOptimizer | None = None,
+        shared: Shared | None = None,
     ) -> Training:
-        """Build everything that a run needs, and check that it fits together."""
-        data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
+        """Build everything that a run needs, and check that it fits together.
+
+        ``shared`` has what runs on equal rows have in common; it is made where there is none.
+        """
+        shared = shared or Shared.of(problem, rows, probe_rows, device)
+        data = shared.data
         model = problem.build(recipe.model, seed).to(device)
         if recipe.noise.dropout and set_dropout(model, recipe.noise.dropout) == 0:
             raise ProblemError(
@@ -152,7 +158,7 @@ class Training:
         if recipe.noise.dropout == 0:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
-        problem.check(model, device)
+        shared.check(problem, recipe, model, device)
         inner = (make or recipe.optimizer.build)(list(model.parameters()))
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
@@ -180,10 +186,10 @@ class Training:
             "train_rows": len(data.train),
             "task": data.task,
             "regularized": regularized(recipe),
-            **problem.constant(),
+            **shared.constant,
         }
         placed = [place.build(forwards) for place in recipe.noise.places]
-        probes = equal_probes(data.train_clean, data.valid, probe_rows, device)
+        probes = shared.probes
         facts["valid_rows"] = len(probes[1])
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
         return cls(
@@ -237,16 +243,24 @@ class Training:
 
     def step(self, epoch: int, index: Tensor) -> tuple[float, float]:
         """One optimizer step on these rows; the cost and the gradient's norm."""
-        streams, recipe = self.streams, self.recipe
         self.set_rate()
         self.optimizer.zero_grad()
-        first = streams.step
+        first = self.streams.step
         total = self.backward(index)
-        if recipe.sharpness.radius:
+        if self.recipe.sharpness.radius:
             # The same batches with the same noise again, where the loss nearby is worst.
-            streams.step = first
-            with SAM(self.model, recipe.sharpness.radius, recipe.sharpness.adaptive).ascended():
+            self.streams.step = first
+            with self.ascended():
                 self.backward(index)
+        return total, self.move(total)
+
+    def ascended(self) -> contextlib.AbstractContextManager[None]:
+        """Where the loss nearby is worst, for the second gradient of a step."""
+        return SAM(self.model, self.recipe.sharpness.radius, self.recipe.sharpness.adaptive).ascended()
+
+    def move(self, total: float) -> float:
+        """Take the step by the gradients that there are, if the cost is finite; the gradient's norm before clipping."""
+        streams, recipe = self.streams, self.recipe
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model, recipe.clip)
         if recipe.noise.gradient:
@@ -257,7 +271,7 @@ class Training:
             if self.averager is not None and recipe.averaging.ema:
                 self.averager.update()
         streams.step += 1
-        return total, norm
+        return norm
 
     def backward(self, index: Tensor) -> float:
         """Add up the gradients of the cost of these rows, batch by batch; the cost.
@@ -289,31 +303,26 @@ class Training:
                 scale_gradients(self.model, len(index) / size)
             apart.give()
             total += charged
-        if any(term.how == "loss" for term in self.optimizer.terms):
-            penalty = self.optimizer.weights_penalty()
-            total += float(penalty.detach())
-            if penalty.requires_grad:  # terms of strength 0 are constant
-                self.scaler.scale(penalty).backward()
-        return total
+        return total + self.charge_weights()
+
+    def charge_weights(self) -> float:
+        """Add the gradients of what weights are charged in the cost; the charge."""
+        if not any(term.how == "loss" for term in self.optimizer.terms):
+            return 0.0
+        penalty = self.optimizer.weights_penalty()
+        if penalty.requires_grad:  # terms of strength 0 are constant
+            self.scaler.scale(penalty).backward()
+        return float(penalty.detach())
 
     def cost(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """The (weighted) sum of these rows' losses with the noise of this step, the (weighted) number of units, and what
         the outputs are charged (a mean)."""
-        noise, streams = self.recipe.noise, self.streams
         if self.perturbed is not None:
-            self.perturbed.step = streams.step * self.passes
+            self.perturbed.step = self.streams.step * self.passes
         inputs, target = self.data.train.batch(index)
         inputs, target = moved(inputs, self.device), moved(target, self.device)
         weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
-        if noise.input:
-            inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
-        if noise.cutout:
-            inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
-        mixing = None
-        if noise.mixup or noise.cutmix:
-            mix = mixup if noise.mixup else cutmix
-            inputs, permutation, kept = mix(inputs, noise.mixup or noise.cutmix, streams.at("input", "mix"))
-            mixing = permutation, kept
+        inputs, mixing = self.disturbed(inputs)
         differentiated = "inputs" in self.needs
         if differentiated:
             inputs = inputs.detach().requires_grad_()
@@ -324,14 +333,42 @@ class Training:
                 second = self.problem.forward(self.model, inputs) if "reference" in self.needs else None
                 given = inputs if differentiated else None
                 penalty = self.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
-            if noise.label_smoothing:
-                target = smoothed(self.problem, outputs, target, noise.label_smoothing)
-            if mixing:
-                if self.problem.loss.name == "binary_cross_entropy":
-                    target = target.to(wide(outputs).dtype)
-                target = mixed(target, *mixing, classes=classes_of(outputs, target))
-                weight = None if weight is None else mixed(weight, *mixing)
-            return *self.problem.loss.parts(outputs, target, weight is not None).sums(weight), penalty
+            return *self.loss_sums(outputs, target, weight, mixing), penalty
+
+    def disturbed(self, inputs: Any) -> tuple[Any, Mixing | None]:
+        """Inputs with the noise of this step, and how examples were mixed, where they were."""
+        noise, streams = self.recipe.noise, self.streams
+        if noise.input:
+            inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
+        if noise.cutout:
+            inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
+        if not (noise.mixup or noise.cutmix):
+            return inputs, None
+        mix = mixup if noise.mixup else cutmix
+        inputs, permutation, kept = mix(inputs, noise.mixup or noise.cutmix, streams.at("input", "mix"))
+        return inputs, (permutation, kept)
+
+    def told(
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+    ) -> tuple[Any, Tensor | None]:
+        """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
+        if self.recipe.noise.label_smoothing:
+            target = smoothed(self.problem, outputs, target, self.recipe.noise.label_smoothing)
+        if mixing:
+            if self.problem.loss.name == "binary_cross_entropy":
+                target = target.to(wide(outputs).dtype)
+            elif (classes := classes_of(outputs, target)) is not None:
+                target = smooth_classes(target, classes, 0.0, wide(outputs).dtype)
+            target = mixed(target, *mixing)
+            weight = None if weight is None else mixed(weight, *mixing)
+        return target, weight
+
+    def loss_sums(
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+    ) -> tuple[Tensor, Tensor]:
+        """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
+        target, weight = self.told(outputs, target, weight, mixing)
+        return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
 
     @property
     def passes(self) -> int:
@@ -374,8 +411,14 @@ class Training:
     def record(self, row: dict[str, float], began: float) -> None:
         """Evaluate like for like, add the row to the history, and keep the weights if they are the best."""
         watching = time.perf_counter()
+        train, valid = (self.measure(self.chosen, probe) for probe in self.probes)
+        self.judge(row, train, valid)
+        ended = time.perf_counter()
+        self.enter(row | {"seconds": ended - began, "watch_seconds": ended - watching})
+
+    def judge(self, row: dict[str, float], train: Evaluation, valid: Evaluation) -> None:
+        """Put into the row what was measured of the chosen weights, and keep them if they are the best."""
         chosen = self.chosen
-        train, valid = (self.measure(chosen, probe) for probe in self.probes)
         row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
@@ -386,8 +429,9 @@ class Training:
             self.plateau.update(valid.loss.mean)
         if math.isnan(train.loss.mean):
             self.stopped = self.stopped or "diverged"
-        ended = time.perf_counter()
-        row |= {"seconds": ended - began, "watch_seconds": ended - watching}
+
+    def enter(self, row: dict[str, float]) -> None:
+        """Add an epoch to the history."""
         self.history.append(row)
         report("epoch", row=row, of=self.recipe.epochs)
 
@@ -421,6 +465,29 @@ class Training:
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
+
+
+@dataclass
+class Shared:
+    """What runs of one problem on equal rows have in common."""
+
+    data: Prepared
+    probes: tuple[Probe, Probe]
+    constant: dict[str, float]
+    checked: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, problem: Problem, rows: int | None, probe_rows: int | None, device: torch.device) -> Shared:
+        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches."""
+        data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
+        return cls(data, equal_probes(data.train_clean, data.valid, probe_rows, device), problem.constant())
+
+    def check(self, problem: Problem, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
+        """Run a few rows through model and loss, once for each setting of the model."""
+        settings = repr(sorted(recipe.model.items()))
+        if settings not in self.checked:
+            problem.check(model, device)
+            self.checked.add(settings)
 
 
 def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
@@ -660,20 +727,4 @@ def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -
         raise ProblemError(
             "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
         )
-    return smooth_classes(target, outputs.shape[1], amount).to(wide(outputs).dtype)
-
-
-def fit_many(
-    problem: Problem,
-    recipes: Sequence[Recipe | str] | Recipe | str,
-    seeds: Sequence[int] = (0,),
-    **settings: Any,
-) -> list[Run]:
-    """Every recipe with every seed, recipe by recipe; ``settings`` go to `fit`. Ctrl-C ends with the runs so far."""
-    several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
-    runs: list[Run] = []
-    for recipe, seed in itertools.product(several, seeds):
-        runs.append(fit(problem, recipe, seed, **settings))
-        if runs[-1].stopped == "interrupted":
-            break
-    return runs
+    return smooth_classes(target, outputs.shape[1], amount, wide(outputs).dtype)

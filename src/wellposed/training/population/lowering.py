@@ -159,7 +159,7 @@ def _call(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> int:
     if shape is None:
         return -1  # a size, or part of one: reshapes are checked by what comes out
     first = values[sources[0]] if sources else -1
-    if node.op == "call_method" and target in RESHAPES or target is torch.flatten:
+    if (node.op == "call_method" and target in RESHAPES) or target is torch.flatten:
         if math.prod(shape[1:]) == found.sizes[first] and (target not in ("float", "double") or first == 0):
             return first
     elif target in SUMS and len(sources) == len(node.args) == 2 and not node.kwargs:

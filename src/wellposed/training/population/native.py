@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.noise.activations import LEVELS
+from wellposed.training.loop import Training
 from wellposed.training.population.compiled import Kernel
+from wellposed.training.population.feed import Batch
 from wellposed.training.population.lowering import LAYER_NORM, NO_NORM, Layout, Lowered, layout
 from wellposed.training.population.stacks import Stacks
 
@@ -31,14 +32,14 @@ RULE = np.dtype(
 CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "axis")])
 LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
 
-P, I = ctypes.c_void_p, ctypes.c_int64
+P, Int = ctypes.c_void_p, ctypes.c_int64
 
 
 class _Step(ctypes.Structure):
     """``Step`` of kernel.c, field by field."""
 
     _fields_ = (
-        [(n, I) for n in (
+        [(n, Int) for n in (
             "count", "batch", "threads", "ops", "leaves", "buffers", "training", "sites", "workspace_size", "outputs", "output",
             "scratch", "loss",
         )]
@@ -49,28 +50,6 @@ class _Step(ctypes.Structure):
             "workspace", "gemm", "blas_threads",
         )]
     )  # fmt: skip
-
-
-@dataclass
-class Batch:
-    """What a step sees; row ``j`` is slot ``j`` of those that are active.
-
-    Attributes:
-        x: ``(lanes, batch, features)`` tensors and which lane of which tensor a slot reads, as addresses.
-        label, other, target, weight: addresses, 0 where there is none.
-        smoothing, mix: of the labels.
-        held: what the addresses point into.
-    """
-
-    rows: int
-    x: np.ndarray
-    label: np.ndarray | None = None
-    other: np.ndarray | None = None
-    target: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    smoothing: np.ndarray | None = None
-    mix: np.ndarray | None = None
-    held: list[Any] = field(default_factory=list)
 
 
 class Program:
@@ -99,7 +78,9 @@ class Program:
         self.layout = layout(found, batch)
         self._held: dict[str, Any] = {}
         self.workspace = torch.zeros(threads, -(-self.layout.size // 16) * 16, dtype=first.dtype)
-        self.moves = np.array([bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64)
+        self.moves = np.array(
+            [bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64
+        )
         self.step_arguments = self._arguments(model, loss)
         self.places = stacks.places
         self._bits = torch.zeros(0, dtype=torch.int16)
@@ -137,6 +118,11 @@ class Program:
         s.blas_threads = self.kernel.blas_threads or 0
         return s
 
+    def rates(self, model: nn.Module) -> np.ndarray:
+        """The rate of dropout at each site of a model."""
+        layers: list[Any] = [model.get_submodule(layer) for _, layer, _ in self.found.sites]
+        return np.array([float(layer.p) for layer in layers] or [0.0])
+
     def bits(self, seeds: Sequence[Sequence[int]], rows: int) -> np.ndarray:
         """Random bits for each lane and site: ``seeds[lane][site]``; addresses ``(lanes, sites)``."""
         sizes = [size for _, _, size in self.found.sites]
@@ -147,35 +133,44 @@ class Program:
         flat = np.array([seed for lane in seeds for seed in lane], np.uint64)
         numbers = np.array([size * rows for size in sizes] * len(seeds), np.int64)
         self.kernel.library.wp_random_bits(
-            I(len(flat)), P(flat.ctypes.data), P(numbers.ctypes.data), I(widest), P(self._bits.data_ptr()), I(self.threads)
+            Int(len(flat)),
+            P(flat.ctypes.data),
+            P(numbers.ctypes.data),
+            Int(widest),
+            P(self._bits.data_ptr()),
+            Int(self.threads),
         )
         at = self._bits.data_ptr() + 2 * widest * np.arange(len(flat), dtype=np.uint64)
         return at.reshape(len(seeds), len(sizes))
 
     def step(
-        self, active: np.ndarray, batch: Batch, rules: np.ndarray, charges: np.ndarray,
-        rates: np.ndarray | None, bits: np.ndarray | None,
+        self, active: np.ndarray, trainings: Sequence[Training], batch: Batch, rules: np.ndarray, charges: np.ndarray,
+        rates: np.ndarray, bits: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """One step of the slots in places ``active``: costs and gradient norms.
 
         Args:
             rules: ``(active,)`` of `RULE`; kind 0 leaves gradients in the stacks and moves nothing.
             charges: ``(active, leaves)`` of `CHARGE`.
-            rates: ``(active, sites)``, of dropout; None: no dropout.
-            bits: ``(active, sites)``, addresses of random bits.
+            rates: ``(active, sites)``, of dropout.
+            bits: ``(active, sites)``, addresses of random bits; None where nothing is dropped.
         """
         s, count = self.step_arguments, len(active)
         cost, norm = np.empty(count), np.empty(count)
         s.count, s.batch, s.training, s.averaged = count, batch.rows, 1, None
-        dropped, scale = levels(rates if rates is not None else np.zeros((count, s.sites)))
+        dropped, scale = levels(rates)
         s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
         s.bits = None if bits is None else bits.ctypes.data
-        s.active, s.x = active.ctypes.data, batch.x.ctypes.data
-        for name, value in (
-            ("label", batch.label), ("label2", batch.other), ("target", batch.target), ("weight", batch.weight),
-            ("smoothing", batch.smoothing), ("mix", batch.mix),
-        ):  # fmt: skip
-            setattr(s, name, None if value is None else value.ctypes.data)
+        smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
+        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == LOSSES["cross_entropy"])
+        s.active, s.x, s.smoothing, s.mix = (
+            active.ctypes.data,
+            given.at(given.x),
+            smoothing.ctypes.data,
+            given.at(given.mix),
+        )
+        s.label, s.label2, s.target = given.at(given.label), given.at(given.other), given.at(given.target)
+        s.weight = given.at(given.weight)
         s.rule, s.charge, s.cost, s.norm = rules.ctypes.data, charges.ctypes.data, cost.ctypes.data, norm.ctypes.data
         self._step(ctypes.byref(s))
         return cost, norm
@@ -187,13 +182,71 @@ class Program:
         found = []
         averaged = np.ascontiguousarray(averaged, np.int64)
         s.count, s.training, s.active, s.averaged = count, 0, active.ctypes.data, averaged.ctypes.data
-        for part in inputs.split(self.batch):
+        for part in torch.split(inputs, self.batch):
             out = torch.empty(count, len(part), self.found.outputs, dtype=self.dtype)
             x = np.full(count, part.data_ptr(), np.uint64)
             s.batch, s.x, s.out = len(part), x.ctypes.data, out.data_ptr()
             self._outputs(ctypes.byref(s))
             found.append(out)
         return torch.cat(found, 1) if len(found) > 1 else found[0]
+
+
+class Given:
+    """A batch as addresses, one a slot, and the tensors that they point into."""
+
+    def __init__(self, count: int) -> None:
+        self.held: list[Tensor] = []
+        self.x = np.zeros(count, np.uint64)
+        self.mix = np.ones(count)
+        self.label: np.ndarray | None = None
+        self.other: np.ndarray | None = None
+        self.target: np.ndarray | None = None
+        self.weight: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, trainings: Sequence[Training], dtype: torch.dtype, outputs: int, classes: bool) -> Given:
+        """The rows of the slots in the models' type; class indices are smoothed and mixed by the kernel."""
+        found = cls(len(trainings))
+        found.x = found.lanes(batch.inputs.to(dtype), batch.lane)
+        for j, own in batch.own.items():
+            found.x[j] = found.hold(own.to(dtype))
+        if classes:
+            found.label = found.lanes(batch.target, batch.lane)
+            found.other = found.label.copy()
+            for j, (permutation, kept) in batch.mixing.items():
+                found.other[j], found.mix[j] = found.hold(batch.target_of(j)[permutation]), kept
+        else:
+            found.target = found.lanes(batch.target.to(dtype), batch.lane)
+        if batch.weight is not None:
+            found.weight = found.lanes(batch.weight.to(dtype), batch.lane)
+        shape = torch.empty(batch.rows, outputs, dtype=dtype)
+        for j, training in enumerate(trainings):
+            mixing, smoothing = batch.mixing.get(j), training.recipe.noise.label_smoothing
+            if mixing is None and (classes or not smoothing):
+                continue
+            target, weight = training.told(shape, batch.target_of(j), batch.weight_of(j), mixing)
+            if found.target is not None:
+                found.target[j] = found.hold(target.to(dtype))
+            if found.weight is not None and weight is not None:
+                found.weight[j] = found.hold(weight.to(dtype))
+        return found
+
+    def hold(self, tensor: Tensor) -> int:
+        """Its address, as long as this lives."""
+        tensor = tensor.contiguous()
+        self.held.append(tensor)
+        return tensor.data_ptr()
+
+    def lanes(self, tensor: Tensor, lane: np.ndarray) -> np.ndarray:
+        """The address of each slot's lane."""
+        tensor = tensor.contiguous()
+        each = tensor.stride(0) * tensor.element_size() if len(tensor) else 0
+        return (self.hold(tensor) + each * lane).astype(np.uint64)
+
+    @staticmethod
+    def at(array: np.ndarray | None) -> int | None:
+        """Where an array begins."""
+        return None if array is None else int(array.ctypes.data)
 
 
 def levels(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,9 +262,7 @@ def _used(found: Lowered, leaf: str) -> bool:
     return any(owner in (op.linear if op.linear else None, op.normed if op.norm else None) for op in found.ops)
 
 
-def operations(
-    found: Lowered, plan: Layout, leaves: list[str], buffers: list[str], model: nn.Module
-) -> np.ndarray:
+def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[str], model: nn.Module) -> np.ndarray:
     """The operations as the kernel reads them."""
 
     def place(names: list[str], owner: str, name: str) -> int:
@@ -221,7 +272,20 @@ def operations(
     rows = np.zeros(len(found.ops), OP)
     for i, op in enumerate(found.ops):
         row = rows[i]
-        for name in ("kind", "source", "other", "out", "rows", "width_in", "width", "norm", "act", "site", "to", "to_other"):
+        for name in (
+            "kind",
+            "source",
+            "other",
+            "out",
+            "rows",
+            "width_in",
+            "width",
+            "norm",
+            "act",
+            "site",
+            "to",
+            "to_other",
+        ):
             row[name] = getattr(op, name)
         row["eps"], row["momentum"], row["slope"] = op.eps, op.momentum, op.slope
         row["keep"], row["stats"] = plan.keeps[i], plan.stats[i]
@@ -239,6 +303,6 @@ def operations(
 
 def check_sizes(kernel: Kernel) -> None:
     """Refuse a library whose structures are not these."""
-    sizes = [kernel.library.wp_sizes(I(i)) for i in range(4)]
+    sizes = [kernel.library.wp_sizes(Int(i)) for i in range(4)]
     ours = [OP.itemsize, RULE.itemsize, CHARGE.itemsize, ctypes.sizeof(_Step)]
     assert sizes == ours, f"kernel.c and native.py differ: {sizes}, {ours}"

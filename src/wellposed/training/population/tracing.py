@@ -38,7 +38,20 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.relu, F.gelu, F.silu, F.tanh, F.sigmoid, F.elu, F.leaky_relu, F.softplus, F.mish, F.selu, F.hardswish,
     F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
 )  # fmt: skip
-METHODS = ("flatten", "view", "reshape", "size", "relu", "tanh", "sigmoid", "float", "double", "contiguous", "add", "mul")
+METHODS = (
+    "flatten",
+    "view",
+    "reshape",
+    "size",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "float",
+    "double",
+    "contiguous",
+    "add",
+    "mul",
+)
 """Functions and methods of the same kind. A reshape keeps the first axis, which `traced` checks."""
 
 
@@ -74,7 +87,7 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         model.eval()
         with torch.no_grad():
-            ShapeProp(module).propagate(example)  # type: ignore[no-untyped-call]
+            ShapeProp(module).propagate(example)
     except Exception as error:
         raise NotStackable(f"its graph does not run ({type(error).__name__})") from error
     finally:
@@ -89,8 +102,8 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value; None where it is no tensor."""
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def _check(node: fx.Node, module: fx.GraphModule) -> None:

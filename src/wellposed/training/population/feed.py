@@ -1,0 +1,96 @@
+"""The rows of each step: gathered once for all slots that share seed and epoch, and disturbed for those that want it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wellposed.core.random import generator
+from wellposed.data.arrays import Source
+from wellposed.training.loop import Mixing, Training
+
+
+@dataclass
+class Batch:
+    """What one step sees; a slot reads its lane unless it has rows of its own.
+
+    Attributes:
+        inputs, target, weight: ``(lanes, rows, ...)``.
+        lane: of each active slot.
+        own: inputs of slots that disturb theirs, by number among the active ones.
+        mixing: of slots that mix two examples.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    weight: Tensor | None
+    lane: np.ndarray
+    own: dict[int, Tensor] = field(default_factory=dict)
+    mixing: dict[int, Mixing] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Examples of each slot."""
+        return self.inputs.shape[1]
+
+    def inputs_of(self, slot: int) -> Tensor:
+        """What a slot sees."""
+        return self.own[slot] if slot in self.own else self.inputs[self.lane[slot]]
+
+    def target_of(self, slot: int) -> Tensor:
+        """What its rows were before they were mixed."""
+        return self.target[self.lane[slot]]
+
+    def weight_of(self, slot: int) -> Tensor | None:
+        """How much they count, before they were mixed."""
+        return None if self.weight is None else self.weight[self.lane[slot]]
+
+
+class Feed:
+    """The batches of one epoch of several runs on the same rows.
+
+    Args:
+        source: the training rows, in memory.
+        runs: with equal batch sizes; each with the epoch that it is in.
+        rows: that an epoch sees.
+    """
+
+    def __init__(self, source: Source, runs: Sequence[tuple[Training, int]], rows: int) -> None:
+        self.source, self.size = source, runs[0][0].recipe.batch_size
+        keys = [(training.seed, epoch) for training, epoch in runs]
+        self.lanes = list(dict.fromkeys(keys))
+        self.lane_of = np.array([self.lanes.index(key) for key in keys])
+        self.orders = torch.stack(
+            [
+                torch.randperm(len(source), generator=generator(seed, "order", epoch))[:rows]
+                for seed, epoch in self.lanes
+            ]
+        )
+
+    @property
+    def steps(self) -> int:
+        """Batches of the epoch."""
+        return -(-self.orders.shape[1] // self.size)
+
+    def batch(self, step: int, live: np.ndarray, trainings: Sequence[Training]) -> Batch:
+        """The rows of a step for the runs numbered ``live``, which are ``trainings``."""
+        index = self.orders[:, step * self.size : (step + 1) * self.size]
+        lanes, rows = index.shape
+        flat = index.reshape(-1)
+        inputs, target = self.source.batch(flat)
+        weight = None if self.source.weight is None else self.source.weight[flat].view(lanes, rows)
+        found = Batch(
+            inputs.view(lanes, rows, *inputs.shape[1:]), target.view(lanes, rows, *target.shape[1:]), weight,
+            self.lane_of[live],
+        )  # fmt: skip
+        for j, training in enumerate(trainings):
+            noise = training.recipe.noise
+            if noise.input or noise.cutout or noise.mixup or noise.cutmix:
+                found.own[j], mixing = training.disturbed(found.inputs_of(j))
+                if mixing is not None:
+                    found.mixing[j] = mixing
+        return found

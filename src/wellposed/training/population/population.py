@@ -1,0 +1,289 @@
+"""A population: jobs of one shape in the places of one program, each with settings, streams and an end of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.random import seeded, stream_seed
+from wellposed.optim.lookahead import Lookahead
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import inside
+from wellposed.training.evaluate import Evaluation, evaluations
+from wellposed.training.jobs import Job, Outcome
+from wellposed.training.loop import Shared, Training
+from wellposed.training.population.eager import Eager
+from wellposed.training.population.feed import Batch, Feed
+from wellposed.training.population.native import Program
+from wellposed.training.population.rules import NO_UPDATE, Rules, factors
+from wellposed.training.population.stacks import Stacks, leave
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+
+OVER = "The time was over before this recipe began to be trained."
+
+
+@dataclass
+class Slot:
+    """A job in a place.
+
+    Attributes:
+        number: of the job.
+        reattached: parameters with the views that their gradients are.
+        costs, norms: added up over the steps of the epoch that runs.
+    """
+
+    number: int
+    place: int
+    training: Training
+    reattached: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    epoch: int = 0
+    costs: float = 0.0
+    norms: float = 0.0
+    steps: int = 0
+    rates: np.ndarray = field(default_factory=lambda: np.ones(0))
+
+
+class Population:
+    """Trains jobs of equal shape, batch size and rows, an epoch of all of them at a time.
+
+    A slot that ends frees its place for the next job that waits.
+
+    Args:
+        jobs: with their numbers.
+        places: >= 1, how many are trained at once.
+        shared: rows and probes.
+        begin: makes the `Training` of a job.
+        engine: makes the program from the stacks.
+        ended: called with each job's number and outcome.
+    """
+
+    def __init__(
+        self, problem: Problem, jobs: Sequence[tuple[int, Job]], places: int, shared: Shared,
+        begin: Callable[[Job], Training], engine: Callable[[Stacks, nn.Module], Program | Eager],
+        ended: Callable[[int, Outcome], None], deadline: float, says: str,
+    ) -> None:  # fmt: skip
+        self.problem, self.waiting, self.shared, self.begin = problem, deque(jobs), shared, begin
+        self.make_engine, self.ended, self.deadline, self.says = engine, ended, deadline, says
+        self.places = min(places, len(jobs))
+        self.averaged = any(job.recipe.averaging.ema or job.recipe.averaging.swa for _, job in jobs)
+        self.slots: list[Slot] = []
+        self.free = list(range(self.places))[::-1]
+        self.total = len(jobs)
+        self.stacks: Stacks | None = None
+
+    # --- places
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to be trained."""
+        return not self.slots and not self.waiting
+
+    @property
+    def progress(self) -> float:
+        """Mean share of the epochs that is done, over all jobs."""
+        done = self.total - len(self.slots) - len(self.waiting)
+        return (done + sum(s.epoch / s.training.recipe.epochs for s in self.slots)) / self.total
+
+    def fill(self) -> None:
+        """Let jobs that wait take free places."""
+        while self.free and self.waiting:
+            number, job = self.waiting.popleft()
+            if self.stacks is not None and time.monotonic() > self.deadline:
+                self.ended(number, TrainingError(OVER))
+                continue
+            try:
+                with seeded(job.seed, "begin"):
+                    training = self.begin(job)
+            except WellposedError as error:
+                self.ended(number, error)
+                continue
+            self.settle(Slot(number, self.free.pop(), training))
+
+    def settle(self, slot: Slot) -> None:
+        """Move a run into its place."""
+        training = slot.training
+        if self.stacks is None:
+            self.stacks = Stacks(training.model, self.places, self.averaged)
+            self.engine = self.make_engine(self.stacks, training.model)
+            self.rules = Rules(self.places, list(self.stacks.weights))
+        average = None if training.averager is None else training.averager.module
+        self.stacks.adopt(training.model, slot.place, average)
+        training.model.train()
+        self.rules.adopt(slot.place, training)
+        if isinstance(self.engine, Eager):
+            self.rules.rule["kind"][slot.place] = NO_UPDATE
+        moving = [p for p in training.model.parameters() if p.requires_grad]
+        if isinstance(self.engine, Program):
+            moves = dict(zip(self.engine.leaves, self.engine.moves, strict=True))
+            for name, parameter in training.model.named_parameters():
+                if not moves[name]:
+                    parameter.grad = None
+            moving = [p for n, p in training.model.named_parameters() if moves[n]]
+            slot.rates = self.engine.rates(training.model)
+        slot.reattached = [(p, p.grad) for p in moving if p.grad is not None]
+        self.slots.append(slot)
+
+    def remove(self, slot: Slot, stopped: str) -> Run:
+        """Take a run out, with its best weights."""
+        training = slot.training
+        run = training.finish(stopped)
+        leave(training.model)
+        run.engine = self.says
+        self.slots.remove(slot)
+        self.free.append(slot.place)
+        return run
+
+    def end(self, slot: Slot, stopped: str) -> None:
+        """A run has ended by itself, or was stopped."""
+        self.ended(slot.number, self.remove(slot, stopped))
+
+    def fail(self, error: Exception) -> None:
+        """What happens in a shared step happens to all of its slots."""
+        for slot in list(self.slots):
+            run = self.remove(slot, "failed")
+            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+            self.ended(slot.number, TrainingError(f"Training stopped by {said}", run))
+
+    # --- an epoch
+
+    def advance(self) -> None:
+        """One epoch of every slot, evaluated; those that have ended free their places."""
+        self.fill()
+        if not self.slots:
+            return
+        began = time.perf_counter()
+        slots = list(self.slots)
+        self.train(slots)
+        trained = time.perf_counter()
+        sides = self.measured(slots)
+        watched = time.perf_counter()
+        for slot, train, valid in zip(slots, *sides, strict=True):
+            training = slot.training
+            row = {"epoch": slot.epoch, "cost": slot.costs / slot.steps, "grad_norm": slot.norms / slot.steps}
+            training.judge(row, train, valid)
+            # What one of them costs: its share of what all of them took together.
+            row["seconds"] = (watched - began) / len(slots)
+            row["watch_seconds"] = (watched - trained) / len(slots)
+            training.enter(row)
+            slot.epoch += 1
+            stopped = training.stopped or training.patience()
+            if stopped or slot.epoch >= training.recipe.epochs:
+                self.end(slot, stopped or "epochs")
+
+    def train(self, slots: list[Slot]) -> None:
+        """The steps of an epoch."""
+        first = slots[0].training
+        feed = Feed(first.data.train, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
+        scales = np.stack([factors(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
+        for slot in slots:
+            slot.costs, slot.norms, slot.steps = 0.0, 0.0, 0
+        live = np.arange(len(slots))
+        for step in range(feed.steps):
+            chosen = [slots[i] for i in live]
+            self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), scales[live, step])
+            late = time.monotonic() > self.deadline
+            for slot in chosen:
+                if late:
+                    slot.training.stopped = slot.training.stopped or "budget"
+            live = np.array([i for i in live if slots[i].training.stopped is None], np.int64)
+            if not len(live):
+                break
+        for slot in slots:
+            self.settle_steps(slot)
+            if isinstance(slot.training.optimizer, Lookahead):
+                slot.training.optimizer.synchronize()
+            slot.training.average_epoch(slot.epoch)
+
+    def step(self, slots: list[Slot], batch: Batch, scales: np.ndarray) -> None:
+        """One step of these slots: together what can be, the rest by each one's own optimizer."""
+        places = np.array([s.place for s in slots], np.int64)
+        trainings = [s.training for s in slots]
+        rule, charge = self.rules.now(places, scales)
+        costs, norms = self.gradients(slots, places, batch, rule, charge)
+        if trainings[0].recipe.sharpness.radius:
+            # The same batch with the same noise again, where the loss nearby is worst.
+            with contextlib.ExitStack() as stack:
+                for slot in slots:
+                    stack.enter_context(slot.training.ascended())
+                self.gradients(slots, places, batch, rule, charge)
+        own = rule["kind"] == NO_UPDATE
+        for j, slot in enumerate(slots):
+            training, total = slot.training, float(costs[j])
+            if own[j]:
+                training.set_rate()
+                norms[j] = training.move(total)
+            else:
+                training.streams.step += 1
+            slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
+            if not math.isfinite(total):
+                training.stopped = "diverged"
+                self.rules.back(places[j : j + 1])
+
+    def gradients(
+        self, slots: list[Slot], places: np.ndarray, batch: Batch, rule: np.ndarray, charge: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Costs and gradient norms. Those that have a rule have moved; the others have gradients, of their charges too."""
+        trainings = [slot.training for slot in slots]
+        if isinstance(self.engine, Eager):
+            costs, norms = self.engine.step(places, trainings, batch), np.zeros(len(slots))
+        else:
+            rates = np.stack([slot.rates for slot in slots])
+            bits = self.bits(trainings, batch) if rates.any() else None
+            costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits)
+        for j in np.flatnonzero(rule["kind"] == NO_UPDATE):
+            for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
+                parameter.grad = gradient
+            costs[j] += trainings[j].charge_weights()
+        return costs, norms
+
+    def bits(self, trainings: list[Training], batch: Batch) -> np.ndarray:
+        """Random bits for dropout: once for all slots that share seed and step."""
+        assert isinstance(self.engine, Program)
+        keys = [(t.seed, t.streams.step) for t in trainings]
+        lanes = list(dict.fromkeys(keys))
+        names = [name for name, _, _ in self.engine.found.sites]
+        seeds = [[stream_seed(seed, "dropout", step, name) for name in names] for seed, step in lanes]
+        number = {key: i for i, key in enumerate(lanes)}
+        found = self.engine.bits(seeds, batch.rows)
+        return np.ascontiguousarray(found[[number[key] for key in keys]])
+
+    def settle_steps(self, slot: Slot) -> None:
+        """Let a run's own objects know what the kernel did in their place."""
+        training, place = slot.training, slot.place
+        for name, count in training.model.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                count += slot.steps
+                if training.averager is not None and training.recipe.averaging.ema:
+                    training.averager.module.get_buffer(name).copy_(count)
+        if self.rules.rule["kind"][place] == NO_UPDATE:
+            return
+        terms = inside(training.optimizer, Regularized)
+        assert terms is not None
+        taken = int(self.rules.steps[place]) - terms.steps
+        terms.steps += taken
+        training.optimizer.param_groups[0]["lr"] = float(self.rules.last[place])
+        if training.averager is not None and training.recipe.averaging.ema:
+            training.averager.count += taken
+
+    def measured(self, slots: list[Slot]) -> tuple[list[Evaluation], list[Evaluation]]:
+        """Both sides of every slot, by the weights that would be used."""
+        places = np.array([s.place for s in slots], np.int64)
+        averaged = np.array([s.training.chosen is not s.training.model for s in slots])
+        found = []
+        for probe in self.shared.probes:
+            parts = list(probe.batches())
+            inputs = torch.cat([x for x, _ in parts]) if len(parts) > 1 else parts[0][0]
+            target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
+            outputs = self.engine.outputs(places, averaged, inputs)
+            found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
+        return found[0], found[1]

@@ -1,0 +1,378 @@
+"""Which jobs can be trained together, by which program, and which alone; and the order in which epochs are trained."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.progress import report
+from wellposed.core.random import seeded, untouched
+from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.losses.per_example import Loss
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.evaluate import call
+from wellposed.training.jobs import Cull, Done, Job, Outcome, Standing
+from wellposed.training.loop import Shared, Training
+from wellposed.training.population.compiled import Kernel, kernel
+from wellposed.training.population.eager import Eager
+from wellposed.training.population.lowering import Lowered, lowered
+from wellposed.training.population.native import Program
+from wellposed.training.population.population import Population
+from wellposed.training.population.stacks import Stacks
+from wellposed.training.population.tracing import NotStackable, traced
+from wellposed.training.problem import Problem
+
+BYTES = 2**31
+"""Memory for the stacks of one population; more jobs wait for a place."""
+COPIES = 6
+"""Of the weights of a slot: they, gradients, two moments, an average, the best."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What jobs of one population have in common: settings of the model, batch size, rows, and passes in a step."""
+
+    settings: str
+    batch_size: int
+    rows: int | None
+    sharpness: bool
+    eager: bool
+
+
+@dataclass
+class Alone:
+    """A job that is trained by itself, an epoch at a time; the same interface as `Population`."""
+
+    number: int
+    job: Job
+    begin: Any
+    ended: Any
+    deadline: float
+    says: str
+    training: Training | None = None
+    epoch: int = 0
+    over: bool = False
+
+    @property
+    def progress(self) -> float:
+        """Share of the epochs that is done."""
+        return self.epoch / self.job.recipe.epochs
+
+    @property
+    def slots(self) -> list[Any]:
+        """Those that are in training."""
+        return [] if self.over or self.training is None else [self]
+
+    def advance(self) -> None:
+        """One epoch, under random state of its own."""
+        with seeded(self.job.seed, "begin", self.epoch):
+            if self.training is None:
+                try:
+                    self.training = self.begin(self.job)
+                except WellposedError as error:
+                    self.over = True
+                    self.ended(self.number, error)
+                    return
+            training = self.training
+            training.epoch(self.epoch)
+        self.epoch += 1
+        stopped = training.stopped or training.patience()
+        if stopped or self.epoch >= self.job.recipe.epochs:
+            self.end(self, stopped or "epochs")
+
+    def end(self, slot: Any, stopped: str) -> None:
+        """It has ended by itself, or was stopped."""
+        assert self.training is not None
+        self.over = True
+        run = self.training.finish(stopped)
+        run.engine = self.says
+        self.ended(self.number, run)
+
+    def fail(self, error: Exception) -> None:
+        """It ended by an exception, which keeps what was reached."""
+        self.over = True
+        if isinstance(error, WellposedError) and (self.training is None or not self.training.history.rows):
+            self.ended(self.number, error)
+            return
+        run = None if self.training is None else self.training.finish("failed")
+        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+        self.ended(self.number, TrainingError(f"Training stopped by {said}", run))
+
+
+def train_population(
+    problem: Problem,
+    jobs: Sequence[Job],
+    *,
+    device: torch.device,
+    deadline: float = math.inf,
+    probe_rows: int | None = None,
+    cull: Cull | None = None,
+    done: Done | None = None,
+    compiled: bool = True,
+) -> list[Outcome]:
+    """Train every job in this process; those that allow it together.
+
+    Jobs of equal model settings, batch size and rows share one program; where a program has no place left, jobs wait for
+    one. Programs take turns, the one that is furthest behind first, so that all jobs come on alike. What cannot be stacked is
+    trained alone; ``run.engine`` says how, and why.
+
+    Args:
+        compiled: whether the compiled kernel may be used; False is torch's own operations.
+    Returns:
+        The outcomes in the order of ``jobs``; after Ctrl-C those of the jobs that had begun.
+    """
+    return Together(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
+
+
+class Together:
+    """All jobs, sorted into populations."""
+
+    def __init__(
+        self, problem: Problem, jobs: list[Job], device: torch.device, deadline: float, probe_rows: int | None,
+        cull: Cull | None, done: Done | None, compiled: bool = True,
+    ) -> None:  # fmt: skip
+        self.compiled = compiled
+        self.problem, self.jobs, self.device, self.deadline = problem, jobs, device, deadline
+        self.probe_rows, self.cull, self.done = probe_rows, cull, done
+        self.outcomes: dict[int, Outcome] = {}
+        self.shared: dict[int | None, Shared] = {}
+        self.models: dict[str, Template | str] = {}
+        self.groups: list[Population | Alone] = self.sorted_out()
+
+    def run(self) -> list[Outcome]:
+        """Advance the group that is furthest behind, until nothing is left."""
+        try:
+            with untouched():
+                while waiting := [group for group in self.groups if not group.over]:
+                    group = min(waiting, key=lambda g: g.progress)
+                    try:
+                        group.advance()
+                    except Exception as error:
+                        group.fail(error)
+                    self.judge()
+        except KeyboardInterrupt:
+            for group in self.groups:
+                for slot in list(group.slots):
+                    group.end(slot, "interrupted")
+        return [self.outcomes[i] for i in sorted(self.outcomes)]
+
+    def judge(self) -> None:
+        """Ask which of those that are in training shall stop."""
+        running = {slot.number: (group, slot) for group in self.groups for slot in group.slots}
+        running = {n: (g, s) for n, (g, s) in running.items() if s.training.history.rows}
+        report("population", training=len(running), done=len(self.outcomes), of=len(self.jobs))
+        if self.cull is None or not running:
+            return
+        standings = [Standing(n, s.training.history, s.training.recipe.epochs) for n, (_, s) in sorted(running.items())]
+        for number in self.cull(standings):
+            if number in running:
+                group, slot = running[number]
+                group.end(slot, "culled")
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """A job has ended."""
+        self.outcomes[number] = outcome
+        if self.done is not None:
+            self.done(number, outcome)
+
+    def rows(self, rows: int | None) -> Shared:
+        """What jobs on equal rows share."""
+        if rows not in self.shared:
+            self.shared[rows] = Shared.of(self.problem, rows, self.probe_rows, self.device)
+        return self.shared[rows]
+
+    def begin(self, job: Job) -> Training:
+        """The run of a job."""
+        shared = self.rows(job.rows)
+        return Training.begin(
+            self.problem, job.recipe, job.seed, self.device, self.deadline, job.rows, self.probe_rows, shared=shared
+        )
+
+    def sorted_out(self) -> list[Population | Alone]:
+        """A population for each shape, in the order of the first job of each; and those that are trained alone."""
+        shapes: dict[Shape, list[tuple[int, Job]]] = defaultdict(list)
+        groups: list[Population | Alone] = []
+        for number, job in enumerate(self.jobs):
+            try:
+                shapes[self.shape(job)].append((number, job))
+            except NotStackable as reason:
+                groups.append(Alone(number, job, self.begin, self.ended, self.deadline, f"alone: {reason}"))
+        found: list[Population | Alone] = [self.population(shape, members) for shape, members in shapes.items()]
+        return found + groups
+
+    def shape(self, job: Job) -> Shape:
+        """Which population a job belongs to.
+
+        Raises:
+            NotStackable: to none.
+        """
+        recipe = job.recipe
+        check_recipe(recipe)
+        check_problem(self.problem, self.rows(job.rows))
+        settings = repr(sorted(recipe.model.items()))
+        if settings not in self.models:
+            self.models[settings] = self.template(recipe)
+        template = self.models[settings]
+        if isinstance(template, str):
+            raise NotStackable(template)
+        if recipe.batch_size == 1 and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in template.model.modules()
+        ):
+            raise NotStackable("a batch of one cannot be normalized")
+        charged = any(t.charge_of_outputs for t in map(Charge, recipe.terms))
+        eager = template.found is None or charged or not self.compiled
+        return Shape(settings, recipe.batch_size, job.rows, bool(recipe.sharpness.radius), eager)
+
+    def template(self, recipe: Recipe) -> Template | str:
+        """A model of these settings, traced; or why it cannot be."""
+        try:
+            return Template.of(self.problem, recipe, self.device)
+        except NotStackable as reason:
+            return str(reason)
+        except WellposedError:
+            return "its model cannot be built"
+
+    def population(self, shape: Shape, members: list[tuple[int, Job]]) -> Population:
+        """The population of a shape."""
+        template = self.models[shape.settings]
+        assert isinstance(template, Template)
+        weights = sum(p.numel() * p.element_size() for p in template.model.parameters())
+        places = max(1, min(len(members), BYTES // max(1, COPIES * weights)))
+        shared = self.rows(shape.rows)
+        largest = min(shape.batch_size, len(shared.data.train))
+
+        def engine(stacks: Stacks, model: nn.Module) -> Program | Eager:
+            if shape.eager or template.found is None or template.kernel is None:
+                return Eager(template.module, stacks, self.device)
+            threads = torch.get_num_threads()
+            return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
+
+        how = "torch" if shape.eager else "compiled"
+        return Population(
+            self.problem, members, places, shared, self.begin, engine, self.ended, self.deadline,
+            f"{how} population of {places}",
+        )  # fmt: skip
+
+
+@dataclass
+class Template:
+    """A model of some settings as a graph, and as operations of the kernel where it has a place for them."""
+
+    model: nn.Module
+    module: fx.GraphModule
+    found: Lowered | None
+    kernel: Kernel | None
+    why: str = ""
+
+    @classmethod
+    def of(cls, problem: Problem, recipe: Recipe, device: torch.device) -> Template:
+        """Build, trace, lower."""
+        model = problem.build(recipe.model, seed=0).to(device)
+        inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
+        if not isinstance(inputs, Tensor) or len(inputs) < 2:
+            raise NotStackable("its inputs are not one tensor")
+        module = traced(model, inputs.to(device))
+        types = {p.dtype for p in model.parameters()} | {b.dtype for b in model.buffers() if b.is_floating_point()}
+        if len(types) != 1:
+            raise NotStackable("its weights have several types")
+        try:
+            built = native(problem.loss, inputs, target, module, types.pop(), device)
+        except NotStackable as reason:
+            if any(isinstance(m, (nn.Conv1d, nn.Conv2d)) for m in model.modules()) and device.type == "cpu":
+                raise NotStackable("convolutions on a CPU gain nothing from being stacked") from reason
+            return cls(model, module, None, None, str(reason))
+        return cls(model, module, *built)
+
+
+def native(
+    loss: Loss, inputs: Tensor, target: Any, module: fx.GraphModule, dtype: torch.dtype, device: torch.device
+) -> tuple[Lowered, Kernel]:
+    """The operations and the kernel for them.
+
+    Raises:
+        NotStackable: the kernel has no place for the model, the loss or the machine.
+    """
+    built = kernel() if device.type == "cpu" else None
+    if built is None:
+        raise NotStackable(f"there is no compiled kernel for {device.type}")
+    if dtype not in built.gemm or not inputs.is_floating_point():
+        raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
+    if not isinstance(loss.given, str) and not plain_cross_entropy(loss):
+        raise NotStackable("the loss is somebody's own")
+    found = lowered(module)
+    classes = loss.name == "cross_entropy"
+    if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
+        raise NotStackable("the targets are not one class index a row")
+    if not classes and target[0].numel() != found.outputs:
+        raise NotStackable("targets and outputs have different shapes")
+    return found, built
+
+
+def plain_cross_entropy(loss: Loss) -> bool:
+    """Whether it is torch's, with nothing set."""
+    given = loss.given() if loss.given is nn.CrossEntropyLoss else loss.given
+    if given is nn.functional.cross_entropy:
+        return True
+    plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == -100
+    return plain and not given.label_smoothing and given.reduction == "mean"
+
+
+class Charge:
+    """What a term of a recipe looks at."""
+
+    def __init__(self, term: Any) -> None:
+        self.needs = tuple(getattr(term.build().charge, "needs", ()))
+
+    @property
+    def charge_of_outputs(self) -> bool:
+        """Whether it is a function of the outputs."""
+        return bool(self.needs)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what only a training loop of its own can do.
+
+    Raises:
+        NotStackable: with the reason.
+    """
+    if recipe.accumulate > 1:
+        raise NotStackable("it accumulates gradients")
+    if recipe.precision != "float32":
+        raise NotStackable(f"it trains in {recipe.precision}")
+    if recipe.noise.places:
+        raise NotStackable("it has noise inside the model")
+    for term in recipe.terms:
+        needs = set(Charge(term).needs) - {"outputs"}
+        if needs:
+            raise NotStackable(f"the penalty {term.penalty} looks at {' and '.join(sorted(needs))}")
+
+
+def check_problem(problem: Problem, shared: Shared) -> None:
+    """Refuse data that are not at hand, and a forward of somebody's own.
+
+    Raises:
+        NotStackable: with the reason.
+    """
+    if problem.forward is not call:
+        raise NotStackable("the problem has a forward of its own")
+    for source in (shared.data.train, shared.data.train_clean, shared.data.valid):
+        if not in_memory(source):
+            raise NotStackable("its rows are fetched one by one")
+    if problem.loss.name == "cross_entropy":
+        targets = shared.data.train.targets()
+        if targets is not None and not targets.is_floating_point() and targets.numel() and int(targets.min()) < 0:
+            raise NotStackable("some rows do not count")
+
+
+def in_memory(source: Source) -> bool:
+    """Whether rows are one tensor."""
+    if isinstance(source, Subset):
+        return in_memory(source.source)
+    return isinstance(source, Arrays) and isinstance(source.inputs, Tensor)
