@@ -480,6 +480,7 @@ class Interrupting(nn.Module):
         if Interrupting.passes >= Interrupting.when:
             Interrupting.when = math.inf  # once
             raise KeyboardInterrupt
+        assert x.isfinite().all()  # nothing that can be traced: it is trained alone, by calling this
         return self.net(x)  # type: ignore[no-any-return]
 
 

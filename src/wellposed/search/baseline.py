@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from wellposed.core.errors import ProblemError, listed
 from wellposed.core.progress import report
-from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
@@ -69,12 +68,11 @@ def may_go_on(bench: Bench) -> bool:
 
 
 def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
-    """What holds the baseline back."""
+    """What held the baseline back when it was chosen; a study that is resumed keeps it."""
     for trial in bench.state.of("baseline"):
-        if trial.built == baseline and trial.index in bench.runs:
-            bench.state.findings = [finding.name for finding in diagnose(bench.runs[trial.index])]
+        if trial.built == baseline and not bench.state.lots:
+            bench.state.findings = trial.findings
             bench.keep()
-            break
     return bench.state.findings
 
 

@@ -13,6 +13,7 @@ import torch
 
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
+from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.search.halving import Halving, reached
@@ -179,6 +180,7 @@ class Bench:
             train_rows=rows or self.total,
             params=dict(planned.point),
             rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
+            findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run)],
         )
         self.runs[trial.index] = run
         self.state.add(trial)

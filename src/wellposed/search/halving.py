@@ -7,7 +7,7 @@ lies before a third of the planned epochs: curves that rise late, under strong n
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from wellposed.search.ranking import WORST, Rank, standing_rank
 from wellposed.training.history import History
@@ -45,32 +45,38 @@ def losers(ranks: Mapping[int, Rank]) -> set[int]:
 
 
 class Halving:
-    """The `Cull` of a lot of the search.
+    """The `Cull` of a lot of the search, whose jobs come on alike.
+
+    A rung is judged when all that are trained together have reached it; who comes later (there was no place) is compared with
+    those that were there.
 
     Args:
-        groups: of each job; only jobs of one group are compared with each other, since they are trained together.
         sign: 1 where a higher score is better, else -1.
-        before: what jobs of the lot that ended in an earlier session had reached: ``(group, epoch, rank)``.
+        before: what jobs of the lot that ended in an earlier session had reached: ``(epoch, rank)``.
     """
 
-    def __init__(
-        self, groups: Sequence[Hashable], sign: float, before: Iterable[tuple[Hashable, int, Rank]] = ()
-    ) -> None:
-        self.groups, self.sign = list(groups), sign
-        self.board: dict[tuple[Hashable, int], dict[int, Rank]] = {}
-        for number, (group, epoch, rank) in enumerate(before, 1):
-            self.board.setdefault((group, epoch), {})[-number] = rank
+    def __init__(self, sign: float, before: Iterable[tuple[int, Rank]] = ()) -> None:
+        self.sign = sign
+        self.board: dict[int, dict[int, Rank]] = {}
+        self.judged: set[tuple[int, int]] = set()
+        for number, (epoch, rank) in enumerate(before, 1):
+            self.board.setdefault(epoch, {})[-number] = rank
 
     def __call__(self, standings: Sequence[Standing]) -> Collection[int]:
         """The jobs to be stopped now."""
-        at: dict[tuple[Hashable, int], list[int]] = {}
+        at: dict[int, set[int]] = {}
         for standing in standings:
             epoch = len(standing.history)
-            if epoch in rungs(standing.epochs):
-                key = (self.groups[standing.job], epoch)
-                at.setdefault(key, []).append(standing.job)
-                self.board.setdefault(key, {})[standing.job] = standing_rank(standing.history, self.sign)
-        return {job for key, jobs in at.items() for job in losers(self.board[key]) & set(jobs)}
+            if epoch in rungs(standing.epochs) and (epoch, standing.job) not in self.judged:
+                at.setdefault(epoch, set()).add(standing.job)
+                self.board.setdefault(epoch, {})[standing.job] = standing_rank(standing.history, self.sign)
+        stopped: set[int] = set()
+        for epoch, jobs in at.items():
+            behind = any(len(s.history) < epoch and epoch in rungs(s.epochs) for s in standings)
+            if not behind:
+                self.judged |= {(epoch, job) for job in jobs}
+                stopped |= losers(self.board[epoch]) & jobs
+        return stopped
 
 
 def reached(history: History, epochs: int, sign: float) -> list[list[float]]:

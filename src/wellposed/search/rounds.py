@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from wellposed.core.errors import InputError
 from wellposed.core.progress import report
@@ -169,13 +168,13 @@ class Rounds:
         ended = {trial.index: trial for trial in state.of("search")}
         waiting = [pending for pending in state.pending if pending.index not in ended]
         before = [
-            (shared_key(trial.built), int(epoch), (-math.inf if a is None else a, -math.inf if b is None else b))
+            (int(epoch), (-math.inf if a is None else a, -math.inf if b is None else b))
             for pending in state.pending if (trial := ended.get(pending.index)) is not None
             for epoch, a, b in trial.rungs
         ]  # fmt: skip
         lot = [self.planned(pending) for pending in waiting]
         if lot:
-            halving = Halving([shared_key(planned.run) for planned in lot], bench.sign, before)
+            halving = Halving(bench.sign, before)
             bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 2, halving=halving)
         if bench.interrupted:
             return
@@ -209,11 +208,6 @@ def shared_out(count: int) -> list[int]:
     """
     groups = min(MOST_GROUPS, max(1, count // GROUP))
     return [count // groups + (number < count % groups) for number in range(groups)] if count > 0 else []
-
-
-def shared_key(recipe: Recipe) -> tuple[Any, ...]:
-    """What recipes have in common that are trained together."""
-    return repr(sorted(recipe.model.items())), recipe.batch_size
 
 
 def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:

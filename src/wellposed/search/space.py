@@ -188,7 +188,7 @@ class Space:
         names = {one.name for one in self.ingredients}
         apart = tuple((other, (False,)) for other in i.without if other in names)
         size = Dimension(f"{i.name}.size", "size", i.low, i.high, i.log, i.least, i.most, when=((i.name, (True,)),))
-        return Dimension(i.name, "in", odds=(self._odds(i),), when=apart), size
+        return Dimension(i.name, "in", odds=(self._odds(i),), when=apart, shared=i.apart), size
 
     def _odds(self, ingredient: Ingredient) -> float:
         factor = 1.0
@@ -223,7 +223,7 @@ class Space:
         }
         for ingredient in self.ingredients:
             if point.get(ingredient.name):
-                ingredient.put(values, point[f"{ingredient.name}.size"])
+                ingredient.put(values, point.get(f"{ingredient.name}.size", ingredient.low))
         return Recipe(**values)
 
     def fits(self, point: Mapping[str, Any]) -> bool:

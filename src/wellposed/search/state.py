@@ -28,6 +28,7 @@ class Trial:
         recipe: as it was proposed; in the confirmation with its epochs.
         params: its point in the space; empty for a recipe that did not come from there.
         rungs: how it stood at each rung: the epoch, and its rank there.
+        findings: of a baseline, what held it back.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Trial:
     train_rows: int
     params: dict[str, Any] = field(default_factory=dict)
     rungs: list[list[float]] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
     @property
     def built(self) -> Recipe:
