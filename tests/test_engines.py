@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 import wellposed as wp
 from wellposed.core.errors import InputError, MissingExtra, ProblemError, RecipeError, TrainingError
@@ -342,49 +341,39 @@ def test_that_fork_would_hang_with_several_threads() -> None:
 # Workers that die
 
 
-def dying(folder: Path, times: int) -> wp.Problem:
-    """Its model kills the process that builds seed 1's, so many times; each training leaves a mark."""
+def deadly(folder: Path, times: int) -> Callable[[Sequence[Standing]], list[int]]:
+    """Kills the process in which job 2 has trained for two epochs, so many times."""
 
-    class Deadly(Dataset[Any]):
-        def __len__(self) -> int:
-            return ROWS
-
-        def __getitem__(self, i: int) -> Any:
-            return X[i], Y[i]
-
-    def net(width: int = 4) -> nn.Module:
-        marks = len(list(folder.glob("built-*")))
-        (folder / f"built-{width}-{os.getpid()}-{marks}").touch()
-        deaths = len(list(folder.glob("died-*")))
-        if width == 5 and deaths < times:
-            (folder / f"died-{deaths}").touch()
+    def cull(standings: Sequence[Standing]) -> list[int]:
+        deaths = len(list(folder.iterdir()))
+        if deaths < times and any(standing.job == 2 and len(standing.history) == 2 for standing in standings):
+            (folder / f"{deaths}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return nn.Linear(FEATURES, 2)
+        return []
 
-    return problem(net)
-
-
-MORTAL = [Job(recipe(model={"width": width}), seed=width) for width in (3, 4, 5, 6)]
+    return cull
 
 
-def test_what_a_dead_worker_had_not_told_is_trained_again(tmp_path: Path) -> None:
+MORTAL = [Job(recipe(epochs=epochs, model={"width": width})) for width, epochs in ((3, 1), (4, 3), (5, 3), (6, 3))]
+"""Two workers have jobs 0 and 2, and 1 and 3; the first of them has ended when its worker dies."""
+
+
+@pytest.mark.parametrize("engine", [forked, pytest.param(fresh, marks=pytest.mark.slow)], ids=["fork", "fresh"])
+def test_what_a_dead_worker_had_not_told_is_trained_again(tmp_path: Path, engine: Callable[..., list[Outcome]]) -> None:
     told: list[int] = []
-    runs = forked(dying(tmp_path, 1), MORTAL, done=lambda place, outcome: told.append(place))
-    assert [run.seed for run in runs] == [3, 4, 5, 6]
+    given = problem()
+    runs = engine(given, MORTAL, cull=deadly(tmp_path, 1), done=lambda place, outcome: told.append(place))
+    assert len(list(tmp_path.iterdir())) == 1
     assert sorted(told) == [0, 1, 2, 3]
-    assert len(list(tmp_path.glob("died-*"))) == 1
-    assert all(map(same, train("inprocess", runs[0].problem, MORTAL), runs))
+    assert all(map(same, train("inprocess", given, MORTAL), runs))
 
 
 def test_two_deaths_are_an_error_that_says_so(tmp_path: Path) -> None:
-    given = dying(tmp_path, 99)
-    outcomes = forked(given, MORTAL)
-    dead = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, TrainingError)]
-    assert len(outcomes) == 4
-    assert 2 in dead
-    assert 0 not in dead  # of the same share, and told before
+    outcomes = forked(problem(), MORTAL, cull=deadly(tmp_path, 99))
+    assert [isinstance(outcome, wp.Run) for outcome in outcomes] == [True, True, False, True]
+    assert isinstance(outcomes[2], TrainingError)
     assert "2 workers that trained this job died, the last by signal 9 (SIGKILL)" in str(outcomes[2])
-    assert len(list(tmp_path.glob("died-*"))) == 2
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_exit_is_a_death_too() -> None:
@@ -501,6 +490,12 @@ def test_an_unknown_engine_or_device_is_refused() -> None:
     for engine in ("inprocess", "processes"):
         with pytest.raises(InputError, match="no device 'gpu'"):
             train_jobs(problem(), JOBS, engine=engine, device="gpu")
+
+
+def test_a_fresh_worker_without_cloudpickle_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'wellposed\[processes\]'"):
+        fresh(problem(), JOBS)
 
 
 def test_no_jobs_are_no_outcomes() -> None:

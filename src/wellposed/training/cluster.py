@@ -71,13 +71,13 @@ def train_on_ray(
 
 
 def kind_of(device: str | torch.device) -> str:
-    """``auto``, ``cpu`` or ``cuda``: which card it is there, Ray says.
+    """``cpu``, which is ``auto``, or ``cuda``: which card it is there, Ray says.
 
     Raises:
         InputError: torch does not know the device, or Ray does not hand it out.
     """
     if device == "auto":
-        return "auto"
+        return "cpu"  # a card that was not asked of Ray may be somebody else's
     try:
         kind = torch.device(device).type
     except RuntimeError:

@@ -28,7 +28,7 @@ class Run:
         history: like-for-like curves.
         recipe, seed, problem: what was trained.
         stopped: ``epochs``, ``patience``, ``budget``, ``diverged``, ``culled`` or ``interrupted``.
-        engine: how it was trained: ``alone``, ``population of 32``, ``processes: population of 16``, ``ray: alone``.
+        engine: how it was trained: ``alone``, ``population of 32``, ``processes: population of 16``, ``ray: alone``, say.
     """
 
     model: nn.Module
