@@ -33,6 +33,7 @@ from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.training.device import resolve_device
 from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.population.compiled import kernel
 from wellposed.training.problem import Problem
 from wellposed.training.remote import Lot, Parcel, packed, received, shares, train_lot, unpacked
 
@@ -79,9 +80,8 @@ def train_in_processes(
     count = (
         min(workers or cores(), len(jobs)) if where.type == "cpu" else min(workers or cores(), len(jobs), ON_ONE_GPU)
     )
-    # Imports once, before the forks, what every worker would else import at its first optimizer: a second each time.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
+    warm_up()
     lots = [
         Lot(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
         for places in shares(jobs, count)
@@ -102,6 +102,12 @@ def forkable(device: torch.device) -> bool:
     """
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return sys.platform == "linux" and device.type == "cpu" and not used and not mp.current_process().daemon
+
+
+def warm_up() -> None:
+    """Do once what every worker would else do at its first step, which takes a second or two each time."""
+    kernel()  # compiled, or found
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # imports a third of torch
 
 
 # The parent
