@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -42,3 +44,14 @@ def _cuda_works() -> bool:
         reason = str(seen[0].message).strip().splitlines()[0]
         report("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
     return works
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 SOURCES = ("kernel.c", "kernel_body.h")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-pthread")
 COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 120
 """A compiler that takes longer is given up; two seconds are usual."""
@@ -30,38 +30,34 @@ class Kernel:
     """The library, and the matrix product of torch's own BLAS for each type.
 
     Attributes:
-        blas_threads: sets the threads of that BLAS for the calling thread and returns what they were; None where the BLAS
-            has no such function.
+        blas_threads: sets the threads of that BLAS for the calling thread and returns what they were.
     """
 
     library: ctypes.CDLL
     gemm: dict[torch.dtype, int]
-    blas_threads: int | None
+    blas_threads: int
 
 
 @functools.cache
 def kernel() -> Kernel | None:
-    """The kernel; None where there is no Linux, no compiler, or a torch whose BLAS or OpenMP cannot be reached."""
+    """The kernel; None where there is no Linux, no compiler, or a torch whose BLAS (MKL) cannot be reached."""
     if sys.platform != "linux":
         return None
     try:
-        openmp, blas = _loaded("libgomp"), _loaded("libtorch_cpu")
-        if openmp is None or blas is None:
+        blas = _loaded("libtorch_cpu")
+        if blas is None:
             return None
-        ctypes.CDLL(str(openmp), ctypes.RTLD_GLOBAL)  # the kernel uses the same threads as torch
         products = ctypes.CDLL(str(blas))
-        gemm = {torch.float32: _address(products, "sgemm_"), torch.float64: _address(products, "dgemm_")}
-        if None in gemm.values():
+        single, double = _address(products, "sgemm_"), _address(products, "dgemm_")
+        threads = _address(products, "MKL_Set_Num_Threads_Local")
+        built = None if single is None or double is None or threads is None else _built()
+        if built is None or single is None or double is None or threads is None:
             return None
-        built = _built()
-        library = None if built is None else ctypes.CDLL(str(built))
+        library = ctypes.CDLL(str(built))
     except OSError:
         return None
-    if library is None:
-        return None
     library.wp_sizes.restype = ctypes.c_int64
-    threads = _address(products, "MKL_Set_Num_Threads_Local")
-    return Kernel(library, {k: v for k, v in gemm.items() if v is not None}, threads)
+    return Kernel(library, {torch.float32: single, torch.float64: double}, threads)
 
 
 def _loaded(name: str) -> Path | None:
@@ -97,8 +93,7 @@ def _built() -> Path | None:
         compiled, linked = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
         commands = (
             [compiler, *FLAGS, "-c", str(here / SOURCES[0]), "-o", str(compiled)],
-            # Not linked to OpenMP by name: its symbols are those of the library that torch has loaded.
-            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
+            [compiler, "-shared", "-pthread", str(compiled), "-o", str(linked), "-lm"],
         )
         for command in commands:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -2,12 +2,21 @@
  * its activations and gradients stay in that thread's cache, and what a slot computes depends on nothing but itself.
  *
  * The program is a list of operations on values; Python lays both out (see native.py). Matrix products are those of the BLAS
- * that torch itself uses, handed in as function pointers. Compiled for float and for double from kernel_body.h. */
+ * that torch itself uses, handed in as function pointers. Compiled for float and for double from kernel_body.h.
+ *
+ * Threads are a small pool of our own. Whoever is free takes the next slot, and a call returns when all slots are done, not when
+ * all threads have come: on a busy machine, where a sleeping thread may need milliseconds to be woken, the caller does the work
+ * itself, while an OpenMP region would wait. */
 
+#define _GNU_SOURCE
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include <omp.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { LINEAR = 0, POINT = 1, ADD = 2 };
 enum { NO_NORM = 0, LAYER_NORM = 1, BATCH_NORM = 2 };
@@ -98,10 +107,114 @@ static void draw(uint64_t seed, int64_t words, uint64_t *restrict out) {
     }
 }
 
+/* --- threads */
+
+typedef void (*Work)(const void *given, int64_t j, int64_t thread);
+
+enum { MOST = 64, PATIENCE = 100000 }; /* threads; nanoseconds that a thread looks for work before it sleeps */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    _Atomic uint64_t ticket; /* which call (high 32 bits), and its next piece (low) */
+    _Atomic int64_t done;
+    int64_t count, threads;
+    Work work;
+    const void *given;
+    pid_t process;
+} pool;
+static pthread_mutex_t using = PTHREAD_MUTEX_INITIALIZER;
+
+static void take(uint32_t call, int64_t count, Work work, const void *given, int64_t thread) {
+    uint64_t ticket = atomic_load(&pool.ticket);
+    while ((uint32_t)(ticket >> 32) == call && (int64_t)(uint32_t)ticket < count) {
+        if (!atomic_compare_exchange_weak(&pool.ticket, &ticket, ticket + 1)) continue;
+        work(given, (int64_t)(uint32_t)ticket, thread);
+        atomic_fetch_add(&pool.done, 1);
+        ticket = atomic_load(&pool.ticket);
+    }
+}
+
+static void *worker(void *argument) {
+    int64_t thread = (int64_t)(intptr_t)argument;
+    uint32_t seen = 0;
+    for (;;) {
+        struct timespec from, now;
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        while ((uint32_t)(atomic_load(&pool.ticket) >> 32) == seen) {
+            sched_yield();
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            if ((now.tv_sec - from.tv_sec) * 1000000000L + now.tv_nsec - from.tv_nsec > PATIENCE) break;
+        }
+        pthread_mutex_lock(&pool.lock);
+        while ((uint32_t)(atomic_load(&pool.ticket) >> 32) == seen) pthread_cond_wait(&pool.wake, &pool.lock);
+        seen = (uint32_t)(atomic_load(&pool.ticket) >> 32);
+        int64_t count = thread < pool.threads ? pool.count : 0;
+        Work work = pool.work;
+        const void *given = pool.given;
+        pthread_mutex_unlock(&pool.lock);
+        take(seen, count, work, given, thread);
+    }
+    return 0;
+}
+
+/* work(given, j, thread) for every j below count, on up to so many threads; one at a time in a process. */
+static void share(int64_t count, int64_t threads, Work work, const void *given) {
+    static int64_t workers = 0;
+    if (threads > MOST) threads = MOST;
+    if (threads > count) threads = count;
+    if (threads <= 1 || pthread_mutex_trylock(&using)) {
+        for (int64_t j = 0; j < count; j++) work(given, j, 0);
+        return;
+    }
+    if (pool.process != getpid()) { /* the first call, or the first after a fork, which leaves threads behind */
+        pthread_mutex_init(&pool.lock, 0);
+        pthread_cond_init(&pool.wake, 0);
+        pool.process = getpid();
+        workers = 0;
+    }
+    pthread_mutex_lock(&pool.lock);
+    uint32_t call = (uint32_t)(atomic_load(&pool.ticket) >> 32) + 1;
+    pool.count = count, pool.threads = threads, pool.work = work, pool.given = given;
+    atomic_store(&pool.done, 0);
+    atomic_store(&pool.ticket, (uint64_t)call << 32);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+    for (; workers < threads - 1; workers++) {
+        pthread_t thread;
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        int failed = pthread_create(&thread, &attributes, worker, (void *)(intptr_t)(workers + 1));
+        pthread_attr_destroy(&attributes);
+        if (failed) break;
+    }
+    take(call, count, work, given, 0);
+    while (atomic_load(&pool.done) < count) sched_yield();
+    pthread_mutex_unlock(&using);
+}
+
+/* --- random bits */
+
+typedef struct {
+    const uint64_t *seeds;
+    const int64_t *numbers;
+    int64_t stride;
+    int16_t *out;
+} Draws;
+
+static void draw_row(const void *given, int64_t i, int64_t thread) {
+    const Draws *d = given;
+    (void)thread;
+    draw(d->seeds[i], (d->numbers[i] + 3) / 4, (uint64_t *)(d->out + i * d->stride));
+}
+
 /* 16-bit numbers, four from each 64-bit draw: row i of out is the stream of seeds[i]; stride is a multiple of 4. */
 void wp_random_bits(int64_t count, const uint64_t *seeds, const int64_t *numbers, int64_t stride, int16_t *out, int64_t threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++) draw(seeds[i], (numbers[i] + 3) / 4, (uint64_t *)(out + i * stride));
+    Draws d = {seeds, numbers, stride, out};
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) total += numbers[i];
+    share(count, total < 100000 ? 1 : threads, draw_row, &d);
 }
 
 int64_t wp_sizes(int64_t which) {

@@ -400,35 +400,29 @@ static double FN(gradient_norm)(const Step *s, int64_t j) {
     return sqrt(total);
 }
 
-/* Forward, loss, backward, and the update of each slot that has a rule and a finite cost. */
-void FN(wp_step)(const Step *s) {
-#pragma omp parallel num_threads((int)s->threads)
-    {
-        int before = s->blas_threads ? s->blas_threads(1) : 0;
-        REAL *w = (REAL *)s->workspace + s->workspace_size * omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t j = 0; j < s->count; j++) {
-            FN(forward)(s, j, w);
-            s->cost[j] = FN(loss)(s, j, w + s->value[s->output], w + s->gradient[s->output]);
-            FN(backward)(s, j, w);
-            s->norm[j] = FN(gradient_norm)(s, j);
-            if (s->rule[j].kind != NO_UPDATE && isfinite(s->cost[j])) FN(update)(s, j, s->norm[j]);
-        }
-        if (s->blas_threads) s->blas_threads(before);
-    }
+/* Forward, loss, backward, and the update of a slot that has a rule and a finite cost. */
+static void FN(step_one)(const void *given, int64_t j, int64_t thread) {
+    const Step *s = given;
+    REAL *w = (REAL *)s->workspace + s->workspace_size * thread;
+    int before = s->blas_threads(1);
+    FN(forward)(s, j, w);
+    s->cost[j] = FN(loss)(s, j, w + s->value[s->output], w + s->gradient[s->output]);
+    FN(backward)(s, j, w);
+    s->norm[j] = FN(gradient_norm)(s, j);
+    if (s->rule[j].kind != NO_UPDATE && isfinite(s->cost[j])) FN(update)(s, j, s->norm[j]);
+    s->blas_threads(before);
 }
 
-/* The outputs of each slot in evaluation mode. */
-void FN(wp_outputs)(const Step *s) {
-#pragma omp parallel num_threads((int)s->threads)
-    {
-        int before = s->blas_threads ? s->blas_threads(1) : 0;
-        REAL *w = (REAL *)s->workspace + s->workspace_size * omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t j = 0; j < s->count; j++) {
-            FN(forward)(s, j, w);
-            memcpy((REAL *)s->out + j * s->batch * s->outputs, w + s->value[s->output], s->batch * s->outputs * sizeof(REAL));
-        }
-        if (s->blas_threads) s->blas_threads(before);
-    }
+void FN(wp_step)(const Step *s) { share(s->count, s->threads, FN(step_one), s); }
+
+/* The outputs of a slot in evaluation mode. */
+static void FN(outputs_one)(const void *given, int64_t j, int64_t thread) {
+    const Step *s = given;
+    REAL *w = (REAL *)s->workspace + s->workspace_size * thread;
+    int before = s->blas_threads(1);
+    FN(forward)(s, j, w);
+    memcpy((REAL *)s->out + j * s->batch * s->outputs, w + s->value[s->output], s->batch * s->outputs * sizeof(REAL));
+    s->blas_threads(before);
 }
+
+void FN(wp_outputs)(const Step *s) { share(s->count, s->threads, FN(outputs_one), s); }

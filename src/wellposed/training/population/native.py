@@ -115,7 +115,7 @@ class Program:
         s.buffer_stride = self._keep("buffer_stride", np.array([b.stride for b in kept] or [0], np.int64))
         s.workspace = self.workspace.data_ptr()
         s.gemm = self.kernel.gemm[self.dtype]
-        s.blas_threads = self.kernel.blas_threads or 0
+        s.blas_threads = self.kernel.blas_threads
         return s
 
     def rates(self, model: nn.Module) -> np.ndarray:

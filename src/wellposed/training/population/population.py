@@ -18,6 +18,7 @@ from wellposed.core.random import seeded, stream_seed
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
+from wellposed.training.device import threads_of
 from wellposed.training.evaluate import Evaluation, evaluations
 from wellposed.training.jobs import Job, Outcome
 from wellposed.training.loop import Shared, Training
@@ -285,5 +286,6 @@ class Population:
             inputs = torch.cat([x for x, _ in parts]) if len(parts) > 1 else parts[0][0]
             target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
             outputs = self.engine.outputs(places, averaged, inputs)
-            found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
+            with threads_of(1 if isinstance(self.engine, Program) else torch.get_num_threads()):
+                found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
         return found[0], found[1]
