@@ -6,6 +6,7 @@ chosen on, and the seeds are new.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,9 @@ PAIRS = (2, 5)
 """Pairs of runs for each ingredient: at least, and at most."""
 SEEDS = 2000
 """The ablation's seeds begin so far from the study's own."""
-CHAIN = 0.5
+SHORTEST = 16
+"""Epochs from which a run may have half of them, where the time is not enough for whole ones."""
+CHAIN = 0.65
 """Of the time that is left, what the pairs may take; the rest is for recipes without several ingredients."""
 
 
@@ -76,6 +79,9 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     report("phase", text="ablation")
     without = [one.removed(best) for one in inside]
     pairs = affordable_pairs(bench, [best, *without], epochs, rows)
+    if pairs < PAIRS[0] and bench.account.timed and epochs >= SHORTEST:
+        epochs = math.ceil(epochs / 2)
+        pairs = affordable_pairs(bench, [best, *without], epochs, rows)
     if pairs < PAIRS[0]:
         bench.notes.append(
             f"What each of the {len(inside)} ingredients of the best recipe is worth was not measured: the budget leaves less "
@@ -144,7 +150,7 @@ def affordable_pairs(
     if not bench.account.timed:
         tried = len(bench.state.of("baseline", "search"))
         return fewest if share == 1.0 else min(PAIRS[1], tried // len(recipes))
-    left = shares.HASTE * share * (shares.ABLATION - bench.account.spent) * bench.account.budget.amount
+    left = shares.HASTE * share * (bench.until(shares.ABLATION) - bench.account.spent) * bench.account.budget.amount
     each = bench.pace.seconds("ablation", list(recipes), epochs, rows or bench.total)
     return max(0, min(PAIRS[1], int(left / max(each, 1e-9))))
 
@@ -155,7 +161,7 @@ def scores(
     """What each validation row adds to the score, of each recipe with each seed; fewer where a run failed or was cut."""
     seeds = [SEEDS + bench.seed + number for number in range(pairs)]
     lot = [bench.planned("ablation", recipe, with_epochs(recipe, epochs), seed) for recipe in recipes for seed in seeds]
-    runs = bench.train("ablation", lot, rows, ends=shares.ABLATION)
+    runs = bench.train("ablation", lot, rows, ends=bench.until(shares.ABLATION))
     found: list[list[np.ndarray]] = []
     for place in range(len(recipes)):
         ended = [run for run in runs[place * pairs : (place + 1) * pairs] if whole(run)]

@@ -43,7 +43,7 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
             )
             for recipe in recipes
         ]  # fmt: skip
-        bench.train("baseline", lot, rows, ends=shares.SEARCH)
+        bench.train("baseline", lot, rows, ends=bench.until(shares.SEARCH))
         if not {trial.built.optimizer.lr for trial in tried(bench, plain)} - set(done):
             break  # the clock cut them all
     trials = tried(bench, plain)
@@ -64,7 +64,7 @@ def tried(bench: Bench, plain: Recipe) -> list[Trial]:
 
 def may_go_on(bench: Bench) -> bool:
     """Whether there is time, or a recipe, for more rates than the first few."""
-    return bench.account.spent < (shares.RATES if bench.account.timed else 0.21)
+    return bench.account.spent < (bench.until(shares.RATES) if bench.account.timed else 0.21)
 
 
 def findings_of(bench: Bench, baseline: Recipe) -> list[str]:

@@ -18,7 +18,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.search.halving import Halving, reached
 from wellposed.search.journal import Journal
-from wellposed.search.pace import Pace, threads_of
+from wellposed.search.pace import Pace, apart, threads_of
 from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.search.space import Point
 from wellposed.search.state import State, Trial
@@ -71,7 +71,11 @@ class Bench:
         self.notes: list[str] = []
         self.interrupted = False
         self.cut: Run | None = None
-        self.before = state.seconds
+        self.before, self.start = state.seconds, 0.0
+
+    def until(self, share: float) -> float:
+        """The share of the whole budget at which ``share`` of what was left at the start is gone; see `shares`."""
+        return self.start + (1.0 - self.start) * share
 
     @property
     def total(self) -> int:
@@ -120,16 +124,19 @@ class Bench:
         def done(place: int, outcome: Outcome) -> None:
             if isinstance(outcome, Run):
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot))
+            elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
+                pass  # the clock cut it before it began, which says nothing of it
             elif kind in ("search", "finalist", "ablation"):
                 self._not_trained(kind, lot[place], outcome)
             else:
                 errors.append(outcome)
 
+        deadline = self.account.deadline(ends)
         jobs = [Job(planned.run, planned.seed, rows) for planned in lot]
         try:
             with threads_of(self.pace.threads()):
                 outcomes = train_jobs(
-                    self.problem, jobs, engine=self.engine, device=self.device, deadline=self.account.deadline(ends),
+                    self.problem, jobs, engine=self.engine, device=self.device, deadline=deadline,
                     probe_rows=self.pace.probe_rows(rows or self.total), cull=halving, done=done,
                 )  # fmt: skip
         except KeyboardInterrupt:  # before the first step
@@ -148,12 +155,12 @@ class Bench:
         self, kind: str, lot: Sequence[Planned], rows: int, runs: Sequence[Run | None], seconds: float
     ) -> None:
         """Learn the pace: what the clock cut counts with the epochs that it had."""
-        alone = 0.0
+        alone = {True: 0.0, False: 0.0}
         for planned, run in zip(lot, runs, strict=True):
             if run is not None:
                 epochs = len(run.history) if run.stopped == "budget" else planned.run.epochs
-                alone += epochs * self.pace.epoch(planned.run, rows)
-        self.pace.took(kind, alone, seconds)
+                alone[apart(planned.run)] += epochs * self.pace.epoch(planned.run, rows)
+        self.pace.took(kind, alone[False], seconds - alone[True])
 
     def _ended(self, kind: str, planned: Planned, run: Run, rows: int | None, seconds: float) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""

@@ -153,7 +153,7 @@ def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: Plan) -> in
 
 def seconds_left(bench: Bench, same: bool) -> float:
     """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    ends = shares.ABLATION if same else shares.CONFIRMATION
+    ends = bench.until(shares.ABLATION if same else shares.CONFIRMATION)
     return shares.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
 
 

@@ -32,7 +32,7 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         for recipe in candidates
     ]
     ended = {trial.index: trial for trial in bench.state.of("finalist")}
-    ends = bench.account.spent + shares.FINALISTS * 1.5
+    ends = bench.account.spent + shares.FINALISTS * 1.5 * (1.0 - bench.start)
     bench.train("finalist", [planned for planned in lot if planned.index not in ended], rows, ends=ends)
     ended = {trial.index: trial for trial in bench.state.of("finalist")}
     scores: dict[str, list[float]] = defaultdict(list)
@@ -49,7 +49,7 @@ def plan(bench: Bench, recipes: list[Recipe], tried: int, epochs: int) -> tuple[
     """How many finalists with how many seeds, for how many epochs, on how many rows (None: all)."""
     if not bench.account.timed:
         return min(SIZES[0][0], max(WITHOUT_CLOCK[0], tried // EACH)), WITHOUT_CLOCK[1], epochs, None
-    left = shares.HASTE * shares.FINALISTS * bench.account.budget.amount
+    left = shares.HASTE * shares.FINALISTS * (1.0 - bench.start) * bench.account.budget.amount
     pace, total = bench.pace, bench.total
     for count, seeds in SIZES:
         lot = recipes[: 1 + count] * seeds

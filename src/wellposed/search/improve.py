@@ -172,7 +172,8 @@ class Search:
         """The space around the baseline; None after Ctrl-C."""
         bench = self.bench
         try:
-            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
+            quick = bench.account.timed and bench.pace.stacked
+            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges, quick)
         except KeyboardInterrupt:
             bench.interrupted = True
             return None

@@ -30,8 +30,9 @@ SHORT_STEP = 0.003
 """Seconds of a step below which one thread is as fast as two on a quiet machine, and far faster on a busy one."""
 STEPS = 6
 """Steps that are timed; the median is taken."""
-TILT = 1.5
+TILT = 0.8
 """Epochs for each recipe of the search: of ``J`` epochs that fit in all, each has ``sqrt(TILT * J)``."""
+LEAST_FACTOR = 0.02
 FEWEST_RECIPES = 20
 """With fewer recipes a search says little."""
 
@@ -49,8 +50,9 @@ class Speed:
 class Pace:
     """Plans the epochs of a study's runs.
 
-    A lot takes ``factor * sum_j epochs_j * alone_j``: what an epoch of each recipe takes alone, by what training them together
-    makes of it. The factor is learned from the lots themselves, kind by kind, since halving ends the runs of the search early.
+    A lot takes ``factor * sum_j epochs_j * alone_j``: what an epoch of each recipe takes alone, times what training them together
+    makes of it (1 for those that gain little). The factor is learned from the lots themselves, kind by kind, since halving ends
+    the runs of the search early.
 
     Args:
         problem, device: what is trained, and where.
@@ -59,9 +61,10 @@ class Pace:
 
     def __init__(self, problem: Problem, account: Account, device: torch.device) -> None:
         self.problem, self.account, self.device = problem, account, device
-        self.together = 1
+        self.together, self.stacked = 1, False
         self._speeds: dict[tuple[Any, ...], Speed] = {}
         self._factors: dict[str, float] = {}
+        self._last = 1.0
 
     # --- alone
 
@@ -113,21 +116,25 @@ class Pace:
         return self.together if self.account.timed else torch.get_num_threads()
 
     def factor(self, kind: str) -> float:
-        """What training together makes of the time alone: of lots of this kind where there was one, else of any."""
-        if kind in self._factors:
-            return self._factors[kind]
-        return max(self._factors.values(), default=1.0)
+        """What training together makes of the time alone: of lots of this kind where there was one, else of the last one whose
+        runs were trained to their ends."""
+        return self._factors.get(kind, self._last)
 
     def took(self, kind: str, alone: float, seconds: float) -> None:
-        """A lot that would have taken ``alone`` seconds one after another, to their last epoch, took so long."""
-        if alone > 0:
-            now = seconds / alone
-            before = self._factors.get(kind)
-            self._factors[kind] = now if before is None else math.sqrt(now * max(now, before))
+        """Recipes that would have taken ``alone`` seconds one after another, to their last epoch, took so long together."""
+        if alone <= 0:
+            return
+        now = max(seconds / alone, LEAST_FACTOR)
+        before = self._factors.get(kind)
+        self._factors[kind] = now if before is None else math.sqrt(now * max(now, before))
+        if kind != "search":
+            self._last = self._factors[kind]
 
     def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
         """What a lot of these recipes is expected to take."""
-        return self.factor(kind) * epochs * sum(self.epoch(recipe, rows) for recipe in recipes)
+        factor = self.factor(kind)
+        each = [(self.epoch(recipe, rows), 1.0 if apart(recipe) else factor) for recipe in recipes]
+        return epochs * sum(seconds * share for seconds, share in each)
 
     # --- plans
 
@@ -161,8 +168,12 @@ class Pace:
 
     def affordable(self, kind: str, recipes: Sequence[Recipe], rows: int, seconds: float, most: int) -> int:
         """How many epochs these recipes can have together in so many seconds, from 1 to ``most``."""
-        each = self.factor(kind) * sum(self.epoch(recipe, rows) for recipe in recipes)
-        return max(1, min(most, int(seconds / max(each, 1e-9))))
+        return max(1, min(most, int(seconds / max(self.seconds(kind, recipes, 1, rows), 1e-9))))
+
+
+def apart(recipe: Recipe) -> bool:
+    """Whether a recipe gains little from others: noise inside the model, and charges of outputs, are for slower programs."""
+    return bool(recipe.noise.places) or any(term.penalty == "confidence" for term in recipe.terms)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

@@ -34,7 +34,8 @@ def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
     if pace.speed(plain).step > SLOW_STEP:
         plain = plain.replace(batch_size=min(plain.batch_size, SLOW_BATCH))
     probe(bench, plain)
-    seconds = max(0.0, shares.SEARCH - account.spent) * account.budget.amount
+    bench.start = min(0.9, account.spent)
+    seconds = (bench.until(shares.SEARCH) - account.spent) * account.budget.amount
     epochs, rows = pace.search_plan(plain, total, seconds)
     if rows < total:
         bench.notes.append(
@@ -78,5 +79,6 @@ def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> 
         )  # fmt: skip
     if any(getattr(outcome, "stopped", "") == "interrupted" for outcome in outcomes):
         raise KeyboardInterrupt  # nothing was trained yet that could be kept
+    bench.pace.stacked = any("population" in outcome.engine for outcome in outcomes if isinstance(outcome, Run))
     trained = sum(len(outcome.history) for outcome in outcomes if isinstance(outcome, Run))
     return (time.monotonic() - began) * epochs * TOGETHER / max(trained, 1)  # the clock may have cut it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -49,11 +50,12 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
     began = time.monotonic()
     for name, share in (("constant", 0.0), ("linear", 1 / 3), ("boosting", 1.0)):
         try:
-            model, rounds = _fitted(name, x, y, data.task, began + share * (deadline - began))
-            found = {
-                side: metric.score(_outputs(model, inputs, data.task, data.outputs), torch.from_numpy(target))
-                for side, (inputs, target) in sides.items()
-            }
+            with _few_threads(x):
+                model, rounds = _fitted(name, x, y, data.task, began + share * (deadline - began))
+                found = {
+                    side: metric.score(_outputs(model, inputs, data.task, data.outputs), torch.from_numpy(target))
+                    for side, (inputs, target) in sides.items()
+                }
         except (ValueError, IndexError, RuntimeError) as error:
             # Somebody's own arrays may be what only their model takes: missing values, several targets.
             notes.append(f"There is no {name} reference: {' '.join(str(error).split('. ')[0].split())}.")
@@ -63,6 +65,15 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
         for side, score in found.items():
             scores[side][name] = score
     return References(scores["test"], scores["valid"], tuple(notes))
+
+
+def _few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
+    """One thread for a small table, in fitting and in scoring: ten classes of a hundred trees were scored in 12 s with two."""
+    require("sklearn", "tables")
+    from threadpoolctl import threadpool_limits
+
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(1 if x.size < SMALL else None)
+    return limits
 
 
 def _is_table(source: Source) -> bool:
@@ -81,7 +92,6 @@ def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float)
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
-    from threadpoolctl import threadpool_limits
 
     classifying = task == "classification"
     if name == "constant" or (classifying and len(np.unique(y)) < 2):
@@ -91,7 +101,7 @@ def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float)
     boosting = HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor
     model = LogisticRegression(warm_start=True) if name == "linear" else boosting(random_state=0, warm_start=True)
     rounds, more = 0, FIRST[name]
-    with warnings.catch_warnings(), threadpool_limits(1 if x.size < SMALL else None):
+    with warnings.catch_warnings():
         # A linear model that has not converged is what this stops at, and scikit-learn says so each time.
         warnings.simplefilter("ignore")
         while more > 0:

@@ -84,5 +84,5 @@ def continued(folder: Path, state: State, account: Account, rows: str) -> Accoun
         account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))
         used = min(state.seconds, shares.SEARCH * account.budget.amount)
     else:
-        used = shares.SEARCH * budget.amount  # new rows: nothing is searched, the best is confirmed
+        used = budget.amount / 2  # new rows, for which the search goes on a little
     return dataclasses.replace(account, began=account.began - used)

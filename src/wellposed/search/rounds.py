@@ -19,10 +19,12 @@ from wellposed.search.state import Pending, Trial
 
 LOTS, FEWEST_TOGETHER, MOST_TOGETHER = 5, 4, 48
 """Lots that a search has at least, where it has enough recipes for them, and how many recipes one has."""
-GROUP, MOST_GROUPS = 8, 4
+GROUP, MOST_GROUPS = 6, 4
 """Recipes of a lot with equal model settings and batch size, at least, and how many such groups a lot has at most."""
 QUASI, FEWEST_QUASI, MOST_QUASI = 1 / 3, 8, 64
 """Share of the recipes that are quasi-random, before the first that is learned."""
+LATER = 120
+"""Runs that come after the search, as if they were of the plain recipe: finalists, confirmation, ablation."""
 SLOWEST = 0.5
 """A group of which not even two recipes fit in so large a share of a lot's time is passed over."""
 MOST_PASSED = 20
@@ -88,15 +90,20 @@ class Rounds:
         return self.rows or self.bench.total
 
     def ends(self) -> float:
-        """By which share of the budget the search ends."""
-        return shares.SEARCH if self.bench.account.timed else 1.0
+        """By which share of the budget the search ends: under a clock, later where what follows is short."""
+        bench = self.bench
+        if not bench.account.timed:
+            return 1.0
+        needed = bench.pace.seconds("finalist", [self.plain] * LATER, self.epochs, bench.total) / shares.HASTE
+        share = needed / ((1.0 - bench.start) * bench.account.budget.amount)
+        return bench.until(min(max(shares.ABLATION - share, shares.SEARCH), shares.SEARCH_LATEST))
 
     def over(self) -> bool:
-        """Whether the search has had its share; under a clock, where not even two recipes would fit any more."""
+        """Whether the search has had its share; under a clock, where too few would fit for another lot."""
         account = self.bench.account
         if not account.timed:
             return account.spent >= 1.0
-        return account.spent >= self.ends() or self._expected() < 2
+        return account.spent >= self.ends() or self._expected() < FEWEST_TOGETHER
 
     def room(self) -> int:
         """How many recipes the next lot may have."""
@@ -204,7 +211,7 @@ def shared_out(count: int) -> list[int]:
 
     Example:
         >>> shared_out(5), shared_out(20), shared_out(48)
-        ([5], [10, 10], [12, 12, 12, 12])
+        ([5], [7, 7, 6], [12, 12, 12, 12])
     """
     groups = min(MOST_GROUPS, max(1, count // GROUP))
     return [count // groups + (number < count % groups) for number in range(groups)] if count > 0 else []

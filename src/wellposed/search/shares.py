@@ -1,19 +1,20 @@
 """Of a budget in minutes, by which share of it each stage ends. See ADR 6 and 14.
 
-The confirmation takes what is left between finalists and ablation, since its models are the ones that are kept.
+References and probes have shares of the whole; those of the other stages are of what is left then, so that a slow start takes from
+all of them alike. The confirmation takes what is left between finalists and ablation, since its models are the ones that are kept.
 """
 
 from __future__ import annotations
 
-REFERENCES = 0.1
+REFERENCES = 0.08
 PROBES = 0.04
 """What finding out the pace may take."""
-RATES = 0.3
+RATES = 0.25
 """Until then the baseline may look beyond the border of its rates."""
-SEARCH = 0.56
-FINALISTS = 0.12
+SEARCH, SEARCH_LATEST = 0.52, 0.7
+FINALISTS = 0.13
 """Of the finalists, from where the search ended."""
-CONFIRMATION = 0.86
+CONFIRMATION = 0.82
 ABLATION = 0.96
 LATEST = 1.05
 """Where a confirmation run is cut at the latest."""

@@ -19,7 +19,8 @@ from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
-from wellposed.training.loop import Training
+from wellposed.search.pace import threads_of
+from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 
 Point = dict[str, Any]
@@ -134,6 +135,7 @@ class Space:
         findings: names of findings about the baseline; they move the odds: where it overfits, what regularizes is likelier;
             where it underfits, that is rarer, and optimization and capacity are tried.
         ranges: of dimensions that were widened or shrunk before.
+        quick: leave out ingredients whose recipes are trained alone: under a clock, each takes the time of several others.
     """
 
     def __init__(
@@ -142,11 +144,14 @@ class Space:
         baseline: Recipe,
         findings: Collection[str],
         ranges: Mapping[str, Sequence[float]] | None = None,
+        quick: bool = False,
     ) -> None:
         self.problem, self.baseline = problem, baseline
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
         self.refused = refused(problem, baseline)
+        if quick:
+            self.refused |= {i.name: "it is trained alone" for i in INGREDIENTS if i.alone}
         self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.dimensions = {dimension.name: dimension for dimension in declared}
@@ -295,21 +300,22 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
+    shared = Shared.of(problem, None, PROBE_ROWS, torch.device("cpu"))
     for ingredient in INGREDIENTS:
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, _middle(ingredient))
         try:
-            tried(problem, Recipe(**values))
+            tried(problem, Recipe(**values), shared)
         except Exception as error:
             # Whatever it is, it is what the search would meet; the plain recipe was tried before and took its steps.
             found[ingredient.name] = str(error) or type(error).__name__
     return found
 
 
-def tried(problem: Problem, recipe: Recipe) -> None:
+def tried(problem: Problem, recipe: Recipe, shared: Shared) -> None:
     """One step of a few rows, of a model that is thrown away."""
-    with seeded(0, "tried"):
-        training = Training.begin(problem, recipe, 0, torch.device("cpu"), math.inf, None, PROBE_ROWS)
+    with seeded(0, "tried"), threads_of(1):
+        training = Training.begin(problem, recipe, 0, torch.device("cpu"), math.inf, None, PROBE_ROWS, shared=shared)
         training.model.train()
         with dropout_from_streams(training.model, training.streams):
             training.step(0, torch.arange(min(PROBE_ROWS, len(training.data.train))))
