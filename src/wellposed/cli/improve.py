@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wellposed.training.problem import Problem
 
 DEFAULT_BUDGET = "5m"
+ENGINES = ("auto", "inprocess", "processes", "ray")
+"""As in `wellposed.training.executors`, which imports torch."""
 PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
@@ -51,18 +53,20 @@ def improve(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto or inprocess.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    engine: Annotated[str, typer.Option(help="Where recipes are trained: auto, inprocess, processes, ray.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study in --out, with a larger budget in all.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     from wellposed.cli.progress import progress
-    from wellposed.core.errors import InputError
+    from wellposed.core.errors import InputError, did_you_mean, listed
     from wellposed.search.budget import Budget
 
-    if engine not in ("auto", "inprocess"):
-        raise InputError(f"The engine {engine!r} is not built into this version; use auto or inprocess.")
+    if engine not in ENGINES:
+        raise InputError(f"There is no engine {engine!r}.{did_you_mean(engine, ENGINES)} Use {listed(ENGINES)}.")
     if budget is not None and recipes is not None:
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
@@ -82,7 +86,8 @@ def improve(
         command = shlex.join(["wellposed", *sys.argv[1:]])
         try:
             study = search(
-                problem, spent, seed, folder, recipe=own, device=device, resume=resume, command=command,
+                problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
+                command=command,
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:
