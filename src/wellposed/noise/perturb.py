@@ -394,6 +394,18 @@ class Perturbed(Hooked):
 
         return shadow
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that the next training forward would compute with, by name, where there is noise on them; they carry
+        gradient to the parameters. Counts as that forward: for whoever computes without calling the model."""
+        self.begin(self.model)
+        found: dict[str, Tensor] = {}
+        for site in self.sites:
+            size, noise = self._size(site), site.placed.noise
+            if size and isinstance(noise, ParameterNoise):
+                w = found.get(site.place, self.model.get_parameter(site.place))
+                found[site.place] = noise.apply(w, size, self._source(site))
+        return found
+
     def _uncover(self, found: list[tuple[nn.Module, str, Site]]) -> Callable[..., None]:
         mine = {(owner, name) for owner, name, _ in found}
 

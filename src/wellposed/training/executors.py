@@ -14,7 +14,7 @@ from wellposed.core.errors import InputError, WellposedError, did_you_mean, list
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.inprocess import train_inprocess
-from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome
 from wellposed.training.loop import MakeOptimizer, Stop, fit
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.processes import train_in_processes
@@ -118,7 +118,7 @@ def fit_many(
 
     Args:
         engine: where they are trained; see `train_jobs`.
-        device, deadline, rows, probe_rows: see `fit`.
+        device, deadline, rows, probe_rows: see `fit`. Runs that had not begun at the deadline are left out.
         optimizer, stop: see `fit`; with either, runs are trained one after another, in this process.
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
@@ -136,7 +136,7 @@ def fit_many(
             f'optimizer= and stop= are called in this process, and engine={engine!r} trains elsewhere. Use "inprocess".'
         )
     for outcome in outcomes:
-        if isinstance(outcome, WellposedError):
+        if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
     return [outcome for outcome in outcomes if isinstance(outcome, Run)]
 

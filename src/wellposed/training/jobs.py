@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from wellposed.core.errors import WellposedError
+from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.history import History
 from wellposed.training.run import Run
@@ -22,6 +22,13 @@ class Job:
     recipe: Recipe
     seed: int = 0
     rows: int | None = None
+
+
+class NotBegun(TrainingError):
+    """The time was over before a job began to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__("The time was over before this recipe began to be trained.")
 
 
 Outcome = Run | WellposedError

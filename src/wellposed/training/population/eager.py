@@ -151,9 +151,18 @@ class Eager:
         index = None if every else torch.from_numpy(places).to(self.device)
         return {name: stack.of(index) for name, stack in stacks.items()}
 
-    def step(self, places: np.ndarray, trainings: Sequence[Training], batch: Batch) -> np.ndarray:
-        """The cost of each slot; gradients are left in the stacks."""
-        weights = {name: w.detach().requires_grad_() for name, w in self._of(self.stacks.weights, places).items()}
+    def _mix(self, mine: dict[str, Tensor], theirs: dict[str, Stack], places: np.ndarray, which: np.ndarray) -> None:
+        """Take the tensors of some slots from another stack."""
+        chosen = torch.from_numpy(which.astype(bool)).to(self.device)
+        for name, other in self._of(theirs, places).items():
+            mine[name] = torch.where(chosen.view(-1, *[1] * (other.ndim - 1)), other, mine[name])
+
+    def step(self, places: np.ndarray, trainings: Sequence[Training], batch: Batch, noisy: np.ndarray) -> np.ndarray:
+        """The cost of each slot; gradients are left in the stacks, of disturbed weights where ``noisy`` says so."""
+        plain = self._of(self.stacks.weights, places)
+        if noisy.any():
+            self._mix(plain, self.stacks.noisy, places, noisy)
+        weights = {name: w.detach().requires_grad_() for name, w in plain.items()}
         frozen = {name for name, p in trainings[0].model.named_parameters() if not p.requires_grad}
         buffers = {
             name: b.clone(memory_format=torch.contiguous_format)
@@ -208,10 +217,8 @@ class Eager:
         """``(slots, rows, ...)`` on shared rows in evaluation mode, of the averages where ``averaged`` says so."""
         weights, buffers = self._of(self.stacks.weights, places), self._of(self.stacks.buffers, places)
         if averaged.any():
-            chosen = torch.from_numpy(averaged.astype(bool)).to(self.device)
-            for mine, theirs in ((weights, self.stacks.averages), (buffers, self.stacks.average_buffers)):
-                for name, other in self._of(theirs, places).items():
-                    mine[name] = torch.where(chosen.view(-1, *[1] * (other.ndim - 1)), other, mine[name])
+            self._mix(weights, self.stacks.averages, places, averaged)
+            self._mix(buffers, self.stacks.average_buffers, places, averaged)
         run = StackedModel(self.module, len(places), weights, {n: b.contiguous() for n, b in buffers.items()}, None)
         with torch.no_grad():
             outputs = run.run(inputs.repeat(len(places), *[1] * (inputs.ndim - 1)))

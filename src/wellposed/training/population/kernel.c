@@ -40,7 +40,7 @@ typedef struct {
 
 /* What one leaf of one slot is charged. */
 typedef struct {
-    double decay, l1, l2, bound, axis;
+    double decay, l1, l2, bound, bound_axis, group, group_axis;
 } Charge;
 
 typedef struct {
@@ -48,11 +48,11 @@ typedef struct {
     const int64_t *active;                       /* (count,) places of the slots */
     const Op *op;
     const int64_t *value, *gradient;             /* offsets in the workspace */
-    void *const *param, *const *grad, *const *first, *const *second, *const *third, *const *average;  /* leaf -> (places, stride) */
+    void *const *param, *const *grad, *const *first, *const *second, *const *noisy, *const *average;  /* leaf -> (places, stride) */
     const int64_t *size, *stride, *rows, *moves; /* of leaves */
     void *const *buffer, *const *average_buffer; /* -> (places, stride) */
     const int64_t *buffer_size, *buffer_stride;
-    const int64_t *averaged;                     /* (count,): evaluate the averages */
+    const int64_t *source;                       /* (count,): 0 the weights, 1 their averages, 2 with noise */
     void *const *x;                              /* (count,) -> (batch, width) */
     const int64_t *const *label, *const *label2;
     void *const *target;

@@ -66,7 +66,7 @@ static inline void FN(mask)(int64_t n, const int16_t *restrict bits, int32_t thr
 }
 
 static inline const REAL *FN(leaf)(const Step *s, int64_t which, int64_t j, int64_t place) {
-    void *const *from = s->averaged && s->averaged[j] ? s->average : s->param;
+    void *const *from = s->source[j] == 0 ? s->param : s->source[j] == 1 ? s->average : s->noisy;
     return which < 0 ? 0 : (const REAL *)from[which] + place * s->stride[which];
 }
 
@@ -106,7 +106,7 @@ static void FN(forward)(const Step *s, int64_t j, REAL *w) {
             }
         } else if (op->norm == BATCH_NORM) {
             REAL *shift = w + s->scratch, *square = shift + n;
-            void *const *from = s->averaged && s->averaged[j] ? s->average_buffer : s->buffer;
+            void *const *from = s->source[j] == 1 ? s->average_buffer : s->buffer;
             REAL *mean = (REAL *)from[op->mean] + place * s->buffer_stride[op->mean];
             REAL *var = (REAL *)from[op->var] + place * s->buffer_stride[op->var];
             if (s->training) {
@@ -317,9 +317,9 @@ static void FN(shrink)(const Rule *rule, const Charge *c, int64_t n, const REAL 
 static void FN(bound)(const Charge *c, int64_t n, int64_t rows, REAL *restrict p) {
     int64_t columns = n / rows;
     REAL bound = (REAL)c->bound;
-    for (int64_t g = 0; g < (c->axis == 0 ? rows : columns); g++) {
-        REAL *w = c->axis == 0 ? p + g * columns : p + g;
-        int64_t count = c->axis == 0 ? columns : rows, step = c->axis == 0 ? 1 : columns;
+    for (int64_t g = 0; g < (c->bound_axis == 0 ? rows : columns); g++) {
+        REAL *w = c->bound_axis == 0 ? p + g * columns : p + g;
+        int64_t count = c->bound_axis == 0 ? columns : rows, step = c->bound_axis == 0 ? 1 : columns;
         double square = 0;
         for (int64_t i = 0; i < count; i++) square += (double)w[i * step] * w[i * step];
         REAL norm = (REAL)sqrt(square);
@@ -328,7 +328,62 @@ static void FN(bound)(const Charge *c, int64_t n, int64_t rows, REAL *restrict p
     }
 }
 
-static void FN(update)(const Step *s, int64_t j, double norm) {
+/* argmin_u 1/2 sum (u-w)^2/t + strength * sum_g |u_g|_2, groups along the first or the second axis; line has room for two
+ * groups. By Newton's method as in optim/kernels.py: with s_i = 1/(t_i*strength) a group is 0 where sum (w_i s_i)^2 <= 1, else
+ * u_i = w_i s_i/(s_i + 1/r) with r = |u|. A coordinate that has had no gradient stays while its group lives. */
+static void FN(group)(const Rule *rule, const Charge *c, int64_t n, int64_t rows, const REAL *v, REAL *p, REAL *line) {
+    int64_t columns = n / rows, groups = c->group_axis == 0 ? rows : columns, count = n / groups;
+    int64_t step = c->group_axis == 0 ? 1 : columns, next = c->group_axis == 0 ? columns : 1;
+    double root = rule->kind == ADAM ? rule->root2 : 1, kept = rule->momentum != 0 ? 1 - rule->dampening : 1;
+    double amount = rule->kind == SGD ? c->group * rule->lr * kept / (1 - rule->momentum)
+                                      : c->group * rule->ramp * rule->lr * (rule->kind == ADAM ? root : 1 / (1 - rule->momentum));
+    if (!(amount >= 1e-30)) return;
+    REAL *restrict w = line, *restrict size = line + count, limit = sizeof(REAL) == 4 ? (REAL)4.8e-7 : (REAL)8.9e-16;
+    for (int64_t g = 0; g < groups; g++) {
+        REAL *at = p + g * next;
+        const REAL *second = v + g * next;
+        REAL square = 0, total = 0;
+        for (int64_t i = 0; i < count; i++) w[i] = at[i * step];
+        if (rule->kind == SGD) {
+#pragma omp simd reduction(+ : square)
+            for (int64_t i = 0; i < count; i++) square += w[i] * w[i];
+            REAL factor = 1 - (REAL)amount / FN(root)(square);
+            for (int64_t i = 0; i < count; i++) at[i * step] = factor > 0 ? w[i] * factor : square == square ? 0 : w[i];
+            continue;
+        }
+        for (int64_t i = 0; i < count; i++) /* 0 marks what has had no gradient */
+            size[i] = second[i * step] > 0 ? (FN(root)(second[i * step]) + (REAL)(rule->eps * root)) / (REAL)amount : 0;
+#pragma omp simd reduction(+ : square, total)
+        for (int64_t i = 0; i < count; i++) {
+            REAL m = size[i] > 0 ? w[i] : 0;
+            square += m * m;
+            total += m * size[i] * m * size[i];
+        }
+        if (total == 0) continue;
+        if (total <= 1) {
+            for (int64_t i = 0; i < count; i++) at[i * step] = 0;
+            continue;
+        }
+        REAL r = FN(root)(square);
+        for (int k = 0; k < 64; k++) {
+            REAL inverse = 1 / r, sum = 0, slope = 0;
+#pragma omp simd reduction(+ : sum, slope)
+            for (int64_t i = 0; i < count; i++) {
+                REAL e = size[i] > 0 ? size[i] / (size[i] + inverse) : 0, u = w[i] * e;
+                sum += u * u;
+                slope += u * u * e;
+            }
+            REAL norm = FN(root)(sum), gap = norm - r;
+            if ((gap < 0 ? -gap : gap) <= limit * r || !(r > 1e-30)) break;
+            REAL newton = r + gap * (sum / slope);
+            r = newton > 0 ? newton : norm / 16;
+        }
+        for (int64_t i = 0; i < count; i++)
+            if (size[i] > 0) at[i * step] = w[i] * (size[i] / (size[i] + 1 / r));
+    }
+}
+
+static void FN(update)(const Step *s, int64_t j, double norm, REAL *line) {
     const Rule *rule = s->rule + j;
     int64_t place = s->active[j];
     REAL clip = 1;
@@ -369,6 +424,7 @@ static void FN(update)(const Step *s, int64_t j, double norm) {
             }
         }
         if (c->l1 > 0 || c->l2 > 0) FN(shrink)(rule, c, n, v, p);
+        if (c->group > 0) FN(group)(rule, c, n, s->rows[l], v, p, line);
         if (c->bound >= 0) FN(bound)(c, n, s->rows[l], p);
     }
     if (rule->average <= 0) return;
@@ -409,7 +465,7 @@ static void FN(step_one)(const void *given, int64_t j, int64_t thread) {
     s->cost[j] = FN(loss)(s, j, w + s->value[s->output], w + s->gradient[s->output]);
     FN(backward)(s, j, w);
     s->norm[j] = FN(gradient_norm)(s, j);
-    if (s->rule[j].kind != NO_UPDATE && isfinite(s->cost[j])) FN(update)(s, j, s->norm[j]);
+    if (s->rule[j].kind != NO_UPDATE && isfinite(s->cost[j])) FN(update)(s, j, s->norm[j], w + s->scratch);
     s->blas_threads(before);
 }
 

@@ -233,8 +233,8 @@ class Layout:
     size: int
 
 
-def layout(found: Lowered, batch: int) -> Layout:
-    """Places for ``batch`` examples. A value that only one pointwise block uses is kept where it is, and the gradients of
+def layout(found: Lowered, batch: int, longest: int) -> Layout:
+    """Places for ``batch`` examples, and lines of ``longest`` numbers. A value that only one pointwise block uses is kept where it is, and the gradients of
     both ends of that block share one place."""
     end = 0
 
@@ -264,5 +264,5 @@ def layout(found: Lowered, batch: int) -> Layout:
         else:
             keeps.append(values[op.source] if inside else take(batch * found.sizes[op.out]))
         stats.append(take(max(batch * op.rows, op.width)) if op.norm else 0)
-    scratch = take(3 * max(op.width for op in found.ops))
+    scratch = take(3 * max(longest, *(op.width for op in found.ops)))
     return Layout(values, gradients, keeps, stats, scratch, end)

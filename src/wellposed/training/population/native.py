@@ -29,8 +29,11 @@ RULE = np.dtype(
         "nesterov", "first", "clip", "ramp", "average",
     )]
 )  # fmt: skip
-CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "axis")])
+CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis")])
 LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
+
+PLAIN, AVERAGED, NOISY = 0, 1, 2
+"""Which weights a slot computes with."""
 
 P, Int = ctypes.c_void_p, ctypes.c_int64
 
@@ -44,8 +47,8 @@ class _Step(ctypes.Structure):
             "scratch", "loss",
         )]
         + [(n, P) for n in (
-            "active", "op", "value", "gradient", "param", "grad", "first", "second", "third", "average", "size", "stride",
-            "rows", "moves", "buffer", "average_buffer", "buffer_size", "buffer_stride", "averaged", "x", "label", "label2",
+            "active", "op", "value", "gradient", "param", "grad", "first", "second", "noisy", "average", "size", "stride",
+            "rows", "moves", "buffer", "average_buffer", "buffer_size", "buffer_stride", "source", "x", "label", "label2",
             "target", "weight", "smoothing", "mix", "bits", "threshold", "scale", "rule", "charge", "cost", "norm", "out",
             "workspace", "gemm", "blas_threads",
         )]
@@ -75,7 +78,7 @@ class Program:
         self._step = getattr(kernel.library, f"wp_step_{suffix}")
         self._outputs = getattr(kernel.library, f"wp_outputs_{suffix}")
         self.leaves = list(stacks.weights)
-        self.layout = layout(found, batch)
+        self.layout = layout(found, batch, longest(stacks))
         self._held: dict[str, Any] = {}
         self.workspace = torch.zeros(threads, -(-self.layout.size // 16) * 16, dtype=first.dtype)
         self.moves = np.array(
@@ -101,11 +104,10 @@ class Program:
         s.gradient = self._keep("gradient", np.array(plan.gradients, np.int64))
         for name, stack in (
             ("param", stacks.weights), ("grad", stacks.gradients), ("first", stacks.moments[0]),
-            ("second", stacks.moments[1]), ("average", stacks.averages),
+            ("second", stacks.moments[1]), ("noisy", stacks.noisy), ("average", stacks.averages),
             ("buffer", stacks.buffers), ("average_buffer", stacks.average_buffers),
         ):  # fmt: skip
             setattr(s, name, self._keep(name, np.array([part.address for part in stack.values()] or [0], np.uint64)))
-        s.third = s.first
         weights, kept = list(stacks.weights.values()), list(stacks.buffers.values())
         s.size = self._keep("size", np.array([w.count for w in weights], np.int64))
         s.stride = self._keep("stride", np.array([w.stride for w in weights], np.int64))
@@ -145,7 +147,7 @@ class Program:
 
     def step(
         self, active: np.ndarray, trainings: Sequence[Training], batch: Batch, rules: np.ndarray, charges: np.ndarray,
-        rates: np.ndarray, bits: np.ndarray | None,
+        rates: np.ndarray, bits: np.ndarray | None, noisy: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """One step of the slots in places ``active``: costs and gradient norms.
 
@@ -154,10 +156,12 @@ class Program:
             charges: ``(active, leaves)`` of `CHARGE`.
             rates: ``(active, sites)``, of dropout.
             bits: ``(active, sites)``, addresses of random bits; None where nothing is dropped.
+            noisy: ``(active,)``, which slots compute with weights that were disturbed.
         """
         s, count = self.step_arguments, len(active)
+        source = np.where(noisy, NOISY, PLAIN).astype(np.int64)
         cost, norm = np.empty(count), np.empty(count)
-        s.count, s.batch, s.training, s.averaged = count, batch.rows, 1, None
+        s.count, s.batch, s.training, s.source = count, batch.rows, 1, source.ctypes.data
         dropped, scale = levels(rates)
         s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
         s.bits = None if bits is None else bits.ctypes.data
@@ -180,8 +184,8 @@ class Program:
         s, count = self.step_arguments, len(active)
         inputs = inputs.to(self.dtype).reshape(len(inputs), -1).contiguous()
         found = []
-        averaged = np.ascontiguousarray(averaged, np.int64)
-        s.count, s.training, s.active, s.averaged = count, 0, active.ctypes.data, averaged.ctypes.data
+        source = np.where(averaged, AVERAGED, PLAIN).astype(np.int64)
+        s.count, s.training, s.active, s.source = count, 0, active.ctypes.data, source.ctypes.data
         for part in torch.split(inputs, self.batch):
             out = torch.empty(count, len(part), self.found.outputs, dtype=self.dtype)
             x = np.full(count, part.data_ptr(), np.uint64)
@@ -247,6 +251,11 @@ class Given:
     def at(array: np.ndarray | None) -> int | None:
         """Where an array begins."""
         return None if array is None else int(array.ctypes.data)
+
+
+def longest(stacks: Stacks) -> int:
+    """The largest number of rows or columns of a leaf."""
+    return max(max(w.shape[0], w.count // w.shape[0]) for w in stacks.weights.values() if len(w.shape))
 
 
 def levels(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

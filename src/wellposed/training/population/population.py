@@ -20,7 +20,7 @@ from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.training.device import threads_of
 from wellposed.training.evaluate import Evaluation, evaluations
-from wellposed.training.jobs import Job, Outcome
+from wellposed.training.jobs import Job, NotBegun, Outcome
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.feed import Batch, Feed
@@ -29,8 +29,6 @@ from wellposed.training.population.rules import NO_UPDATE, Rules, factors
 from wellposed.training.population.stacks import Stacks, leave
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
-
-OVER = "The time was over before this recipe began to be trained."
 
 
 @dataclass
@@ -77,6 +75,7 @@ class Population:
         self.make_engine, self.ended, self.deadline, self.says = engine, ended, deadline, says
         self.places = min(places, len(jobs))
         self.averaged = any(job.recipe.averaging.ema or job.recipe.averaging.swa for _, job in jobs)
+        self.disturbed = any(job.recipe.noise.places for _, job in jobs)
         self.slots: list[Slot] = []
         self.free = list(range(self.places))[::-1]
         self.total = len(jobs)
@@ -100,7 +99,7 @@ class Population:
         while self.free and self.waiting:
             number, job = self.waiting.popleft()
             if self.stacks is not None and time.monotonic() > self.deadline:
-                self.ended(number, TrainingError(OVER))
+                self.ended(number, NotBegun())
                 continue
             try:
                 with seeded(job.seed, "begin"):
@@ -114,7 +113,7 @@ class Population:
         """Move a run into its place."""
         training = slot.training
         if self.stacks is None:
-            self.stacks = Stacks(training.model, self.places, self.averaged)
+            self.stacks = Stacks(training.model, self.places, self.averaged, self.disturbed)
             self.engine = self.make_engine(self.stacks, training.model)
             self.rules = Rules(self.places, list(self.stacks.weights))
         average = None if training.averager is None else training.averager.module
@@ -235,17 +234,33 @@ class Population:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Costs and gradient norms. Those that have a rule have moved; the others have gradients, of their charges too."""
         trainings = [slot.training for slot in slots]
+        noised = {j: self.noised(slot) for j, slot in enumerate(slots) if slot.training.perturbed is not None}
+        noisy = np.array([j in noised for j in range(len(slots))])
         if isinstance(self.engine, Eager):
-            costs, norms = self.engine.step(places, trainings, batch), np.zeros(len(slots))
+            costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
         else:
             rates = np.stack([slot.rates for slot in slots])
             bits = self.bits(trainings, batch) if rates.any() else None
-            costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits)
+            costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
         for j in np.flatnonzero(rule["kind"] == NO_UPDATE):
             for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
                 parameter.grad = gradient
+            if j in noised:
+                through(trainings[j].model, noised[j])
             costs[j] += trainings[j].charge_weights()
         return costs, norms
+
+    def noised(self, slot: Slot) -> dict[str, Tensor]:
+        """The weights that a run with noise on them computes with, laid where the program finds them."""
+        training, stacks = slot.training, self.stacks
+        assert training.perturbed is not None
+        assert stacks is not None
+        training.perturbed.step = training.streams.step
+        found = training.perturbed.weights()
+        with torch.no_grad():
+            for name, parameter in training.model.named_parameters():
+                stacks.noisy[name].at(slot.place).copy_(found.get(name, parameter))
+        return found
 
     def bits(self, trainings: list[Training], batch: Batch) -> np.ndarray:
         """Random bits for dropout: once for all slots that share seed and step."""
@@ -289,3 +304,14 @@ class Population:
             with threads_of(1 if isinstance(self.engine, Program) else torch.get_num_threads()):
                 found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
         return found[0], found[1]
+
+
+def through(model: nn.Module, noised: dict[str, Tensor]) -> None:
+    """Turn gradients by disturbed weights into those by the weights themselves."""
+    weights = {name: model.get_parameter(name) for name in noised}
+    found = torch.autograd.grad(
+        list(noised.values()), list(weights.values()), [w.grad for w in weights.values()], allow_unused=True
+    )
+    for weight, gradient in zip(weights.values(), found, strict=True):
+        if weight.grad is not None and gradient is not None:
+            weight.grad.copy_(gradient)

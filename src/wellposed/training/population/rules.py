@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wellposed.constraints.balls import MaxNorm
+from wellposed.optim.batch import axis_groups
 from wellposed.optim.binding import Charged, Plan
 from wellposed.optim.metrics import RAMP_STEPS
+from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.schedules import factor
 from wellposed.penalties.elementwise import L2
@@ -35,7 +38,8 @@ def known(training: Training) -> bool:
     optimizer, recipe = training.optimizer, training.recipe
     if not isinstance(optimizer, Regularized) or type(optimizer.optimizer) not in KINDS:
         return False
-    if recipe.sharpness.radius:  # two gradients, and the weights go back in between
+    # Two gradients, with weights that go back in between; or a gradient that is not yet that of the weights.
+    if recipe.sharpness.radius or training.perturbed is not None:
         return False
     groups = optimizer.param_groups
     binding = optimizer.binding
@@ -43,13 +47,22 @@ def known(training: Training) -> bool:
         return False
     if binding.coupled or binding.functional or any(term.how == "loss" for term in optimizer.terms):
         return False
-    return all(_known_plan(one.plan(0)) and not any(b.term.schedule for b in one.bounds) for one in binding.charged)
+    if any(bound.term.schedule for one in binding.charged for bound in one.bounds):
+        return False
+    return all(_known_plan(one.plan(0), one.leaf.tensor) for one in binding.charged)
 
 
-def _known_plan(plan: Plan) -> bool:
+def _known_prox(prox: JointProx, w: Tensor) -> bool:
+    """Absolute values and squares; or absolute values and then groups along an axis of a matrix."""
+    if not prox.plain:
+        return False
+    return prox.core is None or (w.ndim == 2 and not prox.l2 and axis_groups(prox.core, w) is not None)
+
+
+def _known_plan(plan: Plan, w: Tensor) -> bool:
     if plan.multiplier is not None or any(type(p) is not L2 or p.scaling != "torch" for p in plan.decays):
         return False
-    if plan.prox is not None and not (plan.prox.plain and plan.prox.core is None):
+    if plan.prox is not None and not _known_prox(plan.prox, w):
         return False
     bounds = plan.constraints
     return not bounds or (len(bounds) == 1 and type(bounds[0]) is MaxNorm and bounds[0].axis in (0, 1))
@@ -107,9 +120,12 @@ class Rules:
         cell = self.charge[place, leaf]
         if plan.prox is not None:
             cell["l1"], cell["l2"] = plan.prox.l1, plan.prox.l2
+            groups = axis_groups(plan.prox.core, one.leaf.tensor)
+            if groups is not None:
+                cell["group"], cell["group_axis"] = groups.strength, groups.axis
         for bound in plan.constraints:
             assert isinstance(bound, MaxNorm)
-            cell["bound"], cell["axis"] = bound.bound, bound.axis
+            cell["bound"], cell["bound_axis"] = bound.bound, bound.axis
 
     def now(self, places: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rules and charges of the next step of these places; ``factors`` scale the learning rates.

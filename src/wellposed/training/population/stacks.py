@@ -46,15 +46,17 @@ class Stacks:
         model: one of the slots' models; the others have equal names and shapes.
         places: >= 1.
         averaged: whether any slot averages its weights.
+        disturbed: whether any slot computes with noise on its weights.
     """
 
-    def __init__(self, model: nn.Module, places: int, averaged: bool) -> None:
+    def __init__(self, model: nn.Module, places: int, averaged: bool, disturbed: bool) -> None:
         weights = dict(model.named_parameters())
         self.places = places
         self.weights = stacked(weights, places)
         self.gradients = stacked(weights, places)
         self.moments = tuple(stacked(weights, places) for _ in range(2))
         self.buffers = stacked(floating(model.named_buffers()), places)
+        self.noisy = stacked(weights, places) if disturbed else self.weights
         self.averages = stacked(weights, places) if averaged else self.weights
         self.average_buffers = stacked(floating(model.named_buffers()), places) if averaged else self.buffers
 

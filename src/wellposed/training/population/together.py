@@ -16,6 +16,7 @@ from wellposed.core.progress import report
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
+from wellposed.noise.perturb import ParameterNoise
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
 from wellposed.training.jobs import Cull, Done, Job, Outcome, Standing
@@ -346,8 +347,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise NotStackable("it accumulates gradients")
     if recipe.precision != "float32":
         raise NotStackable(f"it trains in {recipe.precision}")
-    if recipe.noise.places:
-        raise NotStackable("it has noise inside the model")
+    for place in recipe.noise.places:
+        if not isinstance(place.build().noise, ParameterNoise):
+            raise NotStackable(f"{place.kind} is drawn inside the model")
     for term in recipe.terms:
         needs = set(Charge(term).needs) - {"outputs"}
         if needs:

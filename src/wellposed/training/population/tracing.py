@@ -72,6 +72,8 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         raise NotStackable("the model has hooks")
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        raise NotStackable("some of its layers share weights")
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever somebody's forward does with a value that is not there
