@@ -184,20 +184,40 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
     assert any("fewer than 20" in note for note in study.notes) == (study.record()["recipes_tried"] < 20)
 
 
-def test_planned_epochs_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms."""
+def test_plans_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms alone."""
     monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02, 1e-5))
     recipe = Recipe(batch_size=32)
     plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
-    planned, count = plans.planned(recipe, 60, share=0.02)
-    assert (planned.epochs, count) == (50, 60)
-    assert planned.stopping.patience == 10
-    assert plans.planned(recipe, 60, share=0.5)[0].epochs == pace.MOST_EPOCHS
-    few, fewer = plans.planned(recipe, 100_000, share=0.02)
+    assert plans.seconds("baseline", [recipe] * 5, epochs=10, rows=60) == pytest.approx(2.0)
+    assert plans.affordable("baseline", [recipe] * 5, 60, seconds=4.0, most=300) == 20
+    assert plans.affordable("baseline", [recipe] * 5, 60, seconds=400.0, most=300) == 300
+    epochs, rows = plans.search_plan(recipe, 60, seconds=40.0)
+    assert rows == 60
+    assert epochs * 20 * 0.04 <= 40.0, "20 recipes at least"
+    fewest, fewer = plans.search_plan(recipe, 100_000, seconds=40.0)
     assert fewer < 100_000
-    assert few.epochs >= 1
+    assert fewest >= 1
     plain = pace.Pace(linear(), Account(Budget.parse("9 recipes"), 0.0), torch.device("cpu"))
-    assert plain.planned(recipe, 60, share=0.02)[0].epochs == pace.PLAIN_EPOCHS
+    assert plain.search_plan(recipe, 60, 0.0) == (pace.PLAIN_EPOCHS, 60)
+
+
+def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02, 1e-5))
+    recipe, noisy = Recipe(batch_size=32), Recipe(batch_size=32, noise={"places": [
+        {"kind": "drop_connect", "on": "weights", "rate": 0.1}
+    ]})  # fmt: skip
+    plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
+    plans.took("baseline", alone=10.0, seconds=2.0)
+    assert plans.seconds("finalist", [recipe], 10, 60) == pytest.approx(0.08), "five times as fast together"
+    assert plans.seconds("finalist", [noisy], 10, 60) == pytest.approx(0.4), "what is trained alone gains nothing"
+    plans.took("search", alone=10.0, seconds=1.0)
+    assert plans.factor("search") == pytest.approx(0.1), "halving ends runs early"
+    assert plans.factor("confirmation") == pytest.approx(0.2), "which says nothing of runs that are not halved"
+    plans.took("baseline", alone=10.0, seconds=8.0)
+    assert plans.factor("confirmation") == pytest.approx(0.8), "a machine that slows down is believed at once"
+    plans.took("baseline", alone=10.0, seconds=2.0)
+    assert 0.2 < plans.factor("confirmation") < 0.8, "one that speeds up, not at once"
 
 
 def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
@@ -205,6 +225,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
 ) -> None:
     """The study is done, its scores are shown, nothing is claimed, and the command ends with 0."""
     monkeypatch.setattr(pace, "measured", lambda *_: (1e-5, 1e-5, 1e-8))  # ever so hopeful
+    monkeypatch.setattr(pace.Pace, "took", lambda *_: None)  # and never taught better
 
     class Slow(nn.Module):
         def __init__(self) -> None:
@@ -213,6 +234,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             time.sleep(0.004)
+            assert x.isfinite().all()  # nothing that can be traced: it is trained alone, by calling this
             return self.layer(x)  # type: ignore[no-any-return]
 
     problem = linear()

@@ -139,7 +139,10 @@ INGREDIENTS: tuple[Ingredient, ...] = (
         name="group_l2", penalty="group_l2", settings={"by": "input", "on": "inputs"},
         low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08,
     ),
-    Charge(name="max_norm", penalty="max_norm", amount="bound", low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1),
+    Charge(
+        name="max_norm", penalty="max_norm", amount="bound", without=("group_l2",),
+        low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1,
+    ),
     Charge(name="confidence", penalty="confidence", low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05, apart=True),
     Setting(name="dropout", path="noise.dropout", off=None, low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False),
     Setting(name="label_smoothing", path="noise.label_smoothing", low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25),

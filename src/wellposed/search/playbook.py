@@ -6,7 +6,7 @@ Source: the deep-learning tuning playbook of Google (2023), restated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wellposed.search.ranking import WORST
 from wellposed.search.space import Dimension, Space
@@ -20,8 +20,8 @@ RATES = ("rate", "sgd_rate")
 REMEDIES = "warm it up, clip gradients, take another optimizer, or normalize inside residual branches, in this order"
 
 
-def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[tuple[Dimension, str]]:
-    """Dimensions whose best point lies at the border of their range, widened there, with what is said of it."""
+def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[Dimension]:
+    """Dimensions whose best point lies at the border of their range, widened there."""
     known = [trial for trial in trials if trial.params and trial.rank(sign) > WORST and trial.stopped != "culled"]
     if len(known) < BEST_OF:
         return []
@@ -33,15 +33,20 @@ def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[tuple[Dime
             continue
         wider = dimension.widened(side)
         if (wider.low, wider.high) != (dimension.low, dimension.high):
-            found.append((wider, _widened(dimension, wider, value)))
+            found.append(wider)
     return found
 
 
-def _widened(before: Dimension, after: Dimension, value: float) -> str:
-    return (
-        f"The best recipe so far had {before.name} {value:g}, at the border of its range from {before.low:g} to "
-        f"{before.high:g}; the search went on from {after.low:g} to {after.high:g}."
-    )
+def widened(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
+    """A sentence that says which ranges were widened; empty where none was."""
+    wider = [
+        f"{d.name} from {d.low:g} to {d.high:g} became {now[d.name].low:g} to {now[d.name].high:g}"
+        for d in declared
+        if d.name in now and (now[d.name].low < d.low or now[d.name].high > d.high)
+    ]
+    if not wider:
+        return ""
+    return f"The best recipe so far lay at the border of the space, which was widened there: {'; '.join(wider)}."
 
 
 def shrink(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:

@@ -61,7 +61,8 @@ class Rounds:
             if not state.pending:
                 break
             self.finish_lot()
-        bench.notes.extend(state.said)
+        wider = playbook.widened(self.space.declared, self.space.dimensions)
+        bench.notes += [*([wider] if wider else []), *state.said]
         if self.passed:
             bench.notes.append(
                 f"{self.passed} groups of recipes were passed over: not even two of a group would have been trained within "
@@ -199,11 +200,11 @@ class Rounds:
         """Widen the space where the best point lies at its border, and shrink it where many diverged."""
         shrunk = playbook.shrink(self.space, lot)
         widened = playbook.widen(self.space, self.bench.state.of("search"), self.bench.sign)
-        changed = {dimension.name: (dimension, said) for dimension, said in [*widened, *shrunk]}
-        for dimension, said in changed.values():
+        changed = {dimension.name: dimension for dimension in [*widened, *(dimension for dimension, _ in shrunk)]}
+        for dimension in changed.values():
             self.space.changed(dimension)
             self.bench.state.ranges[dimension.name] = [dimension.low, dimension.high]
-            self.bench.state.said.append(said)
+        self.bench.state.said += [said for _, said in shrunk]
 
 
 def shared_out(count: int) -> list[int]:

@@ -154,6 +154,7 @@ class Space:
             self.refused |= {i.name: "it is trained alone" for i in INGREDIENTS if i.alone}
         self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
+        self.declared = tuple(declared)
         self.dimensions = {dimension.name: dimension for dimension in declared}
         for name, (low, high) in (ranges or {}).items():
             if name in self.dimensions:

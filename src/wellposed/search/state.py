@@ -88,7 +88,7 @@ class State:
         looks: by a hash of the confirmation rows.
         planned: numbers of trials given so far.
         pending: the lot of the search that is being trained.
-        ranges: of the dimensions whose range was changed while searching, and what was said of it.
+        ranges: of the dimensions whose range was changed while searching. ``said``: what was said of those that were shrunk.
         failed: what could not be trained, and why.
         seconds: spent so far, of all sessions since the last confirmation.
         finished: budgets that were spent by confirmed studies, by their unit.
