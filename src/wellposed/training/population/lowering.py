@@ -138,7 +138,7 @@ def _layer(
         found.sites.append((streams[node], name, rows * width))
     else:
         op.act, op.slope = _activation(layer, name)
-    return _append(found, op, len(source.users) == 1)
+    return _append(found, op, _only(source, values))
 
 
 def _activation(layer: nn.Module, name: str) -> tuple[int, float]:
@@ -169,8 +169,14 @@ def _call(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> int:
     elif target in FUNCTIONS or (node.op == "call_method" and target in ("relu", "tanh", "sigmoid")):
         act = ACTIVATIONS[FUNCTIONS.get(target, str(target))]
         op = Op(POINT, first, shape[-1], math.prod(shape[1:-1]), act=act)
-        return _append(found, op, len(sources[0].users) == 1)
+        return _append(found, op, _only(sources[0], values))
     raise NotStackable(f"{getattr(target, '__name__', target)} has no kernel")
+
+
+def _only(node: fx.Node, values: dict[fx.Node, int]) -> bool:
+    """Whether the value of a node has one user, under whichever name: a reshape gives it another."""
+    names = [other for other, value in values.items() if value == values[node]]
+    return all(len(name.users) == 1 for name in names)
 
 
 def _append(found: Lowered, op: Op, only: bool = False) -> int:
@@ -234,8 +240,10 @@ class Layout:
 
 
 def layout(found: Lowered, batch: int, longest: int) -> Layout:
-    """Places for ``batch`` examples, and lines of ``longest`` numbers. A value that only one pointwise block uses is kept where it is, and the gradients of
-    both ends of that block share one place."""
+    """Places for ``batch`` examples, and lines of ``longest`` numbers.
+
+    A value that only one pointwise block uses is kept where it is, and the gradients of both ends of that block share one place.
+    """
     end = 0
 
     def take(count: int) -> int:

@@ -70,14 +70,11 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     Raises:
         NotStackable: something in it is not known to act on each example by itself, or not by stacked weights.
     """
-    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+    if any(found for m in model.modules() for found in hooks_of(m)):
         raise NotStackable("the model has hooks")
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
         raise NotStackable("some of its layers share weights")
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # whatever somebody's forward does with a value that is not there
-        raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
+    graph = _graph(model)
     module = fx.GraphModule(model, graph)
     module.graph.eliminate_dead_code()
     for node in module.graph.nodes:
@@ -100,6 +97,35 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
         if found is not None and node.op != "output" and (not found or found[0] != len(example)):
             raise NotStackable("a value has no axis of examples first")
     return module
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What shall be called beside a module's layers, or with the gradients of its weights."""
+    own = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
+    weights = module.parameters(recurse=False)
+    return own + [hooks for w in weights for hooks in (w._backward_hooks, w._post_accumulate_grad_hooks)]
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    """The graph of a model in training, which must be that in evaluation too."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        evaluated = _Tracer().trace(model)
+        model.train()
+        if not all(m.training for m in model.modules()):
+            raise NotStackable("some of its layers stay in evaluation mode")
+        graph = _Tracer().trace(model)
+    except NotStackable:
+        raise
+    except Exception as error:  # whatever somebody's forward does with a value that is not there
+        raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
+    finally:
+        for m, mode in modes:
+            m.training = mode
+    if str(evaluated) != str(graph):
+        raise NotStackable("its forward is another one in evaluation")
+    return graph
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
