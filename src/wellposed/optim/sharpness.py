@@ -15,6 +15,9 @@ from wellposed.core.selectors import leaves
 from wellposed.optim.wrapper import bare
 from wellposed.penalties.base import at_least_zero
 
+ETA = 0.01
+"""The published value; what it does, see `SAM`."""
+
 
 class SAM:
     """Descend with the gradient at ``w + e(w)`` in place of that at ``w``:
@@ -49,7 +52,7 @@ class SAM:
     act once, in the step. Dropout draws a new mask in the second pass.
     """
 
-    def __init__(self, model: nn.Module, radius: float = 0.05, adaptive: bool = False, eta: float = 0.01) -> None:
+    def __init__(self, model: nn.Module, radius: float = 0.05, adaptive: bool = False, eta: float = ETA) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"SAM needs the model, an nn.Module; it was given {type(model).__name__}.")
         at_least_zero(self, radius=radius, eta=eta)

@@ -35,7 +35,7 @@ typedef struct {
 /* How one slot is updated; see `Rules` in update.py for the formulas. */
 typedef struct {
     double kind, lr, beta1, beta2, eps, correction1, root2, decay, coupled, momentum, dampening, nesterov, first, clip, ramp,
-        average;
+        average, radius, adaptive, eta;
 } Rule;
 
 /* What one leaf of one slot is charged. */
@@ -52,7 +52,7 @@ typedef struct {
     const int64_t *size, *stride, *rows, *moves; /* of leaves */
     void *const *buffer, *const *average_buffer; /* -> (places, stride) */
     const int64_t *buffer_size, *buffer_stride;
-    const int64_t *source;                       /* (count,): 0 the weights, 1 their averages, 2 with noise */
+    int64_t *source;                             /* (count,): 0 the weights, 1 their averages, 2 with noise */
     void *const *x;                              /* (count,) -> (batch, width) */
     const int64_t *const *label, *const *label2;
     void *const *target;

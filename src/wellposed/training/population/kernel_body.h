@@ -70,7 +70,8 @@ static inline const REAL *FN(leaf)(const Step *s, int64_t which, int64_t j, int6
     return which < 0 ? 0 : (const REAL *)from[which] + place * s->stride[which];
 }
 
-static void FN(forward)(const Step *s, int64_t j, REAL *w) {
+/* `counts`: whether batch norms take this pass into their running statistics. */
+static void FN(forward)(const Step *s, int64_t j, REAL *w, int counts) {
     int64_t place = s->active[j];
     for (int64_t o = 0; o < s->ops; o++) {
         const Op *op = s->op + o;
@@ -117,9 +118,11 @@ static void FN(forward)(const Step *s, int64_t j, REAL *w) {
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t i = 0; i < n; i++) square[i] += (in[r * n + i] - shift[i]) * (in[r * n + i] - shift[i]);
                 REAL m = (REAL)op->momentum;
-                for (int64_t i = 0; i < n; i++) {
+                for (int64_t i = 0; i < n && counts; i++) {
                     mean[i] = (1 - m) * mean[i] + m * shift[i];
                     var[i] = (1 - m) * var[i] + m * square[i] / (rows - 1);
+                }
+                for (int64_t i = 0; i < n; i++) {
                     stats[i] = 1 / (REAL)sqrt((double)(square[i] / rows + (REAL)op->eps));
                 }
             } else {
@@ -456,14 +459,47 @@ static double FN(gradient_norm)(const Step *s, int64_t j) {
     return sqrt(total);
 }
 
+/* noisy = w + radius * a^2 g/|a g| with a = 1, or |w| + eta where adaptive; w itself where the gradient is zero or not finite. */
+static void FN(ascend)(const Step *s, int64_t j) {
+    const Rule *rule = s->rule + j;
+    double square = 0;
+    for (int64_t l = 0; l < s->leaves; l++) {
+        int64_t at = s->active[j] * s->stride[l];
+        const REAL *p = (const REAL *)s->param[l] + at, *g = (const REAL *)s->grad[l] + at;
+        if (!s->moves[l]) continue;
+        for (int64_t i = 0; i < s->size[l]; i++) {
+            double d = rule->adaptive != 0 ? (fabs((double)p[i]) + rule->eta) * g[i] : g[i];
+            square += d * d;
+        }
+    }
+    double scale = square > 0 && isfinite(square) ? rule->radius / sqrt(square) : 0;
+    for (int64_t l = 0; l < s->leaves; l++) {
+        int64_t at = s->active[j] * s->stride[l];
+        const REAL *p = (const REAL *)s->param[l] + at, *g = (const REAL *)s->grad[l] + at;
+        REAL *into = (REAL *)s->noisy[l] + at;
+        for (int64_t i = 0; i < s->size[l]; i++) {
+            double a = rule->adaptive != 0 ? fabs((double)p[i]) + rule->eta : 1;
+            into[i] = scale > 0 && s->moves[l] ? p[i] + (REAL)(scale * a * a * g[i]) : p[i];
+        }
+    }
+}
+
 /* Forward, loss, backward, and the update of a slot that has a rule and a finite cost. */
 static void FN(step_one)(const void *given, int64_t j, int64_t thread) {
     const Step *s = given;
     REAL *w = (REAL *)s->workspace + s->workspace_size * thread;
     int before = s->blas_threads(1);
-    FN(forward)(s, j, w);
+    FN(forward)(s, j, w, 1);
     s->cost[j] = FN(loss)(s, j, w + s->value[s->output], w + s->gradient[s->output]);
     FN(backward)(s, j, w);
+    if (s->rule[j].radius > 0) { /* the same rows with the same noise again, where the loss nearby is worst */
+        FN(ascend)(s, j);
+        s->source[j] = 2;
+        FN(forward)(s, j, w, 0);
+        FN(loss)(s, j, w + s->value[s->output], w + s->gradient[s->output]);
+        FN(backward)(s, j, w);
+        s->source[j] = 0;
+    }
     s->norm[j] = FN(gradient_norm)(s, j);
     if (s->rule[j].kind != NO_UPDATE && isfinite(s->cost[j])) FN(update)(s, j, s->norm[j], w + s->scratch);
     s->blas_threads(before);
@@ -476,7 +512,7 @@ static void FN(outputs_one)(const void *given, int64_t j, int64_t thread) {
     const Step *s = given;
     REAL *w = (REAL *)s->workspace + s->workspace_size * thread;
     int before = s->blas_threads(1);
-    FN(forward)(s, j, w);
+    FN(forward)(s, j, w, 0);
     memcpy((REAL *)s->out + j * s->batch * s->outputs, w + s->value[s->output], s->batch * s->outputs * sizeof(REAL));
     s->blas_threads(before);
 }

@@ -25,7 +25,7 @@ from wellposed.training.loop import Shared, Training
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.feed import Batch, Feed
 from wellposed.training.population.native import Program
-from wellposed.training.population.rules import NO_UPDATE, Rules, factors
+from wellposed.training.population.rules import NO_UPDATE, Rules, ascends_itself, factors
 from wellposed.training.population.stacks import Stacks, leave
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -75,7 +75,7 @@ class Population:
         self.make_engine, self.ended, self.deadline, self.says = engine, ended, deadline, says
         self.places = min(places, len(jobs))
         self.averaged = any(job.recipe.averaging.ema or job.recipe.averaging.swa for _, job in jobs)
-        self.disturbed = any(job.recipe.noise.places for _, job in jobs)
+        self.disturbed = any(job.recipe.noise.places or job.recipe.sharpness.radius for _, job in jobs)
         self.slots: list[Slot] = []
         self.free = list(range(self.places))[::-1]
         self.total = len(jobs)
@@ -210,7 +210,9 @@ class Population:
         trainings = [s.training for s in slots]
         rule, charge = self.rules.now(places, scales)
         costs, norms = self.gradients(slots, places, batch, rule, charge)
-        if trainings[0].recipe.sharpness.radius:
+        if any(map(ascends_itself, trainings)) or (
+            isinstance(self.engine, Eager) and trainings[0].recipe.sharpness.radius
+        ):
             # The same batch with the same noise again, where the loss nearby is worst.
             with contextlib.ExitStack() as stack:
                 for slot in slots:
@@ -234,7 +236,9 @@ class Population:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Costs and gradient norms. Those that have a rule have moved; the others have gradients, of their charges too."""
         trainings = [slot.training for slot in slots]
-        noised = {j: self.noised(slot) for j, slot in enumerate(slots) if slot.training.perturbed is not None}
+        noised: dict[int, dict[str, Tensor]] = {
+            j: self.noised(slot) for j, slot in enumerate(slots) if slot.training.perturbed is not None
+        }
         noisy = np.array([j in noised for j in range(len(slots))])
         if isinstance(self.engine, Eager):
             costs, norms = self.engine.step(places, trainings, batch, noisy), np.zeros(len(slots))
@@ -242,7 +246,7 @@ class Population:
             rates = np.stack([slot.rates for slot in slots])
             bits = self.bits(trainings, batch) if rates.any() else None
             costs, norms = self.engine.step(places, trainings, batch, rule, charge, rates, bits, noisy)
-        for j in np.flatnonzero(rule["kind"] == NO_UPDATE):
+        for j in map(int, np.flatnonzero(rule["kind"] == NO_UPDATE)):
             for parameter, gradient in slots[j].reattached:  # noise and ascents put others in their place
                 parameter.grad = gradient
             if j in noised:

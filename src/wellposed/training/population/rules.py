@@ -21,6 +21,7 @@ from wellposed.optim.metrics import RAMP_STEPS
 from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.schedules import factor
+from wellposed.optim.sharpness import ETA
 from wellposed.penalties.elementwise import L2
 from wellposed.training.loop import Training
 from wellposed.training.population.native import CHARGE, RULE
@@ -33,13 +34,18 @@ UNKNOWN = ("amsgrad", "maximize", "differentiable", "capturable", "centered")
 """Settings of these optimizers that the kernel does not know; it takes them only where they are off."""
 
 
+def ascends_itself(training: Training) -> bool:
+    """Whether a sharpness-aware run needs more than the kernel's gradient at both points."""
+    charged = any(term.how == "loss" for term in training.optimizer.terms)
+    return bool(training.recipe.sharpness.radius) and (charged or training.perturbed is not None)
+
+
 def known(training: Training) -> bool:
     """Whether the kernel can do the whole step of this run."""
     optimizer, recipe = training.optimizer, training.recipe
     if not isinstance(optimizer, Regularized) or type(optimizer.optimizer) not in KINDS:
         return False
-    # Two gradients, with weights that go back in between; or a gradient that is not yet that of the weights.
-    if recipe.sharpness.radius or training.perturbed is not None:
+    if ascends_itself(training) or training.perturbed is not None:
         return False
     groups = optimizer.param_groups
     binding = optimizer.binding
@@ -96,6 +102,9 @@ class Rules:
         self.strength[place], self.steps[place], self.ema[place] = 0.0, 0, 0.0
         row = self.rule[place]
         row["decay"] = row["correction1"] = row["root2"] = row["ramp"] = 1.0
+        sharpness = training.recipe.sharpness
+        if sharpness.radius and not ascends_itself(training):
+            row["radius"], row["adaptive"], row["eta"] = sharpness.radius, sharpness.adaptive, ETA
         if not known(training):
             return
         group = training.optimizer.param_groups[0]

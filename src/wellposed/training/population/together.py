@@ -38,7 +38,8 @@ COPIES = 6
 
 @dataclass(frozen=True)
 class Shape:
-    """What jobs of one population have in common: settings of the model, batch size, rows, and passes in a step."""
+    """What jobs of one population have in common: settings of the model, batch size, rows, and whether all look for a
+    worst point nearby by themselves."""
 
     settings: str
     batch_size: int
@@ -229,7 +230,8 @@ class Together:
             raise NotStackable("a batch of one cannot be normalized")
         charged = any(t.charge_of_outputs for t in map(Charge, recipe.terms))
         eager = template.found is None or charged or not self.compiled
-        return Shape(settings, recipe.batch_size, job.rows, bool(recipe.sharpness.radius), eager)
+        by_hand = eager or bool(recipe.noise.places) or any(term.build().how == "loss" for term in recipe.terms)
+        return Shape(settings, recipe.batch_size, job.rows, bool(recipe.sharpness.radius) and by_hand, eager)
 
     def template(self, recipe: Recipe) -> Template | str:
         """A model of these settings, traced; or why it cannot be."""
