@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,6 +145,12 @@ class Eager:
     def __init__(self, module: fx.GraphModule, stacks: Stacks, device: torch.device) -> None:
         self.module, self.stacks, self.device = module, stacks, device
         self.streams = sites(module)
+        self.leaves = list(stacks.weights)
+        self.calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+        """How often each layer is called in a pass."""
+        trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+        self.moves = [name in trained for name in self.leaves]
+        """Which leaves a gradient comes to: a traced module has no others than it uses."""
 
     def _of(self, stacks: dict[str, Stack], places: np.ndarray) -> dict[str, Tensor]:
         """Views where all places are wanted, in order; else copies."""
@@ -163,7 +170,6 @@ class Eager:
         if noisy.any():
             self._mix(plain, self.stacks.noisy, places, noisy)
         weights = {name: w.detach().requires_grad_() for name, w in plain.items()}
-        frozen = {name for name, p in trainings[0].model.named_parameters() if not p.requires_grad}
         buffers = {
             name: b.clone(memory_format=torch.contiguous_format)
             for name, b in self._of(self.stacks.buffers, places).items()
@@ -173,7 +179,7 @@ class Eager:
         outputs = run.run(inputs.flatten(0, 1))
         outputs = outputs.view(len(places), batch.rows, *outputs.shape[1:])
         costs = torch.stack([self._cost(j, training, outputs[j], batch) for j, training in enumerate(trainings)])
-        moving = [name for name in weights if name not in frozen]
+        moving = [name for name, moves in zip(self.leaves, self.moves, strict=True) if moves]
         found = torch.autograd.grad(costs.sum(), [weights[name] for name in moving], allow_unused=True)
         with torch.no_grad():
             for name, gradient in zip(moving, found, strict=True):

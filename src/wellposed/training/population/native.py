@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,6 +85,8 @@ class Program:
         self.moves = np.array(
             [bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64
         )
+        self.calls = Counter(op.normed for op in found.ops if op.norm)
+        """How often each norm is called in a pass."""
         self.step_arguments = self._arguments(model, loss)
         self.places = stacks.places
         self._bits = torch.zeros(0, dtype=torch.int16)
@@ -215,10 +218,10 @@ class Given:
         for j, own in batch.own.items():
             found.x[j] = found.hold(own.to(dtype))
         if classes:
-            found.label = found.lanes(batch.target, batch.lane)
+            found.label = found.lanes(batch.target.long(), batch.lane)
             found.other = found.label.copy()
             for j, (permutation, kept) in batch.mixing.items():
-                found.other[j], found.mix[j] = found.hold(batch.target_of(j)[permutation]), kept
+                found.other[j], found.mix[j] = found.hold(batch.target_of(j)[permutation].long()), kept
         else:
             found.target = found.lanes(batch.target.to(dtype), batch.lane)
         if batch.weight is not None:

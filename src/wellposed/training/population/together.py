@@ -285,8 +285,9 @@ class Template:
         types = {p.dtype for p in model.parameters()} | {b.dtype for b in model.buffers() if b.is_floating_point()}
         if len(types) != 1:
             raise NotStackable("its weights have several types")
+        known = problem.prepared.train.targets()  # the kernel looks up what they point to: all of them are checked
         try:
-            built = native(problem.loss, inputs, target, module, types.pop(), device)
+            built = native(problem.loss, inputs, target if known is None else known, module, types.pop(), device)
         except NotStackable as reason:
             if any(isinstance(m, (nn.Conv1d, nn.Conv2d)) for m in model.modules()) and device.type == "cpu":
                 raise NotStackable("convolutions on a CPU gain nothing from being stacked") from reason
@@ -313,6 +314,8 @@ def native(
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
         raise NotStackable("the targets are not one class index a row")
+    if classes and target.numel() and int(target.max()) >= found.outputs:
+        raise NotStackable("a class has no output")
     if not classes and target[0].numel() != found.outputs:
         raise NotStackable("targets and outputs have different shapes")
     return found, built
