@@ -20,11 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import killing  # noqa: E402 - lies beside the tests
-
-import wellposed.cli.improve  # noqa: E402, F401
-import wellposed.reporting.html  # noqa: E402, F401
-import wellposed.search.improve  # noqa: E402, F401
+import killing
+import wellposed.cli.improve
+import wellposed.reporting.html
+import wellposed.search.improve  # noqa: F401
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
-"""`kill -9` at random moments, then ``--resume``: nothing that had ended is lost, and the answer is the same. `benchmarks/kills.py` does
-it a hundred times."""
+"""`kill -9` at random moments, then ``--resume``: nothing that had ended is lost, and the answer is the same.
+
+`benchmarks/kills.py` does it a hundred times.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("pandas")
 pytest.importorskip("jinja2")
 
-import killing  # noqa: E402 - needs the extras
+import killing
 
 KILLS = 8
 

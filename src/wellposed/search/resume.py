@@ -73,7 +73,7 @@ def continued(folder: Path, state: State, account: Account, rows: str) -> Accoun
     if ended and budget.amount <= before and not new_rows:
         raise InputError(
             f"The study in '{folder}' has spent its budget of {before:g}{UNITS[budget.unit]} and is confirmed. Give a larger "
-            "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows what it found."
+            "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows its results."
         )
     if budget.unit != "seconds":
         for trial in state.of("baseline", "search"):
