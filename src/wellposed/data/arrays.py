@@ -100,7 +100,7 @@ class Arrays(Source):
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
         """The rows at ``index``."""
-        return _indexed(self.inputs, index), self.target[index]
+        return _indexed(self.inputs, index), self.target.index_select(0, index)
 
     def targets(self) -> Tensor:
         """All targets."""
@@ -268,7 +268,12 @@ def _parts(inputs: Any) -> Sequence[Any]:
 
 def _indexed(inputs: Any, index: Tensor) -> Any:
     if isinstance(inputs, Mapping):
-        return {key: part[index] for key, part in inputs.items()}
+        return {key: _rows(part, index) for key, part in inputs.items()}
     if isinstance(inputs, tuple):
-        return tuple(part[index] for part in inputs)
-    return inputs[index]
+        return tuple(_rows(part, index) for part in inputs)
+    return _rows(inputs, index)
+
+
+def _rows(part: Any, index: Tensor) -> Any:
+    """Rows of a tensor by number; several times faster than by indexing."""
+    return part.index_select(0, index) if isinstance(part, Tensor) else part[index]

@@ -76,6 +76,7 @@ class Population:
         self.places = min(places, len(jobs))
         self.averaged = any(job.recipe.averaging.ema or job.recipe.averaging.swa for _, job in jobs)
         self.disturbed = any(job.recipe.noise.places or job.recipe.sharpness.radius for _, job in jobs)
+        self.ascending = False
         self.slots: list[Slot] = []
         self.free = list(range(self.places))[::-1]
         self.total = len(jobs)
@@ -120,8 +121,10 @@ class Population:
         self.stacks.adopt(training.model, slot.place, average)
         training.model.train()
         self.rules.adopt(slot.place, training)
+        self.ascending = self.ascending or ascends_itself(training)
         if isinstance(self.engine, Eager):
             self.rules.rule["kind"][slot.place] = NO_UPDATE
+            self.ascending = self.ascending or bool(training.recipe.sharpness.radius)
         moving = [p for p in training.model.parameters() if p.requires_grad]
         if isinstance(self.engine, Program):
             moves = dict(zip(self.engine.leaves, self.engine.moves, strict=True))
@@ -161,8 +164,13 @@ class Population:
         self.fill()
         if not self.slots:
             return
+        # Beside the kernel, which has threads of its own, torch only does small things: several threads would wait for each other.
+        with threads_of(1 if isinstance(self.engine, Program) else torch.get_num_threads()):
+            self.epoch(list(self.slots))
+
+    def epoch(self, slots: list[Slot]) -> None:
+        """Train, evaluate, judge."""
         began = time.perf_counter()
-        slots = list(self.slots)
         self.train(slots)
         trained = time.perf_counter()
         sides = self.measured(slots)
@@ -305,8 +313,7 @@ class Population:
             inputs = torch.cat([x for x, _ in parts]) if len(parts) > 1 else parts[0][0]
             target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
             outputs = self.engine.outputs(places, averaged, inputs)
-            with threads_of(1 if isinstance(self.engine, Program) else torch.get_num_threads()):
-                found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
+            found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
         return found[0], found[1]
 
 
