@@ -96,40 +96,54 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
         if len(theirs) == pairs:
             found.worths.append(Worth(one, recipe, gain(full, theirs)))
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
-    found.simplest = simplest(bench, best, found.worths, full, epochs, rows)
+    arrays = {one.name: theirs for one, theirs in zip(inside, others, strict=True)}
+    found.simplest = simplest(bench, best, found.worths, full, arrays, epochs, rows)
     return found
 
 
 def simplest(
-    bench: Bench, best: Recipe, worths: Sequence[Worth], full: list[np.ndarray], epochs: int, rows: int | None
+    bench: Bench,
+    best: Recipe,
+    worths: Sequence[Worth],
+    full: list[np.ndarray],
+    without: dict[str, list[np.ndarray]],
+    epochs: int,
+    rows: int | None,
 ) -> dict[str, Any] | None:
-    """The recipe without the most ingredients whose gain is within one standard error of nothing; None where each is needed.
+    """The recipe without the most ingredients that is within one standard error of the best; None where each is needed.
 
-    Ingredients are left out one after another, the least valuable first, and each recipe so made is trained with the same seeds.
+    Ingredients whose gain is within one standard error of nothing are left out one after another, the least valuable first, and
+    each recipe so made is trained with the same seeds. The best of them may be better than the recipe they come from.
+
+    Args:
+        full: what each validation row adds to the score of the whole recipe, seed by seed.
+        without: the same without each ingredient, by its name.
     """
     idle = [worth for worth in reversed(worths) if worth.interval.estimate <= worth.error]
     if not idle:
         return None
-    chain = [idle[0].without]
+    chain = [best, idle[0].without]
     for worth in idle[1:]:
         chain.append(worth.ingredient.removed(chain[-1]))
-    gains: dict[int, Interval] = {0: idle[0].interval}
-    later = chain[1:]
+    tried = {0: full, 1: without[idle[0].ingredient.name]}
+    later = chain[2:]
     if later and affordable_pairs(bench, later, epochs, rows, share=1.0, fewest=len(full)) >= len(full):
-        for place, theirs in enumerate(scores(bench, later, epochs, rows, len(full)), 1):
+        for place, theirs in enumerate(scores(bench, later, epochs, rows, len(full)), 2):
             if len(theirs) == len(full):
-                gains[place] = gain(full, theirs)
-    fitting = [place for place, lost in gains.items() if lost.estimate <= standard_error(lost)]
-    if not fitting:
+                tried[place] = theirs
+    top = max(tried, key=lambda place: float(np.mean(tried[place])))
+    behind = {place: gain(tried[top], theirs) for place, theirs in tried.items()}
+    place = max(place for place, lost in behind.items() if place == top or lost.estimate <= standard_error(lost))
+    if place == 0:
         return None
-    place = max(fitting)
+    found = gain(tried[place], full)
     return {
         "recipe": chain[place].to_toml(),
         "describe": chain[place].describe(),
-        "without": [worth.ingredient.name for worth in idle[: place + 1]],
-        "difference": -gains[place].estimate,
-        "standard_error": standard_error(gains[place]),
-        "pairs": gains[place].pairs,
+        "without": [worth.ingredient.name for worth in idle[:place]],
+        "difference": found.estimate,
+        "standard_error": standard_error(found),
+        "pairs": found.pairs,
     }
 
 
