@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,19 +37,29 @@ class Slot:
 
     Attributes:
         number: of the job.
-        reattached: parameters with the views that their gradients are.
+        reattached: parameters with the views that their gradients are; None where no gradient comes.
+        error: what went wrong with this run alone.
         costs, norms: added up over the steps of the epoch that runs.
     """
 
     number: int
     place: int
     training: Training
-    reattached: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    reattached: list[tuple[nn.Parameter, Tensor | None]] = field(default_factory=list)
     epoch: int = 0
     costs: float = 0.0
     norms: float = 0.0
     steps: int = 0
     rates: np.ndarray = field(default_factory=lambda: np.ones(0))
+    error: Exception | None = None
+
+    @contextlib.contextmanager
+    def by_itself(self) -> Iterator[None]:
+        """What goes wrong inside ends this run and no other; see `Population.lose`."""
+        try:
+            yield
+        except Exception as error:
+            self.error, self.training.stopped = error, "failed"
 
 
 class Population:
@@ -125,15 +135,13 @@ class Population:
         if isinstance(self.engine, Eager):
             self.rules.rule["kind"][slot.place] = NO_UPDATE
             self.ascending = self.ascending or bool(training.recipe.sharpness.radius)
-        moving = [p for p in training.model.parameters() if p.requires_grad]
+        moves = dict(zip(self.engine.leaves, self.engine.moves, strict=True))
+        for name, parameter in training.model.named_parameters():
+            if not moves[name]:
+                parameter.grad = None
+            slot.reattached.append((parameter, parameter.grad))
         if isinstance(self.engine, Program):
-            moves = dict(zip(self.engine.leaves, self.engine.moves, strict=True))
-            for name, parameter in training.model.named_parameters():
-                if not moves[name]:
-                    parameter.grad = None
-            moving = [p for n, p in training.model.named_parameters() if moves[n]]
             slot.rates = self.engine.rates(training.model)
-        slot.reattached = [(p, p.grad) for p in moving if p.grad is not None]
         self.slots.append(slot)
 
     def remove(self, slot: Slot, stopped: str) -> Run:
@@ -153,9 +161,16 @@ class Population:
     def fail(self, error: Exception) -> None:
         """What happens in a shared step happens to all of its slots."""
         for slot in list(self.slots):
-            run = self.remove(slot, "failed")
-            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-            self.ended(slot.number, TrainingError(f"Training stopped by {said}", run))
+            self.lose(slot, error)
+
+    def lose(self, slot: Slot, error: Exception) -> None:
+        """A run ended by an exception, which keeps what was reached."""
+        run = self.remove(slot, "failed")
+        if isinstance(error, WellposedError) and not run.history.rows:
+            self.ended(slot.number, error)
+            return
+        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+        self.ended(slot.number, TrainingError(f"Training stopped by {said}", run))
 
     # --- an epoch
 
@@ -173,12 +188,18 @@ class Population:
         began = time.perf_counter()
         self.train(slots)
         trained = time.perf_counter()
+        slots = self.unharmed(slots)
+        if not slots:
+            return
         sides = self.measured(slots)
         watched = time.perf_counter()
         for slot, train, valid in zip(slots, *sides, strict=True):
             training = slot.training
             row = {"epoch": slot.epoch, "cost": slot.costs / slot.steps, "grad_norm": slot.norms / slot.steps}
-            training.judge(row, train, valid)
+            with slot.by_itself():
+                training.judge(row, train, valid)
+            if not self.unharmed([slot]):
+                continue
             # What one of them costs: its share of what all of them took together.
             row["seconds"] = (watched - began) / len(slots)
             row["watch_seconds"] = (watched - trained) / len(slots)
@@ -187,6 +208,13 @@ class Population:
             stopped = training.stopped or training.patience()
             if stopped or slot.epoch >= training.recipe.epochs:
                 self.end(slot, stopped or "epochs")
+
+    def unharmed(self, slots: list[Slot]) -> list[Slot]:
+        """Those that go on; the others are taken out."""
+        for slot in slots:
+            if slot.error is not None:
+                self.lose(slot, slot.error)
+        return [slot for slot in slots if slot.error is None]
 
     def train(self, slots: list[Slot]) -> None:
         """The steps of an epoch."""
@@ -208,9 +236,10 @@ class Population:
                 break
         for slot in slots:
             self.settle_steps(slot)
-            if isinstance(slot.training.optimizer, Lookahead):
-                slot.training.optimizer.synchronize()
-            slot.training.average_epoch(slot.epoch)
+            with slot.by_itself():
+                if isinstance(slot.training.optimizer, Lookahead):
+                    slot.training.optimizer.synchronize()
+                slot.training.average_epoch(slot.epoch)
 
     def step(self, slots: list[Slot], batch: Batch, scales: np.ndarray) -> None:
         """One step of these slots: together what can be, the rest by each one's own optimizer."""
@@ -229,9 +258,12 @@ class Population:
         own = rule["kind"] == NO_UPDATE
         for j, slot in enumerate(slots):
             training, total = slot.training, float(costs[j])
+            if slot.error is not None:
+                continue
             if own[j]:
-                training.set_rate()
-                norms[j] = training.move(total)
+                with slot.by_itself():
+                    training.set_rate()
+                    norms[j] = training.move(total)
             else:
                 training.streams.step += 1
             slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
@@ -259,7 +291,8 @@ class Population:
                 parameter.grad = gradient
             if j in noised:
                 through(trainings[j].model, noised[j])
-            costs[j] += trainings[j].charge_weights()
+            with slots[j].by_itself():
+                costs[j] += trainings[j].charge_weights()
         return costs, norms
 
     def noised(self, slot: Slot) -> dict[str, Tensor]:
@@ -290,7 +323,7 @@ class Population:
         training, place = slot.training, slot.place
         for name, count in training.model.named_buffers():
             if name.endswith("num_batches_tracked"):
-                count += slot.steps
+                count += slot.steps * self.engine.calls[name.rpartition(".")[0]]
                 if training.averager is not None and training.recipe.averaging.ema:
                     training.averager.module.get_buffer(name).copy_(count)
         if self.rules.rule["kind"][place] == NO_UPDATE:
