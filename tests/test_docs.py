@@ -25,6 +25,12 @@ def test_the_first_example_finds_what_the_readme_prints(capsys: pytest.CaptureFi
     assert audit.strip() == shown[1].strip()
 
 
+def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "population.md").read_text(), re.DOTALL):
+        exec(code, {})
+    assert re.fullmatch(r"6 (compiled|torch) population of 6\n", capsys.readouterr().out)
+
+
 def test_links_and_images_exist() -> None:
     for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
