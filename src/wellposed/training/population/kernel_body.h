@@ -101,7 +101,8 @@ static void FN(forward)(const Step *s, int64_t j, REAL *w, int counts) {
                 mean /= n;
 #pragma omp simd reduction(+ : square)
                 for (int64_t i = 0; i < n; i++) square += (z[i] - mean) * (z[i] - mean);
-                REAL rstd = 1 / (REAL)sqrt((double)(square / n + (REAL)op->eps));
+                /* A sum that overflows is no number, as in torch: 1/inf would hide that the run has diverged. */
+                REAL rstd = isfinite(square) ? 1 / (REAL)sqrt((double)(square / n + (REAL)op->eps)) : (REAL)NAN;
                 stats[r] = rstd;
                 for (int64_t i = 0; i < n; i++) k[i] = (z[i] - mean) * rstd;
             }
