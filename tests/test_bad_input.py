@@ -200,7 +200,7 @@ ASKED: dict[str, tuple[tuple[str, ...], str]] = {
     "task": (("--task", "clasification"), "Did you mean 'classification'"),
     "task does not fit": (("--task", "regression"), "regression needs numbers"),
     "device": (("--device", "gpu"), "no device 'gpu'; use auto"),
-    "engine": (("--engine", "ray"), "engine 'ray' is not built"),
+    "engine": (("--engine", "rya"), "no engine 'rya'. Did you mean 'ray'?"),
     "budget without unit": (("--budget", "5"), "no unit; write 5s, 5m or '5 recipes'"),
     "budget in words": (("--budget", "a while"), "'a while' is not understood; write 90s"),
     "budget below zero": (("--budget=-5m",), "'-5m' is not understood"),

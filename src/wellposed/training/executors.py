@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -13,11 +15,13 @@ import torch
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.training.device import resolve_device
 from wellposed.training.inprocess import train_inprocess
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing
 from wellposed.training.loop import MakeOptimizer, Stop, fit
+from wellposed.training.population.together import why_alone
 from wellposed.training.problem import Problem, needs_problem
-from wellposed.training.processes import train_in_processes
+from wellposed.training.processes import cores, forkable, train_in_processes
 from wellposed.training.remote import interrupted
 from wellposed.training.run import Run
 
@@ -42,7 +46,8 @@ def train_jobs(
     than there are jobs; those that were in the middle say ``interrupted``.
 
     Args:
-        engine: one of `ENGINES`. ``inprocess``, which is ``auto``, trains them here; ``processes`` in as many processes as
+        engine: one of `ENGINES`. ``auto`` trains here what can be trained together, and alone what cannot, in several processes
+            where that helps; ``inprocess`` trains all of them here; ``processes`` in as many processes as
             there are cores, a thread each; ``ray`` on the Ray cluster of Ray's own configuration, or a local one.
         deadline: a value of ``time.monotonic()`` after which training stops.
         probe_rows: evaluate at most this many rows of either side at each epoch; None takes all validation rows.
@@ -84,13 +89,15 @@ class Engine(Protocol):
 
 
 def engine_of(name: str) -> Engine:
-    """The engine of that name; ``auto`` is ``inprocess``.
+    """The engine of that name.
 
     Raises:
         InputError: there is none.
         MissingExtra: it needs a package that is not installed.
     """
-    if name in ("auto", "inprocess"):
+    if name == "auto":
+        return train_auto
+    if name == "inprocess":
         return train_inprocess
     if name == "processes":
         return train_in_processes
@@ -99,6 +106,72 @@ def engine_of(name: str) -> Engine:
 
         return train_on_ray
     raise InputError(f"There is no engine {name!r}.{did_you_mean(name, ENGINES)} Use one of {listed(ENGINES)}.")
+
+
+TOGETHER = 5
+"""How many times faster a job is among others of its shape than alone, about; shares out what time there is."""
+
+
+def train_auto(
+    problem: Problem,
+    jobs: Sequence[Job],
+    *,
+    device: str | torch.device,
+    deadline: float,
+    probe_rows: int | None,
+    cull: Cull | None,
+    done: Done | None,
+) -> list[Outcome]:
+    """In this process what can be trained together; then what must be trained alone in several processes, where that is at
+    least two jobs, a fork is safe, and there are cores and threads for it."""
+    where = resolve_device(device)
+    several = len(jobs) > 1 and forkable(where) and min(cores(), torch.get_num_threads()) > 1
+    alone = set(why_alone(problem, jobs, where)) if several else set()
+    if len(alone) < 2:
+        return train_inprocess(
+            problem, jobs, device=where, deadline=deadline, probe_rows=probe_rows, cull=cull, done=done
+        )
+    outcomes: dict[int, Outcome] = {}
+    parts: list[tuple[Engine, list[int]]] = [
+        (train_inprocess, [i for i in range(len(jobs)) if i not in alone]),
+        (train_in_processes, sorted(alone)),
+    ]
+    left = (len(jobs) - len(alone)) / TOGETHER
+    for train, numbers in parts:
+        now = time.monotonic()
+        share = left / (left + len(alone)) if train is train_inprocess else 1.0
+        part = Part(numbers, outcomes, done, cull)
+        if numbers:
+            train(
+                problem, [jobs[i] for i in numbers], device=where, deadline=now + share * (deadline - now),
+                probe_rows=probe_rows, cull=part.cull if cull is not None else None, done=part.done,
+            )  # fmt: skip
+        if any(interrupted(outcome) for outcome in outcomes.values()):
+            break
+    return [outcomes[i] for i in sorted(outcomes)]
+
+
+@dataclass
+class Part:
+    """Some of the jobs, by their numbers among all."""
+
+    numbers: list[int]
+    outcomes: dict[int, Outcome]
+    told: Done | None
+    judge: Cull | None
+
+    def done(self, place: int, outcome: Outcome) -> None:
+        """One of them has ended."""
+        self.outcomes[self.numbers[place]] = outcome
+        if self.told is not None:
+            self.told(self.numbers[place], outcome)
+
+    def cull(self, standings: Sequence[Standing]) -> list[int]:
+        """Which of them shall stop."""
+        assert self.judge is not None
+        places = {self.numbers[one.job]: one.job for one in standings}
+        stopped = self.judge([replace(one, job=self.numbers[one.job]) for one in standings])
+        return [places[number] for number in stopped if number in places]
 
 
 def fit_many(

@@ -133,6 +133,12 @@ def train_population(
     return Together(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
 
 
+def why_alone(problem: Problem, jobs: Sequence[Job], device: torch.device) -> dict[int, str]:
+    """The jobs that cannot be trained together with others, by number, and why."""
+    together = Together(problem, list(jobs), device, math.inf, None, None, None)
+    return {group.number: group.says for group in together.groups if isinstance(group, Alone)}
+
+
 class Together:
     """All jobs, sorted into populations."""
 
@@ -144,6 +150,7 @@ class Together:
         self.problem, self.jobs, self.device, self.deadline = problem, jobs, device, deadline
         self.probe_rows, self.cull, self.done = probe_rows, cull, done
         self.outcomes: dict[int, Outcome] = {}
+        self.untold: list[int] = []
         self.shared: dict[int | None, Shared] = {}
         self.models: dict[str, Template | str] = {}
         self.groups: list[Population | Alone] = self.sorted_out()
@@ -158,11 +165,13 @@ class Together:
                         group.advance()
                     except Exception as error:
                         group.fail(error)
+                    self.tell()
                     self.judge()
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
                     group.end(slot, "interrupted")
+        self.tell()
         return [self.outcomes[i] for i in sorted(self.outcomes)]
 
     def judge(self) -> None:
@@ -177,12 +186,19 @@ class Together:
             if number in running:
                 group, slot = running[number]
                 group.end(slot, "culled")
+        self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """A job has ended."""
         self.outcomes[number] = outcome
-        if self.done is not None:
-            self.done(number, outcome)
+        self.untold.append(number)
+
+    def tell(self) -> None:
+        """Say which jobs have ended: not in the middle of a group's work, whose failure an error there is not."""
+        while self.untold:
+            number = self.untold.pop(0)
+            if self.done is not None:
+                self.done(number, self.outcomes[number])
 
     def rows(self, rows: int | None) -> Shared:
         """What jobs on equal rows share."""
