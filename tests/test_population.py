@@ -1,0 +1,1047 @@
+"""A slot of a population is the same recipe trained alone: for every optimizer, term, noise and average that there is."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import wellposed as wp
+from charges import constraints, elementwise, groups, matrix
+from populations import (
+    FEATURES,
+    LAYERS,
+    ROWS,
+    STRUCTURES,
+    XV,
+    Net,
+    X,
+    alone,
+    apart,
+    classes,
+    difference,
+    problem,
+    recipe,
+    same,
+    together,
+)  # fmt: skip
+from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.optim.schedules import PLATEAU, SHAPES
+from wellposed.penalties.base import FunctionalPenalty
+from wellposed.recipe.recipe import NoiseSpec, chargeables, optimizers
+from wellposed.training.checkpoint import load, save_run
+from wellposed.training.jobs import Job, Outcome, Standing
+from wellposed.training.population import rules
+from wellposed.training.population import together as together_module
+from wellposed.training.population.compiled import kernel
+from wellposed.training.population.eager import StackedModel
+from wellposed.training.population.population import Population
+from wellposed.training.population.tracing import traced
+from wellposed.training.run import Run
+
+TOLERANCE = 1e-9
+BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+needs_kernel = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")
+
+# What is tried
+
+OPTIMIZERS: dict[str, list[dict[str, Any]]] = {
+    "sgd": [
+        {"lr": 0.1}, {"lr": 0.05, "momentum": 0.9}, {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+        {"lr": 0.05, "momentum": 0.9, "dampening": 0.3}, {"lr": 0.01, "maximize": True}, {"lr": 0.1, "foreach": True},
+    ],
+    "adam": [
+        {}, {"weight_decay": 0.3}, {"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 0.01},
+        {"weight_decay": 0.3, "decoupled_weight_decay": True},
+    ],
+    "adamw": [{}, {"weight_decay": 0.3}, {"fused": False}],
+    "rmsprop": [{}, {"momentum": 0.6, "weight_decay": 0.3}, {"centered": True}, {"alpha": 0.5, "eps": 0.1}],
+    "muon": [{"lr": 0.02}],
+}  # fmt: skip
+"""Settings beside ``lr = 0.01``; one that is not named here is tried as it is."""
+
+TABLES = {name: given for room in (elementwise, groups, matrix, constraints) for name, given in room.GIVEN.items()}
+SPECIAL: dict[str, list[dict[str, Any]]] = {
+    "tied_groups": [{"axes": {"net.0.weight": "unit", "net.0.bias": "unit", "net.4.weight": "input"}, "strength": 0.1}],
+    "hierarchical": [{"strength": 0.4, "hierarchy": 1.5, "skip": "net.8.weight", "first": "net.4.weight"}],
+}
+"""Those that name the tensors that they are about."""
+HOWS = ("decay", "prox", "loss", "project")
+TERM_OPTIMIZERS = ({"lr": 0.01}, {"name": "sgd", "lr": 0.05, "momentum": 0.9}, {"name": "rmsprop", "lr": 0.01})
+
+
+def sayable(given: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe can say of a charge's arguments."""
+    return {k: v for k, v in given.items() if k != "reference" and not isinstance(v, Tensor)}
+
+
+def terms() -> dict[str, dict[str, Any]]:
+    """Every charge with every setting of the tables in its own way, and with the first one in every way."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, cls in chargeables().items():
+        functional = issubclass(cls, FunctionalPenalty)
+        cases = SPECIAL.get(name) or ([{"strength": 0.1}] if functional else [sayable(g) for g in TABLES[name]])
+        if name.startswith("activation"):
+            cases = [{**case, "on": "net.2"} for case in cases]
+        for i, given in enumerate(cases):
+            settled = "on" in given or "axes" in given or "skip" in given or functional
+            for how in (None, *HOWS) if i == 0 else (None,):
+                for where in (
+                    (None,) if settled else ("weights", "net.4", "named:net.0.bias")[: 3 if how is None else 1]
+                ):
+                    own = {key: value for key, value in (("how", how), ("on", where)) if value is not None}
+                    found[f"{name}-{i}-{how}-{where}"] = {"penalty": name, **given, **own}
+    return found
+
+
+NOISES: dict[str, list[Any]] = {
+    "dropout": [0.0, 0.3], "label_smoothing": [0.1], "input": [0.2], "mixup": [0.4], "gradient": [0.01],
+    "cutout": [0.3], "cutmix": [0.5],
+    "places": [
+        [{"kind": "drop_connect", "rate": 0.2, "on": "net.4.weight"}],
+        [{"kind": "weight_noise", "std": 0.1, "on": "net.0", "schedule": "cosine"}],
+        [{"kind": "gaussian_dropout", "rate": 0.2, "on": "net.2"}],
+    ],
+}  # fmt: skip
+IMAGES = ("cutout", "cutmix")
+
+
+def ingredients() -> dict[str, dict[str, Any]]:
+    """Recipes that differ from plain training in one thing."""
+    found: dict[str, dict[str, Any]] = {"plain": {}}
+    for name in optimizers():
+        for i, given in enumerate(OPTIMIZERS.get(name, [{}])):
+            model = {"model": {"kind": "bare"}} if name == "muon" else {}
+            found[f"{name}-{i}"] = {"optimizer": {"name": name, "lr": 0.01, **given}, **model}
+            if "weight_decay" not in given:
+                found[f"{name}-{i}-decayed"] = {**found[f"{name}-{i}"], "terms": [{"penalty": "l2", "strength": 0.5}]}
+    found |= {
+        f"{key}-{i}": {"noise": {key: v}} for key in NOISES if key not in IMAGES for i, v in enumerate(NOISES[key])
+    }
+    found |= {f"schedule-{name}": {"schedule": {"name": name, "warmup": 0.3}} for name in (*SHAPES, PLATEAU)}
+    found |= {
+        "plateau": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"lr": 0.3}},
+        "plateau-adagrad": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"name": "adagrad", "lr": 1}},
+        "ema": {"averaging": {"ema": 0.9}}, "ema-short": {"averaging": {"ema": 0.1}},
+        "swa": {"averaging": {"swa": 0.6}, "epochs": 4},
+        "ema-adagrad": {"averaging": {"ema": 0.9}, "optimizer": {"name": "adagrad"}},
+        "ema-zeros": {"averaging": {"ema": 0.9}, "terms": [{"penalty": "l1", "strength": 0.3}], "optimizer": {"lr": 0.1}},
+        "clip": {"clip": 0.1}, "clip-wide": {"clip": 100.0}, "clip-adagrad": {"clip": 0.1, "optimizer": {"name": "adagrad"}},
+        "clip-sgd": {"clip": 0.05, "optimizer": {"name": "sgd", "lr": 0.5}},
+        "clip-sam": {"clip": 0.1, "sharpness": {"radius": 0.1}},
+        "lookahead": {"lookahead": {"every": 2}}, "lookahead-constrained":
+            {"lookahead": {"every": 2, "share": 0.3}, "terms": [{"penalty": "max_norm", "bound": 0.5}]},
+        "sam": {"sharpness": {"radius": 0.1}}, "asam": {"sharpness": {"radius": 0.5, "adaptive": True}},
+        "sam-loss": {"sharpness": {"radius": 0.1}, "terms": [{"penalty": "l2", "strength": 0.5, "how": "loss"}]},
+        "sam-drop": {"sharpness": {"radius": 0.1}, "noise": {"dropout": 0.3, "mixup": 0.4}},
+        "sam-weights": {"sharpness": {"radius": 0.1}, "noise": {"places": NOISES["places"][0]}},
+        "accumulate": {"accumulate": 2}, "patience": {"epochs": 8, "stopping": {"patience": 1}, "optimizer": {"lr": 0.3}},
+        "strength-schedule": {"terms": [{"penalty": "l1", "strength": 0.1, "schedule": "cosine", "warmup": 0.5}]},
+        "l1-l2-norm": {"terms": [{"penalty": "l1", "strength": 0.1}, {"penalty": "l2", "strength": 0.3, "how": "prox"},
+                                 {"penalty": "max_norm", "bound": 0.6}]},
+        "l1-group": {"terms": [{"penalty": "l1", "strength": 0.1}, {"penalty": "group_l2", "strength": 0.1, "by": "input"}]},
+        "mixup-smooth-weights": {"noise": {"mixup": 0.5, "label_smoothing": 0.2, "input": 0.1, "dropout": 0.2}},
+        "batch-of-all": {"batch_size": 64}, "batch-of-three": {"batch_size": 3},
+    }  # fmt: skip
+    return found
+
+
+INGREDIENTS, TERMS = ingredients(), terms()
+
+
+def pair(settings: dict[str, Any], given: wp.Problem, seed: int = 1, compiled: bool = True) -> float:
+    """What a job beside another one differs in from itself alone."""
+    job = Job(recipe(**settings), seed)
+    return difference(alone(given, job), together(given, [Job(job.recipe, 5), job], compiled)[1])
+
+
+class Tried:
+    """Outcomes of many recipes, trained alone and all together by one engine; those that cannot be written are errors."""
+
+    def __init__(self, given: wp.Problem, settings: dict[str, dict[str, Any]], seeds: int = 3) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.refused: dict[str, WellposedError] = {}
+        for i, (name, values) in enumerate(settings.items()):
+            try:
+                self.jobs[name] = Job(recipe(**values), i % seeds)
+            except WellposedError as error:
+                self.refused[name] = error
+        self.alone = {name: alone(given, job) for name, job in self.jobs.items()}
+        self.together: dict[bool, dict[str, Outcome]] = {}
+        for compiled in (True, False):
+            outcomes = together(given, list(self.jobs.values()), compiled)
+            assert len(outcomes) == len(self.jobs)
+            self.together[compiled] = dict(zip(self.jobs, outcomes, strict=True))
+
+    def apart(self, name: str, compiled: bool) -> float:
+        return difference(self.alone[name], self.together[compiled][name])
+
+    def engine(self, name: str, compiled: bool) -> str:
+        found = self.together[compiled][name]
+        return found.engine if isinstance(found, Run) else ""
+
+
+@pytest.fixture(scope="module")
+def tried() -> Tried:
+    return Tried(problem(), INGREDIENTS)
+
+
+@BOTH
+@pytest.mark.parametrize("name", INGREDIENTS)
+def test_a_slot_is_the_recipe_alone(name: str, compiled: bool, tried: Tried) -> None:
+    assert name in tried.jobs, tried.refused.get(name)
+    assert tried.apart(name, compiled) < TOLERANCE
+
+
+def test_what_is_tried_is_all_there_is(tried: Tried) -> None:
+    """Every optimizer, schedule and noise that recipes know; only what the loop itself refuses is refused."""
+    assert set(NOISES) == set(NoiseSpec.model_fields)
+    failed = {name for name, found in tried.alone.items() if not isinstance(found, Run)}
+    assert failed == {name for name in tried.jobs if name.startswith(("lbfgs", "sparseadam"))}
+    assert set(optimizers()) <= {name.partition("-")[0] for name in tried.jobs}
+    assert {f"schedule-{name}" for name in (*SHAPES, PLATEAU)} <= set(tried.jobs)
+    moved = {name: found for name, found in tried.alone.items() if isinstance(found, Run)}
+    plain = moved["plain"]
+    for name, found in moved.items():  # every ingredient does something, so that leaving it out would be seen
+        inert = name in ("plain", "clip-wide", "dropout-0", "adam-0", "adamw-0", "adamw-2", "schedule-constant")
+        if found.recipe.model == plain.recipe.model and not inert:
+            assert difference(plain, found) > 1e-6, name
+
+
+@needs_kernel
+def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
+    """The kernel takes the whole step of common recipes; of the others it takes the gradient."""
+    engines = {name: tried.engine(name, True) for name in tried.jobs}
+    assert engines["plain"] == engines["adagrad-0"] == engines["ema"] == engines["gradient-0"] != ""
+    assert engines["plain"].startswith("compiled population of ")
+    assert tried.engine("plain", False).startswith("torch population of ")
+    assert "gradients" in engines["accumulate"]
+
+
+# Terms
+
+
+@pytest.fixture(scope="module")
+def charged() -> Tried:
+    return Tried(
+        problem(),
+        {name: {"terms": [term], "optimizer": TERM_OPTIMIZERS[i % 3]} for i, (name, term) in enumerate(TERMS.items())},
+    )
+
+
+@BOTH
+def test_every_term_in_every_way(charged: Tried, compiled: bool) -> None:
+    broken = {name: d for name in charged.jobs if not (d := charged.apart(name, compiled)) < TOLERANCE}
+    assert not broken
+
+
+def test_every_term_is_tried(charged: Tried) -> None:
+    taken = {name.partition("-")[0] for name, found in charged.alone.items() if isinstance(found, Run)}
+    assert taken == set(chargeables()), set(chargeables()) - taken
+    for how in HOWS:
+        assert any(f"-{how}-" in n for n, found in charged.alone.items() if isinstance(found, Run)), how
+
+
+# Models, losses, data
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [*LAYERS, *STRUCTURES])
+def test_every_structure(kind: str, compiled: bool) -> None:
+    """One step of full rows, then epochs with an average, prox and noise; what is not used or frozen stays as it was."""
+    given = problem(kind)
+    for settings in (
+        {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.1}},
+        {"terms": [{"penalty": "l2", "strength": 0.5}, {"penalty": "l1", "strength": 0.01}], "averaging": {"ema": 0.9}},
+        {"optimizer": {"name": "adagrad"}, "terms": [{"penalty": "l2", "strength": 0.5, "how": "loss"}], "clip": 0.1},
+    ):
+        assert pair(settings, given, compiled=compiled) < TOLERANCE
+
+
+@needs_kernel
+def test_the_kernel_takes_these_structures() -> None:
+    """All but layers that are called twice; so that the law above is one of the kernel."""
+    for kind in (*LAYERS, *STRUCTURES):
+        run = together(problem(kind), [Job(recipe(epochs=1))])[0]
+        assert isinstance(run, Run)
+        wanted = "torch" if kind in ("shared", "batch_norm_twice") else "compiled"
+        assert run.engine == f"{wanted} population of 1", (kind, run.engine)
+
+
+@BOTH
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber"])
+def test_every_loss(loss: str, weighted: bool, compiled: bool) -> None:
+    given = problem("no_norm", loss, weighted=weighted)
+    smoothing = {"label_smoothing": 0.2} if given.loss.classifies else {}
+    for noise in ({}, smoothing, {"mixup": 0.5, **smoothing}):
+        assert pair({"noise": noise, "optimizer": {"lr": 0.05}}, given, compiled=compiled) < TOLERANCE
+
+
+@BOTH
+@pytest.mark.parametrize("noise", [{"cutout": 0.3}, {"cutmix": 0.5}, {"cutmix": 0.5, "cutout": 0.2, "input": 0.1}])
+def test_noise_on_images(noise: dict[str, float], compiled: bool) -> None:
+    x = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    y = (x[:, 0, 0, 0] > 0).long()
+
+    def model() -> nn.Module:
+        return Cast(nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 2)), torch.float64)
+
+    given = wp.Problem(model, "cross_entropy", wp.Data(train=(x[:28], y[:28]), valid=(x[28:], y[28:])))
+    assert pair({"noise": noise}, given, compiled=compiled) < TOLERANCE
+
+
+def test_embeddings_are_stacked_by_torch() -> None:
+    x = torch.randint(0, 7, (40, 3), generator=torch.Generator().manual_seed(1))
+    y = (x[:, 0] > 3).long()
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Embedding(7, 4, padding_idx=2), nn.Flatten(), nn.Linear(12, 2)).double()
+
+    given = wp.Problem(model, "cross_entropy", wp.Data(train=(x[:28], y[:28]), valid=(x[28:], y[28:])))
+    job = Job(recipe(terms=[{"penalty": "l1", "strength": 0.1, "on": "named:0.weight"}]), 1)
+    one = together(given, [Job(recipe()), job])[1]
+    assert isinstance(one, Run)
+    assert one.engine == "torch population of 2"
+    assert difference(alone(given, job), one) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: [nn.Conv1d(3, 4, 3, padding=1, stride=2), nn.GELU(), nn.Dropout1d(0.3), nn.Flatten(), nn.Linear(16, 2)], (3, 8)),
+        (lambda: [nn.Conv2d(2, 4, 3, groups=2, bias=False), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 2)],
+         (2, 6, 6)),
+        (lambda: [nn.BatchNorm1d(3), nn.Conv1d(3, 4, 2, dilation=2), nn.AdaptiveAvgPool1d(1), nn.Flatten()], (3, 8)),
+        (lambda: [nn.LayerNorm((3, 8)), nn.Linear(8, 5), nn.BatchNorm1d(3), nn.Hardswish(), nn.AvgPool1d(5)], (3, 8)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("training", [True, False])
+def test_stacked_layers_are_the_layers(
+    make: Callable[[], list[nn.Module]], shape: tuple[int, ...], training: bool
+) -> None:
+    """Outputs, gradients and running statistics of three models at once are those of each by itself."""
+    models = [nn.Sequential(*make()).double().train(training) for _ in range(3)]
+    x = torch.randn(3, 5, *shape, dtype=torch.float64)
+    for model in models:
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+    weights = {n: torch.stack([m.get_parameter(n).detach() for m in models]) for n, _ in models[0].named_parameters()}
+    weights = {n: w.requires_grad_() for n, w in weights.items()}
+    buffers = {n: torch.stack([m.get_buffer(n).clone() for m in models]) for n, b in models[0].named_buffers()}
+    out = StackedModel(traced(models[0], x[0]), 3, weights, buffers, {} if training else None).run(x.flatten(0, 1))
+    out = out.view(3, 5, *out.shape[1:])
+    found = torch.autograd.grad((out**2).sum(), list(weights.values()))
+    for i, model in enumerate(models):
+        alone_ = model(x[i])
+        torch.testing.assert_close(out[i], alone_, rtol=1e-12, atol=1e-12)
+        wanted = torch.autograd.grad((alone_**2).sum(), list(model.parameters()))
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a[i], b, rtol=1e-10, atol=1e-10)
+        for name, buffer in model.named_buffers():
+            if buffer.is_floating_point():
+                torch.testing.assert_close(buffers[name][i], buffer, rtol=1e-12, atol=1e-12)
+
+
+LONG = {
+    "adamw": {"optimizer": {"lr": 1e-3}, "noise": {"dropout": 0.2}, "averaging": {"ema": 0.99}},
+    "lasso": {
+        "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
+        "terms": [{"penalty": "l1", "strength": 1e-2}],
+    },
+    "adagrad": {"optimizer": {"name": "adagrad", "lr": 1e-2}, "schedule": {"name": "one_cycle"}},
+}
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize("name", LONG)
+def test_twenty_epochs_agree_in_outputs(name: str, dtype: torch.dtype, compiled: bool) -> None:
+    """Rounding is all that differs: 60 steps of which each adds a few units in the last place (6e-8 in single precision, of
+    numbers of size 1), along a path that does not amplify them."""
+    given = problem("residual", dtype=dtype)
+    job = Job(recipe(epochs=20, **LONG[name]), 1)
+    one, other = alone(given, job), together(given, [Job(recipe(epochs=20)), job], compiled)[1]
+    assert isinstance(one, Run)
+    assert isinstance(other, Run)
+    with torch.no_grad():
+        outputs = apart(one.model(XV).double(), other.model(XV).double())
+    assert outputs < (1e-9 if dtype == torch.float64 else 1e-4)
+    assert len(one.history) == len(other.history) == 20
+    assert one.best_epoch == other.best_epoch or dtype == torch.float32
+
+
+def drawn(seed: int, size: int) -> list[dict[str, Any]]:
+    """Recipes of several ingredients at once."""
+    pick = random.Random(seed)
+    kernel_like = [{"lr": 0.01}, {"name": "sgd", "lr": 0.05, "momentum": 0.9}, {"name": "rmsprop", "lr": 0.003}]
+    parts: dict[str, list[Any]] = {
+        "optimizer": [*kernel_like, *kernel_like, {"name": "nadam", "lr": 0.01}, {"name": "adam", "lr": 0.01, "weight_decay": 0.1}],
+        "schedule": [{"name": name, "warmup": w} for name in SHAPES for w in (0.0, 0.4)],
+        "clip": [0.0, 0.0, 0.3], "averaging": [{}, {"ema": 0.8}, {"swa": 0.6}],
+        "noise": [{}, {"dropout": 0.3}, {"mixup": 0.3, "label_smoothing": 0.1}, {"input": 0.1, "dropout": 0.1}, {"gradient": 0.01}],
+        "lookahead": [{}, {}, {}, {"every": 2}], "sharpness": [{}, {}, {}, {"radius": 0.05}],
+    }  # fmt: skip
+    charges = [
+        {"penalty": "l2", "strength": 0.3}, {"penalty": "l1", "strength": 0.02}, {"penalty": "l2", "strength": 0.3, "how": "loss"},
+        {"penalty": "group_l2", "strength": 0.05, "by": "input"}, {"penalty": "max_norm", "bound": 0.7},
+        {"penalty": "mcp", "strength": 0.1}, {"penalty": "confidence", "strength": 0.1},
+    ]  # fmt: skip
+    found = []
+    while len(found) < size:
+        settings = {key: pick.choice(values) for key, values in parts.items()}
+        settings["terms"] = pick.sample(charges, pick.choice([0, 1, 1, 2]))
+        found.append(settings | {"epochs": pick.choice([2, 3])})
+    return found
+
+
+@pytest.mark.slow
+def test_mixtures_beside_each_other() -> None:
+    given = problem()
+    tried = Tried(given, {str(i): settings for i, settings in enumerate(drawn(0, 120))})
+    assert sum(isinstance(found, Run) for found in tried.alone.values()) > 60
+    assert not {n: d for n in tried.jobs for c in (True, False) if not (d := tried.apart(n, c)) < TOLERANCE}
+
+
+# What a slot computes is its own affair
+
+
+class Cast(nn.Module):
+    """A model in some type, whatever its inputs are."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net, self.double_ = net.to(dtype), dtype == torch.float64
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(x.double() if self.double_ else x.float())
+        return found
+
+
+def odd(dtype: torch.dtype) -> wp.Problem:
+    """Sizes that no vector register divides, so that nothing falls into place by luck."""
+    x = torch.randn(61, 7, generator=torch.Generator().manual_seed(3))
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+    def model() -> nn.Module:
+        hidden = [
+            nn.Linear(7, 37),
+            nn.LayerNorm(37),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Linear(37, 19),
+            nn.BatchNorm1d(19),
+            nn.ReLU(),
+        ]
+        return Cast(nn.Sequential(*hidden, nn.Linear(19, 3)), dtype)
+
+    return wp.Problem(model, "cross_entropy", wp.Data(train=(x[:45], y[:45]), valid=(x[45:], y[45:])))
+
+
+NEIGHBOURS: list[dict[str, Any]] = [
+    {}, {"noise": {"dropout": 0.4, "mixup": 0.3}, "epochs": 1}, {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+    {"optimizer": {"name": "adagrad"}, "epochs": 4}, {"averaging": {"ema": 0.9}, "terms": [{"penalty": "l1", "strength": 0.1}]},
+    {"noise": {"input": 0.3}, "terms": [{"penalty": "nuclear", "strength": 0.1}]}, {"optimizer": {"name": "rmsprop"}, "epochs": 5},
+]  # fmt: skip
+MINE: list[dict[str, Any]] = [
+    {"epochs": 3, "noise": {"dropout": 0.3, "label_smoothing": 0.1}, "terms": [{"penalty": "l1", "strength": 0.02}]},
+    {"epochs": 3, "optimizer": {"name": "adagrad"}, "averaging": {"ema": 0.9}, "noise": {"mixup": 0.3}},
+]  # fmt: skip
+
+
+def jobs_of(settings: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Job]:
+    return [Job(recipe(batch_size=13, **values), seed) for values, seed in zip(settings, seeds, strict=True)]
+
+
+@pytest.mark.parametrize("mine", MINE, ids=["kernel", "own optimizer"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@needs_kernel
+def test_neighbours_place_threads_and_waiting_change_no_bit(
+    mine: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, job = odd(dtype), jobs_of([mine], [1])[0]
+    wanted = together(given, [job])[0]
+    assert isinstance(wanted, Run)
+    others = jobs_of(NEIGHBOURS, [5, 1, 7, 8, 9, 10, 11])
+    for at in (0, 3, 7):
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            try:
+                found = together(given, [*others[:at], job, *others[at:]])
+            finally:
+                torch.set_num_threads(1)
+            assert same(wanted, found[at]), (at, threads)
+    per_slot = together_module.COPIES * sum(w.numel() * w.element_size() for w in given.build({}, 0).parameters())
+    monkeypatch.setattr(together_module, "BYTES", 2 * per_slot)
+    late = together(given, [*others, job])
+    assert isinstance(late[-1], Run)
+    assert "population of 2" in late[-1].engine
+    assert same(wanted, late[-1])
+    for one, other in zip(late, together(given, [*others, job]), strict=True):
+        assert same(one, other)
+
+
+@BOTH
+def test_a_slot_that_ends_badly_harms_no_other(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It diverges, meets an exception of its own in a step or a refusal at the start, is stopped by patience, or from outside;
+    the others are as they are without it, and its place goes to one that waited."""
+    given = problem("residual", dtype=torch.float32)
+    good = [Job(recipe(epochs=4), 1), Job(recipe(epochs=4, optimizer={"name": "adagrad"}), 2)]
+    bad = [
+        Job(recipe(epochs=4, optimizer={"name": "sgd", "lr": 1e6}), 3),
+        Job(recipe(epochs=4, optimizer={"name": "adagrad", "lr": 1e6}, clip=1.0), 4),
+        Job(recipe(epochs=4, optimizer={"name": "rprop"}, terms=[{"penalty": "l1", "strength": 0.1}]), 5),
+        Job(recipe(epochs=30, optimizer={"lr": 0.5}, stopping={"patience": 2}), 6),
+        Job(recipe(epochs=4), 7),
+    ]
+    weights = sum(w.numel() * w.element_size() for w in given.build({}, 0).parameters())
+    monkeypatch.setattr(together_module, "BYTES", 3 * together_module.COPIES * weights)
+
+    def cull(standings: Sequence[Standing]) -> Collection[int]:
+        return [s.job for s in standings if s.job == 4 and s.progress == 0.5]
+
+    wanted = together(given, good, compiled)
+    found = together(given, [*bad, *good], compiled, cull=cull)
+    assert isinstance(found[0], Run)
+    assert found[0].stopped == "diverged"
+    assert isinstance(found[2], WellposedError)
+    assert "Rprop has none" in str(found[2])
+    assert isinstance(found[3], Run)
+    assert found[3].stopped == "patience"
+    assert isinstance(found[4], Run)
+    assert (found[4].stopped, len(found[4].history)) == ("culled", 2)
+    for one, other in zip(wanted, found[5:], strict=True):
+        assert same(one, other) if compiled else difference(one, other) < 1e-6
+
+
+@BOTH
+def test_an_exception_of_one_slot_is_its_own(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its optimizer, its penalty, its average or its score; as `fit` tells it."""
+    given = problem("residual")
+    jobs = [Job(recipe(epochs=3, optimizer={"name": "adagrad"}), seed) for seed in range(3)]
+    wanted = together(given, jobs, compiled)
+    from wellposed.training.loop import Training
+
+    for name in ("move", "charge_weights", "average_epoch", "judge"):
+        usual = getattr(Training, name)
+
+        def broken(self: Training, *given: Any, usual: Any = usual) -> Any:
+            if self.seed == 1 and len(self.history) == 1:
+                raise FloatingPointError("out of range")
+            return usual(self, *given)
+
+        monkeypatch.setattr(Training, name, broken)
+        found = together(given, jobs, compiled)
+        reference = alone(given, jobs[1])
+        monkeypatch.setattr(Training, name, usual)
+        assert isinstance(found[1], TrainingError), name
+        assert str(found[1]) == str(reference) == "Training stopped by FloatingPointError: out of range"
+        assert found[1].run is not None
+        assert len(found[1].run.history) == 1
+        assert difference(reference.run, found[1].run) < TOLERANCE
+        for i in (0, 2):
+            assert same(wanted[i], found[i]) if compiled else difference(wanted[i], found[i]) < 1e-12
+
+
+@BOTH
+def test_an_exception_in_a_shared_step_is_told_to_all(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Population, *given: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Population, "gradients", broken)
+    for outcome in together(problem(), [Job(recipe(), 0), Job(recipe(), 1)], compiled):
+        assert str(outcome) == "Training stopped by MemoryError: no room"
+
+
+@BOTH
+def test_metrics_of_a_diverged_slot(compiled: bool) -> None:
+    """What is no number is scored as `fit` scores it, and beside it as always."""
+    for metric, loss in (("balanced_accuracy", "cross_entropy"), ("r2", "squared_error"), ("rmse", "squared_error")):
+        given = problem("no_norm", loss, metric=metric)
+        jobs = [Job(recipe(optimizer={"name": "sgd", "lr": 1e200}), 0), Job(recipe(), 1)]
+        found = together(given, jobs, compiled)
+        for job, outcome in zip(jobs, found, strict=True):
+            assert difference(alone(given, job), outcome) < TOLERANCE
+        assert isinstance(found[0], Run)
+        assert found[0].stopped == ("diverged" if loss == "squared_error" else "epochs")
+
+
+@BOTH
+def test_masks_differ_by_seed_and_are_shared_where_seeds_agree(compiled: bool) -> None:
+    given = problem("many_drops")
+    job = Job(recipe(noise={"dropout": 0.5}), 1)
+    a, b, c = together(given, [job, Job(job.recipe, 2), job], compiled)
+    assert same(a, c)
+    assert difference(a, b) > 1e-3
+
+
+@BOTH
+def test_best_weights_and_batch_norms_of_each(compiled: bool) -> None:
+    """Weights of its own best epoch come back, with the running statistics of that epoch."""
+    given = problem("batch")
+    jobs = [
+        Job(recipe(epochs=6, optimizer={"lr": lr}, stopping={"patience": 0}), s)
+        for s, lr in enumerate((0.3, 0.01, 0.1))
+    ]
+    found = together(given, jobs, compiled)
+    assert len({run.best_epoch for run in found if isinstance(run, Run)}) > 1
+    for run in found:
+        assert isinstance(run, Run)
+        loss = run.history["valid_loss"]
+        assert run.best_epoch == int(np.argmin(loss))
+        assert run.evaluate("valid").loss.mean == pytest.approx(min(loss), rel=1e-5)
+        mean = run.model.get_buffer("net.2.running_mean")
+        assert all(
+            run is other or not torch.equal(mean, other.model.get_buffer("net.2.running_mean")) for other in found
+        )
+
+
+# The contract of train_population
+
+
+@BOTH
+def test_done_and_cull_are_told_what_happens(compiled: bool) -> None:
+    told: list[tuple[int, Outcome]] = []
+    seen: list[list[Standing]] = []
+
+    def cull(standings: Sequence[Standing]) -> Collection[int]:
+        seen.append(list(standings))
+        return [99, *(s.job for s in standings if s.job == 1 and len(s.history) == 2)]
+
+    jobs = [
+        Job(recipe(epochs=4), 0),
+        Job(recipe(epochs=6), 1),
+        Job(recipe(epochs=3), 2),
+        Job(recipe(accumulate=2, epochs=2), 3),
+    ]
+    outcomes = together(
+        problem(), jobs, compiled, cull=cull, done=lambda number, outcome: told.append((number, outcome))
+    )
+    assert sorted(number for number, _ in told) == [0, 1, 2, 3]
+    assert all(outcomes[number] is outcome for number, outcome in told)
+    order = [number for number, _ in told if number != 3]
+    assert order == [1, 2, 0]
+    assert [run.stopped for run in outcomes if isinstance(run, Run)] == ["epochs", "culled", "epochs", "epochs"]
+    for standings in seen:
+        assert [s.job for s in standings] == sorted({s.job for s in standings})
+        for s in standings:
+            assert s.epochs == jobs[s.job].recipe.epochs
+            assert s.progress == len(s.history) / s.epochs
+            assert 0 < s.progress <= 1
+    assert not any(s.job == 1 and len(s.history) > 2 for standings in seen for s in standings)
+
+
+@BOTH
+def test_a_culled_run_is_the_run_so_far(compiled: bool) -> None:
+    given = problem()
+    whole = recipe(epochs=6, schedule={"name": "cosine"})
+    jobs = [Job(whole, 0), Job(whole, 1)]
+    free = together(given, jobs, compiled)
+    cut = together(
+        given, jobs, compiled, cull=lambda standings: [s.job for s in standings if len(s.history) == 3 and s.job]
+    )
+    assert same(free[0], cut[0]) if compiled else difference(free[0], cut[0]) < 1e-12
+    rows = [[{k: v for k, v in row.items() if "seconds" not in k} for row in run.history] for run in (free[1], cut[1])]
+    assert rows[0][:3] == rows[1] if compiled else len(rows[1]) == 3
+
+
+@BOTH
+def test_an_interrupt_ends_with_what_there_is(compiled: bool) -> None:
+    given = problem()
+    calls = itertools.count()
+
+    def cull(standings: Sequence[Standing]) -> Collection[int]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return ()
+
+    jobs = [Job(recipe(epochs=9), 0), Job(recipe(epochs=9), 1), Job(recipe(epochs=1), 2)]
+    found = together(given, jobs, compiled, cull=cull)
+    assert [(run.stopped, len(run.history)) for run in found if isinstance(run, Run)] == [
+        ("interrupted", 3), ("interrupted", 3), ("epochs", 1),
+    ]  # fmt: skip
+    three = together(given, [Job(recipe(epochs=3), 0)], compiled)[0]
+    assert isinstance(three, Run)
+    assert apart(torch.tensor(found[0].history["train_loss"]), torch.tensor(three.history["train_loss"])) < 1e-12
+
+
+@BOTH
+def test_the_deadline_ends_after_a_step(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem()
+    over = time.monotonic() - 1
+    found = together(given, [Job(recipe(epochs=5), 0)], compiled, deadline=over)[0]
+    wanted = wp.fit(given, recipe(epochs=5), 0, device="cpu", deadline=over)
+    assert isinstance(found, Run)
+    assert (found.stopped, len(found.history)) == ("budget", 1)
+    assert difference(wanted, found) < TOLERANCE
+    monkeypatch.setattr(together_module, "BYTES", 1)
+    outcomes = together(given, [Job(recipe(epochs=5), seed) for seed in range(3)], compiled, deadline=over)
+    assert [isinstance(outcome, Run) for outcome in outcomes] == [True, False, False]
+    assert "before this recipe began" in str(outcomes[2])
+
+
+@BOTH
+def test_global_random_state_is_untouched(compiled: bool) -> None:
+    given = problem()
+    given.prepared  # noqa: B018 - splits are not what is looked at
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    jobs = [
+        Job(recipe(noise={"mixup": 0.3}), 0),
+        Job(recipe(accumulate=2), 1),
+        Job(recipe(optimizer={"name": "sgd", "lr": 1e9}), 2),
+    ]
+    one = together(given, jobs, compiled)
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert state[1] == random.getstate()
+    assert np.array_equal(state[2], np.random.get_state()[1])  # noqa: NPY002
+    torch.manual_seed(77)
+    for a, b in zip(one, together(given, jobs, compiled), strict=True):
+        assert same(a, b)
+
+
+@BOTH
+def test_models_own_their_memory(compiled: bool, tmp_path: Any) -> None:
+    given = problem("batch", dtype=torch.float32)
+    jobs = [Job(recipe(averaging={"ema": 0.9} if seed else {}), seed) for seed in range(3)]
+    found = [run for run in together(given, jobs, compiled) if isinstance(run, Run)]
+    tensors = [t for run in found for t in run.model.state_dict().values()]
+    assert len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in tensors)
+    assert all(p.grad is None and p.requires_grad for run in found for p in run.model.parameters())
+    assert not any(m.training or "forward" in vars(m) for run in found for m in run.model.modules())
+    before = [{k: v.clone() for k, v in run.model.state_dict().items()} for run in found]
+    net = found[0].model.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    nn.functional.cross_entropy(net(X), classes(X)).backward()
+    optimizer.step()
+    assert not torch.equal(before[0]["net.1.weight"], net.state_dict()["net.1.weight"])
+    for run, kept in zip(found[1:], before[1:], strict=True):
+        assert all(torch.equal(value, kept[key]) for key, value in run.model.state_dict().items())
+    loaded = load(save_run(found[1], tmp_path / "model"), given)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(XV), found[1].model(XV))
+
+
+NOTHING = [
+    {"penalty": "l1"}, {"penalty": "l2"}, {"penalty": "l2", "how": "prox"}, {"penalty": "l2", "how": "loss"},
+    {"penalty": "group_l2", "by": "unit"}, {"penalty": "elastic_net"}, {"penalty": "mcp"}, {"penalty": "nuclear"},
+    {"penalty": "confidence"}, {"penalty": "l2_sp"},
+]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("term", NOTHING, ids=lambda t: "-".join(map(str, t.values())))
+def test_strength_0_is_plain_training(term: dict[str, Any], compiled: bool) -> None:
+    """Bit for bit where the same program takes the step; to rounding where a term sends it to another one."""
+    given = problem()
+    plain, charged = together(given, [Job(recipe(), 1), Job(recipe(terms=[{**term, "strength": 0.0}]), 1)], compiled)
+    assert isinstance(plain, Run)
+    assert isinstance(charged, Run)
+    left, right = plain.model.state_dict(), charged.model.state_dict()
+    largest = max(apart(left[name].double(), right[name].double()) for name in left)
+    assert (
+        largest == 0 if term["penalty"] in ("l1", "l2", "group_l2") and term.get("how") != "loss" else largest < 1e-12
+    )
+
+
+def test_histories_have_the_same_columns(tried: Tried) -> None:
+    for compiled in (True, False):
+        for name, one in tried.alone.items():
+            other = tried.together[compiled][name]
+            if isinstance(one, Run) and isinstance(other, Run):
+                assert [list(row) for row in one.history] == [list(row) for row in other.history]
+                assert one.history.facts == other.history.facts
+                assert all(row["seconds"] > 0 for row in other.history)
+
+
+# What is trained alone, and why
+
+
+class Called(nn.Module):
+    """``linear(function(x))``."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(FEATURES, 3)
+        self.shift = nn.Parameter(torch.zeros(FEATURES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(self.function(self, x))
+        return found
+
+
+def hooked(kind: str) -> nn.Module:
+    net = nn.Sequential(nn.Linear(FEATURES, 3))
+    if kind == "forward":
+        net[0].register_forward_hook(lambda *_: None)
+    elif kind == "backward":
+        net[0].register_full_backward_hook(lambda *_: None)
+    else:
+        net[0].weight.register_hook(lambda gradient: 0 * gradient)
+    return net
+
+
+class StaysInEvaluation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 3)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(self.norm(x))
+        return found
+
+
+class Shares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(FEATURES, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.d = nn.Linear(8, 8)
+        self.d.weight = self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.c(self.d(self.b(self.a(x))))
+        return found
+
+
+class TwoTypes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(FEATURES, 3), nn.Linear(3, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.b(self.a(x).double())
+        return found
+
+
+def seq(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(make(), nn.Linear(FEATURES, 3))
+
+
+ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "forward hook": (lambda: hooked("forward"), "the model has hooks"),
+    "backward hook": (lambda: hooked("backward"), "the model has hooks"),
+    "hook of a weight": (lambda: hooked("weight"), "the model has hooks"),
+    "branch": (lambda: Called(lambda m, x: x if x.sum() > 0 else -x), "cannot be traced (TraceError)"),
+    "mode": (lambda: Called(lambda m, x: x if m.training else 0.5 * x), "its forward is another one in evaluation"),
+    "evaluation": (StaysInEvaluation, "some of its layers stay in evaluation mode"),
+    "shared": (Shares, "share weights"), "two types": (TwoTypes, "its weights have several types"),
+    "function": (lambda: Called(lambda m, x: torch.sin(x)), "it calls sin"),
+    "method": (lambda: Called(lambda m, x: x.cos()), "it calls .cos()"),
+    "batch mean": (lambda: Called(lambda m, x: x - x.mean(0)), "it calls .mean()"),
+    "attribute": (lambda: Called(lambda m, x: x + m.shift), "it uses 'shift' outside a layer"),
+    "layer": (seq(lambda: nn.PReLU()), "is PReLU"),
+    "alpha dropout": (seq(lambda: nn.AlphaDropout(0.1)), "is AlphaDropout"),
+    "momentum": (seq(lambda: nn.BatchNorm1d(FEATURES, momentum=None)), "keeps no running mean"),
+    "no statistics": (seq(lambda: nn.BatchNorm1d(FEATURES, track_running_stats=False)), "keeps no running mean"),
+    "parametrization": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(FEATURES, 3))), "ParametrizedLinear",
+    ),
+    "first axis": (lambda: Called(lambda m, x: torch.flatten(x, 0).view(-1, FEATURES)), "no axis of examples first"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("name", ALONE)
+def test_models_that_cannot_be_stacked(name: str) -> None:
+    make, reason = ALONE[name]
+    given = wp.Problem(make, "cross_entropy", wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))))
+    jobs = [Job(recipe(), 0), Job(recipe(), 1)]
+    for job, run in zip(jobs, together(given, jobs), strict=True):
+        assert isinstance(run, Run), run
+        assert run.engine.startswith("alone: ")
+        assert reason in run.engine
+        assert difference(alone(given, job), run) == 0
+
+
+def images() -> wp.Problem:
+    x = torch.randn(40, 1, 5, 5)
+    y = (x[:, 0, 0, 0] > 0).long()
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+
+    return wp.Problem(model, "cross_entropy", wp.Data(train=(x[:30], y[:30]), valid=(x[30:], y[30:])))
+
+
+class Rows(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return X[i], classes(X)[i]
+
+
+def single(**data: Any) -> wp.Problem:
+    settings = {"train": (X, classes(X)), "valid": (XV, classes(XV))} | data.pop("data", {})
+    return wp.Problem(
+        lambda kind="no_norm": Net(kind, dtype=torch.float32), "cross_entropy", wp.Data(**settings), **data
+    )
+
+
+def ignoring() -> wp.Problem:
+    y = classes(X)
+    y[3] = -100
+    return single(data={"train": (X, y)})
+
+
+REASONS: dict[str, tuple[Callable[[], wp.Problem], dict[str, Any], str]] = {
+    "accumulates": (single, {"accumulate": 2}, "it accumulates gradients"),
+    "precision": (single, {"precision": "bfloat16"}, "it trains in bfloat16"),
+    "place": (single, {"noise": {"places": [{"kind": "gaussian_dropout", "rate": 0.1, "on": "net.1"}]}},
+              "is drawn inside the model"),
+    "penalty": (single, {"terms": [{"penalty": "jacobian", "strength": 0.1}]}, "the penalty jacobian looks at inputs"),
+    "forward": (lambda: single(forward=lambda m, x: m(x)), {}, "a forward of its own"),
+    "dataset": (lambda: single(data={"train": Rows()}), {}, "fetched one by one"),
+    "ignored": (ignoring, {}, "some rows do not count"),
+    "one": (lambda: single(), {"batch_size": 1, "model": {"kind": "batch"}}, "a batch of one cannot be normalized"),
+    "convolution": (images, {}, "convolutions on a CPU gain nothing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_recipes_and_data_that_cannot_be_stacked(name: str) -> None:
+    make, settings, reason = REASONS[name]
+    given = make()
+    if name == "one":  # alone it has the same trouble, and says so
+        outcome = together(given, [Job(recipe(**settings))])[0]
+        assert isinstance(outcome, TrainingError)
+        assert outcome.run.engine.startswith("alone") if outcome.run is not None else True
+        return
+    job = Job(recipe(**settings), 1)
+    run = together(given, [Job(recipe(**settings), 0), job])[1]
+    assert isinstance(run, Run), run
+    assert run.engine.startswith("alone: ")
+    assert reason in run.engine
+    assert difference(alone(given, job), run) == 0
+
+
+TORCHS: dict[str, Callable[[], wp.Problem]] = {
+    "own loss": lambda: wp.Problem(
+        lambda: Net("no_norm"), nn.CrossEntropyLoss(label_smoothing=0.1), wp.Data(train=(X, classes(X)), valid=(XV, classes(XV)))
+    ),
+    "probabilities": lambda: wp.Problem(
+        lambda: Net("no_norm"), "cross_entropy",
+        wp.Data(train=(X, nn.functional.one_hot(classes(X), 3).float()), valid=(XV, nn.functional.one_hot(classes(XV), 3).float())),
+    ),
+    "no kernel for a layer": lambda: wp.Problem(
+        lambda: nn.Sequential(nn.Linear(FEATURES, 8), nn.Mish(), nn.Linear(8, 3)), "cross_entropy",
+        wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))),
+    ),
+    "whole numbers": lambda: wp.Problem(
+        lambda: Net("no_norm"), "cross_entropy", wp.Data(train=((4 * X).long(), classes(X)), valid=((4 * XV).long(), classes(XV)))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_what_only_torch_can_stack(name: str) -> None:
+    given = TORCHS[name]()
+    job = Job(recipe(), 1)
+    run = together(given, [Job(recipe(), 0), job])[1]
+    assert isinstance(run, Run), run
+    assert run.engine == "torch population of 2"
+    assert difference(alone(given, job), run) < 1e-6
+
+
+def test_a_class_without_an_output_is_told_and_not_looked_up() -> None:
+    """The first rows are in order, so that only training meets it; the kernel must not read beyond the outputs."""
+    y = classes(X)
+    y[-5:] = 40
+    given = single(data={"train": (X, y)})
+    wanted = alone(given, Job(recipe()))
+    found = together(given, [Job(recipe(), 0), Job(recipe(), 1)])
+    assert isinstance(wanted, WellposedError)
+    assert "40 needs 41 outputs" in str(wanted)
+    assert all(isinstance(one, WellposedError) and str(wanted) in str(one) for one in found)
+
+
+def test_different_shapes_and_batches_are_different_populations() -> None:
+    jobs = [
+        Job(recipe(model={"kind": kind}, batch_size=size), s)
+        for s, (kind, size) in enumerate(itertools.product(("plain", "batch"), (8, 16)))
+    ]
+    given = problem()
+    for job, run in zip(jobs, together(given, jobs), strict=True):
+        assert isinstance(run, Run)
+        assert run.engine.endswith("population of 1")
+        assert difference(alone(given, job), run) < TOLERANCE
+    few = together(given, [Job(recipe(), 1, rows=20), Job(recipe(), 1)])
+    assert difference(few[0], few[1]) > 1e-6
+    assert difference(alone(given, Job(recipe(), 1, rows=20)), few[0]) < TOLERANCE
+
+
+# Wrong versions of the rules must be caught
+
+
+def steps_from_two(self: Any, places: Any, factors: Any, usual: Any = rules.Rules.now) -> Any:
+    rule, charge = usual(self, places, factors)
+    rule["correction1"] = 1.0 - rule["beta1"] ** (self.steps[places] + 1)
+    return rule, charge
+
+
+def changed(**values: Any) -> Callable[..., Any]:
+    """`Rules.now` whose numbers are changed."""
+
+    def now(self: Any, places: Any, factors: Any, usual: Any = rules.Rules.now) -> Any:
+        rule, charge = usual(self, places, factors)
+        for key, value in values.items():
+            (rule if key in rule.dtype.names else charge)[key] = value(rule, charge)
+        return rule, charge
+
+    return now
+
+
+WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
+    "bias correction of the next step": (steps_from_two, "plain"),
+    "no bias correction": (changed(correction1=lambda r, c: 1.0), "plain"),
+    "second moment not corrected": (changed(root2=lambda r, c: 1.0), "plain"),
+    "no schedule": (changed(lr=lambda r, c: r["lr"].max()), "schedule-cosine"),
+    "decay not scaled by the rate": (changed(decay=lambda r, c: 0.9), "adamw-0-decayed"),
+    "momentum from zero": (changed(first=lambda r, c: 0.0), "sgd-3"),
+    "momentum reset at each step": (changed(first=lambda r, c: 1.0), "sgd-1"),
+    "no clipping": (changed(clip=lambda r, c: 0.0), "clip-sgd"),
+    "no ramp": (changed(ramp=lambda r, c: 1.0), "ema-zeros"),
+    "average of one decay": (changed(average=lambda r, c: 0.1), "ema"),
+    "no average": (changed(average=lambda r, c: 0.0), "ema"),
+    "coupled decay forgotten": (changed(coupled=lambda r, c: 0.0), "adam-1"),
+    "l1 forgotten": (changed(l1=lambda r, c: 0.0), "l1-l2-norm"),
+    "l2 forgotten": (changed(l2=lambda r, c: 0.0), "l1-l2-norm"),
+    "bound forgotten": (changed(bound=lambda r, c: -1.0), "l1-l2-norm"),
+    "groups along the other axis": (changed(group_axis=lambda r, c: 1 - c["group_axis"]), "l1-group"),
+    "neighbour's rule": (lambda self, places, factors, usual=rules.Rules.now: tuple(
+        np.roll(part, 1, axis=0) for part in usual(self, places, factors)), "clip-sgd"),
+}  # fmt: skip
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", WRONG_RULES)
+def test_wrong_rules_are_caught(name: str, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, recipe_name = WRONG_RULES[name]
+    job = tried.jobs[recipe_name]
+    monkeypatch.setattr(rules.Rules, "now", wrong)
+    found = together(problem(), [Job(recipe(), 4), job, Job(recipe(), 5)])[1]
+    assert not difference(tried.alone[recipe_name], found) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+def test_a_normalized_overflow_is_seen(dtype: torch.dtype) -> None:
+    """Squares beyond the largest number are no zeros: the run has diverged, alone and together."""
+    given = problem("residual", dtype=dtype)
+    job = Job(recipe(epochs=4, optimizer={"name": "sgd", "lr": 1e6}), 3)
+    one, other = alone(given, job), together(given, [job])[0]
+    assert isinstance(one, Run)
+    assert isinstance(other, Run)
+    assert one.stopped == other.stopped == "diverged"

@@ -1,0 +1,449 @@
+"""The compiled kernel: what it draws, where it may come from, and wrong versions of it that the law of a slot must catch."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import wellposed as wp
+from populations import FEATURES, XV, X, alone, classes, difference, problem, recipe, together
+from wellposed.core.random import generator, random_bits, stream_seed
+from wellposed.training.jobs import Job, Outcome
+from wellposed.training.population import compiled
+from wellposed.training.population import together as together_module
+from wellposed.training.population.compiled import Kernel, kernel
+from wellposed.training.population.native import Int, P, check_sizes
+from wellposed.training.run import Run
+
+pytestmark = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")
+SOURCE = Path(compiled.__file__).parent
+TOLERANCE = 1e-9
+
+
+def built() -> Kernel:
+    found = kernel()
+    assert found is not None
+    return found
+
+
+# What it draws
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4], [5, 1247, 1248, 1249, 2500], [60000, 7, 70001]])
+def test_random_bits_are_those_of_the_streams(numbers: list[int], threads: int) -> None:
+    """Bit for bit torch's generator: within one state of it, at its edges, and over many; seeds with all their bits."""
+    seeds = np.array([stream_seed(3, "dropout", i, "site") for i in range(len(numbers) - 1)] + [2**63 - 1], np.uint64)
+    stride = -(-max(numbers) // 4) * 4
+    out = torch.zeros(len(numbers), stride, dtype=torch.int16)
+    counts = np.array(numbers, np.int64)
+    built().library.wp_random_bits(
+        Int(len(numbers)), P(seeds.ctypes.data), P(counts.ctypes.data), Int(stride), P(out.data_ptr()), Int(threads)
+    )
+    for row, seed, count in zip(out, seeds, numbers, strict=True):
+        wanted = random_bits(count, torch.Generator().manual_seed(int(seed)))
+        assert torch.equal(row[:count], wanted)
+
+
+def test_streams_are_the_generators() -> None:
+    assert torch.equal(
+        random_bits(99, generator(3, "dropout", 1, "a")),
+        random_bits(99, torch.Generator().manual_seed(stream_seed(3, "dropout", 1, "a"))),
+    )
+
+
+def test_structures_are_those_of_the_source() -> None:
+    check_sizes(built())
+
+
+def test_callers_at_once_get_their_own_bits() -> None:
+    """The pool serves one caller at a time; another one does its work itself."""
+    count, rows = 40000, 6
+    wanted = [random_bits(count, torch.Generator().manual_seed(seed)) for seed in range(rows)]
+    wrong: list[int] = []
+
+    def caller(first: int) -> None:
+        order = [(first + i) % rows for i in range(rows)]
+        seeds, counts = np.array(order, np.uint64), np.full(rows, count)
+        for _ in range(20):
+            out = torch.zeros(rows, count, dtype=torch.int16)
+            built().library.wp_random_bits(
+                Int(rows), P(seeds.ctypes.data), P(counts.ctypes.data), Int(count), P(out.data_ptr()), Int(3)
+            )
+            wrong.extend(seed for row, seed in zip(out, order, strict=True) if not torch.equal(row, wanted[seed]))
+
+    callers = [threading.Thread(target=caller, args=(i,)) for i in range(3)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    assert not wrong
+
+
+# Where it comes from
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A kernel that is looked for anew, and afterwards again."""
+    compiled.kernel.cache_clear()
+    yield
+    compiled.kernel.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> Path:
+    monkeypatch.setattr(compiled.Path, "home", lambda: tmp_path)
+    return tmp_path
+
+
+def written(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+    """A compiler that succeeds at once, with no library."""
+    Path(command[command.index("-o") + 1]).write_bytes(b"not a library")
+    return subprocess.CompletedProcess(command, 0)
+
+
+def refused(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.CompletedProcess(command, 1)
+
+
+def late(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+    raise subprocess.TimeoutExpired(command, 1)
+
+
+def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """In a home without a cached library; with equal results."""
+    given = problem()
+    jobs = [Job(recipe(terms=[{"penalty": "l1", "strength": 0.1}]), seed) for seed in range(2)]
+    wanted = [alone(given, job) for job in jobs]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert compiled.kernel() is None
+    for one, other in zip(wanted, together(given, jobs), strict=True):
+        assert isinstance(other, Run)
+        assert other.engine == "torch population of 2"
+        assert difference(one, other) < TOLERANCE
+
+
+@pytest.mark.parametrize("run", [refused, late])
+def test_a_compiler_that_fails_leaves_nothing(run: Any, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(subprocess, "run", run)
+    assert compiled._built() is None
+    assert list((home / ".cache" / "wellposed").iterdir()) == []
+
+
+def test_a_damaged_library_is_not_used(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(subprocess, "run", written)
+    assert compiled.kernel() is None
+    assert len(list((home / ".cache" / "wellposed").glob("*.so"))) == 1
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_can_write_to_is_not_used(mode: int, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(subprocess, "run", written)
+    folder = home / ".cache" / "wellposed"
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    assert compiled._built() is None
+    assert compiled.kernel() is None
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o700)
+    assert compiled._built() is not None
+
+
+def test_a_home_that_is_no_folder(home: Path) -> None:
+    (home / ".cache").write_text("a file")
+    assert compiled.kernel() is None
+
+
+def test_a_library_of_another_processor_is_not_loaded(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Nor one of another source, compiler or flags; the same one is built once."""
+    built_for: list[str] = []
+
+    def run(command: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
+        built_for.append(compiled._processor())
+        return written(command, **settings)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    here = compiled._built()
+    calls = len(built_for)
+    assert compiled._built() == here
+    assert len(built_for) == calls
+    monkeypatch.setattr(compiled, "_processor", lambda: "another one")
+    there = compiled._built()
+    assert there != here
+    assert len(built_for) == 2 * calls
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g"))
+    assert compiled._built() not in (here, there)
+    monkeypatch.setattr(shutil, "which", lambda name: "/opt/cc")
+    assert len({compiled._built(), here, there}) == 3
+
+
+def test_the_processor_tells_machines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"old": "processor : 0\nflags\t\t: fpu sse2\n", "new": "processor : 0\nflags\t\t: fpu sse2 avx512f\n"}
+    found = set()
+    for text in texts.values():
+        monkeypatch.setattr(compiled.Path, "read_text", lambda self, text=text: text)
+        found.add(compiled._processor())
+    assert len(found) == 2
+
+
+# Wrong versions
+
+
+def compiled_from(folder: Path, changes: list[tuple[str, str]]) -> Kernel:
+    """The kernel of a changed source, quickly."""
+    body = (SOURCE / "kernel_body.h").read_text()
+    for old, new in changes:
+        assert old in body, f"the source has no {old!r} any more; write this mutant anew"
+        body = body.replace(old, new)
+    (folder / "kernel_body.h").write_text(body)
+    shutil.copy(SOURCE / "kernel.c", folder / "kernel.c")
+    library = folder / "kernel.so"
+    command = ["cc", "-O0", "-fPIC", "-pthread", "-shared", str(folder / "kernel.c"), "-o", str(library), "-lm"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = ctypes.CDLL(str(library))
+    loaded.wp_sizes.restype = ctypes.c_int64
+    real = built()
+    return Kernel(loaded, real.gemm, real.blas_threads)
+
+
+class Case:
+    """A job and the problem that it is of; trained beside one that ends after an epoch and one that shares its seed."""
+
+    def __init__(self, given: Callable[[], wp.Problem], **settings: Any) -> None:
+        self.given, self.job = given, Job(recipe(**{"epochs": 3, **settings}), 1)
+        self.wanted: Outcome | None = None
+
+    def broken(self, by: Kernel, monkeypatch: pytest.MonkeyPatch) -> bool:
+        """Whether the law of a slot does not hold."""
+        given = self.given()
+        self.wanted = self.wanted or alone(given, self.job)
+        noise = {"dropout": 0.5} if self.job.recipe.noise.dropout else {}
+        first = Job(recipe(epochs=1, noise=noise, sharpness=self.job.recipe.sharpness), 7)
+        last = Job(recipe(epochs=3, noise=noise, sharpness=self.job.recipe.sharpness), 1)
+        monkeypatch.setattr(together_module, "kernel", lambda: by)
+        found = together(given, [first, self.job, last])[1]
+        assert isinstance(found, Run)
+        assert found.engine == "compiled population of 3"
+        return not difference(self.wanted, found) < TOLERANCE
+
+
+def unseen() -> wp.Problem:
+    """A feature that is always 0: its weights get no gradient."""
+    x, xv = X.clone(), XV.clone()
+    x[:, 5] = xv[:, 5] = 0.0
+
+    def model() -> nn.Module:
+        class Doubles(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                found: torch.Tensor = self.net(x.double())
+                return found
+
+        return Doubles()
+
+    return wp.Problem(model, "cross_entropy", wp.Data(train=(x, classes(X)), valid=(xv, classes(XV))))
+
+
+SGD = {"name": "sgd", "lr": 0.05}
+L1, L2 = {"penalty": "l1", "strength": 0.1}, {"penalty": "l2", "strength": 0.5}
+CASES: dict[str, Case] = {
+    "adam": Case(problem, optimizer={"name": "adam", "lr": 0.01, "weight_decay": 0.3, "eps": 1e-3}, clip=0.3),
+    "decay": Case(problem, terms=[L2]),
+    "l1 adam": Case(problem, optimizer={"lr": 0.05}, terms=[L1, {**L2, "how": "prox"}], averaging={"ema": 0.9}),
+    "l1 sgd": Case(problem, optimizer={**SGD, "momentum": 0.8}, terms=[L1, {**L2, "how": "prox"}]),
+    "sgd": Case(problem, optimizer={**SGD, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}, clip=0.3),
+    "nesterov": Case(problem, optimizer={**SGD, "momentum": 0.8, "nesterov": True}),
+    "rmsprop": Case(problem, optimizer={"name": "rmsprop", "lr": 0.01, "momentum": 0.5}, terms=[L1]),
+    "unseen": Case(unseen, optimizer={"lr": 0.01}, terms=[L1]),
+    "unseen groups": Case(unseen, optimizer={"lr": 0.01}, terms=[{"penalty": "group_l2", "strength": 0.1}]),
+    "groups": Case(problem, optimizer={"lr": 0.01}, terms=[{"penalty": "group_l2", "strength": 0.1, "by": "input"}]),
+    "groups sgd": Case(problem, optimizer={**SGD, "momentum": 0.5}, terms=[{"penalty": "group_l2", "strength": 0.05}]),
+    "bound": Case(problem, terms=[{"penalty": "max_norm", "bound": 0.6, "by": "input"}]),
+    "batch": Case(lambda: problem("batch"), averaging={"ema": 0.9}),
+    "outside in": Case(lambda: problem("outside_in"), noise={"dropout": 0.3}),
+    "skips": Case(lambda: problem("skips")),
+    "twice": Case(lambda: problem("twice_itself")),
+    "activations": Case(lambda: problem("activations"), optimizer={"lr": 0.1}, epochs=5),
+    "residual": Case(lambda: problem("residual"), noise={"dropout": 0.3}),
+    "smooth": Case(problem, noise={"label_smoothing": 0.2, "mixup": 0.5}),
+    "weighted": Case(lambda: problem(weighted=True)),
+    "binary": Case(lambda: problem("no_norm", "binary_cross_entropy")),
+    "squared": Case(lambda: problem("no_norm", "squared_error")),
+    "absolute": Case(lambda: problem("no_norm", "absolute_error")),
+    "huber": Case(lambda: problem("no_norm", "huber")),
+    "sharp": Case(lambda: problem("batch"), sharpness={"radius": 0.3}),
+    "adaptive": Case(problem, sharpness={"radius": 0.3, "adaptive": True}),
+}  # fmt: skip
+
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    # the update
+    "first moment not corrected": ("adam", "rule->lr / rule->correction1", "rule->lr"),
+    "second moment not corrected": ("adam", "root = (REAL)(1 / rule->root2)", "root = 1"),
+    "eps inside the root": ("adam", "(FN(root)(v[i]) * root + eps)", "FN(root)(v[i] * root * root + eps * eps)"),
+    "decay after the step": (
+        "decay",
+        "p[i] = w - rate * m[i] / (FN(root)(v[i]) * root + eps);",
+        "p[i] = decay * (p[i] - rate * m[i] / (FN(root)(v[i]) * root + eps));",
+    ),
+    "decay forgotten": ("decay", "REAL w = p[i] * decay, g", "REAL w = p[i], g"),
+    "coupled decay before the clip": ("sgd", "grad[i] * clip + coupled * w", "(grad[i] + coupled * w) * clip"),
+    "clip after the update": ("adam", "grad[i] * clip + coupled", "grad[i] + coupled"),
+    "momentum not reset at the first step": ("sgd", "new = rule->first != 0 ? 1 : kept", "new = kept"),
+    "dampening forgotten": ("sgd", "kept = (REAL)(1 - rule->dampening);", "kept = 1;"),
+    "nesterov forgotten": ("nesterov", "nesterov ? g + momentum * b : b", "b"),
+    "rmsprop without momentum": ("rmsprop", "m[i] = momentum * m[i] + g", "m[i] = g"),
+    "memory of another slot": (
+        "adam",
+        "rule = s->rule + j;\n    int64_t place = s->active[j];",
+        "rule = s->rule + j;\n    int64_t place = j;",
+    ),
+    "average not masked": ("l1 adam", "a[i] = p[i] == 0 ? 0 : moved;", "a[i] = moved;"),
+    "average without buffers": ("batch", "s->buffer_size[b] * sizeof(REAL));", "0);"),
+    # penalties
+    "prox without the metric": ("l1 adam", "v[i] > 0 ? scale / (FN(root)(v[i]) + eps) : 0", "scale"),
+    "prox without momentum": ("l1 sgd", "(rule->lr * kept / (1 - rule->momentum)), a", "(rule->lr * kept), a"),
+    "prox without the ramp": (
+        "l1 adam",
+        "(rule->ramp * rule->lr * (rule->kind == ADAM ? rule->root2",
+        "(rule->lr * (rule->kind == ADAM ? rule->root2",
+    ),
+    "prox of rmsprop without momentum": ("rmsprop", "1 / (1 - rule->momentum)));\n    for", "1));\n    for"),
+    "squares forgotten": ("l1 adam", "/ (1 + t * l2);", ";"),
+    "zero gradients are shrunk": (
+        "unseen",
+        "v[i] > 0 ? scale / (FN(root)(v[i]) + eps) : 0",
+        "scale / (FN(root)(v[i]) + eps)",
+    ),
+    "groups of the other axis": (
+        "groups",
+        "groups = c->group_axis == 0 ? rows : columns",
+        "groups = c->group_axis != 0 ? rows : columns",
+    ),
+    "groups without the ramp": ("groups", "c->group * rule->ramp * rule->lr", "c->group * rule->lr"),
+    "groups stop early": ("groups", "k < 64", "k < 1"),
+    "groups that shrink what has had no gradient": (
+        "unseen groups",
+        "size[i] = second[i * step] > 0 ?",
+        "size[i] = 1 ?",
+    ),
+    "groups without momentum": (
+        "groups sgd",
+        "c->group * rule->lr * kept / (1 - rule->momentum)",
+        "c->group * rule->lr * kept",
+    ),
+    "bound on the other axis": ("bound", "c->bound_axis == 0", "c->bound_axis != 0"),
+    "bound on squares": (
+        "bound",
+        "REAL norm = (REAL)sqrt(square);\n        if (norm > bound)",
+        "REAL norm = (REAL)square;\n        if (norm > bound)",
+    ),
+    # gradients
+    "bias gradient not zeroed": ("adam", "memset(b, 0, n * sizeof(REAL));", ""),
+    "norm gradient not zeroed": ("adam", "if (dgamma) memset(dgamma, 0, n * sizeof(REAL));", ""),
+    "sums of a batch norm not zeroed": ("batch", "memset(sum, 0, 2 * n * sizeof(REAL));", ""),
+    "batch-norm variance uncorrected": ("batch", "square[i] / (rows - 1)", "square[i] / rows"),
+    "batch-norm momentum turned": (
+        "batch",
+        "mean[i] = (1 - m) * mean[i] + m * shift[i]",
+        "mean[i] = m * mean[i] + (1 - m) * shift[i]",
+    ),
+    "batch-norm gradient without its mean": ("batch", "(g[r * n + i] - sum[i] - keep", "(g[r * n + i] - keep"),
+    "layer-norm gradient without its projection": ("residual", "- k[i] * along", ""),
+    "layer-norm gradient without its mean": ("residual", "(d[i] - mean - k[i]", "(d[i] - k[i]"),
+    "eps of a layer norm forgotten": ("outside in", "(square / n + (REAL)op->eps)", "(square / n)"),
+    "mask of a neighbour": (
+        "residual",
+        "s->bits[j * s->sites + op->site]",
+        "s->bits[(j + s->count - 1) % s->count * s->sites + op->site]",
+    ),
+    "no mask backward": (
+        "residual",
+        "s->threshold[j * s->sites + op->site],\n                         (REAL)s->scale[j * s->sites + op->site], d);",
+        "-40000, 1, d);",
+    ),
+    "mask not rescaled": ("residual", "h[i] * scale : 0", "h[i] : 0"),
+    "skip not added to": ("skips", "if (to == ASSIGN)", "if (1)"),
+    "second branch forgotten": ("skips", "if (op->to2 != SKIP &&", "if (0 &&"),
+    "sum with itself once": ("twice", "out[i] = in[i] + other[i]", "out[i] = in[i]"),
+    "silu's slope": ("activations", "p * (1 + y[i] * (1 - p))", "p * (1 + y[i] * p)"),
+    "gelu's slope": ("activations", "c + y[i] * (REAL)0.39894228040143267794", "c + (REAL)0.39894228040143267794"),
+    "tanh's slope": ("activations", "1 - t * t", "1 - t"),
+    "sigmoid's slope": ("activations", "d[i] *= p * (1 - p)", "d[i] *= p"),
+    "leaky slope": ("activations", "d[i] *= y[i] > 0 ? 1 : slope;", "d[i] *= y[i] > 0 ? 1 : 0;"),
+    "elu's slope": ("activations", "1 : slope * FN(exp)(y[i])", "1 : slope"),
+    "relu lets all through": (
+        "activations",
+        "case RELU: for (i = 0; i < n; i++) d[i] = y[i] > 0 ? d[i] : 0; break;",
+        "",
+    ),
+    # losses
+    "smoothing not in the gradient": ("smooth", "(d[q] / sum - smooth / c)", "(d[q] / sum)"),
+    "mixed with the other share": (
+        "smooth",
+        "d[y2] -= share * (1 - smooth) * (1 - mix)",
+        "d[y2] -= share * (1 - smooth) * mix",
+    ),
+    "weights not in the gradient": (
+        "weighted",
+        "share = (REAL)((weight ? weight[i] : 1) / size)",
+        "share = (REAL)(1 / size)",
+    ),
+    "weights not in the cost": ("weighted", "total += value * (weight ? weight[i] : 1)", "total += value"),
+    "weights do not sum": ("weighted", "for (int64_t i = 0; i < s->batch; i++) size += weight[i];", "size = s->batch;"),
+    "half of the square": ("squared", "slope = 2 * r;", "slope = r;"),
+    "huber as squares": ("huber", "slope = r > 1 ? 1 : r < -1 ? -1 : r;", "slope = r;"),
+    "absolute as 0 and 1": ("absolute", "slope = r > 0 ? 1 : r < 0 ? -1 : 0;", "slope = r > 0 ? 1 : 0;"),
+    "binary with the label turned": ("binary", "FN(sigmoid)(a[q]) - t[q]", "FN(sigmoid)(a[q]) - (1 - t[q])"),
+    "binary cost without its logarithm": ("binary", "+ (REAL)log1p((double)FN(exp)(-e))", ""),
+    # sharpness
+    "the second pass moves running means": (
+        "sharp",
+        "FN(forward)(s, j, w, 0);\n        FN(loss)",
+        "FN(forward)(s, j, w, 1);\n        FN(loss)",
+    ),
+    "no ascent": ("sharp", "s->source[j] = 2;", ""),
+    "the ascent stays": (
+        "sharp",
+        "scale > 0 && s->moves[l] ? p[i] +",
+        "scale > 0 && s->moves[l] ? ((REAL *)p)[i] = p[i] +",
+    ),
+    "as far for every weight": ("adaptive", "scale * a * a * g[i]", "scale * g[i]"),
+    "not as far as the radius": ("adaptive", "square += d * d;", "square += 2 * d * d;"),
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    return compiled_from(tmp_path_factory.mktemp("kernel"), [])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_law_holds_without_a_change(name: str, unchanged: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the mutants are built: with another compiler's flags it is the same law."""
+    assert not CASES[name].broken(unchanged, monkeypatch)
+
+
+def test_every_case_has_a_mutant() -> None:
+    assert {case for case, _, _ in MUTANTS.values()} == set(CASES)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_wrong_kernels_are_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, old, new = MUTANTS[name]
+    wrong = compiled_from(tmp_path, [(old, new)])
+    assert CASES[case].broken(wrong, monkeypatch)
