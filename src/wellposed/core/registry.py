@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wellposed.core.errors import InputError, did_you_mean, listed
 
@@ -20,7 +21,12 @@ def snake_case(name: str) -> str:
 
 def classes_in(package: str, base: type[T]) -> dict[str, type[T]]:
     """Every concrete subclass of ``base`` defined in the modules of ``package``, by its name in snake case."""
-    found: dict[str, type[T]] = {}
+    return dict(_classes_in(package, base))
+
+
+@functools.cache
+def _classes_in(package: str, base: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
         module = importlib.import_module(f"{package}.{info.name}")
         for cls in vars(module).values():
