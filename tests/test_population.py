@@ -1045,3 +1045,106 @@ def test_a_normalized_overflow_is_seen(dtype: torch.dtype) -> None:
     assert isinstance(one, Run)
     assert isinstance(other, Run)
     assert one.stopped == other.stopped == "diverged"
+
+
+@BOTH
+@pytest.mark.parametrize("begun", [True, False], ids=["its stacks", "its run"])
+def test_an_exception_at_the_start_is_told_of_that_job(
+    begun: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: no job is lost, and its place goes to the next."""
+    given = problem()
+    jobs = [Job(recipe(), seed) for seed in range(3)]
+    wanted = together(given, jobs, compiled)
+    owner, name = (Population, "settle") if begun else (together_module.Together, "begin")
+    usual = getattr(owner, name)
+
+    def broken(self: Any, one: Any) -> Any:
+        seed = one.training.seed if begun else one.seed
+        if seed == 0:
+            raise MemoryError("no room")
+        return usual(self, one)
+
+    monkeypatch.setattr(owner, name, broken)
+    found = together(given, jobs, compiled)
+    assert str(found[0]) == "Training stopped by MemoryError: no room"
+    for one, other in zip(wanted[1:], found[1:], strict=True):
+        assert same(one, other) if compiled else difference(one, other) < 1e-12
+
+
+@BOTH
+def test_an_exception_of_the_caller_is_the_callers(compiled: bool) -> None:
+    """What `done` and `cull` raise comes out as it is, and is not taken for a failure of training."""
+
+    def full(*_: Any) -> Any:
+        raise OSError("the disk is full")
+
+    told: list[Outcome] = []
+
+    def done(number: int, outcome: Outcome) -> None:
+        told.append(outcome)
+        raise OSError("the disk is full")
+
+    for settings in ({"cull": full}, {"done": done}):
+        with pytest.raises(OSError, match="the disk is full"):
+            together(problem(), [Job(recipe(), seed) for seed in range(3)], compiled, **settings)
+    assert len(told) == 1
+    assert isinstance(told[0], Run)
+
+
+@BOTH
+def test_an_interrupt_within_a_step(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reached at the last epoch comes back, also of a recipe with an ascent, whose weights go back."""
+    usual, calls = Population.gradients, itertools.count()
+
+    def interrupted(self: Population, *given: Any) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return usual(self, *given)
+
+    monkeypatch.setattr(Population, "gradients", interrupted)
+    told: list[int] = []
+    jobs = [Job(recipe(epochs=5, optimizer={"name": "adagrad"}), seed) for seed in range(2)]
+    found = together(problem(), jobs, compiled, done=lambda number, _: told.append(number))
+    assert [(run.stopped, len(run.history)) for run in found if isinstance(run, Run)] == [("interrupted", 1)] * 2
+    assert told == [0, 1]
+    monkeypatch.setattr(Population, "gradients", usual)
+    short = [Job(job.recipe.replace(epochs=1), job.seed) for job in jobs]
+    for one, other in zip(found, together(problem(), short, compiled), strict=True):
+        assert isinstance(one, Run)
+        assert isinstance(other, Run)
+        left, right = one.model.state_dict(), other.model.state_dict()
+        assert all(apart(left[name].double(), right[name].double()) < 1e-12 for name in left)
+
+
+class InPlace(nn.Module):
+    """``l3(x + act(x))`` with an activation that writes over ``x``, as a layer or as a function."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.l1, self.l2, self.l3 = nn.Linear(FEATURES, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.act = nn.LeakyReLU(0.3, inplace=True)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.l2(self.act(self.l1(x.double())))
+        found = self.act(h) if self.how == "layer" else nn.functional.relu(h, inplace=True)
+        out: Tensor = self.l3(found + h)
+        return out
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["layer", "function"])
+def test_layers_that_write_over_their_input(how: str, compiled: bool) -> None:
+    given = wp.Problem(lambda: InPlace(how), "cross_entropy", wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))))
+    assert pair({"optimizer": {"name": "sgd", "lr": 0.5}}, given, compiled=compiled) < TOLERANCE
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+def test_many_rows_are_evaluated_in_parts(compiled: bool) -> None:
+    x = torch.randn(2500, FEATURES, generator=torch.Generator().manual_seed(2))
+    data = wp.Data(train=(x[:1200], classes(x[:1200])), valid=(x[1200:], classes(x[1200:])))
+    given = wp.Problem(lambda: Net("batch"), "cross_entropy", data)
+    settings = {"epochs": 1, "batch_size": 400, "averaging": {"ema": 0.5}}
+    assert pair(settings, given, compiled=compiled) < TOLERANCE

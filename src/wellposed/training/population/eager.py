@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from wellposed.data.arrays import moved
 from wellposed.noise.activations import dropout_mask
+from wellposed.training.evaluate import BATCH
 from wellposed.training.loop import TINY, Training
 from wellposed.training.population.feed import Batch
 from wellposed.training.population.stacks import Stack, Stacks
@@ -225,7 +226,11 @@ class Eager:
         if averaged.any():
             self._mix(weights, self.stacks.averages, places, averaged)
             self._mix(buffers, self.stacks.average_buffers, places, averaged)
-        run = StackedModel(self.module, len(places), weights, {n: b.contiguous() for n, b in buffers.items()}, None)
+        buffers = {name: buffer.contiguous() for name, buffer in buffers.items()}
+        found = []
         with torch.no_grad():
-            outputs = run.run(inputs.repeat(len(places), *[1] * (inputs.ndim - 1)))
-        return outputs.view(len(places), len(inputs), *outputs.shape[1:])  # type: ignore[no-any-return]
+            for part in torch.split(inputs, BATCH):
+                run = StackedModel(self.module, len(places), weights, buffers, None)
+                outputs = run.run(part.repeat(len(places), *[1] * (part.ndim - 1)))
+                found.append(outputs.view(len(places), len(part), *outputs.shape[1:]))
+        return torch.cat(found, 1)

@@ -128,6 +128,8 @@ def _layer(
     rows, width = math.prod(shape[1:-1]), shape[-1]
     if isinstance(layer, nn.Linear):
         return _append(found, Op(LINEAR, before, width, rows, width_in=layer.in_features, linear=name))
+    if getattr(layer, "inplace", False) and not _only(source, values):
+        raise NotStackable(f"{name!r} changes what others use")
     op = Op(POINT, before, width, rows)
     if isinstance(layer, nn.LayerNorm) and tuple(layer.normalized_shape) == (width,):
         op.norm, op.normed, op.eps = LAYER_NORM, name, layer.eps
@@ -166,11 +168,17 @@ def _call(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> int:
         if shape_of(sources[0]) == shape_of(sources[1]):
             rows, width = math.prod(shape[1:-1]), shape[-1]
             return _append(found, Op(ADD, first, width, rows, other=values[sources[1]]))
-    elif target in FUNCTIONS or (node.op == "call_method" and target in ("relu", "tanh", "sigmoid")):
+    elif _pointwise(node):
         act = ACTIVATIONS[FUNCTIONS.get(target, str(target))]
         op = Op(POINT, first, shape[-1], math.prod(shape[1:-1]), act=act)
         return _append(found, op, _only(sources[0], values))
     raise NotStackable(f"{getattr(target, '__name__', target)} has no kernel")
+
+
+def _pointwise(node: fx.Node) -> bool:
+    """Whether a call is an activation that the kernel knows, with nothing set (``inplace`` would change what others use)."""
+    known = node.target in FUNCTIONS or (node.op == "call_method" and node.target in ("relu", "tanh", "sigmoid"))
+    return known and len(node.args) == 1 and not any(node.kwargs.values())
 
 
 def _only(node: fx.Node, values: dict[fx.Node, int]) -> bool:

@@ -115,18 +115,20 @@ class Population:
             try:
                 with seeded(job.seed, "begin"):
                     training = self.begin(job)
-            except WellposedError as error:
-                self.ended(number, error)
+                self.settle(Slot(number, self.free[-1], training))
+            except Exception as error:
+                self.ended(number, error if isinstance(error, WellposedError) else failure(error, None))
                 continue
-            self.settle(Slot(number, self.free.pop(), training))
+            self.free.pop()
 
     def settle(self, slot: Slot) -> None:
         """Move a run into its place."""
         training = slot.training
         if self.stacks is None:
-            self.stacks = Stacks(training.model, self.places, self.averaged, self.disturbed)
-            self.engine = self.make_engine(self.stacks, training.model)
-            self.rules = Rules(self.places, list(self.stacks.weights))
+            stacks = Stacks(training.model, self.places, self.averaged, self.disturbed)
+            self.engine = self.make_engine(stacks, training.model)
+            self.rules = Rules(self.places, list(stacks.weights))
+            self.stacks = stacks
         average = None if training.averager is None else training.averager.module
         self.stacks.adopt(training.model, slot.place, average)
         training.model.train()
@@ -169,8 +171,7 @@ class Population:
         if isinstance(error, WellposedError) and not run.history.rows:
             self.ended(slot.number, error)
             return
-        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-        self.ended(slot.number, TrainingError(f"Training stopped by {said}", run))
+        self.ended(slot.number, failure(error, run))
 
     # --- an epoch
 
@@ -348,6 +349,12 @@ class Population:
             outputs = self.engine.outputs(places, averaged, inputs)
             found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
         return found[0], found[1]
+
+
+def failure(error: Exception, run: Run | None) -> TrainingError:
+    """What `fit` would raise for it."""
+    said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+    return TrainingError(f"Training stopped by {said}", run)
 
 
 def through(model: nn.Module, noised: dict[str, Tensor]) -> None:
