@@ -38,11 +38,15 @@ from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.jobs import Job, Outcome, Standing
+from wellposed.training.population import population as population_module
 from wellposed.training.population import rules
 from wellposed.training.population import together as together_module
 from wellposed.training.population.compiled import kernel
-from wellposed.training.population.eager import StackedModel
+from wellposed.training.population.eager import Eager, StackedModel
+from wellposed.training.population.feed import Feed
+from wellposed.training.population.native import Program
 from wellposed.training.population.population import Population
+from wellposed.training.population.stacks import Stacks
 from wellposed.training.population.tracing import traced
 from wellposed.training.run import Run
 
@@ -1148,3 +1152,128 @@ def test_many_rows_are_evaluated_in_parts(compiled: bool) -> None:
     given = wp.Problem(lambda: Net("batch"), "cross_entropy", data)
     settings = {"epochs": 1, "batch_size": 400, "averaging": {"ema": 0.5}}
     assert pair(settings, given, compiled=compiled) < TOLERANCE
+
+
+@BOTH
+def test_a_job_that_cannot_be_trained_does_not_stop_the_others(compiled: bool) -> None:
+    given = problem()
+    impossible = [Job(recipe(), 0, rows=0), Job(recipe(model={"heigth": 3}), 0), Job(recipe(model={"kind": "bad"}), 0)]
+    found = together(given, [*impossible, Job(recipe(), 1)], compiled)
+    for job, outcome in zip(impossible, found, strict=False):
+        assert isinstance(outcome, WellposedError)
+        assert str(outcome) == str(alone(given, job))
+    assert difference(alone(given, Job(recipe(), 1)), found[-1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["activations", "residual", "positions", "batch", "skips"])
+@needs_kernel
+def test_steps_in_single_precision(kind: str) -> None:
+    """The kernel's exponential and error function are good to a unit in the last place or two (1e-7) of numbers of size 1."""
+    job = Job(recipe(optimizer={"name": "sgd", "lr": 0.1}), 1)
+    given = problem(kind, dtype=torch.float32)
+    assert difference(alone(given, job), together(given, [Job(recipe()), job])[1]) < 1e-5
+
+
+def test_the_torch_engine_depends_on_neighbours_in_rounding_only() -> None:
+    """Its products of several slots at once may add in another order; the kernel's do not."""
+    given, job = problem("residual"), Job(recipe(epochs=3, noise={"dropout": 0.3}), 1)
+    wanted = together(given, [job], False)[0]
+    others = [Job(recipe(**settings), 5 + i) for i, settings in enumerate(NEIGHBOURS)]
+    for at in (0, 3, 7):
+        assert difference(wanted, together(given, [*others[:at], job, *others[at:]], False)[at]) < 1e-12
+
+
+# Wrong versions of what is around the kernel must be caught
+
+
+def each(jobs: Sequence[Job], given: wp.Problem, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The largest difference from alone, with two places for all."""
+    weights = sum(w.numel() * w.element_size() for w in given.build({}, 0).parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(together_module, "BYTES", 2 * together_module.COPIES * weights)
+        found = together(given, jobs, compiled)
+    return max(difference(alone(given, job), one) for job, one in zip(jobs, found, strict=True))
+
+
+AROUND = [
+    Job(recipe(epochs=1, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9}), 1),
+    Job(recipe(epochs=4, averaging={"ema": 0.9}, noise={"dropout": 0.4}, optimizer={"lr": 0.3}), 2),
+    Job(recipe(epochs=2, averaging={"ema": 0.9}, noise={"dropout": 0.2, "mixup": 0.5, "label_smoothing": 0.1}), 3),
+    Job(recipe(epochs=2, optimizer={"name": "adagrad"}, noise={"input": 0.2, "gradient": 0.01}), 4),
+    Job(recipe(epochs=3, schedule={"name": "cosine"}, terms=[{"penalty": "l2", "strength": 0.3, "how": "loss"}]), 5),
+    Job(recipe(epochs=2, noise={"places": NOISES["places"][0]}), 6),
+]
+
+
+def without_moments(usual: Any) -> Callable[..., Any]:
+    def adopt(self: Any, model: nn.Module, place: int, average: Any) -> None:
+        kept = [[stack.at(place).clone() for stack in moment.values()] for moment in self.moments]
+        usual(self, model, place, average)
+        for moment, values in zip(self.moments, kept, strict=True):
+            for stack, value in zip(moment.values(), values, strict=True):
+                stack.at(place).copy_(value)
+
+    return adopt
+
+
+def first_of_all(usual: Any) -> Callable[..., Any]:
+    def batch(self: Any, step: int, live: Any, trainings: Any) -> Any:
+        found = usual(self, step, live, trainings)
+        found.lane = np.zeros_like(found.lane)
+        return found
+
+    return batch
+
+
+def same_mask(usual: Any) -> Callable[..., Any]:
+    return lambda self, trainings, *rest: usual(self, [trainings[0]] * len(trainings), *rest)
+
+
+def unmixed(usual: Any) -> Callable[..., Any]:
+    def batch(self: Any, step: int, live: Any, trainings: Any) -> Any:
+        found = usual(self, step, live, trainings)
+        found.mixing.clear()
+        return found
+
+    return batch
+
+
+def not_averaged(usual: Any) -> Callable[..., Any]:
+    return lambda self, places, averaged, inputs: usual(self, places, np.zeros_like(averaged), inputs)
+
+
+def turned(usual: Any) -> Callable[..., Any]:
+    return lambda self, places, averaged, inputs: usual(self, places, averaged, inputs).flip(0)
+
+
+def nothing(usual: Any) -> Callable[..., Any]:
+    return lambda *given, **settings: None
+
+
+AROUND_MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Callable[..., Any]], bool]] = {
+    "moments of the one before": (Stacks, "adopt", without_moments, True),
+    "rows of the first": (Feed, "batch", first_of_all, True),
+    "rows of the first, by torch": (Feed, "batch", first_of_all, False),
+    "targets not mixed": (Feed, "batch", unmixed, True),
+    "mask of the first": (Population, "bits", same_mask, True),
+    "mask of the first, by torch": (Eager, "_masks", same_mask, False),
+    "average not evaluated": (Program, "outputs", not_averaged, True),
+    "average not evaluated, by torch": (Eager, "outputs", not_averaged, False),
+    "outputs of another": (Program, "outputs", turned, True),
+    "outputs of another, by torch": (Eager, "outputs", turned, False),
+    "steps not told": (Population, "settle_steps", nothing, True),
+    "noise on weights not undone in gradients": (population_module, "through", nothing, True),
+}
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+def test_places_are_used_again(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert each(AROUND, problem(), compiled, monkeypatch) < TOLERANCE
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", AROUND_MUTANTS)
+def test_wrong_surroundings_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, attribute, make, compiled = AROUND_MUTANTS[name]
+    monkeypatch.setattr(where, attribute, make(getattr(where, attribute)))
+    assert not each(AROUND, problem(), compiled, monkeypatch) < TOLERANCE

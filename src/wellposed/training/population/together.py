@@ -222,6 +222,8 @@ class Together:
                 shapes[self.shape(job)].append((number, job))
             except NotStackable as reason:
                 groups.append(Alone(number, job, self.begin, self.ended, self.deadline, f"alone: {reason}"))
+            except WellposedError:  # it cannot be trained: it says why when it begins
+                groups.append(Alone(number, job, self.begin, self.ended, self.deadline, "alone"))
         found: list[Population | Alone] = [self.population(shape, members) for shape, members in shapes.items()]
         return found + groups
 
