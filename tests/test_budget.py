@@ -203,21 +203,40 @@ def test_plans_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 rows, 2 steps of 10 ms and an evaluation of 20 ms: 40 ms an epoch alone."""
     monkeypatch.setattr(pace, "measured", lambda *_: (0.01, 0.02, 1e-5))
-    recipe, noisy = Recipe(batch_size=32), Recipe(batch_size=32, noise={"places": [
+    recipe, noisy = Recipe(batch_size=32, epochs=10), Recipe(batch_size=32, noise={"places": [
         {"kind": "drop_connect", "on": "weights", "rate": 0.1}
     ]})  # fmt: skip
     plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
-    plans.took("baseline", alone=10.0, seconds=2.0)
+
+    def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[pace.Trained]:
+        return [pace.Trained(recipe, epochs, each * epochs, cut)] * count
+
+    plans.took("baseline", lot(each=0.008), 60, seconds=0.4)
     assert plans.seconds("finalist", [recipe], 10, 60) == pytest.approx(0.08), "five times as fast together"
     assert plans.seconds("finalist", [noisy], 10, 60) == pytest.approx(0.4), "what is trained alone gains nothing"
-    plans.took("search", alone=10.0, seconds=1.0)
-    assert plans.factor("search") == pytest.approx(0.1), "halving ends runs early"
-    assert plans.factor("confirmation") == pytest.approx(0.2), "which says nothing of runs that are not halved"
-    plans.took("baseline", alone=10.0, seconds=8.0)
-    assert plans.factor("confirmation") == pytest.approx(0.8), "a machine that slows down is believed at once"
-    plans.took("baseline", alone=10.0, seconds=2.0)
-    assert 0.2 < plans.factor("confirmation") < 0.8, "one that speeds up, not at once"
+    plans.took("search", lot(each=0.008, epochs=4), 60, seconds=0.16)
+    assert plans.seconds("search", [recipe], 10, 60) == pytest.approx(0.032), "halving ends runs early"
+    assert plans.seconds("confirmation", [recipe], 10, 60) == pytest.approx(0.08), "which says nothing of others"
+    plans.took("confirmation", lot(each=0.008, epochs=2, cut=True), 60, seconds=0.08)
+    assert plans.lasting("confirmation") == 1.0, "the clock says nothing of how long runs last"
+    plans.took("ablation", lot(each=0.008), 60, seconds=0.8)
+    assert plans.seconds("ablation", [recipe], 10, 60) == pytest.approx(0.16), "as much again between the epochs"
+    plans.took("finalist", lot(each=0.03, count=1), 60, seconds=0.3)
+    assert plans.factor(recipe) == pytest.approx(0.2), "one alone says nothing of many together"
+    plans.took("finalist", lot(each=0.032), 60, seconds=1.6)
+    assert plans.factor(recipe) == pytest.approx(0.8), "the machine has slowed down"
+
+
+def test_a_larger_model_gains_less_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "measured", lambda problem, recipe, *_: (1e-4 * recipe.model.get("width", 1), 0.0, 1e-5))
+    plans = pace.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
+    small, large, largest = (Recipe(batch_size=32, epochs=10, model={"width": width}) for width in (1, 16, 10_000))
+    plans.took("baseline", [pace.Trained(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
+    assert plans.factor(small) == pytest.approx(0.1)
+    assert plans.factor(large) == pytest.approx(0.8)
+    assert plans.factor(largest) == 1.0
 
 
 def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(

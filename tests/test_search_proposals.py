@@ -102,6 +102,14 @@ def test_all_of_a_group_have_its_shared_settings(space: Space) -> None:
     assert len(set(leading)) == 3, "and is not the only one"
 
 
+def test_learned_points_keep_away_from_those_that_are_trained_at_the_same_time(space: Space) -> None:
+    proposals = Proposals(space, 0, quasi=0)
+    known = told(space, Proposals(space, 0, 99), 24, lambda p: -abs(math.log10(p.get("rate", 1.0) / 0.01)))
+    first = proposals.ask(3, 24, 1, known)
+    again = proposals.ask(3, 24, 1, known, running=first)
+    assert not any(point in first for point in again)
+
+
 def test_points_of_another_space_are_not_told_and_diverged_ones_are(space: Space) -> None:
     proposals = Proposals(space, 0, quasi=0)
     known = told(space, Proposals(space, 0, 99), 12, lambda p: 0.5)

@@ -18,7 +18,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.search.halving import Halving, reached
 from wellposed.search.journal import Journal
-from wellposed.search.pace import Pace, apart, threads_of
+from wellposed.search.pace import Pace, Trained, threads_of
 from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.search.space import Point
 from wellposed.search.state import State, Trial
@@ -147,20 +147,10 @@ class Bench:
         if errors:
             raise errors[0]
         if self.account.timed and not self.interrupted:
-            self._measured(kind, lot, rows or self.total, runs, time.monotonic() - began)
+            trained = [Trained.of(run) for run in runs if run is not None]
+            self.pace.took(kind, trained, rows or self.total, time.monotonic() - began)
         self._forget()
         return runs
-
-    def _measured(
-        self, kind: str, lot: Sequence[Planned], rows: int, runs: Sequence[Run | None], seconds: float
-    ) -> None:
-        """Learn the pace: what the clock cut counts with the epochs that it had."""
-        alone = {True: 0.0, False: 0.0}
-        for planned, run in zip(lot, runs, strict=True):
-            if run is not None:
-                epochs = len(run.history) if run.stopped == "budget" else planned.run.epochs
-                alone[apart(planned.run)] += epochs * self.pace.epoch(planned.run, rows)
-        self.pace.took(kind, alone[False], seconds - alone[True])
 
     def _ended(self, kind: str, planned: Planned, run: Run, rows: int | None, seconds: float) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""

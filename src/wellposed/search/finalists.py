@@ -11,7 +11,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
 from wellposed.search.pace import with_epochs
-from wellposed.search.rounds import ranked
+from wellposed.search.state import ranked
 
 SIZES = ((8, 3), (5, 3), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
 """How many finalists there are with how many seeds, where there is time: the first that fits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
+from wellposed.training.run import Run
 
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 """The search trains on fewer rows if a run would have fewer epochs than this; small data need no more than that."""
@@ -30,11 +32,36 @@ SHORT_STEP = 0.003
 """Seconds of a step below which one thread is as fast as two on a quiet machine, and far faster on a busy one."""
 STEPS = 6
 """Steps that are timed; the median is taken."""
-TILT = 0.8
+TILT = 0.25
 """Epochs for each recipe of the search: of ``J`` epochs that fit in all, each has ``sqrt(TILT * J)``."""
-LEAST_FACTOR = 0.02
+LEAST_FACTOR, MOST_AROUND = 0.02, 4.0
+FEW = 4
+"""So few recipes are hardly faster together than alone, and say nothing of a lot of many."""
+SLOWER = 0.75
+"""A program of a larger model has more arithmetic and less overhead to save: as the time alone grows, so does the factor, by this
+power; measured: .07 for 128 units in 2 layers, .6 for 256 in 4."""
+HALVED = 0.6
+"""Share of their epochs that runs of the search have, before one has shown it: two rungs that stop half each leave 0.58."""
 FEWEST_RECIPES = 20
 """With fewer recipes a search says little."""
+
+
+Shape = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe took in a lot: epochs, its share of the seconds, and whether the clock cut it."""
+
+    recipe: Recipe
+    epochs: int
+    seconds: float
+    cut: bool
+
+    @classmethod
+    def of(cls, run: Run) -> Trained:
+        """What a run says of itself."""
+        return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == "budget")
 
 
 @dataclass(frozen=True)
@@ -50,9 +77,9 @@ class Speed:
 class Pace:
     """Plans the epochs of a study's runs.
 
-    A lot takes ``factor * sum_j epochs_j * alone_j``: what an epoch of each recipe takes alone, times what training them together
-    makes of it (1 for those that gain little). The factor is learned from the lots themselves, kind by kind, since halving ends
-    the runs of the search early.
+    A lot takes ``around * sum_j planned_j * lasting * factor_j * alone_j``: what an epoch of each recipe takes alone; what training
+    it together with others makes of that; which share of their epochs runs have, since halving and patience end them early; and
+    what is spent between epochs. All but ``alone`` is learned from the lots themselves.
 
     Args:
         problem, device: what is trained, and where.
@@ -63,8 +90,11 @@ class Pace:
         self.problem, self.account, self.device = problem, account, device
         self.together, self.stacked = 1, False
         self._speeds: dict[tuple[Any, ...], Speed] = {}
-        self._factors: dict[str, float] = {}
-        self._last = 1.0
+        self._factors: dict[Shape, float] = {}
+        self._alone: dict[Shape, float] = {}
+        self._lasting: dict[str, float] = {}
+        self._around: dict[str, float] = {}
+        self._last_around = 1.0
 
     # --- alone
 
@@ -115,26 +145,59 @@ class Pace:
         """The threads to train with; without a clock those that torch has, so that a study can be repeated."""
         return self.together if self.account.timed else torch.get_num_threads()
 
-    def factor(self, kind: str) -> float:
-        """What training together makes of the time alone: of lots of this kind where there was one, else of the last one whose
-        runs were trained to their ends."""
-        return self._factors.get(kind, self._last)
+    def factor(self, recipe: Recipe) -> float:
+        """What training together makes of the time alone of an epoch: of recipes of this shape, or of the shape most alike in
+        time, from which a slower one gains less; 1 before anything was trained together."""
+        if (shape := shape_of(recipe)) in self._factors:
+            return self._factors[shape]
+        alike = [other for other in self._factors if other[-1] == shape[-1]]
+        if not alike:
+            return 1.0
+        alone = self.alone(recipe)
+        nearest = min(alike, key=lambda other: abs(math.log(self._alone[other] / alone)))
+        found = self._factors[nearest]
+        return max(found, min(1.0, found * math.pow(alone / self._alone[nearest], SLOWER)))
 
-    def took(self, kind: str, alone: float, seconds: float) -> None:
-        """Recipes that would have taken ``alone`` seconds one after another, to their last epoch, took so long together."""
-        if alone <= 0:
+    def took(self, kind: str, lot: Sequence[Trained], rows: int, seconds: float) -> None:
+        """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
+        and what is spent between epochs."""
+        shapes: dict[Shape, list[Trained]] = defaultdict(list)
+        for one in lot:
+            shapes[shape_of(one.recipe)].append(one)
+        for shape, members in shapes.items():
+            together = sum(one.seconds for one in members)
+            alone = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
+            if alone > 0 and (len(members) >= FEW or shape not in self._factors):
+                self._factors[shape] = max(together / alone, LEAST_FACTOR)
+                self._alone[shape] = self.alone(members[0].recipe)
+        if len(lot) < FEW:
             return
-        now = max(seconds / alone, LEAST_FACTOR)
-        before = self._factors.get(kind)
-        self._factors[kind] = now if before is None else math.sqrt(now * max(now, before))
-        if kind != "search":
-            self._last = self._factors[kind]
+        ended = [one for one in lot if not one.cut]
+        if ended:
+            self._lasting[kind] = max(sum(one.epochs for one in ended) / sum(one.recipe.epochs for one in ended), 0.1)
+        within = sum(one.seconds for one in lot)
+        if within > 0 and kind != "probe":
+            self._last_around = self._around[kind] = min(max(seconds / within, 1.0), MOST_AROUND)
+
+    def lasting(self, kind: str) -> float:
+        """Share of their epochs that runs of a kind have: halving and patience end them early."""
+        return self._lasting.get(kind, HALVED if kind == "search" else 1.0)
+
+    def around(self, kind: str) -> float:
+        """What a lot takes in all, by what its epochs take."""
+        return self._around.get(kind, self._last_around)
+
+    def alone(self, recipe: Recipe) -> float:
+        """Seconds of an epoch alone on `FEWEST_ROWS` rows, to compare shapes by."""
+        return self.epoch(recipe, FEWEST_ROWS)
 
     def seconds(self, kind: str, recipes: Sequence[Recipe], epochs: int, rows: int) -> float:
         """What a lot of these recipes is expected to take."""
-        factor = self.factor(kind)
-        each = [(self.epoch(recipe, rows), 1.0 if apart(recipe) else factor) for recipe in recipes]
-        return epochs * sum(seconds * share for seconds, share in each)
+        return epochs * sum(self.cost(kind, recipe, rows) for recipe in recipes)
+
+    def cost(self, kind: str, recipe: Recipe, rows: int) -> float:
+        """Seconds that each planned epoch of a recipe adds to a lot."""
+        return self.around(kind) * self.lasting(kind) * self.factor(recipe) * self.epoch(recipe, rows)
 
     # --- plans
 
@@ -152,23 +215,28 @@ class Pace:
         fixed = self.fixed_epochs()
         if fixed is not None:
             return fixed, total
-        factor = self.factor("search")
         wanted = seconds / (FEWEST_EPOCHS * FEWEST_RECIPES)
-        rows = total
-        if factor * self.epoch(plain, total) > wanted:
+        rows, cost = total, self.cost("search", plain, total)
+        if cost > wanted:
             speed = self.speed(plain, total)
-            steps = max(1.0, (wanted / factor - speed.rest) / speed.step)
+            steps = max(1.0, (self.epoch(plain, total) * wanted / cost - speed.rest) / speed.step)
             rows = min(total, max(FEWEST_ROWS, int(steps * plain.batch_size)))
         return self.epochs_of(plain, rows, seconds), rows
 
     def epochs_of(self, plain: Recipe, rows: int, seconds: float) -> int:
         """Epochs of each run, where ``seconds`` are for all of them: more time gives longer runs and more of them."""
-        fit = seconds / (self.factor("search") * self.epoch(plain, rows))
+        fit = seconds / self.cost("search", plain, rows)
         return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1))
 
     def affordable(self, kind: str, recipes: Sequence[Recipe], rows: int, seconds: float, most: int) -> int:
         """How many epochs these recipes can have together in so many seconds, from 1 to ``most``."""
         return max(1, min(most, int(seconds / max(self.seconds(kind, recipes, 1, rows), 1e-9))))
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    """What recipes have in common that one program trains; the last part says whether they gain little from each other."""
+    sharp = bool(recipe.sharpness.radius)
+    return repr(sorted(recipe.model.items())), recipe.batch_size, sharp, apart(recipe)
 
 
 def apart(recipe: Recipe) -> bool:

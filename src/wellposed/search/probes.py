@@ -11,7 +11,7 @@ from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
-from wellposed.search.pace import FEWEST_EPOCHS, threads_of
+from wellposed.search.pace import FEWEST_EPOCHS, Trained, threads_of
 from wellposed.search.rates import BASELINE_RATES
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job
@@ -56,17 +56,20 @@ def probe(bench: Bench, plain: Recipe) -> None:
     if each > seconds:
         rows = max(4 * plain.batch_size, int(rows * seconds / each))
     rows = min(rows, bench.total)
-    alone = TOGETHER * EPOCHS * pace.epoch(plain, rows)
-    if alone > 4 * seconds:  # even so little is too much: the lots themselves will tell
+    if (
+        TOGETHER * EPOCHS * pace.epoch(plain, rows) > 4 * seconds
+    ):  # even so little is too much: the lots themselves will tell
         return
     tried(bench, plain, WARM, rows, pace.together)
     found = {threads: tried(bench, plain, EPOCHS, rows, threads) for threads in dict.fromkeys((1, several))}
-    pace.together = min(found, key=lambda threads: found[threads])
-    pace.took("probe", alone, found[pace.together])
+    pace.together = min(found, key=lambda threads: found[threads][0])
+    seconds, runs = found[pace.together]
+    pace.stacked = any("population" in run.engine for run in runs)
+    pace.took("probe", [Trained.of(run) for run in runs], rows, seconds)
 
 
-def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> float:
-    """Seconds that a lot of plain recipes takes for so many epochs."""
+def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> tuple[float, list[Run]]:
+    """Seconds that a lot of plain recipes takes for so many epochs, and its runs."""
     recipe = plain.replace(epochs=epochs, stopping={"patience": 0})
     rates = [BASELINE_RATES[number % len(BASELINE_RATES)] for number in range(TOGETHER)]
     jobs = [Job(recipe.replace(optimizer={"lr": rate}), seed, rows) for seed, rate in enumerate(rates)]
@@ -79,6 +82,6 @@ def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> 
         )  # fmt: skip
     if any(getattr(outcome, "stopped", "") == "interrupted" for outcome in outcomes):
         raise KeyboardInterrupt  # nothing was trained yet that could be kept
-    bench.pace.stacked = any("population" in outcome.engine for outcome in outcomes if isinstance(outcome, Run))
-    trained = sum(len(outcome.history) for outcome in outcomes if isinstance(outcome, Run))
-    return (time.monotonic() - began) * epochs * TOGETHER / max(trained, 1)  # the clock may have cut it
+    runs = [outcome for outcome in outcomes if isinstance(outcome, Run)]
+    trained = sum(len(run.history) for run in runs)
+    return (time.monotonic() - began) * epochs * TOGETHER / max(trained, 1), runs  # the clock may have cut it

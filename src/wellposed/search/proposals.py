@@ -47,19 +47,28 @@ class Proposals:
         self.space, self.seed, self.quasi = space, seed, quasi
         self._units: list[dict[str, float]] = []
 
-    def ask(self, count: int, first: int, lot: int, told: Sequence[Told], shared: Point | None = None) -> list[Point]:
+    def ask(
+        self,
+        count: int,
+        first: int,
+        lot: int,
+        told: Sequence[Told],
+        shared: Point | None = None,
+        running: Sequence[Point] = (),
+    ) -> list[Point]:
         """So many points that differ from all told ones.
 
         Args:
             first: how many points were asked for before; those below ``quasi`` are quasi-random.
             lot: the number of the lot, for the draws of the learned ones.
             shared: values of shared dimensions that all of them get.
+            running: points that are trained at the same time; what is learned keeps away from them.
         """
-        known = [t.point for t in told]
+        known = [*(t.point for t in told), *running]
         found: list[Point] = []
         drawn = 0
         with quietly():
-            study = self._study(told, lot) if first + count > self.quasi else None
+            study = self._study(told, running, lot) if first + count > self.quasi else None
             while len(found) < count:
                 at = first + len(found)
                 if study is None or at < self.quasi:
@@ -95,7 +104,7 @@ class Proposals:
             self._units.extend(_sobol(list(self.space.dimensions), self.seed, len(self._units), at + 1))
         return self.space.point(self._units[at], shared)
 
-    def _study(self, told: Sequence[Told], lot: int) -> Any:
+    def _study(self, told: Sequence[Told], running: Sequence[Point], lot: int) -> Any:
         """Optuna's study in memory with all that was told: ranks in the place of scores, so that losses break ties."""
         optuna = require("optuna", "search")
         seed = stream_seed(self.seed, "proposals", lot) % 2**32
@@ -105,11 +114,20 @@ class Proposals:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         order = {rank: place for place, rank in enumerate(sorted({t.rank for t in told}))}
         study.add_trials([self._frozen(t, float(order[t.rank])) for t in told if self.space.fits(t.point)])
+        for point in running:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=point, distributions=self._distributions(point), state=optuna.trial.TrialState.RUNNING
+                )
+            )
         return study
+
+    def _distributions(self, point: Point) -> dict[str, Any]:
+        return {name: distribution(self.space.dimensions[name]) for name in point}
 
     def _frozen(self, told: Told, value: float) -> Any:
         optuna = require("optuna", "search")
-        distributions = {name: distribution(self.space.dimensions[name]) for name in told.point}
+        distributions = self._distributions(told.point)
         if told.culled is None or told.rank == WORST:
             return optuna.trial.create_trial(params=told.point, distributions=distributions, value=value)
         return optuna.trial.create_trial(

@@ -10,6 +10,7 @@ from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import playbook, shares
 from wellposed.search.bench import Bench, Planned
+from wellposed.search.confirmation import PAIRS
 from wellposed.search.halving import Halving
 from wellposed.search.pace import with_epochs
 from wellposed.search.proposals import Proposals, Told
@@ -27,6 +28,8 @@ LATER = 120
 """Runs that come after the search, as if they were of the plain recipe: finalists, confirmation, ablation."""
 SLOWEST = 0.5
 """A group of which not even two recipes fit in so large a share of a lot's time is passed over."""
+SAME_SIZE = 1.5
+"""A recipe that takes not much longer than the baseline is always tried."""
 MOST_PASSED = 20
 """Groups that may be passed over for being too slow; then the baseline's own settings are taken."""
 
@@ -66,7 +69,7 @@ class Rounds:
         if self.passed:
             bench.notes.append(
                 f"{self.passed} groups of recipes were passed over: not even two of a group would have been trained within "
-                "half of the time of a lot."
+                "half of the time of a lot, or four pairs within that of the confirmation."
             )
 
     # --- how much
@@ -79,7 +82,7 @@ class Rounds:
         if budget.unit == "epochs":
             return round(budget.amount / self.epochs)
         left = (self.ends() - self.bench.account.spent) * budget.amount
-        each = self.bench.pace.factor("search") * self.epochs * self.bench.pace.epoch(self.plain, self.rows_or_all)
+        each = self.epochs * self.bench.pace.cost("search", self.plain, self.rows_or_all)
         return int(max(left, 0.0) / max(each, 1e-9))
 
     def _size(self) -> int:
@@ -136,12 +139,16 @@ class Rounds:
         recipes: list[tuple[Recipe, Point]] = []
         if state.lots == 0:
             recipes += [(self.own, {})] if self.own is not None else []
-            recipes += [(self.space.recipe(point), point) for point in self.space.starts()]
+            starts = [(self.space.recipe(point), point) for point in self.space.starts()]
+            recipes += [(recipe, point) for recipe, point in starts if self.can_be_confirmed(recipe)]
             recipes = recipes[:room]
-        told = self.told() + [Told(point, WORST) for _, point in recipes if point]
+        told = self.told()
         for number, count in enumerate(shared_out(room - len(recipes))):
             shared, count = self.group(state.lots, number, told, count)
-            points = self.proposals.ask(count, state.proposals, MOST_GROUPS * state.lots + number, told, shared)
+            running = [point for _, point in recipes if point]
+            points = self.proposals.ask(
+                count, state.proposals, MOST_GROUPS * state.lots + number, told, shared, running
+            )
             state.proposals += len(points)
             recipes += [(self.space.recipe(point), point) for point in points]
         state.pending = [
@@ -155,20 +162,35 @@ class Rounds:
         bench = self.bench
         if not bench.account.timed:
             return self.proposals.group(lot, number, told), count
-        pace = bench.pace
-        seconds = count * pace.epoch(self.plain, self.rows_or_all)
+        pace, rows = bench.pace, self.rows_or_all
+        least = pace.cost("search", self.plain, rows)
         for again in range(MOST_PASSED):
             shared = self.proposals.group(lot, number + MOST_GROUPS * again, told)
             try:
-                each = pace.epoch(self.space.recipe({**self.space.plain(1e-3), **shared}), self.rows_or_all)
+                recipe = self.space.recipe({**self.space.plain(1e-3), **shared})
+                each = pace.cost("search", recipe, rows)
             except InputError:  # it says so when it is tried
                 return shared, count
-            if each <= max(SLOWEST * seconds, pace.epoch(self.plain, self.rows_or_all)):
-                return shared, max(1, min(2 * count, int(seconds / each)))
+            if each <= max(SLOWEST * count, 1.0) * least and self.can_be_confirmed(recipe):
+                return shared, max(1, min(2 * count, int(count * least / each)))
             self.passed += 1
         return {
             name: value for name, value in self.space.plain(1e-3).items() if self.space.dimensions[name].shared
         }, count
+
+    def can_be_confirmed(self, recipe: Recipe) -> bool:
+        """Whether the fewest pairs of the confirmation fit its share of the time: else the best recipe would be judged after fewer
+        epochs, or on fewer rows, than the search judged it."""
+        bench = self.bench
+        if not bench.account.timed:
+            return True
+        share = (1.0 - bench.start) * (shares.CONFIRMATION - shares.SEARCH - shares.FINALISTS)
+        try:
+            pair = bench.pace.seconds("confirmation", [self.plain, recipe], self.epochs, self.rows_or_all)
+        except InputError:
+            return True
+        plain = bench.pace.seconds("confirmation", [self.plain] * 2, self.epochs, self.rows_or_all)
+        return PAIRS[0] * pair <= max(shares.HASTE * share * bench.account.budget.amount, SAME_SIZE * PAIRS[0] * plain)
 
     def finish_lot(self) -> None:
         """Train what is pending, less what has ended before; then look at ranges and rates."""
@@ -183,7 +205,7 @@ class Rounds:
         lot = [self.planned(pending) for pending in waiting]
         if lot:
             halving = Halving(bench.sign, before)
-            bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 2, halving=halving)
+            bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 4, halving=halving)
         if bench.interrupted:
             return
         numbers = {pending.index for pending in state.pending}
@@ -216,8 +238,3 @@ def shared_out(count: int) -> list[int]:
     """
     groups = min(MOST_GROUPS, max(1, count // GROUP))
     return [count // groups + (number < count % groups) for number in range(groups)] if count > 0 else []
-
-
-def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:
-    """Trials that learned something, the best first."""
-    return sorted((t for t in trials if t.rank(sign) > WORST), key=lambda t: t.rank(sign), reverse=True)

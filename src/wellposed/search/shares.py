@@ -11,10 +11,10 @@ PROBES = 0.04
 """What finding out the pace may take."""
 RATES = 0.25
 """Until then the baseline may look beyond the border of its rates."""
-SEARCH, SEARCH_LATEST = 0.52, 0.7
-FINALISTS = 0.13
+SEARCH, SEARCH_LATEST = 0.48, 0.68
+FINALISTS = 0.12
 """Of the finalists, from where the search ended."""
-CONFIRMATION = 0.82
+CONFIRMATION = 0.84
 ABLATION = 0.96
 LATEST = 1.05
 """Where a confirmation run is cut at the latest."""

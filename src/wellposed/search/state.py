@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from wellposed.core.errors import FormatError
 from wellposed.core.files import jsonable, read_json, write_atomically
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ranking import Rank, rank_of
+from wellposed.search.ranking import WORST, Rank, rank_of
 
 SCHEMA = 1
 STATE = "state.json"
@@ -175,3 +175,8 @@ def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
     return {
         k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
     }
+
+
+def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:
+    """Trials that learned something, the best first."""
+    return sorted((t for t in trials if t.rank(sign) > WORST), key=lambda t: t.rank(sign), reverse=True)
