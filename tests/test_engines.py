@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, MissingExtra, ProblemError, RecipeError, TrainingError
 from wellposed.core.progress import reporting_to
-from wellposed.training import processes, remote
+from wellposed.training import executors, processes, remote
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job, Outcome, Standing
+from wellposed.training.loop import fit
 from wellposed.training.problems import file_problem
 
 ROWS, FEATURES = 60, 4
@@ -549,3 +550,75 @@ def test_fit_many_with_callables_trains_here() -> None:
         wp.fit_many(given, recipe(), engine="processes", stop=stop)
     with pytest.raises(TypeError):
         wp.fit_many(given, recipe(), epochs=3)  # type: ignore[call-arg]
+
+
+# What auto does
+
+MIXED = [
+    JOBS[0],
+    Job(recipe(accumulate=2), 3),
+    JOBS[3],
+    Job(recipe(accumulate=2, clip=0.5), 4),
+    Job(recipe(accumulate=2), 5),
+]
+"""Jobs 1, 3 and 4 accumulate gradients, which no population does."""
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_what_is_alone_goes_to_several_processes_and_nothing_else_does() -> None:
+    given, told = problem(), []
+    outcomes = train("auto", given, MIXED, done=lambda place, outcome: told.append((place, outcome.seed)))
+    engines = [outcome.engine for outcome in outcomes]
+    assert [engine.startswith("processes: alone: it accumulates") for engine in engines] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert sorted(told) == [(place, job.seed) for place, job in enumerate(MIXED)]
+    for job, outcome in zip(MIXED, outcomes, strict=True):
+        alone = fit(given, job.recipe, job.seed, device="cpu")
+        # Not weight by weight: a bias before a batch norm has no gradient but rounding, which Adam makes large.
+        torch.testing.assert_close(outcome.model(XV), alone.model(XV), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_auto_asks_the_judge_in_the_places_of_all_jobs(tmp_path: Path) -> None:
+    def cull(standings: Sequence[Standing]) -> list[int]:
+        return [one.job for one in standings if one.job in (2, 4) and len(one.history) == 2]
+
+    outcomes = train("auto", problem(), MIXED, cull=cull)
+    assert [outcome.stopped for outcome in outcomes] == ["epochs", "epochs", "culled", "epochs", "culled"]
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_single_job_that_is_alone_stays_here() -> None:
+    outcomes = train("auto", problem(), MIXED[:3])
+    assert outcomes[1].engine.startswith("alone: it accumulates")
+    assert [outcome.engine for outcome in train("inprocess", problem(), MIXED)][3].startswith("alone")
+
+
+def test_one_thread_trains_here() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert all("processes" not in outcome.engine for outcome in train("auto", problem(), MIXED))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_time_that_is_over_leaves_out_what_never_began() -> None:
+    late = time.monotonic() - 1.0
+    runs = wp.fit_many(problem(), recipe(), seeds=range(3), device="cpu", deadline=late)
+    assert all(run.stopped == "budget" for run in runs)
