@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -155,6 +155,9 @@ class Search:
     def check(self) -> None:
         """Fail early and clearly on what cannot be trained."""
         report("phase", text="checks")
+        if not self.account.budget.none:
+            require("optuna", "search")
+            require("scipy", "search")
         pace = self.bench.pace
         pace.speed(self.plain)
         if self.own is not None:
