@@ -51,8 +51,8 @@ from wellposed.training.population.tracing import traced
 from wellposed.training.run import Run
 
 TOLERANCE = 1e-9
-BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
 needs_kernel = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")
+BOTH = pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernel), False], ids=["compiled", "torch"])
 
 # What is tried
 
@@ -1145,7 +1145,7 @@ def test_layers_that_write_over_their_input(how: str, compiled: bool) -> None:
     assert pair({"optimizer": {"name": "sgd", "lr": 0.5}}, given, compiled=compiled) < TOLERANCE
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@BOTH
 def test_many_rows_are_evaluated_in_parts(compiled: bool) -> None:
     x = torch.randn(2500, FEATURES, generator=torch.Generator().manual_seed(2))
     data = wp.Data(train=(x[:1200], classes(x[:1200])), valid=(x[1200:], classes(x[1200:])))
@@ -1266,7 +1266,7 @@ AROUND_MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Callable[..., Any]], b
 }
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@BOTH
 def test_places_are_used_again(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert each(AROUND, problem(), compiled, monkeypatch) < TOLERANCE
 
@@ -1277,3 +1277,45 @@ def test_wrong_surroundings_are_caught(name: str, monkeypatch: pytest.MonkeyPatc
     where, attribute, make, compiled = AROUND_MUTANTS[name]
     monkeypatch.setattr(where, attribute, make(getattr(where, attribute)))
     assert not each(AROUND, problem(), compiled, monkeypatch) < TOLERANCE
+
+
+@BOTH
+def test_few_rows_weights_and_probes(compiled: bool) -> None:
+    """A subset with weights, fixed rows of both sides, batches in which no row counts, one number a row in either shape."""
+    job = Job(recipe(noise={"mixup": 0.4}), 1, rows=20)
+    weighted = problem(weighted=True)
+    assert (
+        difference(alone(weighted, job), together(weighted, [Job(recipe(), 0, rows=20), job], compiled)[1]) < TOLERANCE
+    )
+    given = problem()
+    wanted = wp.fit(given, recipe(), 1, device="cpu", probe_rows=7)
+    assert (
+        difference(wanted, together(given, [Job(recipe(), 0), Job(recipe(), 1)], compiled, probe_rows=7)[1]) < TOLERANCE
+    )
+    weight = torch.zeros(ROWS)
+    weight[:3] = 1.0
+    data = wp.Data(train=(X, classes(X)), valid=(XV, classes(XV)), weight=weight)
+    sparse = wp.Problem(lambda: Net("no_norm"), "cross_entropy", data)
+    assert pair({"batch_size": 2}, sparse, compiled=compiled) < TOLERANCE
+    for shape in ((-1,), (-1, 1)):
+        data = wp.Data(train=(X, (X[:, 0] * X[:, 1]).view(shape)), valid=(XV, XV[:, 0].view(shape)))
+        single_number = wp.Problem(lambda: Net("no_norm", 1), "squared_error", data)
+        assert pair({"noise": {"mixup": 0.3}}, single_number, compiled=compiled) < TOLERANCE
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("loss", "engine"),
+    [
+        (nn.CrossEntropyLoss(), "compiled"), (nn.functional.cross_entropy, "compiled"),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)), "torch"),
+        (lambda f, y: nn.functional.cross_entropy(f, y, reduction="none") ** 2, "torch"),
+    ],
+)  # fmt: skip
+def test_losses_that_are_given(loss: Any, engine: str) -> None:
+    given = wp.Problem(lambda: Net("no_norm"), loss, wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))))
+    job = Job(recipe(), 1)
+    run = together(given, [Job(recipe(), 0), job])[1]
+    assert isinstance(run, Run)
+    assert run.engine == f"{engine} population of 2"
+    assert difference(alone(given, job), run) < TOLERANCE

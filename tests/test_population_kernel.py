@@ -209,7 +209,8 @@ def compiled_from(folder: Path, changes: list[tuple[str, str]]) -> Kernel:
     (folder / "kernel_body.h").write_text(body)
     shutil.copy(SOURCE / "kernel.c", folder / "kernel.c")
     library = folder / "kernel.so"
-    command = ["cc", "-O0", "-fPIC", "-pthread", "-shared", str(folder / "kernel.c"), "-o", str(library), "-lm"]
+    compiler = next(found for name in compiled.COMPILERS if (found := shutil.which(name)))
+    command = [compiler, "-O0", "-fPIC", "-pthread", "-shared", str(folder / "kernel.c"), "-o", str(library), "-lm"]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
     loaded = ctypes.CDLL(str(library))

@@ -341,7 +341,7 @@ def native(
 
 def plain_cross_entropy(loss: Loss) -> bool:
     """Whether it is torch's, with nothing set."""
-    given = loss.given() if loss.given is nn.CrossEntropyLoss else loss.given
+    given = loss.given
     if given is nn.functional.cross_entropy:
         return True
     plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == -100
