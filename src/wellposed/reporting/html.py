@@ -106,6 +106,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "decomposition": _decomposition(record),
         "diagnoses": _diagnoses(record),
         "changes": _changes(record),
+        "ablation": _ablation(record),
         "recipes": _recipes(record),
         "audits": _audits(record),
         "evidence": _evidence(record),
@@ -293,10 +294,37 @@ def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
     return {"pairs": pairs, "known": isinstance(differences, dict), "before": before, "after": after}
 
 
+def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
+    """What each ingredient of the best recipe is worth, and the simplest recipe that is as good; None where it was not measured."""
+    worths = []
+    for one in rows(record.get("ablation"))[: MOST_FINDINGS * 2]:
+        estimate, low, high = (number(one.get(key)) for key in ("estimate", "low", "high"))
+        name = text(one.get("ingredient"), 60).replace("_", " ")
+        if not (name and math.isfinite(estimate)):
+            continue
+        decimals = words.decimals_for(high - low)
+        sure = "new" if low > 0 else "old" if high < 0 else ""
+        interval = f"{words.signed(low, decimals)} to {words.signed(high, decimals)}"
+        worths.append({"name": name, "worth": words.signed(estimate, decimals), "interval": interval, "sure": sure})
+    if not worths:
+        return None
+    found = mapping(record.get("simplest"))
+    difference, error = (number(found.get(key)) for key in ("difference", "standard_error"))
+    decimals = words.decimals_for(4 * error)
+    return {
+        "worths": worths,
+        "pairs": max(known([number(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan),
+        "simplest": text(found.get("describe"), 600),
+        "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
+        "difference": words.signed(difference, decimals),
+        "toml": text(found.get("recipe"), TOML_LENGTH),
+    }
+
+
 def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
     """The recipes that were tried: a figure in their order and a table by their score."""
     higher = words.higher_is_better(record)
-    everything = rows(record.get("trials"))[:MOST_RECIPES]
+    everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") != "ablation"][:MOST_RECIPES]
     searched = [trial for trial in everything if trial.get("kind") != "confirmation"]
     table = [_trial(trial, place) for place, trial in enumerate(everything)]
     ranked = [row for row in table if not row["again"]]
