@@ -33,6 +33,7 @@ from populations import (
     together,
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.models.mlp import MLP
 from wellposed.optim.schedules import PLATEAU, SHAPES
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import NoiseSpec, chargeables, optimizers
@@ -845,6 +846,11 @@ ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "function": (lambda: Called(lambda m, x: torch.sin(x)), "it calls sin"),
     "method": (lambda: Called(lambda m, x: x.cos()), "it calls .cos()"),
     "batch mean": (lambda: Called(lambda m, x: x - x.mean(0)), "it calls .mean()"),
+    "number of examples": (lambda: Called(lambda m, x: x / x.size(0)), "it computes with sizes"),
+    "number of examples again": (lambda: Called(lambda m, x: x * (0.1 * x.shape[0])), "it computes with sizes"),
+    "first example": (lambda: Called(lambda m, x: x + (x[:, :2] - x[:, :2][0])[:, :1]), "it picks examples"),
+    "transposed": (lambda: Called(lambda m, x: x + x.view(x.size(0), 2, 3).mT.flatten(1)), "it uses .mT"),
+    "dimensions": (lambda: Called(lambda m, x: (x.view(x.size(0), 1, -1) + x[:, :1])[:, 0]), "of different dimensions"),
     "attribute": (lambda: Called(lambda m, x: x + m.shift), "it uses 'shift' outside a layer"),
     "layer": (seq(lambda: nn.PReLU()), "is PReLU"),
     "alpha dropout": (seq(lambda: nn.AlphaDropout(0.1)), "is AlphaDropout"),
@@ -1319,3 +1325,19 @@ def test_losses_that_are_given(loss: Any, engine: str) -> None:
     assert isinstance(run, Run)
     assert run.engine == f"{engine} population of 2"
     assert difference(alone(given, job), run) < TOLERANCE
+
+
+@needs_kernel
+@pytest.mark.parametrize("settings", [{}, {"depth": 0}, {"norm": False, "depth": 3}, {"width": 33}])
+def test_the_perceptron_of_tables_is_compiled(settings: dict[str, Any]) -> None:
+    """The model that the table command searches over must never fall out of the kernel unseen."""
+
+    def model(**given: Any) -> nn.Module:
+        return MLP(FEATURES, 3, **given)
+
+    given = wp.Problem(model, "cross_entropy", wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))))
+    job = Job(recipe(model=settings), 1)
+    run = together(given, [Job(recipe(model=settings), 0), job])[1]
+    assert isinstance(run, Run)
+    assert run.engine == "compiled population of 2"
+    assert difference(alone(given, job), run) < 1e-4

@@ -54,6 +54,8 @@ METHODS = (
     "mul",
 )
 """Functions and methods of the same kind. A reshape keeps the first axis, which `traced` checks."""
+RESHAPES = ("view", "reshape", "flatten", "size", torch.flatten)
+"""What may be given sizes that the model asked for."""
 
 
 class _Tracer(fx.Tracer):
@@ -97,6 +99,7 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
         found = shape_of(node)
         if found is not None and node.op != "output" and (not found or found[0] != len(example)):
             raise NotStackable("a value has no axis of examples first")
+        _check_examples(node)
     return module
 
 
@@ -151,6 +154,27 @@ def _check(node: fx.Node, module: fx.GraphModule) -> None:
         raise NotStackable(f"it uses {node.target!r} outside a layer")
     elif node.op == "placeholder" and len(node.args) > 0 and node.users:
         raise NotStackable(f"it uses the argument {node.target!r}")
+
+
+def _check_examples(node: fx.Node) -> None:
+    """Refuse what looks at other examples, or at how many there are: in a population there are those of all slots."""
+    shapes = [shape_of(given) for given in node.all_input_nodes]
+    if shape_of(node) is not None and node.target not in RESHAPES and None in shapes:
+        raise NotStackable("it computes with sizes")
+    if not shapes or None in shapes or node.op == "output":
+        return
+    if node.target is getattr and node.args[1] != "shape":
+        raise NotStackable(f"it uses .{node.args[1]}")
+    if node.target is operator.getitem and not _every_example(node.args[1], len(shapes[0] or ())):
+        raise NotStackable("it picks examples")
+    if len({len(shape or ()) for shape in shapes}) > 1:
+        raise NotStackable("it combines values of different dimensions")
+
+
+def _every_example(index: object, axes: int) -> bool:
+    """Whether an index leaves the first of so many axes alone."""
+    first, *rest = index if isinstance(index, tuple) and index else (index,)
+    return (isinstance(first, slice) and first == slice(None)) or (first is Ellipsis and len(rest) < axes)
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
