@@ -105,11 +105,11 @@ class Population:
         done = self.total - len(self.slots) - len(self.waiting)
         return (done + sum(s.epoch / s.training.recipe.epochs for s in self.slots)) / self.total
 
-    def fill(self) -> None:
-        """Let jobs that wait take free places."""
+    def fill(self, late: bool = False) -> None:
+        """Let jobs that wait take free places, or none of them where it is too ``late``."""
         while self.free and self.waiting:
             number, job = self.waiting.popleft()
-            if self.stacks is not None and time.monotonic() > self.deadline:
+            if late:
                 self.ended(number, NotBegun())
                 continue
             try:
@@ -175,9 +175,9 @@ class Population:
 
     # --- an epoch
 
-    def advance(self) -> None:
-        """One epoch of every slot, evaluated; those that have ended free their places."""
-        self.fill()
+    def advance(self, late: bool) -> None:
+        """One epoch of every slot, evaluated; those that have ended free their places. ``late``: nothing begins any more."""
+        self.fill(late)
         if not self.slots:
             return
         # Beside the kernel, which has threads of its own, torch only does small things: several threads would wait for each other.

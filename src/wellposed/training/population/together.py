@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
-from wellposed.training.jobs import Cull, Done, Job, Outcome, Standing
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.eager import Eager
@@ -72,8 +73,12 @@ class Alone:
         """Those that are in training."""
         return [] if self.over or self.training is None else [self]
 
-    def advance(self) -> None:
-        """One epoch, under random state of its own."""
+    def advance(self, late: bool) -> None:
+        """One epoch, under random state of its own; ``late``: what has not begun does not begin any more."""
+        if late and self.training is None:
+            self.over = True
+            self.ended(self.number, NotBegun())
+            return
         with seeded(self.job.seed, "begin", self.epoch):
             if self.training is None:
                 try:
@@ -157,12 +162,14 @@ class Together:
 
     def run(self) -> list[Outcome]:
         """Advance the group that is furthest behind, until nothing is left."""
+        begun = False
         try:
             with untouched():
                 while waiting := [group for group in self.groups if not group.over]:
                     group = min(waiting, key=lambda g: g.progress)
                     try:
-                        group.advance()
+                        group.advance(late=begun and time.monotonic() > self.deadline)
+                        begun = True
                     except Exception as error:
                         group.fail(error)
                     self.tell()
@@ -276,9 +283,10 @@ class Together:
             return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
+        why = f": {template.why}" if shape.eager and template.why else ""
         return Population(
             self.problem, members, places, shared, self.begin, engine, self.ended, self.deadline,
-            f"{how} population of {places}",
+            f"{how} population of {places}{why}",
         )  # fmt: skip
 
 
