@@ -13,8 +13,9 @@ import torch
 from wellposed._version import __version__
 from wellposed.core.files import write_atomically, write_json
 from wellposed.diagnosis.diagnose import Diagnosis
-from wellposed.diagnosis.evidence import Interval
+from wellposed.diagnosis.evidence import Interval, look_level
 from wellposed.search import words
+from wellposed.search.confirmation import ALPHA
 from wellposed.search.state import SCHEMA, State, Trial
 from wellposed.search.words import verdict
 from wellposed.training.checkpoint import save_run
@@ -82,6 +83,9 @@ class Study:
             "looks": self.facts["looks"],
             "shown": self.shown,
             "limited_by": interval.limited_by if interval else None,
+            "rows": interval.rows if interval else None,
+            # More pairs on the same rows are another look at them.
+            "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
         }
         searched = [t for t in self.trials if t.kind in ("baseline", "search")]
         return {
