@@ -110,6 +110,27 @@ def test_learned_points_keep_away_from_those_that_are_trained_at_the_same_time(s
     assert not any(point in first for point in again)
 
 
+def test_settings_that_optuna_takes_for_equal_or_cannot_keep_come_back_as_they_are(
+    problem: Problem, tmp_path: Path
+) -> None:
+    def odd(widths: Any = (4,), flag: Any = 1) -> nn.Module:
+        return make_net()
+
+    space = Space(
+        Problem(odd, "cross_entropy", problem.data, space={"widths": [[4], [8, 8]], "flag": [1, True, 2.0]}),
+        Recipe(batch_size=32), (),
+    )  # fmt: skip
+    proposals = Proposals(space, 0, quasi=4)
+    known = [Told(point, (0.5 + i / 100, 0.0)) for i, point in enumerate(Proposals(space, 0, 99).ask(16, 0, 0, []))]
+    found = [*(t.point for t in known), *proposals.ask(12, 16, 1, known)]
+    found += [p for lot in range(6) for p in proposals.ask(2, 16, lot, known, proposals.group(lot, 0, known))]
+    assert {(type(p["model.flag"]), p["model.flag"]) for p in found} == {(int, 1), (bool, True), (float, 2.0)}
+    assert {tuple(p["model.widths"]) for p in found} == {(4,), (8, 8)}
+    journal = Journal(tmp_path, maximize=True)
+    journal.open(space, [trial(i, 0.5, params=point) for i, point in enumerate(found)])
+    assert {t.params["model.flag"] for t in opened(tmp_path).trials} == {"1", "True", "2.0"}
+
+
 def test_points_of_another_space_are_not_told_and_diverged_ones_are(space: Space) -> None:
     proposals = Proposals(space, 0, quasi=0)
     known = told(space, Proposals(space, 0, 99), 12, lambda p: 0.5)

@@ -29,7 +29,7 @@ SEEDS = 2000
 """The ablation's seeds begin so far from the study's own."""
 SHORTEST = 16
 """Epochs from which a run may have half of them, where the time is not enough for whole ones."""
-CHAIN = 0.65
+CHAIN = 0.8
 """Of the time that is left, what the pairs may take; the rest is for recipes without several ingredients."""
 
 

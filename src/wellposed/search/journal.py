@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import require
-from wellposed.search.proposals import choices_of, quietly
+from wellposed.search.proposals import choices_of, quietly, said
 from wellposed.search.space import Space
 from wellposed.search.state import Trial
 
@@ -105,11 +105,16 @@ class Journal:
             "seed": trial.seed, "epochs": trial.epochs, "stopped": trial.stopped, "train_rows": trial.train_rows,
             **{k: v for k in ("valid_loss", "train_loss", "seconds") if math.isfinite(v := getattr(trial, k))},
         }  # fmt: skip
-        holding = {name: self._holding(name, value) for name, value in trial.params.items()}
+        params = {name: self._said(name, value) for name, value in trial.params.items()}
+        holding = {name: self._holding(name, value) for name, value in params.items()}
         return optuna.trial.create_trial(
-            state=state, params=trial.params, distributions=holding, user_attrs=attributes,
+            state=state, params=params, distributions=holding, user_attrs=attributes,
             value=None if state is states.FAIL else score, intermediate_values=rungs,
         )  # fmt: skip
+
+    def _said(self, name: str, value: Any) -> Any:
+        dimension = self._space.dimensions.get(name) if self._space is not None else None
+        return value if dimension is None else said(dimension, value)
 
     def _holding(self, name: str, value: Any) -> Any:
         """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""
@@ -121,4 +126,4 @@ class Journal:
             low, high = min(dimension.low, value), max(dimension.high, value)
             return optuna.distributions.FloatDistribution(low, high, log=dimension.log)
         choices = choices_of(dimension)
-        return optuna.distributions.CategoricalDistribution(choices if dimension.holds(value) else (*choices, value))
+        return optuna.distributions.CategoricalDistribution(choices if value in choices else (*choices, value))

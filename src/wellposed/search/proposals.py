@@ -15,7 +15,7 @@ from typing import Any
 from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator, stream_seed
 from wellposed.search.ranking import WORST, Rank
-from wellposed.search.space import Dimension, Point, Space
+from wellposed.search.space import Dimension, Point, Space, same
 
 MOST_DRAWS = 20
 """Draws for a point that differs from all others; a small space may have no more, and then one comes twice."""
@@ -117,10 +117,15 @@ class Proposals:
         for point in running:
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=point, distributions=self._distributions(point), state=optuna.trial.TrialState.RUNNING
+                    params=self._said(point),
+                    distributions=self._distributions(point),
+                    state=optuna.trial.TrialState.RUNNING,
                 )
             )
         return study
+
+    def _said(self, point: Point) -> Point:
+        return {name: said(self.space.dimensions[name], value) for name, value in point.items()}
 
     def _distributions(self, point: Point) -> dict[str, Any]:
         return {name: distribution(self.space.dimensions[name]) for name in point}
@@ -129,14 +134,14 @@ class Proposals:
         optuna = require("optuna", "search")
         distributions = self._distributions(told.point)
         if told.culled is None or told.rank == WORST:
-            return optuna.trial.create_trial(params=told.point, distributions=distributions, value=value)
+            return optuna.trial.create_trial(params=self._said(told.point), distributions=distributions, value=value)
         return optuna.trial.create_trial(
-            params=told.point, distributions=distributions, intermediate_values={told.culled: value},
+            params=self._said(told.point), distributions=distributions, intermediate_values={told.culled: value},
             state=optuna.trial.TrialState.PRUNED,
         )  # fmt: skip
 
     def _learned(self, study: Any, shared: Point) -> Point:
-        study.enqueue_trial(shared)
+        study.enqueue_trial(self._said(shared))
         trial = study.ask()
         point: Point = {}
         for name, dimension in self.space.dimensions.items():
@@ -160,15 +165,29 @@ def distribution(dimension: Dimension) -> Any:
 
 
 def choices_of(dimension: Dimension) -> tuple[Any, ...]:
-    """The choices of a dimension that is no range."""
-    return (False, True) if dimension.kind == "in" else dimension.choices
+    """The choices of a dimension that is no range, as Optuna says them: as text where they are lists, or where it would take some
+    for equal (1, 1.0 and True)."""
+    choices = (False, True) if dimension.kind == "in" else dimension.choices
+    plain = all(isinstance(choice, (bool, int, float, str)) for choice in choices)
+    return choices if plain and len(set(choices)) == len(choices) else tuple(map(repr, choices))
+
+
+def said(dimension: Dimension, value: Any) -> Any:
+    """A value as Optuna says it."""
+    if dimension.kind != "choice":
+        return value
+    for choice, label in zip(dimension.choices, choices_of(dimension), strict=True):
+        if same(choice, value):
+            return label
+    return value if isinstance(value, (bool, int, float, str)) else repr(value)
 
 
 def suggested(trial: Any, dimension: Dimension) -> Any:
     """The value that a trial of Optuna suggests."""
     if dimension.kind == "size":
         return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)
-    return trial.suggest_categorical(dimension.name, choices_of(dimension))
+    label = trial.suggest_categorical(dimension.name, choices_of(dimension))
+    return dimension.choices[choices_of(dimension).index(label)] if dimension.kind == "choice" else label
 
 
 def _sobol(names: Sequence[str], seed: int, first: int, end: int) -> list[dict[str, float]]:

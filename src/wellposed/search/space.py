@@ -95,7 +95,7 @@ class Dimension:
         """Whether a value is one of this dimension."""
         if self.kind == "size":
             return isinstance(value, (int, float)) and self.low <= value <= self.high
-        return value in (True, False) if self.kind == "in" else any(_same(value, c) for c in self.choices)
+        return value in (True, False) if self.kind == "in" else any(same(value, c) for c in self.choices)
 
     def side(self, value: float) -> Literal["low", "high"] | None:
         """At which border of the range a value lies; None inside."""
@@ -327,14 +327,14 @@ def default_of(problem: Problem, key: str, values: Sequence[Any]) -> Any:
     """The factory's own value of a setting where it is one of the space's, else the middle one."""
     parameter = inspect.signature(problem.model).parameters.get(key)
     own = None if parameter is None else parameter.default
-    return own if any(_same(own, value) for value in values) else values[len(values) // 2]
+    return own if any(same(own, value) for value in values) else values[len(values) // 2]
 
 
 def _middle(ingredient: Ingredient) -> float:
     return math.sqrt(ingredient.low * ingredient.high)
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Whether two choices are the same: True is not 1."""
     return type(a) is type(b) and bool(a == b)
 
