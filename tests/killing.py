@@ -78,10 +78,9 @@ def start(folder: Path, out: Path, resume: bool) -> int:
 
         torch.set_num_threads(1)
         pace.PLAIN_EPOCHS = EPOCHS
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, 1)
-        log = os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 2)
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder / "stderr", "a", buffering=1)  # noqa: SIM115
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stderr.fileno(), 2)
         words = ["improve", str(folder / "t.csv"), "--target", "kind", "--recipes", str(RECIPES), "--out", str(out)]
         sys.argv = ["wellposed", *words, *(["--resume"] if resume else [])]
         main.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 from wellposed.core.errors import InputError
@@ -28,6 +29,8 @@ LATER = 120
 """Runs that come after the search, as if they were of the plain recipe: finalists, confirmation, ablation."""
 SLOWEST = 0.5
 """A group of which not even two recipes fit in so large a share of a lot's time is passed over."""
+SLOWER, SLOWEST_BY = 1.3, 3.0
+"""A lot takes longer than its recipes say, since halving leaves programs with few of them; by how much is learned, up to this."""
 SAME_SIZE = 1.5
 """A recipe that takes not much longer than the baseline is always tried."""
 MOST_PASSED = 20
@@ -46,7 +49,7 @@ class Rounds:
         self, bench: Bench, space: Space, own: Recipe | None, plain: Recipe, epochs: int, rows: int | None
     ) -> None:
         self.bench, self.space, self.own, self.plain, self.epochs, self.rows = bench, space, own, plain, epochs, rows
-        self.passed = 0
+        self.passed, self.slower = 0, SLOWER
         self.size = self._size()
         quasi = min(max(FEWEST_QUASI, round(QUASI * self._expected())), MOST_QUASI)
         self.proposals = Proposals(space, bench.seed, quasi)
@@ -82,7 +85,7 @@ class Rounds:
         if budget.unit == "epochs":
             return round(budget.amount / self.epochs)
         left = (self.ends() - self.bench.account.spent) * budget.amount
-        each = self.epochs * self.bench.pace.cost("search", self.plain, self.rows_or_all)
+        each = self.slower * self.epochs * self.bench.pace.cost("search", self.plain, self.rows_or_all)
         return int(max(left, 0.0) / max(each, 1e-9))
 
     def _size(self) -> int:
@@ -205,13 +208,27 @@ class Rounds:
         lot = [self.planned(pending) for pending in waiting]
         if lot:
             halving = Halving(bench.sign, before)
+            expected = self.expected_seconds(lot, waiting[0].rows or bench.total)
+            began = time.monotonic()
             bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 4, halving=halving)
+            if expected > 0:
+                ratio = (time.monotonic() - began) / expected
+                self.slower = min(max(math.sqrt(self.slower * ratio), 1.0), SLOWEST_BY)
         if bench.interrupted:
             return
         numbers = {pending.index for pending in state.pending}
         self.look([trial for trial in state.of("search") if trial.index in numbers])
         state.pending = []
         bench.keep()
+
+    def expected_seconds(self, lot: Sequence[Planned], rows: int) -> float:
+        """What a lot should take under a clock; 0 without one."""
+        if not self.bench.account.timed:
+            return 0.0
+        try:
+            return self.bench.pace.seconds("search", [planned.run for planned in lot], self.epochs, rows)
+        except InputError:  # one of them cannot be trained, and says so in a moment
+            return 0.0
 
     def planned(self, pending: Pending) -> Planned:
         """A pending recipe as it is trained."""
