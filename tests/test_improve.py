@@ -530,9 +530,9 @@ def test_what_held_the_baseline_back_is_known_after_going_on(tmp_path: Path, mon
     told: list[list[str]] = []
     drawn = Space.__init__
 
-    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], ranges: Any, quick: bool) -> None:
+    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], ranges: Any) -> None:
         told.append(list(findings))
-        drawn(self, of, baseline, findings, ranges, quick)
+        drawn(self, of, baseline, findings, ranges)
 
     monkeypatch.setattr(Space, "__init__", noted)
     for resume in (False, True):

@@ -1341,3 +1341,24 @@ def test_the_perceptron_of_tables_is_compiled(settings: dict[str, Any]) -> None:
     assert isinstance(run, Run)
     assert run.engine == "compiled population of 2"
     assert difference(alone(given, job), run) < 1e-4
+
+
+def test_confidence_is_charged_by_the_kernel_with_everything_beside_it() -> None:
+    """In one population with recipes that do not charge it; a strength that follows a schedule is torch's."""
+    charge = {"penalty": "confidence", "strength": 0.2}
+    recipes = [
+        recipe(terms=[charge], noise={"mixup": 0.3, "label_smoothing": 0.1, "dropout": 0.2}, clip=0.5),
+        recipe(terms=[charge, {"penalty": "l1", "strength": 1e-3}], sharpness={"radius": 0.1}),
+        recipe(terms=[charge, {"penalty": "l2", "strength": 1e-2, "how": "loss"}]),
+        recipe(terms=[{**charge, "schedule": "cosine"}]),
+        recipe(),
+    ]
+    given = problem()
+    jobs = [Job(one, seed) for seed, one in enumerate(recipes)]
+    runs = together(given, jobs)
+    for job, run in zip(jobs, runs, strict=True):
+        assert isinstance(run, Run)
+        assert difference(alone(given, job), run) < TOLERANCE
+    assert difference(runs[2], together(given, [Job(recipe(terms=recipes[2].terms[1:]), 2)])[0]) > 1e-6
+    if kernel() is not None:
+        assert [run.engine.split()[0] for run in runs] == ["compiled", "compiled", "compiled", "torch", "compiled"]

@@ -94,7 +94,7 @@ def test_all_of_a_group_have_its_shared_settings(space: Space) -> None:
     proposals = Proposals(space, 0, quasi=4)
     known = told(space, Proposals(space, 0, 99), 16, lambda p: p["model.width"])
     shared = proposals.group(1, 0, known)
-    assert {"model.width", "batch_size", "sharpness", "confidence"} == set(shared)
+    assert {"model.width", "batch_size"} == set(shared)
     for points in (proposals.ask(3, 0, 0, [], shared), proposals.ask(6, 16, 1, known, shared)):
         assert all(point[name] == value for point in points for name, value in shared.items())
     leading = [proposals.group(lot, 0, known)["model.width"] for lot in range(40)]

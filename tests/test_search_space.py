@@ -143,12 +143,6 @@ def test_starts_are_points_of_the_space() -> None:
             assert start["model.width"] in (4, 8)
 
 
-def test_where_only_some_ingredients_are_quick_the_others_are_left_out() -> None:
-    space = Space(problem(), BASELINE, (), quick=True)
-    assert {"drop_connect", "weight_noise"} <= set(space.refused)
-    assert len(space.ingredients) >= 13
-
-
 # --- ranges --------------------------------------------------------------------------------------------------------
 
 

@@ -175,8 +175,7 @@ class Search:
         """The space around the baseline; None after Ctrl-C."""
         bench = self.bench
         try:
-            quick = bench.account.timed and bench.pace.stacked
-            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges, quick)
+            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
         except KeyboardInterrupt:
             bench.interrupted = True
             return None

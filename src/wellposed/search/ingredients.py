@@ -31,8 +31,6 @@ class Ingredient(ABC):
         odds: how likely it is in a first recipe, in (0, 1).
         regularizes: whether it is there for the gap rather than for the cost: what an overfitting baseline calls for.
         without: ingredients that it cannot be combined with; it is tried where they are out.
-        apart: recipes with it and without it are not trained by one program, so that it is drawn for a whole group.
-        alone: recipes with it are trained alone, at a multiple of the time of others.
     """
 
     name: str
@@ -44,8 +42,6 @@ class Ingredient(ABC):
     log: bool = True
     regularizes: bool = True
     without: tuple[str, ...] = ()
-    apart: bool = False
-    alone: bool = False
 
     @abstractmethod
     def put(self, values: Values, size: float) -> None:
@@ -143,7 +139,7 @@ INGREDIENTS: tuple[Ingredient, ...] = (
         name="max_norm", penalty="max_norm", amount="bound", without=("group_l2",),
         low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1,
     ),
-    Charge(name="confidence", penalty="confidence", low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05, apart=True),
+    Charge(name="confidence", penalty="confidence", low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05),
     Setting(name="dropout", path="noise.dropout", off=None, low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False),
     Setting(name="label_smoothing", path="noise.label_smoothing", low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25),
     Setting(name="input_noise", path="noise.input", low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25),
@@ -153,11 +149,11 @@ INGREDIENTS: tuple[Ingredient, ...] = (
     Setting(name="gradient_noise", path="noise.gradient", low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04),
     Place(
         name="drop_connect", kind="drop_connect", amount="rate",
-        low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, alone=True,
+        low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04,
     ),
     Place(
         name="weight_noise", kind="weight_noise", amount="std",
-        low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, alone=True,
+        low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04,
     ),
     Setting(
         name="ema", path="averaging.ema", rest=True, regularizes=False,
@@ -168,7 +164,7 @@ INGREDIENTS: tuple[Ingredient, ...] = (
         low=0.1, high=0.5, least=0.05, most=0.66, odds=0.15,
     ),
     Setting(
-        name="sharpness", path="sharpness.radius", regularizes=False, apart=True,
+        name="sharpness", path="sharpness.radius", regularizes=False,
         low=0.01, high=0.2, least=1e-3, most=1.0, odds=0.08,
     ),
     Setting(

@@ -88,7 +88,7 @@ class Pace:
 
     def __init__(self, problem: Problem, account: Account, device: torch.device) -> None:
         self.problem, self.account, self.device = problem, account, device
-        self.together, self.stacked = 1, False
+        self.together = 1
         self._speeds: dict[tuple[Any, ...], Speed] = {}
         self._factors: dict[Shape, float] = {}
         self._alone: dict[Shape, float] = {}
@@ -234,14 +234,10 @@ class Pace:
 
 
 def shape_of(recipe: Recipe) -> Shape:
-    """What recipes have in common that one program trains; the last part says whether they gain little from each other."""
+    """What recipes have in common that one program trains; sharpness takes each gradient twice, and noise on
+    weights goes through Python."""
     sharp = bool(recipe.sharpness.radius)
-    return repr(sorted(recipe.model.items())), recipe.batch_size, sharp, apart(recipe)
-
-
-def apart(recipe: Recipe) -> bool:
-    """Whether a recipe gains little from others: noise inside the model, and charges of outputs, are for slower programs."""
-    return bool(recipe.noise.places) or any(term.penalty == "confidence" for term in recipe.terms)
+    return repr(sorted(recipe.model.items())), recipe.batch_size, sharp, bool(recipe.noise.places)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

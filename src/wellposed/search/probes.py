@@ -64,7 +64,6 @@ def probe(bench: Bench, plain: Recipe) -> None:
     found = {threads: tried(bench, plain, EPOCHS, rows, threads) for threads in dict.fromkeys((1, several))}
     pace.together = min(found, key=lambda threads: found[threads][0])
     seconds, runs = found[pace.together]
-    pace.stacked = any("population" in run.engine for run in runs)
     pace.took("probe", [Trained.of(run) for run in runs], rows, seconds)
 
 

@@ -135,7 +135,6 @@ class Space:
         findings: names of findings about the baseline; they move the odds: where it overfits, what regularizes is likelier;
             where it underfits, that is rarer, and optimization and capacity are tried.
         ranges: of dimensions that were widened or shrunk before.
-        quick: leave out ingredients whose recipes are trained alone: under a clock, each takes the time of several others.
     """
 
     def __init__(
@@ -144,14 +143,11 @@ class Space:
         baseline: Recipe,
         findings: Collection[str],
         ranges: Mapping[str, Sequence[float]] | None = None,
-        quick: bool = False,
     ) -> None:
         self.problem, self.baseline = problem, baseline
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
         self.refused = refused(problem, baseline)
-        if quick:
-            self.refused |= {i.name: "it is trained alone" for i in INGREDIENTS if i.alone}
         self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.declared = tuple(declared)
@@ -194,7 +190,7 @@ class Space:
         names = {one.name for one in self.ingredients}
         apart = tuple((other, (False,)) for other in i.without if other in names)
         size = Dimension(f"{i.name}.size", "size", i.low, i.high, i.log, i.least, i.most, when=((i.name, (True,)),))
-        return Dimension(i.name, "in", odds=(self._odds(i),), when=apart, shared=i.apart), size
+        return Dimension(i.name, "in", odds=(self._odds(i),), when=apart), size
 
     def _odds(self, ingredient: Ingredient) -> float:
         factor = 1.0

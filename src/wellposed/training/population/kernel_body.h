@@ -154,11 +154,12 @@ static void FN(forward)(const Step *s, int64_t j, REAL *w, int counts) {
     }
 }
 
-/* The mean loss of a slot; its gradient by the outputs goes to g. */
+/* The mean loss of a slot, with what confidence costs; its gradient by the outputs goes to g. */
 static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
     int64_t c = s->outputs;
     const REAL *weight = s->weight ? (const REAL *)s->weight[j] : 0;
-    double size = s->batch, total = 0;
+    double size = s->batch, total = 0, charged = 0;
+    REAL sure = (REAL)(s->rule[j].confidence / s->batch);
     if (weight) {
         size = 0;
         for (int64_t i = 0; i < s->batch; i++) size += weight[i];
@@ -182,6 +183,12 @@ static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
             for (int64_t q = 0; q < c; q++) d[q] = share * (d[q] / sum - smooth / c);
             d[y] -= share * (1 - smooth) * mix;
             d[y2] -= share * (1 - smooth) * (1 - mix);
+            if (sure > 0) { /* the divergence of the predicted classes from equal chances */
+                REAL along = 0;
+                for (int64_t q = 0; q < c; q++) along += FN(exp)(a[q] - top) / sum * (a[q] - top - lse);
+                for (int64_t q = 0; q < c; q++) d[q] += sure * FN(exp)(a[q] - top) / sum * (a[q] - top - lse - along);
+                charged += along + log((double)c);
+            }
         } else {
             const REAL *t = (const REAL *)s->target[j] + i * c;
             for (int64_t q = 0; q < c; q++) {
@@ -206,7 +213,7 @@ static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
         }
         total += value * (weight ? weight[i] : 1);
     }
-    return total / size;
+    return total / size + s->rule[j].confidence * charged / s->batch;
 }
 
 static inline void FN(give)(int64_t to, int64_t n, const REAL *restrict from, REAL *restrict into) {

@@ -27,7 +27,7 @@ OP = np.dtype(
 RULE = np.dtype(
     [(n, "f8") for n in (
         "kind", "lr", "beta1", "beta2", "eps", "correction1", "root2", "decay", "coupled", "momentum", "dampening",
-        "nesterov", "first", "clip", "ramp", "average", "radius", "adaptive", "eta",
+        "nesterov", "first", "clip", "ramp", "average", "radius", "adaptive", "eta", "confidence",
     )]
 )  # fmt: skip
 CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis")])

@@ -22,7 +22,9 @@ from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.schedules import factor
 from wellposed.optim.sharpness import ETA
+from wellposed.penalties.base import Term
 from wellposed.penalties.elementwise import L2
+from wellposed.penalties.functional import Confidence
 from wellposed.training.loop import Training
 from wellposed.training.population.native import CHARGE, RULE
 
@@ -34,9 +36,16 @@ UNKNOWN = ("amsgrad", "maximize", "differentiable", "capturable", "centered")
 """Settings of these optimizers that the kernel does not know; it takes them only where they are off."""
 
 
+def confidence(term: Term) -> float:
+    """The strength of a penalty on outputs that the kernel adds to cross-entropy; 0 for any other term."""
+    charge = term.charge
+    plain = type(charge) is Confidence and not charge.binary and charge.axis in (1, -1) and term.schedule is None
+    return float(charge.strength) if plain and isinstance(charge, Confidence) else 0.0
+
+
 def ascends_itself(training: Training) -> bool:
     """Whether a sharpness-aware run needs more than the kernel's gradient at both points."""
-    charged = any(term.how == "loss" for term in training.optimizer.terms)
+    charged = any(term.how == "loss" and not confidence(term) for term in training.optimizer.terms)
     return bool(training.recipe.sharpness.radius) and (charged or training.perturbed is not None)
 
 
@@ -51,7 +60,7 @@ def known(training: Training) -> bool:
     binding = optimizer.binding
     if len(groups) != 1 or any(groups[0].get(setting) for setting in UNKNOWN) or recipe.noise.gradient:
         return False
-    if binding.coupled or binding.functional or any(term.how == "loss" for term in optimizer.terms):
+    if binding.coupled or any(term.how == "loss" and not confidence(term) for term in optimizer.terms):
         return False
     if any(bound.term.schedule for one in binding.charged for bound in one.bounds):
         return False
@@ -102,6 +111,7 @@ class Rules:
         self.strength[place], self.steps[place], self.ema[place] = 0.0, 0, 0.0
         row = self.rule[place]
         row["decay"] = row["correction1"] = row["root2"] = row["ramp"] = 1.0
+        row["confidence"] = sum(map(confidence, training.optimizer.terms))
         sharpness = training.recipe.sharpness
         if sharpness.radius and not ascends_itself(training):
             row["radius"], row["adaptive"], row["eta"] = sharpness.radius, sharpness.adaptive, ETA

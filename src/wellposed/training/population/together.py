@@ -18,6 +18,7 @@ from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
+from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
 from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing
@@ -27,6 +28,7 @@ from wellposed.training.population.eager import Eager
 from wellposed.training.population.lowering import Lowered, lowered
 from wellposed.training.population.native import Program
 from wellposed.training.population.population import Population
+from wellposed.training.population.rules import confidence
 from wellposed.training.population.stacks import Stacks
 from wellposed.training.population.tracing import NotStackable, traced
 from wellposed.training.problem import Problem
@@ -253,9 +255,14 @@ class Together:
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in template.model.modules()
         ):
             raise NotStackable("a batch of one cannot be normalized")
-        charged = any(t.charge_of_outputs for t in map(Charge, recipe.terms))
-        eager = template.found is None or charged or not self.compiled
-        by_hand = eager or bool(recipe.noise.places) or any(term.build().how == "loss" for term in recipe.terms)
+        terms = recipe.build_terms(total_steps=1)  # with their schedules
+        classes = (
+            self.problem.loss.name == "cross_entropy" and template.found is not None and template.found.outputs > 1
+        )
+        added = {id(term) for term in terms if classes and confidence(term)}
+        others = [term for term in terms if id(term) not in added]
+        eager = template.found is None or not self.compiled or any(map(needs, others))
+        by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         return Shape(settings, recipe.batch_size, job.rows, bool(recipe.sharpness.radius) and by_hand, eager)
 
     def template(self, recipe: Recipe) -> Template | str:
@@ -283,7 +290,7 @@ class Together:
             return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
-        why = f": {template.why}" if shape.eager and template.why else ""
+        why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
         return Population(
             self.problem, members, places, shared, self.begin, engine, self.ended, self.deadline,
             f"{how} population of {places}{why}",
@@ -356,16 +363,9 @@ def plain_cross_entropy(loss: Loss) -> bool:
     return plain and not given.label_smoothing and given.reduction == "mean"
 
 
-class Charge:
-    """What a term of a recipe looks at."""
-
-    def __init__(self, term: Any) -> None:
-        self.needs = tuple(getattr(term.build().charge, "needs", ()))
-
-    @property
-    def charge_of_outputs(self) -> bool:
-        """Whether it is a function of the outputs."""
-        return bool(self.needs)
+def needs(term: Term) -> tuple[str, ...]:
+    """What of a forward pass a term looks at."""
+    return tuple(getattr(term.charge, "needs", ()))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -381,10 +381,10 @@ def check_recipe(recipe: Recipe) -> None:
     for place in recipe.noise.places:
         if not isinstance(place.build().noise, ParameterNoise):
             raise NotStackable(f"{place.kind} is drawn inside the model")
-    for term in recipe.terms:
-        needs = set(Charge(term).needs) - {"outputs"}
-        if needs:
-            raise NotStackable(f"the penalty {term.penalty} looks at {' and '.join(sorted(needs))}")
+    for term in recipe.build_terms():
+        looked = sorted(set(needs(term)) - {"outputs"})
+        if looked:
+            raise NotStackable(f"the penalty {term.charge.name} looks at {' and '.join(looked)}")
 
 
 def check_problem(problem: Problem, shared: Shared) -> None:
