@@ -5,11 +5,11 @@
     python benchmarks/population.py --rows 1000,10000,100000,1000000                  cost against the number of rows
     python benchmarks/population.py --figure docs/figures/population.svg              both, as a figure
 
-Perceptrons of 64-H-H-10 with ReLU and dropout, AdamW, batches of 128. A step of the population (rows gathered, masks drawn,
-forward, backward, update, of every slot) against the same steps of a plain loop over models (fused AdamW, rows at hand), and against the
-matrix products alone, batched (``torch.bmm`` into memory that is there). The sides alternate in one process, several steps
-each, and the minimum of the repeats is compared. GFLOP/s count the products: six for each weight and example, less the first layer's
-gradient by its inputs.
+Perceptrons of 64-H-H-10 with ReLU and dropout, AdamW, batches of 128, a seed for each slot. A step of the population (rows
+gathered, masks drawn, forward, backward, update, of every slot) against the same steps of a plain loop over models (fused AdamW,
+rows at hand), and against the matrix products alone, batched (``torch.bmm`` into memory that is there). The sides alternate in
+one process, several steps each, and the minimum of the repeats is compared. GFLOP/s count the products: six for each weight and
+example, less the first layer's gradient by its inputs.
 """
 
 from __future__ import annotations
