@@ -876,12 +876,13 @@ def test_models_that_cannot_be_stacked(name: str) -> None:
         assert difference(alone(given, job), run) == 0
 
 
-def images() -> wp.Problem:
+def images(channels: int = 800) -> wp.Problem:
     x = torch.randn(40, 1, 5, 5)
     y = (x[:, 0, 0, 0] > 0).long()
 
     def model() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+        layers = nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 6, 3), nn.Flatten(), nn.Linear(6, 2)
+        return nn.Sequential(*layers)
 
     return wp.Problem(model, "cross_entropy", wp.Data(train=(x[:30], y[:30]), valid=(x[30:], y[30:])))
 
@@ -917,7 +918,7 @@ REASONS: dict[str, tuple[Callable[[], wp.Problem], dict[str, Any], str]] = {
     "dataset": (lambda: single(data={"train": Rows()}), {}, "fetched one by one"),
     "ignored": (ignoring, {}, "some rows do not count"),
     "one": (lambda: single(), {"batch_size": 1, "model": {"kind": "batch"}}, "a batch of one cannot be normalized"),
-    "convolution": (images, {}, "convolutions on a CPU gain nothing"),
+    "convolution": (images, {}, "its convolutions fill a CPU alone"),
 }  # fmt: skip
 
 
@@ -1341,6 +1342,15 @@ def test_the_perceptron_of_tables_is_compiled(settings: dict[str, Any]) -> None:
     assert isinstance(run, Run)
     assert run.engine == "compiled population of 2"
     assert difference(alone(given, job), run) < 1e-4
+
+
+def test_small_convolutions_are_stacked() -> None:
+    given = images(channels=3)
+    jobs = [Job(recipe(terms=[{"penalty": "l2", "strength": 0.1}]), seed) for seed in range(3)]
+    for job, run in zip(jobs, together(given, jobs), strict=True):
+        assert isinstance(run, Run)
+        assert run.engine.startswith("torch population of 3")
+        assert difference(alone(given, job), run) < 1e-5  # single precision
 
 
 def test_confidence_is_charged_by_the_kernel_with_everything_beside_it() -> None:
