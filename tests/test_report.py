@@ -591,3 +591,16 @@ def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: 
     assert words.emptied(record) == ""
     assert "Nothing is left of" not in page.render(record)
     assert words.emptied({"audits": {"best": 3}}) == ""
+
+
+def test_penalties_of_outputs_are_on_nothing() -> None:
+    from wellposed.penalties.base import FunctionalPenalty
+    from wellposed.recipe.recipe import chargeables
+
+    found = [
+        name
+        for name, cls in chargeables().items()
+        if issubclass(cls, FunctionalPenalty) and "activations" not in cls.needs
+    ]
+    assert sorted(found) == sorted(words.OF_OUTPUTS)
+    assert words.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
