@@ -29,6 +29,8 @@ found = wp.diagnose(watch)
 assert len(found) >= 1 and len(optimizer.audit().rows) == 4
 run = wp.fit(wp.Problem(lambda: torch.nn.Linear(8, 3), "cross_entropy", (x, y)), wp.Recipe(epochs=2))
 assert len(run.history) == 2
+runs = wp.fit_many(run.problem, wp.Recipe(epochs=2), seeds=range(3))
+assert all("population of 3" in run.engine for run in runs), runs[0].engine
 absent = [name for name in ("pandas", "sklearn", "scipy", "matplotlib", "jinja2", "typer", "optuna") if name in sys.modules]
 assert not absent, absent
 try:

@@ -1344,6 +1344,19 @@ def test_the_perceptron_of_tables_is_compiled(settings: dict[str, Any]) -> None:
     assert difference(alone(given, job), run) < 1e-4
 
 
+@pytest.mark.parametrize("compile_it", [True, False])
+def test_a_layer_that_is_the_whole_model(compile_it: bool) -> None:
+    def model() -> nn.Module:
+        return nn.Linear(FEATURES, 3)
+
+    given = wp.Problem(model, "cross_entropy", wp.Data(train=(X, classes(X)), valid=(XV, classes(XV))))
+    jobs = [Job(recipe(terms=[{"penalty": "l1", "strength": 0.01}]), seed) for seed in range(2)]
+    for job, run in zip(jobs, together(given, jobs, compiled=compile_it), strict=True):
+        assert isinstance(run, Run)
+        assert "population of 2" in run.engine
+        assert difference(alone(given, job), run) < 1e-5  # single precision
+
+
 def test_small_convolutions_are_stacked() -> None:
     given = images(channels=3)
     jobs = [Job(recipe(terms=[{"penalty": "l2", "strength": 0.1}]), seed) for seed in range(3)]

@@ -17,7 +17,7 @@ from wellposed.training.evaluate import BATCH
 from wellposed.training.loop import TINY, Training
 from wellposed.training.population.feed import Batch
 from wellposed.training.population.stacks import Stack, Stacks
-from wellposed.training.population.tracing import DROPOUTS, sites
+from wellposed.training.population.tracing import DROPOUTS, name_of, sites
 
 
 class StackedModel(fx.Interpreter):
@@ -36,6 +36,7 @@ class StackedModel(fx.Interpreter):
         masks: dict[fx.Node, Tensor] | None,
     ) -> None:  # fmt: skip
         super().__init__(module)
+        self.graph_module = module
         self.slots, self.weights, self.buffers, self.masks = slots, weights, buffers, masks
 
     def run_node(self, n: fx.Node) -> Any:
@@ -47,7 +48,9 @@ class StackedModel(fx.Interpreter):
         if type(layer) in DROPOUTS:
             return args[0] if self.masks is None or n not in self.masks else args[0] * self.masks[n]
         stacked = LAYERS.get(type(layer))
-        return layer(*args, **kwargs) if stacked is None else stacked(self, str(n.target), layer, args[0])
+        return (
+            layer(*args, **kwargs) if stacked is None else stacked(self, name_of(self.graph_module, n), layer, args[0])
+        )
 
     def part(self, owner: str, name: str) -> Tensor | None:
         """The stacked weight or buffer of a layer."""
@@ -147,9 +150,10 @@ class Eager:
         self.module, self.stacks, self.device = module, stacks, device
         self.streams = sites(module)
         self.leaves = list(stacks.weights)
-        self.calls = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+        self.calls = Counter(name_of(module, node) for node in module.graph.nodes if node.op == "call_module")
         """How often each layer is called in a pass."""
-        trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+        whole = module.get_submodule("0") if module.meta["single"] else module
+        trained = {name for name, weight in whole.named_parameters() if weight.requires_grad}
         self.moves = [name in trained for name in self.leaves]
         """Which leaves a gradient comes to: a traced module has no others than it uses."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from wellposed.training.population.tracing import NotStackable, shape_of, sites
+from wellposed.training.population.tracing import NotStackable, name_of, shape_of, sites
 
 LINEAR, POINT, ADD = 0, 1, 2
 NO_NORM, LAYER_NORM, BATCH_NORM = 0, 1, 2
@@ -112,7 +112,7 @@ def _layer(
     found: Lowered, node: fx.Node, module: fx.GraphModule, values: dict[fx.Node, int],
     streams: dict[fx.Node, str], used: set[str],
 ) -> int:  # fmt: skip
-    layer, name = module.get_submodule(str(node.target)), str(node.target)
+    layer, name = module.get_submodule(str(node.target)), name_of(module, node)
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(node.args) > 1 or node.kwargs:
         raise NotStackable(f"{name!r} is called with more than one tensor")

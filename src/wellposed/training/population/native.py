@@ -15,7 +15,7 @@ from wellposed.noise.activations import LEVELS
 from wellposed.training.loop import Training
 from wellposed.training.population.compiled import Kernel
 from wellposed.training.population.feed import Batch
-from wellposed.training.population.lowering import LAYER_NORM, NO_NORM, Layout, Lowered, layout
+from wellposed.training.population.lowering import LAYER_NORM, LINEAR, NO_NORM, Layout, Lowered, layout
 from wellposed.training.population.stacks import Stacks
 
 OP = np.dtype(
@@ -271,7 +271,7 @@ def levels(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _used(found: Lowered, leaf: str) -> bool:
     """Whether a gradient comes to a leaf."""
     owner = leaf.rpartition(".")[0]
-    return any(owner in (op.linear if op.linear else None, op.normed if op.norm else None) for op in found.ops)
+    return any((op.kind == LINEAR and op.linear == owner) or (op.norm and op.normed == owner) for op in found.ops)
 
 
 def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[str], model: nn.Module) -> np.ndarray:
@@ -303,7 +303,7 @@ def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[st
         row["keep"], row["stats"] = plan.keeps[i], plan.stats[i]
         for name in ("weight", "bias", "gamma", "beta", "mean", "var"):
             row[name] = -1
-        if op.linear or not op.norm:
+        if op.kind == LINEAR:
             row["weight"], row["bias"] = place(leaves, op.linear, "weight"), place(leaves, op.linear, "bias")
         if op.norm != NO_NORM:
             row["gamma"], row["beta"] = place(leaves, op.normed, "weight"), place(leaves, op.normed, "bias")

@@ -77,8 +77,12 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
         raise NotStackable("the model has hooks")
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
         raise NotStackable("some of its layers share weights")
+    # A layer that is the whole model has no name that a graph could call it by.
+    single = type(model) in WEIGHTED
+    model = nn.Sequential(model) if single else model
     graph = _graph(model)
     module = fx.GraphModule(model, graph)
+    module.meta["single"] = single
     module.graph.eliminate_dead_code()
     for node in module.graph.nodes:
         _check(node, module)
@@ -101,6 +105,11 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
             raise NotStackable("a value has no axis of examples first")
         _check_examples(node)
     return module
+
+
+def name_of(module: fx.GraphModule, node: fx.Node) -> str:
+    """What the layer that a node calls is called in the model that was traced; empty where it is the whole model."""
+    return "" if module.meta["single"] else str(node.target)
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
