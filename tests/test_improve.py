@@ -598,12 +598,8 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
         with pytest.raises(FolderInUse, match="Another process works in"):
             go_on()
         process.kill()
-    assert len(State.load(tmp_path / "run").trials) >= 2
-    with start(tmp_path, "--resume") as process:
-        wait_for_trials(tmp_path, process, 8)
-        process.kill()
     kept = len(State.load(tmp_path / "run").trials)
-    assert kept >= 8
+    assert kept >= 2
     with start(tmp_path, "--resume") as process:
         wait_for_trials(tmp_path, process, kept + 1)
         process.send_signal(signal.SIGINT)
@@ -611,6 +607,10 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "nterrupted" in err
+    with start(tmp_path, "--resume") as process:
+        wait_for_trials(tmp_path, process, 8)
+        process.kill()
+    assert len(State.load(tmp_path / "run").trials) >= 8
 
     record = record_of(go_on())
     assert record["recipes_tried"] == 5
