@@ -1344,6 +1344,24 @@ def test_the_perceptron_of_tables_is_compiled(settings: dict[str, Any]) -> None:
     assert difference(alone(given, job), run) < 1e-4
 
 
+def test_ctrl_c_when_all_have_ended_is_not_lost() -> None:
+    """No run could say so, and a search would go on."""
+    told: list[int] = []
+
+    def done(place: int, outcome: Outcome) -> None:
+        told.append(place)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    jobs = [Job(recipe(epochs=1), seed) for seed in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        together(problem(), jobs, done=done)
+    assert sorted(told) == [0, 1]
+    told.clear()
+    early = together(problem(), [*jobs, Job(recipe(epochs=9), 2)], done=done)
+    assert [run.stopped for run in early] == ["epochs", "epochs", "interrupted"]
+
+
 @pytest.mark.parametrize("compile_it", [True, False])
 def test_a_layer_that_is_the_whole_model(compile_it: bool) -> None:
     def model() -> nn.Module:

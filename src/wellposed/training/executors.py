@@ -17,12 +17,11 @@ from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.inprocess import train_inprocess
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
 from wellposed.training.loop import MakeOptimizer, Stop, fit
 from wellposed.training.population.together import why_alone
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.processes import cores, forkable, train_in_processes
-from wellposed.training.remote import interrupted
 from wellposed.training.run import Run
 
 ENGINES = ("auto", "inprocess", "processes", "ray")
@@ -200,7 +199,14 @@ def fit_many(
     several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
     jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
     if optimizer is None and stop is None:
-        outcomes = train_jobs(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+        told: dict[int, Outcome] = {}
+        try:
+            outcomes = train_jobs(
+                problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows,
+                done=told.__setitem__,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            outcomes = [told[place] for place in sorted(told)]
     elif engine in ("auto", "inprocess"):
         train = partial(fit, device=device, deadline=deadline, rows=rows, probe_rows=probe_rows)
         outcomes = one_by_one(jobs, partial(train, problem, optimizer=optimizer, stop=stop))

@@ -35,6 +35,11 @@ Outcome = Run | WellposedError
 """How a job ended: its run, or why it could not be trained."""
 
 
+def interrupted(outcome: Outcome) -> bool:
+    """Whether Ctrl-C ended it."""
+    return isinstance(outcome, Run) and outcome.stopped == "interrupted"
+
+
 @dataclass(frozen=True)
 class Standing:
     """How one job stands after an epoch.

@@ -28,7 +28,7 @@ from wellposed.data.arrays import Arrays
 from wellposed.noise.activations import set_dropout
 from wellposed.training.history import History
 from wellposed.training.inprocess import train_inprocess
-from wellposed.training.jobs import Cull, Job, Outcome, Standing
+from wellposed.training.jobs import Cull, Job, Outcome, Standing, interrupted
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -311,8 +311,3 @@ def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) ->
         cull=placed(lot.cull, lot.places), done=lambda i, outcome: tell(lot.places[i], sent(outcome)),
     )  # fmt: skip
     return any(interrupted(outcome) for outcome in outcomes)
-
-
-def interrupted(outcome: Outcome) -> bool:
-    """Whether Ctrl-C ended it."""
-    return isinstance(outcome, Run) and outcome.stopped == "interrupted"

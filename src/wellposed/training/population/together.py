@@ -21,7 +21,7 @@ from wellposed.noise.perturb import ParameterNoise
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.eager import Eager
@@ -141,6 +141,8 @@ def train_population(
         compiled: whether the compiled kernel may be used; False is torch's own operations.
     Returns:
         The outcomes in the order of ``jobs``; after Ctrl-C those of the jobs that had begun.
+    Raises:
+        KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
     """
     return Together(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
 
@@ -185,6 +187,9 @@ class Together:
             for group in self.groups:
                 for slot in list(group.slots):
                     group.end(slot, "interrupted")
+            self.tell()
+            if len(self.outcomes) == len(self.jobs) and not any(map(interrupted, self.outcomes.values())):
+                raise  # all had ended: no run would say so, and whoever asked would go on
         self.tell()
         return [self.outcomes[i] for i in sorted(self.outcomes)]
 
