@@ -147,7 +147,7 @@ def figure(path: str, slots: dict[int, float], rows: dict[int, float]) -> None:
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.set_ylabel("µs of a slot's step")
-        axis.set_ylim(0)
+        axis.set_ylim(0, 1.1e6 * max(found.values()))
         axis.spines[["top", "right"]].set_visible(False)
     fig.tight_layout()
     fig.savefig(path, metadata={"Date": None})
