@@ -153,10 +153,14 @@ def figure(path: str, slots: dict[int, float], rows: dict[int, float]) -> None:
     fig.savefig(path, metadata={"Date": None})
 
 
+def numbers(text: str) -> list[int]:
+    """``"32,64"`` as numbers."""
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--widths", type=numbers, default=[32, 64, 128, 256])
     parser.add_argument("--slots", type=numbers, default=[32])
     parser.add_argument("--rows", type=numbers, default=[])

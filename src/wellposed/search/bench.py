@@ -18,10 +18,11 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
 from wellposed.search.halving import Halving, reached
 from wellposed.search.journal import Journal
-from wellposed.search.pace import Pace, Trained, threads_of
+from wellposed.search.pace import Pace, Trained
 from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.search.space import Point
 from wellposed.search.state import State, Trial
+from wellposed.training.device import threads_of
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job, Outcome
 from wellposed.training.problem import Problem

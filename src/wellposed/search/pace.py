@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from wellposed.core.random import untouched
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
+from wellposed.training.device import threads_of
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -267,14 +267,3 @@ def measured(
         training.record({"epoch": 0}, began)
         rest = time.perf_counter() - began
     return sorted(times)[len(times) // 2], rest, rest / sum(len(probe) for probe in training.probes)
-
-
-@contextlib.contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
-from wellposed.search.pace import threads_of
+from wellposed.training.device import threads_of
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 
