@@ -496,10 +496,12 @@ def show(lines: Sequence[Line], figure: Path | None) -> None:
     times = [when for one in tables for when in one.times]
     print(
         f"wellposed has {ours_clock:g} s, the peer {peer_clock:g} s; {pairs[0][0].threads} threads, torch {pairs[0][0].torch}; "
-        "validation scores are the best of the search, test scores those of what is handed back; means over seeds, medians of times"
+        "validation scores are the best of the search, test scores those of what is handed back; means over seeds, medians of "
+        "times. The peer planned for its own clock: for equal clocks, give --seconds-peer the same"
     )
     titles = [
-        "table", "metric", f"peer, {peer_clock:g} s", f"peer, {ours_clock:g} s", f"wellposed, {ours_clock:g} s", "handed back",
+        "table", "metric", f"peer, {peer_clock:g} s", f"the same after {ours_clock:g} s",
+        f"wellposed, {ours_clock:g} s", "handed back",
         "peer's best reached", "s, wellposed", "s, peer", "test, peer", "test, wellposed",
         "recipes, peer and wellposed",
     ]  # fmt: skip

@@ -144,8 +144,6 @@ class Eager:
         device: where everything is.
     """
 
-    name = "torch"
-
     def __init__(self, module: fx.GraphModule, stacks: Stacks, device: torch.device) -> None:
         self.module, self.stacks, self.device = module, stacks, device
         self.streams = sites(module)

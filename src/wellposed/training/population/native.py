@@ -88,7 +88,6 @@ class Program:
         self.calls = Counter(op.normed for op in found.ops if op.norm)
         """How often each norm is called in a pass."""
         self.step_arguments = self._arguments(model, loss)
-        self.places = stacks.places
         self._bits = torch.zeros(0, dtype=torch.int16)
 
     def _keep(self, name: str, array: np.ndarray) -> int:

@@ -41,7 +41,7 @@ COPIES = 6
 
 SMALL_CONVOLUTIONS = 50_000
 """Multiplications of all convolutions for an example, below which they gain from being stacked on a CPU: measured 2.3 times as
-fast together with 23,000, 1.2 and 1.0 with 79,000 and 84,000, 0.6 with 270,000."""
+fast together with 23,000, 1.2 and 1.0 with 83,000 and 85,000, 0.6 with 282,000."""
 
 
 @dataclass(frozen=True)
