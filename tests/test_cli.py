@@ -410,7 +410,7 @@ def test_diagnose_reads_a_run_and_a_table_of_curves(study: tuple[Path, Result], 
     assert (first["source"], second["source"], second["best_epoch"]) == (str(study[0]), str(curves), 4)
     assert second["findings"][0]["name"] == "overfits"
     for finding in [*first["findings"], *second["findings"]]:
-        assert set(finding) == {"name", "confidence", "evidence", "lever"}
+        assert set(finding) == {"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}
         assert 0 <= finding["confidence"] <= 1
     record = json.loads((study[0] / "study.json").read_text())
     assert [finding["name"] for finding in first["findings"]] == record["best"]["findings"]

@@ -15,11 +15,11 @@ import pytest
 
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis import rules as ruling
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, judged, rules
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules import Rule
+from wellposed.diagnosis.rules import evidence, fit, generalization, progress
+from wellposed.diagnosis.rules.base import Rule, falls
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
 SEEDS = range(6)
@@ -192,7 +192,7 @@ def names(source: Any, by: list[Rule]) -> list[str]:
     return [finding.name for finding in judged(Curves.of(source), by)]
 
 
-def test_the_rules_found_are_the_nine_that_are_tested() -> None:
+def test_the_rules_of_curves_found_are_those_that_are_tested() -> None:
     assert {rule.name for rule in rules()} == NAMES == PLANTED.keys() == NEAR_MISSES.keys()
 
 
@@ -217,75 +217,75 @@ def test_near_misses_are_left_alone(name: str) -> None:
 # Deliberately wrong rules: the cases above must catch every one.
 
 
-class AnyRise(ruling.Overfits):
+class AnyRise(generalization.Overfits):
     def _turned(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
         return self.finding(0.9, {}, "", "") if rise.estimate > 0 else None
 
 
-class IgnoresError(ruling.Overfits):
+class IgnoresError(generalization.Overfits):
     def _turned(self, curves: Curves) -> Finding | None:
-        return self.finding(0.9, {}, "", "") if ruling.loss_turned(curves, 0.5) else None
+        return self.finding(0.9, {}, "", "") if generalization.loss_turned(curves, 0.5) else None
 
 
-class FallingIsOverfitting(ruling.Overfits):
+class FallingIsOverfitting(generalization.Overfits):
     def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if measure.valid_rise(curves).estimate < 0 else None
 
 
-class AnyGap(ruling.Overfits):
+class AnyGap(generalization.Overfits):
     GAP, GAP_SHARE = 0.0, 0.0
 
 
-class NoGap(ruling.Overfits):
+class NoGap(generalization.Overfits):
     GAP = 2.0
 
 
-class ErrorForgotten(ruling.Overconfident):
+class ErrorForgotten(generalization.Overconfident):
     def judge(self, curves: Curves) -> Finding | None:
-        return self.finding(0.9, {}, "", "") if ruling.loss_turned(curves, 0.5) else None
+        return self.finding(0.9, {}, "", "") if generalization.loss_turned(curves, 0.5) else None
 
 
-class SpikeIsDivergence(ruling.Diverged):
+class SpikeIsDivergence(progress.Diverged):
     def _runaway(self, curves: Curves) -> Finding | None:
         return self.finding(1, {}, "", "") if np.nanmax(curves.train_loss) > 2 * curves.train_loss[0] else None
 
 
-class OnlyNaNDiverges(ruling.Diverged):
+class OnlyNaNDiverges(progress.Diverged):
     RUNAWAY = 1e9
 
 
-class PatienceForgotten(ruling.Undertrained):
+class PatienceForgotten(progress.Undertrained):
     def judge(self, curves: Curves) -> Finding | None:
-        return self.finding(0.9, {}, "", "") if ruling.falls(curves.valid_loss) else None
+        return self.finding(0.9, {}, "", "") if falls(curves.valid_loss) else None
 
 
-class TrainingAloneFalls(ruling.Undertrained):
+class TrainingAloneFalls(progress.Undertrained):
     def judge(self, curves: Curves) -> Finding | None:
-        return self.finding(0.9, {}, "", "") if ruling.falls(curves.train_loss) else None
+        return self.finding(0.9, {}, "", "") if falls(curves.train_loss) else None
 
 
-class GapForgotten(ruling.Underfits):
+class GapForgotten(fit.Underfits):
     SMALL_GAP = 9.0
 
 
-class LowIsHigh(ruling.Underfits):
+class LowIsHigh(fit.Underfits):
     HIGH = 0.1
 
 
-class AlwaysRegularized(ruling.OverRegularized):
+class AlwaysRegularized(fit.OverRegularized):
     def judge(self, curves: Curves) -> Finding | None:
         share = measure.remaining(curves)
-        high = share is not None and ruling.Underfits.high_and_at_rest(curves, share)
+        high = share is not None and fit.Underfits.high_and_at_rest(curves, share)
         return self.finding(0.9, {}, "", "") if high else None
 
 
-class SlowIsStuck(ruling.NotLearning):
+class SlowIsStuck(progress.NotLearning):
     def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if measure.end(curves.train_loss) > 0.85 else None
 
 
-class NoiseForgotten(ruling.NoisyEvidence):
+class NoiseForgotten(evidence.NoisyEvidence):
     def _rise(self, curves: Curves) -> Finding | None:
         return None
 
@@ -325,8 +325,8 @@ def test_paired_rows_that_could_mislead_withhold_the_verdict() -> None:
     rises = np.maximum(valid - np.minimum.accumulate(valid), 0)
     sure = history(0, train, valid, valid_rise=rises, valid_rise_se=np.full(60, 0.02))
     unsure = history(0, train, valid, valid_rise=rises, valid_rise_se=np.full(60, 0.2))
-    assert "overfits" in names(sure, [ruling.Overfits()])
-    assert ruling.Overfits()._turned(Curves.of(unsure)) is None
+    assert "overfits" in names(sure, [generalization.Overfits()])
+    assert generalization.Overfits()._turned(Curves.of(unsure)) is None
     assert "noisy_evidence" in diagnose(unsure).names
 
 

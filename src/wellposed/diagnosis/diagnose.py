@@ -11,7 +11,7 @@ from wellposed.core.registry import classes_in
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules import Rule
+from wellposed.diagnosis.rules.base import Rule
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def limits(curves: Curves) -> list[str]:
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
     """One instance of every rule, found by introspection."""
-    return tuple(rule() for rule in classes_in("wellposed.diagnosis", Rule).values())  # type: ignore[type-abstract]
+    return tuple(rule() for rule in classes_in("wellposed.diagnosis.rules", Rule).values())  # type: ignore[type-abstract]
 
 
 def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wellposed.core.files import jsonable
 
+if TYPE_CHECKING:
+    from wellposed.recipe.recipe import Recipe
+
 Number = float | int | str | bool
+
+
+AXES = ("optimization", "regularization", "evidence", "none")
+"""What fails: the training cost that is reached, the gap to new rows, the evidence itself, or nothing."""
+PULLS = ("optimizer", "schedule", "capacity", "regularizer", "data", "loop", "none")
+"""Which lever is pulled; ``loop`` is the program around the training: a fault to be mended, which no recipe can."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a recipe that pulls a finding's lever.
+
+    Args:
+        says: in a few words, with the numbers: ``"lr 0.1 -> 0.01"``.
+        values: what `Recipe.replace` is given: whole keys such as ``epochs`` and ``terms``, or tables of some keys.
+    """
+
+    says: str
+    values: Mapping[str, Any]
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with the change.
+
+        Raises:
+            RecipeError: the recipe cannot be changed so.
+        """
+        return recipe.replace(**self.values)
 
 
 @dataclass(frozen=True)
@@ -21,6 +51,9 @@ class Finding:
         evidence: the numbers that the verdict rests on; ``low`` and ``high`` bound the main one, ``estimate``, at 95 %.
         lever: what to pull next, in plain words.
         says: one plain sentence for a person.
+        axis: one of `AXES`: what fails.
+        pulls: one of `PULLS`: the kind of lever.
+        changes: of the recipe, the first to be tried first; empty where the recipe is not known or cannot help.
     """
 
     name: str
@@ -28,14 +61,23 @@ class Finding:
     evidence: Mapping[str, Number] = field(default_factory=dict)
     lever: str = ""
     says: str = ""
+    axis: str = "none"
+    pulls: str = "none"
+    changes: tuple[Change, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"name", "confidence", "evidence", "lever"}``, ready for JSON: what is not finite becomes ``None``."""
+        """``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, ready for JSON.
+
+        What is not finite becomes ``None``.
+        """
         return {
             "name": self.name,
             "confidence": round(float(self.confidence), 4),
             "evidence": jsonable(dict(self.evidence)),
             "lever": self.lever,
+            "axis": self.axis,
+            "pulls": self.pulls,
+            "changes": [change.says for change in self.changes],
         }
 
     def __str__(self) -> str:

@@ -1,0 +1,96 @@
+"""What the curves are worth: too noisy for a verdict, or clear enough to see that nothing is wrong."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules.base import (
+    FEWEST_EPOCHS,
+    Rule,
+    end_of,
+)
+
+
+class NoisyEvidence(Rule):
+    """The curves are too short, too noisy or too incomplete for a verdict on generalization.
+
+    Holds if fewer than three epochs are known, or no validation loss is; if the interval of the rise since the best
+    epoch holds both no rise and twice one that would matter; or if the interval of the gap holds both zero and a
+    quarter of the validation loss.
+    """
+
+    name, severity = "noisy_evidence", 6
+    axis, pulls = "evidence", "data"
+    LARGE_GAP = 0.25  # of the validation loss: everybody would act on it
+    LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        losses = {name: len(measure.known(y)) for name, y in
+                  (("training", curves.train_loss), ("validation", curves.valid_loss))}  # fmt: skip
+        if max(losses.values()) < FEWEST_EPOCHS:
+            return self._short(max(losses.values()))
+        if losses["validation"] < FEWEST_EPOCHS:
+            return self.finding(
+                0.9, {"epochs": losses["validation"]}, "log the validation loss of every epoch",
+                f"Only {losses['validation']} validation losses are known: nothing can be said about generalization.",
+            )  # fmt: skip
+        return self._rise(curves) or self._gap(curves)
+
+    def _short(self, epochs: int) -> Finding:
+        return self.finding(
+            1.0, {"epochs": epochs}, f"train for at least {FEWEST_EPOCHS} epochs, better ten, and ask again",
+            f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
+        )  # fmt: skip
+
+    def _rise(self, curves: Curves) -> Finding | None:
+        rise = measure.valid_rise(curves)
+        if not (rise.low <= 0 and rise.high >= 2 * rise.material > 0) or rise.se == 0:
+            return None
+        undecided = 1 - 2 * rise.material / (rise.high + 2 * rise.material)
+        return self.finding(
+            0.2 + 0.7 * undecided, {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material},
+            self.LEVER,
+            f"The noise hides whether validation turned: it rose by {rise.estimate:.3g}, interval {rise.low:.3g} "
+            f"to {rise.high:.3g}, and {rise.material:.2g} would matter.",
+        )  # fmt: skip
+
+    def _gap(self, curves: Curves) -> Finding | None:
+        gap, valid = measure.gap(curves), measure.end(curves.valid_loss)
+        large = self.LARGE_GAP * abs(valid)
+        if not math.isfinite(gap.estimate) or not (gap.low <= 0 and gap.high >= large > 0):
+            return None
+        return self.finding(
+            0.3 + 0.6 * (1 - large / (gap.high + large)),
+            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "large": large}, self.LEVER,
+            f"The validation set is too small to see the gap: it is {gap.estimate:.3g}, the interval is {gap.low:.3g} "
+            f"to {gap.high:.3g}.",
+        )  # fmt: skip
+
+
+class Healthy(Rule):
+    """None of the other findings holds, and there was enough evidence to see them.
+
+    The confidence is the probability that validation has not risen by an amount that matters. A small gap that is
+    significant is no illness.
+    """
+
+    name, severity, residual = "healthy", 9, True
+    axis, pulls = "none", "none"
+    SUREST = 0.95  # curves cannot show that a better model does not exist
+
+    def judge(self, curves: Curves) -> Finding | None:
+        if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
+            return None
+        rise, gap = measure.valid_rise(curves), measure.gap(curves)
+        best = float(curves.epoch[measure.best_index(curves) or 0])
+        return self.finding(
+            self.SUREST * max(1 - rise.belief, 0.5),
+            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "gap": gap.estimate, "gap_low": gap.low,
+             "gap_high": gap.high, **end_of(curves)},
+            "nothing needs mending; to gain more, search recipes, or add data",
+            "The curves look healthy: they show no fault, and validation did not turn by an amount that matters "
+            f"(best epoch {best:g}).",
+        )  # fmt: skip

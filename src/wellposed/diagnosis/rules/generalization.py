@@ -1,0 +1,173 @@
+"""What validation says beside training: it turned, a gap opened, or only the confidence grew."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves, Share
+from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.rules.base import (
+    Rule,
+    end_of,
+    falls,
+)
+
+
+class Overfits(Rule):
+    """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
+
+    Holds (a) if validation turned: the loss ended reliably above its lowest level (corrected for having picked the
+    lowest) and by more than a twentieth of it, while the training loss went on falling; where an error rate is known,
+    it must have risen too, otherwise the finding is ``overconfident``. Or (b) if the gap in the error is reliable, at
+    least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
+    stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
+    Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
+    widening: training still falls as ``undertrained`` demands, validation does not fall any more.
+    """
+
+    name, severity = "overfits", 2
+    axis, pulls = "regularization", "regularizer"
+    BELIEF = 0.5  # more likely than not that the rise matters
+    GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
+    GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
+    GAP_CONFIDENCE = 0.85  # a gap alone does not prove harm: some large gaps go with the best validation error
+    LEVER = (
+        "regularize: weight decay, dropout, augmentation or label smoothing; more data; "
+        "and keep the best epoch, not the last"
+    )
+
+    def judge(self, curves: Curves) -> Finding | None:
+        return self._turned(curves) or self._gap(curves) or self._widening(curves)
+
+    def _turned(self, curves: Curves) -> Finding | None:
+        rise = measure.valid_rise(curves)
+        if not loss_turned(curves, self.BELIEF):
+            return None
+        error = measure.error_rise(curves)
+        if error is not None and not error_rose(error):
+            return None
+        evidence: dict[str, Number] = {
+            "estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material,
+            "epochs": rise.epochs, "gap": measure.gap(curves).estimate, **end_of(curves),
+        }  # fmt: skip
+        if error is not None:
+            evidence |= {"error_rise": error.estimate, "error_low": error.low, "error_high": error.high}
+        # Without training losses it cannot be seen that fitting went on, as opposed to optimization going wrong.
+        certainty = rise.belief * (1.0 if len(measure.known(curves.train_loss)) else 0.8)
+        return self.finding(
+            certainty, evidence, self.LEVER,
+            f"The network overfits: validation loss turned {rise.epochs} epochs before the end and rose by "
+            f"{rise.estimate:.3g}{' while training loss went on falling' if 'train_loss' in curves.given else ''}.",
+        )  # fmt: skip
+
+    def _gap(self, curves: Curves) -> Finding | None:
+        share = measure.remaining(curves)
+        if share is None or not self._comparable(curves, share) or not math.isfinite(share.valid):
+            return None
+        gap, se = share.valid - share.train, gap_se(curves, share)
+        needed = max(self.GAP, self.GAP_SHARE * share.valid)
+        if not (gap >= needed and gap - measure.Z * se > 0 and measure.gap(curves).estimate > 0):
+            return None
+        if falls(curves.valid_loss, curves.fact("constant_loss")):  # still improving: the gap does no harm so far
+            return None
+        certainty = measure.normal((gap - self.GAP) / math.hypot(se, self.GAP / 2))
+        return self.finding(
+            self.GAP_CONFIDENCE * certainty,
+            {"estimate": gap, "low": gap - measure.Z * se, "high": gap + measure.Z * se, "of": share.of,
+             "train_left": share.train, "valid_left": share.valid, **end_of(curves)},
+            self.LEVER,
+            f"The network overfits: of the constant prediction's {share.of}, {share.train:.0%} is left on training "
+            f"rows and {share.valid:.0%} on validation rows.",
+        )  # fmt: skip
+
+    def _widening(self, curves: Curves) -> Finding | None:
+        gap, trend = measure.gap(curves), measure.trend(curves.valid_loss)
+        wide = gap.low > 0 and gap.estimate >= self.GAP_SHARE * abs(measure.end(curves.valid_loss))
+        if not (curves.facts.get("like_for_like") and wide and trend.low <= 0):
+            return None
+        if not falls(curves.train_loss, curves.fact("constant_loss")):
+            return None
+        return self.finding(
+            self.GAP_CONFIDENCE * measure.normal(-measure.Z * trend.gain / max(trend.gain - trend.low, 1e-300)),
+            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "validation_fell": trend.gain,
+             "epochs": trend.epochs, **end_of(curves)},
+            self.LEVER,
+            f"The network overfits: over the last {trend.epochs} epochs training loss still fell and validation loss did not; "
+            f"the gap has grown to {gap.estimate:.3g}.",
+        )  # fmt: skip
+
+    @staticmethod
+    def _comparable(curves: Curves, share: Share) -> bool:
+        """An error rate, or a loss that is a share of variance; a cross-entropy's gap grows by confidence alone."""
+        return share.of == "error" or (share.certain and not measure.is_classification(curves))
+
+
+def gap_se(curves: Curves, share: Share) -> float:
+    """Standard error of ``share.valid - share.train``: from numbers of rows for an error rate, else of the losses."""
+    if share.of == "loss":
+        reference = curves.fact("constant_loss") or measure.start(curves.train_loss)
+        return measure.gap(curves).se / abs(reference) if reference else math.inf
+    variance, reference = 0.0, 1.0
+    for side, left in (("train", share.train), ("valid", share.valid)):
+        alike = curves.facts.get("like_for_like")  # then as many training rows were looked at as validation rows
+        rate, rows = measure.error_rate(curves, side), curves.fact("valid_rows" if alike else f"{side}_rows")
+        if rate is None:
+            return math.inf
+        level = measure.end(rate)
+        reference = level / left if left > 0 and level > 0 else reference
+        # With no error among n rows the error may still be about 1/n, so the variance is that of at least one.
+        sampling = max(level * (1 - level), 1 / rows) / rows if rows else 0.0
+        variance += sampling + measure.level_se(rate) ** 2
+    return math.sqrt(variance) / reference
+
+
+def loss_turned(curves: Curves, belief: float) -> bool:
+    """Whether validation ended reliably and materially above its lowest level while training loss went on falling."""
+    rise = measure.valid_rise(curves)
+    if not (rise.low > 0 and rise.estimate >= rise.material and rise.belief >= belief):
+        return False
+    return training_went_on(curves)
+
+
+def training_went_on(curves: Curves) -> bool:
+    """Whether the training loss ended below its level at the best epoch (True where there is no training loss)."""
+    best, train = measure.best_index(curves), curves.train_loss
+    values = measure.known(train)
+    if best is None or len(values) == 0:
+        return True
+    width = measure.window(len(values))
+    around = measure.known(train[max(0, best - width // 2) : best + width // 2 + 1])
+    return len(around) > 0 and measure.end(train) < float(around.mean()) - measure.level_se(train)
+
+
+def error_rose(error: measure.Rise) -> bool:
+    """Whether the error rate rose reliably, and by at least a twentieth of itself."""
+    return error.low > 0 and error.estimate >= error.material
+
+
+class Overconfident(Rule):
+    """The validation loss rose while the validation error did not: the hits are the same, the misses are surer.
+
+    Holds if the loss turned as ``overfits`` demands, and the error rate at the end is not reliably above that at the
+    loss's best epoch (or by less than a twentieth of itself). A matter of calibration, not of generalization.
+    """
+
+    name, severity = "overconfident", 5
+    axis, pulls = "regularization", "regularizer"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        error, rise = measure.error_rise(curves), measure.valid_rise(curves)
+        if error is None or error_rose(error) or not loss_turned(curves, Overfits.BELIEF):
+            return None
+        # How sure it is that the error did not rise by a tenth of itself (twice the least that matters).
+        same = measure.normal((2 * error.material - error.estimate) / max(error.se, 1e-12))
+        return self.finding(
+            rise.belief * max(same, 0.5),
+            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "epochs": rise.epochs,
+             "error_rise": error.estimate, "error_low": error.low, "error_high": error.high, **end_of(curves)},
+            "calibrate: label smoothing, a temperature fitted on validation rows, or weight decay; the last epoch's "
+            "decisions are no worse than the best epoch's",
+            f"The network grows overconfident: validation loss rose by {rise.estimate:.3g} over {rise.epochs} epochs, "
+            f"but its error did not (change {error.estimate:+.3g}).",
+        )  # fmt: skip
