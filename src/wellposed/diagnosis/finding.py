@@ -26,19 +26,11 @@ class Change:
 
     Args:
         says: in a few words, with the numbers: ``"lr 0.1 -> 0.01"``.
-        values: what `Recipe.replace` is given: whole keys such as ``epochs`` and ``terms``, or tables of some keys.
+        recipe: with the change.
     """
 
     says: str
-    values: Mapping[str, Any]
-
-    def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with the change.
-
-        Raises:
-            RecipeError: the recipe cannot be changed so.
-        """
-        return recipe.replace(**self.values)
+    recipe: Recipe
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.search import shares
 from wellposed.search.ablation import Ablation, ablation
+from wellposed.search.advised import told
 from wellposed.search.baseline import findings_of, tuned_baseline
 from wellposed.search.bench import Bench
 from wellposed.search.budget import Account, Budget
@@ -241,6 +242,7 @@ class Search:
             "warnings": [*problem.warnings, *data.warnings],
             "seconds": self.account.elapsed,
             "space": self.space.told() if self.space is not None else [],
+            "advice": [{**advice, "told": told(advice)} for advice in bench.state.advice],
         }
 
     def stand_in(self, recipe: Recipe) -> Run:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from wellposed.core.errors import InputError
 from wellposed.core.progress import report
+from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import playbook, shares
+from wellposed.search.advised import first_changes, note_advice
 from wellposed.search.bench import Bench, Planned
 from wellposed.search.confirmation import PAIRS
 from wellposed.search.halving import Halving
@@ -140,8 +142,12 @@ class Rounds:
         state, room = self.bench.state, self.room()
         self.size = max(self.size, self._size()) if self.bench.account.timed else self.size
         recipes: list[tuple[Recipe, Point]] = []
+        advice: list[tuple[str, Change]] = []
         if state.lots == 0:
             recipes += [(self.own, {})] if self.own is not None else []
+            advice = first_changes(self.bench, self.space.baseline, self.epochs)
+            advice = [(name, change) for name, change in advice if self.can_be_confirmed(change.recipe)]
+            recipes += [(change.recipe, {}) for _, change in advice]
             starts = [(self.space.recipe(point), point) for point in self.space.starts()]
             recipes += [(recipe, point) for recipe, point in starts if self.can_be_confirmed(recipe)]
             recipes = recipes[:room]
@@ -156,6 +162,10 @@ class Rounds:
             recipes += [(self.space.recipe(point), point) for point in points]
         state.pending = [
             Pending(state.number(), recipe.to_dict(), point, self.epochs, self.rows) for recipe, point in recipes
+        ]
+        state.advice += [
+            {"finding": name, "says": change.says, "trial": pending.index}
+            for pending, (name, change) in zip(state.pending[self.own is not None :], advice, strict=False)
         ]
         state.lots += 1
         self.bench.keep()
@@ -210,7 +220,9 @@ class Rounds:
             halving = Halving(bench.sign, before)
             expected = self.expected_seconds(lot, waiting[0].rows or bench.total)
             began = time.monotonic()
-            bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 4, halving=halving)
+            runs = bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 4, halving=halving)
+            trained = {planned.index: run for planned, run in zip(lot, runs, strict=True)}
+            note_advice(bench, self.space.baseline, trained)
             if expected > 0:
                 ratio = (time.monotonic() - began) / expected
                 self.slower = min(max(math.sqrt(self.slower * ratio), 1.0), SLOWEST_BY)

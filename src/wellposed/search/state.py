@@ -84,6 +84,7 @@ class State:
         trials: in the order of their numbers.
         proposals: how many were drawn from the space.
         findings: what held the baseline back when it was chosen; they move the odds of the proposals.
+        advice: the changes that they advise, tried first: finding, change, trial, and whether it helped.
         confirmed: how many trials there were when the study was last confirmed.
         looks: by a hash of the confirmation rows.
         planned: numbers of trials given so far.
@@ -102,6 +103,7 @@ class State:
     trials: list[Trial] = field(default_factory=list)
     proposals: int = 0
     findings: list[str] = field(default_factory=list)
+    advice: list[dict[str, Any]] = field(default_factory=list)
     confirmed: int = 0
     looks: dict[str, int] = field(default_factory=dict)
     planned: int = 0

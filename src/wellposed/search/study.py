@@ -120,6 +120,7 @@ class Study:
                 "best": self.facts["scores"]["best"]["test"],
                 "rows": self.facts["data"]["test"],
             },
+            "advice": self.facts["advice"],
             "ablation": self.ablation,
             "simplest": self.simplest,
             "engine": self.facts["engine"],

@@ -1,0 +1,256 @@
+"""What a finding makes of a recipe: small moves, each from a recipe to another one, and for each finding those to try, in order.
+
+A move leaves the recipe as it is where it finds nothing to do; then the next one is asked. What no recipe can mend (a loss that
+does not fit, a loop that forgets a mode) has no moves: the finding's lever says what to change in the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from wellposed.diagnosis.finding import Change, Finding
+from wellposed.noise.activations import dropouts
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.problem import Problem
+
+MOST_CHANGES = 3
+"""Changes that a finding proposes: more would be a search."""
+LOWEST_RATE, HIGHEST_RATE = 1e-7, 10.0
+"""Learning rates beyond these are no advice but a bug elsewhere."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a problem leaves room for.
+
+    Attributes:
+        dropout: whether the model has dropout layers.
+        labels: whether the loss classifies, so that labels can be smoothed.
+        settings: of the model, with the values that may be tried.
+    """
+
+    dropout: bool = False
+    labels: bool = False
+    settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: Problem, model: nn.Module) -> Room:
+        """The room of a problem, whose model is looked at."""
+        attends = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+        return cls(bool(dropouts(model)) or attends, problem.loss.classifies, dict(problem.space))
+
+
+Move = Callable[[Recipe, Room], Recipe]
+
+
+def slower(by: float) -> Move:
+    """The learning rate divided by ``by`` > 1."""
+    return lambda recipe, room: _rated(recipe, recipe.optimizer.lr / by)
+
+
+def faster(by: float) -> Move:
+    """The learning rate times ``by`` > 1."""
+    return lambda recipe, room: _rated(recipe, recipe.optimizer.lr * by)
+
+
+def _rated(recipe: Recipe, rate: float) -> Recipe:
+    return recipe.replace(optimizer={"lr": float(f"{min(max(rate, LOWEST_RATE), HIGHEST_RATE):.2g}")})
+
+
+def longer(by: float) -> Move:
+    """So many times the epochs, and the patience with them."""
+    return lambda recipe, room: recipe.replace(
+        epochs=round(by * recipe.epochs), stopping={"patience": round(by * recipe.stopping.patience)}
+    )
+
+
+def annealed(recipe: Recipe, room: Room) -> Recipe:
+    """A learning rate that is warmed up and comes down to zero, so that the end is calm."""
+    if recipe.schedule.name in ("cosine", "one_cycle"):
+        return recipe
+    return recipe.replace(schedule={"name": "cosine", "warmup": max(recipe.schedule.warmup, 0.05)})
+
+
+def clipped(recipe: Recipe, room: Room) -> Recipe:
+    """Gradients with a norm of at most 1."""
+    return recipe if 0 < recipe.clip <= 1 else recipe.replace(clip=1.0)
+
+
+ADAPTIVE_RATE = 2e-3
+"""Of Adam where nothing is known: between the 1e-3 that it was published with and what small networks bear."""
+
+
+def adaptive(recipe: Recipe, room: Room) -> Recipe:
+    """AdamW with a usual rate in the place of another optimizer: each weight gets a step of its own size."""
+    if recipe.optimizer.name in ("adamw", "adam", "nadam", "radam"):
+        return recipe
+    return Recipe(**{**recipe.model_dump(), "optimizer": {"name": "adamw", "lr": ADAPTIVE_RATE}})
+
+
+def larger(recipe: Recipe, room: Room) -> Recipe:
+    """The next larger value of each of the model's settings that is a number, where the problem has one."""
+    chosen = {}
+    for key, values in room.settings.items():
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if key.startswith(("drop", "noise")) or len(numbers) < 2:
+            continue
+        now = recipe.model.get(key, min(numbers))
+        more = sorted(v for v in numbers if isinstance(now, (int, float)) and v > now)
+        if more:
+            chosen[key] = more[min(1, len(more) - 1)]
+    return recipe.replace(model=chosen) if chosen else recipe
+
+
+def dropped(rate: float) -> Move:
+    """Dropout of at least ``rate``, where the model has a place for it."""
+
+    def move(recipe: Recipe, room: Room) -> Recipe:
+        if not room.dropout or (recipe.noise.dropout or 0.0) >= rate:
+            return recipe
+        return recipe.replace(noise={"dropout": rate})
+
+    return move
+
+
+MOST_DECAY, MORE_DECAY = 3.0, 10.0
+
+
+def decayed(strength: float) -> Move:
+    """Decay of the weights with ``strength``; ten times as much where there is decay already."""
+
+    def move(recipe: Recipe, room: Room) -> Recipe:
+        own = [t for t in recipe.terms if t.penalty == "l2" and t.on == "weights"]
+        if recipe.optimizer.settings.get("weight_decay"):
+            return selective(recipe, room)
+        amount = min(max(strength, MORE_DECAY * own[0].amount), MOST_DECAY) if own else strength
+        others = [t.model_dump() for t in recipe.terms if t not in own]
+        term = {**own[0].model_dump(), "strength": amount} if own else {"penalty": "l2", "strength": amount}
+        return recipe.replace(terms=[*others, term])
+
+    return move
+
+
+def selective(recipe: Recipe, room: Room) -> Recipe:
+    """The optimizer's decay of everything becomes one of weight matrices alone, with the same strength."""
+    decay = recipe.optimizer.settings.get("weight_decay")
+    if not isinstance(decay, (int, float)) or not decay:
+        return recipe
+    how = {"how": "decay"} if recipe.optimizer.name == "adamw" else {"how": "loss"}
+    terms = [*(t.model_dump() for t in recipe.terms), {"penalty": "l2", "strength": float(decay), **how}]
+    return recipe.replace(optimizer={"weight_decay": 0.0}, terms=terms)
+
+
+def smoothed(rate: float) -> Move:
+    """Labels smoothed by at least ``rate``, where there are labels."""
+
+    def move(recipe: Recipe, room: Room) -> Recipe:
+        if not room.labels or recipe.noise.label_smoothing >= rate:
+            return recipe
+        return recipe.replace(noise={"label_smoothing": rate})
+
+    return move
+
+
+def averaged(recipe: Recipe, room: Room) -> Recipe:
+    """An exponential average of the weights in the place of the last ones."""
+    return recipe if recipe.averaging.ema or recipe.averaging.swa else recipe.replace(averaging={"ema": 0.99})
+
+
+def milder(by: float) -> Move:
+    """Every strength, rate and noise that regularizes divided by ``by`` > 1; bounds times it."""
+
+    def move(recipe: Recipe, room: Room) -> Recipe:
+        terms = [
+            {**t.model_dump(), **({"bound": t.bound * by} if t.bound is not None else {}),
+             **({"strength": t.strength / by} if t.strength is not None else {})}
+            for t in recipe.terms
+        ]  # fmt: skip
+        noise = {
+            key: float(f"{value / by:.3g}")
+            for key in ("dropout", "label_smoothing", "input", "cutout", "mixup", "cutmix", "gradient")
+            if (value := getattr(recipe.noise, key))
+        }
+        values: dict[str, Any] = {"terms": terms, "noise": {**noise, "places": []}}
+        if decay := recipe.optimizer.settings.get("weight_decay"):
+            values["optimizer"] = {"weight_decay": decay / by}
+        return recipe.replace(**values)
+
+    return move
+
+
+def batched(least: int) -> Move:
+    """Batches of at least so many rows."""
+    return lambda recipe, room: recipe if recipe.batch_size >= least else recipe.replace(batch_size=least)
+
+
+ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
+    "diverged": ((slower(10),), (slower(10), clipped, annealed), (slower(100),)),
+    "not_learning": ((slower(10),), (faster(10),), (milder(10),)),
+    "undertrained": ((longer(3),), (faster(3), annealed)),
+    "slow": ((adaptive, annealed), (faster(5), annealed), (longer(3),)),
+    "rate_too_low": ((faster(10),), (faster(100),), (adaptive,)),
+    "rate_too_high": ((slower(10),), (slower(3), clipped, annealed), (slower(100),)),
+    "oscillates": ((annealed,), (slower(5),), (averaged,)),
+    "underfits": ((larger,), (faster(3), annealed), (milder(10),)),
+    "over_regularized": ((milder(10),), (milder(3),), (milder(100),)),
+    "overfits": ((dropped(0.3), decayed(0.1), smoothed(0.05)), (dropped(0.5), decayed(1.0)), (slower(3), averaged)),
+    "overconfident": ((smoothed(0.1), dropped(0.3), decayed(0.1)), (decayed(1.0),), (slower(3), averaged)),
+    "noisy_evidence": ((annealed, averaged), (slower(3),)),
+    "label_noise": ((smoothed(0.1), dropped(0.3), decayed(0.1)), (slower(3), averaged)),
+    "vanishing_gradients": ((faster(3), annealed), (adaptive,)),
+    "exploding_gradients": ((clipped,), (slower(10), clipped), (slower(100),)),
+    "dying_units": ((slower(10), annealed), (slower(10), clipped)),
+    "batch_too_small": ((batched(32),), (slower(3), averaged)),
+    "decayed_norms": ((selective,),),
+}
+"""For each finding the moves to try, in order; moves of one entry are made together."""
+
+
+def advised(name: str, recipe: Recipe, room: Room) -> tuple[Change, ...]:
+    """The changes of a recipe that pull the lever of a finding, the first to be tried first; empty where none can."""
+    found: list[Change] = []
+    tried = [recipe]
+    for moves in ADVICE.get(name, ()):
+        changed = recipe
+        for move in moves:
+            changed = move(changed, room)
+        if changed not in tried:
+            tried.append(changed)
+            found.append(Change(said(recipe, changed), changed))
+    return tuple(found[:MOST_CHANGES])
+
+
+def with_advice(findings: Sequence[Finding], recipe: Recipe, room: Room) -> tuple[Finding, ...]:
+    """The findings with the changes of this recipe that pull their levers."""
+    return tuple(replace(finding, changes=advised(finding.name, recipe, room)) for finding in findings)
+
+
+def said(old: Recipe, new: Recipe) -> str:
+    """The difference of two recipes in a few words: ``"lr 0.1 -> 0.01, l2 0.1 added"``."""
+    words = [
+        f"{NAMED.get(key, key.rpartition('.')[2].replace('_', ' '))} {_short(key, a)} -> {_short(key, b)}"
+        for key, (a, b) in old.differences(new).items()
+        if not key.startswith("terms") and key != "stopping.patience"
+    ]
+    before = {(t.penalty, t.on): t.amount for t in old.terms}
+    for term in new.terms:
+        amount = before.get((term.penalty, term.on))
+        if amount is None:
+            words.append(f"{term.penalty} {term.amount:.3g} added")
+        elif amount != term.amount:
+            words.append(f"{term.penalty} {amount:.3g} -> {term.amount:.3g}")
+    return ", ".join(words)
+
+
+NAMED = {"optimizer.name": "optimizer", "schedule.name": "schedule"}
+"""What the last part of a key does not say."""
+
+
+def _short(key: str, value: Any) -> str:
+    if value is None:
+        return "the model's own" if key.startswith(("noise", "model")) else "none"
+    return f"{value:.3g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
