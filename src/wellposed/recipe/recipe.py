@@ -346,9 +346,11 @@ class AveragingSpec(Section):
 
 
 class StoppingSpec(Section):
-    """Stop when the validation loss reached no new minimum for ``patience`` epochs; 0 never stops early."""
+    """Stop when the validation loss reached no new minimum for ``patience`` epochs; 0 never stops early. ``keep``: the
+    weights of the ``best`` epoch by validation loss, or of the ``last``."""
 
     patience: Annotated[int, Field(ge=0)] = 20
+    keep: Literal["best", "last"] = "best"
 
 
 class Recipe(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
 from wellposed.losses.classification import IGNORED, wide
-from wellposed.losses.per_example import NAMED, Average
+from wellposed.losses.per_example import NAMED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
@@ -41,6 +41,7 @@ from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
+from wellposed.training.samples import Sample, sampled
 
 Stop = Callable[[History], "str | None"]
 Mixing = tuple[Tensor, float]
@@ -147,7 +148,7 @@ class Training:
 
         ``shared`` has what runs on equal rows have in common; it is made where there is none.
         """
-        shared = shared or Shared.of(problem, rows, probe_rows, device)
+        shared = shared or Shared.of(problem, Sample(rows), probe_rows, device)
         data = shared.data
         model = problem.build(recipe.model, seed).to(device)
         if recipe.noise.dropout and set_dropout(model, recipe.noise.dropout) == 0:
@@ -187,6 +188,7 @@ class Training:
             "task": data.task,
             "regularized": regularized(recipe),
             **shared.constant,
+            **shared.facts,
         }
         placed = [place.build(forwards) for place in recipe.noise.places]
         probes = shared.probes
@@ -417,14 +419,17 @@ class Training:
         self.enter(row | {"seconds": ended - began, "watch_seconds": ended - watching})
 
     def judge(self, row: dict[str, float], train: Evaluation, valid: Evaluation) -> None:
-        """Put into the row what was measured of the chosen weights, and keep them if they are the best."""
+        """Put into the row what was measured of the chosen weights, and keep them if they are the best, or the last count."""
         chosen = self.chosen
         row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
-            self.keep(chosen, valid.loss, int(row["epoch"]))
+            self.best_loss, self.best_rows, self.waited = valid.loss.mean, valid.loss.rows, 0
+            self.keep(chosen, int(row["epoch"]))
         else:
             self.waited += 1
+            if self.recipe.stopping.keep == "last":
+                self.keep(chosen, int(row["epoch"]))
         if self.recipe.schedule.name == PLATEAU:
             self.plateau.update(valid.loss.mean)
         if math.isnan(train.loss.mean):
@@ -442,9 +447,8 @@ class Training:
             device=self.device, forward=self.problem.forward, weights=probe.weights,
         )  # fmt: skip
 
-    def keep(self, model: nn.Module, loss: Average, epoch: int) -> None:
-        """These weights are the best so far."""
-        self.best_loss, self.best_rows, self.waited = loss.mean, loss.rows, 0
+    def keep(self, model: nn.Module, epoch: int) -> None:
+        """These weights shall come back, unless later ones are kept in their place."""
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.history.facts["chosen"] = epoch
 
@@ -474,13 +478,26 @@ class Shared:
     data: Prepared
     probes: tuple[Probe, Probe]
     constant: dict[str, float]
+    facts: dict[str, int] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, problem: Problem, rows: int | None, probe_rows: int | None, device: torch.device) -> Shared:
-        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches."""
-        data = problem.prepared if rows is None else problem.prepared.limited(rows, seed=0)
-        return cls(data, equal_probes(data.train_clean, data.valid, probe_rows, device), problem.constant())
+    def of(
+        cls,
+        problem: Problem,
+        sample: Sample,
+        probe_rows: int | None,
+        device: torch.device,
+        others: Iterable[Shared] = (),
+    ) -> Shared:
+        """The rows that are trained on and those that are evaluated, and what a constant prediction reaches.
+
+        Of ``others`` that evaluate as many rows the validation rows are taken, which are the same.
+        """
+        data = sampled(problem.prepared, sample)
+        facts = {name: number for name, number in vars(sample).items() if name != "rows" and number is not None}
+        probes = equal_probes(data.train_clean, data.valid, probe_rows, device, [other.probes[1] for other in others])
+        return cls(data, probes, problem.constant(), facts)
 
     def check(self, problem: Problem, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
         """Run a few rows through model and loss, once for each setting of the model."""
@@ -557,17 +574,21 @@ def scale_gradients(model: nn.Module, scale: float) -> None:
             parameter.grad.mul_(scale)
 
 
-def equal_probes(train: Source, valid: Source, most: int | None, device: torch.device) -> tuple[Probe, Probe]:
+def equal_probes(
+    train: Source, valid: Source, most: int | None, device: torch.device, known: Sequence[Probe] = ()
+) -> tuple[Probe, Probe]:
     """Fixed rows of both sides, equally many, so that their losses and errors compare.
 
     All validation rows are taken unless there are fewer training rows, or ``most`` is less. They are the same for every seed.
+    One of the ``known`` probes of validation rows is taken where it has the size.
     """
     size = min(len(train), len(valid), most or len(valid))
 
     def some(source: Source, name: str) -> Tensor:
         return torch.randperm(len(source), generator=generator(0, "probe", name))[:size].sort().values
 
-    return Probe(train, some(train, "train"), device), Probe(valid, some(valid, "valid"), device)
+    same = next((probe for probe in known if probe.source is valid and len(probe) == size), None)
+    return Probe(train, some(train, "train"), device), same or Probe(valid, some(valid, "valid"), device)
 
 
 def regularized(recipe: Recipe) -> dict[str, float]:
