@@ -19,7 +19,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, judged, rules
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules import evidence, fit, generalization, progress
-from wellposed.diagnosis.rules.base import Rule, falls
+from wellposed.diagnosis.rules.base import Inside, Rule, falls
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
 SEEDS = range(6)
@@ -193,7 +193,8 @@ def names(source: Any, by: list[Rule]) -> list[str]:
 
 
 def test_the_rules_of_curves_found_are_those_that_are_tested() -> None:
-    assert {rule.name for rule in rules()} == NAMES == PLANTED.keys() == NEAR_MISSES.keys()
+    of_curves = {rule.name for rule in rules() if not isinstance(rule, Inside)}
+    assert of_curves == NAMES == PLANTED.keys() == NEAR_MISSES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from wellposed.diagnosis import logs
 from wellposed.diagnosis.evidence import student_quantile
 from wellposed.diagnosis.logs import Array
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 Z = 1.96  # 95 % of a normal distribution lie within this many standard errors
 LONGEST_WINDOW = 20  # averaging more epochs than this at the end would blur a late rise
@@ -35,7 +38,8 @@ REGRESSION_METRICS = (
 class Curves:
     """The curves of one run, all of equal length, one entry an epoch, NaN where unknown.
 
-    ``facts`` is what the source says about itself (``constant_loss``, ``like_for_like``, ``regularized``, ...).
+    ``facts`` is what the source says about itself (``constant_loss``, ``like_for_like``, ``regularized``, ...);
+    ``signals`` is what was seen inside a Watch or a Run, None for logs.
     """
 
     epoch: Array
@@ -56,6 +60,7 @@ class Curves:
     given: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
     source: str = "curves"
+    signals: Signals | None = None
 
     @classmethod
     def of(cls, source: Any) -> Self:
@@ -69,7 +74,8 @@ class Curves:
         table = logs.read(source)
         count = len(table.columns["epoch"])
         arrays = {name: table.columns.get(name, np.full(count, np.nan)) for name in ARRAYS}
-        return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name)
+        inside = _signals(source)
+        return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name, signals=inside)
 
     def __len__(self) -> int:
         return len(self.epoch)
@@ -86,6 +92,15 @@ ARRAYS = (
     "epoch", "train_loss", "valid_loss", "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost",
     "penalty", "grad_norm", "weight_norm", "zeros", "lr", "valid_rise", "valid_rise_se",
 )  # fmt: skip
+
+
+def _signals(source: Any) -> Signals | None:
+    """What can be seen inside; logs have no model, and nothing is imported for them."""
+    if not (hasattr(source, "model") and hasattr(source, "history")):
+        return None
+    from wellposed.diagnosis.signals import Signals
+
+    return Signals.of(source)
 
 
 def known(y: Array) -> Array:

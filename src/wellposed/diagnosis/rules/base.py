@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, Number
 from wellposed.diagnosis.logs import Array
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
@@ -39,6 +42,17 @@ class Rule(ABC):
         """A finding under this rule's name, its confidence held inside [0, 1]."""
         sure = min(max(float(confidence), 0.0), 1.0)
         return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls)
+
+
+class Inside(Rule):
+    """A rule of what is seen inside a Watch or a Run; logs alone give it nothing to judge."""
+
+    def judge(self, curves: Curves) -> Finding | None:
+        return None if curves.signals is None else self.inside(curves, curves.signals)
+
+    @abstractmethod
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        """The finding, or None where the definition does not hold or what it rests on was not seen."""
 
 
 def falls(y: Array, reference: float | None = None) -> bool:
