@@ -18,14 +18,14 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, judged, rules
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules import evidence, fit, generalization, progress
+from wellposed.diagnosis.rules import evidence, fit, generalization, progress, rates
 from wellposed.diagnosis.rules.base import Inside, Rule, falls
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
 SEEDS = range(6)
 NAMES = {
     "diverged", "not_learning", "undertrained", "underfits", "overfits", "overconfident", "over_regularized",
-    "noisy_evidence", "healthy",
+    "noisy_evidence", "not_enough_evidence", "oscillates", "slow", "rate_too_high", "rate_too_low", "healthy",
 }  # fmt: skip
 
 
@@ -77,6 +77,22 @@ def blown(seed: int) -> FakeHistory:
     return history(seed, train, train * 1.1)
 
 
+T60 = np.arange(60)
+EVERY_OTHER = (-1.0) ** T60
+WAVES = np.sin(2 * np.pi * T60 / 7)
+
+
+def power(floor: float, by: float, epochs: int = 60) -> np.ndarray:
+    """A power law of the epoch, as badly scaled problems fall: from 1 towards ``floor``."""
+    return floor + (1 - floor) * (1 + np.arange(epochs)) ** -by
+
+
+def jumped(seed: int) -> FakeHistory:
+    """The loss leaps at the first step and comes back to the constant prediction, no further."""
+    train = np.concatenate([[1.0], 1.0 + fall(0.0, 6.0, 59)])
+    return history(seed, train, train)
+
+
 PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     "diverged": [
         blown,
@@ -116,7 +132,30 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     "noisy_evidence": [
         lambda s: history(s, fall(0.2), fall(0.3) + 0.15 * np.random.default_rng(s).normal(size=60)),
         lambda s: history(s, fall(0.2), fall(0.28), se=0.15),
+    ],
+    "not_enough_evidence": [
         lambda s: history(s, fall(0.2, epochs=2), fall(0.3, epochs=2)),
+        lambda s: history(s, fall(0.2), np.full(60, np.nan)),
+        lambda s: history(s, fall(0.2), fall(0.22) + 0.15 * np.random.default_rng(s).normal(size=60)),
+    ],
+    "oscillates": [
+        lambda s: history(s, fall(0.3) * (1 + 0.2 * EVERY_OTHER), fall(0.32) * (1 + 0.2 * EVERY_OTHER)),
+        lambda s: history(s, fall(0.3) * (1 + 0.3 * WAVES), fall(0.35) * (1 + 0.3 * WAVES)),
+        lambda s: history(s, fall(0.3), fall(0.31), noise=0.2),
+    ],
+    "slow": [
+        lambda s: history(s, power(0.0, 0.15), power(0.02, 0.15), noise=0.0005),
+        lambda s: history(s, power(0.0, 0.35), power(0.01, 0.35), noise=0.0005),
+    ],
+    "rate_too_high": [
+        jumped,
+        lambda s: history(s, turn(fall(0.3), 15, 0.01), turn(fall(0.3), 15, 0.01)),
+        lambda s: history(s, fall(0.7) * (1 + 0.2 * EVERY_OTHER), fall(0.7) * (1 + 0.2 * EVERY_OTHER)),
+    ],
+    "rate_too_low": [
+        lambda s: history(s, 1.2 - 0.15 * T60 / 60, 1.21 - 0.15 * T60 / 60, noise=0.0005),
+        lambda s: classified(s, fall(0.7, 0.9, tau=80), fall(0.7, 0.9, tau=80), 2.35 - 0.2 * T60 / 60,
+                             2.36 - 0.2 * T60 / 60),
     ],
     "healthy": [
         lambda s: history(s, fall(0.1), fall(0.13)),
@@ -171,6 +210,36 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     "noisy_evidence": [
         lambda s: history(s, fall(0.2), fall(0.28), se=0.01),
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),  # the rise is larger
+    ],
+    "not_enough_evidence": [
+        lambda s: history(s, fall(0.1), fall(0.13)),
+        lambda s: history(s, fall(0.1, tau=40), np.full(60, np.nan)),  # without validation, yet clearly unfinished
+        lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),
+    ],
+    "oscillates": [
+        lambda s: history(s, fall(0.3), fall(0.32) * (1 + 0.2 * EVERY_OTHER)),  # validation's own noise
+        lambda s: history(s, fall(0.3) * (1 + np.exp(-T60 / 10) * WAVES), fall(0.3) * (1 + np.exp(-T60 / 10) * WAVES)),
+        lambda s: history(s, fall(0.6) * (1 + 0.03 * WAVES), fall(0.62) * (1 + 0.06 * WAVES)),  # a small share of it
+        lambda s: history(s, fall(0.01) + 0.01 * WAVES, fall(0.02) + 0.01 * WAVES),  # a hundredth of all progress
+        spiked,
+    ],
+    "slow": [
+        lambda s: history(s, fall(0.1), fall(0.13)),
+        lambda s: history(s, fall(0.1, tau=35), fall(0.12, tau=35)),  # quick, and not at its end
+        lambda s: history(s, power(0.0, 0.35), fall(0.3), noise=0.0005),  # validation is at rest
+    ],
+    "rate_too_high": [
+        spiked,
+        lambda s: history(s, fall(0.05, tau=12), turn(fall(0.3), 10, 0.02)),  # overfits
+        lambda s: history(s, fall(0.2) * (1 + 0.2 * EVERY_OTHER), fall(0.2) * (1 + 0.2 * EVERY_OTHER)),  # oscillates, low
+        lambda s: history(s, fall(0.6), fall(0.62)),  # high and still
+        lambda s: history(s, turn(fall(0.3), 50, 0.003), turn(fall(0.32), 50, 0.003)),  # a rise of a tenth of its level
+    ],
+    "rate_too_low": [
+        lambda s: history(s, fall(0.9), fall(0.92)),  # little, but at rest
+        lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40)),  # much, and not at rest
+        lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),  # nothing at all
+        lambda s: history(s, power(0.7, 0.15), power(0.7, 0.15), noise=0.0005),  # slackened
     ],
     "healthy": [
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.01)),
@@ -294,7 +363,57 @@ class NoiseForgotten(evidence.NoisyEvidence):
         return None
 
 
+class ShortIsEnough(evidence.NotEnoughEvidence):
+    def judge(self, curves: Curves) -> Finding | None:
+        return None if len(measure.known(curves.valid_loss)) < 3 else super().judge(curves)
+
+
+class LastSwingsOnly(rates.Oscillates):
+    VALID_SWING = 0.0  # validation's own noise is not told apart
+
+
+class SettledSwings(rates.Oscillates):
+    SWING = 1e-3
+
+
+class PaceForgotten(rates.Slow):
+    SMALL = 1.0
+
+
+class RestIsSlow(rates.Slow):
+    STEADY = -1e9
+
+    @classmethod
+    def _creeps(cls, y: np.ndarray) -> bool:
+        return bool(measure.trend(y).gain > -1)
+
+
+class JumpForgotten(rates.RateTooHigh):
+    JUMP = 1e9
+
+
+class AnyTrainingRise(rates.RateTooHigh):
+    UNDONE = BELIEF = -1.0
+
+    def _undone(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if measure.rise(curves.train_loss).estimate > 0 else None
+
+
+class AllSwingsAreHigh(rates.RateTooHigh):
+    MUCH = 0.0
+
+
+class SlackeningForgotten(rates.RateTooLow):
+    STEADY = 0.0
+
+
+class AllIsHardly(rates.RateTooLow):
+    HARDLY = 1.0
+
+
 MUTANTS = [
+    ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, JumpForgotten, AnyTrainingRise,
+    AllSwingsAreHigh, SlackeningForgotten, AllIsHardly,
     AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, ErrorForgotten, SpikeIsDivergence, OnlyNaNDiverges,
     PatienceForgotten, TrainingAloneFalls, GapForgotten, LowIsHigh, AlwaysRegularized, SlowIsStuck, NoiseForgotten,
 ]  # fmt: skip
@@ -372,7 +491,7 @@ def test_any_curves_get_a_verdict(source: Any) -> None:
 
 
 def test_what_is_said_of_the_shortest_and_the_broken() -> None:
-    assert diagnose({"loss": [1.0], "val_loss": [1.0]}).names == ["noisy_evidence"]
+    assert diagnose({"loss": [1.0], "val_loss": [1.0]}).names == ["not_enough_evidence"]
     assert diagnose({"loss": [math.nan] * 5, "val_loss": [math.nan] * 5}).names == ["diverged"]
     assert diagnose({"loss": [1, 0.5, math.inf], "val_loss": [1, 0.5, 0.5]}).names == ["diverged"]
     blank = {"loss": [1, 0.5, 0.4, None, None, None], "val_loss": [1, 0.5, 0.4, None, None, None]}

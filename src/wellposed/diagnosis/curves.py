@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Z = 1.96  # 95 % of a normal distribution lie within this many standard errors
 LONGEST_WINDOW = 20  # averaging more epochs than this at the end would blur a late rise
+FEWEST_BENT = 8  # values that a parabola is fitted to; fewer would follow their own noise
 END_SHARE = 0.25  # the trend "at the end" is the one over the last quarter of the epochs
 GAUSSIAN_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise has this many of its standard deviations
@@ -158,6 +159,25 @@ def noise(y: Array, lag: int = 1) -> float:
     return (middle if middle > 0 else float(size.mean()) * math.sqrt(math.pi / 2)) / SECOND_DIFFERENCE
 
 
+def swings(y: Array) -> tuple[float, float]:
+    """How far a curve swings about a parabola, over its last quarter and over the quarter before.
+
+    Scaled medians of absolute residuals, so that single spikes play no part and swings of any period up to a quarter of
+    the epochs count. Zeros where fewer than 8 values are known.
+    """
+    values = known(y)
+    count = max(4, len(values) // 4)
+    if len(values) < 2 * count:
+        return 0.0, 0.0
+    x = np.arange(count) - (count - 1) / 2
+    basis = np.stack([np.ones(count), x, x * x - float(x @ x) / count])
+    basis /= np.sqrt((basis * basis).sum(axis=1, keepdims=True))
+    quarters = np.stack([values[-count:], values[-2 * count : -count]])
+    rest = np.abs(quarters - (quarters @ basis.T) @ basis)
+    now, before = np.median(rest, axis=1) * GAUSSIAN_MAD
+    return float(now), float(before)
+
+
 def level_se(y: Array) -> float:
     """Standard error of a `window` mean on this curve, from the epoch-to-epoch noise of its second half.
 
@@ -195,15 +215,15 @@ class Trend:
     epochs: int
 
 
-def trend(y: Array) -> Trend:
+def trend(y: Array, of: int | None = None) -> Trend:
     """Least squares over the last quarter (at least 4 known values), with an interval widened for autocorrelation.
 
     The residuals of neighbouring epochs resemble each other, so ``n`` of them count as ``n (1 - r) / (1 + r)`` with
     ``r`` their lag-1 correlation. ``late_gain`` is the gain over the second half alone, on the same scale: a curve that
-    levels off has a small one.
+    levels off has a small one. The quarter is one of ``of`` epochs, where ``y`` is the beginning of a longer curve.
     """
     values = known(y)
-    count = min(len(values), max(4, round(END_SHARE * len(values))))
+    count = min(len(values), max(4, round(END_SHARE * (of or len(values)))))
     if count < 3:
         return Trend(0.0, -math.inf, math.inf, 0.0, count)
     slope, se, dof = _line(values[-count:])
@@ -225,13 +245,16 @@ def _unit_line(values: Array) -> tuple[float, float, float]:
     x = np.arange(count) - (count - 1) / 2
     spread = float(x @ x)
     slope = float(x @ values) / spread
-    rest = values - values.mean() - slope * x
+    rest, fitted = values - values.mean() - slope * x, 2
+    if count >= FEWEST_BENT:  # a bend is no noise
+        bend = x * x - float(x @ x) / count
+        rest, fitted = rest - float(bend @ values) / float(bend @ bend) * bend, 3
     squares = float(rest @ rest)
     if count < 3 or squares <= 1e-24 * float(values @ values):  # on a line, up to rounding
         return slope, 0.0, max(count - 2.0, 1.0)
     r = min(max(float(rest[1:] @ rest[:-1]) / squares, 0.0), 0.9)
-    effective = max(count * (1 - r) / (1 + r), 3.0)
-    dof = max(effective - 2, 1.0)
+    effective = max(count * (1 - r) / (1 + r), fitted + 1.0)
+    dof = max(effective - fitted, 1.0)
     return slope, math.sqrt(squares / dof / spread), round(dof, 1)
 
 

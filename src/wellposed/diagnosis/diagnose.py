@@ -20,17 +20,18 @@ def rules() -> tuple[Rule, ...]:
 
 
 def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
-    """Ask every rule; the residual ones only where the others found nothing. Surest first, then the more severe.
+    """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest.
 
-    What diverged is judged no further: how it would have fitted was not reached.
+    Of what diverged it is not asked how it was fitted, since that was not reached.
     """
     by = list(by)
-    severity = {rule.name: rule.severity for rule in by}
+    rule_of = {rule.name: rule for rule in by}
     findings = [found for rule in by if not rule.residual and (found := rule.judge(curves)) is not None]
-    findings = [found for found in findings if found.name == "diverged"] or findings
-    if not findings:
-        findings = [found for rule in by if rule.residual and (found := rule.judge(curves)) is not None]
-    return tuple(sorted(findings, key=lambda found: (-round(found.confidence, 2), severity[found.name])))
+    if any(found.name == "diverged" for found in findings):
+        findings = [found for found in findings if not rule_of[found.name].of_fit]
+    if all(found.name == "noisy_evidence" for found in findings):
+        findings += [found for rule in by if rule.residual and (found := rule.judge(curves)) is not None]
+    return tuple(sorted(findings, key=lambda found: (-round(found.confidence, 2), rule_of[found.name].severity)))
 
 
 def diagnose(source: Any) -> Diagnosis:

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
+ANNEALED = 0.05  # the last learning rate as a share of the largest: below it the fall is the schedule's end
 MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
 
 
 class Rule(ABC):
-    """A definition of one finding. ``residual`` rules are asked only where no other rule found anything."""
+    """A definition of one finding.
+
+    ``residual`` rules are asked only where no other rule found anything but noise; those ``of_fit`` say how it was
+    fitted, which nothing that diverged was.
+    """
 
     name: ClassVar[str]
     severity: ClassVar[int]  # 0 is the worst; decides between equally sure findings
     axis: ClassVar[str]  # what fails, one of `finding.AXES`
     pulls: ClassVar[str]  # the kind of lever, one of `finding.PULLS`
     residual: ClassVar[bool] = False
+    of_fit: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, curves: Curves) -> Finding | None:
@@ -106,6 +112,12 @@ def mended(curves: Curves) -> bool:
     """Whether the error rate on either side ever came below 97 % of its highest value."""
     rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
     return any(float(measure.known(rate).min()) < MENDED * float(measure.known(rate).max()) for rate in rates)
+
+
+def annealed(curves: Curves) -> bool:
+    """Whether the learning rate was brought near zero: then a curve levels off, or falls last, by the schedule."""
+    lr = measure.known(curves.lr)
+    return len(lr) > 1 and bool(lr[-1] < ANNEALED * lr.max()) and bool(lr[-1] < lr[0])
 
 
 def regularizes(curves: Curves) -> bool:

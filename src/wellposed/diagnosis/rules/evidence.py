@@ -15,35 +15,22 @@ from wellposed.diagnosis.rules.base import (
 
 
 class NoisyEvidence(Rule):
-    """The curves are too short, too noisy or too incomplete for a verdict on generalization.
+    """The noise in the curves is larger than what would matter, so that they do not show whether it is there.
 
-    Holds if fewer than three epochs are known, or no validation loss is; if the interval of the rise since the best
-    epoch holds both no rise and twice one that would matter; or if the interval of the gap holds both zero and a
-    quarter of the validation loss.
+    Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter; or if the
+    interval of the gap holds both zero and a quarter of the validation loss.
     """
 
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
+    of_fit = True
     LARGE_GAP = 0.25  # of the validation loss: everybody would act on it
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
-        losses = {name: len(measure.known(y)) for name, y in
-                  (("training", curves.train_loss), ("validation", curves.valid_loss))}  # fmt: skip
-        if max(losses.values()) < FEWEST_EPOCHS:
-            return self._short(max(losses.values()))
-        if losses["validation"] < FEWEST_EPOCHS:
-            return self.finding(
-                0.9, {"epochs": losses["validation"]}, "log the validation loss of every epoch",
-                f"Only {losses['validation']} validation losses are known: nothing can be said about generalization.",
-            )  # fmt: skip
+        if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
+            return None
         return self._rise(curves) or self._gap(curves)
-
-    def _short(self, epochs: int) -> Finding:
-        return self.finding(
-            1.0, {"epochs": epochs}, f"train for at least {FEWEST_EPOCHS} epochs, better ten, and ask again",
-            f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
-        )  # fmt: skip
 
     def _rise(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
@@ -70,6 +57,40 @@ class NoisyEvidence(Rule):
         )  # fmt: skip
 
 
+class NotEnoughEvidence(Rule):
+    """No verdict can be given.
+
+    Holds, where no fault is found, if fewer than three epochs have a finite loss; if no validation loss is known; or if
+    the noise is as large as ``noisy_evidence`` says: then curves that look healthy may not be.
+    """
+
+    name, severity, residual = "not_enough_evidence", 8, True
+    axis, pulls = "evidence", "data"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        valid, train = (len(measure.known(y)) for y in (curves.valid_loss, curves.train_loss))
+        if max(valid, train) < FEWEST_EPOCHS:
+            return self._short(max(valid, train))
+        if valid < FEWEST_EPOCHS:
+            return self.finding(
+                0.9, {"epochs": valid}, "log the validation loss of every epoch",
+                f"Only {valid} validation losses are known: nothing can be said about generalization.",
+            )  # fmt: skip
+        noisy = NoisyEvidence().judge(curves)
+        if noisy is None:
+            return None
+        return self.finding(
+            noisy.confidence, noisy.evidence, noisy.lever,
+            "No verdict: nothing else was found, and the noise is larger than what there would be to find.",
+        )  # fmt: skip
+
+    def _short(self, epochs: int) -> Finding:
+        return self.finding(
+            1.0, {"epochs": epochs}, f"train for at least {FEWEST_EPOCHS} epochs, better ten, and ask again",
+            f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
+        )  # fmt: skip
+
+
 class Healthy(Rule):
     """None of the other findings holds, and there was enough evidence to see them.
 
@@ -82,7 +103,7 @@ class Healthy(Rule):
     SUREST = 0.95  # curves cannot show that a better model does not exist
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
+        if NotEnoughEvidence().judge(curves) is not None:
             return None
         rise, gap = measure.valid_rise(curves), measure.gap(curves)
         best = float(curves.epoch[measure.best_index(curves) or 0])

@@ -27,6 +27,7 @@ class Underfits(Rule):
 
     name, severity = "underfits", 3
     axis, pulls = "optimization", "capacity"
+    of_fit = True
     HIGH = 1 / 3  # of the constant prediction's error; a network able to fit goes on towards zero on its own rows
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
     SMALL_GAP = 0.25  # of what is left: more than three quarters of the error is there on training rows already
@@ -79,6 +80,7 @@ class OverRegularized(Rule):
 
     name, severity = "over_regularized", 3
     axis, pulls = "regularization", "regularizer"
+    of_fit = True
     EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
     NO_GAP = 0.05  # of the training loss
 

@@ -28,6 +28,7 @@ class Overfits(Rule):
 
     name, severity = "overfits", 2
     axis, pulls = "regularization", "regularizer"
+    of_fit = True
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
     GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
@@ -155,6 +156,7 @@ class Overconfident(Rule):
 
     name, severity = "overconfident", 5
     axis, pulls = "regularization", "regularizer"
+    of_fit = True
 
     def judge(self, curves: Curves) -> Finding | None:
         error, rise = measure.error_rise(curves), measure.valid_rise(curves)

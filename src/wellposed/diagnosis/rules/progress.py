@@ -12,6 +12,7 @@ from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import (
     FEWEST_EPOCHS,
     Rule,
+    annealed,
     descent,
     end_of,
     falls,
@@ -81,6 +82,7 @@ class NotLearning(Rule):
 
     name, severity = "not_learning", 1
     axis, pulls = "optimization", "optimizer"
+    of_fit = True
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 
@@ -121,13 +123,13 @@ class Undertrained(Rule):
 
     name, severity = "undertrained", 4
     axis, pulls = "optimization", "schedule"
-    ANNEALED = 0.05  # the last learning rate as a share of the largest: below it the fall is the schedule's end
+    of_fit = True
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.known(y))]
         if not losses or curves.facts.get("stopped") == "patience":
             return None
-        if not all(falls(y, curves.fact("constant_loss")) for y in losses) or self._annealed(curves):
+        if not all(falls(y, curves.fact("constant_loss")) for y in losses) or annealed(curves):
             return None
         trend = measure.trend(losses[0])
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
@@ -137,7 +139,3 @@ class Undertrained(Rule):
             "train longer; or learn faster: a higher learning rate, a better schedule or another optimizer",
             f"Training ended too early: over its last {trend.epochs} epochs the loss still fell by {trend.gain:.3g}.",
         )
-
-    def _annealed(self, curves: Curves) -> bool:
-        lr = measure.known(curves.lr)
-        return len(lr) > 1 and bool(lr[-1] < self.ANNEALED * lr.max()) and bool(lr[-1] < lr[0])

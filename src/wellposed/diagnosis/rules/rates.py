@@ -1,0 +1,201 @@
+"""How fast the steps were: too large to settle, too large to learn, too small to get anywhere, or held up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.logs import Array
+from wellposed.diagnosis.rules.base import MATERIAL_PROGRESS, Rule, annealed, end_of, learned
+
+FEWEST = 8  # epochs: a quarter of fewer has no shape
+
+
+class Oscillates(Rule):
+    """The training loss swings from epoch to epoch without settling.
+
+    Holds if, over the last quarter, the training loss swings about its trend by a tenth of its level and by a fiftieth
+    of all progress, the trend itself falls by less than two swings, and the swings are no smaller than half of those of
+    the quarter before. Around a minimum the loss that is lost to the size of steps is at least as large as its swings
+    (a sum of squares varies by no more than its mean), so that smaller steps would win a tenth of the level or more.
+    Validation swings too, since the same weights are measured; where it does not, the swings are those of sampling.
+    """
+
+    name, severity = "oscillates", 4
+    axis, pulls = "optimization", "schedule"
+    of_fit = True
+    SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
+    VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
+
+    def judge(self, curves: Curves) -> Finding | None:
+        y = curves.train_loss
+        values = measure.known(y)
+        if len(values) < 2 * FEWEST:
+            return None
+        now, before = measure.swings(values)
+        level, progress = measure.end(y), measure.start(y) - float(values.min())
+        if not now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) > 0 or now < before / 2:
+            return None
+        if measure.trend(y).gain >= 2 * now or self._still(curves.valid_loss):
+            return None
+        return self.finding(
+            0.6 + 0.3 * min(now / max(abs(level), 1e-300), 1.0),
+            {"estimate": now, "share": now / abs(level) if level else math.inf, "before": before, **end_of(curves)},
+            "let the learning rate fall towards the end (a cosine or a plateau schedule), lower it, or average weights",
+            f"Training does not settle: its loss swings by {now:.3g} from epoch to epoch, at a level of {level:.3g}.",
+        )
+
+    @classmethod
+    def _still(cls, valid: Array) -> bool:
+        """Whether validation is known not to swing with training."""
+        swing = measure.swings(valid)[0]
+        return len(measure.known(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
+
+
+class Slow(Rule):
+    """Training still falls, steadily, but by a small share per epoch.
+
+    Holds if the training loss (and validation's, where it is known) falls reliably over the last quarter of the epochs,
+    by what matters (a fiftieth of all progress, or a twentieth of its level) but by less than a tenth of all progress;
+    and hardly slower than before: by half of what the quarter before brought or more. What comes to rest
+    exponentially slows down more than that once so little is left, so that as many epochs again would not end it.
+    """
+
+    name, severity = "slow", 5
+    axis, pulls = "optimization", "optimizer"
+    of_fit = True
+    SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
+    STEADY = 0.5
+
+    def judge(self, curves: Curves) -> Finding | None:
+        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.known(y))]
+        if not losses or not all(self._creeps(y) for y in losses) or not learned(curves):
+            return None
+        trend, progress = measure.trend(losses[0]), _progress(losses[0])
+        if trend.gain >= self.SMALL * progress or annealed(curves):
+            return None
+        return self.finding(
+            0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
+            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "epochs": trend.epochs,
+             "progress": progress, **end_of(curves)},
+            "another optimizer (momentum, Adam, Muon), scaled inputs, normalization layers or a higher learning rate; "
+            "more epochs alone would take many",
+            f"Training is slow: its last {trend.epochs} epochs brought {trend.gain:.3g} of {progress:.3g}, steadily.",
+        )  # fmt: skip
+
+    @classmethod
+    def _creeps(cls, y: Array) -> bool:
+        values = measure.known(y)
+        if len(values) < 2 * FEWEST:
+            return False
+        last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
+        matters = min(MATERIAL_PROGRESS * _progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
+        steady = last.gain >= cls.STEADY * before.gain and last.late_gain >= cls.STEADY * last.gain
+        return last.low > 0 and last.gain >= matters and steady
+
+
+class RateTooHigh(Rule):
+    """The learning rate is so high that training does worse than it would at a lower one.
+
+    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, by half of it and for more
+    than one epoch, and much is left at the end or nothing was learned: steps along the gradient raise the loss only
+    where they are too long. Or (b) if the training loss ended reliably above its own lowest level, by a tenth of all
+    progress and a twentieth of that level: training undid what it had reached, which no regularizer explains that did
+    not grow. Or (c) if it swings without settling, as ``oscillates`` demands, at a level where much is left.
+    ``diverged`` is judged before, and then alone.
+    """
+
+    name, severity = "rate_too_high", 2
+    axis, pulls = "optimization", "optimizer"
+    JUMP = 0.5  # of the loss at the start: a warm-up or a first epoch's noise moves less
+    UNDONE = 0.1  # of all progress
+    MUCH = 0.5  # of the loss at the start
+    BELIEF = 0.9
+    LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        if len(measure.known(curves.train_loss)) < FEWEST:
+            return None
+        return self._jumped(curves) or self._undone(curves) or self._unsettled(curves)
+
+    def _jumped(self, curves: Curves) -> Finding | None:
+        values = measure.known(curves.train_loss)
+        first, end = float(values[0]), measure.end(curves.train_loss)
+        early = values[1 : max(4, len(values) // 4)]
+        top = float(np.sort(early)[-2]) if len(early) > 1 else -math.inf  # more than one epoch
+        if not top > first + self.JUMP * abs(first):
+            return None
+        if learned(curves) and end < self.MUCH * first:
+            return None
+        return self.finding(
+            0.9, {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
+            f"The learning rate is too high: the loss jumped from {first:.3g} to {top:.3g} and ended at {end:.3g}.",
+        )  # fmt: skip
+
+    def _undone(self, curves: Curves) -> Finding | None:
+        rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
+        needed = max(rise.material, self.UNDONE * _progress(curves.train_loss))
+        if not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
+            return None
+        return self.finding(
+            0.8 * rise.belief,
+            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "epochs": rise.epochs, **end_of(curves)},
+            self.LEVER,
+            f"The learning rate is too high: the training loss itself rose by {rise.estimate:.3g} over the last "
+            f"{rise.epochs} epochs.",
+        )  # fmt: skip
+
+    def _unsettled(self, curves: Curves) -> Finding | None:
+        swings, end = Oscillates().judge(curves), measure.end(curves.train_loss)
+        first = measure.start(curves.train_loss)
+        if swings is None or not end >= self.MUCH * first > 0:
+            return None
+        return self.finding(
+            0.6, {**swings.evidence, "start": first}, self.LEVER,
+            f"The learning rate is too high: the loss swings at {end:.3g}, not far below its start ({first:.3g}).",
+        )  # fmt: skip
+
+
+class RateTooLow(Rule):
+    """The learning rate is so low that hardly anything happened in the epochs given.
+
+    Holds if the training loss fell reliably to the end, without slowing down (the second half of the epochs brought a
+    third of the whole fall or more, where a steady pace brings half), yet by less than a quarter of what it was: such
+    steps follow the first gradient and reach nothing that would bend the curve.
+    """
+
+    name, severity = "rate_too_low", 3
+    axis, pulls = "optimization", "optimizer"
+    of_fit = True
+    HARDLY = 0.25  # of the loss at the start
+    STEADY = 1 / 3
+
+    def judge(self, curves: Curves) -> Finding | None:
+        y = curves.train_loss if len(measure.known(curves.train_loss)) else curves.valid_loss
+        values = measure.known(y)
+        if len(values) < FEWEST or annealed(curves):
+            return None
+        trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
+        reference = curves.fact("constant_loss") or abs(measure.start(y))
+        if not (trend.low > 0 and 0 < fell < self.HARDLY * reference):
+            return None
+        if curves.fact("constant_loss") and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
+            return None
+        if measure.end(values[: (len(values) + 1) // 2]) - measure.end(y) < self.STEADY * fell:
+            return None
+        return self.finding(
+            0.85,
+            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "fell": fell, **end_of(curves)},
+            "raise the learning rate (by ten to begin with); a range test finds it",
+            f"The learning rate is too low: in {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, at a "
+            "pace that never slackened.",
+        )  # fmt: skip
+
+
+def _progress(y: Array) -> float:
+    values = measure.known(y)
+    return max(float(values[0] - values.min()), 0.0) if len(values) else 0.0
