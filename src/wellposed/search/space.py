@@ -22,6 +22,7 @@ from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
 from wellposed.training.device import threads_of
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
+from wellposed.training.samples import Sample
 
 Point = dict[str, Any]
 """The values of the dimensions that are active, by name."""
@@ -297,7 +298,7 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
-    shared = Shared.of(problem, None, PROBE_ROWS, torch.device("cpu"))
+    shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
     for ingredient in INGREDIENTS:
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, _middle(ingredient))

@@ -9,6 +9,7 @@ from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.history import History
 from wellposed.training.run import Run
+from wellposed.training.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,19 @@ class Job:
 
     Attributes:
         rows: train on at most this many rows (stratified); None takes all.
+        draw, resample: which rows; see `wellposed.training.samples.Sample`.
     """
 
     recipe: Recipe
     seed: int = 0
     rows: int | None = None
+    draw: int | None = None
+    resample: int | None = None
+
+    @property
+    def sample(self) -> Sample:
+        """The training rows."""
+        return Sample(self.rows, self.draw, self.resample)
 
 
 class NotBegun(TrainingError):

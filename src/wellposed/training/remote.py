@@ -48,7 +48,7 @@ def shares(jobs: Sequence[Job], count: int) -> list[list[int]]:
 def _kind(job: Job) -> tuple[Any, ...]:
     """Equal for jobs of one shape and one way through the data."""
     settings = sorted((key, repr(value)) for key, value in job.recipe.model.items())
-    return settings, job.recipe.batch_size, job.rows or 0, job.recipe.epochs
+    return settings, job.recipe.batch_size, job.rows or 0, job.sample.own, job.recipe.epochs
 
 
 def placed(cull: Cull | None, places: Sequence[int]) -> Cull | None:

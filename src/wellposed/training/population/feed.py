@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.random import generator
-from wellposed.data.arrays import Source
+from wellposed.data.arrays import Source, Subset
 from wellposed.training.loop import Mixing, Training
 
 
@@ -54,22 +54,24 @@ class Feed:
     """The batches of one epoch of several runs on the same rows.
 
     Args:
-        source: the training rows, in memory.
+        source: the training rows, in memory; those of a run may be a `Subset` of them.
         runs: with equal batch sizes; each with the epoch that it is in.
         rows: that an epoch sees.
     """
 
     def __init__(self, source: Source, runs: Sequence[tuple[Training, int]], rows: int) -> None:
         self.source, self.size = source, runs[0][0].recipe.batch_size
-        keys = [(training.seed, epoch) for training, epoch in runs]
+        keys = [(training.seed, epoch, id(training.data.train)) for training, epoch in runs]
+        trains = {id(training.data.train): training.data.train for training, _ in runs}
         self.lanes = list(dict.fromkeys(keys))
-        self.lane_of = np.array([self.lanes.index(key) for key in keys])
-        self.orders = torch.stack(
-            [
-                torch.randperm(len(source), generator=generator(seed, "order", epoch))[:rows]
-                for seed, epoch in self.lanes
-            ]
-        )
+        number = {key: lane for lane, key in enumerate(self.lanes)}
+        self.lane_of = np.array([number[key] for key in keys])
+        self.orders = torch.stack([self.order(seed, epoch, trains[of])[:rows] for seed, epoch, of in self.lanes])
+
+    def order(self, seed: int, epoch: int, train: Source) -> Tensor:
+        """The rows of an epoch in the order of a run, by their numbers in the source."""
+        order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
+        return order if train is self.source or not isinstance(train, Subset) else train.index[order]
 
     @property
     def steps(self) -> int:

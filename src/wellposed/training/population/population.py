@@ -19,9 +19,9 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.training.device import threads_of
-from wellposed.training.evaluate import Evaluation, evaluations
+from wellposed.training.evaluate import Evaluation, Probe, evaluations
 from wellposed.training.jobs import Job, NotBegun, Outcome
-from wellposed.training.loop import Shared, Training
+from wellposed.training.loop import Training
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.feed import Batch, Feed
 from wellposed.training.population.native import Program
@@ -70,18 +70,17 @@ class Population:
     Args:
         jobs: with their numbers.
         places: >= 1, how many are trained at once.
-        shared: rows and probes.
         begin: makes the `Training` of a job.
         engine: makes the program from the stacks.
         ended: called with each job's number and outcome.
     """
 
     def __init__(
-        self, problem: Problem, jobs: Sequence[tuple[int, Job]], places: int, shared: Shared,
+        self, problem: Problem, jobs: Sequence[tuple[int, Job]], places: int,
         begin: Callable[[Job], Training], engine: Callable[[Stacks, nn.Module], Program | Eager],
         ended: Callable[[int, Outcome], None], deadline: float, says: str,
     ) -> None:  # fmt: skip
-        self.problem, self.waiting, self.shared, self.begin = problem, deque(jobs), shared, begin
+        self.problem, self.waiting, self.begin = problem, deque(jobs), begin
         self.make_engine, self.ended, self.deadline, self.says = engine, ended, deadline, says
         self.places = min(places, len(jobs))
         self.averaged = any(job.recipe.averaging.ema or job.recipe.averaging.swa for _, job in jobs)
@@ -220,7 +219,9 @@ class Population:
     def train(self, slots: list[Slot]) -> None:
         """The steps of an epoch."""
         first = slots[0].training
-        feed = Feed(first.data.train, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
+        one = all(slot.training.data.train is first.data.train for slot in slots)
+        source = first.data.train if one else self.problem.prepared.train
+        feed = Feed(source, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
         scales = np.stack([factors(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
         for slot in slots:
             slot.costs, slot.norms, slot.steps = 0.0, 0.0, 0
@@ -341,14 +342,22 @@ class Population:
         """Both sides of every slot, by the weights that would be used."""
         places = np.array([s.place for s in slots], np.int64)
         averaged = np.array([s.training.chosen is not s.training.model for s in slots])
-        found = []
-        for probe in self.shared.probes:
-            parts = list(probe.batches())
-            inputs = torch.cat([x for x, _ in parts]) if len(parts) > 1 else parts[0][0]
-            target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
-            outputs = self.engine.outputs(places, averaged, inputs)
-            found.append(evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights))
-        return found[0], found[1]
+        sides: tuple[list[Evaluation], list[Evaluation]] = ([], [])
+        for side, found in enumerate(sides):
+            measured: dict[int, Evaluation] = {}
+            for probe in {id(s.training.probes[side]): s.training.probes[side] for s in slots}.values():
+                mine = np.array([j for j, s in enumerate(slots) if s.training.probes[side] is probe], np.int64)
+                measured.update(zip(mine.tolist(), self.evaluated(probe, places[mine], averaged[mine]), strict=True))
+            found += [measured[j] for j in range(len(slots))]
+        return sides
+
+    def evaluated(self, probe: Probe, places: np.ndarray, averaged: np.ndarray) -> list[Evaluation]:
+        """The slots in these places on the rows of a probe."""
+        parts = list(probe.batches())
+        inputs = torch.cat([x for x, _ in parts]) if len(parts) > 1 else parts[0][0]
+        target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
+        outputs = self.engine.outputs(places, averaged, inputs)
+        return evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights)
 
 
 def failure(error: Exception, run: Run | None) -> TrainingError:

@@ -32,6 +32,7 @@ from wellposed.training.population.rules import confidence
 from wellposed.training.population.stacks import Stacks
 from wellposed.training.population.tracing import NotStackable, shape_of, traced
 from wellposed.training.problem import Problem
+from wellposed.training.samples import Sample
 
 BYTES = 2**31
 """Memory for the stacks of one population; more jobs wait for a place."""
@@ -46,12 +47,13 @@ fast together with 23,000, 1.2 and 1.0 with 83,000 and 85,000, 0.6 with 282,000.
 
 @dataclass(frozen=True)
 class Shape:
-    """What jobs of one population have in common: settings of the model, batch size, rows, and whether all look for a
-    worst point nearby by themselves."""
+    """What jobs of one population have in common: settings of the model, batch size, how many rows, whether each has rows of
+    its own, and whether all look for a worst point nearby by themselves."""
 
     settings: str
     batch_size: int
     rows: int | None
+    own_rows: bool
     sharpness: bool
     eager: bool
 
@@ -165,7 +167,7 @@ class Together:
         self.probe_rows, self.cull, self.done = probe_rows, cull, done
         self.outcomes: dict[int, Outcome] = {}
         self.untold: list[int] = []
-        self.shared: dict[int | None, Shared] = {}
+        self.shared: dict[Sample, Shared] = {}
         self.models: dict[str, Template | str] = {}
         self.groups: list[Population | Alone] = self.sorted_out()
 
@@ -219,15 +221,16 @@ class Together:
             if self.done is not None:
                 self.done(number, self.outcomes[number])
 
-    def rows(self, rows: int | None) -> Shared:
+    def rows(self, sample: Sample) -> Shared:
         """What jobs on equal rows share."""
-        if rows not in self.shared:
-            self.shared[rows] = Shared.of(self.problem, rows, self.probe_rows, self.device)
-        return self.shared[rows]
+        if sample not in self.shared:
+            others = self.shared.values()
+            self.shared[sample] = Shared.of(self.problem, sample, self.probe_rows, self.device, others)
+        return self.shared[sample]
 
     def begin(self, job: Job) -> Training:
         """The run of a job."""
-        shared = self.rows(job.rows)
+        shared = self.rows(job.sample)
         return Training.begin(
             self.problem, job.recipe, job.seed, self.device, self.deadline, job.rows, self.probe_rows, shared=shared
         )
@@ -254,7 +257,7 @@ class Together:
         """
         recipe = job.recipe
         check_recipe(recipe)
-        check_problem(self.problem, self.rows(job.rows))
+        check_problem(self.problem, self.rows(job.sample))
         settings = repr(sorted(recipe.model.items()))
         if settings not in self.models:
             self.models[settings] = self.template(recipe)
@@ -273,7 +276,8 @@ class Together:
         others = [term for term in terms if id(term) not in added]
         eager = template.found is None or not self.compiled or any(map(needs, others))
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
-        return Shape(settings, recipe.batch_size, job.rows, bool(recipe.sharpness.radius) and by_hand, eager)
+        together = bool(recipe.sharpness.radius) and by_hand
+        return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager)
 
     def template(self, recipe: Recipe) -> Template | str:
         """A model of these settings, traced; or why it cannot be."""
@@ -290,8 +294,7 @@ class Together:
         assert isinstance(template, Template)
         weights = sum(p.numel() * p.element_size() for p in template.model.parameters())
         places = max(1, min(len(members), BYTES // max(1, COPIES * weights)))
-        shared = self.rows(shape.rows)
-        largest = min(shape.batch_size, len(shared.data.train))
+        largest = min(shape.batch_size, len(self.rows(members[0][1].sample).data.train))
 
         def engine(stacks: Stacks, model: nn.Module) -> Program | Eager:
             if shape.eager or template.found is None or template.kernel is None:
@@ -302,7 +305,7 @@ class Together:
         how = "torch" if shape.eager else "compiled"
         why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
         return Population(
-            self.problem, members, places, shared, self.begin, engine, self.ended, self.deadline,
+            self.problem, members, places, self.begin, engine, self.ended, self.deadline,
             f"{how} population of {places}{why}",
         )  # fmt: skip
 
