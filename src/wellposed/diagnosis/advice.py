@@ -61,6 +61,26 @@ def _rated(recipe: Recipe, rate: float) -> Recipe:
     return recipe.replace(optimizer={"lr": float(f"{min(max(rate, LOWEST_RATE), HIGHEST_RATE):.2g}")})
 
 
+USUAL_RATES = {"adamw": 2e-3, "adam": 2e-3, "nadam": 2e-3, "radam": 2e-3, "rmsprop": 1e-3, "adagrad": 2e-2, "sgd": 5e-2}
+"""Where each optimizer's learning rate usually lies for small and middle-sized networks, within a factor of ten; SGD's is that
+without momentum, and shrinks with it as its steps grow."""
+
+
+def usual_rate(recipe: Recipe) -> float | None:
+    """The usual learning rate of the recipe's optimizer; None where there is none."""
+    rate = USUAL_RATES.get(recipe.optimizer.name)
+    momentum = recipe.optimizer.settings.get("momentum", 0.0)
+    return None if rate is None else rate * (1.0 - float(momentum))
+
+
+def towards_usual(recipe: Recipe, room: Room) -> Recipe:
+    """The optimizer's usual learning rate, where the recipe's is a factor of ten or more away from it."""
+    usual = usual_rate(recipe)
+    if usual is None or 0.1 < recipe.optimizer.lr / usual < 10.0:
+        return recipe
+    return _rated(recipe, usual)
+
+
 def longer(by: float) -> Move:
     """So many times the epochs, and the patience with them."""
     return lambda recipe, room: recipe.replace(
@@ -80,15 +100,11 @@ def clipped(recipe: Recipe, room: Room) -> Recipe:
     return recipe if 0 < recipe.clip <= 1 else recipe.replace(clip=1.0)
 
 
-ADAPTIVE_RATE = 2e-3
-"""Of Adam where nothing is known: between the 1e-3 that it was published with and what small networks bear."""
-
-
 def adaptive(recipe: Recipe, room: Room) -> Recipe:
     """AdamW with a usual rate in the place of another optimizer: each weight gets a step of its own size."""
     if recipe.optimizer.name in ("adamw", "adam", "nadam", "radam"):
         return recipe
-    return Recipe(**{**recipe.model_dump(), "optimizer": {"name": "adamw", "lr": ADAPTIVE_RATE}})
+    return Recipe(**{**recipe.model_dump(), "optimizer": {"name": "adamw", "lr": USUAL_RATES["adamw"]}})
 
 
 def larger(recipe: Recipe, room: Room) -> Recipe:
@@ -189,7 +205,7 @@ def batched(least: int) -> Move:
 
 ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
     "diverged": ((slower(10),), (slower(10), clipped, annealed), (slower(100),)),
-    "not_learning": ((slower(10),), (faster(10),), (milder(10),)),
+    "not_learning": ((towards_usual,), (milder(10),), (slower(10),), (faster(10),)),
     "undertrained": ((longer(3),), (faster(3), annealed)),
     "slow": ((adaptive, annealed), (faster(5), annealed), (longer(3),)),
     "rate_too_low": ((faster(10),), (faster(100),), (adaptive,)),
@@ -197,10 +213,10 @@ ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
     "oscillates": ((annealed,), (slower(5),), (averaged,)),
     "underfits": ((larger,), (faster(3), annealed), (milder(10),)),
     "over_regularized": ((milder(10),), (milder(3),), (milder(100),)),
-    "overfits": ((dropped(0.3), decayed(0.1), smoothed(0.05)), (dropped(0.5), decayed(1.0)), (slower(3), averaged)),
-    "overconfident": ((smoothed(0.1), dropped(0.3), decayed(0.1)), (decayed(1.0),), (slower(3), averaged)),
+    "overfits": ((decayed(0.5),), (dropped(0.3), decayed(0.5), smoothed(0.05)), (dropped(0.5), decayed(3.0))),
+    "overconfident": ((decayed(0.5), smoothed(0.05)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
     "noisy_evidence": ((annealed, averaged), (slower(3),)),
-    "label_noise": ((smoothed(0.1), dropped(0.3), decayed(0.1)), (slower(3), averaged)),
+    "label_noise": ((decayed(0.5), smoothed(0.1)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
     "vanishing_gradients": ((faster(3), annealed), (adaptive,)),
     "exploding_gradients": ((clipped,), (slower(10), clipped), (slower(100),)),
     "dying_units": ((slower(10), annealed), (slower(10), clipped)),
