@@ -25,6 +25,7 @@ from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evalua
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.loop import gradient_norm
+from wellposed.training.notes import Notes, attached
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -60,6 +61,9 @@ class Watch:
         seed: which rows are drawn.
     Attributes:
         history: a row for each call of `epoch`.
+        notes: what the loop did: its forwards by mode, the gradients it left, which weights moved.
+        close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``; the history
+            stays. It is called when the watch is gone.
     Raises:
         InputError, DataError: something given cannot be watched.
     Example:
@@ -87,15 +91,16 @@ class Watch:
         if not isinstance(model, nn.Module):
             raise InputError(f"watch needs the model, an nn.Module; it was given {type(model).__name__}.")
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
-        self._forward: Forward = forward or _plain(target)
+        self.forward: Forward = forward or _plain(target)
         self._target = target or (lambda batch: split_batch(batch)[1])
-        sides = {"train": side_of(train), "valid": side_of(valid)}
+        self.given = {"train": train, "valid": valid}
+        sides = {name: side_of(side) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
         self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
         with seeded(seed, "watch"):
-            self._probes = [_Probe(side, self.rows, name, seed) for name, side in sides.items()]
-            constant = constant_facts(self.loss, self.metric, *(self._targets(probe) for probe in self._probes))
+            self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
+            constant = constant_facts(self.loss, self.metric, *map(self._targets, self.probes.values()))
         self.history = History(
             {
                 "like_for_like": True,
@@ -108,6 +113,8 @@ class Watch:
                 "regularized": {str(t): 1.0 for t in terms.terms} if (terms := inside(optimizer, Regularized)) else {},
             }
         )
+        self.notes = Notes.of(model)
+        self.close = attached(model, self.notes, self)
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
         self._began = time.perf_counter()
@@ -118,7 +125,8 @@ class Watch:
         Model modes, gradients, random states and loaders are left as they were.
         """
         began = time.perf_counter()
-        train, valid = (self._measure(probe) for probe in self._probes)
+        self.notes.end_epoch(self.model)
+        train, valid = map(self._measure, self.probes)
         row = {"epoch": len(self.history), **like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
         row["grad_norm"] = self._grad_norm()
         if valid.loss.mean < self._best_loss:
@@ -140,15 +148,20 @@ class Watch:
         total = math.fsum(self.history["seconds"])
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
 
-    def _measure(self, probe: _Probe) -> Evaluation:
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-        def batches() -> Iterator[tuple[Any, Any]]:
-            for batch in probe.batches():
-                yield moved(batch, device), self._target(batch)
+    def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
+        """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
+        for batch in self.probes[side].batches():
+            yield moved(batch, self.device), self._target(batch)
 
-        with seeded(0, "watch"):
-            return evaluate(self.model, batches(), self.loss, self.metric, device=device, forward=self._forward)
+    def _measure(self, side: str) -> Evaluation:
+        with seeded(0, "watch"), self.notes.blind():
+            batches = self.batches(side)
+            return evaluate(self.model, batches, self.loss, self.metric, device=self.device, forward=self.forward)
 
     def _targets(self, probe: _Probe) -> Tensor | None:
         """The probe's targets, where they are one tensor a batch."""

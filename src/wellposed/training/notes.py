@@ -1,0 +1,143 @@
+"""What somebody's own loop did between two epochs: its forwards, the gradients it left, and which weights moved."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from wellposed.core.selectors import Leaf, leaves
+
+SAMPLED = 64
+"""Weights of each parameter that are kept to see whether it moved: enough that dense training moves one of them."""
+
+
+@dataclass
+class Forwards:
+    """Forward passes of the loop in one epoch, by gradients and mode; ``rows`` is the sum over ``trained``."""
+
+    trained: int = 0
+    trained_evaluating: int = 0
+    evaluated: int = 0
+    evaluated_training: int = 0
+    rows: int = 0
+
+
+@dataclass
+class Notes:
+    """What was seen of a loop, an entry an epoch; of parameters, by name.
+
+    Attributes:
+        forwards: of the finished epochs.
+        gradients: of each finished epoch, the norm of each parameter's gradient as the loop left it; empty where it
+            left none, or zeros alone.
+    """
+
+    forwards: list[Forwards] = field(default_factory=list)
+    gradients: list[dict[str, float]] = field(default_factory=list)
+    _now: Forwards = field(default_factory=Forwards)
+    _looking: bool = True
+    _first: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Notes:
+        """Begin to look at a model."""
+        return cls(_first=samples(model))
+
+    def saw(self, training: bool, gradients: bool, rows: int) -> None:
+        """A forward pass of the loop."""
+        if not self._looking:
+            return
+        if gradients and training:
+            self._now.trained += 1
+            self._now.rows += rows
+        elif gradients:
+            self._now.trained_evaluating += 1
+        elif training:
+            self._now.evaluated_training += 1
+        else:
+            self._now.evaluated += 1
+
+    def end_epoch(self, model: nn.Module) -> None:
+        """Close the epoch."""
+        self.forwards.append(self._now)
+        self._now = Forwards()
+        self.gradients.append(gradients_left(model))
+
+    @contextlib.contextmanager
+    def blind(self) -> Iterator[None]:
+        """Forward passes of our own, which are not the loop's."""
+        before, self._looking = self._looking, False
+        try:
+            yield
+        finally:
+            self._looking = before
+
+    def moved(self, model: nn.Module) -> dict[str, float]:
+        """How far each parameter moved since the beginning, relative to its size; from a sample of its weights."""
+        return moved(self._first, samples(model))
+
+
+def samples(model: nn.Module) -> dict[str, Tensor]:
+    """Evenly spaced weights of each parameter that is at hand."""
+    return {leaf.name: _sample(leaf) for leaf in leaves(model) if not is_lazy(leaf.tensor) and leaf.tensor.numel()}
+
+
+@torch.no_grad()
+def _sample(leaf: Leaf) -> Tensor:
+    flat = leaf.tensor.detach().flatten()
+    return flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].to("cpu", torch.float32, copy=True)
+
+
+def moved(first: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> dict[str, float]:
+    """``|last - first| / |first|`` of each parameter's sample; of what began at 0, infinite once it moved."""
+    found = {}
+    for name, before in first.items():
+        after = last.get(name)
+        if after is None or after.shape != before.shape:
+            continue
+        change, size = float((after - before).norm()), float(before.norm())
+        found[name] = change / size if size else (math.inf if change else 0.0)
+    return found
+
+
+@torch.no_grad()
+def gradients_left(model: nn.Module) -> dict[str, float]:
+    """Norms of the gradients that lie at the parameters; empty where all are 0 or none is there."""
+    left = {leaf.name: leaf.tensor.grad for leaf in leaves(model) if leaf.tensor.grad is not None}
+    norms = {name: float(grad.detach().float().norm()) for name, grad in left.items() if not grad.is_sparse}
+    return norms if any(norms.values()) else {}
+
+
+class _Eye:
+    """A forward pre-hook that tells the notes. In a copy or a pickle of the model it is a hook that does nothing."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():  # a compiled graph is left as it would be without us
+            return
+        self._notes.saw(module.training, torch.is_grad_enabled(), _rows(args, kwargs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Takes any arguments and returns None; from the standard library, so that a pickle needs nothing of ours.
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    values = (*args, *kwargs.values())
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+
+
+def attached(model: nn.Module, notes: Notes, owner: object) -> weakref.finalize[Any, Any]:
+    """Note the model's forwards until ``owner`` is gone or the returned handle is called."""
+    handle = model.register_forward_pre_hook(_Eye(notes), with_kwargs=True)
+    return weakref.finalize(owner, handle.remove)
