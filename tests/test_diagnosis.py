@@ -79,7 +79,7 @@ def blown(seed: int) -> FakeHistory:
 
 T60 = np.arange(60)
 EVERY_OTHER = (-1.0) ** T60
-WAVES = np.sin(2 * np.pi * T60 / 7)
+WAVES, SHIFTED = np.sin(2 * np.pi * T60 / 7), np.cos(2 * np.pi * T60 / 7)
 
 
 def power(floor: float, by: float, epochs: int = 60) -> np.ndarray:
@@ -142,6 +142,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.3) * (1 + 0.2 * EVERY_OTHER), fall(0.32) * (1 + 0.2 * EVERY_OTHER)),
         lambda s: history(s, fall(0.3) * (1 + 0.3 * WAVES), fall(0.35) * (1 + 0.3 * WAVES)),
         lambda s: history(s, fall(0.3), fall(0.31), noise=0.2),
+        lambda s: history(s, fall(0.3) * (1 + 0.06 * WAVES), fall(0.31) * (1 + 0.06 * WAVES)),  # little, but together
     ],
     "slow": [
         lambda s: history(s, power(0.0, 0.15), power(0.02, 0.15), noise=0.0005),
@@ -149,6 +150,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "rate_too_high": [
         jumped,
+        lambda s: history(s, 1.0 + 0.3 * (T60 > 0), 1.0 + 0.3 * (T60 > 0)),  # ended above its start
         lambda s: history(s, turn(fall(0.3), 15, 0.01), turn(fall(0.3), 15, 0.01)),
         lambda s: history(s, fall(0.7) * (1 + 0.2 * EVERY_OTHER), fall(0.7) * (1 + 0.2 * EVERY_OTHER)),
     ],
@@ -219,7 +221,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     "oscillates": [
         lambda s: history(s, fall(0.3), fall(0.32) * (1 + 0.2 * EVERY_OTHER)),  # validation's own noise
         lambda s: history(s, fall(0.3) * (1 + np.exp(-T60 / 10) * WAVES), fall(0.3) * (1 + np.exp(-T60 / 10) * WAVES)),
-        lambda s: history(s, fall(0.6) * (1 + 0.03 * WAVES), fall(0.62) * (1 + 0.06 * WAVES)),  # a small share of it
+        lambda s: history(s, fall(0.6) * (1 + 0.03 * WAVES), fall(0.62) * (1 + 0.06 * SHIFTED)),  # small, and not together
         lambda s: history(s, fall(0.01) + 0.01 * WAVES, fall(0.02) + 0.01 * WAVES),  # a hundredth of all progress
         spiked,
     ],
@@ -388,8 +390,18 @@ class RestIsSlow(rates.Slow):
         return bool(measure.trend(y).gain > -1)
 
 
+class TogetherForgotten(rates.Oscillates):
+    @classmethod
+    def _together(cls, curves: Curves, level: float) -> bool:
+        return False
+
+
+class ChanceIsTogether(rates.Oscillates):
+    TOGETHER, GAP = -1.0, 9.0
+
+
 class JumpForgotten(rates.RateTooHigh):
-    JUMP = 1e9
+    JUMP = LEAP = 1e9
 
 
 class AnyTrainingRise(rates.RateTooHigh):
@@ -412,7 +424,8 @@ class AllIsHardly(rates.RateTooLow):
 
 
 MUTANTS = [
-    ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, JumpForgotten, AnyTrainingRise,
+    ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, TogetherForgotten,
+    ChanceIsTogether, JumpForgotten, AnyTrainingRise,
     AllSwingsAreHigh, SlackeningForgotten, AllIsHardly,
     AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, ErrorForgotten, SpikeIsDivergence, OnlyNaNDiverges,
     PatienceForgotten, TrainingAloneFalls, GapForgotten, LowIsHigh, AlwaysRegularized, SlowIsStuck, NoiseForgotten,

@@ -169,13 +169,29 @@ def swings(y: Array) -> tuple[float, float]:
     count = max(4, len(values) // 4)
     if len(values) < 2 * count:
         return 0.0, 0.0
-    x = np.arange(count) - (count - 1) / 2
-    basis = np.stack([np.ones(count), x, x * x - float(x @ x) / count])
-    basis /= np.sqrt((basis * basis).sum(axis=1, keepdims=True))
     quarters = np.stack([values[-count:], values[-2 * count : -count]])
-    rest = np.abs(quarters - (quarters @ basis.T) @ basis)
-    now, before = np.median(rest, axis=1) * GAUSSIAN_MAD
+    now, before = np.median(np.abs(unbent(quarters)), axis=1) * GAUSSIAN_MAD
     return float(now), float(before)
+
+
+def unbent(rows: Array) -> Array:
+    """What a parabola leaves of each row: ``(curves, n)`` to ``(curves, n)``."""
+    x = np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2
+    basis = np.stack([np.ones(len(x)), x, x * x - float(x @ x) / len(x)])
+    basis /= np.sqrt((basis * basis).sum(axis=1, keepdims=True))
+    return np.asarray(rows - (rows @ basis.T) @ basis)
+
+
+def common(a: Array, b: Array) -> float:
+    """Correlation of what two curves have besides a parabola over their second halves; 0 under 8 common epochs."""
+    both = np.isfinite(a) & np.isfinite(b)
+    half = np.stack([a[both], b[both]])[:, int(both.sum()) // 2 :]
+    if half.shape[1] < 8:
+        return 0.0
+    unit = np.abs(half).max(axis=1, keepdims=True)
+    rest = unbent(half / np.where(unit > 0, unit, 1.0))
+    size = np.sqrt((rest * rest).sum(axis=1))
+    return float(rest[0] @ rest[1] / (size[0] * size[1])) if size.min() > 1e-12 else 0.0
 
 
 def level_se(y: Array) -> float:

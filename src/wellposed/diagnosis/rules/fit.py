@@ -7,6 +7,7 @@ import math
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, Share
 from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.rules import rates
 from wellposed.diagnosis.rules.base import (
     FEWEST_EPOCHS,
     Rule,
@@ -41,8 +42,8 @@ class Underfits(Rule):
         share = measure.remaining(curves)
         if share is None or not self.high_and_at_rest(curves, share) or not learned(curves):
             return None
-        if OverRegularized().judge(curves) is not None:  # the same symptom with its cause known
-            return None
+        if OverRegularized().judge(curves) is not None or rates.RateTooHigh().judge(curves) is not None:
+            return None  # the same symptom with its cause known
         confidence = 0.35 + 0.4 * min(share.train, 1.0)
         gap = measure.gap(curves)
         return self.finding(

@@ -117,8 +117,8 @@ class Undertrained(Rule):
     """Training and validation loss were still falling when training ended.
 
     Holds if both fall over the last quarter of the epochs: with 95 % certainty, by a fiftieth of all progress or more,
-    and without levelling off. One that ended by patience had its chance, and a learning rate that was brought near zero
-    levels off by design: neither is called undertrained.
+    and without levelling off; and if they fell below their start. One that ended by patience had its chance, and a
+    learning rate that was brought near zero levels off by design: neither is called undertrained.
     """
 
     name, severity = "undertrained", 4
@@ -130,6 +130,8 @@ class Undertrained(Rule):
         if not losses or curves.facts.get("stopped") == "patience":
             return None
         if not all(falls(y, curves.fact("constant_loss")) for y in losses) or annealed(curves):
+            return None
+        if not all(measure.end(y) < measure.start(y) for y in losses):  # it comes down from a leap
             return None
         trend = measure.trend(losses[0])
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))

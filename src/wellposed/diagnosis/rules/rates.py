@@ -18,11 +18,17 @@ FEWEST = 8  # epochs: a quarter of fewer has no shape
 class Oscillates(Rule):
     """The training loss swings from epoch to epoch without settling.
 
-    Holds if, over the last quarter, the training loss swings about its trend by a tenth of its level and by a fiftieth
-    of all progress, the trend itself falls by less than two swings, and the swings are no smaller than half of those of
-    the quarter before. Around a minimum the loss that is lost to the size of steps is at least as large as its swings
-    (a sum of squares varies by no more than its mean), so that smaller steps would win a tenth of the level or more.
-    Validation swings too, since the same weights are measured; where it does not, the swings are those of sampling.
+    Holds if, over the last quarter, the training loss swings about its trend by more than the trend falls (half of it),
+    no less than half as much as in the quarter before, and
+
+    (a) by a tenth of its level and a fiftieth of all progress, validation swinging too; or
+    (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close (validation
+    less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the loss that is
+    lost to the size of steps is a sum of ``d`` squares, whose mean is ``sqrt(d / 2)`` times its swings; with ten
+    directions or more, swings of a 45th of the level and a 112th of all progress cost a twentieth and a fiftieth.
+
+    Noise of sampling alone is no such thing: other rows give other noise, so that training and validation would not
+    swing together.
     """
 
     name, severity = "oscillates", 4
@@ -30,20 +36,24 @@ class Oscillates(Rule):
     of_fit = True
     SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
     VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
+    COST = math.sqrt(10 / 2)  # of the swings, in ten directions: a network has more
+    TOGETHER = 0.6  # the correlation: a third of the variance in common, more than chance gives in 8 epochs
+    GAP = 0.1  # of the level: with more, the gap is what there is to gain
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss
         values = measure.known(y)
         if len(values) < 2 * FEWEST:
             return None
-        now, before = measure.swings(values)
-        level, progress = measure.end(y), measure.start(y) - float(values.min())
-        if not now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) > 0 or now < before / 2:
+        (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
+        if not now > 0 or now < before / 2 or measure.trend(y).gain >= 2 * now:
             return None
-        if measure.trend(y).gain >= 2 * now or self._still(curves.valid_loss):
+        large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
+        costly = self.COST * now >= max(measure.RISE_OF_BEST * abs(level), MATERIAL_PROGRESS * progress)
+        if not large and not (costly and self._together(curves, level)):
             return None
         return self.finding(
-            0.6 + 0.3 * min(now / max(abs(level), 1e-300), 1.0),
+            (0.6 if large else 0.5) + 0.3 * min(now / max(abs(level), 1e-300), 1.0),
             {"estimate": now, "share": now / abs(level) if level else math.inf, "before": before, **end_of(curves)},
             "let the learning rate fall towards the end (a cosine or a plateau schedule), lower it, or average weights",
             f"Training does not settle: its loss swings by {now:.3g} from epoch to epoch, at a level of {level:.3g}.",
@@ -54,6 +64,12 @@ class Oscillates(Rule):
         """Whether validation is known not to swing with training."""
         swing = measure.swings(valid)[0]
         return len(measure.known(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
+
+    @classmethod
+    def _together(cls, curves: Curves, level: float) -> bool:
+        """Whether training and validation swing with the weights, at one level."""
+        gap = measure.end(curves.valid_loss) - level
+        return gap < cls.GAP * abs(level) and measure.common(curves.train_loss, curves.valid_loss) >= cls.TOGETHER
 
 
 class Slow(Rule):
@@ -101,17 +117,19 @@ class Slow(Rule):
 class RateTooHigh(Rule):
     """The learning rate is so high that training does worse than it would at a lower one.
 
-    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, by half of it and for more
-    than one epoch, and much is left at the end or nothing was learned: steps along the gradient raise the loss only
-    where they are too long. Or (b) if the training loss ended reliably above its own lowest level, by a tenth of all
-    progress and a twentieth of that level: training undid what it had reached, which no regularizer explains that did
-    not grow. Or (c) if it swings without settling, as ``oscillates`` demands, at a level where much is left.
-    ``diverged`` is judged before, and then alone.
+    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, for more than one of them:
+    to twice the start, or by a quarter of it where much is left at the end or nothing was learned; or if it ended a tenth
+    above its start. Steps along the gradient raise the loss only where they are too long. Or (b) if the training loss
+    ended reliably above its own lowest level, by a tenth of all progress and a twentieth of that level: training undid
+    what it had reached, which no regularizer explains that did not grow. Or (c) if it swings without settling, as
+    ``oscillates`` demands, at a level where much is left. A run that diverged after such a jump has both findings.
     """
 
     name, severity = "rate_too_high", 2
     axis, pulls = "optimization", "optimizer"
-    JUMP = 0.5  # of the loss at the start: a warm-up or a first epoch's noise moves less
+    LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
+    JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
+    ABOVE = 0.1  # of the loss at the start, at the end
     UNDONE = 0.1  # of all progress
     MUCH = 0.5  # of the loss at the start
     BELIEF = 0.9
@@ -125,15 +143,16 @@ class RateTooHigh(Rule):
     def _jumped(self, curves: Curves) -> Finding | None:
         values = measure.known(curves.train_loss)
         first, end = float(values[0]), measure.end(curves.train_loss)
-        early = values[1 : max(4, len(values) // 4)]
-        top = float(np.sort(early)[-2]) if len(early) > 1 else -math.inf  # more than one epoch
-        if not top > first + self.JUMP * abs(first):
-            return None
-        if learned(curves) and end < self.MUCH * first:
+        early = np.sort(values[1 : max(4, len(values) // 4)])
+        top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
+        unlearned = end >= self.MUCH * first or not learned(curves)
+        jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
+        if not jumped and not min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first):
             return None
         return self.finding(
-            0.9, {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
-            f"The learning rate is too high: the loss jumped from {first:.3g} to {top:.3g} and ended at {end:.3g}.",
+            0.9 if unlearned else 0.7,
+            {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
+            f"The learning rate is too high: the loss rose from {first:.3g} to {top:.3g} early on, and ended at {end:.3g}.",
         )  # fmt: skip
 
     def _undone(self, curves: Curves) -> Finding | None:
