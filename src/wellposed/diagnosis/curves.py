@@ -118,7 +118,8 @@ def steady(values: Array) -> Array:
     """Running median of three, so that one spike is no level: ``(n,)`` to ``(n,)``. Under 12 values it returns them."""
     if len(values) < 12:
         return values
-    middle = np.sort(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)[1]
+    lower, upper = np.minimum(values[:-2], values[1:-1]), np.maximum(values[:-2], values[1:-1])
+    middle = np.maximum(lower, np.minimum(upper, values[2:]))
     return np.concatenate([middle[:1], middle, middle[-1:]])
 
 
