@@ -1,0 +1,74 @@
+"""Cells to numbers: blanks, percent signs, decimal commas; anything else is said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from wellposed.core.errors import DataError
+
+MISSING = ("", "na", "n/a", "null", "none", "-")
+COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
+THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+LONGEST = 40  # signs of a cell that are shown
+
+
+def number(cell: Any, counts: bool = False) -> float | None:
+    """A number; NaN for one written as such; None for what is missing.
+
+    Args:
+        counts: the column counts (epochs, steps): ``1,000`` is a thousand there, and 1.0 in a column of losses.
+    Raises:
+        ValueError, TypeError: it is anything else.
+    """
+    if hasattr(cell, "item"):
+        cell = cell.item()
+    if cell is None:
+        return None
+    if not isinstance(cell, str):
+        return _float(cell)
+    text = cell.strip().removesuffix("%").rstrip()
+    if text.lower() in MISSING:
+        return None
+    if counts and THOUSANDS.fullmatch(text):
+        return float(text.replace(",", ""))
+    if COMMA.fullmatch(text):
+        return float(text.replace(".", "").replace(",", "."))
+    if "_" in text:
+        raise ValueError(text)  # which Python would read as a number
+    return float(text)
+
+
+def _float(cell: Any) -> float:
+    try:
+        return float(cell)
+    except OverflowError:  # a whole number beyond the range of floats
+        return math.inf if cell > 0 else -math.inf
+
+
+def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float | None]:
+    """`number` of each.
+
+    Raises:
+        DataError: a cell is no number.
+    """
+    found: list[float | None] = []
+    for row, cell in enumerate(cells, 1):
+        try:
+            found.append(number(cell, counts))
+        except (TypeError, ValueError):
+            raise DataError(f"Column '{name}' has {shortened(cell)} in row {row}; a number is needed.") from None
+    return found
+
+
+def shortened(cell: Any) -> str:
+    """A cell as it is shown in a message: not without end."""
+    text = repr(cell)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def has_commas(cells: Iterable[Any]) -> bool:
+    """Whether decimals are written with a comma."""
+    return any(isinstance(cell, str) and COMMA.fullmatch(cell.strip().rstrip("% ")) is not None for cell in cells)

@@ -1,0 +1,79 @@
+"""What readers give (`Log`), and what is made of it (`Table`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+KERAS, TENSORBOARD, LIGHTNING, TRANSFORMERS, WANDB, OURS, PLAIN = (
+    "Keras", "TensorBoard", "Lightning", "transformers", "wandb", "wellposed", "table",
+)  # fmt: skip
+"""Who wrote a log, as far as it shows: what cannot be known from it depends on that."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """One run's columns as their writer left them: equal lengths, in the order of writing, None where a cell is empty.
+
+    Args:
+        columns: by their own names.
+        name: where they came from.
+        format: one of the names above.
+        facts: what the source says about itself.
+        notes: what had to be decided in reading, a sentence each.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    name: str
+    format: str = PLAIN
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a log was understood.
+
+    Args:
+        format: who wrote it.
+        axis: what the curves run along, ``epoch`` or ``step``.
+        taken: our name of each column -> its name in the log.
+        left: columns that were not used.
+        notes: what had to be decided, a sentence each.
+    """
+
+    format: str = PLAIN
+    axis: str = "epoch"
+    taken: Mapping[str, str] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length by our names, NaN where nothing is known, and what the source says about itself.
+
+    ``facts["reading"]`` is the `Reading`.
+    """
+
+    columns: dict[str, Array]
+    facts: dict[str, Any] = field(default_factory=dict)
+    name: str = "curves"
+
+
+def plain(name: str) -> str:
+    """``"Val Loss"``, ``"val/loss"`` and ``"val-loss"`` are one name: ``val_loss``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns of rows that need not have the same keys."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {str(name): [row.get(name) for row in rows] for name in names}

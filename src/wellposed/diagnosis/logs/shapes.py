@@ -1,0 +1,71 @@
+"""Tables of other shapes: several runs in one table, and one row for each side of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from wellposed.diagnosis.logs.log import Log, plain
+from wellposed.diagnosis.logs.names import EPOCHS, SIDES, STEPS
+
+GROUPS = ("run", "recipe", "trial", "run_id", "run_name", "experiment", "fold", "seed", "config")
+PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "partition", "side", "type", "part")
+
+
+def runs(log: Log) -> list[Log]:
+    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``."""
+    if len({len(cells) for cells in log.columns.values()}) > 1:
+        return [log]  # it is refused later, by the names that matter
+    key = next((name for name in log.columns if plain(name) in GROUPS and _tells_apart(log, name)), None)
+    if key is None:
+        return [log]
+    whose = [_label(cell) for cell in log.columns[key]]
+    if "best" in whose:
+        note = f"Of {len(set(whose))} runs in '{key}', the one called best was taken."
+        return [replace(_rows(log, key, whose, "best"), name=log.name, notes=(*log.notes, note))]
+    return [_rows(log, key, whose, one) for one in dict.fromkeys(whose)]
+
+
+def _label(cell: Any) -> str:
+    return str(cell).strip()
+
+
+def _tells_apart(log: Log, name: str) -> bool:
+    """Whether a column has several values, each in several rows: a seed that differs in every row is none."""
+    cells = log.columns[name]
+    values = {_label(cell) for cell in cells if cell is not None and _label(cell)}
+    return 2 <= len(values) <= len(cells) / 2
+
+
+def _rows(log: Log, key: str, whose: list[str], one: str) -> Log:
+    keep = [index for index, value in enumerate(whose) if value == one]
+    columns = {name: [cells[index] for index in keep] for name, cells in log.columns.items() if name != key}
+    return replace(log, columns=columns, name=f"{log.name}: {one}")
+
+
+def one_side_a_column(log: Log) -> Log:
+    """A table with one row for training and one for validation, as ``phase,epoch,loss``: a column for each side."""
+    if len({len(cells) for cells in log.columns.values()}) > 1:
+        return log
+    key = next((name for name in log.columns if plain(name) in PHASES and _names_sides(log, name)), None)
+    if key is None:
+        return log
+    sides = [SIDES.get(plain(_label(cell)), "") for cell in log.columns[key]]
+    columns: dict[str, list[Any]] = {}
+    for name, cells in log.columns.items():
+        if name == key:
+            continue
+        if plain(name) in (*EPOCHS, *STEPS):
+            columns[name] = list(cells)
+            continue
+        for side in dict.fromkeys(side for side in sides if side):
+            columns[f"{side} {name}"] = [
+                cell if mine == side else None for cell, mine in zip(cells, sides, strict=True)
+            ]
+    note = f"'{key}' says which rows are of training and which of validation."
+    return replace(log, columns=columns, notes=(*log.notes, note))
+
+
+def _names_sides(log: Log, name: str) -> bool:
+    found = {plain(_label(cell)) for cell in log.columns[name] if cell is not None}
+    return len({SIDES.get(value) for value in found if value}) >= 2 and all(value in SIDES for value in found if value)
