@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from wellposed.core.errors import WellposedError
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
+    from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
+    from wellposed.diagnosis.budget import ErrorBudget
     from wellposed.diagnosis.diagnose import diagnose
+    from wellposed.diagnosis.error_budget import error_budget
     from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
     from wellposed.noise.gradients import GradientNoise
@@ -114,7 +117,10 @@ _PLACES = {
     "training.run": ["Run"],
     "training.settle": ["settle"],
     "training.watch": ["Watch", "watch"],
+    "diagnosis.bias_variance": ["BiasVariance", "bias_variance", "bias_variance_path"],
     "diagnosis.diagnose": ["diagnose"],
+    "diagnosis.budget": ["ErrorBudget"],
+    "diagnosis.error_budget": ["error_budget"],
     "diagnosis.evidence": ["compare"],
     "diagnosis.finding": ["Finding"],
     "search.improve": ["improve"],
@@ -135,6 +141,7 @@ __all__ = [
     "ActivationL1",
     "ActivationL2",
     "Average",
+    "BiasVariance",
     "Box",
     "Certificate",
     "Confidence",
@@ -143,6 +150,7 @@ __all__ = [
     "DropConnect",
     "Dropout",
     "ElasticNet",
+    "ErrorBudget",
     "Finding",
     "GaussianDropout",
     "GradientNoise",
@@ -184,6 +192,8 @@ __all__ = [
     "WeightedL1",
     "WellposedError",
     "__version__",
+    "bias_variance",
+    "bias_variance_path",
     "biases",
     "certify",
     "compare",
@@ -193,6 +203,7 @@ __all__ = [
     "decay_to",
     "diagnose",
     "embeddings",
+    "error_budget",
     "fit",
     "fit_many",
     "heads",

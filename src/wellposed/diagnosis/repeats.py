@@ -1,0 +1,157 @@
+"""Recipes trained again and again on samples of the rows: how they are named, varied, trained and written down."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import InputError, WellposedError
+from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.training.executors import train_jobs
+from wellposed.training.jobs import Job, NotBegun
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+
+Recipes = Recipe | str | Sequence[Recipe | str] | Mapping[str, Recipe | str]
+Vary = str | Callable[[Recipe, float], Recipe]
+
+PROBE_ROWS = 2000
+"""Rows of either side that an epoch is judged by: their mean is known to a few percent of its spread, and runs are many."""
+WHOLE = ("epochs", "patience", "diverged")
+"""How a run stops that was not cut off: the others were trained less than their recipe says."""
+
+
+def named(recipes: Recipes) -> dict[str, Recipe]:
+    """The recipes by name: that of the mapping, the preset's, or ``recipe 1``, ``recipe 2``, ... in their order.
+
+    Raises:
+        InputError: there is none, or two have one name.
+        RecipeError: one of them cannot be read.
+    """
+    if isinstance(recipes, Mapping):
+        found = {str(name): as_recipe(recipe) for name, recipe in recipes.items()}
+    else:
+        several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
+        names = [one if isinstance(one, str) else f"recipe {i + 1}" for i, one in enumerate(several)]
+        if len(set(names)) < len(names):
+            raise InputError("Two recipes have the same name. Give a mapping from a name of yours to each recipe.")
+        found = {name: as_recipe(recipe) for name, recipe in zip(names, several, strict=True)}
+    if not found:
+        raise InputError("There is no recipe. Give at least one, such as wp.Recipe() or 'baseline'.")
+    return found
+
+
+def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
+    """The recipe with one amount set.
+
+    Args:
+        vary: ``"terms.l2"`` sets the strength of that penalty, which is added where the recipe has none of it;
+            ``"noise.dropout"`` or any other ``"section.key"`` sets that; a function is called with recipe and value.
+    Raises:
+        InputError: ``vary`` is none of these.
+        RecipeError: the recipe cannot be changed so.
+    """
+    if callable(vary):
+        return vary(recipe, value)
+    section, _, key = vary.partition(".")
+    if section == "terms" and key:
+        terms = [dict(term) for term in recipe.model_dump()["terms"]]
+        mine = [term for term in terms if term["penalty"] == key]
+        for term in mine:
+            term["strength"] = value
+        return recipe.replace(terms=terms if mine else [*terms, {"penalty": key, "strength": value}])
+    if key:
+        return recipe.replace(**{section: {key: value}})
+    if section in Recipe.model_fields:
+        return recipe.replace(**{section: value})
+    raise InputError(
+        f"There is nothing {vary!r} in a recipe that could be varied. Write 'terms.l2', 'noise.dropout', 'optimizer.lr', or "
+        "give a function of a recipe and a number that returns a recipe."
+    )
+
+
+def trained(
+    problem: Problem,
+    jobs: Sequence[Job],
+    *,
+    engine: str,
+    device: str | torch.device,
+    deadline: float,
+    probe_rows: int | None,
+) -> dict[int, Run]:
+    """The runs that were trained as their recipes say, by the job's place; those that were cut off are left out.
+
+    Raises:
+        WellposedError: a recipe cannot be used, or a run failed: the first such error, after all others have ended.
+    """
+    told: dict[int, Run | WellposedError] = {}
+    with contextlib.suppress(KeyboardInterrupt):  # all had ended: what was told is whole
+        train_jobs(
+            problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows,
+            done=told.__setitem__,
+        )  # fmt: skip
+    for place in sorted(told):
+        outcome = told[place]
+        if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
+            raise outcome
+    return {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
+
+
+def evaluated_on(problem: Problem, on: str | None) -> str:
+    """``test`` where the problem has such rows, else ``valid``; or what is asked for.
+
+    Raises:
+        InputError: there are no such rows.
+    """
+    there = problem.prepared.test is not None
+    if on not in (None, "test", "valid") or (on == "test" and not there):
+        raise InputError(
+            f"The problem has no {on!r} rows to evaluate on. Use on='valid'{', or test' if there else ''}."
+        )
+    return on or ("test" if there else "valid")
+
+
+def rows_on(problem: Problem, on: str) -> tuple[Any, Tensor, Tensor | None]:
+    """The source of those rows, their targets, and how much each counts.
+
+    Raises:
+        InputError: the targets are not at hand.
+    """
+    source = problem.prepared.test if on == "test" else problem.prepared.valid
+    assert source is not None
+    target = source.targets()
+    if target is None:  # items of a Dataset, fetched in order
+        found = [source.batch(part)[1] for part in torch.split(torch.arange(len(source)), 1024)]
+        if not all(isinstance(part, Tensor) for part in found):
+            raise InputError("A decomposition needs targets that are one tensor. Give targets as numbers.")
+        target = torch.cat(found)
+    return source, target, source.weight
+
+
+def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of words, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            word.ljust(width) if i == 0 else word.rjust(width)
+            for i, (word, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def bounded(estimate: float, low: float, high: float) -> str:
+    """``0.512 [0.490, 0.534]``: two digits of half the interval's width, since more say nothing."""
+    half = (high - low) / 2
+    if not (math.isfinite(half) and half > 0):
+        return f"{estimate:.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    if decimals > 6:
+        return f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{estimate:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
