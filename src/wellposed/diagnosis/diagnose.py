@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from wellposed.core.registry import classes_in
+from wellposed.diagnosis import logs
 from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Rule
@@ -38,9 +41,10 @@ def diagnose(source: Any) -> Diagnosis:
     """What holds this run back, how sure, and which lever to pull.
 
     Args:
-        source: a Watch, Run or History; a frame, dict of lists or list of dicts of curves; a path to a CSV file or a
-            run folder. Losses are needed; standard errors, metrics, the constant prediction's loss and the cost make
-            the verdict surer where they are given.
+        source: a Watch, Run or History; a frame, dict of lists or list of dicts of curves; a path to a log: CSV, TSV,
+            JSON or JSON lines (also .gz), event files of TensorBoard, a file or folder that Keras, Lightning,
+            transformers or wandb left, or a run folder of ours. Losses are needed; standard errors, metrics, the
+            constant prediction's loss and the cost make the verdict surer where they are given.
     Returns:
         A `Diagnosis`: a sequence of at least one `Finding`, the surest first.
     Raises:
@@ -56,6 +60,37 @@ def diagnose(source: Any) -> Diagnosis:
     return Diagnosis(judged(curves, rules()), curves)
 
 
-def diagnose_many(sources: Iterable[Any]) -> list[Diagnosis]:
-    """`diagnose` of each source, in the given order."""
-    return [diagnose(source) for source in sources]
+def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
+    """`diagnose` of every run in each source: a file may hold several, a folder many.
+
+    Args:
+        sources: what `diagnose` takes, and files and folders with several runs.
+    Returns:
+        The diagnoses in the given order. Printed, they are one table, the worst first.
+    Raises:
+        DataError: a source cannot be read or has no losses.
+    """
+    found = [one for source in sources for one in every_run(source)]
+    return Diagnoses(tuple(found), worst_first(found))
+
+
+def every_run(source: Any) -> list[Diagnosis]:
+    """`diagnose` of every run in one source."""
+    if isinstance(source, Curves) or not isinstance(source, (str, Path, Mapping, Sequence)):
+        return [diagnose(source)]
+    return [diagnose(table) for table in logs.read_all(source)]
+
+
+def worst_first(found: Sequence[Diagnosis]) -> tuple[tuple[int, int], ...]:
+    """The worst first: positions, each with that of its worst finding which is likelier than not (else of the surest).
+
+    By the severity of that finding, then by its confidence.
+    """
+    severity = {rule.name: rule.severity for rule in rules()}
+    mildest = max(severity.values(), default=0)
+    ranks = []
+    for position, one in enumerate(found):
+        likely = [i for i, finding in enumerate(one) if finding.confidence >= 0.5] or [0]
+        worst = min(likely, key=lambda i: (severity.get(one[i].name, mildest), -one[i].confidence))
+        ranks.append((severity.get(one[worst].name, mildest), -one[worst].confidence, position, worst))
+    return tuple((position, worst) for *_, position, worst in sorted(ranks))

@@ -1,14 +1,19 @@
-"""The findings about one source: when validation turned, what cannot be known, and how it all reads."""
+"""The findings about one source and about several, and how they read: for people, in a notebook, for programs."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from wellposed.core.files import jsonable
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.limits import limits as limits
+from wellposed.diagnosis.limits import reading_of, understood
+from wellposed.diagnosis.turn import Turn, turn
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,16 @@ class Diagnosis(Sequence[Finding]):
         return self.curves.source
 
     @property
+    def axis(self) -> str:
+        """What the curves run along: ``epoch``, or ``step`` where a log has no epochs."""
+        return reading_of(self.curves).axis
+
+    @property
     def best_epoch(self) -> int | None:
-        """The epoch, as the source numbers it, with the lowest validation loss (training loss where there is none)."""
+        """The epoch, as the source numbers it, with the lowest validation loss (training loss where there is none).
+
+        A step where the curves run along steps; of a broken epoch, the whole epochs before it.
+        """
         index = measure.best_index(self.curves)
         return None if index is None else int(self.curves.epoch[index])
 
@@ -33,6 +46,11 @@ class Diagnosis(Sequence[Finding]):
     def names(self) -> list[str]:
         """Names of the findings, the surest first."""
         return [finding.name for finding in self.findings]
+
+    @property
+    def turn(self) -> Turn | None:
+        """When validation turned, for how long and by how much it rose; None where it ended at its lowest."""
+        return turn(self.curves)
 
     @property
     def limits(self) -> list[str]:
@@ -50,23 +68,90 @@ class Diagnosis(Sequence[Finding]):
         return len(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"source", "best_epoch", "findings": [...]}``, ready for JSON."""
+        """``{"source", "best_epoch", "findings", "turn", "epochs", "axis", "format", "columns", "left", "notes", "limits"}``.
+
+        Ready for JSON: what is not finite becomes ``None``. ``columns`` says which column was taken for what.
+        """
+        reading, turned = reading_of(self.curves), self.turn
         return {
             "source": self.source,
             "best_epoch": self.best_epoch,
             "findings": [finding.to_dict() for finding in self.findings],
+            "turn": None if turned is None else jsonable(turned.to_dict()),
+            "epochs": len(self.curves),
+            "axis": reading.axis,
+            "format": reading.format,
+            "columns": dict(reading.taken),
+            "left": list(reading.left),
+            "notes": list(reading.notes),
+            "limits": self.limits,
         }
 
     def __str__(self) -> str:
-        best = "no epoch has a finite loss" if self.best_epoch is None else f"best epoch {self.best_epoch}"
-        lines = [f"{self.source}: {', '.join(self.names)} ({len(self.curves)} epochs, {best})"]
+        lines = [f"{self.source}: {', '.join(self.names)} ({_extent(self)})"]
         for finding in self.findings:
-            lines += ["", f"{finding.name}, confidence {finding.confidence:.2f}", f"  {finding.says}"]
-            lines += [f"  {line}" for line in _numbers(finding)]
-            lines += [f"  Next: {finding.lever}."]
+            lines += ["", f"{finding.name}, confidence {finding.confidence:.2f} · {finding.axis} | {finding.pulls}"]
+            lines += [f"  {line}" for line in _told(finding)]
+        if self.turn is not None:
+            lines += ["", self.turn.says(self.axis)]
+        if read_as := understood(self.curves):
+            lines += ["", "How it was read:", *(f"  - {sentence}" for sentence in read_as)]
         if self.limits:
             lines += ["", "Not known from these curves:", *(f"  - {sentence}" for sentence in self.limits)]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        """The same as a notebook shows it, in whatever colours the notebook has."""
+        parts = [f"<p><b>{_escaped(', '.join(self.names))}</b> · {_escaped(self.source)} · {_extent(self)}</p>"]
+        rows = [
+            _html_row(
+                f"<b>{_escaped(finding.name)}</b>", f"{finding.confidence:.2f}",
+                _escaped(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(_escaped, _told(finding))),
+            )
+            for finding in self.findings
+        ]  # fmt: skip
+        heads = "".join(
+            f'<th style="text-align:left">{name}</th>' for name in ("finding", "confidence", "axis | lever", "")
+        )
+        parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+        if self.turn is not None:
+            parts.append(f"<p>{_escaped(self.turn.says(self.axis))}</p>")
+        for title, sentences in (
+            ("How it was read", understood(self.curves)),
+            ("Not known from these curves", self.limits),
+        ):
+            if sentences:
+                items = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences)
+                parts.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
+        return f"<div>{''.join(parts)}</div>"
+
+
+def visible(text: str) -> str:
+    """Text with names of others in it, without the control characters that could steer a terminal."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))
+
+
+def _html_row(*cells: str) -> str:
+    opening = '<td style="text-align:left;vertical-align:top">'
+    return f"<tr>{''.join(f'{opening}{cell}</td>' for cell in cells)}</tr>"
+
+
+def _told(finding: Finding) -> list[str]:
+    """What it says, its numbers, the lever, and the changes of a recipe that pull it."""
+    tries = [f"Try first: {'; then '.join(change.says for change in finding.changes)}."] if finding.changes else []
+    return [finding.says, *_numbers(finding), f"Next: {finding.lever}.", *tries]
+
+
+def _extent(diagnosis: Diagnosis) -> str:
+    along = diagnosis.axis == "epoch"
+    best = diagnosis.best_epoch
+    count = f"{len(diagnosis.curves)} {'epochs' if along else 'points'}"
+    where = f"no {'epoch' if along else 'point'} has a finite loss" if best is None else f"best {diagnosis.axis} {best}"
+    return f"{count}, {where}"
 
 
 def _numbers(finding: Finding) -> list[str]:
@@ -81,22 +166,79 @@ def _numbers(finding: Finding) -> list[str]:
     return [", ".join(parts)] if parts else []
 
 
-def limits(curves: Curves) -> list[str]:
-    """What these curves cannot tell, a sentence each; empty where they are like for like and complete."""
-    said = []
-    if not curves.facts.get("like_for_like") and "train_loss" in curves.given:
-        said.append(
-            "Training loss as logged is usually taken in training mode, during the epoch, perhaps with penalties "
-            "inside: the gap shown is not the generalization gap. watch() measures both sides alike."
-        )
-    if "valid_loss" not in curves.given:
-        said.append("There is no validation loss, so nothing is known about generalization.")
-    elif "valid_loss_se" not in curves.given:
-        said.append("How far a validation set of this size can mislead: no standard errors are given.")
-    if "train_loss" not in curves.given:
-        said.append("There is no training loss, so it is not known whether fitting went on.")
-    if curves.fact("constant_loss") is None:
-        said.append("The loss of the best constant prediction: the start of the curves stands in for it.")
-    if "valid_metric" not in curves.given:
-        said.append("Whether the error rises together with the loss: no validation metric is given.")
-    return said
+@dataclass(frozen=True)
+class Diagnoses(Sequence[Diagnosis]):
+    """The diagnoses of several sources, in the order in which they were given. Prints as a table, the worst first."""
+
+    diagnoses: tuple[Diagnosis, ...]
+    order: tuple[tuple[int, int], ...]
+    """The worst first: a position among the diagnoses, and which of its findings puts it there."""
+
+    @property
+    def worst_first(self) -> tuple[Diagnosis, ...]:
+        """The same, the most severe first; among equals the surest."""
+        return tuple(self.diagnoses[position] for position, _ in self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> Diagnosis: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Diagnosis]: ...
+    def __getitem__(self, index: int | slice) -> Diagnosis | Sequence[Diagnosis]:
+        return self.diagnoses[index]
+
+    def __len__(self) -> int:
+        return len(self.diagnoses)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self, width: int | None = None) -> str:
+        """A row for each source, the worst first.
+
+        Args:
+            width: signs of a line; long names of sources are shortened to keep to it, None keeps them whole.
+        """
+        head = ("finding", "confidence", "beside it", "best", "of", "turned", "rise", "source")
+        rows = [
+            head,
+            *(_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order),
+        ]
+        sizes = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
+        room = None if width is None else max(width - sum(sizes) - 2 * len(sizes), 20)
+        lines = []
+        for row in rows:
+            cells = [
+                cell.rjust(size) if right else cell.ljust(size)
+                for cell, size, right in zip(row[:-1], sizes, RIGHT, strict=True)
+            ]
+            lines.append("  ".join([*cells, shortened(row[-1], room)]).rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The table, and each diagnosis behind a click."""
+        parts = [(_escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
+        return "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
+
+
+RIGHT = (False, True, False, True, True, True, True)
+
+
+def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
+    turned = one.turn
+    certain = turned if turned is not None and turned.certain else None
+    rise = "" if certain is None else f"+{certain.rise:.3g}" if certain.percent is None else f"+{certain.percent:.3g} %"
+    mark = "" if one.axis == "epoch" else "step "
+    best = "-" if one.best_epoch is None else f"{mark}{one.best_epoch}"
+    beside = ", ".join(name for name in one.names if name != worst.name)
+    return (
+        worst.name, f"{worst.confidence:.2f}", beside, best, str(len(one.curves)),
+        "" if certain is None else f"{certain.epoch:g}", rise, visible(one.source).replace("\n", "\ufffd"),
+    )  # fmt: skip
+
+
+def shortened(text: str, width: int | None) -> str:
+    """Text of at most ``width`` signs, cut in the middle: paths differ at their ends."""
+    if width is None or len(text) <= width:
+        return text
+    end = (width - 1) * 2 // 3
+    return f"{text[: width - 1 - end]}…{text[-end:]}"

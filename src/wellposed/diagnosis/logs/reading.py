@@ -39,6 +39,8 @@ def read_all(source: Any) -> list[Table]:
     Raises:
         DataError: as `read`, but for the number of runs.
     """
+    if isinstance(source, Table):
+        return [source]
     found = read_path(Path(source)) if isinstance(source, (str, Path)) else read_object(source)
     logs = [run for log in found for run in runs(log)]
     return [tabulated(one_side_a_column(log)) for log in logs]
