@@ -1,0 +1,330 @@
+"""`ErrorBudget`: what `error_budget` measured, for people and programs."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wellposed.core.errors import InputError, listed
+from wellposed.core.files import jsonable
+from wellposed.diagnosis.advice import Room
+from wellposed.diagnosis.budget_findings import finding_of, nothing_found
+from wellposed.diagnosis.evidence import crossed_interval, student_quantile
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rivals import Objective
+from wellposed.recipe.recipe import Recipe
+
+Array = npt.NDArray[np.float64]
+
+MATERIAL = 0.01
+"""A part below this share of the validation loss is not named: pulling its lever would move nothing that people read."""
+TERMS = ("floor", "regularization", "optimization", "stopping", "gap")
+"""The terms, in the order in which they add up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number with its interval.
+
+    Attributes:
+        values: for each seed; their mean is ``estimate``.
+        low, high: where it lies at the budget's level; NaN where one seed says nothing of others.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    low: float
+    high: float
+
+    @property
+    def estimate(self) -> float:
+        """The mean over the seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"name", "estimate", "low", "high", "clear", "values"}``."""
+        return {"name": self.name, "estimate": self.estimate, "low": self.low, "high": self.high, "clear": self.clear,
+                "values": list(self.values)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The losses of one seed that the terms are differences of.
+
+    Attributes:
+        floor: T0, the lowest training loss of any network that was trained, the larger one included.
+        same: the lowest training loss of the same network, with or without its regularization.
+        best: T(w*), of the lowest cost that was found.
+        end, chosen: T at the last epoch, and of the weights that come back.
+        valid: V(chosen), for each row.
+        valid_best, valid_end: V(w*) and V(w_end), for each row.
+        cost_end, cost_best: the cost at w_end and w*.
+        winner: which recipe found w*; empty where it is the recipe's own.
+        rival: that recipe; None where it is the recipe's own.
+        patient: the training loss of the recipe's own optimizer and rate, annealed and longer; NaN where it was not trained.
+    """
+
+    floor: float
+    same: float
+    best: float
+    end: float
+    chosen: float
+    valid: Array
+    valid_best: Array
+    valid_end: Array
+    cost_end: float
+    cost_best: float
+    winner: str = ""
+    rival: Recipe | None = None
+    patient: float = math.nan
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """What `error_budget` measured. ``str()`` for people, `to_dict` for programs.
+
+    Attributes:
+        levels: the losses of each seed.
+        seeds: in the same order.
+        recipe: whose budget it is.
+        objective: whose cost w* is best in; see `wellposed.diagnosis.rivals.Objective`.
+        larger: settings of the larger network; None where none is known, and capacity is then not known either.
+        level: of the intervals.
+        constant: the validation loss of the best constant prediction; NaN where unknown.
+        runs, epochs, seconds: what the probe cost, runs that were given not counted.
+        notes: what limits the numbers, a sentence each.
+        room: what the problem leaves room for, for the changes that findings propose.
+    """
+
+    levels: tuple[Levels, ...]
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    objective: Objective
+    larger: Mapping[str, Any] | None
+    level: float = 0.95
+    constant: float = math.nan
+    runs: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    room: Room = field(default_factory=Room)
+
+    def _by_seed(self, name: str, of: Callable[[Levels], float]) -> Part:
+        """A part that only seeds vary: the training rows are the problem's."""
+        values = tuple(of(one) for one in self.levels)
+        half = _half_width(values, self.level)
+        mean = math.fsum(values) / len(values)
+        return Part(name, values, mean - half, mean + half)
+
+    def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> Part:
+        """A part that seeds and validation rows vary."""
+        rows = np.stack([of(one) for one in self.levels], axis=1)
+        found = crossed_interval(rows, self.level)
+        return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The five terms, in the order of `TERMS`: they add up to `valid`."""
+        return (
+            self._by_seed("floor", lambda one: one.floor),
+            self._by_seed("regularization", lambda one: one.best - one.floor),
+            self._by_seed("optimization", lambda one: one.end - one.best),
+            self._by_seed("stopping", lambda one: one.chosen - one.end),
+            self._by_rows("gap", lambda one: one.valid - one.chosen),
+        )
+
+    def __getitem__(self, name: str) -> Part:
+        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"shortfall"``.
+
+        Raises:
+            InputError: there is none, or it could not be measured.
+        """
+        known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain)}
+        if self.shortfall is not None:
+            known["shortfall"] = self.shortfall
+        if name not in known:
+            raise InputError(f"This budget has no {name!r}. It has {listed(list(known), len(known))}.")
+        return known[name]
+
+    @cached_property
+    def valid(self) -> Part:
+        """V(chosen), the sum of the terms."""
+        return self._by_rows("valid", lambda one: one.valid)
+
+    @cached_property
+    def apart(self) -> tuple[Part, ...]:
+        """What the regularization term is made of: ``capacity``, by which the same network without regularization stays
+        above the floor, and ``charged``, what the terms and the noise add. Empty where no larger network was trained."""
+        if self.larger is None:
+            return ()
+        return (
+            self._by_seed("capacity", lambda one: one.same - one.floor),
+            self._by_seed("charged", lambda one: one.best - one.same),
+        )
+
+    @cached_property
+    def shortfall(self) -> Part | None:
+        """``cost(w_end) - cost(w*)``: a lower bound of what optimization left, since a better optimum may exist. None where
+        the recipe minimizes no cost."""
+        if not self.objective.fixed:
+            return None
+        return self._by_seed("shortfall", lambda one: one.cost_end - one.cost_best)
+
+    @cached_property
+    def valid_gain(self) -> Part:
+        """V(chosen) - V(w*): whether better optimization would help on new rows, and not only on the training rows."""
+        return self._by_rows("valid_gain", lambda one: one.valid - one.valid_best)
+
+    @cached_property
+    def going_on(self) -> Part:
+        """V(w_end) - V(chosen): above zero, going on did harm."""
+        return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
+
+    @cached_property
+    def candidates(self) -> tuple[Part, ...]:
+        """What may be named, the largest first: parts that are clearly above zero and worth it; optimization only where
+        validation clearly improves at w*."""
+        split = self.apart or (self["regularization"],)
+        parts = [self["floor"], *split, self["optimization"], self["stopping"], self["gap"]]
+        least = MATERIAL * abs(self.valid.estimate)
+        clear = [part for part in parts if part.low > 0 and part.estimate >= least]
+        named = [part for part in clear if part.name != "optimization" or self._helps]
+        if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
+            named = [part for part in named if part.estimate >= max(one.estimate for one in parts)]
+        return tuple(sorted(named, key=lambda part: -part.estimate))
+
+    @property
+    def _helps(self) -> bool:
+        return self.valid_gain.low > 0 and len(self.seeds) > 1
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the terms name, the largest first; at least one finding."""
+        found = [finding_of(self, part) for part in self.candidates]
+        return tuple(found) if found else (nothing_found(self),)
+
+    @property
+    def lever(self) -> str:
+        """What to pull first: ``capacity``, ``regularizer``, ``optimizer``, ``schedule``, ``data``, or ``none``."""
+        return self.findings[0].pulls
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: terms, what they are made of, levels, levers, cost."""
+        shortfall = None if self.shortfall is None else self.shortfall.to_dict()
+        return {
+            "schema": 1,
+            "recipe": self.recipe.describe(),
+            "level": self.level,
+            "seeds": list(self.seeds),
+            "rows": len(self.levels[0].valid),
+            "valid": self.valid.to_dict(),
+            "parts": [part.to_dict() for part in self.parts],
+            "apart": [part.to_dict() for part in self.apart],
+            "valid_gain": self.valid_gain.to_dict(),
+            "shortfall": shortfall,
+            "constant": None if math.isnan(self.constant) else self.constant,
+            "lever": self.lever,
+            "findings": [finding.to_dict() | {"says": finding.says} for finding in self.findings],
+            "winners": [one.winner for one in self.levels],
+            "larger": None if self.larger is None else jsonable(dict(self.larger)),
+            "runs": self.runs,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        return _table(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _half_width(values: Sequence[float], level: float) -> float:
+    """Of a t interval over the seeds; NaN for one, which says nothing of others."""
+    if len(values) < 2:
+        return math.nan
+    return student_quantile((1 + level) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+WIDTH = 28
+"""Characters of the longest bar."""
+WORDS = {
+    "floor": "floor",
+    "regularization": "regularization",
+    "capacity": "  of it capacity",
+    "charged": "  of it terms and noise",
+    "optimization": "optimization",
+    "stopping": "stopping",
+    "gap": "generalization gap",
+    "valid": "validation loss",
+}
+
+
+def _table(budget: ErrorBudget) -> str:
+    """Each term with its interval and a bar from where the last one ended."""
+    lines: list[tuple[str, Part, float]] = []
+    start = 0.0
+    for part in budget.parts:
+        lines.append((WORDS[part.name], part, start))
+        if part.name == "regularization":
+            inner = start
+            for one in budget.apart:
+                lines.append((WORDS[one.name], one, inner))
+                inner += one.estimate
+        start += part.estimate
+    lines.append((WORDS["valid"], budget.valid, 0.0))
+    ends = [value for _, part, at in lines for value in (at, at + part.estimate)]
+    low, high = min(0.0, *ends), max(ends)
+    scale = WIDTH / (high - low) if high > low else 0.0
+    wide = max(len(words) for words, _, _ in lines)
+    table = [f"Error budget of {budget.recipe.describe()}, {len(budget.seeds)} seed{'s'[: len(budget.seeds) != 1]}"]
+    table += [
+        f"{words.ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}  {_bar(at - low, part.estimate, scale)}".rstrip()
+        for words, part, at in lines
+    ]
+    return "\n".join([*table, *_sentences(budget)])
+
+
+def _interval(part: Part) -> str:
+    return f"[{part.low:+.4f}, {part.high:+.4f}]" if math.isfinite(part.low) else "[one seed]"
+
+
+def _bar(at: float, size: float, scale: float) -> str:
+    """A bar that starts where the last one ended; what is taken away is drawn lighter."""
+    first, last = round(scale * min(at, at + size)), round(scale * max(at, at + size))
+    return " " * first + ("█" if size >= 0 else "░") * max(last - first, 1 if size else 0)
+
+
+def _sentences(budget: ErrorBudget) -> list[str]:
+    """Cost, validation at w*, lever, notes."""
+    lines = []
+    if budget.shortfall is not None:
+        lines.append(
+            f"cost left by the optimizer: at least {budget.shortfall.estimate:.4g} {_interval(budget.shortfall)} "
+            "(a better optimum may exist)"
+        )
+    lines.append(
+        f"validation at the best weights found: {-budget.valid_gain.estimate:+.4f} {_interval_of_gain(budget)}"
+    )
+    for finding in budget.findings[:2]:
+        lines.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
+    lines += [f"note: {note}" for note in budget.notes]
+    return [*lines, f"measured by {budget.runs} runs, {budget.epochs} epochs, {budget.seconds:.1f} s"]
+
+
+def _interval_of_gain(budget: ErrorBudget) -> str:
+    gain = budget.valid_gain
+    return f"[{-gain.high:+.4f}, {-gain.low:+.4f}]"

@@ -1,0 +1,365 @@
+"""`error_budget`: where the validation loss of a recipe comes from, measured, term by term; the terms add up.
+
+    V(chosen) = T0  +  [T(w*) - T0]  +  [T(w_end) - T(w*)]  +  [T(chosen) - T(w_end)]  +  [V(chosen) - T(chosen)]
+                floor  regularization   optimization           stopping                   generalization gap
+
+T is the data loss on all training rows, V on all validation rows, both in evaluation mode on clean rows without penalty.
+`docs/error-budget.md` says what each weight is and what each term names.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wellposed.core.errors import InputError, TrainingError, WellposedError
+from wellposed.core.progress import report
+from wellposed.diagnosis.advice import Room
+from wellposed.diagnosis.budget import ErrorBudget, Levels
+from wellposed.diagnosis.rivals import Objective, larger, rival_epochs, rivals, unregularized
+from wellposed.diagnosis.training_cost import State, View, charged, seen
+from wellposed.losses.per_example import Average
+from wellposed.optim.averaging import batch_norms
+from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.training.evaluate import batches_of, call, evaluate
+from wellposed.training.executors import train_jobs
+from wellposed.training.jobs import Job
+from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.run import Run
+from wellposed.training.samples import sampled
+from wellposed.training.settle import settle
+
+ON = 2
+"""Rivals of each kind that go on from the first seed to the others."""
+PROBE_ROWS = 64
+"""Rows at which rivals are looked at in each epoch: they keep their last weights, so looking is no choice."""
+POLISH = (200, 2000)
+"""At least and at most so many full-batch steps settle the best rival: fewer do not pay, more are another training."""
+
+
+def error_budget(
+    problem: Problem,
+    recipe: Recipe | str = "baseline",
+    *,
+    seeds: Iterable[int] = (0, 1, 2),
+    runs: Sequence[Run] | Run = (),
+    epochs: int | None = None,
+    rows: int | None = None,
+    seconds: float | None = None,
+    deadline: float = math.inf,
+    engine: str = "auto",
+    device: str = "auto",
+    level: float = 0.95,
+) -> ErrorBudget:
+    """Split the validation loss of a recipe into floor, regularization, optimization, stopping and generalization gap.
+
+    Beside the recipe this trains rivals that minimize the same cost by other means (w* is the best of all weights seen), the
+    same network without regularization, and a larger one. All are trained with the first seed, the best two of each kind with
+    the others too.
+
+    Args:
+        seeds: at least one, each once; two or more give intervals for the terms that seeds vary. 3 show large terms.
+        runs: of this recipe and problem, already trained to their end; their seeds are taken in place of ``seeds``.
+        epochs: of each rival, >= 1; by default twice as many as the recipe took, and at least 1,000 steps.
+        rows: those that the recipe is trained on; see `fit`.
+        seconds: bounds the probe: > 0; what is trained until then counts. The recipe's own runs must have ended.
+        deadline: the same as a value of ``time.monotonic()``.
+        engine, device: see `fit_many`.
+        level: of the intervals, inside (0, 1).
+    Raises:
+        InputError: no seed, a seed twice, runs of another recipe or problem, or runs that were stopped from outside.
+        TrainingError: the recipe's own runs did not end in time, or all of them diverged.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+        >>> problem = wp.Problem(lambda: torch.nn.Linear(3, 1), "squared_error", wp.Data(train=(x, x[:, :1]), valid=0.5))
+        >>> budget = wp.error_budget(problem, wp.Recipe(epochs=5), seeds=(0, 1), epochs=20)
+        >>> abs(sum(part.estimate for part in budget.parts) - budget.valid.estimate) < 1e-9
+        True
+    """
+    needs_problem("error_budget", problem)
+    recipe = as_recipe(recipe)
+    given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
+    numbers = [run.seed for run in given] or list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers) or not 0 < level < 1:
+        raise InputError(
+            f"error_budget needs different seeds and a level inside (0, 1); given {numbers} and {level!r}."
+        )
+    if seconds is not None:
+        if not seconds > 0:
+            raise InputError(f"seconds= must be above 0; it was given {seconds!r}.")
+        deadline = min(deadline, time.monotonic() + seconds)
+    probe = _Probe(problem, recipe, Objective.of(problem, recipe), tuple(numbers), rows, deadline, engine, device)
+    return probe.measured(given, epochs, level)
+
+
+def _checked_runs(problem: Problem, recipe: Recipe, runs: list[Run]) -> list[Run]:
+    for run in runs:
+        if run.problem is not problem or run.recipe.differences(recipe):
+            raise InputError(
+                "runs= must be of this problem and this recipe. Leave them out, and the recipe is trained."
+            )
+        if run.stopped not in ("epochs", "patience", "diverged"):
+            raise InputError(
+                f"A run that was stopped from outside ({run.stopped!r}) has no end of its own. Leave it out."
+            )
+    return runs
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights with what they cost.
+
+    Attributes:
+        training, valid: each row's part of the data loss.
+        cost: what the recipe minimizes, at these weights.
+        by: the recipe that found them, None where it is the budget's own; ``polished`` by full-batch steps.
+    """
+
+    state: State
+    training: float
+    valid: Average
+    cost: float
+    by: Recipe | None = None
+    polished: bool = False
+
+
+@dataclass
+class _Probe:
+    """A measurement under way: what is trained, and what was found."""
+
+    problem: Problem
+    recipe: Recipe
+    objective: Objective
+    seeds: tuple[int, ...]
+    rows: int | None
+    deadline: float
+    engine: str
+    device: str
+    runs: int = 0
+    epochs: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def measured(self, given: Sequence[Run], epochs: int | None, level: float) -> ErrorBudget:
+        """The budget."""
+        began = time.perf_counter()
+        own, ends = self.own(given)
+        steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
+        length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
+        bigger = larger(self.problem, self.recipe)
+        kinds = {
+            "rivals": rivals(self.objective, length),
+            "same": unregularized(self.recipe, length) if self.objective.regularized else [],
+            "larger": unregularized(self.recipe, length, bigger) if bigger is not None else [],
+        }
+        found = self.compete(kinds, list(own))
+        levels = tuple(self.levels(seed, own[seed], ends[seed], found) for seed in own)
+        if bigger is None:
+            self.notes.append(
+                "No setting is known that makes the model larger, so the floor is that of the same network, and capacity is not "
+                'known. Give the problem a space such as {"width": [64, 256]}.'
+            )
+        if len(own) < 2:
+            self.notes.append("One seed says nothing of others: only what validation rows vary has an interval.")
+        notes = (*self.objective.notes, *self.notes)
+        constant = float(self.problem.constant().get("constant_loss", math.nan))
+        return ErrorBudget(
+            levels, tuple(own), self.recipe, self.objective, bigger, level, constant, self.runs, self.epochs,
+            time.perf_counter() - began, notes, Room.of(self.problem, next(iter(own.values())).model),
+        )  # fmt: skip
+
+    def own(self, given: Sequence[Run]) -> tuple[dict[int, Run], dict[int, Run]]:
+        """The recipe's runs with the weights that come back, and with those of their last epoch, by seed.
+
+        A run with the same seed takes the same way; another one keeps the end of it.
+        """
+        runs = {run.seed: run for run in given}
+        last = self.recipe.replace(stopping={"keep": "last"})
+        jobs = [Job(self.recipe, seed, self.rows) for seed in self.seeds if seed not in runs]
+        jobs += [
+            Job(last, seed, self.rows)
+            for seed in self.seeds
+            if seed not in runs or runs[seed].best_epoch != len(runs[seed].history) - 1
+        ]
+        trained = self.train(jobs, None)
+        ends: dict[int, Run] = {}
+        for job, run in zip(jobs, trained, strict=True):
+            if run is None or run.stopped in ("budget", "interrupted"):
+                raise TrainingError(
+                    "The recipe's own runs did not end in the time that was given. Give the budget more seconds, or runs."
+                )
+            (ends if job.recipe is last else runs)[job.seed] = run
+        kept = {
+            s: r for s, r in runs.items() if r.best_epoch >= 0 and "diverged" not in (r.stopped, ends.get(s, r).stopped)
+        }
+        if not kept:
+            raise TrainingError(
+                "Every run of the recipe diverged, so there is no loss to split. Lower its learning rate."
+            )
+        if len(kept) < len(self.seeds):
+            self.notes.append(f"{len(self.seeds) - len(kept)} of {len(self.seeds)} runs diverged and are left out.")
+        return {s: kept[s] for s in self.seeds if s in kept}, {s: ends.get(s, kept[s]) for s in kept}
+
+    def train(self, jobs: Sequence[Job], probe_rows: int | None) -> list[Run | None]:
+        """Train, and count what it takes; None for what failed or never began."""
+        outcomes = train_jobs(
+            self.problem, jobs, engine=self.engine, device=self.device, deadline=self.deadline, probe_rows=probe_rows
+        )
+        padded = [*outcomes, *[None] * (len(jobs) - len(outcomes))]
+        runs = [outcome if isinstance(outcome, Run) else _left_of(outcome) for outcome in padded]
+        self.runs += sum(run is not None for run in runs)
+        self.epochs += sum(len(run.history) for run in runs if run is not None)
+        return runs
+
+    def compete(
+        self, kinds: Mapping[str, Sequence[Recipe]], seeds: Sequence[int]
+    ) -> dict[tuple[str, int], list[Found]]:
+        """Train all of each kind with the first seed, and the best of each kind with the others."""
+        found: dict[tuple[str, int], list[Found]] = {(kind, seed): [] for kind in kinds for seed in seeds}
+        going = {kind: list(recipes) for kind, recipes in kinds.items()}
+        for stage in (seeds[:1], seeds[1:]):
+            jobs = [(kind, Job(recipe, seed, self.rows)) for kind in going for recipe in going[kind] for seed in stage]
+            if not jobs:
+                continue
+            report("error_budget", jobs=len(jobs))
+            for (kind, job), run in zip(jobs, self.train([job for _, job in jobs], PROBE_ROWS), strict=True):
+                if run is not None and run.best_epoch >= 0:
+                    one = self.found(kind, run)
+                    if math.isfinite(one.training) and math.isfinite(one.cost):
+                        found[kind, job.seed].append(one)
+            if stage is not seeds[1:]:
+                for kind in going:
+                    ranked = sorted(found[kind, stage[0]], key=lambda one: one.cost)
+                    going[kind] = [one.by for one in ranked[:ON] if one.by is not None]
+        return found
+
+    def found(self, kind: str, run: Run, own: bool = False) -> Found:
+        """What a run found; of networks without regularization the cost is the training loss."""
+        training, valid = self.losses(run)
+        state = run.model.state_dict()
+        cost = self.cost(state, run.seed, training) if own or kind == "rivals" else training
+        return Found(state, training, valid, cost, None if own else run.recipe)
+
+    def losses(self, run: Run) -> tuple[float, Average]:
+        """The data loss on all training rows, and on each validation row."""
+        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        sides = []
+        for source in (data.train_clean, data.valid):
+            weights = None if source.weight is None else [source.weight]
+            device = next((p.device for p in run.model.parameters()), None)
+            assert device is not None  # a model without parameters cannot be trained
+            sides.append(
+                evaluate(
+                    run.model,
+                    batches_of(source),
+                    self.problem.loss,
+                    None,
+                    device=device,
+                    forward=self.problem.forward,
+                    weights=weights,
+                ).loss
+            )
+        return sides[0].mean, sides[1]
+
+    def cost(self, state: State, seed: int, training: float) -> float:
+        """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
+        recipe = self.objective.recipe
+        if not self.objective.fixed:
+            recipe = recipe.replace(terms=[term for term in recipe.terms if term.how not in (None, "decay")])
+        _, penalty = charged(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
+        plain = not self.objective.noisy and not recipe.noise.label_smoothing and not self._functional
+        if plain:
+            return training + penalty
+        mode: Any = "noise" if self.objective.noisy else "evaluation"
+        noisy = seen(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
+        return noisy.loss + float(noisy.outputs.mean()) + penalty
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the recipe's training, for strengths that follow a schedule."""
+        rows = min(self.rows or math.inf, len(self.problem.prepared.train))
+        return math.ceil(rows / (self.recipe.batch_size * self.recipe.accumulate)) * self.recipe.epochs - 1
+
+    @cached_property
+    def _functional(self) -> bool:
+        return any(
+            term.how == "loss" and hasattr(term.charge, "needs") for term in self.objective.recipe.build_terms(1)
+        )
+
+    def polished(self, best: Found, seed: int, terms: Recipe) -> Found | None:
+        """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""
+        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        if best.by is None or data.train.weight is not None or time.monotonic() > self.deadline:
+            return None
+        model = self.problem.build(best.by.model, seed)
+        model.load_state_dict(dict(best.state))
+        if batch_norms(model):  # its statistics would stay while the weights move
+            return None
+        forward = None if self.problem.forward is call else lambda net, batch: self.problem.forward(net, batch[0])
+        low, high = POLISH
+        try:
+            settle(
+                model, self.problem.loss, list(batches_of(data.train_clean)), terms.build_terms(None),
+                steps=min(max(low, best.by.epochs), high), forward=forward,
+            )  # fmt: skip
+        except WellposedError as error:
+            self.notes.append(f"The best weights were not settled: {error}")
+            return None
+        run = Run(model.eval(), None, best.by, seed, self.problem)  # type: ignore[arg-type]
+        training, valid = self.losses(run)
+        state = model.state_dict()
+        cost = training if terms is not self.objective.recipe else self.cost(state, seed, training)
+        return Found(state, training, valid, cost, best.by, True)
+
+    def levels(self, seed: int, run: Run, end: Run, found: Mapping[tuple[str, int], Sequence[Found]]) -> Levels:
+        """What the terms of one seed are differences of."""
+        chosen, last = self.found("own", run, own=True), self.found("own", end, own=True)
+        everything = [*found["rivals", seed], last, chosen]
+        best = min(everything, key=lambda one: one.cost)
+        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.label_smoothing
+        if quiet:
+            leader = min(found["rivals", seed], key=lambda one: one.cost, default=best)
+            settled = self.polished(leader, seed, self.objective.recipe)
+            best = min([best, *([settled] if settled is not None else [])], key=lambda one: one.cost)
+        same = [*found["same", seed], *everything, best]
+        if found["same", seed]:
+            bare = min(found["same", seed], key=lambda one: one.training)
+            settled = self.polished(bare, seed, bare.by) if bare.by is not None else None
+            same += [settled] if settled is not None else []
+        lowest = min(one.training for one in same)
+        floor = min([lowest, *(one.training for one in found["larger", seed])])
+        return Levels(
+            floor, lowest, best.training, last.training, chosen.training, chosen.valid.rows.numpy().astype(np.float64),
+            best.valid.rows.numpy().astype(np.float64), last.valid.rows.numpy().astype(np.float64), last.cost, best.cost,
+            _winner(best), best.by, self.patient(found["rivals", seed]),
+        )  # fmt: skip
+
+    def patient(self, found: Sequence[Found]) -> float:
+        """The training loss of the rival that has the recipe's own optimizer and rate; NaN where there is none."""
+        own = self.recipe.optimizer
+        same = [
+            one.training
+            for one in found
+            if one.by is not None and (one.by.optimizer.name, one.by.optimizer.lr) == (own.name, own.lr)
+        ]
+        return min(same, default=math.nan)
+
+
+def _left_of(outcome: Any) -> Run | None:
+    """The run that an error has kept, if any."""
+    run = getattr(outcome, "run", None)
+    return run if isinstance(run, Run) else None
+
+
+def _winner(best: Found) -> str:
+    if best.by is None:
+        return ""
+    settings = best.by.optimizer
+    name = f"{settings.name} lr {settings.lr:.2g}, {best.by.schedule.name}, {best.by.epochs} epochs"
+    return f"{name}, settled on all rows" if best.polished else name

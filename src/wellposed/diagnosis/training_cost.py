@@ -1,0 +1,209 @@
+"""What training sees: the loss of given weights with a recipe's noise on, row by row, and what it adds as penalties.
+
+The weights stay as they are: they are put into a new model, which is thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wellposed.core.random import generator, reseed, seeded, stream_seed
+from wellposed.data.arrays import moved
+from wellposed.losses.per_example import Loss, PerExample, average
+from wellposed.noise.activations import Streams, dropout_from_streams, dropouts
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import inside
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.loop import Training
+from wellposed.training.problem import Problem
+
+Array = npt.NDArray[np.float64]
+State = Mapping[str, Tensor]
+Mode = Literal["training", "noise", "norms", "evaluation"]
+"""Which modules are in training mode: all, all but batch norm, batch norm alone, none."""
+
+DRAWS = 8
+"""Draws of the noise. The rows average it as well, so that a few draws are enough to see how much it varies."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What training sees at given weights.
+
+    Attributes:
+        rows: ``(rows, draws)``, each row's part of the loss with each draw of the noise; means over rows are losses.
+        outputs: what the outputs are charged with each draw.
+    """
+
+    rows: Array
+    outputs: Array
+
+    @property
+    def loss(self) -> float:
+        """The expected loss, without penalties."""
+        return float(self.rows.mean())
+
+
+@dataclass(frozen=True)
+class View:
+    """How training is looked at.
+
+    Attributes:
+        recipe: whose noise is on.
+        mode: see `Mode`.
+        clean: rows as they are, without augmentation, and the loss without a smoothing of its own.
+        smooth: whether a smoothing of the loss's own is on.
+    """
+
+    recipe: Recipe
+    mode: Mode = "training"
+    augmented: bool = True
+    smooth: bool = True
+
+    def noisy(self, model: nn.Module) -> bool:
+        """Whether another draw can give another loss."""
+        noise = self.recipe.noise
+        drawn = noise.input or noise.cutout or noise.mixup or noise.cutmix
+        active = self.mode in ("training", "noise") and (noise.places or any(one.p for one in dropouts(model).values()))
+        batched = self.mode in ("training", "norms") and any(isinstance(one, _BatchNorm) for one in model.modules())
+        return bool(drawn or active or batched)
+
+
+def seen(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
+         step: int = 0) -> Seen:  # fmt: skip
+    """The loss of these weights on all training rows as the recipe's training would see it.
+
+    Args:
+        state: of the model that the recipe builds.
+        seed: of the noise: equal seeds draw equal noise, whatever else is looked at.
+        rows: those that the recipe was trained on; see `fit`.
+        draws: >= 1; one is taken where there is nothing to draw.
+        step: of training, >= 0: for noise and strengths that follow a schedule.
+    """
+    if not step:
+        step = draws * math.ceil(len(problem.prepared.train) / view.recipe.batch_size)
+    with seeded(seed, "seen"):
+        training = Training.begin(
+            problem, view.recipe, stream_seed(seed, "seen"), torch.device("cpu"), math.inf, rows, 2
+        )
+        count = draws if view.noisy(training.model) or _augments(training, view) else 1
+        parts = [_one_draw(training, state, view, seed, draw, step) for draw in range(count)]
+        _closed(training)
+    return Seen(np.stack([rows for rows, _ in parts], axis=1), np.array([charged for _, charged in parts]))
+
+
+def charged(
+    problem: Problem, recipe: Recipe, state: State, *, seed: int, step: int = 0, rows: int | None = None
+) -> tuple[float, float]:
+    """What the weights are charged in the cost that training minimizes (``how="loss"``), and by all terms together.
+
+    Args:
+        seed: of the run, for penalties that refer to where it began.
+    """
+    training = Training.begin(problem, recipe, seed, torch.device("cpu"), math.inf, rows, 2)
+    training.model.load_state_dict(dict(state))
+    optimizer = inside(training.optimizer, Regularized)
+    assert optimizer is not None  # a training has one
+    optimizer.steps = step
+    with torch.no_grad():
+        found = float(optimizer.weights_penalty()), math.fsum(optimizer.values().values())
+    _closed(training)
+    return found
+
+
+def _closed(training: Training) -> None:
+    """Take the hooks away."""
+    if training.perturbed is not None:
+        training.perturbed.remove()
+    optimizer = inside(training.optimizer, Regularized)
+    if optimizer is not None:
+        optimizer.remove()
+
+
+def _augments(training: Training, view: View) -> bool:
+    """Whether rows are fetched through something that may change them."""
+    return view.augmented and training.data.train is not training.data.train_clean
+
+
+def _one_draw(training: Training, state: State, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
+    """Each row's part of the loss, in the rows' order, and what the outputs are charged on average."""
+    model = training.model
+    model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
+    _set_mode(model, view.mode)
+    training.streams = Streams(stream_seed(seed, "draw", draw))
+    optimizer = inside(training.optimizer, Regularized)
+    assert optimizer is not None
+    optimizer.steps = step
+    parts: list[PerExample] = []
+    weights: list[Tensor] = []
+    order: list[Tensor] = []
+    charge = 0.0
+    with dropout_from_streams(model, training.streams):
+        for number, index in enumerate(_batches(training, seed, draw)):
+            training.streams.step = number
+            reseed(seed, "seen", draw, number)
+            if training.perturbed is not None:
+                # Sizes that follow a schedule are those of the steps just before.
+                training.perturbed.step = max(0, step - number - 1 - draw * training.steps_per_epoch) * training.passes
+            part, weight, penalty = _batch(training, index, view)
+            parts.append(part)
+            order.append(index)
+            charge += penalty * len(index)
+            if weight is not None:
+                weights.append(weight)
+    taken = torch.cat(order)
+    rows = average(parts, weights or None).rows.numpy()
+    if len(rows) == len(taken):
+        rows = rows[np.argsort(taken.numpy())]
+    return rows.astype(np.float64), charge / len(taken)
+
+
+def _batches(training: Training, seed: int, draw: int) -> Iterator[Tensor]:
+    """All rows in a random order; a last batch of one row joins the one before it, since it has no variance."""
+    rows, size = len(training.data.train), training.recipe.batch_size
+    order = torch.randperm(rows, generator=generator(seed, "seen", draw))
+    parts = list(torch.split(order, size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    yield from parts
+
+
+def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, Tensor | None, float]:
+    source = training.data.train if view.augmented else training.data.train_clean
+    inputs, target = source.batch(index)
+    weight = None if source.weight is None else source.weight[index]
+    inputs, mixing = training.disturbed(moved(inputs, training.device))
+    differentiated = "inputs" in training.needs
+    if differentiated:
+        inputs = inputs.detach().requires_grad_()
+    with torch.set_grad_enabled(differentiated):
+        outputs = training.problem.forward(training.model, inputs)
+        second = training.problem.forward(training.model, inputs) if "reference" in training.needs else None
+        penalty: Any = 0.0
+        if training.needs:
+            given = inputs if differentiated else None
+            penalty = training.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
+    with torch.no_grad():
+        told, weight = training.told(outputs.detach(), moved(target, training.device), weight, mixing)
+        return loss_parts(training.problem.loss, outputs.detach(), told, view.smooth), weight, float(penalty)
+
+
+@torch.no_grad()
+def loss_parts(loss: Loss, outputs: Any, target: Any, smooth: bool) -> PerExample:
+    """Each example's part, with a smoothing of the loss's own or without it."""
+    return loss.parts(outputs, target) if smooth else loss.per_example(outputs, target)
+
+
+def _set_mode(model: nn.Module, mode: Mode) -> None:
+    for module in model.modules():
+        norm = isinstance(module, _BatchNorm)
+        module.training = {"training": True, "noise": not norm, "norms": norm, "evaluation": False}[mode]
