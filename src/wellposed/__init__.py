@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.error_budget import error_budget
     from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
+    from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
+    from wellposed.diagnosis.gap_split import GapSplit, gap_split
+    from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.noise.gradients import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup
     from wellposed.noise.labels import mixed
@@ -123,6 +126,9 @@ _PLACES = {
     "diagnosis.error_budget": ["error_budget"],
     "diagnosis.evidence": ["compare"],
     "diagnosis.finding": ["Finding"],
+    "diagnosis.learning_curve": ["LearningCurve", "learning_curve"],
+    "diagnosis.gap_split": ["GapSplit", "gap_split"],
+    "diagnosis.stopping": ["stop_when_sure"],
     "search.improve": ["improve"],
     "search.study": ["Study"],
     "reporting.html": ["report"],
@@ -152,6 +158,7 @@ __all__ = [
     "ElasticNet",
     "ErrorBudget",
     "Finding",
+    "GapSplit",
     "GaussianDropout",
     "GradientNoise",
     "GroupL2",
@@ -162,6 +169,7 @@ __all__ = [
     "L1Ball",
     "L2Ball",
     "LInfBall",
+    "LearningCurve",
     "LogitNorm",
     "Lookahead",
     "ManifoldMixup",
@@ -206,9 +214,11 @@ __all__ = [
     "error_budget",
     "fit",
     "fit_many",
+    "gap_split",
     "heads",
     "improve",
     "inputs",
+    "learning_curve",
     "lr_range_test",
     "mixed",
     "mixup",
@@ -221,6 +231,7 @@ __all__ = [
     "settle",
     "shaped",
     "staircase",
+    "stop_when_sure",
     "watch",
     "weights",
 ]

@@ -117,7 +117,7 @@ class Undertrained(Rule):
     """Training and validation loss were still falling when training ended.
 
     Holds if both fall over the last quarter of the epochs: with 95 % certainty, by a fiftieth of all progress or more,
-    and without levelling off; and if they fell below their start. One that ended by patience had its chance, and a
+    and without levelling off; and if they fell below their start. One that a stopping rule ended had its chance, and a
     learning rate that was brought near zero levels off by design: neither is called undertrained.
     """
 
@@ -127,7 +127,7 @@ class Undertrained(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.known(y))]
-        if not losses or curves.facts.get("stopped") == "patience":
+        if not losses or curves.facts.get("stopped") in ("patience", "turned"):
             return None
         if not all(falls(y, curves.fact("constant_loss")) for y in losses) or annealed(curves):
             return None
