@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.error_budget import error_budget
     from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
-    from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.gap_split import GapSplit, gap_split
+    from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.noise.gradients import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup

@@ -138,7 +138,7 @@ def _one_draw(training: Training, state: State, view: View, seed: int, draw: int
     """Each row's part of the loss, in the rows' order, and what the outputs are charged on average."""
     model = training.model
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
-    _set_mode(model, view.mode)
+    set_mode(model, view.mode)
     training.streams = Streams(stream_seed(seed, "draw", draw))
     optimizer = inside(training.optimizer, Regularized)
     assert optimizer is not None
@@ -203,7 +203,8 @@ def loss_parts(loss: Loss, outputs: Any, target: Any, smooth: bool) -> PerExampl
     return loss.parts(outputs, target) if smooth else loss.per_example(outputs, target)
 
 
-def _set_mode(model: nn.Module, mode: Mode) -> None:
+def set_mode(model: nn.Module, mode: Mode) -> None:
+    """Which modules are in training mode; see `Mode`."""
     for module in model.modules():
         norm = isinstance(module, _BatchNorm)
         module.training = {"training": True, "noise": not norm, "norms": norm, "evaluation": False}[mode]
