@@ -193,6 +193,12 @@ def test_fit_stops_and_keeps_the_best_epoch() -> None:
     assert "undertrained" not in wp.diagnose(run).names
 
 
+def test_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stopping.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out == page.split("```text\n")[1].split("```")[0]
+
+
 @pytest.mark.data
 def test_the_risk_is_kept_on_published_histories() -> None:
     path = DATA / "overfitting-labelled-train.jsonl.gz"

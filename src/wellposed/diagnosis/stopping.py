@@ -86,7 +86,7 @@ def stop_when_sure(risk: float = 0.05, *, column: str = "valid_loss") -> StopWhe
         >>> rule = stop_when_sure(risk=0.1)
         >>> falling = [1.0, 0.8, 0.7, 0.65, 0.63, 0.625]
         >>> rule(falling)
-        >>> rule(falling + [0.63 + 0.01 * epoch for epoch in range(20)])
+        >>> rule(falling + [0.63 + 0.01 * epoch + 0.002 * (-1) ** epoch for epoch in range(20)])
         'turned'
     """
     return StopWhenSure(risk, column)
@@ -113,10 +113,13 @@ def evidence(losses: Sequence[float] | Array) -> float:
 
 
 def recent_noise(values: Array) -> float:
-    """The noise from epoch to epoch over the last `MEMORY` epochs, by second differences; above 0."""
+    """The noise from epoch to epoch over the last `MEMORY` epochs, by second differences; above 0.
+
+    Their scaled median, which single jumps do not move; where most of them are rounding alone, their mean.
+    """
     size = np.abs(np.diff(values[-MEMORY - 2 :], 2))
     floor = ROUNDING * float(np.abs(values).max()) + np.finfo(np.float64).tiny
     if len(size) == 0:
         return floor
     middle = float(np.median(size)) * GAUSSIAN_MAD
-    return max((middle if middle > 0 else float(size.mean())) / SECOND_DIFFERENCE, floor)
+    return max((middle if middle > floor else float(size.mean())) / SECOND_DIFFERENCE, floor)
