@@ -1,16 +1,401 @@
-"""What is seen inside a Watch or a Run: gradients, units, outputs, inputs, labels, modes; measured, not guessed."""
+"""What is seen inside a Watch or a Run: gradients, units, outputs, inputs, labels, modes; measured, not guessed.
+
+    signals = passes through the network at the first and the last weights + what the loop did + what the rows say
+
+Nothing is disturbed: modes, buffers, gradients, hooks, loaders and random states are as before. Where a part cannot be
+seen it is None, and `Signals.missing` says why.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wellposed.core.random import generator, seeded
+from wellposed.core.selectors import leaves, unwrapped
+from wellposed.data.arrays import Source, moved
+from wellposed.diagnosis import rows as measure
+from wellposed.diagnosis.rows import Copies, Giveaway, Order, Wrong
+from wellposed.losses.per_example import Loss
+from wellposed.optim.audit import COUPLED, Audit
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import inside
+from wellposed.training.evaluate import batches_of, evaluating
+from wellposed.training.looking import (
+    FEWEST_ROWS,
+    MOST_NUMBERS,
+    MOST_ROWS,
+    Batch,
+    Look,
+    Predict,
+    Unseen,
+    look,
+    norm_disagreement,
+    rebatched,
+)
+from wellposed.training.notes import Forwards
+from wellposed.training.run import Run
+from wellposed.training.watch import Watch
+
+USUAL_BATCH = 64  # where the loop's own is not known
+MOST_ANSWERS = 4096  # validation rows whose answers are compared with their labels: as many as a probe has at most
+LEAST_MOMENT = 1e-3  # gradients of gains fall no further before a network is fitted
+SMALL_BATCH = 16  # rows; above it the statistics of a batch norm are those of training in general
+MOODY = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.AlphaDropout)
+"""Modules that do something else in training mode than in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the training targets are: ``one_hot`` rows are all 0 but a 1; ``codes`` are whole numbers without a gap."""
+
+    columns: int
+    whole: bool
+    integer: bool
+    distinct: int
+    low: float
+    high: float
+    spread: float
+    one_hot: bool
+    codes: bool
+    shares: bool
+    values: Tensor
+
+    @classmethod
+    def of(cls, target: Tensor) -> Self | None:
+        """From the targets of some rows; None where there are none, or not all are finite."""
+        flat = target.detach().cpu().double()
+        if flat.ndim == 0 or not flat.numel() or not bool(torch.isfinite(flat).all()):
+            return None
+        columns = flat[0].numel()
+        values = torch.unique(flat.flatten())
+        whole = bool((values == values.round()).all())
+        rows = flat.flatten(1) if flat.ndim > 1 else flat[:, None]
+        ones = bool((rows.sum(1) - 1).abs().max() < 1e-4)
+        return cls(
+            columns=columns,
+            whole=whole,
+            integer=not target.is_floating_point(),
+            distinct=len(values),
+            low=float(values[0]),
+            high=float(values[-1]),
+            spread=float(flat.std(correction=0)),
+            one_hot=columns > 1 and whole and ones and float(values[0]) == 0 and len(values) == 2,
+            codes=whole and len(values) == int(values[-1] - values[0]) + 1 and float(values[0]) in (0.0, 1.0),
+            shares=columns > 1 and ones and float(values[0]) >= 0,
+            values=flat,
+        )
+
+
+@dataclass(frozen=True)
+class Charges:
+    """Norm parameters that a decay charges, and how much of them it took over the run: ``1 - prod(1 - lr * decay)``."""
+
+    names: tuple[str, ...]
+    strength: float
+    pulled: float
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What was seen inside one network and its training; a part is None where it could not be seen."""
+    """What was seen inside one network and its training; a part is None or empty where it could not be seen.
+
+    Attributes:
+        loop: whether it is somebody's own loop (a Watch), as opposed to a Run of ours.
+        loss: what training minimizes.
+        first, last: a pass at the first weights and at the last ones (of a Run: the chosen ones).
+        left: of each weight, gradient over size as the loop left it at the end of its first epoch.
+        moved: how far each parameter moved, relative to its size.
+        unheld: trainable weights that the optimizer does not hold.
+        targets: of training rows.
+        wrong: how labels contradict the surest answers, by side.
+        gain: hit rates of classes and of rounded class numbers, see `rows.code_gain`.
+        forwards: of the loop, an entry an epoch. moody: whether some module minds the mode.
+        batch: rows of a training batch. norms: names of batch norms.
+        disagreement: of the loss between batch norms in training and evaluation mode: difference, its standard error, loss.
+        missing: what could not be seen, a sentence each.
+    """
+
+    loop: bool
+    loss: Loss
+    first: Look | None = None
+    last: Look | None = None
+    left: Mapping[str, float] = field(default_factory=dict)
+    moved: Mapping[str, float] = field(default_factory=dict)
+    unheld: tuple[str, ...] = ()
+    targets: Targets | None = None
+    wrong: Mapping[str, Wrong] = field(default_factory=dict)
+    copies: Copies | None = None
+    giveaway: Giveaway | None = None
+    order: Order | None = None
+    gain: tuple[float, float, float] | None = None
+    forwards: tuple[Forwards, ...] = ()
+    moody: bool = False
+    batch: int | None = None
+    norms: tuple[str, ...] = ()
+    disagreement: tuple[float, float, float] | None = None
+    charges: Charges | None = None
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: Any) -> Self | None:
         """The signals of a Watch or a Run; None for anything else."""
+        if isinstance(source, Run):
+            return cls(**_of_run(source))
+        if isinstance(source, Watch):
+            with source.notes.blind():
+                return cls(**_of_watch(source))
         return None
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    problem, data = run.problem, run.problem.prepared
+    device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
+    size = max(run.recipe.batch_size, 2)
+
+    def predict(model: nn.Module, batch: Any) -> Any:
+        return problem.forward(model, moved(batch, device))
+
+    some = torch.randperm(len(data.train_clean), generator=generator(0, "look"))
+    numbers = _row_numbers(data.train_clean)
+    rows = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(numbers, 1)))
+    kept = list(_moved(batches_of(data.train_clean, some[:rows], min(size, rows)), device))
+    seen = _Seen(problem.loss, predict, rows)
+    fresh = problem.build(run.recipe.model, run.seed).to(device)
+    lazy = any(nn.parameter.is_lazy(p) for p in fresh.parameters())
+    answers = {
+        "valid": _moved(batches_of(data.valid, torch.arange(min(len(data.valid), MOST_ANSWERS))), device),
+        "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
+    }
+    steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
+    return {
+        "loop": False,
+        "loss": problem.loss,
+        "first": None if lazy else seen.look(fresh, kept),
+        "last": seen.look(run.model, kept),
+        "wrong": {side: seen.wrong(run.model, batches) for side, batches in answers.items()},
+        **_network(run.model, seen, kept, size),
+        **_rows_of(data.train_clean, data.valid, seen, kept),
+        "charges": _charges(run.audit(), [steps * lr for lr in run.history["lr"]]),
+        "missing": tuple(seen.missing),
+    }
+
+
+def _of_watch(watch: Watch) -> dict[str, Any]:
+    notes = watch.notes
+    trained, rows = sum(f.trained for f in notes.forwards), sum(f.rows for f in notes.forwards)
+    loader = watch.given["train"]
+    size = max(round(rows / trained) if rows else getattr(loader, "batch_size", None) or USUAL_BATCH, 2)
+    with seeded(0, "look"):  # Datasets that draw do so under a state of their own
+        first = list(watch.batches("train"))
+    limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
+    kept = list(rebatched(first, min(size, limit), limit))
+    seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
+    sizes = {leaf.name: float(leaf.tensor.detach().float().norm()) for leaf in leaves(watch.model)}
+    left = notes.gradients[0] if notes.gradients else {}
+    held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
+    steps = [f.trained + f.trained_evaluating for f in notes.forwards]
+    rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
+    return {
+        "loop": True,
+        "loss": watch.loss,
+        "first": watch.first,
+        "last": seen.look(watch.model, kept),
+        "left": {name: norm / sizes[name] for name, norm in left.items() if sizes.get(name)},
+        "moved": notes.moved(watch.model),
+        "unheld": tuple(
+            leaf.name
+            for leaf in leaves(watch.model)
+            if held is not None and leaf.tensor.requires_grad and id(leaf.tensor) not in held
+        ),
+        "wrong": {side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
+        "forwards": tuple(notes.forwards),
+        "order": measure.order(loader, watch.target_of),
+        **_network(watch.model, seen, kept, size),
+        **_rows_of(loader, watch.given["valid"], seen, kept, watch),
+        "charges": _charges_of(
+            watch.model, watch.optimizer, [n * lr for n, lr in zip(steps, rates, strict=False)], left
+        ),
+        "missing": tuple(seen.missing),
+    }
+
+
+def _answers(watch: Watch, side: str) -> Iterator[Batch]:
+    """Rows whose answers are compared with their labels: of all rows where they are at hand, else the probe's."""
+    source = measure.in_memory(watch.given[side])
+    if source is None or not watch.plain:
+        return watch.batches(side)
+    some = torch.randperm(len(source), generator=generator(0, "look", side))[:MOST_ANSWERS]
+    return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
+
+
+@dataclass
+class _Seen:
+    """Passes through the network, with what could not be seen."""
+
+    loss: Loss
+    predict: Predict
+    rows: int
+    missing: list[str] = field(default_factory=list)
+
+    def look(self, model: nn.Module, batches: list[Batch]) -> Look | None:
+        try:
+            return look(model, self.predict, self.loss, batches, self.rows)
+        except Unseen as unseen:
+            self._miss(unseen)
+            return None
+
+    def disagreement(self, model: nn.Module, batches: list[Batch]) -> tuple[float, float, float] | None:
+        try:
+            return norm_disagreement(model, self.predict, self.loss, batches)
+        except Unseen as unseen:
+            self._miss(unseen)
+            return None
+
+    def wrong(self, model: nn.Module, batches: Iterator[Batch]) -> Wrong | None:
+        """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
+        if not (self.loss.classifies or self.loss.name == "NLLLoss"):
+            return None
+        outputs: list[Any] = []
+        targets: list[Any] = []
+        with seeded(0, "look"), evaluating(model):
+            for batch, target in batches:
+                outputs.append(self.predict(model, batch))
+                targets.append(target)
+        if not outputs or not all(isinstance(t, Tensor) and 0 < t.ndim <= 2 for t in [*outputs, *targets]):
+            return None
+        return measure.wrong(torch.cat(outputs).cpu(), torch.cat(targets).cpu())
+
+    def _miss(self, unseen: Unseen) -> None:
+        if str(unseen) not in self.missing:
+            self.missing.append(str(unseen))
+
+
+def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    for batch, target in batches:
+        yield moved(batch, device), moved(target, device)
+
+
+def _network(model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> dict[str, Any]:
+    modules = list(unwrapped(model).named_modules())
+    norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    close = bool(norms) and size <= SMALL_BATCH
+    return {
+        "batch": size,
+        "norms": norms,
+        "moody": any(isinstance(m, MOODY) and getattr(m, "p", 1) != 0 for _, m in modules),
+        "disagreement": seen.disagreement(model, kept) if close else None,
+    }
+
+
+def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None) -> dict[str, Any]:
+    """What the rows say: of all of them where they are at hand, else of the probes' rows."""
+    share = 1.0
+    ours, theirs = (_whole(measure.in_memory(side)) for side in (train, valid))
+    if watch is not None and (ours is None or theirs is None):
+        ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
+        share = watch.rows / max(watch.history.facts["train_rows"], 1)
+    looked = [target for _, target in kept if isinstance(target, Tensor)]
+    targets = Targets.of(torch.cat(looked)) if len(looked) == len(kept) and looked else None
+    found: dict[str, Any] = {"targets": targets, "copies": measure.same_rows(train, valid)}
+    if ours is None or theirs is None:
+        return found
+    few = [_thinned(side) for side in (ours, theirs)]
+    coded = targets is not None and targets.codes and not seen.loss.classifies and 3 <= targets.distinct <= 100
+    same = found["copies"]
+    return found | {
+        "copies": same if same is not None and same.valid > 0 else measure.copies(ours, theirs, share),
+        "giveaway": measure.giveaway(*few),
+        "gain": measure.code_gain(*few) if coded else None,
+    }
+
+
+def _whole(source: Source | None) -> tuple[Tensor, Tensor] | None:
+    if source is None or len(source) * _row_numbers(source) > measure.MOST_HASHED:
+        return None
+    return measure.table_of(source)
+
+
+def _thinned(side: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """At most `MOST_JUDGED` evenly spaced rows."""
+    if len(side[0]) <= measure.MOST_JUDGED:
+        return side
+    index = torch.linspace(0, len(side[0]) - 1, measure.MOST_JUDGED).long()
+    return side[0][index], side[1][index]
+
+
+def _probe_table(watch: Watch, side: str) -> tuple[Tensor, Tensor] | None:
+    parts = [(measure.inputs_of(batch), target) for batch, target in watch.batches(side)]
+    if not parts or not all(isinstance(x, Tensor) and isinstance(y, Tensor) for x, y in parts):
+        return None
+    if len({(x.shape[1:], y.shape[1:]) for x, y in parts}) > 1 or any(len(x) != len(y) for x, y in parts):
+        return None
+    return torch.cat([x for x, _ in parts]).cpu(), torch.cat([y for _, y in parts]).cpu()
+
+
+def _row_numbers(source: Source) -> int:
+    """Numbers in the inputs of one row."""
+    inputs, _ = source.batch(torch.arange(1))
+    return _size(inputs)
+
+
+def _numbers_of(batches: list[Batch]) -> int:
+    if not batches:
+        return 0
+    batch, target = batches[0]
+    return _size(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return sum(_size(part) for part in parts)
+
+
+def _charges_of(
+    model: nn.Module, optimizer: Optimizer | None, lengths: list[float], left: Mapping[str, float]
+) -> Charges | None:
+    """Of an optimizer: the terms of `regularize`, or the weight decay of torch's own."""
+    if optimizer is None:
+        return None
+    regularized = inside(optimizer, Regularized)
+    if regularized is not None:
+        return _charges(regularized.audit(), lengths)
+    decays = {
+        id(p): float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups for p in group["params"]
+    }
+    norms = [leaf for leaf in leaves(model) if leaf.role == "norm"]
+    found = {leaf.name: decays.get(id(leaf.tensor), 0.0) for leaf in norms}
+    coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
+    if not coupled or optimizer.defaults.get("decoupled_weight_decay"):
+        return _charged(found, lengths)
+    # A decay inside the gradient is divided by the root of its second moment, as the gradient itself is.
+    sizes = [left[leaf.name] / math.sqrt(leaf.tensor.numel()) for leaf in norms if left.get(leaf.name)]
+    return _charged(found, lengths, 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0)
+
+
+def _charges(audit: Audit, lengths: list[float]) -> Charges | None:
+    found = {row.parameter: row.effective_strength or 0.0 for row in audit.rows if row.role == "norm"}
+    return _charged(found, lengths)
+
+
+def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> Charges | None:
+    """Of strengths by norm parameter.
+
+    Args:
+        lengths: of each epoch, its steps times its learning rate.
+        metric: of the optimizer: the step of a coordinate over its learning rate.
+    """
+    names = tuple(name for name, strength in found.items() if strength > 0)
+    if not names:
+        return None
+    strength = max(found.values())
+    length = math.fsum(length for length in lengths if math.isfinite(length))
+    return Charges(names, strength, 1 - math.exp(-strength * length * metric))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
@@ -24,6 +25,7 @@ from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
+from wellposed.training.looking import Look, Unseen, look, rebatched
 from wellposed.training.loop import gradient_norm
 from wellposed.training.notes import Notes, attached
 
@@ -32,6 +34,8 @@ SHARE = 0.1
 rows on each side costs about 7 % of an epoch."""
 FEWEST, MOST = 128, 4096
 """Rows of a probe: below 128 a standard error says little; beyond 4096 it hardly falls."""
+FEW_ROWS = 64
+"""Rows of the pass at the first weights: a usual batch, so that it costs what one step of training does."""
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
 
@@ -61,6 +65,7 @@ class Watch:
         seed: which rows are drawn.
     Attributes:
         history: a row for each call of `epoch`.
+        first: what was seen in a pass at the first weights, for a diagnosis; None where ``unseen`` says why.
         notes: what the loop did: its forwards by mode, the gradients it left, which weights moved.
         close: call it to stop noting the model's forwards, for example before ``torch.jit.script(model)``; the history
             stays. It is called when the watch is gone.
@@ -92,7 +97,8 @@ class Watch:
             raise InputError(f"watch needs the model, an nn.Module; it was given {type(model).__name__}.")
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         self.forward: Forward = forward or _plain(target)
-        self._target = target or (lambda batch: split_batch(batch)[1])
+        self.target_of: Target = target or (lambda batch: split_batch(batch)[1])
+        self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
         sides = {name: side_of(side) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
@@ -113,6 +119,7 @@ class Watch:
                 "regularized": {str(t): 1.0 for t in terms.terms} if (terms := inside(optimizer, Regularized)) else {},
             }
         )
+        self.first, self.unseen = self._look()
         self.notes = Notes.of(model)
         self.close = attached(model, self.notes, self)
         self._best_loss = math.inf
@@ -148,6 +155,15 @@ class Watch:
         total = math.fsum(self.history["seconds"])
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
 
+    def _look(self) -> tuple[Look | None, str]:
+        """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
+        if any(is_lazy(p) for p in self.model.parameters()):
+            return None, "The first weights could not be looked at: the network makes them at its first batch."
+        try:
+            return look(self.model, self.forward, self.loss, rebatched(self.batches("train"), FEW_ROWS, FEW_ROWS)), ""
+        except Unseen as unseen:
+            return None, str(unseen)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -156,7 +172,7 @@ class Watch:
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
         """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
         for batch in self.probes[side].batches():
-            yield moved(batch, self.device), self._target(batch)
+            yield moved(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
         with seeded(0, "watch"), self.notes.blind():
@@ -165,7 +181,7 @@ class Watch:
 
     def _targets(self, probe: _Probe) -> Tensor | None:
         """The probe's targets, where they are one tensor a batch."""
-        found = [self._target(batch) for batch in probe.batches()]
+        found = [self.target_of(batch) for batch in probe.batches()]
         return (
             torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim == 1 for t in found) else None
         )

@@ -1,0 +1,371 @@
+"""What the rows themselves say: their order, copies on both sides, features that give the target away, wrong labels.
+
+All of it is counted on rows that training did not choose, and comes with how many rows were looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import Subset as Part
+
+from wellposed.core.errors import DataError
+from wellposed.core.random import seeded
+from wellposed.data.arrays import Arrays, Items, Source, Subset, rows_of, source_of, split_batch
+from wellposed.data.splits import duplicate_ids
+
+Numbers = npt.NDArray[np.float64]
+
+MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
+MOST_JUDGED = 2048  # rows of each side by which single features are judged
+MOST_FEATURES = 512  # tables are narrower; of what is wider no column stands for the target
+BINS = 32  # values of a feature are told apart to a 32nd of the rows
+FINE = 0.5  # a column with more distinct values than half the rows: two rows then do not agree by chance
+BLOCKS = 16  # batches that are read to see in which order rows come
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows of validation that are in training too, as shares: of validation, and of training in the rest of training.
+
+    ``rows`` validation rows were looked for among ``share`` of the training rows; ``fine`` is whether some column is
+    so fine that equal rows cannot be chance; ``known`` is whether both sides are rows of one Dataset by number.
+    """
+
+    valid: float
+    within: float
+    rows: int
+    share: float
+    fine: bool
+    known: bool
+
+
+@dataclass(frozen=True)
+class Giveaway:
+    """How much of the target a single feature explains on rows it was not fitted to: the best one, and the next."""
+
+    feature: int
+    explains: float
+    next: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """How much more the targets within a batch resemble each other than any two do: 0 shuffled, 1 sorted."""
+
+    resemblance: float
+    z: float
+    batches: int
+    of: str
+
+
+def in_memory(given: Any) -> Source | None:
+    """The rows of a side where they are arrays, without fetching item by item; else None."""
+    if isinstance(given, Source):
+        return given if _held(given) else None
+    if isinstance(given, DataLoader):
+        if isinstance(given.dataset, Dataset) and given.batch_sampler is not None:
+            try:
+                kept = rows_of(given)
+            except DataError:  # a sampler of its own: which rows it draws is not known
+                return None
+            source = source_of(given.dataset, given.collate_fn)
+            return in_memory(source if kept is None else source.subset(kept))
+        return None
+    if isinstance(given, (tuple, Dataset)):
+        return in_memory(source_of(given))
+    return None
+
+
+def _held(source: Source) -> bool:
+    return isinstance(source, Arrays) or (isinstance(source, Subset) and _held(source.source))
+
+
+def table_of(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
+    """Inputs and targets of (evenly spaced) rows; None where inputs are not one tensor."""
+    index = torch.arange(len(source))
+    if most is not None and len(index) > most:
+        index = index[torch.linspace(0, len(index) - 1, most).long()]
+    inputs, target = source.batch(index)
+    return (inputs, target) if isinstance(inputs, Tensor) and isinstance(target, Tensor) else None
+
+
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch as a loader gives it; the batch itself where it has no known form."""
+    try:
+        return split_batch(batch)[0]
+    except DataError:  # the owner's forward= reads it in a way of its own
+        return batch
+
+
+def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
+    """Exact copies of inputs and target on both sides; None where there is too much to search.
+
+    Args:
+        share: of all training rows that ``train`` are.
+    """
+    if train[0].numel() + valid[0].numel() > MOST_HASHED or train[0].shape[1:] != valid[0].shape[1:]:
+        return None
+    if train[1].shape[1:] != valid[1].shape[1:] or not len(valid[0]):
+        return None
+    count = len(train[0])
+    x, y = (torch.cat([a.detach().cpu(), b.detach().cpu()]) for a, b in zip(train, valid, strict=True))
+    x, y = (v.reshape(len(v), -1).numpy() for v in (x, y))
+    ids = duplicate_ids(np.ascontiguousarray(x), duplicate_ids(np.ascontiguousarray(y)))
+    ours, theirs = ids[:count], ids[count:]
+    _, inverse, counts = np.unique(ours, return_inverse=True, return_counts=True)
+    within = float((counts[inverse] > 1).mean())
+    found = float(np.isin(theirs, ours).mean())
+    return Copies(found, within, len(theirs), share, _fine(x[:count]), False)
+
+
+def _fine(x: npt.NDArray[Any]) -> bool:
+    """Whether a column takes more distinct values than half of the distinct rows; only the widest 64 are asked."""
+    rows = x[: min(len(x), 1000)]
+    distinct = len(np.unique(rows, axis=0)) if rows.shape[1] <= 64 else len(rows)
+    columns = np.argsort(-rows.astype(np.float64).var(axis=0))[:64]
+    return any(len(np.unique(rows[:, j])) > FINE * distinct for j in columns) and distinct > 20
+
+
+def same_rows(train: Any, valid: Any) -> Copies | None:
+    """Rows of one Dataset that both sides have by number; None where the sides are not parts of one Dataset."""
+    ours, theirs = _numbered(train), _numbered(valid)
+    if ours is None or theirs is None or ours[0] is not theirs[0] or not len(theirs[1]):
+        return None
+    shared = float(np.isin(theirs[1], ours[1]).mean())
+    return Copies(shared, 0.0, len(theirs[1]), 1.0, True, True)
+
+
+def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
+    """The innermost Dataset and which of its rows a side has; None where that cannot be told."""
+    if isinstance(side, DataLoader):
+        if side.batch_sampler is None or not hasattr(side.dataset, "__len__"):
+            return None
+        try:
+            kept = rows_of(side)
+        except DataError:  # a sampler of its own: which rows it draws is not known
+            return None
+        inner = _numbered(side.dataset)
+        return inner if inner is None or kept is None else (inner[0], inner[1][kept.numpy()])
+    if type(side) is Part:
+        inner = _numbered(side.dataset)
+        return None if inner is None else (inner[0], inner[1][np.asarray(side.indices, dtype=np.int64)])
+    if isinstance(side, Dataset) and hasattr(side, "__len__"):
+        return side, np.arange(len(side))
+    return None
+
+
+def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Giveaway | None:
+    """The single feature of a table that explains most of the target on validation rows, and the next best.
+
+    A feature is cut into quantile bins; each predicts its bin's mean target (class shares, for classes). It explains
+    ``1 - error / error of the constant`` of the squared error on validation rows. None where the rows are no table of
+    three features or more.
+    """
+    x, y = _flat_table(train), _flat_target(train[1])
+    x_valid, y_valid = _flat_table(valid), _flat_target(valid[1])
+    if x is None or x_valid is None or y is None or y_valid is None or x.shape[1] != x_valid.shape[1]:
+        return None
+    if not 3 <= x.shape[1] <= MOST_FEATURES or min(len(x), len(x_valid)) < 50:
+        return None
+    y, y_valid = _shares(y, y_valid, not train[1].is_floating_point())
+    constant = float(np.square(y_valid - y.mean(0)).sum())
+    if constant <= 0:
+        return None
+    explained = np.array([1 - _binned_error(x[:, j], y, x_valid[:, j], y_valid) / constant for j in range(x.shape[1])])
+    best = int(explained.argmax())
+    # Copies of the best feature (the same number in another unit) are the same giveaway.
+    strange = [j for j in range(x.shape[1]) if j != best and abs(_correlation(x[:, j], x[:, best])) < 0.99]
+    return Giveaway(best, float(explained[best]), float(max(explained[strange], default=0.0)), len(x_valid))
+
+
+def _flat_table(side: tuple[Tensor, Tensor]) -> Numbers | None:
+    x = side[0]
+    return x.detach().cpu().double().numpy() if x.ndim == 2 and x.is_floating_point() else None
+
+
+def _flat_target(y: Tensor) -> Numbers | None:
+    y = y.flatten(1).squeeze(1) if y.ndim > 1 and y[0].numel() == 1 else y
+    return y.detach().cpu().double().numpy() if y.ndim == 1 else None
+
+
+def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbers]:
+    """Columns to be predicted: one for each class of integers, else the number itself."""
+    if not classes:
+        return y[:, None], y_valid[:, None]
+    names = np.unique(np.concatenate([y, y_valid]))[:64]
+    return (y[:, None] == names).astype(np.float64), (y_valid[:, None] == names).astype(np.float64)
+
+
+def _binned_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:-1]))
+    here, there = np.searchsorted(edges, x, side="left"), np.searchsorted(edges, x_valid, side="left")
+    total = np.zeros((len(edges) + 1, y.shape[1]))
+    np.add.at(total, here, y)
+    count = np.bincount(here, minlength=len(edges) + 1)[:, None]
+    means = np.where(count > 0, total / np.maximum(count, 1), y.mean(0))
+    if (
+        y.shape[1] == 1
+    ):  # within a bin a line, so that a number that is the target explains all of it, not all but a bin
+        slope, base = _lines(x, y[:, 0], here, len(edges) + 1)
+        predicted = (base[there] + slope[there] * x_valid)[:, None]
+        predicted = np.clip(predicted, y.min(), y.max())
+        return float(np.square(y_valid - predicted).sum())
+    return float(np.square(y_valid - means[there]).sum())
+
+
+def _lines(x: Numbers, y: Numbers, bins: npt.NDArray[Any], count: int) -> tuple[Numbers, Numbers]:
+    """Slope and intercept of the least-squares line in each bin; the mean where a bin has no spread."""
+    n = np.maximum(np.bincount(bins, minlength=count), 1)
+    mx, my = np.bincount(bins, x, count) / n, np.bincount(bins, y, count) / n
+    dx, dy = x - mx[bins], y - my[bins]
+    spread = np.bincount(bins, dx * dx, count)
+    slope = np.where(spread > 0, np.bincount(bins, dx * dy, count) / np.where(spread > 0, spread, 1.0), 0.0)
+    empty = np.bincount(bins, minlength=count) == 0
+    return slope, np.where(empty, y.mean(), my - slope * mx)
+
+
+def _correlation(a: Numbers, b: Numbers) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size > 0 else 0.0
+
+
+def order(given: Any, target_of: Any = None) -> Order | None:
+    """In which order a loader gives its rows, by the targets of `BLOCKS` batches spread over it.
+
+    None where the loader shuffles, the order is not known (a tuple of arrays is cut into batches by the loop), or a
+    batch holds nearly all rows.
+    """
+    if (
+        not isinstance(given, DataLoader)
+        or type(getattr(given.batch_sampler, "sampler", None)) is not SequentialSampler
+    ):
+        return None
+    size, dataset = given.batch_size or 0, given.dataset
+    rows = len(dataset) if hasattr(dataset, "__len__") else 0
+    if size < 2 or rows < 4 * size:
+        return None
+    count = min(BLOCKS, rows // size)
+    starts = np.linspace(0, rows - size, count).astype(int)
+    width = min(size, 32)  # of larger batches their beginning tells as much
+    index = torch.from_numpy((starts[:, None] + np.arange(width)).reshape(-1))
+    source = in_memory(given)
+    if source is not None:
+        target: Any = source.batch(index)[1]
+    else:
+        with seeded(0, "order"):
+            batch = Items(dataset, given.collate_fn).raw(index)
+        target = target_of(batch) if target_of is not None else split_batch(batch)[1]
+    y = _flat_target(target) if isinstance(target, Tensor) else None
+    return None if y is None or len(y) != count * width else resemblance(y.reshape(count, width), _is_classes(target))
+
+
+def _is_classes(target: Tensor) -> bool:
+    return not target.is_floating_point() or len(set(target.flatten().tolist())) <= 2
+
+
+def resemblance(y: Numbers, classes: bool) -> Order | None:
+    """Intraclass correlation of targets within batches ``(batches, rows)``: ``1 - within / total``.
+
+    For classes the variances are those of their indicators. ``z`` is its distance from 0 under shuffling, from the F
+    statistic of the analysis of variance.
+    """
+    columns = (y[..., None] == np.asarray(sorted(set(y.flat)))).astype(np.float64) if classes else y[..., None]
+    batches, rows = y.shape
+    total = float(np.square(columns - columns.mean((0, 1))).sum())
+    if total <= 0 or batches < 4:
+        return None
+    within = float(np.square(columns - columns.mean(1, keepdims=True)).sum())
+    expected = batches * (rows - 1) / (batches * rows - 1)  # share of the variance that is within shuffled batches
+    share = 1 - within / total / expected
+    # Under shuffling the share has a standard deviation of about this, from F's degrees of freedom.
+    spread = math.sqrt(2 * (batches - 1) / (batches * (rows - 1) * (batches * rows - 1)))
+    return Order(max(share, 0.0), share / max(spread, 1e-12), batches, "class" if classes else "target")
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Answers contradicted by their labels: among the surest fifth, and among all; with how many rows each.
+
+    ``expected`` is the error rate of the most frequent class.
+    """
+
+    sure: float
+    sure_rows: int
+    all: float
+    rows: int
+    expected: float
+
+
+def wrong(outputs: Tensor, target: Tensor) -> Wrong | None:
+    """How often labels contradict the network where it is surest; None unless outputs are scores of classes.
+
+    Errors from overlapping classes lie near the boundary, where the network is unsure; wrong labels lie anywhere. So
+    the surest fifth, by the margin between the two best scores within each answer's class, shows them alone.
+    """
+    scores = outputs.double()
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    y = target
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or len(y) < 100 or len(scores) != len(y) or not bool(torch.isfinite(scores).all()):
+        return None
+    if scores.ndim == 1:
+        if not bool(((y == 0) | (y == 1)).all()):
+            return None
+        answers, margin = (scores > 0).long(), scores.abs()
+    elif scores.ndim == 2 and not y.is_floating_point():
+        best = scores.topk(2, dim=1)
+        answers, margin = best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
+    else:
+        return None
+    errors = (answers != y.long()).double()
+    sure = margin.argsort(descending=True)[: len(y) // 5]
+    counts = torch.bincount(y.long().clamp_min(0))
+    return Wrong(float(errors[sure].mean()), len(sure), float(errors.mean()), len(y), 1 - float(counts.max()) / len(y))
+
+
+def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tuple[float, float, float] | None:
+    """Hit rates of two ridge fits on validation rows: of class indicators, and of the class number, rounded.
+
+    Where numbers are names of classes, the first wins by far; where they count or rank, it does not.
+
+    Returns:
+        Both hit rates and the standard error of their paired difference; None where inputs are no numbers.
+    """
+    x, x_valid = _features(train[0]), _features(valid[0])
+    y, y_valid = _flat_target(train[1]), _flat_target(valid[1])
+    if x is None or x_valid is None or y is None or y_valid is None or min(len(y), len(y_valid)) < 50:
+        return None
+    center, scale = x.mean(0), x.std(0)
+    keep = scale > 0
+    if not keep.any():
+        return None
+    x, x_valid = ((v[:, keep] - center[keep]) / scale[keep] for v in (x, x_valid))
+    names = np.unique(y)
+    hot = (y[:, None] == names).astype(np.float64)
+    both = np.concatenate([hot, y[:, None]], axis=1)
+    mean = both.mean(0)
+    gram = x.T @ x + 0.1 * len(x) * np.eye(x.shape[1])  # a tenth of a feature's variance: enough to be stable
+    fitted = x_valid @ np.linalg.solve(gram, x.T @ (both - mean)) + mean
+    by_class = names[fitted[:, :-1].argmax(1)] == y_valid
+    rounded = names[np.abs(fitted[:, -1:] - names).argmin(1)] == y_valid
+    difference = by_class.astype(float) - rounded
+    return float(by_class.mean()), float(rounded.mean()), float(difference.std() / math.sqrt(len(difference)))
+
+
+def _features(x: Tensor) -> Numbers | None:
+    if x.ndim < 2 or not x.is_floating_point():
+        return None
+    flat = x.detach().flatten(1).double().cpu().numpy()
+    return flat[:, :: max(1, flat.shape[1] // MOST_FEATURES)]

@@ -1,0 +1,80 @@
+"""Batch norm and modes: trained in evaluation mode, evaluated in training mode, statistics of a handful of rows."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.signals import Signals
+
+
+class ForgottenMode(Inside):
+    """The loop trains in evaluation mode, or evaluates in training mode.
+
+    Asked only where a module minds (batch norm, dropout). Holds if in a third of the epochs with training no forward
+    pass with gradients was in training mode (``model.train()`` forgotten, often after the first validation), or if in
+    two epochs or more the passes without gradients were all in training mode (``model.eval()`` forgotten). Modules that
+    are frozen one by one are not asked: the mode is the whole model's.
+    """
+
+    name, severity = "forgotten_mode", 2
+    axis, pulls = "optimization", "loop"
+    SHARE = 1 / 3
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        if not signals.moody:
+            return None
+        training = [f for f in signals.forwards if f.trained + f.trained_evaluating]
+        asleep = [f for f in training if not f.trained]
+        if asleep and len(asleep) >= max(self.SHARE * len(training), 1):
+            return self.finding(
+                0.95, {"estimate": len(asleep) / len(training), "epochs": len(training)},
+                "call model.train() at the beginning of each epoch",
+                f"The mode was forgotten: in {len(asleep)} of {len(training)} epochs the loop trained in evaluation mode, "
+                "without dropout and with the running statistics of batch norm.",
+            )  # fmt: skip
+        looked = [f for f in signals.forwards if f.evaluated + f.evaluated_training]
+        noisy = [f for f in looked if not f.evaluated]
+        if len(noisy) >= 2 and len(noisy) > len(looked) / 2:
+            return self.finding(
+                0.9, {"estimate": len(noisy) / len(looked), "epochs": len(looked)},
+                "call model.eval() before evaluating and model.train() after it",
+                f"The mode was forgotten: in {len(noisy)} of {len(looked)} epochs the loop evaluated in training mode, which "
+                "adds dropout's noise and moves batch norm's statistics by rows of validation.",
+            )  # fmt: skip
+        return None
+
+
+class BatchTooSmall(Inside):
+    """Batches are too small for batch norm: its statistics are those of a handful of values.
+
+    Holds if a batch norm takes its mean and variance of fewer than 8 values (with 8, a variance is off by half of itself
+    in one batch of three); or if a batch has at most 16 rows and the loss of the same rows in training mode of the
+    batch norms differs from that in evaluation mode by a fifth of it and by three standard errors, as where the many
+    positions of an image resemble each other.
+    """
+
+    name, severity = "batch_too_small", 3
+    axis, pulls = "optimization", "loop"
+    VALUES = 8
+    DISAGREES = 0.2
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        look = signals.last
+        if not signals.norms or look is None or signals.batch is None or look.values is None:
+            return None
+        difference, error, loss = signals.disagreement or (math.nan, math.inf, math.nan)
+        few = look.values < self.VALUES
+        apart = abs(difference) > self.DISAGREES * abs(loss) and abs(difference) > 3 * error
+        if not (few or apart):
+            return None
+        return self.finding(
+            0.95 if few and apart else 0.85 if few else 0.75,
+            {"estimate": difference, "low": difference - 1.96 * error, "high": difference + 1.96 * error,
+             "batch": signals.batch, "values": look.values, "loss": loss},
+            "use larger batches, or group or layer norm, whose statistics are each row's own",
+            f"Batches are too small for batch norm: {signals.batch} rows give {look.values} values a channel"
+            f"{', and training and evaluation mode disagree' if apart else ''}.",
+        )  # fmt: skip

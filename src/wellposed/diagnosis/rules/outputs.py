@@ -1,0 +1,156 @@
+"""What the network ends in and what it is asked for: output, loss and targets must fit."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.signals import Signals, Targets
+from wellposed.training.looking import Look
+
+NUMERIC = ("squared_error", "absolute_error", "huber", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Losses that compare number with number."""
+BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
+"""Ranges of the activations that a network may end in."""
+
+
+def is_shares(outputs: Tensor | None) -> bool:
+    """Whether rows of several outputs are in [0, 1] and sum to 1, as a softmax's."""
+    if outputs is None or outputs.ndim < 2 or outputs.shape[1] < 2 or not outputs.is_floating_point():
+        return False
+    inside = bool((outputs >= 0).all()) and bool((outputs <= 1).all())
+    return inside and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
+class WrongOutput(Inside):
+    """The activation that the network ends in does not fit the loss.
+
+    Cross-entropy and binary cross-entropy take any number and apply softmax or sigmoid themselves: an output that ends
+    in one (or in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of
+    probabilities. A loss on numbers cannot reach targets outside the range of a sigmoid, tanh or ReLU: holds if a
+    hundredth of the targets lies outside. Ending in an activation is seen from the operation that made the outputs; a softmax
+    also from rows in [0, 1] that sum to 1. ``log_softmax`` before cross-entropy changes nothing and is left alone.
+    """
+
+    name, severity = "wrong_output", 2
+    axis, pulls = "optimization", "loop"
+    OUTSIDE = 0.01  # of the targets: a few outliers would say nothing about the design
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        look = signals.last
+        if look is None or look.outputs is None:
+            return None
+        made = look.made_by or ("softmax" if self._sums_to_one(signals) else None)
+        name = signals.loss.name
+        if name == "cross_entropy" and made in BOUNDED:
+            return self._found(look, made, name, "give the scores to the loss as they are: it applies softmax itself")
+        if name == "binary_cross_entropy" and made in (*BOUNDED, "log_softmax", "log_sigmoid"):
+            return self._found(
+                look, made, name, "give the scores to the loss as they are: it applies the sigmoid itself"
+            )
+        if name == "NLLLoss" and made != "log_softmax" and not self._is_log(look.outputs):
+            return self._found(
+                look, made or "no log_softmax", name, "end in log_softmax, or use cross-entropy on scores"
+            )
+        if name == "BCELoss" and made in ("softmax", "relu", "tanh"):
+            return self._found(look, made, name, "end in a sigmoid; better, use BCEWithLogitsLoss on the scores")
+        if name in NUMERIC and made in BOUNDED and signals.targets is not None:
+            return self._outside(look, made, signals.targets)
+        return None
+
+    @staticmethod
+    def _sums_to_one(signals: Signals) -> bool:
+        return all(is_shares(look.outputs) for look in (signals.first, signals.last) if look is not None)
+
+    @staticmethod
+    def _is_log(outputs: Tensor) -> bool:
+        return outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
+
+    def _found(self, look: Look, made: str, loss: str, lever: str) -> Finding:
+        outputs = look.outputs
+        low, high = (float(outputs.min()), float(outputs.max())) if outputs is not None else (0.0, 0.0)
+        return self.finding(
+            0.97, {"ends_in": made, "loss": loss, "lowest": low, "highest": high, "rows": look.rows}, lever,
+            f"The output does not fit the loss: the network ends in {made}, and the loss is {loss}.",
+        )  # fmt: skip
+
+    def _outside(self, look: Look, made: str, targets: Targets) -> Finding | None:
+        low, high = BOUNDED[made]
+        slack = 1e-3 * max(targets.spread, 1e-12)
+        outside = float(((targets.values < low - slack) | (targets.values > high + slack)).double().mean())
+        if outside < self.OUTSIDE:
+            return None
+        return self.finding(
+            0.95,
+            {"estimate": outside, "ends_in": made, "lowest_target": targets.low, "highest_target": targets.high},
+            f"end in a linear layer without {made}, or bring the targets into its range",
+            f"The output does not fit the targets: the network ends in {made}, and {outside:.0%} of the targets lie "
+            "outside its range.",
+        )
+
+
+class WrongLoss(Inside):
+    """The loss does not fit the targets.
+
+    Cross-entropy on a single score is always 0. Binary cross-entropy needs targets in [0, 1]. A loss on numbers treats
+    class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
+    features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
+    number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
+    one-hot rows learns, but slowly where it is wrong and sure. A loss of one's own is not judged.
+    """
+
+    name, severity = "wrong_loss", 2
+    axis, pulls = "optimization", "loop"
+    GAIN = 0.1  # more hits by classes than by rounded numbers: ranks on a line show less
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        look, targets = signals.last, signals.targets
+        if look is None or targets is None:
+            return None
+        name, outputs = signals.loss.name, look.outputs
+        if name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1:
+            return self._found(
+                0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",
+                "The loss does not fit: cross-entropy of a single score is 0 whatever the network says.",
+            )  # fmt: skip
+        if name in ("binary_cross_entropy", "BCELoss") and (targets.low < 0 or targets.high > 1):
+            return self._found(
+                0.97, {"lowest": targets.low, "highest": targets.high, "loss": name},
+                "use cross-entropy for classes, squared error for amounts",
+                f"The loss does not fit: binary cross-entropy needs targets in [0, 1], and they reach {targets.high:g}.",
+            )  # fmt: skip
+        if name == "cross_entropy" and not targets.integer and outputs is not None and not targets.shares:
+            return self._found(
+                0.9, {"lowest": targets.low, "highest": targets.high, "loss": name},
+                "use squared error for amounts; cross-entropy needs class numbers or shares that sum to 1",
+                "The loss does not fit: cross-entropy was given targets that are neither classes nor shares.",
+            )  # fmt: skip
+        return self._numbers(signals, targets) if name in NUMERIC else None
+
+    def _numbers(self, signals: Signals, targets: Targets) -> Finding | None:
+        lever = "use cross-entropy with one score a class"
+        if targets.one_hot and targets.columns >= 2:
+            return self._found(
+                0.7, {"columns": targets.columns, "loss": signals.loss.name}, lever,
+                f"The loss does not fit: the targets are one of {targets.columns} classes, and {signals.loss.name} "
+                "compares numbers.",
+            )  # fmt: skip
+        if signals.gain is None or not (targets.codes and targets.distinct >= 3 and targets.columns == 1):
+            return None
+        by_class, rounded, error = signals.gain
+        gain = by_class - rounded
+        if not (gain >= self.GAIN and gain > 3 * error):
+            return None
+        return self._found(
+            0.95 if targets.integer else 0.85,
+            {"estimate": gain, "low": gain - 1.96 * error, "high": gain + 1.96 * error, "classes": targets.distinct,
+             "loss": signals.loss.name},
+            lever,
+            f"The loss does not fit: the targets are {targets.distinct} class numbers, and {signals.loss.name} takes "
+            "them for amounts.",
+        )  # fmt: skip
+
+    def _found(self, sure: float, evidence: dict[str, float | int | str | bool], lever: str, says: str) -> Finding:
+        return self.finding(sure, evidence, lever, says)

@@ -1,0 +1,121 @@
+"""Units and layers that say nothing or do nothing."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules.base import Inside, regularizes
+from wellposed.diagnosis.signals import Signals
+from wellposed.training.looking import Units
+
+FEWEST_ROWS = 64  # rows on which a unit must be 0: a useful one may fire on one row in twenty
+
+
+class DyingUnits(Inside):
+    """A large share of the units behind ReLUs is 0 on every row.
+
+    Holds if at the last weights half of all such units are 0 on every row looked at, or 70 % of those behind one ReLU
+    of eight units or more: then the layer is narrower than it was made, and its dead units get no gradient that could
+    revive them. 70 % is AutoTrainer's (ICSE 2021) share of zero gradients for a dying ReLU. Where a regularizer
+    made weights exactly zero, units are gone on purpose and it is not asked.
+    """
+
+    name, severity = "dying_units", 3
+    axis, pulls = "optimization", "optimizer"
+    ALL, ONE = 0.5, 0.7
+    FEWEST = 8  # of four units, three may well be of no use
+    LEVER = (
+        "lower the learning rate or warm it up, start biases at 0 and weights by He's rule, scale the inputs; or use "
+        "leaky ReLU, GELU or a norm before the activation, which leave no unit without a gradient"
+    )
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        look = signals.last
+        if look is None or look.rows < FEWEST_ROWS or not look.units or _made_sparse(curves):
+            return None
+        total, dead = sum(u.count for u in look.units), sum(u.dead for u in look.units)
+        worst = max((u for u in look.units if u.count >= self.FEWEST), key=_share, default=None)
+        share = dead / total
+        if not (total >= self.FEWEST and share >= self.ALL) and (worst is None or _share(worst) < self.ONE):
+            return None
+        born = signals.first
+        evidence: dict[str, float | int | str | bool] = {
+            "estimate": share, "units": total, "dead": dead, "rows": look.rows,
+            **({"worst": worst.place, "worst_share": _share(worst)} if worst else {}),
+            **({"at_first": sum(u.dead for u in born.units) / max(sum(u.count for u in born.units), 1)} if born else {}),
+        }  # fmt: skip
+        return self.finding(
+            0.9, evidence, self.LEVER,
+            f"Units die: {dead} of {total} units behind ReLUs are 0 on all of {look.rows} rows"
+            f"{f'; worst is {worst.place} with {_share(worst):.0%}' if worst else ''}.",
+        )  # fmt: skip
+
+
+def _share(units: Units) -> float:
+    return units.dead / units.count
+
+
+def _made_sparse(curves: Curves) -> bool:
+    """Whether weights are exactly zero because something regularizes: then units are gone on purpose."""
+    zeros = curves.zeros[-1] if len(curves.zeros) else math.nan
+    return regularizes(curves) and math.isfinite(zeros) and zeros > 0.05
+
+
+class DeadLayers(Inside):
+    """A whole layer says nothing (its output is the same for every row) or does nothing (it never learns).
+
+    Holds if a layer's outputs do not vary though its inputs do; if every unit behind a ReLU is 0 on every row; if the
+    loss does not depend on a trainable layer at all; or, in a loop, if a trainable layer that gets a gradient never
+    moved while others did (the optimizer does not hold it). Layers with ``requires_grad=False`` are frozen on purpose
+    and not asked, nor those that a regularizer made exactly zero.
+    """
+
+    name, severity = "dead_layers", 3
+    axis, pulls = "optimization", "capacity"
+
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        if signals.last is None or signals.last.rows < 2:
+            return None
+        for found, said, lever in (
+            (self._silent(curves, signals), "gives the same output for every row", "a layer that says nothing passes nothing "
+             "on: initialize it anew with a sane scale, lower the learning rate, check what comes before it; or remove it"),
+            (self._unused(signals), "plays no part in the loss", "use its output in forward, or remove it"),
+            (self._still(signals), "never moved though it is trainable and has a gradient", "give its parameters to the "
+             "optimizer, or set requires_grad=False to freeze it on purpose"),
+        ):  # fmt: skip
+            if found:
+                names = ", ".join(f"'{name}'" for name in found[:3]) + (" and others" if len(found) > 3 else "")
+                return self.finding(
+                    0.9 if signals.last.rows >= FEWEST_ROWS else 0.6,
+                    {"estimate": len(found), "layer": found[0], "rows": signals.last.rows},
+                    lever, f"A layer is dead: {names} {said}.",
+                )  # fmt: skip
+        return None
+
+    @staticmethod
+    def _silent(curves: Curves, signals: Signals) -> list[str]:
+        look = signals.last
+        if look is None or look.rows < 16 or _made_sparse(curves):
+            return []
+        return [*look.silent, *(u.place for u in look.units if u.dead == u.count and u.count > 1)]
+
+    @staticmethod
+    def _unused(signals: Signals) -> list[str]:
+        looks = [look for look in (signals.first, signals.last) if look is not None and look.layers]
+        if not looks:
+            return []
+        never = [
+            {layer.name for layer in look.layers if layer.role == "weight" and math.isnan(layer.gradient)}
+            for look in looks
+        ]
+        return sorted(set.intersection(*never))
+
+    @staticmethod
+    def _still(signals: Signals) -> list[str]:
+        if len(signals.forwards) < 2 or signals.last is None:
+            return []
+        ours = {layer.name: signals.moved[layer.name] for layer in signals.last.layers
+                if layer.role == "weight" and layer.gradient > 0 and layer.name in signals.moved}  # fmt: skip
+        return [name for name, far in ours.items() if far == 0] if any(far > 0 for far in ours.values()) else []

@@ -1,0 +1,477 @@
+"""Look into a network: one forward and backward pass over fixed rows, after which everything is as it was.
+
+The pass is taken in training mode, as training's own are, with its own random state. Buffers (running statistics),
+modes, gradients and random states come back; gradients are taken beside the parameters' own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wellposed.core.errors import WellposedError
+from wellposed.core.random import seeded
+from wellposed.core.selectors import Leaf, leaves, unwrapped
+from wellposed.losses.per_example import Loss
+
+MOST_ROWS = (
+    512  # one row in 512 is seen with a chance of 63 % if it is one in 512: a unit that never fires here is rare
+)
+MOST_NUMBERS = 2**22  # of all inputs together: 512 rows of 8,192 numbers; larger rows are fewer, at least `FEWEST_ROWS`
+FEWEST_ROWS = 32
+STILL = 1e-5  # of the size of what is seen: float32 differs by less where nothing varies
+
+Batch = tuple[Any, Any]
+Predict = Callable[[nn.Module, Any], Any]
+
+
+class Unseen(WellposedError):
+    """The network could not be looked into: its own code raised, or its outputs are of a kind that is not known."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A trainable weight: its name, size, gradient; ``gradient`` is NaN where the loss does not depend on it."""
+
+    name: str
+    module: str
+    kind: str
+    size: float
+    gradient: float
+    role: str
+
+    @property
+    def relative(self) -> float:
+        """Gradient norm over weight norm: how fast the loss falls for a change of the weights by their own size."""
+        return self.gradient / self.size if self.size else math.nan
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units behind one ReLU: how many, and how many of them are 0 on every row."""
+
+    place: str
+    count: int
+    dead: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Numbers that enter the first layer, a value a feature: root mean square, share not 0, whether only 0 and 1."""
+
+    rms: np.ndarray
+    spread: np.ndarray
+    filled: np.ndarray
+    binary: np.ndarray
+    layer: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen in one pass. ``layers`` are in the order in which data reach them.
+
+    Attributes:
+        silent: modules whose outputs do not vary though their inputs do, with whether a ReLU is the cause.
+        made_by: the operation that made the outputs, where it is an activation (``softmax``, ``sigmoid``, ``relu``...).
+        outputs: of all rows, or None where they are no tensor.
+        entering: what enters the first layer; None behind an embedding.
+        values: the fewest values that a batch norm took its statistics from; None without one.
+        loss: the mean over the rows.
+        rows: how many.
+    """
+
+    layers: tuple[Layer, ...]
+    units: tuple[Units, ...]
+    silent: tuple[str, ...]
+    made_by: str | None
+    outputs: Tensor | None
+    target: Tensor | None
+    entering: Columns | None
+    values: int | None
+    loss: float
+    rows: int
+
+
+@dataclass
+class _Range:
+    """Smallest and largest value of each channel so far."""
+
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+    def add(self, x: Tensor, axis: int) -> None:
+        other = [d for d in range(x.ndim) if d != axis % x.ndim]
+        low, high = (x.amin(other), x.amax(other)) if other else (x, x)
+        self.low = low if self.low is None or self.low.shape != low.shape else torch.minimum(self.low, low)
+        self.high = high if self.high is None or self.high.shape != high.shape else torch.maximum(self.high, high)
+
+    @property
+    def varies(self) -> bool:
+        if self.low is None or self.high is None:
+            return False
+        scale = torch.maximum(self.low.abs(), self.high.abs()).max()
+        return not bool(((self.high - self.low) <= STILL * scale).all())  # NaN varies
+
+
+@dataclass
+class _Sums:
+    """Running sums of what enters the first layer, a value a feature."""
+
+    layer: str
+    rows: int = 0
+    first: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    filled: Tensor | float = 0.0
+    binary: Tensor | bool = True
+
+    def add(self, x: Tensor, axis: int) -> None:
+        flat = x.detach().movedim(axis, -1).reshape(-1, x.shape[axis]).double()
+        self.rows += len(flat)
+        self.first = self.first + flat.sum(0)
+        self.squares = self.squares + flat.square().sum(0)
+        self.filled = self.filled + (flat != 0).sum(0)
+        self.binary = ((flat == 0) | (flat == 1)).all(0) & self.binary
+
+    def columns(self) -> Columns:
+        mean, square, filled, binary = (
+            torch.as_tensor(v).cpu().numpy() for v in (self.first, self.squares, self.filled, self.binary)
+        )
+        mean, square = mean / self.rows, square / self.rows
+        spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+        return Columns(np.sqrt(square), spread, filled / self.rows, binary, self.layer)
+
+
+RELUS = ("relu", "relu_", "threshold", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
+MAKERS = {
+    "_softmax": "softmax", "_log_softmax": "log_softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid",
+    "log_sigmoid_forward": "log_sigmoid", "tanh": "tanh", "tanh_": "tanh", "relu": "relu", "relu_": "relu",
+}  # fmt: skip
+"""Activations whose outputs have a range of their own, by the operation that computes them."""
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every ReLU, whether module or function, and the last activation."""
+
+    def __init__(self, eye: _Eyes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.eye = eye
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        out = func(*args, **(kwargs or {}))
+        made = out[0] if isinstance(out, tuple) and out else out
+        if isinstance(made, Tensor):
+            if name in RELUS and _floor(name, args) == 0:
+                self.eye.relu(made)
+            if name in MAKERS:
+                self.eye.last = MAKERS[name], made
+        return out
+
+
+def _floor(name: str, args: tuple[Any, ...]) -> Any:
+    """The least value that a rectifier lets through."""
+    if name.startswith("threshold"):
+        return args[2]
+    return args[1] if name.startswith(("clamp_min", "hardtanh")) and len(args) > 1 else 0
+
+
+@dataclass
+class _Eyes:
+    """What the hooks see, over several batches."""
+
+    names: dict[int, str]
+    kinds: dict[int, nn.Module]
+    called: list[str] = field(default_factory=list)
+    inputs: dict[str, _Range] = field(default_factory=dict)
+    outputs: dict[str, _Range] = field(default_factory=dict)
+    relus: dict[str, Tensor] = field(default_factory=dict)
+    entering: _Sums | None = None
+    values: int | None = None
+    last: tuple[str, Tensor] | None = None
+    embedded: bool = False
+    _channels: int = -1
+    _place: str = "input"
+    _relu: int = 0
+    _entered: bool = False
+
+    def begin(self) -> None:
+        """Before each batch."""
+        self._relu, self._place, self._entered, self._channels, self.last = 0, "input", False, -1, None
+
+    def relu(self, x: Tensor) -> None:
+        axis = self._channels if x.ndim > 2 else -1
+        self._relu += 1
+        if x.ndim < 2 or not x.is_floating_point():
+            return
+        other = [d for d in range(x.ndim) if d != axis % x.ndim]
+        place, high = f"ReLU {self._relu} after {self._place}", x.detach().amax(other)
+        seen = self.relus.get(place)
+        self.relus[place] = high if seen is None or seen.shape != high.shape else torch.maximum(seen, high)
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = next((a for a in args if isinstance(a, Tensor)), None)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            self.embedded = True
+        if x is None or not x.is_floating_point() or x.ndim < 2:
+            return
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            values = x.numel() // max(x.shape[1], 1)
+            self.values = values if self.values is None else min(self.values, values)
+            if x.ndim == 3:
+                self._channels = 1
+            return
+        name, axis = self.names[id(module)], channels(module, x)
+        self.inputs.setdefault(name, _Range()).add(x.detach(), axis)
+        if not self._entered and not self.embedded:
+            self.entering = self.entering or _Sums(name)
+            self.entering.add(x, axis)
+        self._entered = True
+
+    def after(self, module: nn.Module, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) and output else output
+        name = self.names[id(module)]
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or not isinstance(out, Tensor) or out.ndim < 2:
+            return
+        if name not in self.called:
+            self.called.append(name)
+        self._place, self._channels = name, channels(module, out)
+        if out.is_floating_point():
+            self.outputs.setdefault(name, _Range()).add(out.detach(), self._channels)
+
+
+def channels(module: nn.Module, x: Tensor) -> int:
+    """The axis of units: 1 for convolutions of batches, else the last."""
+    dims = getattr(module, "kernel_size", None)
+    convolves = isinstance(module, nn.modules.conv._ConvNd) and isinstance(dims, tuple)
+    return 1 if convolves and x.ndim == len(dims or ()) + 2 else -1
+
+
+@contextmanager
+def as_training(model: nn.Module) -> Iterator[None]:
+    """Training mode and random state of our own; modes, buffers and random states come back."""
+    modes = [(module, module.training) for module in model.modules()]
+    kept = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    try:
+        with seeded(0, "look"):
+            for module, _ in modes:
+                module.training = True
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                module._buffers[name] = buffer
+                buffer.copy_(value)
+
+
+@contextmanager
+def _hooked(eyes: _Eyes) -> Iterator[None]:
+    handles = []
+    for module in eyes.kinds.values():
+        handles.append(module.register_forward_pre_hook(lambda m, args: eyes.before(m, args)))
+        handles.append(module.register_forward_hook(lambda m, _, out: eyes.after(m, out)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch], rows: int | None = None) -> Look:
+    """One forward and backward pass in training mode.
+
+    Args:
+        model: seen through, where it is compiled or parallel.
+        predict: ``predict(model, batch) -> outputs``.
+        batches: ``(batch, target)``, of the size that training has; at most 512 rows are used.
+        rows: at most so many.
+    Raises:
+        Unseen: the model's own code raised, or the loss does not take its outputs.
+    """
+    inner = unwrapped(model)
+    found = [leaf for leaf in leaves(inner) if leaf.role in ("weight", "embedding") and leaf.tensor.is_floating_point()]
+    eyes = _Eyes(*_watched(inner, found))
+    trained = [leaf for leaf in found if leaf.tensor.requires_grad]
+    sums: list[Tensor | None] = [None] * len(trained)
+    outputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    made: str | None = None
+    seen, total = 0, 0.0
+    with as_training(inner), _hooked(eyes), torch.enable_grad():
+        for batch, target in batches:
+            size = _rows(target)
+            if size < 2 and seen:
+                continue  # a batch norm cannot take statistics of one row
+            eyes.begin()
+            out, mean = _forward(inner, predict, loss, batch, target, eyes)
+            if isinstance(out, Tensor):
+                made = _maker(out, eyes.last)
+                outputs.append(out.detach())
+            if isinstance(target, Tensor):
+                targets.append(target.detach())
+            eyes.last = None
+            if trained and mean.requires_grad:
+                grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
+                sums = [_added(s, g, size) for s, g in zip(sums, grads, strict=True)]
+            total, seen = total + size * float(mean.detach()), seen + size
+            if seen >= (rows or MOST_ROWS) or seen * _numbers(batch) // max(size, 1) >= MOST_NUMBERS:
+                break
+    if not seen:
+        raise Unseen("There were no rows to look at.")
+    layers = [_layer(leaf, grad, seen, eyes) for leaf, grad in zip(trained, sums, strict=True)]
+    return Look(
+        layers=tuple(_ordered(layers, eyes)) if any(grad is not None for grad in sums) else (),
+        units=tuple(Units(place, high.numel(), int((high <= 0).sum())) for place, high in eyes.relus.items()),
+        silent=tuple(n for n in eyes.called if n in eyes.inputs and eyes.inputs[n].varies and not _varies(eyes, n)),
+        made_by=made,
+        outputs=_joined(outputs),
+        target=_joined(targets),
+        entering=eyes.entering.columns() if eyes.entering is not None and not eyes.embedded else None,
+        values=eyes.values,
+        loss=total / seen,
+        rows=seen,
+    )
+
+
+def _forward(
+    model: nn.Module, predict: Predict, loss: Loss, batch: Any, target: Any, eyes: _Eyes
+) -> tuple[Any, Tensor]:
+    """Outputs and the mean loss of a batch.
+
+    Raises:
+        Unseen: with what the model's own code, or the loss, raised.
+    """
+    try:
+        with _Operations(eyes):
+            out = predict(model, batch)
+        mean = loss.mean(out, target)
+    except Exception as error:  # any error of other people's code; it is told, and what the curves say stays
+        raise Unseen(
+            f"The network could not be looked into: in training mode it raised {type(error).__name__}: {error}."
+        ) from error
+    return out, mean
+
+
+def _watched(model: nn.Module, found: Sequence[Leaf]) -> tuple[dict[int, str], dict[int, nn.Module]]:
+    """The modules that own weights, embeddings and batch norms, by name and by id."""
+    owners = {id(leaf.module) for leaf in found}
+    names, kinds = {}, {}
+    for name, module in model.named_modules():
+        if id(module) in owners or isinstance(module, nn.modules.batchnorm._BatchNorm):
+            names[id(module)], kinds[id(module)] = name or "model", module
+    return names, kinds
+
+
+def _layer(leaf: Leaf, grad: Tensor | None, rows: int, eyes: _Eyes) -> Layer:
+    size = float(leaf.tensor.detach().float().norm())
+    gradient = math.nan if grad is None else float(grad.norm()) / rows
+    module = eyes.names.get(id(leaf.module), "")
+    return Layer(leaf.name, module, type(leaf.module).__name__, size, gradient, leaf.role)
+
+
+def _ordered(layers: Iterable[Layer], eyes: _Eyes) -> list[Layer]:
+    """In the order of the first call; one that is used without being called stays behind the one registered before."""
+    place = {name: i for i, name in enumerate(eyes.called)}
+    ordered, last = [], -1
+    for layer in layers:
+        last = place.get(layer.module, last)
+        ordered.append((last, layer))
+    return [layer for _, layer in sorted(ordered, key=lambda pair: pair[0])]
+
+
+def _varies(eyes: _Eyes, name: str) -> bool:
+    return name not in eyes.outputs or eyes.outputs[name].varies
+
+
+def _added(total: Tensor | None, grad: Tensor | None, rows: int) -> Tensor | None:
+    if grad is None:
+        return total
+    grad = (grad.to_dense() if grad.is_sparse else grad).float() * rows
+    return grad if total is None else total + grad
+
+
+def _maker(out: Tensor, last: tuple[str, Tensor] | None) -> str | None:
+    """The activation that made the outputs, if they are its own memory."""
+    if last is None or last[1].numel() != out.numel():
+        return None
+    return last[0] if last[1].untyped_storage().data_ptr() == out.untyped_storage().data_ptr() else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    if not parts or any(part.shape[1:] != parts[0].shape[1:] or part.ndim == 0 for part in parts):
+        return None
+    return torch.cat([part.float() if part.is_floating_point() else part for part in parts]).cpu()
+
+
+def _rows(target: Any) -> int:
+    return len(target) if isinstance(target, Tensor) and target.ndim else 1
+
+
+def _numbers(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return batch.numel()
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
+    return sum(_numbers(value) for value in values)
+
+
+def rebatched(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
+    """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
+    left = rows
+    for batch, target in batches:
+        count = _rows(target)
+        for start in range(0, min(count, left), size):
+            stop = min(start + size, count)
+            yield _cut(batch, start, stop, count), _cut(target, start, stop, count)
+        left -= count
+        if left <= 0:
+            return
+
+
+def _cut(value: Any, start: int, stop: int, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[start:stop] if value.ndim and len(value) == count else value
+    if isinstance(value, dict):
+        return {key: _cut(part, start, stop, count) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_cut(part, start, stop, count) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cut(part, start, stop, count) for part in value)
+    return value
+
+
+@torch.no_grad()
+def norm_disagreement(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]
+) -> tuple[float, float, float]:
+    """How much the loss of the same rows differs with batch norms in training mode, all else in evaluation mode.
+
+    Returns:
+        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
+    Raises:
+        Unseen: as `look`.
+    """
+    inner = unwrapped(model)
+    kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
+    norms = [m for m in inner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    losses = []
+    with as_training(inner):
+        for training in (False, True):  # evaluation first: training mode moves the running statistics
+            for module in inner.modules():
+                module.training = training and module in norms
+            losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1]) for pair in kept])
+    if len(kept) < 2:
+        return math.nan, math.inf, math.nan
+    difference = np.subtract(losses[1], losses[0])
+    error = float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    return float(difference.mean()), error, float(np.mean(losses[0]))
