@@ -1,0 +1,1 @@
+"""Planted cases: trainings whose cause is known, by which `wp.diagnose` is judged. See the README beside this file."""

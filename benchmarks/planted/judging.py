@@ -1,0 +1,38 @@
+"""One case made, its ground truth checked, and findings asked for: what a process of the pool does."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from benchmarks.planted import data
+from benchmarks.planted.parts import kinds_of
+from benchmarks.planted.score import Judged
+
+import wellposed as wp
+
+Work = tuple[str, str, str, int, float, bool]
+
+
+def prepare(root: str | None) -> None:
+    """What a process needs before its first case."""
+    torch.set_num_threads(1)
+    if root is not None:
+        data.use(root)
+
+
+def judged(work: Work) -> Judged:
+    """Make a case, check its ground truth, and ask for findings. Every failure is kept with the case."""
+    half, side, name, seed, least, truth_only = work
+    case = kinds_of(half)[name].case(seed, side)
+    began, found, error = time.perf_counter(), {}, ""
+    source = case.make()
+    seconds = time.perf_counter() - began
+    dropped = case.truth()
+    if not truth_only and not dropped:
+        try:
+            found = {f.name: float(f.confidence) for f in wp.diagnose(source) if f.confidence >= least}
+        except Exception as raised:  # a judge that fails has found nothing, and the table says so
+            error = f"{type(raised).__name__}: {raised}"
+    label = f"{half}, {side} parameters"
+    return Judged(name, label, case.group, seed, case.causes, case.allowed, found, dropped, error, seconds)
