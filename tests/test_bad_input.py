@@ -654,7 +654,10 @@ def test_sources_that_cannot_be_diagnosed(study: Path) -> None:
     Path("empty").mkdir()
     refused("diagnose", "empty", says="'empty'")
     Path("h.csv").write_text("epoch,train_loss,val_loss\n")
-    refused("diagnose", study, "h.csv", "--json", says="no rows")
+    found = call("diagnose", study, "h.csv", "--json")  # what can be read is judged
+    assert (found.status, found.err.count("\n")) == (1, 1)
+    assert "no rows" in found.err
+    assert [one["source"] for one in json.loads(found.out)] == [str(study)]
     Path("x.csv").write_text("epoch,train_loss,val_loss\n0,1,oops\n")
     refused("diagnose", "x.csv", says="'oops' in row 1; a number is needed")
 

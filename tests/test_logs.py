@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
+import re
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from wellposed.core.errors import DataError
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.diagnose import diagnose
-from wellposed.diagnosis.logs import Reading, read
+from wellposed.diagnosis.diagnose import diagnose, diagnose_many
+from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, read, tensorboard, text
+from wellposed.diagnosis.logs.log import columns_of
 
 EPOCHS, TURN, STEPS = 30, 11, 8  # steps an epoch
 Case = dict[str, np.ndarray]
@@ -232,12 +239,11 @@ def reading(source: Any) -> Reading:
     return found
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("kind", ["overfits", "healthy", "diverged", "overconfident"])
-def test_every_format_gives_the_same_curves_and_verdict(writer: str, kind: str, tmp_path: Path) -> None:
+def check(writer: str, kind: str, folder: Path) -> None:
+    """That a format gives the planted curves, columns and verdict back."""
     write, format_, unit, columns = WRITERS[writer]
     planted = case(kind)
-    path = write(tmp_path, planted)
+    path = write(folder, planted)
     curves = Curves.of(path)
     tolerance = {"rtol": 1e-6, "atol": 1e-7}  # event files hold single precision
     np.testing.assert_allclose(curves.train_loss, planted["train"], **tolerance)
@@ -249,8 +255,553 @@ def test_every_format_gives_the_same_curves_and_verdict(writer: str, kind: str, 
     found = diagnose(curves)
     assert kind in found.names, found
     assert ("overfits" in found.names) == (kind == "overfits")
-    first = curves.epoch[0]
-    assert found.best_epoch == best(planted) * unit + first
+    assert found.best_epoch == best(planted) * unit + curves.epoch[0]
     understood = reading(path)
     assert understood.format == format_
+    assert understood.axis == ("step" if writer in ("wandb", "torch events", "events together") else "epoch")
     assert columns.items() <= understood.taken.items()
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("kind", ["overfits", "healthy", "diverged", "overconfident"])
+def test_every_format_gives_the_same_curves_and_verdict(writer: str, kind: str, tmp_path: Path) -> None:
+    check(writer, kind, tmp_path)
+
+
+def swapped(patch: pytest.MonkeyPatch) -> None:
+    """Training and validation exchanged."""
+    sides = {names.TRAIN: names.VALID, names.VALID: names.TRAIN}
+    patch.setattr(names, "SIDES", {word: sides.get(side, side) for word, side in names.SIDES.items()})
+
+
+def single_steps_first(patch: pytest.MonkeyPatch) -> None:
+    """The loss of a step preferred to that of an epoch."""
+    patch.setattr(names.Name, "cost", property(lambda self: (0, int(not self.of_a_step), 0)))
+
+
+def summary_is_a_row(patch: pytest.MonkeyPatch) -> None:
+    """What transformers logs at the end, the mean of the whole training, taken for a loss."""
+    patch.setattr(documents, "_transformers", lambda value, name: Log(columns_of(value["log_history"]), name))
+
+
+def first_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(folders, "_reached", lambda state: -len(state.parent.name))
+
+
+def batches_are_epochs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(folders, "_of_epochs", lambda tag: False)
+
+
+def parts_are_runs(patch: pytest.MonkeyPatch) -> None:
+    """Subfolders for training and validation taken for two runs."""
+    patch.setattr(folders, "SIDES", {})
+
+
+def hundredfold(patch: pytest.MonkeyPatch) -> None:
+    """A decimal comma taken for a separator of thousands."""
+    patch.setattr(cells, "COMMA", re.compile("never"))
+    patch.setattr(cells, "THOUSANDS", re.compile(r"\d+,\d+"))
+    patch.setattr(cells.number, "__defaults__", (True,))
+
+
+MUTANTS = {
+    "swapped": (swapped, "keras csv"),
+    "single steps first": (single_steps_first, "lightning"),
+    "summary is a row": (summary_is_a_row, "transformers"),
+    "first checkpoint": (first_checkpoint, "transformers"),
+    "batches are epochs": (batches_are_epochs, "keras events"),
+    "parts are runs": (parts_are_runs, "keras events"),
+    "hundredfold": (hundredfold, "continental"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_wrong_guesses_are_caught(mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil, writer = MUTANTS[mutant]
+    (tmp_path / "sound").mkdir()
+    check(writer, "overfits", tmp_path / "sound")
+    names.understood.cache_clear()
+    spoil(monkeypatch)
+    (tmp_path / "spoilt").mkdir()
+    try:
+        with pytest.raises((AssertionError, DataError)):
+            check(writer, "overfits", tmp_path / "spoilt")
+    finally:
+        names.understood.cache_clear()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("found", "train", "valid"),
+    [
+        (["loss", "val_loss"], "loss", "val_loss"),
+        (["Train/Loss", "Val/Loss"], "Train/Loss", "Val/Loss"),
+        (["trainloss", "lossval"], "trainloss", "lossval"),
+        (["training_loss_mean", "validation loss (mean)"], "training_loss_mean", "validation loss (mean)"),
+        (["train_box_loss", "train_loss", "val_box_loss", "val_loss"], "train_loss", "val_loss"),
+        (["train/box_loss", "train/cls_loss", "val/box_loss", "val/cls_loss"], "train/box_loss", "val/box_loss"),
+        (["train_loss", "val_ce_loss", "train_ce_loss"], "train_ce_loss", "val_ce_loss"),
+        (["train_loss", "test_loss"], "train_loss", "test_loss"),
+        (["train_loss", "test_loss", "dev_loss"], "train_loss", "dev_loss"),
+        (["train_nll", "valid_nll"], "train_nll", "valid_nll"),
+        (["train_loss_se", "train_loss", "val_loss_min", "val_loss"], "train_loss", "val_loss"),
+        (["smoothed train loss", "train loss", "eval loss"], "train loss", "eval loss"),
+        (["train_acc", "val_acc"], None, None),
+        (["cost", "price"], None, None),
+    ],
+)
+def test_losses_are_known_by_the_words_in_their_names(found: list[str], train: str | None, valid: str | None) -> None:
+    taken = names.guess(found).taken
+    assert (taken.get("train_loss"), taken.get("valid_loss")) == (train, valid)
+
+
+def test_what_is_doubtful_about_names_is_said() -> None:
+    def said(*found: str) -> str:
+        return " ".join(names.guess(found).notes)
+
+    assert said("loss", "val_loss") == ""
+    assert "test loss stands in" in said("train_loss", "test_loss")
+    assert "'train/box_loss' was taken, not train/cls_loss" in said("train/box_loss", "train/cls_loss", "val/box_loss")
+    assert "may not be the same loss" in said("train_loss", "val_ce_loss")
+    assert "smoothed" in said("train_loss_ema", "val_loss")
+    assert "nll was taken" in said("train_nll", "valid_nll")
+
+
+# Rows
+
+
+def table(**columns: list[Any]) -> Curves:
+    return Curves.of(columns)
+
+
+def test_a_resumed_run_replaces_what_it_wrote_before(tmp_path: Path) -> None:
+    lines = ["epoch,loss,val_loss", "0,1.0,1.0", "1,0.8,0.9", "2,9,9", "3,9,9", "epoch,loss,val_loss", "2,0.7,0.8", "3,0.6,0.7",
+             "4,0.5,0.7"]  # fmt: skip
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    curves = Curves.of(tmp_path / "log.csv")
+    assert curves.train_loss.tolist() == [1.0, 0.8, 0.7, 0.6, 0.5]
+    assert "as after a resume: what was written again replaces 2 earlier values" in " ".join(
+        reading(tmp_path / "log.csv").notes
+    )
+
+
+def test_rows_in_no_order_are_sorted_and_values_of_one_epoch_averaged() -> None:
+    curves = table(epoch=[3, 1, 2, 0, 4], loss=[0.4, 0.8, 0.6, 1.0, 0.2], val_loss=[0.4, 0.8, 0.6, 1.0, 0.2])
+    assert curves.train_loss.tolist() == [1.0, 0.8, 0.6, 0.4, 0.2]
+    curves = table(epoch=[0, 0, 1, 1, 5], loss=[1.0, 0.8, 0.6, 0.4, 0.2], val_loss=[None, 0.5, None, 0.4, 0.4])
+    np.testing.assert_allclose(curves.train_loss, [0.9, 0.5, 0.2])
+    assert curves.epoch.tolist() == [0, 1, 5]  # a gap is a gap
+
+
+def test_steps_are_said_and_training_is_averaged_up_to_each_evaluation(tmp_path: Path) -> None:
+    rows = []
+    for step in range(1, 101):
+        rows.append({"step": step, "train/loss": float(step)})
+        if step % 10 == 0:
+            rows.append({"step": step, "val/loss": 200.0 - step, "epoch": 0})
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 1')
+    curves = Curves.of(path)
+    assert curves.train_loss.tolist() == [5.5 + 10 * i for i in range(10)]
+    assert curves.epoch.tolist() == [10.0 * (i + 1) for i in range(10)]
+    said = diagnose(path)
+    assert said.axis == "step"
+    assert said.to_dict()["axis"] == "step"
+    text = str(said)
+    assert "run along steps" in text
+    assert "100 training losses were averaged into 10 points" in text
+    assert "last line was cut off" in text
+    assert "How many steps an epoch has" in text
+
+
+def test_training_that_breaks_after_the_last_evaluation_has_diverged() -> None:
+    step = list(range(1, 41))
+    loss = [1 / s for s in step[:35]] + [math.inf] * 5
+    valid = [1 / s if s % 5 == 0 and s <= 35 else None for s in step]
+    assert diagnose({"step": step, "loss": loss, "val_loss": valid}).names == ["diverged"]
+
+
+def test_a_long_training_curve_without_evaluations_is_thinned_by_averaging() -> None:
+    curves = table(step=list(range(30_000)), loss=list(np.linspace(3, 1, 30_000)))
+    assert len(curves) <= 1000
+    assert np.all(np.diff(curves.train_loss) < 0)
+
+
+def test_several_evaluations_in_an_epoch_keep_their_steps() -> None:
+    rows = [{"epoch": e, "step": 100 * e + s, **({"loss": 1.0} if s % 50 else {"val_loss": 1.0 + e + s})}
+            for e in range(3) for s in (25, 50, 75, 100)]  # fmt: skip
+    curves = Curves.of(rows)
+    assert curves.valid_loss.tolist() == [1.0 + e + s for e in range(3) for s in (50, 100)]
+    assert curves.epoch.tolist() == [50, 100, 150, 200, 250, 300]
+
+
+# Several runs
+
+
+def test_a_chart_of_wandb_holds_a_source_for_each_run(tmp_path: Path) -> None:
+    header = ["Step"]
+    for run in ("good - 1", "bad"):
+        for metric in ("loss", "val_loss"):
+            header += [f"{run} - {metric}", f"{run} - {metric}__MIN", f"{run} - {metric}__MAX"]
+    cases = [case("healthy"), case("overfits")]
+    rows = [
+        [i, *(y for c in cases for k in ("train", "valid") for y in (c[k][i], c[k][i] - 0.1, c[k][i]))]
+        for i in range(EPOCHS)
+    ]
+    path = written(tmp_path / "chart.csv", header, rows)
+    found = diagnose_many([path])
+    assert [one.source.rsplit(": ")[-1] for one in found] == ["good - 1", "bad"]
+    assert [one[0].name for one in found.worst_first] == ["overfits", "healthy"]
+    assert str(found).splitlines()[1].startswith("overfits")
+    assert "several values, between __MIN and __MAX" in str(found[0])
+    with pytest.raises(DataError, match=r"holds 2 runs .*diagnose_many"):
+        diagnose(path)
+
+
+def test_runs_are_told_apart_by_a_column_by_keys_and_by_lines(tmp_path: Path) -> None:
+    cases = {"a": case("healthy"), "b": case("overfits")}
+    rows = [[run, i, c["train"][i], c["valid"][i]] for run, c in cases.items() for i in range(EPOCHS)]
+    together = written(tmp_path / "sweep.csv", ["run", "epoch", "train_loss", "valid_loss"], rows)
+    columns = {run: {"loss": c["train"].tolist(), "val_loss": c["valid"].tolist()} for run, c in cases.items()}
+    (tmp_path / "runs.json").write_text(json.dumps(columns))
+    lines = [json.dumps({"run": run, **value, "tags": ["x"]}) for run, value in columns.items()]
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines))
+    for path in (together, tmp_path / "runs.json", tmp_path / "runs.jsonl"):
+        found = diagnose_many([path])
+        assert [(one.source, one[0].name) for one in found] == [(f"{path}: a", "healthy"), (f"{path}: b", "overfits")]
+    (tmp_path / "sides.json").write_text(
+        json.dumps({"train": {"nll": [1.0, 0.5, 0.2]}, "valid": {"nll": [1.0, 0.6, 0.5]}})
+    )
+    assert Curves.of(tmp_path / "sides.json").valid_loss.tolist() == [1.0, 0.6, 0.5]
+
+
+def test_a_folder_is_searched_for_every_run_in_it(tmp_path: Path) -> None:
+    for kind, write in (("overfits", lightning_csv), ("healthy", transformers_state), ("diverged", torch_tensorboard)):
+        (tmp_path / "runs" / kind).mkdir(parents=True)
+        write(tmp_path / "runs" / kind, case(kind))
+    (tmp_path / "runs" / ".cache").mkdir()
+    (tmp_path / "runs" / ".cache" / "metrics.csv").write_text("damaged")
+    assert [one[0].name for one in diagnose_many([tmp_path / "runs"]).worst_first] == [
+        "diverged",
+        "overfits",
+        "healthy",
+    ]
+    (tmp_path / "tables").mkdir()
+    keras_csv(tmp_path / "tables", case("overfits")).rename(tmp_path / "tables" / "one.csv")
+    (tmp_path / "tables" / "people.csv").write_text("name,age\nx,3\n")
+    (only,) = diagnose_many([tmp_path / "tables"])
+    assert only[0].name == "overfits"
+    assert "without losses: people.csv" in str(only)
+
+
+def test_a_resumed_run_may_have_several_event_files(tmp_path: Path) -> None:
+    for begin, end in ((0, 20), (10, 30)):
+        writer = summary_writer(tmp_path / f"part{begin}")
+        for i in range(begin, end):
+            writer.add_scalar("Loss/train", 1 / (i + 1) + 9 * (begin == 0 and i >= 10), i)
+            writer.add_scalar("Loss/val", 1.0, i)
+        writer.close()
+    run = tmp_path / "run"
+    run.mkdir()
+    for number, begin in enumerate((0, 10)):
+        next((tmp_path / f"part{begin}").iterdir()).rename(run / f"events.out.tfevents.{number}")
+    np.testing.assert_allclose(Curves.of(run).train_loss, 1 / np.arange(1, 31), rtol=1e-6)
+
+
+# Event files
+
+
+def test_checksums_are_those_of_the_standard() -> None:
+    assert tensorboard.checksum(b"") == 0xA282EAD8
+    crc = (tensorboard.checksum(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
+    assert ((crc << 15 | crc >> 17) & 0xFFFFFFFF) == 0xE3069283  # the check value of CRC-32C
+
+
+def test_event_files_agree_with_the_reader_of_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    util = pytest.importorskip("tensorboard.util.tensor_util")
+    path = torch_tensorboard(tmp_path, case("overfits"))
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for event in loader.EventFileLoader(str(path)).Load():
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "scalars":
+                expected.setdefault(value.tag, []).append((event.step, float(util.make_ndarray(value.tensor))))
+    found, whole = tensorboard.scalars(path)
+    assert whole
+    assert found == expected
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.6, 0.2])
+def test_event_files_that_break_off_are_read_up_to_there(tmp_path: Path, kept: float) -> None:
+    data = torch_tensorboard(tmp_path, case("overfits")).read_bytes()
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(data[: int(kept * len(data))])
+    assert "breaks off" in " ".join(reading(path).notes)
+    spoilt = bytearray(data)
+    spoilt[len(data) // 3] ^= 1  # a wrong bit ends it too: nothing after it can be trusted
+    path.write_bytes(bytes(spoilt))
+    assert len(Curves.of(path)) < EPOCHS
+
+
+def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.out.tfevents.1"
+    random = np.random.default_rng(0)
+    for data in (b"epoch,loss\n1,2\n", random.bytes(5000), struct.pack("<QI", 2**63, 0)):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="not a file of TensorBoard events"):
+            read(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="no scalars"):
+        read(path)
+    for length in (1, 7, 30):  # sound records of rubbish
+        body = random.bytes(length)
+        head = struct.pack("<Q", length)
+        sums = [struct.pack("<I", tensorboard.checksum(part)) for part in (head, body)]
+        path.write_bytes(head + sums[0] + body + sums[1])
+        with pytest.raises(DataError):
+            read(path)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        (
+            "log.csv",
+            b"epoch,loss\n0,0.5\n1,0,4\n",
+            "row 3 than its header has names .*separate the columns by semicolons",
+        ),
+        ("log.csv", b"epoch,loss,val_loss\n0,1,1e\n", "'val_loss' has '1e' in row 1"),
+        ("log.csv", b"epoch,loss,val_loss\n0,1_000,1\n", "'1_000' in row 1"),
+        ("log.csv", b"Wall time,Step,Value\n1,2,3\n", "exported by TensorBoard without its name"),
+        ("log.csv", b"\x00" * 100, "."),
+        ("log.csv", b"a" * 200_000, "."),
+        ("log.json", b"[" * 100_000, "nested too deeply"),
+        ("log.json", b'{"loss": [' + b"9" * 5000 + b"]}", "not readable JSON"),
+        ("log.json", b'"text"', "needs 'rows' and 'facts'"),
+        ("log.json", b"{}", "needs 'rows' and 'facts'"),
+        ("log.json", b'{"loss": ["high", "low"]}', "'high' in row 1"),
+        ("log.jsonl", b"", "empty"),
+        ("log.jsonl", b'{"loss": 1}\n[]\n', "every line needs an object"),
+        ("log.jsonl", b'{"loss": 1}\noops\n', "line 2"),
+        ("log.csv.gz", b"no gzip", "cannot be unpacked"),
+        ("log.csv.gz", gzip.compress(b"epoch,loss\n0,1\n")[:-6], "cannot be unpacked"),
+    ],
+)
+def test_bad_files_get_one_clear_sentence(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=said) as caught:
+        read(tmp_path / name)
+    assert len(str(caught.value)) < 1000
+
+
+def test_files_without_end_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MOST_BYTES", 2**20)
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"epoch,loss\n" + b"0,1\n" * 2**20))
+    with pytest.raises(DataError, match="more than 1 MiB unpacked"):
+        read(tmp_path / "log.csv.gz")
+
+
+def test_odd_cells_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(
+        'sep=;\n;epoch;Loss;VAL_LOSS;lr;memo\n0;0;"1,5";1,5;fast;"a;\nb"\n1;1;NaN;N/A;;\n2;2;1e400;0,5;;\n;;;;;\n'
+    )
+    curves = Curves.of(path)
+    assert curves.train_loss.tolist()[0::2] == [1.5, math.inf]
+    assert math.isnan(curves.train_loss[1])
+    notes = " ".join(reading(path).notes)
+    assert "'lr' has 'fast' in row 1; a number is needed. It was left out." in notes
+    assert "decimal commas" in notes
+    assert Curves.of({"loss": [10**400, 1.0], "val_loss": [1, 2]}).train_loss[0] == math.inf
+    assert Curves.of({"epoch": ["1,000", "2,000"], "loss": [1, 2]}).epoch.tolist() == [1000, 2000]
+
+
+def test_names_of_others_steer_neither_a_terminal_nor_a_page(tmp_path: Path) -> None:
+    name = "\x1b[31m loss\x07"
+    path = tmp_path / "<b>\x1b]0;title\x07.csv"
+    path.write_text(f"epoch,{name},val_loss,<script>\n0,1,1,1\n1,0.5,0.6,1\n2,0.4,0.5,1\n")
+    found = diagnose(path)
+    assert found.to_dict()["columns"]["train_loss"] == name
+    assert "\x1b" not in str(found) + found._repr_html_() + str(diagnose_many([path, path]))
+    assert "<script>" not in found._repr_html_()
+    assert "&lt;script&gt;" in found._repr_html_()
+
+
+# The turning point
+
+
+def test_the_turning_point_is_where_it_was_planted() -> None:
+    c = case("overfits")
+    turned = diagnose({"loss": c["train"], "val_loss": c["valid"]}).turn
+    assert turned is not None
+    assert turned.certain
+    assert turned.matters
+    assert turned.epoch_low <= best(c) <= turned.epoch_high
+    assert abs(turned.epoch - best(c)) <= 1
+    assert turned.low < c["valid"][-1] - 0.03 - c["valid"].min() < turned.high + 0.03
+    assert turned.percent == pytest.approx(100 * turned.rise / c["valid"].min(), rel=0.05)
+    assert turned.disagree is None
+
+
+def test_the_unit_of_the_loss_changes_no_percentage() -> None:
+    c = case("overfits")
+    first, second = (diagnose({"loss": u * c["train"], "val_loss": u * c["valid"]}).turn for u in (1.0, 1e6))
+    assert first is not None
+    assert second is not None
+    assert second.percent == pytest.approx(first.percent)
+    assert (second.epoch, second.since) == (first.epoch, first.since)
+
+
+def test_loss_and_error_disagree_where_only_confidence_grew() -> None:
+    for kind, expected in (("overfits", False), ("overconfident", True)):
+        c = case(kind)
+        columns = {"loss": c["train"], "val_loss": c["valid"], "accuracy": c["right"], "val_accuracy": c["hits"]}
+        turned = diagnose(columns).turn
+        assert turned is not None
+        assert turned.disagree is expected
+        assert ("Loss and error disagree" in turned.says()) is expected
+
+
+def test_noise_is_no_turning_point() -> None:
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(100):
+        valid = 0.5 + 0.5 * np.exp(-np.arange(60) / 4) + 0.02 * rng.normal(size=60)
+        turned = diagnose({"loss": 0.4 + 0 * valid, "val_loss": valid}).turn
+        wrong += turned is not None and turned.certain
+    assert wrong <= 5
+    falling = list(np.linspace(1, 0.1, 20))
+    assert diagnose({"loss": falling, "val_loss": falling}).turn is None
+    assert diagnose({"loss": falling}).turn is None
+
+
+# What is not known
+
+
+@pytest.mark.parametrize(
+    ("writer", "said"),
+    [
+        ("keras csv", "penalties of layers are inside loss and val_loss alike"),
+        ("lightning", "over a moving epoch"),
+        ("transformers", "divergence may be hidden"),
+        ("wandb", "smoothed before it was exported"),
+        ("long table", "usually taken in training mode"),
+    ],
+)
+def test_what_cannot_be_known_depends_on_the_writer(writer: str, said: str, tmp_path: Path) -> None:
+    found = diagnose(WRITERS[writer][0](tmp_path, case("healthy")))
+    assert said in " ".join(found.limits)
+    assert any("training mode" in sentence for sentence in found.limits)
+
+
+# The command
+
+
+def call(*words: object, terminal: int = 0) -> tuple[int, str, str]:
+    """Run the command in this process; ``terminal`` is the width of one, 0 for a pipe."""
+    pytest.importorskip("typer")
+    from wellposed.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["wellposed", "diagnose", *map(str, words)])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        if terminal:
+            patch.setattr(out, "isatty", lambda: True, raising=False)
+            patch.setenv("COLUMNS", str(terminal))
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> dict[str, Path]:
+    found = {}
+    for kind in ("healthy", "overfits", "diverged"):
+        (tmp_path / kind).mkdir()
+        found[kind] = keras_csv(tmp_path / kind, case(kind))
+    return found
+
+
+def test_several_sources_are_one_table_the_worst_first(logs: dict[str, Path]) -> None:
+    status, out, err = call(*logs.values())
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["diverged", "overfits", "healthy"]
+    assert lines[2].endswith(str(logs["overfits"]))
+    assert "Next:" not in out
+    _, out, _ = call(*logs.values(), "--details")
+    assert out.count("Next:") == 3
+    assert out.index("Training diverged") < out.index("The network overfits") < out.index("look healthy")
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_judged(logs: dict[str, Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("a,b\n1,2\n")
+    status, out, err = call(tmp_path / "none.csv", logs["overfits"], bad)
+    assert status == 1
+    assert out.startswith(f"{logs['overfits']}: overfits")
+    assert [line.split(":")[0] for line in err.splitlines()] == ["Error", "Error"]
+    assert "no column of losses" in err
+    status, out, err = call(logs["healthy"], bad, "--json")
+    assert status == 1
+    assert [one["source"] for one in json.loads(out)] == [str(logs["healthy"])]
+    status, out, err = call(bad, "--json")
+    assert (status, out) == (1, "")
+
+
+def test_json_has_the_contract_and_more(logs: dict[str, Path]) -> None:
+    status, out, err = call(*logs.values(), "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert [one["source"] for one in found] == [str(path) for path in logs.values()]  # as given: programs match them up
+    for one in found:
+        assert {"source", "best_epoch", "findings", "turn", "columns", "limits", "epochs"} <= set(one)
+        assert one["epochs"] == EPOCHS
+    assert found[1]["turn"]["matters"] is True
+    assert found[1]["columns"]["valid_loss"] == "val_loss"
+
+
+def test_a_terminal_gets_a_drawing_and_a_pipe_none(logs: dict[str, Path]) -> None:
+    _, out, _ = call(logs["overfits"], terminal=90)
+    drawing = out.split("overfits, confidence")[0].splitlines()
+    assert max(map(len, drawing[:16])) <= 90
+    assert any("▲" in line for line in drawing)
+    assert "● validation loss" in out
+    for narrow in (call(logs["overfits"], terminal=40), call(logs["overfits"])):
+        assert "●" not in narrow[1]
+    _, out, _ = call(*logs.values(), terminal=70)
+    assert max(map(len, out.splitlines()[1:4])) <= 100
+
+
+@pytest.mark.parametrize("name", ["curves.svg", "curves.png", "curves.html"])
+def test_figures_are_written(logs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    status, out, _ = call(*logs.values(), "--figure", tmp_path / name)
+    assert status == 0
+    assert out.splitlines()[-1] == f"figure: {tmp_path / name}"
+    data = (tmp_path / name).read_bytes()
+    if name.endswith("png"):
+        assert data.startswith(b"\x89PNG")
+        return
+    words = data.decode()
+    assert "turned: 10" in words
+    assert "no finite loss" in words
+    assert "http" not in re.sub(r"http://www\.w3\.org/[\w/]*", "", words)  # it loads nothing
+    assert not re.search(r"#0000a\d", words)  # every colour has become one of the theme
+    if name.endswith("svg"):
+        ElementTree.fromstring(words)
+    assert words.index("diverged") < words.index("overfits")
+
+
+def test_a_figure_of_no_kind_is_refused_before_anything_is_read(logs: dict[str, Path]) -> None:
+    status, out, err = call(logs["overfits"], "--figure", "curves.bmp")
+    assert (status, out) == (1, "")
+    assert "ends in .svg, .png, .html" in err

@@ -3,22 +3,92 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis
+
+HELP = (
+    "Logs: CSV, TSV, JSON, JSON lines (also .gz), event files of TensorBoard, what Keras, Lightning, transformers or wandb "
+    "wrote, folders of these, or folders that improve wrote."
+)
+
 
 def diagnose(
-    sources: Annotated[list[str], typer.Argument(help="CSV files of curves, or folders that improve wrote.")],
+    sources: Annotated[list[str], typer.Argument(help=HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="After the table of several sources, all of each.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
+    ] = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
     from wellposed.core.files import jsonable
-    from wellposed.diagnosis.diagnose import diagnose_many
 
-    found = diagnose_many(sources)
-    if as_json:
+    if figure is not None:
+        from wellposed.reporting.turning import check_name
+
+        check_name(figure)
+    found, unread = _all_of(sources)
+    if as_json and (len(found) or not unread):
         print(json.dumps([jsonable(one.to_dict()) for one in found]))
-        return
-    for one in found:
+    elif not as_json:
+        _show(found, details)
+    if figure is not None and len(found):
+        from wellposed.reporting.turning import write_figure
+
+        write_figure(found, figure)
+        if not as_json:
+            print(f"figure: {figure}")
+    if unread:
+        raise typer.Exit(1)
+
+
+def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
+    """What can be read is judged; each source that cannot gets its sentence on stderr."""
+    from wellposed.cli.errors import sentence, shown
+    from wellposed.core.errors import WellposedError
+    from wellposed.diagnosis.diagnose import every_run, worst_first
+    from wellposed.diagnosis.diagnosis import Diagnoses
+
+    found: list[Diagnosis] = []
+    unread = False
+    for source in sources:
+        try:
+            found += every_run(source)
+        except (WellposedError, OSError) as error:
+            print(f"Error: {shown(sentence(error))}", file=sys.stderr)
+            unread = True
+    return Diagnoses(tuple(found), worst_first(found)), unread
+
+
+def _show(found: Diagnoses, details: bool) -> None:
+    """One source with everything; several as a table, the worst first."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if len(found) > 1:
+        print(found.table(width))
+        if not details:
+            print("\nWith --details: the evidence, the next step and what is not known, for each.")
+    for one in found.worst_first if details or len(found) == 1 else ():
+        if len(found) > 1:
+            print()
+        if width is not None and (drawing := _sketch(one, width)):
+            print(drawing, end="\n\n")
         print(one)
+
+
+def _sketch(one: Diagnosis, width: int) -> str:
+    from wellposed.reporting.sketch import SIGNS, sketch
+
+    try:
+        SIGNS.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return sketch(one, width, ascii_only=True)
+    return sketch(one, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wellposed.core.errors import listed
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.logs import Reading
-from wellposed.diagnosis.logs.log import KERAS, LIGHTNING, OURS, TRANSFORMERS, WANDB
+from wellposed.diagnosis.logs.log import KERAS, LIGHTNING, OURS, PLAIN, TRANSFORMERS, WANDB
 
 GAP = "the gap shown is not the generalization gap. watch() measures both sides alike."
 TRAINING_LOSS = {
@@ -62,12 +62,18 @@ def understood(curves: Curves) -> list[str]:
     reading = reading_of(curves)
     if reading.format == OURS:
         return []
-    taken = ", ".join(f"{ours.replace('_', ' ')} from '{theirs}'" for ours, theirs in reading.taken.items())
-    said = [f"{_named(reading)}: {taken}."] if taken else []
+    taken = ", ".join(f"{_spoken(ours)} from '{theirs}'" for ours, theirs in reading.taken.items())
+    who = "a table" if reading.format == PLAIN else f"a log of {reading.format}"
+    said = [f"As {who}: {taken}."] if taken else []
     if reading.left:
         said.append(f"Not used: {listed(reading.left, 8)}.")
     return [*said, *reading.notes]
 
 
-def _named(reading: Reading) -> str:
-    return "Table" if reading.format == "table" else f"A log of {reading.format}"
+def _spoken(ours: str) -> str:
+    return (
+        ours.replace("train_", "training ")
+        .replace("valid_", "validation ")
+        .replace("_", " ")
+        .replace("lr", "learning rate")
+    )

@@ -100,7 +100,7 @@ def turn(curves: Curves) -> Turn | None:
     error = measure.error_rise(curves)
     matters = rise.low > 0 and rise.estimate >= rise.material
     return Turn(
-        epoch, low, high, len(at) - 1 - (lowest + (width - 1) // 2), rise.estimate, rise.low, rise.high,
+        epoch, low, high, rise.epochs, rise.estimate, rise.low, rise.high,
         percent=None if unit is None else unit * rise.estimate,
         percent_low=None if unit is None else unit * rise.low,
         percent_high=None if unit is None else unit * rise.high,

@@ -1,0 +1,329 @@
+"""The curves of a diagnosis with the turning point marked: its interval, the best epoch, and the rise since.
+
+One drawing serves three files: ``.svg`` and ``.html`` follow the reader's light or dark theme, ``.png`` is light.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wellposed.core.errors import InputError, listed, require
+from wellposed.core.files import write_atomically
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened, visible
+from wellposed.diagnosis.limits import understood
+from wellposed.diagnosis.turn import Turn
+from wellposed.reporting import figures as draw
+
+KINDS = (".svg", ".png", ".html")
+MOST_PANELS = 12  # more are a wall; the table names the others
+HEIGHT = 256  # units of a panel's viewBox, its width being that of the report's figures
+HEAD = 42  # units above a panel for the finding and the source
+GAP = 24  # units between panels
+DOTS_PER_INCH = 200
+LONGEST_SOURCE = 58  # signs of a source that fit above a panel
+LIGHT = {
+    "ink": "#1c2025", "muted": "#59616b", "line": "#dddfe2", "train": "#1768ac", "valid": "#c24e00", "baseline": "#686f79",
+    "best": "#0b7a5c", "reference": "#868d96", "card": "#ffffff", "paper": "#f6f5f2",
+}  # fmt: skip
+DARK = {
+    "ink": "#e7e9ec", "muted": "#a4acb6", "line": "#33383f", "train": "#6db3f2", "valid": "#f59b52", "baseline": "#a9b1bb",
+    "best": "#45cba0", "reference": "#89919b", "card": "#1a1d21", "paper": "#121417",
+}  # fmt: skip
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
+
+
+@dataclass(frozen=True)
+class Ink:
+    """The colours of one drawing: the report's variables in SVG, plain colours in a picture."""
+
+    ink: str = draw.INK
+    muted: str = draw.MUTED
+    line: str = draw.LINE
+    train: str = draw.TRAIN
+    valid: str = draw.VALID
+    card: str = draw.PAPER
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name whose ending is no kind of figure.
+
+    Raises:
+        InputError: it ends in none of `KINDS`.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise InputError(f"'{path}' is no kind of figure; give a name that ends in {listed(KINDS)}.")
+
+
+def write_figure(found: Diagnoses, path: str | Path) -> Path:
+    """Draw the curves of each source, the worst first, and write them as one file.
+
+    Args:
+        found: at least one diagnosis; of more than `MOST_PANELS` the worst are drawn.
+        path: ends in ``.svg``, ``.png`` or ``.html``.
+    Raises:
+        InputError: another ending, or nothing to draw.
+        MissingExtra: matplotlib is not installed.
+    """
+    path = Path(path)
+    check_name(path)
+    shown = found.worst_first[:MOST_PANELS]
+    if not shown:
+        raise InputError("There is nothing to draw: no diagnosis was given.")
+    kind = path.suffix.lower()
+    made = _png(shown) if kind == ".png" else _svg(shown) if kind == ".svg" else _html(found, shown)
+    return write_atomically(path, made)
+
+
+# One panel
+
+
+def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
+    curves, turned = one.curves, one.turn
+    certain = turned if turned is not None and turned.certain else None
+    level = _level(one, certain)
+    both = [*map(float, measure.known(curves.train_loss)), *map(float, measure.known(curves.valid_loss))]
+    frame = draw.limits(both, [level, level + certain.rise] if certain is not None else [])
+    span = draw._epoch_span(curves.epoch.tolist())
+
+    def paint(axes: Any) -> None:
+        if certain is not None:
+            _mark_turn(axes, certain, level, span, frame, colour)
+        for y, ink, dashes, label in (
+            (curves.train_loss, colour.train, (0, (4, 2)), "training loss"),
+            (curves.valid_loss, colour.valid, "solid", "validation loss"),
+        ):
+            at = np.isfinite(y)
+            if not at.any():
+                continue
+            kept = draw._thinned(int(at.sum()), -1)
+            dot = "o" if at.sum() < 3 else ""
+            axes.plot(
+                curves.epoch[at][kept], y[at][kept], color=ink, linestyle=dashes, marker=dot, markersize=4, label=label
+            )
+        _mark_break(axes, one, span, colour)
+        best = measure.best_index(curves)
+        if best is not None:
+            y = curves.valid_loss if "valid_loss" in curves.given else curves.train_loss
+            ink = colour.valid if "valid_loss" in curves.given else colour.train
+            axes.plot(
+                [curves.epoch[best]], [y[best]], "o", linestyle="", color=ink, markersize=8, markeredgecolor=colour.card,
+                markeredgewidth=1.2, clip_on=False, zorder=4, label=f"best {one.axis} {one.best_epoch}",
+            )  # fmt: skip
+        draw._ticks(axes.yaxis, *frame)
+        axes.set_ylim(*frame)
+        draw._ticks(axes.xaxis, *span, integer=True)
+        axes.set_xlim(*span)
+        axes.set_xlabel(one.axis)
+        _key(axes, colour)
+
+    return paint
+
+
+def _level(one: Diagnosis, turned: Turn | None) -> float:
+    """The lowest level of validation: the end's, less the rise that is shown."""
+    return math.nan if turned is None else measure.end(one.curves.valid_loss) - turned.rise
+
+
+def _mark_turn(
+    axes: Any, turned: Turn, level: float, span: tuple[float, float], frame: tuple[float, float], colour: Ink
+) -> None:
+    """A band where the turn lies, a line at its level to the end, and the rise as an arrow beside its number."""
+    unit = (span[1] - span[0]) / 300  # a band of one epoch is still seen
+    axes.axvspan(turned.epoch_low - unit, turned.epoch_high + unit, color=colour.valid, alpha=0.14, linewidth=0)
+    axes.axvline(turned.epoch, color=colour.muted, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    axes.hlines([level], turned.epoch, span[1], color=colour.valid, linewidth=1, linestyle=(0, (1, 2)))
+    axes.annotate(
+        "", (span[1], level + turned.rise), xytext=(span[1], level), annotation_clip=False, zorder=5,
+        arrowprops={"arrowstyle": "-|>", "color": colour.valid, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0},
+    )  # fmt: skip
+    half = (turned.high - turned.low) / 2
+    share = "" if turned.percent is None else f"\n+{turned.percent:.3g} %"
+    middle = min(max(level + turned.rise / 2, frame[0]), frame[1])
+    axes.annotate(
+        f"+{turned.rise:.3g}\n±{half:.2g}{share}", (span[1], middle), xytext=(7, 0), textcoords="offset points", ha="left",
+        va="center", color=colour.ink, annotation_clip=False, linespacing=1.25,
+    )  # fmt: skip
+    right = turned.epoch > (span[0] + span[1]) / 2
+    axes.annotate(
+        f"turned: {turned.epoch:g}", (turned.epoch, 1), xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 2),
+        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
+    )  # fmt: skip
+
+
+def _mark_break(axes: Any, one: Diagnosis, span: tuple[float, float], colour: Ink) -> None:
+    """From where on no loss is a number, if the curves end so."""
+    sound = np.flatnonzero(np.isfinite(one.curves.train_loss) | np.isfinite(one.curves.valid_loss))
+    if not len(sound) or sound[-1] == len(one.curves) - 1:
+        return
+    begin = float(one.curves.epoch[sound[-1]])
+    axes.axvspan(begin, span[1], color=colour.muted, alpha=0.1, linewidth=0)
+    right = begin > (span[0] + span[1]) / 2
+    axes.annotate(
+        "no finite loss", (span[1] if right else begin, 1), xycoords=("data", "axes fraction"), xytext=(0 if right else 4, 2),
+        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
+    )  # fmt: skip
+
+
+def _key(axes: Any, colour: Ink) -> None:
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.225), ncols=3, frameon=False, labelcolor=colour.muted, handlelength=1.8,
+        columnspacing=1.2, handletextpad=0.5, borderpad=0, fontsize=11.5,
+    )  # fmt: skip
+
+
+def _said(one: Diagnosis) -> str:
+    """What the drawing shows, for those who cannot see it."""
+    turned = one.turn
+    return f"Training and validation loss. {', '.join(one.names)}. {turned.says(one.axis) if turned is not None else ''}".strip()
+
+
+def _heading(one: Diagnosis) -> str:
+    return f"{one[0].name}, confidence {one[0].confidence:.2f}"
+
+
+LEFT, RIGHT, BOTTOM = 48, 66, 64
+
+
+def _panel(one: Diagnosis, number: int) -> str:
+    return draw._drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
+
+
+# Files
+
+
+def _columns(count: int) -> int:
+    return 1 if count == 1 else 2
+
+
+def _places(count: int) -> list[tuple[int, int]]:
+    """The upper left corner of each panel."""
+    across = _columns(count)
+    step = draw.WIDTH + GAP, HEAD + HEIGHT + GAP
+    return [(GAP + step[0] * (i % across), GAP + step[1] * (i // across)) for i in range(count)]
+
+
+def _size(count: int) -> tuple[int, int]:
+    across = _columns(count)
+    down = math.ceil(count / across)
+    return GAP + across * (draw.WIDTH + GAP), GAP + down * (HEAD + HEIGHT + GAP)
+
+
+def _theme() -> str:
+    light, dark = ("; ".join(f"--{name}: {value}" for name, value in theme.items()) for theme in (LIGHT, DARK))
+    return f":root {{ color-scheme: light dark; {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+
+
+def _svg(shown: Sequence[Diagnosis]) -> str:
+    width, height = _size(len(shown))
+    parts = []
+    for number, (one, (x, y)) in enumerate(zip(shown, _places(len(shown)), strict=True)):
+        panel = _panel(one, number).replace(
+            "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{draw.WIDTH}" height="{HEIGHT}" ', 1
+        )
+        source = html.escape(shortened(visible(one.source), LONGEST_SOURCE))
+        parts.append(
+            f'<text x="{x}" y="{y + 16}" style="font-size: 16px; font-weight: 640; fill: var(--ink)">'
+            f"{html.escape(_heading(one))}</text>"
+            f'<text x="{x}" y="{y + 35}" style="font-size: 12px; fill: var(--muted)">{source}</text>{panel}'
+        )
+    words = html.escape("; ".join(f"{one.source}: {_said(one)}" for one in shown))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="{visible(words)}">'
+        f"<style>{_theme()} text {{ font-family: {FONT}; font-variant-numeric: tabular-nums }}"
+        ".plot { overflow: visible }</style>"
+        f'<rect width="100%" height="100%" style="fill: var(--card)"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _png(shown: Sequence[Diagnosis]) -> bytes:
+    matplotlib = require("matplotlib", "report")
+    figures = require("matplotlib.figure", "report")
+    canvas = require("matplotlib.backends.backend_agg", "report")
+    width, height = _size(len(shown))
+    named = {f"{sentinel}": LIGHT[name] for sentinel, name in draw.VARIABLES.items()}
+    colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
+    style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in draw.STYLE.items()}
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        figure = figures.Figure(
+            figsize=(width / draw.POINTS_PER_INCH, height / draw.POINTS_PER_INCH), facecolor=LIGHT["card"]
+        )
+        canvas.FigureCanvasAgg(figure)
+        for one, (x, y) in zip(shown, _places(len(shown)), strict=True):
+            base = height - y - HEAD - HEIGHT
+            inside = HEIGHT - BOTTOM - draw.TOP
+            box = ((x + LEFT) / width, (base + BOTTOM) / height, (draw.WIDTH - LEFT - RIGHT) / width, inside / height)
+            axes = figure.add_axes(box, facecolor=LIGHT["card"])
+            _paint(one, colour)(axes)
+            figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
+            source = shortened(visible(one.source), LONGEST_SOURCE)
+            figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return out.getvalue()
+
+
+PAGE_STYLE = """
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 FONT; overflow-wrap: anywhere; }
+body { font-variant-numeric: tabular-nums; }
+main { max-width: 60rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem) clamp(1rem, 4vw, 2.5rem) 4rem; }
+h1 { font-size: clamp(1.4rem, 1.05rem + 1.6vw, 2rem); line-height: 1.2; letter-spacing: -.015em; margin: 0 0 1.5rem; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.25rem; margin-top: 1rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2rem; align-items: start; }
+h2 { font-size: 1.125rem; margin: 0; } h2 + p { margin: .1rem 0 .75rem; color: var(--muted); font-size: .875rem; }
+h3 { font-size: 1rem; margin: 0; } h3 span { font-weight: 400; color: var(--muted); font-size: .8125rem; }
+.finding + .finding { margin-top: .9rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+.finding p { margin: .25rem 0 0; } .turn { margin: 0 0 1rem; }
+details { margin-top: .9rem; font-size: .875rem; color: var(--muted); } summary { cursor: pointer; }
+figure { margin: 0; } ul { margin: .4rem 0 0; padding-left: 1.1rem; }
+.plot { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; } .plot text { font-family: inherit; }
+""".replace("FONT", FONT)
+
+
+def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
+    title = f"{len(found)} sources, the worst first" if len(found) > 1 else _heading(shown[0])
+    more = len(found) - len(shown)
+    rest = f"<p>{more} more, less severe than these, are not drawn.</p>" if more else ""
+    cards = "".join(_card(one, number) for number, one in enumerate(shown))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
+        f"<body><main><h1>{html.escape(title)}</h1>{cards}{rest}</main></body></html>\n"
+    )
+
+
+def _card(one: Diagnosis, number: int) -> str:
+    turned = one.turn
+    said = f'<p class="turn">{_safe(turned.says(one.axis))}</p>' if turned is not None else ""
+    findings = "".join(
+        f'<div class="finding"><h3>{_safe(f.name)} <span>confidence {f.confidence:.2f} · {_safe(f.axis)} | {_safe(f.pulls)}'
+        f"</span></h3><p>{_safe(f.says)}</p><p><b>Next:</b> {_safe(f.lever)}.</p></div>"
+        for f in one
+    )
+    told = "".join(
+        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{_safe(text)}</li>' for text in texts)}</ul></details>"
+        for name, texts in (("How it was read", understood(one.curves)), ("Not known from these curves", one.limits))
+        if texts
+    )
+    count = f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}"
+    return (
+        f"<article><h2>{_safe(', '.join(one.names))}</h2><p>{_safe(one.source)} · {count}</p>"
+        f'<div class="pair"><figure>{_panel(one, number)}</figure><div>{said}{findings}{told}</div></div></article>'
+    )
+
+
+def _safe(text: str) -> str:
+    return html.escape(visible(text))
