@@ -117,14 +117,18 @@ def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: fl
     if train[1].shape[1:] != valid[1].shape[1:] or not len(valid[0]):
         return None
     count = len(train[0])
-    x, y = (torch.cat([a.detach().cpu(), b.detach().cpu()]) for a, b in zip(train, valid, strict=True))
-    x, y = (v.reshape(len(v), -1).numpy() for v in (x, y))
+    x, y = (_stacked(a, b) for a, b in zip(train, valid, strict=True))
     ids = duplicate_ids(np.ascontiguousarray(x), duplicate_ids(np.ascontiguousarray(y)))
     ours, theirs = ids[:count], ids[count:]
     _, inverse, counts = np.unique(ours, return_inverse=True, return_counts=True)
     within = float((counts[inverse] > 1).mean())
     found = float(np.isin(theirs, ours).mean())
     return Copies(found, within, len(theirs), share, _fine(x[:count]), False)
+
+
+def _stacked(a: Tensor, b: Tensor) -> npt.NDArray[Any]:
+    both = torch.cat([a.detach().cpu(), b.detach().cpu()])
+    return both.reshape(len(both), -1).numpy()
 
 
 def _fine(x: npt.NDArray[Any]) -> bool:

@@ -193,7 +193,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     loader = watch.given["train"]
     size = max(round(rows / trained) if rows else getattr(loader, "batch_size", None) or USUAL_BATCH, 2)
     with seeded(0, "look"):  # Datasets that draw do so under a state of their own
-        first = list(watch.batches("train"))
+        first = list(_answers(watch, "train", MOST_ROWS))
     limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
     kept = list(rebatched(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
@@ -226,12 +226,12 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     }
 
 
-def _answers(watch: Watch, side: str) -> Iterator[Batch]:
-    """Rows whose answers are compared with their labels: of all rows where they are at hand, else the probe's."""
+def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batch]:
+    """At most so many rows of a side: of all its rows where they are at hand, else the probe's."""
     source = measure.in_memory(watch.given[side])
     if source is None or not watch.plain:
         return watch.batches(side)
-    some = torch.randperm(len(source), generator=generator(0, "look", side))[:MOST_ANSWERS]
+    some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
     return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
 
 

@@ -28,6 +28,7 @@ MOST_ROWS = (
 MOST_NUMBERS = 2**22  # of all inputs together: 512 rows of 8,192 numbers; larger rows are fewer, at least `FEWEST_ROWS`
 FEWEST_ROWS = 32
 STILL = 1e-5  # of the size of what is seen: float32 differs by less where nothing varies
+TAKEN = 1e-3  # of the variation of its inputs, what a layer that says nothing leaves: a sigmoid leaves a quarter
 
 Batch = tuple[Any, Any]
 Predict = Callable[[nn.Module, Any], Any]
@@ -114,11 +115,12 @@ class _Range:
         self.high = high if self.high is None or self.high.shape != high.shape else torch.maximum(self.high, high)
 
     @property
-    def varies(self) -> bool:
+    def variation(self) -> float:
+        """The widest channel's range over the largest value; 1 where that is not known."""
         if self.low is None or self.high is None:
-            return False
-        scale = torch.maximum(self.low.abs(), self.high.abs()).max()
-        return not bool(((self.high - self.low) <= STILL * scale).all())  # NaN varies
+            return 1.0
+        scale, wide = float(torch.maximum(self.low.abs(), self.high.abs()).max()), float((self.high - self.low).max())
+        return wide / scale if math.isfinite(scale) and scale > 0 else 0.0 if scale == 0 else 1.0
 
 
 @dataclass
@@ -333,7 +335,7 @@ def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch
     return Look(
         layers=tuple(_ordered(layers, eyes)) if any(grad is not None for grad in sums) else (),
         units=tuple(Units(place, high.numel(), int((high <= 0).sum())) for place, high in eyes.relus.items()),
-        silent=tuple(n for n in eyes.called if n in eyes.inputs and eyes.inputs[n].varies and not _varies(eyes, n)),
+        silent=tuple(name for name in eyes.called if _silent(eyes, name)),
         made_by=made,
         outputs=_joined(outputs),
         target=_joined(targets),
@@ -390,8 +392,12 @@ def _ordered(layers: Iterable[Layer], eyes: _Eyes) -> list[Layer]:
     return [layer for _, layer in sorted(ordered, key=lambda pair: pair[0])]
 
 
-def _varies(eyes: _Eyes, name: str) -> bool:
-    return name not in eyes.outputs or eyes.outputs[name].varies
+def _silent(eyes: _Eyes, name: str) -> bool:
+    """Whether a layer takes away what its inputs vary: signals that fade over many layers are not one layer's doing."""
+    if name not in eyes.inputs or name not in eyes.outputs:
+        return False
+    before, after = eyes.inputs[name].variation, eyes.outputs[name].variation
+    return before > STILL >= after and after <= TAKEN * before
 
 
 def _added(total: Tensor | None, grad: Tensor | None, rows: int) -> Tensor | None:

@@ -10,6 +10,7 @@ from wellposed.diagnosis.rules.base import Inside, regularizes
 from wellposed.diagnosis.signals import Signals
 from wellposed.training.looking import Units
 
+LEAST_PULL = 1e-2  # of the strongest relative gradient: what is pulled so much moves within two epochs
 FEWEST_ROWS = 64  # rows on which a unit must be 0: a useful one may fire on one row in twenty
 
 
@@ -116,6 +117,7 @@ class DeadLayers(Inside):
     def _still(signals: Signals) -> list[str]:
         if len(signals.forwards) < 2 or signals.last is None:
             return []
-        ours = {layer.name: signals.moved[layer.name] for layer in signals.last.layers
-                if layer.role == "weight" and layer.gradient > 0 and layer.name in signals.moved}  # fmt: skip
-        return [name for name, far in ours.items() if far == 0] if any(far > 0 for far in ours.values()) else []
+        ours = [layer for layer in signals.last.layers if layer.role == "weight" and layer.name in signals.moved]
+        pull = max((layer.relative for layer in ours if signals.moved[layer.name] > 0), default=math.inf)
+        # What a vanishing gradient does not move is no matter of one layer.
+        return [layer.name for layer in ours if signals.moved[layer.name] == 0 and layer.relative > LEAST_PULL * pull]
