@@ -9,11 +9,13 @@ from typing import Any
 
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis import logs
+from wellposed.diagnosis.advice import Room, with_advice
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Rule
+from wellposed.training.run import Run
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +59,10 @@ def diagnose(source: Any) -> Diagnosis:
         'overfits'
     """
     curves = Curves.of(source)
-    return Diagnosis(judged(curves, rules()), curves)
+    findings = judged(curves, rules())
+    if isinstance(source, Run):
+        findings = with_advice(findings, source.recipe, Room.of(source.problem, source.model))
+    return Diagnosis(findings, curves)
 
 
 def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
