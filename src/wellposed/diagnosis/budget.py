@@ -74,6 +74,7 @@ class Levels:
         winner: which recipe found w*; empty where it is the recipe's own.
         rival: that recipe; None where it is the recipe's own.
         patient: the training loss of the recipe's own optimizer and rate, annealed and longer; NaN where it was not trained.
+        kin, kin_loss: the best of the recipe's own optimizer or its kind, at any rate, and its training loss.
     """
 
     floor: float
@@ -89,6 +90,13 @@ class Levels:
     winner: str = ""
     rival: Recipe | None = None
     patient: float = math.nan
+    kin: Recipe | None = None
+    kin_loss: float = math.nan
+
+    def closes(self, loss: float) -> float:
+        """The share of what the optimizer left that this training loss makes good; NaN where nothing was left."""
+        left = self.end - self.best
+        return (self.end - loss) / left if left > 0 else math.nan
 
 
 @dataclass(frozen=True)

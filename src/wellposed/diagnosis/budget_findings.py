@@ -95,9 +95,7 @@ def _of_charges(budget: ErrorBudget, part: Part) -> Finding:
 
 def _of_optimization(budget: ErrorBudget, part: Part) -> Finding:
     rival = next((one.rival for one in budget.levels if one.rival is not None), None)
-    patience = [(one.end - one.patient) / (one.end - one.best) for one in budget.levels if one.end > one.best]
-    waited = max((share for share in patience if math.isfinite(share)), default=0.0)
-    name, pulls, lever = _fault(budget.recipe, rival, waited)
+    name, pulls, lever = _fault(budget)
     return _named(
         budget, part, name, "optimization", pulls, lever,
         f"{_share(budget, part)} is left by the optimizer, and validation improves by {budget.valid_gain.estimate:.3g} where the "
@@ -112,21 +110,25 @@ def _trained_like(recipe: Recipe, rival: Recipe) -> Recipe:
     return Recipe(**{**recipe.model_dump(), **{name: rival.model_dump()[name] for name in names}})
 
 
-def _fault(recipe: Recipe, rival: Recipe | None, waited: float) -> tuple[str, str, str]:
-    """The name of an optimizer's fault by what did better, the lever, and the advice.
-
-    Args:
-        waited: the share of what was left that the recipe's own optimizer and rate make good where they train longer.
-    """
-    if waited >= MOSTLY:
+def _fault(budget: ErrorBudget) -> tuple[str, str, str]:
+    """The name of an optimizer's fault, the lever, and the advice: by the smallest change that makes good most of what was left:
+    longer, then another rate, then another optimizer."""
+    if _median([one.closes(one.patient) for one in budget.levels]) >= MOSTLY:
         return "undertrained", "schedule", "longer training with a rate that comes down"
-    if rival is not None and rival.optimizer.name.removesuffix("w") == recipe.optimizer.name.removesuffix("w"):
-        ratio = rival.optimizer.lr / recipe.optimizer.lr
-        if ratio >= RATE_FACTOR:
-            return "rate_too_low", "optimizer", f"a learning rate of {rival.optimizer.lr:.2g}"
-        if ratio <= 1 / RATE_FACTOR:
-            return "rate_too_high", "optimizer", f"a learning rate of {rival.optimizer.lr:.2g}"
+    kin = [one for one in budget.levels if one.kin is not None and one.closes(one.kin_loss) >= MOSTLY]
+    rates = [one.kin.optimizer.lr for one in kin if one.kin is not None]
+    ratio = _median(rates) / budget.recipe.optimizer.lr
+    if ratio >= RATE_FACTOR:
+        return "rate_too_low", "optimizer", f"a learning rate of about {_median(rates):.2g}"
+    if ratio <= 1 / RATE_FACTOR:
+        return "rate_too_high", "optimizer", f"a learning rate of about {_median(rates):.2g}"
     return "slow", "optimizer", "another optimizer, an annealed schedule, longer training"
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are known; NaN, which compares as false, where none is."""
+    found = sorted(value for value in values if math.isfinite(value))
+    return found[len(found) // 2] if found else math.nan
 
 
 def _of_stopping(budget: ErrorBudget, part: Part) -> Finding:

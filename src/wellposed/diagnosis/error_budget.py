@@ -337,18 +337,25 @@ class _Probe:
         return Levels(
             floor, lowest, best.training, last.training, chosen.training, chosen.valid.rows.numpy().astype(np.float64),
             best.valid.rows.numpy().astype(np.float64), last.valid.rows.numpy().astype(np.float64), last.cost, best.cost,
-            _winner(best), best.by, self.patient(found["rivals", seed]),
+            _winner(best), best.by, **self.kin(found["rivals", seed]),
         )  # fmt: skip
 
-    def patient(self, found: Sequence[Found]) -> float:
-        """The training loss of the rival that has the recipe's own optimizer and rate; NaN where there is none."""
+    def kin(self, found: Sequence[Found]) -> dict[str, Any]:
+        """What the recipe's own optimizer reaches at its own rate, and what it or its kind does at any."""
         own = self.recipe.optimizer
-        same = [
-            one.training
-            for one in found
-            if one.by is not None and (one.by.optimizer.name, one.by.optimizer.lr) == (own.name, own.lr)
-        ]
-        return min(same, default=math.nan)
+        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.name) == _kind(own.name)]
+        same = [one.training for one in kind if one.by is not None and one.by.optimizer.lr == own.lr]
+        best = min(kind, key=lambda one: one.training, default=None)
+        return {
+            "patient": min(same, default=math.nan),
+            "kin": None if best is None else best.by,
+            "kin_loss": math.nan if best is None else best.training,
+        }
+
+
+def _kind(name: str) -> str:
+    """Adam and AdamW are one where nothing decays."""
+    return name.removesuffix("w")
 
 
 def _left_of(outcome: Any) -> Run | None:

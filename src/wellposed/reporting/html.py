@@ -13,7 +13,7 @@ from typing import Any
 
 from wellposed.core.errors import InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
-from wellposed.reporting import figures
+from wellposed.reporting import budget, figures
 from wellposed.search import words
 from wellposed.search.record import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
 
@@ -224,7 +224,7 @@ def _curve(
 
 
 def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Training loss plus gap at the chosen epoch of each side."""
+    """The error budget of each side that has one, else training loss plus gap at its chosen epoch."""
     found: dict[str, tuple[float, float]] = {}
     constants, errors = [], []
     for side, (facts, epochs) in _histories(record).items():
@@ -234,15 +234,25 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
             found[side] = pair
             constants.append(number(facts.get("constant_loss")))
             errors.append(number(row.get("valid_loss_se")))
-    if not found:
+    budgets = {side: one for side in SIDES if budget.steps_of(one := part(record, "error_budget", side))}
+    if not found and not budgets:
         return None
     constant = (known(constants) or [math.nan])[0]
-    frame = figures.waterfall_frame(list(found.values()), constant)
-    panels = [{"side": SIDES[side], "svg": _waterfall(side, *pair, frame, constant)} for side, pair in found.items()]
+    plain = {side: pair for side, pair in found.items() if side not in budgets}
+    frame = figures.waterfall_frame(list(plain.values()), constant)
+    wide = budget.frame_of([budget.steps_of(one) for one in budgets.values()])
+    panels = [
+        budget.panel(side, title, budgets[side], wide)
+        if side in budgets
+        else {"side": title, "svg": _waterfall(side, *plain[side], frame, constant), "budget": False}
+        for side, title in SIDES.items()
+        if side in budgets or side in plain
+    ]
     said = ""
     if len(found) == 2:
         said = words.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
-    return {"panels": panels, "said": said, "constant": constant if frame[0] < constant < frame[1] else None}
+    shown = bool(plain) and frame[0] < constant < frame[1]
+    return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
 
 
 def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
