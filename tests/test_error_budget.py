@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import wellposed as wp
-from wellposed.core.errors import InputError
-from wellposed.diagnosis.budget import TERMS, ErrorBudget
+from wellposed.core.errors import InputError, TrainingError
+from wellposed.core.files import jsonable
+from wellposed.diagnosis.budget import TERMS, ErrorBudget, Levels
+from wellposed.diagnosis.rivals import Objective, larger, rivals
 from wellposed.models.mlp import MLP
 
 DRAW = torch.Generator().manual_seed(3)
@@ -106,10 +113,308 @@ class TestKnownFaults:
     def test_names_it(
         self, model: object, y: Tensor, rows: int, recipe: wp.Recipe, part: str, lever: str, name: str
     ) -> None:
-        budget = wp.error_budget(problem(model, y, rows), recipe, seeds=(0, 1, 2), epochs=100)
+        budget = wp.error_budget(problem(model, y, rows), recipe, seeds=(0, 1, 2), epochs=60)
         assert budget.candidates[0].name in part, str(budget)
         assert (budget.lever, budget.findings[0].name) == (lever, name), str(budget)
         assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
         assert budget["regularization"].estimate >= 0
         assert all(one.cost_end >= one.cost_best for one in budget.levels)
         assert budget.findings[0].changes
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[wp.Problem, list[wp.Run], list[wp.Run], ErrorBudget]:
+    """An overfitting recipe whose chosen epoch is not its last, with its runs, their ends, and the budget of both."""
+    of = problem(lambda width=64, depth=2: net(width, depth), CURVED, 40)
+    recipe = adam(stopping={"patience": 12})
+    runs = wp.fit_many(of, recipe, seeds=(0, 1, 2))
+    ends = wp.fit_many(of, recipe.replace(stopping={"keep": "last"}), seeds=(0, 1, 2))
+    return of, runs, ends, wp.error_budget(of, recipe, runs=runs, epochs=30)
+
+
+def law(budget: ErrorBudget, runs: list[wp.Run], ends: list[wp.Run]) -> None:
+    """Each seed's terms are the differences of losses that its own runs have, in the order of the formula."""
+    for place, (run, end) in enumerate(zip(runs, ends, strict=True)):
+        chosen, valid = run.evaluate("train").loss.mean, run.evaluate("valid").loss.mean
+        last = end.evaluate("train").loss.mean
+        values = {part.name: part.values[place] for part in budget.parts}
+        assert values["gap"] == pytest.approx(valid - chosen, abs=1e-9)
+        assert values["stopping"] == pytest.approx(chosen - last, abs=1e-3)
+        assert values["floor"] + values["regularization"] + values["optimization"] == pytest.approx(last, abs=1e-3)
+        assert values["regularization"] >= 0
+        assert values["optimization"] >= -1e-9  # nothing is charged: the lowest cost is the lowest training loss
+        assert math.fsum(values.values()) == pytest.approx(valid, abs=1e-9)
+
+
+Trained = tuple[wp.Problem, list[wp.Run], list[wp.Run], ErrorBudget]
+
+
+def swapped(one: Levels) -> Levels:
+    return dataclasses.replace(one, best=one.end, end=one.best)
+
+
+def chosen_for_end(one: Levels) -> Levels:
+    return dataclasses.replace(one, end=one.chosen)
+
+
+def valid_for_training(one: Levels) -> Levels:
+    return dataclasses.replace(one, chosen=float(one.valid_end.mean()))
+
+
+class TestMutants:
+    def test_the_law_holds(self, trained: Trained) -> None:
+        _, runs, ends, budget = trained
+        assert any(run.best_epoch < len(run.history) - 1 for run in runs)
+        law(budget, runs, ends)
+
+    @pytest.mark.parametrize("wrong", [swapped, chosen_for_end, valid_for_training])
+    def test_wrong_levels_are_caught(self, trained: Trained, wrong: Callable[[Levels], Levels]) -> None:
+        _, runs, ends, budget = trained
+        mutant = dataclasses.replace(budget, levels=tuple(map(wrong, budget.levels)))
+        with pytest.raises(AssertionError):
+            law(mutant, runs, ends)
+
+    def test_unpaired_seeds_are_caught(self, trained: Trained) -> None:
+        _, runs, ends, budget = trained
+        mixed = [
+            dataclasses.replace(one, valid=other.valid)
+            for one, other in zip(budget.levels, budget.levels[1:] + budget.levels[:1], strict=True)
+        ]
+        mutant = dataclasses.replace(budget, levels=tuple(mixed))
+        assert total(mutant) == pytest.approx(total(budget))  # the means do not show it
+        with pytest.raises(AssertionError):
+            law(mutant, runs, ends)
+
+    def test_pairing_narrows_the_interval(self, trained: Trained) -> None:
+        """Two seeds that differ in level and agree in the difference: unpaired, nothing would be clear."""
+        levels = [levels_of(end=value + 0.5, best=value) for value in (1.0, 3.0, 2.0)]
+        part = made(levels)["optimization"]
+        assert (part.low, part.high) == pytest.approx((0.5, 0.5))
+        unpaired = [levels_of(end=value + 0.5, best=other) for value, other in ((1.0, 3.0), (3.0, 2.0), (2.0, 1.0))]
+        assert not made(unpaired)["optimization"].clear
+
+
+def levels_of(**values: Any) -> Levels:
+    plain = {"floor": 0.1, "same": 0.1, "best": 0.1, "end": 0.1, "chosen": 0.1, "cost_end": 0.1, "cost_best": 0.1}
+    rows = np.full(50, 0.1)
+    return Levels(**{**plain, "valid": rows, "valid_best": rows, "valid_end": rows, **values})
+
+
+def made(levels: list[Levels], recipe: wp.Recipe | None = None, bigger: dict[str, Any] | None = None) -> ErrorBudget:
+    recipe = recipe or adam()
+    objective = Objective(recipe, regularized=bool(recipe.terms))
+    return ErrorBudget(tuple(levels), tuple(range(len(levels))), recipe, objective, bigger)
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.02, (3, 50))
+
+
+class TestNaming:
+    """What is named, from levels that are made up."""
+
+    def optimizer(self, valid_best: float) -> ErrorBudget:
+        """A large optimization term, with validation at w* as said."""
+        return made(
+            [
+                levels_of(end=1.0 + s / 100, chosen=1.0 + s / 100, valid=1.1 + NOISE[s], valid_best=valid_best + NOISE[s],
+                          valid_end=1.1 + NOISE[s])
+                for s in range(3)
+            ]
+        )  # fmt: skip
+
+    def test_optimization_only_where_validation_improves(self) -> None:
+        assert self.optimizer(0.3).lever == "optimizer"
+        assert self.optimizer(1.1).lever != "optimizer"
+        assert self.optimizer(2.0).lever != "optimizer"
+
+    def test_stopping_is_a_regularizer_where_going_on_does_harm(self) -> None:
+        harm, none = (
+            made([levels_of(chosen=0.8 + s / 100, valid=0.9 + NOISE[s], valid_end=after + NOISE[s]) for s in range(3)])
+            for after in (2.0, 0.9)
+        )
+        assert (harm.findings[0].name, harm.lever) == ("overfits", "regularizer")
+        assert (none.findings[0].name, none.lever) == ("undertrained", "schedule")
+
+    def test_one_seed_names_nothing_that_seeds_vary(self) -> None:
+        one = made([levels_of(end=1.0, chosen=1.0, valid=1.1 + NOISE[0])])
+        assert one.findings[0].name == "not_enough_evidence"
+        assert "[one seed]" in str(one)
+
+    def test_a_trifle_is_not_named(self) -> None:
+        budget = made(
+            [levels_of(floor=1e-6, valid=1.0 + NOISE[s], chosen=1.0, end=1.0, best=1.0, same=1.0) for s in range(3)]
+        )
+        assert "floor" not in [part.name for part in budget.candidates]
+
+    def test_a_rate_is_too_high_or_low_by_what_did_better(self) -> None:
+        for rate, name in ((1e-3, "rate_too_high"), (0.1, "rate_too_low"), (0.012, "slow")):
+            kin = adam(optimizer={"name": "adam", "lr": rate})
+            levels = [dataclasses.replace(one, kin=kin, kin_loss=0.1) for one in self.optimizer(0.3).levels]
+            assert made(levels).findings[0].name == name
+
+    def test_json_and_text(self, trained: Trained) -> None:
+        budget = trained[3]
+        value = json.loads(json.dumps(budget.to_dict(), allow_nan=True))
+        assert [part["name"] for part in value["parts"]] == list(TERMS)
+        assert value["runs"] == budget.runs > 0
+        lines = str(budget).splitlines()
+        assert any(line.startswith("generalization gap") and "█" in line for line in lines)
+        assert "a better optimum may exist" in str(budget)
+        assert "<pre>" in budget._repr_html_()
+
+
+class TestObjective:
+    def test_decay_under_adam_is_no_cost_and_is_said(self) -> None:
+        of = problem(net)
+        decayed = adam(optimizer={"name": "adamw", "lr": 1e-3}, terms=[{"penalty": "l2", "strength": 0.5}])
+        objective = Objective.of(of, decayed)
+        assert not objective.fixed
+        assert "no fixed cost" in objective.notes[0]
+        assert all(rival.optimizer.name == "adamw" and rival.optimizer.lr >= 1e-3 for rival in rivals(objective, 10))
+        assert made([levels_of()] * 2).shortfall is not None
+        assert dataclasses.replace(made([levels_of()] * 2), objective=objective).shortfall is None
+
+    @pytest.mark.parametrize(
+        ("optimizer", "how", "strength"),
+        [
+            ({"name": "sgd", "lr": 0.1}, "decay", 0.5),
+            ({"name": "sgd", "lr": 0.1, "momentum": 0.9}, "decay", 0.05),
+            ({"name": "adam", "lr": 0.1}, "loss", 0.5),
+        ],
+    )
+    def test_the_strength_that_is_solved(self, optimizer: dict[str, Any], how: str, strength: float) -> None:
+        recipe = adam(optimizer=optimizer, terms=[{"penalty": "l2", "strength": 0.5, "how": how}])
+        objective = Objective.of(problem(net), recipe)
+        assert objective.fixed
+        assert objective.recipe.terms[0].strength == pytest.approx(strength)
+        assert objective.recipe.terms[0].how == ("loss" if how == "loss" else "prox")
+
+    def test_an_optimizers_own_decay(self) -> None:
+        for name, fixed in (("adam", True), ("adamw", False)):
+            recipe = adam(optimizer={"name": name, "lr": 0.01, "weight_decay": 0.2})
+            assert Objective.of(problem(net), recipe).fixed is fixed
+        assert Objective.of(
+            problem(net), adam(optimizer={"name": "adam", "lr": 0.01, "weight_decay": 0.2})
+        ).recipe.terms
+
+    def test_noise_is_part_of_the_cost(self) -> None:
+        """``E (y - (m x) w)^2 = (y - xw)^2 + p/(1-p) sum x_j^2 w_j^2``: w* of dropped inputs is a ridge."""
+        of = problem(lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 1, bias=False)))
+        budget = wp.error_budget(of, adam(epochs=5), seeds=(0, 1), epochs=150)
+        x, y = X[:120].double(), Y[:120].double()
+        w = torch.linalg.solve(x.T @ x + torch.diag(x.square().sum(0)), x.T @ y)
+        best = mean_square(X[:120], Y[:120], w)
+        assert budget.levels[0].best == pytest.approx(best, rel=0.1)
+        assert budget["floor"].estimate == pytest.approx(mean_square(X[:120], Y[:120], ridge(0.0)), abs=1e-5)
+
+    def test_larger_networks(self) -> None:
+        assert larger(problem(net), adam()) == {"width": 64, "depth": 2}
+        assert larger(problem(linear), adam()) is None
+        with_space = wp.Problem(
+            lambda size=8: MLP(4, 1, width=size), "squared_error", problem().data, space={"size": [8, 32]}
+        )
+        assert larger(with_space, adam()) == {"size": 32}
+
+
+class TestGiven:
+    def test_runs_are_not_trained_again(self, trained: Trained) -> None:
+        _, runs, _, budget = trained
+        assert budget.seeds == (0, 1, 2)
+        for one, run in zip(budget.levels, runs, strict=True):
+            assert one.chosen == run.evaluate("train").loss.mean
+
+    def test_is_the_same_again(self) -> None:
+        of = problem(net)
+        first, second = (wp.error_budget(of, adam(epochs=3), seeds=(4, 2), epochs=5) for _ in range(2))
+        assert {**first.to_dict(), "seconds": 0} == {**second.to_dict(), "seconds": 0}
+        assert first.seeds == (4, 2)
+
+    def test_time_that_is_over(self) -> None:
+        with pytest.raises(TrainingError, match="did not end"):
+            wp.error_budget(problem(net), adam(), deadline=0.0)
+
+    def test_a_deadline_leaves_what_is_trained(self, trained: Trained) -> None:
+        """With runs that ended at their last epoch nothing must be trained, and the budget still adds up."""
+        of = problem(net)
+        runs = wp.fit_many(of, adam(epochs=3, stopping={"patience": 0, "keep": "last"}), seeds=(0, 1))
+        budget = wp.error_budget(of, runs[0].recipe, runs=runs, deadline=0.0)
+        assert budget.runs == 0
+        assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
+        assert budget["optimization"].estimate == 0.0
+
+    def test_refused(self, trained: Trained) -> None:
+        of, runs, _, _ = trained
+        with pytest.raises(InputError, match="different seeds"):
+            wp.error_budget(of, adam(), seeds=(1, 1))
+        with pytest.raises(InputError, match="this recipe"):
+            wp.error_budget(of, adam(), runs=runs)
+        with pytest.raises(InputError, match="seconds"):
+            wp.error_budget(of, adam(), seconds=0)
+        with pytest.raises(InputError, match="stopped from outside"):
+            wp.error_budget(of, runs[0].recipe, runs=[dataclasses.replace(runs[0], stopped="budget")])
+
+    def test_classes_and_rows(self) -> None:
+        labels = (X[:, 0] > 0).long()
+        data = wp.Data(train=(X[:120], labels[:120]), valid=(X[120:], labels[120:]))
+        of = wp.Problem(lambda width=8: MLP(4, 2, width=width, depth=1), "cross_entropy", data)
+        recipe = adam(epochs=5, noise={"label_smoothing": 0.1})
+        budget = wp.error_budget(of, recipe, seeds=(0, 1), epochs=10, rows=60)
+        assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
+        assert len(budget.levels[0].valid) == 120
+
+
+def test_the_last_weights_are_kept_where_asked_for() -> None:
+    of = problem(lambda width=64, depth=2: net(width, depth), CURVED, 40)
+    recipe = adam(stopping={"patience": 5})
+    for train in (lambda r: [wp.fit(of, r, device="cpu")], lambda r: wp.fit_many(of, [r, r], seeds=(0,))):
+        best, last = train(recipe)[0], train(recipe.replace(stopping={"keep": "last"}))[0]
+        assert len(best.history) == len(last.history)
+        assert last.best_epoch == len(last.history) - 1 > best.best_epoch
+        assert last.evaluate("train").loss.mean == pytest.approx(last.history.rows[-1]["train_loss"], rel=1e-5)
+        kept = best.history.rows[best.best_epoch]["train_loss"]
+        assert best.evaluate("train").loss.mean == pytest.approx(kept, rel=1e-5)
+
+
+class TestReport:
+    def test_steps_add_up_and_capacity_stands_apart(self, trained: Trained) -> None:
+        pytest.importorskip("matplotlib")
+        from wellposed.reporting import budget as drawn
+
+        record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
+        steps = drawn.steps_of(record)
+        names = [step.name for step in steps]
+        assert names == ["floor", "capacity", "charged", "optimization", "stopping", "gap", "valid"]
+        assert steps[-2].end == pytest.approx(steps[-1].size)
+        shown = drawn.panel("best", "Best recipe", record, drawn.frame_of([steps]))
+        assert "generalization gap" in shown["says"] or "stopping" in shown["says"]
+        assert shown["svg"].count("<text") >= 2 * len(steps)
+        assert all(f">{name}<" in shown["svg"] for name in ("floor", "capacity", "validation"))
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda r: r.update(parts=None),
+            lambda r: r["parts"][2].update(estimate="x"),
+            lambda r: r["parts"].pop(),
+            lambda r: r["valid"].update(estimate=1e200),
+            lambda r: r.update(parts=[{"name": "<script>", "estimate": 1.0}]),
+        ],
+    )
+    def test_a_damaged_budget_is_left_out(self, trained: Trained, damage: Callable[[Any], Any]) -> None:
+        pytest.importorskip("matplotlib")
+        from wellposed.reporting import budget as drawn
+
+        record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
+        damage(record)
+        assert drawn.steps_of(record) == []
+
+    def test_the_page_shows_it_in_place_of_two_bars(self, trained: Trained) -> None:
+        pytest.importorskip("jinja2")
+        pytest.importorskip("matplotlib")
+        from wellposed.reporting.html import render
+
+        record = {"schema": 1, "error_budget": {"best": jsonable(trained[3].to_dict())}}
+        page = render(record)
+        assert "What limits these numbers" in page or not trained[3].notes
+        assert 'aria-label="Best recipe: floor' in page
+        assert render({"schema": 1, "error_budget": {"best": {"parts": 3}}}).count("<svg") == 0

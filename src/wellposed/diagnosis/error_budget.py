@@ -208,6 +208,8 @@ class _Probe:
 
     def train(self, jobs: Sequence[Job], probe_rows: int | None) -> list[Run | None]:
         """Train, and count what it takes; None for what failed or never began."""
+        if time.monotonic() > self.deadline:
+            return [None] * len(jobs)
         outcomes = train_jobs(
             self.problem, jobs, engine=self.engine, device=self.device, deadline=self.deadline, probe_rows=probe_rows
         )
@@ -223,12 +225,15 @@ class _Probe:
         """Train all of each kind with the first seed, and the best of each kind with the others."""
         found: dict[tuple[str, int], list[Found]] = {(kind, seed): [] for kind in kinds for seed in seeds}
         going = {kind: list(recipes) for kind, recipes in kinds.items()}
+        cut = 0
         for stage in (seeds[:1], seeds[1:]):
             jobs = [(kind, Job(recipe, seed, self.rows)) for kind in going for recipe in going[kind] for seed in stage]
             if not jobs:
                 continue
             report("error_budget", jobs=len(jobs))
-            for (kind, job), run in zip(jobs, self.train([job for _, job in jobs], PROBE_ROWS), strict=True):
+            trained = self.train([job for _, job in jobs], PROBE_ROWS)
+            cut += sum(run is None or run.stopped == "budget" for run in trained)
+            for (kind, job), run in zip(jobs, trained, strict=True):
                 if run is not None and run.best_epoch >= 0:
                     one = self.found(kind, run)
                     if math.isfinite(one.training) and math.isfinite(one.cost):
@@ -237,6 +242,11 @@ class _Probe:
                 for kind in going:
                     ranked = sorted(found[kind, stage[0]], key=lambda one: one.cost)
                     going[kind] = [one.by for one in ranked[:ON] if one.by is not None]
+        if cut:
+            self.notes.append(
+                f"{cut} of the other networks failed or were not trained to their end: the floor and the best weights may lie "
+                "lower."
+            )
         return found
 
     def found(self, kind: str, run: Run, own: bool = False) -> Found:
