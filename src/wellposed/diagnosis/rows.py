@@ -26,8 +26,7 @@ Numbers = npt.NDArray[np.float64]
 MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
 MOST_JUDGED = 2048  # rows of each side by which single features are judged
 MOST_FEATURES = 512  # tables are narrower; of what is wider no column stands for the target
-BINS = 32  # values of a feature are told apart to a 32nd of the rows
-FINE = 0.5  # a column with more distinct values than half the rows: two rows then do not agree by chance
+NEAREST = 6  # rows that agree in a feature: enough to outvote a wrong label, few enough for a sharp boundary
 BLOCKS = 16  # batches that are read to see in which order rows come
 
 
@@ -35,15 +34,14 @@ BLOCKS = 16  # batches that are read to see in which order rows come
 class Copies:
     """Rows of validation that are in training too, as shares: of validation, and of training in the rest of training.
 
-    ``rows`` validation rows were looked for among ``share`` of the training rows; ``fine`` is whether some column is
-    so fine that equal rows cannot be chance; ``known`` is whether both sides are rows of one Dataset by number.
+    ``rows`` validation rows were looked for among ``share`` of the training rows; ``known`` is whether both sides are
+    rows of one Dataset by number.
     """
 
     valid: float
     within: float
     rows: int
     share: float
-    fine: bool
     known: bool
 
 
@@ -123,20 +121,12 @@ def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: fl
     _, inverse, counts = np.unique(ours, return_inverse=True, return_counts=True)
     within = float((counts[inverse] > 1).mean())
     found = float(np.isin(theirs, ours).mean())
-    return Copies(found, within, len(theirs), share, _fine(x[:count]), False)
+    return Copies(found, within, len(theirs), share, False)
 
 
 def _stacked(a: Tensor, b: Tensor) -> npt.NDArray[Any]:
     both = torch.cat([a.detach().cpu(), b.detach().cpu()])
     return both.reshape(len(both), -1).numpy()
-
-
-def _fine(x: npt.NDArray[Any]) -> bool:
-    """Whether a column takes more distinct values than half of the distinct rows; only the widest 64 are asked."""
-    rows = x[: min(len(x), 1000)]
-    distinct = len(np.unique(rows, axis=0)) if rows.shape[1] <= 64 else len(rows)
-    columns = np.argsort(-rows.astype(np.float64).var(axis=0))[:64]
-    return any(len(np.unique(rows[:, j])) > FINE * distinct for j in columns) and distinct > 20
 
 
 def same_rows(train: Any, valid: Any) -> Copies | None:
@@ -145,7 +135,7 @@ def same_rows(train: Any, valid: Any) -> Copies | None:
     if ours is None or theirs is None or ours[0] is not theirs[0] or not len(theirs[1]):
         return None
     shared = float(np.isin(theirs[1], ours[1]).mean())
-    return Copies(shared, 0.0, len(theirs[1]), 1.0, True, True)
+    return Copies(shared, 0.0, len(theirs[1]), 1.0, True)
 
 
 def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
@@ -170,7 +160,7 @@ def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
 def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Giveaway | None:
     """The single feature of a table that explains most of the target on validation rows, and the next best.
 
-    A feature is cut into quantile bins; each predicts its bin's mean target (class shares, for classes). It explains
+    A feature predicts by the nearest training rows: their mean target (class shares, for classes). It explains
     ``1 - error / error of the constant`` of the squared error on validation rows. None where the rows are no table of
     three features or more.
     """
@@ -184,7 +174,9 @@ def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Give
     constant = float(np.square(y_valid - y.mean(0)).sum())
     if constant <= 0:
         return None
-    explained = np.array([1 - _binned_error(x[:, j], y, x_valid[:, j], y_valid) / constant for j in range(x.shape[1])])
+    explained = np.array(
+        [1 - _neighbours_error(x[:, j], y, x_valid[:, j], y_valid) / constant for j in range(x.shape[1])]
+    )
     best = int(explained.argmax())
     # Copies of the best feature (the same number in another unit) are the same giveaway.
     strange = [j for j in range(x.shape[1]) if j != best and abs(_correlation(x[:, j], x[:, best])) < 0.99]
@@ -209,32 +201,14 @@ def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbe
     return (y[:, None] == names).astype(np.float64), (y_valid[:, None] == names).astype(np.float64)
 
 
-def _binned_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:-1]))
-    here, there = np.searchsorted(edges, x, side="left"), np.searchsorted(edges, x_valid, side="left")
-    total = np.zeros((len(edges) + 1, y.shape[1]))
-    np.add.at(total, here, y)
-    count = np.bincount(here, minlength=len(edges) + 1)[:, None]
-    means = np.where(count > 0, total / np.maximum(count, 1), y.mean(0))
-    if (
-        y.shape[1] == 1
-    ):  # within a bin a line, so that a number that is the target explains all of it, not all but a bin
-        slope, base = _lines(x, y[:, 0], here, len(edges) + 1)
-        predicted = (base[there] + slope[there] * x_valid)[:, None]
-        predicted = np.clip(predicted, y.min(), y.max())
-        return float(np.square(y_valid - predicted).sum())
-    return float(np.square(y_valid - means[there]).sum())
-
-
-def _lines(x: Numbers, y: Numbers, bins: npt.NDArray[Any], count: int) -> tuple[Numbers, Numbers]:
-    """Slope and intercept of the least-squares line in each bin; the mean where a bin has no spread."""
-    n = np.maximum(np.bincount(bins, minlength=count), 1)
-    mx, my = np.bincount(bins, x, count) / n, np.bincount(bins, y, count) / n
-    dx, dy = x - mx[bins], y - my[bins]
-    spread = np.bincount(bins, dx * dx, count)
-    slope = np.where(spread > 0, np.bincount(bins, dx * dy, count) / np.where(spread > 0, spread, 1.0), 0.0)
-    empty = np.bincount(bins, minlength=count) == 0
-    return slope, np.where(empty, y.mean(), my - slope * mx)
+def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
+    """Squared error of the mean target of the `NEAREST` training rows, and of all that tie with them."""
+    by = np.argsort(x, kind="stable")
+    x, sums = x[by], np.concatenate([np.zeros((1, y.shape[1])), np.cumsum(y[by], axis=0)])
+    at = np.clip(np.searchsorted(x, x_valid) - NEAREST // 2, 0, len(x) - NEAREST)
+    low, high = np.searchsorted(x, x[at], side="left"), np.searchsorted(x, x[at + NEAREST - 1], side="right")
+    means = (sums[high] - sums[low]) / (high - low)[:, None]
+    return float(np.square(y_valid - means).sum())
 
 
 def _correlation(a: Numbers, b: Numbers) -> float:

@@ -23,26 +23,27 @@ def relative(look: Look | None) -> dict[str, float]:
 
 
 def ends(gradients: dict[str, float]) -> tuple[float, float]:
-    """The medians over the first and over the last third of the layers, at least one each."""
+    """The median over the first third of the layers and the largest over the last third, at least one layer each."""
     values = list(gradients.values())
     third = max(1, len(values) // 3)
-    return float(np.median(values[:third])), float(np.median(values[-third:]))
+    return float(np.median(values[:third])), max(values[-third:])
 
 
 class VanishingGradients(Inside):
     """Gradients shrink from the last layer to the first, so much that the first layers do not learn.
 
     Holds if the gradient relative to the weights is in the first third of the layers below a thousandth of that in the
-    last third, whenever it was looked at (first weights and last; in a loop, what it left after its first epoch); and
-    if that did harm: the network did not learn, or the first layers moved by less than a tenth of what the last ones did.
-    A zero-initialized head shrinks them at the first weights alone, and normalized steps (Adam) may undo the harm:
-    neither is called vanishing. The thousandth is AutoTrainer's (ICSE 2021) first/last ratio; its second condition, a first norm
-    below 1e-4, depends on the unit of the loss and is replaced by the harm.
+    last third, and below a hundredth whenever else it was looked at (first weights and last; in a loop, what it left
+    after its first epoch); and if that did harm: the network did not learn, or the first layers moved by less than a tenth
+    of what the last ones did. A zero-initialized head shrinks them at the first weights alone, and normalized steps
+    (Adam) may undo the harm: neither is called vanishing. The thousandth is AutoTrainer's (ICSE 2021) first/last ratio;
+    its second condition, a first norm below 1e-4, depends on the unit of the loss and is replaced by the harm.
     """
 
     name, severity = "vanishing_gradients", 2
     axis, pulls = "optimization", "capacity"
     RATIO = 1e-3  # AutoTrainer's; healthy networks of 2 to 50 layers lie between .03 and 30
+    STAYS = 1e-2  # as training goes on the ratio grows, unless the fault is mended
     FEWEST_LAYERS = 4  # fewer factors do not shrink a gradient a thousandfold by depth
     LAGS = 0.1  # the first layers learn at a tenth of the pace: a tenth of the learning rate
     LEVER = (
@@ -58,12 +59,12 @@ class VanishingGradients(Inside):
         if not seen:
             return None
         ratios = [first / last for first, last in map(ends, seen)]
-        if not all(ratio < self.RATIO for ratio in ratios):
+        if min(ratios) >= self.RATIO or max(ratios) >= self.STAYS:
             return None
         unlearned, lag = not learned(curves), self._lag(signals, list(seen[-1]))
         if not (unlearned or lag < self.LAGS):
             return None
-        worst = max(ratios)
+        worst = min(ratios)
         depth = math.log10(self.RATIO / worst) if worst > 0 else 9.0
         return self.finding(
             min(0.95, (0.9 if unlearned else 0.75) + 0.05 * depth),
