@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from wellposed.diagnosis.learning_curve import (
     row_counts,
 )
 from wellposed.diagnosis.power_law import fit_power_law
+from wellposed.reporting.tradeoff import learning_curves, needed, standalone
 
 SIZES = np.array([100.0, 200, 400, 700, 1000])
 
@@ -49,7 +52,7 @@ def test_a_power_law_is_found_beyond_its_sizes(floor: float, height: float, rate
         true = float(law(floor, height, rate, np.array([rows]))[0])
         said = found.at(rows, level=0.999)
         assert said.low < true < said.high
-        assert said.estimate == pytest.approx(true, rel=0.06)
+        assert said.estimate == pytest.approx(true, rel=0.05 if rows <= 2000 else 0.1)
     gain = found.gain(2000)
     assert gain.estimate == pytest.approx(found.at(1000).estimate - found.at(2000).estimate)
     assert found.gain(1000).estimate == pytest.approx(0, abs=1e-12)
@@ -73,7 +76,7 @@ def test_intervals_of_the_law_cover() -> None:
 
 
 def test_noise_widens_and_a_wrong_law_widens() -> None:
-    quiet, loud = (fit_power_law(SIZES, runs(law(0.2, 0.3, 0.7), noise)).gain(2000) for noise in (0.01, 0.1))
+    quiet, loud = (fit_power_law(SIZES, runs(law(0.2, 0.3, 0.7), noise)).gain(2000) for noise in (0.01, 0.2))
     assert loud.high - loud.low > 2 * (quiet.high - quiet.low)
     bent = law(0.2, 0.3, 0.7) * np.array([1, 1.3, 0.8, 1.2, 1])
     wrong = fit_power_law(SIZES, runs(bent, 0.01)).gain(2000)
@@ -95,7 +98,7 @@ def test_scale_changes_nothing() -> None:
 
 def test_a_fit_that_trusts_its_curve_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the spread of the runs the interval is of the law alone, and does not cover."""
-    monkeypatch.setattr(power_law, "standard_errors", lambda table: np.full(len(table), 1e-3))
+    monkeypatch.setattr(power_law, "standard_errors", lambda sizes, table: np.full(len(table), 1e-3))
     with pytest.raises(AssertionError):
         test_intervals_of_the_law_cover()
 
@@ -184,9 +187,9 @@ def problem() -> wp.Problem:
 @pytest.fixture(scope="module")
 def measured() -> LearningCurve:
     # The last epoch's weights: regularization is what keeps a large network on few rows from harm.
-    plain = wp.Recipe(epochs=40, batch_size=50, optimizer={"lr": 0.02}, stopping={"patience": 0, "keep": "last"})
+    plain = wp.Recipe(epochs=30, batch_size=50, optimizer={"lr": 0.02}, stopping={"patience": 0, "keep": "last"})
     decayed = plain.replace(terms=[{"penalty": "l2", "strength": 3.0}])
-    return wp.learning_curve(problem(), {"plain": plain, "decayed": decayed}, sizes=(0.25, 0.4, 0.7, 1.0), repeats=6)
+    return wp.learning_curve(problem(), {"plain": plain, "decayed": decayed}, sizes=(0.25, 0.4, 0.7, 1.0), repeats=5)
 
 
 def test_gaps_close_with_rows_and_regularization_is_needed_where_they_are_few(measured: LearningCurve) -> None:
@@ -206,12 +209,25 @@ def test_gaps_close_with_rows_and_regularization_is_needed_where_they_are_few(me
 
 def test_what_is_shown_and_saved(measured: LearningCurve) -> None:
     text = str(measured)
-    assert "6 draws of each size" in text
+    assert "5 draws of each size" in text
     assert "At 400 rows the loss would fall by" in text
     saved = json.loads(json.dumps(measured.to_dict()))
     assert saved["curves"][0]["levels"][0]["rows"] == 50
     assert saved["curves"][0]["gain"]["low"] > 0
     assert len(measured.frame()) == 8
+
+
+def test_figures_name_what_they_show(measured: LearningCurve) -> None:
+    for svg, words in (
+        (learning_curves("one", measured), {"plain", "decayed", "50", "400", "training rows"}),
+        (needed("two", measured, [("plain", "decayed")]), {"plain", "50", "200", "training rows"}),
+    ):
+        alone = standalone(svg)
+        assert words <= {text.strip() for text in ElementTree.fromstring(alone).itertext()}
+        assert "var(--" not in alone
+        assert "nan" not in alone
+    escaped = replace(measured, curves=tuple(replace(c, name="<script>") for c in measured.curves))
+    assert "<script>" not in learning_curves("three", escaped)
 
 
 def test_every_size_has_as_many_steps() -> None:

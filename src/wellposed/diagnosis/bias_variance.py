@@ -53,6 +53,10 @@ SMALLER = (
     "as a rule larger than with all rows, as the last column shows."
 )
 NOISE = "Noise of the labels is in the bias: rows with one label each do not tell the two apart."
+ONE_SET = (
+    "All resamples come from one training set. How far that one is off counts as bias: about as much again as the variance of "
+    "the data."
+)
 CHOSEN = "Each run kept the epoch that was best on these very rows, so that its loss is a little too low; test rows would not be."
 
 
@@ -345,7 +349,7 @@ def _check(resamples: int, seeds: list[int], strengths: Sequence[float] | None, 
 
 
 def _notes(on: str, recipes: Mapping[str, Recipe], seeds: int, crossing: bool, dropped: int) -> tuple[str, ...]:
-    found = [NOISE, SMALLER]
+    found = [NOISE, ONE_SET, SMALLER]
     if on == "valid" and any(recipe.stopping.keep == "best" for recipe in recipes.values()):
         found.append(CHOSEN)
     if seeds == 1:

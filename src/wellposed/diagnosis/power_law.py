@@ -30,7 +30,8 @@ FEWEST_SIZES = 4
 PRIOR_RUNS = 4.0
 """How many runs the spread common to all sizes counts for, beside those of a size: that of few runs is hardly known."""
 MISFIT = 0.01
-"""Relative standard deviation of a curve about the law: no curve of a network is one to better than a percent."""
+"""Relative standard deviation of a curve about the law at the largest size, and as much again for each halving of the rows: no
+curve of a network is a power law to better than a percent, and what is asked for lies beyond the largest size, not the smallest."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def fit_power_law(sizes: Sequence[float], losses: npt.ArrayLike) -> PowerLaw:
         )
     if not (np.isfinite(table).all() and (table.mean(1) > 0).all() and (np.diff(n) > 0).all() and n[0] > 0):
         raise InputError("A power law needs finite mean losses above 0 and sizes that rise from above 0.")
-    means, errors = table.mean(1), standard_errors(table)
+    means, errors = table.mean(1), standard_errors(n, table)
     share, rate = (grid.ravel() for grid in np.meshgrid(SHARES, RATES, indexing="ij"))
     shape = (1 - share) + share * (n[:, None] / n[-1]) ** -rate  # (sizes, shapes)
     weights = 1 / errors[:, None] ** 2
@@ -114,13 +115,14 @@ def fit_power_law(sizes: Sequence[float], losses: npt.ArrayLike) -> PowerLaw:
     return PowerLaw(float(n[-1]), weight / weight.sum(), scale, np.sqrt(more / precision), share, rate)
 
 
-def standard_errors(table: Array) -> Array:
+def standard_errors(sizes: Array, table: Array) -> Array:
     """Of the mean at each size: its own spread, drawn to the relative spread that is common to all, and the misfit."""
     means, runs = table.mean(1), table.shape[1]
     own = table.var(axis=1, ddof=1)
     common = float((own / means**2).mean()) * means**2
     variance = ((runs - 1) * own + PRIOR_RUNS * common) / (runs - 1 + PRIOR_RUNS)
-    found: Array = np.sqrt(variance / runs + (MISFIT * means) ** 2)
+    misfit = MISFIT * (1 + np.log2(sizes[-1] / sizes)) * means
+    found: Array = np.sqrt(variance / runs + misfit**2)
     return found
 
 
