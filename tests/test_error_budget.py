@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,7 +204,7 @@ def levels_of(**values: Any) -> Levels:
 
 def made(levels: list[Levels], recipe: wp.Recipe | None = None, bigger: dict[str, Any] | None = None) -> ErrorBudget:
     recipe = recipe or adam()
-    objective = Objective(recipe, regularized=bool(recipe.terms))
+    objective = Objective(recipe, recipe, regularized=bool(recipe.terms))
     return ErrorBudget(tuple(levels), tuple(range(len(levels))), recipe, objective, bigger)
 
 
@@ -273,6 +275,8 @@ class TestObjective:
         assert all(rival.optimizer.name == "adamw" and rival.optimizer.lr >= 1e-3 for rival in rivals(objective, 10))
         assert made([levels_of()] * 2).shortfall is not None
         assert dataclasses.replace(made([levels_of()] * 2), objective=objective).shortfall is None
+        both = [*decayed.model_dump()["terms"], {"penalty": "l1", "strength": 0.1}]
+        assert [term.penalty for term in Objective.of(of, decayed.replace(terms=both)).cost.terms] == ["l1"]
 
     @pytest.mark.parametrize(
         ("optimizer", "how", "strength"),
@@ -341,6 +345,12 @@ class TestGiven:
         assert budget.runs == 0
         assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
         assert budget["optimization"].estimate == 0.0
+
+    def test_little_time_makes_short_rivals(self, trained: Trained) -> None:
+        of, runs, _, _ = trained
+        budget = wp.error_budget(of, runs[0].recipe, runs=runs, seconds=1.0)
+        assert "For want of time" in " ".join(budget.notes)
+        assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
 
     def test_refused(self, trained: Trained) -> None:
         of, runs, _, _ = trained
@@ -418,3 +428,13 @@ class TestReport:
         assert "What limits these numbers" in page or not trained[3].notes
         assert 'aria-label="Best recipe: floor' in page
         assert render({"schema": 1, "error_budget": {"best": {"parts": 3}}}).count("<svg") == 0
+
+
+def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "error-budget.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert "rate_too_low" in printed
+    assert "visible gap" in printed
+    assert all(f"| {words}" in page for words in ("floor, T0", "regularization,", "optimization,", "stopping,", "gap,"))

@@ -22,10 +22,11 @@ from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.diagnosis.advice import Room
 from wellposed.diagnosis.budget import ErrorBudget, Levels
-from wellposed.diagnosis.rivals import Objective, larger, rival_epochs, rivals, unregularized
+from wellposed.diagnosis.rivals import ADAM_RATES, Objective, larger, rival_epochs, rivals, unregularized, weight
 from wellposed.diagnosis.training_cost import State, View, charged, seen
 from wellposed.losses.per_example import Average
 from wellposed.optim.averaging import batch_norms
+from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.executors import train_jobs
@@ -39,6 +40,8 @@ ON = 2
 """Rivals of each kind that go on from the first seed to the others."""
 PROBE_ROWS = 64
 """Rows at which rivals are looked at in each epoch: they keep their last weights, so looking is no choice."""
+TRAINING_SHARE = 0.6
+"""Of the time that is left; the rest is for settling, for measuring, and for what is slower than it was."""
 POLISH = (200, 2000)
 """At least and at most so many full-batch steps settle the best rival: fewer do not pay, more are another training."""
 
@@ -65,7 +68,8 @@ def error_budget(
 
     Args:
         seeds: at least one, each once; two or more give intervals for the terms that seeds vary. 3 show large terms.
-        runs: of this recipe and problem, already trained to their end; their seeds are taken in place of ``seeds``.
+        runs: of this recipe and problem, already trained to their end; their seeds and rows are taken in place of ``seeds`` and
+            ``rows``.
         epochs: of each rival, >= 1; by default twice as many as the recipe took, and at least 1,000 steps.
         rows: those that the recipe is trained on; see `fit`.
         seconds: bounds the probe: > 0; what is trained until then counts. The recipe's own runs must have ended.
@@ -95,6 +99,9 @@ def error_budget(
         if not seconds > 0:
             raise InputError(f"seconds= must be above 0; it was given {seconds!r}.")
         deadline = min(deadline, time.monotonic() + seconds)
+    if given:
+        least = min(int(run.history.facts.get("train_rows", len(problem.prepared.train))) for run in given)
+        rows = least if least < len(problem.prepared.train) else None
     probe = _Probe(problem, recipe, Objective.of(problem, recipe), tuple(numbers), rows, deadline, engine, device)
     return probe.measured(given, epochs, level)
 
@@ -151,8 +158,9 @@ class _Probe:
         began = time.perf_counter()
         own, ends = self.own(given)
         steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
-        length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
         bigger = larger(self.problem, self.recipe)
+        length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
+        length = self.affordable(length, list(own.values()), bigger)
         kinds = {
             "rivals": rivals(self.objective, length),
             "same": unregularized(self.recipe, length) if self.objective.regularized else [],
@@ -173,6 +181,22 @@ class _Probe:
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant, self.runs, self.epochs,
             time.perf_counter() - began, notes, Room.of(self.problem, next(iter(own.values())).model),
         )  # fmt: skip
+
+    def affordable(self, length: int, own: Sequence[Run], bigger: Mapping[str, Any] | None) -> int:
+        """Epochs of a rival that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come
+        down, and is worse than a short one."""
+        if math.isinf(self.deadline):
+            return length
+        same = len(rivals(self.objective, 1)) + len(ADAM_RATES) * self.objective.regularized
+        kinds = 1 + self.objective.regularized
+        larger_takes = weight(self.problem, self.recipe, bigger)
+        jobs = same + len(ADAM_RATES) * larger_takes + (len(own) - 1) * ON * (kinds + larger_takes)
+        paces = [math.fsum(run.history["seconds"]) / len(run.history) for run in own]
+        left = TRAINING_SHARE * (self.deadline - time.monotonic())
+        fits = max(1, int(left / max(jobs * sum(paces) / len(paces), 1e-9)))
+        if fits < length:
+            self.notes.append(f"For want of time the other networks had {fits} epochs each and not {length}.")
+        return min(length, fits)
 
     def own(self, given: Sequence[Run]) -> tuple[dict[int, Run], dict[int, Run]]:
         """The recipe's runs with the weights that come back, and with those of their last epoch, by seed.
@@ -279,9 +303,7 @@ class _Probe:
 
     def cost(self, state: State, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
-        recipe = self.objective.recipe
-        if not self.objective.fixed:
-            recipe = recipe.replace(terms=[term for term in recipe.terms if term.how not in (None, "decay")])
+        recipe = self.objective.cost
         _, penalty = charged(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
         plain = not self.objective.noisy and not recipe.noise.label_smoothing and not self._functional
         if plain:
@@ -298,9 +320,8 @@ class _Probe:
 
     @cached_property
     def _functional(self) -> bool:
-        return any(
-            term.how == "loss" and hasattr(term.charge, "needs") for term in self.objective.recipe.build_terms(1)
-        )
+        """Whether outputs are charged."""
+        return any(isinstance(term.charge, FunctionalPenalty) for term in self.objective.cost.build_terms(1))
 
     def polished(self, best: Found, seed: int, terms: Recipe) -> Found | None:
         """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""

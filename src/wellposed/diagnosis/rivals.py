@@ -48,6 +48,7 @@ class Objective:
     Attributes:
         recipe: with terms whose minimum is that of the written cost, whatever the optimizer; without what only smooths
             the way (averages, lookahead, noise on gradients).
+        cost: the same with those terms only that have a cost.
         fixed: whether there is such a cost; decay under an adaptive optimizer has none.
         noisy: whether training draws noise that the cost is an expectation over.
         regularized: whether it is more than the data loss.
@@ -55,6 +56,7 @@ class Objective:
     """
 
     recipe: Recipe
+    cost: Recipe
     fixed: bool = True
     noisy: bool = False
     regularized: bool = False
@@ -65,26 +67,24 @@ class Objective:
         """The objective of a recipe on a problem."""
         model = problem.build(recipe.model, 0)
         optimizer = recipe.optimizer.build(list(model.parameters()))
-        terms, fixed, notes = [], True, []
+        terms, counted, fixed, notes = [], [], True, []
         audit = {(row.term, row.how): row for row in regularize(optimizer, model, recipe.build_terms(1)).audit().rows}
         for spec, term in zip(recipe.terms, recipe.build_terms(1), strict=True):
             values = spec.model_dump()
-            how = term.how
-            found = audit.get((str(term.charge), "decay"))
-            if how != "decay" and found is None:
-                terms.append(values)
-                continue
-            strength = None if found is None else found.effective_strength
-            if strength is None or is_adaptive(optimizer):
+            found = audit.get((str(term.charge), "decay")) if term.how == "decay" else None
+            if found is not None and found.effective_strength is not None and not is_adaptive(optimizer):
+                values |= {"how": "prox", "strength": found.effective_strength}
+            elif term.how == "decay":
                 fixed = False
-                terms.append(values)
-            else:
-                terms.append({**values, "how": "prox", "strength": strength})
+            terms.append(values)
+            if values["how"] == "prox" or term.how != "decay":
+                counted.append(values)
         settings = dict(recipe.optimizer.settings)
         own = float(settings.get("weight_decay", 0.0) or 0.0)
         if own and _coupled(optimizer):
             settings.pop("weight_decay")
             terms.append({"penalty": "l2", "strength": own, "on": "*", "how": "prox"})
+            counted.append(terms[-1])
         elif own:
             fixed = False
         if not fixed:
@@ -101,7 +101,8 @@ class Objective:
         rates = [one.p for one in dropouts(model).values()] if noise.dropout is None else [noise.dropout]
         noisy = any((*rates, noise.input, noise.cutout, noise.mixup, noise.cutmix, noise.places))
         more = bool(terms or own or noisy or noise.label_smoothing or recipe.sharpness.radius)
-        return cls(Recipe(**changed), fixed, noisy, more, tuple(notes))
+        cost = Recipe(**{**changed, "terms": counted})
+        return cls(Recipe(**changed), cost, fixed, noisy, more, tuple(notes))
 
 
 def _coupled(optimizer: Optimizer) -> bool:
@@ -126,6 +127,14 @@ def _beside(recipe: Recipe) -> list[str]:
 def rival_epochs(took: int, steps_per_epoch: int) -> int:
     """Epochs of a rival: so many times those that the recipe took, and enough steps to come to rest."""
     return max(LONGER * took, math.ceil(FEWEST_STEPS / max(1, steps_per_epoch)))
+
+
+def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
+    """About how many times as long the network with other settings takes to train: by its weights, at least 1."""
+    if settings is None:
+        return 0.0
+    more, now = (_parameters_of(problem, {**recipe.model, **extra}) for extra in (settings, {}))
+    return max(1.0, more / max(1, now))
 
 
 def rivals(objective: Objective, epochs: int) -> list[Recipe]:
