@@ -57,6 +57,7 @@ ONE_SET = (
     "All resamples come from one training set. How far that one is off counts as bias: about as much again as the variance of "
     "the data."
 )
+GROUPED = "Rows are resampled one by one, though they come in groups: with other groups the variance would be larger."
 CHOSEN = "Each run kept the epoch that was best on these very rows, so that its loss is a little too low; test rows would not be."
 
 
@@ -308,7 +309,7 @@ def bias_variance(
         points.append(Point(name, recipe, parts, shown, whole, tuple(complete), strength))
     return BiasVariance(
         tuple(points), problem.loss.name, where, len(target), len(problem.prepared.train), len(numbers), crossed,
-        notes=_notes(where, several, len(numbers), crossed, dropped),
+        notes=_notes(problem, where, several, len(numbers), crossed, dropped),
     )  # fmt: skip
 
 
@@ -348,8 +349,12 @@ def _check(resamples: int, seeds: list[int], strengths: Sequence[float] | None, 
         raise InputError("Recipes go from the weakest to the strongest; strengths= must not fall.")
 
 
-def _notes(on: str, recipes: Mapping[str, Recipe], seeds: int, crossing: bool, dropped: int) -> tuple[str, ...]:
+def _notes(
+    problem: Problem, on: str, recipes: Mapping[str, Recipe], seeds: int, crossing: bool, dropped: int
+) -> tuple[str, ...]:
     found = [NOISE, ONE_SET, SMALLER]
+    if problem.data.groups is not None:
+        found.append(GROUPED)
     if on == "valid" and any(recipe.stopping.keep == "best" for recipe in recipes.values()):
         found.append(CHOSEN)
     if seeds == 1:
