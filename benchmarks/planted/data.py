@@ -111,7 +111,9 @@ def read_table(name: str) -> tuple[np.ndarray, np.ndarray, bool]:
                 parts.append((column[:, None] == levels[None, :]).astype(float))
     classifies = name not in REAL_TARGETS
     answer = np.unique(target, return_inverse=True)[1] if classifies else target.astype(float)
-    return np.concatenate(parts, axis=1), answer, classifies
+    x = np.concatenate(parts, axis=1)
+    _, single = np.unique(x, axis=0, return_index=True)  # a row that is there twice would leak
+    return x[single], answer[single], classifies
 
 
 def table(name: str, rows: int, valid: int, seed: int, *, scaled: bool = True) -> Split:
@@ -210,10 +212,11 @@ def line(rows: int, valid: int, seed: int, *, features: int = 12, noise: float =
 
 
 def parity(rows: int, valid: int, seed: int, *, bits: int = 8, of: int = 3) -> Split:
-    """The parity of the first bits of several: no linear function of them tells anything about it."""
+    """The parity of the first bits of several, each with a little noise: no linear function tells anything about it."""
     g = random(seed)
     x = torch.randint(0, 2, (rows + valid + FRESH, bits), generator=g).float() * 2 - 1
-    return parted(x, (x[:, :of].prod(1) > 0).long(), rows, valid, seed + 1, 2, True)
+    y = (x[:, :of].prod(1) > 0).long()
+    return parted(x + 0.1 * torch.randn(x.shape, generator=g), y, rows, valid, seed + 1, 2, True)
 
 
 def first_of(rows: int, valid: int, seed: int, *, length: int = 40, noise: float = 0.5) -> Split:
@@ -234,3 +237,32 @@ def waves(rows: int, valid: int, seed: int, *, length: int = 24, count: int = 3,
     angle = 6.28 * (y[:, None] + 1) * torch.arange(length)[None, :] / length + phase
     x = torch.sin(angle) + noise * torch.randn(len(y), length, generator=g)
     return parted(x[:, :, None].float(), y, rows, valid, seed + 1, count, True)
+
+
+def rare(rows: int, valid: int, seed: int, *, share: float = 0.07, features: int = 6, sharpness: float = 6.0) -> Split:
+    """Two classes, one of them rare, by a linear score with logistic noise."""
+    g = random(seed)
+    w = torch.randn(features, generator=g)
+    x = torch.randn(rows + valid + FRESH, features, generator=g)
+    score = x @ (w / w.norm())
+    y = torch.rand(len(x), generator=g) < torch.sigmoid(sharpness * (score - score.quantile(1 - share)))
+    return parted(x, y.long(), rows, valid, seed + 1, 2, True)
+
+
+def polynomial(rows: int, valid: int, seed: int, *, degree: int = 8, noise: float = 0.1) -> Split:
+    """The powers of one number, each of variance 1, and a random polynomial of them with noise."""
+    g = random(seed)
+    z = 2 * torch.rand(rows + valid + FRESH, 1, generator=g) - 0.6
+    x = torch.cat([z**k for k in range(1, degree + 1)], 1)
+    x = (x - x.mean(0)) / x.std(0)
+    y = torch.sin(4 * z + 6 * torch.rand(1, generator=g))
+    y = (y - y.mean()) / y.std()
+    return parted(x, y + noise * torch.randn(y.shape, generator=g), rows, valid, seed + 1, 1, False)
+
+
+def whitened(split: Split) -> Split:
+    """The same with inputs turned and scaled so that they have no correlation in the training rows."""
+    x = split.train[0]
+    values, vectors = torch.linalg.eigh(torch.cov(x.T))
+    turn = vectors / values.clamp_min(1e-7).sqrt()
+    return split.inputs(lambda inputs: (inputs - x.mean(0)) @ turn)

@@ -26,9 +26,13 @@ def judged(work: Work) -> Judged:
     half, side, name, seed, least, truth_only = work
     case = kinds_of(half)[name].case(seed, side)
     began, found, error = time.perf_counter(), {}, ""
-    source = case.make()
-    seconds = time.perf_counter() - began
-    dropped = case.truth()
+    try:
+        source = case.make()
+        seconds = time.perf_counter() - began
+        dropped = case.truth()
+    except Exception as raised:
+        raised.add_note(f"in {name}, seed {seed}, {side} parameters")
+        raise
     if not truth_only and not dropped:
         try:
             found = {f.name: float(f.confidence) for f in wp.diagnose(source) if f.confidence >= least}
