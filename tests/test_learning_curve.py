@@ -147,6 +147,15 @@ def test_verdicts() -> None:
     assert (noisy.verdict, told(noisy)) == (UNKNOWN, "not_enough_evidence data")
 
 
+def test_a_loss_that_rises_is_a_matter_of_optimization() -> None:
+    found = curve(np.array([0.5, 0.4, 0.3, 0.35, 0.4]))
+    assert (found.verdict, found.rises, told(found)) == (UNKNOWN, 700, "not_enough_evidence data")
+    assert "the loss rises at 700 rows. Next: more epochs" in str(
+        LearningCurve((found,), "squared_error", "test", 400, 5, 0.05)
+    )
+    assert curve(law(0.4, 0.0, 1.0), noise=0.1).rises == 0
+
+
 def test_rows_that_differ_widen_the_interval() -> None:
     few, many = (curve(law(0.1, 0.4, 0.6), rows=rows).gain for rows in (10, 4000))
     assert few is not None

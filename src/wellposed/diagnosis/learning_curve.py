@@ -8,6 +8,7 @@ on the same other rows. See `wellposed.diagnosis.power_law` for the fit and ``do
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ SIZES = (0.1, 0.2, 0.4, 0.7, 1.0)
 MATTERS = 0.05
 """Share of the present loss that twice the rows must take away to be worth having them: a twentieth."""
 HELP, NOT, UNKNOWN = "more data would help", "more data would not help", "cannot be told"
+LONGER = "more epochs, or another learning rate: so many rows are not learned in these steps."
 FEWEST_DRAWS = 2
 
 
@@ -70,6 +72,8 @@ class Curve:
         law: fitted to the losses of the other rows; None where there are fewer than four sizes, or losses are not above 0.
         gain: of twice the rows: by how much the loss would fall; None without a law.
         verdict: one of ``more data would help``, ``more data would not help``, ``cannot be told``.
+        rises: the first size at which the loss is shown to be above that of the size before: there as many steps are too few for
+            the rows, and what is seen is optimization; 0 where there is none.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Curve:
     law: PowerLaw | None
     gain: Prediction | None
     verdict: str
+    rises: int = 0
 
     @property
     def last(self) -> Level:
@@ -130,7 +135,7 @@ class LearningCurve:
         if curve.gain is None or curve.verdict == UNKNOWN:
             return Finding(
                 "not_enough_evidence", LEVEL, {"rows": self.rows, "draws": self.draws},
-                "more draws (repeats=), more sizes, or more rows to judge on.",
+                LONGER if curve.rises else "more draws (repeats=), more sizes, or more rows to judge on.",
                 f"Whether more data would help {curve.name!r} cannot be told.", "evidence", "data",
             )  # fmt: skip
         evidence = {
@@ -158,7 +163,7 @@ class LearningCurve:
 
         curves = [
             {
-                "name": c.name, "recipe": c.recipe.to_dict(), "verdict": c.verdict, "gain": of(c.gain),
+                "name": c.name, "recipe": c.recipe.to_dict(), "verdict": c.verdict, "rises": c.rises, "gain": of(c.gain),
                 "floor": None if c.law is None else c.law.floor,
                 "levels": [
                     {"rows": x.rows, "train": x.train, "valid": of(x.valid), "gap": of(x.gap)} for x in c.levels
@@ -206,6 +211,8 @@ class LearningCurve:
         return "\n".join(lines)
 
     def _said(self, curve: Curve) -> str:
+        if curve.rises:
+            return f"{curve.name}: {curve.verdict}; the loss rises at {curve.rises} rows. Next: {LONGER}"
         if curve.gain is None:
             return f"{curve.name}: {curve.verdict}; a power law needs {FEWEST_SIZES} sizes and losses above 0."
         now = curve.last.valid.estimate
@@ -348,8 +355,18 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     low = gain.estimate - math.hypot(gain.estimate - gain.low, half)
     high = gain.estimate + math.hypot(gain.high - gain.estimate, half)
     worth = matters * float(means[-1].mean())
-    verdict = HELP if low > worth else NOT if high < worth else UNKNOWN
-    return Curve(name, recipe, tuple(levels), law, Prediction(gain.estimate, low, high), verdict)
+    rises = first_rise(levels)
+    verdict = UNKNOWN if rises else HELP if low > worth else NOT if high < worth else UNKNOWN
+    return Curve(name, recipe, tuple(levels), law, Prediction(gain.estimate, low, high), verdict, rises)
+
+
+def first_rise(levels: Sequence[Level]) -> int:
+    """The first size whose loss is shown to be above that of the size before; all comparisons together keep the level."""
+    level = 1 - (1 - LEVEL) / (len(levels) - 1)
+    for before, after in itertools.pairwise(levels):
+        if crossed_interval(after.table - before.table, level).low > 0:
+            return after.rows
+    return 0
 
 
 def rows_error(sizes: Sequence[float], means: Array, tables: Sequence[Array], rows: float) -> float:
