@@ -99,9 +99,10 @@ def table_of(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] |
 def inputs_of(batch: Any) -> Any:
     """The inputs of a batch as a loader gives it; the batch itself where it has no known form."""
     try:
-        return split_batch(batch)[0]
+        inputs = split_batch(batch)[0]
     except DataError:  # the owner's forward= reads it in a way of its own
         return batch
+    return next(iter(inputs.values())) if isinstance(inputs, dict) and len(inputs) == 1 else inputs
 
 
 def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
@@ -202,11 +203,13 @@ def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbe
 
 
 def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
-    """Squared error of the mean target of the `NEAREST` training rows, and of all that tie with them."""
+    """Squared error of the mean target of the training rows of the same value, or of the `NEAREST`."""
     by = np.argsort(x, kind="stable")
     x, sums = x[by], np.concatenate([np.zeros((1, y.shape[1])), np.cumsum(y[by], axis=0)])
-    at = np.clip(np.searchsorted(x, x_valid) - NEAREST // 2, 0, len(x) - NEAREST)
-    low, high = np.searchsorted(x, x[at], side="left"), np.searchsorted(x, x[at + NEAREST - 1], side="right")
+    low, high = np.searchsorted(x, x_valid, side="left"), np.searchsorted(x, x_valid, side="right")
+    few = high - low < NEAREST  # rows of the same value are enough where there are so many
+    at = np.clip((low + high) // 2 - NEAREST // 2, 0, len(x) - NEAREST)
+    low, high = np.where(few, at, low), np.where(few, at + NEAREST, high)
     means = (sums[high] - sums[low]) / (high - low)[:, None]
     return float(np.square(y_valid - means).sum())
 

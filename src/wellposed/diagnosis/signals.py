@@ -23,8 +23,8 @@ from wellposed.data.arrays import Source, moved
 from wellposed.diagnosis import rows as measure
 from wellposed.diagnosis.rows import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
-from wellposed.optim.audit import COUPLED, Audit
-from wellposed.optim.regularize import Regularized
+from wellposed.optim.audit import COUPLED
+from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import batches_of, evaluating
 from wellposed.training.looking import (
@@ -182,7 +182,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "wrong": {side: seen.wrong(run.model, batches) for side, batches in answers.items()},
         **_network(run.model, seen, kept, size),
         **_rows_of(data.train_clean, data.valid, seen, kept),
-        "charges": _charges(run.audit(), [steps * lr for lr in run.history["lr"]]),
+        "charges": _charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
         "missing": tuple(seen.missing),
     }
 
@@ -233,6 +233,13 @@ def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batc
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
     return (((x, y), y) for x, y in _moved(batches_of(source, some), watch.device))
+
+
+def _optimizer_of(run: Run) -> Optimizer:
+    """The optimizer that the recipe builds, with its terms."""
+    return regularize(
+        run.recipe.optimizer.build(run.model.parameters()), run.model, run.recipe.build_terms(total_steps=1)
+    )
 
 
 @dataclass
@@ -362,28 +369,29 @@ def _size(value: Any) -> int:
 def _charges_of(
     model: nn.Module, optimizer: Optimizer | None, lengths: list[float], left: Mapping[str, float]
 ) -> Charges | None:
-    """Of an optimizer: the terms of `regularize`, or the weight decay of torch's own."""
+    """Of an optimizer: its own weight decay, and the terms of `regularize` around it.
+
+    Args:
+        lengths: of each epoch, its steps times its learning rate.
+        left: norms of the gradients as the first epoch left them, by parameter.
+    """
     if optimizer is None:
         return None
-    regularized = inside(optimizer, Regularized)
-    if regularized is not None:
-        return _charges(regularized.audit(), lengths)
     decays = {
         id(p): float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups for p in group["params"]
     }
+    regularized = inside(optimizer, Regularized)
+    for one in regularized.binding.charged if regularized is not None else ():
+        strengths = [float(getattr(bound.charge, "strength", 0.0)) for bound in one.bounds]
+        decays[id(one.leaf.tensor)] = max([decays.get(id(one.leaf.tensor), 0.0), *strengths])
     norms = [leaf for leaf in leaves(model) if leaf.role == "norm"]
     found = {leaf.name: decays.get(id(leaf.tensor), 0.0) for leaf in norms}
     coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.SGD)
-    if not coupled or optimizer.defaults.get("decoupled_weight_decay"):
+    if regularized is not None or not coupled or optimizer.defaults.get("decoupled_weight_decay"):
         return _charged(found, lengths)
     # A decay inside the gradient is divided by the root of its second moment, as the gradient itself is.
     sizes = [left[leaf.name] / math.sqrt(leaf.tensor.numel()) for leaf in norms if left.get(leaf.name)]
     return _charged(found, lengths, 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0)
-
-
-def _charges(audit: Audit, lengths: list[float]) -> Charges | None:
-    found = {row.parameter: row.effective_strength or 0.0 for row in audit.rows if row.role == "norm"}
-    return _charged(found, lengths)
 
 
 def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> Charges | None:

@@ -151,7 +151,7 @@ class _Sums:
         return Columns(np.sqrt(square), spread, filled / self.rows, binary, self.layer)
 
 
-RELUS = ("relu", "relu_", "threshold", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
+RELUS = ("relu", "relu_", "threshold", "clamp_min", "clamp_min_", "clamp", "clamp_", "hardtanh", "hardtanh_")
 MAKERS = {
     "_softmax": "softmax", "_log_softmax": "log_softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid",
     "log_sigmoid_forward": "log_sigmoid", "tanh": "tanh", "tanh_": "tanh", "relu": "relu", "relu_": "relu",
@@ -182,7 +182,7 @@ def _floor(name: str, args: tuple[Any, ...]) -> Any:
     """The least value that a rectifier lets through."""
     if name.startswith("threshold"):
         return args[2]
-    return args[1] if name.startswith(("clamp_min", "hardtanh")) and len(args) > 1 else 0
+    return args[1] if name.startswith(("clamp", "hardtanh")) and len(args) > 1 else 0
 
 
 @dataclass
