@@ -510,6 +510,80 @@ def test_a_resumed_run_may_have_several_event_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(Curves.of(run).train_loss, 1 / np.arange(1, 31), rtol=1e-6)
 
 
+# Lines of text
+
+PRINTED = {
+    "a logger": [
+        "2023-05-15 22:50:17,398 INFO:Epoch 1: Train Loss=0.9, Val Loss=0.8",
+        "2023-05-15 22:50:21,707 INFO:Epoch 2: Train Loss=0.7, Val Loss=0.7",
+        "2023-05-15 22:50:26,070 INFO:Epoch 3: Train Loss=0.5, Val Loss=0.75",
+    ],
+    "bars of Keras": [
+        "WARNING: no GPU",
+        *(line for e, (a, b) in enumerate([(0.9, 0.8), (0.7, 0.7), (0.5, 0.75)], 1) for line in (
+            f"Epoch {e}/3",
+            f" 1/9 [..] - loss: 7.0\r9/9 [====] - 1s 3ms/step - loss: {a} - accuracy: 0.8 - val_loss: {b} - val_accuracy: 0.7",
+        )),
+    ],
+    "an example of PyTorch": [
+        line for e, (a, b) in enumerate([(0.9, 0.8), (0.7, 0.7), (0.5, 0.75)], 1) for line in (
+            f"Train Epoch: {e} [0/60000 (0%)]\tLoss: {a - 0.1}", f"Train Epoch: {e} [640/60000 (1%)]\tLoss: {a + 0.1}", "",
+            f"Test set: Average loss: {b}, Accuracy: 9600/10000 (96%)",
+        )
+    ],
+    "columns of words": [
+        "[Epoch 1/3] | Train Loss: 0.9 | Train Acc: 60.1% | Val. Loss: 0.8 | Val. Acc: 62.0%",
+        "[Epoch 2/3] | Train Loss: 0.7 | Train Acc: 61.1% | Val. Loss: 0.7 | Val. Acc: 62.0%",
+        "[Epoch 3/3] | Train Loss: 0.5 | Train Acc: 62.1% | Val. Loss: 0.75 | Val. Acc: 62.0%",
+    ],
+    "steps": [
+        "step 0: train loss 0.9, val loss 0.8", "iter 0: loss 8.0, time 5ms", "step 250: train loss 0.7, val loss 0.7",
+        "iter 300: loss 5.0, time 5ms", "step 500: train loss 0.5, val loss 0.75",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", PRINTED)
+def test_what_a_loop_prints_is_read(writer: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(PRINTED[writer]) + "\n", newline="")
+    curves = Curves.of(path)
+    np.testing.assert_allclose(curves.train_loss, [0.9, 0.7, 0.5])
+    np.testing.assert_allclose(curves.valid_loss, [0.8, 0.7, 0.75])
+    assert curves.epoch.tolist() == ([0, 250, 500] if writer == "steps" else [1, 2, 3])
+    if writer == "an example of PyTorch":
+        assert curves.valid_metric.tolist() == [0.96] * 3
+    assert "Read from lines of text" in str(diagnose(path))
+
+
+def test_text_without_losses_is_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "novel.txt"
+    for words in (
+        "It was a loss of 3 men, and one of 4 ships.\nThe end.\n",
+        "loss 3\n",
+        "loss " * 10_000,
+        "loss:" + " " * 100_000,
+    ):
+        path.write_text(words)
+        with pytest.raises(DataError):
+            read(path)
+
+
+def test_other_tables_that_people_have(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "epoch,train_loss,valid_loss,accuracy,time\n0,0.8,0.4,0.89,04:39\n1,0.6,0.3,0.88,04:36\n2,0.5,0.2,0.9,04:34\n"
+    )
+    assert Curves.of(path).valid_metric.tolist() == [0.89, 0.88, 0.9]  # fastai's metrics are of validation
+    assert "last ones counting most" in " ".join(diagnose(path).limits)
+    path.write_text("name,epoch,train_loss,val_loss,id\na,25,0.05,0.12,x1\na,29,0.04,0.12,y2\nb,27,0.02,0.16,z3\n")
+    with pytest.raises(DataError, match="results, not curves"):
+        read(path)
+    path.write_text("1,0.49,0.39\n2,0.54,0.44\n")
+    with pytest.raises(DataError, match="numbers only: give the columns names"):
+        read(path)
+
+
 # Event files
 
 

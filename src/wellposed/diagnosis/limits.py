@@ -5,7 +5,7 @@ from __future__ import annotations
 from wellposed.core.errors import listed
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.logs import Reading
-from wellposed.diagnosis.logs.log import KERAS, LIGHTNING, OURS, PLAIN, TRANSFORMERS, WANDB
+from wellposed.diagnosis.logs.log import FASTAI, KERAS, LIGHTNING, OURS, PLAIN, TEXT, TRANSFORMERS, WANDB
 
 GAP = "the gap shown is not the generalization gap. watch() measures both sides alike."
 TRAINING_LOSS = {
@@ -16,6 +16,10 @@ TRAINING_LOSS = {
     LIGHTNING: (
         "Lightning logs what the training step returns, in training mode, and averages it over a moving epoch; "
         f"penalties are inside if the step adds them: {GAP}"
+    ),
+    FASTAI: (
+        "fastai averages the training loss over batches, the last ones counting most, in training mode (dropout on, "
+        f"augmented rows): {GAP}"
     ),
     TRANSFORMERS: (
         "transformers averages the training loss since the last log, in training mode, and leaves losses out that are no "
@@ -63,7 +67,7 @@ def understood(curves: Curves) -> list[str]:
     if reading.format == OURS:
         return []
     taken = ", ".join(f"{_spoken(ours)} from '{theirs}'" for ours, theirs in reading.taken.items())
-    who = "a table" if reading.format == PLAIN else f"a log of {reading.format}"
+    who = {PLAIN: "a table", TEXT: "text"}.get(reading.format, f"a log of {reading.format}")
     said = [f"As {who}: {taken}."] if taken else []
     if reading.left:
         said.append(f"Not used: {listed(reading.left, 8)}.")

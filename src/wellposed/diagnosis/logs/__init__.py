@@ -1,6 +1,6 @@
 """The curves that people already have, read into named columns: a small file a format.
 
-Readers (`delimited`, `documents`, `tensorboard`, `folders`, `objects`) give a `Log`: columns as their writer left them.
+Readers (`delimited`, `documents`, `prose`, `tensorboard`, `folders`, `objects`) give a `Log`: columns as their writer left them.
 `names` guesses which column is what, `cells` makes numbers of cells, `points` one row an epoch or an evaluation, and
 `reading` puts it together.
 """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wellposed.core.errors import DataError, listed
-from wellposed.diagnosis.logs.log import LIGHTNING, OURS, WANDB, Log, plain
+from wellposed.diagnosis.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, plain
 from wellposed.diagnosis.logs.names import EPOCHS, STEPS
 from wellposed.diagnosis.logs.objects import named_as
 from wellposed.diagnosis.logs.text import text_of
@@ -75,6 +75,8 @@ def _writer(path: Path, columns: Mapping[str, object]) -> str:
     names = {plain(name) for name in columns}
     if "train_loss_se" in names:
         return OURS
+    if {"epoch", "train_loss", "valid_loss", "time"} <= names:
+        return FASTAI
     if {"epoch", "step"} <= names and (
         path.name == "metrics.csv" or any(n.endswith(("_step", "_epoch")) for n in names)
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from wellposed.diagnosis.logs import tensorboard
 from wellposed.diagnosis.logs.delimited import read_delimited
 from wellposed.diagnosis.logs.documents import is_lines, read_json, read_lines
 from wellposed.diagnosis.logs.log import TENSORBOARD, Log, plain
-from wellposed.diagnosis.logs.names import SIDES, guess
+from wellposed.diagnosis.logs.names import SIDES, guess, understood
+from wellposed.diagnosis.logs.prose import SAID, read_prose
 from wellposed.diagnosis.logs.text import text_of
 
 OWN = ("history.json", "history.csv")
@@ -43,12 +45,21 @@ def _file(path: Path) -> list[Log]:
     text = text_of(path)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
-    begins = text.lstrip()[:1]
-    if suffix in (".jsonl", ".ndjson") or (begins == "{" and is_lines(text)):
+    as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
+    if suffix in (".jsonl", ".ndjson") or (as_json and is_lines(text)):
         return read_lines(path, text)
-    if suffix == ".json" or begins in ("{", "["):
+    if suffix == ".json" or as_json:
         return read_json(path, text)
+    if not _is_table(text) and (said := read_prose(path, text)):
+        return said
     return read_delimited(path, text)
+
+
+def _is_table(text: str) -> bool:
+    """Whether the first line is a header: names without numbers, one of which is a loss."""
+    first = text.lstrip("\ufeff").partition("\n")[0]
+    names = re.split(r"[,;\t]", first)
+    return len(names) > 1 and any(understood(name).is_loss for name in names) and not SAID.search(first)
 
 
 # Folders

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-KERAS, TENSORBOARD, LIGHTNING, TRANSFORMERS, WANDB, OURS, PLAIN = (
-    "Keras", "TensorBoard", "Lightning", "transformers", "wandb", "wellposed", "table",
+KERAS, TENSORBOARD, LIGHTNING, TRANSFORMERS, WANDB, FASTAI, OURS, PLAIN, TEXT = (
+    "Keras", "TensorBoard", "Lightning", "transformers", "wandb", "fastai", "wellposed", "table", "text",
 )  # fmt: skip
 """Who wrote a log, as far as it shows: what cannot be known from it depends on that."""
 

@@ -105,8 +105,8 @@ class Guess:
     notes: tuple[str, ...] = ()
 
 
-def guess(found: Iterable[str]) -> Guess:
-    """What each of the columns ``found`` is taken for."""
+def guess(found: Iterable[str], metrics_of: str = NOBODY) -> Guess:
+    """What each of the columns ``found`` is taken for; metrics without a side are of ``metrics_of``."""
     first: dict[str, str] = {}
     for name in found:
         first.setdefault(plain(name), name)
@@ -122,7 +122,7 @@ def guess(found: Iterable[str]) -> Guess:
         taken["grad_norm"] = first["train_grad_norm"]
     metric, higher = "", True
     if "train_metric" not in taken and "valid_metric" not in taken:
-        columns, metric, higher = _metrics([name for name in names if name.text not in taken.values()])
+        columns, metric, higher = _metrics([name for name in names if name.text not in taken.values()], metrics_of)
         taken |= columns
     return Guess(taken, metric, higher, tuple(notes))
 
@@ -175,15 +175,16 @@ def _quantity(name: Name) -> str:
     return name.what.replace("losses", "loss")
 
 
-def _metrics(names: Sequence[Name]) -> tuple[dict[str, str], str, bool]:
+def _metrics(names: Sequence[Name], unsided: str) -> tuple[dict[str, str], str, bool]:
     """The first metric of our lists that validation has, and the same of training."""
     for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
         mine = [name for name in names if name.what == metric and name.level]
         mine.sort(key=lambda name: (name.smoothed, name.of_a_step))
         for sides in ((VALID,), (TEST,)):
-            valid = next((name for name in mine if name.side in sides), None)
+            valid = next((name for name in mine if (name.side or unsided) in sides), None)
             if valid is not None:
-                train = next((n for n in mine if n.side == TRAIN), next((n for n in mine if n.side == NOBODY), None))
+                rest = [name for name in mine if not name.side and name is not valid]
+                train = next((name for name in mine if name.side == TRAIN), next(iter(rest), None))
                 taken = {"valid_metric": valid.text} | ({"train_metric": train.text} if train else {})
                 return taken, metric, metric in HIGHER_IS_BETTER
     return {}, "", True

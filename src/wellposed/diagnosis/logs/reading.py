@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from wellposed.core.errors import DataError, listed
 from wellposed.diagnosis.logs.cells import has_commas, numbers
 from wellposed.diagnosis.logs.folders import read_path
-from wellposed.diagnosis.logs.log import Log, Reading, Table
-from wellposed.diagnosis.logs.names import OF_OURS, guess
+from wellposed.diagnosis.logs.log import FASTAI, Log, Reading, Table
+from wellposed.diagnosis.logs.names import NOBODY, OF_OURS, VALID, guess
 from wellposed.diagnosis.logs.objects import read_object
 from wellposed.diagnosis.logs.points import points
 from wellposed.diagnosis.logs.shapes import one_side_a_column, runs
 
+LONGEST_NAME = 60  # signs of a column's name in a message
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
 
@@ -52,7 +54,7 @@ def tabulated(log: Log) -> Table:
     Raises:
         DataError: no column of losses, columns of different lengths, or text where a number is needed.
     """
-    found = guess(log.columns)
+    found = guess(log.columns, VALID if log.format == FASTAI else NOBODY)
     notes = [*log.notes, *found.notes]
     raw: dict[str, list[float | None]] = {}
     for ours, theirs in found.taken.items():
@@ -85,7 +87,7 @@ def _require_losses(log: Log, raw: dict[str, list[float | None]]) -> None:
     filled = any(len(cells) for cells in log.columns.values())
     if "train_loss" not in raw and "valid_loss" not in raw and filled:
         raise DataError(
-            f"'{log.name}' has no column of losses. Found: {listed(log.columns, 12)}. "
+            f"'{log.name}' has no column of losses. Found: {listed(map(_cut, log.columns), 12)}. "
             f"Needed: train_loss (or loss) and valid_loss (or val_loss).{_hint(log.columns)}"
         )
     if len({len(cells) for cells in raw.values()}) > 1:
@@ -93,8 +95,14 @@ def _require_losses(log: Log, raw: dict[str, list[float | None]]) -> None:
         raise DataError(f"'{log.name}' has columns of different lengths: {lengths}. Give every epoch a row.")
 
 
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+
+
 def _hint(columns: Iterable[str]) -> str:
     names = {name.strip().lower() for name in columns}
+    if all(re.fullmatch(r"[-+.\de]+|column \d+", name) for name in names):
+        return " Its first row has numbers only: give the columns names."
     if {"wall time", "step", "value"} <= names:
         return " This is one curve, exported by TensorBoard without its name: give the event files or their folder."
     return ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
+from wellposed.core.errors import DataError
 from wellposed.diagnosis.logs.log import Log, plain
 from wellposed.diagnosis.logs.names import EPOCHS, SIDES, STEPS
 
+ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
 GROUPS = ("run", "recipe", "trial", "run_id", "run_name", "experiment", "fold", "seed", "config")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "partition", "side", "type", "part")
 
@@ -16,6 +19,7 @@ def runs(log: Log) -> list[Log]:
     """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``."""
     if len({len(cells) for cells in log.columns.values()}) > 1:
         return [log]  # it is refused later, by the names that matter
+    _refuse_results(log)
     key = next((name for name in log.columns if plain(name) in GROUPS and _tells_apart(log, name)), None)
     if key is None:
         return [log]
@@ -24,6 +28,18 @@ def runs(log: Log) -> list[Log]:
         note = f"Of {len(set(whose))} runs in '{key}', the one called best was taken."
         return [replace(_rows(log, key, whose, "best"), name=log.name, notes=(*log.notes, note))]
     return [_rows(log, key, whose, one) for one in dict.fromkeys(whose)]
+
+
+def _refuse_results(log: Log) -> None:
+    """A table with one row a run, as a list of runs exports it, has final results and no curves."""
+    for name, cells in log.columns.items():
+        if plain(name) in ONE_EACH and len(cells) > 1:
+            values = [_label(cell) for cell in cells if cell is not None]
+            if len(set(values)) == len(cells) and all(re.search("[a-z]", value, re.IGNORECASE) for value in values):
+                raise DataError(
+                    f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
+                    "Export the history of each run: a row for each epoch."
+                )
 
 
 def _label(cell: Any) -> str:
