@@ -105,6 +105,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
         "curves": _curves(record),
         "decomposition": _decomposition(record),
         "diagnoses": _diagnoses(record),
+        "advice": [told for one in rows(record.get("advice"))[:MOST_FINDINGS] if (told := text(one.get("told"), 600))],
         "changes": _changes(record),
         "ablation": _ablation(record),
         "recipes": _recipes(record),

@@ -29,6 +29,7 @@ from wellposed.search.ranking import best_loss, chosen, shown_score
 from wellposed.search.references import References, references
 from wellposed.search.resume import resumed
 from wellposed.search.rounds import Rounds
+from wellposed.search.sources import error_budgets
 from wellposed.search.space import Space
 from wellposed.search.state import STATE, State
 from wellposed.search.study import Study
@@ -141,7 +142,8 @@ class Search:
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
-        return self.study(shown, taken, found, command)
+        budgets = error_budgets(bench, shown)
+        return self.study(shown, taken, found, budgets, command)
 
     def close(self) -> None:
         """The study is written: what its budget was is spent, and its look is over."""
@@ -188,17 +190,20 @@ class Search:
 
     # --- the study
 
-    def study(self, shown: Confirmed, taken: Ablation, found: References, command: str) -> Study:
+    def study(
+        self, shown: Confirmed, taken: Ablation, found: References, budgets: dict[str, Any], command: str
+    ) -> Study:
         """Put everything together."""
         bench = self.bench
         pairs = shown.pairs or [(self.stand_in(shown.baseline), self.stand_in(shown.best))]
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]
         bench.keep()
         self._say_shortfall()
+        facts = self.facts(pairs, shown, command) | {"error_budget": budgets}
         return Study(
             picked[0], picked[1], shown.interval, [run for pair in pairs for run in pair], list(bench.state.trials),
             found.test if shown.looks else {}, {"baseline": diagnose(picked[0]), "best": diagnose(picked[1])},
-            self.facts(pairs, shown, command), [*bench.notes, *found.notes], taken.told(), taken.simplest,
+            facts, [*bench.notes, *found.notes], taken.told(), taken.simplest,
         )  # fmt: skip
 
     def _say_shortfall(self) -> None:

@@ -1,4 +1,4 @@
-"""Of a budget in minutes, by which share of it each stage ends. See ADR 6 and 14.
+"""Of a budget in minutes, by which share of it each stage ends. See ADR 6 and 12.
 
 References and probes have shares of the whole; those of the other stages are of what is left then, so that a slow start takes from
 all of them alike. The confirmation takes what is left between finalists and ablation, since its models are the ones that are kept.
@@ -14,8 +14,9 @@ RATES = 0.25
 SEARCH, SEARCH_LATEST = 0.48, 0.68
 FINALISTS = 0.12
 """Of the finalists, from where the search ended."""
-CONFIRMATION = 0.84
-ABLATION = 0.96
+CONFIRMATION = 0.8
+ABLATION = 0.9
+"""The error budgets have what is left then."""
 LATEST = 1.05
 """Where a confirmation run is cut at the latest."""
 HASTE = 0.8

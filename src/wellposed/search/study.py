@@ -121,6 +121,7 @@ class Study:
                 "rows": self.facts["data"]["test"],
             },
             "advice": self.facts["advice"],
+            "error_budget": self.facts["error_budget"],
             "ablation": self.ablation,
             "simplest": self.simplest,
             "engine": self.facts["engine"],
