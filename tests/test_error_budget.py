@@ -327,6 +327,12 @@ class TestGiven:
         for one, run in zip(budget.levels, runs, strict=True):
             assert one.chosen == run.evaluate("train").loss.mean
 
+    def test_a_run_and_another_seed(self, trained: Trained) -> None:
+        of, runs, _, _ = trained
+        budget = wp.error_budget(of, runs[0].recipe, runs=runs[1], seeds=(5,), epochs=3)
+        assert budget.seeds == (5, 1)
+        assert budget.levels[1].chosen == runs[1].evaluate("train").loss.mean
+
     def test_is_the_same_again(self) -> None:
         of = problem(net)
         first, second = (wp.error_budget(of, adam(epochs=3), seeds=(4, 2), epochs=5) for _ in range(2))

@@ -174,6 +174,24 @@ class TestWatch:
         assert names(found) == ["dropout", "generalization"]
         assert "not given" in " ".join(found.notes)
 
+    def test_noise_by_hooks_is_seen_and_goes_on_as_if_nothing_was_asked(self) -> None:
+        """``E (y - (m x) w)^2`` of Gaussian dropout on the inputs has dropout's shift."""
+        model = nn.Sequential(nn.Identity(), nn.Linear(6, 1))
+        with wp.perturb(model, [wp.GaussianDropout(0.4).on("0")]) as noise:
+            watch, _ = self.loop(model, nn.MSELoss(), Y)
+            step = noise.step
+            found = wp.gap_split(watch, draws=200)
+            assert noise.step == step
+            model.train()
+            after = model(X[:5])
+            noise.step = step
+            assert torch.equal(after, model(X[:5]))
+        w = model[1].weight.detach()
+        inputs = torch.cat([batch[0] for batch, _ in watch.batches("train")])
+        shift = 0.4 / 0.6 * float((inputs.square() * w.square()).sum(1).mean())
+        assert found["dropout"].low < -shift < found["dropout"].high
+        assert found["dropout"].estimate == pytest.approx(-shift, rel=0.1)
+
     def test_mappings_and_pairs_are_split_alike(self) -> None:
         batch = {"x": X[:61], "y": (Y[:61], LABEL[:61])}
         parts = list(module._split(batch, 30))

@@ -154,12 +154,12 @@ class ErrorBudget:
         )
 
     def __getitem__(self, name: str) -> Part:
-        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"shortfall"``.
+        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"going_on"``, ``"shortfall"``.
 
         Raises:
             InputError: there is none, or it could not be measured.
         """
-        known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain)}
+        known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain, self.going_on)}
         if self.shortfall is not None:
             known["shortfall"] = self.shortfall
         if name not in known:

@@ -30,12 +30,13 @@ from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job
+from wellposed.training.jobs import Job, interrupted
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
 from wellposed.training.samples import sampled
 from wellposed.training.settle import settle
 
+SEEDS = (0, 1, 2)
 ON = 2
 """Rivals of each kind that go on from the first seed to the others."""
 PROBE_ROWS = 64
@@ -50,7 +51,7 @@ def error_budget(
     problem: Problem,
     recipe: Recipe | str = "baseline",
     *,
-    seeds: Iterable[int] = (0, 1, 2),
+    seeds: Iterable[int] | None = None,
     runs: Sequence[Run] | Run = (),
     epochs: int | None = None,
     rows: int | None = None,
@@ -67,9 +68,9 @@ def error_budget(
     the others too.
 
     Args:
-        seeds: at least one, each once; two or more give intervals for the terms that seeds vary. 3 show large terms.
-        runs: of this recipe and problem, already trained to their end; their seeds and rows are taken in place of ``seeds`` and
-            ``rows``.
+        seeds: at least one, each once; by default those of ``runs``, or 0, 1 and 2. Two or more give intervals for the terms that
+            seeds vary; 3 show large terms.
+        runs: of this recipe and problem, already trained to their end, on equal rows: they are not trained again.
         epochs: of each rival, >= 1; by default twice as many as the recipe took, and at least 1,000 steps.
         rows: those that the recipe is trained on; see `fit`.
         seconds: bounds the probe: > 0; what is trained until then counts. The recipe's own runs must have ended.
@@ -79,6 +80,7 @@ def error_budget(
     Raises:
         InputError: no seed, a seed twice, runs of another recipe or problem, or runs that were stopped from outside.
         TrainingError: the recipe's own runs did not end in time, or all of them diverged.
+        KeyboardInterrupt: Ctrl-C; a budget of a part of the rivals would name the wrong lever.
     Example:
         >>> import torch, wellposed as wp
         >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -90,7 +92,8 @@ def error_budget(
     needs_problem("error_budget", problem)
     recipe = as_recipe(recipe)
     given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
-    numbers = [run.seed for run in given] or list(seeds)
+    numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(seeds)
+    numbers += [run.seed for run in given if run.seed not in numbers]
     if not numbers or len(set(numbers)) < len(numbers) or not 0 < level < 1:
         raise InputError(
             f"error_budget needs different seeds and a level inside (0, 1); given {numbers} and {level!r}."
@@ -214,7 +217,7 @@ class _Probe:
         trained = self.train(jobs, None)
         ends: dict[int, Run] = {}
         for job, run in zip(jobs, trained, strict=True):
-            if run is None or run.stopped in ("budget", "interrupted"):
+            if run is None or run.stopped == "budget":
                 raise TrainingError(
                     "The recipe's own runs did not end in the time that was given. Give the budget more seconds, or runs."
                 )
@@ -237,6 +240,8 @@ class _Probe:
         outcomes = train_jobs(
             self.problem, jobs, engine=self.engine, device=self.device, deadline=self.deadline, probe_rows=probe_rows
         )
+        if any(map(interrupted, outcomes)):
+            raise KeyboardInterrupt
         padded = [*outcomes, *[None] * (len(jobs) - len(outcomes))]
         runs = [outcome if isinstance(outcome, Run) else _left_of(outcome) for outcome in padded]
         self.runs += sum(run is not None for run in runs)
@@ -250,7 +255,7 @@ class _Probe:
         found: dict[tuple[str, int], list[Found]] = {(kind, seed): [] for kind in kinds for seed in seeds}
         going = {kind: list(recipes) for kind, recipes in kinds.items()}
         cut = 0
-        for stage in (seeds[:1], seeds[1:]):
+        for first, stage in ((True, seeds[:1]), (False, seeds[1:])):
             jobs = [(kind, Job(recipe, seed, self.rows)) for kind in going for recipe in going[kind] for seed in stage]
             if not jobs:
                 continue
@@ -262,7 +267,7 @@ class _Probe:
                     one = self.found(kind, run)
                     if math.isfinite(one.training) and math.isfinite(one.cost):
                         found[kind, job.seed].append(one)
-            if stage is not seeds[1:]:
+            if first:
                 for kind in going:
                     ranked = sorted(found[kind, stage[0]], key=lambda one: one.cost)
                     going[kind] = [one.by for one in ranked[:ON] if one.by is not None]

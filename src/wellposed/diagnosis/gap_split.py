@@ -36,6 +36,7 @@ from wellposed.core.random import seeded, untouched
 from wellposed.diagnosis.evidence import crossed_interval, student_quantile
 from wellposed.diagnosis.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
 from wellposed.losses.per_example import Average, PerExample, average
+from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import batches_of, evaluate
@@ -432,6 +433,8 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
     found: list[Array] = []
     for draw in range(draws):
         with _restored(watch.model), torch.no_grad(), seeded(0, "gap", draw), watch.notes.blind():
+            for owner in perturbers(watch.model):  # each draw is another step of theirs
+                owner.step += draw * (watch.rows // batch_size + 2)
             set_mode(watch.model, "training" if mode == "unsmoothed" else mode)  # type: ignore[arg-type]
             parts: list[PerExample] = []
             for batch, _ in watch.batches("train"):
@@ -463,7 +466,8 @@ def _split(batch: Any, size: int) -> Iterator[Any]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Modes, buffers and random states come back."""
+    """Modes, buffers, random states and the steps of `perturb` come back."""
+    steps = [(owner, owner.step) for owner in perturbers(model)]
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
@@ -474,3 +478,12 @@ def _restored(model: nn.Module) -> Iterator[None]:
             module.training = training
         for buffer, before in buffers:
             buffer.data.copy_(before)
+        for owner, step in steps:
+            owner.step = step
+
+
+def perturbers(model: nn.Module) -> list[Hooked]:
+    """What puts noise on the model by hooks, each once."""
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    found = [hook.owner for hook in hooks if isinstance(hook, Hook)]
+    return list({id(owner): owner for owner in found}.values())
