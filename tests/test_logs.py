@@ -20,7 +20,7 @@ import pytest
 
 from wellposed.core.errors import DataError
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.diagnose import diagnose, diagnose_many
+from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
 from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, read, tensorboard, text
 from wellposed.diagnosis.logs.log import columns_of
 
@@ -879,3 +879,26 @@ def test_a_figure_of_no_kind_is_refused_before_anything_is_read(logs: dict[str, 
     status, out, err = call(logs["overfits"], "--figure", "curves.bmp")
     assert (status, out) == (1, "")
     assert "ends in .svg, .png, .html" in err
+
+
+# The page
+
+
+def test_the_page_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text()
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    printed, shown = capsys.readouterr().out, "".join(re.findall(r"```text\n(.*?)```", page, re.DOTALL))
+    number = r"\d+\.?\d*"
+    assert re.sub(number, "1", printed) == re.sub(number, "1", shown)
+    for a, b in zip(re.findall(number, printed), re.findall(number, shown), strict=True):
+        assert float(a) == pytest.approx(float(b), rel=0.1), "the page shows other numbers"
+
+
+def test_the_page_lists_every_finding_with_its_axis_and_lever() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text()
+    listed = {
+        name: (axis, pulls) for name, axis, pulls in re.findall(r"^\| `(\w+)` \| (\w+), (\w+) \|", page, re.MULTILINE)
+    }
+    assert listed == {rule.name: (rule.axis, rule.pulls) for rule in rules()}

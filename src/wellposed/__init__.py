@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wellposed.data.data import Data
     from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
     from wellposed.diagnosis.budget import ErrorBudget
-    from wellposed.diagnosis.diagnose import diagnose
+    from wellposed.diagnosis.diagnose import diagnose, diagnose_many
     from wellposed.diagnosis.error_budget import error_budget
     from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
@@ -121,7 +121,7 @@ _PLACES = {
     "training.settle": ["settle"],
     "training.watch": ["Watch", "watch"],
     "diagnosis.bias_variance": ["BiasVariance", "bias_variance", "bias_variance_path"],
-    "diagnosis.diagnose": ["diagnose"],
+    "diagnosis.diagnose": ["diagnose", "diagnose_many"],
     "diagnosis.budget": ["ErrorBudget"],
     "diagnosis.error_budget": ["error_budget"],
     "diagnosis.evidence": ["compare"],
@@ -210,6 +210,7 @@ __all__ = [
     "cutout",
     "decay_to",
     "diagnose",
+    "diagnose_many",
     "embeddings",
     "error_budget",
     "fit",
