@@ -68,7 +68,7 @@ def judged(case: Any, runs: int) -> Row | None:
     if found is None:
         return None
     change = found.changes[0]
-    other = random_change(recipe, Room.of(problem, run.model), case.seed)
+    other = random_change(recipe, Room.of(problem, run.model), f"{case.kind}/{case.seed}")
     epochs = change.recipe.epochs
     whole = recipe.replace(epochs=recipe.epochs + epochs, stopping={"patience": 0})
     after = {
@@ -89,7 +89,7 @@ def gain(before: float, after: float) -> float:
     return (before - after) / max(abs(before), 1e-12)
 
 
-def random_change(recipe: wp.Recipe, room: Room, seed: int) -> tuple[str, wp.Recipe]:
+def random_change(recipe: wp.Recipe, room: Room, seed: str) -> tuple[str, wp.Recipe]:
     """The first change of a finding drawn at random."""
     able = [changes[0] for name in sorted(ADVICE) if (changes := advised(name, recipe, room))]
     chosen = random.Random(f"lever/{seed}").choice(able)
