@@ -168,7 +168,7 @@ class Kinds(dict[str, Kind]):
 
         def registered(function: Callable[[Draws], Plan]) -> Callable[[Draws], Plan]:
             name = function.__name__
-            self[name] = Kind(name, group, frozenset(causes), frozenset(allowed), function)
+            self[name] = Kind(name, group, frozenset(causes), frozenset(allowed) - frozenset(causes), function)
             return function
 
         return registered

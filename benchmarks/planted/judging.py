@@ -30,9 +30,9 @@ def judged(work: Work) -> Judged:
         source = case.make()
         seconds = time.perf_counter() - began
         dropped = case.truth()
-    except Exception as raised:
-        raised.add_note(f"in {name}, seed {seed}, {side} parameters")
-        raise
+    except Exception as raised:  # an error of the benchmark's own: told beside the case, and the others go on
+        source, seconds = None, time.perf_counter() - began
+        dropped = f"could not be made: {type(raised).__name__}: {raised}"
     if not truth_only and not dropped:
         try:
             found = {f.name: float(f.confidence) for f in wp.diagnose(source) if f.confidence >= least}

@@ -178,7 +178,10 @@ class Training:
         optimizer = self.make_optimizer(net)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed + 1)
-            loader = DataLoader(TensorDataset(*self.data.train), batch_size=self.batch, shuffle=self.shuffle)
+            single = len(self.data.train[0]) % self.batch == 1  # a batch that batch norm cannot take
+            loader = DataLoader(
+                TensorDataset(*self.data.train), batch_size=self.batch, shuffle=self.shuffle, drop_last=single
+            )
             valid = DataLoader(TensorDataset(*self.data.valid), batch_size=256)
             watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=optimizer, rows=self.probe)
             trained = Trained(net, watch, Trace(constant_loss(self.loss, self.data.train[1], self.data.fresh[1])), {})

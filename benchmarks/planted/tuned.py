@@ -166,7 +166,7 @@ def correlated_inputs(draw: Draws) -> Plan:
         400,
         draw.seed,
         features=draw.whole("features", (10, 16), (8, 20)),
-        condition=draw.number("condition", (300.0, 1000.0), (200.0, 2000.0)),
+        condition=draw.number("condition", (1000.0, 3000.0), (800.0, 5000.0)),
     )
     sharpness = float(2 * torch.linalg.eigvalsh(torch.cov(split.train[0].T)).max())
     run = Training(
