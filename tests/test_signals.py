@@ -8,7 +8,9 @@ import functools
 import gc
 import io
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1009,3 +1011,13 @@ def test_terms_that_select_norms_are_seen() -> None:
         optimizer.step()
         watch.epoch()
     assert "decayed_norms" in wp.diagnose(watch).names
+
+
+def test_the_page_of_faults_finds_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "faults.md").read_text()
+    code, shown = re.search(r"```python\n(.*?)```", page, re.DOTALL), re.search(r"```text\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    assert shown is not None
+    exec(code[1], {})
+    assert capsys.readouterr().out == shown[1]
+    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == NAMES

@@ -58,6 +58,7 @@ def limits(curves: Curves) -> list[str]:
         said.append("How many steps an epoch has, and so how often the rows had been seen.")
     if reading.format == WANDB:
         said.append("Whether the chart was smoothed before it was exported: wandb does not say.")
+    said += curves.signals.missing if curves.signals is not None else ()
     return said
 
 
