@@ -54,6 +54,9 @@ def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float
     Raises:
         DataError: a cell is no number.
     """
+    cells = list(cells)
+    if set(map(type, cells)) <= {float, type(None)}:
+        return cells
     found: list[float | None] = []
     for row, cell in enumerate(cells, 1):
         try:
@@ -71,4 +74,5 @@ def shortened(cell: Any) -> str:
 
 def has_commas(cells: Iterable[Any]) -> bool:
     """Whether decimals are written with a comma."""
-    return any(isinstance(cell, str) and COMMA.fullmatch(cell.strip().rstrip("% ")) is not None for cell in cells)
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return any(COMMA.fullmatch(cell.strip().rstrip("% ")) for cell in texts)

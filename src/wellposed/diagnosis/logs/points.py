@@ -144,9 +144,14 @@ def _by_epoch(raw: Mapping[str, Cells], losses: Sequence[str], ours: bool) -> Po
     logged = [any(raw[name][i] is not None for name in losses for i in groups[e]) for e in every]
     kept = [e for e, has in zip(every, _epochs(logged, ours), strict=True) if has]
     merged = {"epoch": np.array(kept, dtype=np.float64)}
+    once = len(groups) == sum(map(len, groups.values()))  # the usual log, which need not wait for means of one
     for name, cells in raw.items():
-        if name != "epoch":
+        if name != "epoch" and once:
+            merged[name] = np.array([cells[groups[e][0]] for e in kept], dtype=np.float64)  # None becomes NaN
+        elif name != "epoch":
             merged[name] = np.array([_mean([cells[i] for i in groups[e]]) for e in kept], dtype=np.float64)
+    if once:
+        return Points(merged)
     several = [name for name in losses if any(sum(raw[name][i] is not None for i in groups[e]) > 1 for e in kept)]
     notes = [f"Several values of {name} in one epoch were averaged." for name in several]
     return Points(merged, "epoch", notes)
