@@ -245,7 +245,11 @@ def test_every_size_has_as_many_steps() -> None:
     assert (few.epochs, few.stopping.patience) == (100, 30)
     assert as_many_steps(recipe, 640, 640) == recipe
     assert as_many_steps(recipe.replace(stopping={"patience": 0}), 64, 640).stopping.patience == 0
-    assert as_many_steps(recipe, 5, 640).epochs == 200  # a batch of what there is
+    assert (as_many_steps(recipe, 5, 640).epochs, as_many_steps(recipe, 5, 640).batch_size) == (200, 5)
+    assert as_many_steps(recipe, 33, 640).batch_size == 33  # not 32 and a single row
+    assert as_many_steps(recipe, 100, 640).batch_size == 34
+    several = as_many_steps(recipe.replace(accumulate=2), 100, 640)
+    assert (several.batch_size, several.epochs) == (25, 50)
 
 
 def test_sizes() -> None:

@@ -314,13 +314,19 @@ def row_counts(sizes: Sequence[float], total: int) -> list[int]:
 
 
 def as_many_steps(recipe: Recipe, rows: int, total: int) -> Recipe:
-    """The recipe with as many epochs of so many rows as have the steps of all rows; its patience grows alike."""
+    """The recipe for so many rows with as many steps as all rows take: more epochs, and a patience that grows alike.
+
+    Batches are nearly the recipe's, and equally large: steps on a last batch of a few rows would be noise that regularizes.
+    """
+    if rows == total:
+        return recipe
     size = recipe.batch_size * recipe.accumulate
-    steps = recipe.epochs * math.ceil(total / size)
-    epochs = max(1, round(steps / math.ceil(rows / size)))
+    steps = max(1, round(rows / size))
+    epochs = max(1, round(recipe.epochs * math.ceil(total / size) / steps))
     patience = recipe.stopping.patience
     longer = max(1, round(patience * epochs / recipe.epochs)) if patience else 0
-    return recipe.replace(epochs=epochs, stopping={"patience": longer})
+    batch = math.ceil(rows / steps / recipe.accumulate)
+    return recipe.replace(epochs=epochs, batch_size=batch, stopping={"patience": longer})
 
 
 def trained_loss(job: Job, run: Run) -> float:

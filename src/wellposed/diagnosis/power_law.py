@@ -20,9 +20,10 @@ from wellposed.core.errors import InputError
 
 Array = npt.NDArray[np.float64]
 
-RATES: Array = np.geomspace(0.05, 2.0, 40)
-"""From the slowest that was reported for networks (.07 for language models: Kaplan et al. 2020, Hestness et al. 2017) to twice the
-rate 1 of a well-specified parametric model; equally likely on the scale of the logarithm."""
+RATES: Array = np.geomspace(0.05, 4.0, 48)
+"""From the slowest that was reported for networks (.07 for language models: Kaplan et al. 2020, Hestness et al. 2017) to four times
+the rate 1 of a well-specified parametric model, since the loss of an overfitted network falls faster than any classical rate
+where rows are few; equally likely on the scale of the logarithm."""
 SHARES: Array = np.linspace(0.0, 1.0, 41)
 """From nothing that rows could take away to no floor; equally likely."""
 FEWEST_SIZES = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,7 +114,8 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             )
             axes.plot(rows, [v.estimate for v in valid], color=colour)
             axes.plot(rows, [level.train for level in curve.levels], color=colour, linestyle=(0, (4, 2)), linewidth=1.5)
-            _points(axes, [(n, v.estimate) for n, v in zip(rows, valid, strict=True)], colour, "o", 4.5)
+            dots = [(n, v.estimate) for n, v in zip(rows, valid, strict=True) if frame[0] <= v.estimate <= frame[1]]
+            _points(axes, dots, colour, "o", 4.5)
             _ahead(axes, curve, colour)
         axes.set_xscale("log")
         _row_ticks(axes, sizes, found)
@@ -190,7 +192,9 @@ def standalone(svg: str) -> str:
     """A figure of the page as a file of its own, with colours that are readable on white and on dark ground."""
     for variable, colour in ON_ANY_GROUND.items():
         svg = svg.replace(f"var(--{variable})", colour)
-    return svg.replace('<svg class="plot"', '<svg style="font-family: system-ui, sans-serif"', 1) + "\n"
+    size = re.search(r'viewBox="0 0 (\d+) (\d+)"', svg)
+    wide = "" if size is None else f'width="{size[1]}" height="{size[2]}" '
+    return svg.replace('<svg class="plot"', f'<svg {wide}style="font-family: system-ui, sans-serif"', 1) + "\n"
 
 
 def _log_places(strengths: Sequence[float]) -> list[float]:
