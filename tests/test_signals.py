@@ -234,6 +234,18 @@ class Unused(nn.Module):
         return self.used(x)
 
 
+class Gated(nn.Module):
+    """A branch that a factor of 0 cuts off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.head = nn.Linear(12, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(x + 0.0 * self.branch(x))
+
+
 class Centered(nn.Module):
     """Divides bytes by 255 itself."""
 
@@ -343,7 +355,7 @@ PLANTED: dict[str, list[Case]] = {
         case(functools.partial(begun, 4.0), lr=1e-4),
     ],
     "dying_units": [case(killed), case(functools.partial(mlp, depth=3), lr=0.3)],
-    "dead_layers": [case(Unused), case(mute), case(mlp, optimizer=all_but_the_second), case(functools.partial(killed, -50.0))],
+    "dead_layers": [case(Gated), case(Unused), case(mute), case(mlp, optimizer=all_but_the_second), case(functools.partial(killed, -50.0))],
     "wrong_output": [
         case(lambda: ended(mlp(), nn.Softmax(1))),
         case(lambda: ended(mlp(), nn.ReLU())),
@@ -903,7 +915,7 @@ def test_what_cannot_be_looked_into_is_said() -> None:
     diagnosis = wp.diagnose(watch)
     assert len(diagnosis) >= 1
     assert diagnosis.curves.signals is not None
-    assert [m for m in diagnosis.curves.signals.missing if "no teacher" in m]
+    assert [sentence for sentence in diagnosis.limits if "no teacher" in sentence]
     with pytest.raises(Unseen, match="no teacher"):
         look(Shy(), lambda m, b: m(b), LOSS, [(x, y)])
 

@@ -39,7 +39,7 @@ from wellposed.training.looking import (
     norm_disagreement,
     rebatched,
 )
-from wellposed.training.notes import Forwards
+from wellposed.training.notes import Forwards, distances, samples
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -169,6 +169,7 @@ def _of_run(run: Run) -> dict[str, Any]:
     seen = _Seen(problem.loss, predict, rows)
     fresh = problem.build(run.recipe.model, run.seed).to(device)
     lazy = any(nn.parameter.is_lazy(p) for p in fresh.parameters())
+    began = samples(fresh)
     answers = {
         "valid": _moved(batches_of(data.valid, torch.arange(min(len(data.valid), MOST_ANSWERS))), device),
         "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
@@ -179,6 +180,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "loss": problem.loss,
         "first": None if lazy else seen.look(fresh, kept),
         "last": seen.look(run.model, kept),
+        "moved": distances(began, samples(run.model)),
         "wrong": {side: seen.wrong(run.model, batches) for side, batches in answers.items()},
         **_network(run.model, seen, kept, size),
         **_rows_of(data.train_clean, data.valid, seen, kept),

@@ -82,7 +82,7 @@ class Notes:
 
     def moved(self, model: nn.Module) -> dict[str, float]:
         """How far each parameter moved since the beginning, relative to its size; from a sample of its weights."""
-        return moved(self._first, samples(model))
+        return distances(self._first, samples(model))
 
 
 def samples(model: nn.Module) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def _sample(leaf: Leaf) -> Tensor:
     return flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].to("cpu", torch.float32, copy=True)
 
 
-def moved(first: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> dict[str, float]:
+def distances(first: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> dict[str, float]:
     """``|last - first| / |first|`` of each parameter's sample; of what began at 0, infinite once it moved."""
     found = {}
     for name, before in first.items():

@@ -68,9 +68,9 @@ class DeadLayers(Inside):
     """A whole layer says nothing (its output is the same for every row) or does nothing (it never learns).
 
     Holds if a layer's outputs do not vary though its inputs do; if every unit behind a ReLU is 0 on every row; if the
-    loss does not depend on a trainable layer at all; or, in a loop, if a trainable layer that gets a gradient never
-    moved while others did (the optimizer does not hold it). Layers with ``requires_grad=False`` are frozen on purpose
-    and not asked, nor those that a regularizer made exactly zero.
+    loss does not depend on a trainable layer (its gradient is exactly 0 whenever looked at, and it never moved); or, in
+    a loop, if a trainable layer that gets a gradient never moved while others did (the optimizer does not hold it).
+    Layers with ``requires_grad=False`` are frozen on purpose and not asked, nor those that a regularizer made zero.
     """
 
     name, severity = "dead_layers", 3
@@ -82,7 +82,8 @@ class DeadLayers(Inside):
         for found, said, lever in (
             (self._silent(curves, signals), "gives the same output for every row", "a layer that says nothing passes nothing "
              "on: initialize it anew with a sane scale, lower the learning rate, check what comes before it; or remove it"),
-            (self._unused(signals), "plays no part in the loss", "use its output in forward, or remove it"),
+            (self._unused(signals), "plays no part in the loss", "let its output reach the loss (a detach or a "
+             "factor of 0 may cut it off), or remove it"),
             (self._still(signals), "never moved though it is trainable and has a gradient", "give its parameters to the "
              "optimizer, or set requires_grad=False to freeze it on purpose"),
         ):  # fmt: skip
@@ -107,11 +108,19 @@ class DeadLayers(Inside):
         looks = [look for look in (signals.first, signals.last) if look is not None and look.layers]
         if not looks:
             return []
-        never = [
-            {layer.name for layer in look.layers if layer.role == "weight" and math.isnan(layer.gradient)}
+        reached = [
+            {layer.name for layer in look.layers if layer.gradient > 0 or signals.moved.get(layer.name)}
             for look in looks
         ]
-        return sorted(set.intersection(*never))
+        return (
+            [
+                layer.name
+                for layer in looks[-1].layers
+                if layer.role == "weight" and layer.name not in set.union(*reached)
+            ]
+            if all(reached)
+            else []
+        )
 
     @staticmethod
     def _still(signals: Signals) -> list[str]:
