@@ -229,6 +229,19 @@ class TestNaming:
         assert self.optimizer(1.1).lever != "optimizer"
         assert self.optimizer(2.0).lever != "optimizer"
 
+    def test_optimization_where_validation_improves_on_the_way(self) -> None:
+        """w* overfits, but stopped as the recipe is, the better optimizer helps; or does not."""
+        levels = self.optimizer(2.0).levels
+        helped, harmed = (
+            made([dataclasses.replace(one, valid_way=way + NOISE[s]) for s, one in enumerate(levels)])
+            for way in (0.3, 1.2)
+        )
+        assert helped.lever == "optimizer"
+        assert helped["way_gain"].estimate == pytest.approx(0.8)
+        assert "on the way" in helped.findings[0].says
+        assert harmed.lever != "optimizer"
+        assert "optimization" not in [part.name for part in harmed.candidates]
+
     def test_stopping_is_a_regularizer_where_going_on_does_harm(self) -> None:
         harm, none = (
             made([levels_of(chosen=0.8 + s / 100, valid=0.9 + NOISE[s], valid_end=after + NOISE[s]) for s in range(3)])

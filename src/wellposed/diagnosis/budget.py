@@ -70,6 +70,7 @@ class Levels:
         end, chosen: T at the last epoch, and of the weights that come back.
         valid: V(chosen), for each row.
         valid_best, valid_end: V(w*) and V(w_end), for each row.
+        valid_way: V on the way to w*, at the epoch that the recipe's rule would choose; None where it was not needed.
         cost_end, cost_best: the cost at w_end and w*.
         winner: which recipe found w*; empty where it is the recipe's own.
         rival: that recipe; None where it is the recipe's own.
@@ -90,6 +91,7 @@ class Levels:
     winner: str = ""
     rival: Recipe | None = None
     patient: float = math.nan
+    valid_way: Array | None = None
     kin: Recipe | None = None
     kin_loss: float = math.nan
 
@@ -154,14 +156,16 @@ class ErrorBudget:
         )
 
     def __getitem__(self, name: str) -> Part:
-        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"going_on"``, ``"shortfall"``.
+        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"way_gain"``,
+        ``"going_on"``, ``"shortfall"``.
 
         Raises:
             InputError: there is none, or it could not be measured.
         """
         known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain, self.going_on)}
-        if self.shortfall is not None:
-            known["shortfall"] = self.shortfall
+        for extra in (self.shortfall, self.way_gain):
+            if extra is not None:
+                known[extra.name] = extra
         if name not in known:
             raise InputError(f"This budget has no {name!r}. It has {listed(list(known), len(known))}.")
         return known[name]
@@ -196,6 +200,16 @@ class ErrorBudget:
         return self._by_rows("valid_gain", lambda one: one.valid - one.valid_best)
 
     @cached_property
+    def way_gain(self) -> Part | None:
+        """V(chosen) less V on the way to w*, both at the epoch of lowest validation loss: whether better optimization helps
+        where training is stopped as the recipe stops it. Measured where w* itself is not shown to help; else None."""
+        if any(one.valid_way is None for one in self.levels):
+            return None
+        return self._by_rows(
+            "way_gain", lambda one: one.valid - (one.valid if one.valid_way is None else one.valid_way)
+        )
+
+    @cached_property
     def going_on(self) -> Part:
         """V(w_end) - V(chosen): above zero, going on did harm."""
         return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
@@ -203,19 +217,22 @@ class ErrorBudget:
     @cached_property
     def candidates(self) -> tuple[Part, ...]:
         """What may be named, the largest first: parts that are clearly above zero and worth it; optimization only where
-        validation clearly improves at w*."""
+        validation clearly improves by it."""
         split = self.apart or (self["regularization"],)
         parts = [self["floor"], *split, self["optimization"], self["stopping"], self["gap"]]
         least = MATERIAL * abs(self.valid.estimate)
         clear = [part for part in parts if part.low > 0 and part.estimate >= least]
-        named = [part for part in clear if part.name != "optimization" or self._helps]
+        named = [part for part in clear if part.name != "optimization" or self.helps is not None]
         if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
             named = [part for part in named if part.estimate >= max(one.estimate for one in parts)]
         return tuple(sorted(named, key=lambda part: -part.estimate))
 
-    @property
-    def _helps(self) -> bool:
-        return self.valid_gain.low > 0 and len(self.seeds) > 1
+    @cached_property
+    def helps(self) -> Part | None:
+        """What better optimization clearly gains on validation rows: at w*, else on the way there; None where nothing is shown."""
+        least = MATERIAL * abs(self.valid.estimate)
+        parts = [part for part in (self.valid_gain, self.way_gain) if part is not None]
+        return next((p for p in parts if p.low > 0 and p.estimate >= least and len(self.seeds) > 1), None)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -241,6 +258,7 @@ class ErrorBudget:
             "parts": [part.to_dict() for part in self.parts],
             "apart": [part.to_dict() for part in self.apart],
             "valid_gain": self.valid_gain.to_dict(),
+            "way_gain": None if self.way_gain is None else self.way_gain.to_dict(),
             "shortfall": shortfall,
             "constant": None if math.isnan(self.constant) else self.constant,
             "lever": self.lever,
@@ -324,15 +342,10 @@ def _sentences(budget: ErrorBudget) -> list[str]:
             f"cost left by the optimizer: at least {budget.shortfall.estimate:.4g} {_interval(budget.shortfall)} "
             "(a better optimum may exist)"
         )
-    lines.append(
-        f"validation at the best weights found: {-budget.valid_gain.estimate:+.4f} {_interval_of_gain(budget)}"
-    )
+    for words, gain in (("at the best weights found", budget.valid_gain), ("on the way there", budget.way_gain)):
+        if gain is not None:
+            lines.append(f"validation {words}: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]")
     for finding in budget.findings[:2]:
         lines.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
     lines += [f"note: {note}" for note in budget.notes]
     return [*lines, f"measured by {budget.runs} runs, {budget.epochs} epochs, {budget.seconds:.1f} s"]
-
-
-def _interval_of_gain(budget: ErrorBudget) -> str:
-    gain = budget.valid_gain
-    return f"[{-gain.high:+.4f}, {-gain.low:+.4f}]"

@@ -96,10 +96,14 @@ def _of_charges(budget: ErrorBudget, part: Part) -> Finding:
 def _of_optimization(budget: ErrorBudget, part: Part) -> Finding:
     rival = next((one.rival for one in budget.levels if one.rival is not None), None)
     name, pulls, lever = _fault(budget)
+    gain = budget.helps or budget.valid_gain
+    where = (
+        "where the same cost is minimized better" if gain is budget.valid_gain
+        else "on the way to where the same cost is minimized better; going all the way would overfit"
+    )  # fmt: skip
     return _named(
         budget, part, name, "optimization", pulls, lever,
-        f"{_share(budget, part)} is left by the optimizer, and validation improves by {budget.valid_gain.estimate:.3g} where the "
-        "same cost is minimized better.",
+        f"{_share(budget, part)} is left by the optimizer, and validation improves by {gain.estimate:.3g} {where}.",
         None if rival is None else _trained_like(budget.recipe, rival),
     )  # fmt: skip
 
@@ -158,6 +162,13 @@ def nothing_found(budget: ErrorBudget) -> Finding:
         return Finding(
             "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "at least 2 seeds, better 3",
             "With one seed the terms have no interval.", axis="evidence", pulls="data",
+        )  # fmt: skip
+    left = budget["optimization"]
+    if left.low > 0:
+        return Finding(
+            "noisy_evidence", 0.7, _evidence(left, budget), "better optimization together with a regularizer, or more seeds",
+            f"The optimizer leaves {_share(budget, left)}, but validation is not shown to improve where it is made good.",
+            axis="evidence", pulls="data",
         )  # fmt: skip
     return Finding(
         "noisy_evidence", 0.7, {"seeds": len(budget.seeds)}, "more seeds or validation rows",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -180,10 +180,29 @@ class _Probe:
             self.notes.append("One seed says nothing of others: only what validation rows vary has an interval.")
         notes = (*self.objective.notes, *self.notes)
         constant = float(self.problem.constant().get("constant_loss", math.nan))
-        return ErrorBudget(
-            levels, tuple(own), self.recipe, self.objective, bigger, level, constant, self.runs, self.epochs,
-            time.perf_counter() - began, notes, Room.of(self.problem, next(iter(own.values())).model),
+        budget = ErrorBudget(
+            levels, tuple(own), self.recipe, self.objective, bigger, level, constant,
+            notes=notes, room=Room.of(self.problem, next(iter(own.values())).model),
         )  # fmt: skip
+        if budget["optimization"].low > 0 and budget.helps is None:
+            budget = replace(budget, levels=self.on_the_way(budget))
+        return replace(budget, runs=self.runs, epochs=self.epochs, seconds=time.perf_counter() - began)
+
+    def on_the_way(self, budget: ErrorBudget) -> tuple[Levels, ...]:
+        """The levels with the validation loss at the best epoch on the way to w*: the recipe, too, stops at its best epoch."""
+        jobs = [
+            Job(one.rival.replace(stopping={"keep": "best"}), seed, self.rows)
+            for seed, one in zip(budget.seeds, budget.levels, strict=True)
+            if one.rival is not None
+        ]
+        trained = {job.seed: run for job, run in zip(jobs, self.train(jobs, None), strict=True) if run is not None}
+        if len(trained) < len(jobs):
+            return budget.levels
+        rows = {seed: self.losses(run)[1].rows.numpy().astype(np.float64) for seed, run in trained.items()}
+        return tuple(
+            replace(one, valid_way=rows.get(seed, one.valid))
+            for seed, one in zip(budget.seeds, budget.levels, strict=True)
+        )
 
     def affordable(self, length: int, own: Sequence[Run], bigger: Mapping[str, Any] | None) -> int:
         """Epochs of a rival that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come

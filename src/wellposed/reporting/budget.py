@@ -171,7 +171,11 @@ def _lever(steps: Sequence[Step], finding: dict[str, Any]) -> str:
 def _facts(record: Any) -> list[tuple[str, str]]:
     """How much of the cost is left, what validation gains at the best weights, and what measuring cost."""
     facts = []
-    for key, name in (("shortfall", "cost left, at least"), ("valid_gain", "validation gain at the best weights")):
+    for key, name in (
+        ("shortfall", "cost left, at least"),
+        ("valid_gain", "validation gain at the best weights"),
+        ("way_gain", "validation gain on the way there"),
+    ):
         one = mapping(part(record, key))
         estimate, low, high = (number(one.get(end)) for end in ("estimate", "low", "high"))
         if not math.isfinite(estimate):
