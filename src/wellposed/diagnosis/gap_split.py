@@ -42,6 +42,7 @@ from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import batches_of, evaluate
 from wellposed.training.loop import Training
 from wellposed.training.run import Run
+from wellposed.training.samples import Sample, sampled
 from wellposed.training.watch import Watch
 
 Array = npt.NDArray[np.float64]
@@ -353,10 +354,8 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
 
 def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
     """The loss in evaluation mode, and each row's part."""
-    if side == "train" and rows is not None:
-        source = run.problem.prepared.limited(rows, seed=0).train_clean
-    else:
-        source = run._source(side)
+    data = sampled(run.problem.prepared, Sample(rows))
+    source = data.train_clean if side == "train" else data.valid
     weights = None if source.weight is None else [source.weight]
     device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
     found = evaluate(
