@@ -135,6 +135,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "not_enough_evidence": [
         lambda s: history(s, fall(0.2, epochs=2), fall(0.3, epochs=2)),
+        lambda s: history(s, fall(0.2, epochs=4, tau=1), fall(0.25, epochs=4, tau=1)),  # nothing seen in four
         lambda s: history(s, fall(0.2), np.full(60, np.nan)),
         lambda s: history(s, fall(0.2), fall(0.22) + 0.15 * np.random.default_rng(s).normal(size=60)),
     ],
@@ -150,6 +151,8 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "rate_too_high": [
         jumped,
+        lambda s: history(s, fall(1.03, 3.0) * (1 + 0.03 * WAVES), fall(1.03, 3.0)),  # swings above the constant prediction
+        lambda s: history(s, np.full(60, 0.995), 9.0 - fall(0.0, 8.0, tau=2)),  # validation leaps, nothing is learned
         lambda s: history(s, 1.0 + 0.3 * (T60 > 0), 1.0 + 0.3 * (T60 > 0)),  # ended above its start
         lambda s: history(s, turn(fall(0.3), 15, 0.01), turn(fall(0.3), 15, 0.01)),
         lambda s: history(s, fall(0.7) * (1 + 0.2 * EVERY_OTHER), fall(0.7) * (1 + 0.2 * EVERY_OTHER)),
@@ -211,6 +214,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "noisy_evidence": [
         lambda s: history(s, fall(0.2), fall(0.28), se=0.01),
+        lambda s: history(s, fall(0.02), fall(0.03), se=0.01),  # a wide interval beside the loss, not beside its progress
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),  # the rise is larger
     ],
     "not_enough_evidence": [
@@ -231,6 +235,8 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, power(0.0, 0.35), fall(0.3), noise=0.0005),  # validation is at rest
     ],
     "rate_too_high": [
+        lambda s: history(s, fall(1.001, 3.0), fall(1.001, 3.0)),  # at the constant prediction
+        lambda s: history(s, fall(1.3, 3.0), fall(1.3, 3.0)),  # above it, and still
         spiked,
         lambda s: history(s, fall(0.05, tau=12), turn(fall(0.3), 10, 0.02)),  # overfits
         lambda s: history(s, fall(0.2) * (1 + 0.2 * EVERY_OTHER), fall(0.2) * (1 + 0.2 * EVERY_OTHER)),  # oscillates, low
@@ -296,7 +302,7 @@ class AnyRise(generalization.Overfits):
 
 
 class IgnoresError(generalization.Overfits):
-    def _turned(self, curves: Curves) -> Finding | None:
+    def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if generalization.loss_turned(curves, 0.5) else None
 
 
@@ -400,6 +406,15 @@ class ChanceIsTogether(rates.Oscillates):
     TOGETHER, GAP = -1.0, 9.0
 
 
+class ConstantForgotten(rates.RateTooHigh):
+    HARM = 1e9
+
+
+class LeapForgotten(rates.RateTooHigh):
+    def _leapt(self, curves: Curves) -> bool:
+        return False
+
+
 class JumpForgotten(rates.RateTooHigh):
     JUMP = LEAP = 1e9
 
@@ -425,7 +440,7 @@ class AllIsHardly(rates.RateTooLow):
 
 MUTANTS = [
     ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, TogetherForgotten,
-    ChanceIsTogether, JumpForgotten, AnyTrainingRise,
+    ChanceIsTogether, ConstantForgotten, LeapForgotten, JumpForgotten, AnyTrainingRise,
     AllSwingsAreHigh, SlackeningForgotten, AllIsHardly,
     AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, ErrorForgotten, SpikeIsDivergence, OnlyNaNDiverges,
     PatienceForgotten, TrainingAloneFalls, GapForgotten, LowIsHigh, AlwaysRegularized, SlowIsStuck, NoiseForgotten,

@@ -161,17 +161,17 @@ def noise(y: Array, lag: int = 1) -> float:
 
 
 def swings(y: Array) -> tuple[float, float]:
-    """How far a curve swings about a parabola, over its last quarter and over the quarter before.
+    """How far a curve swings about a parabola, over its last quarter (at least 7 values) and over as many before.
 
     Scaled medians of absolute residuals, so that single spikes play no part and swings of any period up to a quarter of
-    the epochs count. Zeros where fewer than 8 values are known.
+    the epochs count; widened for the three numbers that a parabola takes. Zeros where fewer than 14 values are known.
     """
     values = known(y)
-    count = max(4, len(values) // 4)
+    count = max(7, len(values) // 4)
     if len(values) < 2 * count:
         return 0.0, 0.0
     quarters = np.stack([values[-count:], values[-2 * count : -count]])
-    now, before = np.median(np.abs(unbent(quarters)), axis=1) * GAUSSIAN_MAD
+    now, before = np.median(np.abs(unbent(quarters)), axis=1) * GAUSSIAN_MAD * math.sqrt(count / (count - 3))
     return float(now), float(before)
 
 
@@ -230,6 +230,12 @@ class Trend:
     high: float
     late_gain: float
     epochs: int
+    se: float = math.inf
+
+    def keeps(self, share: float) -> bool:
+        """Whether the second half fell at no less than ``share`` of the pace, give or take a standard error of its own (half
+        of the epochs know a slope ``2 ** 1.5`` times worse)."""
+        return self.late_gain + 2**1.5 * self.se >= share * self.gain
 
 
 def trend(y: Array, of: int | None = None) -> Trend:
@@ -247,7 +253,7 @@ def trend(y: Array, of: int | None = None) -> Trend:
     half = student_quantile(0.975, dof) * se
     late = _line(values[-max(count // 2, 2) :])[0] if count >= 6 else slope
     span = count - 1
-    return Trend(-slope * span, (-slope - half) * span, (-slope + half) * span, -late * span, count)
+    return Trend(-slope * span, (-slope - half) * span, (-slope + half) * span, -late * span, count, se * span)
 
 
 def _line(values: Array) -> tuple[float, float, float]:
@@ -319,7 +325,7 @@ def material_rise(y: Array, reference: float | None = None) -> float:
         return math.nan
     best = float(running_mean(steady(values), window(len(values))).min())
     progress = max((start(y) if reference is None else reference) - best, 0.0)
-    if best <= 0 or values.min() < 0:
+    if best <= 0:
         return RISE_OF_BEST * max(progress, float(np.ptp(values)))
     return max(RISE_OF_BEST * best, RISE_OF_PROGRESS * progress)
 

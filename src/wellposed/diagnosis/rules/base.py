@@ -65,14 +65,15 @@ def falls(y: Array, reference: float | None = None) -> bool:
     """Whether a curve still falls at its end: reliably, by a material share of its progress, and not levelling off.
 
     Over the last quarter of the epochs the interval of the fitted fall lies above 0, the fall is at least a fiftieth
-    of all the progress, and the second half of that quarter falls at no less than a quarter of its pace.
+    of all the progress, and the second half of that quarter falls at no less than a quarter of its pace, as far as noise
+    lets it be seen.
     """
     values = measure.known(y)
     if len(values) < FEWEST_EPOCHS:
         return False
     trend = measure.trend(y)
     progress = max((values[0] if reference is None else reference) - values.min(), 0.0)
-    return trend.low > 0 and trend.gain >= MATERIAL_PROGRESS * progress and trend.late_gain >= 0.25 * trend.gain
+    return trend.low > 0 and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(0.25)
 
 
 def descent(y: Array, constant: float | None) -> tuple[float, float, float]:

@@ -12,19 +12,19 @@ from wellposed.diagnosis.rules.base import (
     Rule,
     end_of,
 )
+from wellposed.diagnosis.rules.generalization import Overfits
 
 
 class NoisyEvidence(Rule):
     """The noise in the curves is larger than what would matter, so that they do not show whether it is there.
 
     Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter; or if the
-    interval of the gap holds both zero and a quarter of the validation loss.
+    interval of the gap holds zero and reaches to twice a gap that would matter on either side.
     """
 
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
     of_fit = True
-    LARGE_GAP = 0.25  # of the validation loss: everybody would act on it
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -45,31 +45,41 @@ class NoisyEvidence(Rule):
         )  # fmt: skip
 
     def _gap(self, curves: Curves) -> Finding | None:
-        gap, valid = measure.gap(curves), measure.end(curves.valid_loss)
-        large = self.LARGE_GAP * abs(valid)
-        if not math.isfinite(gap.estimate) or not (gap.low <= 0 and gap.high >= large > 0):
+        gap, large = measure.gap(curves), 2 * gap_that_matters(curves)
+        reach = max(gap.high, -gap.low)
+        if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
             return None
         return self.finding(
-            0.3 + 0.6 * (1 - large / (gap.high + large)),
+            0.3 + 0.6 * (1 - large / (reach + large)),
             {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "large": large}, self.LEVER,
             f"The validation set is too small to see the gap: it is {gap.estimate:.3g}, the interval is {gap.low:.3g} "
             f"to {gap.high:.3g}.",
         )  # fmt: skip
 
 
+def gap_that_matters(curves: Curves) -> float:
+    """The smallest gap of the loss worth a lever, as ``overfits`` sees it: a share of what the constant prediction (else the
+    start of validation) leaves, and of the validation loss."""
+    reference = curves.fact("constant_loss")
+    reference = abs(measure.start(curves.valid_loss)) if reference is None else abs(reference)
+    return max(Overfits.GAP * reference, Overfits.GAP_SHARE * abs(measure.end(curves.valid_loss)))
+
+
 class NotEnoughEvidence(Rule):
     """No verdict can be given.
 
-    Holds, where no fault is found, if fewer than three epochs have a finite loss; if no validation loss is known; or if
+    Holds, where no fault is found, if fewer than five epochs have a finite loss (what would be seen in so few is a fault
+    that cannot be overlooked; that none is seen says nothing); if no validation loss is known; or if
     the noise is as large as ``noisy_evidence`` says: then curves that look healthy may not be.
     """
 
     name, severity, residual = "not_enough_evidence", 8, True
     axis, pulls = "evidence", "data"
+    FEWEST = 5
 
     def judge(self, curves: Curves) -> Finding | None:
         valid, train = (len(measure.known(y)) for y in (curves.valid_loss, curves.train_loss))
-        if max(valid, train) < FEWEST_EPOCHS:
+        if max(valid, train) < self.FEWEST:
             return self._short(max(valid, train))
         if valid < FEWEST_EPOCHS:
             return self.finding(
@@ -86,7 +96,7 @@ class NotEnoughEvidence(Rule):
 
     def _short(self, epochs: int) -> Finding:
         return self.finding(
-            1.0, {"epochs": epochs}, f"train for at least {FEWEST_EPOCHS} epochs, better ten, and ask again",
+            1.0, {"epochs": epochs}, f"train for at least {self.FEWEST} epochs, better ten, and ask again",
             f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
         )  # fmt: skip
 

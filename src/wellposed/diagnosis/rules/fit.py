@@ -16,6 +16,7 @@ from wellposed.diagnosis.rules.base import (
     learned,
     regularizes,
 )
+from wellposed.diagnosis.rules.generalization import gap_se
 
 
 class Underfits(Rule):
@@ -32,6 +33,7 @@ class Underfits(Rule):
     HIGH = 1 / 3  # of the constant prediction's error; a network able to fit goes on towards zero on its own rows
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
     SMALL_GAP = 0.25  # of what is left: more than three quarters of the error is there on training rows already
+    SURE_GAP = 0.5  # of what is left: how far the gap may be uncertain for it to be called small
     FEWEST = 8  # coming to rest cannot be told from fewer epochs
     LEVER = (
         "more capacity (width, depth, features) or better optimization (learning rate, longer); "
@@ -66,7 +68,10 @@ class Underfits(Rule):
         if len(measure.known(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
-        small = not math.isfinite(share.valid) or share.valid - share.train < cls.SMALL_GAP * share.train
+        small = not math.isfinite(share.valid) or (
+            share.valid - share.train < cls.SMALL_GAP * share.train
+            and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
+        )
         return high and small and not falls(curves.train_loss, curves.fact("constant_loss"))
 
 

@@ -24,6 +24,7 @@ class Overfits(Rule):
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
     Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
     widening: training still falls as ``undertrained`` demands, validation does not fall any more.
+    None of them where the loss turned and the error did not rise.
     """
 
     name, severity = "overfits", 2
@@ -39,6 +40,9 @@ class Overfits(Rule):
     )
 
     def judge(self, curves: Curves) -> Finding | None:
+        error = measure.error_rise(curves)
+        if error is not None and not error_rose(error) and loss_turned(curves, self.BELIEF):
+            return None  # what went on grew the confidence alone
         return self._turned(curves) or self._gap(curves) or self._widening(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
@@ -46,8 +50,6 @@ class Overfits(Rule):
         if not loss_turned(curves, self.BELIEF):
             return None
         error = measure.error_rise(curves)
-        if error is not None and not error_rose(error):
-            return None
         evidence: dict[str, Number] = {
             "estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material,
             "epochs": rise.epochs, "gap": measure.gap(curves).estimate, **end_of(curves),

@@ -18,6 +18,7 @@ from wellposed.diagnosis.rules.base import (
     falls,
     learned,
 )
+from wellposed.diagnosis.rules.rates import RateTooHigh
 
 
 class Diverged(Rule):
@@ -93,6 +94,8 @@ class NotLearning(Rule):
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
         constant = curves.fact("constant_loss")
         if constant is None and any(measure.end(rate) < self.LOW_ERROR for rate in rates):
+            return None
+        if constant is None and RateTooHigh().judge(curves) is not None:  # it swings about what it learned
             return None
         depth, se, reference = descent(y, constant)
         if constant is None and reference > 0 and self._began_trained(curves, reference):

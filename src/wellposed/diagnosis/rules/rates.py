@@ -10,7 +10,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.logs import Array
-from wellposed.diagnosis.rules.base import MATERIAL_PROGRESS, Rule, annealed, end_of, learned
+from wellposed.diagnosis.rules.base import MATERIAL_PROGRESS, Rule, annealed, end_of, falls, learned
 
 FEWEST = 8  # epochs: a quarter of fewer has no shape
 
@@ -22,8 +22,8 @@ class Oscillates(Rule):
     no less than half as much as in the quarter before, and
 
     (a) by a tenth of its level and a fiftieth of all progress, validation swinging too; or
-    (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close (validation
-    less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the loss that is
+    (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close
+    (validation less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the loss that is
     lost to the size of steps is a sum of ``d`` squares, whose mean is ``sqrt(d / 2)`` times its swings; with ten
     directions or more, swings of a 45th of the level and a 112th of all progress cost a twentieth and a fiftieth.
 
@@ -110,7 +110,7 @@ class Slow(Rule):
             return False
         last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
         matters = min(MATERIAL_PROGRESS * _progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
-        steady = last.gain >= cls.STEADY * before.gain and last.late_gain >= cls.STEADY * last.gain
+        steady = last.gain >= cls.STEADY * before.gain and last.keeps(cls.STEADY)
         return last.low > 0 and last.gain >= matters and steady
 
 
@@ -118,11 +118,13 @@ class RateTooHigh(Rule):
     """The learning rate is so high that training does worse than it would at a lower one.
 
     Holds (a) if the training loss jumped above its start in the first quarter of the epochs, for more than one of them:
-    to twice the start, or by a quarter of it where much is left at the end or nothing was learned; or if it ended a tenth
-    above its start. Steps along the gradient raise the loss only where they are too long. Or (b) if the training loss
-    ended reliably above its own lowest level, by a tenth of all progress and a twentieth of that level: training undid
-    what it had reached, which no regularizer explains that did not grow. Or (c) if it swings without settling, as
-    ``oscillates`` demands, at a level where much is left. A run that diverged after such a jump has both findings.
+    to twice the start, or by a quarter of it where much is left at the end or nothing was learned; if it ended a tenth
+    above its start; or if validation went to twice its start and stayed though nothing was learned. Steps along the
+    gradient raise the loss only where they are too long. Or (b) if the training loss ended reliably above its own lowest
+    level, by a tenth of all progress and a twentieth of that level: training undid what it had reached, which no
+    regularizer explains that did not grow. Or (c) if it swings without settling, as ``oscillates`` demands, at a level
+    where much is left. Or (d) if it came to rest above the constant prediction, which the last bias alone would reach, by
+    no more than its swings cost. A run that diverged after such a jump has both findings.
     """
 
     name, severity = "rate_too_high", 2
@@ -130,6 +132,7 @@ class RateTooHigh(Rule):
     LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
     JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
     ABOVE = 0.1  # of the loss at the start, at the end
+    HARM = 0.005  # of the constant prediction's loss, above it: what overshooting the last bias costs is small
     UNDONE = 0.1  # of all progress
     MUCH = 0.5  # of the loss at the start
     BELIEF = 0.9
@@ -138,7 +141,7 @@ class RateTooHigh(Rule):
     def judge(self, curves: Curves) -> Finding | None:
         if len(measure.known(curves.train_loss)) < FEWEST:
             return None
-        return self._jumped(curves) or self._undone(curves) or self._unsettled(curves)
+        return self._jumped(curves) or self._undone(curves) or self._unsettled(curves) or self._above_constant(curves)
 
     def _jumped(self, curves: Curves) -> Finding | None:
         values = measure.known(curves.train_loss)
@@ -147,13 +150,24 @@ class RateTooHigh(Rule):
         top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
         unlearned = end >= self.MUCH * first or not learned(curves)
         jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
-        if not jumped and not min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first):
+        if (
+            not jumped
+            and not self._leapt(curves)
+            and not min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first)
+        ):
             return None
         return self.finding(
             0.9 if unlearned else 0.7,
             {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
             f"The learning rate is too high: the loss rose from {first:.3g} to {top:.3g} early on, and ended at {end:.3g}.",
         )  # fmt: skip
+
+    def _leapt(self, curves: Curves) -> bool:
+        """Whether validation went to twice its start, and stayed, though nothing was learned: no overfitting."""
+        values = measure.known(curves.valid_loss)
+        if len(values) < FEWEST or learned(curves):
+            return False
+        return float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
 
     def _undone(self, curves: Curves) -> Finding | None:
         rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
@@ -176,6 +190,22 @@ class RateTooHigh(Rule):
         return self.finding(
             0.6, {**swings.evidence, "start": first}, self.LEVER,
             f"The learning rate is too high: the loss swings at {end:.3g}, not far below its start ({first:.3g}).",
+        )  # fmt: skip
+
+    def _above_constant(self, curves: Curves) -> Finding | None:
+        constant, y = curves.fact("constant_loss"), curves.train_loss
+        if constant is None or len(measure.known(y)) < 2 * FEWEST - 1 or falls(y, constant):
+            return None
+        later = measure.known(y)[-max(FEWEST - 1, len(measure.known(y)) // 4) :]
+        excess, swing = float(later.mean()) - constant, measure.swings(y)[0]
+        se = measure.Z * max(float(later.std()) / math.sqrt(len(later)), measure.level_se(y) / 2)
+        if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
+            return None
+        return self.finding(
+            0.6, {"estimate": excess, "low": excess - se, "high": excess + se, "constant": constant, **end_of(curves)},
+            self.LEVER,
+            f"The learning rate is too high: the loss swings at {constant + excess:.4g}, above what a constant prediction "
+            f"gets ({constant:.4g}).",
         )  # fmt: skip
 
 
