@@ -143,6 +143,11 @@ def extrapolation(data: Path, rows: int = 2000) -> None:
         measured = learning_curve(given, recipes, sizes=(0.08, 0.13, 0.2, 0.32, 0.5, 1.0), repeats=5)
         for curve in measured.curves:
             tally.append(judged(name, curve))
+    summed(tally)
+
+
+def summed(tally: list[tuple[bool, float, float, float, str, bool]]) -> None:
+    """What the table comes to."""
     held, said, squares, true, verdicts, matters = zip(*tally, strict=True)
     count = len(tally)
     print(

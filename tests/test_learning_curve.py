@@ -89,6 +89,15 @@ def test_a_loss_that_rises_with_rows_promises_nothing() -> None:
     assert np.isfinite([found.estimate, found.high]).all()
 
 
+def test_no_more_can_be_gained_than_the_gap() -> None:
+    """Training loss is a floor: the gain is less than what lies above it, whatever the sizes seem to promise."""
+    table = runs(law(0.2, 0.3, 0.7), 0.03)
+    free, bound = fit_power_law(SIZES, table).gain(2000), fit_power_law(SIZES, table, floor=0.45).gain(2000)
+    assert free.estimate > 0.09
+    assert 0 <= bound.estimate < 0.05
+    assert fit_power_law(SIZES, table, floor=9.0).gain(2000).estimate < 0.01
+
+
 def test_scale_changes_nothing() -> None:
     table = runs(law(0.2, 0.3, 0.7), 0.02)
     one, other = fit_power_law(SIZES, table).gain(2000), fit_power_law(SIZES * 7, table * 100).gain(14000)

@@ -353,10 +353,12 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     if len(levels) < FEWEST_SIZES or not (np.isfinite(means).all() and (means.mean(1) > 0).all()):
         return Curve(name, recipe, tuple(levels), None, None, UNKNOWN)
     sizes = [float(level.rows) for level in levels]
-    law = fit_power_law(sizes, means)
+    # Training loss rises with rows, and the loss of other rows falls to where the two meet: not below training loss as it is.
+    floor = max(0.0, levels[-1].valid.estimate - levels[-1].gap.high)
+    law = fit_power_law(sizes, means, floor)
     twice = 2 * sizes[-1]
     gain = law.gain(twice)
-    rows = rows_error(sizes, means, [level.table for level in levels], twice)
+    rows = rows_error(sizes, means, floor, [level.table for level in levels], twice)
     half = 1.96 * rows
     low = gain.estimate - math.hypot(gain.estimate - gain.low, half)
     high = gain.estimate + math.hypot(gain.high - gain.estimate, half)
@@ -375,14 +377,14 @@ def first_rise(levels: Sequence[Level]) -> int:
     return 0
 
 
-def rows_error(sizes: Sequence[float], means: Array, tables: Sequence[Array], rows: float) -> float:
+def rows_error(sizes: Sequence[float], means: Array, floor: float, tables: Sequence[Array], rows: float) -> float:
     """Standard error of the gain over the rows that are judged on: each row's part in it, by the gradient of the fit."""
-    base = fit_power_law(sizes, means).gain(rows).estimate
+    base = fit_power_law(sizes, means, floor).gain(rows).estimate
     parts = np.zeros(len(tables[0]))
     for k, table in enumerate(tables):
         step = 1e-3 * float(means[k].mean())
         moved = means.copy()
         moved[k] += step
-        slope = (fit_power_law(sizes, moved).gain(rows).estimate - base) / step
+        slope = (fit_power_law(sizes, moved, floor).gain(rows).estimate - base) / step
         parts += slope * (table.mean(1) - table.mean())
     return float(parts.std(ddof=1) / math.sqrt(len(parts))) if len(parts) > 1 else 0.0

@@ -25,7 +25,9 @@ RATES: Array = np.geomspace(0.05, 4.0, 48)
 the rate 1 of a well-specified parametric model, since the loss of an overfitted network falls faster than any classical rate
 where rows are few; equally likely on the scale of the logarithm."""
 SHARES: Array = np.linspace(0.0, 1.0, 41)
-"""From nothing that rows could take away to no floor; equally likely."""
+"""Of what lies above the lowest possible floor: from nothing that rows could take away to all of it; equally likely."""
+LARGEST_FLOOR = 0.99
+"""Share of the loss at N: a little room is left where training and other rows have the same loss."""
 FEWEST_SIZES = 4
 """Three numbers are fitted, and one size must be left that could contradict them."""
 PRIOR_RUNS = 4.0
@@ -84,10 +86,12 @@ class PowerLaw:
         return Prediction(float((self.weight * centre).sum()), low, high)
 
 
-def fit_power_law(sizes: Sequence[float], losses: npt.ArrayLike) -> PowerLaw:
+def fit_power_law(sizes: Sequence[float], losses: npt.ArrayLike, floor: float = 0.0) -> PowerLaw:
     """The posterior over shapes, given losses of several runs at several sizes.
 
     Args:
+        floor: >= 0, a loss that no number of rows goes below, such as the training loss at N: it rises with rows, to where the
+            loss of other rows falls to. More than the loss at N is taken as nearly that.
         sizes: ``(sizes,)`` numbers of rows > 0, at least `FEWEST_SIZES`, rising.
         losses: ``(sizes, runs)`` of at least two runs, finite and > 0.
     Raises:
@@ -101,7 +105,8 @@ def fit_power_law(sizes: Sequence[float], losses: npt.ArrayLike) -> PowerLaw:
     if not (np.isfinite(table).all() and (table.mean(1) > 0).all() and (np.diff(n) > 0).all() and n[0] > 0):
         raise InputError("A power law needs finite mean losses above 0 and sizes that rise from above 0.")
     means, errors = table.mean(1), standard_errors(n, table)
-    share, rate = (grid.ravel() for grid in np.meshgrid(SHARES, RATES, indexing="ij"))
+    room = 1 - min(max(floor / float(means[-1]), 0.0), LARGEST_FLOOR)
+    share, rate = (grid.ravel() for grid in np.meshgrid(room * SHARES, RATES, indexing="ij"))
     shape = (1 - share) + share * (n[:, None] / n[-1]) ** -rate  # (sizes, shapes)
     weights = 1 / errors[:, None] ** 2
     precision = (weights * shape**2).sum(0)
