@@ -110,10 +110,7 @@ class Diagnosis(Sequence[Finding]):
             )
             for finding in self.findings
         ]  # fmt: skip
-        heads = "".join(
-            f'<th style="text-align:left">{name}</th>' for name in ("finding", "confidence", "axis | lever", "")
-        )
-        parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+        parts.append(_html_table(("finding", "confidence", "axis | lever", "what it says"), rows))
         if self.turn is not None:
             parts.append(f"<p>{_escaped(self.turn.says(self.axis))}</p>")
         for title, sentences in (
@@ -135,9 +132,17 @@ def _escaped(text: str) -> str:
     return html.escape(visible(text))
 
 
+def _html_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    style = "text-align:left;padding:.2em 1.2em .2em 0"
+    heads = "".join(f'<th style="{style}">{name}</th>' for name in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
 def _html_row(*cells: str) -> str:
-    opening = '<td style="text-align:left;vertical-align:top">'
-    return f"<tr>{''.join(f'{opening}{cell}</td>' for cell in cells)}</tr>"
+    style = "text-align:left;vertical-align:top;padding:.2em 1.2em .2em 0"
+    whole = f'<td style="{style};white-space:nowrap">'  # the last cell has the sentences, which may wrap
+    inside = "".join(f"{whole}{cell}</td>" for cell in cells[:-1])
+    return f'<tr>{inside}<td style="{style}">{cells[-1]}</td></tr>'
 
 
 def _told(finding: Finding) -> list[str]:
@@ -198,12 +203,11 @@ class Diagnoses(Sequence[Diagnosis]):
         Args:
             width: signs of a line; long names of sources are shortened to keep to it, None keeps them whole.
         """
-        head = ("finding", "confidence", "beside it", "best", "of", "turned", "rise", "source")
         rows = [
-            head,
+            HEAD,
             *(_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order),
         ]
-        sizes = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
+        sizes = [max(len(row[i]) for row in rows) for i in range(len(HEAD) - 1)]
         room = None if width is None else max(width - sum(sizes) - 2 * len(sizes), 20)
         lines = []
         for row in rows:
@@ -216,10 +220,13 @@ class Diagnoses(Sequence[Diagnosis]):
 
     def _repr_html_(self) -> str:
         """The table, and each diagnosis behind a click."""
+        rows = [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
+        table = _html_table(HEAD, [_html_row(*map(_escaped, row)) for row in rows])
         parts = [(_escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
-        return "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
+        return table + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
 
 
+HEAD = ("finding", "confidence", "beside it", "best", "of", "turned", "rise", "source")
 RIGHT = (False, True, False, True, True, True, True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from wellposed.core.errors import DataError
 
 MISSING = ("", "na", "n/a", "null", "none", "-")
+BLANKS = ("NAType", "NaTType")  # of pandas, which need not be installed
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 LONGEST = 40  # signs of a cell that are shown
@@ -25,7 +26,7 @@ def number(cell: Any, counts: bool = False) -> float | None:
     """
     if hasattr(cell, "item"):
         cell = cell.item()
-    if cell is None:
+    if cell is None or type(cell).__name__ in BLANKS:
         return None
     if not isinstance(cell, str):
         return _float(cell)
