@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import io
 import json
 import math
@@ -21,6 +22,8 @@ import pytest
 from wellposed.core.errors import DataError
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
+from wellposed.diagnosis.diagnosis import Diagnosis
+from wellposed.diagnosis.finding import Change, Finding
 from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, read, tensorboard, text
 from wellposed.diagnosis.logs.log import columns_of
 
@@ -494,6 +497,14 @@ def test_a_folder_is_searched_for_every_run_in_it(tmp_path: Path) -> None:
     (only,) = diagnose_many([tmp_path / "tables"])
     assert only[0].name == "overfits"
     assert "without losses: people.csv" in str(only)
+    (tmp_path / "runs" / "summary").mkdir()
+    (tmp_path / "runs" / "summary" / "metrics.csv").write_text("name,f1\nx,0.3\n")
+    writer = summary_writer(tmp_path / "runs" / "hparams")
+    writer.add_text("only", "words")
+    writer.close()
+    found = diagnose_many([tmp_path / "runs"])
+    assert len(found) == 3
+    assert "without losses: summary/metrics.csv, hparams" in str(found[0])
 
 
 def test_a_resumed_run_may_have_several_event_files(tmp_path: Path) -> None:
@@ -772,6 +783,15 @@ def test_what_cannot_be_known_depends_on_the_writer(writer: str, said: str, tmp_
     found = diagnose(WRITERS[writer][0](tmp_path, case("healthy")))
     assert said in " ".join(found.limits)
     assert any("training mode" in sentence for sentence in found.limits)
+
+
+def test_changes_of_a_recipe_are_shown_with_the_lever() -> None:
+    finding = Finding("overfits", 0.9, {}, "regularize", "It overfits.", "regularization", "regularizer",
+                      (Change("weight_decay 0 -> 0.01", {}), Change("dropout 0.2", {})))  # fmt: skip
+    found = Diagnosis((finding,), Curves.of({"loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}))
+    for shown in (str(found), found._repr_html_()):
+        assert "regularization | regularizer" in shown
+        assert html.unescape(shown).count("Try first: weight_decay 0 -> 0.01; then dropout 0.2.") == 1
 
 
 # The command

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wellposed.diagnosis.logs.documents import is_lines, read_json, read_lines
 from wellposed.diagnosis.logs.log import TENSORBOARD, Log, plain
 from wellposed.diagnosis.logs.names import SIDES, guess, understood
 from wellposed.diagnosis.logs.prose import SAID, read_prose
+from wellposed.diagnosis.logs.shapes import one_side_a_column
 from wellposed.diagnosis.logs.text import text_of
 
 OWN = ("history.json", "history.csv")
@@ -74,16 +76,45 @@ def _folder(path: Path) -> list[Log]:
     states = _latest([file for file in files if file.name == STATE])
     inside = {file.parent for file in states}
     events = [file for file in files if EVENTS in file.name and not any(file.is_relative_to(top) for top in inside)]
-    found = [log for file in [*_first_of_folder(named), *states] for log in _file(file)]
-    found += [_events(parts, str(run)) for run, parts in _by_run(events, path).items()]
-    if not found:
-        found = _any_tables([file for file in files if file.name.lower().endswith(TABLES)], path)
+    known: list[tuple[str, Callable[[], list[Log]]]] = [
+        (file.relative_to(path).as_posix(), partial(_file, file)) for file in [*_first_of_folder(named), *states]
+    ]
+    known += [
+        (run.relative_to(path).as_posix(), partial(_run, parts, run)) for run, parts in _by_run(events, path).items()
+    ]
+    tables = [file for file in files if file.name.lower().endswith(TABLES)]
+    found = _with_losses(known) or _with_losses(
+        [(file.relative_to(path).as_posix(), partial(_file, file)) for file in tables]
+    )
     if not found:
         raise DataError(
             f"'{path}' is a folder without history.csv or any other log of training that is known; "
             "give a run folder or a CSV file of curves."
         )
     return found
+
+
+def _run(parts: dict[str, list[Path]], run: Path) -> list[Log]:
+    return [_events(parts, str(run))]
+
+
+def _with_losses(sources: Sequence[tuple[str, Callable[[], list[Log]]]]) -> list[Log]:
+    """The logs that have losses. What has none, or cannot be read, is named: it may have been meant."""
+    found: list[Log] = []
+    left: list[str] = []
+    for name, read in sources:
+        try:
+            mine = [log for log in read() if {"train_loss", "valid_loss"} & set(guess(_sided(log)).taken)]
+        except DataError:
+            mine = []
+        found += mine
+        left += [] if mine else [name]
+    note = (f"In the folder, but without losses: {listed(left, 4)}.",) if left else ()
+    return [replace(log, notes=(*log.notes, *note)) for log in found]
+
+
+def _sided(log: Log) -> Iterable[str]:
+    return one_side_a_column(log).columns
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -123,21 +154,6 @@ def _reached(state: Path) -> tuple[int, str]:
         return -1, str(state)
     history = value.get("log_history") if isinstance(value, dict) else None
     return len(history) if isinstance(history, list) else -1, str(state)
-
-
-def _any_tables(files: list[Path], path: Path) -> list[Log]:
-    """Every table that has losses. What has none is named, since it may have been meant."""
-    found: list[Log] = []
-    left: list[str] = []
-    for file in files:
-        try:
-            mine = [log for log in _file(file) if {"train_loss", "valid_loss"} & set(guess(log.columns).taken)]
-        except DataError:
-            mine = []
-        found += mine
-        left += [] if mine else [file.relative_to(path).as_posix()]
-    note = (f"Files of the folder without losses: {listed(left, 4)}.",) if left else ()
-    return [replace(log, notes=(*log.notes, *note)) for log in found]
 
 
 # TensorBoard
