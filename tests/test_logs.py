@@ -875,6 +875,21 @@ def test_a_terminal_gets_a_drawing_and_a_pipe_none(logs: dict[str, Path]) -> Non
     assert max(map(len, out.splitlines()[1:4])) <= 100
 
 
+def test_an_output_of_ascii_alone_gets_what_it_can_take(logs: dict[str, Path]) -> None:
+    main = pytest.importorskip("wellposed.cli.main")
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["wellposed", "diagnose", str(logs["overfits"])])
+        patch.setattr(sys, "stdout", plain)
+        patch.setattr(plain, "isatty", lambda: True, raising=False)
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    assert not ended.value.code
+    plain.flush()
+    assert b"^ turned at epoch 10" in plain.buffer.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", ["curves.svg", "curves.png", "curves.html"])
 def test_figures_are_written(logs: dict[str, Path], tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")

@@ -73,15 +73,21 @@ def _show(found: Diagnoses, details: bool) -> None:
     """One source with everything; several as a table, the worst first."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if len(found) > 1:
-        print(found.table(width))
+        _say(found.table(width))
         if not details:
             print("\nWith --details: the evidence, the next step and what is not known, for each.")
     for one in found.worst_first if details or len(found) == 1 else ():
         if len(found) > 1:
             print()
         if width is not None and (drawing := _sketch(one, width)):
-            print(drawing, end="\n\n")
-        print(one)
+            _say(f"{drawing}\n")
+        _say(str(one))
+
+
+def _say(text: str) -> None:
+    """Print, with a question mark for each sign that the terminal or the pipe cannot take."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def _sketch(one: Diagnosis, width: int) -> str:

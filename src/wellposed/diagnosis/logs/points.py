@@ -197,7 +197,7 @@ def _by_evaluation(raw: Mapping[str, Cells], key: str, losses: Sequence[str]) ->
     notes = []
     binned = len(series.get("train_loss", ()))
     if axis == "step":
-        notes.append("The curves run along steps, not epochs.")
+        notes.append("The curves run along steps, not epochs: where a finding counts epochs, it counts these points.")
     if anchor == "valid_loss" and binned > len(at):
         notes.append(f"{binned} training losses were averaged into {len(at)} points, one for each validation.")
     elif anchor == "train_loss" and binned > len(at):
