@@ -23,9 +23,9 @@ class Oscillates(Rule):
 
     (a) by a tenth of its level and a fiftieth of all progress, validation swinging too; or
     (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close
-    (validation less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the loss that is
-    lost to the size of steps is a sum of ``d`` squares, whose mean is ``sqrt(d / 2)`` times its swings; with ten
-    directions or more, swings of a 45th of the level and a 112th of all progress cost a twentieth and a fiftieth.
+    (validation less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the
+    loss that is lost to the size of steps is a sum of ``d`` squares, whose mean is ``sqrt(d / 2)`` times its swings; with
+    ten directions or more, swings of a 45th of the level and a 112th of all progress cost a twentieth and a fiftieth.
 
     Noise of sampling alone is no such thing: other rows give other noise, so that training and validation would not
     swing together.
