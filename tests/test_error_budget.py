@@ -243,12 +243,13 @@ class TestNaming:
         assert "optimization" not in [part.name for part in harmed.candidates]
 
     def test_stopping_is_a_regularizer_where_going_on_does_harm(self) -> None:
-        harm, none = (
+        harm, neither, help_ = (
             made([levels_of(chosen=0.8 + s / 100, valid=0.9 + NOISE[s], valid_end=after + NOISE[s]) for s in range(3)])
-            for after in (2.0, 0.9)
+            for after in (2.0, 0.9, 0.5)
         )
         assert (harm.findings[0].name, harm.lever) == ("overfits", "regularizer")
-        assert (none.findings[0].name, none.lever) == ("undertrained", "schedule")
+        assert (help_.findings[0].name, help_.lever) == ("undertrained", "schedule")
+        assert "stopping" not in [part.name for part in neither.candidates]
 
     def test_one_seed_names_nothing_that_seeds_vary(self) -> None:
         one = made([levels_of(end=1.0, chosen=1.0, valid=1.1 + NOISE[0])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ class Part:
 
     Attributes:
         values: for each seed; their mean is ``estimate``.
+        rows: ``(rows, seeds)``, where validation rows vary it too; else None.
         low, high: where it lies at the budget's level; NaN where one seed says nothing of others.
     """
 
@@ -42,6 +43,7 @@ class Part:
     values: tuple[float, ...]
     low: float
     high: float
+    rows: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def estimate(self) -> float:
@@ -142,7 +144,7 @@ class ErrorBudget:
         """A part that seeds and validation rows vary."""
         rows = np.stack([of(one) for one in self.levels], axis=1)
         found = crossed_interval(rows, self.level)
-        return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high)
+        return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -217,22 +219,41 @@ class ErrorBudget:
     @cached_property
     def candidates(self) -> tuple[Part, ...]:
         """What may be named, the largest first: parts that are clearly above zero and worth it; optimization only where
-        validation clearly improves by it."""
+        validation clearly improves by it, stopping only where going on clearly helps or harms."""
         split = self.apart or (self["regularization"],)
         parts = [self["floor"], *split, self["optimization"], self["stopping"], self["gap"]]
         least = MATERIAL * abs(self.valid.estimate)
         clear = [part for part in parts if part.low > 0 and part.estimate >= least]
-        named = [part for part in clear if part.name != "optimization" or self.helps is not None]
+        answered = {"optimization": self.helps is not None, "stopping": self.longer_helps or self.longer_harms}
+        named = [part for part in clear if answered.get(part.name, True)]
         if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
             named = [part for part in named if part.estimate >= max(one.estimate for one in parts)]
         return tuple(sorted(named, key=lambda part: -part.estimate))
 
     @cached_property
+    def longer_harms(self) -> bool:
+        """Whether validation is clearly worse at the last epoch."""
+        return self._above_zero(self.going_on)
+
+    @cached_property
+    def longer_helps(self) -> bool:
+        """Whether validation is clearly better at the last epoch: the epoch was chosen too early."""
+        rows = self.going_on.rows
+        return rows is not None and self._above_zero(replace(self.going_on, rows=-rows))
+
+    @cached_property
     def helps(self) -> Part | None:
         """What better optimization clearly gains on validation rows: at w*, else on the way there; None where nothing is shown."""
         least = MATERIAL * abs(self.valid.estimate)
-        parts = [part for part in (self.valid_gain, self.way_gain) if part is not None]
-        return next((p for p in parts if p.low > 0 and p.estimate >= least and len(self.seeds) > 1), None)
+        gains = [part for part in (self.valid_gain, self.way_gain) if part is not None]
+        return next((gain for gain in gains if gain.estimate >= least and self._above_zero(gain)), None)
+
+    def _above_zero(self, part: Part) -> bool:
+        """Whether a difference of validation losses is above zero. Only one side counts, so that the level is of one side: the
+        interval at ``2 level - 1``."""
+        if part.rows is None or len(self.seeds) < 2 or self.level <= 0.5:
+            return False
+        return crossed_interval(part.rows, 2 * self.level - 1).low > 0
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:

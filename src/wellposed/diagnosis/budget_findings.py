@@ -136,7 +136,7 @@ def _median(values: list[float]) -> float:
 
 
 def _of_stopping(budget: ErrorBudget, part: Part) -> Finding:
-    if budget.going_on.low > 0:
+    if budget.longer_harms:
         return _named(
             budget, part, "overfits", "regularization", "regularizer",
             "a regularizer, so that training can go on without harm",
@@ -145,7 +145,8 @@ def _of_stopping(budget: ErrorBudget, part: Part) -> Finding:
         )  # fmt: skip
     return _named(
         budget, part, "undertrained", "optimization", "schedule", "longer training, or an annealed rate",
-        f"{_share(budget, part)} is given up by the choice of an early epoch, and going on is not shown to do harm.",
+        f"{_share(budget, part)} is given up by the choice of an early epoch, and validation improves by "
+        f"{-budget.going_on.estimate:.3g} where training goes on.",
     )  # fmt: skip
 
 
