@@ -158,7 +158,7 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.7) * (1 + 0.2 * EVERY_OTHER), fall(0.7) * (1 + 0.2 * EVERY_OTHER)),
     ],
     "rate_too_low": [
-        lambda s: history(s, 1.2 - 0.15 * T60 / 60, 1.21 - 0.15 * T60 / 60, noise=0.0005),
+        lambda s: history(s, 1.2 - 0.09 * T60 / 60, 1.21 - 0.09 * T60 / 60, noise=0.0005),
         lambda s: classified(s, fall(0.7, 0.9, tau=80), fall(0.7, 0.9, tau=80), 2.35 - 0.2 * T60 / 60,
                              2.36 - 0.2 * T60 / 60),
     ],
@@ -246,6 +246,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     "rate_too_low": [
         lambda s: history(s, fall(0.9), fall(0.92)),  # little, but at rest
         lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40)),  # much, and not at rest
+        lambda s: history(s, 1.2 - 0.2 * T60 / 60, 1.21 - 0.2 * T60 / 60, noise=0.0005),  # a sixth
         lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),  # nothing at all
         lambda s: history(s, power(0.7, 0.15), power(0.7, 0.15), noise=0.0005),  # slackened
     ],

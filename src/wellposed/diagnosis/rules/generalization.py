@@ -24,7 +24,8 @@ class Overfits(Rule):
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
     Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
     widening: training still falls as ``undertrained`` demands, validation does not fall any more.
-    None of them where the loss turned and the error did not rise.
+    Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
+    the error is a third of the constant prediction's error.
     """
 
     name, severity = "overfits", 2
@@ -33,6 +34,9 @@ class Overfits(Rule):
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
     GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
+    GAP_OF_CONFIDENT = (
+        1 / 3
+    )  # of the constant prediction's error: that much of what there was to learn holds for no new row
     GAP_CONFIDENCE = 0.85  # a gap alone does not prove harm: some large gaps go with the best validation error
     LEVER = (
         "regularize: weight decay, dropout, augmentation or label smoothing; more data; "
@@ -42,7 +46,7 @@ class Overfits(Rule):
     def judge(self, curves: Curves) -> Finding | None:
         error = measure.error_rise(curves)
         if error is not None and not error_rose(error) and loss_turned(curves, self.BELIEF):
-            return None  # what went on grew the confidence alone
+            return self._gap(curves, self.GAP_OF_CONFIDENT)  # what went on grew the confidence alone
         return self._turned(curves) or self._gap(curves) or self._widening(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
@@ -64,17 +68,18 @@ class Overfits(Rule):
             f"{rise.estimate:.3g}{' while training loss went on falling' if 'train_loss' in curves.given else ''}.",
         )  # fmt: skip
 
-    def _gap(self, curves: Curves) -> Finding | None:
+    def _gap(self, curves: Curves, least: float | None = None) -> Finding | None:
+        least = self.GAP if least is None else least
         share = measure.remaining(curves)
         if share is None or not self._comparable(curves, share) or not math.isfinite(share.valid):
             return None
         gap, se = share.valid - share.train, gap_se(curves, share)
-        needed = max(self.GAP, self.GAP_SHARE * share.valid)
+        needed = max(least, self.GAP_SHARE * share.valid)
         if not (gap >= needed and gap - measure.Z * se > 0 and measure.gap(curves).estimate > 0):
             return None
         if falls(curves.valid_loss, curves.fact("constant_loss")):  # still improving: the gap does no harm so far
             return None
-        certainty = measure.normal((gap - self.GAP) / math.hypot(se, self.GAP / 2))
+        certainty = measure.normal((gap - least) / math.hypot(se, least / 2))
         return self.finding(
             self.GAP_CONFIDENCE * certainty,
             {"estimate": gap, "low": gap - measure.Z * se, "high": gap + measure.Z * se, "of": share.of,

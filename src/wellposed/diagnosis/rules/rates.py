@@ -198,7 +198,7 @@ class RateTooHigh(Rule):
             return None
         later = measure.known(y)[-max(FEWEST - 1, len(measure.known(y)) // 4) :]
         excess, swing = float(later.mean()) - constant, measure.swings(y)[0]
-        se = measure.Z * max(float(later.std()) / math.sqrt(len(later)), measure.level_se(y) / 2)
+        se = measure.Z * float(later.std()) / math.sqrt(len(later) / 2)  # neighbours resemble each other
         if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
             return None
         return self.finding(
@@ -213,14 +213,14 @@ class RateTooLow(Rule):
     """The learning rate is so low that hardly anything happened in the epochs given.
 
     Holds if the training loss fell reliably to the end, without slowing down (the second half of the epochs brought a
-    third of the whole fall or more, where a steady pace brings half), yet by less than a quarter of what it was: such
+    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was: such
     steps follow the first gradient and reach nothing that would bend the curve.
     """
 
     name, severity = "rate_too_low", 3
     axis, pulls = "optimization", "optimizer"
     of_fit = True
-    HARDLY = 0.25  # of the loss at the start
+    HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
     STEADY = 1 / 3
 
     def judge(self, curves: Curves) -> Finding | None:
