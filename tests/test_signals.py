@@ -355,7 +355,13 @@ PLANTED: dict[str, list[Case]] = {
         case(functools.partial(begun, 4.0), lr=1e-4),
     ],
     "dying_units": [case(killed), case(functools.partial(mlp, depth=3), lr=0.3)],
-    "dead_layers": [case(Gated), case(Unused), case(mute), case(mlp, optimizer=all_but_the_second), case(functools.partial(killed, -50.0))],
+    "dead_layers": [
+        case(Gated),
+        case(Unused),
+        case(mute),
+        case(mlp, optimizer=all_but_the_second),
+        case(functools.partial(killed, -50.0)),
+    ],
     "wrong_output": [
         case(lambda: ended(mlp(), nn.Softmax(1))),
         case(lambda: ended(mlp(), nn.ReLU())),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from wellposed.core.errors import WellposedError
 from wellposed.core.random import seeded
@@ -151,38 +151,44 @@ class _Sums:
         return Columns(np.sqrt(square), spread, filled / self.rows, binary, self.layer)
 
 
-RELUS = ("relu", "relu_", "threshold", "clamp_min", "clamp_min_", "clamp", "clamp_", "hardtanh", "hardtanh_")
+RELUS = (
+    "relu", "relu_", "relu6", "threshold", "threshold_", "clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh",
+    "hardtanh_",
+)  # fmt: skip
 MAKERS = {
-    "_softmax": "softmax", "_log_softmax": "log_softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid",
-    "log_sigmoid_forward": "log_sigmoid", "tanh": "tanh", "tanh_": "tanh", "relu": "relu", "relu_": "relu",
+    "softmax": "softmax", "log_softmax": "log_softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid",
+    "logsigmoid": "log_sigmoid", "tanh": "tanh", "tanh_": "tanh", "relu": "relu", "relu_": "relu",
 }  # fmt: skip
-"""Activations whose outputs have a range of their own, by the operation that computes them."""
+"""Activations whose outputs have a range of their own, by the function that computes them."""
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every ReLU, whether module or function, and the last activation."""
+class _Functions(TorchFunctionMode):
+    """Sees every ReLU, whether module or function, and the last activation.
+
+    Not a dispatch mode: the first one in a process imports torch's compiler, which takes more than a second.
+    """
 
     def __init__(self, eye: _Eyes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.eye = eye
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        out = func(*args, **(kwargs or {}))
-        made = out[0] if isinstance(out, tuple) and out else out
-        if isinstance(made, Tensor):
-            if name in RELUS and _floor(name, args) == 0:
-                self.eye.relu(made)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out, name = func(*args, **kwargs), getattr(func, "__name__", "")
+        if isinstance(out, Tensor):
+            if name in RELUS and _floor(name, args, kwargs) == 0:
+                self.eye.relu(out)
             if name in MAKERS:
-                self.eye.last = MAKERS[name], made
+                self.eye.last = MAKERS[name], out
         return out
 
 
-def _floor(name: str, args: tuple[Any, ...]) -> Any:
+def _floor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The least value that a rectifier lets through."""
-    if name.startswith("threshold"):
-        return args[2]
-    return args[1] if name.startswith(("clamp", "hardtanh")) and len(args) > 1 else 0
+    if name.startswith("relu"):
+        return 0
+    at, key = (2, "value") if name.startswith("threshold") else (1, "min_val" if name.startswith("hardtanh") else "min")
+    return kwargs.get(key, args[at] if len(args) > at else None)
 
 
 @dataclass
@@ -355,7 +361,7 @@ def _forward(
         Unseen: with what the model's own code, or the loss, raised.
     """
     try:
-        with _Operations(eyes):
+        with _Functions(eyes):
             out = predict(model, batch)
         mean = loss.mean(out, target)
     except Exception as error:  # any error of other people's code; it is told, and what the curves say stays

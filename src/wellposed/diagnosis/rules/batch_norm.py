@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside
-from wellposed.diagnosis.signals import Signals
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 
 class ForgottenMode(Inside):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import MATERIAL_PROGRESS, Inside
-from wellposed.diagnosis.signals import Signals
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 
 class DecayedNorms(Inside):

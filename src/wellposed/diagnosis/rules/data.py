@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.evidence import student_quantile
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rows import Wrong
 from wellposed.diagnosis.rules.base import Inside
-from wellposed.diagnosis.signals import Signals
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.rows import Wrong
+    from wellposed.diagnosis.signals import Signals
 
 
 class Unshuffled(Inside):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside, learned
 from wellposed.diagnosis.rules.inputs import unscaled
-from wellposed.diagnosis.signals import Signals
-from wellposed.training.looking import Look
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
+    from wellposed.training.looking import Look
 
 
 def relative(look: Look | None) -> dict[str, float]:

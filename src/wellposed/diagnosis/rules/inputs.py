@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside
-from wellposed.diagnosis.signals import Signals
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 LARGE = 30.0  # root mean square: the curvature along the feature is its square, about 1,000 times that of a scaled one
 SMALL = 1e-2  # all features: the curvature of their weights is 10,000 times less than that of the biases

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside
-from wellposed.diagnosis.signals import Signals, Targets
-from wellposed.training.looking import Look
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wellposed.diagnosis.signals import Signals, Targets
+    from wellposed.training.looking import Look
 
 NUMERIC = ("squared_error", "absolute_error", "huber", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 """Losses that compare number with number."""
