@@ -851,6 +851,24 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_judged(logs: dict[str, Path
     assert (status, out) == (1, "")
 
 
+def test_a_damaged_run_does_not_keep_the_others_from_being_judged(tmp_path: Path) -> None:
+    c = case("overfits")
+    good = {"run": "good", "loss": c["train"].tolist(), "val_loss": c["valid"].tolist()}
+    lines = [
+        good,
+        {"run": "bad", "loss": ["oops"], "val_loss": [1.0]},
+        {**good, "run": "too"},
+        {"run": "none", "best": 0.3},
+    ]
+    (tmp_path / "runs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, out, err = call(tmp_path / "runs.jsonl", "--json")
+    assert status == 1
+    assert [one["source"].rsplit(": ", 1)[-1] for one in json.loads(out)] == ["good", "too"]
+    assert [line.count("runs.jsonl: ") for line in err.splitlines()] == [1, 1]
+    with pytest.raises(DataError, match="'oops' in row 1"):
+        diagnose_many([tmp_path / "runs.jsonl"])
+
+
 def test_json_has_the_contract_and_more(logs: dict[str, Path]) -> None:
     status, out, err = call(*logs.values(), "--json")
     assert (status, err) == (0, "")

@@ -62,10 +62,15 @@ def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
     unread = False
     for source in sources:
         try:
-            found += every_run(source)
+            runs: list[Diagnosis | Exception] = [*every_run(source)]
         except (WellposedError, OSError) as error:
-            print(f"Error: {shown(sentence(error))}", file=sys.stderr)
-            unread = True
+            runs = [error]
+        for one in runs:
+            if isinstance(one, Exception):
+                print(f"Error: {shown(sentence(one))}", file=sys.stderr)
+                unread = True
+            else:
+                found.append(one)
     return Diagnoses(tuple(found), worst_first(found)), unread
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from wellposed.core.errors import DataError
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis import logs
 from wellposed.diagnosis.advice import Room, with_advice
@@ -75,15 +76,24 @@ def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
     Raises:
         DataError: a source cannot be read or has no losses.
     """
-    found = [one for source in sources for one in every_run(source)]
+    found = []
+    for source in sources:
+        for one in every_run(source):
+            if isinstance(one, DataError):
+                raise one
+            found.append(one)
     return Diagnoses(tuple(found), worst_first(found))
 
 
-def every_run(source: Any) -> list[Diagnosis]:
-    """`diagnose` of every run in one source."""
+def every_run(source: Any) -> list[Diagnosis | DataError]:
+    """`diagnose` of every run in one source; for one of several that cannot be read, the reason.
+
+    Raises:
+        DataError: the source itself cannot be read.
+    """
     if isinstance(source, Curves) or not isinstance(source, (str, Path, Mapping, Sequence)):
         return [diagnose(source)]
-    return [diagnose(table) for table in logs.read_all(source)]
+    return [one if isinstance(one, DataError) else diagnose(one) for one in logs.read_each(source)]
 
 
 def worst_first(found: Sequence[Diagnosis]) -> tuple[tuple[int, int], ...]:

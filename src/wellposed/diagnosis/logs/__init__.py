@@ -7,6 +7,6 @@ Readers (`delimited`, `documents`, `prose`, `tensorboard`, `folders`, `objects`)
 
 from wellposed.diagnosis.logs.delimited import csv_columns
 from wellposed.diagnosis.logs.log import Array, Log, Reading, Table
-from wellposed.diagnosis.logs.reading import read, read_all
+from wellposed.diagnosis.logs.reading import read, read_all, read_each
 
-__all__ = ["Array", "Log", "Reading", "Table", "csv_columns", "read", "read_all"]
+__all__ = ["Array", "Log", "Reading", "Table", "csv_columns", "read", "read_all", "read_each"]

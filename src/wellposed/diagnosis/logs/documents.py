@@ -43,7 +43,7 @@ def of_value(value: Any, name: str) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        if rows and all(_columns(row) for row in rows):
+        if sum(bool(_columns(row)) for row in rows) * 2 > len(rows):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
         return [of_rows(rows, name)] if rows else []
     if not isinstance(value, dict):
@@ -79,7 +79,7 @@ def _columns(value: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _run(value: Mapping[str, Any], name: str) -> Log:
-    columns = _columns(value)
+    columns = _columns(value) or {str(key): [cell] for key, cell in value.items()}  # the latter is refused by its names
     return Log(columns, name, named_as(columns))
 
 

@@ -41,11 +41,31 @@ def read_all(source: Any) -> list[Table]:
     Raises:
         DataError: as `read`, but for the number of runs.
     """
+    found = read_each(source)
+    for one in found:
+        if isinstance(one, DataError):
+            raise one
+    return [one for one in found if isinstance(one, Table)]
+
+
+def read_each(source: Any) -> list[Table | DataError]:
+    """The curves of every run in a source; for a run among several that cannot be read, the reason.
+
+    Raises:
+        DataError: the source itself cannot be read.
+    """
     if isinstance(source, Table):
         return [source]
     found = read_path(Path(source)) if isinstance(source, (str, Path)) else read_object(source)
     logs = [run for log in found for run in runs(log)]
-    return [tabulated(one_side_a_column(log)) for log in logs]
+    return [_tried(log) for log in logs]
+
+
+def _tried(log: Log) -> Table | DataError:
+    try:
+        return tabulated(one_side_a_column(log))
+    except DataError as error:
+        return DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")
 
 
 def tabulated(log: Log) -> Table:
