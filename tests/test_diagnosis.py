@@ -248,7 +248,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.1, tau=40), fall(0.12, tau=40)),  # much, and not at rest
         lambda s: history(s, 1.2 - 0.2 * T60 / 60, 1.21 - 0.2 * T60 / 60, noise=0.0005),  # a sixth
         lambda s: history(s, np.full(60, 1.0), np.full(60, 1.01)),  # nothing at all
-        lambda s: history(s, power(0.7, 0.15), power(0.7, 0.15), noise=0.0005),  # slackened
+        lambda s: history(s, power(0.9, 0.15), power(0.9, 0.15), noise=0.0001),  # slackened
     ],
     "healthy": [
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.01)),
