@@ -264,6 +264,7 @@ class Training:
         dropout = self.model.get("dropout")
         return wp.Recipe(
             epochs=self.epochs, batch_size=self.batch, clip=self.clip, terms=decay,
+            model={key: value for key, value in self.model.items() if key != "dropout"},
             optimizer={"name": self.optimizer.lower(), "lr": self.lr, **self.settings},
             schedule={"name": self.schedule}, noise={"dropout": dropout} if dropout else {},
             stopping={"patience": 0},

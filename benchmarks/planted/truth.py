@@ -83,11 +83,11 @@ def error_rises(run: Training) -> str:
 
 
 def error_does_not_rise(run: Training) -> str:
-    """The fresh error at the end is not above that at the lowest fresh loss, and at most 1.5 points above its lowest of all
-    epochs, which is that low by chance too."""
+    """The fresh error at the end is less than a point above that at the lowest fresh loss, and at most 1.5 points above its
+    lowest of all epochs, which is that low by chance too."""
     since = run.trace.end("error") - run.trace.error[run.trace.best]
-    rose = max(error_rose(run) - 0.015, since - 0.002)
-    return "" if rose <= 0 else f"the fresh error rises by {max(since, error_rose(run)):.3f}"
+    calm = since < 0.01 and error_rose(run) <= 0.015
+    return "" if calm else f"the fresh error rises by {max(since, error_rose(run)):.3f}"
 
 
 def gap(run: Training) -> float:

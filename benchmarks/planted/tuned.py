@@ -308,7 +308,7 @@ def units_killed_at_the_start(draw: Draws) -> Plan:
         perceptron(split, depth=draw.whole("depth", (2, 3), (2, 4))),
         draw.seed,
         {"width": draw.whole("width", (32, 64), (24, 96))},
-        lr=draw.number("lr", (0.25, 0.5), (0.2, 0.8)),
+        lr=draw.number("lr", (0.6, 1.2), (0.5, 1.6)),
         epochs=draw.whole("epochs", (20, 25), (18, 30)),
         schedule="spike",
     )
