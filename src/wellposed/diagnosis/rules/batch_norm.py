@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
 
 
+DISAGREES = 0.2  # of the loss: a fifth is what people see in a plot
+
+
+def disagree(signals: Signals, share: float = DISAGREES) -> bool:
+    """Whether the loss of the same rows differs between batch norms in training and in evaluation mode, beyond noise."""
+    difference, error, loss = signals.disagreement or (0.0, math.inf, math.nan)
+    return abs(difference) > share * abs(loss) and abs(difference) > 3 * error
+
+
 class ForgottenMode(Inside):
     """The loop trains in evaluation mode, or evaluates in training mode.
 
@@ -62,7 +71,7 @@ class BatchTooSmall(Inside):
     name, severity = "batch_too_small", 3
     axis, pulls = "optimization", "loop"
     VALUES = 8
-    DISAGREES = 0.2
+    DISAGREES = DISAGREES
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         look = signals.last
@@ -70,7 +79,7 @@ class BatchTooSmall(Inside):
             return None
         difference, error, loss = signals.disagreement or (math.nan, math.inf, math.nan)
         few = look.values < self.VALUES
-        apart = abs(difference) > self.DISAGREES * abs(loss) and abs(difference) > 3 * error
+        apart = disagree(signals, self.DISAGREES)
         if not (few or apart):
             return None
         return self.finding(

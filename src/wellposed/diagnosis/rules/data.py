@@ -10,6 +10,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.evidence import student_quantile
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.rules.batch_norm import disagree
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.rows import Wrong
@@ -116,6 +117,8 @@ class LabelNoise(Inside):
     )
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        if disagree(signals):  # in evaluation mode the answers are not those of the network that was trained
+            return None
         train, valid = signals.wrong.get("train"), signals.wrong.get("valid")
         # A network that fits its training rows far better than new ones is surely wrong on some new ones by itself.
         fitted = train is not None and valid is not None and train.all < self.FITTED * valid.all
