@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis import logs
-from wellposed.diagnosis.advice import Room, with_advice
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Rule
-from wellposed.training.run import Run
+
+if TYPE_CHECKING:
+    from wellposed.training.run import Run
 
 
 @lru_cache(maxsize=1)
@@ -61,9 +62,16 @@ def diagnose(source: Any) -> Diagnosis:
     """
     curves = Curves.of(source)
     findings = judged(curves, rules())
-    if isinstance(source, Run):
-        findings = with_advice(findings, source.recipe, Room.of(source.problem, source.model))
+    if hasattr(source, "recipe") and hasattr(source, "problem"):
+        findings = _advised(findings, source)
     return Diagnosis(findings, curves)
+
+
+def _advised(findings: tuple[Finding, ...], run: Run) -> tuple[Finding, ...]:
+    """With the changes of the run's recipe. Only here is torch needed, which logs alone do without."""
+    from wellposed.diagnosis.advice import Room, with_advice
+
+    return with_advice(findings, run.recipe, Room.of(run.problem, run.model))
 
 
 def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
