@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from wellposed.core.errors import ProblemError, listed
 from wellposed.core.progress import report
+from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
@@ -68,10 +69,11 @@ def may_go_on(bench: Bench) -> bool:
 
 
 def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
-    """What held the baseline back when it was chosen; a study that is resumed keeps it."""
+    """What held the baseline back when it was chosen, seen from inside where its run is at hand; a resumed study keeps it."""
     for trial in bench.state.of("baseline"):
         if trial.built == baseline and not bench.state.lots:
-            bench.state.findings = trial.findings
+            run = bench.runs.get(trial.index)
+            bench.state.findings = trial.findings if run is None else diagnose(run).names
             bench.keep()
     return bench.state.findings
 

@@ -178,7 +178,7 @@ class Bench:
             train_rows=rows or self.total,
             params=dict(planned.point),
             rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
-            findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run)],
+            findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run.history)],
         )
         self.runs[trial.index] = run
         self.state.add(trial)

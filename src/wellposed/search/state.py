@@ -28,7 +28,7 @@ class Trial:
         recipe: as it was proposed; in the confirmation with its epochs.
         params: its point in the space; empty for a recipe that did not come from there.
         rungs: how it stood at each rung: the epoch, and its rank there.
-        findings: of a baseline, what held it back.
+        findings: of a baseline, what its curves say.
     """
 
     index: int
