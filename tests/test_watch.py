@@ -559,3 +559,16 @@ def test_a_compiled_model(data: Any, net: nn.Module) -> None:
     compiled.eval()
     watch.epoch()
     assert not net[3].training
+
+
+def test_weights_of_an_input_that_is_always_zero_do_not_stand_for_their_layer() -> None:
+    """Evenly spaced weights of a wide layer may all belong to one input, which never moves where it is 0 on every row."""
+    from wellposed.training import notes
+
+    first = torch.nn.Linear(64, 256)
+    before = notes.samples(first)
+    with torch.no_grad():
+        first.weight[:, 1:] += 1.0
+    assert notes.distances(before, notes.samples(first))["weight"] > 0
+    untouched = notes.distances(notes.samples(first), notes.samples(first))
+    assert untouched == {"weight": 0.0, "bias": 0.0}
