@@ -277,7 +277,8 @@ def resemblance(y: Numbers, classes: bool) -> Order | None:
 class Wrong:
     """Answers contradicted by their labels: among the surest fifth, and among all; with how many rows each.
 
-    ``expected`` is the error rate of the most frequent class.
+    ``expected`` is the error rate of the most frequent class. ``shared`` is the share of the contradicted surest answers whose
+    nearest rows have the contradicting label rather than the answer; NaN where rows cannot be compared.
     """
 
     sure: float
@@ -285,9 +286,10 @@ class Wrong:
     all: float
     rows: int
     expected: float
+    shared: float = math.nan
 
 
-def wrong(outputs: Tensor, target: Tensor) -> Wrong | None:
+def wrong(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wrong | None:
     """How often labels contradict the network where it is surest; None unless outputs are scores of classes.
 
     Errors from overlapping classes lie near the boundary, where the network is unsure; wrong labels lie anywhere. So
@@ -313,7 +315,24 @@ def wrong(outputs: Tensor, target: Tensor) -> Wrong | None:
     errors = (answers != y.long()).double()
     sure = margin.argsort(descending=True)[: len(y) // 5]
     counts = torch.bincount(y.long().clamp_min(0))
-    return Wrong(float(errors[sure].mean()), len(sure), float(errors.mean()), len(y), 1 - float(counts.max()) / len(y))
+    shared = _shared(inputs, y.long(), answers, sure[errors[sure] > 0])
+    return Wrong(
+        float(errors[sure].mean()), len(sure), float(errors.mean()), len(y), 1 - float(counts.max()) / len(y), shared
+    )
+
+
+def _shared(inputs: Tensor | None, y: Tensor, answers: Tensor, wrong: Tensor) -> float:
+    """Of rows ``wrong``, the share whose nearest rows have their label more often than the answer that was given."""
+    if inputs is None or not inputs.is_floating_point() or len(inputs) != len(y) or not len(wrong):
+        return math.nan
+    x = inputs.detach().cpu().flatten(1).float()
+    x = x[:, :: max(1, x.shape[1] // MOST_FEATURES)]
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    if not bool(torch.isfinite(x).all()):
+        return math.nan
+    near = torch.cdist(x[wrong], x).scatter_(1, wrong[:, None], math.inf).topk(NEAREST, largest=False).indices
+    label, answer = (y[near] == y[wrong, None]).sum(1), (y[near] == answers[wrong, None]).sum(1)
+    return float((label > answer).double().mean())
 
 
 def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tuple[float, float, float] | None:

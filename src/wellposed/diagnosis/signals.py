@@ -36,6 +36,7 @@ from wellposed.training.looking import (
     Predict,
     Unseen,
     look,
+    noise_toll,
     norm_disagreement,
     rebatched,
 )
@@ -103,6 +104,18 @@ class Charges:
 
 
 @dataclass(frozen=True)
+class Toll:
+    """What regularization adds to the loss of some training rows at the last weights: ``noise`` what the model draws in
+    training mode, with its standard error; ``decay`` what a weight decay costs at rest; ``loss`` that of the rows in
+    evaluation mode."""
+
+    noise: float
+    error: float
+    decay: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Signals:
     """What was seen inside one network and its training; a part is None or empty where it could not be seen.
 
@@ -119,6 +132,7 @@ class Signals:
         forwards: of the loop, an entry an epoch. moody: whether some module minds the mode.
         batch: rows of a training batch. norms: names of batch norms.
         disagreement: of the loss between batch norms in training and evaluation mode: difference, its standard error, loss.
+        toll: what regularization adds to the loss; None where the pass failed.
         missing: what could not be seen, a sentence each.
     """
 
@@ -141,6 +155,7 @@ class Signals:
     norms: tuple[str, ...] = ()
     disagreement: tuple[float, float, float] | None = None
     charges: Charges | None = None
+    toll: Toll | None = None
     missing: tuple[str, ...] = ()
 
     @classmethod
@@ -175,16 +190,18 @@ def _of_run(run: Run) -> dict[str, Any]:
         "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
     }
     steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
+    last = seen.look(run.model, kept)
     return {
         "loop": False,
         "loss": problem.loss,
         "first": None if lazy else seen.look(fresh, kept),
-        "last": seen.look(run.model, kept),
+        "last": last,
         "moved": distances(began, samples(run.model)),
         "wrong": {side: seen.wrong(run.model, batches) for side, batches in answers.items()},
         **_network(run.model, seen, kept, size),
         **_rows_of(data.train_clean, data.valid, seen, kept),
         "charges": _charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
+        "toll": seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
         "missing": tuple(seen.missing),
     }
 
@@ -204,11 +221,12 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
+    last = seen.look(watch.model, kept)
     return {
         "loop": True,
         "loss": watch.loss,
         "first": watch.first,
-        "last": seen.look(watch.model, kept),
+        "last": last,
         "left": {name: norm / sizes[name] for name, norm in left.items() if sizes.get(name)},
         "moved": notes.moved(watch.model),
         "unheld": tuple(
@@ -224,6 +242,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
         "charges": _charges_of(
             watch.model, watch.optimizer, [n * lr for n, lr in zip(steps, rates, strict=False)], left
         ),
+        "toll": seen.toll(watch.model, kept, last, watch.optimizer),
         "missing": tuple(seen.missing),
     }
 
@@ -267,19 +286,33 @@ class _Seen:
             self._miss(unseen)
             return None
 
+    def toll(
+        self, model: nn.Module, batches: list[Batch], last: Look | None, decay: Optimizer | float | None
+    ) -> Toll | None:
+        """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
+        try:
+            noise, error, loss = noise_toll(model, self.predict, self.loss, batches)
+        except Unseen as unseen:
+            self._miss(unseen)
+            return None
+        return Toll(noise, error, _decay_of(model, last, decay), loss)
+
     def wrong(self, model: nn.Module, batches: Iterator[Batch]) -> Wrong | None:
         """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
         if not (self.loss.classifies or self.loss.name == "NLLLoss"):
             return None
         outputs: list[Any] = []
         targets: list[Any] = []
+        inputs: list[Any] = []
         with seeded(0, "look"), evaluating(model):
             for batch, target in batches:
                 outputs.append(self.predict(model, batch))
                 targets.append(target)
+                inputs.append(measure.inputs_of(batch))
         if not outputs or not all(isinstance(t, Tensor) and 0 < t.ndim <= 2 for t in [*outputs, *targets]):
             return None
-        return measure.wrong(torch.cat(outputs).cpu(), torch.cat(targets).cpu())
+        alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
+        return measure.wrong(torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None)
 
     def _miss(self, unseen: Unseen) -> None:
         if str(unseen) not in self.missing:
@@ -366,6 +399,23 @@ def _size(value: Any) -> int:
         return value.numel()
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     return sum(_size(part) for part in parts)
+
+
+def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | None) -> float:
+    """What an optimizer's own weight decay costs at rest: half of how fast the loss would fall if what it charges grew.
+
+    Where ``loss + strength / 2 * |w|^2`` is least, the gradient times ``w`` is ``-strength * |w|^2``. Of a decoupled decay
+    under normalized steps, whose strength has another unit, it says the same without one.
+    """
+    if seen is None:
+        return 0.0
+    if isinstance(decay, Optimizer):
+        charged = {id(p) for group in decay.param_groups if group.get("weight_decay") for p in group["params"]}
+    else:
+        charged = {id(p) for p in model.parameters()} if decay else set()
+    names = {leaf.name for leaf in leaves(unwrapped(model)) if id(leaf.tensor) in charged}
+    outward = [layer.outward for layer in seen.layers if layer.name in names and math.isfinite(layer.outward)]
+    return max(-math.fsum(outward) / 2, 0.0)
 
 
 def _charges_of(

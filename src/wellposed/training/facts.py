@@ -18,6 +18,8 @@ def constant_facts(loss: Loss, metric: Metric | None, train: Tensor | None, vali
 
     Class shares for cross-entropy, the mean for squared error; empty for other losses and for targets with more axes.
     """
+    if loss.name == "squared_error":  # a column of amounts is a list of them
+        train, valid = (t[:, 0] if t is not None and t.ndim == 2 and t.shape[1] == 1 else t for t in (train, valid))
     if train is None or valid is None or train.ndim != 1 or valid.ndim != 1 or not len(valid):
         return {}
     guess = _constant(loss.name, train, valid)

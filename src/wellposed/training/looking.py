@@ -40,7 +40,10 @@ class Unseen(WellposedError):
 
 @dataclass(frozen=True)
 class Layer:
-    """A trainable weight: its name, size, gradient; ``gradient`` is NaN where the loss does not depend on it."""
+    """A trainable weight: its name, size, gradient; ``gradient`` is NaN where the loss does not depend on it.
+
+    ``outward`` is the gradient times the weight: how fast the loss rises if the weight is made larger as a whole.
+    """
 
     name: str
     module: str
@@ -48,6 +51,7 @@ class Layer:
     size: float
     gradient: float
     role: str
+    outward: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -385,7 +389,8 @@ def _layer(leaf: Leaf, grad: Tensor | None, rows: int, eyes: _Eyes) -> Layer:
     size = float(leaf.tensor.detach().float().norm())
     gradient = math.nan if grad is None else float(grad.norm()) / rows
     module = eyes.names.get(id(leaf.module), "")
-    return Layer(leaf.name, module, type(leaf.module).__name__, size, gradient, leaf.role)
+    outward = 0.0 if grad is None else float((grad * leaf.tensor.detach()).sum()) / rows
+    return Layer(leaf.name, module, type(leaf.module).__name__, size, gradient, leaf.role, outward)
 
 
 def _ordered(layers: Iterable[Layer], eyes: _Eyes) -> list[Layer]:
@@ -462,7 +467,6 @@ def _cut(value: Any, start: int, stop: int, count: int) -> Any:
     return value
 
 
-@torch.no_grad()
 def norm_disagreement(
     model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]
 ) -> tuple[float, float, float]:
@@ -473,14 +477,34 @@ def norm_disagreement(
     Raises:
         Unseen: as `look`.
     """
+    return _of_mode(model, predict, loss, batches, norms=True)
+
+
+def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]) -> tuple[float, float, float]:
+    """How much the loss of the same rows is raised by what the model draws in training mode: dropout and other noise.
+
+    Batch norms stay in evaluation mode, so that only noise differs.
+
+    Returns:
+        The mean paired difference, its standard error over batches, and the loss in evaluation mode.
+    Raises:
+        Unseen: as `look`.
+    """
+    return _of_mode(model, predict, loss, batches, norms=False)
+
+
+@torch.no_grad()
+def _of_mode(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch], norms: bool
+) -> tuple[float, float, float]:
+    """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
     inner = unwrapped(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
-    norms = [m for m in inner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     losses = []
     with as_training(inner):
         for training in (False, True):  # evaluation first: training mode moves the running statistics
             for module in inner.modules():
-                module.training = training and module in norms
+                module.training = training and isinstance(module, nn.modules.batchnorm._BatchNorm) == norms
             losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1]) for pair in kept])
     if len(kept) < 2:
         return math.nan, math.inf, math.nan

@@ -20,6 +20,7 @@ from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
 from wellposed.losses.metrics import Metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
@@ -116,7 +117,7 @@ class Watch:
                 "valid_rows": self.rows,
                 "task": "classification" if self.loss.classifies else "regression",
                 **constant,
-                "regularized": {str(t): 1.0 for t in terms.terms} if (terms := inside(optimizer, Regularized)) else {},
+                "regularized": regularizing(model, optimizer),
             }
         )
         self.first, self.unseen = self._look()
@@ -182,9 +183,8 @@ class Watch:
     def _targets(self, probe: _Probe) -> Tensor | None:
         """The probe's targets, where they are one tensor a batch."""
         found = [self.target_of(batch) for batch in probe.batches()]
-        return (
-            torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim == 1 for t in found) else None
-        )
+        known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
+        return torch.cat([t.cpu() for t in found]) if known else None
 
     def _grad_norm(self) -> float:
         """Norm of the gradients as the loop left them; NaN where it left none."""
@@ -208,6 +208,28 @@ class Watch:
 
 
 watch = Watch
+
+
+def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, float]:
+    """What regularizes, as far as a model and its optimizer show: terms, weight decay, dropout, noise of `perturb`.
+
+    Of several dropout rates or decays the largest is said.
+    """
+    terms = inside(optimizer, Regularized)
+    found = {str(term): 1.0 for term in terms.terms} if terms else {}
+    decays = [float(group.get("weight_decay") or 0.0) for group in (optimizer.param_groups if optimizer else ())]
+    rates = [float(rate) for m in model.modules() if isinstance(rate := _dropout_of(m), (int, float))]
+    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    found |= {"weight_decay": max(decays, default=0.0), "dropout": max(rates, default=0.0)}
+    found["noise"] = float(any(isinstance(hook, Hook) for hook in hooks))
+    return {name: strength for name, strength in found.items() if strength > 0}
+
+
+def _dropout_of(module: nn.Module) -> object:
+    """The rate of a dropout layer, or of the dropout inside an attention or a recurrent layer."""
+    if isinstance(module, (nn.modules.dropout._DropoutNd, nn.AlphaDropout)):
+        return module.p
+    return module.dropout if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) else None
 
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from wellposed.core.errors import DataError
 
 MISSING = ("", "na", "n/a", "null", "none", "-")
@@ -56,8 +58,9 @@ def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float
         DataError: a cell is no number.
     """
     cells = list(cells)
-    if set(map(type, cells)) <= {float, type(None)}:
-        return cells
+    plain = plain_numbers(cells)
+    if plain is not None:
+        return plain
     found: list[float | None] = []
     for row, cell in enumerate(cells, 1):
         try:
@@ -65,6 +68,21 @@ def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float
         except (TypeError, ValueError):
             raise DataError(f"Column '{name}' has {shortened(cell)} in row {row}; a number is needed.") from None
     return found
+
+
+def plain_numbers(cells: list[Any]) -> list[float | None] | None:
+    """`number` of each at once, where all are floats, or text that is a float as it stands; None where they are not."""
+    kinds = set(map(type, cells))
+    if kinds <= {float, type(None)}:
+        return cells
+    if kinds <= {float, np.float64, np.float32}:
+        return list(np.array(cells, dtype=np.float64).tolist())
+    if not kinds <= {str, type(None)} or "_" in "".join(filter(None, cells)):
+        return None
+    try:
+        return [None if cell is None else float(cell) for cell in cells]
+    except ValueError:  # blanks, percent signs, decimal commas: each is read by itself
+        return None
 
 
 def shortened(cell: Any) -> str:
@@ -76,4 +94,4 @@ def shortened(cell: Any) -> str:
 def has_commas(cells: Iterable[Any]) -> bool:
     """Whether decimals are written with a comma."""
     texts = [cell for cell in cells if isinstance(cell, str)]
-    return any(COMMA.fullmatch(cell.strip().rstrip("% ")) for cell in texts)
+    return "," in "".join(texts) and any(COMMA.fullmatch(cell.strip().rstrip("% ")) for cell in texts)

@@ -31,7 +31,7 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     text, delimiter = _delimiter(text)
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [row for row in table if any(cell.strip() for cell in row)]
+        rows = [row for row in table if "".join(row).strip()]
     except csv.Error as error:
         raise DataError(f"'{path}' is not a readable CSV file: {error}.") from None
     if not rows:
@@ -49,6 +49,8 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
             + (" If decimals are written with commas, separate the columns by semicolons." if delimiter == "," else "")
         )
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    if all(len(row) == width for row in body):
+        return {name: list(map(str.strip, cells)) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
     return {name: [row[i].strip() if i < len(row) else "" for row in body] for i, name in enumerate(names)}
 
 

@@ -39,6 +39,8 @@ def points(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     """
     raw = dict(raw)
     losses = [name for name in ("train_loss", "valid_loss") if name in raw]
+    if (usual := _as_they_are(raw, losses)) is not None:
+        return usual
     key = _key(raw)
     notes: list[str] = []
     if key == "step" and "epoch" in raw:
@@ -52,6 +54,21 @@ def points(raw: Mapping[str, Cells], ours: bool = False) -> Points:
         found = _by_epoch(raw, losses, ours)
     found.notes = notes + found.notes
     return found
+
+
+def _as_they_are(raw: Mapping[str, Cells], losses: Sequence[str]) -> Points | None:
+    """The columns as arrays, where each row is the next epoch and has a loss, which is the usual log; else None.
+
+    What the long way would give; it looks at cells one by one.
+    """
+    if "step" in raw or not any(raw[name] and None not in raw[name] for name in losses):
+        return None
+    count = len(raw[losses[0]])
+    epochs = np.array(raw.get("epoch", range(count)), dtype=np.float64)  # None becomes NaN
+    if not (np.isfinite(epochs).all() and (epochs == np.round(epochs)).all() and (np.diff(epochs) > 0).all()):
+        return None
+    others = {name: np.array(cells, dtype=np.float64) for name, cells in raw.items() if name != "epoch"}
+    return Points({"epoch": epochs, **others})
 
 
 def _key(raw: Mapping[str, Cells]) -> str | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
 ANNEALED = 0.05  # the last learning rate as a share of the largest: below it the fall is the schedule's end
+MENDED_SHARE = 0.1  # of the constant prediction's errors: hardly anything is less
 MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
 
 
@@ -93,12 +94,14 @@ def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
 def learned(curves: Curves) -> bool:
     """Whether either loss came below its reference by a fiftieth of it and by more than the noise.
 
-    An error rate overrules: a tenth of the errors gone is learning. Where the constant prediction is unknown and the
+    An error rate overrules: a tenth of the errors gone is learning. Where the constant prediction is known, that is asked of
+    validation rows, beyond three standard errors of as many rows: answers that are all but undecided fall to one side or
+    the other on the rows trained on, while the loss knows better. Where the constant prediction is unknown and the
     network began with most answers wrong, hardly one of which it mended, the loss fell by shrinking the outputs alone.
     """
     share = measure.remaining(curves)
     if share is not None and share.of == "error":
-        if min(share.train, share.valid) < 0.9:
+        if _mended_enough(curves, share):
             return True
         if not share.certain and not mended(curves):
             return False
@@ -107,6 +110,15 @@ def learned(curves: Curves) -> bool:
         if depth > max(MATERIAL_PROGRESS * abs(reference), 3 * se):
             return True
     return False
+
+
+def _mended_enough(curves: Curves, share: measure.Share) -> bool:
+    """Whether a tenth of the constant prediction's errors is gone for sure."""
+    if not share.certain or not math.isfinite(share.valid):
+        return min(share.train, share.valid) < 1 - MENDED_SHARE
+    rows, chance = curves.fact("valid_rows"), measure.chance_error(curves)
+    se = math.sqrt(max(1 - chance, 1 / rows) / (chance * rows)) if rows and chance else 0.0  # as a share, near chance
+    return share.valid < 1 - max(MENDED_SHARE, 3 * se)
 
 
 def mended(curves: Curves) -> bool:

@@ -97,7 +97,9 @@ class LabelNoise(Inside):
     5 %, and it is at least 45 % of the error rate over all rows and not reliably above it (outlying rows are missed
     with the greatest confidence): on validation rows, or on training rows where training did not fit them. Also
     if at the best epoch the training error was above the validation error by 5 % and four standard errors, as with
-    labels that are wrong in training only. Silent where the network is bad in general: its error must be below 60 % of
+    labels that are wrong in training only. Silent where most contradicting labels are those of the rows around them too:
+    then it is the network that is wrong there, for want of capacity. Silent where the network is bad in general: its error
+    must be below 60 % of
     that of the most frequent class. Noise and classes that overlap everywhere look the same. (Confident learning,
     Northcutt et al. 2021, counts confident contradictions by thresholds of calibrated probabilities, which an
     overfitted network does not have; ranks by margin need none.)
@@ -110,6 +112,7 @@ class LabelNoise(Inside):
         0.45  # networks on clean rows that overlap had up to .27 as many errors among the surest, on noisy ones .5 to 1
     )
     BAD = 0.6
+    SHARED = 0.5  # of the contradicted answers: wrong labels have neighbours that know better
     FITTED = 0.5  # training error below half of the validation error: then twice the share is asked for
     LEVER = (
         "look at the rows that the surest answers contradict and relabel them; train against the noise with label "
@@ -131,7 +134,7 @@ class LabelNoise(Inside):
         low, high = wilson(found.sure, found.sure_rows)
         if found.all > self.BAD * found.expected or low < twice * self.SHARE:
             return None
-        if found.sure < self.FLAT * found.all or low > found.all:
+        if found.sure < self.FLAT * found.all or low > found.all or found.shared >= self.SHARED:
             return None
         where = "validation" if side == "valid" else "training"
         return self.finding(

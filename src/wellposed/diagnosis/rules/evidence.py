@@ -12,29 +12,43 @@ from wellposed.diagnosis.rules.base import (
     Rule,
     end_of,
 )
-from wellposed.diagnosis.rules.generalization import Overfits
+from wellposed.diagnosis.rules.generalization import Overfits, gap_se
 
 
 class NoisyEvidence(Rule):
     """The noise in the curves is larger than what would matter, so that they do not show whether it is there.
 
-    Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter; or if the
-    interval of the gap holds zero and reaches to twice a gap that would matter on either side.
+    Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter, and the chance
+    that it rose by what matters is a quarter or more; or if the
+    interval of the gap holds zero and reaches to twice a gap that would matter on either side. The gap is that of the error
+    rate where ``overfits`` would judge by it. What is found in
+    spite of the noise, its interval beyond what matters, is not hidden by it.
     """
 
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
     of_fit = True
+    CHANCE = 0.25  # that it rose by what matters: one in four is more than one would leave open
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
         if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
             return None
-        return self._rise(curves) or self._gap(curves)
+        found = self._rise(curves) or self._gap(curves)
+        return None if found is None or self._found_all_the_same(curves) else found
+
+    @staticmethod
+    def _found_all_the_same(curves: Curves) -> bool:
+        """Whether ``overfits`` holds with its interval beyond what matters."""
+        found = Overfits().judge(curves)
+        return found is not None and float(found.evidence["low"]) >= float(found.evidence.get("material", Overfits.GAP))
 
     def _rise(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
         if not (rise.low <= 0 and rise.high >= 2 * rise.material > 0) or rise.se == 0:
+            return None
+        # Of an estimate below 0 only the correction for having picked the lowest level is known.
+        if measure.normal((max(rise.estimate, 0.0) - rise.material) / rise.se) < self.CHANCE:
             return None
         undecided = 1 - 2 * rise.material / (rise.high + 2 * rise.material)
         return self.finding(
@@ -46,6 +60,11 @@ class NoisyEvidence(Rule):
 
     def _gap(self, curves: Curves) -> Finding | None:
         gap, large = measure.gap(curves), 2 * gap_that_matters(curves)
+        share = measure.remaining(curves)
+        if share is not None and share.of == "error" and math.isfinite(share.valid) and curves.fact("valid_rows"):
+            large = 2 * max(Overfits.GAP, Overfits.GAP_SHARE * share.valid)
+            estimate, se = share.valid - share.train, gap_se(curves, share)
+            gap = measure.Gap(estimate, estimate - measure.Z * se, estimate + measure.Z * se, se, True)
         reach = max(gap.high, -gap.low)
         if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
             return None

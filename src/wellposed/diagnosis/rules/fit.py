@@ -81,7 +81,14 @@ class OverRegularized(Rule):
     Holds only where the source says that something regularizes. The clean training loss is high and at rest as
     ``underfits`` demands (or never left the constant prediction), the gap is not reliably above a twentieth of the
     training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it. Without the cost
-    the confidence is low: the strength cannot be seen.
+    the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
+    noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
+    gradient, which is what it costs where it is at rest.
+
+    Or, seen from inside, if noise takes what the network can do: at rest, with the noise on, half of the
+    constant prediction's loss is left, and the noise is a fifth of the clean loss or more. Such a network spends itself on
+    withstanding the noise, and clean rows are fitted worse for it; where the gap is less than half of that, more is paid than
+    there is to save.
     """
 
     name, severity = "over_regularized", 3
@@ -89,19 +96,21 @@ class OverRegularized(Rule):
     of_fit = True
     EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
     NO_GAP = 0.05  # of the training loss
+    NOISE = 0.2  # of the clean loss: what people see in a plot
+    HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
 
     def judge(self, curves: Curves) -> Finding | None:
         share = measure.remaining(curves)
         if share is None or not regularizes(curves) or len(measure.known(curves.train_loss)) < FEWEST_EPOCHS:
             return None
-        stuck = not learned(curves)
-        if not stuck and not Underfits.high_and_at_rest(curves, share):
+        stuck, toll = not learned(curves), self._drowned(curves)
+        if not stuck and not toll and not Underfits.high_and_at_rest(curves, share):
             return None
         gap, train = measure.gap(curves), measure.end(curves.train_loss)
-        if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se):
+        if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se, toll / 2):
             return None
         excess = self._excess(curves, train)
-        if excess is not None and excess < self.EXCESS:
+        if excess is not None and not excess >= self.EXCESS:
             return None
         sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
         evidence: dict[str, Number] = {
@@ -117,10 +126,23 @@ class OverRegularized(Rule):
             f"training rows and there is no gap to close ({gap.estimate:+.3g}).",
         )  # fmt: skip
 
+    @classmethod
+    def _drowned(cls, curves: Curves) -> float:
+        """The toll of noise inside the network, if it takes most of what the network can do, at rest; else 0."""
+        toll, constant = curves.signals.toll if curves.signals is not None else None, curves.fact("constant_loss")
+        if toll is None or constant is None or len(measure.known(curves.train_loss)) < Underfits.FEWEST:
+            return 0.0
+        large = toll.noise >= cls.NOISE * abs(toll.loss) and toll.noise > 3 * toll.error
+        most = large and toll.loss + toll.noise >= cls.HALF * constant > 0
+        return toll.noise if most and not falls(curves.train_loss, constant) else 0.0
+
     @staticmethod
     def _excess(curves: Curves, train: float) -> float | None:
         """What the cost has besides the clean loss, as a share of that loss; None where the cost is unknown."""
-        cost = measure.end(curves.cost)
-        if not math.isfinite(cost) and math.isfinite(measure.end(curves.penalty)):
-            cost = train + measure.end(curves.penalty)
+        cost, penalty = measure.end(curves.cost), measure.end(curves.penalty)
+        toll = curves.signals.toll if curves.signals is not None else None
+        if not math.isfinite(cost) and toll is not None and math.isfinite(toll.noise):
+            cost = train + toll.noise + toll.decay + (penalty if math.isfinite(penalty) else 0.0)
+        elif not math.isfinite(cost) and math.isfinite(penalty):
+            cost = train + penalty
         return (cost - train) / abs(train) if math.isfinite(cost) and train else None

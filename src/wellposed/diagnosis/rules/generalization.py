@@ -12,6 +12,7 @@ from wellposed.diagnosis.rules.base import (
     end_of,
     falls,
 )
+from wellposed.diagnosis.rules.outputs import WrongOutput
 
 
 class Overfits(Rule):
@@ -25,7 +26,8 @@ class Overfits(Rule):
     Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
     widening: training still falls as ``undertrained`` demands, validation does not fall any more.
     Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
-    the error is a third of the constant prediction's error.
+    the error is a third of the constant prediction's error. So it is where a wrong output bounds the loss, which cannot turn
+    by confidence then.
     """
 
     name, severity = "overfits", 2
@@ -47,6 +49,8 @@ class Overfits(Rule):
         error = measure.error_rise(curves)
         if error is not None and not error_rose(error) and loss_turned(curves, self.BELIEF):
             return self._gap(curves, self.GAP_OF_CONFIDENT)  # what went on grew the confidence alone
+        if WrongOutput().judge(curves) is not None:  # a loss that its output bounds cannot show confidence
+            return self._turned(curves) or self._gap(curves, self.GAP_OF_CONFIDENT)
         return self._turned(curves) or self._gap(curves) or self._widening(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:

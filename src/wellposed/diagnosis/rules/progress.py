@@ -127,10 +127,13 @@ class Undertrained(Rule):
     name, severity = "undertrained", 4
     axis, pulls = "optimization", "schedule"
     of_fit = True
+    FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.known(y))]
-        if not losses or curves.facts.get("stopped") in ("patience", "turned"):
+        if not losses or min(len(measure.known(y)) for y in losses) < self.FEWEST:
+            return None
+        if curves.facts.get("stopped") in ("patience", "turned"):
             return None
         if not all(falls(y, curves.fact("constant_loss")) for y in losses) or annealed(curves):
             return None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.finding import Finding, Number
 from wellposed.diagnosis.logs import Array
 from wellposed.diagnosis.rules.base import MATERIAL_PROGRESS, Rule, annealed, end_of, falls, learned
+from wellposed.diagnosis.rules.inputs import unscaled
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
 
 FEWEST = 8  # epochs: a quarter of fewer has no shape
 
@@ -124,7 +129,16 @@ class RateTooHigh(Rule):
     level, by a tenth of all progress and a twentieth of that level: training undid what it had reached, which no
     regularizer explains that did not grow. Or (c) if it swings without settling, as ``oscillates`` demands, at a level
     where much is left. Or (d) if it came to rest above the constant prediction, which the last bias alone would reach, by
-    no more than its swings cost. A run that diverged after such a jump has both findings.
+    no more than its swings cost.
+
+    Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
+    network: half of the units that were alive at the first weights are 0 on every row, and the weights went twice as far
+    as they are large (one that shrinks them to nothing goes once); or they were thrown ten times as far as they were
+    large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
+    epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
+    prediction, by as much as (a) asks for. Unscaled inputs have a finding of their own, and (e) is not asked there.
+
+    A run that diverged after such a jump has both findings.
     """
 
     name, severity = "rate_too_high", 2
@@ -136,15 +150,49 @@ class RateTooHigh(Rule):
     UNDONE = 0.1  # of all progress
     MUCH = 0.5  # of the loss at the start
     BELIEF = 0.9
+    DIED = 0.5  # of the units that were alive
+    FARTHER = 2.0  # than the weights are large: a decay to nothing moves them by 1
+    THROWN = 10.0  # times the size of the first weights; networks that had learned moved by .2 to 4
+    FEWEST_UNITS = 8
     LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
 
     def judge(self, curves: Curves) -> Finding | None:
         if len(measure.known(curves.train_loss)) < FEWEST:
             return None
-        return self._jumped(curves) or self._undone(curves) or self._unsettled(curves) or self._above_constant(curves)
+        return (
+            self._jumped(curves)
+            or self._undone(curves)
+            or self._unsettled(curves)
+            or self._above_constant(curves)
+            or self._broke(curves)
+        )
+
+    def _broke(self, curves: Curves) -> Finding | None:
+        signals = curves.signals
+        if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
+            return None
+        moved, (alive, died) = thrown(signals), killed(signals)
+        dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
+        if not dead and not moved >= self.THROWN:
+            return None
+        evidence: dict[str, Number] = {
+            "estimate": moved,
+            "threshold": self.FARTHER if dead else self.THROWN,
+            **end_of(curves),
+        }
+        if dead:
+            evidence |= {"units": alive, "died": died}
+        return self.finding(
+            0.8 if dead else 0.7, evidence, self.LEVER,
+            f"The learning rate is too high: the steps took the weights {moved:.3g} times as far as they were large"
+            f"{f' and killed {died} of {alive} units' if dead else ''}, and the loss ended at "
+            f"{measure.end(curves.train_loss):.3g}.",
+        )  # fmt: skip
 
     def _jumped(self, curves: Curves) -> Finding | None:
         values = measure.known(curves.train_loss)
+        if (begun := began(curves)) is not None:
+            values = np.concatenate([[begun], values])
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
         top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
@@ -243,6 +291,39 @@ class RateTooLow(Rule):
             f"The learning rate is too low: in {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, at a "
             "pace that never slackened.",
         )  # fmt: skip
+
+
+def began(curves: Curves) -> float | None:
+    """The loss at the first weights, or the constant prediction's where that is more; None where neither is known.
+
+    A network with batch norms is not asked: after an epoch its running statistics lag behind.
+    """
+    signals, constant = curves.signals, curves.fact("constant_loss")
+    if signals is None or signals.first is None or constant is None or signals.norms:
+        return None
+    return max(signals.first.loss, constant) if math.isfinite(signals.first.loss) else None
+
+
+def much_left(curves: Curves, share: float) -> bool:
+    """Whether training left so much of the constant prediction's error or loss, or never came below it."""
+    left = measure.remaining(curves)
+    return not learned(curves) or (left is not None and left.certain and left.train >= share)
+
+
+def thrown(signals: Signals) -> float:
+    """How far the weights went from where they began, over their size there: the median of the layers; 0 where unknown."""
+    layers = signals.last.layers if signals.last is not None else ()
+    far = [signals.moved[layer.name] for layer in layers if layer.role == "weight" and layer.name in signals.moved]
+    far = [distance for distance in far if math.isfinite(distance)]  # one that began at 0 is infinitely far
+    return float(np.median(far)) if far else 0.0
+
+
+def killed(signals: Signals) -> tuple[int, int]:
+    """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
+    if signals.first is None or signals.last is None:
+        return 0, 0
+    alive, left = (sum(u.count - u.dead for u in look.units) for look in (signals.first, signals.last))
+    return alive, max(alive - left, 0)
 
 
 def _progress(y: Array) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.base import Inside, regularizes
+from wellposed.diagnosis.rules.data import Unshuffled
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -23,7 +24,8 @@ class DyingUnits(Inside):
     Holds if at the last weights half of all such units are 0 on every row looked at, or 70 % of those behind one ReLU
     of eight units or more: then the layer is narrower than it was made, and its dead units get no gradient that could
     revive them. 70 % is AutoTrainer's (ICSE 2021) share of zero gradients for a dying ReLU. Where a regularizer
-    made weights exactly zero, units are gone on purpose and it is not asked.
+    made weights exactly zero, units are gone on purpose and it is not asked; nor where rows are unshuffled: the last batches
+    are of one kind, for which units of the others fall silent, and that finding says what to mend.
     """
 
     name, severity = "dying_units", 3
@@ -38,6 +40,8 @@ class DyingUnits(Inside):
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         look = signals.last
         if look is None or look.rows < FEWEST_ROWS or not look.units or _made_sparse(curves):
+            return None
+        if Unshuffled().judge(curves) is not None:
             return None
         total, dead = sum(u.count for u in look.units), sum(u.dead for u in look.units)
         worst = max((u for u in look.units if u.count >= self.FEWEST), key=_share, default=None)
