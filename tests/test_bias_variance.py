@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
-from wellposed.diagnosis import decomposition
-from wellposed.diagnosis.bias_variance import BiasVariance
+from wellposed.diagnosis import decomposition, repeats
+from wellposed.diagnosis.bias_variance import BiasVariance, Point
 from wellposed.diagnosis.decomposition import RowLosses, decomposed, hits, within
-from wellposed.diagnosis.repeats import bounded, named, varied
+from wellposed.diagnosis.evidence import crossed_interval
+from wellposed.diagnosis.repeats import bounded, named, varied, weakest_first
 from wellposed.losses.per_example import Loss
 from wellposed.reporting.tradeoff import standalone, trade_off
 from wellposed.training.jobs import Job
@@ -380,6 +382,47 @@ def test_a_path_trades_variance_for_bias(measured: BiasVariance) -> None:
     assert weak.whole < weak.parts["loss"].estimate  # all rows are more than 63 %
 
 
+DROPPED = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Dropout(0.0), nn.Linear(16, 2))
+SHORT = wp.Recipe(epochs=4, batch_size=20, optimizer={"lr": 0.03}, stopping={"keep": "last", "patience": 0})
+PATHS: dict[str, tuple[tuple[float, ...], list[str], str]] = {
+    "noise.dropout": ((0.6, 0, 0.3), ["dropout 0", "dropout 0.3", "dropout 0.6"], "dropout"),
+    "noise.label_smoothing": ((0.3, 0.0), ["label_smoothing 0", "label_smoothing 0.3"], "label smoothing"),
+    "terms.max_norm": ((0.2, np.inf, 1), ["max_norm none", "max_norm 1", "max_norm 0.2"], "bound of max_norm"),
+    "epochs": ((1, 30, 6), ["epochs 30", "epochs 6", "epochs 1"], "epochs"),
+    "stopping.patience": ((1, 0, 3), ["patience 0", "patience 3", "patience 1"], "patience"),
+}
+
+
+@pytest.mark.parametrize("vary", PATHS)
+def test_a_path_goes_from_the_weakest_to_the_strongest(vary: str) -> None:
+    """Whatever regularizes; a figure has the weakest to the left."""
+    strengths, names, axis = PATHS[vary]
+    given = wp.Problem(lambda: copy.deepcopy(DROPPED), "cross_entropy", wp.Data(train=(X, Y), valid=(XV, YV)))
+    found = wp.bias_variance_path(given, SHORT, vary, strengths, resamples=5, seeds=(0,))
+    assert [point.name for point in found.points] == names
+    assert {point.strength for point in found.points} == set(map(float, strengths))
+    weak, strong = found.points[0], found.points[-1]
+    if vary not in ("noise.dropout", "stopping.patience"):  # which in so few steps hardly act
+        assert weak.parts["variance"].estimate >= strong.parts["variance"].estimate
+    words = [word.strip() for word in ElementTree.fromstring(standalone(trade_off("one", found))).itertext()]
+    assert axis in words
+    ticks = [word for word in words if word in {name.split()[-1] for name in names}]
+    assert ticks[: len(names)] == [name.split()[-1] for name in names]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_an_order_that_is_the_wrong_way_round_is_seen() -> None:
+    assert weakest_first("terms.l2", [3, 1, 1]) == [1, 3]
+    assert weakest_first("terms.max_norm", [0, 3, np.inf]) == [np.inf, 3, 0]
+    assert weakest_first(lambda recipe, value: recipe, [3, 1]) == [1, 3]
+    bounded_at = varied(wp.Recipe(), "terms.max_norm", 2.0)
+    assert bounded_at.terms[0].bound == 2.0
+    assert varied(bounded_at, "terms.max_norm", 1.0).terms[0].bound == 1.0
+    assert varied(bounded_at, "terms.max_norm", np.inf).terms == ()
+    found = wp.bias_variance_path(problem(), wp.Recipe(), "epochs", [1, 2], resamples=3, seeds=(0,))
+    assert "kept its best epoch" in str(found)
+
+
 def test_findings_say_which_end_is_worse(measured: BiasVariance) -> None:
     draw = torch.Generator().manual_seed(10)
     x = torch.randn(460, 4, generator=draw)
@@ -447,11 +490,75 @@ def test_crossed_seeds_and_one_seed() -> None:
     assert parts["variance"].estimate == pytest.approx(sum(parts[n].estimate for n in ("data", "seeds", "both")))
     assert "over seeds they need 3" in str(found)
     several = wp.bias_variance(problem(), recipe, resamples=3, seeds=range(3), crossed=True).points[0].parts
-    assert several["bias"].seeds > 0
+    assert len(several["bias"].over_seeds) == 3
     one = wp.bias_variance(problem(), recipe, resamples=3, seeds=(0,))
     assert set(one.points[0].parts) == {"loss", "bias", "variance"}
     assert "One seed" in str(one)
     assert "best on these very rows" in str(one)
+
+
+def test_a_difference_of_crossed_recipes_is_over_seeds_too() -> None:
+    """The seeds of both are the same: what they add is that of their difference."""
+    draw = torch.Generator().manual_seed(11)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    y, by_seed = normal(40, 1), normal(1, 4, 1, 1)
+    losses = RowLosses(Loss("squared_error"), y, None, y)
+    points = {}
+    for name, scale in (("plain", 1.0), ("same", 1.0), ("less", 0.2)):
+        f = scale * by_seed + 0.01 * normal(6, 4, 40, 1)
+        points[name] = Point(name, wp.Recipe(), decomposed(f, losses, True), None, 0.0, tuple(range(6)))
+    found = BiasVariance(tuple(points.values()), "squared_error", "test", 40, 40, 4, True)
+    same, less = (found.difference("plain", other) for other in ("same", "less"))
+    tables = [points[name].parts["loss"].table for name in ("plain", "less")]
+    alone = crossed_interval(tables[0] - tables[1])
+    assert less.high - less.low > 2 * (alone.high - alone.low)
+    assert same.high - same.low < 0.2 * (less.high - less.low)
+
+
+def test_rows_without_a_label_count_in_neither_loss() -> None:
+    labels = YV.clone()
+    labels[::3] = -100
+    kept = labels != -100
+    recipe = wp.Recipe(epochs=2, stopping={"keep": "last"})
+    data = [wp.Data(train=(X, Y), valid=(XV, labels)), wp.Data(train=(X, Y), valid=(XV[kept], labels[kept]))]
+    some, fewer = (
+        wp.bias_variance(wp.Problem(Small, "cross_entropy", d), recipe, resamples=3, seeds=(0,)).points[0] for d in data
+    )
+    for one, other in ((some.parts, fewer.parts), (some.zero_one, fewer.zero_one)):
+        assert one is not None
+        assert other is not None
+        assert {n: p.estimate for n, p in one.items()} == pytest.approx({n: p.estimate for n, p in other.items()})
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_ctrl_c_keeps_whole_resamples_or_is_ctrl_c(enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = repeats.train_jobs
+
+    def cut(given: wp.Problem, jobs: list[Job], **settings: object) -> list[object]:
+        outcomes: list[object] = list(real(given, jobs, **settings))  # type: ignore[arg-type]
+        first = 4 if enough else 2
+        for run in outcomes[first:]:
+            assert isinstance(run, Run)
+            run.stopped = "interrupted"
+        return outcomes
+
+    monkeypatch.setattr(repeats, "train_jobs", cut)
+    recipe = wp.Recipe(epochs=1)
+    if enough:
+        found = wp.bias_variance(problem(), recipe, resamples=6, seeds=(0,))
+        assert found.points[0].resamples == (0, 1, 2, 3)
+        assert "2 resamples of a recipe were cut off" in str(found)
+        assert np.isnan(found.points[0].whole)
+    else:
+        for ask in (
+            lambda: wp.bias_variance(problem(), recipe, resamples=6, seeds=(0,)),
+            lambda: wp.learning_curve(problem(), recipe),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                ask()
 
 
 def test_several_processes_give_the_same() -> None:

@@ -257,6 +257,9 @@ def test_every_size_has_as_many_steps() -> None:
     assert (as_many_steps(recipe, 5, 640).epochs, as_many_steps(recipe, 5, 640).batch_size) == (200, 5)
     assert as_many_steps(recipe, 33, 640).batch_size == 33  # not 32 and a single row
     assert as_many_steps(recipe, 100, 640).batch_size == 34
+    assert as_many_steps(recipe.replace(schedule={"name": "plateau", "patience": 4}), 64, 640).schedule.patience == 40
+    small = as_many_steps(recipe.replace(batch_size=2), 9, 640)  # three batches of three rows, not four of two
+    assert (small.batch_size, small.epochs) == (3, round(10 * 320 / 3))
     several = as_many_steps(recipe.replace(accumulate=2), 100, 640)
     assert (several.batch_size, several.epochs) == (25, 50)
 
@@ -274,5 +277,8 @@ def test_input_that_cannot_be_used() -> None:
         wp.learning_curve(problem(), recipe, repeats=1)
     with pytest.raises(InputError, match="matters="):
         wp.learning_curve(problem(), recipe, matters=0)
-    with pytest.raises(TrainingError, match="Only 0 of 2 draws"):
+    with pytest.raises(TrainingError, match="Give more time"):
         wp.learning_curve(problem(), recipe, repeats=2, deadline=0.0)
+    wild = wp.Recipe(epochs=6, batch_size=20, optimizer={"name": "sgd", "lr": 1e8}, stopping={"keep": "last"})
+    with pytest.raises(TrainingError, match="'wild' diverged: lower its learning rate"):
+        wp.learning_curve(problem(), {"tame": recipe, "wild": wild}, repeats=2)

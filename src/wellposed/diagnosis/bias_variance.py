@@ -24,6 +24,7 @@ from wellposed.diagnosis.decomposition import (
     Part,
     RowLosses,
     decomposed,
+    half_over,
     zero_one,
 )
 from wellposed.diagnosis.evidence import Interval, crossed_interval
@@ -33,12 +34,14 @@ from wellposed.diagnosis.repeats import (
     Recipes,
     Vary,
     aligned_table,
+    amount_of,
     bounded,
     evaluated_on,
     named,
     rows_on,
     trained,
     varied,
+    weakest_first,
 )
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.jobs import Job
@@ -59,6 +62,10 @@ ONE_SET = (
 )
 GROUPED = "Rows are resampled one by one, though they come in groups: with other groups the variance would be larger."
 CHOSEN = "Each run kept the epoch that was best on these very rows, so that its loss is a little too low; test rows would not be."
+STOPPED = (
+    "Each run kept its best epoch, so that more epochs differ less than they do: stopping = {'keep': 'last'} shows what "
+    "stopping early does."
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,13 @@ class BiasVariance:
         if len(both) < FEWEST:
             raise InputError(f"A difference needs {FEWEST} resamples that both were trained on; there are {len(both)}.")
         tables = [p.parts[part].table[:, [p.resamples.index(r) for r in both]] for p in (a, b)]
-        return crossed_interval(tables[0] - tables[1], level)
+        found = crossed_interval(tables[0] - tables[1], level)
+        more = half_over(a.parts[part].over_seeds - b.parts[part].over_seeds, level)
+        return replace(
+            found,
+            low=found.estimate - math.hypot(found.estimate - found.low, more),
+            high=found.estimate + math.hypot(found.high - found.estimate, more),
+        )
 
     def findings(self) -> tuple[Finding, ...]:
         """What the ends of the path are: ``overfits`` where more strength shows less loss by less variance, ``over_regularized``
@@ -265,6 +278,7 @@ def bias_variance(
     Raises:
         InputError: too few resamples or seeds, or a loss that does not say what each row adds.
         TrainingError: fewer than three resamples were trained with every seed.
+        KeyboardInterrupt: Ctrl-C came before that; later, those that had ended are judged.
     Source:
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
@@ -282,12 +296,12 @@ def bias_variance(
         else Job(several[name], seed if crossed else stream_seed(seed, "resample", r), resample=r)
         for r, name, seed in keys
     ]
-    runs = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    ended = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
     source, target, weight = rows_on(problem, where)
     points, dropped = [], 0
     for i, (name, recipe) in enumerate(several.items()):
         found: dict[int | None, list[torch.Tensor]] = {}
-        for place, run in sorted(runs.items()):
+        for place, run in sorted(ended.runs.items()):
             r, whose, _ = keys[place]
             if whose == name:
                 outputs = run.outputs(source)
@@ -296,6 +310,8 @@ def bias_variance(
         complete = [r for r in range(resamples) if len(found.get(r, [])) == len(numbers)]
         dropped += resamples - len(complete)
         if len(complete) < FEWEST:
+            if ended.interrupted:
+                raise KeyboardInterrupt
             raise TrainingError(
                 f"Only {len(complete)} of {resamples} resamples of {name!r} were trained to their end with finite outputs, "
                 f"and {FEWEST} are needed. Give more time, or a recipe that does not diverge."
@@ -303,7 +319,7 @@ def bias_variance(
         outputs = torch.stack([torch.stack(found[r]) for r in complete])
         losses = RowLosses(problem.loss, target, weight, outputs[0, 0])
         whole = float(losses(torch.stack(found[None]).double()).mean()) if None in found else math.nan
-        shown = zero_one(outputs, target) if problem.loss.classifies and weight is None else None
+        shown = zero_one(outputs, target, losses.share) if problem.loss.classifies and weight is None else None
         parts = decomposed(outputs, losses, crossed)
         strength = None if strengths is None else float(strengths[i])
         points.append(Point(name, recipe, parts, shown, whole, tuple(complete), strength))
@@ -319,21 +335,26 @@ def bias_variance_path(
     """Bias and variance of a recipe along the strength of anything that regularizes: the classical figure, measured.
 
     Args:
-        vary: ``"terms.l2"``, ``"noise.dropout"`` or any other ``"section.key"``; or ``vary(recipe, strength)`` giving a recipe.
-        strengths: are put in order, the smallest first.
+        vary: ``"terms.l2"``, ``"terms.max_norm"``, ``"noise.dropout"``, ``"epochs"`` or any other key; or
+            ``vary(recipe, strength)`` giving a recipe.
+        strengths: are put in order, the weakest regularization first: that is the smallest number, but of bounds the largest
+            (infinity is no bound), as of ``"epochs"``, and of ``"stopping.patience"`` and ``"clip"`` first 0, then the largest.
         settings: of `bias_variance`.
     Raises:
         InputError: no strengths, or nothing to vary; and see `bias_variance`.
     Example:
         ``wp.bias_variance_path(problem, "baseline", "terms.l2", [0, .01, .03, .1, .3, 1])``
     """
-    ordered = sorted({float(value) for value in strengths})
+    ordered = weakest_first(vary, strengths)
     if not ordered:
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")
     base, what = as_recipe(recipe), vary if isinstance(vary, str) else "strength"
     label = what.rpartition(".")[2]
-    several = {f"{label} {value:g}": varied(base, vary, value) for value in ordered}
-    return replace(bias_variance(problem, several, strengths=ordered, **settings), varies=what)
+    several = {f"{label} {amount_of(value)}": varied(base, vary, value) for value in ordered}
+    found = bias_variance(problem, several, **settings)
+    points = tuple(replace(point, strength=value) for point, value in zip(found.points, ordered, strict=True))
+    notes = (*found.notes, STOPPED) if what == "epochs" and base.stopping.keep == "best" else found.notes
+    return replace(found, points=points, varies=what, notes=notes)
 
 
 def _check(resamples: int, seeds: list[int], strengths: Sequence[float] | None, recipes: Mapping[str, Recipe]) -> None:
@@ -346,7 +367,10 @@ def _check(resamples: int, seeds: list[int], strengths: Sequence[float] | None, 
     if strengths is not None and len(strengths) != len(recipes):
         raise InputError(f"strengths= has {len(strengths)} numbers and there are {len(recipes)} recipes.")
     if strengths is not None and bool((np.diff(np.asarray(strengths, dtype=float)) < 0).any()):
-        raise InputError("Recipes go from the weakest to the strongest; strengths= must not fall.")
+        raise InputError(
+            "Recipes go from the weakest to the strongest; strengths= must not fall. (Of bounds and "
+            "epochs the largest number is the weakest: give them to bias_variance_path, or leave strengths= out.)"
+        )
 
 
 def _notes(

@@ -37,14 +37,14 @@ class Part:
 
     Attributes:
         table: ``(rows, resamples)`` jackknife pseudo-values; of two recipes on the same resamples they are paired.
-        seeds: half the interval's width squared that crossed seeds add.
+        over_seeds: ``(seeds,)`` pseudo-values, where at least three seeds are crossed with resamples; else empty.
     """
 
     estimate: float
     low: float
     high: float
     table: Array = field(repr=False, compare=False)
-    seeds: float = field(default=0.0, repr=False, compare=False)
+    over_seeds: Array = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 class RowLosses:
@@ -233,17 +233,21 @@ def part_of(quantity: Array, share: Array, over_seeds: Array | None = None, vari
     pseudo = pseudo - pseudo.mean(1, keepdims=True) * (share - 1)
     table = np.ascontiguousarray(pseudo.T)
     found = crossed_interval(table, LEVEL)
-    seeds = 0.0
-    if over_seeds is not None and len(over_seeds) >= FEWEST:
-        several = len(over_seeds)
-        spread = float(np.var(several * estimate - (several - 1) * over_seeds, ddof=1)) / several
-        seeds = student_quantile((1 + LEVEL) / 2, several - 1) ** 2 * spread
-    below = float(np.hypot(found.estimate - found.low, seeds**0.5))
-    above = float(np.hypot(found.high - found.estimate, seeds**0.5))
+    several = 0 if over_seeds is None else len(over_seeds)
+    seeds = several * estimate - (several - 1) * over_seeds if over_seeds is not None else np.empty(0)
+    more = half_over(seeds, LEVEL)
+    below, above = math.hypot(found.estimate - found.low, more), math.hypot(found.high - found.estimate, more)
     low, high = estimate - below, estimate + above
     if variance and estimate > max(below, above):
         low, high = estimate * math.exp(-below / estimate), estimate * math.exp(above / estimate)
     return Part(estimate, low, high, table, seeds)
+
+
+def half_over(seeds: Array, level: float) -> float:
+    """Half the interval's width that crossed seeds add, by their pseudo-values; 0 of fewer than `FEWEST`."""
+    if len(seeds) < FEWEST:
+        return 0.0
+    return student_quantile((1 + level) / 2, len(seeds) - 1) * float(seeds.std(ddof=1)) / math.sqrt(len(seeds))
 
 
 def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, Part]:
@@ -268,9 +272,11 @@ def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dic
     return {name: part_of(values, share, over.get(name), name in VARIANCES) for name, values in found.items()}
 
 
-def zero_one(outputs: Tensor, target: Tensor) -> dict[str, Part] | None:
-    """The parts of 0-1 loss with their intervals; see `hits`."""
-    found = hits(outputs, target)
+def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, Part] | None:
+    """The parts of 0-1 loss with their intervals, of the rows whose ``share`` of the loss is not 0: the others have no label;
+    see `hits`."""
+    kept = torch.from_numpy(np.flatnonzero(share))
+    found = hits(outputs.index_select(2, kept), target[kept])
     if found is None:
         return None
-    return {name: part_of(values, np.ones(len(target))) for name, values in found.items()}
+    return {name: part_of(values, np.ones(len(kept))) for name, values in found.items()}

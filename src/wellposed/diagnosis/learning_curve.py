@@ -255,6 +255,7 @@ def learning_curve(
     Raises:
         InputError: sizes, repeats or matters that cannot be.
         TrainingError: fewer than two draws were trained at every size.
+        KeyboardInterrupt: Ctrl-C came before that; later, the draws that had ended are judged.
     Source:
         Cortes et al. (1994) for the form; Hestness et al. (2017) for networks.
     """
@@ -271,26 +272,33 @@ def learning_curve(
     where = evaluated_on(problem, on)
     keys = [(draw, name, rows) for draw in range(repeats) for name in several for rows in counts]
     jobs = [Job(as_many_steps(several[name], rows, total), draw, rows, draw) for draw, name, rows in keys]
-    runs = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
-    whole = [d for d in range(repeats) if all(i in runs for i, key in enumerate(keys) if key[0] == d)]
+    ended = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    source, target, weight = rows_on(problem, where)
+    outputs = {i: run.outputs(source) for i, run in ended.runs.items()}
+    wild = {keys[i] for i, found in outputs.items() if not bool(torch.isfinite(found).all())}
+    missing = {keys[i][0] for i in range(len(keys)) if i not in ended.runs} | {draw for draw, _, _ in wild}
+    whole = [d for d in range(repeats) if d not in missing]
     if len(whole) < FEWEST_DRAWS:
+        if ended.interrupted:
+            raise KeyboardInterrupt
+        names = " and ".join(sorted({repr(name) for _, name, _ in wild}))
         raise TrainingError(
-            f"Only {len(whole)} of {repeats} draws were trained at every size, and {FEWEST_DRAWS} are needed. Give more time, or "
-            "fewer sizes."
+            f"Only {len(whole)} of {repeats} draws were trained at every size, and {FEWEST_DRAWS} are needed. "
+            + (f"{names} diverged: lower its learning rate." if wild else "Give more time, or fewer sizes.")
         )
     place = {key: i for i, key in enumerate(keys)}
-    source, target, weight = rows_on(problem, where)
     curves = []
     for name, recipe in several.items():
         levels = []
         for rows in counts:
-            mine = [(jobs[place[d, name, rows]], runs[place[d, name, rows]]) for d in whole]
-            outputs = torch.stack([run.outputs(source) for _, run in mine]).double()
-            losses = RowLosses(problem.loss, target, weight, outputs[0])
-            levels.append(level_of(rows, losses(outputs), losses.share, [trained_loss(*pair) for pair in mine]))
+            mine = [place[d, name, rows] for d in whole]
+            members = torch.stack([outputs[i] for i in mine]).double()
+            losses = RowLosses(problem.loss, target, weight, members[0])
+            on_train = [trained_loss(jobs[i], ended.runs[i]) for i in mine]
+            levels.append(level_of(rows, losses(members), losses.share, on_train))
         curves.append(curve_of(name, recipe, levels, matters))
     cut = repeats - len(whole)
-    notes = (f"{cut} draws were cut off and are left out.",) if cut else ()
+    notes = (f"{cut} draws were cut off or diverged, and are left out.",) if cut else ()
     return LearningCurve(tuple(curves), problem.loss.name, where, len(target), len(whole), matters, notes)
 
 
@@ -314,19 +322,24 @@ def row_counts(sizes: Sequence[float], total: int) -> list[int]:
 
 
 def as_many_steps(recipe: Recipe, rows: int, total: int) -> Recipe:
-    """The recipe for so many rows with as many steps as all rows take: more epochs, and a patience that grows alike.
+    """The recipe for so many rows with as many steps as all rows take: more epochs, and patiences that grow alike.
 
     Batches are nearly the recipe's, and equally large: steps on a last batch of a few rows would be noise that regularizes.
     """
     if rows == total:
         return recipe
     size = recipe.batch_size * recipe.accumulate
-    steps = max(1, round(rows / size))
+    batch = math.ceil(rows / max(1, round(rows / size)) / recipe.accumulate)
+    steps = math.ceil(rows / (batch * recipe.accumulate))
     epochs = max(1, round(recipe.epochs * math.ceil(total / size) / steps))
-    patience = recipe.stopping.patience
-    longer = max(1, round(patience * epochs / recipe.epochs)) if patience else 0
-    batch = math.ceil(rows / steps / recipe.accumulate)
-    return recipe.replace(epochs=epochs, batch_size=batch, stopping={"patience": longer})
+
+    def longer(patience: int) -> int:
+        return max(1, round(patience * epochs / recipe.epochs)) if patience else 0
+
+    return recipe.replace(
+        epochs=epochs, batch_size=batch, stopping={"patience": longer(recipe.stopping.patience)},
+        schedule={"patience": longer(recipe.schedule.patience)},
+    )  # fmt: skip
 
 
 def trained_loss(job: Job, run: Run) -> float:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, WellposedError
-from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.recipe.recipe import Recipe, as_recipe, chargeables
 from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job, NotBegun
+from wellposed.training.jobs import Job, NotBegun, interrupted
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -22,6 +22,8 @@ Vary = str | Callable[[Recipe, float], Recipe]
 
 PROBE_ROWS = 2000
 """Rows of either side that an epoch is judged by: their mean is known to a few percent of its spread, and runs are many."""
+LESS_IS_STRONGER = ("epochs", "stopping.patience", "clip")
+"""Of these the smaller number regularizes more, as of every bound."""
 WHOLE = ("epochs", "patience", "diverged")
 """How a run stops that was not cut off: the others were trained less than their recipe says."""
 
@@ -50,8 +52,9 @@ def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
     """The recipe with one amount set.
 
     Args:
-        vary: ``"terms.l2"`` sets the strength of that penalty, which is added where the recipe has none of it;
-            ``"noise.dropout"`` or any other ``"section.key"`` sets that; a function is called with recipe and value.
+        vary: ``"terms.l2"`` sets the strength of that penalty, which is added where the recipe has none of it, and
+            ``"terms.max_norm"`` the bound of that constraint, which infinity takes out; ``"epochs"``, ``"noise.dropout"`` or any
+            other key sets that; a function is called with recipe and value.
     Raises:
         InputError: ``vary`` is none of these.
         RecipeError: the recipe cannot be changed so.
@@ -62,9 +65,12 @@ def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
     if section == "terms" and key:
         terms = [dict(term) for term in recipe.model_dump()["terms"]]
         mine = [term for term in terms if term["penalty"] == key]
+        amount = "bound" if is_bound(vary) else "strength"
+        if amount == "bound" and value == math.inf:
+            return recipe.replace(terms=[term for term in terms if term["penalty"] != key])
         for term in mine:
-            term["strength"] = value
-        return recipe.replace(terms=terms if mine else [*terms, {"penalty": key, "strength": value}])
+            term[amount] = value
+        return recipe.replace(terms=terms if mine else [*terms, {"penalty": key, amount: value}])
     if key:
         return recipe.replace(**{section: {key: value}})
     if section in Recipe.model_fields:
@@ -75,6 +81,45 @@ def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
     )
 
 
+def is_bound(vary: str) -> bool:
+    """Whether that is a constraint with a bound, ``"terms.max_norm"``, and not a penalty with a strength."""
+    section, _, key = vary.partition(".")
+    known = chargeables() if section == "terms" else {}
+    taken = {one.name for one in fields(known[key])} if key in known else set()  # type: ignore[arg-type]
+    return "bound" in taken and "strength" not in taken
+
+
+def weakest_first(vary: Vary, values: Sequence[float]) -> list[float]:
+    """The numbers, each once, from the weakest regularization to the strongest.
+
+    As a rule the smallest is the weakest. Of a bound, of epochs and of a patience it is the largest, and of a patience and
+    of clipping 0 before all others, which is none at all. Of a function's numbers it is the smallest.
+    """
+    rising = sorted({float(value) for value in values})
+    if callable(vary) or not (is_bound(vary) or vary in LESS_IS_STRONGER):
+        return rising
+    off = [value for value in rising if value == 0 and not is_bound(vary)]
+    return [*off, *(value for value in reversed(rising) if value not in off)]
+
+
+def amount_of(value: float) -> str:
+    """A strength as a word: a bound that is infinite is none."""
+    return "none" if value == math.inf else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of jobs.
+
+    Attributes:
+        runs: those that were trained as their recipes say, by the job's place.
+        interrupted: whether Ctrl-C ended some of them.
+    """
+
+    runs: dict[int, Run]
+    interrupted: bool
+
+
 def trained(
     problem: Problem,
     jobs: Sequence[Job],
@@ -83,23 +128,27 @@ def trained(
     device: str | torch.device,
     deadline: float,
     probe_rows: int | None,
-) -> dict[int, Run]:
-    """The runs that were trained as their recipes say, by the job's place; those that were cut off are left out.
+) -> Trained:
+    """Train the jobs; runs that were cut off, by the deadline or Ctrl-C, are left out.
 
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: the first such error, after all others have ended.
     """
     told: dict[int, Run | WellposedError] = {}
-    with contextlib.suppress(KeyboardInterrupt):  # all had ended: what was told is whole
+    stopped = False
+    try:
         train_jobs(
             problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows,
             done=told.__setitem__,
         )  # fmt: skip
+    except KeyboardInterrupt:  # what had ended was told
+        stopped = True
     for place in sorted(told):
         outcome = told[place]
         if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
-    return {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
+    runs = {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
+    return Trained(runs, stopped or any(map(interrupted, told.values())))
 
 
 def evaluated_on(problem: Problem, on: str | None) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.bias_variance import BiasVariance
 from wellposed.diagnosis.learning_curve import Curve, LearningCurve
+from wellposed.diagnosis.repeats import amount_of, is_bound
 from wellposed.reporting.figures import (
     BEST,
     INK,
@@ -62,7 +63,9 @@ def trade_off(name: str, found: BiasVariance) -> str:
     values = [end for each in parts.values() for part in each for end in (part.estimate, part.low, part.high)]
     frame = limits([part.estimate for each in parts.values() for part in each], _inner(values))
     frame = (frame[0] if min(part.estimate for each in parts.values() for part in each) < 0 else 0.0, frame[1])
-    label = f"{bias} and variance of {found.loss} against the strength; the lowest loss is at {strengths[best]:g}."
+    label = (
+        f"{bias} and variance of {found.loss} against the strength; the lowest loss is at {amount_of(strengths[best])}."
+    )
 
     def paint(axes: Any) -> None:
         for key, _, colour in shown:
@@ -75,12 +78,12 @@ def trade_off(name: str, found: BiasVariance) -> str:
         _points(axes, [(places[best], parts["loss"][best].estimate)], INK, "o", 8)
         right = best > len(places) / 2
         axes.annotate(
-            f"lowest: {strengths[best]:g}", (places[best], 1), xycoords=("data", "axes fraction"),
+            f"lowest: {amount_of(strengths[best])}", (places[best], 1), xycoords=("data", "axes fraction"),
             xytext=(-5 if right else 5, 2), textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
         )  # fmt: skip
         _ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
-        axes.set_xticks(places, [f"{value:g}" for value in strengths])
+        axes.set_xticks(places, [amount_of(value) for value in strengths])
         axes.set_xlim(places[0] - 0.15, places[-1] + 0.15)
         axes.set_xlabel(_axis_of(found))
         _beside(axes, [(parts[key][-1].estimate, word, colour) for key, word, colour in shown], frame)
@@ -198,19 +201,24 @@ def standalone(svg: str) -> str:
 
 
 def _log_places(strengths: Sequence[float]) -> list[float]:
-    """Where strengths stand: by their logarithm, zero one step before the smallest."""
-    above = [value for value in strengths if value > 0]
-    logs = [math.log10(value) for value in above]
-    if len(above) < 2:
+    """Where strengths stand, the weakest to the left: by their logarithm, whose sign is turned where less is stronger; zero or
+    none, which has no logarithm, one step before or after the others."""
+    logs = [math.log10(value) if 0 < value < math.inf else math.nan for value in strengths]
+    known = [place for place in logs if not math.isnan(place)]
+    if len(known) < 2:
         return [float(i) for i in range(len(strengths))]
-    step = max((logs[-1] - logs[0]) / (len(logs) - 1), 0.3)
-    return [logs[0] - 1.3 * step if value <= 0 else math.log10(value) for value in strengths]
+    sign = 1.0 if known[-1] > known[0] else -1.0
+    step = max(abs(known[-1] - known[0]) / (len(known) - 1), 0.3)
+    ends = [sign * known[0] - 1.3 * step, sign * known[-1] + 1.3 * step]
+    return [ends[i > 0] if math.isnan(place) else sign * place for i, place in enumerate(logs)]
 
 
 def _axis_of(found: BiasVariance) -> str:
-    """``strength of l2``, where it is one of ours; else ``strength``."""
+    """``strength of l2``, ``bound of max_norm``, ``dropout``; else ``strength``."""
     section, _, key = found.varies.partition(".")
-    return f"strength of {_short(key)}" if section == "terms" and key else _short(found.varies) or "strength"
+    if section == "terms" and key:
+        return f"{'bound' if is_bound(found.varies) else 'strength'} of {_short(key)}"
+    return _short((key or section).replace("_", " ")) or "strength"
 
 
 def _inner(values: Sequence[float]) -> list[float]:
