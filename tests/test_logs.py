@@ -8,6 +8,7 @@ import html
 import io
 import json
 import math
+import os
 import re
 import struct
 import sys
@@ -352,6 +353,7 @@ def test_wrong_guesses_are_caught(mutant: str, tmp_path: Path, monkeypatch: pyte
         (["train_loss_se", "train_loss", "val_loss_min", "val_loss"], "train_loss", "val_loss"),
         (["smoothed train loss", "train loss", "eval loss"], "train loss", "eval loss"),
         (["train_acc", "val_acc"], None, None),
+        (["loss/train", "hparam/val_loss", "loss/val"], "loss/train", "loss/val"),
         (["cost", "price"], None, None),
     ],
 )
@@ -664,6 +666,7 @@ def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
         ("log.csv", b"epoch,loss,val_loss\n0,1,1e\n", "'val_loss' has '1e' in row 1"),
         ("log.csv", b"epoch,loss,val_loss\n0,1_000,1\n", "'1_000' in row 1"),
         ("log.csv", b"Wall time,Step,Value\n1,2,3\n", "exported by TensorBoard without its name"),
+        ("log.csv", b"epoch,loss,val_loss\n0,,\n1,,\n", "not one value in loss, val_loss"),
         ("log.csv", b"\x00" * 100, "."),
         ("log.csv", b"a" * 200_000, "."),
         ("log.json", b"[" * 100_000, "nested too deeply"),
@@ -683,6 +686,17 @@ def test_bad_files_get_one_clear_sentence(tmp_path: Path, name: str, data: bytes
     with pytest.raises(DataError, match=said) as caught:
         read(tmp_path / name)
     assert len(str(caught.value)) < 1000
+
+
+def test_pipes_and_empty_names_are_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for without end; an empty name is an unset variable, and no folder."""
+    os.mkfifo(tmp_path / "log.csv")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        read(tmp_path / "log.csv")
+    with pytest.raises(DataError, match="is a folder without"):
+        read(tmp_path)
+    with pytest.raises(DataError, match="name of the source is empty"):
+        read("")
 
 
 def test_files_without_end_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -741,6 +755,40 @@ def test_the_unit_of_the_loss_changes_no_percentage() -> None:
     assert second is not None
     assert second.percent == pytest.approx(first.percent)
     assert (second.epoch, second.since) == (first.epoch, first.since)
+
+
+@pytest.mark.parametrize("epochs", [20, 100, 1000, 4000])
+def test_the_interval_of_the_turning_point_holds_it(epochs: int) -> None:
+    """Also in long runs, where the lowest of thousands of levels lies far below them all."""
+    t, at = np.arange(epochs), 0.4 * epochs
+    clean = 0.4 + np.exp(-8 * t / at) + 0.3 * np.maximum(t - at, 0) / epochs
+    held = []
+    for seed in range(20):
+        noisy = clean + 0.03 * np.random.default_rng(seed).normal(size=epochs)
+        turned = diagnose({"loss": np.exp(-t / epochs), "val_loss": noisy}).turn
+        if turned is not None and turned.certain:
+            held.append(turned.epoch_low <= clean.argmin() <= turned.epoch_high)
+    assert len(held) >= 15
+    assert np.mean(held) >= 0.95
+
+
+def test_how_long_ago_is_told_in_epochs_also_where_few_were_validated() -> None:
+    c = case("overfits")
+    epochs, steps = 10 * np.arange(len(c["valid"])) + 9, 500 * np.arange(len(c["valid"]))
+    by_epoch = diagnose({"epoch": epochs, "loss": c["train"], "val_loss": c["valid"]}).turn
+    by_step = diagnose({"step": steps, "loss": c["train"], "val_loss": c["valid"]}).turn
+    assert by_epoch is not None
+    assert by_step is not None
+    assert by_epoch.epoch + by_epoch.since == epochs[-1]
+    assert f"{by_epoch.since:g} epochs before the end" in by_epoch.says()
+    assert by_step.epoch + by_step.since == steps[-1]
+    assert f"{by_step.since:g} steps before the end" in by_step.says("step")
+
+
+def test_curves_without_noise_have_no_interval_of_rounding() -> None:
+    turned = diagnose({"val_loss": [1 - 0.08 * min(i, 8) + 0.03 * max(i - 8, 0) for i in range(20)]})
+    assert "±" not in str(turned)
+    assert "rose by 0.27 (69.2 %)" in str(turned)
 
 
 def test_loss_and_error_disagree_where_only_confidence_grew() -> None:

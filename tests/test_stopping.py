@@ -140,9 +140,22 @@ def test_losses_that_are_no_numbers(bad: float) -> None:
     gaps[[3, 50, 51]] = bad
     assert evidence(gaps) == pytest.approx(evidence(losses), rel=0.3)
     assert evidence(np.concatenate([losses[:30], np.full(20, bad)])) == math.inf  # it blew up after its best
-    assert evidence(np.full(20, bad)) == math.inf
+    assert evidence(np.full(60, bad)) == math.inf
+    assert evidence(np.full(9, bad)) == 0  # the first validation may come at the tenth epoch
     assert evidence(np.array([])) == 0
     assert evidence(np.full(4, bad)) == 0
+
+
+def test_epochs_without_validation_count_for_nothing() -> None:
+    losses, sparse = turning(epochs=100), np.full(1000, math.nan)
+    sparse[9::10] = losses
+    rule = stop_when_sure()
+    end = stopped(losses, rule)
+    assert end is not None
+    assert stopped(sparse, rule) == 10 * end + 9
+    assert evidence(sparse[: 10 * end + 9]) == evidence(losses[:end])
+    rows = [{"epoch": float(i)} | ({} if math.isnan(y) else {"valid_loss": float(y)}) for i, y in enumerate(sparse)]
+    assert rule.doubt(History(rows=rows)) == rule.doubt(losses)
 
 
 def test_constant_and_rounded_losses() -> None:

@@ -13,7 +13,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.limits import limits as limits
 from wellposed.diagnosis.limits import reading_of, understood
-from wellposed.diagnosis.turn import Turn, turn
+from wellposed.diagnosis.turn import Turn, give_or_take, turn
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _numbers(finding: Finding) -> list[str]:
     parts = []
     estimate, low, high = (evidence.pop(name, None) for name in ("estimate", "low", "high"))
     if isinstance(estimate, float) and isinstance(low, float) and isinstance(high, float):
-        parts.append(f"{estimate:.4g} ± {(high - low) / 2:.2g}")
+        parts.append(give_or_take(estimate, low, high, ".4g"))
     for name, value in evidence.items():
         parts.append(f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return [", ".join(parts)] if parts else []

@@ -14,8 +14,8 @@ TRAINING_LOSS = {
         f"too high while it falls; penalties of layers are inside loss and val_loss alike: {GAP}"
     ),
     LIGHTNING: (
-        "Lightning logs what the training step returns, in training mode, and averages it over a moving epoch; "
-        f"penalties are inside if the step adds them: {GAP}"
+        "Lightning logs what the training step hands it, in training mode: of single batches, or averaged over a moving "
+        f"epoch; penalties are inside if the step adds them: {GAP}"
     ),
     FASTAI: (
         "fastai averages the training loss over batches, the last ones counting most, in training mode (dropout on, "
@@ -23,7 +23,8 @@ TRAINING_LOSS = {
     ),
     TRANSFORMERS: (
         "transformers averages the training loss since the last log, in training mode, and leaves losses out that are no "
-        f"numbers unless told otherwise, so divergence may be hidden: {GAP}"
+        "numbers unless told otherwise, so divergence may be hidden; label smoothing, if any, is inside loss and eval_loss "
+        f"alike: {GAP}"
     ),
 }
 TRAINING_LOSS_OF_ANY = (

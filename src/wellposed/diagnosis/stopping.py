@@ -61,7 +61,7 @@ class StopWhenSure:
         rows = getattr(history, "rows", None)
         if rows is None:
             return np.asarray(history, dtype=np.float64).reshape(-1)
-        if rows and self.column not in rows[-1]:
+        if rows and not any(self.column in row for row in rows):
             raise InputError(f"stop_when_sure looks at '{self.column}', which the history does not have; give column=.")
         return np.array([row.get(self.column, math.nan) for row in rows], dtype=np.float64)
 
@@ -95,21 +95,22 @@ def stop_when_sure(risk: float = 0.05, *, column: str = "valid_loss") -> StopWhe
 def evidence(losses: Sequence[float] | Array) -> float:
     """Of a turn, at the last epoch: ``wait * (mean of the last quarter of the wait - best) / noise``, at least 0.
 
-    Lasts ``O(n)``. Losses that are not numbers are no best; where a whole quarter of the wait is none, it is infinite.
+    Epochs without a number between losses had no validation and count for nothing. More of them at the end than ever before in
+    one stretch, and at least `SHORTEST_WAIT` (`MEMORY` where no loss is known yet), mean that the losses left the numbers:
+    then it is infinite. Lasts ``O(n)``.
     """
-    values = np.asarray(losses, dtype=np.float64)
-    sound = np.isfinite(values)
-    if not sound.any():
-        return math.inf if len(values) > SHORTEST_WAIT else 0.0
-    best = int(np.argmin(np.where(sound, values, math.inf)))
-    wait = len(values) - 1 - best
+    every = np.asarray(losses, dtype=np.float64)
+    at = np.flatnonzero(np.isfinite(every))
+    blank = np.diff(np.concatenate([[-1], at, [len(every)]])) - 1  # before each loss, and at the end
+    usual = max(SHORTEST_WAIT - 1, blank[:-1].max()) if len(at) else MEMORY - 1
+    if blank[-1] > usual:
+        return math.inf
+    values = every[at]
+    wait = len(values) - 1 - int(np.argmin(values)) if len(values) else 0
     if wait < SHORTEST_WAIT:
         return 0.0
     last = values[-max(3, wait // 4) :]
-    last = last[np.isfinite(last)]
-    if len(last) == 0:
-        return math.inf
-    return wait * max(float(last.mean() - values[best]), 0.0) / recent_noise(values[sound])
+    return wait * max(float(last.mean() - values.min()), 0.0) / recent_noise(values)
 
 
 def recent_noise(values: Array) -> float:

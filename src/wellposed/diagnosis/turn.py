@@ -10,8 +10,8 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.logs import Array
 
+EXACT = 1e-6  # of a number: less is rounding, of single precision too
 FEWEST = 3  # values that can show a turning point: a level before it, its own, and one after
 
 
@@ -21,8 +21,8 @@ class Turn:
 
     Args:
         epoch: of the lowest level, as the source numbers it (a step where the curves run along steps).
-        epoch_low, epoch_high: the epochs between which every level might be the lowest, but for the noise.
-        since: how many epochs (or evaluations) were logged after it.
+        epoch_low, epoch_high: the first and the last epoch whose level might be the lowest, but for the noise.
+        since: how long before the last validation it was, in epochs (steps where the curves run along steps).
         rise: by how much the loss ended above the lowest level; ``low`` and ``high`` bound it at 95 %.
         percent: the rise in per cent of the lowest level; None where that is not above 0.
         percent_low, percent_high: its interval.
@@ -36,7 +36,7 @@ class Turn:
     epoch: float
     epoch_low: float
     epoch_high: float
-    since: int
+    since: float
     rise: float
     low: float
     high: float
@@ -56,20 +56,21 @@ class Turn:
 
     def says(self, axis: str = "epoch") -> str:
         """One or two plain sentences."""
-        half, last = (self.high - self.low) / 2, f"{self.since} {_counted(axis, self.since)}"
+        last = f"{self.since:g} {axis}{'' if self.since == 1 else 's'}"
         share = "" if self.percent is None else f" ({self.percent:.3g} %)"
+        rose = give_or_take(self.rise, self.low, self.high)
         if not self.certain:
             return (
                 f"Validation may have turned at {axis} {self.epoch:g}, {last} before the end: it ended "
-                f"{self.rise:.3g} ± {half:.2g} higher, and the noise is as large."
+                f"{rose} higher, and the noise is as large."
             )
         where = "" if self.epoch_low == self.epoch_high else f" (between {self.epoch_low:g} and {self.epoch_high:g})"
         said = (
             f"Validation turned at {axis} {self.epoch:g}{where}, {last} before the end, and rose by "
-            f"{self.rise:.3g} ± {half:.2g}{share}{'' if self.matters else ', too little to matter'}."
+            f"{rose}{share}{'' if self.matters else ', too little to matter'}."
         )
         if self.error_rise is not None and self.error_low is not None and self.error_high is not None:
-            moved = f"by {self.error_rise:+.3g} ± {(self.error_high - self.error_low) / 2:.2g}"
+            moved = f"by {give_or_take(self.error_rise, self.error_low, self.error_high, '+.3g')}"
             said += (
                 f" Loss and error disagree: the error changed {moved} meanwhile."
                 if self.disagree
@@ -78,9 +79,10 @@ class Turn:
         return said
 
 
-def _counted(axis: str, count: int) -> str:
-    word = "epoch" if axis == "epoch" else "evaluation"
-    return word if count == 1 else f"{word}s"
+def give_or_take(estimate: float, low: float, high: float, digits: str = ".3g") -> str:
+    """``0.34 ± 0.05``; the number alone where its interval is as narrow as rounding makes it: nothing was noisy."""
+    half = (high - low) / 2
+    return f"{estimate:{digits}}" if half <= EXACT * abs(estimate) else f"{estimate:{digits}} ± {half:.2g}"
 
 
 def turn(curves: Curves) -> Turn | None:
@@ -93,14 +95,15 @@ def turn(curves: Curves) -> Turn | None:
     width = measure.window(len(at))
     levels = measure.running_mean(values, width)
     lowest = int(levels.argmin())
-    first, last = _as_low(levels, lowest, math.sqrt(2) * measure.Z * measure.level_se(curves.valid_loss))
-    epoch, low, high = (float(curves.epoch[at[i + (width - 1) // 2]]) for i in (lowest, first, last))
     level = float(levels[lowest])
+    picked = max(float(levels[-1]) - level - rise.estimate, 0.0)  # by how much the lowest of many lies too low
+    as_low = np.flatnonzero(levels <= level + picked + math.sqrt(2) * measure.Z * measure.level_se(curves.valid_loss))
+    epoch, low, high = (float(curves.epoch[at[i + (width - 1) // 2]]) for i in (lowest, as_low[0], as_low[-1]))
     unit = 100 / level if level > 0 else None
     error = measure.error_rise(curves)
     matters = rise.low > 0 and rise.estimate >= rise.material
     return Turn(
-        epoch, low, high, rise.epochs, rise.estimate, rise.low, rise.high,
+        epoch, low, high, float(curves.epoch[at[-1]]) - epoch, rise.estimate, rise.low, rise.high,
         percent=None if unit is None else unit * rise.estimate,
         percent_low=None if unit is None else unit * rise.low,
         percent_high=None if unit is None else unit * rise.high,
@@ -110,10 +113,3 @@ def turn(curves: Curves) -> Turn | None:
         error_high=None if error is None else error.high,
         disagree=None if error is None else matters and not (error.low > 0 and error.estimate >= error.material),
     )  # fmt: skip
-
-
-def _as_low(levels: Array, lowest: int, margin: float) -> tuple[int, int]:
-    """The stretch around the lowest level in which no level is clearly above it."""
-    high = np.flatnonzero(levels > levels[lowest] + margin)
-    before, after = high[high < lowest], high[high > lowest]
-    return int(before[-1]) + 1 if len(before) else 0, int(after[0]) - 1 if len(after) else len(levels) - 1

@@ -20,7 +20,7 @@ from wellposed.core.files import write_atomically
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened, visible
 from wellposed.diagnosis.limits import understood
-from wellposed.diagnosis.turn import Turn
+from wellposed.diagnosis.turn import Turn, give_or_take
 from wellposed.reporting import figures as draw
 
 KINDS = (".svg", ".png", ".html")
@@ -145,11 +145,11 @@ def _mark_turn(
         "", (span[1], level + turned.rise), xytext=(span[1], level), annotation_clip=False, zorder=5,
         arrowprops={"arrowstyle": "-|>", "color": colour.valid, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0},
     )  # fmt: skip
-    half = (turned.high - turned.low) / 2
+    rose = give_or_take(turned.rise, turned.low, turned.high, "+.3g").replace(" ± ", "\n±")
     share = "" if turned.percent is None else f"\n+{turned.percent:.3g} %"
     middle = min(max(level + turned.rise / 2, frame[0]), frame[1])
     axes.annotate(
-        f"+{turned.rise:.3g}\n±{half:.2g}{share}", (span[1], middle), xytext=(7, 0), textcoords="offset points", ha="left",
+        f"{rose}{share}", (span[1], middle), xytext=(7, 0), textcoords="offset points", ha="left",
         va="center", color=colour.ink, annotation_clip=False, linespacing=1.25,
     )  # fmt: skip
     right = turned.epoch > (span[0] + span[1]) / 2

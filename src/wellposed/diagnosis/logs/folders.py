@@ -37,6 +37,8 @@ def read_path(path: Path) -> list[Log]:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
+        if path.exists():
+            raise DataError(f"'{path}' is a pipe or a device, which is not read; save it as a file first.")
         raise DataError(f"There is no file '{path}'; give a CSV file of curves or a run folder.")
     return _file(path)
 
@@ -118,7 +120,7 @@ def _sided(log: Log) -> Iterable[str]:
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """The files of a folder and of those inside, in order; hidden ones and links to folders are passed by."""
+    """The files of a folder and of those inside, in order; hidden ones, pipes and links to folders are passed by."""
     count = 0
     for folder, inside, names in os.walk(path):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
@@ -126,8 +128,8 @@ def _walk(path: Path) -> Iterator[Path]:
             count += 1
             if count > MOST_FILES:
                 raise DataError(f"'{path}' has more than {MOST_FILES} files; give a folder that holds the logs.")
-            if not name.startswith("."):
-                yield Path(folder) / name
+            if not name.startswith(".") and os.path.isfile(file := os.path.join(folder, name)):
+                yield Path(file)
 
 
 def _first_of_folder(files: list[Path]) -> list[Path]:

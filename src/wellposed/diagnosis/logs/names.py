@@ -48,7 +48,10 @@ STEPS = (
 AS_USUAL = {"epoch", "mean", "avg", "average", "total", "history", "metrics", "metric", "score", "end", "overall"}
 OF_A_STEP = {"step", "batch", "iter", "iteration", "iterations", "steps", "vs"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}
-NO_LEVEL = {"se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta"}
+NO_LEVEL = {
+    "se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta",
+    "hparam",  # TensorBoard's result of a run
+}  # fmt: skip
 GLUED = re.compile(r"(train|training|valid|validation|val|eval|dev|test)(loss|acc|accuracy|error)")
 GLUED_BACK = re.compile(r"(loss|acc|accuracy|error)(train|training|valid|validation|val|eval|dev|test)")
 

@@ -56,6 +56,8 @@ def read_each(source: Any) -> list[Table | DataError]:
     """
     if isinstance(source, Table):
         return [source]
+    if isinstance(source, str) and not source:  # of an unset variable; as a path it would be the folder one is in
+        raise DataError("The name of the source is empty; give a file or a folder of logs.")
     found = read_path(Path(source)) if isinstance(source, (str, Path)) else read_object(source)
     logs = [run for log in found for run in runs(log)]
     return [_tried(log) for log in logs]
@@ -106,6 +108,10 @@ def tabulated(log: Log) -> Table:
 def _require_losses(log: Log, raw: dict[str, list[float | None]]) -> None:
     filled = any(len(cells) for cells in log.columns.values())
     if "train_loss" not in raw and "valid_loss" not in raw and filled:
+        if empty := [
+            theirs for ours, theirs in guess(log.columns).taken.items() if ours in ("train_loss", "valid_loss")
+        ]:
+            raise DataError(f"'{log.name}' has not one value in {listed(empty)}; losses are needed, one an epoch.")
         raise DataError(
             f"'{log.name}' has no column of losses. Found: {listed(map(_cut, log.columns), 12)}. "
             f"Needed: train_loss (or loss) and valid_loss (or val_loss).{_hint(log.columns)}"

@@ -37,7 +37,7 @@ def bytes_of(path: Path) -> bytes:
         raise DataError(f"There is no file '{path}'.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(
-            f"'{path}' is not UTF-8 text: it cannot be unpacked. Compress it again, or give the CSV."
+            f"'{path}' cannot be unpacked: it is damaged, or no gzip file. Compress it again, or give the plain file."
         ) from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from None
