@@ -1,12 +1,15 @@
 """Does the error budget name the lever of a fault that was planted, and does its first change help?
 
-    python benchmarks/error_budget.py [--seeds 3] [--only NAME] [--check]
-    python benchmarks/error_budget.py --gap
+    python benchmarks/error_budget.py [--seeds 3] [--epochs 0] [--only NAME] [--check]
+    python benchmarks/error_budget.py --tables FOLDER [--seeds 3] [--epochs 0] [--only NAME]
+    python benchmarks/error_budget.py --gap [--figure FILE]
 
 Each case is a table that ships with scikit-learn, or one that is made, with a recipe or a network in which one thing is wrong.
 The budget is measured with three seeds. Beside the lever stand the largest term, what the first change does to the validation
 loss (paired, over other seeds), and the seconds; at the end, how far the terms are from adding up. ``--check`` runs four cases.
-``--gap`` splits the visible gap of a convolutional network with everything at once.
+``--tables`` takes a folder of `NAME.csv.gz` with a column `target`: other faults on other tables, and runs in which nothing is
+wrong; their first change is judged by rows that neither training nor the budget has seen. ``--epochs`` bounds each rival.
+``--gap`` splits the visible gap of a convolutional network with everything at once, and draws it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +27,24 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from torch import nn
 
 import wellposed as wp
+from wellposed.core.files import write_atomically
+from wellposed.data.tables import prepare_table, read_table
 from wellposed.diagnosis.evidence import crossed_interval
 from wellposed.models.mlp import MLP
+from wellposed.reporting.gap import picture
 
 torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with one fault, and the levers that answer it."""
+    """A problem with one fault, and the levers that answer it; none where nothing is wrong. Advice is judged by the rows ``on``."""
 
     name: str
     problem: wp.Problem
     recipe: wp.Recipe
     levers: tuple[str, ...]
+    on: str = "valid"
 
 
 def table(name: str) -> tuple[torch.Tensor, torch.Tensor, str]:
@@ -94,15 +102,83 @@ def cases() -> Iterator[Case]:
         yield Case(f"{name}: 30 rows", problem(name, rows=30), good, ("regularizer",))
 
 
+MOST_ROWS = 1200
+"""Of a table in a folder: enough for an effect, few enough for minutes."""
+
+
+def from_folder(
+    folder: Path, name: str, rows: int | None = None, width: int = 64, depth: int = 2, dropout: float = 0.1
+) -> wp.Problem:
+    """Four tenths of a table for training, three for validation, three to judge advice by."""
+    taken = prepare_table(read_table(folder / f"{name}.csv.gz"), "target", name=name)
+    order = np.random.default_rng(0).permutation(len(taken.frame))[:MOST_ROWS]
+    first, second = int(0.4 * len(order)), int(0.7 * len(order))
+    train, valid, test = (
+        (taken.frame.iloc[part], taken.target.iloc[part])
+        for part in (order[: rows or first], order[first:second], order[second:])
+    )
+
+    def make(data: Any, width: int = width, depth: int = depth, dropout: float = dropout) -> nn.Module:
+        return MLP(data.features, data.outputs, width=width, depth=depth, dropout=dropout)
+
+    loss = "cross_entropy" if taken.task == "classification" else "squared_error"
+    return wp.Problem(make, loss, wp.Data(train=train, valid=valid, test=test, task=taken.task), name=name)
+
+
+STRONG_L1 = {"penalty": "l1", "strength": 0.1, "how": "prox"}
+SHORT_RADIUS = {"penalty": "max_norm", "bound": 0.1, "how": "project"}
+HEALTHY = ("phoneme", "concrete", "energy", "vehicle", "segment", "power-plant", "credit-g", "blood-transfusion")
+
+
+def folder_cases(folder: Path) -> Iterator[Case]:
+    """Other faults on other tables, then runs in which nothing is wrong: a network that fits, an annealed rate, some dropout and
+    decay, and the best epoch."""
+    good = wp.Recipe(
+        epochs=40, batch_size=32, optimizer={"name": "adamw", "lr": 3e-3}, schedule={"name": "cosine"},
+        terms=[{"penalty": "l2", "strength": 0.05}],
+    )  # fmt: skip
+    plain = good.replace(terms=[])
+    slow = wp.Recipe(epochs=30, batch_size=32, optimizer={"name": "sgd", "lr": 1e-4})
+
+    def case(words: str, recipe: wp.Recipe, levers: tuple[str, ...], **settings: Any) -> Case:
+        name = words.partition(":")[0]
+        return Case(words, from_folder(folder, name, **settings), recipe, levers, "test")
+
+    yield case("phoneme: sgd 1e-4", slow, ("optimizer", "schedule"))
+    yield case("concrete: dropout .8", plain.replace(noise={"dropout": 0.8}), ("regularizer",))
+    yield case("energy: three epochs", plain.replace(epochs=3), ("schedule", "optimizer"))
+    yield case("segment: l1 .1", plain.replace(terms=[STRONG_L1]), ("regularizer",))
+    yield case("vehicle: one unit", plain, ("capacity",), width=1, depth=1, dropout=0.0)
+    yield case("power-plant: adam .3", plain.replace(optimizer={"lr": 0.3}), ("optimizer", "schedule"))
+    yield case(
+        "yacht: 25 rows", plain.replace(stopping={"keep": "last"}), ("regularizer",), rows=25, width=256, dropout=0.0
+    )
+    yield case(
+        "credit-g: 100 rows",
+        plain.replace(stopping={"keep": "last"}),
+        ("regularizer",),
+        rows=100,
+        width=256,
+        dropout=0.0,
+    )
+    yield case("blood-transfusion: norm .1", plain.replace(terms=[SHORT_RADIUS]), ("regularizer",))
+    yield case("titanic: noise 3", plain.replace(noise={"input": 3.0}), ("regularizer",))
+    for name in HEALTHY:
+        yield case(f"{name}: healthy", good, ())
+
+
 def helps(case: Case, change: wp.Recipe, seeds: list[int]) -> Any:
     """Validation loss before less after, paired over seeds that the probe did not use."""
     before, after = (wp.fit_many(case.problem, recipe, seeds) for recipe in (case.recipe, change))
-    rows = [a.evaluate().loss.rows.numpy() - b.evaluate().loss.rows.numpy() for a, b in zip(before, after, strict=True)]
+    rows = [
+        a.evaluate(case.on).loss.rows.numpy() - b.evaluate(case.on).loss.rows.numpy()
+        for a, b in zip(before, after, strict=True)
+    ]
     return crossed_interval(np.stack(rows, axis=1))
 
 
-def visible_gap() -> None:
-    """Mixup, smoothing, dropout, batch norm, a penalty and an average, on images of 8 by 8."""
+def visible_gap(out: Path | None) -> None:
+    """Mixup, smoothing, dropout, batch norm, a penalty and an average, on images of 8 by 8; a figure where asked for."""
     x, y, loss = table("digits")
     images = x.view(-1, 1, 8, 8)
 
@@ -119,54 +195,89 @@ def visible_gap() -> None:
         noise={"mixup": 0.2, "label_smoothing": 0.1},
         averaging={"ema": 0.95},
     )
-    print(wp.gap_split(wp.fit(wp.Problem(make, loss, data), recipe)))
+    split = wp.gap_split(wp.fit(wp.Problem(make, loss, data), recipe))
+    print(split)
+    if out is not None:
+        write_atomically(out, picture(split))
 
 
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--tables", type=Path)
     parser.add_argument("--gap", action="store_true")
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     if given.gap:
-        visible_gap()
+        visible_gap(given.figure)
         return
-    chosen = [case for case in cases() if given.only in case.name]
+    chosen = [case for case in (folder_cases(given.tables) if given.tables else cases()) if given.only in case.name]
     chosen = chosen[5:9] if given.check else chosen
-    right, helped, worst, took = 0, [], 0.0, []
     print(
-        f"{'case':<28}{'lever':<14}{'finding':<20}{'right':<7}{'largest term':<30}{'first change: gain in V':<40}seconds"
+        f"{'case':<28}{'lever':<14}{'finding':<21}{'right':<7}{'its term':<31}{'s':<6}first change: what it takes off the loss"
     )
-    for case in chosen:
-        began = time.perf_counter()
-        try:
-            budget = wp.error_budget(case.problem, case.recipe, seeds=range(given.seeds))
-        except wp.WellposedError as error:
-            print(f"{case.name:<28}{type(error).__name__}: {error}")
-            continue
-        took.append(time.perf_counter() - began)
-        named = budget.lever in case.levers
-        right += named
-        error = abs(sum(part.estimate for part in budget.parts) - budget.valid.estimate)
-        worst = max(worst, error)
-        first = budget.findings[0]
-        gain = "-"
-        if first.changes:
-            found = helps(case, first.changes[0].recipe, [100, 101, 102])
-            helped.append(found.estimate > 0)
-            gain = f"{found.estimate:+.3g} [{found.low:+.3g}, {found.high:+.3g}]  {first.changes[0].says}"[:70]
-        top = budget.candidates[0] if budget.candidates else None
-        size = "-" if top is None else f"{top.name} {top.estimate:.3g} of {budget.valid.estimate:.3g}"
+    lines = [line for case in chosen if (line := judged(case, given.seeds, given.epochs or None)) is not None]
+    faults = [line for line in lines if line.case.levers]
+    healthy = [line for line in lines if not line.case.levers]
+    gains = [line.gain for line in faults if line.gain is not None]
+    print(
+        f"lever right in {sum(line.right for line in faults)} of {len(faults)}, none named in "
+        f"{sum(line.lever in NO_LEVER for line in faults)}; the first change lowered the loss in "
+        f"{sum(gain.estimate > 0 for gain in gains)} of {len(gains)}, clearly in {sum(gain.low > 0 for gain in gains)}; "
+        f"terms add up to {max((line.error for line in lines), default=0.0):.1e}; "
+        f"median {np.median([line.seconds for line in lines]):.1f} s"
+    )
+    if healthy:
+        named = [line for line in healthy if line.lever not in NO_LEVER]
+        wrong = [line for line in named if line.gain is not None and line.gain.estimate <= 0]
         print(
-            f"{case.name:<28}{budget.lever:<14}{first.name:<20}{named!s:<7}{size:<30}{gain:<72}{took[-1]:.1f}",
-            flush=True,
+            f"nothing wrong: a lever named in {len(named)} of {len(healthy)}; its first change raised the loss in {len(wrong)}"
         )
-    print(
-        f"lever right in {right} of {len(chosen)}; the first change lowered the validation loss in {sum(helped)} of {len(helped)}; "
-        f"terms add up to {worst:.1e}; median {np.median(took):.1f} s"
-    )
+
+
+NO_LEVER = ("none", "data")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was found of a case."""
+
+    case: Case
+    lever: str
+    gain: Any
+    error: float
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the lever is one of the case's."""
+        return self.lever in self.case.levers
+
+
+def judged(case: Case, seeds: int, epochs: int | None) -> Line | None:
+    """Measure, print, and judge the first change by seeds that the budget has not seen."""
+    began = time.perf_counter()
+    try:
+        budget = wp.error_budget(case.problem, case.recipe, seeds=range(seeds), epochs=epochs)
+    except wp.WellposedError as error:
+        print(f"{case.name:<28}{type(error).__name__}: {error}", flush=True)
+        return None
+    took = time.perf_counter() - began
+    first = budget.findings[0]
+    gain, words = None, "-"
+    if first.changes:
+        gain = helps(case, first.changes[0].recipe, [100, 101, 102])
+        words = f"{gain.estimate:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]  {first.changes[0].says}"[:70]
+    top = budget.candidates[0] if budget.candidates else None
+    size = "-" if top is None else f"{top.name} {top.estimate:.3g} of {budget.valid.estimate:.3g}"
+    right = ("yes" if budget.lever in case.levers else "no") if case.levers else ""
+    print(f"{case.name:<28}{budget.lever:<14}{first.name:<21}{right:<7}{size:<31}{took:<6.1f}{words}", flush=True)
+    error = abs(sum(part.estimate for part in budget.parts) - budget.valid.estimate)
+    return Line(case, budget.lever, gain, error, took)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
-from wellposed.diagnosis.budget import TERMS, ErrorBudget, Levels
+from wellposed.diagnosis import picture
+from wellposed.diagnosis.budget import TERMS, ErrorBudget, Levels, Remedy, cross_fitted
+from wellposed.diagnosis.finding import Change
 from wellposed.diagnosis.rivals import Objective, larger, rivals
 from wellposed.models.mlp import MLP
 
@@ -108,7 +110,8 @@ class TestKnownFaults:
              "over_regularized"),
             (net, Y, 120, adam(optimizer={"name": "adam", "lr": 1e-5}), "optimization", "optimizer", "rate_too_low"),
             (net, Y, 120, adam(epochs=3), "optimization", "schedule", "undertrained"),
-            (lambda width=128, depth=2: net(width, depth), CURVED, 20, adam(), "gap stopping", "regularizer", "overfits"),
+            (lambda width=128, depth=2: net(width, depth), CURVED, 20, adam(stopping={"patience": 0, "keep": "last"}), "gap",
+             "regularizer", "overfits"),
         ],
         ids=["tiny", "strong", "low rate", "short", "few rows"],
     )  # fmt: skip
@@ -229,18 +232,80 @@ class TestNaming:
         assert self.optimizer(1.1).lever != "optimizer"
         assert self.optimizer(2.0).lever != "optimizer"
 
-    def test_optimization_where_validation_improves_on_the_way(self) -> None:
-        """w* overfits, but stopped as the recipe is, the better optimizer helps; or does not."""
-        levels = self.optimizer(2.0).levels
+    def test_optimization_that_helps_only_on_the_way_is_no_lever_but_a_note(self) -> None:
+        """w* overfits; stopped as the recipe is, the better optimizer helps, or does not."""
+        rival = adam(optimizer={"name": "adam", "lr": 0.03}, epochs=120, stopping={"patience": 0, "keep": "last"})
+        found = {"rival": rival, "floor": 0.0, "same": 0.0, "best": 0.0}
+        levels = [dataclasses.replace(one, **found) for one in self.optimizer(2.0).levels]
         helped, harmed = (
             made([dataclasses.replace(one, valid_way=way + NOISE[s]) for s, one in enumerate(levels)])
             for way in (0.3, 1.2)
         )
-        assert helped.lever == "optimizer"
+        vain = (Remedy("overfits", Change("in vain", adam()), tuple(one.valid for one in levels)),)
+        helped, harmed = (dataclasses.replace(each, remedies=vain) for each in (helped, harmed))
+        assert helped.lever not in ("optimizer", "schedule")
+        assert "optimization" not in [part.name for part in (*helped.candidates, *harmed.candidates)]
         assert helped["way_gain"].estimate == pytest.approx(0.8)
-        assert "on the way" in helped.findings[0].says
-        assert harmed.lever != "optimizer"
-        assert "optimization" not in [part.name for part in harmed.candidates]
+        (note,) = [note for note in helped.to_dict()["notes"] if "not named" in note]
+        assert "-0.9 [-0.9, -0.9]" in note
+        assert "0.8 [0.8, 0.8]" in note
+        assert note in str(helped)
+        assert not any("not named" in note for note in harmed.to_dict()["notes"])
+        offered = helped.findings[0].changes[0].recipe
+        assert (offered.optimizer.lr, offered.epochs, offered.stopping.keep) == (0.03, 120, "best")
+        assert harmed.findings[0].changes == ()
+
+    def gap(self, *after: float, remedy: str = "overfits", large: float = 0.0) -> ErrorBudget:
+        """A large gap, with the validation losses that changes for it have come to."""
+        fitted = dict.fromkeys(("floor", "same", "best", "end", "chosen", "cost_end", "cost_best"), 0.0)
+        rows = [{"valid": 1.0 + NOISE[s], "valid_best": 1.2 + NOISE[s], "valid_end": 1.0 + NOISE[s]} for s in range(3)]
+        levels = [levels_of(**fitted, **one) for one in rows]
+        wide = np.random.default_rng(1).normal(0, large, (3, 50))
+        remedies = [
+            Remedy(
+                remedy,
+                Change(f"change {place}", adam(epochs=place + 1)),
+                tuple(v + NOISE[s] + wide[s] for s in range(3)),
+            )
+            for place, v in enumerate(after)
+        ]
+        return dataclasses.replace(made(levels), remedies=tuple(remedies))
+
+    def test_a_gap_is_named_where_a_regularizer_closes_some_of_it(self) -> None:
+        closed = self.gap(1.1, 0.7, 1.0)
+        assert (closed.findings[0].name, closed.lever) == ("overfits", "regularizer")
+        assert closed.findings[0].changes[0].recipe == adam(epochs=2)
+        assert closed.findings[0].evidence["gain"] == pytest.approx(0.3)
+        assert "change 1" in closed.findings[0].says
+
+    def test_a_gap_that_nothing_closes_is_no_lever_and_that_is_said(self) -> None:
+        left = self.gap(1.1, 1.02, 1.3)
+        assert (left.findings[0].name, left.lever) == ("healthy", "none")
+        assert "nothing shows that it can be taken away" in left.findings[0].says
+        (note,) = [note for note in left.to_dict()["notes"] if "Not named" in note]
+        assert "change 1" in note
+        assert left.candidates == ()
+        assert self.gap(0.999).lever == "none"  # clear, but a trifle
+
+    def test_a_gain_that_is_possible_still_is_not_healthy(self) -> None:
+        open_ = self.gap(1.0, large=2.0)
+        assert (open_.findings[0].name, open_.lever) == ("noisy_evidence", "data")
+        assert "possible still" in open_.findings[0].says
+
+    def test_what_was_not_tried_is_named_and_that_is_said(self) -> None:
+        assert self.gap().lever == "regularizer"
+        assert "not tried" in self.gap().findings[0].says
+        assert self.gap(1.2, remedy="underfits").lever == "regularizer"  # the floor's lever says nothing of the gap
+
+    def test_the_best_of_many_is_not_taken_at_its_word(self) -> None:
+        """Changes that do nothing: the best of twenty looks good, and cross-fitted it does not."""
+        gains = np.random.default_rng(0).normal(0, 1, (200, 20, 40, 3))
+        lucky = np.mean([each.mean((1, 2)).max() for each in gains])
+        fitted = np.array([cross_fitted(each).mean() for each in gains])
+        assert lucky > 0.15
+        assert abs(fitted.mean()) < 4 * fitted.std() / math.sqrt(len(fitted))
+        gains[:, 3] += 2.0
+        assert np.mean([cross_fitted(each).mean() for each in gains]) == pytest.approx(2.0, abs=0.05)
 
     def test_stopping_is_a_regularizer_where_going_on_does_harm(self) -> None:
         harm, neither, help_ = (
@@ -448,6 +513,20 @@ class TestReport:
         assert "What limits these numbers" in page or not trained[3].notes
         assert 'aria-label="Best recipe: floor' in page
         assert render({"schema": 1, "error_budget": {"best": {"parts": 3}}}).count("<svg") == 0
+
+
+def test_a_notebook_draws_it_where_it_can(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    budget = trained[3]
+    drawn = budget._repr_html_()
+    assert drawn.count("<svg") == 1
+    assert ">validation<" in drawn
+    assert "var(--" not in drawn  # a notebook has none of the page's colours
+    nowhere = dataclasses.replace(budget.levels[0], floor=math.nan)
+    assert "<svg" not in dataclasses.replace(budget, levels=(nowhere, *budget.levels[1:]))._repr_html_()
+    monkeypatch.setattr(picture, "find_spec", lambda _: None)
+    assert "<svg" not in budget._repr_html_()
+    assert "generalization gap" in budget._repr_html_()
 
 
 def test_the_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

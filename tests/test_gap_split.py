@@ -128,6 +128,28 @@ class TestRun:
         assert "beside the cost" in " ".join(found.notes)
 
 
+class TestFigure:
+    def test_begins_with_the_true_gap_and_ends_with_the_visible_one(self) -> None:
+        pytest.importorskip("matplotlib")
+        from wellposed.reporting.gap import NAMES, picture, steps_of
+
+        split = wp.gap_split(busy())
+        steps = steps_of(split)
+        assert [step.name for step in steps] == [*reversed(module.STEPS), "visible"]
+        assert (steps[0].start, steps[0].size) == (0.0, pytest.approx(split.true))
+        assert steps[-2].end == pytest.approx(steps[-1].size) == pytest.approx(split.visible)
+        svg = picture(split)
+        assert all(f">{NAMES[step.name]}<" in svg for step in steps)
+        assert svg in split._repr_html_() + "\n"
+        assert "<pre>" in split._repr_html_()
+
+    def test_a_loss_that_is_no_number_is_not_drawn(self) -> None:
+        pytest.importorskip("matplotlib")
+        lost = GapSplit(math.nan, 0.1, 0.2, (module.Share("moving", math.nan, math.nan, math.nan),))
+        assert "<svg" not in lost._repr_html_()
+        assert "nan" in lost._repr_html_()
+
+
 class TestWatch:
     """A loop of somebody's own."""
 

@@ -9,6 +9,10 @@ import pytest
 import torch
 
 import wellposed as wp
+from wellposed.core.errors import TrainingError
+from wellposed.core.progress import reporting_to
+from wellposed.diagnosis import error_budget as probe
+from wellposed.diagnosis import rivals
 from wellposed.search import sources
 from wellposed.search.bench import Bench
 from wellposed.search.budget import Account, Budget
@@ -17,6 +21,13 @@ from wellposed.search.sources import error_budgets
 from wellposed.search.state import State
 
 EPOCHS = 6
+
+
+@pytest.fixture(autouse=True)
+def short_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is when budgets are measured, and not how good they are."""
+    monkeypatch.setattr(rivals, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(probe, "POLISH", (1, 2))
 
 
 def problem() -> Any:
@@ -70,3 +81,36 @@ def test_a_time_that_is_never_too_short_is_caught(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sources, "RIVALS", -1e9)
     with pytest.raises(AssertionError):
         test_too_little_time_is_said()
+
+
+def test_ctrl_c_during_a_budget_ends_the_study_and_keeps_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first budget is kept, the second is left out, and the bench knows."""
+    bench = bench_of("60s")
+    begun = 0
+
+    def pressed(event: str, fields: dict[str, Any]) -> None:
+        nonlocal begun
+        begun += event == "phase"
+        if event == "error_budget" and begun == 2:
+            raise KeyboardInterrupt
+
+    with reporting_to(pressed):
+        found = error_budgets(bench, confirmed(bench))
+    assert list(found) == ["baseline"]
+    assert bench.interrupted
+
+
+def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a budget is given ends before the study does."""
+    bench = bench_of("60s")
+    given: list[float] = []
+
+    def measured(*_: Any, deadline: float, **__: Any) -> Any:
+        given.append(deadline)
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(sources, "error_budget", measured)
+    assert error_budgets(bench, confirmed(bench)) == {}
+    assert len(given) == 2
+    assert given[-1] == pytest.approx(bench.account.deadline(1.0) - sources.WRITING, abs=0.5)
+    assert "enough" in bench.notes[0]

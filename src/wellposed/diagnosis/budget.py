@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,10 @@ import numpy.typing as npt
 from wellposed.core.errors import InputError, listed
 from wellposed.core.files import jsonable
 from wellposed.diagnosis.advice import Room
-from wellposed.diagnosis.budget_findings import finding_of, nothing_found
+from wellposed.diagnosis.budget_findings import finding_of, name_of, nothing_found, remarks
 from wellposed.diagnosis.evidence import crossed_interval, student_quantile
-from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.finding import Change, Finding
+from wellposed.diagnosis.picture import shown
 from wellposed.diagnosis.rivals import Objective
 from wellposed.recipe.recipe import Recipe
 
@@ -104,6 +104,55 @@ class Levels:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """A change that a finding would propose, trained and stopped as the recipe is.
+
+    Attributes:
+        name: the finding whose lever it pulls.
+        valid: the validation loss, each row's part, for each seed.
+    """
+
+    name: str
+    change: Change
+    valid: tuple[Array, ...] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What pulling a part's lever does.
+
+    Attributes:
+        remedy: the change that lowers the validation loss most, of those that were tried.
+        gain: what a choice like that takes off the validation loss; see `cross_fitted`.
+        helps: whether that is clear, and large enough to be named.
+    """
+
+    remedy: Remedy
+    gain: Part
+    helps: bool
+
+
+def cross_fitted(gains: Array) -> Array:
+    """``(rows, seeds)``: the gain of the best of several changes, without the luck of having been chosen.
+
+    The best of several looks better than it is on the rows and seeds that it was chosen by. So for every second row and each seed
+    the change is taken that is best on the other rows with the other seeds.
+
+    Args:
+        gains: ``(changes, rows, seeds)``, two seeds or more.
+    """
+    _, rows, seeds = gains.shape
+    found = np.empty((rows, seeds))
+    for seed in range(seeds):
+        others = np.arange(seeds) != seed
+        for half in (0, 1):
+            elsewhere = gains[:, 1 - half :: 2] if rows > 1 else gains
+            best = int(elsewhere[:, :, others].mean((1, 2)).argmax())
+            found[half::2, seed] = gains[best, half::2, seed]
+    return found
+
+
+@dataclass(frozen=True)
 class ErrorBudget:
     """What `error_budget` measured. ``str()`` for people, `to_dict` for programs.
 
@@ -118,6 +167,7 @@ class ErrorBudget:
         runs, epochs, seconds: what the probe cost, runs that were given not counted.
         notes: what limits the numbers, a sentence each.
         room: what the problem leaves room for, for the changes that findings propose.
+        remedies: changes that were tried; a part is named only where one of its own lowers the validation loss.
     """
 
     levels: tuple[Levels, ...]
@@ -132,6 +182,7 @@ class ErrorBudget:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     room: Room = field(default_factory=Room)
+    remedies: tuple[Remedy, ...] = ()
 
     def _by_seed(self, name: str, of: Callable[[Levels], float]) -> Part:
         """A part that only seeds vary: the training rows are the problem's."""
@@ -142,7 +193,9 @@ class ErrorBudget:
 
     def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> Part:
         """A part that seeds and validation rows vary."""
-        rows = np.stack([of(one) for one in self.levels], axis=1)
+        return self._of_rows(name, np.stack([of(one) for one in self.levels], axis=1))
+
+    def _of_rows(self, name: str, rows: Array) -> Part:
         found = crossed_interval(rows, self.level)
         return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
 
@@ -216,19 +269,61 @@ class ErrorBudget:
         """V(w_end) - V(chosen): above zero, going on did harm."""
         return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
 
+    @property
+    def _split(self) -> tuple[Part, ...]:
+        """The terms, with what regularization is made of in its place."""
+        split = self.apart or (self["regularization"],)
+        return (self["floor"], *split, self["optimization"], self["stopping"], self["gap"])
+
+    @cached_property
+    def suspects(self) -> tuple[Part, ...]:
+        """Parts that are clearly above zero and worth it, the largest first; the epoch that was chosen only where going on clearly
+        helps or harms."""
+        least = MATERIAL * abs(self.valid.estimate)
+        clear = [part for part in self._split if part.low > 0 and part.estimate >= least]
+        if not (self.longer_helps or self.longer_harms):
+            clear = [part for part in clear if part.name != "stopping"]
+        return tuple(sorted(clear, key=lambda part: -part.estimate))
+
     @cached_property
     def candidates(self) -> tuple[Part, ...]:
-        """What may be named, the largest first: parts that are clearly above zero and worth it; optimization only where
-        validation clearly improves by it, stopping only where going on clearly helps or harms."""
-        split = self.apart or (self["regularization"],)
-        parts = [self["floor"], *split, self["optimization"], self["stopping"], self["gap"]]
-        least = MATERIAL * abs(self.valid.estimate)
-        clear = [part for part in parts if part.low > 0 and part.estimate >= least]
-        answered = {"optimization": self.helps is not None, "stopping": self.longer_helps or self.longer_harms}
-        named = [part for part in clear if answered.get(part.name, True)]
+        """What is named, the largest first: suspects but for those whose lever was pulled, and the validation loss did not clearly
+        improve. Optimization is named only where it improves at w*."""
+        named = [part for part in self.suspects if not self.refuted(part)]
         if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
-            named = [part for part in named if part.estimate >= max(one.estimate for one in parts)]
-        return tuple(sorted(named, key=lambda part: -part.estimate))
+            named = [part for part in named if part.estimate >= max(one.estimate for one in self._split)]
+        return tuple(named)
+
+    def tried(self, part: Part) -> tuple[Remedy, ...]:
+        """The changes that were tried for a part."""
+        name = name_of(self, part)
+        return tuple(remedy for remedy in self.remedies if remedy.name == name)
+
+    def gain(self, remedy: Remedy) -> Part:
+        """V(chosen) less V of a remedy, both stopped by the recipe's rule."""
+        return self._of_rows(remedy.name, self._gains((remedy,))[0])
+
+    def _gains(self, remedies: Sequence[Remedy]) -> Array:
+        """``(remedies, rows, seeds)``: what each takes off the validation loss."""
+        valid = np.stack([one.valid for one in self.levels], axis=1)
+        return valid - np.stack([np.stack(remedy.valid, axis=1) for remedy in remedies])
+
+    def answer(self, part: Part) -> Answer | None:
+        """What the best of the changes that were tried for a part takes off the validation loss; None where none was tried."""
+        tried = self.tried(part)
+        if not tried:
+            return None
+        gains = self._gains(tried)
+        best = tried[int(gains.mean((1, 2)).argmax())]
+        gain = self._of_rows(part.name, cross_fitted(gains))
+        return Answer(best, gain, self._worth(gain))
+
+    def refuted(self, part: Part) -> bool:
+        """Whether a part's lever was pulled and the validation loss did not clearly improve."""
+        if part.name == "optimization":
+            return not self._worth(self.valid_gain)
+        answer = self.answer(part)
+        return answer is not None and not answer.helps
 
     @cached_property
     def longer_harms(self) -> bool:
@@ -241,12 +336,14 @@ class ErrorBudget:
         rows = self.going_on.rows
         return rows is not None and self._above_zero(replace(self.going_on, rows=-rows))
 
-    @cached_property
-    def helps(self) -> Part | None:
-        """What better optimization clearly gains on validation rows: at w*, else on the way there; None where nothing is shown."""
-        least = MATERIAL * abs(self.valid.estimate)
-        gains = [part for part in (self.valid_gain, self.way_gain) if part is not None]
-        return next((gain for gain in gains if gain.estimate >= least and self._above_zero(gain)), None)
+    @property
+    def helps_on_the_way(self) -> bool:
+        """Whether better optimization clearly lowers the validation loss where it is stopped as the recipe is, but not at w*."""
+        return self.way_gain is not None and self._worth(self.way_gain) and not self._worth(self.valid_gain)
+
+    def _worth(self, gain: Part) -> bool:
+        """Whether a gain on validation rows is clear, and large enough to be named."""
+        return gain.estimate >= MATERIAL * abs(self.valid.estimate) and self._above_zero(gain)
 
     def _above_zero(self, part: Part) -> bool:
         """Whether a difference of validation losses is above zero. Only one side counts, so that the level is of one side: the
@@ -284,19 +381,24 @@ class ErrorBudget:
             "constant": None if math.isnan(self.constant) else self.constant,
             "lever": self.lever,
             "findings": [finding.to_dict() | {"says": finding.says} for finding in self.findings],
+            "remedies": [
+                {"finding": remedy.name, "change": remedy.change.says, "gain": self.gain(remedy).to_dict()}
+                for remedy in self.remedies
+            ],
             "winners": [one.winner for one in self.levels],
             "larger": None if self.larger is None else jsonable(dict(self.larger)),
             "runs": self.runs,
             "epochs": self.epochs,
             "seconds": self.seconds,
-            "notes": list(self.notes),
+            "notes": [*remarks(self), *self.notes],
         }
 
     def __str__(self) -> str:
         return _table(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        """The waterfall and the text, as a notebook shows them."""
+        return shown(self, "budget")
 
 
 def _half_width(values: Sequence[float], level: float) -> float:
@@ -350,7 +452,9 @@ def _interval(part: Part) -> str:
 
 
 def _bar(at: float, size: float, scale: float) -> str:
-    """A bar that starts where the last one ended; what is taken away is drawn lighter."""
+    """A bar that starts where the last one ended; what is taken away is drawn lighter, what is no number not at all."""
+    if not all(map(math.isfinite, (at, size, scale))):
+        return ""
     first, last = round(scale * min(at, at + size)), round(scale * max(at, at + size))
     return " " * first + ("█" if size >= 0 else "░") * max(last - first, 1 if size else 0)
 
@@ -363,10 +467,9 @@ def _sentences(budget: ErrorBudget) -> list[str]:
             f"cost left by the optimizer: at least {budget.shortfall.estimate:.4g} {_interval(budget.shortfall)} "
             "(a better optimum may exist)"
         )
-    for words, gain in (("at the best weights found", budget.valid_gain), ("on the way there", budget.way_gain)):
-        if gain is not None:
-            lines.append(f"validation {words}: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]")
+    gain = budget.valid_gain
+    lines.append(f"validation at the best weights found: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]")
     for finding in budget.findings[:2]:
         lines.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
-    lines += [f"note: {note}" for note in budget.notes]
+    lines += [f"note: {note}" for note in (*remarks(budget), *budget.notes)]
     return [*lines, f"measured by {budget.runs} runs, {budget.epochs} epochs, {budget.seconds:.1f} s"]

@@ -1,12 +1,14 @@
-"""What an error budget names: the largest term that is clearly above zero, with the change of the recipe that answers it."""
+"""What an error budget names: the largest term that is clearly above zero and whose lever, pulled, lowers the validation loss."""
 
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from wellposed.diagnosis.advice import MOST_CHANGES, advised, said
 from wellposed.diagnosis.finding import Change, Finding
+from wellposed.diagnosis.rivals import bare
 from wellposed.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -16,11 +18,97 @@ MOSTLY = 0.8
 """A change is the remedy where it makes good so much of what the optimizer left: the smallest such change is named."""
 RATE_FACTOR = 3
 """A rival's rate that differs by less than this from the recipe's is the same to within what a search would tell."""
+MATTERS = 0.1
+"""Where a gain of this share of the validation loss is possible still, nothing is called healthy: less is hardly anything."""
 
 
 def _evidence(part: Part, budget: ErrorBudget) -> dict[str, Any]:
     share = part.estimate / budget.valid.estimate if budget.valid.estimate > 0 else math.nan
     return {"estimate": part.estimate, "low": part.low, "high": part.high, "share": share}
+
+
+def name_of(budget: ErrorBudget, part: Part) -> str:
+    """The name of the finding that a part makes; optimization has several, see `_fault`."""
+    if part.name == "stopping":
+        return "overfits" if budget.longer_harms else "undertrained"
+    if part.name in ("charged", "regularization"):
+        return "over_regularized" if budget.objective.regularized else "underfits"
+    return {"floor": "underfits", "capacity": "underfits", "gap": "overfits"}.get(part.name, part.name)
+
+
+def to_try(budget: ErrorBudget) -> dict[str, tuple[Change, ...]]:
+    """The changes that the findings of suspected parts would propose, by the findings' names: each is a claim to be tested.
+
+    Optimization and a choice that was too early are not among them: w* and the last epoch have answered them.
+    """
+    names = {name_of(budget, part) for part in budget.suspects if part.name != "optimization"} - {"undertrained"}
+    return {name: changes for name in sorted(names) if (changes := _changes(budget, name))}
+
+
+def _changes(budget: ErrorBudget, name: str) -> tuple[Change, ...]:
+    """Of a finding; of too much regularization also none at all, which reaches the dropout that a model has of itself."""
+    recipe = budget.recipe
+    if name == "underfits":
+        return () if budget.larger is None else (_change(recipe, recipe.replace(model=dict(budget.larger))),)
+    changes = advised(name, recipe, budget.room)
+    if name != "over_regularized":
+        return changes
+    none = _change(recipe, bare(recipe))
+    return changes if none.recipe in [recipe, *(change.recipe for change in changes)] else (*changes, none)
+
+
+def _change(recipe: Recipe, changed: Recipe) -> Change:
+    return Change(said(recipe, changed), changed)
+
+
+def remarks(budget: ErrorBudget) -> tuple[str, ...]:
+    """What was tried and did not help, and what helps only on the way to w*: a sentence each."""
+    found = [_on_the_way(budget)] if budget.helps_on_the_way else []
+    refuted = [part for part in budget.suspects if part.name != "optimization" and budget.refuted(part)]
+    refuted.sort(key=lambda part: name_of(budget, part))
+    for _, same in groupby(refuted, key=lambda part: name_of(budget, part)):
+        parts = list(same)
+        tried, answer = budget.tried(parts[0]), budget.answer(parts[0])
+        assert answer is not None  # it was refuted
+        words = " and ".join(SAYS[part.name] for part in parts)
+        each = "the change that" if len(tried) == 1 else f"none of {len(tried)} changes that"
+        wins = "pulls its lever does not clearly lower" if len(tried) == 1 else "pull its lever clearly lowers"
+        found.append(
+            f"Not named: {words} of {sum(part.estimate for part in parts):.3g}, since {each} {wins} the validation loss"
+            f"{'' if len(tried) == 1 else ', the best'} ({answer.remedy.change.says}) by {_between(answer.gain)}."
+        )
+    return tuple(found)
+
+
+SAYS = {
+    "floor": "a floor",
+    "capacity": "a want of capacity",
+    "charged": "a price of terms and noise",
+    "regularization": "a price of terms and noise",
+    "stopping": "what stopping gives up",
+    "gap": "a generalization gap",
+}
+
+
+def _between(gain: Part) -> str:
+    return f"{gain.estimate:.3g} [{gain.low:.3g}, {gain.high:.3g}]"
+
+
+def _on_the_way(budget: ErrorBudget) -> str:
+    assert budget.way_gain is not None
+    rival = _rival(budget)
+    how = "" if rival is None else f" ({said(budget.recipe, rival)})"
+    return (
+        f"Optimization is not named, since the validation loss does not improve where the same cost is minimized better: by "
+        f"{_between(budget.valid_gain)}. But on the way there, stopped at its best epoch, the same training{how} lowers it by "
+        f"{_between(budget.way_gain)}."
+    )
+
+
+def _rival(budget: ErrorBudget) -> Recipe | None:
+    """The recipe trained like the one that found w*."""
+    rival = next((one.rival for one in budget.levels if one.rival is not None), None)
+    return None if rival is None else _trained_like(budget.recipe, rival)
 
 
 def finding_of(budget: ErrorBudget, part: Part) -> Finding:
@@ -45,16 +133,22 @@ def _named(
     """A finding; its confidence grows with how far the interval is from zero, in units of its half width.
 
     Args:
-        measured: the recipe that was seen to do better; it is proposed first.
+        measured: the recipe that was seen to do better; it is proposed first. By default the remedy that was.
     """
-    first = () if measured is None else (Change(said(budget.recipe, measured), measured),)
+    answer = budget.answer(part)
+    if answer is not None:
+        measured = answer.remedy.change.recipe
+        says += f" Tried: {answer.remedy.change.says}; it lowers the validation loss by {_between(answer.gain)}."
+    elif part.name in ("gap", "floor", "capacity", "charged", "regularization"):
+        says += " Whether its lever helps was not tried."
+    first = () if measured is None else (_change(budget.recipe, measured),)
     others = [change for change in advised(name, budget.recipe, budget.room) if change.recipe != measured]
     half = (part.high - part.low) / 2
     sure = 1.0 if half <= 0 else 1 - math.exp(-part.low / half)
     return Finding(
         name,
         budget.level * (0.5 + 0.5 * sure),
-        _evidence(part, budget),
+        _evidence(part, budget) | ({} if answer is None else {"gain": answer.gain.estimate}),
         lever,
         says,
         axis=axis,
@@ -94,17 +188,12 @@ def _of_charges(budget: ErrorBudget, part: Part) -> Finding:
 
 
 def _of_optimization(budget: ErrorBudget, part: Part) -> Finding:
-    rival = next((one.rival for one in budget.levels if one.rival is not None), None)
     name, pulls, lever = _fault(budget)
-    gain = budget.helps or budget.valid_gain
-    where = (
-        "where the same cost is minimized better" if gain is budget.valid_gain
-        else "on the way to where the same cost is minimized better; going all the way would overfit"
-    )  # fmt: skip
     return _named(
         budget, part, name, "optimization", pulls, lever,
-        f"{_share(budget, part)} is left by the optimizer, and validation improves by {gain.estimate:.3g} {where}.",
-        None if rival is None else _trained_like(budget.recipe, rival),
+        f"{_share(budget, part)} is left by the optimizer, and validation improves by {_between(budget.valid_gain)} where the same "
+        "cost is minimized better.",
+        _rival(budget),
     )  # fmt: skip
 
 
@@ -164,14 +253,46 @@ def nothing_found(budget: ErrorBudget) -> Finding:
             "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "at least 2 seeds, better 3",
             "With one seed the terms have no interval.", axis="evidence", pulls="data",
         )  # fmt: skip
-    left = budget["optimization"]
-    if left.low > 0:
+    if budget.helps_on_the_way:
+        return _only_on_the_way(budget)
+    if not budget.suspects:
         return Finding(
-            "noisy_evidence", 0.7, _evidence(left, budget), "better optimization together with a regularizer, or more seeds",
-            f"The optimizer leaves {_share(budget, left)}, but validation is not shown to improve where it is made good.",
-            axis="evidence", pulls="data",
+            "noisy_evidence", 0.7, {"seeds": len(budget.seeds)}, "more seeds or validation rows",
+            "No term is clearly above zero.", axis="evidence", pulls="data",
         )  # fmt: skip
+    largest, possible = budget.suspects[0], _possible(budget)
+    words = SAYS.get(largest.name, "what the optimizer left")
+    says = (
+        f"The largest part, {_share(budget, largest)}, is {words}, but nothing shows that it can be taken away: no lever that was "
+        "pulled clearly lowers the validation loss."
+    )
+    more = "more training rows" if largest.name == "gap" else "better inputs"
+    if possible is not None:
+        return Finding(
+            "noisy_evidence", 0.7, _evidence(largest, budget), f"more seeds or validation rows to see it; {more} to lower it",
+            f"{says} A gain of {possible.high:.3g} is possible still.", axis="evidence", pulls="data",
+        )  # fmt: skip
+    return Finding("healthy", 0.7, _evidence(largest, budget), f"nothing; {more}, if the loss is to be lower", says)
+
+
+def _possible(budget: ErrorBudget) -> Part | None:
+    """The gain that may be largest still, where it would matter."""
+    gains = [budget.gain(remedy) for remedy in budget.remedies]
+    if any(part.name == "optimization" for part in budget.suspects):
+        gains += [gain for gain in (budget.valid_gain, budget.way_gain) if gain is not None]
+    most = max(gains, key=lambda gain: gain.high, default=None)
+    return most if most is not None and most.high >= MATTERS * abs(budget.valid.estimate) else None
+
+
+def _only_on_the_way(budget: ErrorBudget) -> Finding:
+    """No lever is named, but a change was seen to lower the validation loss: it is offered."""
+    assert budget.way_gain is not None
+    rival = _rival(budget)
     return Finding(
-        "noisy_evidence", 0.7, {"seeds": len(budget.seeds)}, "more seeds or validation rows",
-        "No term is clearly above zero.", axis="evidence", pulls="data",
+        "not_enough_evidence", 0.7, _evidence(budget["optimization"], budget) | {"gain": budget.way_gain.estimate},
+        "better optimization, stopped early, and a regularizer so that it can go on",
+        f"The optimizer leaves {_share(budget, budget['optimization'])}; going all the way does not lower the validation loss, and "
+        f"stopping on the way lowers it by {_between(budget.way_gain)}: neither lever alone is the answer.",
+        axis="evidence", pulls="data",
+        changes=() if rival is None else (_change(budget.recipe, rival),),
     )  # fmt: skip

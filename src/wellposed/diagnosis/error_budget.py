@@ -17,11 +17,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.diagnosis.advice import Room
-from wellposed.diagnosis.budget import ErrorBudget, Levels
+from wellposed.diagnosis.budget import ErrorBudget, Levels, Remedy
+from wellposed.diagnosis.budget_findings import to_try
 from wellposed.diagnosis.rivals import ADAM_RATES, Objective, larger, rival_epochs, rivals, unregularized, weight
 from wellposed.diagnosis.training_cost import State, View, charged, seen
 from wellposed.losses.per_example import Average
@@ -36,15 +38,25 @@ from wellposed.training.run import Run
 from wellposed.training.samples import sampled
 from wellposed.training.settle import settle
 
+Array = npt.NDArray[np.float64]
+
 SEEDS = (0, 1, 2)
 ON = 2
 """Rivals of each kind that go on from the first seed to the others."""
 PROBE_ROWS = 64
 """Rows at which rivals are looked at in each epoch: they keep their last weights, so looking is no choice."""
-TRAINING_SHARE = 0.6
-"""Of the time that is left; the rest is for settling, for measuring, and for what is slower than it was."""
+TRAINING_SHARE = 0.5
+"""Of the time that is left, for rivals; the rest is for trying remedies, for settling, and for what is slower than it was."""
 POLISH = (200, 2000)
 """At least and at most so many full-batch steps settle the best rival: fewer do not pay, more are another training."""
+POLISH_STEP = 4.0
+"""Times as long as looking at all rows once takes a full-batch step: forth, back, and forth again to see how long it may be."""
+SETTLING_SHARE = 0.5
+"""Of the time that is left after training rivals; remedies take the rest."""
+SHARES = {True: 0.6, False: 0.6}
+"""Of the time that is left, for the rivals of the first seed, and then for those of the others, at most."""
+SPARE = 1.5
+"""Looking at networks is given so many times the time that the recipe's own took."""
 
 
 def error_budget(
@@ -142,7 +154,12 @@ class Found:
 
 @dataclass
 class _Probe:
-    """A measurement under way: what is trained, and what was found."""
+    """A measurement under way: what is trained, and what was found.
+
+    Attributes:
+        look: seconds that it took to look at a network, its cost included, at most.
+        pass_: seconds of one pass over training and validation rows, at most.
+    """
 
     problem: Problem
     recipe: Recipe
@@ -154,12 +171,17 @@ class _Probe:
     device: str
     runs: int = 0
     epochs: int = 0
+    look: float = 0.0
+    pass_: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def measured(self, given: Sequence[Run], epochs: int | None, level: float) -> ErrorBudget:
         """The budget."""
         began = time.perf_counter()
         own, ends = self.own(given)
+        chosen = {
+            seed: (self.found("own", own[seed], own=True), self.found("own", ends[seed], own=True)) for seed in own
+        }
         steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
         bigger = larger(self.problem, self.recipe)
         length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
@@ -170,7 +192,8 @@ class _Probe:
             "larger": unregularized(self.recipe, length, bigger) if bigger is not None else [],
         }
         found = self.compete(kinds, list(own))
-        levels = tuple(self.levels(seed, own[seed], ends[seed], found) for seed in own)
+        settled = self.settled(found, list(own))
+        levels = tuple(self.levels(seed, *chosen[seed], found, settled) for seed in own)
         if bigger is None:
             self.notes.append(
                 "No setting is known that makes the model larger, so the floor is that of the same network, and capacity is not "
@@ -178,29 +201,62 @@ class _Probe:
             )
         if len(own) < 2:
             self.notes.append("One seed says nothing of others: only what validation rows vary has an interval.")
-        notes = (*self.objective.notes, *self.notes)
         constant = float(self.problem.constant().get("constant_loss", math.nan))
         budget = ErrorBudget(
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant,
-            notes=notes, room=Room.of(self.problem, next(iter(own.values())).model),
+            room=Room.of(self.problem, next(iter(own.values())).model),
         )  # fmt: skip
-        if budget["optimization"].low > 0 and budget.helps is None:
+        if any(part.name == "optimization" and budget.refuted(part) for part in budget.suspects):
             budget = replace(budget, levels=self.on_the_way(budget))
-        return replace(budget, runs=self.runs, epochs=self.epochs, seconds=time.perf_counter() - began)
+        if len(own) > 1:
+            budget = replace(budget, remedies=self.remedies(budget))
+        notes = tuple(dict.fromkeys((*self.objective.notes, *self.notes)))  # each once, in order
+        return replace(budget, runs=self.runs, epochs=self.epochs, seconds=time.perf_counter() - began, notes=notes)
+
+    def remedies(self, budget: ErrorBudget) -> tuple[Remedy, ...]:
+        """The changes that the parts would propose, trained with the budget's seeds and stopped as the recipe is.
+
+        Only those count that were trained to their end with every seed.
+        """
+        changes = [(name, change) for name, several in to_try(budget).items() for change in several]
+        jobs = [Job(change.recipe, seed, self.rows) for _, change in changes for seed in budget.seeds]
+        if not jobs:
+            return ()
+        report("error_budget", jobs=len(jobs))
+        rows = [self.rows_of(run) for run in self.train(jobs, None)]
+        tried = []
+        for place, (name, change) in enumerate(changes):
+            own = rows[place * len(budget.seeds) : (place + 1) * len(budget.seeds)]
+            whole = [one for one in own if one is not None]
+            if len(whole) == len(own):
+                tried.append(Remedy(name, change, tuple(whole)))
+        if len(tried) < len(changes):
+            self.notes.append(
+                f"{len(changes) - len(tried)} of {len(changes)} changes failed or were not trained to their end, and do not count."
+            )
+        return tuple(tried)
+
+    def rows_of(self, run: Run | None) -> Array | None:
+        """The validation loss, each row's part; None where the run did not come to its own end, or lost the numbers."""
+        if run is None or run.stopped not in ("epochs", "patience") or run.best_epoch < 0:
+            return None
+        rows = self.losses(run)[1].rows.numpy().astype(np.float64)
+        return rows if np.isfinite(rows).all() else None
 
     def on_the_way(self, budget: ErrorBudget) -> tuple[Levels, ...]:
-        """The levels with the validation loss at the best epoch on the way to w*: the recipe, too, stops at its best epoch."""
+        """The levels with the validation loss at the best epoch on the way to w*, where the recipe, too, keeps its best."""
+        if self.recipe.stopping.keep != "best":
+            return budget.levels
         jobs = [
             Job(one.rival.replace(stopping={"keep": "best"}), seed, self.rows)
             for seed, one in zip(budget.seeds, budget.levels, strict=True)
             if one.rival is not None
         ]
-        trained = {job.seed: run for job, run in zip(jobs, self.train(jobs, None), strict=True) if run is not None}
-        if len(trained) < len(jobs):
+        rows = {job.seed: self.rows_of(run) for job, run in zip(jobs, self.train(jobs, None), strict=True)}
+        if any(one is None for one in rows.values()):
             return budget.levels
-        rows = {seed: self.losses(run)[1].rows.numpy().astype(np.float64) for seed, run in trained.items()}
         return tuple(
-            replace(one, valid_way=rows.get(seed, one.valid))
+            replace(one, valid_way=rows.get(seed, one.valid))  # where w* is the recipe's own there is no other way
             for seed, one in zip(budget.seeds, budget.levels, strict=True)
         )
 
@@ -214,7 +270,7 @@ class _Probe:
         larger_takes = weight(self.problem, self.recipe, bigger)
         jobs = same + len(ADAM_RATES) * larger_takes + (len(own) - 1) * ON * (kinds + larger_takes)
         paces = [math.fsum(run.history["seconds"]) / len(run.history) for run in own]
-        left = TRAINING_SHARE * (self.deadline - time.monotonic())
+        left = TRAINING_SHARE * (self.deadline - SPARE * self.look * jobs - time.monotonic())
         fits = max(1, int(left / max(jobs * sum(paces) / len(paces), 1e-9)))
         if fits < length:
             self.notes.append(f"For want of time the other networks had {fits} epochs each and not {length}.")
@@ -252,12 +308,18 @@ class _Probe:
             self.notes.append(f"{len(self.seeds) - len(kept)} of {len(self.seeds)} runs diverged and are left out.")
         return {s: kept[s] for s in self.seeds if s in kept}, {s: ends.get(s, kept[s]) for s in kept}
 
-    def train(self, jobs: Sequence[Job], probe_rows: int | None) -> list[Run | None]:
-        """Train, and count what it takes; None for what failed or never began."""
-        if time.monotonic() > self.deadline:
+    def train(self, jobs: Sequence[Job], probe_rows: int | None, share: float = 1.0) -> list[Run | None]:
+        """Train, and count what it takes; None for what failed or never began.
+
+        Args:
+            share: of the time that is left and not needed to look at what was trained.
+        """
+        now = time.monotonic()
+        left = share * (self.deadline - SPARE * self.look * len(jobs) - now)
+        if left <= 0 or not jobs:
             return [None] * len(jobs)
         outcomes = train_jobs(
-            self.problem, jobs, engine=self.engine, device=self.device, deadline=self.deadline, probe_rows=probe_rows
+            self.problem, jobs, engine=self.engine, device=self.device, deadline=now + left, probe_rows=probe_rows
         )
         if any(map(interrupted, outcomes)):
             raise KeyboardInterrupt
@@ -279,7 +341,7 @@ class _Probe:
             if not jobs:
                 continue
             report("error_budget", jobs=len(jobs))
-            trained = self.train([job for _, job in jobs], PROBE_ROWS)
+            trained = self.train([job for _, job in jobs], PROBE_ROWS, SHARES[first])
             cut += sum(run is None or run.stopped == "budget" for run in trained)
             for (kind, job), run in zip(jobs, trained, strict=True):
                 if run is not None and run.best_epoch >= 0:
@@ -299,13 +361,16 @@ class _Probe:
 
     def found(self, kind: str, run: Run, own: bool = False) -> Found:
         """What a run found; of networks without regularization the cost is the training loss."""
+        began = time.perf_counter()
         training, valid = self.losses(run)
         state = run.model.state_dict()
         cost = self.cost(state, run.seed, training) if own or kind == "rivals" else training
+        self.look = max(self.look, time.perf_counter() - began)
         return Found(state, training, valid, cost, None if own else run.recipe)
 
     def losses(self, run: Run) -> tuple[float, Average]:
         """The data loss on all training rows, and on each validation row."""
+        began = time.perf_counter()
         data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
         sides = []
         for source in (data.train_clean, data.valid):
@@ -323,6 +388,7 @@ class _Probe:
                     weights=weights,
                 ).loss
             )
+        self.pass_ = max(self.pass_, time.perf_counter() - began)
         return sides[0].mean, sides[1]
 
     def cost(self, state: State, seed: int, training: float) -> float:
@@ -347,21 +413,51 @@ class _Probe:
         """Whether outputs are charged."""
         return any(isinstance(term.charge, FunctionalPenalty) for term in self.objective.cost.build_terms(1))
 
-    def polished(self, best: Found, seed: int, terms: Recipe) -> Found | None:
+    def settled(
+        self, found: Mapping[tuple[str, int], Sequence[Found]], seeds: Sequence[int]
+    ) -> dict[tuple[str, int], Found]:
+        """The best rival of each seed, and the best network without regularization, settled where nothing is drawn."""
+        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.label_smoothing
+        wanted = [
+            (kind, seed)
+            for kind in (("rivals", "same") if quiet else ("same",))
+            for seed in seeds
+            if found.get((kind, seed))
+        ]
+        settled = {}
+        for place, (kind, seed) in enumerate(wanted):
+            best = min(found[kind, seed], key=lambda one: one.cost)
+            terms = self.objective.recipe if kind == "rivals" else best.by
+            one = None if terms is None else self.polished(best, seed, terms, len(wanted) - place)
+            if one is not None and math.isfinite(one.training):
+                settled[kind, seed] = one
+        return settled
+
+    def steps_left(self, pending: int) -> int:
+        """Full-batch steps that each of the networks which are still to be settled has time for."""
+        if math.isinf(self.deadline):
+            return POLISH[1]
+        left = SETTLING_SHARE * (self.deadline - time.monotonic()) / pending - SPARE * self.look
+        return int(max(left, 0.0) / max(POLISH_STEP * self.pass_, 1e-9))
+
+    def polished(self, best: Found, seed: int, terms: Recipe, pending: int) -> Found | None:
         """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""
         data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
-        if best.by is None or data.train.weight is not None or time.monotonic() > self.deadline:
+        if best.by is None or data.train.weight is not None:
             return None
         model = self.problem.build(best.by.model, seed)
         model.load_state_dict(dict(best.state))
         if batch_norms(model):  # its statistics would stay while the weights move
             return None
         forward = None if self.problem.forward is call else lambda net, batch: self.problem.forward(net, batch[0])
-        low, high = POLISH
+        steps = min(max(POLISH[0], best.by.epochs), POLISH[1], self.steps_left(pending))
+        if steps < POLISH[0]:
+            self.notes.append("For want of time the best weights were not settled by steps on all rows.")
+            return None
         try:
             settle(
-                model, self.problem.loss, list(batches_of(data.train_clean)), terms.build_terms(None),
-                steps=min(max(low, best.by.epochs), high), forward=forward,
+                model, self.problem.loss, list(batches_of(data.train_clean)), terms.build_terms(None), steps=steps,
+                forward=forward,
             )  # fmt: skip
         except WellposedError as error:
             self.notes.append(f"The best weights were not settled: {error}")
@@ -372,21 +468,19 @@ class _Probe:
         cost = training if terms is not self.objective.recipe else self.cost(state, seed, training)
         return Found(state, training, valid, cost, best.by, True)
 
-    def levels(self, seed: int, run: Run, end: Run, found: Mapping[tuple[str, int], Sequence[Found]]) -> Levels:
+    def levels(
+        self,
+        seed: int,
+        chosen: Found,
+        last: Found,
+        found: Mapping[tuple[str, int], Sequence[Found]],
+        settled: Mapping[tuple[str, int], Found],
+    ) -> Levels:
         """What the terms of one seed are differences of."""
-        chosen, last = self.found("own", run, own=True), self.found("own", end, own=True)
-        everything = [*found["rivals", seed], last, chosen]
+        own, bare = ([settled[key, seed]] if (key, seed) in settled else [] for key in ("rivals", "same"))
+        everything = [*found["rivals", seed], last, chosen, *own]
         best = min(everything, key=lambda one: one.cost)
-        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.label_smoothing
-        if quiet:
-            leader = min(found["rivals", seed], key=lambda one: one.cost, default=best)
-            settled = self.polished(leader, seed, self.objective.recipe)
-            best = min([best, *([settled] if settled is not None else [])], key=lambda one: one.cost)
-        same = [*found["same", seed], *everything, best]
-        if found["same", seed]:
-            bare = min(found["same", seed], key=lambda one: one.training)
-            settled = self.polished(bare, seed, bare.by) if bare.by is not None else None
-            same += [settled] if settled is not None else []
+        same = [*found["same", seed], *everything, *bare]
         lowest = min(one.training for one in same)
         floor = min([lowest, *(one.training for one in found["larger", seed])])
         return Levels(

@@ -17,7 +17,6 @@ of the gap. The parts add up to the visible gap. `docs/error-budget.md` has the 
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.errors import InputError, described, listed
 from wellposed.core.random import seeded, untouched
 from wellposed.diagnosis.evidence import crossed_interval, student_quantile
+from wellposed.diagnosis.picture import shown
 from wellposed.diagnosis.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
 from wellposed.losses.per_example import Average, PerExample, average
 from wellposed.noise.hooks import Hook, Hooked
@@ -155,7 +155,8 @@ class GapSplit:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        """The waterfall and the text, as a notebook shows them."""
+        return shown(self, "gap")
 
 
 def _interval(share: Share) -> str:

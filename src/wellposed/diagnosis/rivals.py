@@ -170,9 +170,17 @@ def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
 
 def unregularized(recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
-    silent = {"model": {**recipe.model, **(settings or {})}, "noise": {"dropout": 0.0}, "terms": [], "sharpness": {}}
-    bare = Recipe(**{**recipe.model_dump(), **silent})
-    return [trained_out(bare, {"name": "adam", "lr": rate}, epochs) for rate in ADAM_RATES]
+    silent = bare(recipe.replace(model=dict(settings or {})))
+    return [trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in ADAM_RATES]
+
+
+def bare(recipe: Recipe) -> Recipe:
+    """The recipe without regularization: no terms, no noise, none of the model's own dropout, no decay of the optimizer."""
+    optimizer = recipe.optimizer.model_dump() | (
+        {"weight_decay": 0.0} if recipe.optimizer.settings.get("weight_decay") else {}
+    )
+    silent = {"noise": {"dropout": 0.0}, "terms": [], "sharpness": {}, "optimizer": optimizer}
+    return Recipe(**{**recipe.model_dump(), **silent})
 
 
 def _distinct(recipes: list[Recipe]) -> list[Recipe]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wellposed.core.files import jsonable
+from wellposed.diagnosis.budget import ErrorBudget
 from wellposed.reporting import figures as draw
+from wellposed.reporting.tradeoff import standalone
 from wellposed.search import words
 from wellposed.search.record import known, mapping, number, part, rows, text, texts
 
@@ -28,6 +31,8 @@ ROW, ROOM = 27, 46
 VALUES = 62
 """Width of the column of numbers on the right."""
 MOST_NOTES = 8
+NARROWEST = 0.012
+"""Of the frame: a whisker below it would be nothing but its caps."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,24 @@ def frame_of(several: Sequence[Sequence[Step]]) -> tuple[float, float]:
     return (low - 0.03 * span if low < 0 else 0.0), high + 0.03 * span
 
 
-def waterfall(name: str, label: str, steps: Sequence[Step], frame: tuple[float, float], lever: str = "") -> str:
+def waterfall(
+    name: str, label: str, steps: Sequence[Step], frame: tuple[float, float], lever: str = "",
+    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112,
+) -> str:  # fmt: skip
     """The terms below one another, each from where the last one ended, with its interval, and their sum at the bottom.
 
     Args:
         lever: the bar that is to be pulled first; its number is drawn in bold.
+        names, colours: of the bars, by the steps' names; without a colour a bar has that of training cost.
+        left: room for the names.
     """
     span = frame[1] - frame[0]
     decimals = min(max(words.decimals_for(span / 4), 2), 6)
 
     def paint(axes: Any) -> None:
         for row, step in enumerate(steps):
-            colour = COLOURS.get(step.name, draw.TRAIN)
-            down = step.size < 0
+            colour = colours.get(step.name, draw.TRAIN)
+            down = step.size < 0 and row + 1 < len(steps)
             axes.barh(
                 row, step.size, left=step.start, height=0.54, color=draw.PAPER if down else colour,
                 edgecolor=colour, linewidth=1.2 if down else 0, alpha=0.62 if step.name == "capacity" else 1, zorder=2,
@@ -119,24 +129,52 @@ def waterfall(name: str, label: str, steps: Sequence[Step], frame: tuple[float, 
             if row + 1 < len(steps):
                 axes.vlines(step.end, row + 0.27, row + 0.73, color=draw.MUTED, linewidth=1, zorder=1)
             written = words.fixed(step.size, decimals) if step.name == "valid" else words.signed(step.size, decimals)
+            bold = step.name == lever or row + 1 == len(steps)
             axes.annotate(
                 written, (1, row), xycoords=("axes fraction", "data"), xytext=(VALUES - 8, 0), textcoords="offset points",
-                ha="right", va="center", color=draw.INK, weight="bold" if step.name in (lever, "valid") else "normal",
+                ha="right", va="center", color=draw.INK, weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axhline(len(steps) - 1.5, color=draw.LINE, linewidth=1, zorder=0)
         if frame[0] < 0:
             axes.axvline(0, color=draw.MUTED, linewidth=1, zorder=0)
-        draw._named_rows(axes, [NAMES[step.name] for step in steps])
-        draw._ticks(axes.xaxis, *frame, most=5)
+        draw._named_rows(axes, [names[step.name] for step in steps])
+        draw._ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return draw._drawn(name, label, ROOM + ROW * len(steps), paint, left=112, right=VALUES)
+    return draw._drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
+
+
+def picture(budget: ErrorBudget) -> str:
+    """The waterfall of a budget as a figure of its own: SVG that is readable on white and on dark ground; empty where it has a
+    loss that is not finite.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    record = jsonable(budget.to_dict())
+    steps = steps_of(record)
+    if not steps:
+        return ""
+    lever = _lever(steps, next(iter(rows(part(record, "findings"))), {}))
+    label = f"Error budget of {budget.recipe.describe()}: {_spoken(steps, NAMES)}"
+    return on_any_ground(waterfall("error-budget", label, steps, frame_of([steps]), lever))
+
+
+def on_any_ground(svg: str) -> str:
+    """The figure as a file of its own. What has the colour of the paper on a page (hollow bars, rims) is not painted, since the
+    ground is not known."""
+    return standalone(svg.replace("var(--card)", "none"))
+
+
+def _spoken(steps: Sequence[Step], names: Mapping[str, str]) -> str:
+    """The bars in words."""
+    return ", ".join(f"{names[step.name]} {words.score(step.size)}" for step in steps)
 
 
 def _whisker(axes: Any, row: int, ends: tuple[float, float], frame: tuple[float, float]) -> None:
     """A thin line with caps; what leaves the frame has no cap there."""
     low, high = max(ends[0], frame[0]), min(ends[1], frame[1])
-    if high < frame[0] or low > frame[1] or high - low < 0.004 * (frame[1] - frame[0]):
+    if high < frame[0] or low > frame[1] or high - low < NARROWEST * (frame[1] - frame[0]):
         return
     axes.hlines(row, low, high, color=draw.PAPER, linewidth=3.2, zorder=3)
     axes.hlines(row, low, high, color=draw.INK, linewidth=1.2, zorder=4)
@@ -149,7 +187,7 @@ def panel(side: str, title: str, record: Any, frame: tuple[float, float]) -> dic
     """What the template shows of one side's budget."""
     steps = steps_of(record)
     finding = next(iter(rows(part(record, "findings"))), {})
-    label = f"{title}: " + ", ".join(f"{NAMES[step.name]} {words.score(step.size)}" for step in steps)
+    label = f"{title}: {_spoken(steps, NAMES)}"
     return {
         "side": title,
         "svg": waterfall(f"{side}-budget", label, steps, frame, _lever(steps, finding)),

@@ -13,8 +13,11 @@ from wellposed.search.confirmation import Confirmed
 
 SHORTEST = 4.0
 """Seconds below which a budget would be one of rivals that were hardly trained."""
-RIVALS, LONGER = 12, 2.0
-"""A budget is begun where so many rivals could be trained, each for so many times the epochs of a confirmation run."""
+RIVALS, LONGER = 15, 2.0
+"""A budget is begun where so many rivals could be trained, each for so many times the epochs of a confirmation run; what is tried
+for its parts is trained in the time of some of them."""
+WRITING = 2.0
+"""Seconds that the study is left for its report and its files."""
 MOST_RUNS = 3
 """Of the confirmation's runs that are taken apart: enough for an interval, and each has rivals of its own."""
 
@@ -30,7 +33,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
         runs = [pair[side] for pair in shown.pairs if pair[side].stopped in ("epochs", "patience")][:MOST_RUNS]
         if bench.interrupted or not bench.account.timed or not runs:
             break
-        deadline = bench.account.deadline(1.0)
+        deadline = bench.account.deadline(1.0) - WRITING
         left = (deadline - time.monotonic()) / (len(sides) - place)
         run_takes = bench.pace.seconds("finalist", [runs[0].recipe], len(runs[0].history), bench.total)
         needed = max(SHORTEST, RIVALS * LONGER * run_takes)
