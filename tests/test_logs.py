@@ -582,6 +582,33 @@ def test_text_without_losses_is_no_log(tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch|loss|val_loss\n0|1|0.9\n1|0.5|0.6\n2|0.4|0.5\n",
+        "  epoch   loss  val_loss\n0 1.0    0.9\n1 0.5\t0.6\n2 0.4 0.5\n",
+        "# epoch loss val_loss\n0.0e+00 1.0 0.9\n1.0e+00 0.5 0.6\n2.0e+00 0.4 0.5\n",  # numpy's savetxt
+        "# train loss of Monday\n# lr 0.1\nepoch,loss,val_loss\n0,1,0.9\n1,0.5,0.6\n2,0.4,0.5\n",
+        '# loss: the best run\n"epoch"\t"loss"\t"val_loss"\n0\t1\t0.9\n1\t0.5\t0.6\n2\t0.4\t0.5\n',
+    ],
+)
+def test_odd_separators_and_remarks(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(text)
+    curves = Curves.of(path)
+    assert curves.epoch.tolist() == [0, 1, 2]
+    assert curves.train_loss.tolist() == [1, 0.5, 0.4]
+    assert curves.valid_loss.tolist() == [0.9, 0.6, 0.5]
+
+
+def test_blank_rows_at_the_end_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("loss,val_loss\n" + "1,1\n" * 5 + ",\n" * 3)
+    assert "The last 3 rows are blank and left out" in " ".join(reading(path).notes)
+    path.write_text("loss,val_loss\n" + "1,1\n" * 5 + "\n")
+    assert not reading(path).notes
+
+
 def test_other_tables_that_people_have(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     path.write_text(

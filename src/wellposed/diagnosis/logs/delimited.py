@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +20,7 @@ RANGES = ("__MIN", "__MAX")
 
 
 def csv_columns(path: Path) -> dict[str, list[str]]:
-    """The columns of a delimited text file (comma, semicolon or tab; also .gz), as text.
+    """The columns of a delimited text file (comma, semicolon, tab, bar or blanks; also .gz), as text.
 
     Raises:
         DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
@@ -28,7 +30,7 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
 
 def split(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
-    text, delimiter = _delimiter(text)
+    text, delimiter = _delimiter(uncommented(text))
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row in table if "".join(row).strip()]
@@ -54,23 +56,51 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     return {name: [row[i].strip() if i < len(row) else "" for row in body] for i, name in enumerate(names)}
 
 
+def uncommented(text: str) -> str:
+    """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
+    lines = text.split("\n")
+    count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    if count == 0:
+        return text
+    if re.match(r'\s*"?[-+.\d]', lines[count]):
+        count -= 1
+    return "\n".join(lines[count:]).lstrip("# ")
+
+
 def _delimiter(text: str) -> tuple[str, str]:
     """The text without a spreadsheet's ``sep=;`` line, and the sign between its cells."""
     first, _, rest = text.partition("\n")
     if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
         return rest, first.strip()[-1]
-    return text, max(",;\t", key=first.count)
+    found = max(",;\t", key=first.count)
+    if found in first:
+        return text, found
+    rows = [line.split() for line in text.split("\n") if line.strip()]
+    if "|" not in first and len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])} != {1}:
+        return "\n".join("\t".join(row) for row in rows), "\t"
+    return text, "|" if "|" in first else found
 
 
 def read_delimited(path: Path, text: str) -> list[Log]:
     """The runs of a delimited file."""
     columns = split(text, path)
     blank = {name: [cell or None for cell in cells] for name, cells in columns.items()}
+    notes = _blank_end(text)
     if by_run := _by_run(blank):
         several = len(by_run) > 1
         return [Log(mine, f"{path}: {run}" if several else str(path), WANDB, {}, _sampled(blank, run))
                 for run, mine in by_run.items()]  # fmt: skip
-    return [Log(blank, str(path), _writer(path, blank))]
+    return [Log(blank, str(path), _writer(path, blank), {}, notes)]
+
+
+def _blank_end(text: str) -> tuple[str, ...]:
+    """What spreadsheets leave below a table, and what a run that left the numbers writes where no epoch is numbered."""
+    end = itertools.takewhile(lambda line: not line.strip(",;\t| \r"), reversed(text.split("\n")))
+    count = sum(bool(line.strip(" \r")) for line in end)
+    if count == 0:
+        return ()
+    rows = "The last row is" if count == 1 else f"The last {count} rows are"
+    return (f"{rows} blank and left out: if these were losses that were no numbers, training diverged there.",)
 
 
 def _writer(path: Path, columns: Mapping[str, object]) -> str:

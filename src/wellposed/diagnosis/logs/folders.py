@@ -13,7 +13,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError, listed
 from wellposed.diagnosis.logs import tensorboard
-from wellposed.diagnosis.logs.delimited import read_delimited
+from wellposed.diagnosis.logs.delimited import read_delimited, uncommented
 from wellposed.diagnosis.logs.documents import is_lines, read_json, read_lines
 from wellposed.diagnosis.logs.log import TENSORBOARD, Log, plain
 from wellposed.diagnosis.logs.names import SIDES, guess, understood
@@ -61,7 +61,7 @@ def _file(path: Path) -> list[Log]:
 
 def _is_table(text: str) -> bool:
     """Whether the first line is a header: names without numbers, one of which is a loss."""
-    first = text.lstrip("\ufeff").partition("\n")[0]
+    first = uncommented(text.lstrip("\ufeff")).partition("\n")[0]
     names = re.split(r"[,;\t]", first)
     return len(names) > 1 and any(understood(name).is_loss for name in names) and not SAID.search(first)
 

@@ -24,6 +24,7 @@ LOSS = ("loss", "losses")
 LOSSLIKE = (
     "nll", "logloss", "log_loss", "mlogloss", "cross_entropy", "crossentropy", "xent", "ce", "bce", "deviance", "cost",
     "mse", "mean_squared_error", "rmse", "root_mean_squared_error", "mae", "mean_absolute_error",
+    "perplexity", "ppl", "bpc", "bpb", "bpd", "bits_per_byte", "bits_per_char", "bits_per_dim",
 )  # fmt: skip
 HIGHER_IS_BETTER = (
     "accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy", "multiclass_accuracy",
