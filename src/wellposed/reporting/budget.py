@@ -138,10 +138,10 @@ def waterfall(
         if frame[0] < 0:
             axes.axvline(0, color=draw.MUTED, linewidth=1, zorder=0)
         draw._named_rows(axes, [names[step.name] for step in steps])
-        draw._ticks(axes.xaxis, *frame, most=4)
+        draw.ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return draw._drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
+    return draw.drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
 
 
 def picture(budget: ErrorBudget) -> str:

@@ -113,21 +113,21 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
 
     def paint(axes: Any) -> None:
         for curve, colour, dashes in ((train, TRAIN, (0, (4, 2))), (valid, VALID, "solid")):
-            kept = _thinned(len(curve.values), chosen)
+            kept = thinned(len(curve.values), chosen)
             x, y, se = (np.asarray(part, dtype=float)[kept] for part in (curve.epochs, curve.values, curve.se))
             if np.isfinite(se).any():
                 axes.fill_between(x, y - se, y + se, color=colour, alpha=0.18, linewidth=0)
             dot = "o" if np.isfinite(y).sum() < 3 else ""
             axes.plot(x, y, color=colour, linestyle=dashes, marker=dot, markersize=4)
-        _ticks(axes.yaxis, *frame)
+        ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
-        span = _epoch_span(train.epochs)
-        _ticks(axes.xaxis, *span, integer=True)
+        span = epoch_span(train.epochs)
+        ticks(axes.xaxis, *span, integer=True)
         axes.set_xlim(*span)
         axes.set_xlabel("epoch")
         _mark_chosen(axes, valid, chosen, span)
 
-    return _drawn(name, label, 230, paint, bottom=40)
+    return drawn(name, label, 230, paint, bottom=40)
 
 
 def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]) -> None:
@@ -136,20 +136,20 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
     x = valid.epochs[chosen]
     right = x > (span[0] + span[1]) / 2
     axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    _points(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
+    points(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
     axes.annotate(
         f"chosen: epoch {fixed(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
         textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
     )  # fmt: skip
 
 
-def _epoch_span(epochs: Sequence[float]) -> tuple[float, float]:
+def epoch_span(epochs: Sequence[float]) -> tuple[float, float]:
     found = known(list(epochs)) or [0.0]
     low, high = min(found), max(found)
     return (low, high) if high > low else (low - 1, high + 1)
 
 
-def _thinned(length: int, chosen: int) -> list[int]:
+def thinned(length: int, chosen: int) -> list[int]:
     if length <= MOST_POINTS:
         return list(range(length))
     kept = {round(i) for i in np.linspace(0, length - 1, MOST_POINTS)}
@@ -182,10 +182,10 @@ def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[fl
         if frame[0] < 0:
             axes.axvline(0, color=MUTED, linewidth=1)
         _named_rows(axes, [step[0] for step in steps])
-        _ticks(axes.xaxis, *frame)
+        ticks(axes.xaxis, *frame)
         axes.set_xlim(*frame)
 
-    return _drawn(name, label, 162, paint, left=98, right=12)
+    return drawn(name, label, 162, paint, left=98, right=12)
 
 
 def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
@@ -218,10 +218,10 @@ def dots(name: str, label: str, marks: Sequence[Mark]) -> str:
                 textcoords="offset points", va="center", color=INK,
             )  # fmt: skip
         _named_rows(axes, [mark.label for mark in marks], pad=14)
-        _ticks(axes.xaxis, *frame, most=4)
+        ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return _drawn(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
+    return drawn(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
 
 
 def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
@@ -243,24 +243,24 @@ def trials(
     def paint(axes: Any) -> None:
         axes.plot(order, running, color=BEST, drawstyle="steps-post", linewidth=1.5, zorder=2)
         for mine, colour, sign in ((True, BASELINE, "s"), (False, BEST, "o")):
-            points = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
-            _points(axes, [(x, y) for x, y in points if frame[0] <= y <= frame[1]], colour, sign)
-            _points(axes, [(x, frame[0]) for x, y in points if y < frame[0]], colour, "v")
-            _points(axes, [(x, frame[1]) for x, y in points if y > frame[1]], colour, "^")
-        _ticks(axes.yaxis, *frame)
+            dots = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
+            points(axes, [(x, y) for x, y in dots if frame[0] <= y <= frame[1]], colour, sign)
+            points(axes, [(x, frame[0]) for x, y in dots if y < frame[0]], colour, "v")
+            points(axes, [(x, frame[1]) for x, y in dots if y > frame[1]], colour, "^")
+        ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         low, high = min(order), max(order)
-        _ticks(axes.xaxis, low, high, integer=True)
+        ticks(axes.xaxis, low, high, integer=True)
         axes.set_xlim(low - 0.5, high + 0.5)
         axes.set_xlabel("recipe, in the order of trying")
 
-    return _drawn(name, label, 250, paint, bottom=40)
+    return drawn(name, label, 250, paint, bottom=40)
 
 
-def _points(axes: Any, points: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
+def points(axes: Any, dots: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
     """Markers with a thin rim, so that they stand apart where they meet."""
     axes.plot(
-        [x for x, _ in points], [y for _, y in points], sign, linestyle="", color=colour, markersize=size,
+        [x for x, _ in dots], [y for _, y in dots], sign, linestyle="", color=colour, markersize=size,
         markeredgecolor=PAPER, markeredgewidth=1, clip_on=False, zorder=4,
     )  # fmt: skip
 
@@ -289,11 +289,11 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
         axes.axvspan(max(frame[0], 0.0), frame[1], color=BEST, alpha=0.08, linewidth=0)
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.hlines([0], low, high, color=BEST, linewidth=3)
-        _points(axes, [(estimate, 0)], BEST, "o", size=10)
+        points(axes, [(estimate, 0)], BEST, "o", size=10)
         if pairs:
-            _points(axes, [(pair, 1) for pair in pairs], MUTED, "D")
+            points(axes, [(pair, 1) for pair in pairs], MUTED, "D")
         _named_rows(axes, ["improvement", "each seed"] if pairs else ["improvement"])
-        _ticks(axes.xaxis, *frame, most=4, sign=True)
+        ticks(axes.xaxis, *frame, most=4, sign=True)
         axes.set_xlim(*frame)
         for text, ha, gap in (("worse", "right", -5), ("better", "left", 5)):
             axes.annotate(
@@ -301,7 +301,7 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
                 ha=ha, va="bottom", color=MUTED,
             )  # fmt: skip
 
-    return _drawn(name, label, 124 if pairs else 92, paint, left=104, right=16)
+    return drawn(name, label, 124 if pairs else 92, paint, left=104, right=16)
 
 
 def _named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
@@ -312,12 +312,12 @@ def _named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _ticks(axis: Any, low: float, high: float, most: int = 6, integer: bool = False, sign: bool = False) -> None:
+def ticks(axis: Any, low: float, high: float, most: int = 6, integer: bool = False, sign: bool = False) -> None:
     """Round ticks, written alike."""
     locator = require("matplotlib.ticker", "report").MaxNLocator(nbins=most, integer=integer, steps=[1, 2, 2.5, 5, 10])
     margin = 1e-9 * (high - low)
-    ticks = [float(tick) for tick in locator.tick_values(low, high) if low - margin <= tick <= high + margin]
-    axis.set_ticks(ticks, tick_labels(ticks, sign))
+    places = [float(tick) for tick in locator.tick_values(low, high) if low - margin <= tick <= high + margin]
+    axis.set_ticks(places, tick_labels(places, sign))
 
 
 def tick_labels(ticks: Sequence[float], sign: bool = False) -> list[str]:
@@ -341,7 +341,7 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
-def _drawn(
+def drawn(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""

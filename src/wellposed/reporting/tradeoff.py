@@ -21,11 +21,11 @@ from wellposed.reporting.figures import (
     REFERENCE,
     TRAIN,
     VALID,
-    _drawn,
-    _points,
-    _ticks,
+    drawn,
     limits,
+    points,
     tick_labels,
+    ticks,
 )
 
 COLOURS = (VALID, TRAIN, BEST, REFERENCE)
@@ -73,22 +73,22 @@ def trade_off(name: str, found: BiasVariance) -> str:
             axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
             y = [part.estimate for part in parts[key]]
             axes.plot(places, y, color=colour, linewidth=2.4 if key == "loss" else 2)
-            _points(axes, list(zip(places, y, strict=True)), colour, "o", 4.5)
+            points(axes, list(zip(places, y, strict=True)), colour, "o", 4.5)
         axes.axvline(places[best], color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        _points(axes, [(places[best], parts["loss"][best].estimate)], INK, "o", 8)
+        points(axes, [(places[best], parts["loss"][best].estimate)], INK, "o", 8)
         right = best > len(places) / 2
         axes.annotate(
             f"lowest: {amount_of(strengths[best])}", (places[best], 1), xycoords=("data", "axes fraction"),
             xytext=(-5 if right else 5, 2), textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
         )  # fmt: skip
-        _ticks(axes.yaxis, *frame)
+        ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         axes.set_xticks(places, [amount_of(value) for value in strengths])
         axes.set_xlim(places[0] - 0.15, places[-1] + 0.15)
         axes.set_xlabel(_axis_of(found))
         _beside(axes, [(parts[key][-1].estimate, word, colour) for key, word, colour in shown], frame)
 
-    return _drawn(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
+    return drawn(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
 
 
 def learning_curves(name: str, found: LearningCurve) -> str:
@@ -118,11 +118,11 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             axes.plot(rows, [v.estimate for v in valid], color=colour)
             axes.plot(rows, [level.train for level in curve.levels], color=colour, linestyle=(0, (4, 2)), linewidth=1.5)
             dots = [(n, v.estimate) for n, v in zip(rows, valid, strict=True) if frame[0] <= v.estimate <= frame[1]]
-            _points(axes, dots, colour, "o", 4.5)
+            points(axes, dots, colour, "o", 4.5)
             _ahead(axes, curve, colour)
         axes.set_xscale("log")
         _row_ticks(axes, sizes, found)
-        _ticks(axes.yaxis, *frame)
+        ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         axes.set_xlim(sizes[0] / 1.12, 2.15 * sizes[-1])
         axes.set_xlabel("training rows")
@@ -133,7 +133,7 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             xytext=(0, 6), textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return _drawn(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
+    return drawn(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
 
 
 def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) -> str:
@@ -171,10 +171,10 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             y, low, high = (np.array([triple[k] for triple in each.values()]) for k in range(3))
             axes.vlines(x, low, high, color=colour, linewidth=2, alpha=0.55)
             axes.plot(x, y, color=colour, linewidth=1.6)
-            _points(axes, list(zip(x, y.tolist(), strict=True)), colour, "o", 6)
+            points(axes, list(zip(x, y.tolist(), strict=True)), colour, "o", 6)
         axes.set_xscale("log")
         _row_ticks(axes, sizes, None)
-        _ticks(axes.yaxis, *frame, sign=True)
+        ticks(axes.yaxis, *frame, sign=True)
         axes.set_ylim(*frame)
         axes.set_xlim(sizes[0] / 1.12, 1.12 * sizes[-1])
         axes.set_xlabel("training rows")
@@ -188,7 +188,7 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return _drawn(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
+    return drawn(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
 
 
 def standalone(svg: str) -> str:

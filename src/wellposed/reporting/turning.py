@@ -92,7 +92,7 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     level = _level(one, certain)
     both = [*map(float, measure.known(curves.train_loss)), *map(float, measure.known(curves.valid_loss))]
     frame = draw.limits(both, [level, level + certain.rise] if certain is not None else [])
-    span = draw._epoch_span(curves.epoch.tolist())
+    span = draw.epoch_span(curves.epoch.tolist())
 
     def paint(axes: Any) -> None:
         if certain is not None:
@@ -104,7 +104,7 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
             at = np.isfinite(y)
             if not at.any():
                 continue
-            kept = draw._thinned(int(at.sum()), -1)
+            kept = draw.thinned(int(at.sum()), -1)
             dot = "o" if at.sum() < 3 else ""
             axes.plot(
                 curves.epoch[at][kept], y[at][kept], color=ink, linestyle=dashes, marker=dot, markersize=4, label=label
@@ -118,9 +118,9 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
                 [curves.epoch[best]], [y[best]], "o", linestyle="", color=ink, markersize=8, markeredgecolor=colour.card,
                 markeredgewidth=1.2, clip_on=False, zorder=4, label=f"best {one.axis} {one.best_epoch}",
             )  # fmt: skip
-        draw._ticks(axes.yaxis, *frame)
+        draw.ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
-        draw._ticks(axes.xaxis, *span, integer=True)
+        draw.ticks(axes.xaxis, *span, integer=True)
         axes.set_xlim(*span)
         axes.set_xlabel(one.axis)
         _key(axes, colour)
@@ -194,7 +194,7 @@ LEFT, RIGHT, BOTTOM = 48, 66, 64
 
 
 def _panel(one: Diagnosis, number: int) -> str:
-    return draw._drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
+    return draw.drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
 
 
 # Files
