@@ -34,8 +34,8 @@ LONGEST_NAME = 22
 CLOSEST = 1.5
 """Ratio of two sizes whose numbers stand side by side without touching."""
 ON_ANY_GROUND = {
-    "ink": "#6e7681", "muted": "#6e7681", "line": "rgba(139, 148, 158, 0.4)", "train": "#2f75b5", "valid": "#bf4a26", "baseline": "#6e7681",
-    "best": "#17805f", "reference": "#8a63b5", "card": "#ffffff",
+    "ink": "#6e7681", "muted": "#6e7681", "line": "rgba(139, 148, 158, 0.4)", "train": "#2f75b5", "valid": "#bf4a26",
+    "baseline": "#6e7681", "best": "#17805f", "reference": "#8a63b5", "card": "#ffffff",
 }  # fmt: skip
 """The page's colours for a figure that stands alone: contrast of at least 4.5 on white, and readable on dark ground;
 lines of the grid let the ground through, so that they stay behind what is drawn on either."""
