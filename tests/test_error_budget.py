@@ -20,6 +20,7 @@ from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
 from wellposed.diagnosis import picture
 from wellposed.diagnosis.budget import TERMS, ErrorBudget, Levels, Remedy, cross_fitted
+from wellposed.diagnosis.error_budget import Plan
 from wellposed.diagnosis.finding import Change
 from wellposed.diagnosis.rivals import Objective, larger, rivals
 from wellposed.models.mlp import MLP
@@ -430,6 +431,25 @@ class TestGiven:
         assert budget.runs == 0
         assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
         assert budget["optimization"].estimate == 0.0
+
+    def test_rivals_that_are_hardly_trained_name_nothing(self) -> None:
+        """Against a floor of networks that were not trained, everything would look like a want of capacity."""
+        of = problem(net, CURVED)
+        runs = wp.fit_many(of, adam(stopping={"patience": 0, "keep": "last"}), seeds=(0, 1))
+        budget = wp.error_budget(of, runs[0].recipe, runs=runs, deadline=0.0)
+        assert budget.hurried
+        assert budget.findings[0].name == "not_enough_evidence"
+        assert dataclasses.replace(budget, hurried=False).lever == "capacity"  # what it would say otherwise
+
+    def test_less_time_means_fewer_rivals_before_shorter_ones(self) -> None:
+        of = problem(net)
+        objective = Objective.of(of, adam(terms=[{"penalty": "l2", "strength": 0.1, "how": "loss"}]))
+        for few in (False, True):
+            plan = Plan(10, few)
+            kinds = plan.kinds(objective, objective.recipe, {"width": 32})
+            first = sum(len(recipes) for recipes in kinds.values())
+            assert plan.jobs(objective, 3, 1.0) == first + 2 * plan.on * len(kinds)
+        assert Plan(10, True).jobs(objective, 3, 9.0) <= Plan(10).jobs(objective, 3, 9.0) / 2
 
     def test_little_time_makes_short_rivals(self, trained: Trained) -> None:
         of, runs, _, _ = trained

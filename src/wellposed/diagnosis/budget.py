@@ -167,6 +167,7 @@ class ErrorBudget:
         runs, epochs, seconds: what the probe cost, runs that were given not counted.
         notes: what limits the numbers, a sentence each.
         room: what the problem leaves room for, for the changes that findings propose.
+        hurried: whether time was too short for rivals that train as long as the recipe: then nothing is named.
         remedies: changes that were tried; a part is named only where one of its own lowers the validation loss.
     """
 
@@ -183,6 +184,7 @@ class ErrorBudget:
     notes: tuple[str, ...] = ()
     room: Room = field(default_factory=Room)
     remedies: tuple[Remedy, ...] = ()
+    hurried: bool = False
 
     def _by_seed(self, name: str, of: Callable[[Levels], float]) -> Part:
         """A part that only seeds vary: the training rows are the problem's."""
@@ -280,7 +282,7 @@ class ErrorBudget:
         """Parts that are clearly above zero and worth it, the largest first; the epoch that was chosen only where going on clearly
         helps or harms."""
         least = MATERIAL * abs(self.valid.estimate)
-        clear = [part for part in self._split if part.low > 0 and part.estimate >= least]
+        clear = [part for part in self._split if part.low > 0 and part.estimate >= least and not self.hurried]
         if not (self.longer_helps or self.longer_harms):
             clear = [part for part in clear if part.name != "stopping"]
         return tuple(sorted(clear, key=lambda part: -part.estimate))

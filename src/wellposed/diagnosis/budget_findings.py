@@ -253,6 +253,12 @@ def nothing_found(budget: ErrorBudget) -> Finding:
             "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "at least 2 seeds, better 3",
             "With one seed the terms have no interval.", axis="evidence", pulls="data",
         )  # fmt: skip
+    if budget.hurried:
+        return Finding(
+            "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "more seconds",
+            "Time was too short for other networks that train as long as the recipe, so the terms are not what they mean.",
+            axis="evidence", pulls="data",
+        )  # fmt: skip
     if budget.helps_on_the_way:
         return _only_on_the_way(budget)
     if not budget.suspects:

@@ -24,7 +24,16 @@ from wellposed.core.progress import report
 from wellposed.diagnosis.advice import Room
 from wellposed.diagnosis.budget import ErrorBudget, Levels, Remedy
 from wellposed.diagnosis.budget_findings import to_try
-from wellposed.diagnosis.rivals import ADAM_RATES, Objective, larger, rival_epochs, rivals, unregularized, weight
+from wellposed.diagnosis.rivals import (
+    ADAM_RATES,
+    FEW_ADAM_RATES,
+    Objective,
+    larger,
+    rival_epochs,
+    rivals,
+    unregularized,
+    weight,
+)
 from wellposed.diagnosis.training_cost import State, View, charged, seen
 from wellposed.losses.per_example import Average
 from wellposed.optim.averaging import batch_norms
@@ -53,8 +62,8 @@ POLISH_STEP = 4.0
 """Times as long as looking at all rows once takes a full-batch step: forth, back, and forth again to see how long it may be."""
 SETTLING_SHARE = 0.5
 """Of the time that is left after training rivals; remedies take the rest."""
-SHARES = {True: 0.6, False: 0.6}
-"""Of the time that is left, for the rivals of the first seed, and then for those of the others, at most."""
+SHARE = 0.6
+"""Of the time that is left, at most, for the rivals of the first seed, and then for those of the others."""
 SPARE = 1.5
 """Looking at networks is given so many times the time that the recipe's own took."""
 
@@ -152,11 +161,55 @@ class Found:
     polished: bool = False
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which rivals are trained: for so many epochs, and ``few`` where time is short."""
+
+    length: int
+    few: bool = False
+
+    @property
+    def on(self) -> int:
+        """Rivals of each kind that go on to the other seeds."""
+        return 1 if self.few else ON
+
+    def kinds(self, objective: Objective, recipe: Recipe, bigger: Mapping[str, Any] | None) -> dict[str, list[Recipe]]:
+        """Their recipes, by kind."""
+        return {
+            "rivals": rivals(objective, self.length, self.few),
+            "same": unregularized(recipe, self.length, few=self.few) if objective.regularized else [],
+            "larger": [] if bigger is None else unregularized(recipe, self.length, bigger, self.few),
+        }
+
+    def jobs(self, objective: Objective, seeds: int, weighs: float) -> float:
+        """How many there are; larger ones count ``weighs`` times."""
+        rates = len(FEW_ADAM_RATES if self.few else ADAM_RATES)
+        first = len(rivals(objective, 1, self.few)) + rates * (objective.regularized + weighs)
+        return first + (seeds - 1) * self.on * (1 + objective.regularized + weighs)
+
+
+def _pace(runs: Sequence[Run]) -> float:
+    """Seconds of an epoch."""
+    return sum(math.fsum(run.history["seconds"]) / len(run.history) for run in runs) / len(runs)
+
+
+def least_seconds(problem: Problem, recipe: Recipe, runs: Sequence[Run]) -> float:
+    """The time below which `error_budget` cannot train its rivals for as many epochs as the recipe took, and names nothing.
+
+    Args:
+        runs: of the recipe, one or more; they tell how long an epoch takes.
+    """
+    weighs = weight(problem, recipe, larger(problem, recipe))
+    jobs = Plan(1, few=True).jobs(Objective.of(problem, recipe), len(runs), weighs)
+    return jobs * _pace(runs) * max(len(run.history) for run in runs) / TRAINING_SHARE
+
+
 @dataclass
 class _Probe:
     """A measurement under way: what is trained, and what was found.
 
     Attributes:
+        hurried: whether time was too short for rivals that train as long as the recipe.
         look: seconds that it took to look at a network, its cost included, at most.
         pass_: seconds of one pass over training and validation rows, at most.
     """
@@ -171,6 +224,7 @@ class _Probe:
     device: str
     runs: int = 0
     epochs: int = 0
+    hurried: bool = False
     look: float = 0.0
     pass_: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -185,13 +239,10 @@ class _Probe:
         steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
         bigger = larger(self.problem, self.recipe)
         length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
-        length = self.affordable(length, list(own.values()), bigger)
-        kinds = {
-            "rivals": rivals(self.objective, length),
-            "same": unregularized(self.recipe, length) if self.objective.regularized else [],
-            "larger": unregularized(self.recipe, length, bigger) if bigger is not None else [],
-        }
-        found = self.compete(kinds, list(own))
+        took = max(len(run.history) for run in own.values())
+        plan = self.affordable(length, took, own, bigger)
+        kinds = plan.kinds(self.objective, self.recipe, bigger)
+        found = self.compete(kinds, list(own), plan.on)
         settled = self.settled(found, list(own))
         levels = tuple(self.levels(seed, *chosen[seed], found, settled) for seed in own)
         if bigger is None:
@@ -204,7 +255,7 @@ class _Probe:
         constant = float(self.problem.constant().get("constant_loss", math.nan))
         budget = ErrorBudget(
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant,
-            room=Room.of(self.problem, next(iter(own.values())).model),
+            room=Room.of(self.problem, next(iter(own.values())).model), hurried=self.hurried,
         )  # fmt: skip
         if any(part.name == "optimization" and budget.refuted(part) for part in budget.suspects):
             budget = replace(budget, levels=self.on_the_way(budget))
@@ -260,21 +311,28 @@ class _Probe:
             for seed, one in zip(budget.seeds, budget.levels, strict=True)
         )
 
-    def affordable(self, length: int, own: Sequence[Run], bigger: Mapping[str, Any] | None) -> int:
-        """Epochs of a rival that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come
-        down, and is worse than a short one."""
+    def affordable(self, length: int, took: int, own: Mapping[int, Run], bigger: Mapping[str, Any] | None) -> Plan:
+        """The rivals that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come down,
+        and is worse than a short one. First there are fewer, then they are shorter."""
+        whole = Plan(length)
         if math.isinf(self.deadline):
-            return length
-        same = len(rivals(self.objective, 1)) + len(ADAM_RATES) * self.objective.regularized
-        kinds = 1 + self.objective.regularized
-        larger_takes = weight(self.problem, self.recipe, bigger)
-        jobs = same + len(ADAM_RATES) * larger_takes + (len(own) - 1) * ON * (kinds + larger_takes)
-        paces = [math.fsum(run.history["seconds"]) / len(run.history) for run in own]
-        left = TRAINING_SHARE * (self.deadline - SPARE * self.look * jobs - time.monotonic())
-        fits = max(1, int(left / max(jobs * sum(paces) / len(paces), 1e-9)))
+            return whole
+        weighs = weight(self.problem, self.recipe, bigger)
+        pace = _pace(list(own.values()))
+        for plan in (whole, Plan(length, few=True)):
+            jobs = plan.jobs(self.objective, len(own), weighs)
+            left = TRAINING_SHARE * (self.deadline - SPARE * self.look * jobs - time.monotonic())
+            fits = max(1, int(left / max(jobs * pace, 1e-9)))
+            if fits >= length:
+                break
+        if plan.few:
+            self.notes.append(
+                "For want of time there were fewer other networks: the floor and the best weights may lie lower."
+            )
         if fits < length:
             self.notes.append(f"For want of time the other networks had {fits} epochs each and not {length}.")
-        return min(length, fits)
+        self.hurried = fits < min(took, length)
+        return replace(plan, length=min(length, fits))
 
     def own(self, given: Sequence[Run]) -> tuple[dict[int, Run], dict[int, Run]]:
         """The recipe's runs with the weights that come back, and with those of their last epoch, by seed.
@@ -330,7 +388,7 @@ class _Probe:
         return runs
 
     def compete(
-        self, kinds: Mapping[str, Sequence[Recipe]], seeds: Sequence[int]
+        self, kinds: Mapping[str, Sequence[Recipe]], seeds: Sequence[int], on: int
     ) -> dict[tuple[str, int], list[Found]]:
         """Train all of each kind with the first seed, and the best of each kind with the others."""
         found: dict[tuple[str, int], list[Found]] = {(kind, seed): [] for kind in kinds for seed in seeds}
@@ -341,8 +399,10 @@ class _Probe:
             if not jobs:
                 continue
             report("error_budget", jobs=len(jobs))
-            trained = self.train([job for _, job in jobs], PROBE_ROWS, SHARES[first])
-            cut += sum(run is None or run.stopped == "budget" for run in trained)
+            trained = self.train([job for _, job in jobs], PROBE_ROWS, SHARE)
+            missing = [run is None or run.stopped == "budget" for run in trained]
+            cut += sum(missing)
+            self.hurried = self.hurried or (math.isfinite(self.deadline) and 2 * sum(missing) > len(missing))
             for (kind, job), run in zip(jobs, trained, strict=True):
                 if run is not None and run.best_epoch >= 0:
                     one = self.found(kind, run)
@@ -351,7 +411,7 @@ class _Probe:
             if first:
                 for kind in going:
                     ranked = sorted(found[kind, stage[0]], key=lambda one: one.cost)
-                    going[kind] = [one.by for one in ranked[:ON] if one.by is not None]
+                    going[kind] = [one.by for one in ranked[:on] if one.by is not None]
         if cut:
             self.notes.append(
                 f"{cut} of the other networks failed or were not trained to their end: the floor and the best weights may lie "

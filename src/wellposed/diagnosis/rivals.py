@@ -36,6 +36,11 @@ WIDER = 4
 """Times the width of the larger network: beyond it the training loss of a network that can fit is at its floor."""
 LARGE = 2_000_000
 """Parameters beyond which the larger network is no larger than that: the probe should cost about what a search costs."""
+SUBLINEAR = 2 / 3
+"""Power of the weights with which the time of a step grows: large products are done faster. Networks with 20 to 33 times the
+weights took 1.6 to 10 times as long on one core."""
+FEW_ADAM_RATES = (3e-3, 1e-2)
+"""Where time is short: the middle of `ADAM_RATES`."""
 WIDTHS = ("width", "hidden", "hidden_size", "hidden_dim", "units", "channels", "features", "filters", "d_model", "dim")
 DEPTHS = ("depth", "layers", "n_layers", "num_layers", "blocks", "n_blocks")
 """Names of settings that make a network larger, where a problem declares no space for them."""
@@ -130,15 +135,15 @@ def rival_epochs(took: int, steps_per_epoch: int) -> int:
 
 
 def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
-    """About how many times as long the network with other settings takes to train: by its weights, at least 1."""
+    """About how many times as long the network with other settings takes to train: by its weights, at least 1; 0 for none."""
     if settings is None:
         return 0.0
     more, now = (_parameters_of(problem, {**recipe.model, **extra}) for extra in (settings, {}))
-    return max(1.0, more / max(1, now))
+    return float(max(1.0, more / max(1, now)) ** SUBLINEAR)
 
 
-def rivals(objective: Objective, epochs: int) -> list[Recipe]:
-    """Recipes that minimize the same cost by other rates, schedules and optimizers, longer.
+def rivals(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]:
+    """Recipes that minimize the same cost by other rates, schedules and optimizers, longer; fewer of them where time is short.
 
     Where decay has no cost, only those that decay at least as long: a rate that is lower on average would fit before the
     decay is felt, and pass for better optimization.
@@ -146,13 +151,14 @@ def rivals(objective: Objective, epochs: int) -> list[Recipe]:
     own = objective.recipe.optimizer
     ways: list[dict[str, Any]] = [
         {"name": own.name, "lr": own.lr * factor, **own.settings}
-        for factor in OWN_FACTORS
+        for factor in (OWN_FACTORS[1:] if few else OWN_FACTORS)
         if objective.fixed or factor >= 1
     ]
     adam = {} if objective.fixed else dict(own.settings)
     name = "adam" if objective.fixed else own.name
-    ways += [{"name": name, "lr": rate, **adam} for rate in ADAM_RATES if objective.fixed or rate >= own.lr]
-    if objective.fixed:
+    rates = FEW_ADAM_RATES if few else ADAM_RATES
+    ways += [{"name": name, "lr": rate, **adam} for rate in rates if objective.fixed or rate >= own.lr]
+    if objective.fixed and not few:
         ways += [{"name": "sgd", "lr": rate, "momentum": 0.9, "nesterov": True} for rate in SGD_RATES]
     return _distinct([trained_out(objective.recipe, way, epochs) for way in ways])
 
@@ -168,10 +174,14 @@ def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     return Recipe(**{**changed, "stopping": {"patience": 0, "keep": "last"}})
 
 
-def unregularized(recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None) -> list[Recipe]:
+def unregularized(
+    recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None, few: bool = False
+) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
     silent = bare(recipe.replace(model=dict(settings or {})))
-    return [trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in ADAM_RATES]
+    return [
+        trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
+    ]
 
 
 def bare(recipe: Recipe) -> Recipe:

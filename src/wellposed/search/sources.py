@@ -7,15 +7,12 @@ from typing import Any
 
 from wellposed.core.errors import TrainingError
 from wellposed.core.progress import report
-from wellposed.diagnosis.error_budget import error_budget
+from wellposed.diagnosis.error_budget import error_budget, least_seconds
 from wellposed.search.bench import Bench
 from wellposed.search.confirmation import Confirmed
 
 SHORTEST = 4.0
 """Seconds below which a budget would be one of rivals that were hardly trained."""
-RIVALS, LONGER = 15, 2.0
-"""A budget is begun where so many rivals could be trained, each for so many times the epochs of a confirmation run; what is tried
-for its parts is trained in the time of some of them."""
 WRITING = 2.0
 """Seconds that the study is left for its report and its files."""
 MOST_RUNS = 3
@@ -35,8 +32,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
             break
         deadline = bench.account.deadline(1.0) - WRITING
         left = (deadline - time.monotonic()) / (len(sides) - place)
-        run_takes = bench.pace.seconds("finalist", [runs[0].recipe], len(runs[0].history), bench.total)
-        needed = max(SHORTEST, RIVALS * LONGER * run_takes)
+        needed = max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs))
         if left < needed:
             bench.notes.append(too_late(name, needed, max(left, 0.0)))
             break
