@@ -724,6 +724,8 @@ def test_pipes_and_empty_names_are_not_read(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(DataError, match="name of the source is empty"):
         read("")
+    with pytest.raises(DataError, match="no column: give each of loss as a list"):
+        read({"loss": 0.5})
 
 
 def test_files_without_end_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from wellposed.diagnosis.logs.log import FASTAI, KERAS, LIGHTNING, OURS, PLAIN, 
 GAP = "the gap shown is not the generalization gap. watch() measures both sides alike."
 TRAINING_LOSS = {
     KERAS: (
-        "Keras averages the training loss over a moving epoch, in training mode (dropout on, augmented rows), so it lies "
-        f"too high while it falls; penalties of layers are inside loss and val_loss alike: {GAP}"
+        "Keras, whose names these are, averages the training loss over a moving epoch, in training mode (dropout on, "
+        f"augmented rows), so it lies too high while it falls; penalties of layers are inside loss and val_loss alike: {GAP}"
     ),
     LIGHTNING: (
         "Lightning logs what the training step hands it, in training mode: of single batches, or averaged over a moving "

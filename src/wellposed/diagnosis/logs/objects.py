@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from wellposed.core.errors import DataError
+from wellposed.core.errors import DataError, listed
 from wellposed.diagnosis.logs.log import KERAS, OURS, PLAIN, TRANSFORMERS, Log, columns_of, plain
 
 
@@ -27,6 +27,10 @@ def read_object(source: Any) -> list[Log]:
         return [Log(columns, kind, writer, dict(getattr(source, "facts", None) or {}))]
     if isinstance(source, Mapping):
         columns = {str(key): list(values) for key, values in source.items() if is_column(values)}
+        if source and not columns:
+            raise DataError(
+                f"The dict has no column: give each of {listed(source)} as a list, with one number an epoch."
+            )
         return [Log(columns, "dict", named_as(columns))]
     if hasattr(source, "columns") and hasattr(source, "__getitem__"):
         columns = {str(name): list(source[name]) for name in source.columns}
