@@ -293,6 +293,22 @@ class TestNaming:
         assert (open_.findings[0].name, open_.lever) == ("noisy_evidence", "data")
         assert "possible still" in open_.findings[0].says
 
+    def test_a_part_that_is_not_clear_is_named_where_its_lever_helps(self) -> None:
+        """Seeds in different valleys: the term's interval holds zero, and all of them are better without the terms."""
+        recipe = adam(terms=[{"penalty": "l2", "strength": 3.0, "how": "prox"}])
+        levels = [
+            levels_of(best=best, end=0.7, chosen=0.7, valid=0.7 + NOISE[s], valid_best=best + 0.1 + NOISE[s])
+            for s, best in enumerate((0.2, 1.5, 0.1))
+        ]
+        unclear = made(levels, recipe, {"width": 64})
+        assert not unclear["charged"].clear
+        assert "charged" in [part.name for part in unclear.suspects]
+        assert "charged" not in [part.name for part in unclear.candidates]
+        for after, named in ((0.2, True), (0.7, False)):
+            weaker = Remedy("over_regularized", Change("weaker", adam()), tuple(after + NOISE[s] for s in range(3)))
+            tried = dataclasses.replace(unclear, remedies=(weaker,))
+            assert ("charged" in [part.name for part in tried.candidates]) is named
+
     def test_what_was_not_tried_is_named_and_that_is_said(self) -> None:
         assert self.gap().lever == "regularizer"
         assert "not tried" in self.gap().findings[0].says

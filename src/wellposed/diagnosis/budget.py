@@ -14,7 +14,7 @@ import numpy.typing as npt
 from wellposed.core.errors import InputError, listed
 from wellposed.core.files import jsonable
 from wellposed.diagnosis.advice import Room
-from wellposed.diagnosis.budget_findings import finding_of, name_of, nothing_found, remarks
+from wellposed.diagnosis.budget_findings import MATTERS, finding_of, name_of, nothing_found, remarks
 from wellposed.diagnosis.evidence import crossed_interval, student_quantile
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.diagnosis.picture import shown
@@ -279,10 +279,12 @@ class ErrorBudget:
 
     @cached_property
     def suspects(self) -> tuple[Part, ...]:
-        """Parts that are clearly above zero and worth it, the largest first; the epoch that was chosen only where going on clearly
-        helps or harms."""
-        least = MATERIAL * abs(self.valid.estimate)
-        clear = [part for part in self._split if part.low > 0 and part.estimate >= least and not self.hurried]
+        """Parts whose levers are pulled, the largest first: clearly above zero and worth it, or large and not clear, since seeds
+        that end in different valleys make wide intervals; the epoch that was chosen only where going on clearly helps or harms."""
+        scale = 0.0 if self.hurried else abs(self.valid.estimate)
+        clear = [
+            part for part in self._split if scale and part.estimate >= (MATERIAL if part.low > 0 else MATTERS) * scale
+        ]
         if not (self.longer_helps or self.longer_harms):
             clear = [part for part in clear if part.name != "stopping"]
         return tuple(sorted(clear, key=lambda part: -part.estimate))
@@ -290,8 +292,8 @@ class ErrorBudget:
     @cached_property
     def candidates(self) -> tuple[Part, ...]:
         """What is named, the largest first: suspects but for those whose lever was pulled, and the validation loss did not clearly
-        improve. Optimization is named only where it improves at w*."""
-        named = [part for part in self.suspects if not self.refuted(part)]
+        improve. Optimization is named only where it improves at w*; what is not clear, only where its lever clearly helps."""
+        named = [part for part in self.suspects if not self.refuted(part) and (part.low > 0 or self.proven(part))]
         if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
             named = [part for part in named if part.estimate >= max(one.estimate for one in self._split)]
         return tuple(named)
@@ -319,6 +321,11 @@ class ErrorBudget:
         best = tried[int(gains.mean((1, 2)).argmax())]
         gain = self._of_rows(part.name, cross_fitted(gains))
         return Answer(best, gain, self._worth(gain))
+
+    def proven(self, part: Part) -> bool:
+        """Whether a part's lever was pulled and the validation loss clearly improved."""
+        answer = self.answer(part)
+        return not self.refuted(part) if part.name == "optimization" else answer is not None and answer.helps
 
     def refuted(self, part: Part) -> bool:
         """Whether a part's lever was pulled and the validation loss did not clearly improve."""
