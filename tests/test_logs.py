@@ -392,6 +392,26 @@ def test_a_resumed_run_replaces_what_it_wrote_before(tmp_path: Path) -> None:
     )
 
 
+def test_batches_that_are_counted_anew_in_each_epoch_are_no_resumed_run() -> None:
+    c, each = case("overfits"), 10
+    batches = {"epoch": np.repeat(np.arange(EPOCHS), each), "batch": np.tile(np.arange(each), EPOCHS)}
+    valid = [y if batch == each - 1 else None for y in c["valid"] for batch in range(each)]
+    found = diagnose({**batches, "loss": np.repeat(c["train"], each), "val_loss": valid})
+    assert found.curves.train_loss == pytest.approx(c["train"])
+    assert found.names[0] == "overfits"
+    assert "resume" not in str(found)
+    resumed = {"epoch": [0, 0, 1, 1, 0, 1, 1, 2], "step": [0, 1, 2, 3, 1, 2, 3, 4], "loss": [9, 9, 9, 9, 3, 2, 2, 1]}
+    assert diagnose(resumed).curves.train_loss[-1] == 1
+    assert "replaces 3 earlier values" in str(diagnose(resumed))
+
+
+def test_gaps_of_a_frame_are_no_values() -> None:
+    rows = {"epoch": [0, 0, 1, 1, 2, 2], "loss": [3, math.nan, 2, math.nan, 1, math.nan]}
+    found = diagnose({**rows, "val_loss": [math.nan, 3, math.nan, 2, math.nan, 1]})
+    assert found.curves.valid_loss.tolist() == [3, 2, 1]
+    assert "averaged" not in str(found)
+
+
 def test_rows_in_no_order_are_sorted_and_values_of_one_epoch_averaged() -> None:
     curves = table(epoch=[3, 1, 2, 0, 4], loss=[0.4, 0.8, 0.6, 1.0, 0.2], val_loss=[0.4, 0.8, 0.6, 1.0, 0.2])
     assert curves.train_loss.tolist() == [1.0, 0.8, 0.6, 0.4, 0.2]
@@ -804,6 +824,9 @@ def test_the_interval_of_the_turning_point_holds_it(epochs: int) -> None:
 def test_how_long_ago_is_told_in_epochs_also_where_few_were_validated() -> None:
     c = case("overfits")
     epochs, steps = 10 * np.arange(len(c["valid"])) + 9, 500 * np.arange(len(c["valid"]))
+    late = diagnose({"step": steps + 20_240_100, "loss": c["train"], "val_loss": c["valid"]})
+    assert late.turn is not None
+    assert f"turned at step {late.turn.epoch:.0f} " in str(late)
     by_epoch = diagnose({"epoch": epochs, "loss": c["train"], "val_loss": c["valid"]}).turn
     by_step = diagnose({"step": steps, "loss": c["train"], "val_loss": c["valid"]}).turn
     assert by_epoch is not None

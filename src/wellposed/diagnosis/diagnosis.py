@@ -13,7 +13,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.limits import limits as limits
 from wellposed.diagnosis.limits import reading_of, understood
-from wellposed.diagnosis.turn import Turn, give_or_take, turn
+from wellposed.diagnosis.turn import Turn, counted, give_or_take, turn
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
     beside = ", ".join(name for name in one.names if name != worst.name)
     return (
         worst.name, f"{worst.confidence:.2f}", beside, best, str(len(one.curves)),
-        "" if certain is None else f"{certain.epoch:g}", rise, visible(one.source).replace("\n", "\ufffd"),
+        "" if certain is None else counted(certain.epoch), rise, visible(one.source).replace("\n", "\ufffd"),
     )  # fmt: skip
 
 

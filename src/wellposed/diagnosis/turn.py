@@ -56,17 +56,19 @@ class Turn:
 
     def says(self, axis: str = "epoch") -> str:
         """One or two plain sentences."""
-        last = f"{self.since:g} {axis}{'' if self.since == 1 else 's'}"
+        last = f"{counted(self.since)} {axis}{'' if self.since == 1 else 's'}"
+        turned = f"{axis} {counted(self.epoch)}"
         share = "" if self.percent is None else f" ({self.percent:.3g} %)"
         rose = give_or_take(self.rise, self.low, self.high)
         if not self.certain:
             return (
-                f"Validation may have turned at {axis} {self.epoch:g}, {last} before the end: it ended "
+                f"Validation may have turned at {turned}, {last} before the end: it ended "
                 f"{rose} higher, and the noise is as large."
             )
-        where = "" if self.epoch_low == self.epoch_high else f" (between {self.epoch_low:g} and {self.epoch_high:g})"
+        low, high = counted(self.epoch_low), counted(self.epoch_high)
+        where = "" if low == high else f" (between {low} and {high})"
         said = (
-            f"Validation turned at {axis} {self.epoch:g}{where}, {last} before the end, and rose by "
+            f"Validation turned at {turned}{where}, {last} before the end, and rose by "
             f"{rose}{share}{'' if self.matters else ', too little to matter'}."
         )
         if self.error_rise is not None and self.error_low is not None and self.error_high is not None:
@@ -77,6 +79,11 @@ class Turn:
                 else f" The error changed with it, {moved}."
             )
         return said
+
+
+def counted(place: float) -> str:
+    """An epoch or a step as people write it: whole ones in full, however large; broken epochs to four digits."""
+    return f"{place:.0f}" if place == round(place) else f"{place:.4g}"
 
 
 def give_or_take(estimate: float, low: float, high: float, digits: str = ".3g") -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnosis
 from wellposed.diagnosis.logs import Array
+from wellposed.diagnosis.turn import counted
 
 HEIGHT = 12  # lines of the drawing: a bend shows, and a screen still has room for the verdict
 MARGIN = 10  # signs on the left for the numbers of the axis
@@ -76,12 +77,12 @@ def _label(row: int, low: float, high: float) -> str:
 def _below(diagnosis: Diagnosis, columns: int, signs: str) -> list[str]:
     """The axis' ends, the mark under the turning point, and what the signs mean."""
     x, turned = diagnosis.curves.epoch, diagnosis.turn
-    ends = f"{diagnosis.axis} {x[0]:g}", f"{x[-1]:g}"
+    ends = f"{diagnosis.axis} {counted(x[0])}", counted(x[-1])
     lines = [" " * (MARGIN + 1) + ends[0] + ends[1].rjust(columns - len(ends[0]))]
     mark = ""
     if turned is not None and turned.certain and x[-1] > x[0]:
         place = round((turned.epoch - x[0]) / (x[-1] - x[0]) * (columns - 1))
         lines.insert(0, " " * (MARGIN + 1 + place) + signs[2])
-        mark = f"   {signs[2]} turned at {diagnosis.axis} {turned.epoch:g}"
+        mark = f"   {signs[2]} turned at {diagnosis.axis} {counted(turned.epoch)}"
     lines.append(" " * (MARGIN + 1) + f"{signs[0]} training loss   {signs[1]} validation loss{mark}")
     return lines

@@ -20,7 +20,7 @@ from wellposed.core.files import write_atomically
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened, visible
 from wellposed.diagnosis.limits import understood
-from wellposed.diagnosis.turn import Turn, give_or_take
+from wellposed.diagnosis.turn import Turn, counted, give_or_take
 from wellposed.reporting import figures as draw
 
 KINDS = (".svg", ".png", ".html")
@@ -154,7 +154,7 @@ def _mark_turn(
     )  # fmt: skip
     right = turned.epoch > (span[0] + span[1]) / 2
     axes.annotate(
-        f"turned: {turned.epoch:g}", (turned.epoch, 1), xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 2),
+        f"turned: {counted(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 2),
         textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
     )  # fmt: skip
 

@@ -41,6 +41,8 @@ def points(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     losses = [name for name in ("train_loss", "valid_loss") if name in raw]
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
+    if _of_an_epoch(raw):
+        del raw["step"]
     key = _key(raw)
     notes: list[str] = []
     if key == "step" and "epoch" in raw:
@@ -78,6 +80,15 @@ def _key(raw: Mapping[str, Cells]) -> str | None:
         if cells is not None and sum(cell is not None for cell in cells) * 2 > len(cells):
             return name
     return None
+
+
+def _of_an_epoch(raw: Mapping[str, Cells]) -> bool:
+    """Whether steps start again with each epoch, as numbers of batches do: then they order nothing."""
+    if "step" not in raw or "epoch" not in raw:
+        return False
+    rows = [(s, e) for s, e in zip(raw["step"], raw["epoch"], strict=True) if s is not None and e is not None]
+    back = [e < later for (s, e), (after, later) in itertools.pairwise(rows) if after < s]
+    return sum(back) * 2 > len(back)
 
 
 def _filled(steps: Cells, epochs: Cells) -> Cells:
@@ -169,7 +180,7 @@ def _by_epoch(raw: Mapping[str, Cells], losses: Sequence[str], ours: bool) -> Po
             merged[name] = np.array([_mean([cells[i] for i in groups[e]]) for e in kept], dtype=np.float64)
     if once:
         return Points(merged)
-    several = [name for name in losses if any(sum(raw[name][i] is not None for i in groups[e]) > 1 for e in kept)]
+    several = [name for name in losses if any(sum(_is_number(raw[name][i]) for i in groups[e]) > 1 for e in kept)]
     notes = [f"Several values of {name} in one epoch were averaged." for name in several]
     return Points(merged, "epoch", notes)
 
@@ -189,9 +200,13 @@ def _epochs(logged: list[bool], ours: bool) -> list[bool]:
     return [has or (broke and index > last) for index, has in enumerate(logged)]
 
 
+def _is_number(cell: float | None) -> bool:
+    return cell is not None and not math.isnan(cell)
+
+
 def _mean(cells: Sequence[float | None]) -> float:
     """The mean of the known cells. NaN among numbers is a frame's blank; infinity stays."""
-    known = [cell for cell in cells if cell is not None and not math.isnan(cell)]
+    known = [cell for cell in cells if cell is not None and _is_number(cell)]
     return sum(known) / len(known) if known else math.nan
 
 
