@@ -15,7 +15,7 @@ from wellposed.core.errors import DataError, listed
 from wellposed.diagnosis.logs import tensorboard
 from wellposed.diagnosis.logs.delimited import read_delimited, uncommented
 from wellposed.diagnosis.logs.documents import is_lines, read_json, read_lines
-from wellposed.diagnosis.logs.log import TENSORBOARD, Log, plain
+from wellposed.diagnosis.logs.log import KERAS, TENSORBOARD, Log, plain
 from wellposed.diagnosis.logs.names import SIDES, guess, understood
 from wellposed.diagnosis.logs.prose import SAID, read_prose
 from wellposed.diagnosis.logs.shapes import one_side_a_column
@@ -193,7 +193,7 @@ def _events(parts: dict[str, list[Path]], name: str) -> Log:
         raise DataError(f"'{name}' has no scalars, only other events of TensorBoard.")
     if any(_of_epochs(tag) for tag in columns):  # Keras: its curves of epochs count epochs, those of batches do not
         columns = {tag: entries for tag, entries in columns.items() if _of_epochs(tag)}
-        return Log(_rows("epoch", columns), name, TENSORBOARD, {}, tuple(notes))
+        return Log(_rows("epoch", columns), name, KERAS, {}, tuple(notes))
     return Log(_rows("step", columns), name, TENSORBOARD, {}, tuple(notes))
 
 
