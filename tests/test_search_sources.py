@@ -114,3 +114,11 @@ def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(given) == 2
     assert given[-1] == pytest.approx(bench.account.deadline(1.0) - sources.WRITING, abs=0.5)
     assert "enough" in bench.notes[0]
+
+
+def test_time_for_one_recipe_is_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_of("60s")
+    monkeypatch.setattr(sources, "SHORTEST", 40.0)  # more than half of what is left, and less than all of it
+    found = error_budgets(bench, confirmed(bench))
+    assert list(found) == ["best"]
+    assert "tuned baseline" in bench.notes[0]

@@ -13,6 +13,8 @@ from wellposed.search.confirmation import Confirmed
 
 SHORTEST = 4.0
 """Seconds below which a budget would be one of rivals that were hardly trained."""
+FEWEST_RUNS = 2
+"""Where time is short: below it there is no interval."""
 WRITING = 2.0
 """Seconds that the study is left for its report and its files."""
 MOST_RUNS = 3
@@ -22,7 +24,7 @@ MOST_RUNS = 3
 def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     """An error budget of ``baseline`` and ``best``, as far as the time goes; empty where no clock says when to end.
 
-    Two recipes share the time that is left.
+    Two recipes share the time that is left; where it is enough for one of them only, that is the best one.
     """
     sides = {"baseline": 0, "best": 1} if shown.best != shown.baseline else {"baseline": 0}
     found: dict[str, Any] = {}
@@ -30,12 +32,14 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
         runs = [pair[side] for pair in shown.pairs if pair[side].stopped in ("epochs", "patience")][:MOST_RUNS]
         if bench.interrupted or not bench.account.timed or not runs:
             break
-        deadline = bench.account.deadline(1.0) - WRITING
-        left = (deadline - time.monotonic()) / (len(sides) - place)
+        left = (bench.account.deadline(1.0) - WRITING - time.monotonic()) / (len(sides) - place)
         needed = max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs))
+        if left < needed and len(runs) > FEWEST_RUNS:
+            runs = runs[:FEWEST_RUNS]
+            needed = max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs))
         if left < needed:
             bench.notes.append(too_late(name, needed, max(left, 0.0)))
-            break
+            continue
         report("phase", text="error budget")
         try:
             budget = error_budget(
