@@ -30,6 +30,7 @@ from wellposed.data.images import image_tensor, read_npz
 from wellposed.data.tables import prepare_table, read_table
 from wellposed.diagnosis.decomposition import RowLosses, decomposed
 from wellposed.diagnosis.learning_curve import HELP, NOT, UNKNOWN, Curve, LearningCurve, curve_of, learning_curve
+from wellposed.diagnosis.power_law import SHAPE
 from wellposed.diagnosis.repeats import rows_on
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job
@@ -180,8 +181,8 @@ def judged(name: str, curve: Curve) -> tuple[bool, float, float, float, str, boo
     # The rows are the same here, so that the interval without them is what must hold it; what is measured is a mean of few runs.
     gain, noise = before.law.gain(beyond.rows), differences.std(ddof=1) / math.sqrt(len(differences))
     measured = float(differences.mean())
-    low = gain.estimate - math.hypot(gain.estimate - gain.low, 1.96 * noise)
-    high = gain.estimate + math.hypot(gain.high - gain.estimate, 1.96 * noise)
+    gain = gain.wider(noise, SHAPE * gain.estimate)
+    low, high = gain.low, gain.high
     held = low <= measured <= high
     squares = least_squares([level.rows for level in known], [level.table.mean() for level in known], beyond.rows)
     said = f"{100 * gain.estimate / now:.1f} [{100 * low / now:.1f}, {100 * high / now:.1f}]"

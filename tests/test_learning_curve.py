@@ -13,7 +13,7 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
-from wellposed.diagnosis import power_law
+from wellposed.diagnosis import learning_curve, power_law
 from wellposed.diagnosis.learning_curve import (
     HELP,
     NOT,
@@ -25,7 +25,7 @@ from wellposed.diagnosis.learning_curve import (
     level_of,
     row_counts,
 )
-from wellposed.diagnosis.power_law import fit_power_law
+from wellposed.diagnosis.power_law import Prediction, fit_power_law
 from wellposed.reporting.tradeoff import learning_curves, needed, standalone
 
 SIZES = np.array([100.0, 200, 400, 700, 1000])
@@ -165,7 +165,24 @@ def test_a_loss_that_rises_is_a_matter_of_optimization() -> None:
     assert curve(law(0.4, 0.0, 1.0), noise=0.1).rises == 0
 
 
-def test_rows_that_differ_widen_the_interval() -> None:
+def test_a_gain_is_no_surer_than_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and rows without end leave a quarter of the gain; of no gain they leave nothing."""
+    curves = law(0.1, 0.4, 0.6), law(0.4, 0.0, 1.0)
+    steep, flat = (curve(loss, noise=0.001, rows=4000).gain for loss in curves)
+    monkeypatch.setattr(learning_curve, "SHAPE", 0.0)
+    trusting, resting = (curve(loss, noise=0.001, rows=4000).gain for loss in curves)
+    assert steep is not None
+    assert trusting is not None
+    assert flat is not None
+    assert resting is not None
+    assert steep.estimate - steep.low > 1.96 * 0.25 * steep.estimate > trusting.estimate - trusting.low
+    assert flat.high - flat.low < 1.05 * (resting.high - resting.low)
+    wide = Prediction(1.0, 0.7, 1.6).wider(0.4 / 1.96)
+    assert (wide.low, wide.high) == pytest.approx((0.5, 1 + 0.52**0.5))
+
+
+def test_rows_that_differ_widen_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_curve, "SHAPE", 0.0)  # which is the same for few rows and many
     few, many = (curve(law(0.1, 0.4, 0.6), rows=rows).gain for rows in (10, 4000))
     assert few is not None
     assert many is not None

@@ -22,7 +22,7 @@ from wellposed.core.files import jsonable
 from wellposed.diagnosis.decomposition import LEVEL, Array, RowLosses
 from wellposed.diagnosis.evidence import Interval, crossed_interval
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.power_law import FEWEST_SIZES, PowerLaw, Prediction, fit_power_law
+from wellposed.diagnosis.power_law import FEWEST_SIZES, SHAPE, PowerLaw, Prediction, fit_power_law
 from wellposed.diagnosis.repeats import (
     PROBE_ROWS,
     Recipes,
@@ -372,13 +372,11 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     twice = 2 * sizes[-1]
     gain = law.gain(twice)
     rows = rows_error(sizes, means, floor, [level.table for level in levels], twice)
-    half = 1.96 * rows
-    low = gain.estimate - math.hypot(gain.estimate - gain.low, half)
-    high = gain.estimate + math.hypot(gain.high - gain.estimate, half)
+    gain = gain.wider(rows, SHAPE * gain.estimate)
     worth = matters * float(means[-1].mean())
     rises = first_rise(levels)
-    verdict = UNKNOWN if rises else HELP if low > worth else NOT if high < worth else UNKNOWN
-    return Curve(name, recipe, tuple(levels), law, Prediction(gain.estimate, low, high), verdict, rises)
+    verdict = UNKNOWN if rises else HELP if gain.low > worth else NOT if gain.high < worth else UNKNOWN
+    return Curve(name, recipe, tuple(levels), law, gain, verdict, rises)
 
 
 def first_rise(levels: Sequence[Level]) -> int:
