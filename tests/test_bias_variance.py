@@ -101,6 +101,9 @@ def test_draws_are_nested_and_stratified_and_resamples_repeat_rows() -> None:
             index = sample_index(prepared, Sample(rows, draw))
             assert index.tolist() == order[:rows].tolist()
             assert abs(int(rare[index].sum()) - rows / 10) <= 1
+    binary = wp.Data(train=(torch.randn(200, 4), rare.float()[:, None]), valid=(XV, YV.float()[:, None]))
+    one = wp.Problem(lambda: Small(1), "binary_cross_entropy", binary).prepared
+    assert nested_order(one, 0).tolist() == nested_order(prepared, 0).tolist()
     assert nested_order(prepared, 0).tolist() != nested_order(prepared, 1).tolist()
     shares = [len(set(sample_index(prepared, Sample(resample=r)).tolist())) / 200 for r in range(20)]
     assert np.mean(shares) == pytest.approx(1 - np.exp(-1), abs=0.02)

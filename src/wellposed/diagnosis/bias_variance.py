@@ -274,7 +274,8 @@ def bias_variance(
             same, which tells the seeds' own variance from that of seeds and data together, and makes the bias that of these seeds.
         strengths: one number for each recipe, for tables and figures.
         on: ``test`` or ``valid``; None takes test rows where there are any.
-        engine, device, deadline, probe_rows: see `wellposed.fit_many`; runs that the deadline cuts off are left out.
+        engine, device, deadline, probe_rows: see `wellposed.fit_many`; runs that the deadline cuts off are left out. Those that
+            are trained as one population end at about the same time, so that a deadline before that leaves none of them.
     Raises:
         InputError: too few resamples or seeds, or a loss that does not say what each row adds.
         TrainingError: fewer than three resamples were trained with every seed.

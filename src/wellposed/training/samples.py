@@ -60,16 +60,22 @@ def sample_index(prepared: Prepared, sample: Sample) -> Tensor:
 def nested_order(prepared: Prepared, draw: int) -> Tensor:
     """An order of all training rows in which every beginning is stratified by class, to one row of each.
 
+    Classes are whole numbers, or a column of 0 and 1 as binary cross-entropy has it; rows of other targets come at random.
     The ``j``-th row of a class of ``n`` comes at ``(j + u)/n``, with one random ``u`` in [0, 1) for each class.
     """
     rng = numpy_generator(0, "draw", draw)
     order = rng.permutation(len(prepared.train))
     target = prepared.train.targets()
-    if target is None or target.is_floating_point() or target.ndim != 1:
+    if target is None or target.numel() != len(order) or not is_classes(target):
         return torch.from_numpy(order)
-    classes = target.numpy()[order]
+    classes = target.flatten().numpy()[order]
     place = np.empty(len(order))
     for found in np.unique(classes):
         mine = np.flatnonzero(classes == found)
         place[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
     return torch.from_numpy(order[np.argsort(place, kind="stable")])
+
+
+def is_classes(target: Tensor) -> bool:
+    """Whether targets are whole numbers, or nothing but 0 and 1."""
+    return not target.is_floating_point() or bool(((target == 0) | (target == 1)).all())
