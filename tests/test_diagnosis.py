@@ -674,3 +674,46 @@ def test_published_labels_of_overfitting_are_met() -> None:
         return float(2 * (said & label).sum() / (said.sum() + label.sum()))
 
     assert (f1(said, label) + f1(~said, ~label)) / 2 >= 0.95
+
+
+def test_plain_tables_read_at_once_and_cell_by_cell_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wellposed.diagnosis.logs import cells, points, read
+
+    rng = np.random.default_rng(0)
+    loss, other = rng.normal(size=(2, 30)), rng.normal(size=30)
+    lists: list[dict[str, Any]] = [
+        {"loss": list(loss[0]), "val_loss": list(loss[1])},
+        {"loss": loss[0].tolist(), "val_loss": loss[1].astype(np.float32)},
+        {"epoch": list(range(1, 31)), "loss": list(loss[0]), "val_loss": [*loss[1][:-1].tolist(), math.nan]},
+        {"epoch": [*range(20), *range(15, 25)], "loss": list(loss[0]), "val_loss": list(loss[1])},  # resumed
+        {"epoch": list(range(30)), "loss": list(loss[0]), "val_loss": [*loss[1][:9].tolist(), *[None] * 21]},
+        {"step": list(range(0, 300, 10)), "loss": list(loss[0]), "val_loss": list(loss[1])},
+        {"loss": [f"{v:.4f}" for v in loss[0]], "val_loss": ["nan" if v < 0 else f"{100 * v:.2f}%" for v in other]},
+    ]
+    texts = [
+        "epoch,loss,val_loss\n" + "\n".join(f"{e}, {a!r},{b:.3e}" for e, (a, b) in enumerate(loss.T.tolist())),
+        "epoch;loss;val_loss\n"
+        + "\n".join(f"{e};{a:.3f};{b:.3f}".replace(".", ",") for e, (a, b) in enumerate(loss.T)),
+        "epoch,loss,val_loss\n0,1.0,\n1,inf,0.7\n2,0.5,NaN\n\n3,0.4,0.6\n",
+        "epoch,loss,val_loss\n0,1.0\n1,0.9,0.7\n2,0.5,0.6\n",
+    ]
+    sources = [*lists, *(csv_file(tmp_path, text, f"{i}.csv") for i, text in enumerate(texts))]
+    quick = [read(source) for source in sources]
+    monkeypatch.setattr(cells, "plain_numbers", lambda given: None)
+    monkeypatch.setattr(points, "_as_they_are", lambda raw, losses: None)
+    for i, (one, other_way) in enumerate(zip(quick, map(read, sources), strict=True)):
+        assert (one.columns.keys(), one.facts) == (other_way.columns.keys(), other_way.facts), i
+        for name, values in one.columns.items():
+            np.testing.assert_array_equal(values, other_way.columns[name], err_msg=f"{i} {name}")
+
+
+def test_a_loss_that_swings_below_the_constant_prediction_has_learned() -> None:
+    swings = np.where(np.arange(40) % 2, 0.5, 1.3) * np.exp(0.3 * np.random.default_rng(0).normal(size=40))
+    assert "not_learning" not in diagnose(history(0, swings, swings + 0.02)).names
+    still = 1 + 0.03 * np.random.default_rng(0).normal(size=40)  # the constant prediction's loss is 1
+    assert "not_learning" in diagnose(history(0, still, still + 0.02)).names
+
+
+def test_three_epochs_do_not_show_that_training_ended_too_early() -> None:
+    assert "undertrained" not in diagnose(history(0, fall(0.2, epochs=3), fall(0.25, epochs=3))).names
+    assert "undertrained" in diagnose(history(0, fall(0.2, epochs=8, tau=9), fall(0.25, epochs=8, tau=9))).names

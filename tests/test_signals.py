@@ -4,6 +4,7 @@ wrong rules are caught, and looking disturbs nothing."""
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import gc
 import io
@@ -24,9 +25,9 @@ import wellposed as wp
 from wellposed.diagnosis import rows as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
-from wellposed.diagnosis.rules import batch_norm, charges, data, gradients, inputs, outputs, units
+from wellposed.diagnosis.rules import batch_norm, charges, data, fit, gradients, inputs, outputs, rates, units
 from wellposed.diagnosis.rules.base import Inside
-from wellposed.diagnosis.signals import Signals
+from wellposed.diagnosis.signals import Signals, Toll
 from wellposed.losses.per_example import Loss
 from wellposed.training.looking import Unseen, look
 from wellposed.training.watch import FEW_ROWS
@@ -1039,3 +1040,100 @@ def test_the_page_of_faults_finds_what_it_prints(capsys: pytest.CaptureFixture[s
     exec(code[1], {})
     assert capsys.readouterr().out == shown[1]
     assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == NAMES
+
+
+# What regularizes, and steps that broke the network
+
+
+def at_rest(train: float, valid: float, toll: Toll) -> Curves:
+    """Curves at rest of a network with dropout, of four classes, with this toll."""
+    fall = torch.exp(-torch.arange(30) / 2.0).double().numpy()
+    wobble = 0.002 * np.random.default_rng(0).normal(size=(2, 30))
+    one = Curves.of({"loss": train + fall + wobble[0], "val_loss": valid + fall + wobble[1]})
+    facts = {"like_for_like": True, "constant_loss": 1.386, "regularized": {"dropout": 0.5}, "task": "classification"}
+    return dataclasses.replace(one, facts=facts, signals=Signals(loop=True, loss=Loss("cross_entropy"), toll=toll))
+
+
+def test_the_toll_of_dropout_is_measured() -> None:
+    watch = looped(lambda: mlp(drop=0.5), blobs, epochs=8)
+    assert watch.history.facts["regularized"] == {"dropout": 0.5}
+    seen, bare = Signals.of(watch), Signals.of(looped(mlp, blobs, epochs=2))
+    assert seen is not None
+    assert seen.toll is not None
+    assert seen.toll.noise > 3 * seen.toll.error > 0
+    assert bare is not None
+    assert bare.toll is not None
+    assert bare.toll.noise == bare.toll.decay == 0
+
+
+class AnyNoise(fit.OverRegularized):
+    HALF = 0.01
+
+
+class GapForgotten(fit.OverRegularized):
+    @classmethod
+    def _drowned(cls, curves: Curves) -> float:
+        return 100 * super()._drowned(curves)
+
+
+def test_noise_that_drowns_a_network_over_regularizes_it() -> None:
+    drowned = at_rest(0.4, 0.44, Toll(0.4, 0.02, 0.0, 0.4))
+    usual = at_rest(0.1, 0.12, Toll(0.06, 0.01, 0.0, 0.1))  # of a network that does nearly all there is to do
+    useful = at_rest(0.4, 0.75, Toll(0.4, 0.02, 0.0, 0.4))  # there is a gap, which the noise may well keep small
+    quiet = at_rest(0.6, 0.63, Toll(0.03, 0.01, 0.0, 0.6))  # classes that overlap, and hardly any noise
+    judged = [fit.OverRegularized().judge(one) is not None for one in (drowned, usual, useful, quiet)]
+    assert judged == [True, False, False, False]
+    assert AnyNoise().judge(usual) is not None
+    assert GapForgotten().judge(useful) is not None
+
+
+def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
+    x, y = curve(0, features=4)
+    w = torch.linalg.solve(x.T @ x / len(x) + 0.25 * torch.eye(4), x.T @ y / len(x))  # of mean squares + .5/2 |w|^2
+    net = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(w.T)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.5)
+    watch = wp.watch(
+        net, "squared_error", train=(x[:500], y[:500]), valid=(x[500:], y[500:]), optimizer=optimizer, rows=500
+    )
+    seen = look(net, lambda model, batch: model(batch), Loss("squared_error"), [(x, y)], rows=len(x))
+    assert -seen.layers[0].outward / 2 == pytest.approx(0.25 * float(w.square().sum()), rel=1e-3)
+    signals = Signals.of(watch)
+    assert signals is not None
+    assert signals.toll is not None
+    assert signals.toll.decay > 0
+    assert watch.history.facts["regularized"] == {"weight_decay": 0.5}
+
+
+def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
+    broken = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=0.6))
+    assert broken.signals is not None
+    alive, died = rates.killed(broken.signals)
+    assert alive >= 8
+    assert died >= alive / 2 or rates.thrown(broken.signals) >= 10
+    assert rates.RateTooHigh()._broke(broken) is not None
+    sane = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=3e-3))
+    assert rates.RateTooHigh().judge(sane) is None
+
+
+def test_units_that_a_decay_takes_to_nothing_were_not_killed_by_the_rate() -> None:
+    curves = Curves.of(looped(mlp, blobs, epochs=10, optimizer=adamw(3e-3, 60.0)))
+    assert curves.signals is not None
+    assert rates.thrown(curves.signals) < 2
+    assert rates.RateTooHigh()._broke(curves) is None
+
+
+def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
+    g = drawn(0)
+    x = torch.randn(600, 2, generator=g)
+    y = (x[:, 0] * x[:, 1] > 0).long()  # a line is wrong in two quadrants, together with all rows around
+    answers = torch.stack([-x[:, 0], x[:, 0]], 1) * 5
+    right = (x[:, 0] > 0).long()
+    flipped = torch.where(torch.rand(600, generator=g) < 0.3, 1 - right, right)
+    narrow, noise = (measure.wrong(answers, labels, x) for labels in (y, flipped))
+    assert narrow is not None
+    assert noise is not None
+    assert narrow.shared > 0.8
+    assert noise.shared < 0.2
+    assert noise.shared < data.LabelNoise.SHARED < narrow.shared

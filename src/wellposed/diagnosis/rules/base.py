@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, Number
@@ -109,7 +111,18 @@ def learned(curves: Curves) -> bool:
         depth, se, reference = descent(y, curves.fact("constant_loss"))
         if depth > max(MATERIAL_PROGRESS * abs(reference), 3 * se):
             return True
-    return False
+    return _learned_at_times(curves)
+
+
+def _learned_at_times(curves: Curves) -> bool:
+    """Whether in a quarter of the later epochs training rows cost a tenth less than the constant prediction, like for like.
+
+    Then the noise of the curve is that of weights which know more at some epochs than at others.
+    """
+    constant, values = curves.fact("constant_loss"), measure.known(curves.train_loss)
+    if constant is None or not curves.facts.get("like_for_like") or len(values) < FEWEST_EPOCHS:
+        return False
+    return float(np.quantile(values[len(values) // 2 :], 0.25)) < constant - MENDED_SHARE * abs(constant)
 
 
 def _mended_enough(curves: Curves, share: measure.Share) -> bool:

@@ -12,7 +12,7 @@ from wellposed.diagnosis.rules.base import (
     Rule,
     end_of,
 )
-from wellposed.diagnosis.rules.generalization import Overfits, gap_se
+from wellposed.diagnosis.rules.generalization import Overfits
 
 
 class NoisyEvidence(Rule):
@@ -20,8 +20,7 @@ class NoisyEvidence(Rule):
 
     Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter, and the chance
     that it rose by what matters is a quarter or more; or if the
-    interval of the gap holds zero and reaches to twice a gap that would matter on either side. The gap is that of the error
-    rate where ``overfits`` would judge by it. What is found in
+    interval of the gap holds zero and reaches to twice a gap that would matter on either side. What is found in
     spite of the noise, its interval beyond what matters, is not hidden by it.
     """
 
@@ -60,11 +59,6 @@ class NoisyEvidence(Rule):
 
     def _gap(self, curves: Curves) -> Finding | None:
         gap, large = measure.gap(curves), 2 * gap_that_matters(curves)
-        share = measure.remaining(curves)
-        if share is not None and share.of == "error" and math.isfinite(share.valid) and curves.fact("valid_rows"):
-            large = 2 * max(Overfits.GAP, Overfits.GAP_SHARE * share.valid)
-            estimate, se = share.valid - share.train, gap_se(curves, share)
-            gap = measure.Gap(estimate, estimate - measure.Z * se, estimate + measure.Z * se, se, True)
         reach = max(gap.high, -gap.low)
         if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
             return None
