@@ -68,6 +68,12 @@ def pictures(seed: int, rows: int) -> Rows:
     ), y
 
 
+def pictures_flat(seed: int, rows: int) -> Rows:
+    """The pictures as rows of numbers."""
+    x, y = pictures(seed, rows)
+    return x.flatten(1), y
+
+
 def waves(seed: int, rows: int) -> Rows:
     """Sequences of one of three frequencies."""
     g = drawn(seed)
@@ -372,8 +378,10 @@ KINDS: dict[str, Kind] = {
         rare, lambda: mlp(8, 2, 16, 1), adam(3e-3), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0])), epochs=16
     ),
     "wide_with_half_dropped": Kind(clouds, lambda: mlp(width=128, dropout=0.5), adam(2e-3)),
-    "group_norm_and_silu": Kind(clouds, lambda: mlp(norm=group_norm, act=nn.SiLU), adam(3e-3), clip=1.0),
-    "deep_and_normed": Kind(clouds, lambda: mlp(depth=8, norm=nn.LayerNorm, act=nn.GELU), adam(2e-3), schedule=warm),
+    "group_norm_and_silu": Kind(pictures_flat, lambda: mlp(64, norm=group_norm, act=nn.SiLU), adam(1e-3), clip=1.0, epochs=8),
+    "deep_and_normed": Kind(
+        hills, lambda: mlp(6, 1, depth=8, norm=nn.LayerNorm, act=nn.GELU), adam(1e-3), nn.MSELoss(), schedule=warm, rows=3000,
+    ),
     "linear_regression": Kind(
         lambda s, n: (lambda x, _: (x, x @ torch.ones(6, 1) + 0.5 * torch.randn(n, 1, generator=drawn(s))))(*hills(s, n)),
         lambda: nn.Linear(6, 1), sgd(0.01), nn.MSELoss(), schedule=constant,
