@@ -14,8 +14,8 @@ RATES = 0.25
 SEARCH, SEARCH_LATEST = 0.48, 0.68
 FINALISTS = 0.12
 """Of the finalists, from where the search ended."""
-CONFIRMATION = 0.8
-ABLATION = 0.9
+CONFIRMATION = 0.76
+ABLATION = 0.86
 """The error budgets have what is left then."""
 LATEST = 1.05
 """Where a confirmation run is cut at the latest."""
