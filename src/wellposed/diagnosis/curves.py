@@ -164,9 +164,11 @@ def swings(y: Array) -> tuple[float, float]:
     """How far a curve swings about a parabola, over its last quarter (at least 7 values) and over as many before.
 
     Scaled medians of absolute residuals, so that single spikes play no part and swings of any period up to a quarter of
-    the epochs count; widened for the three numbers that a parabola takes. Zeros where fewer than 14 values are known.
+    the epochs count; widened for the three numbers that a parabola takes. A sudden fall is no swing. Zeros where fewer
+    than 14 values are known.
     """
     values = known(y)
+    values = np.concatenate([values[: len(values) // 2], unstepped(values[len(values) // 2 :])])
     count = max(7, len(values) // 4)
     if len(values) < 2 * count:
         return 0.0, 0.0
@@ -195,15 +197,50 @@ def common(a: Array, b: Array) -> float:
     return float(rest[0] @ rest[1] / (size[0] * size[1])) if size.min() > 1e-12 else 0.0
 
 
+FEWEST_AFTER = 6  # epochs after a sudden fall that tell whether it goes on
+STEP = 6.0  # times the usual change, and times the noise: the largest of a few dozen changes of noise is 3 to 4 times the usual
+
+
+def last_step(values: Array) -> tuple[int, int] | None:
+    """A sudden fall that stands alone, as after a drop of the learning rate: where it begins, and where it is over.
+
+    The change from a short window to the one after the next is compared with the changes elsewhere and with the noise.
+    """
+    width = max(4, len(values) // 12)
+    if len(values) < 6 * width:
+        return None
+    means = running_mean(values, width)
+    change = means[2 * width :] - means[: -2 * width]
+    deepest = int(change.argmin())
+    elsewhere = np.abs(np.concatenate([change[: max(deepest - 2 * width, 0)], change[deepest + 2 * width :]]))
+    if len(elsewhere) < width or not change[deepest] < 0:
+        return None
+    usual = max(float(np.median(elsewhere)), noise(values) * math.sqrt(2 / width))
+    return (deepest + width, deepest + 2 * width) if -change[deepest] > STEP * usual else None
+
+
+def unstepped(values: Array) -> Array:
+    """The curve without its sudden fall: what lies before is brought to the level after it, what falls is left out."""
+    step = last_step(values)
+    if step is None:
+        return values
+    begins, ends = step
+    width = max(4, len(values) // 12)
+    fall = float(values[ends : ends + width].mean() - values[begins - width : begins].mean())
+    return np.concatenate([values[:begins] + fall, values[ends:]])
+
+
 def level_se(y: Array) -> float:
     """Standard error of a `window` mean on this curve, from the epoch-to-epoch noise of its second half.
 
     White noise shrinks with the root of the window. Where differences over a window are wider than over one epoch, the
-    fluctuation is slow and shrinks less, see `SLOW_POWER`, until a whole window counts as one value.
+    fluctuation is slow and shrinks less, see `SLOW_POWER`, until a whole window counts as one value. A sudden fall is no
+    noise, see `unstepped`.
     """
     values = known(y)
     width = window(len(values))
     later = values[len(values) // 2 :] if len(values) >= 12 else values
+    later = unstepped(later)
     fast, lag = noise(later), max(width, 4)
     slow = noise(later, lag) if len(later) >= 4 * lag else 0.0  # in less, a bend of the curve would look like noise
     if slow <= fast:
@@ -243,17 +280,22 @@ def trend(y: Array, of: int | None = None) -> Trend:
 
     The residuals of neighbouring epochs resemble each other, so ``n`` of them count as ``n (1 - r) / (1 + r)`` with
     ``r`` their lag-1 correlation. ``late_gain`` is the gain over the second half alone, on the same scale: a curve that
-    levels off has a small one. The quarter is one of ``of`` epochs, where ``y`` is the beginning of a longer curve.
+    levels off has a small one. The quarter is one of ``of`` epochs, where ``y`` is the beginning of a longer curve. After a
+    sudden fall within it, the trend is that of what comes after, where that is long enough to have one.
     """
     values = known(y)
     count = min(len(values), max(4, round(END_SHARE * (of or len(values)))))
+    half = len(values) // 2
+    if step := last_step(values[half:]):
+        after = len(values) - half - step[1]
+        count = after if FEWEST_AFTER <= after < count else count
     if count < 3:
         return Trend(0.0, -math.inf, math.inf, 0.0, count)
     slope, se, dof = _line(values[-count:])
-    half = student_quantile(0.975, dof) * se
+    wide = student_quantile(0.975, dof) * se
     late = _line(values[-max(count // 2, 2) :])[0] if count >= 6 else slope
     span = count - 1
-    return Trend(-slope * span, (-slope - half) * span, (-slope + half) * span, -late * span, count, se * span)
+    return Trend(-slope * span, (-slope - wide) * span, (-slope + wide) * span, -late * span, count, se * span)
 
 
 def _line(values: Array) -> tuple[float, float, float]:
