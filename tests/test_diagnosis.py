@@ -16,7 +16,7 @@ import pytest
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.diagnose import diagnose, diagnose_many, judged, rules
+from wellposed.diagnosis.diagnose import causes_first, diagnose, diagnose_many, judged, rules
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules import evidence, fit, generalization, progress, rates
 from wellposed.diagnosis.rules.base import Inside, Rule, falls
@@ -717,3 +717,47 @@ def test_a_loss_that_swings_below_the_constant_prediction_has_learned() -> None:
 def test_three_epochs_do_not_show_that_training_ended_too_early() -> None:
     assert "undertrained" not in diagnose(history(0, fall(0.2, epochs=3), fall(0.25, epochs=3))).names
     assert "undertrained" in diagnose(history(0, fall(0.2, epochs=8, tau=9), fall(0.25, epochs=8, tau=9))).names
+
+
+def test_what_a_rule_explains_are_findings_and_come_after_it() -> None:
+    known = {rule.name for rule in rules()}
+    for rule in rules():
+        assert set(rule.explains) <= known - {rule.name}, rule.name
+    found = [
+        Finding("undertrained", 0.9),
+        Finding("slow", 0.85),
+        Finding("rate_too_low", 0.6),
+        Finding("overfits", 0.5),
+    ]
+    explains = {rule.name: rule.explains for rule in rules()}
+    ordered = [finding.name for finding in causes_first(found, explains)]
+    assert ordered == ["rate_too_low", "undertrained", "slow", "overfits"]
+    assert [finding.name for finding in causes_first(found, {})] == [finding.name for finding in found]
+
+
+def test_a_drop_of_the_learning_rate_is_neither_noise_nor_too_short_a_training() -> None:
+    """The loss falls at once, most of all where the rate is cut in the last quarter, and is at rest again."""
+    epochs = np.arange(150)
+    for drop in (80, 100, 110, 120, 130, 140):
+        for seed in SEEDS:
+            rng = np.random.default_rng(seed)
+            fell = 0.2 * (epochs >= drop) * (1 - np.exp(-np.maximum(epochs - drop, 0) / 2))
+            level = 0.6 + 1.2 * np.exp(-epochs / 5) - fell
+            curves = {
+                "train_loss": level + 0.02 * rng.normal(size=150),
+                "val_loss": level + 0.1 + 0.03 * rng.normal(size=150),
+            }
+            assert diagnose(curves).names == ["healthy"], (drop, seed)
+
+
+def test_slow_noise_is_not_taken_for_a_sudden_fall() -> None:
+    """A mutant of `last_step` that finds a step in everything would take most of the noise away."""
+    steps = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        y = np.zeros(150)
+        for t in range(1, 150):
+            y[t] = 0.7 * y[t - 1] + rng.normal()
+        steps += measure.last_step(y) is not None
+        assert measure.last_step(fall(0.2, epochs=150, tau=30)) is None
+    assert steps <= 6

@@ -204,7 +204,8 @@ STEP = 6.0  # times the usual change, and times the noise: the largest of a few 
 def last_step(values: Array) -> tuple[int, int] | None:
     """A sudden fall that stands alone, as after a drop of the learning rate: where it begins, and where it is over.
 
-    The change from a short window to the one after the next is compared with the changes elsewhere and with the noise.
+    The change from a short window to the one after the next is compared with the changes elsewhere and with the noise; and a
+    fall that goes on before it or after it by a quarter as much from one window to the next is no sudden one.
     """
     width = max(4, len(values) // 12)
     if len(values) < 6 * width:
@@ -213,7 +214,10 @@ def last_step(values: Array) -> tuple[int, int] | None:
     change = means[2 * width :] - means[: -2 * width]
     deepest = int(change.argmin())
     elsewhere = np.abs(np.concatenate([change[: max(deepest - 2 * width, 0)], change[deepest + 2 * width :]]))
-    if len(elsewhere) < width or not change[deepest] < 0:
+    if len(elsewhere) < width or not change[deepest] < 0 or deepest < width:
+        return None
+    around = [means[deepest] - means[deepest - width], *(means[deepest + 3 * width :][:1] - means[deepest + 2 * width])]
+    if min(around) < change[deepest] / 4:
         return None
     usual = max(float(np.median(elsewhere)), noise(values) * math.sqrt(2 / width))
     return (deepest + width, deepest + 2 * width) if -change[deepest] > STEP * usual else None

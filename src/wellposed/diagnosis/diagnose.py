@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ def rules() -> tuple[Rule, ...]:
 
 
 def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
-    """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest.
+    """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest; a
+    cause before what it explains.
 
     Of what diverged it is not asked how it was fitted, since that was not reached.
     """
@@ -38,7 +39,25 @@ def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
         findings = [found for found in findings if not rule_of[found.name].of_fit]
     if all(found.name == "noisy_evidence" for found in findings):
         findings += [found for rule in by if rule.residual and (found := rule.judge(curves)) is not None]
-    return tuple(sorted(findings, key=lambda found: (-round(found.confidence, 2), rule_of[found.name].severity)))
+    ordered = sorted(findings, key=lambda found: (-round(found.confidence, 2), rule_of[found.name].severity))
+    return causes_first(ordered, {name: rule.explains for name, rule in rule_of.items()})
+
+
+def causes_first(findings: Sequence[Finding], explains: Mapping[str, Collection[str]]) -> tuple[Finding, ...]:
+    """The findings in their order, but each cause before the first of those that it explains.
+
+    Example:
+        >>> found = [Finding("slow", 0.9), Finding("overfits", 0.8), Finding("rate_too_low", 0.7)]
+        >>> [finding.name for finding in causes_first(found, {"rate_too_low": ("slow",)})]
+        ['rate_too_low', 'slow', 'overfits']
+    """
+    ordered = list(findings)
+    for cause in findings:
+        place = ordered.index(cause)
+        explained = [at for at in range(place) if ordered[at].name in explains.get(cause.name, ())]
+        if explained:
+            ordered.insert(explained[0], ordered.pop(place))
+    return tuple(ordered)
 
 
 def diagnose(source: Any) -> Diagnosis:

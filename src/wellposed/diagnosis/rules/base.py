@@ -33,7 +33,8 @@ class Rule(ABC):
     """A definition of one finding.
 
     ``residual`` rules are asked only where no other rule found anything but noise; those ``of_fit`` say how it was
-    fitted, which nothing that diverged was.
+    fitted, which nothing that diverged was. What a rule ``explains`` are findings that are consequences of its own: mending
+    the cause mends them, so that it is told first.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class Rule(ABC):
     pulls: ClassVar[str]  # the kind of lever, one of `finding.PULLS`
     residual: ClassVar[bool] = False
     of_fit: ClassVar[bool] = False
+    explains: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def judge(self, curves: Curves) -> Finding | None:

@@ -72,6 +72,7 @@ class UnscaledInputs(Inside):
 
     name, severity = "unscaled_inputs", 3
     axis, pulls = "optimization", "data"
+    explains = ("slow", "undertrained", "oscillates")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         found = unscaled(signals)

@@ -143,6 +143,7 @@ class RateTooHigh(Rule):
 
     name, severity = "rate_too_high", 2
     axis, pulls = "optimization", "optimizer"
+    explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
     LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
     JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
     ABOVE = 0.1  # of the loss at the start, at the end
@@ -267,6 +268,7 @@ class RateTooLow(Rule):
 
     name, severity = "rate_too_low", 3
     axis, pulls = "optimization", "optimizer"
+    explains = ("undertrained", "slow", "underfits", "not_learning")
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
     STEADY = 1 / 3
