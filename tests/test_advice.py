@@ -90,6 +90,13 @@ def test_milder_divides_every_strength_and_loosens_every_bound() -> None:
     assert mild.noise.input == pytest.approx(0.05)
 
 
+def test_milder_weakens_the_models_own_dropout() -> None:
+    changed = only("over_regularized", PLAIN, Room(dropout=True, rate=0.8))
+    assert changed.noise.dropout == pytest.approx(0.08)
+    net = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.8), nn.Linear(4, 2), nn.Dropout(0.5))
+    assert Room.of(small_problem(), net).rate == 0.8
+
+
 def test_decay_of_everything_becomes_decay_of_weights_with_the_same_strength() -> None:
     changed = only("decayed_norms", RECIPES["sgd"])
     assert changed.optimizer.settings["weight_decay"] == 0.0

@@ -31,17 +31,20 @@ class Room:
         dropout: whether the model has dropout layers.
         labels: whether the loss classifies, so that labels can be smoothed.
         settings: of the model, with the values that may be tried.
+        rate: the largest of the model's own dropout rates.
     """
 
     dropout: bool = False
     labels: bool = False
     settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rate: float = 0.0
 
     @classmethod
     def of(cls, problem: Problem, model: nn.Module) -> Room:
         """The room of a problem, whose model is looked at."""
-        attends = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
-        return cls(bool(dropouts(model)) or attends, problem.loss.classifies, dict(problem.space))
+        rates = [layer.p for layer in dropouts(model).values()]
+        rates += [module.dropout for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+        return cls(bool(rates), problem.loss.classifies, dict(problem.space), float(max(rates, default=0.0)))
 
 
 Move = Callable[[Recipe, Room], Recipe]
@@ -177,7 +180,7 @@ def averaged(recipe: Recipe, room: Room) -> Recipe:
 
 
 def milder(by: float) -> Move:
-    """Every strength, rate and noise that regularizes divided by ``by`` > 1; bounds times it."""
+    """Every strength, rate and noise that regularizes divided by ``by`` > 1, the model's own dropout too; bounds times it."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
         terms = [
@@ -190,6 +193,8 @@ def milder(by: float) -> Move:
             for key in ("dropout", "label_smoothing", "input", "cutout", "mixup", "cutmix", "gradient")
             if (value := getattr(recipe.noise, key))
         }
+        if recipe.noise.dropout is None and room.rate:
+            noise["dropout"] = float(f"{room.rate / by:.3g}")
         values: dict[str, Any] = {"terms": terms, "noise": {**noise, "places": []}}
         if decay := recipe.optimizer.settings.get("weight_decay"):
             values["optimizer"] = {"weight_decay": decay / by}
