@@ -224,9 +224,8 @@ def contenders(stories: list[Story]) -> dict[str, list[tuple[str, Callable[[Stor
 def compared(name: str, judged: list[Story], stories: list[Story]) -> dict[str, list[tuple[float, float]]]:
     """Print a table; the points (delay, share found) of each family of rules."""
     print(f"\n## {name}: {len(judged)} histories\n")
-    print(
-        "| rule | | best epoch found | 95 % (families) | mean delay | median | epochs spent | lost |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| rule | | best epoch found | 95 % (families) | mean delay | median | epochs spent | lost |")
+    print("|---|---|---|---|---|---|---|---|")
     families, points = [one.family for one in judged], {}
     for rule, members in contenders(stories).items():
         points[rule] = []
@@ -297,10 +296,8 @@ def main() -> None:
     if not folder.is_dir():
         parser.exit(1, f"There is no folder '{folder}' of published histories; give --data.\n")
     first, second = labelled(folder), of_optimizers(folder)
-    print(
-        "Constants fitted on all labelled histories: even %.2f, power %.2f;" % fitted(first),
-        f"shipped: {EVEN}, {POWER}",
-    )
+    even, power = fitted(first)
+    print(f"Constants fitted on all labelled histories: even {even:.2f}, power {power:.2f}; shipped: {EVEN}, {POWER}")
     panels = {
         "overfitting": compared("Labelled, overfitting", [one for one in first if one.overfit], first),
         "all labelled": compared("Labelled, all", first, first),
