@@ -141,7 +141,11 @@ def test_improve_tries_advice_first_and_writes_down_what_became_of_it(tmp_path: 
     record = json.loads((tmp_path / "study" / "study.json").read_text())
     findings = [f for f in State.load(tmp_path / "study").findings if f in ADVICE]
     assert findings
-    assert [told["finding"] for told in record["advice"]] == findings[: trying.MOST_ADVICE]
+    able = [finding for finding in findings if finding != "undertrained" or len(advised(finding, PLAIN, ROOMY)) > 1]
+    assert [told["finding"] for told in record["advice"]] == able[: trying.MOST_ADVICE]
+    assert not any(
+        str(told["says"]).startswith("epochs") for told in record["advice"]
+    )  # the study plans the epochs itself
     searched = [trial for trial in study.trials if trial.kind == "search"]
     for place, told in enumerate(record["advice"]):
         trial = searched[place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from wellposed.diagnosis.curves import Z
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.bench import Bench
-from wellposed.search.pace import with_epochs
 from wellposed.search.state import Trial
 from wellposed.training.run import Run
 
@@ -21,22 +21,22 @@ MOST_ADVICE = 3
 """Findings whose first change is tried: the surest come first, and the search has its own ways."""
 
 
-def first_changes(bench: Bench, baseline: Recipe, epochs: int) -> list[tuple[str, Change]]:
+def first_changes(bench: Bench, baseline: Recipe) -> list[tuple[str, Change]]:
     """The first change that each finding about the baseline advises, the surest finding's first.
 
-    One that comes to nothing with the study's own number of epochs is passed over.
+    One that comes to nothing with the study's own number of epochs and its patience is passed over.
     """
     run = baseline_run(bench, baseline)
     model = run.model if run is not None else bench.problem.build(baseline.model, bench.seed)
     room = Room.of(bench.problem, model)
     found: list[tuple[str, Change]] = []
-    tried = [with_epochs(baseline, epochs)]
+    tried = [baseline]
     for name in bench.state.findings:
         for change in advised(name, baseline, room):
-            trained = with_epochs(change.recipe, epochs)
+            trained = change.recipe.replace(epochs=baseline.epochs, stopping=baseline.stopping)
             if trained not in tried:
                 tried.append(trained)
-                found.append((name, change))
+                found.append((name, replace(change, recipe=trained)))
                 break
     return found[:MOST_ADVICE]
 

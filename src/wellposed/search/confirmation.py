@@ -173,7 +173,7 @@ def trained_pairs(
     recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]
     seeds = [SEEDS + bench.seed + first + number for number in range(count)]
     lot = [bench.planned("confirmation", recipe, recipe, seed) for seed in seeds for recipe in recipes]
-    ends = shares.LATEST if bench.account.timed else math.inf
+    ends = max(shares.LATEST, bench.account.spent + shares.GRACE) if bench.account.timed else math.inf
     runs = bench.train("confirmation", lot, how.rows, ends=ends)
     whole: list[Pair] = []
     cut: list[Pair] = []

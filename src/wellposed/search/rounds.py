@@ -145,7 +145,7 @@ class Rounds:
         advice: list[tuple[str, Change]] = []
         if state.lots == 0:
             recipes += [(self.own, {})] if self.own is not None else []
-            advice = first_changes(self.bench, self.space.baseline, self.epochs)
+            advice = first_changes(self.bench, self.space.baseline)
             advice = [(name, change) for name, change in advice if self.can_be_confirmed(change.recipe)]
             recipes += [(change.recipe, {}) for _, change in advice]
             starts = [(self.space.recipe(point), point) for point in self.space.starts()]

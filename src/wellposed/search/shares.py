@@ -14,10 +14,12 @@ RATES = 0.25
 SEARCH, SEARCH_LATEST = 0.48, 0.68
 FINALISTS = 0.12
 """Of the finalists, from where the search ended."""
-CONFIRMATION = 0.76
-ABLATION = 0.86
+CONFIRMATION = 0.84
+ABLATION = 0.92
 """The error budgets have what is left then."""
 LATEST = 1.05
 """Where a confirmation run is cut at the latest."""
+GRACE = 0.08
+"""What the confirmation has in any case: a search that overran must not leave a study without its look."""
 HASTE = 0.8
 """Share of the time left that a lot is planned to take, so that a slow moment does not cut it."""

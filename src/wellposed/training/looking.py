@@ -506,7 +506,7 @@ def _of_mode(
             for module in inner.modules():
                 module.training = training and isinstance(module, nn.modules.batchnorm._BatchNorm) == norms
             losses.append([float(_forward(inner, predict, loss, *pair, _Eyes({}, {}))[1]) for pair in kept])
-    if len(kept) < 2:
+    if len(kept) < 2 or not np.isfinite(losses).all():
         return math.nan, math.inf, math.nan
     difference = np.subtract(losses[1], losses[0])
     error = float(difference.std(ddof=1) / math.sqrt(len(difference)))
