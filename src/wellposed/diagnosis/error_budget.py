@@ -41,6 +41,7 @@ from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.executors import train_jobs
+from wellposed.training.history import History
 from wellposed.training.jobs import Job, interrupted
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
@@ -522,7 +523,7 @@ class _Probe:
         except WellposedError as error:
             self.notes.append(f"The best weights were not settled: {error}")
             return None
-        run = Run(model.eval(), None, best.by, seed, self.problem)  # type: ignore[arg-type]
+        run = Run(model.eval(), History(), best.by, seed, self.problem)
         training, valid = self.losses(run)
         state = model.state_dict()
         cost = training if terms is not self.objective.recipe else self.cost(state, seed, training)
