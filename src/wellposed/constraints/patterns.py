@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wellposed.constraints.balls import Grouped
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
 from wellposed.ops.norms import group_size
@@ -16,6 +17,7 @@ from wellposed.ops.project import into_interval, keep_largest, onto_simplex
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 
 
+@checked
 @dataclass(frozen=True)
 class NonNegative(Constraint):
     """``w_i >= 0`` for every weight: ``max(w_i, 0)``.
@@ -36,6 +38,7 @@ class NonNegative(Constraint):
         return into_interval(w, *self.interval)
 
 
+@checked
 @dataclass(frozen=True)
 class Box(Constraint):
     """``low <= w_i <= high`` for every weight: ``clip(w_i, low, high)``.
@@ -68,6 +71,7 @@ class Box(Constraint):
         return into_interval(w, *self.interval)
 
 
+@checked
 @dataclass(frozen=True)
 class Simplex(Grouped):
     """``w_i >= 0`` and ``sum_i w_i = total`` in every group: weights that mix, many of them exactly zero.
@@ -98,6 +102,7 @@ class Simplex(Grouped):
         return onto_simplex(w, self.total, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class TopK(Grouped):
     """At most ``keep`` weights of every group are not zero: the largest magnitudes stay, the others become 0.

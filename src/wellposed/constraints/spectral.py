@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.ops.spectral import as_matrices, back, clip_spectrum, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 from wellposed.penalties.matrix import OfMatrices, check_parts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralBall(OfMatrices, Constraint):
     """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
@@ -43,6 +45,7 @@ class SpectralBall(OfMatrices, Constraint):
         return back(clip_spectrum(as_matrices(w, self.parts), self.bound, w.dtype), w)
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonal(OfMatrices, Constraint):
     """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.

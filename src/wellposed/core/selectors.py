@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
@@ -215,6 +216,7 @@ def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
     ]
 
 
+@checked
 def named(pattern: str) -> Selector:
     """Any parameter (bias, norm, embedding too) whose name, or a module above it, matches the glob.
 

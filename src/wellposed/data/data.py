@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, did_you_mean
 from wellposed.data.arrays import Arrays, Source, Subset, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
@@ -21,6 +22,7 @@ DUPLICATE_BYTES = 2**30
 """Arrays up to a gibibyte are searched for exact duplicates."""
 
 
+@checked
 @dataclass(frozen=True)
 class Data:
     """Arrays, tensors, frames, Datasets or DataLoaders, and how they are split.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
@@ -246,6 +247,7 @@ def _cell(part: Part) -> str:
     return bounded(part.estimate, part.low, part.high)
 
 
+@checked
 def bias_variance(
     problem: Problem,
     recipes: Recipes,
@@ -330,6 +332,7 @@ def bias_variance(
     )  # fmt: skip
 
 
+@checked
 def bias_variance_path(
     problem: Problem, recipe: Recipe | str, vary: Vary, strengths: Sequence[float], **settings: Any
 ) -> BiasVariance:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, listed
 from wellposed.diagnosis.logs import csv_columns
 
@@ -528,6 +529,7 @@ def _digits(value: float) -> str:
     return f"{value:.3f}" if 0.0095 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
+@checked
 def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Comparison:
     """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
@@ -34,6 +35,7 @@ def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
     return x + std * noise.to(device=x.device, dtype=x.dtype)
 
 
+@checked
 def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero", "mean"] = "zero") -> Tensor:
     """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
 
@@ -85,6 +87,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
     return float(np.random.default_rng(seed).beta(concentration, concentration))
 
 
+@checked
 def mixup(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """``weight * x + (1 - weight) * x[permutation]``, with one ``weight ~ Beta(concentration, concentration)`` a batch.
 
@@ -113,6 +116,7 @@ def blend(x: Tensor, permutation: Tensor, weight: float) -> Tensor:
     return weight * x + (1.0 - weight) * x[permutation.to(x.device)]
 
 
+@checked
 def cutmix(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Images with a box from another one; the weight is the share of the area that is kept, exactly.
 

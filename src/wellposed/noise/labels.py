@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 
 
@@ -30,6 +31,7 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
     return target * (1.0 - amount) + 0.5 * amount
 
 
+@checked
 def mixed(target: Tensor, permutation: Tensor, weight: float, classes: int | None = None) -> Tensor:
     """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
 

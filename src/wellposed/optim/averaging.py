@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError
 from wellposed.core.numbers import plain
 
 SCHEMA = 1
 
 
+@checked
 class Average:
     """A copy of a model whose weights average the model's: ``avg += (1 - kept) * (w - avg)``.
 

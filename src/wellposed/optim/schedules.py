@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed
 from wellposed.core.numbers import plain, settle
 from wellposed.penalties.base import at_least_zero
@@ -100,6 +101,7 @@ def _share(owner: object, name: str, value: object, below_1: bool = False) -> No
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Ramp:
     """``min(1, step/steps)``: 0 at the first step, 1 from ``steps`` on.
@@ -123,6 +125,7 @@ class Ramp:
         return min(1.0, step / self.steps)
 
 
+@checked
 @dataclass(frozen=True)
 class DecayTo:
     """``floor + (1 - floor) * (1 + cos(pi * step/steps))/2``: 1 at the first step, ``floor`` from ``steps`` on.
@@ -152,6 +155,7 @@ class DecayTo:
         return 1.0 - (1.0 - self.floor) * 0.5 * (1.0 - math.cos(math.pi * step / self.steps))
 
 
+@checked
 @dataclass(frozen=True)
 class Staircase:
     """1 at first; from each step that is named on, the factor that is given with it.
@@ -183,6 +187,7 @@ class Staircase:
         return float(passed[-1]) if passed else 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class Shaped:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.

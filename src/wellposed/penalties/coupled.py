@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, did_you_mean
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, Tiled, outlasting
@@ -18,6 +19,7 @@ from wellposed.penalties.group import norm_violation, rooted
 from wellposed.penalties.layouts import laid_out
 
 
+@checked
 @dataclass(frozen=True)
 class TiedGroups(CoupledPenalty):
     """``strength * sqrt(size) * sum_g |(w1_g, w2_g, ...)|_2``: one norm for what is useful only together.

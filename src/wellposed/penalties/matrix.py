@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -98,6 +99,7 @@ class _MatrixPenalty(OfMatrices, Penalty):
         return torch.as_tensor(step, dtype=a.dtype, device=a.device) * self.strength
 
 
+@checked
 @dataclass(frozen=True)
 class Nuclear(_MatrixPenalty):
     """``strength * sum_i sigma_i(W)``: singular values become exactly zero, so that the matrix has low rank.
@@ -155,6 +157,7 @@ class Nuclear(_MatrixPenalty):
         return torch.hypot(torch.linalg.vector_norm(over), torch.linalg.vector_norm(fixed)).to(w.dtype)
 
 
+@checked
 @dataclass(frozen=True)
 class Spectral(_MatrixPenalty):
     """``strength * sigma_1(W)``: the largest singular value, the Lipschitz constant of the layer, is charged.
@@ -218,6 +221,7 @@ class Spectral(_MatrixPenalty):
         return total.to(w.dtype)
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonality(_MatrixPenalty):
     """``strength/4 * |W W^T - I|_F^2``: rows become orthonormal, and lengths are kept from layer to layer.
@@ -266,6 +270,7 @@ class Orthogonality(_MatrixPenalty):
         return distance.to(w.dtype)
 
 
+@checked
 @dataclass(frozen=True)
 class RowL21(Penalty):
     """``strength * sum_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.

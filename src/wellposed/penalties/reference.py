@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -136,6 +137,7 @@ def _way_to(given: object) -> str:
     return " Write torch.as_tensor(...)." if hasattr(given, "__array__") else ""
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L2SP(Towards):
     """``strength/2 * sum_i (w_i - w0_i)^2``: weights are pulled to where they started, not to zero.
@@ -186,6 +188,7 @@ class L2SP(Towards):
         return distance
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L1SP(Towards):
     """``strength * sum_i |w_i - w0_i|``: most weights stay exactly where they started, a few move.

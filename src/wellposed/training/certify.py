@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import listed
 from wellposed.optim.charges import Charges, Part
 from wellposed.optim.metrics import is_adaptive
@@ -128,6 +129,7 @@ class Certificate:
         return "\n".join([*lines, *table, *(f"note: {note}" for note in self.notes)])
 
 
+@checked
 def certify(
     net: nn.Module,
     loss: Any,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -173,6 +174,7 @@ class Part:
         return [places[number] for number in stopped if number in places]
 
 
+@checked
 def fit_many(
     problem: Problem,
     recipes: Sequence[Recipe | str] | Recipe | str,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed, require
 from wellposed.core.files import check_schema, jsonable, write_atomically
 
@@ -37,6 +38,7 @@ COLUMNS = {
 """What each column means; terms add columns ``term:...`` with their own values."""
 
 
+@checked
 class History:
     """Rows of numbers, one an epoch, and facts that hold for all of them.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
@@ -54,6 +55,7 @@ REDONE_BATCHES = 50
 """Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
 
 
+@checked
 def fit(
     problem: Problem,
     recipe: Recipe | str = "baseline",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
@@ -74,6 +75,7 @@ class RangeTest:
         )
 
 
+@checked
 def lr_range_test(
     model: nn.Module,
     optimizer: Optimizer,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.progress import report
 from wellposed.penalties.base import Term
@@ -27,6 +28,7 @@ ROUNDING = 16
 Tensors = list[Tensor]
 
 
+@checked
 def settle(
     net: nn.Module,
     loss: Any,

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError
 from wellposed.core.random import generator, seeded
 from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
@@ -46,6 +47,7 @@ ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 Target = Callable[[Any], Any]
 
 
+@checked
 class Watch:
     """Watches a model in your own loop: call ``epoch()`` once an epoch.
 
