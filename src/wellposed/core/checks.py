@@ -63,6 +63,8 @@ def fits(value: object, hint: Any) -> bool:
         return any(type(value) is type(one) and value == one for one in inner)
     if isinstance(origin, type):
         return callable(value) if origin is Callable else _holds(value, origin, inner)
+    if hint in (Any, object):
+        return True
     if hint in SCALARS:
         return SCALARS[hint].holds(value)
     return not isinstance(hint, type) or _is_of(value, hint)
@@ -139,7 +141,9 @@ def words(hint: Any) -> str:
         return f"a list of which each is {words(inner[0])}" if issubclass(origin, Iterable) else origin.__name__
     if hint in SCALARS:
         return SCALARS[hint].name
-    return NAMES.get(hint.__name__, f"a {hint.__name__}") if isinstance(hint, type) else "anything"
+    if hint in (Any, object) or not isinstance(hint, type):
+        return "anything"
+    return NAMES.get(hint.__name__, f"a {hint.__name__}")
 
 
 def _hints(function: Callable[..., Any], owner: type | None) -> dict[str, Any]:

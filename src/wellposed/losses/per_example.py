@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, did_you_mean, listed
+from wellposed.core.errors import InputError, ProblemError, described, did_you_mean, listed
 from wellposed.losses.classification import aligned, binary_cross_entropy, classes_second, cross_entropy
 from wellposed.losses.regression import absolute_error, huber, squared_error
 
@@ -82,7 +82,7 @@ class Loss:
             self._units = _unreduced(given)
             self._clean = _unreduced(without_smoothing(given))
         else:
-            raise InputError(f"A loss is a name ({listed(NAMED)}) or a callable; {given!r} is neither.")
+            raise InputError(f"A loss is a name ({listed(NAMED)}) or a callable; {described(given)} is neither.")
 
     @property
     def classifies(self) -> bool:
@@ -112,7 +112,7 @@ class Loss:
                     "Use reduction='none'."
                 )
             return _whole(units, max(1, _rows(target) or _rows(outputs)))
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
@@ -123,7 +123,21 @@ class Loss:
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, units)
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
+
+    def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
+        """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""
+        values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
+        rows = _rows(target) or _rows(outputs)
+        if not isinstance(values, Tensor) or values.ndim == 0 or not rows or len(values) == rows:
+            return units
+        if values.ndim == 1 and isinstance(target, Tensor) and len(values) == target.numel():
+            both = [part.reshape(rows, -1) for part in (values, mask) if isinstance(part, Tensor)]
+            return both[0] if mask is None else tuple(both)
+        raise ProblemError(
+            f"The loss {self.name!r} returned {len(values)} values for {rows} examples. Return one for each example, or "
+            "their mean, a tensor without axes."
+        )
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
@@ -201,7 +215,7 @@ FUNCTIONS: dict[Any, type[nn.Module]] = {
 def _as_module(given: Any) -> Any:
     """torch's functional cross-entropy, also with arguments set by ``functools.partial``, as the module it stands for."""
     function = given.func if isinstance(given, functools.partial) and not given.args else given
-    if isinstance(function, Hashable) and function in FUNCTIONS:
+    if callable(function) and isinstance(function, Hashable) and function in FUNCTIONS:
         keywords = dict(given.keywords) if isinstance(given, functools.partial) else {}
         return FUNCTIONS[function](**keywords)
     return given

@@ -13,7 +13,7 @@ import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
+from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.registry import classes_in
 from wellposed.noise.perturb import NOISES, Placed
@@ -513,7 +513,7 @@ def explained(error: ValidationError) -> str:
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]} = {problem['input']!r}"
+            value = f"model.{place[1]} = {described(problem['input'])}"
             sentences.append(
                 f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
             )
@@ -525,7 +525,7 @@ def explained(error: ValidationError) -> str:
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
-            sentences.append(f"{key} = {problem['input']!r} is not possible: {problem['msg'].lower()}")
+            sentences.append(f"{key} = {described(problem['input'])} is not possible: {problem['msg'].lower()}")
     text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
     return text if text.endswith("?") else f"{text}."
 
