@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -293,9 +294,9 @@ def _takes(predicate: Callable[..., object], what: str) -> None:
 def _holds(predicate: Callable[..., object], name: str, thing: object) -> bool:
     """What a predicate says."""
     answer = predicate(name, thing)
-    if isinstance(answer, Tensor) and answer.numel() != 1:
+    if getattr(answer, "shape", ()) and math.prod(answer.shape) != 1:  # type: ignore[attr-defined]
         raise SelectorError(
-            f"A predicate says True or False; for {name!r} it gives a tensor of shape {tuple(answer.shape)}. "
+            f"A predicate says True or False; for {name!r} it gives {described(answer)}. "
             "Write bool((...).all()) or bool((...).any())."
         )
     return bool(answer)

@@ -52,6 +52,10 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 def moved(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``."""
     if isinstance(batch, Tensor):
+        if batch.is_meta and torch.device(device).type != "meta":
+            raise DataError(
+                "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."
+            )
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: moved(value, device) for key, value in batch.items()}
@@ -237,7 +241,7 @@ def array_of(value: Any, what: str) -> np.ndarray:
         ) from None
 
 
-def _numbers(value: Any, what: str, instead: str) -> Tensor:
+def real_numbers(value: Any, what: str, instead: str) -> Tensor:
     """A value as a tensor of real numbers.
 
     Raises:
@@ -260,13 +264,13 @@ def tensors(value: Any) -> Any:
         return {key: tensors(part) for key, part in value.items()}
     if isinstance(value, tuple):
         return tuple(tensors(part) for part in value)
-    value = _numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
+    value = real_numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
     return value.float() if value.dtype == torch.float64 else value
 
 
 def target_tensor(value: Any) -> Tensor:
     """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32."""
-    value = _numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
+    value = real_numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
     target: Tensor = value.float() if value.is_floating_point() else value.long()
     return target
 
@@ -277,7 +281,7 @@ def weight_tensor(value: Any, rows: int) -> Tensor:
     Raises:
         DataError: they are not.
     """
-    weight = _numbers(value, "weight=", "Give one number for each row.").float()
+    weight = real_numbers(value, "weight=", "Give one number for each row.").float()
     if (
         weight.shape != (rows,)
         or not bool(torch.isfinite(weight).all())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import InputError
+from wellposed.core.checks import Within, checked
+from wellposed.core.errors import InputError, ShapeError
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -32,7 +34,12 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
 
 
 @checked
-def mixed(target: Tensor, permutation: Tensor, weight: float, classes: int | None = None) -> Tensor:
+def mixed(
+    target: Tensor,
+    permutation: Tensor,
+    weight: Annotated[float, Within(0, 1)],
+    classes: Annotated[int, Within(2)] | None = None,
+) -> Tensor:
     """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
 
     Args:
@@ -44,12 +51,26 @@ def mixed(target: Tensor, permutation: Tensor, weight: float, classes: int | Non
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
-        InputError: class indices without ``classes``.
+        InputError: class indices without ``classes``, or not below it.
+        ShapeError: the permutation is not of the target's rows.
     """
+    rows = len(target) if target.ndim else -1
+    if permutation.shape != (rows,) or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows)):
+        raise ShapeError(
+            f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
+            f"{permutation.dtype} of shape {tuple(permutation.shape)}."
+        )
+    if target.is_complex():
+        raise InputError("mixed needs class indices, probabilities or real targets; it was given complex numbers.")
     if not target.is_floating_point():
         if classes is None:
             raise InputError(
                 f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
             )
-        target = smooth_classes(target, classes, 0.0)
+        if rows and not 0 <= int(target.min()) <= int(target.max()) < classes:
+            raise InputError(
+                f"mixed needs class indices in 0..{classes - 1}, as classes={classes} says; the target has "
+                f"{int(target.min())} to {int(target.max())}."
+            )
+        target = smooth_classes(target.long(), classes, 0.0)
     return weight * target + (1.0 - weight) * target[permutation.to(target.device)]

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError
-from wellposed.core.numbers import plain
 
 SCHEMA = 1
 
@@ -49,12 +48,11 @@ class Average:
         torch.Size([4, 1])
     """
 
-    def __init__(self, model: nn.Module, ema: float | None = None) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"Average needs the model, an nn.Module; it was given {type(model).__name__}.")
-        ema = plain(ema)
-        if ema is not None and not (isinstance(ema, float) and 0.0 < ema < 1.0):
-            raise InputError(f"Average needs a decay ema in (0, 1), or None for equal averaging; it was given {ema!r}.")
+    def __init__(self, model: nn.Module, ema: Level | None = None) -> None:
+        if not any(True for _ in model.parameters()):
+            raise InputError(
+                f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."
+            )
         self.module = copy.deepcopy(model)
         self.module.requires_grad_(False)
         self.module.eval()

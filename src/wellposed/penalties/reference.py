@@ -39,6 +39,8 @@ class Towards(Penalty):
         if not isinstance(self.reference, Tensor):
             settle(self, "reference")
         given = self.reference
+        if isinstance(given, Tensor) and given.is_complex():
+            raise InputError(f"{type(self).__name__} needs a reference of real numbers; it was given {given.dtype}.")
         number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
         if not (given is None or number or isinstance(given, (Tensor, Mapping))):
             raise InputError(

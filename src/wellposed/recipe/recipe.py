@@ -241,7 +241,9 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
             value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
         )
         if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
-            raise ValueError(f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out")
+            raise ValueError(
+                f"{key} = {described(value)} cannot be written in a recipe. Give a number or text, or leave it out"
+            )
     return values
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import reseed
-from wellposed.data.arrays import moved, split_batch
+from wellposed.data.arrays import moved, real_numbers, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
@@ -190,7 +189,7 @@ def all_rows(data: Any, dtype: torch.dtype) -> Batches:
 
 def _array(value: Any, dtype: torch.dtype) -> Tensor:
     """Floating numbers in the model's precision, labels as they are."""
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(value))
+    tensor = real_numbers(value, "Data", "Give (X, y) as arrays of numbers.")
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Count, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -183,8 +183,8 @@ def fit_many(
     engine: str = "auto",
     device: str | torch.device = "auto",
     deadline: float = math.inf,
-    rows: int | None = None,
-    probe_rows: int | None = None,
+    rows: Count | None = None,
+    probe_rows: Count | None = None,
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> list[Run]:

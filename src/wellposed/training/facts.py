@@ -33,7 +33,9 @@ def constant_facts(loss: Loss, metric: Metric | None, train: Tensor | None, vali
 
 
 def _constant(loss: str, train: Tensor, valid: Tensor) -> Tensor | None:
-    if loss == "cross_entropy" and not train.is_floating_point() and int(train.min()) >= 0:
+    if loss == "cross_entropy" and not (train.is_floating_point() or valid.is_floating_point()):
+        if min(int(train.min()), int(valid.min())) < 0:
+            return None
         counts = torch.bincount(train, minlength=int(valid.max()) + 1).float()
         # Half a row more for each class: a class that only validation has must not make the loss infinite.
         return ((counts + 0.5) / (counts + 0.5).sum()).log()

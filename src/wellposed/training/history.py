@@ -49,7 +49,7 @@ class History:
 
     def __init__(self, facts: dict[str, Any] | None = None, rows: list[dict[str, float]] | None = None) -> None:
         self.facts: dict[str, Any] = dict(facts or {})
-        self.rows: list[dict[str, float]] = list(rows or [])
+        self.rows: list[dict[str, float]] = [] if rows is None else list(rows)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -167,7 +167,7 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
         raise InputError("LBFGS takes many steps in one, so a range test says nothing; lr=1 is its natural rate.")
     if not low < high:
         raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
-    if hasattr(data, "__next__") or not isinstance(data, Iterable):
+    if hasattr(data, "__next__") or not isinstance(data, Iterable) or getattr(data, "ndim", 1) == 0:
         raise DataError(
             f"lr_range_test goes through the data again and again; {type(data).__name__} cannot be. "
             "Give a DataLoader or a list of batches."

@@ -106,7 +106,7 @@ class Watch:
         sides = {name: side_of(side) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
+        self.metric: Metric | None = named_metric(metric) if metric is not None else self._guess_metric()
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
             constant = constant_facts(self.loss, self.metric, *map(self._targets, self.probes.values()))
