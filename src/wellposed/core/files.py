@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError
+from wellposed.core.errors import FormatError, described, first_line
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
@@ -62,8 +62,8 @@ def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FormatError(f"There is no {kind} at '{path}'.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"'{path}' is not a readable {kind}: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"'{path}' is not a readable {kind}: {first_line(error)}.") from None
     if not isinstance(value, dict) or "schema" not in value:
         raise FormatError(f"'{path}' is not a {kind}: it has no 'schema'.")
     check_schema(value["schema"], schema, path, kind)
@@ -72,10 +72,12 @@ def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:
 
 def check_schema(found: object, expected: int, path: str | Path, kind: str) -> None:
     """Refuse a schema that this version cannot read, saying which side is older."""
-    if found == expected:
+    if found == expected and not isinstance(found, bool):
         return
-    if isinstance(found, int) and found > expected:
+    if isinstance(found, int) and not isinstance(found, bool) and found > expected:
         raise FormatError(
             f"'{path}' is a {kind} of schema {found}; this wellposed reads schema {expected}. Update wellposed to read it."
         )
-    raise FormatError(f"'{path}' is a {kind} of schema {found!r}; this wellposed reads schema {expected} only.")
+    raise FormatError(
+        f"'{path}' is a {kind} of schema {described(found)}; this wellposed reads schema {expected} only."
+    )

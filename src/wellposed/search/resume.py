@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from wellposed.core.errors import FormatError, InputError
 from wellposed.core.files import read_json
 from wellposed.search import shares
 from wellposed.search.budget import Account
+from wellposed.search.record import listing
 from wellposed.search.state import SCHEMA, State
 from wellposed.search.study import STUDY
 from wellposed.search.subject import content
@@ -51,11 +53,14 @@ def end_look(folder: Path, state: State) -> None:
         record = read_json(folder / STUDY, SCHEMA, "study")
     except FormatError:
         return  # there is none, or an older one: nothing of this look was shown
-    if record.get("looks") == state.looks.get(state.looking) and len(record.get("trials", [])) == len(state.trials):
+    if record.get("looks") == state.looks.get(state.looking) and len(listing(record.get("trials"))) == len(
+        state.trials
+    ):
         state.looking, state.confirmed = None, len(state.trials)
         amount, _, unit = str(record.get("budget", "")).partition(" ")
         if unit in UNITS:
-            state.finished[unit] = max(state.finished.get(unit, 0.0), float(amount))
+            with contextlib.suppress(ValueError):  # no number: another hand wrote there
+                state.finished[unit] = max(state.finished.get(unit, 0.0), float(amount))
 
 
 def continued(folder: Path, state: State, account: Account, rows: str) -> Account:
