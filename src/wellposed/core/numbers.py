@@ -5,6 +5,9 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
+LARGEST = 1e100
+"""Beyond it, squares, differences and quantiles overflow: a target is refused, and a loss of this size has diverged."""
+
 
 def plain(value: object) -> Any:
     """A number of numpy's or another library's, or a 0-d tensor, as Python's; anything else as it is.

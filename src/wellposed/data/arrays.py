@@ -258,6 +258,18 @@ def real_numbers(value: Any, what: str, instead: str) -> Tensor:
     return value
 
 
+def _single(value: Tensor, what: str) -> Tensor:
+    """As float32, in which a network reckons.
+
+    Raises:
+        DataError: a finite number is beyond its range.
+    """
+    found = value.float()
+    if value.dtype == torch.float64 and bool((found.isinf() & value.isfinite()).any()):
+        raise DataError(f"{what} have numbers beyond 3.4e38, the range of float32. Give them in a larger unit.")
+    return found
+
+
 def tensors(value: Any) -> Any:
     """Arrays as tensors: doubles become float32, images of bytes stay bytes; tuples and mappings part by part."""
     if isinstance(value, Mapping):
@@ -265,14 +277,13 @@ def tensors(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(tensors(part) for part in value)
     value = real_numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
-    return value.float() if value.dtype == torch.float64 else value
+    return _single(value, "Inputs") if value.dtype == torch.float64 else value
 
 
 def target_tensor(value: Any) -> Tensor:
     """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32."""
     value = real_numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
-    target: Tensor = value.float() if value.is_floating_point() else value.long()
-    return target
+    return _single(value, "Targets") if value.is_floating_point() else value.long()
 
 
 def weight_tensor(value: Any, rows: int) -> Tensor:

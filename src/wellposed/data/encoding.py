@@ -16,6 +16,7 @@ from pydantic import Field
 
 from wellposed.core.errors import DataError, FormatError, described, did_you_mean, listed, require
 from wellposed.core.files import check_schema
+from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validated
 from wellposed.data.columns import (
     KINDS,
@@ -448,6 +449,8 @@ def _finite_numbers(target: pd.Series[Any]) -> Floats:
     bad = int((~np.isfinite(y)).sum())
     if bad:
         raise DataError(f"The target has {bad} values that are missing, infinite or no number. Remove these rows.")
+    if float(np.abs(y).max(initial=0.0)) > LARGEST:
+        raise DataError(f"The target has numbers beyond {LARGEST:g}. Give it in a larger unit, or its logarithm.")
     return y
 
 

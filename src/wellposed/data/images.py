@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import DataError, listed
+from wellposed.core.errors import DataError, first_line, listed
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -96,10 +96,15 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"'{path}' is a folder; a file is needed. Give the path of the .npz in it.") from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}. Check its permissions.") from None
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise DataError(f"'{path}' is not a whole .npz file. Make it again with numpy.savez_compressed.")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {key: _array(file, key, path) for key in file.files if key in (*NEEDED, *OPTIONAL)}
+    try:
+        file = np.load(io.BytesIO(content), allow_pickle=False)
+        files = file.files  # an array that was saved alone has none
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"'{path}' is not a whole .npz file ({first_line(error)}). Make it again with numpy.savez_compressed."
+        ) from None
+    with file:
+        return {key: _array(file, key, path) for key in files if key in (*NEEDED, *OPTIONAL)}
 
 
 def _array(file: Mapping[str, Array], key: str, path: Path) -> Array:

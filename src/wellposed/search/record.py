@@ -7,8 +7,8 @@ import unicodedata
 from typing import Any
 
 from wellposed.core.files import jsonable
+from wellposed.core.numbers import LARGEST
 
-LARGEST = 1e100  # beyond it, differences and quantiles overflow; a score of this size is a failure anyway
 DIRECTIONS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )  # they reorder what follows
