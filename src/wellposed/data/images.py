@@ -99,7 +99,7 @@ def _arrays(path: Path) -> dict[str, Array]:
     try:
         file = np.load(io.BytesIO(content), allow_pickle=False)
         files = file.files  # an array that was saved alone has none
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(
             f"'{path}' is not a whole .npz file ({first_line(error)}). Make it again with numpy.savez_compressed."
         ) from None
@@ -110,7 +110,7 @@ def _arrays(path: Path) -> dict[str, Array]:
 def _array(file: Mapping[str, Array], key: str, path: Path) -> Array:
     try:
         return file[key]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{key} in '{path}' holds Python objects, which are not loaded. Save arrays of numbers."

@@ -276,7 +276,7 @@ def _from_parquet(content: bytes, path: Path) -> pd.DataFrame:
         # The index that pandas leaves in a file names rows; it is no column that anybody chose.
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         frame = file.read(columns=columns).to_pandas(ignore_metadata=True)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")

@@ -37,7 +37,7 @@ from wellposed.search.study import Study
 from wellposed.search.subject import fingerprint, plain_recipe, prepared, with_test
 from wellposed.training.device import resolve_device
 from wellposed.training.executors import ENGINES
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
 __all__ = ["Search", "improve", "with_test"]
@@ -77,7 +77,6 @@ def improve(
         InputError: a study that is resumed is of something else, or has spent its budget.
         FolderInUse: ``out`` holds something else.
     """
-    needs_problem("improve", problem)
     if engine not in ENGINES:
         raise InputError(f"There is no engine {engine!r}.{did_you_mean(engine, ENGINES)} Use {listed(ENGINES)}.")
     spent = Budget.parse(budget)

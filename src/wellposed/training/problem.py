@@ -68,6 +68,14 @@ class Problem:
         self._metric = metric
         self._check_space()
 
+    @staticmethod
+    def refused(caller: str, given: object) -> ProblemError:
+        """What is said where a call needs a problem and is given a model, or anything else."""
+        return ProblemError(
+            f"{caller} needs a wp.Problem; it was given {described(given)}. "
+            "Write wp.Problem(model=make_net, loss=..., data=...), with a function make_net that builds the model."
+        )
+
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split and encoded once."""
@@ -164,16 +172,3 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return {}
-
-
-def needs_problem(caller: str, problem: object) -> None:
-    """Refuse a model, or anything else, in place of a problem.
-
-    Raises:
-        ProblemError: it is no `Problem`.
-    """
-    if not isinstance(problem, Problem):
-        raise ProblemError(
-            f"{caller} needs a wp.Problem; it was given {described(problem)}. "
-            "Write wp.Problem(model=make_net, loss=..., data=...), with a function make_net that builds the model."
-        )

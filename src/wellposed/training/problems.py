@@ -228,7 +228,15 @@ def new_images(path: str | Path) -> torch.Tensor:
                 if name in file.files:
                     return image_tensor(file[name])
             found = listed(file.files)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         if isinstance(error, WellposedError):
             raise
         read_npz(path)  # says what is wrong with the file
