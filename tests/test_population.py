@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import random
 import time
@@ -42,7 +43,7 @@ from wellposed.training.jobs import Job, Outcome, Standing
 from wellposed.training.population import population as population_module
 from wellposed.training.population import rules
 from wellposed.training.population import together as together_module
-from wellposed.training.population.compiled import kernel
+from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.eager import Eager, StackedModel
 from wellposed.training.population.feed import Feed
 from wellposed.training.population.native import Program
@@ -431,9 +432,15 @@ class Cast(nn.Module):
         return found
 
 
-def odd(dtype: torch.dtype) -> wp.Problem:
-    """Sizes that no vector register divides, so that nothing falls into place by luck."""
-    x = torch.randn(61, 7, generator=torch.Generator().manual_seed(3))
+def odd(dtype: torch.dtype, begin: int = 0) -> wp.Problem:
+    """Sizes that no vector register divides, so that nothing falls into place by luck.
+
+    Args:
+        begin: numbers of the memory of the inputs that come before them.
+    """
+    values = torch.randn(61, 7, generator=torch.Generator().manual_seed(3))
+    memory = torch.cat([torch.zeros(begin), values.flatten()])
+    x = memory[begin:].view(61, 7)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
 
     def model() -> nn.Module:
@@ -492,6 +499,54 @@ def test_neighbours_place_threads_and_waiting_change_no_bit(
     assert same(wanted, late[-1])
     for one, other in zip(late, together(given, [*others, job]), strict=True):
         assert same(one, other)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+def test_a_slot_is_the_same_at_every_offset_in_memory(dtype: torch.dtype) -> None:
+    """Batches of 13 rows of 7 numbers: lane k of a shared batch would begin 13*7*k numbers after the first, so that
+    seventeen lanes without gaps meet every offset within a line of the cache; then a user's inputs that begin at each of them."""
+    job = Job(recipe(batch_size=13), 1)
+    wanted = together(odd(dtype), [job])[0]
+    assert isinstance(wanted, Run)
+    others = [Job(recipe(batch_size=13), 100 + seed) for seed in range(17)]
+    for at in range(17):
+        assert same(wanted, together(odd(dtype), [*others[:at], job, *others[at : at + 1]])[at]), at
+    for begin in range(17):
+        assert same(wanted, together(odd(dtype, begin), [job])[0]), begin
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize(
+    "kind", sorted({*LAYERS, *STRUCTURES} - {"shared", "batch_norm_twice"})
+)  # these are trained alone
+def test_every_operand_of_a_product_begins_at_a_line_of_the_cache(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever model, lane, last batch and evaluation: the products are watched from outside, by a function in their place."""
+    real = kernel()
+    assert real is not None
+    shape = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)
+    product, seen = shape(real.gemm[dtype]), []
+
+    def watched(*given: int) -> None:
+        seen.append({given[at] % 64 for at in (6, 8, 11)})
+        product(*given)
+
+    spy = shape(watched)
+    address = ctypes.cast(spy, ctypes.c_void_p).value
+    assert address is not None
+    monkeypatch.setattr(
+        together_module, "kernel", lambda: Kernel(real.library, {**real.gemm, dtype: address}, real.blas_threads)
+    )
+    jobs = [
+        Job(recipe(batch_size=13, noise=noise), seed) for seed, noise in enumerate([{}, {"input": 0.1}, {"mixup": 0.2}])
+    ]
+    found = together(problem(kind, dtype=dtype), jobs)
+    assert all(isinstance(run, Run) and run.engine == "compiled population of 3" for run in found)
+    assert len(seen) > 20
+    assert set().union(*seen) == {0}
 
 
 @BOTH
