@@ -350,6 +350,7 @@ def test_patience_of_zero_never_stops() -> None:
     assert restored(run)
 
 
+@pytest.mark.usefixtures("own_clock")
 def test_deadline() -> None:
     run = fit(rising(), recipe(**{**LONG, "epochs": 10**6}, stopping={"patience": 0}), deadline=time.monotonic() + 0.2)
     assert run.stopped == "budget"

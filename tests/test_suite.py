@@ -21,8 +21,11 @@ def test_names_are_the_same_in_every_process(request: pytest.FixtureRequest) -> 
         mine[file.rpartition("/")[2]].append(name)
     elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Pacific/Chatham", "LC_ALL": "C"}
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-o", "addopts=", "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir",
-         str(TESTS.parent), *(str(TESTS / file) for file in mine)],
+        [
+            *(sys.executable, "-m", "pytest", "-o", "addopts=", "--collect-only", "-q"),
+            *("-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(TESTS.parent)),
+            *(str(TESTS / file) for file in mine),
+        ],
         env={**os.environ, **elsewhere}, cwd="/", capture_output=True, text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     theirs: dict[str, list[str]] = {file: [] for file in mine}
