@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
+from wellposed.optim.averaging import averages_of
 from wellposed.optim.binding import Binding, Bound, Charged
 from wellposed.optim.metrics import RAMP_STEPS, Diagonal, is_adaptive, is_euclidean, metric_of
 from wellposed.penalties.base import Constraint, Penalty, Term
@@ -71,6 +72,8 @@ class Audit:
             rows.append(AuditRow(term.place, (), "function", str(term.charge), term.how, None, objective))
         terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
         notes = [*_notes(optimizer, terms, rows), *_notes_of_weights(optimizer, groups, binding)]
+        kept = () if model is None else averages_of(model)
+        notes += sorted(average_note(average.says) for average in kept)
         return cls(tuple(rows), tuple(notes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,6 +200,11 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
             f"note: what has had no gradient is left out of proximal steps and groups: some of {listed(waiting)}."
         )
     return notes
+
+
+def average_note(says: str) -> str:
+    """What the audit says of an average of the weights."""
+    return f"note: an average of the weights is kept: {says}."
 
 
 def _waiting(optimizer: Optimizer, groups: Mapping[int, Any], one: Charged) -> bool:

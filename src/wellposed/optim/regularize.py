@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan
 from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
+from wellposed.optim.zeros import note_zeros
 from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ class Regularized(Wrapper):
 
     It shares parameter groups, state and defaults with the optimizer it wraps, so that schedulers, gradient scalers and
     checkpoints work as with the bare one. Parameters without a gradient in a step, and steps that a gradient scaler
-    skips, are left alone.
+    skips, are left alone. So is a frozen parameter (``requires_grad=False``), also one on which a gradient is left
+    (``zero_grad(set_to_none=False)`` leaves zeros, by which torch's own momentum and decay would move it). Without terms
+    the step is torch's own.
     """
 
     refusal = "This optimizer is regularized already. Give all terms in one call of regularize."
@@ -47,7 +51,7 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
-        self._asked = False
+        self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
         self._model = weakref.ref(unwrapped(model))
@@ -84,6 +88,7 @@ class Regularized(Wrapper):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
+        self._note_zeros()
         if isinstance(self.optimizer, torch.optim.LBFGS):
             result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             self._project(self._moving())
@@ -98,7 +103,8 @@ class Regularized(Wrapper):
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
         self._decay(moving)
-        result = self.optimizer.step()
+        with self._frozen_aside():
+            result = self.optimizer.step()
         self._proximal(moving)
         for several, penalty in coupled:
             if several.bound.how == "prox":
@@ -109,6 +115,14 @@ class Regularized(Wrapper):
                 self._adapt(one, plan, float(group["lr"]))
         self._end_step()
         return loss if closure is not None else result
+
+    def _note_zeros(self) -> None:
+        """At the first step, let averages of the model know where terms make zeros."""
+        model = None if self._noted else self._model()
+        if model is not None:
+            held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+            note_zeros(model, held, self._binding.sparse)
+        self._noted = True
 
     def _check_asked(self) -> None:
         """Warn once, at the first step, where terms by loss were given and the loss never got them."""
@@ -129,13 +143,20 @@ class Regularized(Wrapper):
 
     def _groups(self) -> dict[int, Group]:
         """The group of each parameter that the optimizer holds and that is trained."""
-        # One that is frozen with a gradient left is still moved by its optimizer.
-        return {
-            id(p): group
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if p.requires_grad or p.grad is not None
-        }
+        return {id(p): group for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
+
+    @contextmanager
+    def _frozen_aside(self) -> Iterator[None]:
+        """Inside, gradients that are left on frozen parameters are hidden from the optimizer's own step."""
+        held = (p for group in self.optimizer.param_groups for p in group["params"]) if self.terms else ()
+        hidden = [(p, p.grad) for p in held if p.grad is not None and not p.requires_grad]
+        for parameter, _ in hidden:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in hidden:
+                parameter.grad = gradient
 
     def _trained(self) -> Iterator[Charged]:
         """The charged parameters that this optimizer trains."""
