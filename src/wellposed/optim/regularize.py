@@ -20,7 +20,7 @@ from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
-from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
+from wellposed.optim.metrics import BEFORE, RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
 from wellposed.optim.zeros import note_zeros
@@ -58,6 +58,7 @@ class Regularized(Wrapper):
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
+        self._before: dict[int, dict[str, Any]] = {}
         self._ramps = is_adaptive(optimizer)
         self._rates = [first_rates(group) for group in optimizer.param_groups]
         self._activations: dict[int, list[str]] = {}
@@ -103,6 +104,7 @@ class Regularized(Wrapper):
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
         self._decay(moving)
+        self._look_before(moving)
         with self._frozen_aside():
             result = self.optimizer.step()
         self._proximal(moving)
@@ -184,6 +186,16 @@ class Regularized(Wrapper):
                 strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr, "decay")
                 w.mul_((1.0 - lr * strength).clamp_min(0.0))
 
+    def _look_before(self, moving: Moving) -> None:
+        """Keep what the metric needs of the moment before the optimizer's step, for parameters with a proximal step."""
+        before = None if self._metric is None else BEFORE.get(self._metric)
+        if before is None:
+            return
+        groups = self._groups()
+        ws = [one.leaf.tensor for one, _, plan in moving if plan.prox is not None]
+        ws += [w for one in self._binding.coupled for w in one.tensors if w.grad is not None and id(w) in groups]
+        self._before = {id(w): before(w, groups[id(w)], self.optimizer.state.get(w, {})) for w in ws}
+
     def _seen_rates(self) -> dict[int, tuple[float, float]]:
         """The first and the largest learning rate of each group so far."""
         groups = self.optimizer.param_groups
@@ -238,8 +250,8 @@ class Regularized(Wrapper):
         """
         assert self._metric is not None
         if not self._ramps:
-            return self._metric(group, {}, 1)
-        state = self.optimizer.state[one.leaf.tensor]
+            return self._metric(group, self._before.get(id(one.leaf.tensor), {}), 1)
+        state = self.optimizer.state[one.leaf.tensor] | self._before.get(id(one.leaf.tensor), {})
         one.count = int(state["step"]) if one.count is None else one.count + 1
         metric = self._metric(group, state, one.count)
         ramp = min(1.0, one.count / RAMP_STEPS)
