@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -63,9 +64,9 @@ def follow(make: Make, gradients: list[Tensor]) -> tuple[Tensor, torch.optim.Opt
         before = w.detach().clone()
         w.grad = gradient.clone()
         look = metrics.BEFORE.get(needs_metric(optimizer))
-        optimizer.before = look(w.detach(), optimizer.param_groups[0], optimizer.state[w]) if look else {}  # type: ignore[attr-defined]
-        if "gradient" in optimizer.before:  # type: ignore[attr-defined]
-            optimizer.before["gradient"] = w.grad  # type: ignore[attr-defined]
+        with torch.no_grad():
+            seen = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
+        optimizer.before = seen  # type: ignore[attr-defined]
         optimizer.step()
         moved.append(w.detach() - before)
     return w, optimizer, moved
@@ -235,6 +236,66 @@ def test_a_wrong_metric_is_caught(
     if name in ("adam", "adamw", "radam"):
         errors.append(stationary_error(OPTIMIZERS[name], 7))
     assert max(errors) > 2e-3
+
+
+def _after(w: Tensor, group: Any, state: Any) -> Any:
+    """What the state says after the step."""
+    return {}
+
+
+def _of_another_size(w: Tensor, group: Any, state: Any) -> Any:
+    return {"size": 2.0 * float(w.norm()) / math.sqrt(w.numel()), "gradient": w.grad}
+
+
+def _not_clipped(w: Tensor, group: Any, state: Any) -> Any:
+    return {"size": float(w.norm()) / math.sqrt(w.numel()), "gradient": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "wrong"),
+    [
+        ("adadelta", metrics._adadelta, _after),
+        ("adafactor", metrics._adafactor, _of_another_size),
+        ("adafactor", metrics._adafactor, _not_clipped),
+    ],
+)
+def test_a_wrong_moment_before_the_step_is_caught(
+    name: str, metric: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(metrics.BEFORE, metric, wrong)
+    assert max(gradient_error(NO_FIRST_MOMENT[name], count=count) for count in range(2, 20)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adafactor", "asgd", "adam"])
+def test_tied_groups_of_one_tensor_are_groups(name: str) -> None:
+    """The step of several tensors knows of the moment before it too."""
+    found = []
+    for term in (wp.TiedGroups(0.05, axes={"weight": "unit"}).on(), wp.GroupL2(0.05).on()):
+        torch.manual_seed(0)
+        net = nn.Linear(5, 4, bias=False, dtype=torch.float64)
+        optimizer = wp.regularize(LASSO[name][0](net.parameters()), net, [term])
+        for step in range(40):
+            net.weight.grad = torch.randn(4, 5, generator=torch.Generator().manual_seed(step)).double()
+            optimizer.step()
+        found.append(net.weight.detach())
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adafactor", "asgd"])
+def test_a_resumed_optimizer_takes_the_same_proximal_steps(name: str) -> None:
+    def steps(optimizer: Any, w: nn.Parameter, first: int) -> None:
+        for step in range(first, first + 5):
+            w.grad = torch.randn(4, 5, generator=torch.Generator().manual_seed(step)).double()
+            optimizer.step()
+
+    nets = [nn.Linear(5, 4, bias=False, dtype=torch.float64) for _ in range(2)]
+    made = [wp.regularize(LASSO[name][0](net.parameters()), net, [wp.L1(0.05).on()]) for net in nets]
+    steps(made[0], nets[0].weight, 0)
+    nets[1].load_state_dict(nets[0].state_dict())
+    made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+    for net, optimizer in zip(nets, made, strict=True):
+        steps(optimizer, net.weight, 5)
+    assert torch.equal(nets[0].weight, nets[1].weight)
 
 
 def test_a_nadam_with_one_momentum_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ def ingredients() -> dict[str, dict[str, Any]]:
         "ema": {"averaging": {"ema": 0.9}}, "ema-short": {"averaging": {"ema": 0.1}},
         **{f"ema-{key}-{value}": {"averaging": {"ema": 0.9, key: value}} for key in AVERAGING for value in AVERAGING[key]},
         "ema-all": {"averaging": {"ema": 0.3, "warmup": "none", "start": "model", "buffers": "average"}},
+        "swa-zeros": {"averaging": {"swa": 0.9}, "epochs": 4, "terms": [{"penalty": "l1", "strength": 0.3}], "optimizer": {"lr": 0.1}},
         "swa": {"averaging": {"swa": 0.6}, "epochs": 4}, "swa-buffers": {"averaging": {"swa": 0.6, "buffers": "average"}},
         "ema-adagrad": {"averaging": {"ema": 0.9}, "optimizer": {"name": "adagrad"}},
         "ema-zeros": {"averaging": {"ema": 0.9}, "terms": [{"penalty": "l1", "strength": 0.3}], "optimizer": {"lr": 0.1}},

@@ -89,7 +89,7 @@ class Regularized(Wrapper):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
-        self._note_zeros()
+        self.note_zeros()
         if isinstance(self.optimizer, torch.optim.LBFGS):
             result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             self._project(self._moving())
@@ -118,8 +118,8 @@ class Regularized(Wrapper):
         self._end_step()
         return loss if closure is not None else result
 
-    def _note_zeros(self) -> None:
-        """At the first step, let averages of the model know where terms make zeros."""
+    def note_zeros(self) -> None:
+        """Let averages of the model know where terms make zeros: before the first step, which does it by itself."""
         model = None if self._noted else self._model()
         if model is not None:
             held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
@@ -139,6 +139,7 @@ class Regularized(Wrapper):
 
     def _end_step(self) -> None:
         self.steps += 1
+        self._before = {}
         if self._recorder is not None:
             self._recorder.clear()
         self._call_hooks()

@@ -165,6 +165,7 @@ class Training:
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         terms.seed = seed
+        terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
