@@ -138,7 +138,7 @@ def _adadelta(group: Group, state: State, count: int) -> Diagonal:
 
 def _adafactor_before(w: Tensor, group: Group, state: State) -> State:
     """The root mean square of the weights, which the step is relative to, and the gradient, whose size it clips."""
-    return {"size": float(torch.linalg.vector_norm(w)) / math.sqrt(max(1, w.numel())), "gradient": w.grad}
+    return {"size": _mean_size(w), "gradient": w.grad}
 
 
 def _adafactor(group: Group, state: State, count: int) -> Diagonal:
@@ -146,26 +146,28 @@ def _adafactor(group: Group, state: State, count: int) -> Diagonal:
 
     Of a matrix, ``v`` is the product of the means of its rows and columns over their mean: a number for each coordinate too.
     """
-    least, smallest = group["eps"]
-    if "row_var" in state:
-        rows = state["row_var"]
-        least = torch.finfo(rows.dtype).eps if least is None else float(least)
-        second = rows @ state["col_var"] / rows.mean(dim=-2, keepdim=True).clamp_min(least)
-    else:
-        second = state["variance"]
-        least = torch.finfo(second.dtype).eps if least is None else float(least)
+    rows: Tensor | None = state.get("row_var")
+    second: Tensor = state["variance"] if rows is None else rows @ state["col_var"]
+    given, smallest = group["eps"]
+    least = torch.finfo(second.dtype).eps if given is None else float(given)
+    if rows is not None:
+        second = second / rows.mean(dim=-2, keepdim=True).clamp_min(least)
     unseen = second == 0
     second = second.clamp_min(least * least)
-    length, gradient = 0.0, state["gradient"]
-    if gradient is not None:
-        length = float(torch.linalg.vector_norm(gradient * second.rsqrt())) / math.sqrt(max(1, gradient.numel()))
+    gradient: Tensor | None = state["gradient"]
+    length = 0.0 if gradient is None else _mean_size(gradient * second.rsqrt())
     scale = max(float(smallest), state["size"]) * min(float(group["lr"]), 1.0 / math.sqrt(count))
     return Diagonal(second.masked_fill_(unseen, 0.0), scale / max(1.0, length / float(group["d"])), 0.0)
 
 
+def _mean_size(x: Tensor) -> float:
+    """The root mean square."""
+    return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
+
+
 def _asgd_before(w: Tensor, group: Group, state: State) -> State:
     """The learning rate of the step; it puts that of the next one in its place."""
-    return {"eta": float(state.get("eta", group["lr"]))}
+    return {"eta": float(state["eta"] if "eta" in state else group["lr"])}
 
 
 def _asgd(group: Group, state: State, count: int) -> float:

@@ -193,7 +193,7 @@ class Regularized(Wrapper):
         if before is None:
             return
         groups = self._groups()
-        ws = [one.leaf.tensor for one, _, plan in moving if plan.prox is not None]
+        ws: list[Tensor] = [one.leaf.tensor for one, _, plan in moving if plan.prox is not None]
         ws += [w for one in self._binding.coupled for w in one.tensors if w.grad is not None and id(w) in groups]
         self._before = {id(w): before(w, groups[id(w)], self.optimizer.state.get(w, {})) for w in ws}
 
