@@ -395,6 +395,14 @@ def test_asgds_own_decay_and_l1_are_scikit_learns_elastic_net() -> None:
     net = nn.Linear(COLUMNS, 1, bias=False)
     rows = wp.regularize(make(net.parameters()), net, [wp.L1(0.6).on()]).audit().rows
     assert [(row.term, row.effective_strength) for row in rows] == [("lambd", 0.4), ("L1(strength=0.6)", 0.6)]
+    double = nn.Linear(COLUMNS, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        double.weight.copy_(torch.from_numpy(wanted)[None])
+    solved = wp.regularize(make(double.parameters()), double, [wp.L1(0.6).on()])
+    assert (
+        wp.certify(double, "squared_error", (torch.from_numpy(X), torch.from_numpy(y)[:, None]), solved).violation
+        < 1e-6
+    )
 
 
 # Coordinates that never had a gradient.
