@@ -311,6 +311,8 @@ def test_the_audit_names_the_average() -> None:
     equal = Average(net, buffers="average")
     assert "is kept: equal, buffers='average'." in str(optimizer.audit())
     assert repr(equal) == "Average(Sequential, equal, buffers='average', count=0)"
+    equal.remove()
+    assert "average" not in str(optimizer.audit())
 
 
 def test_buffers_are_the_models_also_after_it_moved() -> None:

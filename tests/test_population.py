@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import time
@@ -34,6 +35,7 @@ from populations import (
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.models.mlp import MLP
+from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import PLATEAU, SHAPES
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
@@ -236,6 +238,20 @@ def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
     assert engines["plain"].startswith("compiled population of ")
     assert tried.engine("plain", False).startswith("torch population of ")
     assert "gradients" in engines["accumulate"]
+
+
+@BOTH
+def test_the_average_of_a_slot_is_over_with_it(compiled: bool) -> None:
+    """The audit of its run names the average of the recipe, once, whatever still waits to be collected."""
+    gc.disable()
+    try:
+        job = Job(recipe(averaging={"ema": 0.9, "warmup": "none"}))
+        run = together(problem(), [job], compiled)[0]
+        assert isinstance(run, Run)
+        assert str(run.audit()).count("an average of the weights is kept: ema=0.9, warmup='none'") == 1
+        assert not averages_of(run.model)
+    finally:
+        gc.enable()
 
 
 # Terms

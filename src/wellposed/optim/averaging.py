@@ -147,6 +147,10 @@ class Average:
             mean.masked_fill_(weight == 0, 0.0)
         self.count += 1
 
+    def remove(self) -> None:
+        """Take the average out of the audit of its model: it is over. It stays as it is."""
+        _MADE.get(unwrapped(self._model), WeakSet()).discard(self)
+
     def redo_batch_norm(
         self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
     ) -> None:

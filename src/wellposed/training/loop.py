@@ -469,7 +469,8 @@ class Training:
             inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
-        self.averager = None  # it is over; the audit of the model names averages that are in use
+        if self.averager is not None:
+            self.averager.remove()
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
