@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -35,9 +36,10 @@ from populations import (
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.models.mlp import MLP
+from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import PLATEAU, SHAPES
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.recipe.recipe import NoiseSpec, chargeables, optimizers
+from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.jobs import Job, Outcome, Standing
 from wellposed.training.population import population as population_module
@@ -117,6 +119,10 @@ NOISES: dict[str, list[Any]] = {
     ],
 }  # fmt: skip
 IMAGES = ("cutout", "cutmix")
+AVERAGING = {
+    name: get_args(field.annotation) for name, field in AveragingSpec.model_fields.items() if get_args(field.annotation)
+}
+"""The choices of an average."""
 
 
 def ingredients() -> dict[str, dict[str, Any]]:
@@ -136,7 +142,11 @@ def ingredients() -> dict[str, dict[str, Any]]:
         "plateau": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"lr": 0.3}},
         "plateau-adagrad": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"name": "adagrad", "lr": 1}},
         "ema": {"averaging": {"ema": 0.9}}, "ema-short": {"averaging": {"ema": 0.1}},
-        "swa": {"averaging": {"swa": 0.6}, "epochs": 4},
+        **{f"ema-{key}-{value}": {"averaging": {"ema": 0.9, key: value}} for key in AVERAGING for value in AVERAGING[key]},
+        "ema-all": {"averaging": {"ema": 0.3, "warmup": "none", "start": "model", "buffers": "average"}},
+        "swa-zeros": {"averaging": {"swa": 0.9}, "epochs": 4, "optimizer": {"lr": 0.1},
+                      "terms": [{"penalty": "l1", "strength": 0.3}]},
+        "swa": {"averaging": {"swa": 0.6}, "epochs": 4}, "swa-buffers": {"averaging": {"swa": 0.6, "buffers": "average"}},
         "ema-adagrad": {"averaging": {"ema": 0.9}, "optimizer": {"name": "adagrad"}},
         "ema-zeros": {"averaging": {"ema": 0.9}, "terms": [{"penalty": "l1", "strength": 0.3}], "optimizer": {"lr": 0.1}},
         "clip": {"clip": 0.1}, "clip-wide": {"clip": 100.0}, "clip-adagrad": {"clip": 0.1, "optimizer": {"name": "adagrad"}},
@@ -229,6 +239,20 @@ def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
     assert engines["plain"].startswith("compiled population of ")
     assert tried.engine("plain", False).startswith("torch population of ")
     assert "gradients" in engines["accumulate"]
+
+
+@BOTH
+def test_the_average_of_a_slot_is_over_with_it(compiled: bool) -> None:
+    """The audit of its run names the average of the recipe, once, whatever still waits to be collected."""
+    gc.disable()
+    try:
+        job = Job(recipe(averaging={"ema": 0.9, "warmup": "none"}))
+        run = together(problem(), [job], compiled)[0]
+        assert isinstance(run, Run)
+        assert str(run.audit()).count("an average of the weights is kept: ema=0.9, warmup='none'") == 1
+        assert not averages_of(run.model)
+    finally:
+        gc.enable()
 
 
 # Terms
@@ -1081,6 +1105,9 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
     "no clipping": (changed(clip=lambda r, c: 0.0), "clip-sgd"),
     "no ramp": (changed(ramp=lambda r, c: 1.0), "ema-zeros"),
     "average of one decay": (changed(average=lambda r, c: 0.1), "ema"),
+    "average without its zeros": (changed(sparse=lambda r, c: 0.0), "ema-zeros"),
+    "buffers copied": (changed(buffers=lambda r, c: 0.0), "ema-buffers-average"),
+    "buffers averaged": (changed(buffers=lambda r, c: 1.0), "ema"),
     "no average": (changed(average=lambda r, c: 0.0), "ema"),
     "coupled decay forgotten": (changed(coupled=lambda r, c: 0.0), "adam-1"),
     "l1 forgotten": (changed(l1=lambda r, c: 0.0), "l1-l2-norm"),

@@ -276,6 +276,12 @@ CASES: dict[str, Case] = {
     "groups sgd": Case(problem, optimizer={**SGD, "momentum": 0.5}, terms=[{"penalty": "group_l2", "strength": 0.05}]),
     "bound": Case(problem, terms=[{"penalty": "max_norm", "bound": 0.6, "by": "input"}]),
     "batch": Case(lambda: problem("batch"), averaging={"ema": 0.9}),
+    "batch average": Case(lambda: problem("batch"), averaging={"ema": 0.9, "warmup": "none", "buffers": "average"}),
+    # The decay of the first step leaves 0 of weights without a gradient, and the average remembers what they were.
+    "zeros by chance": Case(
+        unseen, optimizer={**SGD, "lr": 0.1}, terms=[{**L2, "strength": 10.0}],
+        averaging={"ema": 0.9, "warmup": "none", "start": "model"},
+    ),
     "outside in": Case(lambda: problem("outside_in"), noise={"dropout": 0.3}),
     "skips": Case(lambda: problem("skips")),
     "twice": Case(lambda: problem("twice_itself")),
@@ -313,8 +319,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "rule = s->rule + j;\n    int64_t place = s->active[j];",
         "rule = s->rule + j;\n    int64_t place = j;",
     ),
-    "average not masked": ("l1 adam", "a[i] = p[i] == 0 ? 0 : moved;", "a[i] = moved;"),
-    "average without buffers": ("batch", "s->buffer_size[b] * sizeof(REAL));", "0);"),
+    "average not masked": ("l1 adam", "a[i] = sparse && p[i] == 0 ? 0 : moved;", "a[i] = moved;"),
+    "average masked where no term makes zeros": ("zeros by chance", "sparse && p[i] == 0", "p[i] == 0"),
+    "average without buffers": ("batch", "FN(mix)(s->buffer_size[b]", "FN(mix)(0"),
+    "buffers copied and not averaged": ("batch average", "rule->buffers != 0 ? share : 1", "1"),
     # penalties
     "prox without the metric": ("l1 adam", "v[i] > 0 ? scale / (FN(root)(v[i]) + eps) : 0", "scale"),
     "prox without momentum": ("l1 sgd", "(rule->lr * kept / (1 - rule->momentum)), a", "(rule->lr * kept), a"),

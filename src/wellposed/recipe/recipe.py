@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
 
 from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.registry import classes_in
 from wellposed.noise.perturb import NOISES, Placed
+from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
 from wellposed.optim.schedules import PLATEAU, SHAPES, shaped
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
@@ -333,10 +335,36 @@ class LookaheadSpec(Section):
 
 
 class AveragingSpec(Section):
-    """``ema``: decay of an exponential average, 0 for none. ``swa``: share of the epochs, at the end, averaged equally."""
+    """An average of the weights, which is what is evaluated and kept; see `wellposed.optim.averaging.Average`.
+
+    Args:
+        ema: decay of an exponential average, in [0, 1); 0 for none.
+        swa: share of the epochs, at the end, averaged equally; 0 for none.
+        warmup: of the exponential average: ``ratio``, ``power``, or ``none`` for constant decay.
+        start: what the exponential average begins with: ``update``, the weights after the first step, or ``model``, those
+            before it.
+        buffers: ``copy`` takes the model's, ``average`` averages them too.
+    """
 
     ema: Rate = 0.0
     swa: Rate = 0.0
+    warmup: Warmup = "ratio"
+    start: Start = "update"
+    buffers: Buffers = "copy"
+
+    def build(self, model: nn.Module) -> Average | None:
+        """The average of a model; None where there is none."""
+        if not (self.ema or self.swa):
+            return None
+        return Average(model, self.ema or None, warmup=self.warmup, start=self.start, buffers=self.buffers)
+
+    @property
+    def says(self) -> str:
+        """The average in words for the audit; nothing where there is none."""
+        if not (self.ema or self.swa):
+            return ""
+        says = averaging_says(self.ema or None, self.warmup, self.start, self.buffers)
+        return says if self.ema else f"{says}, over the last {self.swa:.0%} of the epochs"
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -165,6 +165,7 @@ class Training:
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         terms.seed = seed
+        terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
@@ -178,7 +179,7 @@ class Training:
         batches = math.ceil(rows_per_epoch(len(data.train), recipe.batch_size, model) / recipe.batch_size)
         forwards = batches * recipe.epochs * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
-        averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        averager = averaging.build(model)
         facts = {
             "like_for_like": True,
             "metric": problem.metric.name if problem.metric else None,
@@ -268,9 +269,11 @@ class Training:
         if recipe.noise.gradient:
             disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
         if math.isfinite(total):
+            taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.averager is not None and recipe.averaging.ema:
+            # A step that the scaler skipped has no weights that an average could take in.
+            if self.averager is not None and recipe.averaging.ema and self.optimizer.steps > taken:
                 self.averager.update()
         streams.step += 1
         return norm
@@ -466,6 +469,8 @@ class Training:
             inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
+        if self.averager is not None:
+            self.averager.remove()
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)

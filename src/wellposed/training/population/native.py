@@ -28,10 +28,10 @@ OP = np.dtype(
 RULE = np.dtype(
     [(n, "f8") for n in (
         "kind", "lr", "beta1", "beta2", "eps", "correction1", "root2", "decay", "coupled", "momentum", "dampening",
-        "nesterov", "first", "clip", "ramp", "average", "radius", "adaptive", "eta", "confidence",
+        "nesterov", "first", "clip", "ramp", "average", "buffers", "radius", "adaptive", "eta", "confidence",
     )]
 )  # fmt: skip
-CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis")])
+CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis", "sparse")])
 LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
 
 PLAIN, AVERAGED, NOISY = 0, 1, 2
