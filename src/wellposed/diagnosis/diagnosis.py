@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from wellposed.core.files import jsonable
+from wellposed.core.signs import visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
@@ -98,7 +99,7 @@ class Diagnosis(Sequence[Finding]):
             lines += ["", "How it was read:", *(f"  - {sentence}" for sentence in read_as)]
         if self.limits:
             lines += ["", "Not known from these curves:", *(f"  - {sentence}" for sentence in self.limits)]
-        return visible("\n".join(lines))
+        return "\n".join(map(visible, lines))
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it, in whatever colours the notebook has."""
@@ -121,11 +122,6 @@ class Diagnosis(Sequence[Finding]):
                 items = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences)
                 parts.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
         return f"<div>{''.join(parts)}</div>"
-
-
-def visible(text: str) -> str:
-    """Text with names of others in it, without the control characters that could steer a terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def _escaped(text: str) -> str:
@@ -239,7 +235,7 @@ def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
     beside = ", ".join(name for name in one.names if name != worst.name)
     return (
         worst.name, f"{worst.confidence:.2f}", beside, best, str(len(one.curves)),
-        "" if certain is None else counted(certain.epoch), rise, visible(one.source).replace("\n", "\ufffd"),
+        "" if certain is None else counted(certain.epoch), rise, visible(one.source),
     )  # fmt: skip
 
 

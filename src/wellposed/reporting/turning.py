@@ -17,8 +17,9 @@ import numpy as np
 
 from wellposed.core.errors import InputError, listed, require
 from wellposed.core.files import write_atomically
+from wellposed.core.signs import visible
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened, visible
+from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
 from wellposed.diagnosis.limits import understood
 from wellposed.diagnosis.turn import Turn, counted, give_or_take
 from wellposed.reporting import figures as draw

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import signal
 import sys
 import threading
 import time
@@ -88,9 +89,13 @@ def kind_of(device: str | torch.device) -> str:
 
 
 def connect(ray: ModuleType) -> None:
-    """Connect to Ray where that has not happened, without a word of its own."""
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    """Connect to Ray where that has not happened, without a word of its own, and with SIGTERM answered as before."""
+    if ray.is_initialized():
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)  # Ray would exit in the middle of a study
 
 
 class Ours(io.TextIOBase):
