@@ -66,10 +66,9 @@ def hand_over(text: str) -> None:
 
 def spelled(name: str | None) -> str | None:
     """A name of a column as it was typed: where Python takes arguments for ASCII, its other signs come as single bytes."""
-    if name is None or not any("\ud800" <= sign <= "\udfff" for sign in name):
-        return name
-    with suppress(UnicodeError):
-        return os.fsencode(name).decode("utf-8")
+    if name is not None and name != name.encode("utf-8", "ignore").decode("utf-8"):
+        with suppress(UnicodeError):
+            return os.fsencode(name).decode("utf-8")
     return name
 
 

@@ -20,11 +20,11 @@ READABLE, LOSSLESS = "wellposed.readable", "wellposed.lossless"
 PLAIN = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "·": "|", "•": "*", "…": "...", "±": "+/-", "×": "x", "÷": "/",
     "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "→": "->", "←": "<-", "∞": "inf", "√": "sqrt", "∈": "in", "∑": "sum",
-    "°": " deg", "²": "^2", "³": "^3", "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "ß": "ss", "æ": "ae",
+    "°": " deg", "⁄": "/", "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "ß": "ss", "æ": "ae",
     "œ": "oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "µ": "u", "€": "EUR", "●": "*", "▲": "^", "█": "#", "░": ".",
-    "─": "-", "━": "-", "╸": "-", "╺": "-", "│": "|", "└": "+",
+    "─": "-", "━": "-", "╸": "-", "╺": "-", "│": "|", "└": "+", "├": "+",
 }  # fmt: skip
-GREEK = "GREEK SMALL LETTER "
+GREEK = "GREEK SMALL LETTER ", "GREEK CAPITAL LETTER "
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -61,10 +61,14 @@ def plain(sign: str) -> str:
         return sign
     if sign in PLAIN:
         return PLAIN[sign]
-    if (name := unicodedata.name(sign, "")).startswith(GREEK):
-        return name.removeprefix(GREEK).split()[0].lower()
-    base = "".join(part for part in unicodedata.normalize("NFKD", sign) if part.isascii())
-    return base or number(sign)
+    for case, name in zip((str.lower, str.title), GREEK, strict=True):
+        if (letter := unicodedata.name(sign, "")).startswith(name):
+            return case(letter.removeprefix(name).split()[0].replace("LAMDA", "LAMBDA"))
+    parts = [part for part in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(part)]
+    if not parts or parts == [sign]:
+        return number(sign)
+    raised = "^" if unicodedata.decomposition(sign).startswith("<super>") else ""
+    return raised + "".join(map(plain, parts))
 
 
 def number(sign: str) -> str:

@@ -12,7 +12,6 @@ import torch
 
 from wellposed._version import __version__
 from wellposed.core.files import write_atomically, write_json
-from wellposed.core.signs import visible
 from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.diagnosis.evidence import Interval, look_level
 from wellposed.search import words
@@ -150,7 +149,7 @@ class Study:
             lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
         if self.references:
             lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in self.references.items()))
-        return "\n".join(map(visible, lines))
+        return "\n".join(lines)
 
 
 def _told(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
-from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.training.problem import Problem
 from wellposed.training.remote import Lot, Parcel, packed, received, shares, train_lot, unpacked
 
@@ -167,7 +167,11 @@ class Tasks:
     interrupted: bool = False
 
     def train(self, lots: Sequence[Lot]) -> list[Outcome]:
-        """All outcomes in the order of the jobs; after Ctrl-C those that there are."""
+        """All outcomes in the order of the jobs; after Ctrl-C those that there are.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
+        """
         waiting = list(reversed(lots))
         try:
             while (waiting or self.running) and not self.interrupted:
@@ -179,11 +183,11 @@ class Tasks:
                 for reference in ready:
                     self.take(reference)
         except KeyboardInterrupt:
-            pass
+            self.interrupted = True
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
-        return [self.outcomes[place] for place in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), self.interrupted)
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""

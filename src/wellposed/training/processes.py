@@ -33,7 +33,7 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.training.device import resolve_device
-from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.training.population.compiled import kernel
 from wellposed.training.problem import Problem
 from wellposed.training.remote import Lot, Parcel, packed, received, shares, train_lot, unpacked
@@ -162,7 +162,11 @@ class Crew:
     hearing: Worker | None = None
 
     def train(self, lots: Sequence[Lot]) -> list[Outcome]:
-        """All outcomes in the order of the jobs; after Ctrl-C those that there are."""
+        """All outcomes in the order of the jobs; after Ctrl-C those that there are.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
+        """
         try:
             try:
                 for lot in lots:
@@ -172,11 +176,11 @@ class Crew:
                 self.interrupt()
                 self.listen()
         except KeyboardInterrupt:  # a second time: at once
-            pass
+            self.ending = time.monotonic()
         finally:
             for worker in self.workers:
                 worker.end()
-        return [self.outcomes[place] for place in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), self.ending is not None)
 
     def add(self, lot: Lot, tries: int = 1) -> None:
         """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
