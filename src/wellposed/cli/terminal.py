@@ -16,8 +16,9 @@ import re
 import select
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from typing import Any
 
 from wellposed.core.signs import READABLE, fitting, visible
@@ -127,35 +128,41 @@ def fill_gaps() -> None:
             os.set_inheritable(place, True)
 
 
-def harmless(stream: Any, errors_too: bool) -> Any:
-    """The stream, written to in a way that never fails; one that is no file of the system as it is."""
+def harmless(stream: Any, at_once: bool) -> Any:
+    """The stream, written to in a way that never fails; one that takes text alone as it is.
+
+    Args:
+        at_once: hand over each line as it comes, also to what is no terminal.
+    """
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
-    try:
-        place = stream.fileno()
+    with suppress(OSError, ValueError):
         stream.flush()
-    except (OSError, ValueError, AttributeError):
+    if not hasattr(stream, "buffer"):
         return stream
-    end = End(place)
-    return io.TextIOWrapper(
-        io.BufferedWriter(end), stream.encoding, READABLE, line_buffering=errors_too or end.isatty()
-    )
+    end = End(stream)
+    return io.TextIOWrapper(io.BufferedWriter(end), stream.encoding, READABLE, line_buffering=at_once or end.isatty())
 
 
 class End(io.RawIOBase):
-    """A place to write to that keeps its first failure instead of raising it."""
+    """Where a stream leads to, which keeps its first failure instead of raising it."""
 
-    def __init__(self, place: int) -> None:
-        self.place = place
+    def __init__(self, stream: Any) -> None:
         self.failure: OSError | None = None
+        self._stream = stream
+        self._write: Callable[[Any], int]
+        try:
+            self._write = partial(os.write, stream.fileno())
+        except (OSError, ValueError):  # in memory
+            self._write = stream.buffer.write
 
     def write(self, data: Any) -> int:
         """Write, or drop what cannot be written any more."""
         while self.failure is None:
             try:
-                return os.write(self.place, data)
+                return self._write(data)
             except BlockingIOError:  # a pipe that its other end made non-blocking, and full
-                select.select([], [self.place], [])
+                select.select([], [self], [])
             except OSError as error:
                 self.failure = error
         return len(data)
@@ -166,11 +173,11 @@ class End(io.RawIOBase):
 
     def fileno(self) -> int:
         """The system's number of the file."""
-        return self.place
+        return int(self._stream.fileno())
 
     def isatty(self) -> bool:
         """Whether a terminal shows what is written."""
-        return os.isatty(self.place)
+        return bool(self._stream.isatty())
 
 
 def undelivered() -> str:

@@ -7,6 +7,7 @@ moves the cursor, renames the window or reverses the line; a minus sign stops a 
 from __future__ import annotations
 
 import codecs
+import html
 import unicodedata
 
 JOINERS = "\u200c\u200d"
@@ -40,6 +41,11 @@ def visible(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(sign) if _is_hidden(sign) and sign not in keep else sign for sign in text)
+
+
+def escaped(text: str) -> str:
+    """The text for a page: visible, and no part of the page's own language."""
+    return html.escape(visible(text))
 
 
 def fitting(text: str, encoding: str, lossless: bool = False) -> str:

@@ -67,7 +67,7 @@ def train_on_ray(
         for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(Ours(sys.stdout)):
+    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
         return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
 
 
