@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wellposed.cli.errors import visible
+from wellposed.cli.terminal import apart, hand_over
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -29,14 +27,12 @@ def predict(
 
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
-    with contextlib.redirect_stdout(sys.stderr):  # what a problem file prints is no prediction
+    with apart():  # what a problem file prints is no prediction
         text = written(predicted(run, data))
     if out is not None:
         write_atomically(out, text)
-    elif sys.stdout.isatty():
-        print(*map(visible, text.splitlines()), sep="\n")
     else:
-        sys.stdout.write(text)
+        hand_over(text)
 
 
 def predicted(run: Path, data: str) -> dict[str, Any]:

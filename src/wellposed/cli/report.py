@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wellposed.cli.terminal import say
+
 
 def report(run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")]) -> None:
     """Write report.html of a run again, from its study.json."""
@@ -15,4 +17,4 @@ def report(run: Annotated[Path, typer.Argument(help="A folder that improve wrote
 
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder that 'wellposed improve' wrote.")
-    print(f"report: {write(run)}")
+    say(f"report: {write(run)}")

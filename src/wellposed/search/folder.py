@@ -31,7 +31,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
             raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
         content = {p.name for p in folder.iterdir() if not p.name.startswith(UNFINISHED)} - {LOCK}
-        lock = open(folder / LOCK, "w")  # noqa: SIM115 - held open as long as the study runs
+        lock = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115 - held open as long as the study runs
     except OSError as error:
         if isinstance(error, FolderInUse):
             raise

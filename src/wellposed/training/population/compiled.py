@@ -62,7 +62,7 @@ def kernel() -> Kernel | None:
 
 def _loaded(name: str) -> Path | None:
     """The file of a library that this process has loaded."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         path = line.split(maxsplit=5)[-1]
         if Path(path).name.startswith(name):
             return Path(path)
@@ -119,7 +119,7 @@ def _cache() -> Path | None:
 def _processor() -> str:
     """What the compiled code depends on: a home folder may be shared by machines of several kinds."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     told = sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})

@@ -21,7 +21,7 @@ from wellposed.noise.perturb import ParameterNoise
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.eager import Eager
@@ -190,10 +190,9 @@ class Together:
                 for slot in list(group.slots):
                     group.end(slot, "interrupted")
             self.tell()
-            if len(self.outcomes) == len(self.jobs) and not any(map(interrupted, self.outcomes.values())):
-                raise  # all had ended: no run would say so, and whoever asked would go on
+            return so_far(self.outcomes, len(self.jobs), ended=True)
         self.tell()
-        return [self.outcomes[i] for i in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), ended=False)
 
     def judge(self) -> None:
         """Ask which of those that are in training shall stop."""
