@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.noise.gradients import GradientNoise
-    from wellposed.noise.inputs import cutmix, cutout, mixup
+    from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
     from wellposed.noise.mixing import ManifoldMixup
     from wellposed.noise.perturb import (
@@ -92,7 +92,7 @@ _PLACES = {
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
     "noise.gradients": ["GradientNoise"],
-    "noise.inputs": ["cutmix", "cutout", "mixup"],
+    "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
     "noise.mixing": ["ManifoldMixup"],
     "noise.perturb": [
@@ -223,6 +223,7 @@ __all__ = [
     "lr_range_test",
     "mixed",
     "mixup",
+    "mixup_or_cutmix",
     "named",
     "norms",
     "perturb",

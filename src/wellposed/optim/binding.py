@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,13 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier
-from wellposed.core.errors import CompositionError, InputError, SelectorError, described
-from wellposed.core.numbers import plain
+from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, ordered
 from wellposed.optim.metrics import check_momentum
 from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
+from wellposed.optim.schedules import factor_at
 from wellposed.penalties.base import (
     Chargeable,
     Constraint,
@@ -27,7 +26,6 @@ from wellposed.penalties.base import (
     FunctionalPenalty,
     How,
     Penalty,
-    Schedule,
     Term,
 )
 from wellposed.penalties.elementwise import L2
@@ -178,26 +176,6 @@ def joined(
     for constraint in rest:
         check_after(name, penalties, constraint)
     return joint(name, penalties, interval), rest
-
-
-def factor_at(schedule: Schedule, step: int) -> float:
-    """The factor of a strength at a step.
-
-    Raises:
-        InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
-    """
-    try:
-        factor = plain(schedule(step))
-    except TypeError as error:
-        raise InputError(
-            f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
-            f"{schedule!r} failed: {error}."
-        ) from error
-    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
-        raise InputError(
-            f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}."
-        )
-    return float(factor)
 
 
 @dataclass

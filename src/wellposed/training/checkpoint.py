@@ -46,7 +46,7 @@ def save_run(run: Run, folder: str | Path) -> Path:
         "metric": problem.metric.name if problem.metric else None,
         "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
         "target": prepared.target.to_dict() if prepared.target else None,
-        "recipe": run.recipe.to_toml(),
+        "recipe": str(run.recipe),  # which shows a function by its name: no model is lost by a schedule of one's own
         "seed": run.seed,
     }
     # A tied tensor is written under each of its names; safetensors refuses shared memory.

@@ -20,7 +20,6 @@ from wellposed.optim.binding import Charged, Plan
 from wellposed.optim.metrics import RAMP_STEPS
 from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.schedules import factor
 from wellposed.optim.sharpness import ETA
 from wellposed.penalties.base import Term
 from wellposed.penalties.elementwise import L2
@@ -95,7 +94,6 @@ class Rules:
         self.leaves = {name: i for i, name in enumerate(leaves)}
         self.rule = np.zeros(places, RULE)
         self.charge = np.zeros((places, len(leaves)), CHARGE)
-        self.rate = np.zeros(places)
         self.strength = np.zeros((places, len(leaves)))
         self.own_decay = np.zeros(places)
         self.share: list[Callable[[float], float] | None] = [None] * places
@@ -122,7 +120,6 @@ class Rules:
         inner = type(training.optimizer.optimizer)
         row["kind"] = KINDS[inner]
         self.adaptive[place] = inner is not torch.optim.SGD
-        self.rate[place] = group["initial_lr"]
         row["beta1"], row["beta2"] = group.get("betas", (0.0, group.get("alpha", 0.0)))
         row["eps"], row["momentum"] = group.get("eps", 0.0), group.get("momentum", 0.0)
         row["dampening"], row["nesterov"] = group.get("dampening", 0.0), bool(group.get("nesterov"))
@@ -150,15 +147,15 @@ class Rules:
             assert isinstance(bound, MaxNorm)
             cell["bound"], cell["bound_axis"] = bound.bound, bound.axis
 
-    def now(self, places: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rules and charges of the next step of these places; ``factors`` scale the learning rates.
+    def now(self, places: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rules and charges of the next step of these places by these learning rates.
 
         A step counts as taken; see `back` for one that was not.
         """
         self.steps[places] += 1
         count = self.steps[places]
         rule, charge = self.rule[places], self.charge[places]
-        rule["lr"] = lr = self.last[places] = self.rate[places] * factors
+        rule["lr"] = lr = self.last[places] = rates
         adam = rule["kind"] == ADAM
         rule["correction1"] = np.where(adam, 1.0 - rule["beta1"] ** count, 1.0)
         rule["root2"] = np.where(adam, np.sqrt(1.0 - rule["beta2"] ** count), 1.0)
@@ -175,10 +172,7 @@ class Rules:
         self.steps[places] -= 1
 
 
-def factors(training: Training, first: int, count: int) -> np.ndarray:
-    """The factors of the learning rate for ``count`` steps from ``first`` on, as `Training.set_rate` has them."""
-    schedule, total = training.recipe.schedule, training.steps_per_epoch * training.recipe.epochs
-    found = [
-        factor(schedule.name, min(step, total - 1), total, schedule.warmup) for step in range(first, first + count)
-    ]
-    return np.array(found) * training.plateau.scale
+def rates(training: Training, first: int, count: int) -> np.ndarray:
+    """The learning rates of ``count`` steps from ``first`` on, as `Training.set_rate` sets them."""
+    base = training.optimizer.param_groups[0]["initial_lr"]
+    return np.array([training.rate(base, step) for step in range(first, first + count)])

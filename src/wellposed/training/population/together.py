@@ -18,6 +18,7 @@ from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
+from wellposed.optim.schedules import Custom
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
@@ -273,7 +274,9 @@ class Together:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        eager = template.found is None or not self.compiled or any(map(needs, others))
+        # The kernel mixes class indices by one weight for a batch.
+        each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
+        eager = template.found is None or not self.compiled or each or any(map(needs, others))
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         together = bool(recipe.sharpness.radius) and by_hand
         return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager)
@@ -400,6 +403,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise NotStackable("it accumulates gradients")
     if recipe.precision != "float32":
         raise NotStackable(f"it trains in {recipe.precision}")
+    if isinstance(recipe.schedule.name, Custom):
+        raise NotStackable("its schedule is a function of somebody's own")
     for place in recipe.noise.places:
         if not isinstance(place.build().noise, ParameterNoise):
             raise NotStackable(f"{place.kind} is drawn inside the model")
