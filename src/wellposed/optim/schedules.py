@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from wellposed.core.errors import InputError, described, did_you_mean, listed
 from wellposed.core.numbers import plain, settle
@@ -56,7 +56,7 @@ class Course(ABC):
     """The learning rate as a function of time. Not a dataclass itself, so that a `Custom` one is kept as it is."""
 
     def __post_init__(self) -> None:
-        settle(self, *(field.name for field in fields(self)))
+        settle(self, *(field.name for field in fields(cast(Any, self))))
         self.check()
 
     def check(self) -> None:  # noqa: B027 - some courses have nothing to refuse
@@ -290,7 +290,7 @@ class Polynomial(Course):
         return self.total_iters is not None
 
     def rate(self, base: float, t: int, total: float) -> float:
-        return base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power
+        return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)
 
 
 def _positive(owner: object, name: str, value: object) -> None:
