@@ -140,7 +140,7 @@ def test_the_baseline_has_no_regularizer() -> None:
     assert baseline.optimizer.name == "adamw"
     assert not baseline.terms
     assert baseline.noise == NoiseSpec(), "and what is in use of it is 0"
-    assert not (baseline.noise.dropout or baseline.noise.input or baseline.noise.mixup or baseline.noise.cutmix)
+    assert {baseline.noise.dropout, baseline.noise.input, baseline.noise.mixup, baseline.noise.cutmix} == {None, 0.0}
     assert not baseline.averaging.says
     assert baseline.clip == 0
     assert baseline.stopping.patience > 0
