@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from wellposed.core.errors import InputError, ProblemError
 from wellposed.losses.metrics import metric, metrics, scaled
-from wellposed.losses.per_example import NAMED, Loss, PerExample, average
+from wellposed.losses.per_example import named, Loss, PerExample, average
 
 N, CLASSES, TIME = 7, 4, 5
 
@@ -72,7 +72,7 @@ def test_named_losses_are_torchs_means(name: str, module: nn.Module, draw: torch
 
 
 def test_every_named_loss_is_tried_above() -> None:
-    assert set(NAMED) == {"cross_entropy", "squared_error", "absolute_error", "huber", "binary_cross_entropy"}
+    assert set(named) == {"cross_entropy", "squared_error", "absolute_error", "huber", "binary_cross_entropy"}
 
 
 def test_squared_error_sums_over_outputs_and_torchs_averages() -> None:

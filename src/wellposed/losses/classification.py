@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wellposed.losses.criterion import Criterion, aligned, over_outputs, wide
-from wellposed.losses.targets import IGNORED, need_classes, need_distributions, need_shares
+from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_shares
+
+MOST_COUNTED = 2**18
+"""More classes than this are counted only where there are as many rows."""
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,11 +90,13 @@ class CrossEntropy(Criterion):
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has.
 
-        Half a row more for each class: a class that only validation has must not make the loss infinite.
+        Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
+        large that counting up to it would take all memory.
         """
-        if train.is_floating_point() or bool((train < 0).any()) or bool((valid < 0).any()):
+        low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
+        if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
             return None
-        counts = torch.bincount(train, minlength=int(valid.max()) + 1).float()
+        counts = torch.bincount(train, minlength=int(high) + 1).float()
         return ((counts + 0.5) / (counts + 0.5).sum()).log()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
 from wellposed.losses.criterion import aligned, made, spelled
-from wellposed.losses.per_example import PerExample, average, per_example
+from wellposed.losses.per_example import Loss, PerExample, average, per_example
 from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_shares
 
 
@@ -275,9 +275,10 @@ class ECE(Metric):
     """Expected calibration error: ``sum_b |sum_(i in b) w_i (confidence_i - right_i)| / sum w`` over bins of equal width.
 
     The confidence is the highest probability, and right is whether its class is the label; of a single logit it is the
-    probability of the second class, and right whether it is the label, as in torchmetrics' ``CalibrationError`` (norm ``l1``). In [0, 1]. The
-    last bin holds 1. It is biased upwards where bins hold few rows. The rows are its linearization at the signs that the bins'
-    gaps have; where the true gaps are near 0 an interval from them is too narrow. As text ``"ece:10"``.
+    probability of the second class, and right whether it is the label, as in torchmetrics' ``CalibrationError`` (norm
+    ``l1``). In [0, 1]. The last bin holds 1. It is biased upwards where bins hold few rows. The rows are its linearization
+    at the signs that the bins' gaps have; where the true gaps are near 0 an interval from them is too narrow. As text
+    ``"ece:10"``.
 
     Args:
         bins: >= 1.
@@ -318,8 +319,8 @@ class ECE(Metric):
 class _Counted(Metric):
     """A metric that is a function of three shares for each class: labels, predictions, and labels that were predicted.
 
-    The classes are those that a label or a prediction has. A share of nothing (no prediction of a class, say) is 0, as scikit-learn's
-    ``zero_division`` has it by default. A row's influence is the gradient by the shares times what it adds to them.
+    The classes are those that a label or a prediction has. A share of nothing (no prediction of a class, say) is 0, as
+    scikit-learn's ``zero_division`` has it by default. A row's influence is the gradient by the shares times what it adds to them.
     """
 
     classifies = True
@@ -355,7 +356,7 @@ class _Counted(Metric):
             shares[kind].index_add_(0, place, amount)
         with torch.enable_grad():
             shares.requires_grad_()
-            score = self.pooled(*shares, names)
+            score = self.pooled(shares[0], shares[1], shares[2], names)
             slope = torch.autograd.grad(score, shares, allow_unused=True)[0] if score.requires_grad else None
         if slope is None:
             slope = torch.zeros_like(shares)
@@ -711,7 +712,9 @@ class _Restored(Metric):
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The inner rows of both in the target's units."""
-        return self.inner.rows(outputs.double() * self.scale + self.mean, target.double() * self.scale + self.mean, weight)
+        return self.inner.rows(
+            outputs.double() * self.scale + self.mean, target.double() * self.scale + self.mean, weight
+        )
 
 
 def scaled(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
@@ -721,7 +724,7 @@ def scaled(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
 
 def metrics(classifying: bool | None = None) -> dict[str, type[Metric]]:
     """Every metric by name; those for classes (True) or for numbers (False)."""
-    found: dict[str, Any] = classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
+    found: dict[str, type[Metric]] = classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
     return {name: cls for name, cls in found.items() if classifying in (None, cls.classifies)}
 
 
@@ -732,3 +735,10 @@ def metric(name: str | Metric) -> Metric:
         InputError: there is none; the nearest is suggested.
     """
     return name if isinstance(name, Metric) else made("metric", name, metrics())
+
+
+def default_metric(loss: Loss) -> Metric | None:
+    """Accuracy where a loss classifies, R2 where it is the squared error, else none."""
+    if loss.classifies:
+        return Accuracy()
+    return R2() if loss.name == "squared_error" else None

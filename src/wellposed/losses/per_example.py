@@ -68,7 +68,7 @@ class _Known:
     """
 
     function: Any
-    check: Callable[[str, Tensor], None] | None
+    check: Callable[..., None] | None
     same: type[Criterion] | None = None
     elementwise: bool = True
     numeric: bool = False
@@ -123,7 +123,7 @@ class Loss:
             self.name = self.criterion.name
             self.ignored: int | None = None
             self._units: Callable[[Any, Any], Any] = self.criterion.units
-            self._clean = self._units
+            self._clean: Callable[[Any, Any], Any] = self.criterion.units
         elif callable(given):
             same = self.known.same if self.known is not None else None
             self.name = same.name if same is not None else str(getattr(given, "__name__", type(given).__name__))
@@ -152,13 +152,23 @@ class Loss:
         """Whether the target may be shifted and scaled before training."""
         return self.criterion is None or self.criterion.affine
 
+    def compiled(self) -> int | None:
+        """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
+        if self.criterion is not None:
+            return self.criterion.compiled()
+        given = self.module
+        plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == IGNORED
+        return CrossEntropy.kernel if plain and not given.label_smoothing and given.reduction == "mean" else None
+
     def response(self, outputs: Tensor) -> Tensor:
         """The prediction in the target's own terms, which metrics compare with it."""
         return outputs if self.criterion is None else self.criterion.response(outputs)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The best constant outputs by training targets ``(n,)``; None where they are not known."""
-        known = self.criterion or (self.known.same() if self.known is not None and self.known.same is not None else None)
+        known = self.criterion or (
+            self.known.same() if self.known is not None and self.known.same is not None else None
+        )
         return None if known is None else known.constant(train, valid)
 
     def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
@@ -396,7 +406,8 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
     ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p``: the probabilities before smoothing, and
     ``v = sum_c w_c p_c``, the weight of the example. Weighing ``q`` itself, as torch does, gives every example a share of the
     heavy classes: of two classes with weights 1 and 50 all rows are then predicted as the second (smoothing 0.1).
-    Of a cross-entropy ``v`` also counts, so that the mean divides by the sum of weights; of ``pos_weight`` it does not, as in torch.
+    Of a cross-entropy ``v`` also counts, so that the mean divides by the sum of weights; of ``pos_weight`` it does not, as
+    in torch.
     """
     if isinstance(given, nn.CrossEntropyLoss):
         need_distributions("cross_entropy", target)

@@ -103,14 +103,17 @@ def need_classes(name: str, target: Tensor, classes: int | None, ignored: int = 
     low, high = extremes(target[target != ignored])
     if low < 0:
         signs = low == -1 and bool(((target == -1) | (target == 1) | (target == ignored)).all())
-        advice = "Of labels -1 and 1 make 0 and 1: (y + 1) / 2." if signs else f"A row to leave out has the label {ignored}."
+        advice = (
+            "Of labels -1 and 1 make 0 and 1: (y + 1) / 2." if signs else f"A row to leave out has the label {ignored}."
+        )
         raise ProblemError(f"{name} needs class indices from 0 on; there is the label {low:.0f}. {advice}")
     if classes is not None and high >= classes:
-        counting = low >= 1 and high == classes
+        advice = f"Number the classes 0 to {classes - 1}, or give the model an output for each."
+        if low >= 1 and high == classes:
+            advice = "They count from 1: subtract 1."
         raise ProblemError(
             f"{name}: label {high:.0f} needs {high + 1:.0f} outputs, there are {classes}; the labels go from {low:.0f} to "
-            f"{high:.0f}. "
-            + ("They count from 1: subtract 1." if counting else f"Number the classes 0 to {classes - 1}, or give the model an output for each.")
+            f"{high:.0f}. {advice}"
         )
 
 
