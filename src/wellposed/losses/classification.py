@@ -24,7 +24,7 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | Non
     Returns:
         values ``(n,)`` or ``(n, ...)`` in nats, and the mask of the units that count.
     Raises:
-        ProblemError: a label has no output, or targets are neither class indices nor probabilities.
+        TargetError: a label has no output, or targets are neither class indices nor probabilities.
     """
     if is_distribution(outputs, target):
         need_distributions("cross_entropy", target)
@@ -45,7 +45,7 @@ def indexed(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) 
     """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output.
 
     Raises:
-        ProblemError: a label has no output.
+        TargetError: a label has no output.
     """
     if outputs.ndim < 2:
         raise ValueError("class scores have an axis of classes: (n, classes)")
@@ -107,7 +107,7 @@ def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tenso
         outputs: logits ``f``, ``(n,)`` or ``(n, outputs)``.
         target: ``y`` in [0, 1], of the same shape, or ``(n,)`` for one output.
     Raises:
-        ProblemError: a target is outside [0, 1], such as the labels -1 and 1, for which this loss has no lower bound.
+        TargetError: a target is outside [0, 1], such as the labels -1 and 1, for which this loss has no lower bound.
     """
     need_shares("binary_cross_entropy", target)
     outputs, target = aligned(outputs, target)

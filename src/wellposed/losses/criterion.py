@@ -6,6 +6,7 @@ A loss is a frozen dataclass around a pure function, with at most one number as 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -38,7 +39,7 @@ class Criterion(ABC):
         """A value for each example or token, and which count (None: all).
 
         Raises:
-            ProblemError, ValueError: the targets are outside the loss's domain, or shapes differ.
+            TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
         """
 
     @abstractmethod
@@ -48,7 +49,7 @@ class Criterion(ABC):
         Args:
             classes: number of outputs, where targets are class indices and it is known.
         Raises:
-            ProblemError: what was found, what is needed, what to do.
+            TargetError: what was found, what is needed, what to do.
         """
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -93,6 +94,8 @@ def made(kind: str, text: str, choices: dict[str, type[T]]) -> T:
         raise InputError(f"The {kind} {name!r} takes no number; it was given {text!r}. Write {name!r}.")
     try:
         value = float(number)
+        if not math.isfinite(value):
+            raise ValueError
     except ValueError:
         raise InputError(
             f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{parameters[0].default}."

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, described, listed
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
 from wellposed.losses.criterion import Criterion, aligned, made, wide
@@ -68,7 +68,7 @@ class _Known:
     """
 
     function: Any
-    check: Callable[..., None] | None
+    check: Callable[..., None]
     same: type[Criterion] | None = None
     elementwise: bool = True
     numeric: bool = False
@@ -76,8 +76,8 @@ class _Known:
 
 F = nn.functional
 TORCH: dict[type[nn.Module], _Known] = {
-    nn.CrossEntropyLoss: _Known(F.cross_entropy, None, CrossEntropy, elementwise=False),
-    nn.NLLLoss: _Known(F.nll_loss, None, elementwise=False),
+    nn.CrossEntropyLoss: _Known(F.cross_entropy, need_classes, CrossEntropy, elementwise=False),
+    nn.NLLLoss: _Known(F.nll_loss, need_classes, elementwise=False),
     nn.BCEWithLogitsLoss: _Known(F.binary_cross_entropy_with_logits, need_shares, BinaryCrossEntropy),
     nn.BCELoss: _Known(F.binary_cross_entropy, need_shares),
     nn.MultiLabelSoftMarginLoss: _Known(F.multilabel_soft_margin_loss, need_shares, elementwise=False),
@@ -188,13 +188,13 @@ class Loss:
                 need_classes(self.name, targets, scores.shape[1], IGNORED if self.ignored is None else self.ignored)
         elif self.criterion is not None:
             self.criterion.check(targets)
-        elif self.known is not None and self.known.check is not None:
+        elif self.known is not None and not self.classes_are_indices:
             self.known.check(self.name, targets)
 
     @property
     def classes_are_indices(self) -> bool:
-        """Whether targets may be class indices: a cross-entropy, ours or torch's, or a negative log-likelihood."""
-        return isinstance(self.criterion, CrossEntropy) or isinstance(self.module, (nn.CrossEntropyLoss, nn.NLLLoss))
+        """Whether targets may be class indices, each with an output: a cross-entropy, ours or torch's, say."""
+        return isinstance(self.criterion, CrossEntropy) or (self.known is not None and self.known.check is need_classes)
 
     @property
     def classifies(self) -> bool:
@@ -277,7 +277,7 @@ class Loss:
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
             return units(outputs, target)
-        except ProblemError:  # it says what is wrong with the targets
+        except TargetError:  # it says what is wrong with the targets
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise ProblemError(
@@ -360,8 +360,7 @@ def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -
     name = known.same.name if known.same is not None else type(loose).__name__
     if known.check is need_classes:
         return loose(*indexed(name, outputs, target))
-    if known.check is not None:
-        known.check(name, target)
+    known.check(name, target)
     return loose(*aligned(outputs, target)) if known.elementwise else loose(outputs, target)
 
 

@@ -18,7 +18,7 @@ def squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     """``sum_outputs (y - f)^2``, without 1/2. ``outputs`` and ``target``: ``(n,)`` or ``(n, outputs)``.
 
     Raises:
-        ProblemError: a target is NaN or infinite, as for every loss here.
+        TargetError: a target is NaN or infinite, as for every loss here.
     """
     need_numbers("squared_error", target)
     outputs, target = aligned(outputs, target)
@@ -68,7 +68,7 @@ def poisson(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     nothing depends, is left out. Metrics see the rate.
 
     Raises:
-        ProblemError: a target is negative, NaN or infinite.
+        TargetError: a target is negative, NaN or infinite.
     """
     need_numbers("poisson", target, least=0.0)
     outputs, target = aligned(outputs, target)

@@ -23,7 +23,7 @@ from wellposed.losses.per_example import Loss
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.looking import Look, Unseen, look, rebatched
@@ -108,9 +108,11 @@ class Watch:
         self.metric: Metric | None = named_metric(metric) if metric else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
+        self.first, self.unseen = self._look()
+        with seeded(seed, "watch"):
             targets = [self._targets(side) for side in self.probes]
-            self._check(*targets)
-            constant = constant_facts(self.loss, self.metric, *targets)
+        self._check(*targets)
+        constant = constant_facts(self.loss, self.metric, *targets)
         self.history = History(
             {
                 "like_for_like": True,
@@ -123,7 +125,6 @@ class Watch:
                 "regularized": regularizing(model, optimizer),
             }
         )
-        self.first, self.unseen = self._look()
         self.notes = Notes.of(model)
         self.close = attached(model, self.notes, self)
         self._best_loss = math.inf
@@ -187,16 +188,10 @@ class Watch:
         """Targets of both sides against loss, outputs and metric, before anything is counted of them.
 
         Raises:
-            ProblemError: a target that the loss does not take, or a label without an output.
+            TargetError: a target that the loss does not take, or a label without an output.
             InputError: the metric is not defined on the validation rows.
         """
-        outputs = target = None
-        lazy = any(is_lazy(p) for p in self.model.parameters())  # its first batch shall come from the loop
-        if self.loss.classes_are_indices and not lazy:
-            batch, target = next(iter(rebatched(self.batches("train"), FEW_ROWS, FEW_ROWS)), (None, None))
-            if isinstance(target, Tensor):
-                with evaluating(self.model):
-                    outputs = self.forward(self.model, batch)
+        outputs, target = (None, None) if self.first is None else (self.first.outputs, self.first.target)
         for known in targets:
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
