@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.gap_split import GapSplit, gap_split
     from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradients import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
@@ -91,6 +92,7 @@ _PLACES = {
     "constraints.patterns": ["Box", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
+    "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradients": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
@@ -165,6 +167,7 @@ __all__ = [
     "GroupMCP",
     "Hierarchical",
     "History",
+    "Huber",
     "Jacobian",
     "L1Ball",
     "L2Ball",
@@ -179,7 +182,9 @@ __all__ = [
     "Nuclear",
     "Orthogonal",
     "Orthogonality",
+    "Poisson",
     "Problem",
+    "Quantile",
     "RangeTest",
     "Recipe",
     "RowL21",

@@ -36,7 +36,7 @@ def improve(
         str | None, typer.Option(help="classification or regression; by default the target decides.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, balanced_accuracy, log_loss, auc; r2, rmse, mae.")
+        str | None, typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ...")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,

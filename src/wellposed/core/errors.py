@@ -8,6 +8,7 @@ WellposedError
 │   ├── ShapeError                    a tensor whose shape does not fit
 │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
 │   ├── ProblemError                  a model, a loss or a problem file that does not work
+│   │   └── TargetError               targets that a loss does not take, or labels without an output
 │   └── FormatError                   a saved file of another schema, or damaged
 ├── FolderInUse (also FileExistsError)  an output folder that holds something else
 ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
@@ -53,6 +54,10 @@ class CompositionError(InputError):
 
 class ProblemError(InputError):
     """A model, a loss or a problem file does not work."""
+
+
+class TargetError(ProblemError):
+    """Targets are outside what a loss takes, or a label has no output."""
 
 
 class FormatError(InputError):

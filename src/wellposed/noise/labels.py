@@ -19,9 +19,16 @@ def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dty
         dtype: of the probabilities.
     Returns:
         ``(n, classes)``, rows sum to 1.
+    Raises:
+        InputError: a label is not in ``0 .. classes - 1``.
     Source:
         Szegedy et al. (2016), CVPR.
     """
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < classes:
+        raise InputError(
+            f"Labels must be in 0 to {classes - 1} for {classes} classes; these go from {int(target.min())} to "
+            f"{int(target.max())}. Number the classes from 0."
+        )
     smooth = torch.full((*target.shape, classes), amount / classes, device=target.device, dtype=dtype)
     return smooth.scatter_(-1, target.unsqueeze(-1), 1.0 - amount + amount / classes)
 
@@ -44,7 +51,7 @@ def mixed(target: Tensor, permutation: Tensor, weight: Weight, classes: int | No
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
-        InputError: class indices without ``classes``.
+        InputError: class indices without ``classes``, or outside them.
         ShapeError: several weights that are not one for each example.
     """
     if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:

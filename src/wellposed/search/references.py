@@ -45,6 +45,7 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
         return References({}, {})
     x, y = _matrix(data.train_clean)
     sides = {"test": _matrix(data.test), "valid": _matrix(data.valid)}
+    weights = {"test": data.test.weight, "valid": data.valid.weight}
     scores: dict[str, dict[str, float]] = {"test": {}, "valid": {}}
     notes = []
     began = time.monotonic()
@@ -53,7 +54,9 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
             with _few_threads(x):
                 model, rounds = _fitted(name, x, y, data.task, began + share * (deadline - began))
                 found = {
-                    side: metric.score(_outputs(model, inputs, data.task, data.outputs), torch.from_numpy(target))
+                    side: metric.score(
+                        _outputs(model, inputs, data.task, data.outputs), torch.from_numpy(target), weights[side]
+                    )
                     for side, (inputs, target) in sides.items()
                 }
         except (ValueError, IndexError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -18,6 +19,7 @@ from wellposed.core.files import read_json, write_atomically, write_json
 from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.data import TASKS
 from wellposed.data.tables import TableEncoder, TargetEncoder
+from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
 from wellposed.training.problems import ARCHITECTURES
@@ -44,6 +46,7 @@ def save_run(run: Run, folder: str | Path) -> Path:
         "settings": settings,
         "task": prepared.task,
         "metric": problem.metric.name if problem.metric else None,
+        "loss": None if problem.loss.criterion is None else str(problem.loss),
         "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
         "target": prepared.target.to_dict() if prepared.target else None,
         "recipe": str(run.recipe),  # which shows a function by its name: no model is lost by a schedule of one's own
@@ -74,6 +77,7 @@ class Saved:
     encoder: TableEncoder | None
     target: TargetEncoder | None
     forward: Forward = call
+    response: Callable[[Tensor], Tensor] = lambda outputs: outputs
 
     def outputs(self, inputs: Any) -> Tensor:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
@@ -93,7 +97,7 @@ class Saved:
             raise DataError("There is no row to predict.")
         outputs = self.outputs(inputs)
         if self.task != "classification":
-            values = outputs.reshape(len(outputs), -1).numpy().astype(np.float64)
+            values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
             return {"prediction": values if self.target is None else self.target.inverse(values)}
         if outputs.shape[-1] == 1 or outputs.ndim == 1:  # one logit, of the second class
@@ -137,7 +141,16 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         TableEncoder.from_dict(encoder) if encoder else None,
         TargetEncoder.from_dict(target) if target else None,
         call if problem is None else problem.forward,
+        _response(description.get("loss"), folder),
     )
+
+
+def _response(loss: Any, folder: Path) -> Callable[[Tensor], Tensor]:
+    """From outputs to predictions, as the loss that was trained says; the outputs themselves for a loss that was not written."""
+    try:
+        return Loss("squared_error" if loss is None else loss if isinstance(loss, str) else "").response
+    except InputError as error:
+        raise FormatError(f"'{folder / DESCRIPTION}' is damaged: {error}") from None
 
 
 def _described(path: Path) -> dict[str, Any]:

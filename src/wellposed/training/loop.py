@@ -18,8 +18,8 @@ from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
-from wellposed.losses.classification import IGNORED, wide
-from wellposed.losses.per_example import NAMED
+from wellposed.losses.criterion import wide
+from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
@@ -380,8 +380,10 @@ class Training:
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
+        smoothing = self.recipe.noise.label_smoothing
         target, weight = self.told(outputs, target, weight, mixing)
-        return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
+        softened = smoothing if smoothing or mixing else None
+        return self.problem.loss.parts(outputs, target, weight is not None, softened).sums(weight)
 
     @property
     def passes(self) -> int:
@@ -699,7 +701,7 @@ def check_charges(
     if not of_classes:
         return
     loss = problem.loss.name
-    if loss in NAMED and not problem.loss.classifies:
+    if problem.loss.criterion is not None and not problem.loss.classifies:
         way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
         raise ProblemError(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."

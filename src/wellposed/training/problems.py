@@ -20,6 +20,7 @@ from wellposed.data.data import Data, Prepared
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz
 from wellposed.data.reading import as_frame
 from wellposed.data.tables import TableData, TargetEncoder
+from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.metrics import metrics
 from wellposed.models.convnet import ConvNet
 from wellposed.models.mlp import MLP
@@ -119,9 +120,6 @@ def labelled_rows(frame: Any, table: TableData) -> tuple[Any, Any]:
     return found.drop(columns=[target]), found[target]
 
 
-CLASS_METRICS = ("accuracy", "balanced_accuracy", "log_loss", "auc")
-
-
 def check_metric(name: str | None, classifying: bool) -> None:
     """Refuse a metric of the other task.
 
@@ -130,11 +128,11 @@ def check_metric(name: str | None, classifying: bool) -> None:
     """
     if name is None:
         return
-    fitting = [m for m in metrics() if (m in CLASS_METRICS) == classifying]
-    if name not in fitting:
+    if named_metric(name).classifies != classifying:
+        fitting = list(metrics(classifying))
         task = "classification" if classifying else "regression"
         raise InputError(
-            f"The metric {name!r} is not for {task}.{did_you_mean(name, fitting)} Use one of {listed(fitting)}."
+            f"The metric {name!r} is not for {task}.{did_you_mean(name, fitting)} Use one of {listed(fitting, 40)}."
         )
 
 
@@ -168,7 +166,7 @@ class LabelledProblem(Problem):
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split once, and what its classes are called."""
-        return replace(self.data.prepare(), target=TargetEncoder("classification", self.labels))
+        return replace(super().prepared, target=TargetEncoder("classification", self.labels))
 
 
 def file_problem(reference: str) -> Problem:

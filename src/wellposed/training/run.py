@@ -48,9 +48,12 @@ class Run:
         """Loss and metric on all rows of ``train``, ``valid`` or ``test``.
 
         Raises:
-            InputError: the problem has no such rows.
+            InputError: the problem has no such rows, or the metric is not defined on them.
         """
         source = self._source(on)
+        targets = source.targets()
+        if self.problem.metric is not None and targets is not None:
+            self.problem.metric.require(targets, source.weight)
         weights = None if source.weight is None else [source.weight]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wellposed.losses.classification import CrossEntropy
 from wellposed.noise.activations import LEVELS
 from wellposed.training.loop import Training
 from wellposed.training.population.compiled import Kernel
@@ -32,7 +33,6 @@ RULE = np.dtype(
     )]
 )  # fmt: skip
 CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis", "sparse")])
-LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
 
 PLAIN, AVERAGED, NOISY = 0, 1, 2
 """Which weights a slot computes with."""
@@ -64,13 +64,13 @@ class Program:
         kernel: the compiled library.
         found: the operations.
         model: one of the slots' models, for the names of leaves and buffers.
-        loss: a name of `LOSSES`.
+        loss: its number in kernel.c, as the loss itself declares it.
         batch: the largest number of examples at once.
         threads: >= 1.
     """
 
     def __init__(
-        self, kernel: Kernel, found: Lowered, stacks: Stacks, model: nn.Module, loss: str, batch: int, threads: int
+        self, kernel: Kernel, found: Lowered, stacks: Stacks, model: nn.Module, loss: int, batch: int, threads: int
     ) -> None:
         self.kernel, self.found, self.stacks, self.batch = kernel, found, stacks, batch
         self.threads = threads
@@ -95,13 +95,13 @@ class Program:
         self._held[name] = array = np.ascontiguousarray(array)
         return int(array.ctypes.data)
 
-    def _arguments(self, model: nn.Module, loss: str) -> _Step:
+    def _arguments(self, model: nn.Module, loss: int) -> _Step:
         found, stacks, plan = self.found, self.stacks, self.layout
         buffers = list(stacks.buffers)
         s = _Step()
         s.threads, s.ops, s.leaves, s.buffers = self.threads, len(found.ops), len(self.leaves), len(buffers)
         s.sites, s.outputs, s.output = max(1, len(found.sites)), found.outputs, found.output
-        s.workspace_size, s.scratch, s.loss = self.workspace.shape[1], plan.scratch, LOSSES[loss]
+        s.workspace_size, s.scratch, s.loss = self.workspace.shape[1], plan.scratch, loss
         s.op = self._keep("op", operations(found, plan, self.leaves, buffers, model))
         s.value = self._keep("value", np.array(plan.values, np.int64))
         s.gradient = self._keep("gradient", np.array(plan.gradients, np.int64))
@@ -169,7 +169,7 @@ class Program:
         s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
         s.bits = None if bits is None else bits.ctypes.data
         smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
-        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == LOSSES["cross_entropy"])
+        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == CrossEntropy.kernel)
         s.active, s.x, s.smoothing, s.mix = (
             active.ctypes.data,
             given.at(given.x),

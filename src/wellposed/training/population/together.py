@@ -302,7 +302,9 @@ class Together:
             if shape.eager or template.found is None or template.kernel is None:
                 return Eager(template.module, stacks, self.device)
             threads = torch.get_num_threads()
-            return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
+            loss = self.problem.loss.compiled()
+            assert loss is not None  # else there is no template with a kernel
+            return Program(template.kernel, template.found, stacks, model, loss, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
         why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
@@ -366,8 +368,8 @@ def native(
         raise NotStackable(f"there is no compiled kernel for {device.type}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
-    if not isinstance(loss.given, str) and not plain_cross_entropy(loss):
-        raise NotStackable("the loss is somebody's own")
+    if loss.compiled() is None:
+        raise NotStackable("the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}")
     found = lowered(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
@@ -377,15 +379,6 @@ def native(
     if not classes and target[0].numel() != found.outputs:
         raise NotStackable("targets and outputs have different shapes")
     return found, built
-
-
-def plain_cross_entropy(loss: Loss) -> bool:
-    """Whether it is torch's, with nothing set."""
-    given = loss.given
-    if given is nn.functional.cross_entropy:
-        return True
-    plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == -100
-    return plain and not given.label_smoothing and given.reduction == "mean"
 
 
 def needs(term: Term) -> tuple[str, ...]:
