@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wellposed.cli.options import MaxMemory
+
 if TYPE_CHECKING:
     from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis
 
@@ -28,6 +30,7 @@ def diagnose(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
     ] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
     from wellposed.core.files import jsonable

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wellposed.cli.errors import shown, visible
+from wellposed.cli.options import MaxMemory
 
 if TYPE_CHECKING:
     from wellposed.training.problem import Problem
@@ -59,10 +60,12 @@ def improve(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     from wellposed.cli.progress import progress
     from wellposed.core.errors import InputError, did_you_mean, listed
+    from wellposed.core.files import read_json
     from wellposed.search.budget import Budget
 
     if engine not in ENGINES:
@@ -75,6 +78,8 @@ def improve(
         from wellposed.recipe.recipe import as_recipe
         from wellposed.reporting.html import report
         from wellposed.search.improve import improve as search
+        from wellposed.search.state import SCHEMA
+        from wellposed.search.study import STUDY
 
         began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
@@ -99,7 +104,7 @@ def improve(
         for said in sentences:
             print(f"{kind}: {shown(said)}", file=sys.stderr)
     if as_json:
-        print(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))))
+        print(json.dumps(read_json(folder / STUDY, SCHEMA, "study")))
     else:
         print(*map(visible, str(study).splitlines()), sep="\n")
         print(f"report: {page}")

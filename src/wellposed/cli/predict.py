@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from wellposed.cli.errors import visible
+from wellposed.cli.options import MaxMemory
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -22,6 +23,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
     data: Annotated[str, typer.Argument(help="A table or .npz of new rows, or FILE.py:NAME for its test rows.")],
     out: Annotated[Path | None, typer.Option(help="A .csv to write; by default stdout.")] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Predict new rows with the best model of a run."""
     from wellposed.core.errors import InputError
