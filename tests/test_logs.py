@@ -751,7 +751,7 @@ def test_pipes_and_empty_names_are_not_read(tmp_path: Path) -> None:
 
 def test_files_without_end_are_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"epoch,loss\n" + b"0,1\n" * 2**20))
-    with reading_up_to("16MiB"), pytest.raises(DataError, match="has 2 MiB or more, unpacked.*--max-memory 1GiB"):
+    with reading_up_to("16MiB"), pytest.raises(DataError, match=r"has 2 MiB or more, unpacked.*--max-memory 1GiB"):
         read(tmp_path / "log.csv.gz")
 
 

@@ -33,7 +33,9 @@ FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 FILE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
 
 
-def write_atomically(path: str | Path, content: str | bytes, within: str | Path | None = None) -> Path:
+def write_atomically(
+    path: str | Path, content: str | bytes, within: str | Path | None = None, mode: int = 0o666
+) -> Path:
     """Write a whole file or none: into a neighbour, flushed to disk, and renamed over ``path``, with the folder flushed too.
 
     The mode of a file that is replaced is kept; a new one gets what the umask leaves. Folders are made as needed.
@@ -44,6 +46,7 @@ def write_atomically(path: str | Path, content: str | bytes, within: str | Path 
         content: text is written as UTF-8.
         within: the folder of ours that ``path`` lies in. Links below it are not followed: a link in the file's place is
             replaced, a link in a folder's place is refused.
+        mode: of a new file, before the umask takes its part.
     Raises:
         InputError: a folder stands in the file's place, or, below ``within``, a link in a folder's place.
         OSError: it cannot be written; the old file is as it was.
@@ -57,12 +60,12 @@ def write_atomically(path: str | Path, content: str | bytes, within: str | Path 
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     if within is not None:
-        _replaced(path, data, Path(within))
+        _replaced(path, data, Path(within), mode)
     elif not _in_place(path, data):
         target = Path(os.path.realpath(path))
         if target.is_file() and not os.access(target, os.W_OK):  # a rename would not mind
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        _replaced(target, data, target.parent)
+        _replaced(target, data, target.parent, mode)
     return path
 
 
@@ -182,10 +185,10 @@ def _flushed(at: int | None) -> None:
             os.fsync(at)
 
 
-def _replaced(path: Path, data: bytes, within: Path) -> None:
+def _replaced(path: Path, data: bytes, within: Path, mode: int) -> None:
     with _folder(path.parent, within) as at:
         partial = _name(path.with_name(PARTIAL + secrets.token_hex(8)), at)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | LINK | FILE, 0o666, dir_fd=at)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | LINK | FILE, mode, dir_fd=at)
         try:
             with os.fdopen(handle, "wb") as file:
                 _keep_mode(handle, path, at)

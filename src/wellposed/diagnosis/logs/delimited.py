@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wellposed.core.errors import DataError, listed
-from wellposed.diagnosis.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, plain
+from wellposed.diagnosis.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, check_cells, plain
 from wellposed.diagnosis.logs.names import EPOCHS, STEPS
 from wellposed.diagnosis.logs.objects import named_as
 from wellposed.diagnosis.logs.text import text_of
@@ -46,6 +46,7 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise DataError(f"'{path}' has the column {listed(repeated)} more than once; rename one of them.")
     width = len(header)
+    check_cells(f"'{path}'", len(body), width)
     if long := [number for number, row in enumerate(body, 2) if any(cell.strip() for cell in row[width:])]:
         raise DataError(
             f"'{path}' has more cells in row {long[0]} than its header has names ({width})."
