@@ -286,7 +286,7 @@ def test_a_recipe_whose_model_settings_are_unknown_is_refused_before_anything_is
 def test_other_recipe_commands() -> None:
     refused("recipe", "show", "stedy", says="Did you mean 'steady'")
     refused("recipe", "check", "none.toml", says="no recipe file 'none.toml'")
-    refused("recipe", "check", ".", says="cannot be read")
+    refused("recipe", "check", ".", says="is a folder")
 
 
 # --- where to write ------------------------------------------------------------------------------------------------

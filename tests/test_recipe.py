@@ -269,7 +269,7 @@ def test_files(tmp_path: Path) -> None:
         Recipe.from_toml(path)
     with pytest.raises(RecipeError, match="There is no recipe file"):
         Recipe.from_toml(tmp_path / "nothing.toml")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is a folder"):
         Recipe.from_toml(tmp_path)
     assert Recipe.from_toml("") == Recipe()
 

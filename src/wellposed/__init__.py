@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
     from wellposed.constraints.spectral import Orthogonal, SpectralBall
     from wellposed.core.errors import WellposedError
+    from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
     from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "core.errors": ["WellposedError"],
+    "core.reading": ["reading_up_to"],
     "core.selectors": ["biases", "convs", "embeddings", "heads", "inputs", "named", "norms", "weights"],
     "penalties.elementwise": ["L1", "L2", "ElasticNet", "WeightedL1"],
     "penalties.nonconvex": ["L0", "MCP", "SCAD"],
@@ -233,6 +235,7 @@ __all__ = [
     "norms",
     "perturb",
     "ramp",
+    "reading_up_to",
     "regularize",
     "report",
     "settle",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wellposed.cli.errors import sentence
+from wellposed.cli.options import MaxMemory
 from wellposed.cli.terminal import complain, hand_over, say, takes, width
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def diagnose(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
     ] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
     from wellposed.core.files import jsonable

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wellposed.cli.options import MaxMemory
 from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
 from wellposed.core.signs import fitting
 
@@ -59,10 +60,12 @@ def improve(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     from wellposed.cli.progress import progress
     from wellposed.core.errors import InputError, did_you_mean, listed
+    from wellposed.core.files import read_json
     from wellposed.search.budget import Budget
 
     if engine not in ENGINES:
@@ -75,6 +78,8 @@ def improve(
         from wellposed.recipe.recipe import as_recipe
         from wellposed.reporting.html import report
         from wellposed.search.improve import improve as search
+        from wellposed.search.state import SCHEMA
+        from wellposed.search.study import STUDY
 
         began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
@@ -100,7 +105,7 @@ def improve(
         for said in sentences:
             complain(f"{kind}: {said}")
     if as_json:
-        hand_over(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))) + "\n")
+        hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:
         say(str(study))
         say(f"report: {page}")

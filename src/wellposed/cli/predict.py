@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wellposed.cli.options import MaxMemory
 from wellposed.cli.terminal import apart, hand_over
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
@@ -20,6 +21,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
     data: Annotated[str, typer.Argument(help="A table or .npz of new rows, or FILE.py:NAME for its test rows.")],
     out: Annotated[Path | None, typer.Option(help="A .csv to write; by default stdout.")] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Predict new rows with the best model of a run."""
     from wellposed.core.errors import InputError

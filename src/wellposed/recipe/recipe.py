@@ -17,6 +17,7 @@ from torch import nn
 
 from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
 from wellposed.core.files import check_schema
+from wellposed.core.reading import read_bytes
 from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
@@ -533,6 +534,8 @@ class Recipe(Section):
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{where} is not valid TOML: {error}.") from None
+        except RecursionError:
+            raise RecipeError(f"{where} is nested too deeply for a recipe.") from None
         check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
             return cls(**values)
@@ -645,10 +648,8 @@ def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
-        return path.read_text(encoding="utf-8"), f"'{path}'"
-    except FileNotFoundError:
-        raise RecipeError(f"There is no recipe file '{path}'.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, "recipe", RecipeError, called="recipe file").decode("utf-8"), f"'{path}'"
+    except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
 
 

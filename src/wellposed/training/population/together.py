@@ -25,6 +25,7 @@ from wellposed.training.evaluate import call
 from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
+from wellposed.training.population.compiled import found as found_kernel
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.lowering import Lowered, lowered
 from wellposed.training.population.native import Program
@@ -365,7 +366,8 @@ def native(
     """
     built = kernel() if device.type == "cpu" else None
     if built is None:
-        raise NotStackable(f"there is no compiled kernel for {device.type}")
+        why = f": {found_kernel()}" if device.type == "cpu" else ""
+        raise NotStackable(f"there is no compiled kernel for {device.type}{why}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
