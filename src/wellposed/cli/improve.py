@@ -62,7 +62,7 @@ def improve(
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     from wellposed.cli.progress import progress
-    from wellposed.core.errors import InputError, did_you_mean, listed
+    from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.search.budget import Budget
 
     if engine not in ENGINES:
@@ -72,9 +72,12 @@ def improve(
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), contextlib.redirect_stdout(sys.stderr):
+        from wellposed.core.files import read_json
         from wellposed.recipe.recipe import as_recipe
-        from wellposed.reporting.html import report
+        from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
+        from wellposed.search.state import SCHEMA
+        from wellposed.search.study import STUDY, summary
 
         began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
@@ -94,16 +97,22 @@ def improve(
             kept = f"; go on with --out {shown(shlex.quote(str(folder)))} --resume" if folder.exists() else ""
             print(f"Interrupted{kept}.", file=sys.stderr)
             raise typer.Exit(130) from None
-        page = report(study)
-    for kind, sentences in (("warning", study.facts["warnings"]), ("note", study.notes)):
+        except StudyFinished:
+            # A process that was killed, or found the disk full, before its page was written: the page is all that is missing.
+            if same_page(folder):
+                raise
+            study = None
+        page = report(study or folder)
+        record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
+    for kind, sentences in (("warning", record["warnings"]), ("note", record["notes"])):
         for said in sentences:
             print(f"{kind}: {shown(said)}", file=sys.stderr)
     if as_json:
         print(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))))
     else:
-        print(*map(visible, str(study).splitlines()), sep="\n")
+        print(*map(visible, summary(record).splitlines()), sep="\n")
         print(f"report: {page}")
-    if not study.facts["looks"]:  # interrupted before the confirmation
+    if not record["looks"]:  # interrupted before the confirmation
         raise typer.Exit(130)
 
 

@@ -8,7 +8,8 @@ WellposedError
 │   ├── ShapeError                    a tensor whose shape does not fit
 │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
 │   ├── ProblemError                  a model, a loss or a problem file that does not work
-│   └── FormatError                   a saved file of another schema, or damaged
+│   ├── FormatError                   a saved file of another schema, or damaged
+│   └── StudyFinished                 a study that is to go on has spent its budget
 ├── FolderInUse (also FileExistsError)  an output folder that holds something else
 ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
 └── MissingExtra (also ImportError)   an optional dependency is not installed
@@ -57,6 +58,10 @@ class ProblemError(InputError):
 
 class FormatError(InputError):
     """A saved file is damaged or has another schema."""
+
+
+class StudyFinished(InputError):
+    """A study that is to go on has spent its budget, and its results are written."""
 
 
 class FolderInUse(WellposedError, FileExistsError):

@@ -31,9 +31,8 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         for again in range(1, 1 + seeds)
         for recipe in candidates
     ]
-    ended = {trial.index: trial for trial in bench.state.of("finalist")}
     ends = bench.account.spent + shares.FINALISTS * 1.5 * (1.0 - bench.start)
-    bench.train("finalist", [planned for planned in lot if planned.index not in ended], rows, ends=ends)
+    bench.train("finalist", bench.left(lot), rows, ends=ends)
     ended = {trial.index: trial for trial in bench.state.of("finalist")}
     scores: dict[str, list[float]] = defaultdict(list)
     for planned in lot:

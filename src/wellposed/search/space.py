@@ -341,8 +341,8 @@ def _even(choices: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own."""
-    return value.item() if hasattr(value, "item") else value
+    """A numpy scalar as Python's own, and a tuple as the list that it is when it comes back from a file."""
+    return value.item() if hasattr(value, "item") else list(value) if isinstance(value, tuple) else value
 
 
 def _short(value: float) -> float:
