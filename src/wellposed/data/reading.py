@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.core.shared import warnings_apart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +161,7 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
     errors = pandas.errors
     try:
-        with warnings.catch_warnings():
+        with warnings_apart():
             warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
             frame = pandas.read_csv(
                 io.StringIO(_below_header(text, separator)),

@@ -13,6 +13,7 @@ import torch
 
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
+from wellposed.core.shared import threads_of
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
@@ -22,7 +23,6 @@ from wellposed.search.pace import Pace, Trained
 from wellposed.search.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.search.space import Point
 from wellposed.search.state import Failed, Pending, State, Trial
-from wellposed.training.device import threads_of
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job, Outcome
 from wellposed.training.problem import Problem

@@ -13,10 +13,10 @@ import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.random import untouched
+from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
-from wellposed.training.device import threads_of
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run

@@ -8,12 +8,12 @@ import time
 import torch
 
 from wellposed.core.progress import report
+from wellposed.core.shared import threads_of
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
 from wellposed.search.pace import FEWEST_EPOCHS, Trained
 from wellposed.search.rates import BASELINE_RATES
-from wellposed.training.device import threads_of
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job
 from wellposed.training.run import Run

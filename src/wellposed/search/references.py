@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from wellposed.core.errors import require
+from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.training.problem import Problem
 
@@ -101,7 +102,7 @@ def _fitted(name: str, x: np.ndarray, y: np.ndarray, task: str, deadline: float)
     boosting = HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor
     model = LogisticRegression(warm_start=True) if name == "linear" else boosting(random_state=0, warm_start=True)
     rounds, more = 0, FIRST[name]
-    with warnings.catch_warnings():
+    with warnings_apart():
         # A linear model that has not converged is what this stops at, and scikit-learn says so each time.
         warnings.simplefilter("ignore")
         while more > 0:

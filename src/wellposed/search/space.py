@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 
 from wellposed.core.random import seeded
+from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
-from wellposed.training.device import threads_of
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 from wellposed.training.samples import Sample
