@@ -110,12 +110,18 @@ def warm_up(folder: Path) -> None:
 
 
 def attempt(
-    folder: Path, out: Path, resume: bool, at: float = math.inf, way: str = "kill", also: Change | None = None
+    folder: Path,
+    out: Path,
+    resume: bool,
+    at: float = math.inf,
+    way: str = "kill",
+    also: Change | None = None,
+    engine: str = "auto",
 ) -> int:
     """The command in a fork, cut before its ``at``-th write; its exit status, less the signal that ended it."""
     child = os.fork()
     if not child:
-        _command(folder, out, resume, at, way, also)
+        _command(folder, out, resume, at, way, also, engine)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -123,7 +129,7 @@ Change = Callable[[], object]
 """What is changed in a fork before it begins, such as its clock."""
 
 
-def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None) -> None:
+def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None, engine: str) -> None:
     try:
         from wellposed.cli import main
         from wellposed.search import pace
@@ -132,7 +138,18 @@ def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: C
         if also is not None:
             also()
         sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder / "stderr", "w", buffering=1)  # noqa: SIM115
-        words = ["improve", str(folder / "t.csv"), "--target", "kind", "--recipes", str(RECIPES), "--out", str(out)]
+        words = [
+            "improve",
+            str(folder / "t.csv"),
+            "--target",
+            "kind",
+            "--recipes",
+            str(RECIPES),
+            "--out",
+            str(out),
+            "--engine",
+            engine,
+        ]
         sys.argv = ["wellposed", *words, *(["--resume"] if resume else [])]
         trap = Trap(out, at, way)
         try:
@@ -211,10 +228,10 @@ def wrong_with(out: Path) -> list[str]:
     ]
 
 
-def undisturbed(folder: Path, also: Change | None = None) -> tuple[dict[str, Any], int]:
+def undisturbed(folder: Path, also: Change | None = None, engine: str = "auto") -> tuple[dict[str, Any], int]:
     """What a study that nothing disturbs leaves, and its writes."""
     out = folder / "whole"
-    if (status := attempt(folder, out, resume=False, also=also)) != 0:
+    if (status := attempt(folder, out, resume=False, also=also, engine=engine)) != 0:
         raise AssertionError(f"the undisturbed study ended with {status}: {said(folder)}")
     found = content_of(out), int((folder / "writes").read_text())
     assert wrong_with(out) == []
@@ -222,7 +239,14 @@ def undisturbed(folder: Path, also: Change | None = None) -> tuple[dict[str, Any
     return found
 
 
-def cut_everywhere(folder: Path, wanted: dict[str, Any], writes: int, places: Iterable[tuple[str, int]]) -> Found:
+def cut_everywhere(
+    folder: Path,
+    wanted: dict[str, Any],
+    writes: int,
+    places: Iterable[tuple[str, int]],
+    also: Change | None = None,
+    engine: str = "auto",
+) -> Found:
     """Cut a study at each of the places, resume it until it ends, and compare what is there then.
 
     Args:
@@ -231,13 +255,17 @@ def cut_everywhere(folder: Path, wanted: dict[str, Any], writes: int, places: It
     found = Found(writes)
     for way, at in places:
         out, name = folder / "cut", f"{way} before write {at}"
-        status = attempt(folder, out, False, at, way)
+        status = attempt(folder, out, False, at, way, also, engine)
+        if status == 0 and way == "full":  # nothing more was to be written
+            found.wrong += [f"{name}: {where}" for where in list(different(wanted, content_of(out)))[:5]]
+            shutil.rmtree(out)
+            continue
         if status != (-signal.SIGKILL if way == "kill" else 1):
             found.wrong.append(f"{name}: the status is {status}: {said(folder)}")
         if way == "full" and not ("disk is full" in said(folder) or "cannot be written: No space left" in said(folder)):
             found.wrong.append(f"{name}: it says {said(folder)!r}")
         before = trials_of(out)
-        status = attempt(folder, out, out.exists())
+        status = attempt(folder, out, out.exists(), also=also, engine=engine)
         if status != 0:
             found.wrong.append(f"{name}: resumed, the status is {status}: {said(folder)}")
         else:

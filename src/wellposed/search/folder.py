@@ -12,7 +12,7 @@ from wellposed.core.errors import FolderInUse, InputError
 from wellposed.search.state import STATE
 
 LOCK = ".lock"
-UNFINISHED = (".state.json.", ".study.json.", ".recipe.toml.", ".history.", ".report.html.")
+UNFINISHED = (".state.json.", ".study.json.", ".recipe.toml.", ".history.", ".report.html.", ".model.")
 """How the names of files begin that a killed process was writing."""
 BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
@@ -45,7 +45,9 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
                 )
             if content and resume and STATE not in content:
                 raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
-            for path in folder.iterdir():
+            model = folder / "model"
+            inside = [] if model.is_symlink() or not model.is_dir() else list(model.iterdir())
+            for path in [*folder.iterdir(), *inside]:
                 if path.name.startswith(UNFINISHED):
                     path.unlink(missing_ok=True)
             yield
