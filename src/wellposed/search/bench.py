@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from wellposed.core.progress import report
 from wellposed.core.shared import threads_of
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
 from wellposed.search.budget import Account
 from wellposed.search.halving import Halving, reached
 from wellposed.search.journal import Journal
@@ -30,6 +32,8 @@ from wellposed.training.run import Run
 
 BOOKED = ("baseline", "search")
 """Kinds of trials that a budget in recipes or epochs counts."""
+SOME_WORK = 0.2
+"""Seconds of work from which it is told how busy the machine is."""
 LAST = 5
 """Runs of the search and of the finalists whose models are kept: many would fill the memory."""
 
@@ -73,12 +77,32 @@ class Bench:
         self.interrupted = False
         self.cut: Run | None = None
         self.before, self.start = state.seconds, 0.0
+        self.slower, self.seen = 1.0, (time.monotonic() - time.process_time(), 0.0)
+        self.cut_short: dict[str, int] = {}
         self.booked = {trial.index for trial in state.of(*BOOKED)}
         self.numbered: set[int] = set()
 
     def until(self, share: float) -> float:
         """The share of the whole budget at which ``share`` of what was left at the start is gone; see `shares`."""
         return self.start + (1.0 - self.start) * share
+
+    @property
+    def writing(self) -> float:
+        """Seconds to be kept for what comes after training: more where other processes leave this one little of the machine."""
+        return self.slower * min(shares.WRITING, shares.MOST_WRITING * self.account.budget.amount)
+
+    def look_around(self) -> None:
+        """See how much of the machine this process had since it last looked: a second of its work took so many seconds. What is
+        trained on a cluster says nothing of that."""
+        (wall, used), now = self.seen, (time.monotonic(), busy_seconds())
+        if now[1] - used >= SOME_WORK and self.engine != "ray":
+            self.slower = min(max((now[0] - wall) / (now[1] - used), 1.0), shares.SLOWEST)
+            self.seen = now
+
+    @property
+    def latest(self) -> float:
+        """The share of the budget by which any training is cut, so that all is written in time."""
+        return shares.ENDS - self.writing / self.account.budget.amount if self.account.timed else math.inf
 
     @property
     def total(self) -> int:
@@ -158,13 +182,14 @@ class Bench:
             if isinstance(outcome, Run):
                 runs[place] = self._ended(kind, lot[place], outcome, rows, (time.monotonic() - began) / len(lot), note)
             elif time.monotonic() > deadline and getattr(outcome, "run", None) is None:
-                pass  # the clock cut it before it began, which says nothing of it
+                self.short(kind)  # it had not begun, which says nothing of it
             elif kind in ("search", "finalist", "ablation"):
                 self._not_trained(kind, lot[place], outcome)
             else:
                 errors.append(outcome)
 
-        deadline = self.account.deadline(ends)
+        self.look_around()
+        deadline = self.account.deadline(min(ends, self.latest))
         jobs = [Job(planned.run, planned.seed, rows) for planned in lot]
         try:
             with threads_of(self.pace.threads()):
@@ -201,8 +226,10 @@ class Bench:
             # Half a run says nothing of its recipe; the study goes on with a whole one.
             self.interrupted, self.cut = True, run
             return None
-        if run.stopped == "budget" and not learned(run):
-            return None
+        if run.stopped == "budget":
+            self.short(kind)
+            if not learned(run):
+                return None
         last, finite = chosen(run), learned(run)
         trial = Trial(
             index=planned.index,
@@ -249,6 +276,10 @@ class Bench:
         self.state.failed.append(Failed(planned.index, kind, f"{planned.recipe.describe()}: {error}"))
         self.keep()
 
+    def short(self, kind: str) -> None:
+        """The clock cut a recipe."""
+        self.cut_short[kind] = self.cut_short.get(kind, 0) + 1
+
     # --- what is kept
 
     def keep(self) -> None:
@@ -268,3 +299,9 @@ class Bench:
         others = [index for index in self.runs if kinds.get(index) not in ("baseline", "confirmation")]
         for index in others[:-LAST]:
             del self.runs[index]
+
+
+def busy_seconds() -> float:
+    """Seconds that this process and its workers have computed."""
+    workers = os.times()
+    return time.process_time() + workers.children_user + workers.children_system

@@ -41,6 +41,15 @@ from wellposed.training.run import Run
 
 __all__ = ["Search", "improve", "with_test"]
 
+CUT = {
+    "baseline": "baseline",
+    "search": "search",
+    "finalist": "finalists",
+    "confirmation": "confirmation",
+    "ablation": "ablation",
+}
+"""What a note calls the stages."""
+
 
 def improve(
     problem: Problem,
@@ -172,7 +181,11 @@ class Search:
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
         report("phase", text="references")
-        return references(self.problem, self.account.deadline(self.account.spent + shares.REFERENCES))
+        account = self.account
+        if account.timed and account.spent >= shares.STARTED:
+            said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
+            return References({}, {}, (said,))
+        return references(self.problem, account.deadline(account.spent + shares.REFERENCES))
 
     def declared(self, baseline: Recipe) -> Space | None:
         """The space around the baseline; None after Ctrl-C."""
@@ -213,6 +226,9 @@ class Search:
             notes.append(
                 f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little."
             )
+        if cut := self.bench.cut_short:
+            told = ", ".join(f"{count} of the {CUT[kind]}" for kind, count in cut.items())
+            notes.append(f"The clock cut runs before their end: {told}.")
         if failed:
             count = "A recipe" if len(failed) == 1 else f"{len(failed)} recipes, such as this one,"
             notes.append(f"{count} could not be trained: {failed[0].why}")
