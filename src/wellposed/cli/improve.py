@@ -61,6 +61,7 @@ def improve(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
+    began = clock.monotonic()  # imports take seconds, and count
     from wellposed.cli.progress import progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.search.budget import Budget
@@ -79,7 +80,6 @@ def improve(
         from wellposed.search.state import SCHEMA
         from wellposed.search.study import STUDY, summary
 
-        began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")

@@ -118,7 +118,8 @@ class Bench:
     def planned(self, kind: str, recipe: Recipe, run: Recipe, seed: int, point: Point | None = None) -> Planned:
         """A recipe to be trained; one that was planned before, since the last confirmation, keeps its number."""
         text = json.dumps((run if kind == "confirmation" else recipe).to_dict(), sort_keys=True)
-        for one in [*self.state.pending, *self.state.trials[self.state.confirmed :]]:
+        before: list[Pending | Trial] = [*self.state.pending, *self.state.trials[self.state.confirmed :]]
+        for one in before:
             known = one.index not in self.numbered and (one.kind, one.seed) == (kind, seed)
             if known and json.dumps(one.recipe, sort_keys=True) == text:
                 self.numbered.add(one.index)

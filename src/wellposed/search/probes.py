@@ -63,7 +63,7 @@ def probe(bench: Bench, plain: Recipe) -> None:
         return
     ends = bench.account.spent + 2 * shares.PROBES
     tried(bench, plain, WARM, rows, pace.together, ends)
-    found = {}
+    found: dict[int, tuple[float, list[Run]]] = {}
     for threads in dict.fromkeys((1, several)):
         if not found or bench.account.spent < ends:
             found[threads] = tried(bench, plain, EPOCHS, rows, threads, ends)
