@@ -9,7 +9,8 @@ WellposedError
 │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
 │   ├── ProblemError                  a model, a loss or a problem file that does not work
 │   │   └── TargetError               targets that a loss does not take, or labels without an output
-│   └── FormatError                   a saved file of another schema, or damaged
+│   ├── FormatError                   a saved file of another schema, or damaged
+│   └── StudyFinished                 a study that is to go on has spent its budget
 ├── FolderInUse (also FileExistsError)  an output folder that holds something else
 ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
 └── MissingExtra (also ImportError)   an optional dependency is not installed
@@ -62,6 +63,10 @@ class TargetError(ProblemError):
 
 class FormatError(InputError):
     """A saved file is damaged or has another schema."""
+
+
+class StudyFinished(InputError):
+    """A study that is to go on has spent its budget, and its results are written."""
 
 
 class FolderInUse(WellposedError, FileExistsError):

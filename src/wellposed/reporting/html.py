@@ -48,6 +48,19 @@ def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
     return write_atomically(target, render(record))
 
 
+def same_page(folder: str | Path) -> bool:
+    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes.
+
+    Raises:
+        FormatError, MissingExtra: see `report`.
+    """
+    try:
+        held = (Path(folder) / PAGE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return held == render(read_json(Path(folder) / RECORD, SCHEMA, "study"))
+
+
 def _record_and_folder(given: Any) -> tuple[dict[str, Any], str | Path | None]:
     if isinstance(given, dict):
         return given, None

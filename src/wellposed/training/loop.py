@@ -91,20 +91,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
-        try:
-            for epoch in range(recipe.epochs):
+    try:
+        for epoch in range(recipe.epochs):
+            with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-                training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-                if training.stopped:
-                    break
-        except KeyboardInterrupt:
-            training.stopped = "interrupted"
-        except Exception as error:
-            if isinstance(error, WellposedError) and not training.history.rows:
-                raise
-            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-            raise TrainingError(f"Training stopped by {said}", training.finish("failed")) from error
-        return training.finish(training.stopped or "epochs")
+            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
+            if training.stopped:
+                break
+    except KeyboardInterrupt:
+        training.stopped = "interrupted"
+    except Exception as error:
+        if isinstance(error, WellposedError) and not training.history.rows:
+            raise
+        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
+        raise TrainingError(f"Training stopped by {said}", training.finish("failed")) from error
+    return training.finish(training.stopped or "epochs")
 
 
 @dataclass

@@ -177,16 +177,16 @@ class Together:
         """Advance the group that is furthest behind, until nothing is left."""
         begun = False
         try:
-            with untouched():
-                while waiting := [group for group in self.groups if not group.over]:
-                    group = min(waiting, key=lambda g: g.progress)
-                    try:
+            while waiting := [group for group in self.groups if not group.over]:
+                group = min(waiting, key=lambda g: g.progress)
+                try:
+                    with untouched():
                         group.advance(late=begun and time.monotonic() > self.deadline)
-                        begun = True
-                    except Exception as error:
-                        group.fail(error)
-                    self.tell()
-                    self.judge()
+                    begun = True
+                except Exception as error:
+                    group.fail(error)
+                self.tell()
+                self.judge()
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
