@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from wellposed.ops.norms import largest, lengths, power_of_two, widened
+
 
 def hierarchical_prox(
     theta: Tensor, w: Tensor, theta_step: Tensor, step: Tensor, strength: float, hierarchy: float
@@ -22,7 +24,8 @@ def hierarchical_prox(
 
     Args:
         theta: ``(inputs, outputs)``, the linear effects. Not modified.
-        w: ``(inputs, weights)``, the weights out of each input. Not modified.
+        w: ``(inputs, weights)``, the weights out of each input. Not modified. An input with a number that is not finite,
+            here or in ``theta``, comes back as it is.
         theta_step, step: >= 0, of their shapes. A coordinate with step 0 does not move; where a ``w_i`` is fixed, ``u`` is
             as long as it needs, if any of its coordinates moves at all.
         strength: >= 0.
@@ -31,15 +34,23 @@ def hierarchical_prox(
         Lemhadri, Ruan, Abraham & Tibshirani (2021), JMLR 22, for equal steps; the derivation for a diagonal metric is in
         docs/derivations/groups.md.
     """
-    length = _length(theta, w, theta_step, step, strength, hierarchy)
-    u = _of_length(theta, theta_step, length)
+    if not theta.numel():
+        return theta.clone(), w.clone()
+    # In units of a power of two near the largest number of an input, squares neither overflow nor vanish.
+    both = torch.cat([widened(theta), widened(w)], 1)
+    scale, sound = power_of_two(largest(both, 1)), torch.isfinite(both).all(1, keepdim=True)
+    small, weights = (torch.where(sound, widened(x) / scale, torch.zeros_like(widened(x))) for x in (theta, w))
+    tau, t = widened(theta_step), widened(step)
+    length = _length(small, weights, tau, t, strength / scale, hierarchy)
+    u = torch.where(sound & (tau > 0), _of_length(small, tau, length) * scale, theta)
     if math.isinf(hierarchy):
-        return u, w.clone()
+        return u.to(theta.dtype), w.clone()
     bound = hierarchy * length
-    return u, torch.where(step > 0, w.clamp(-bound, bound), w)
+    v = torch.where(sound & (t > 0), weights.clamp(-bound, bound) * scale, w)
+    return u.to(theta.dtype), v.to(w.dtype)
 
 
-def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: float, hierarchy: float) -> Tensor:
+def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: Tensor, hierarchy: float) -> Tensor:
     """``|u|`` of each row, ``(inputs, 1)``."""
     norm: Tensor = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
     most = tau.amax(1, keepdim=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wellposed.ops.groups import along, outlasting
+from wellposed.ops.groups import Tiled, along, sparing
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim.metrics import Diagonal, Metric
@@ -180,8 +180,7 @@ def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tenso
     spared = metric.spared() if isinstance(metric, Diagonal) else None
     if spared is None:
         return group_soft_threshold(wide, steps, strength, axis)
-    u = group_soft_threshold(wide.masked_fill(spared, 0.0), steps, strength, axis)
-    return torch.where(spared & outlasting(u, wide.masked_fill(spared, 0.0), along(u, axis)), wide, u)
+    return sparing(wide, spared, along(wide, axis), lambda w: group_soft_threshold(w, steps, strength, axis))
 
 
 def group_soft_threshold_(

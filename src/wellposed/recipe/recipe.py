@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -235,14 +235,28 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values = {key: _tuples(value) for key, value in given.items()}
     for key, value in values.items():
-        parts = (
-            value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
-        )
-        if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
-            raise ValueError(f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out")
+        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
+        if key not in fields and not all(isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)):
+            raise ValueError(
+                f"{key} = {value!r} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it out"
+            )
     return values
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flat_in(value: Any) -> Iterator[Any]:
+    """What nested tuples hold."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat_in(part)
+    else:
+        yield value
 
 
 class PlaceSpec(Section):
