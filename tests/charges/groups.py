@@ -12,6 +12,7 @@ from torch import Tensor
 
 import wellposed as wp
 from charges import equal
+from wellposed.core.errors import ShapeError
 from wellposed.ops.groups import Groups, along
 from wellposed.ops.norms import group_norms, other_axes
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, group_soft_threshold, soft_threshold
@@ -27,6 +28,9 @@ from wellposed.testing.laws import PENALTY_LAWS, STEPS, cases, minimizes, minimi
 ALL = torch.tensor([0])
 """Group numbers that broadcast to every shape: one group of all."""
 
+BY_SIGHT = torch.tensor([[0, 1, -1], [0, 0, 1], [1, 1, 1], [-1, 0, 0]])
+"""Group numbers of a matrix (4, 3): two groups of five, and two weights in none."""
+
 Given = dict[str, Any]
 COUPLED: dict[str, list[tuple[Given, list[tuple[int, ...]]]]] = {
     "tied_groups": [
@@ -35,6 +39,7 @@ COUPLED: dict[str, list[tuple[Given, list[tuple[int, ...]]]]] = {
             [(3, 2), (3,), (2, 3)],
         ),
         ({"strength": 0.1, "axes": {"a": "filter", "b": "channel"}}, [(2, 1, 2), (2, 2, 2)]),
+        ({"strength": 0.3, "axes": {"a": "unit", "b": "input"}, "weights": 1.5}, [(2, 2), (1, 2)]),
     ],
     "hierarchical": [
         ({"strength": 0.4, "hierarchy": 1.5}, [(1, 3), (3, 3)]),
@@ -50,9 +55,20 @@ GIVEN: dict[str, list[Given]] = {
         {"strength": 0.2, "by": "head", "heads": 2},
         {"strength": 0.3, "by": "block", "block": (2, 1)},
         {"strength": 0.1, "by": ALL},
+        {"strength": 0.3, "weights": 1.0},
+        {"strength": 0.3, "by": "input", "weights": [2.0, 0.0, 0.5]},
+        {"strength": 0.3, "by": BY_SIGHT, "weights": (1.0, 2.0)},
     ],
-    "sparse_group": [{"strength": 0.3}, {"strength": 0.4, "mix": 0.2, "by": "input"}],
-    "group_mcp": [{"strength": 0.3}, {"strength": 0.2, "gamma": 3.5, "by": "input"}],
+    "sparse_group": [
+        {"strength": 0.3},
+        {"strength": 0.4, "mix": 0.2, "by": "input"},
+        {"strength": 0.4, "mix": 0.4, "by": "input", "weights": [2.0, 0.0, 0.5]},
+    ],
+    "group_mcp": [
+        {"strength": 0.3},
+        {"strength": 0.2, "gamma": 3.5, "by": "input"},
+        {"strength": 0.2, "by": BY_SIGHT, "weights": [0.0, 1.5]},
+    ],
     "total_variation": [{"strength": 0.3}, {"strength": 0.2, "axis": 0}],
     **{name: [given for given, _ in entries] for name, entries in COUPLED.items()},
 }
@@ -83,6 +99,15 @@ class AsOne(Penalty):
     @property
     def traits(self) -> Traits:
         return self.charge.traits
+
+    @property
+    def hows(self) -> Any:
+        return self.charge.hows
+
+    def check(self, name: str, w: Tensor) -> None:
+        total = sum(math.prod(shape) for shape in self.shapes)
+        if w.shape != (total,):
+            raise ShapeError(f"AsOne is cut from {total} numbers, not from {tuple(w.shape)}.")
 
     @property
     def inner(self) -> Any:

@@ -20,7 +20,7 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
     "spectral": [{"strength": 0.3}, {"strength": 0.6, "parts": 2}],
     # With step 3 the amount is above 1, where the prox is not unique everywhere.
     "orthogonality": [{"strength": 0.2}, {"strength": 0.35, "parts": 2}],
-    "row_l21": [{"strength": 0.3}],
+    "row_l21": [{"strength": 0.3}, {"strength": 0.3, "weights": [1.0, 0.0, 2.0, 0.5]}],
 }
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import largest, lengths, power_of_two, widened
+from wellposed.ops.norms import largest, lengths, power_of_two, rooted_sum, widened
 
 
 def hierarchical_prox(
@@ -52,7 +52,7 @@ def hierarchical_prox(
 
 def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: Tensor, hierarchy: float) -> Tensor:
     """``|u|`` of each row, ``(inputs, 1)``."""
-    norm: Tensor = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
+    norm = lengths(theta, 1)
     most = tau.amax(1, keepdim=True)
     restricted = not math.isinf(hierarchy) and hierarchy > 0 and w.shape[1] > 0
     least = torch.zeros_like(norm)
@@ -62,9 +62,7 @@ def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: Tensor, 
         weight = torch.where(moves, t.where(moves, torch.ones_like(t)).reciprocal(), weight)
         least = torch.where(moves, torch.zeros_like(w), height / hierarchy).amax(1, keepdim=True)
     # What the coordinates with the largest step need, whatever the others do: left of the root, and exact without others.
-    level: Tensor = torch.linalg.vector_norm(
-        torch.where(tau == most, theta, torch.zeros_like(theta)), dim=1, keepdim=True
-    )
+    level = lengths(torch.where(tau == most, theta, torch.zeros_like(theta)), 1)
     if restricted:
         order = height.sort(dim=1, descending=True)
         sizes, pulls = order.values, weight.gather(1, order.indices)
@@ -83,13 +81,11 @@ def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: Tensor, 
         pull = strength - (hierarchy * (gap * weight).sum(1, keepdim=True) if restricted else 0.0)
         rate = hierarchy**2 * (weight * (gap > 0)).sum(1, keepdim=True) if restricted else 0.0
         # At the root a denominator is at least |theta_i|; half of it from below keeps the climb on the left of the root.
-        scaled = torch.where(
-            square > 0, torch.maximum(length + tau * pull, floor).reciprocal(), torch.zeros_like(theta)
-        )
+        scaled = _inverse(torch.maximum(length + tau * pull, floor), square > 0)
         terms = square * scaled * scaled
         total = terms.sum(1, keepdim=True)
         slope = (terms * scaled * (1.0 + tau * rate)).sum(1, keepdim=True)
-        update = ((total.sqrt() - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
+        update = ((rooted_sum(total) - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
         length = length + update
         if not bool((update > 4 * eps * length).any()):
             break
@@ -103,7 +99,7 @@ def _of_length(theta: Tensor, tau: Tensor, length: Tensor) -> Tensor:
     become longer is 0, the first coordinate with the largest step takes the rest: every sign and direction is as good.
     """
     tiny, eps = torch.finfo(theta.dtype).tiny, torch.finfo(theta.dtype).eps
-    norm: Tensor = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
+    norm = lengths(theta, 1)
     most, index = tau.max(1, keepdim=True)
     some = theta != 0
     moves = (tau > 0) & some
@@ -121,18 +117,23 @@ def _of_length(theta: Tensor, tau: Tensor, length: Tensor) -> Tensor:
     square, floor = theta.square(), theta.abs() / 2
     climbing = (length > 0) & moves.any(1, keepdim=True)
     for _ in range(100):
-        scaled = torch.where(some, torch.maximum(length + tau * q, floor).reciprocal(), torch.zeros_like(theta))
+        scaled = _inverse(torch.maximum(length + tau * q, floor), some)
         terms = square * scaled * scaled
         total = terms.sum(1, keepdim=True)
         slope = (terms * scaled * tau).sum(1, keepdim=True)
-        update = ((total.sqrt() - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
+        update = ((rooted_sum(total) - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
         update = torch.where(climbing, update, torch.zeros_like(update))
         q = q + update
         if not bool((update * most > 4 * eps * length).any()):
             break
-    factor = torch.where(some, length / torch.maximum(length + tau * q, floor), torch.zeros_like(theta))
+    factor = length * _inverse(torch.maximum(length + tau * q, floor), some)
     u = torch.where(tau > 0, theta * factor, theta)
     missing = (length.square() - u.square().sum(1, keepdim=True)).clamp_min(0.0)
     first = torch.arange(theta.shape[1], device=theta.device) == index
     needed = first & (u == 0) & (most > 0) & (missing > 16 * eps * length.square())
-    return torch.where(needed, missing.sqrt(), u)
+    return torch.where(needed, rooted_sum(missing), u)
+
+
+def _inverse(x: Tensor, where: Tensor) -> Tensor:
+    """``1/x``, and 0 elsewhere, whatever stands there; so for gradients too."""
+    return torch.where(where, x.where(where, torch.ones_like(x)).reciprocal(), torch.zeros_like(x))

@@ -38,6 +38,26 @@ def precise(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+class Valued(torch.autograd.Function):
+    """The first argument, with the gradient of the second, which it equals to rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, likewise: Tensor) -> Tensor:
+        """``value``."""
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        """All to ``likewise``."""
+        return None, grads[0]
+
+
+def valued(value: Tensor, likewise: Tensor) -> Tensor:
+    """``value``, bit for bit, with the gradient of ``likewise``: of what is projected, where what is feasible comes back."""
+    found: Tensor = Valued.apply(value, likewise)  # type: ignore[no-untyped-call]
+    return found
+
+
 def power_of_two(size: Tensor) -> Tensor:
     """The largest power of two that is at most ``size >= 0``; 1 where that is 0 or not finite. Carries no gradient."""
     size = size.detach()

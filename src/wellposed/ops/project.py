@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import largest, lengths, power_of_two
+from wellposed.ops.norms import largest, lengths, power_of_two, valued
 
 ULPS = 4
 """How many times the machine's epsilon a group may exceed its bound and still count as feasible."""
@@ -78,8 +78,8 @@ def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
 
     def nearest(rows: Tensor) -> Tensor:
         norms = row_norms(rows)
-        outside = norms > bound * (1.0 + slack(rows))
-        factor = bound / norms.where(outside, torch.ones_like(norms))
+        outside = (norms > bound * (1.0 + slack(rows))) | (bound == 0)
+        factor = bound / norms.where(outside & (norms > 0), torch.ones_like(norms))
         return torch.where(outside, (rows * factor.to(_computed(w))).to(w.dtype), rows)
 
     return by_rows(w, axis, nearest)
@@ -107,7 +107,8 @@ def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
         first = torch.zeros_like(rows)
         first[:, 0] = 1.0
         near = (norms - 1.0).abs() <= slack(rows)
-        return torch.where(near, rows, torch.where(some, unit, first))
+        nearest = torch.where(some, unit, first)
+        return valued(torch.where(near, rows, nearest), nearest)
 
     return by_rows(w, axis, nearest)
 
@@ -132,6 +133,8 @@ def simplex_threshold(rows: Tensor, total: float | Tensor) -> Tensor:
 def _onto_simplex(rows: Tensor, total: float) -> Tensor:
     """Rows of the wide type onto the simplex, with a sum that is right to an ulp of the total, not of the rows."""
     # A shift of all changes nothing; beside the largest number the total would be lost in rounding.
+    if total == 0:
+        return 0.0 * rows
     rows = rows - rows.amax(dim=1, keepdim=True)
     rows = (rows - simplex_threshold(rows, total)).clamp_min(0.0)
     for _ in range(2):
@@ -157,7 +160,7 @@ def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
         projected = _onto_simplex(rows.to(wide(w)), total).to(w.dtype)
         gap = (rows.sum(dim=1, keepdim=True, dtype=wide(w)) - total).abs()
         inside = (rows >= 0).all(dim=1, keepdim=True) & (gap <= total * slack(rows))
-        return torch.where(inside, rows, projected)
+        return valued(torch.where(inside, rows, projected), projected)
 
     return by_rows(w, axis, nearest)
 
@@ -177,7 +180,7 @@ def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
         size = rows.abs()
         projected = rows.sign() * _onto_simplex(size.to(wide(w)), bound).to(w.dtype)
         outside = size.sum(dim=1, keepdim=True, dtype=wide(w)) > bound * (1.0 + slack(rows))
-        return torch.where(outside, projected, rows)
+        return torch.where(outside | (bound == 0), projected, rows)
 
     return by_rows(w, axis, nearest)
 
@@ -213,7 +216,8 @@ def into_interval(w: Tensor, low: End, high: End) -> Tensor:
         low, high: numbers, or tensors that broadcast to ``w``.
     """
     ends = [torch.as_tensor(end, device=w.device).to(w.dtype) for end in (low, high)]
-    return torch.where(torch.isfinite(w), torch.clamp(w, *ends), w)
+    free = ((w > ends[0]) & (w < ends[1])) | ~torch.isfinite(w)
+    return torch.where(free, w, torch.clamp(w.detach(), *ends))
 
 
 def into_half_space(w: Tensor, normal: Tensor, bound: Tensor, axis: int | None) -> Tensor:

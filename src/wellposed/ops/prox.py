@@ -22,8 +22,9 @@ def soft_threshold(w: Tensor, threshold: Step) -> Tensor:
     A coordinate with ``|w_i| <= threshold_i`` becomes exactly 0. Threshold 0 returns ``w``.
     """
     if isinstance(threshold, Tensor):
-        return w - torch.clamp(w, -threshold, threshold)
-    return w - w.clamp(-threshold, threshold)
+        # At w = 0 and threshold 0 the difference has the value of w, but not its gradient.
+        return torch.where(threshold == 0, w, w - torch.clamp(w, -threshold, threshold))
+    return w - w.clamp(-threshold, threshold) if threshold else w.clone()
 
 
 def shrink(w: Tensor, amount: Step) -> Tensor:
@@ -82,16 +83,16 @@ def group_shrink(w: Tensor, step: Step, strength: Step, groups: Groups) -> Tenso
     strength = strength / scale
     if not isinstance(step, Tensor) or step.numel() == 1:
         norms = groups.norms(y)
-        some = norms > 0
-        factor = (1.0 - strength * step / norms.where(some, torch.ones_like(norms))).clamp_min(0.0)
-        factor = groups.spread(factor.where(some, torch.ones_like(norms)))
+        some, amount = norms > 0, strength * step
+        factor = (1.0 - amount / norms.where(some, torch.ones_like(norms))).clamp_min(0.0)
+        factor = groups.spread(factor.where(some, (amount == 0).to(norms)))
     else:
         shift = groups.split(step.expand_as(w)) * groups.spread(strength)
         radius, alive = _radii(y, shift, torch.ones_like(shift), groups)
         radius, lives = groups.spread(radius), groups.spread(alive)
         # The factor first: where the shift is 0 it is exactly 1, and the coordinate stays bit for bit.
         sum_ = (radius + shift).where(lives, torch.ones_like(shift))
-        factor = (radius / sum_).where(lives, torch.zeros_like(shift))
+        factor = (radius / sum_).where(lives, (shift == 0).to(shift))
     return groups.join(torch.where(groups.spread(sound), x * factor, x), w)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import widened
+from wellposed.ops.norms import valued, widened
 from wellposed.ops.project import simplex_threshold
 
 Spectrum = Callable[[Tensor], Tensor]
@@ -168,11 +168,11 @@ def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
         radius: 0-d, >= 0. 0 returns ``a`` bit for bit.
     """
 
-    def capped(s: Tensor) -> Tensor:
-        theta = simplex_threshold(s, radius).clamp_min(0.0)
-        return torch.where(s.sum(dim=-1, keepdim=True) <= radius, torch.zeros_like(s), s.minimum(theta))
-
-    return torch.where(radius > 0, spectral_map(a, capped, lambda s: (capped(s) == s).to(s.dtype)), a)
+    u, s, vh = svd(a)
+    theta = simplex_threshold(s, radius).clamp_min(0.0)
+    some = s.sum(dim=-1, keepdim=True) > radius
+    capped = torch.where(some, s.minimum(theta), torch.zeros_like(s))
+    return torch.where(radius > 0, composed(a, u, s, vh, capped, (some & (s < theta)).to(s.dtype)), a)
 
 
 def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
@@ -188,13 +188,13 @@ def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: of the weights, which says what is a zero singular value.
     """
     u, s, vh = svd(a)
-    alive = above_rounding(s, a, dtype)
-    zero, some = torch.zeros_like(s), amount > 0
+    alive, some = above_rounding(s, a, dtype), amount > 0
     amount = amount.where(some, torch.ones_like(amount))
-    root = largest_root(torch.where(alive, s, zero), amount)
-    moved = composed(a, u, s, vh, torch.where(alive, root, zero), _slope(root, amount))
+    # What is taken for 0 is brought there without its gradient being lost.
+    root = largest_root(torch.where(alive, s, s - s.detach()), amount)
+    moved = composed(a, u, s, vh, torch.where(alive, root, root - root.detach()), _slope(root, amount))
     with torch.no_grad():
-        length = largest_root(zero[..., :1], amount).unsqueeze(-1)
+        length = largest_root(torch.zeros_like(s[..., :1]), amount).unsqueeze(-1)
         free = length * _complement(a, u, alive, vh, dtype)
     return torch.where(some, moved + free, a)
 
@@ -239,8 +239,9 @@ def clip_spectrum(a: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
         dtype: of the weights, which says how much is rounding.
     """
     u, s, vh = svd(a)
-    outside = s[..., :1] > bound * (1.0 + rounding(a, dtype))
-    clipped = composed(a, u, s, vh, s.clamp_max(bound), (s <= bound).to(s.dtype))
+    outside = (s[..., :1] > bound * (1.0 + rounding(a, dtype))) | (bound == 0)
+    below = s < bound
+    clipped = composed(a, u, s, vh, torch.where(below, s, torch.full_like(s, bound)), below.to(s.dtype))
     return torch.where(outside.unsqueeze(-1), clipped, a)
 
 
@@ -252,7 +253,8 @@ def onto_orthonormal(a: Tensor, dtype: torch.dtype) -> Tensor:
     gram = smaller_gram(a)
     eye = torch.eye(gram.shape[-1], dtype=a.dtype, device=a.device)
     gap = (gram - eye).abs().amax(dim=(-2, -1), keepdim=True)
-    return torch.where(gap <= rounding(a, dtype), a, polar(a, dtype))
+    nearest = polar(a, dtype)
+    return valued(torch.where(gap <= rounding(a, dtype), a, nearest), nearest)
 
 
 def smaller_gram(a: Tensor) -> Tensor:

@@ -36,7 +36,17 @@ def variation_prox(w: Tensor, step: Step, strength: Step, axis: int = -1) -> Ten
     y = given.where(sound, torch.zeros_like(given))
     charge = torch.as_tensor(strength, dtype=w.dtype, device=w.device)
     pairs = _lines(charge.expand_as(w.narrow(axis, 1, w.shape[axis] - 1)), axis)
-    u = torch.where(sound, _levels(y, times, pairs), given)
+    if not isinstance(strength, Tensor):
+        # Beyond this, which no dual variable exceeds, a strength changes nothing, but small weights would drown in it.
+        width = y.amax(1, keepdim=True) - y.amin(1, keepdim=True)
+        pace = torch.where(times > 0, 1.0 / times.where(times > 0, torch.ones_like(times)), torch.zeros_like(times))
+        pairs = pairs.minimum(2.0 * width * pace.sum(1, keepdim=True))
+    with torch.no_grad():
+        levels = _levels(y, times, pairs)
+    if torch.is_grad_enabled() and y.requires_grad:
+        means = _means(y, times, levels)
+        levels = levels + (means - means.detach())
+    u = torch.where(sound, levels, given)
     shape = (*w.shape[: axis % w.ndim], *w.shape[axis % w.ndim + 1 :], w.shape[axis])
     return torch.where(t > 0, u.view(shape).movedim(-1, axis), w)
 
@@ -89,6 +99,22 @@ def _levels(y: Tensor, t: Tensor, s: Tensor) -> Tensor:
     for end in reversed(ends):
         levels.append(levels[-1].clamp(end[:, :1], end[:, 1:]))
     return torch.cat(levels[::-1], 1)
+
+
+def _means(y: Tensor, t: Tensor, u: Tensor) -> Tensor:
+    """The mean of ``y`` over each run of equal ``u``, weighted by ``1/t``, which is all that ``u`` depends on nearby.
+
+    A number with step 0 holds its whole run.
+    """
+    starts = torch.cat([torch.ones_like(u[:, :1]), (u.diff(dim=1) != 0).to(u)], 1)
+    run = (starts.reshape(-1).cumsum(0) - 1).long()
+    flat, held = t.reshape(-1), (t == 0).reshape(-1).to(t)
+    none = torch.zeros(int(run[-1]) + 1, dtype=t.dtype, device=t.device)
+    holds = none.index_add(0, run, held)[run] > 0
+    weight = torch.where(holds, held, 1.0 / flat.where(flat > 0, torch.ones_like(flat)))
+    sums = (none.index_add(0, run, x) for x in (weight * y.reshape(-1), weight))
+    top, bottom = (found[run] for found in sums)
+    return (top / bottom).view(y.shape)
 
 
 def _crossing(at: Tensor, scaled: Tensor, now: Tensor, reach: Tensor, level: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
-from wellposed.ops.norms import length
+from wellposed.ops.norms import largest, length, lengths, power_of_two
 from wellposed.ops.project import simplex_threshold
 from wellposed.ops.spectral import (
     above_rounding,
@@ -269,9 +269,11 @@ class Orthogonality(_MatrixPenalty):
 
     def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
         """``strength/4 * |W W^T - I|_F^2``, summed over parts."""
-        gram = smaller_gram(a)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return 0.25 * self.strength * (gram - eye).square().sum()
+        # Large numbers are divided first: infinities of both signs would be no number.
+        scale = power_of_two(largest(a, (-2, -1))).clamp_min(1.0)
+        gram = smaller_gram(a / scale)
+        gap = gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) / scale / scale
+        return 0.25 * self.strength * (lengths(gap, (-2, -1)) * scale * scale).square().sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
         """A global minimizer, also where it is not the only one; see `wellposed.ops.spectral.toward_one`."""

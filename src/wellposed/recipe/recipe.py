@@ -30,7 +30,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
@@ -61,7 +61,7 @@ def fusable(parameter: Any) -> bool:
 class OptimizerSpec(Section):
     """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -143,7 +143,7 @@ class TermSpec(Section):
     of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: str
     strength: NonNegative | None = None
@@ -265,7 +265,7 @@ class PlaceSpec(Section):
     ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     kind: str
     on: str | tuple[str, ...]
