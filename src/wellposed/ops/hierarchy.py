@@ -46,7 +46,8 @@ def hierarchical_prox(
     if math.isinf(hierarchy):
         return u.to(theta.dtype), w.clone()
     bound = hierarchy * length
-    v = torch.where(sound & (t > 0), weights.clamp(-bound, bound) * scale, w)
+    clipped = torch.where(weights.abs() < bound, weights, weights.sign() * bound)
+    v = torch.where(sound & (t > 0), clipped * scale, w)
     return u.to(theta.dtype), v.to(w.dtype)
 
 

@@ -37,10 +37,7 @@ def variation_prox(w: Tensor, step: Step, strength: Step, axis: int = -1) -> Ten
     charge = torch.as_tensor(strength, dtype=w.dtype, device=w.device)
     pairs = _lines(charge.expand_as(w.narrow(axis, 1, w.shape[axis] - 1)), axis)
     if not isinstance(strength, Tensor):
-        # Beyond this, which no dual variable exceeds, a strength changes nothing, but small weights would drown in it.
-        width = y.amax(1, keepdim=True) - y.amin(1, keepdim=True)
-        pace = torch.where(times > 0, 1.0 / times.where(times > 0, torch.ones_like(times)), torch.zeros_like(times))
-        pairs = pairs.minimum(2.0 * width * pace.sum(1, keepdim=True))
+        pairs = pairs.minimum(_enough(y, times))
     with torch.no_grad():
         levels = _levels(y, times, pairs)
     if torch.is_grad_enabled() and y.requires_grad:
@@ -99,6 +96,22 @@ def _levels(y: Tensor, t: Tensor, s: Tensor) -> Tensor:
     for end in reversed(ends):
         levels.append(levels[-1].clamp(end[:, :1], end[:, 1:]))
     return torch.cat(levels[::-1], 1)
+
+
+def _enough(y: Tensor, t: Tensor) -> Tensor:
+    """A strength from which on lines no longer change, ``(lines, 1)``: in a larger one small numbers would be lost.
+
+    A line is constant from the largest dual variable of its mean on. Where a step is 0, the dual variables that have the
+    same sign on a stretch between two fixed numbers differ by at most ``(max y - min y) * sum_i 1/t_i``, and shift freely.
+    """
+    moves = t > 0
+    pace = torch.where(moves, 1.0 / t.where(moves, torch.ones_like(t)), torch.zeros_like(t))
+    total = pace.sum(1, keepdim=True)
+    low, high = y.amin(1, keepdim=True), y.amax(1, keepdim=True)
+    mean = (pace * y).sum(1, keepdim=True) / total.where(total > 0, torch.ones_like(total))
+    dual = (pace * (y - mean)).cumsum(1).abs().amax(1, keepdim=True)
+    rounding = 4 * y.shape[1] * torch.finfo(y.dtype).eps * torch.maximum(high, -low) * total
+    return torch.where(moves.all(1, keepdim=True), 1.01 * dual + rounding, 2.0 * (high - low) * total)
 
 
 def _means(y: Tensor, t: Tensor, u: Tensor) -> Tensor:
