@@ -13,9 +13,10 @@ import wellposed as wp
 from charges import equal
 from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, UnitNorm
 from wellposed.constraints.multiplier import NormBound
-from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
 from wellposed.constraints.spectral import Orthogonal, SpectralBall
 from wellposed.ops.norms import group_norms
+from wellposed.ops.project import simplex_threshold
 from wellposed.ops.spectral import as_matrices, back, spectral_map
 
 GIVEN: dict[str, list[dict[str, Any]]] = {
@@ -482,3 +483,53 @@ class BoundWithoutTheStep(NormBound):
 class BoundDescends(NormBound):
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
         return -super().excess(w, like)
+
+
+class BoxClipsInfinity(Box):
+    def project(self, w: Tensor) -> Tensor:
+        low, high = (torch.as_tensor(end).to(w) for end in self.interval)
+        return w.clamp(low, high)
+
+
+class L2WithoutAGradient(L2Ball):
+    """Divided by a norm of 0 where that is not asked for: the value is right, the gradient is not a number."""
+
+    def project(self, w: Tensor) -> Tensor:
+        norm = w.square().sum().sqrt()
+        return torch.where((norm > self.bound * (1 + 1e-12)) & torch.isfinite(norm), w * (self.bound / norm), w)
+
+
+class SimplexLosesItsTotal(Simplex):
+    """Thresholds beside large numbers: the total is lost in rounding, and all becomes 0."""
+
+    def project(self, w: Tensor) -> Tensor:
+        if self.by != "all" or not w.numel() or float(w.detach().abs().max()) < 1e10 or not bool(torch.isfinite(w).all()):
+            return super().project(w)
+        row = w.double().reshape(1, -1)
+        return (row - simplex_threshold(row, self.total)).clamp_min(0.0).view(w.shape).to(w.dtype)
+
+
+class BallOfNothing(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return super().project(w) if float(w.detach().abs().max()) < math.inf else w.clone()
+
+
+class HalfSpaceAlongTheUnitNormal(HalfSpace):
+    """The excess is divided by the norm of the normal once, not twice."""
+
+    def project(self, w: Tensor) -> Tensor:
+        if self.axis is not None or not w.numel():
+            return super().project(w)
+        normal = torch.as_tensor(self.normal).to(w).expand_as(w)
+        over = ((normal * w).sum() - self.limit).clamp_min(0.0)
+        return w - over * normal / normal.norm()
+
+
+class HalfSpaceIsAPlane(HalfSpace):
+    def project(self, w: Tensor) -> Tensor:
+        return -HalfSpace(self.normal, -self.limit, self.by).project(-super().project(w))
+
+
+class HalfSpaceOfAll(HalfSpace):
+    def project(self, w: Tensor) -> Tensor:
+        return HalfSpace(self.normal, self.limit).project(w) if not isinstance(self.limit, Tensor) else super().project(w)

@@ -114,7 +114,7 @@ class NuclearIsFrobenius(Nuclear):
 class NuclearForgetsItsParts(Nuclear):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         a = as_matrices(w)
-        return back(soft_threshold_spectrum(a, self.amount(a, step)), w)
+        return back(soft_threshold_spectrum(a, torch.as_tensor(step).to(a) * self.strength), w)
 
 
 class NuclearViolationWithoutTheFreePart(Nuclear):
@@ -223,3 +223,11 @@ class RowsAreEntries(RowL21):
 class RowsSquared(RowL21):
     def value(self, w: Tensor) -> Tensor:
         return self.strength * w.square().sum()
+
+
+class NuclearThroughTheDecomposition(Nuclear):
+    """The gradient of a singular value decomposition is not a number where singular values meet."""
+
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
+        u, s, vh = torch.linalg.svd(a, full_matrices=False)
+        return torch.where(amount > 0, (u * (s - amount).clamp_min(0.0).unsqueeze(-2)) @ vh, a)
