@@ -219,7 +219,16 @@ def operators(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("probe")
     (folder / "probe.c").write_text(PROBE)
     compiler = next(found for name in compiled.COMPILERS if (found := shutil.which(name)))
-    command = [compiler, *compiled.FLAGS, "-shared", f"-I{SOURCE}", str(folder / "probe.c"), "-o", str(folder / "probe.so"), "-lm"]
+    command = [
+        compiler,
+        *compiled.FLAGS,
+        "-shared",
+        f"-I{SOURCE}",
+        str(folder / "probe.c"),
+        "-o",
+        str(folder / "probe.so"),
+        "-lm",
+    ]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(folder / "probe.so"))

@@ -503,7 +503,12 @@ class SimplexLosesItsTotal(Simplex):
     """Thresholds beside large numbers: the total is lost in rounding, and all becomes 0."""
 
     def project(self, w: Tensor) -> Tensor:
-        if self.by != "all" or not w.numel() or float(w.detach().abs().max()) < 1e10 or not bool(torch.isfinite(w).all()):
+        if (
+            self.by != "all"
+            or not w.numel()
+            or float(w.detach().abs().max()) < 1e10
+            or not bool(torch.isfinite(w).all())
+        ):
             return super().project(w)
         row = w.double().reshape(1, -1)
         return (row - simplex_threshold(row, self.total)).clamp_min(0.0).view(w.shape).to(w.dtype)
@@ -532,4 +537,6 @@ class HalfSpaceIsAPlane(HalfSpace):
 
 class HalfSpaceOfAll(HalfSpace):
     def project(self, w: Tensor) -> Tensor:
-        return HalfSpace(self.normal, self.limit).project(w) if not isinstance(self.limit, Tensor) else super().project(w)
+        return (
+            HalfSpace(self.normal, self.limit).project(w) if not isinstance(self.limit, Tensor) else super().project(w)
+        )

@@ -566,7 +566,11 @@ class GroupOfNotANumber(wp.GroupL2):
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(w, dim=tuple(range(1, w.ndim)), keepdim=True)
-        return torch.where(norms > 0, super().prox(w, step), torch.zeros_like(w)) if self.by == "unit" else super().prox(w, step)
+        return (
+            torch.where(norms > 0, super().prox(w, step), torch.zeros_like(w))
+            if self.by == "unit"
+            else super().prox(w, step)
+        )
 
 
 class GroupWithoutRoom(wp.GroupL2):

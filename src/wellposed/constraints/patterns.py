@@ -1,4 +1,4 @@
-"""Sets that say which weights may be there, and of which sign and size: orthants, boxes, half-spaces, simplices, sparse patterns."""
+"""Sets that say which weights may be there, of which sign and size: orthants, boxes, half-spaces, simplices, patterns."""
 
 from __future__ import annotations
 
@@ -179,7 +179,9 @@ class HalfSpace(ByValue, Grouped):
 
     def _spread(self, w: Tensor) -> Tensor:
         """The normal in the shape of ``w``."""
-        return torch.as_tensor(self.normal, device=w.device).to(torch.promote_types(w.dtype, torch.float32)).expand_as(w)
+        return (
+            torch.as_tensor(self.normal, device=w.device).to(torch.promote_types(w.dtype, torch.float32)).expand_as(w)
+        )
 
 
 def _all(holds: bool | Tensor) -> bool:

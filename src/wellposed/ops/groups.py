@@ -194,7 +194,9 @@ def sparing(w: Tensor, spared: Tensor, groups: Groups, operator: Callable[[Tenso
 
 def _fitting(numbers: Tensor, count: int) -> Tensor:
     if len(numbers) != count:
-        raise ShapeError(f"there are {count} groups, and {len(numbers)} weights for them. Give one weight for each group.")
+        raise ShapeError(
+            f"there are {count} groups, and {len(numbers)} weights for them. Give one weight for each group."
+        )
     return numbers
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.optim.composition import is_cone
 from wellposed.ops.project import End, into_interval
 from wellposed.ops.prox import shrink, soft_threshold
+from wellposed.optim.composition import is_cone
 from wellposed.penalties.base import Penalty, shown
 
 Step = float | Tensor

@@ -7,10 +7,11 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain, settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, sparing
@@ -28,7 +29,6 @@ from wellposed.penalties.base import (
     shown,
 )
 from wellposed.penalties.layouts import laid_out
-
 
 Weights = float | Tensor | None
 """How much each group is charged, beside the strength: None, one number for all, or one for each."""
@@ -49,8 +49,8 @@ class Grouped(ByValue, Penalty):
     - ``"head_rows"``: consecutive rows also where the matrix happens to be ``(3E, E)``;
     - ``"head_input"``: the columns of one head, of the projection that follows attention;
     - ``"block"``: tiles of a matrix of ``block=(rows, columns)``;
-    - a tensor of integers that broadcasts to the weights: a group number for each of them, -1 for none. Groups may have
-      any shape and different sizes.
+    - a tensor of integers (an array, or lists) that broadcasts to the weights: a group number for each of them, -1 for
+      none. Groups may have any shape and different sizes.
 
     ``heads`` is filled in for the parameters of ``nn.MultiheadAttention`` itself; its ``out_proj`` does not know it.
 
@@ -72,6 +72,8 @@ class Grouped(ByValue, Penalty):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         settle(self, "heads")
+        if isinstance(self.by, (tuple, list, np.ndarray)):
+            object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
             object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
@@ -157,14 +159,30 @@ def check_weights(owner: Any) -> None:
         InputError: they are neither, negative or not finite.
     """
     weights = array(owner, "weights")
-    if weights is None or (isinstance(weights, Tensor) and weights.ndim == 1 and bool((weights >= 0).all())):
+    if weights is None or (
+        isinstance(weights, Tensor) and weights.ndim == 1 and bool(((weights >= 0) & torch.isfinite(weights)).all())
+    ):
         return
     if isinstance(weights, Tensor):
         raise InputError(
-            f"{type(owner).__name__} needs weights >= 0, a number or one for each group in a row; it was given "
-            f"{shown(weights)} {'with numbers below 0' if weights.ndim == 1 else 'of several axes'}."
+            f"{type(owner).__name__} needs finite weights >= 0, a number or one for each group in a row; it was given "
+            f"{shown(weights)} {'with numbers below 0, or infinite' if weights.ndim == 1 else 'of several axes'}."
         )
     at_least_zero(owner, weights=weights)
+
+
+def group_numbers(owner: object, given: object) -> Tensor:
+    """Group numbers of lists or an array, as a recipe writes them.
+
+    Raises:
+        InputError: they are no numbers, or rows of different lengths.
+    """
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{type(owner).__name__} takes group numbers as lists of integers of one length; it was given {described(given)}."
+        ) from None
 
 
 def check_grouping(owner: object, by: object, heads: object, block: object) -> None:
@@ -271,12 +289,15 @@ class GroupL2(Grouped):
 
 @dataclass(frozen=True, eq=False)
 class SparseGroup(Grouped):
-    """``strength * (mix * |w|_1 + (1 - mix) * sum_g c_g |w_g|_2)``, ``c_g = sqrt(size_g)``: zeros of whole groups, and inside of others.
+    """``strength * (mix * |w|_1 + (1 - mix) * sum_g c_g |w_g|_2)``: zeros of whole groups, and inside of others.
+
+    ``c_g`` is ``sqrt(size_g)``, or the group's weight.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         mix: in [0, 1]; 1 is L1, 0 is GroupL2.
-        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`. A weight in no group is charged by its absolute value only.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`. What is in no group is
+            charged by its absolute value only.
     Raises:
         ShapeError: a parameter cannot be grouped so.
     Source:
@@ -335,7 +356,8 @@ class SparseGroup(Grouped):
 class GroupMCP(Grouped):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
 
-    ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones are left alone. Not convex.
+    ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones
+    are left alone. Not convex.
     The prox is the global minimizer for every step, also above ``gamma``, and with a step for each coordinate. That there
     is at most one minimum besides 0 and ``w`` is proven (docs/derivations/groups.md); between two that are equally good to
     rounding either may come back.

@@ -290,8 +290,8 @@ class Orthogonality(_MatrixPenalty):
 class RowL21(ByValue, Penalty):
     """``strength * sum_i c_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
 
-    It is `GroupL2` by unit with weights ``c_i = 1`` instead of ``sqrt(size of a row)``. A kernel's row is one filter, also of a transposed
-    convolution, where it is an index of axis 1.
+    It is `GroupL2` by unit with weights ``c_i = 1`` instead of ``sqrt(size of a row)``. A kernel's row is one filter, also
+    of a transposed convolution, where it is an index of axis 1.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.

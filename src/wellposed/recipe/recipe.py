@@ -238,7 +238,9 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     values = {key: _tuples(value) for key, value in given.items()}
     for key, value in values.items():
         parts = value.values() if tables and isinstance(value, Mapping) else (value,)
-        if key not in fields and not all(isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)):
+        if key not in fields and not all(
+            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+        ):
             raise ValueError(
                 f"{key} = {value!r} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it out"
             )

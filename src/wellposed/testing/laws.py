@@ -437,7 +437,9 @@ def _with(w: Tensor, place: int, value: float) -> Tensor:
 
 def _stays(found: Tensor, place: int, what: str, bad: float) -> None:
     number = found.reshape(-1)[place]
-    holds(not bool(torch.isfinite(number)), f"{what} makes {float(number):g} of {bad}: what diverged must not look finite")
+    holds(
+        not bool(torch.isfinite(number)), f"{what} makes {float(number):g} of {bad}: what diverged must not look finite"
+    )
 
 
 def gradients_are_finite(penalty: Penalty, case: Case) -> None:
@@ -692,9 +694,7 @@ def cases(
     holds(tried, f"{charge} accepts none of the shapes {list(shapes)}; give shapes= that it does")
 
 
-def _at_the_ends(
-    charge: Any, law: Any, shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype
-) -> None:
+def _at_the_ends(charge: Any, law: Any, shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype) -> None:
     """The laws of numbers of any size, once for each shape and for long groups, and of tensors without numbers."""
     if dtype != torch.float64:
         return
