@@ -25,7 +25,7 @@ from wellposed.optim.proximal import joint
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, How, Penalty, Traits
 from wellposed.recipe.recipe import chargeables
 from wellposed.testing import LawBroken, check_constraint, check_penalty
-from wellposed.testing.laws import Case, minimizes, minimizes_in_metric
+from wellposed.testing.laws import SHAPES, Case, cases, minimizes, minimizes_in_metric
 
 ROOMS = (elementwise, groups, matrix, constraints)
 GIVEN: dict[str, list[dict[str, Any]]] = {name: given for room in ROOMS for name, given in room.GIVEN.items()}
@@ -60,6 +60,28 @@ def test_laws(name: str, given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
 def test_laws_in_single_precision(name: str, given: dict[str, Any]) -> None:
     judge(chargeables()[name](**given), dtype=torch.float32, seed=1)
+
+
+def makes_zeros(charge: Any) -> bool:
+    """Whether a proximal step, of whatever length, or a projection makes a weight exactly 0 that was not."""
+    made = False
+    steps = (1.0, 100.0) if isinstance(charge, Penalty) else (1.0,)
+    shapes = [charge.total] if isinstance(charge, groups.AsOne) else SHAPES
+    for case in cases(charge, shapes, 0, torch.float64, steps):
+        moved = charge.prox(case.w, case.step) if isinstance(charge, Penalty) else charge.project(case.w)
+        made = made or bool(((moved == 0) & (case.w != 0)).any())
+    return made
+
+
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+def test_who_makes_zeros_says_so_and_nobody_else(name: str, given: dict[str, Any]) -> None:
+    """Averages and lookahead keep zeros by this trait alone."""
+    charge = chargeables()[name](**given)
+    charge = groups.as_one(charge) if isinstance(charge, CoupledPenalty) else charge
+    if isinstance(charge, (Penalty, Constraint)):
+        assert makes_zeros(charge) == charge.traits.sparse
+    else:  # a multiplier of an L2
+        assert not charge.traits.sparse
 
 
 @pytest.mark.parametrize("name", sorted(CLOSED_FORMS))

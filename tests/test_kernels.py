@@ -17,7 +17,7 @@ from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
 from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
-from wellposed.optim.metrics import METRICS, Diagonal, Metric, needs_metric
+from wellposed.optim.metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
 
 SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")
@@ -34,6 +34,9 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
     "Adamax": lambda p: torch.optim.Adamax(p, lr=0.1),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1, centered=True),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.1),
+    "Adadelta": lambda p: torch.optim.Adadelta(p, eps=1e-3),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.1),
 }
 
 
@@ -179,8 +182,10 @@ def test_every_metric_of_an_optimizer(name: str, count: int) -> None:
     for step in range(count):
         w.grad = drawn((12, 9), "contiguous", torch.float64, seed=step + 5)
         w.grad[:, 2] = 0.0
+        look = BEFORE.get(needs_metric(optimizer))
+        before = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
         optimizer.step()
-    metric = needs_metric(optimizer)(optimizer.param_groups[0], optimizer.state[w], count)
+    metric = needs_metric(optimizer)(optimizer.param_groups[0], {**optimizer.state[w], **before}, count)
     for strength in (0.01, 0.3):
         u, v = w.clone(), w.clone()
         soft_threshold_([u], [metric], [strength], [0.0])

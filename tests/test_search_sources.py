@@ -20,6 +20,8 @@ from wellposed.search.confirmation import Confirmed
 from wellposed.search.sources import error_budgets
 from wellposed.search.state import State
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 EPOCHS = 6
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
     from wellposed.constraints.spectral import Orthogonal, SpectralBall
     from wellposed.core.errors import WellposedError
+    from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
     from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradients import GradientNoise
-    from wellposed.noise.inputs import cutmix, cutout, mixup
+    from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
     from wellposed.noise.mixing import ManifoldMixup
     from wellposed.noise.perturb import (
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "core.errors": ["WellposedError"],
+    "core.reading": ["reading_up_to"],
     "core.selectors": ["biases", "convs", "embeddings", "heads", "inputs", "named", "norms", "weights"],
     "penalties.elementwise": ["L1", "L2", "ElasticNet", "WeightedL1"],
     "penalties.nonconvex": ["L0", "MCP", "SCAD"],
@@ -94,7 +96,7 @@ _PLACES = {
     "constraints.multiplier": ["NormBound"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradients": ["GradientNoise"],
-    "noise.inputs": ["cutmix", "cutout", "mixup"],
+    "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
     "noise.mixing": ["ManifoldMixup"],
     "noise.perturb": [
@@ -228,10 +230,12 @@ __all__ = [
     "lr_range_test",
     "mixed",
     "mixup",
+    "mixup_or_cutmix",
     "named",
     "norms",
     "perturb",
     "ramp",
+    "reading_up_to",
     "regularize",
     "report",
     "settle",

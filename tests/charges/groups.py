@@ -89,6 +89,11 @@ class AsOne(Penalty):
         changed: Any = replace
         return changed(self.charge, strength=self.strength)
 
+    @property
+    def total(self) -> tuple[int]:
+        """The shape of the flat tensor."""
+        return (sum(math.prod(shape) for shape in self.shapes),)
+
     def cut(self, w: Tensor) -> list[Tensor]:
         parts = w.split([math.prod(shape) for shape in self.shapes])
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
@@ -115,27 +120,32 @@ class AsOne(Penalty):
         return found
 
 
-def check_coupled(charge: CoupledPenalty, **settings: Any) -> None:
-    """Every law on a penalty of several tensors, one of those in `COUPLED` or wrong in one way.
-
-    The value of a hierarchy does not say what is forbidden, so that its prox is compared with rivals by another one, which
-    does.
-    """
+def as_one(charge: CoupledPenalty) -> AsOne:
+    """A penalty of several tensors, one of those in `COUPLED` or wrong in one way, as one of a flat tensor."""
     kind = "tied_groups" if isinstance(charge, TiedGroups) else "hierarchical"
     shapes = next(
         shapes
         for given, shapes in COUPLED[kind]
         if all(getattr(charge, name) == value for name, value in given.items())
     )
-    total = (sum(math.prod(shape) for shape in shapes),)
+    return AsOne(charge, shapes)
+
+
+def check_coupled(charge: CoupledPenalty, **settings: Any) -> None:
+    """Every law on a penalty of several tensors.
+
+    The value of a hierarchy does not say what is forbidden, so that its prox is compared with rivals by another one, which
+    does.
+    """
+    one = as_one(charge)
     if not isinstance(charge, Hierarchical):
-        check_penalty(AsOne(charge, shapes), shapes=[total], **settings)
+        check_penalty(one, shapes=[one.total], **settings)
         return
     compared = (minimizes, minimizes_in_metric)
     seed, dtype = settings.get("seed", 0), settings.get("dtype", torch.float64)
-    for case in cases(AsOne(charge, shapes), [total], seed, dtype, STEPS):
+    for case in cases(one, [one.total], seed, dtype, STEPS):
         for law in PENALTY_LAWS:
-            law(AsOne(charge, shapes, strict=law in compared), case)
+            law(AsOne(charge, one.shapes, strict=law in compared), case)
 
 
 def group_l2_form(cls: Callable[..., Any]) -> None:

@@ -47,7 +47,11 @@ class Box(Constraint):
 
     low: float
     high: float
-    traits: ClassVar[Traits] = Traits(symmetric=False)
+
+    @property
+    def traits(self) -> Traits:
+        """Zeros come of an end that is 0: what is beyond it is set there."""
+        return Traits(symmetric=False, sparse=0.0 in (self.low, self.high))
 
     def __post_init__(self) -> None:
         settle(self, "low", "high")

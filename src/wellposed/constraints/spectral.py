@@ -32,7 +32,11 @@ class SpectralBall(OfMatrices, Constraint):
 
     bound: float
     parts: int = 1
-    traits: ClassVar[Traits] = Traits(symmetric=False)
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(symmetric=False, sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
@@ -60,7 +64,7 @@ class Orthogonal(OfMatrices, Constraint):
     """
 
     parts: int = 1
-    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def __post_init__(self) -> None:
         check_parts(self)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, ShapeError
+from wellposed.noise.inputs import Weight, rowwise
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -37,24 +38,32 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
     return target * (1.0 - amount) + 0.5 * amount
 
 
-def mixed(target: Tensor, permutation: Tensor, weight: float, classes: int | None = None) -> Tensor:
+def mixed(target: Tensor, permutation: Tensor, weight: Weight, classes: int | None = None) -> Tensor:
     """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
 
     Args:
         target: ``(n, *)``: probabilities or real targets; or ``(n,)`` integer class indices, of which one-hot
             probabilities are made first. Not modified.
         permutation: ``(n,)``, and
-        weight: in [0, 1], as `mixup`, `cutmix` or `ManifoldMixup` gave them. 1 leaves every target as it is.
+        weight: in [0, 1], one number or ``(n,)``, as `mixup`, `cutmix`, `mixup_or_cutmix` or `ManifoldMixup` gave them. 1
+            leaves every target as it is.
         classes: how many there are; needed for class indices.
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
         InputError: class indices without ``classes``, or outside them.
+        ShapeError: several weights that are not one for each example.
     """
+    if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:
+        raise ShapeError(
+            f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
+            f"{tuple(weight.shape)}."
+        )
     if not target.is_floating_point():
         if classes is None:
             raise InputError(
                 f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
             )
         target = smooth_classes(target, classes, 0.0)
-    return weight * target + (1.0 - weight) * target[permutation.to(target.device)]
+    kept = rowwise(weight, target)
+    return kept * target + (1.0 - kept) * target[permutation.to(target.device)]

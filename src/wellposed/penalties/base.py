@@ -41,6 +41,8 @@ class Traits:
         symmetric: signs and the order along an axis change nothing.
         diagonal: the prox is exact with a step for each coordinate. Where False it is Euclidean: it takes one number.
         linear: twice the strength is twice the charge.
+        sparse: its proximal step, or its projection, can make a weight that is not 0 exactly 0. Averages and lookahead keep
+            such zeros; where no term makes any, a 0 is a number like others.
     """
 
     convex: bool = True
@@ -49,6 +51,7 @@ class Traits:
     symmetric: bool = True
     diagonal: bool = True
     linear: bool = True
+    sparse: bool = True
 
 
 class Chargeable(ABC):

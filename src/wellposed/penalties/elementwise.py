@@ -219,7 +219,7 @@ class L2(Separable):
     strength: float
     convention: str = field(default="", kw_only=True, repr=False)
     scaling: str = field(default="torch", kw_only=True, repr=False)
-    traits: ClassVar[Traits] = Traits(homogeneous=2)
+    traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
 
     def __post_init__(self) -> None:
@@ -331,8 +331,12 @@ class ElasticNet(Separable):
     strength: float
     mix: float = 0.5
     convention: str = field(default="", kw_only=True, repr=False)
-    traits: ClassVar[Traits] = Traits()
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    @property
+    def traits(self) -> Traits:
+        """Zeros come of the L1 part."""
+        return Traits(sparse=self.mix > 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength, mix=self.mix)

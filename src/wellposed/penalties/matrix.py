@@ -243,7 +243,7 @@ class Orthogonality(_MatrixPenalty):
     @property
     def traits(self) -> Traits:
         """Not convex: ``(u^2 - 1)^2/4`` has curvature -1 at 0, times the strength."""
-        return Traits(convex=False, weak_convexity=self.strength, symmetric=False, diagonal=False)
+        return Traits(convex=False, weak_convexity=self.strength, symmetric=False, diagonal=False, sparse=False)
 
     def value(self, w: Tensor) -> Tensor:
         """``strength/4 * |W W^T - I|_F^2``, summed over parts, 0-d."""

@@ -30,7 +30,6 @@ class Towards(Penalty):
     """
 
     reference: Reference
-    traits: ClassVar[Traits] = Traits(symmetric=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
@@ -157,6 +156,7 @@ class L2SP(Towards):
 
     strength: float
     reference: Reference = field(default=None, compare=False)
+    traits: ClassVar[Traits] = Traits(symmetric=False, sparse=False)
 
     @property
     def l2(self) -> float:
@@ -206,6 +206,13 @@ class L1SP(Towards):
 
     strength: float
     reference: Reference = field(default=None, compare=False)
+
+    @property
+    def traits(self) -> Traits:
+        """Zeros come of a reference that has some: weights become exactly what they are drawn to."""
+        given = self.reference
+        zero = bool((given == 0).any()) if isinstance(given, Tensor) else given == 0
+        return Traits(symmetric=False, sparse=zero)
 
     @property
     def l1(self) -> float:

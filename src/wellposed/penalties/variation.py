@@ -35,7 +35,7 @@ class TotalVariation(Penalty):
 
     strength: float
     axis: int = -1
-    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False)
+    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ are escaped. Figures are small, so that they stay legible on a phone and stand s
 
 from __future__ import annotations
 
-import html
 import io
 import itertools
 import math
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
+from wellposed.core.signs import escaped
 from wellposed.search.record import known
 from wellposed.search.words import decimals_for, fixed, score, signed
 
@@ -372,7 +372,7 @@ def _inlined(svg: str, name: str, label: str, height: int) -> str:
     for sentinel, variable in VARIABLES.items():
         body = body.replace(sentinel, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
-    words = html.escape(label)
+    words = escaped(label)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{words}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'

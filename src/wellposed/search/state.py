@@ -128,7 +128,7 @@ class State:
         rest["pending"] = [asdict(pending) for pending in self.pending]
         body = json.dumps(jsonable({"schema": SCHEMA, **rest}), indent=1, allow_nan=False)
         trials = ",\n".join(map(self._text, self.trials))
-        write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n')
+        write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n', folder)
 
     def _text(self, trial: Trial) -> str:
         kept = self._written.get(trial.index)

@@ -389,6 +389,15 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
 
 
+def sparse(penalty: Penalty, case: Case) -> None:
+    """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0, however large the step."""
+    if penalty.traits.sparse:
+        return
+    for step in (case.step, 100.0 * case.step):
+        made = (penalty.prox(case.w, step) == 0) & (case.w != 0)
+        holds(not bool(made.any()), "the prox makes zeros that averages would lose; declare traits with sparse=True")
+
+
 def single_precision(penalty: Penalty, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if not case.exact:
@@ -424,6 +433,7 @@ PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
     homogeneous,
     symmetric,
     linear_in_strength,
+    sparse,
     single_precision,
 )
 
@@ -492,6 +502,13 @@ def projection_symmetric(constraint: Constraint, case: Case) -> None:
         close(found, p.index_select(axis, order), case.tolerance, message)
 
 
+def projection_sparse(constraint: Constraint, case: Case) -> None:
+    """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0."""
+    if not constraint.traits.sparse:
+        made = (constraint.project(case.w) == 0) & (case.w != 0)
+        holds(not bool(made.any()), "the projection makes zeros that averages would lose; declare sparse=True")
+
+
 def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if case.exact:
@@ -506,6 +523,7 @@ CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
     nearest,
     projection_nonexpansive,
     projection_symmetric,
+    projection_sparse,
     projection_in_single_precision,
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -11,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as read_weights
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wellposed.core.errors import DataError, FormatError, InputError, listed
 from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.core.reading import read_bytes
 from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.data import TASKS
 from wellposed.data.tables import TableEncoder, TargetEncoder
@@ -29,12 +34,16 @@ SCHEMA = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def save_run(run: Run, folder: str | Path) -> Path:
+def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> Path:
     """Write the weights, how the model is built, and how rows are encoded.
 
     A model of the user's own factory is saved by its weights; `load` then needs the problem.
+
+    Args:
+        within: the folder of a study, below which no link is followed; by default ``folder`` itself.
     """
     folder = Path(folder)
+    within = folder if within is None else within
     problem, prepared = run.problem, run.problem.prepared
     factory = problem.model
     name = getattr(factory, "name", None)
@@ -49,13 +58,13 @@ def save_run(run: Run, folder: str | Path) -> Path:
         "loss": None if problem.loss.criterion is None else str(problem.loss),
         "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
         "target": prepared.target.to_dict() if prepared.target else None,
-        "recipe": run.recipe.to_toml(),
+        "recipe": str(run.recipe),  # which shows a function by its name: no model is lost by a schedule of one's own
         "seed": run.seed,
     }
     # A tied tensor is written under each of its names; safetensors refuses shared memory.
     weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in run.model.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(weights))
-    write_json(folder / DESCRIPTION, description)
+    write_atomically(folder / WEIGHTS, save(weights), within)
+    write_json(folder / DESCRIPTION, description, within)
     return folder
 
 
@@ -122,15 +131,14 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     """
     folder = Path(folder)
     description = _described(folder / DESCRIPTION)
-    model = _built(description.get("architecture"), description["settings"], problem, folder)
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {' '.join(str(error).split())}") from None
+    model = _built(description.get("architecture"), description["settings"], problem, folder, weights)
+    try:
         model.load_state_dict(weights)
-    except FileNotFoundError:
-        raise FormatError(f"There are no weights at '{folder / WEIGHTS}'.") from None
-    except OSError as error:
-        raise FormatError(f"The weights at '{folder / WEIGHTS}' cannot be read: {error}.") from None
-    except (SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise FormatError(
             f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
         ) from None
@@ -155,10 +163,7 @@ def _response(loss: Any, folder: Path) -> Callable[[Tensor], Tensor]:
 
 def _described(path: Path) -> dict[str, Any]:
     """What `save_run` wrote about the model, with every part of the kind that it should be."""
-    try:
-        description = read_json(path, SCHEMA, "model")
-    except (OSError, RecursionError) as error:
-        raise FormatError(f"'{path}' cannot be read: {error}.") from None
+    description = read_json(path, SCHEMA, "model")
     if not isinstance(description.get("settings"), dict):
         raise FormatError(f"'{path}' is damaged: it has no settings.")
     if description.get("task") not in TASKS:
@@ -171,7 +176,9 @@ def _described(path: Path) -> dict[str, Any]:
     return description
 
 
-def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path) -> nn.Module:
+def _built(
+    name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path, weights: dict[str, Tensor]
+) -> nn.Module:
     if name is None:
         if problem is None:
             raise InputError(f"The model in '{folder}' was built by a problem file; give it again as FILE.py:NAME.")
@@ -179,6 +186,36 @@ def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder:
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise FormatError(f"'{folder}' holds a model of kind {name!r}; this wellposed builds {listed(ARCHITECTURES)}.")
     try:
+        with torch.device("meta"), _no_larger(weights, folder):  # a trial, which takes no memory
+            ARCHITECTURES[name](**settings)
         return ARCHITECTURES[name](**settings)
+    except FormatError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise FormatError(f"The settings in '{folder / DESCRIPTION}' do not build a {name}: {error}.") from None
+
+
+@contextmanager
+def _no_larger(weights: dict[str, Tensor], folder: Path) -> Iterator[None]:
+    """Inside the block, this thread builds no model with more parameters than there are weights.
+
+    A file of a hundred bytes can ask for a ``depth`` of a million, or for a ``width`` that no machine holds.
+    """
+    thread, tensors, numbers = threading.get_ident(), len(weights), sum(w.numel() for w in weights.values())
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, numbers
+        if parameter is None or threading.get_ident() != thread:
+            return
+        tensors, numbers = tensors - 1, numbers - parameter.numel()
+        if tensors < 0 or numbers < 0:
+            raise FormatError(
+                f"The weights at '{folder / WEIGHTS}' do not fit the model: '{folder / DESCRIPTION}' describes one with "
+                f"more than their {sum(w.numel() for w in weights.values()):,} numbers in {len(weights):,} tensors."
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        counting.remove()

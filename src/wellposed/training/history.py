@@ -119,9 +119,9 @@ class History:
         rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in value["rows"]]
         return cls(value["facts"], rows)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        return write_atomically(path, json.dumps(self.to_dict()) + "\n")
+    def save(self, path: str | Path, within: str | Path | None = None) -> Path:
+        """Write as JSON; ``within`` a folder of ours, or where the user says."""
+        return write_atomically(path, json.dumps(self.to_dict()) + "\n", within)
 
     def __str__(self) -> str:
         shown = [

@@ -22,14 +22,14 @@ from wellposed.losses.criterion import wide
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
-from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
+from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
-from wellposed.optim.schedules import PLATEAU, Plateau, factor
+from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
 from wellposed.optim.wrapper import inside
 from wellposed.penalties.base import FunctionalPenalty
@@ -39,13 +39,14 @@ from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
+from wellposed.training.patience import Patience, check_monitors, higher_is_better
 from wellposed.training.problem import Problem, needs_problem
 from wellposed.training.run import Run
 from wellposed.training.samples import Sample, sampled
 
 Stop = Callable[[History], "str | None"]
-Mixing = tuple[Tensor, float]
-"""The permutation that examples were mixed with, and the weight that they kept."""
+Mixing = tuple[Tensor, Weight]
+"""The permutation that examples were mixed with, and the weight that they kept: one for all, or one for each."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 TINY = torch.finfo(torch.float32).tiny
@@ -68,8 +69,9 @@ def fit(
 ) -> Run:
     """Train one recipe on one problem.
 
-    The best weights by validation loss come back when training ends by itself, by patience, by the deadline, by Ctrl-C,
-    or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global random state.
+    The best weights (by validation loss, unless ``[stopping]`` says otherwise) come back when training ends by itself, by patience,
+    by the deadline, by Ctrl-C, or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global
+    random state.
 
     Args:
         recipe: a `Recipe`, a preset's name or a path to a TOML file.
@@ -122,13 +124,13 @@ class Training:
     history: History
     streams: Streams
     scaler: torch.amp.GradScaler
-    plateau: Plateau
+    plateau: PlateauClock | None
+    waiting: Patience
     perturbed: Perturbed | None
     needs: frozenset[str]
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_rows: Tensor | None = None
-    waited: int = 0
     stopped: str | None = None
 
     @classmethod
@@ -159,12 +161,14 @@ class Training:
         if recipe.noise.dropout == 0:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
+        check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
         inner = (make or recipe.optimizer.build)(list(model.parameters()))
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         terms.seed = seed
+        terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
@@ -178,7 +182,7 @@ class Training:
         batches = math.ceil(rows_per_epoch(len(data.train), recipe.batch_size, model) / recipe.batch_size)
         forwards = batches * recipe.epochs * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
-        averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        averager = averaging.build(model)
         facts = {
             "like_for_like": True,
             "metric": problem.metric.name if problem.metric else None,
@@ -193,10 +197,13 @@ class Training:
         placed = [place.build(forwards) for place in recipe.noise.places]
         probes = shared.probes
         facts["valid_rows"] = len(probes[1])
+        course = recipe.schedule.course
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
-            History(facts), Streams(seed), scaler, Plateau(recipe.schedule.patience),
+            History(facts), Streams(seed), scaler,
+            PlateauClock(course, higher_is_better(problem, course.monitor)) if isinstance(course, Plateau) else None,
+            Patience(recipe.stopping, higher_is_better(problem, recipe.stopping.monitor)),
             perturb(model, placed, seed) if placed else None, needs,
         )  # fmt: skip
 
@@ -268,9 +275,11 @@ class Training:
         if recipe.noise.gradient:
             disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
         if math.isfinite(total):
+            taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.averager is not None and recipe.averaging.ema:
+            # A step that the scaler skipped has no weights that an average could take in.
+            if self.averager is not None and recipe.averaging.ema and self.optimizer.steps > taken:
                 self.averager.update()
         streams.step += 1
         return norm
@@ -346,8 +355,10 @@ class Training:
             inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
         if not (noise.mixup or noise.cutmix):
             return inputs, None
-        mix = mixup if noise.mixup else cutmix
-        inputs, permutation, kept = mix(inputs, noise.mixup or noise.cutmix, streams.at("input", "mix"))
+        inputs, permutation, kept = mixup_or_cutmix(
+            inputs, noise.mixup, noise.cutmix, streams.at("input", "mix"),
+            switch_prob=noise.switch_prob, mode=noise.mix_mode,
+        )  # fmt: skip
         return inputs, (permutation, kept)
 
     def told(
@@ -387,11 +398,16 @@ class Training:
 
     def set_rate(self) -> None:
         """The learning rate of this step."""
-        schedule, steps = self.recipe.schedule, self.steps_per_epoch * self.recipe.epochs
-        done = self.optimizer.steps
-        scale = factor(schedule.name, min(done, steps - 1), steps, schedule.warmup) * self.plateau.scale
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * scale
+            group["lr"] = self.rate(group["initial_lr"], self.optimizer.steps)
+
+    def rate(self, base: float, step: int) -> float:
+        """The learning rate of a step of this epoch; ``base`` is the optimizer's own."""
+        if self.plateau is not None:
+            base = self.plateau.rate(base)
+        each = self.steps_per_epoch
+        total = each * self.recipe.epochs
+        return self.recipe.schedule.rate(base, min(step, total - 1), total, each)
 
     def average_epoch(self, epoch: int) -> None:
         """Equal averaging takes one look an epoch, over the last share of them."""
@@ -426,14 +442,13 @@ class Training:
         row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
-            self.best_loss, self.best_rows, self.waited = valid.loss.mean, valid.loss.rows, 0
-            self.keep(chosen, int(row["epoch"]))
-        else:
-            self.waited += 1
-            if self.recipe.stopping.keep == "last":
-                self.keep(chosen, int(row["epoch"]))
-        if self.recipe.schedule.name == PLATEAU:
-            self.plateau.update(valid.loss.mean)
+            self.best_loss, self.best_rows = valid.loss.mean, valid.loss.rows
+        check_monitors(self.problem, self.recipe, valid.metric_rows is not None)
+        epoch, stopping = int(row["epoch"]), self.recipe.stopping
+        if self.waiting.update(epoch, row[stopping.monitor]) or stopping.keep == "last":
+            self.keep(chosen, epoch)
+        if self.plateau is not None:
+            self.plateau.update(row[self.plateau.settings.monitor])
         if math.isnan(train.loss.mean):
             self.stopped = self.stopped or "diverged"
 
@@ -456,8 +471,7 @@ class Training:
 
     def patience(self) -> str | None:
         """The word for having waited long enough."""
-        patience = self.recipe.stopping.patience
-        return "patience" if patience and self.waited >= patience else None
+        return "patience" if self.waiting.over else None
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""
@@ -468,6 +482,8 @@ class Training:
             inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
+        if self.averager is not None:
+            self.averager.remove()
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)

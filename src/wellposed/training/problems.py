@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import zipfile
-import zlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import nn
 
 from wellposed.core.errors import DataError, InputError, ProblemError, WellposedError, did_you_mean, listed
 from wellposed.data.data import Data, Prepared
-from wellposed.data.images import image_tensor, pixel_statistics, read_npz
+from wellposed.data.images import arrays_in, image_tensor, pixel_statistics, read_npz
 from wellposed.data.reading import as_frame
 from wellposed.data.tables import TableData, TargetEncoder
 from wellposed.losses.metrics import metric as named_metric
@@ -220,15 +218,10 @@ def new_images(path: str | Path) -> torch.Tensor:
     Raises:
         DataError: the file cannot be used.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("X_test", "X", "X_train"):
-                if name in file.files:
-                    return image_tensor(file[name])
-            found = listed(file.files)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, WellposedError):
-            raise
-        read_npz(path)  # says what is wrong with the file
-        raise DataError(f"'{path}' cannot be read: {error}.") from None
-    raise DataError(f"'{path}' has {found or 'nothing'}; images to predict are an array called X_test, X or X_train.")
+    path = Path(path)
+    images, names = arrays_in(path, ("X_test", "X", "X_train"))
+    if not images:
+        raise DataError(
+            f"'{path}' has {listed(names) or 'nothing'}; images to predict are an array called X_test, X or X_train."
+        )
+    return image_tensor(next(iter(images.values())))

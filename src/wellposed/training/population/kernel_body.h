@@ -394,6 +394,18 @@ static void FN(group)(const Rule *rule, const Charge *c, int64_t n, int64_t rows
     }
 }
 
+/* a <- a + share (p - a), as torch's lerp rounds it; share 1 copies. `sparse`: where p is exactly 0, so is a. */
+static void FN(mix)(int64_t n, REAL share, int sparse, const REAL *restrict p, REAL *restrict a) {
+    if (share >= 1) {
+        memcpy(a, p, n * sizeof(REAL));
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        REAL gap = p[i] - a[i], moved = share < (REAL)0.5 ? a[i] + share * gap : p[i] - gap * (1 - share);
+        a[i] = sparse && p[i] == 0 ? 0 : moved;
+    }
+}
+
 static void FN(update)(const Step *s, int64_t j, double norm, REAL *line) {
     const Rule *rule = s->rule + j;
     int64_t place = s->active[j];
@@ -442,16 +454,14 @@ static void FN(update)(const Step *s, int64_t j, double norm, REAL *line) {
     REAL share = (REAL)rule->average;
     for (int64_t l = 0; l < s->leaves; l++) {
         int64_t at = place * s->stride[l];
-        const REAL *restrict p = (const REAL *)s->param[l] + at;
-        REAL *restrict a = (REAL *)s->average[l] + at;
-        for (int64_t i = 0; i < s->size[l]; i++) {
-            REAL moved = a[i] + share * (p[i] - a[i]);
-            a[i] = p[i] == 0 ? 0 : moved;
-        }
+        FN(mix)(s->size[l], share, s->charge[j * s->leaves + l].sparse != 0, (const REAL *)s->param[l] + at,
+                (REAL *)s->average[l] + at);
     }
-    for (int64_t b = 0; b < s->buffers; b++)
-        memcpy((REAL *)s->average_buffer[b] + place * s->buffer_stride[b], (REAL *)s->buffer[b] + place * s->buffer_stride[b],
-               s->buffer_size[b] * sizeof(REAL));
+    for (int64_t b = 0; b < s->buffers; b++) {
+        int64_t at = place * s->buffer_stride[b];
+        FN(mix)(s->buffer_size[b], rule->buffers != 0 ? share : 1, 0, (const REAL *)s->buffer[b] + at,
+                (REAL *)s->average_buffer[b] + at);
+    }
 }
 
 static double FN(gradient_norm)(const Step *s, int64_t j) {
