@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wellposed.constraints.balls import Grouped
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -19,6 +20,7 @@ from wellposed.penalties.base import ByValue, Constraint, Traits, array, at_leas
 from wellposed.penalties.elementwise import broadcasts
 
 
+@checked
 @dataclass(frozen=True)
 class NonNegative(Constraint):
     """``w_i >= 0`` for every weight: ``max(w_i, 0)``.
@@ -220,6 +222,7 @@ def fits(owner: object, setting: str, value: float | Tensor, name: str, w: Tenso
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Simplex(Grouped):
     """``w_i >= 0`` and ``sum_i w_i = total`` in every group: weights that mix, many of them exactly zero.
@@ -250,6 +253,7 @@ class Simplex(Grouped):
         return onto_simplex(w, self.total, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class TopK(Grouped):
     """At most ``keep`` weights of every group are not zero: the largest magnitudes stay, the others become 0.

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.ops.spectral import clip_spectrum, on_matrices, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 from wellposed.penalties.matrix import OfMatrices, check_parts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralBall(OfMatrices, Constraint):
     """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
@@ -47,6 +49,7 @@ class SpectralBall(OfMatrices, Constraint):
         return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonal(OfMatrices, Constraint):
     """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import length, signs, widened
@@ -83,6 +84,7 @@ def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value.to(w) if isinstance(value, Tensor) else value
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L1(Separable):
     """``strength * sum_i |w_i|``: drives single weights to exactly zero.
@@ -128,6 +130,7 @@ class L1(Separable):
         return cls(conventions.lasso(alpha), convention=conventions.written("lasso", alpha=alpha))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class WeightedL1(Separable):
     """``strength * sum_i c_i |w_i|``: an L1 that charges each weight by a rate of its own.
@@ -201,6 +204,7 @@ def broadcasts(value: Tensor, w: Tensor) -> bool:
     return value.ndim <= w.ndim and all(mine in (1, theirs) for mine, theirs in sizes)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L2(Separable):
     """``strength/2 * sum_i w_i^2``, whose gradient is ``strength * w``: torch's weight decay.
@@ -318,6 +322,7 @@ class L2(Separable):
         return cls(amount, scaling=scaling)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class ElasticNet(Separable):
     """``strength * (mix * |w|_1 + (1 - mix)/2 * |w|_2^2)``: zeros, shared among correlated weights.

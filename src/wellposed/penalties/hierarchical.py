@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -19,6 +20,7 @@ from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 from wellposed.penalties.layouts import laid_out
 
 
+@checked
 @dataclass(frozen=True)
 class Hierarchical(CoupledPenalty):
     """``strength * sum_j |theta_j|_2`` subject to ``|W_j|_inf <= hierarchy * |theta_j|_2``: whole inputs vanish (LassoNet).

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -125,6 +126,7 @@ class _MatrixPenalty(OfMatrices, Penalty):
         """The violation of matrices."""
 
 
+@checked
 @dataclass(frozen=True)
 class Nuclear(_MatrixPenalty):
     """``strength * sum_i sigma_i(W)``: singular values become exactly zero, so that the matrix has low rank.
@@ -179,6 +181,7 @@ class Nuclear(_MatrixPenalty):
         return torch.hypot(length(over), length(fixed))
 
 
+@checked
 @dataclass(frozen=True)
 class Spectral(_MatrixPenalty):
     """``strength * sigma_1(W)``: the largest singular value, the Lipschitz constant of the layer, is charged.
@@ -240,6 +243,7 @@ class Spectral(_MatrixPenalty):
         return length(distance)
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonality(_MatrixPenalty):
     """``strength/4 * |W W^T - I|_F^2``: rows become orthonormal, and lengths are kept from layer to layer.

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
 from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
@@ -41,6 +42,7 @@ class FoldedConcave(Penalty):
         return length(torch.where(w == 0, at, off))
 
 
+@checked
 @dataclass(frozen=True)
 class MCP(FoldedConcave):
     """The minimax concave penalty: ``sum_i s|w_i| - w_i^2/(2 gamma)`` up to ``|w_i| = gamma*s``, ``gamma s^2/2`` from there on.
@@ -85,6 +87,7 @@ class MCP(FoldedConcave):
         return mcp_prox(w, step, self.strength, self.gamma)
 
 
+@checked
 @dataclass(frozen=True)
 class SCAD(FoldedConcave):
     """The smoothly clipped absolute deviation: L1 up to ``|w_i| = s``, then its slope falls to 0 at ``gamma*s``.
@@ -131,6 +134,7 @@ class SCAD(FoldedConcave):
         return scad_prox(w, step, self.strength, self.gamma)
 
 
+@checked
 @dataclass(frozen=True)
 class L0(Penalty):
     """``strength * (number of weights that are not zero)``: a weight is kept as it is, or is exactly zero.

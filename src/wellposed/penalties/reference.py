@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
@@ -38,6 +39,8 @@ class Towards(Penalty):
         if not isinstance(self.reference, Tensor):
             settle(self, "reference")
         given = self.reference
+        if isinstance(given, Tensor) and given.is_complex():
+            raise InputError(f"{type(self).__name__} needs a reference of real numbers; it was given {given.dtype}.")
         number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
         if not (given is None or number or isinstance(given, (Tensor, Mapping))):
             raise InputError(
@@ -136,6 +139,7 @@ def _way_to(given: object) -> str:
     return " Write torch.as_tensor(...)." if hasattr(given, "__array__") else ""
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L2SP(Towards):
     """``strength/2 * sum_i (w_i - w0_i)^2``: weights are pulled to where they started, not to zero.
@@ -187,6 +191,7 @@ class L2SP(Towards):
         return length(grad + self.strength * (w - self.origin(w)))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L1SP(Towards):
     """``strength * sum_i |w_i - w0_i|``: most weights stay exactly where they started, a few move.

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.ops.norms import widened
@@ -14,6 +15,7 @@ from wellposed.ops.variation import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
+@checked
 @dataclass(frozen=True)
 class TotalVariation(Penalty):
     """``strength * sum_i |w_{i+1} - w_i|`` along an axis, for each line: neighbouring weights become exactly equal.

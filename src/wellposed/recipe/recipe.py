@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
 
-from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
+from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.reading import read_bytes
 from wellposed.core.registry import classes_in
@@ -334,7 +334,8 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
             isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
         ):
             raise ValueError(
-                f"{key} = {value!r} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it out"
+                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
+                "out"
             )
     return values
 
@@ -689,7 +690,7 @@ def explained(error: ValidationError) -> str:
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]} = {problem['input']!r}"
+            value = f"model.{place[1]} = {described(problem['input'])}"
             sentences.append(
                 f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
             )
@@ -701,7 +702,7 @@ def explained(error: ValidationError) -> str:
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
-            sentences.append(f"{key} = {problem['input']!r} is not possible: {problem['msg'].lower()}")
+            sentences.append(f"{key} = {described(problem['input'])} is not possible: {problem['msg'].lower()}")
     text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
     return text if text.endswith("?") else f"{text}."
 

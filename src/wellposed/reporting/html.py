@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.reporting import budget, figures
@@ -28,6 +29,7 @@ MOST_FINDINGS = 12
 TOML_LENGTH = 20_000
 
 
+@checked
 def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
     """Write the report of a study as one HTML file that works offline, and say where it lies.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import diagnose
@@ -51,6 +52,7 @@ CUT = {
 """What a note calls the stages."""
 
 
+@checked
 def improve(
     problem: Problem,
     budget: str | Budget = "5m",

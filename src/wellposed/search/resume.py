@@ -10,6 +10,7 @@ from wellposed.core.files import read_json
 from wellposed.search import shares
 from wellposed.search.bench import BOOKED
 from wellposed.search.budget import Account, Budget
+from wellposed.search.record import listing
 from wellposed.search.state import SCHEMA, State
 from wellposed.search.study import STUDY
 from wellposed.search.subject import content
@@ -54,7 +55,8 @@ def end_look(folder: Path, state: State) -> None:
         budget = Budget.parse(str(record.get("budget")))
     except InputError:
         return  # there is none, or none of ours: nothing of this look was shown
-    if record.get("looks") == state.looks.get(state.looking) and len(record.get("trials", [])) == len(state.trials):
+    shown = len(listing(record.get("trials")))
+    if record.get("looks") == state.looks.get(state.looking) and shown == len(state.trials):
         state.close(budget.unit, budget.amount)
         state.save(folder)
 

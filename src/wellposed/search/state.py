@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError
 from wellposed.core.files import jsonable, read_json, write_atomically
+from wellposed.core.schemas import Finite, Stored, Whole, validated
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ranking import WORST, Rank, rank_of
 
@@ -31,21 +31,21 @@ class Trial:
         findings: of a baseline, what its curves say.
     """
 
-    index: int
+    index: Whole
     kind: str
     recipe: dict[str, Any]
     describe: str
     seed: int
-    valid: float
-    valid_loss: float
-    train_loss: float
-    epochs: int
+    valid: Stored
+    valid_loss: Stored
+    train_loss: Stored
+    epochs: Whole
     best_epoch: int
-    seconds: float
+    seconds: Stored
     stopped: str
-    train_rows: int
+    train_rows: Whole
     params: dict[str, Any] = field(default_factory=dict)
-    rungs: list[list[float]] = field(default_factory=list)
+    rungs: list[list[Stored]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -72,7 +72,7 @@ class Pending:
         rows: of the search alone, whose lots are trained again as they were planned, whatever the budget is now.
     """
 
-    index: int
+    index: Whole
     recipe: dict[str, Any]
     params: dict[str, Any]
     epochs: int
@@ -119,20 +119,20 @@ class State:
     seed: int
     own_test: bool
     trials: list[Trial] = field(default_factory=list)
-    proposals: int = 0
+    proposals: Whole = 0
     findings: list[str] = field(default_factory=list)
     advice: list[dict[str, Any]] = field(default_factory=list)
     losses: str = ""
-    confirmed: int = 0
-    looks: dict[str, int] = field(default_factory=dict)
-    planned: int = 0
-    lots: int = 0
+    confirmed: Whole = 0
+    looks: dict[str, Whole] = field(default_factory=dict)
+    planned: Whole = 0
+    lots: Whole = 0
     pending: list[Pending] = field(default_factory=list)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
-    seconds: float = 0.0
-    finished: dict[str, float] = field(default_factory=dict)
+    seconds: Finite = 0.0
+    finished: dict[str, Finite] = field(default_factory=dict)
     looking: str | None = None
 
     def __post_init__(self) -> None:
@@ -164,16 +164,7 @@ class State:
             FormatError: missing, damaged, or of another schema.
         """
         value = read_json(folder / STATE, SCHEMA, "state of a study")
-        try:
-            names = {f.name for f in fields(cls)}
-            given = {key: item for key, item in value.items() if key in names}
-            given["trials"] = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
-            given["pending"] = [Pending(**pending) for pending in value.get("pending", [])]
-            given["failed"] = [Failed(**failed) for failed in value.get("failed", [])]
-            given["looks"], given["findings"] = dict(value["looks"]), list(value["findings"])
-            state = cls(**{**given, "proposals": int(value["proposals"]), "confirmed": int(value["confirmed"])})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"'{folder / STATE}' is damaged ({error}); start a new study in another --out.") from None
+        state = validated(cls, value, f"The state in '{folder / STATE}'")
         state.planned = max(
             [state.planned, *(t.index + 1 for t in state.trials), *(p.index + 1 for p in state.pending)]
         )
@@ -200,13 +191,6 @@ class State:
     def add(self, trial: Trial) -> None:
         """Take a trial in, in the place of one with its number."""
         self.trials = sorted([t for t in self.trials if t.index != trial.index] + [trial], key=lambda t: t.index)
-
-
-def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
-    """JSON has no NaN: a number that was not finite comes back as NaN."""
-    return {
-        k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
-    }
 
 
 def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:

@@ -371,7 +371,9 @@ def native(
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
-        raise NotStackable("the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}")
+        raise NotStackable(
+            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+        )
     found = lowered(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
