@@ -290,7 +290,8 @@ WRONG: dict[str, Callable[[], Any]] = {
 }
 
 SCALARS: dict[str, tuple[type, ...]] = {
-    "int": (int, np.integer), "float": (int, float, np.integer, np.floating), "bool": (bool, np.bool_), "str": (str,), "None": (type(None),),
+    "int": (int, np.integer), "float": (int, float, np.integer, np.floating), "bool": (bool, np.bool_), "str": (str,),
+    "None": (type(None),),
 }  # fmt: skip
 
 
@@ -325,7 +326,8 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study", "WellposedError",
+    "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
+    "WellposedError",
 }  # fmt: skip
 """What is given back, and not made by a caller."""
 RANGES = {  # what an annotation of plain types lets through and is no right value

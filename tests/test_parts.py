@@ -18,7 +18,7 @@ from wellposed.core.errors import InputError, ProblemError, RecipeError, Trainin
 from wellposed.core.random import generator
 from wellposed.noise.inputs import cutmix, mixup
 from wellposed.noise.perturb import NOISES, WeightNoise
-from wellposed.optim.schedules import Shaped, factor
+from wellposed.optim.schedules import Shaped, shaped
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.coupled import CoupledPenalty
 from wellposed.penalties.functional import FunctionalPenalty
@@ -454,7 +454,8 @@ IMPOSSIBLE = [
     {"sharpness": {"radius": -1.0}},
     {"lookahead": {"every": -1}},
     {"lookahead": {"share": 0.0}},
-    {"noise": {"mixup": 0.2, "cutmix": 0.2}},
+    {"noise": {"switch_prob": 1.2}},
+    {"noise": {"mix_mode": "pair"}},
     {"noise": {"mixup": float("inf")}},
 ]
 
@@ -528,7 +529,7 @@ def test_a_strength_follows_its_schedule_over_all_of_training(shape: tuple[str, 
     done = 3 * (run.best_epoch + 1)
     expected = whole.build({}, 0).idle.weight.detach().clone()
     for step in range(done):
-        expected *= 1 - 0.1 * 0.5 * factor(name, step, steps, warmup)
+        expected *= 1 - 0.1 * 0.5 * shaped(name, steps, warmup)(step)
     torch.testing.assert_close(run.model.idle.weight.detach(), expected, rtol=1e-5, atol=1e-7)
     assert run.best_epoch == 2
 
@@ -550,7 +551,7 @@ def test_the_size_of_a_noise_follows_its_schedule_over_all_of_training(
     fit(problem(), recipe(**place("weight_noise", "head", std=0.1, schedule="cosine"), **around))
     passes = 2 if "terms" in around else 1
     batches = 3 * 2 * passes
-    expected = [0.1 * factor("cosine", i, batches) for i in range(batches)]
+    expected = [0.1 * shaped("cosine", batches)(i) for i in range(batches)]
     if "sharpness" in around:
         assert sizes[::2] == sizes[1::2] == pytest.approx(expected)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wellposed.core.errors import InputError
-from wellposed.optim.schedules import SHAPES, decay_to, factor, ramp, shaped, staircase
+from wellposed.optim.schedules import SHAPES, decay_to, ramp, rate_at, shaped, staircase
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])
@@ -52,8 +52,9 @@ def test_a_staircase_does_not_change_with_the_mapping_it_came_from() -> None:
 @pytest.mark.parametrize("warmup", [0.0, 0.3])
 def test_shaped_is_the_learning_rates_factor(name: str, warmup: float) -> None:
     found = shaped(name, 20, warmup)
-    assert [found(step) for step in range(20)] == [factor(name, step, 20, warmup) for step in range(20)]
-    assert found(20) == found(10**6) == factor(name, 19, 20, warmup)
+    rates = [rate_at(SHAPES[name], 1.0, step, 20, warmup) for step in range(20)]
+    assert [found(step) for step in range(20)] == rates
+    assert found(20) == found(10**6) == rates[-1]
 
 
 @pytest.mark.parametrize("make", [lambda: ramp(3), lambda: decay_to(3, 0.5), lambda: staircase({3: 0.5}),

@@ -72,6 +72,11 @@ class MaxNorm(Grouped):
     bound: float
     by: str = "unit"
 
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
         _ = self.axis
@@ -95,6 +100,11 @@ class L2Ball(Constraint):
     """
 
     bound: float
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
@@ -141,6 +151,11 @@ class LInfBall(Constraint):
 
     bound: float
 
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
 
@@ -170,7 +185,7 @@ class UnitNorm(Grouped):
     """
 
     by: str = "unit"
-    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def __post_init__(self) -> None:
         _ = self.axis

@@ -91,7 +91,7 @@ class NormBound(Multiplier):
     bound: float | None = None
     rate: float = 0.1
     warm_steps: int = 200
-    traits: ClassVar[Traits] = Traits()
+    traits: ClassVar[Traits] = Traits(sparse=False)
 
     def __post_init__(self) -> None:
         settle(self, "bound", "rate", "warm_steps")

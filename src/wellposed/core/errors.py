@@ -8,7 +8,9 @@ WellposedError
 │   ├── ShapeError                    a tensor whose shape does not fit
 │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
 │   ├── ProblemError                  a model, a loss or a problem file that does not work
-│   └── FormatError                   a saved file of another schema, or damaged
+│   │   └── TargetError               targets that a loss does not take, or labels without an output
+│   ├── FormatError                   a saved file of another schema, or damaged
+│   └── StudyFinished                 a study that is to go on has spent its budget
 ├── FolderInUse (also FileExistsError)  an output folder that holds something else
 ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
 └── MissingExtra (also ImportError)   an optional dependency is not installed
@@ -66,8 +68,16 @@ class ProblemError(InputError):
     """A model, a loss or a problem file does not work."""
 
 
+class TargetError(ProblemError):
+    """Targets are outside what a loss takes, or a label has no output."""
+
+
 class FormatError(InputError):
     """A saved file is damaged or has another schema."""
+
+
+class StudyFinished(InputError):
+    """A study that is to go on has spent its budget, and its results are written."""
 
 
 class FolderInUse(WellposedError, FileExistsError):

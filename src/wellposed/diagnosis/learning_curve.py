@@ -34,6 +34,7 @@ from wellposed.diagnosis.repeats import (
     rows_on,
     trained,
 )
+from wellposed.optim.schedules import Plateau
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.jobs import Job
 from wellposed.training.problem import Problem
@@ -337,10 +338,15 @@ def as_many_steps(recipe: Recipe, rows: int, total: int) -> Recipe:
     def longer(patience: int) -> int:
         return max(1, round(patience * epochs / recipe.epochs)) if patience else 0
 
+    schedule: dict[str, Any] = {}
+    course = recipe.schedule.course
+    if isinstance(course, Plateau):
+        schedule = {key: longer(value) for key, value in vars(course).items() if key in ("patience", "cooldown")}
+    elif recipe.schedule.counts_epochs:  # counts go on to be as many steps
+        schedule = {"per": math.ceil(total / size)}
     return recipe.replace(
-        epochs=epochs, batch_size=batch, stopping={"patience": longer(recipe.stopping.patience)},
-        schedule={"patience": longer(recipe.schedule.patience)},
-    )  # fmt: skip
+        epochs=epochs, batch_size=batch, stopping={"patience": longer(recipe.stopping.patience)}, schedule=schedule
+    )
 
 
 def trained_loss(job: Job, run: Run) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -71,85 +71,192 @@ def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero
     return torch.where(inside.to(x.device), value, x)
 
 
+MixMode = Literal["batch", "elem"]
+"""Whether one weight is drawn for a batch, or one for each of its examples; the words are timm's."""
+Weight = float | Tensor
+"""What is kept of an example: one number for all, or ``(N,)``, float64, on the CPU."""
+
+
+def check_mixing(concentration: float, mode: str, source: object) -> None:
+    """Refuse what is no concentration, no mode or no generator.
+
+    Raises:
+        InputError: the concentration is not finite or negative, the mode is not known, or ``source`` no generator.
+    """
+    number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
+    if not number or not 0 <= concentration < float("inf"):
+        raise InputError(f"Mixing needs a finite concentration >= 0; it was given {described(concentration)}.")
+    if mode not in get_args(MixMode):
+        raise InputError(f"Mixing is by mode 'batch' or 'elem'; it was given {described(mode)}.")
+    needs_source(source)
+
+
 def mixing_weight(concentration: float, source: torch.Generator) -> float:
     """A draw from ``Beta(concentration, concentration)``; its mean is 1/2. 0 gives 1: nothing is mixed in.
 
     Args:
         concentration: >= 0. Small: nearly one of both examples; 1: any mixture; large: nearly halves.
     """
-    if not 0 <= concentration < float("inf"):
-        raise InputError(f"Mixing needs a finite concentration >= 0; it was given {concentration!r}.")
-    needs_source(source)
-    if concentration == 0:
-        return 1.0
-    # torch has no public Beta that takes a generator; numpy's is seeded from ours.
+    check_mixing(concentration, "batch", source)
+    return float(_beta(np.array(concentration), source)) if concentration else 1.0
+
+
+def _beta(concentration: np.ndarray, source: torch.Generator) -> np.ndarray:
+    """A draw for each concentration > 0. Torch has no public Beta that takes a generator; numpy's is seeded from ours."""
     seed = int(torch.randint(2**62, (), generator=source))
-    return float(np.random.default_rng(seed).beta(concentration, concentration))
+    return np.asarray(np.random.default_rng(seed).beta(concentration, concentration))
 
 
 @checked
-def mixup(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """``weight * x + (1 - weight) * x[permutation]``, with one ``weight ~ Beta(concentration, concentration)`` a batch.
+def mixup(
+    x: Tensor, concentration: float, source: torch.Generator, mode: MixMode = "batch"
+) -> tuple[Tensor, Tensor, Weight]:
+    """``weight * x + (1 - weight) * x[permutation]`` with ``weight ~ Beta(concentration, concentration)``.
 
     Args:
         x: ``(N, *)``, floating, any device. Not modified.
         concentration: >= 0. 0 returns ``x``.
-        source: where weight and permutation come from, on the CPU.
+        source: where weights and permutation come from, on the CPU.
+        mode: ``"batch"``, one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight; `mixed` mixes the targets with them.
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        targets with them.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
-        InputError: ``concentration`` is negative, or ``source`` no generator on the CPU.
+        InputError: ``concentration`` is negative, ``mode`` is not known, or ``source`` is no generator on the CPU.
     Source:
         Zhang et al. (2018), ICLR.
     """
     needs_numbers("mixup", x)
-    weight = mixing_weight(concentration, source)
-    permutation = torch.randperm(len(x), generator=source) if weight < 1 else torch.arange(len(x))
+    check_mixing(concentration, mode, source)
+    if concentration == 0:
+        return _unmixed(x, mode)
+    weight = _weights(concentration, len(x), mode, source)
+    permutation = torch.randperm(len(x), generator=source)
     return blend(x, permutation, weight), permutation, weight
 
 
-def blend(x: Tensor, permutation: Tensor, weight: float) -> Tensor:
+def _unmixed(x: Tensor, mode: MixMode) -> tuple[Tensor, Tensor, Weight]:
+    return x, torch.arange(len(x)), 1.0 if mode == "batch" else torch.ones(len(x), dtype=torch.float64)
+
+
+def _weights(concentration: float, rows: int, mode: MixMode, source: torch.Generator) -> Weight:
+    if mode == "batch":
+        return mixing_weight(concentration, source)
+    return torch.from_numpy(_beta(np.full(rows, concentration), source))
+
+
+def rowwise(weight: Weight, x: Tensor) -> Weight:
+    """The weight so that it multiplies the examples of ``x``."""
+    if not isinstance(weight, Tensor):
+        return weight
+    return weight.to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def blend(x: Tensor, permutation: Tensor, weight: Weight) -> Tensor:
     """``weight * x + (1 - weight) * x[permutation]``; ``x`` itself where the weight is 1."""
-    if weight == 1:
+    if not isinstance(weight, Tensor) and weight == 1:
         return x
-    return weight * x + (1.0 - weight) * x[permutation.to(x.device)]
+    kept = rowwise(weight, x)
+    return kept * x + (1.0 - kept) * x[permutation.to(x.device)]
 
 
 @checked
-def cutmix(x: Tensor, concentration: float, source: torch.Generator) -> tuple[Tensor, Tensor, float]:
+def cutmix(
+    x: Tensor, concentration: float, source: torch.Generator, mode: MixMode = "batch"
+) -> tuple[Tensor, Tensor, Weight]:
     """Images with a box from another one; the weight is the share of the area that is kept, exactly.
 
     Either side of the box is ``sqrt(1 - b)`` of the image's, ``b ~ Beta(concentration, concentration)``, its centre is
-    anywhere, and what reaches over the border is cut off. One box and one weight for the batch.
+    anywhere, and what reaches over the border is cut off.
 
     Args:
         x: ``(N, C, H, W)``, floating, any device. Not modified.
         concentration: >= 0. 0 returns ``x``.
-        source: where box and permutation come from, on the CPU.
+        source: where boxes and permutation come from, on the CPU.
+        mode: ``"batch"``, one box and one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The images, the permutation ``(N,)`` on the CPU, and the weight; `mixed` mixes the targets with them.
+        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the targets
+        with them.
     Raises:
         ShapeError: ``x`` is no batch of images.
-        InputError: ``concentration`` is negative, or ``source`` no generator on the CPU.
+        InputError: ``concentration`` is negative, ``mode`` is not known, or ``source`` is no generator on the CPU.
     Source:
         Yun et al. (2019), ICCV.
     """
     needs_images("cutmix", x)
-    drawn = mixing_weight(concentration, source)
-    if drawn == 1:
-        return x, torch.arange(len(x)), 1.0
+    check_mixing(concentration, mode, source)
+    if concentration == 0:
+        return _unmixed(x, mode)
+    drawn = _weights(concentration, len(x), mode, source)
     permutation = torch.randperm(len(x), generator=source)
-    top, bottom = _span(x.shape[-2], drawn, source)
-    left, right = _span(x.shape[-1], drawn, source)
-    box = torch.zeros(x.shape[-2:], dtype=torch.bool)
-    box[top:bottom, left:right] = True
-    weight = 1.0 - (bottom - top) * (right - left) / box.numel()
-    return torch.where(box.to(x.device), x[permutation.to(x.device)], x), permutation, weight
+    images, weight = _boxed(x, permutation, drawn, source)
+    return images, permutation, weight
 
 
-def _span(size: int, kept: float, source: torch.Generator) -> tuple[int, int]:
-    """First and one past the last pixel of ``sqrt(1 - kept)`` of a side, around a random pixel, cut off at the border."""
-    side = round((1.0 - kept) ** 0.5 * size)
-    first = int(torch.randint(size, (), generator=source)) - side // 2
-    return max(first, 0), min(first + side, size)
+def _boxed(x: Tensor, permutation: Tensor, drawn: Weight, source: torch.Generator) -> tuple[Tensor, Weight]:
+    """Images with a box from those of the permutation, one box for all or one for each; and the share that is kept."""
+    share = torch.as_tensor(drawn, dtype=torch.float64).view(-1)
+    inside = torch.ones((), dtype=torch.bool)
+    for axis, size in ((-2, x.shape[-2]), (-1, x.shape[-1])):
+        side = ((1.0 - share).sqrt() * size).round().long()
+        first = torch.randint(size, (len(share),), generator=source) - side // 2
+        place = torch.arange(size)
+        row = (place >= first[:, None]) & (place < (first + side)[:, None])
+        inside = inside & (row[:, None, :, None] if axis == -2 else row[:, None, None, :])
+    kept = 1.0 - inside.double().mean((1, 2, 3))
+    weight = kept if isinstance(drawn, Tensor) else float(kept)
+    return torch.where(inside.to(x.device), x[permutation.to(x.device)], x), weight
+
+
+def mixup_or_cutmix(
+    x: Tensor,
+    mixup_concentration: float,
+    cutmix_concentration: float,
+    source: torch.Generator,
+    *,
+    switch_prob: float = 0.5,
+    mode: MixMode = "batch",
+) -> tuple[Tensor, Tensor, Weight]:
+    """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example.
+
+    Args:
+        x: ``(N, C, H, W)``, floating, any device (``(N, *)`` where nothing is cut). Not modified.
+        mixup_concentration, cutmix_concentration: >= 0; where one is 0, the other is always used.
+        source: where all is drawn, on the CPU.
+        switch_prob: in [0, 1]; it matters only where both are used.
+        mode: ``"batch"`` or ``"elem"``.
+    Returns:
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        targets with them.
+    Raises:
+        ShapeError: ``x`` is not floating, or no batch of images where boxes are cut.
+        InputError: a concentration is negative, ``switch_prob`` not in [0, 1], or the rest as for `mixup`.
+    Source:
+        Wightman et al. (2021), "ResNet strikes back", arXiv 2110.00476, which draws for each batch.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> x, y = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> source = torch.Generator().manual_seed(0)
+        >>> x, permutation, weight = wp.mixup_or_cutmix(x, 0.8, 1.0, source, mode="elem")
+        >>> weight.shape, wp.mixed(y, permutation, weight, classes=3).shape
+        (torch.Size([6]), torch.Size([6, 3]))
+    """
+    for concentration in (mixup_concentration, cutmix_concentration):
+        check_mixing(concentration, mode, source)
+    if isinstance(switch_prob, bool) or not isinstance(switch_prob, (int, float)) or not 0 <= switch_prob <= 1:
+        raise InputError(f"mixup_or_cutmix needs switch_prob in [0, 1]; it was given {described(switch_prob)}.")
+    if not cutmix_concentration:
+        return mixup(x, mixup_concentration, source, mode)
+    needs_images("mixup_or_cutmix", x)
+    if not mixup_concentration:
+        return cutmix(x, cutmix_concentration, source, mode)
+    cut = torch.rand(len(x) if mode == "elem" else 1, generator=source, dtype=torch.float64) < switch_prob
+    if mode == "batch":
+        mix, concentration = (cutmix, cutmix_concentration) if cut else (mixup, mixup_concentration)
+        return mix(x, concentration, source)
+    drawn = torch.from_numpy(_beta(np.where(cut, cutmix_concentration, mixup_concentration), source))
+    permutation = torch.randperm(len(x), generator=source)
+    boxed, kept = _boxed(x, permutation, drawn, source)
+    images = torch.where(cut.view(-1, 1, 1, 1).to(x.device), boxed, blend(x, permutation, drawn))
+    return images, permutation, torch.where(cut, torch.as_tensor(kept), drawn)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.noise.inputs import rowwise
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -21,9 +22,16 @@ def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dty
         dtype: of the probabilities.
     Returns:
         ``(n, classes)``, rows sum to 1.
+    Raises:
+        InputError: a label is not in ``0 .. classes - 1``.
     Source:
         Szegedy et al. (2016), CVPR.
     """
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < classes:
+        raise InputError(
+            f"Labels must be in 0 to {classes - 1} for {classes} classes; these go from {int(target.min())} to "
+            f"{int(target.max())}. Number the classes from 0."
+        )
     smooth = torch.full((*target.shape, classes), amount / classes, device=target.device, dtype=dtype)
     return smooth.scatter_(-1, target.unsqueeze(-1), 1.0 - amount + amount / classes)
 
@@ -37,7 +45,7 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
 def mixed(
     target: Tensor,
     permutation: Tensor,
-    weight: Annotated[float, Within(0, 1)],
+    weight: Annotated[float, Within(0, 1)] | Tensor,
     classes: Annotated[int, Within(2)] | None = None,
 ) -> Tensor:
     """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
@@ -46,13 +54,14 @@ def mixed(
         target: ``(n, *)``: probabilities or real targets; or ``(n,)`` integer class indices, of which one-hot
             probabilities are made first. Not modified.
         permutation: ``(n,)``, and
-        weight: in [0, 1], as `mixup`, `cutmix` or `ManifoldMixup` gave them. 1 leaves every target as it is.
+        weight: in [0, 1], one number or ``(n,)``, as `mixup`, `cutmix`, `mixup_or_cutmix` or `ManifoldMixup` gave them. 1
+            leaves every target as it is.
         classes: how many there are; needed for class indices.
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
-        InputError: class indices without ``classes``, or not below it.
-        ShapeError: the permutation is not of the target's rows.
+        InputError: class indices without ``classes``, or outside them.
+        ShapeError: the permutation is not of the target's rows, or there are several weights that are not one for each.
     """
     rows = len(target) if target.ndim else -1
     if permutation.shape != (rows,) or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows)):
@@ -62,15 +71,16 @@ def mixed(
         )
     if target.is_complex():
         raise InputError("mixed needs class indices, probabilities or real targets; it was given complex numbers.")
+    if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:
+        raise ShapeError(
+            f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
+            f"{tuple(weight.shape)}."
+        )
     if not target.is_floating_point():
         if classes is None:
             raise InputError(
                 f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
             )
-        if rows and not 0 <= int(target.min()) <= int(target.max()) < classes:
-            raise InputError(
-                f"mixed needs class indices in 0..{classes - 1}, as classes={classes} says; the target has "
-                f"{int(target.min())} to {int(target.max())}."
-            )
         target = smooth_classes(target.long(), classes, 0.0)
-    return weight * target + (1.0 - weight) * target[permutation.to(target.device)]
+    kept = rowwise(weight, target)
+    return kept * target + (1.0 - kept) * target[permutation.to(target.device)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,13 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier
-from wellposed.core.errors import CompositionError, InputError, SelectorError, described
-from wellposed.core.numbers import plain
+from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, ordered
 from wellposed.optim.metrics import check_momentum
 from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
+from wellposed.optim.schedules import factor_at
 from wellposed.penalties.base import (
     Chargeable,
     Constraint,
@@ -27,7 +26,6 @@ from wellposed.penalties.base import (
     FunctionalPenalty,
     How,
     Penalty,
-    Schedule,
     Term,
 )
 from wellposed.penalties.elementwise import L2
@@ -49,6 +47,12 @@ class Bound:
     def now(self, step: int) -> Chargeable:
         """The charge with its strength at a step."""
         return self.charge if self.term.schedule is None else self.charge.times(factor_at(self.term.schedule, step))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether enforcing the term makes weights exactly zero; a strength of 0 does not."""
+        makes = self.how in ("prox", "project") and self.charge.traits.sparse
+        return makes and getattr(self.charge, "strength", None) != 0
 
 
 @dataclass(frozen=True)
@@ -174,26 +178,6 @@ def joined(
     return joint(name, penalties, interval), rest
 
 
-def factor_at(schedule: Schedule, step: int) -> float:
-    """The factor of a strength at a step.
-
-    Raises:
-        InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
-    """
-    try:
-        factor = plain(schedule(step))
-    except TypeError as error:
-        raise InputError(
-            f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
-            f"{schedule!r} failed: {error}."
-        ) from error
-    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
-        raise InputError(
-            f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}."
-        )
-    return float(factor)
-
-
 @dataclass
 class Binding:
     """All terms on a model."""
@@ -207,6 +191,12 @@ class Binding:
     def terms(self) -> list[Term]:
         """All of them, as they act on parameters, and those on functions."""
         return [t for one in self.charged for t in one.terms] + [c.bound.term for c in self.coupled] + self.functional
+
+    @property
+    def sparse(self) -> set[int]:
+        """The parameters, by ``id``, on which a term makes exact zeros."""
+        alone = {id(one.leaf.tensor) for one in self.charged if any(bound.sparse for bound in one.bounds)}
+        return alone | {id(leaf.tensor) for one in self.coupled if one.bound.sparse for leaf in one.leaves}
 
     def references(self) -> dict[str, dict[str, Tensor]]:
         """Tensors that belong to charges (the weights that one stays close to), by parameter and kind of charge."""

@@ -1,91 +1,34 @@
-"""Schedules: the learning rate as a pure function of how far training has come.
+"""Schedules: the learning rate as a pure function of time, and strengths that follow one.
 
-A factor of the recipe's rate, so that a run can be resumed at any step and many runs can share one clock.
+A `Course` is frozen settings and one formula, ``rate(base, t, total)``, so that a run can be resumed at any step, many runs can
+share one clock, and a slot of a population has the rates of the run alone. `COURSES` names every course that a recipe knows;
+`rate_at` adds the warm-up and counts steps or epochs. `Plateau` alone looks at the curves instead of the clock: its
+`PlateauClock` is the only state. Names and settings are those of ``torch.optim.lr_scheduler``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.core.errors import InputError, described, did_you_mean, listed
 from wellposed.core.numbers import plain, settle
-from wellposed.penalties.base import at_least_zero
-
-Shape = Callable[[float], float]
+from wellposed.core.registry import snake_case
+from wellposed.penalties.base import Schedule, at_least_zero
 
 FLOOR = 0.01
 """Cosine and one-cycle end at a hundredth of the rate: low enough to settle, not so low that the last steps are lost."""
 
-
-def constant(progress: float) -> float:
-    """1 throughout."""
-    return 1.0
+Monitor = Literal["valid_loss", "valid_metric", "train_loss", "train_metric", "cost"]
+"""Columns of the history that a plateau and early stopping can look at."""
 
 
-def cosine(progress: float) -> float:
-    """From 1 down half a cosine to `FLOOR` at progress 1."""
-    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def one_cycle(progress: float) -> float:
-    """Up from 1/25 to 1 over the first 30 %, then a cosine down to `FLOOR`. Source: Smith & Topin (2018), 1708.07120."""
-    rise = 0.3
-    if progress < rise:
-        return 0.04 + 0.96 * 0.5 * (1.0 - math.cos(math.pi * progress / rise))
-    return cosine((progress - rise) / (1.0 - rise))
-
-
-def step(progress: float) -> float:
-    """1, then 0.1 from half of the way, then 0.01 from three quarters."""
-    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
-
-
-SHAPES: dict[str, Shape] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle, "step": step}
-PLATEAU = "plateau"
-"""The schedule that looks at the validation loss instead of the clock; see `Plateau`."""
-
-
-def factor(name: str, step_index: int, total_steps: int, warmup: float = 0.0) -> float:
-    """The factor of the learning rate for a step.
-
-    Args:
-        name: one of `SHAPES`, or ``"plateau"``, which is constant here.
-        step_index: 0 for the first step, up to ``total_steps - 1``.
-        total_steps: >= 1.
-        warmup: in [0, 1): share of the steps over which the rate first rises linearly from 0.
-    """
-    shape = SHAPES.get(name, constant)
-    warm_steps = round(warmup * total_steps)
-    if step_index < warm_steps:
-        return (step_index + 1) / (warm_steps + 1)
-    return shape((step_index - warm_steps) / max(1, total_steps - warm_steps))
-
-
-class Plateau:
-    """Divide the rate by 10 for every ``patience`` epochs in which the validation loss reached no new minimum."""
-
-    def __init__(self, patience: int = 10) -> None:
-        self.patience = patience
-        self.best = math.inf
-        self.waited = 0
-        self.scale = 1.0
-
-    def update(self, loss: float) -> float:
-        """Look at an epoch's validation loss; the factor for the next epoch."""
-        if loss < self.best:
-            self.best, self.waited = loss, 0
-        else:
-            self.waited += 1
-        if self.waited >= self.patience:
-            self.scale, self.waited = self.scale * 0.1, 0
-        return self.scale
-
-
-# Schedules of a strength or a bound: functions of the optimizer's step, 0 for the first, that are equal if their
-# settings are, and show them.
+# Checks of settings
 
 
 def _count(owner: object, name: str, value: object, least: int = 1) -> None:
@@ -99,6 +42,440 @@ def _share(owner: object, name: str, value: object, below_1: bool = False) -> No
         raise InputError(
             f"{type(owner).__name__} needs {name} in [0, 1{')' if below_1 else ']'}; it was given {value!r}."
         )
+
+
+def _one_of(owner: object, name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        hint = did_you_mean(str(value), known)
+        raise InputError(f"{type(owner).__name__} needs {name} to be {listed(known)}; it was given {value!r}.{hint}")
+
+
+# Courses of the learning rate
+
+
+class Course(ABC):
+    """The learning rate as a function of time. Not a dataclass itself, so that a `Custom` one is kept as it is."""
+
+    def __post_init__(self) -> None:
+        settle(self, *(field.name for field in fields(cast(Any, self))))
+        self.check()
+
+    def check(self) -> None:  # noqa: B027 - some courses have nothing to refuse
+        """Refuse impossible settings.
+
+        Raises:
+            InputError: a setting is no number, or out of its range.
+        """
+
+    @property
+    def counted(self) -> bool:
+        """Whether ``t`` is compared with a setting (epochs, unless something else is said); otherwise the course spans all of
+        training, and moves at each step."""
+        return True
+
+    @abstractmethod
+    def rate(self, base: float, t: int, total: float) -> float:
+        """The rate after ``t`` counts (steps or epochs) of ``total``; ``base`` is the optimizer's own."""
+
+
+@dataclass(frozen=True)
+class Constant(Course):
+    """``base`` throughout; with a warm-up, after it."""
+
+    @property
+    def counted(self) -> bool:
+        return False
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return base
+
+
+@dataclass(frozen=True)
+class Cosine(Course):
+    """``min_lr + (base - min_lr) * (1 + cos(pi * t/total))/2``, torch's ``CosineAnnealingLR`` with ``T_max`` all of training.
+
+    Args:
+        min_lr: >= 0, what the rate falls to (torch's ``eta_min``); left out, a hundredth of ``base``.
+    Source:
+        Loshchilov & Hutter (2017), ICLR.
+    """
+
+    min_lr: float | None = None
+
+    def check(self) -> None:
+        if self.min_lr is not None:
+            at_least_zero(self, min_lr=self.min_lr)
+
+    @property
+    def counted(self) -> bool:
+        return False
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        if self.min_lr is None:
+            return base * _cosine(t / total, FLOOR)
+        return self.min_lr + (base - self.min_lr) * _cosine(t / total)
+
+
+def _cosine(progress: float, floor: float = 0.0) -> float:
+    """From 1 down half a cosine to ``floor`` at progress 1."""
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Course):
+    """Half a cosine from ``base`` to ``min_lr`` over ``T_0`` counts, then again from ``base``, each ``T_mult`` times as long.
+
+    Torch's ``CosineAnnealingWarmRestarts``.
+
+    Args:
+        T_0: >= 1, counts until the first restart.
+        T_mult: >= 1; 1 restarts every ``T_0`` counts.
+        min_lr: >= 0 (torch's ``eta_min``).
+    Source:
+        Loshchilov & Hutter (2017), ICLR.
+    """
+
+    T_0: int
+    T_mult: int = 1
+    min_lr: float = 0.0
+
+    def check(self) -> None:
+        _count(self, "T_0", self.T_0)
+        _count(self, "T_mult", self.T_mult)
+        at_least_zero(self, min_lr=self.min_lr)
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        period = self.T_0
+        if self.T_mult == 1:
+            t %= period
+        while t >= period:
+            t, period = t - period, period * self.T_mult
+        return self.min_lr + (base - self.min_lr) * _cosine(t / period)
+
+
+@dataclass(frozen=True)
+class OneCycle(Course):
+    """Up a cosine from ``base/25`` to ``base`` over the first 30 %, then a cosine down to a hundredth of it.
+
+    Source:
+        Smith & Topin (2018), 1708.07120.
+    """
+
+    @property
+    def counted(self) -> bool:
+        return False
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        progress, rise = t / total, 0.3
+        if progress < rise:
+            return base * (0.04 + 0.96 * 0.5 * (1.0 - math.cos(math.pi * progress / rise)))
+        return base * _cosine((progress - rise) / (1.0 - rise), FLOOR)
+
+
+@dataclass(frozen=True)
+class Step(Course):
+    """``base * gamma^floor(t/step_size)``, torch's ``StepLR``; without ``step_size`` it falls at 1/2 and at 3/4 of training.
+
+    Args:
+        step_size: >= 1, counts between falls.
+        gamma: > 0, the factor of each.
+    """
+
+    step_size: int | None = None
+    gamma: float = 0.1
+
+    def check(self) -> None:
+        if self.step_size is not None:
+            _count(self, "step_size", self.step_size)
+        _positive(self, "gamma", self.gamma)
+
+    @property
+    def counted(self) -> bool:
+        return self.step_size is not None
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        falls = (t >= total / 2) + (t >= total * 3 / 4) if self.step_size is None else t // self.step_size
+        return base * _power(self.gamma, falls)
+
+
+@dataclass(frozen=True)
+class Multistep(Course):
+    """``base * gamma^k`` with ``k`` the number of milestones <= t, torch's ``MultiStepLR``.
+
+    Args:
+        milestones: whole numbers >= 0; one that stands twice counts twice.
+        gamma: > 0, the factor at each.
+    """
+
+    milestones: tuple[int, ...]
+    gamma: float = 0.1
+
+    def check(self) -> None:
+        if not isinstance(self.milestones, (list, tuple)) or not self.milestones:
+            raise InputError(
+                f"Multistep needs milestones, a list of whole numbers such as [30, 60]; it was given {self.milestones!r}."
+            )
+        found = tuple(map(plain, self.milestones))
+        for milestone in found:
+            _count(self, "in milestones", milestone, least=0)
+        object.__setattr__(self, "milestones", tuple(sorted(found)))
+        _positive(self, "gamma", self.gamma)
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return base * _power(self.gamma, bisect_right(self.milestones, t))
+
+
+@dataclass(frozen=True)
+class Exponential(Course):
+    """``base * gamma^t``, torch's ``ExponentialLR``.
+
+    Args:
+        gamma: > 0, the factor at each count; 1 is constant.
+    """
+
+    gamma: float
+
+    def check(self) -> None:
+        _positive(self, "gamma", self.gamma)
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return base * _power(self.gamma, t)
+
+
+@dataclass(frozen=True)
+class Linear(Course):
+    """``base * (start_factor + (end_factor - start_factor) * min(t, n)/n)``, torch's ``LinearLR``, which has other defaults.
+
+    Args:
+        start_factor, end_factor: >= 0; from 1 to 0 unless something else is said (torch's are 1/3 and 1).
+        total_iters: n >= 1; left out, all of training (torch's is 5).
+    """
+
+    start_factor: float = 1.0
+    end_factor: float = 0.0
+    total_iters: int | None = None
+
+    def check(self) -> None:
+        at_least_zero(self, start_factor=self.start_factor, end_factor=self.end_factor)
+        if self.total_iters is not None:
+            _count(self, "total_iters", self.total_iters)
+
+    @property
+    def counted(self) -> bool:
+        return self.total_iters is not None
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        done = min(1.0, t / (self.total_iters or total))
+        return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
+
+
+@dataclass(frozen=True)
+class Polynomial(Course):
+    """``base * (1 - min(t, n)/n)^power``, torch's ``PolynomialLR``.
+
+    Args:
+        power: > 0; 1 is linear.
+        total_iters: n >= 1, where the rate becomes 0; left out, all of training (torch's is 5).
+    """
+
+    power: float = 1.0
+    total_iters: int | None = None
+
+    def check(self) -> None:
+        _positive(self, "power", self.power)
+        if self.total_iters is not None:
+            _count(self, "total_iters", self.total_iters)
+
+    @property
+    def counted(self) -> bool:
+        return self.total_iters is not None
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)
+
+
+def _positive(owner: object, name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InputError(f"{type(owner).__name__} needs a finite {name} > 0; it was given {described(value)}.")
+
+
+def _power(gamma: float, times: int) -> float:
+    """``gamma^times``; infinity where it is too large for a number."""
+    try:
+        return float(gamma**times)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Plateau(Course):
+    """Multiply the rate by ``factor`` after more than ``patience`` epochs without a better ``monitor``.
+
+    Torch's ``ReduceLROnPlateau``, with its defaults: the rate becomes ``max(factor * rate, min_lr)``, unless that is less than
+    1e-8 below it. Whether higher or lower is better is known of each monitor.
+
+    Args:
+        factor: in (0, 1).
+        patience: >= 0, bad epochs that are borne; 0 reduces after each.
+        threshold: >= 0. Better is below ``best * (1 - threshold)``, or ``best - threshold`` where ``threshold_mode`` is
+            ``"abs"`` (above ``best * (1 + threshold)`` or ``best + threshold`` where higher is better). NaN is never better.
+        threshold_mode: ``"rel"`` (then ``threshold`` < 1) or ``"abs"``.
+        cooldown: >= 0, epochs after a reduction in which nothing is counted as bad.
+        min_lr: >= 0, no reduction goes below it.
+        monitor: one of `Monitor`.
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: Literal["rel", "abs"] = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    monitor: Monitor = "valid_loss"
+
+    def check(self) -> None:
+        _positive(self, "factor", self.factor)
+        if self.factor >= 1:
+            raise InputError(f"Plateau needs factor in (0, 1); it was given {self.factor!r}.")
+        _count(self, "patience", self.patience, least=0)
+        _count(self, "cooldown", self.cooldown, least=0)
+        at_least_zero(self, threshold=self.threshold, min_lr=self.min_lr)
+        _one_of(self, "threshold_mode", self.threshold_mode, ("rel", "abs"))
+        _one_of(self, "monitor", self.monitor, get_args(Monitor))
+        if self.threshold_mode == "rel":
+            _share(self, "threshold", self.threshold, below_1=True)
+
+    @property
+    def counted(self) -> bool:
+        return False
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return base
+
+
+class PlateauClock:
+    """How often a `Plateau` has reduced the rate; told of each epoch by `update`.
+
+    Args:
+        settings: of the plateau.
+        higher: whether more of what is monitored is better.
+    """
+
+    EPS = 1e-8
+    """Reductions by less are not made, as in torch."""
+
+    def __init__(self, settings: Plateau, higher: bool = False) -> None:
+        self.settings, self.sign = settings, -1.0 if higher else 1.0
+        self.best = math.inf
+        self.bad = self.resting = self.reductions = 0
+
+    def update(self, value: float) -> None:
+        """Look at an epoch's value."""
+        settings, signed = self.settings, self.sign * value
+        relative = settings.threshold_mode == "rel"
+        bar = self.best * (1.0 - self.sign * settings.threshold) if relative else self.best - settings.threshold
+        if signed < bar:
+            self.best, self.bad = signed, 0
+        else:
+            self.bad += 1
+        if self.resting:
+            self.resting, self.bad = self.resting - 1, 0
+        if self.bad > settings.patience:
+            self.reductions, self.resting, self.bad = self.reductions + 1, settings.cooldown, 0
+
+    def rate(self, base: float) -> float:
+        """``base`` after the reductions so far."""
+        for _ in range(self.reductions):
+            lower = max(base * self.settings.factor, self.settings.min_lr)
+            if base - lower <= self.EPS:
+                break
+            base = lower
+        return base
+
+
+class Custom(Course):
+    """``base * function(t)``, torch's ``LambdaLR``: a schedule of one's own. A recipe with one cannot be written as TOML.
+
+    Args:
+        function: of the count, 0 for the first; gives a finite factor >= 0.
+    """
+
+    def __init__(self, function: Schedule) -> None:
+        self.function = function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Custom) and self.function == other.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __repr__(self) -> str:
+        """Where the function is found: ``module.name``."""
+        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    def rate(self, base: float, t: int, total: float) -> float:
+        return base * factor_at(self.function, t)
+
+
+COURSES: dict[str, type[Course]] = {
+    snake_case(cls.__name__): cls
+    for cls in (
+        Constant, Cosine, CosineRestarts, OneCycle, Step, Multistep, Exponential, Linear, Polynomial, Plateau,
+    )
+}  # fmt: skip
+"""Every schedule of the learning rate, by its name in recipes."""
+
+SHAPES: dict[str, Course] = {
+    name: cls()
+    for name, cls in COURSES.items()
+    if cls is not Plateau and all(field.default is not MISSING for field in fields(cls)) and not cls().counted  # type: ignore[arg-type]
+}
+"""The courses that span all of training and need no setting: what a strength can follow too."""
+
+
+def rate_at(course: Course, base: float, step: int, total: int, warmup: float = 0.0, unit: int = 1) -> float:
+    """The learning rate of a step.
+
+    During a warm-up the rate is ``(step + 1)/(warm + 1)`` times the course's, with ``warm = round(warmup * total)`` steps. A
+    course that spans all of training begins after it; counts (milestones, periods) are of all steps, so that a fall at
+    epoch 30 comes at epoch 30.
+
+    Args:
+        base: the optimizer's own rate.
+        step: 0 for the first, up to ``total - 1``.
+        total: >= 1, optimizer steps of all of training.
+        warmup: in [0, 1).
+        unit: >= 1, steps that make one count: 1, or the steps of an epoch.
+    """
+    warm = round(warmup * total)
+    passed, whole = (step, total) if course.counted else (max(0, step - warm), max(1, total - warm))
+    found = course.rate(base, passed // unit, whole / unit)
+    return found * ((step + 1) / (warm + 1)) if step < warm else found
+
+
+# Schedules of a strength or a bound: functions of the optimizer's step, 0 for the first, that are equal if their
+# settings are, and show them.
+
+
+def factor_at(schedule: Schedule, step: int) -> float:
+    """The factor of a strength, or of a rate, at a step.
+
+    Raises:
+        InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
+    """
+    try:
+        factor = plain(schedule(step))
+    except TypeError as error:
+        raise InputError(
+            f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
+            f"{schedule!r} failed: {error}."
+        ) from error
+    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        raise InputError(
+            f"A schedule gives a finite factor >= 0; at step {step} {schedule!r} gives {described(factor)}."
+        )
+    return float(factor)
 
 
 @checked
@@ -193,7 +570,7 @@ class Shaped:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.
 
     Args:
-        name: ``"constant"``, ``"cosine"``, ``"one_cycle"`` or ``"step"``.
+        name: ``"constant"``, ``"cosine"``, ``"one_cycle"``, ``"step"``, ``"linear"`` or ``"polynomial"``.
         total_steps: >= 1.
         warmup: in [0, 1): the share of the steps over which the factor first rises linearly from 0.
     Example:
@@ -217,7 +594,7 @@ class Shaped:
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""
-        return factor(self.name, min(step, self.total_steps - 1), self.total_steps, self.warmup)
+        return rate_at(SHAPES[self.name], 1.0, min(step, self.total_steps - 1), self.total_steps, self.warmup)
 
 
 ramp, decay_to, staircase, shaped = Ramp, DecayTo, Staircase, Shaped

@@ -115,11 +115,11 @@ class SAM:
         return loss
 
     def _moving(self) -> list[nn.Parameter]:
-        """The parameters that have a gradient."""
+        """The parameters that have a gradient, without frozen ones on which an old one is left."""
         found = []
         for leaf in leaves(self.model):
             gradient = leaf.tensor.grad
-            if gradient is None:
+            if gradient is None or not leaf.tensor.requires_grad:
                 continue
             if gradient.layout != torch.strided:
                 raise InputError(

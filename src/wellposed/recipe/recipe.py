@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from torch import nn
 
 from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
+from wellposed.core.reading import read_bytes
 from wellposed.core.registry import classes_in
+from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
-from wellposed.optim.schedules import PLATEAU, SHAPES, shaped
+from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
+from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
@@ -30,7 +35,11 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+
+    def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """All values, those of ``change`` in place of the old."""
+        return {**self.model_dump(), **change}
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
@@ -61,7 +70,7 @@ def fusable(parameter: Any) -> bool:
 class OptimizerSpec(Section):
     """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -121,19 +130,102 @@ class OptimizerSpec(Section):
 
 
 class ScheduleSpec(Section):
-    """``name``: constant, cosine, one_cycle, step or plateau. ``warmup``: share of the steps that rise from 0."""
+    """How the learning rate moves: one of `wellposed.optim.schedules.COURSES`, whose settings stand beside the name.
 
-    name: str = "constant"
+    A fall at epoch 30: ``{"name": "multistep", "milestones": [30]}``. What is counted (``gamma``'s powers, ``step_size``,
+    ``milestones``, ``T_0``, ``total_iters``) counts epochs, as users of ``torch.optim.lr_scheduler`` step once an epoch. A
+    schedule that spans all of training (constant, cosine, one_cycle; step, linear and polynomial without a count) moves at
+    each step.
+
+    Args:
+        name: of the schedule; or a function of the count, 0 for the first, that gives a factor of the rate, as for torch's
+            ``LambdaLR``. It counts epochs unless ``per`` says ``"step"``, and cannot be written as TOML.
+        warmup: in [0, 1), share of the steps over which the rate first rises linearly from 0; see
+            `wellposed.optim.schedules.rate_at`.
+        per: what is counted: ``"epoch"``, ``"step"``, or a number of steps that make one count; also for a schedule that spans
+            all of training, which then moves once a count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+
+    name: Any = "constant"
     warmup: Rate = 0.0
-    patience: Annotated[int, Field(ge=1)] = 10
+    per: str | int | None = None
 
-    @field_validator("name")
+    @field_validator("per", mode="before")
     @classmethod
-    def _known(cls, name: str) -> str:
-        known = [*SHAPES, PLATEAU]
-        if name not in known:
-            raise ValueError(f"there is no schedule {name!r}.{did_you_mean(name, known)} Known: {listed(known)}")
+    def _counts(cls, per: Any) -> Any:
+        whole = isinstance(per, int) and not isinstance(per, bool) and per >= 1
+        if per not in (None, "epoch", "step") and not whole:
+            raise ValueError(f"what is counted is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
+        return per
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """A function alone is a schedule; sequences become tuples, so that a recipe equals itself read back."""
+        if callable(given):
+            given = {"name": given}
+        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _known(cls, name: Any) -> str | Custom:
+        if isinstance(name, Custom):
+            return name
+        if callable(name) and not isinstance(name, type):
+            return Custom(name)
+        if not isinstance(name, str) or name not in COURSES:
+            raise ValueError(
+                f"there is no schedule {name!r}.{did_you_mean(str(name), COURSES)} Known: {listed(COURSES, 20)}"
+            )
         return name
+
+    @field_serializer("name", when_used="json")
+    def _named(self, name: str | Custom) -> str:
+        return str(name)
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        self.course  # noqa: B018 - refuses settings that the course does not take
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the course is made with."""
+        return dict(self.model_extra or {})
+
+    @cached_property
+    def course(self) -> Course:
+        """The schedule with its settings.
+
+        Raises:
+            ValueError: it does not take one of them.
+        """
+        if isinstance(self.name, Custom):
+            if self.settings:
+                raise ValueError(
+                    f"a schedule that is a function takes no settings; it was given {listed(self.settings)}"
+                )
+            return self.name
+        course: Course = made(COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"])
+        return course
+
+    def rate(self, base: float, step: int, total: int, epoch_steps: int) -> float:
+        """The learning rate of a step out of ``total``, where an epoch has ``epoch_steps``; ``base`` is the optimizer's own."""
+        unit = self.per if isinstance(self.per, int) else epoch_steps if self.counts_epochs else 1
+        return rate_at(self.course, base, step, total, self.warmup, unit)
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the rate changes once an epoch, and its counts are of epochs."""
+        return self.per == "epoch" or (self.per is None and self.course.counted)
+
+    def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """All values, those of ``change`` in place of the old. Another schedule does not inherit the settings of this one."""
+        if change.get("name", self.name) != self.name:
+            return {"warmup": self.warmup, "per": self.per, **change}
+        return super().merged(change)
 
 
 class TermSpec(Section):
@@ -143,7 +235,7 @@ class TermSpec(Section):
     of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: str
     strength: NonNegative | None = None
@@ -235,16 +327,31 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values = {key: _tuples(value) for key, value in given.items()}
     for key, value in values.items():
-        parts = (
-            value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
-        )
-        if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
+        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
+        if key not in fields and not all(
+            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+        ):
             raise ValueError(
-                f"{key} = {described(value)} cannot be written in a recipe. Give a number or text, or leave it out"
+                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
+                "out"
             )
     return values
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flat_in(value: Any) -> Iterator[Any]:
+    """What nested tuples hold."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat_in(part)
+    else:
+        yield value
 
 
 class PlaceSpec(Section):
@@ -253,7 +360,7 @@ class PlaceSpec(Section):
     ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     kind: str
     on: str | tuple[str, ...]
@@ -299,7 +406,10 @@ class NoiseSpec(Section):
         label_smoothing: in [0, 1).
         input: standard deviation, in units of the inputs.
         cutout: share of an image's area that is blanked, in [0, 1).
-        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by; one of the two.
+        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by. With both, one of them is drawn
+            each time, cutmix with probability ``switch_prob``.
+        switch_prob: in [0, 1], as in timm.
+        mix_mode: ``"batch"``: one weight and one of mixup and cutmix for each batch; ``"elem"``: for each example.
         gradient: variance of noise on gradients at the first step; it dies out as ``1/(1 + t)^0.55``.
         places: noise on chosen modules and weights.
     """
@@ -310,14 +420,10 @@ class NoiseSpec(Section):
     cutout: Rate = 0.0
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
+    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mix_mode: MixMode = "batch"
     gradient: NonNegative = 0.0
     places: tuple[PlaceSpec, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_mixing(self) -> Self:
-        if self.mixup and self.cutmix:
-            raise ValueError("examples are mixed by mixup or by cutmix, not both")
-        return self
 
 
 class SharpnessSpec(Section):
@@ -335,10 +441,36 @@ class LookaheadSpec(Section):
 
 
 class AveragingSpec(Section):
-    """``ema``: decay of an exponential average, 0 for none. ``swa``: share of the epochs, at the end, averaged equally."""
+    """An average of the weights, which is what is evaluated and kept; see `wellposed.optim.averaging.Average`.
+
+    Args:
+        ema: decay of an exponential average, in [0, 1); 0 for none.
+        swa: share of the epochs, at the end, averaged equally; 0 for none.
+        warmup: of the exponential average: ``ratio``, ``power``, or ``none`` for constant decay.
+        start: what the exponential average begins with: ``update``, the weights after the first step, or ``model``, those
+            before it.
+        buffers: ``copy`` takes the model's, ``average`` averages them too.
+    """
 
     ema: Rate = 0.0
     swa: Rate = 0.0
+    warmup: Warmup = "ratio"
+    start: Start = "update"
+    buffers: Buffers = "copy"
+
+    def build(self, model: nn.Module) -> Average | None:
+        """The average of a model; None where there is none."""
+        if not (self.ema or self.swa):
+            return None
+        return Average(model, self.ema or None, warmup=self.warmup, start=self.start, buffers=self.buffers)
+
+    @property
+    def says(self) -> str:
+        """The average in words for the audit; nothing where there is none."""
+        if not (self.ema or self.swa):
+            return ""
+        says = averaging_says(self.ema or None, self.warmup, self.start, self.buffers)
+        return says if self.ema else f"{says}, over the last {self.swa:.0%} of the epochs"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -348,10 +480,26 @@ class AveragingSpec(Section):
 
 
 class StoppingSpec(Section):
-    """Stop when the validation loss reached no new minimum for ``patience`` epochs; 0 never stops early. ``keep``: the
-    weights of the ``best`` epoch by validation loss, or of the ``last``."""
+    """When training ends before its last epoch, and whose weights come back.
+
+    Training stops when ``monitor`` has not improved for ``patience`` epochs, by the rule of Keras' ``EarlyStopping``: an
+    improvement is below ``best - min_delta`` (above ``best + min_delta`` where higher is better), and with a ``baseline`` only
+    one that is so much beyond the baseline too begins the waiting anew. NaN is no improvement.
+
+    Args:
+        patience: >= 0, epochs; 0 never stops early.
+        monitor: ``valid_loss``, ``valid_metric``, ``train_loss``, ``train_metric``, or ``cost``, what the optimizer minimized.
+            Whether higher or lower is better is known of each.
+        min_delta: >= 0, in the units of ``monitor``.
+        baseline: in the units of ``monitor``; left out, there is none.
+        keep: the weights of the ``best`` epoch by ``monitor``, however small its lead and wherever the baseline is; or of the
+            ``last``.
+    """
 
     patience: Annotated[int, Field(ge=0)] = 20
+    monitor: Monitor = "valid_loss"
+    min_delta: NonNegative = 0.0
+    baseline: Annotated[float, Field(allow_inf_nan=False)] | None = None
     keep: Literal["best", "last"] = "best"
 
 
@@ -403,6 +551,8 @@ class Recipe(Section):
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{where} is not valid TOML: {error}.") from None
+        except RecursionError:
+            raise RecipeError(f"{where} is nested too deeply for a recipe.") from None
         check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
             return cls(**values)
@@ -410,8 +560,15 @@ class Recipe(Section):
             raise RecipeError(f"{where}: {error}") from None
 
     def to_toml(self) -> str:
-        """The recipe as TOML: what differs from the defaults, and ``epochs``, ``batch_size`` and the optimizer always."""
-        values = self.to_dict()
+        """The recipe as TOML: what differs from the defaults, and ``epochs``, ``batch_size`` and the optimizer always.
+
+        Raises:
+            RecipeError: the schedule is a function, which TOML cannot say.
+        """
+        return self._toml(self.to_dict())
+
+    @staticmethod
+    def _toml(values: dict[str, Any]) -> str:
         terms = values.pop("terms", [])
         blocks = [tomli_w.dumps({"schema": SCHEMA, **values})]
         for term in terms:
@@ -421,7 +578,20 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists."""
+        """As `to_toml`, as plain dictionaries and lists.
+
+        Raises:
+            RecipeError: the schedule is a function, which they cannot say.
+        """
+        if isinstance(self.schedule.name, Custom):
+            raise RecipeError(
+                f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
+                f"{listed(COURSES, 20)}, or keep the recipe in Python."
+            )
+        return self._shown()
+
+    def _shown(self) -> dict[str, Any]:
+        """As `to_dict`, a function by its name."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         always = {"epochs": self.epochs, "batch_size": self.batch_size}
         optimizer = {"name": self.optimizer.name, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
@@ -436,10 +606,14 @@ class Recipe(Section):
         """
         values = self.model_dump()
         for key, change in changes.items():
-            old = values.get(key)
+            old = getattr(self, key, None)
             if isinstance(change, BaseModel):
                 change = change.model_dump()
-            values[key] = {**old, **change} if isinstance(old, dict) and isinstance(change, Mapping) else change
+            elif isinstance(change, Mapping) and isinstance(old, Section):
+                change = old.merged(change)
+            elif isinstance(change, Mapping) and isinstance(old, dict):
+                change = {**old, **change}
+            values[key] = change
         return Recipe(**values)
 
     def build_terms(self, total_steps: int | None = None) -> list[Term]:
@@ -450,13 +624,16 @@ class Recipe(Section):
         """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         keys = [*mine, *(k for k in theirs if k not in mine)]
-        return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+        found = {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+        if self.schedule.name != other.schedule.name:  # two functions may have one name
+            found["schedule.name"] = (str(self.schedule.name), str(other.schedule.name))
+        return found
 
     def describe(self) -> str:
         """One line for a person: the optimizer and everything that is switched on."""
         parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
         if self.schedule.name != "constant":
-            parts.append(self.schedule.name)
+            parts.append(str(self.schedule.name))
         parts += [t.penalty if t.strength is t.bound is None else f"{t.penalty} {t.amount:.2g}" for t in self.terms]
         for label, value in (
             ("dropout", self.noise.dropout),
@@ -479,7 +656,7 @@ class Recipe(Section):
         return ", ".join(parts)
 
     def __str__(self) -> str:
-        return self.to_toml()
+        return self._toml(self._shown())
 
 
 def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
@@ -488,10 +665,8 @@ def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
-        return path.read_text(encoding="utf-8"), f"'{path}'"
-    except FileNotFoundError:
-        raise RecipeError(f"There is no recipe file '{path}'.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, "recipe", RecipeError, called="recipe file").decode("utf-8"), f"'{path}'"
+    except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
 
 

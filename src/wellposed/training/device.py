@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 
 import torch
 
 from wellposed.core.errors import InputError, first_line
 from wellposed.core.progress import report
+from wellposed.core.shared import warnings_apart
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -40,21 +39,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def _cuda_works() -> bool:
     """Whether CUDA can be used; torch's warning about a driver that it cannot use becomes one line."""
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings_apart(record=True) as seen:
         warnings.simplefilter("always")
         works = torch.cuda.is_available()
     if seen and not works:
         reason = str(seen[0].message).strip().splitlines()[0]
         report("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
     return works
-
-
-@contextlib.contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

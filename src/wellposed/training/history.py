@@ -130,9 +130,9 @@ class History:
         saved = validated(_Saved, value, f"The history in '{where}'")
         return cls(saved.facts, saved.rows)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        return write_atomically(path, json.dumps(self.to_dict()) + "\n")
+    def save(self, path: str | Path, within: str | Path | None = None) -> Path:
+        """Write as JSON; ``within`` a folder of ours, or where the user says."""
+        return write_atomically(path, json.dumps(self.to_dict()) + "\n", within)
 
     def __str__(self) -> str:
         shown = [

@@ -19,18 +19,18 @@ from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
-from wellposed.losses.classification import IGNORED, wide
-from wellposed.losses.per_example import NAMED
+from wellposed.losses.criterion import wide
+from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
-from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
+from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
-from wellposed.optim.schedules import PLATEAU, Plateau, factor
+from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
 from wellposed.optim.wrapper import inside
 from wellposed.penalties.base import FunctionalPenalty
@@ -40,13 +40,14 @@ from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
+from wellposed.training.patience import Patience, check_monitors, higher_is_better
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 from wellposed.training.samples import Sample, sampled
 
 Stop = Callable[[History], "str | None"]
-Mixing = tuple[Tensor, float]
-"""The permutation that examples were mixed with, and the weight that they kept."""
+Mixing = tuple[Tensor, Weight]
+"""The permutation that examples were mixed with, and the weight that they kept: one for all, or one for each."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 TINY = torch.finfo(torch.float32).tiny
@@ -70,8 +71,9 @@ def fit(
 ) -> Run:
     """Train one recipe on one problem.
 
-    The best weights by validation loss come back when training ends by itself, by patience, by the deadline, by Ctrl-C,
-    or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global random state.
+    The best weights (by validation loss, unless ``[stopping]`` says otherwise) come back when training ends by itself, by patience,
+    by the deadline, by Ctrl-C, or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global
+    random state.
 
     Args:
         recipe: a `Recipe`, a preset's name or a path to a TOML file.
@@ -90,20 +92,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
-        try:
-            for epoch in range(recipe.epochs):
+    try:
+        for epoch in range(recipe.epochs):
+            with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-                training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-                if training.stopped:
-                    break
-        except KeyboardInterrupt:
-            training.stopped = "interrupted"
-        except Exception as error:
-            if isinstance(error, WellposedError) and not training.history.rows:
-                raise
-            said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
-            raise TrainingError(f"Training stopped by {said.rstrip('.')}.", training.finish("failed")) from error
-        return training.finish(training.stopped or "epochs")
+            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
+            if training.stopped:
+                break
+    except KeyboardInterrupt:
+        training.stopped = "interrupted"
+    except Exception as error:
+        if isinstance(error, WellposedError) and not training.history.rows:
+            raise
+        said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
+        raise TrainingError(f"Training stopped by {said.rstrip('.')}.", training.finish("failed")) from error
+    return training.finish(training.stopped or "epochs")
 
 
 @dataclass
@@ -123,13 +126,13 @@ class Training:
     history: History
     streams: Streams
     scaler: torch.amp.GradScaler
-    plateau: Plateau
+    plateau: PlateauClock | None
+    waiting: Patience
     perturbed: Perturbed | None
     needs: frozenset[str]
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_rows: Tensor | None = None
-    waited: int = 0
     stopped: str | None = None
 
     @classmethod
@@ -160,6 +163,7 @@ class Training:
         if recipe.noise.dropout == 0:
             set_dropout(model, 0.0)
         check_noise(problem, recipe)
+        check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
         build = guarded("optimizer=", make) if make else recipe.optimizer.build
         inner = build(list(model.parameters()))
@@ -167,6 +171,7 @@ class Training:
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         terms.seed = seed
+        terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
@@ -180,7 +185,7 @@ class Training:
         batches = math.ceil(rows_per_epoch(len(data.train), recipe.batch_size, model) / recipe.batch_size)
         forwards = batches * recipe.epochs * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
-        averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        averager = averaging.build(model)
         facts = {
             "like_for_like": True,
             "metric": problem.metric.name if problem.metric else None,
@@ -195,10 +200,13 @@ class Training:
         placed = [place.build(forwards) for place in recipe.noise.places]
         probes = shared.probes
         facts["valid_rows"] = len(probes[1])
+        course = recipe.schedule.course
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
-            History(facts), Streams(seed), scaler, Plateau(recipe.schedule.patience),
+            History(facts), Streams(seed), scaler,
+            PlateauClock(course, higher_is_better(problem, course.monitor)) if isinstance(course, Plateau) else None,
+            Patience(recipe.stopping, higher_is_better(problem, recipe.stopping.monitor)),
             perturb(model, placed, seed) if placed else None, needs,
         )  # fmt: skip
 
@@ -270,9 +278,11 @@ class Training:
         if recipe.noise.gradient:
             disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
         if math.isfinite(total):
+            taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.averager is not None and recipe.averaging.ema:
+            # A step that the scaler skipped has no weights that an average could take in.
+            if self.averager is not None and recipe.averaging.ema and self.optimizer.steps > taken:
                 self.averager.update()
         streams.step += 1
         return norm
@@ -348,8 +358,10 @@ class Training:
             inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
         if not (noise.mixup or noise.cutmix):
             return inputs, None
-        mix = mixup if noise.mixup else cutmix
-        inputs, permutation, kept = mix(inputs, noise.mixup or noise.cutmix, streams.at("input", "mix"))
+        inputs, permutation, kept = mixup_or_cutmix(
+            inputs, noise.mixup, noise.cutmix, streams.at("input", "mix"),
+            switch_prob=noise.switch_prob, mode=noise.mix_mode,
+        )  # fmt: skip
         return inputs, (permutation, kept)
 
     def told(
@@ -371,8 +383,10 @@ class Training:
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
+        smoothing = self.recipe.noise.label_smoothing
         target, weight = self.told(outputs, target, weight, mixing)
-        return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
+        softened = smoothing if smoothing or mixing else None
+        return self.problem.loss.parts(outputs, target, weight is not None, softened).sums(weight)
 
     @property
     def passes(self) -> int:
@@ -387,11 +401,16 @@ class Training:
 
     def set_rate(self) -> None:
         """The learning rate of this step."""
-        schedule, steps = self.recipe.schedule, self.steps_per_epoch * self.recipe.epochs
-        done = self.optimizer.steps
-        scale = factor(schedule.name, min(done, steps - 1), steps, schedule.warmup) * self.plateau.scale
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * scale
+            group["lr"] = self.rate(group["initial_lr"], self.optimizer.steps)
+
+    def rate(self, base: float, step: int) -> float:
+        """The learning rate of a step of this epoch; ``base`` is the optimizer's own."""
+        if self.plateau is not None:
+            base = self.plateau.rate(base)
+        each = self.steps_per_epoch
+        total = each * self.recipe.epochs
+        return self.recipe.schedule.rate(base, min(step, total - 1), total, each)
 
     def average_epoch(self, epoch: int) -> None:
         """Equal averaging takes one look an epoch, over the last share of them."""
@@ -426,14 +445,13 @@ class Training:
         row |= like_for_like(train, valid, self.best_rows) | weight_facts(chosen) | term_facts(self.optimizer.values())
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if valid.loss.mean < self.best_loss:
-            self.best_loss, self.best_rows, self.waited = valid.loss.mean, valid.loss.rows, 0
-            self.keep(chosen, int(row["epoch"]))
-        else:
-            self.waited += 1
-            if self.recipe.stopping.keep == "last":
-                self.keep(chosen, int(row["epoch"]))
-        if self.recipe.schedule.name == PLATEAU:
-            self.plateau.update(valid.loss.mean)
+            self.best_loss, self.best_rows = valid.loss.mean, valid.loss.rows
+        check_monitors(self.problem, self.recipe, valid.metric_rows is not None)
+        epoch, stopping = int(row["epoch"]), self.recipe.stopping
+        if self.waiting.update(epoch, row[stopping.monitor]) or stopping.keep == "last":
+            self.keep(chosen, epoch)
+        if self.plateau is not None:
+            self.plateau.update(row[self.plateau.settings.monitor])
         if math.isnan(train.loss.mean):
             self.stopped = self.stopped or "diverged"
 
@@ -456,8 +474,7 @@ class Training:
 
     def patience(self) -> str | None:
         """The word for having waited long enough."""
-        patience = self.recipe.stopping.patience
-        return "patience" if patience and self.waited >= patience else None
+        return "patience" if self.waiting.over else None
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""
@@ -468,6 +485,8 @@ class Training:
             inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
+        if self.averager is not None:
+            self.averager.remove()
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
@@ -685,7 +704,7 @@ def check_charges(
     if not of_classes:
         return
     loss = problem.loss.name
-    if loss in NAMED and not problem.loss.classifies:
+    if problem.loss.criterion is not None and not problem.loss.classifies:
         way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
         raise ProblemError(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."

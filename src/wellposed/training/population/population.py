@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.core.random import seeded, stream_seed
+from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
-from wellposed.training.device import threads_of
 from wellposed.training.evaluate import Evaluation, Probe, evaluations
 from wellposed.training.jobs import Job, NotBegun, Outcome
 from wellposed.training.loop import Training
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.feed import Batch, Feed
 from wellposed.training.population.native import Program
-from wellposed.training.population.rules import NO_UPDATE, Rules, ascends_itself, factors
+from wellposed.training.population.rules import NO_UPDATE, Rules, ascends_itself, rates
 from wellposed.training.population.stacks import Stacks, leave
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -222,13 +222,13 @@ class Population:
         one = all(slot.training.data.train is first.data.train for slot in slots)
         source = first.data.train if one else self.problem.prepared.train
         feed = Feed(source, [(s.training, s.epoch) for s in slots], first.rows_per_epoch)
-        scales = np.stack([factors(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
+        lrs = np.stack([rates(s.training, s.training.optimizer.steps, feed.steps) for s in slots])
         for slot in slots:
             slot.costs, slot.norms, slot.steps = 0.0, 0.0, 0
         live = np.arange(len(slots))
         for step in range(feed.steps):
             chosen = [slots[i] for i in live]
-            self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), scales[live, step])
+            self.step(chosen, feed.batch(step, live, [s.training for s in chosen]), lrs[live, step])
             late = time.monotonic() > self.deadline
             for slot in chosen:
                 if late:
@@ -243,11 +243,11 @@ class Population:
                     slot.training.optimizer.synchronize()
                 slot.training.average_epoch(slot.epoch)
 
-    def step(self, slots: list[Slot], batch: Batch, scales: np.ndarray) -> None:
+    def step(self, slots: list[Slot], batch: Batch, lrs: np.ndarray) -> None:
         """One step of these slots: together what can be, the rest by each one's own optimizer."""
         places = np.array([s.place for s in slots], np.int64)
         trainings = [s.training for s in slots]
-        rule, charge = self.rules.now(places, scales)
+        rule, charge = self.rules.now(places, lrs)
         costs, norms = self.gradients(slots, places, batch, rule, charge)
         if any(map(ascends_itself, trainings)) or (
             isinstance(self.engine, Eager) and trainings[0].recipe.sharpness.radius

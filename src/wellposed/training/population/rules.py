@@ -8,7 +8,7 @@ as in `wellposed.optim.regularize.Regularized.step`, with the formulas of torch'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from wellposed.optim.binding import Charged, Plan
 from wellposed.optim.metrics import RAMP_STEPS
 from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.schedules import factor
 from wellposed.optim.sharpness import ETA
 from wellposed.penalties.base import Term
 from wellposed.penalties.elementwise import L2
@@ -95,10 +94,10 @@ class Rules:
         self.leaves = {name: i for i, name in enumerate(leaves)}
         self.rule = np.zeros(places, RULE)
         self.charge = np.zeros((places, len(leaves)), CHARGE)
-        self.rate = np.zeros(places)
         self.strength = np.zeros((places, len(leaves)))
         self.own_decay = np.zeros(places)
-        self.ema = np.zeros(places)
+        self.share: list[Callable[[float], float] | None] = [None] * places
+        """Of the current weights in the average of each place, by the number of updates before."""
         self.steps = np.zeros(places, np.int64)
         self.adaptive = np.zeros(places, bool)
         self.last = np.zeros(places)
@@ -108,7 +107,7 @@ class Rules:
         self.rule[place] = 0
         self.charge[place] = 0
         self.charge["decay"][place], self.charge["bound"][place] = 1.0, -1.0
-        self.strength[place], self.steps[place], self.ema[place] = 0.0, 0, 0.0
+        self.strength[place], self.steps[place], self.share[place] = 0.0, 0, None
         row = self.rule[place]
         row["decay"] = row["correction1"] = row["root2"] = row["ramp"] = 1.0
         row["confidence"] = sum(map(confidence, training.optimizer.terms))
@@ -121,7 +120,6 @@ class Rules:
         inner = type(training.optimizer.optimizer)
         row["kind"] = KINDS[inner]
         self.adaptive[place] = inner is not torch.optim.SGD
-        self.rate[place] = group["initial_lr"]
         row["beta1"], row["beta2"] = group.get("betas", (0.0, group.get("alpha", 0.0)))
         row["eps"], row["momentum"] = group.get("eps", 0.0), group.get("momentum", 0.0)
         row["dampening"], row["nesterov"] = group.get("dampening", 0.0), bool(group.get("nesterov"))
@@ -129,7 +127,9 @@ class Rules:
         decays = float(group.get("weight_decay", 0.0))
         decoupled = inner is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
         self.own_decay[place], row["coupled"] = (decays, 0.0) if decoupled else (0.0, decays)
-        self.ema[place] = training.recipe.averaging.ema
+        if training.averager is not None and training.recipe.averaging.ema:
+            self.share[place] = training.averager.share
+            row["buffers"] = training.averager.buffers == "average"
         for one in training.optimizer.binding.charged:
             self._charge(place, one)
 
@@ -137,6 +137,7 @@ class Rules:
         plan, leaf = one.plan(0), self.leaves[one.leaf.name]
         self.strength[place, leaf] = sum(float(p.strength) for p in plan.decays)
         cell = self.charge[place, leaf]
+        cell["sparse"] = any(bound.sparse for bound in one.bounds)
         if plan.prox is not None:
             cell["l1"], cell["l2"] = plan.prox.l1, plan.prox.l2
             groups = axis_groups(plan.prox.core, one.leaf.tensor)
@@ -146,24 +147,23 @@ class Rules:
             assert isinstance(bound, MaxNorm)
             cell["bound"], cell["bound_axis"] = bound.bound, bound.axis
 
-    def now(self, places: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rules and charges of the next step of these places; ``factors`` scale the learning rates.
+    def now(self, places: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rules and charges of the next step of these places by these learning rates.
 
         A step counts as taken; see `back` for one that was not.
         """
         self.steps[places] += 1
         count = self.steps[places]
         rule, charge = self.rule[places], self.charge[places]
-        rule["lr"] = lr = self.last[places] = self.rate[places] * factors
+        rule["lr"] = lr = self.last[places] = rates
         adam = rule["kind"] == ADAM
         rule["correction1"] = np.where(adam, 1.0 - rule["beta1"] ** count, 1.0)
         rule["root2"] = np.where(adam, np.sqrt(1.0 - rule["beta2"] ** count), 1.0)
         rule["decay"] = 1.0 - lr * self.own_decay[places]
         rule["first"] = count == 1
         rule["ramp"] = np.where(self.adaptive[places], np.minimum(1.0, count / RAMP_STEPS), 1.0)
-        before = count - 1.0
-        kept = np.where(before > 0, np.minimum(self.ema[places], (1.0 + before) / (10.0 + before)), 0.0)
-        rule["average"] = np.where(self.ema[places] > 0, 1.0 - kept, 0.0)
+        shares = [self.share[place] for place in places]
+        rule["average"] = [0.0 if of is None else of(n - 1.0) for of, n in zip(shares, count.tolist(), strict=True)]
         charge["decay"] = np.maximum(0.0, 1.0 - lr[:, None] * self.strength[places])
         return rule, charge
 
@@ -172,10 +172,7 @@ class Rules:
         self.steps[places] -= 1
 
 
-def factors(training: Training, first: int, count: int) -> np.ndarray:
-    """The factors of the learning rate for ``count`` steps from ``first`` on, as `Training.set_rate` has them."""
-    schedule, total = training.recipe.schedule, training.steps_per_epoch * training.recipe.epochs
-    found = [
-        factor(schedule.name, min(step, total - 1), total, schedule.warmup) for step in range(first, first + count)
-    ]
-    return np.array(found) * training.plateau.scale
+def rates(training: Training, first: int, count: int) -> np.ndarray:
+    """The learning rates of ``count`` steps from ``first`` on, as `Training.set_rate` sets them."""
+    base = training.optimizer.param_groups[0]["initial_lr"]
+    return np.array([training.rate(base, step) for step in range(first, first + count)])

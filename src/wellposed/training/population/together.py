@@ -18,12 +18,14 @@ from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
+from wellposed.optim.schedules import Custom
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
+from wellposed.training.population.compiled import found as found_kernel
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.lowering import Lowered, lowered
 from wellposed.training.population.native import Program
@@ -175,25 +177,24 @@ class Together:
         """Advance the group that is furthest behind, until nothing is left."""
         begun = False
         try:
-            with untouched():
-                while waiting := [group for group in self.groups if not group.over]:
-                    group = min(waiting, key=lambda g: g.progress)
-                    try:
+            while waiting := [group for group in self.groups if not group.over]:
+                group = min(waiting, key=lambda g: g.progress)
+                try:
+                    with untouched():
                         group.advance(late=begun and time.monotonic() > self.deadline)
-                        begun = True
-                    except Exception as error:
-                        group.fail(error)
-                    self.tell()
-                    self.judge()
+                    begun = True
+                except Exception as error:
+                    group.fail(error)
+                self.tell()
+                self.judge()
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
                     group.end(slot, "interrupted")
             self.tell()
-            if len(self.outcomes) == len(self.jobs) and not any(map(interrupted, self.outcomes.values())):
-                raise  # all had ended: no run would say so, and whoever asked would go on
+            return so_far(self.outcomes, len(self.jobs), ended=True)
         self.tell()
-        return [self.outcomes[i] for i in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), ended=False)
 
     def judge(self) -> None:
         """Ask which of those that are in training shall stop."""
@@ -274,7 +275,9 @@ class Together:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        eager = template.found is None or not self.compiled or any(map(needs, others))
+        # The kernel mixes class indices by one weight for a batch.
+        each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
+        eager = template.found is None or not self.compiled or each or any(map(needs, others))
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         together = bool(recipe.sharpness.radius) and by_hand
         return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager)
@@ -300,7 +303,9 @@ class Together:
             if shape.eager or template.found is None or template.kernel is None:
                 return Eager(template.module, stacks, self.device)
             threads = torch.get_num_threads()
-            return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
+            loss = self.problem.loss.compiled()
+            assert loss is not None  # else there is no template with a kernel
+            return Program(template.kernel, template.found, stacks, model, loss, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
         why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
@@ -361,11 +366,14 @@ def native(
     """
     built = kernel() if device.type == "cpu" else None
     if built is None:
-        raise NotStackable(f"there is no compiled kernel for {device.type}")
+        why = f": {found_kernel()}" if device.type == "cpu" else ""
+        raise NotStackable(f"there is no compiled kernel for {device.type}{why}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
-    if not isinstance(loss.given, str) and not plain_cross_entropy(loss):
-        raise NotStackable("the loss is somebody's own")
+    if loss.compiled() is None:
+        raise NotStackable(
+            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+        )
     found = lowered(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
@@ -375,15 +383,6 @@ def native(
     if not classes and target[0].numel() != found.outputs:
         raise NotStackable("targets and outputs have different shapes")
     return found, built
-
-
-def plain_cross_entropy(loss: Loss) -> bool:
-    """Whether it is torch's, with nothing set."""
-    given = loss.given
-    if given is nn.functional.cross_entropy:
-        return True
-    plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == -100
-    return plain and not given.label_smoothing and given.reduction == "mean"
 
 
 def needs(term: Term) -> tuple[str, ...]:
@@ -401,6 +400,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise NotStackable("it accumulates gradients")
     if recipe.precision != "float32":
         raise NotStackable(f"it trains in {recipe.precision}")
+    if isinstance(recipe.schedule.name, Custom):
+        raise NotStackable("its schedule is a function of somebody's own")
     for place in recipe.noise.places:
         if not isinstance(place.build().noise, ParameterNoise):
             raise NotStackable(f"{place.kind} is drawn inside the model")
