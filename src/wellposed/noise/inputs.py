@@ -209,6 +209,7 @@ def _boxed(x: Tensor, permutation: Tensor, drawn: Weight, source: torch.Generato
     return torch.where(inside.to(x.device), x[permutation.to(x.device)], x), weight
 
 
+@checked
 def mixup_or_cutmix(
     x: Tensor,
     mixup_concentration: float,
