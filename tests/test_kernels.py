@@ -286,6 +286,25 @@ def test_a_warm_start_saves_evaluations(dtype: torch.dtype, monkeypatch: pytest.
     assert far <= 6
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_groups_of_any_size(size: float, adaptive: bool) -> None:
+    """As in float64, whose squares fit: also beside a group of ordinary size, and where the step is far from the weights."""
+    for step in (size, 1.0):
+        w = drawn((6, 5), "contiguous", torch.float32)
+        w[:3] *= size
+        second = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)) + 0.1
+        metric = Diagonal(second, step, 1e-3) if adaptive else step
+        steps = metric.steps().double() if isinstance(metric, Diagonal) else metric
+        u = w.clone()
+        group_soft_threshold_(u, metric, 0.2, 0)
+        wanted = group_soft_threshold(w.double(), steps, 0.2, 0)
+        for rows in (slice(3), slice(3, None)):
+            room = 1e-5 * float(w[rows].abs().max())
+            torch.testing.assert_close(u[rows].double(), wanted[rows], rtol=1e-5, atol=room)
+            assert torch.equal(u[rows] == 0, wanted[rows] == 0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_a_number_ends_and_stays_in_its_group(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     w = drawn((6, 5), "contiguous", torch.float32)
@@ -296,7 +315,9 @@ def test_what_is_not_a_number_ends_and_stays_in_its_group(bad: float, monkeypatc
     assert evaluations(monkeypatch, lambda: group_soft_threshold_(u, metric, 0.3, 0)) < 20
     others = [0, 1, 3, 4, 5]
     torch.testing.assert_close(u[others], expected[others], rtol=2e-5, atol=2e-6)
-    assert not torch.isfinite(u[2, 3])
+    wanted = w[2].clone()
+    wanted[3] = bad
+    torch.testing.assert_close(u[2], wanted, rtol=0, atol=0, equal_nan=True)  # its group comes back as it is
     soft_threshold_([v], [metric], [0.3], [0.0])
     assert int((~torch.isfinite(v)).sum()) == 1
 

@@ -22,11 +22,12 @@ from torch import nn
 import wellposed as wp
 from populations import FEATURES, XV, X, alone, classes, difference, problem, recipe, together
 from wellposed.core.random import generator, random_bits, stream_seed
+from wellposed.optim.metrics import Diagonal
 from wellposed.training.jobs import Job, Outcome
 from wellposed.training.population import compiled
 from wellposed.training.population import together as together_module
 from wellposed.training.population.compiled import Kernel, kernel
-from wellposed.training.population.native import Int, P, check_sizes
+from wellposed.training.population.native import CHARGE, RULE, Int, P, check_sizes
 from wellposed.training.run import Run
 
 pytestmark = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")
@@ -351,6 +352,108 @@ def test_the_processor_tells_machines_apart(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(found) == 2
 
 
+# Its operators, beside ours
+
+
+PROBE = """
+#include "kernel.c"
+#define OPERATORS(T, S) \\
+    void shrink_##S##_(const Rule *r, const Charge *c, int64_t n, const T *v, T *p) { shrink_##S(r, c, n, v, p); } \\
+    void bound_##S##_(const Charge *c, int64_t n, int64_t rows, T *p) { bound_##S(c, n, rows, p); } \\
+    void group_##S##_(const Rule *r, const Charge *c, int64_t n, int64_t rows, const T *v, T *p, T *line) { \\
+        group_##S(r, c, n, rows, v, p, line); }
+OPERATORS(float, f)
+OPERATORS(double, d)
+"""
+
+
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The static functions of the kernel, from outside."""
+    folder = tmp_path_factory.mktemp("probe")
+    (folder / "probe.c").write_text(PROBE)
+    compiler = next(found for name in compiled.COMPILERS if (found := shutil.which(name)))
+    command = [
+        compiler,
+        *compiled.FLAGS,
+        "-shared",
+        f"-I{SOURCE}",
+        str(folder / "probe.c"),
+        "-o",
+        str(folder / "probe.so"),
+        "-lm",
+    ]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(folder / "probe.so"))
+
+
+def stepped(
+    operators: ctypes.CDLL, w: torch.Tensor, metric: Diagonal | float, rows: int, **charge: float
+) -> torch.Tensor:
+    """What the compiled operator of this charge makes of a matrix."""
+    kind, at = ("f" if w.dtype == torch.float32 else "d"), w.clone()
+    rule, charges, line = np.zeros(1, RULE), np.zeros(1, CHARGE), torch.empty(2 * w.numel(), dtype=w.dtype)
+    rule["root2"] = rule["ramp"] = 1.0
+    rule["kind"], rule["lr"] = (1, metric.scale) if isinstance(metric, Diagonal) else (3, metric)
+    rule["eps"] = metric.eps if isinstance(metric, Diagonal) else 0.0
+    for name, value in charge.items():
+        charges[name] = value
+    second = metric.second if isinstance(metric, Diagonal) else torch.ones_like(w)
+    r, c, v, p = (P(x) for x in (rule.ctypes.data, charges.ctypes.data, second.data_ptr(), at.data_ptr()))
+    n = Int(w.numel())
+    if "bound" in charge:
+        getattr(operators, f"bound_{kind}_")(c, n, Int(rows), p)
+    elif "group" in charge:
+        getattr(operators, f"group_{kind}_")(r, c, n, Int(rows), v, p, P(line.data_ptr()))
+    else:
+        getattr(operators, f"shrink_{kind}_")(r, c, n, v, p)
+    return at
+
+
+BAD = [None, float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_compiled_operators_are_ours(
+    operators: ctypes.CDLL, size: float, bad: float | None, dtype: torch.dtype, adaptive: bool
+) -> None:
+    """Of any size, and of what is not finite, which stays what it is and leaves its group alone."""
+    draw = torch.Generator().manual_seed(3)
+    w = (size * torch.randn(4, 6, generator=draw, dtype=torch.float64)).to(dtype)
+    w[0] = 0.0
+    if bad is not None:
+        w[2, 3] = bad
+    step: float | Diagonal = 0.3 * size
+    steps: float | torch.Tensor = step
+    if adaptive:
+        second = torch.rand(w.shape, generator=draw, dtype=torch.float64).to(dtype) + 0.1
+        second[1, 2] = second[2, 4] = second[3, 3] = 0.0
+        step = Diagonal(second, step, 1e-3)
+        steps = step.steps()
+    spared = steps == 0 if isinstance(steps, torch.Tensor) else torch.zeros_like(w, dtype=torch.bool)
+    wanted = {"l1": wp.L1(0.7).prox(w, steps), "l2": wp.L2(0.7 / size).prox(w, steps)}
+    found = {"l1": stepped(operators, w, step, 4, l1=0.7), "l2": stepped(operators, w, step, 4, l2=0.7 / size)}
+    for axis, by in enumerate(("unit", "input")):
+        charge = wp.GroupL2(0.3, by=by)
+        amount = float(charge.scaled(w))
+        moved = charge.prox_sparing(w, steps, spared) if isinstance(steps, torch.Tensor) else charge.prox(w, steps)
+        wanted[f"group {by}"] = moved
+        found[f"group {by}"] = stepped(operators, w, step, 4, group=amount, group_axis=axis)
+        wanted[f"bound {by}"] = wp.MaxNorm(1.5 * size, by=by).project(w)
+        found[f"bound {by}"] = stepped(operators, w, step, 4, bound=1.5 * size, bound_axis=axis)
+    tolerance = 20 * torch.finfo(dtype).eps
+    for name, right in wanted.items():
+        gap = f"{name}:\n{found[name]}\n{right}"
+        assert torch.equal(torch.isfinite(found[name]), torch.isfinite(right)), gap
+        torch.testing.assert_close(found[name], right, rtol=tolerance, atol=tolerance * size, equal_nan=True, msg=gap)
+        if bad is not None:
+            assert not bool(torch.isfinite(right[2, 3])), gap
+
+
 # Wrong versions
 
 
@@ -512,8 +615,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "bound on the other axis": ("bound", "c->bound_axis == 0", "c->bound_axis != 0"),
     "bound on squares": (
         "bound",
-        "REAL norm = (REAL)sqrt(square);\n        if (norm > bound)",
-        "REAL norm = (REAL)square;\n        if (norm > bound)",
+        "double norm = sqrt(square)",
+        "double norm = square",
     ),
     # gradients
     "bias gradient not zeroed": ("adam", "memset(b, 0, n * sizeof(REAL));", ""),

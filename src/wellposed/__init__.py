@@ -20,7 +20,7 @@ from wellposed._version import __version__
 if TYPE_CHECKING:
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
-    from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+    from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
     from wellposed.constraints.spectral import Orthogonal, SpectralBall
     from wellposed.core.errors import WellposedError
     from wellposed.core.reading import reading_up_to
@@ -91,7 +91,7 @@ _PLACES = {
     "penalties.hierarchical": ["Hierarchical"],
     "penalties.functional": ["ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitNorm"],
     "constraints.balls": ["L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"],
-    "constraints.patterns": ["Box", "NonNegative", "Simplex", "TopK"],
+    "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
@@ -167,6 +167,7 @@ __all__ = [
     "GradientNoise",
     "GroupL2",
     "GroupMCP",
+    "HalfSpace",
     "Hierarchical",
     "History",
     "Huber",

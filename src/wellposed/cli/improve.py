@@ -37,7 +37,8 @@ def improve(
         str | None, typer.Option(help="classification or regression; by default the target decides.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ...")
+        str | None,
+        typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ..."),
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
@@ -63,8 +64,9 @@ def improve(
     max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
+    began = clock.monotonic()  # imports take seconds, and count
     from wellposed.cli.progress import progress
-    from wellposed.core.errors import InputError, did_you_mean, listed
+    from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
     from wellposed.search.budget import Budget
 
@@ -76,12 +78,11 @@ def improve(
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), apart():
         from wellposed.recipe.recipe import as_recipe
-        from wellposed.reporting.html import report
+        from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
         from wellposed.search.state import SCHEMA
-        from wellposed.search.study import STUDY
+        from wellposed.search.study import STUDY, summary
 
-        began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
@@ -100,16 +101,22 @@ def improve(
             kept = f"; go on with --out {shlex.quote(str(folder))} --resume" if folder.exists() else ""
             complain(f"Interrupted{kept}.")
             raise typer.Exit(130) from None
-        page = report(study)
-    for kind, sentences in (("warning", study.facts["warnings"]), ("note", study.notes)):
+        except StudyFinished:
+            # A process that was killed, or found the disk full, before its page was written: the page is all that is missing.
+            if same_page(folder):
+                raise
+            study = None
+        page = report(study or folder)
+        record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
+    for kind, sentences in (("warning", record["warnings"]), ("note", record["notes"])):
         for said in sentences:
             complain(f"{kind}: {said}")
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:
-        say(str(study))
+        say(summary(record))
         say(f"report: {page}")
-    if not study.facts["looks"]:  # interrupted before the confirmation
+    if not record["looks"]:  # interrupted before the confirmation
         raise typer.Exit(130)
 
 

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from wellposed.ops.spectral import as_matrices, back, clip_spectrum, onto_orthonormal
+from wellposed.core.checks import checked
+from wellposed.ops.spectral import clip_spectrum, on_matrices, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 from wellposed.penalties.matrix import OfMatrices, check_parts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralBall(OfMatrices, Constraint):
     """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
@@ -44,9 +46,10 @@ class SpectralBall(OfMatrices, Constraint):
 
     def project(self, w: Tensor) -> Tensor:
         """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
-        return back(clip_spectrum(as_matrices(w, self.parts), self.bound, w.dtype), w)
+        return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonal(OfMatrices, Constraint):
     """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.
@@ -71,4 +74,4 @@ class Orthogonal(OfMatrices, Constraint):
 
     def project(self, w: Tensor) -> Tensor:
         """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""
-        return back(onto_orthonormal(as_matrices(w, self.parts), w.dtype), w)
+        return on_matrices(w, self.parts, lambda a: onto_orthonormal(a, w.dtype))

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from wellposed.core.errors import FormatError, InputError
+from wellposed.core.errors import FormatError, InputError, described, first_line
 from wellposed.core.reading import read_bytes
 
 PARTIAL = ".wellposed-"
@@ -279,10 +279,11 @@ def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:
     content = read_bytes(path, "JSON", FormatError, called=f"{kind} at")
     try:
         value = json.loads(content.decode("utf-8"))
-    except RecursionError:
-        raise FormatError(f"'{path}' is not a readable {kind}: it is nested too deeply.") from None
-    except ValueError as error:  # also of its encoding, and of integers without end
-        raise FormatError(f"'{path}' is not a readable {kind}: {error}.") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also of its encoding, of integers without end, and of levels without end
+        raise FormatError(f"'{path}' is not a readable {kind}: {first_line(error)}.") from None
     if not isinstance(value, dict) or "schema" not in value:
         raise FormatError(f"'{path}' is not a {kind}: it has no 'schema'.")
     check_schema(value["schema"], schema, path, kind)
@@ -291,10 +292,12 @@ def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:
 
 def check_schema(found: object, expected: int, path: str | Path, kind: str) -> None:
     """Refuse a schema that this version cannot read, saying which side is older."""
-    if found == expected:
+    if found == expected and not isinstance(found, bool):
         return
-    if isinstance(found, int) and found > expected:
+    if isinstance(found, int) and not isinstance(found, bool) and found > expected:
         raise FormatError(
             f"'{path}' is a {kind} of schema {found}; this wellposed reads schema {expected}. Update wellposed to read it."
         )
-    raise FormatError(f"'{path}' is a {kind} of schema {found!r}; this wellposed reads schema {expected} only.")
+    raise FormatError(
+        f"'{path}' is a {kind} of schema {described(found)}; this wellposed reads schema {expected} only."
+    )

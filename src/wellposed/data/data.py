@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, did_you_mean
-from wellposed.data.arrays import Arrays, Source, Subset, source_of, weight_tensor
+from wellposed.data.arrays import Arrays, Source, Subset, array_of, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder
 
@@ -23,6 +24,7 @@ DUPLICATE_BYTES = 2**30
 """Arrays up to a gibibyte are searched for exact duplicates."""
 
 
+@checked
 @dataclass(frozen=True)
 class Data:
     """Arrays, tensors, frames, Datasets or DataLoaders, and how they are split.
@@ -141,7 +143,7 @@ def _is_share(value: Any, name: str) -> bool:
 def _column(values: Any, rows: int, name: str) -> np.ndarray | None:
     if values is None:
         return None
-    array = np.asarray(values)
+    array = array_of(values, f"{name}=")
     if array.shape != (rows,):
         raise DataError(f"{name}= needs one value for each of the {rows} training rows; it has shape {array.shape}.")
     return array

@@ -15,6 +15,7 @@ import numpy as np
 
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.reading import check_memory, memory_limit, open_regular, read_bytes
+from wellposed.core.shared import warnings_apart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,7 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
     errors = pandas.errors
     try:
-        with warnings.catch_warnings():
+        with warnings_apart():
             warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
             frame = pandas.read_csv(
                 io.BytesIO(_below_header(text, separator).encode()),  # a StringIO takes four bytes for each sign

@@ -237,7 +237,7 @@ class Loss:
                     "Use reduction='none'."
                 )
             return _whole(units, max(1, _rows(target) or _rows(outputs)))
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
@@ -248,7 +248,21 @@ class Loss:
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, units)
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
+
+    def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
+        """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""
+        values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
+        rows = _rows(target) or _rows(outputs)
+        if not isinstance(values, Tensor) or values.ndim == 0 or not rows or len(values) == rows:
+            return units
+        if values.ndim == 1 and isinstance(target, Tensor) and len(values) == target.numel():
+            both = [part.reshape(rows, -1) for part in (values, mask) if isinstance(part, Tensor)]
+            return both[0] if mask is None else tuple(both)
+        raise ProblemError(
+            f"The loss {self.name!r} returned {len(values)} values for {rows} examples. Return one for each example, or "
+            "their mean, a tensor without axes."
+        )
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
@@ -311,7 +325,7 @@ def _by_row(values: Tensor) -> Tensor:
 def _as_module(given: Any) -> Any:
     """torch's functional cross-entropy, also with arguments set by ``functools.partial``, as the module it stands for."""
     function = given.func if isinstance(given, functools.partial) and not given.args else given
-    if isinstance(function, Hashable) and function in FUNCTIONS:
+    if callable(function) and isinstance(function, Hashable) and function in FUNCTIONS:
         keywords = dict(given.keywords) if isinstance(given, functools.partial) else {}
         return FUNCTIONS[function](**keywords)
     return given

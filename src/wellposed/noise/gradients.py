@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import like
 from wellposed.noise.support import needs_source
@@ -40,6 +41,7 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
     return grad + math.sqrt(variance) * like(grad, noise)
 
 
+@checked
 class GradientNoise:
     """Add ``N(0, eta/(1+t)^decay)`` to every gradient at step ``t``; call it between ``backward`` and ``step``.
 

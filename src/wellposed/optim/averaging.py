@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import plain
 from wellposed.core.selectors import unwrapped
@@ -32,6 +33,7 @@ WARMUPS: dict[str, Callable[[float], float]] = {
 _MADE: WeakKeyDictionary[nn.Module, WeakSet[Average]] = WeakKeyDictionary()
 
 
+@checked
 class Average:
     """A copy of a model whose weights average the model's: ``avg += (1 - kept) * (w - avg)``.
 
@@ -82,22 +84,17 @@ class Average:
     def __init__(
         self,
         model: nn.Module,
-        ema: float | None = None,
+        ema: Level | None = None,
         *,
         warmup: Warmup | Callable[[float], float] | None = "ratio",
         start: Start = "update",
         buffers: Buffers = "copy",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"Average needs the model, an nn.Module; it was given {type(model).__name__}.")
-        ema = plain(ema)
-        if ema is not None and not (isinstance(ema, float) and 0.0 < ema < 1.0):
-            raise InputError(f"Average needs a decay ema in (0, 1), or None for equal averaging; it was given {ema!r}.")
         warmup = "none" if warmup is None else warmup
-        if not callable(warmup):
-            _check_choice("warmup", warmup, tuple(WARMUPS), " or a function of the number of updates")
-        _check_choice("start", start, get_args(Start))
-        _check_choice("buffers", buffers, get_args(Buffers))
+        if not any(True for _ in model.parameters()):
+            raise InputError(
+                f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."
+            )
         self.module = copy.deepcopy(model)
         self.module.requires_grad_(False)
         self.module.eval()

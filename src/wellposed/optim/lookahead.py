@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, InputError
 from wellposed.core.numbers import plain
 from wellposed.optim.regularize import Regularized
@@ -17,6 +18,7 @@ from wellposed.optim.wrapper import Wrapper, bare
 SCHEMA = 1
 
 
+@checked
 class Lookahead(Wrapper):
     """After every ``every`` steps, ``w = slow + share*(w - slow)``, where ``slow`` is ``w`` as it was ``every`` steps before.
 

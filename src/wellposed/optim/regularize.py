@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, InputError, described
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
@@ -452,6 +453,7 @@ def _multiplier(one: Charged, plan: Plan) -> Tensor:
     return one.multiplier
 
 
+@checked
 def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | Term = ()) -> Regularized:
     """Enforce ``terms`` on ``model`` at each step of ``optimizer``; use the result in its place.
 

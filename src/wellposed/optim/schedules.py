@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
 from wellposed.core.numbers import plain, settle
 from wellposed.core.registry import snake_case
@@ -477,6 +478,7 @@ def factor_at(schedule: Schedule, step: int) -> float:
     return float(factor)
 
 
+@checked
 @dataclass(frozen=True)
 class Ramp:
     """``min(1, step/steps)``: 0 at the first step, 1 from ``steps`` on.
@@ -500,6 +502,7 @@ class Ramp:
         return min(1.0, step / self.steps)
 
 
+@checked
 @dataclass(frozen=True)
 class DecayTo:
     """``floor + (1 - floor) * (1 + cos(pi * step/steps))/2``: 1 at the first step, ``floor`` from ``steps`` on.
@@ -529,6 +532,7 @@ class DecayTo:
         return 1.0 - (1.0 - self.floor) * 0.5 * (1.0 - math.cos(math.pi * step / self.steps))
 
 
+@checked
 @dataclass(frozen=True)
 class Staircase:
     """1 at first; from each step that is named on, the factor that is given with it.
@@ -560,6 +564,7 @@ class Staircase:
         return float(passed[-1]) if passed else 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class Shaped:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, InputError
 from wellposed.core.selectors import leaves
 from wellposed.optim.wrapper import bare
@@ -19,6 +20,7 @@ ETA = 0.01
 """The published value; what it does, see `SAM`."""
 
 
+@checked
 class SAM:
     """Descend with the gradient at ``w + e(w)`` in place of that at ``w``:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
 
-from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
+from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.reading import read_bytes
 from wellposed.core.registry import classes_in
@@ -35,7 +35,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -70,7 +70,7 @@ def fusable(parameter: Any) -> bool:
 class OptimizerSpec(Section):
     """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -235,7 +235,7 @@ class TermSpec(Section):
     of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: str
     strength: NonNegative | None = None
@@ -327,14 +327,31 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values = {key: _tuples(value) for key, value in given.items()}
     for key, value in values.items():
-        parts = (
-            value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
-        )
-        if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
-            raise ValueError(f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out")
+        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
+        if key not in fields and not all(
+            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+        ):
+            raise ValueError(
+                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
+                "out"
+            )
     return values
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flat_in(value: Any) -> Iterator[Any]:
+    """What nested tuples hold."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat_in(part)
+    else:
+        yield value
 
 
 class PlaceSpec(Section):
@@ -343,7 +360,7 @@ class PlaceSpec(Section):
     ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     kind: str
     on: str | tuple[str, ...]
@@ -673,7 +690,7 @@ def explained(error: ValidationError) -> str:
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]} = {problem['input']!r}"
+            value = f"model.{place[1]} = {described(problem['input'])}"
             sentences.append(
                 f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
             )
@@ -685,7 +702,7 @@ def explained(error: ValidationError) -> str:
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
-            sentences.append(f"{key} = {problem['input']!r} is not possible: {problem['msg'].lower()}")
+            sentences.append(f"{key} = {described(problem['input'])} is not possible: {problem['msg'].lower()}")
     text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
     return text if text.endswith("?") else f"{text}."
 

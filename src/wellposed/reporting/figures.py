@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
+from wellposed.core.shared import alone
 from wellposed.core.signs import escaped
 from wellposed.search.record import known
 from wellposed.search.words import decimals_for, fixed, score, signed
@@ -348,7 +349,7 @@ def drawn(
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_svg", "report")
-    with matplotlib.rc_context():
+    with alone(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
         figure = figures.Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))

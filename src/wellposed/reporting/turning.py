@@ -16,6 +16,7 @@ import numpy as np
 
 from wellposed.core.errors import InputError, listed, require
 from wellposed.core.files import write_atomically
+from wellposed.core.shared import alone
 from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
@@ -253,7 +254,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
     named = {f"{sentinel}": LIGHT[name] for sentinel, name in draw.VARIABLES.items()}
     colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in draw.STYLE.items()}
-    with matplotlib.rc_context():
+    with alone(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
         figure = figures.Figure(

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from wellposed.core.files import jsonable
+from wellposed.core.numbers import LARGEST
 from wellposed.core.signs import visible
-
-LARGEST = 1e100  # beyond it, differences and quantiles overflow; a score of this size is a failure anyway
 
 
 def cleaned(value: Any) -> Any:

@@ -141,16 +141,20 @@ class Study:
         write_json(folder / STUDY, self.record(), folder)
 
     def __str__(self) -> str:
-        record = self.record()
-        said = verdict(record)
-        metric = words.metric_name(record)
-        lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
-        for name in ("baseline", "best"):
-            side = record[name]
-            lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
-        if self.references:
-            lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in self.references.items()))
-        return "\n".join(lines)
+        return summary(self.record())
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What a study found, in a few lines, from what ``study.json`` holds."""
+    said = verdict(record)
+    metric = words.metric_name(record)
+    lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
+    for name in ("baseline", "best"):
+        side = record[name]
+        lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
+    if references := record["references"]:
+        lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in references.items()))
+    return "\n".join(lines)
 
 
 def _told(diagnosis: Diagnosis) -> dict[str, Any]:

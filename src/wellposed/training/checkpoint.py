@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from wellposed.core.errors import DataError, FormatError, InputError, listed
+from wellposed.core.errors import DataError, FormatError, InputError, first_line, listed
 from wellposed.core.files import read_json, write_atomically, write_json
 from wellposed.core.reading import read_bytes
+from wellposed.core.schemas import validated
 from wellposed.data.arrays import Arrays, tensors
-from wellposed.data.data import TASKS
 from wellposed.data.tables import TableEncoder, TargetEncoder
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
@@ -94,13 +93,20 @@ class Saved:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
         rows = rows_without_target(inputs)
         with evaluating(self.model):
-            return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
+            try:
+                return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                raise DataError(
+                    f"The saved model does not take these rows: {first_line(error)}. Give what it was trained on; if these are, "
+                    "its files are damaged."
+                ) from error
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """``prediction``, and for classes ``p_<class>``, one value a row.
 
         Raises:
-            DataError: there is no row, or columns are missing.
+            DataError: there is no row, columns are missing, or the model does not take the rows.
+        FormatError: the model and its classes are not of one number.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
@@ -116,6 +122,11 @@ class Saved:
             chances = outputs.softmax(-1).numpy().astype(np.float64)
         best = chances.argmax(-1)
         names = [str(i) for i in range(chances.shape[1])] if self.target is None else self.target.classes or []
+        if len(names) != chances.shape[1]:
+            raise FormatError(
+                f"The saved model has {chances.shape[1]} outputs and its target {len(names)} classes; its files are damaged "
+                "or of two models."
+            )
         labels = best if self.target is None else self.target.inverse(best)
         return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
 
@@ -130,60 +141,56 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         InputError: the model is of a user's own factory and no problem was given.
     """
     folder = Path(folder)
-    description = _described(folder / DESCRIPTION)
+    path = folder / DESCRIPTION
+    description = validated(Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'")
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {' '.join(str(error).split())}") from None
-    model = _built(description.get("architecture"), description["settings"], problem, folder, weights)
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {first_line(error)}.") from None
+    model = _built(description.architecture, description.settings, problem, folder, weights)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise FormatError(
-            f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
-        ) from None
-    encoder, target = description.get("encoder"), description.get("target")
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' do not fit the model: {first_line(error)}.") from None
+    encoder, target = description.encoder, description.target
     return Saved(
         model.eval(),
-        description["task"],
-        TableEncoder.from_dict(encoder) if encoder else None,
-        TargetEncoder.from_dict(target) if target else None,
+        description.task,
+        None if encoder is None else TableEncoder.from_dict(encoder),
+        None if target is None else TargetEncoder.from_dict(target),
         call if problem is None else problem.forward,
-        _response(description.get("loss"), folder),
+        _response(description.loss, folder),
     )
 
 
-def _response(loss: Any, folder: Path) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class Description:
+    """What `save_run` writes about a model, as far as it is needed again."""
+
+    settings: dict[str, Any]
+    task: Literal["classification", "regression"]
+    architecture: str | None = None
+    encoder: dict[str, Any] | None = None
+    target: dict[str, Any] | None = None
+    loss: str | None = None
+
+
+def _response(loss: str | None, folder: Path) -> Callable[[Tensor], Tensor]:
     """From outputs to predictions, as the loss that was trained says; the outputs themselves for a loss that was not written."""
     try:
-        return Loss("squared_error" if loss is None else loss if isinstance(loss, str) else "").response
+        return Loss("squared_error" if loss is None else loss).response
     except InputError as error:
         raise FormatError(f"'{folder / DESCRIPTION}' is damaged: {error}") from None
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """What `save_run` wrote about the model, with every part of the kind that it should be."""
-    description = read_json(path, SCHEMA, "model")
-    if not isinstance(description.get("settings"), dict):
-        raise FormatError(f"'{path}' is damaged: it has no settings.")
-    if description.get("task") not in TASKS:
-        raise FormatError(
-            f"'{path}' is damaged: its task is {description.get('task')!r}; it is one of {listed(TASKS)}."
-        )
-    for part in ("encoder", "target"):
-        if not isinstance(description.get(part), (dict, NoneType)):
-            raise FormatError(f"'{path}' is damaged: its {part} is no description.")
-    return description
-
-
 def _built(
-    name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path, weights: dict[str, Tensor]
+    name: str | None, settings: dict[str, Any], problem: Problem | None, folder: Path, weights: dict[str, Tensor]
 ) -> nn.Module:
     if name is None:
         if problem is None:
             raise InputError(f"The model in '{folder}' was built by a problem file; give it again as FILE.py:NAME.")
         return problem.build(settings, seed=0)
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise FormatError(f"'{folder}' holds a model of kind {name!r}; this wellposed builds {listed(ARCHITECTURES)}.")
     try:
         with torch.device("meta"), _no_larger(weights, folder):  # a trial, which takes no memory

@@ -74,6 +74,8 @@ def table_of(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
         xs.append(x.to(layer.weight.device, torch.float64))
         ys.append(y.to(layer.weight.device))
     x, y = torch.cat(xs), torch.cat(ys)
+    if not bool(torch.isfinite(x).all()):
+        return None
     if cost.loss.name == "cross_entropy" and not y.is_floating_point():
         y = y.reshape(len(y), -1)[:, 0].long()
         counted = y >= 0  # what is masked is left out

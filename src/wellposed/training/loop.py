@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError
+from wellposed.core.checks import Count, checked
+from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guarded
 from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
@@ -55,6 +56,7 @@ REDONE_BATCHES = 50
 """Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
 
 
+@checked
 def fit(
     problem: Problem,
     recipe: Recipe | str = "baseline",
@@ -62,8 +64,8 @@ def fit(
     *,
     device: str | torch.device = "auto",
     deadline: float = math.inf,
-    rows: int | None = None,
-    probe_rows: int | None = None,
+    rows: Count | None = None,
+    probe_rows: Count | None = None,
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> Run:
@@ -91,20 +93,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
-        try:
-            for epoch in range(recipe.epochs):
+    try:
+        for epoch in range(recipe.epochs):
+            with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-                training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-                if training.stopped:
-                    break
-        except KeyboardInterrupt:
-            training.stopped = "interrupted"
-        except Exception as error:
-            if isinstance(error, WellposedError) and not training.history.rows:
-                raise
-            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-            raise TrainingError(f"Training stopped by {said}", training.finish("failed")) from error
-        return training.finish(training.stopped or "epochs")
+            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
+            if training.stopped:
+                break
+    except KeyboardInterrupt:
+        training.stopped = "interrupted"
+    except Exception as error:
+        if isinstance(error, WellposedError) and not training.history.rows:
+            raise
+        said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
+        raise TrainingError(f"Training stopped by {said.rstrip('.')}.", training.finish("failed")) from error
+    return training.finish(training.stopped or "epochs")
 
 
 @dataclass
@@ -163,7 +166,8 @@ class Training:
         check_noise(problem, recipe)
         check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
-        inner = (make or recipe.optimizer.build)(list(model.parameters()))
+        build = guarded("optimizer=", make) if make else recipe.optimizer.build
+        inner = build(list(model.parameters()))
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
@@ -21,6 +22,7 @@ from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.facts import constant_facts
 
 
+@checked
 class Problem:
     """A model's factory, a loss, data.
 

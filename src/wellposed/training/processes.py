@@ -32,6 +32,7 @@ import torch
 
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
+from wellposed.core.shared import warnings_apart
 from wellposed.training.device import resolve_device
 from wellposed.training.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.training.population.compiled import kernel
@@ -284,7 +285,7 @@ def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
     here, there = context.Pipe()
     inherited = [here, *(worker.line for worker in others)]
     process = context.Process(target=_begin, args=(problem, lot, there, inherited, os.getpid()), daemon=True)
-    with warnings.catch_warnings():  # that threads are not copied is known, and provided for
+    with warnings_apart():  # that threads are not copied is known, and provided for
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         process.start()
     there.close()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
-from wellposed.core.errors import DataError, InputError
+from wellposed.core.checks import Within, checked
+from wellposed.core.errors import DataError, guarded
 from wellposed.core.random import generator, seeded
 from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
 from wellposed.losses.metrics import Metric, default_metric
@@ -22,7 +23,7 @@ from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
@@ -46,6 +47,7 @@ ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 Target = Callable[[Any], Any]
 
 
+@checked
 class Watch:
     """Watches a model in your own loop: call ``epoch()`` once an epoch.
 
@@ -92,20 +94,20 @@ class Watch:
         metric: str | Metric | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         target: Target | None = None,
-        rows: int | None = None,
+        rows: Annotated[int, Within(2)] | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"watch needs the model, an nn.Module; it was given {type(model).__name__}.")
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
-        self.forward: Forward = forward or _plain(target)
-        self.target_of: Target = target or (lambda batch: split_batch(batch)[1])
+        if optimizer is not None:
+            needs_its_optimizer("watch", model, optimizer)
+        self.forward: Forward = guarded("The model" if forward is None else "forward=", forward or _plain(target))
+        self.target_of: Target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
         self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
         sides = {name: side_of(side) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Metric | None = named_metric(metric) if metric else default_metric(self.loss)
+        self.metric: Metric | None = named_metric(metric) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
         self.first, self.unseen = self._look()
@@ -245,8 +247,6 @@ def _dropout_of(module: nn.Module) -> object:
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:
     """Rows of each probe: the same on both sides."""
-    if wanted is not None and wanted < 2:
-        raise InputError(f"rows= needs at least 2 rows; it was given {wanted!r}.")
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
 

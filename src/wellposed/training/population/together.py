@@ -177,16 +177,16 @@ class Together:
         """Advance the group that is furthest behind, until nothing is left."""
         begun = False
         try:
-            with untouched():
-                while waiting := [group for group in self.groups if not group.over]:
-                    group = min(waiting, key=lambda g: g.progress)
-                    try:
+            while waiting := [group for group in self.groups if not group.over]:
+                group = min(waiting, key=lambda g: g.progress)
+                try:
+                    with untouched():
                         group.advance(late=begun and time.monotonic() > self.deadline)
-                        begun = True
-                    except Exception as error:
-                        group.fail(error)
-                    self.tell()
-                    self.judge()
+                    begun = True
+                except Exception as error:
+                    group.fail(error)
+                self.tell()
+                self.judge()
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
@@ -371,7 +371,9 @@ def native(
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
-        raise NotStackable("the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}")
+        raise NotStackable(
+            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+        )
     found = lowered(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
