@@ -130,12 +130,9 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     description = _described(folder / DESCRIPTION)
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {' '.join(str(error).split())}") from None
-    model = _built(description.get("architecture"), description["settings"], problem, folder, weights)
-    try:
+        model = _built(description.get("architecture"), description["settings"], problem, folder, weights)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (SafetensorError, KeyError, RuntimeError) as error:
         raise FormatError(
             f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
         ) from None
