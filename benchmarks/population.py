@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import wellposed as wp
-from wellposed.training.device import threads_of
+from wellposed.core.shared import threads_of
 from wellposed.training.jobs import Job
 from wellposed.training.population.population import Population
 from wellposed.training.population.together import Together

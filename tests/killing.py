@@ -1,18 +1,22 @@
-"""Kill `wellposed improve` at random moments, resume it, and see that nothing is lost.
+"""Kill `wellposed improve` before each of its writes, or fill its disk there; resume it, and see that nothing differs.
 
-A server has imported everything; each attempt is a fork of it that runs the command, so that most of its life is a study.
+What lies on disk changes by writes alone, so that a kill at any other moment leaves what a kill before the next write leaves. An
+audit hook sees every file that is opened for writing, made, renamed or removed, wherever in the code. A server has imported
+everything; each attempt is a fork of it.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import sys
-import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,40 +24,70 @@ from typing import Any
 import numpy as np
 import torch
 
-RECIPES, EPOCHS = 12, 9
-ALIKE = (
-    "baseline",
-    "best",
-    "improvement",
-    "recipes",
-    "histories",
-    "ablation",
-    "simplest",
-    "recipes_tried",
-    "references",
-)
-"""What a study that was killed and resumed has in common with one that was not."""
+import wellposed as wp
+from wellposed.cli.improve import problem_of
+
+RECIPES, EPOCHS = 9, 9
+CLOCK = frozenset({"seconds", "watch_seconds", "command"})
+"""What a record says of the clock, and of how it was started; all else is to be equal."""
+WAYS = ("kill", "full")
 
 
 @dataclass
-class Killed:
-    """What the kills did.
+class Found:
+    """What became of the attempts.
 
     Attributes:
-        kills: of running processes.
-        studies: that were finished after them.
-        trials: that were on disk when a process was killed, over all kills.
-        lost: of those, how many were not there or different afterwards.
-        broken: what else was wrong, in words.
-        whens: at which share of an undisturbed study each kill came.
+        writes: of the undisturbed study.
+        attempts: studies that were cut before a write and then resumed.
+        trials: that were on disk when a study was cut, over all attempts.
+        wrong: what was lost, differed or was said badly, in words.
     """
 
-    kills: int = 0
-    studies: int = 0
+    writes: int
+    attempts: int = 0
     trials: int = 0
-    lost: int = 0
-    broken: list[str] = field(default_factory=list)
-    whens: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Trap:
+    """Counts what would change a file below a folder, and acts before the ``at``-th of them."""
+
+    def __init__(self, folder: Path, at: float, way: str) -> None:
+        self.folder, self.at, self.way, self.count = str(folder), at, way, 0
+        sys.addaudithook(self.hook)
+        self._fsync = os.fsync
+        os.fsync = self.fsync
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Called by Python itself before it does anything of the kind."""
+        if event == "open":
+            path, mode, flags = arguments
+            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC) or set(mode or "") & set("wax+")
+            if writes and self.below(path):
+                self.seen(grows=True)
+        elif event in ("os.rename", "os.link", "os.symlink", "os.mkdir") and any(map(self.below, arguments)):
+            self.seen(grows=event == "os.mkdir")
+        elif event in ("os.remove", "os.rmdir", "os.truncate") and self.below(arguments[0]):
+            self.seen(grows=False)
+
+    def below(self, path: object) -> bool:
+        """Whether a path lies below the folder; one that is relative is looked up from a folder that is open, so it may."""
+        text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
+        return text.startswith(self.folder) or (bool(text) and not os.path.isabs(text))
+
+    def fsync(self, file: int) -> None:
+        """In the place of ``os.fsync``, where a full disk may be noticed first."""
+        self.seen(grows=True)
+        self._fsync(file)
+
+    def seen(self, grows: bool) -> None:
+        """One more of them; ``grows``: it needs room on the disk."""
+        self.count += 1
+        if self.way == "kill" and self.count == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.way == "full" and self.count >= self.at and grows:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def table(folder: Path) -> Path:
@@ -67,43 +101,67 @@ def table(folder: Path) -> Path:
     return path
 
 
-def start(folder: Path, out: Path, resume: bool) -> int:
-    """The command in a fork; its process number."""
+def warm_up(folder: Path) -> None:
+    """Import what every fork needs, and do once what only the first study of a process pays for."""
+    importlib.import_module("wellposed.cli.app")
+    torch.set_num_threads(1)
+    problem = problem_of(str(table(folder)), "kind", None, None, [], None, None, None)
+    wp.report(wp.improve(problem, "4 recipes"), folder / "first.html")
+
+
+def attempt(
+    folder: Path,
+    out: Path,
+    resume: bool,
+    at: float = math.inf,
+    way: str = "kill",
+    also: Change | None = None,
+    engine: str = "auto",
+) -> int:
+    """The command in a fork, cut before its ``at``-th write; its exit status, less the signal that ended it."""
     child = os.fork()
-    if child:
-        return child
+    if not child:
+        _command(folder, out, resume, at, way, also, engine)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+Change = Callable[[], object]
+"""What is changed in a fork before it begins, such as its clock."""
+
+
+def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None, engine: str) -> None:
     try:
         from wellposed.cli import main
         from wellposed.search import pace
 
-        torch.set_num_threads(1)
         pace.PLAIN_EPOCHS = EPOCHS
-        sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder / "stderr", "a", buffering=1)  # noqa: SIM115
-        os.dup2(sys.stdout.fileno(), 1)
-        os.dup2(sys.stderr.fileno(), 2)
-        words = ["improve", str(folder / "t.csv"), "--target", "kind", "--recipes", str(RECIPES), "--out", str(out)]
+        if also is not None:
+            also()
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder / "stderr", "w", buffering=1)  # noqa: SIM115
+        words = [
+            "improve",
+            str(folder / "t.csv"),
+            "--target",
+            "kind",
+            "--recipes",
+            str(RECIPES),
+            "--out",
+            str(out),
+            "--engine",
+            engine,
+        ]
         sys.argv = ["wellposed", *words, *(["--resume"] if resume else [])]
-        main.run()
-        os._exit(0)
+        trap = Trap(out, at, way)
+        try:
+            main.run()
+        finally:
+            trap.at = math.inf
+            (folder / "writes").write_text(str(trap.count))
     except SystemExit as ended:
         os._exit(int(ended.code or 0))
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        os._exit(99)
-
-
-def ended(child: int, seconds: float) -> int | None:
-    """The exit status of a child, waited for so long; None where it still runs."""
-    until = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            return None
-        time.sleep(0.001)
+    os._exit(99)
 
 
 def trials_of(out: Path) -> dict[int, str]:
@@ -114,93 +172,121 @@ def trials_of(out: Path) -> dict[int, str]:
     return {trial["index"]: json.dumps(trial, sort_keys=True) for trial in json.loads(path.read_text())["trials"]}
 
 
-def record_of(out: Path) -> dict[str, Any]:
-    """The finished record without what a clock says."""
+def content_of(out: Path) -> dict[str, Any]:
+    """Every file of a finished study, without what a clock says; the page and the journal are made of the others."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        name = str(path.relative_to(out))
+        if path.suffix == ".json":
+            found[name] = timeless(json.loads(path.read_text()))
+        elif path.suffix == ".csv":
+            header, *lines = (line.split(",") for line in path.read_text().splitlines())
+            found[name] = [[cell for key, cell in zip(header, row, strict=True) if key not in CLOCK] for row in lines]
+        else:
+            found[name] = None if name in ("report.html", "optuna.journal") else path.read_bytes()
+    return found
 
-    def timeless(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "watch_seconds")}
-        return [timeless(item) for item in value] if isinstance(value, list) else value
 
-    record: dict[str, Any] = timeless(json.loads((out / "study.json").read_text()))
-    return record
+def timeless(value: Any) -> Any:
+    """The value without what a clock says, in it or in what lies in it."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key not in CLOCK}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def check_journal(out: Path) -> str:
-    """What is wrong with Optuna's journal of a finished study; empty where nothing is."""
+def different(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    """Where two contents differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            if (key in a) != (key in b):
+                yield f"{at}/{key} is only in one of them"
+            else:
+                yield from different(a[key], b[key], f"{at}/{key}")
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for place, pair in enumerate(zip(a, b, strict=True)):
+            yield from different(*pair, f"{at}[{place}]")
+    elif a != b:
+        yield f"{at}: {str(a)[:60]} and {str(b)[:60]}"
+
+
+def wrong_with(out: Path) -> list[str]:
+    """What is wrong with the page and Optuna's journal of a finished study."""
     import optuna
+
+    from wellposed.reporting.html import same_page
 
     backend = optuna.storages.journal.JournalFileBackend(str(out / "optuna.journal"))
     study = optuna.load_study(study_name="wellposed", storage=optuna.storages.JournalStorage(backend))
     held = sorted(trial.user_attrs["trial"] for trial in study.trials)
     state = json.loads((out / "state.json").read_text())
     wanted = sorted(trial["index"] for trial in state["trials"] if trial["kind"] in ("baseline", "search"))
-    if held != wanted:
-        return f"the journal has the trials {held}, the state {wanted}"
     running = [trial.number for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
-    return f"trials {running} are left running" if running else ""
+    return [
+        *([f"the journal has the trials {held}, the state {wanted}"] if held != wanted else []),
+        *([f"trials {running} are left running"] if running else []),
+        *([] if same_page(out) else ["the page is not that of study.json"]),
+    ]
 
 
-def kill(folder: Path, kills: int, seed: int = 0) -> Killed:
-    """Kill studies of a small table until there were so many kills, and finish each of them."""
-    table(folder)
-    draw, found = random.Random(seed), Killed()
-    length = math.inf
-    for name in ("first", "whole"):  # the first pays for what is made once
-        began = time.monotonic()
-        status = ended(start(folder, folder / name, resume=False), 600)
-        length = min(length, time.monotonic() - began)
+def undisturbed(folder: Path, also: Change | None = None, engine: str = "auto") -> tuple[dict[str, Any], int]:
+    """What a study that nothing disturbs leaves, and its writes."""
+    out = folder / "whole"
+    if (status := attempt(folder, out, resume=False, also=also, engine=engine)) != 0:
+        raise AssertionError(f"the undisturbed study ended with {status}: {said(folder)}")
+    found = content_of(out), int((folder / "writes").read_text())
+    assert wrong_with(out) == []
+    shutil.rmtree(out)
+    return found
+
+
+def cut_everywhere(
+    folder: Path,
+    wanted: dict[str, Any],
+    writes: int,
+    places: Iterable[tuple[str, int]],
+    also: Change | None = None,
+    engine: str = "auto",
+) -> Found:
+    """Cut a study at each of the places, resume it until it ends, and compare what is there then.
+
+    Args:
+        places: the way, and before which write.
+    """
+    found = Found(writes)
+    for way, at in places:
+        out, name = folder / "cut", f"{way} before write {at}"
+        status = attempt(folder, out, False, at, way, also, engine)
+        if status == 0 and way == "full":  # nothing more was to be written
+            found.wrong += [f"{name}: {where}" for where in list(different(wanted, content_of(out)))[:5]]
+            shutil.rmtree(out)
+            continue
+        if status != (-signal.SIGKILL if way == "kill" else 1):
+            found.wrong.append(f"{name}: the status is {status}: {said(folder)}")
+        if way == "full" and not ("disk is full" in said(folder) or "cannot be written: No space left" in said(folder)):
+            found.wrong.append(f"{name}: it says {said(folder)!r}")
+        before = trials_of(out)
+        status = attempt(folder, out, out.exists(), also=also, engine=engine)
         if status != 0:
-            raise AssertionError(f"the undisturbed study ended with {status}: {last_words(folder)}")
-    wanted = record_of(folder / "whole")
-    while found.kills < kills:
-        out = folder / f"run{found.studies}"
-        resume = False
-        while True:
-            moment = draw.uniform(0.0, 1.0) * length if found.kills < kills else 600.0
-            child = start(folder, out, resume)
-            status = ended(child, moment)
-            if status is None:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                found.kills += 1
-                found.whens.append(round(moment / length, 2))
-                before = trials_of(out)
-                found.trials += len(before)
-                resume = out.exists()
-                continue
-            if status == 1 and "is confirmed" in last_words(folder):
-                status = 0  # it was killed while it wrote its page, after the study was done
-            if status != 0:
-                found.broken.append(f"status {status}: {(folder / 'stderr').read_text()[-1000:]}")
-            break
-        after = trials_of(out)
-        if resume:
-            found.lost += missing(before, after)
-        if status == 0:
-            record = record_of(out)
-            found.broken += [
-                f"{key} is not that of the undisturbed study" for key in ALIKE if record[key] != wanted[key]
-            ]
-            found.broken += [said for said in [check_journal(out)] if said]
-            left = [path.name for path in out.iterdir() if path.name.startswith(".") or ".lock" in path.name]
-            found.broken += [f"left behind: {left}"] if left else []
-        found.studies += 1
+            found.wrong.append(f"{name}: resumed, the status is {status}: {said(folder)}")
+        else:
+            found.wrong += [f"{name}: {words}" for words in wrong_with(out)]
+            found.wrong += [f"{name}: {where}" for where in list(different(wanted, content_of(out)))[:5]]
+        found.wrong += [f"{name}: {number} lost" for number in missing(before, trials_of(out))]
+        found.attempts, found.trials = found.attempts + 1, found.trials + len(before)
         shutil.rmtree(out, ignore_errors=True)
     return found
 
 
-def last_words(folder: Path) -> str:
+def said(folder: Path) -> str:
     """What the last process said."""
-    lines = (folder / "stderr").read_text().strip().splitlines()
-    return lines[-1] if lines else ""
+    return (folder / "stderr").read_text().strip()[-1500:]
 
 
-def missing(before: dict[int, str], after: dict[int, str]) -> int:
-    """How many trials that are never trained again are not there any more, or are different."""
-    return sum(after.get(number) != trial for number, trial in before.items() if searched(trial))
+def missing(before: dict[int, str], after: dict[int, str]) -> list[int]:
+    """Trials that stay as they were written, and are not there any more, or are different."""
+    return [number for number, trial in before.items() if after.get(number) != trial and kept(trial)]
 
 
-def searched(trial: str) -> bool:
-    """Whether a trial is one of those that are never trained again."""
+def kept(trial: str) -> bool:
+    """Whether a trial stays as it was written; those of confirmation and ablation are made anew with their models."""
     return json.loads(trial)["kind"] in ("baseline", "search", "finalist")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, advised, with
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.finding import AXES, PULLS, Finding
 from wellposed.search import advised as trying
+from wellposed.search import rounds
 from wellposed.search.state import State
 
 PLAIN = wp.Recipe()
@@ -160,13 +160,26 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
     problem = small_problem(300)
     recipe = wp.Recipe(epochs=8, optimizer={"lr": 1e-2})
     good, bad = wp.fit(problem, recipe, seed=0), wp.fit(problem, recipe.replace(optimizer={"lr": 1e-6}), seed=0)
-    low, high = trying.paired(bad, good)
+    kept = {name: trying.losses_of(run) for name, run in (("good", good), ("bad", bad))}
+    low, high = trying.paired(kept["bad"], good)
+    assert low is not None
+    assert high is not None
     assert 0 < low < high
-    worse_low, worse_high = trying.paired(good, bad)
-    assert (worse_low, worse_high) == pytest.approx((-high, -low))
-    assert all(math.isnan(end) for end in trying.paired(None, good))
-    same = trying.paired(good, good)
-    assert same == (0.0, 0.0)  # equal runs did not help
+    assert trying.paired(kept["good"], bad) == pytest.approx((-high, -low))
+    assert trying.paired(kept["good"], good) == (0.0, 0.0)  # equal runs did not help
+    for lost in ("", "AAAA", "no base64", kept["bad"][:-16]):
+        assert trying.paired(lost, good) == (None, None)
+
+
+def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interval of no width was made of a difference alone, and called harm."""
+    monkeypatch.setattr(rounds, "measure_against", lambda bench, baseline: None)
+    study = wp.improve(small_problem(160), budget="9 recipes", seed=1)
+    advice = study.record()["advice"]
+    assert advice
+    for told in advice:
+        assert (told["low"], told["high"], told["helped"], told["harmed"]) == (None, None, False, False)
+        assert "was not measured" in told["told"]
 
 
 def test_a_wrong_direction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import gc
+import pickle
+import weakref
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import wellposed as wp
 from wellposed.core.errors import FormatError, InputError
 from wellposed.optim import averaging
 from wellposed.optim.averaging import Average, redo_batch_norm
+from wellposed.optim.zeros import keeps_zeros
 
 
 def network(norm: bool = True) -> nn.Sequential:
@@ -67,6 +71,88 @@ def test_an_exponential_average_is_torchs(decay: float) -> None:
     assert close(ours.module, theirs.module)
     assert not close(ours.module, net)
     assert ours.count == 12
+
+
+class Timm:
+    """timm's formulas, over everything in the ``state_dict`` that is no count: constant from the model on (``ModelEmaV2``), or
+    a warm-up after the first step, which copies (``ModelEmaV3``, ``power`` and ``gamma`` of its own)."""
+
+    def __init__(self, net: nn.Module, decay: float, power: float | None = None, gamma: float = 1.0) -> None:
+        self.module, self.decay, self.power, self.gamma, self.steps = copy.deepcopy(net), decay, power, gamma, 0
+
+    def update_parameters(self, net: nn.Module) -> None:
+        kept = self.decay
+        if self.power is not None:
+            kept = min(kept, 1 - (1 + self.steps / self.gamma) ** -self.power) if self.steps else 0.0
+        for mean, w in zip(self.module.state_dict().values(), net.state_dict().values(), strict=True):
+            mean.copy_(kept * mean + (1 - kept) * w if mean.is_floating_point() else w)
+        self.steps += 1
+
+
+def torchs(net: nn.Module, decay: float | None, buffers: bool = False) -> AveragedModel:
+    return AveragedModel(net, multi_avg_fn=decay and get_ema_multi_avg_fn(decay), use_buffers=buffers)
+
+
+PEERS: dict[str, tuple[Any, Any]] = {
+    "torch": (lambda n: Average(n, 0.97, warmup="none"), lambda n: torchs(n, 0.97)),
+    "torch, buffers": (lambda n: Average(n, 0.97, warmup=None, buffers="average"), lambda n: torchs(n, 0.97, True)),
+    "torch, swa": (Average, lambda n: torchs(n, None)),
+    "torch, swa, buffers": (lambda n: Average(n, buffers="average"), lambda n: torchs(n, None, True)),
+    "tensorflow": (lambda n: Average(n, 0.97, warmup="ratio"), lambda n: AveragedModel(n, avg_fn=warmed(0.97))),
+    "timm v2": (
+        lambda n: Average(n, 0.97, warmup="none", start="model", buffers="average"), lambda n: Timm(n, 0.97),
+    ),
+    "timm v3": (lambda n: Average(n, 0.97, warmup="power", buffers="average"), lambda n: Timm(n, 0.97, 2 / 3)),
+    "timm v3, own warm-up": (
+        lambda n: Average(n, 0.97, warmup=lambda t: 1 - (1 + t / 5) ** -0.8, buffers="average"),
+        lambda n: Timm(n, 0.97, 0.8, 5.0),
+    ),
+}  # fmt: skip
+EXACT = ("torch", "torch, buffers")
+"""Computed by the same operations of torch, so equal bit for bit; others to rounding."""
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_an_average_is_its_peers(name: str) -> None:
+    net = network()
+    ours, theirs = (make(net) for make in PEERS[name])
+    train(net, [ours, theirs], 40)
+    for kind in ("named_parameters", "named_buffers"):
+        pairs = dict(getattr(theirs.module, kind)())
+        for key, found in getattr(ours.module, kind)():
+            if name in EXACT and found.is_floating_point():
+                assert torch.equal(found, pairs[key]), key
+            elif found.is_floating_point():
+                torch.testing.assert_close(found, pairs[key], rtol=1e-12, atol=1e-13)
+            else:
+                assert torch.equal(found, dict(net.named_buffers())[key])  # a count is the model's, never a mean
+
+
+def test_every_choice_has_a_peer() -> None:
+    made = [ours(network()) for ours, _ in PEERS.values()]
+    assert (
+        {a.warmup for a in made if isinstance(a.warmup, str)}
+        == set(averaging.WARMUPS)
+        == set(get_args(averaging.Warmup))
+    )
+    assert {a.start for a in made} == set(get_args(averaging.Start))
+    assert {a.buffers for a in made} == set(get_args(averaging.Buffers))
+    assert {a.ema is None for a in made} == {True, False}
+
+
+def test_what_is_left_of_the_start() -> None:
+    """After 500 updates of decay 0.999 the constant average still holds 61 % of its first weights, the others nothing."""
+    left = {}
+    for warmup in averaging.WARMUPS:
+        net = nn.Linear(1, 1)
+        average = Average(net, ema=0.999, warmup=warmup)  # type: ignore[arg-type]
+        for step in range(501):
+            nn.init.constant_(net.weight, float(step == 0))
+            average.update()
+        left[warmup] = float(average.module.weight)
+    assert left["none"] == pytest.approx(0.999**500, rel=1e-4)
+    assert max(left["ratio"], left["power"]) < 1e-6
+    assert pytest.approx(8990) == 9 / (1 - 0.999) - 10  # (1 + t)/(10 + t) reaches 0.999 there
 
 
 def test_a_decay_below_the_warmup_is_torchs_own() -> None:
@@ -129,12 +215,104 @@ def test_without_a_batch_the_statistics_stay() -> None:
 def test_zeros_of_the_current_weights_are_zeros(ema: float | None) -> None:
     net = network()
     average, plain = Average(net, ema), AveragedModel(net)
-    train(net, [average, plain], 150, [wp.L1(0.05).on()])
+    optimizer = train(net, [average, plain], 150, [wp.L1(0.05).on()])
+    assert [row.objective for row in optimizer.audit().rows if row.parameter == "0.weight"] == [
+        "loss + L1(strength=0.05)"
+    ]
     zeros = net[0].weight == 0
     assert zeros.any()
     assert not zeros.all()
     assert torch.equal(average.module[0].weight == 0, zeros)
     assert not (plain.module[0].weight == 0).any()
+
+
+def mean_of(values: list[float], terms: Any, **settings: Any) -> float:
+    """The average of a weight that is set to these values, one after another, by an optimizer with terms."""
+    net = nn.Linear(1, 1, bias=False).double()
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=1.0), net, terms)
+    average = Average(net, **settings)
+    for value in values:
+        net.weight.grad = net.weight.detach() - value
+        optimizer.step()
+        average.update()
+    return float(average.module.weight)
+
+
+DENSE = {
+    "nothing": [], "l2 decay": [wp.L2(0.0).on()], "l1 of strength 0": [wp.L1(0.0).on()], "max norm": [wp.MaxNorm(9.0).on()],
+    "box": [wp.Box(-3.0, 3.0).on()], "l2_sp": [wp.L2SP(1e-9, reference=0.0).on()], "l2 prox": [wp.L2(0.0).on(how="prox")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_where_no_term_makes_zeros_a_zero_is_a_number(name: str) -> None:
+    """The mean of 1, 0 and 1 is 2/3; with decay 1/2 from 1 on it is 3/4."""
+    assert mean_of([1.0, 0.0, 1.0], DENSE[name]) == pytest.approx(2 / 3)
+    assert mean_of([1.0, 0.0, 1.0], DENSE[name], ema=0.5, warmup="none") == pytest.approx(0.75)
+
+
+SPARSE = {"l1": [wp.L1(1e-9).on()], "top_k": [wp.TopK(1).on()], "non_negative": [wp.NonNegative().on()],
+          "group": [wp.GroupL2(1e-9).on()], "decayed too": [wp.L2(0.0).on(), wp.L1(1e-9).on()]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_where_a_term_makes_zeros_a_zero_is_kept(name: str) -> None:
+    assert mean_of([1.0, 0.0], SPARSE[name]) == 0.0
+    assert mean_of([1.0, 0.0, 1.0], SPARSE[name]) == pytest.approx(1 / 3)  # it came back, from 0
+
+
+def test_zeros_are_kept_where_the_optimizer_that_steps_makes_them() -> None:
+    """Not by what an audit or a look at the model binds in between; by parameter; through wrappers, moves and copies."""
+    net = network()
+    weight, other = net[0].weight, net[4].weight
+    sparse = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on("0")])
+    assert not keeps_zeros(net)
+    sparse.step()
+    assert keeps_zeros(net) == {id(weight)}
+    wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, []).audit()
+    assert keeps_zeros(nn.Sequential(net)) == {id(weight)}
+    assert not keeps_zeros(copy.deepcopy(net))
+    net.float()
+    assert keeps_zeros(net) == {id(net[0].weight)}
+    wp.regularize(torch.optim.SGD(net[4].parameters(), lr=0.1), net, [wp.L1(0.1).on("4")]).step()
+    assert keeps_zeros(net) == {id(weight), id(other)}
+    wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, []).step()
+    assert not keeps_zeros(net)
+    pickle.loads(pickle.dumps(net))
+    held = weakref.ref(net)
+    del net, sparse, weight, other
+    gc.collect()
+    assert held() is None
+
+
+def test_tied_groups_keep_their_zeros() -> None:
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    axes = {"0.weight": "unit", "0.bias": "unit", "2.weight": "input"}
+    average = Average(net, 0.9)
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.TiedGroups(0.5, axes=axes).on()])
+    train(net, [average], 60, optimizer=optimizer)
+    assert bool((net[0].weight == 0).all(1).any())
+    for name in axes:
+        assert torch.equal(average.module.get_parameter(name) == 0, net.get_parameter(name) == 0), name
+
+
+def test_the_audit_names_the_average() -> None:
+    net = network()
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [])
+    assert "average" not in str(optimizer.audit())
+    average = Average(net, ema=0.999)
+    found = str(optimizer.audit())
+    assert (
+        "note: an average of the weights is kept: ema=0.999, warmup='ratio', start='update', buffers='copy'." in found
+    )
+    assert average.says in found
+    del average
+    assert "average" not in str(optimizer.audit())
+    equal = Average(net, buffers="average")
+    assert "is kept: equal, buffers='average'." in str(optimizer.audit())
+    assert repr(equal) == "Average(Sequential, equal, buffers='average', count=0)"
+    equal.remove()
+    assert "average" not in str(optimizer.audit())
 
 
 def test_buffers_are_the_models_also_after_it_moved() -> None:
@@ -192,6 +370,29 @@ def test_impossible_settings(ema: Any) -> None:
         Average(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup": "ration"}, r"warmup as one of ratio, power, none or a function .*'ration'. Did you mean 'ratio'\?"),
+        ({"warmup": True}, "warmup as one of .*; it was given True"),
+        ({"start": "first"}, "start as one of update, model; it was given 'first'"),
+        ({"buffers": True}, "buffers as one of copy, average; it was given True"),
+    ],
+)
+def test_impossible_choices(settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Average(network(), 0.9, **settings)
+
+
+@pytest.mark.parametrize("most", [-0.1, 1.1, float("nan"), "0.5", None])
+def test_a_warmup_that_gives_no_share(most: Any) -> None:
+    average = Average(network(), 0.9, warmup=lambda t: most)
+    average.update()  # the first one copies
+    with pytest.raises(InputError, match=r"a number in \[0, 1\]; at update 1 it gave"):
+        average.update()
+    assert average.count == 1
+
+
 class KeepsNoZeros(Average):
     """An average that never reaches zero."""
 
@@ -201,6 +402,15 @@ class KeepsNoZeros(Average):
         with torch.no_grad():
             for mean, old in zip(self.module.parameters(), before, strict=True):
                 mean.copy_(torch.where(mean == 0, 0.5 * old, mean))
+
+
+class KeepsEveryZero(Average):
+    """An average that is zero where the current weight is, whether a term made that zero or not."""
+
+    def update(self) -> None:
+        super().update()
+        for mean, w in zip(self.module.parameters(), self._model.parameters(), strict=True):
+            mean.masked_fill_(w == 0, 0.0)
 
 
 class ForgetsBuffers(Average):
@@ -225,6 +435,7 @@ class CountsTwice(Average):
     ("mutant", "check"),
     [
         (KeepsNoZeros, lambda: test_zeros_of_the_current_weights_are_zeros(0.9)),
+        (KeepsEveryZero, lambda: test_where_no_term_makes_zeros_a_zero_is_a_number("nothing")),
         (ForgetsBuffers, test_buffers_are_the_models_also_after_it_moved),
         (CountsTwice, test_an_equal_average_is_torchs_with_batch_norms_redone),
         (CountsTwice, lambda: test_an_exponential_average_is_torchs(0.999)),

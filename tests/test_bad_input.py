@@ -286,7 +286,7 @@ def test_a_recipe_whose_model_settings_are_unknown_is_refused_before_anything_is
 def test_other_recipe_commands() -> None:
     refused("recipe", "show", "stedy", says="Did you mean 'steady'")
     refused("recipe", "check", "none.toml", says="no recipe file 'none.toml'")
-    refused("recipe", "check", ".", says="cannot be read")
+    refused("recipe", "check", ".", says="is a folder")
 
 
 # --- where to write ------------------------------------------------------------------------------------------------
@@ -442,6 +442,7 @@ def test_a_problem_that_cannot_be_trained(case: str) -> None:
         assert not Path("run").exists()
 
 
+@pytest.mark.usefixtures("own_clock")
 @pytest.mark.parametrize("budget", ["4 recipes", "60 epochs", "2s"])
 def test_a_baseline_that_diverges_at_once_is_said_whatever_the_budget(budget: str) -> None:
     words = (
@@ -456,6 +457,7 @@ def test_a_baseline_that_diverges_at_once_is_said_whatever_the_budget(budget: st
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("own_clock")
 @pytest.mark.parametrize("budget", ["9 recipes", "60 epochs", "3s"])
 def test_settings_that_cannot_be_built_are_passed_over_and_said(budget: str) -> None:
     """Neither an error in the middle of a search, nor a search without end, nor silence."""

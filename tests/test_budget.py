@@ -29,6 +29,8 @@ from wellposed.search.study import Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 from wellposed.training.problems import table_problem  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -144,13 +146,13 @@ def test_so_many_epochs_are_trained(count: int) -> None:
 
 @pytest.mark.parametrize("seconds", [3, 8])
 def test_a_clock_is_kept_on_a_tiny_table(seconds: int) -> None:
-    """Within a fifth, and a constant for a machine that does other work too."""
+    """Within a fifth, and half a second for the last step and the record."""
     problem = tiny()
     improve(problem, "0")  # imports
     began = time.monotonic()
     study = improve(problem, f"{seconds}s")
     took = time.monotonic() - began
-    assert took < 1.2 * seconds + 2.0
+    assert took < 1.2 * seconds + 0.5
     assert study.facts["seconds"] == pytest.approx(took, abs=1.0)
     assert study.improvement is not None
     assert study.improvement.pairs >= 1
@@ -177,7 +179,7 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
     problem = Problem(net, "cross_entropy", (x, (x[:, 0] > 0).long()))
     began = time.monotonic()
     study = improve(problem, "6s")
-    assert time.monotonic() - began < 1.2 * 6 + 4
+    assert time.monotonic() - began < 1.2 * 6 + 0.5
     searched = {trial.train_rows for trial in study.trials if trial.kind in ("baseline", "search")}
     assert max(searched) < len(problem.prepared.train)
     assert any(f"The search trained on {max(searched)} of" in note for note in study.notes)
@@ -252,7 +254,9 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
             self.layer = nn.Linear(3, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            time.sleep(0.004)
+            until = time.monotonic() + 0.004
+            while time.monotonic() < until:
+                pass
             assert x.isfinite().all()  # nothing that can be traced: it is trained alone, by calling this
             return self.layer(x)  # type: ignore[no-any-return]
 
@@ -266,7 +270,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
     began = time.monotonic()
     with pytest.raises(SystemExit) as ended:
         main.run()
-    assert time.monotonic() - began < 1.2 + 2.0
+    assert time.monotonic() - began < 1.2 + 2.0  # of which the page takes most
     record = json.loads((tmp_path / "run" / "study.json").read_text())
     assert record["improvement"]["estimate"] is None, "the plan was meant to be too long"
     assert record["improvement"]["shown"] is False

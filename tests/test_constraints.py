@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+import wellposed as wp
 from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
 from wellposed.constraints.multiplier import Multiplier, NormBound
-from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
 from wellposed.constraints.spectral import Orthogonal, SpectralBall
-from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.errors import CompositionError, InputError, ShapeError
 from wellposed.core.selectors import leaves
 from wellposed.penalties.base import Constraint
 from wellposed.penalties.elementwise import L2
@@ -169,13 +171,108 @@ def test_the_completion_of_a_matrix_without_full_rank(seed: int, rank: int) -> N
 @pytest.mark.parametrize("charge", ALL, ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_end_nothing(charge: Constraint, bad: float) -> None:
-    """They come back: what is not a number is never hidden, what is infinite may be clipped."""
+    """They stay what they are, and in their group all comes back; other groups are projected as ever."""
     w = random(4, 3)
     w[1, 2] = bad
     p = charge.project(w)
-    assert p.shape == w.shape
-    if math.isnan(bad):
-        assert torch.isnan(p).any()
+    assert p[1, 2].isnan() if math.isnan(bad) else p[1, 2] == bad
+    axis = getattr(charge, "axis", None)
+    if axis is not None:
+        others = [i for i in range(w.shape[axis]) if i != (1, 2)[axis]]
+        left = torch.tensor(others)
+        assert torch.equal(p.index_select(axis, left), charge.project(w.index_select(axis, left)))
+        group = torch.tensor([(1, 2)[axis]])
+        torch.testing.assert_close(
+            p.index_select(axis, group), w.index_select(axis, group), rtol=0, atol=0, equal_nan=True
+        )
+
+
+def exactly(row: list[float], total: float, signed: bool) -> list[float]:
+    """The projection on the simplex, or the ball of the absolute sum, in rational numbers."""
+    sizes = [abs(Fraction(x)) if signed else Fraction(x) for x in row]
+    if signed and sum(sizes) <= Fraction(total):
+        return row
+    ordered = sorted(sizes, reverse=True)
+    thresholds = [(sum(ordered[: k + 1]) - Fraction(total)) / (k + 1) for k in range(len(row))]
+    theta = next(t for k, t in reversed(list(enumerate(thresholds))) if ordered[k] > t)
+    kept = [max(size - theta, Fraction(0)) for size in sizes]
+    return [math.copysign(float(k), x) if signed else float(k) for k, x in zip(kept, row, strict=True)]
+
+
+@pytest.mark.parametrize("total", [1e-30, 1e-3, 1.0, 7.0])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e10, 1e16, 1e20, 1e30])
+def test_sums_that_are_kept_beside_numbers_of_any_size(scale: float, total: float) -> None:
+    """Against rational numbers: nothing is lost where weights are 1e16 times their bound and more."""
+    for row in ([1.0, 0.5, -0.25, 1.0], [3.0, -7.0, 0.0, 2.0], [1.0, 1.0 - 2**-50, 0.3, -1.0]):
+        w = torch.tensor([row], dtype=torch.float64) * scale
+        for charge, signed in ((Simplex(total, by="all"), False), (L1Ball(total), True)):
+            wanted = torch.tensor([exactly(w[0].tolist(), total, signed)], dtype=torch.float64)
+            torch.testing.assert_close(charge.project(w), wanted, rtol=1e-12, atol=1e-12 * total)
+
+
+def test_a_box_with_an_end_for_each_weight_and_a_half_space_in_training() -> None:
+    """Both hold after each step, also from a recipe and in a population, whose kernel leaves them to the slot's own step."""
+    X = torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
+    problem = wp.Problem(
+        lambda: torch.nn.Linear(2, 2), "squared_error", wp.Data(train=(X, X * 3.0), valid=(X, X * 3.0))
+    )
+    box = {"penalty": "box", "low": [[0.0, -math.inf], [0.1, -1.0]], "high": [0.5, 2.0]}
+    half = {"penalty": "half_space", "normal": [1.0, -1.0], "limit": [-0.25, 0.5], "by": "unit"}
+    recipes = [
+        wp.Recipe(epochs=8, optimizer={"lr": 0.1}, terms=[box]),
+        wp.Recipe(epochs=8, optimizer={"lr": 0.1}, terms=[half]),
+        wp.Recipe(epochs=8, optimizer={"lr": 0.1}),
+    ]
+    assert [wp.Recipe.from_toml(one.to_toml()) for one in recipes] == recipes
+    together = wp.fit_many(problem, recipes, seeds=[0])
+    for one, run in zip(recipes, together, strict=True):
+        alone = wp.fit(problem, one, seed=0).model.weight
+        torch.testing.assert_close(run.model.weight, alone, rtol=1e-5, atol=1e-6)
+    boxed, halved, free = (run.model.weight.detach() for run in together)
+    low, high = torch.tensor(box["low"]), torch.tensor(box["high"])
+    assert (boxed >= low).all()
+    assert (boxed <= high).all()
+    assert not ((free >= low) & (free <= high)).all()
+    assert (halved[:, 0] - halved[:, 1] <= torch.tensor([-0.25, 0.5]) + 1e-5).all()
+    assert free[0, 0] - free[0, 1] > 0.1
+
+
+def test_a_box_of_arrays_with_penalties_is_one_joint_step() -> None:
+    """Absolute values, then the clip, weight by weight; two boxes meet, and two that do not are refused."""
+    net = torch.nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, -3.0]]))
+    ends = torch.tensor([0.5, -2.5]), torch.tensor([0.75, -1.0])
+    terms = [wp.L1(1.0).on(), wp.Box(*ends).on(), wp.Box(-10.0, torch.tensor([0.6, 5.0])).on()]
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, terms)
+    net.weight.grad = torch.zeros_like(net.weight)
+    optimizer.step()
+    torch.testing.assert_close(net.weight.detach(), torch.tensor([[0.6, -2.5]]))
+    with pytest.raises(CompositionError, match="nothing satisfies"):
+        wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [terms[1], wp.Box(0.7, [1.0, 1.0]).on()])
+
+
+def test_what_does_not_fit_an_array_is_said() -> None:
+    for charge, message in (
+        (Box(torch.zeros(3), 1.0), r"Box needs a low that broadcasts.*'w' has shape \(4, 2\), the low has \(3,\)"),
+        (HalfSpace([1.0, 2.0, 3.0], 0.0), "HalfSpace needs a normal that broadcasts"),
+        (HalfSpace(1.0, [1.0, 2.0], by="unit"), "one limit for each of the 4 groups of 'w'"),
+        (HalfSpace([[1.0], [0.0], [1.0], [1.0]], -1.0, by="unit"), "nothing satisfies 0 <= limit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            charge.check("w", torch.zeros(4, 2))
+    for make, message in (
+        (lambda: Box([0.0, 2.0], 1.0), "Box needs numbers low <= high"),
+        (lambda: Box([0.0, math.nan], 1.0), "Box needs low as a number"),
+        (lambda: Box([[0.0], [1.0, 2.0]], 1.0), "Box needs low as a number"),
+        (lambda: HalfSpace([0.0, 0.0], 1.0), "a normal that is not 0"),
+        (lambda: HalfSpace(1.0, math.inf), "finite limit"),
+        (lambda: HalfSpace(1.0, [1.0, 2.0]), "one for each group in a row"),
+        (lambda: HalfSpace(None, 1.0), "finite normal"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make()
+    assert Box([0.0, 1.0], 2.0) == Box(torch.tensor([0.0, 1.0], dtype=torch.float64), 2.0) != Box([0.0, 0.5], 2.0)
 
 
 def test_violations_are_zero_where_nothing_can_be_gained() -> None:

@@ -474,6 +474,21 @@ def test_an_interrupt_that_only_a_worker_sees_ends_all() -> None:
     assert len(outcomes) < 3
 
 
+@pytest.mark.parametrize("engine", [partial(train, "inprocess"), forked], ids=["inprocess", "fork"])
+def test_ctrl_c_when_all_have_ended_is_no_end_like_another(engine: Callable[..., list[Outcome]]) -> None:
+    """No run says so, and whoever asked would go on."""
+    told: list[int] = []
+
+    def done(place: int, outcome: Outcome) -> None:
+        told.append(place)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine(problem(), PLAIN * 3, done=done)
+    assert sorted(told) == [0, 1, 2]
+
+
 def test_an_error_of_the_listener_ends_the_workers() -> None:
     def done(place: int, outcome: Outcome) -> None:
         raise OSError("the disk is full")

@@ -350,6 +350,7 @@ def test_patience_of_zero_never_stops() -> None:
     assert restored(run)
 
 
+@pytest.mark.usefixtures("own_clock")
 def test_deadline() -> None:
     run = fit(rising(), recipe(**{**LONG, "epochs": 10**6}, stopping={"patience": 0}), deadline=time.monotonic() + 0.2)
     assert run.stopped == "budget"
@@ -556,14 +557,26 @@ def test_losses_are_like_for_like_whatever_the_noise() -> None:
 # Averages
 
 
-def test_exponential_average_by_hand() -> None:
-    run = fit(problem(), recipe(epochs=6, averaging={"ema": 0.6}))
-    start = problem().build({}, 0)
-    average: dict[str, Tensor] = {}
+KEPT: dict[str, Callable[[int], float]] = {
+    "ratio": lambda t: (1 + t) / (10 + t),
+    "power": lambda t: 1 - (1 + t) ** (-2 / 3),
+    "none": lambda t: 1.0,
+}
+
+
+@pytest.mark.parametrize("start", ["update", "model"])
+@pytest.mark.parametrize("warmup", ["", *KEPT])
+def test_exponential_average_by_hand(warmup: str, start: str) -> None:
+    given = {"ema": 0.6, "start": start, **({"warmup": warmup} if warmup else {})}
+    run = fit(problem(), recipe(epochs=6, averaging=given))
+    first = problem().build({}, 0)
+    average = weights(first)
     for t in range(6):
-        now = weights(by_hand(start, t + 1, lambda p: torch.optim.SGD(p, lr=0.1)))
-        kept = min(0.6, (1 + t) / (10 + t)) if t else 0.0
-        average = {k: kept * average.get(k, w) + (1 - kept) * w for k, w in now.items()}
+        now = weights(by_hand(first, t + 1, lambda p: torch.optim.SGD(p, lr=0.1)))
+        kept = min(0.6, KEPT[warmup or "ratio"](t)) if t or start == "model" else 0.0
+        average = {k: kept * average[k] + (1 - kept) * w for k, w in now.items()}
+    said = f"an average of the weights is kept: ema=0.6, warmup='{warmup or 'ratio'}', start='{start}', buffers='copy'."
+    assert str(run.audit()).count("an average of the weights") == str(run.audit()).count(said) == 1
     assert last_is_best(run)
     for key, value in weights(run).items():
         torch.testing.assert_close(value, average[key], rtol=1e-4, atol=1e-6)
@@ -572,6 +585,7 @@ def test_exponential_average_by_hand() -> None:
 
 def test_equal_average_by_hand_with_batch_norm_redone() -> None:
     run = fit(problem(lambda: net(norm=True)), recipe(epochs=8, averaging={"swa": 0.5}))
+    assert "is kept: equal, buffers='copy', over the last 50% of the epochs." in str(run.audit())
     start = problem(lambda: net(norm=True)).build({}, 0)
     seen = [by_hand(start, t + 1, lambda p: torch.optim.SGD(p, lr=0.1)) for t in range(4, 8)]
     assert last_is_best(run)
@@ -582,6 +596,20 @@ def test_equal_average_by_hand_with_batch_norm_redone() -> None:
     norm = run.model[0]
     torch.testing.assert_close(norm.running_mean, X.mean(0), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(norm.running_var, X.var(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_that_the_scaler_skips_is_not_averaged() -> None:
+    device = torch.device("cpu")
+    training = Training.begin(problem(), recipe(averaging={"ema": 0.9}), 0, device, math.inf, None)
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    assert training.averager is not None
+    (index,) = training.batches(0)
+    first = training.model[0].weight
+    for overflows, counted in ((True, 0), (False, 1), (True, 1), (False, 2)):
+        hook = first.register_hook(lambda g, big=overflows: g * float("inf") if big else g)
+        training.step(0, index)
+        hook.remove()
+        assert (training.averager.count, training.optimizer.steps) == (counted, counted)
 
 
 def test_batch_norm_is_redone_on_mixed_batches() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import lsq_linear
@@ -522,3 +523,93 @@ def test_groups_in_training_become_zero() -> None:
     dead = (net[0].weight == 0).all(0)
     assert dead.tolist() == [False, False, True, True, True, True]
     assert (net[2].weight == 0).any()
+
+
+def test_group_weights_are_those_of_skglm() -> None:
+    """Value and proximal step of its WeightedGroupL2, group by group; a weight of 0 leaves a group free."""
+    theirs = pytest.importorskip("skglm.penalties").WeightedGroupL2
+    indices, starts, weights = np.array([0, 1, 2, 3, 4], np.int32), np.array([0, 2, 5], np.int32), np.array([0.7, 2.0])
+    right = theirs(0.4, weights, starts, indices)
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    for seed in range(5):
+        w = normal(5, seed=seed)
+        ours = wp.GroupL2(0.4, by=labels, weights=weights)
+        assert float(ours.value(w)) == pytest.approx(float(right.value(w.numpy())), rel=1e-12)
+        found = ours.prox(w, 0.6)
+        for group, (first, last) in enumerate(((0, 2), (2, 5))):
+            wanted = right.prox_1group(w.numpy()[first:last].copy(), 0.6, group)
+            torch.testing.assert_close(found[first:last], torch.as_tensor(wanted), rtol=1e-12, atol=1e-14)
+    free = wp.GroupL2(0.4, by=labels, weights=[0.0, 2.0]).prox(w, torch.full_like(w, 0.6))
+    assert torch.equal(free[:2], w[:2])
+
+
+def test_group_weights_that_do_not_fit() -> None:
+    w = torch.zeros(4, 3)
+    with pytest.raises(ShapeError, match="GroupL2 cannot charge 'w': there are 4 groups, and 3 weights"):
+        wp.GroupL2(0.1, weights=[1.0, 2.0, 3.0]).check("w", w)
+    with pytest.raises(ShapeError, match="RowL21 cannot charge 'w': there are 4 groups, and 1 weights"):
+        wp.RowL21(0.1, weights=[1.0]).check("w", w)
+    with pytest.raises(ShapeError, match="TiedGroups cannot charge a, b"):
+        wp.TiedGroups(0.1, {"a": "unit", "b": "unit"}, weights=[1.0]).check_all(["a", "b"], [w, w])
+    for wrong in ([-1.0], [math.inf, 1.0], [[1.0]], "1", -1.0, [math.nan], True):
+        with pytest.raises(InputError, match="GroupL2 needs "):
+            wp.GroupL2(0.1, weights=wrong)  # type: ignore[arg-type]
+    assert wp.GroupL2(0.1, weights=[1.0, 2.0]) == wp.GroupL2(0.1, weights=torch.tensor([1.0, 2.0]).double())
+    assert wp.GroupL2(0.1, weights=[1.0, 2.0]) != wp.GroupL2(0.1)
+
+
+@pytest.mark.parametrize("start", [torch.optim.SGD, torch.optim.Adam])
+def test_group_weights_in_training(start: type[torch.optim.Optimizer]) -> None:
+    """The optimizer's step takes them, whichever way it goes: all weights sqrt(size) are no weights, and 0 frees a group."""
+    found = []
+    for weights in (None, [3**0.5] * 4, [0.0, 3**0.5, 3**0.5, 3**0.5]):
+        net = torch.nn.Linear(3, 4, bias=False)
+        with torch.no_grad():
+            net.weight.copy_(normal(4, 3, seed=1))
+        optimizer = wp.regularize(start(net.parameters(), lr=0.1), net, [wp.GroupL2(0.3, weights=weights).on()])
+        for _ in range(120):
+            net.weight.grad = net.weight.detach() - normal(4, 3, seed=2).float() * 0.3
+            optimizer.step()
+        found.append(net.weight.detach().clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0][1:], found[2][1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[2][0], normal(4, 3, seed=2).float()[0] * 0.3, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("spared", [False, True])
+def test_a_group_that_is_not_finite_comes_back(bad: float, spared: bool) -> None:
+    """And the others are moved as if it were not there; also where a coordinate has had no gradient."""
+    w, step = normal(4, 3, seed=5), 0.3 + uniform(4, 3, seed=6)
+    w[1, 2] = bad
+    still = torch.zeros_like(w, dtype=torch.bool)
+    still[1, 2], still[2, 0] = spared, True
+    left = torch.tensor([0, 2, 3])
+    for charge in (wp.GroupL2(0.2), wp.GroupMCP(0.2), wp.RowL21(0.3)):
+        for p, other in (
+            (charge.prox(w, 0.4), charge.prox(w[left], 0.4)),
+            (charge.prox(w, step), charge.prox(w[left], step[left])),
+            (
+                charge.prox_sparing(w, step.masked_fill(still, 0.0), still),
+                charge.prox_sparing(w[left], step.masked_fill(still, 0.0)[left], still[left]),
+            ),
+        ):
+            torch.testing.assert_close(p[1], w[1], rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(p[left], other, rtol=1e-14, atol=0)
+
+
+def test_coupled_penalties_of_nothing() -> None:
+    """No groups, or groups without numbers: tensors come back, and cost nothing."""
+    tied = wp.TiedGroups(0.1, {"a": "unit", "b": "input"})
+    lasso = wp.Hierarchical(0.1)
+    for charge, ws in (
+        (tied, [torch.zeros(0), torch.zeros(5, 0)]),
+        (tied, [torch.zeros(3, 0), torch.zeros(0, 3)]),
+        (lasso, [torch.zeros(2, 0), torch.zeros(4, 0)]),
+        (lasso, [torch.zeros(0, 3), torch.zeros(0, 3)]),
+        (lasso, [torch.ones(1, 3), torch.zeros(0, 3)]),
+    ):
+        moved = charge.prox(ws, [0.5, 0.5])
+        assert [p.shape for p in moved] == [w.shape for w in ws]
+        assert float(charge.value(ws)) >= 0
+        assert float(charge.violation(ws, [torch.zeros_like(w) for w in ws])) >= 0

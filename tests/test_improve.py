@@ -641,6 +641,7 @@ def failing(width: int = 4) -> nn.Module:
     return Failing(width)
 
 
+@pytest.mark.usefixtures("own_clock")
 @pytest.mark.parametrize("budget", ["7 recipes", "60 epochs", "2s"])
 def test_a_recipe_that_fails_in_training_is_said_and_passed_over(budget: str) -> None:
     study = improve(problem(model=failing, space={"width": [8, 16]}), budget)

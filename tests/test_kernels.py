@@ -17,7 +17,7 @@ from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
 from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
-from wellposed.optim.metrics import METRICS, Diagonal, Metric, needs_metric
+from wellposed.optim.metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
 
 SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")
@@ -34,6 +34,9 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
     "Adamax": lambda p: torch.optim.Adamax(p, lr=0.1),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1, centered=True),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.1),
+    "Adadelta": lambda p: torch.optim.Adadelta(p, eps=1e-3),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.1),
 }
 
 
@@ -179,8 +182,10 @@ def test_every_metric_of_an_optimizer(name: str, count: int) -> None:
     for step in range(count):
         w.grad = drawn((12, 9), "contiguous", torch.float64, seed=step + 5)
         w.grad[:, 2] = 0.0
+        look = BEFORE.get(needs_metric(optimizer))
+        before = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
         optimizer.step()
-    metric = needs_metric(optimizer)(optimizer.param_groups[0], optimizer.state[w], count)
+    metric = needs_metric(optimizer)(optimizer.param_groups[0], {**optimizer.state[w], **before}, count)
     for strength in (0.01, 0.3):
         u, v = w.clone(), w.clone()
         soft_threshold_([u], [metric], [strength], [0.0])
@@ -281,6 +286,25 @@ def test_a_warm_start_saves_evaluations(dtype: torch.dtype, monkeypatch: pytest.
     assert far <= 6
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_groups_of_any_size(size: float, adaptive: bool) -> None:
+    """As in float64, whose squares fit: also beside a group of ordinary size, and where the step is far from the weights."""
+    for step in (size, 1.0):
+        w = drawn((6, 5), "contiguous", torch.float32)
+        w[:3] *= size
+        second = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)) + 0.1
+        metric = Diagonal(second, step, 1e-3) if adaptive else step
+        steps = metric.steps().double() if isinstance(metric, Diagonal) else metric
+        u = w.clone()
+        group_soft_threshold_(u, metric, 0.2, 0)
+        wanted = group_soft_threshold(w.double(), steps, 0.2, 0)
+        for rows in (slice(3), slice(3, None)):
+            room = 1e-5 * float(w[rows].abs().max())
+            torch.testing.assert_close(u[rows].double(), wanted[rows], rtol=1e-5, atol=room)
+            assert torch.equal(u[rows] == 0, wanted[rows] == 0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_a_number_ends_and_stays_in_its_group(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     w = drawn((6, 5), "contiguous", torch.float32)
@@ -291,7 +315,9 @@ def test_what_is_not_a_number_ends_and_stays_in_its_group(bad: float, monkeypatc
     assert evaluations(monkeypatch, lambda: group_soft_threshold_(u, metric, 0.3, 0)) < 20
     others = [0, 1, 3, 4, 5]
     torch.testing.assert_close(u[others], expected[others], rtol=2e-5, atol=2e-6)
-    assert not torch.isfinite(u[2, 3])
+    wanted = w[2].clone()
+    wanted[3] = bad
+    torch.testing.assert_close(u[2], wanted, rtol=0, atol=0, equal_nan=True)  # its group comes back as it is
     soft_threshold_([v], [metric], [0.3], [0.0])
     assert int((~torch.isfinite(v)).sum()) == 1
 

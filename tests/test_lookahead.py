@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -147,14 +148,33 @@ def test_zeros_and_bounds_hold_after_a_synchronization() -> None:
     assert 0.1 < share < 1
 
 
-def test_zeros_of_the_fast_weights_stay() -> None:
+def one_step(terms: list[Any]) -> list[float]:
+    """From (1, 2, 0) by one step to (0, 1, -4), and half of the way back."""
     net = nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, 2.0, 0.0]]))
-    optimizer = Lookahead(torch.optim.SGD(net.parameters(), lr=1.0), 1, 0.5)
+    inner: Any = torch.optim.SGD(net.parameters(), lr=1.0)
+    optimizer = Lookahead(wp.regularize(inner, net, terms) if terms else inner, 1, 0.5)
     net.weight.grad = torch.tensor([[1.0, 1.0, 4.0]])
     optimizer.step()
-    assert net.weight.tolist() == [[0.0, 1.5, -2.0]]
+    return net.weight[0].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("term", [wp.L1(1e-9).on(), wp.TopK(2).on()], ids=lambda term: term.charge.name)
+def test_zeros_of_the_fast_weights_stay(term: Any) -> None:
+    assert one_step([term]) == [0.0, pytest.approx(1.5), pytest.approx(-2.0)]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [[], [wp.L2(0.0).on()], [wp.L1(0.0).on()], [wp.MaxNorm(9.0).on()], [wp.L1(1.0).on(how="loss")]],
+    ids=lambda terms: terms[0].charge.name if terms else "none",
+)
+def test_where_no_term_makes_zeros_it_ends_where_the_paper_says(terms: list[Any]) -> None:
+    """``slow + share*(fast - slow)``, of a fast weight that happens to be 0 too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has not been added to the cost")
+        assert one_step(terms) == [0.5, 1.5, -2.0]
 
 
 def test_constraints_are_projected_again() -> None:
@@ -174,6 +194,20 @@ def test_what_does_not_move_stays_bit_for_bit() -> None:
     train(net, optimizer, 6)
     assert torch.equal(net[0].weight, before[0])
     assert not torch.equal(net[0].bias, before[1])
+
+
+def test_a_layer_that_is_frozen_between_two_synchronizations_stays() -> None:
+    net = network()
+    optimizer = Lookahead(MAKES["sgd"](net.parameters()), 4, 0.3)
+    train(net, optimizer, 2)
+    net[0].requires_grad_(False)
+    frozen, free = net[0].weight.detach().clone(), net[2].weight.detach().clone()
+    train(net, optimizer, 2, 2)
+    assert torch.equal(net[0].weight, frozen)
+    assert not torch.equal(net[2].weight, free)
+    net[0].requires_grad_(True)
+    train(net, optimizer, 4, 4)
+    assert not torch.equal(net[0].weight, frozen)
 
 
 @pytest.mark.parametrize("at", [3, 5, 7])
@@ -303,6 +337,27 @@ class NeverZero(Lookahead):
         self._slow = {}
 
 
+class AlwaysZero(Lookahead):
+    """Keeps every zero of the fast weights, whether a term made it or not."""
+
+    def synchronize(self) -> None:
+        zeros = [(fast, fast == 0) for fast in self._slow]
+        super().synchronize()
+        with torch.no_grad():
+            for fast, zero in zeros:
+                fast.masked_fill_(zero, 0.0)
+
+
+class MovesFrozen(Lookahead):
+    """Mixes what is frozen by now."""
+
+    def synchronize(self) -> None:
+        frozen = [fast.requires_grad_(True) for fast in self._slow if not fast.requires_grad]
+        super().synchronize()
+        for fast in frozen:
+            fast.requires_grad_(False)
+
+
 class NotProjected(Lookahead):
     """Does not project after mixing."""
 
@@ -357,7 +412,9 @@ class ForgetsSlow(Lookahead):
 @pytest.mark.parametrize(
     ("mutant", "check"),
     [
-        (NeverZero, test_zeros_of_the_fast_weights_stay),
+        (NeverZero, lambda: test_zeros_of_the_fast_weights_stay(wp.L1(1e-9).on())),
+        (AlwaysZero, lambda: test_where_no_term_makes_zeros_it_ends_where_the_paper_says([])),
+        (MovesFrozen, test_a_layer_that_is_frozen_between_two_synchronizations_stays),
         (NotProjected, test_constraints_are_projected_again),
         (WrongWay, lambda: test_by_hand("sgd", 0.3)),
         (SlowFromTheStart, lambda: test_by_hand("sgd", 0.5)),

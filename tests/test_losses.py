@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError
 from wellposed.losses.metrics import metric, metrics, scaled
-from wellposed.losses.per_example import NAMED, Loss, PerExample, average
+from wellposed.losses.per_example import TORCH, Loss, PerExample, average, named
+from wellposed.training.checkpoint import load, save_run
+from wellposed.training.problems import TableMLP
 
 N, CLASSES, TIME = 7, 4, 5
 
@@ -55,6 +65,8 @@ def test_cross_entropy_of_one_row_by_hand() -> None:
         ("squared_error", nn.MSELoss()),
         ("absolute_error", nn.L1Loss()),
         ("huber", nn.HuberLoss()),
+        ("huber:0.25", nn.HuberLoss(delta=0.25)),
+        ("poisson", nn.PoissonNLLLoss()),
         ("binary_cross_entropy", nn.BCEWithLogitsLoss()),
     ],
 )
@@ -72,7 +84,8 @@ def test_named_losses_are_torchs_means(name: str, module: nn.Module, draw: torch
 
 
 def test_every_named_loss_is_tried_above() -> None:
-    assert set(NAMED) == {"cross_entropy", "squared_error", "absolute_error", "huber", "binary_cross_entropy"}
+    tried = {name.partition(":")[0] for name, _ in test_named_losses_are_torchs_means.pytestmark[0].args[1]}
+    assert {cls.name for cls in named().values()} == tried | {"quantile"}  # which is scikit-learn's, below
 
 
 def test_squared_error_sums_over_outputs_and_torchs_averages() -> None:
@@ -374,7 +387,8 @@ def test_auc_by_hand_and_its_limits() -> None:
     auc = metric("auc")
     assert auc.score(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])) == 0.75
     assert auc.score(torch.tensor([2.0, 2.0]), torch.tensor([0, 1])) == 0.5
-    assert math.isnan(auc.score(torch.tensor([1.0, 2.0]), torch.tensor([1, 1])))
+    with pytest.raises(InputError, match="both classes, and all 2 that count are of class 1"):
+        auc.score(torch.tensor([1.0, 2.0]), torch.tensor([1, 1]))
     with pytest.raises(InputError, match="two classes"):
         auc.rows(torch.zeros(3, 3), torch.tensor([0, 1, 2]))
 
@@ -420,11 +434,17 @@ def test_labels_of_their_own_for_each_output() -> None:
 
 
 def example(name: str, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    if name in ("r2", "rmse", "mae"):
+    kind = metrics()[name]
+    if not kind.classifies:
         target = scores(draw, 200)
         return target + 0.5 * scores(draw, 200), target
-    if name == "auc":
+    if name == "auc" or getattr(kind, "average", "") == "binary":
         return binary(draw, 200)
+    if name == "ece":  # surer than it may be in every bin: where gaps are near 0 their signs are noise
+        outputs = 4 * scores(draw, 200, CLASSES)
+        sure, guess = outputs.softmax(1).max(1)
+        right = (sure > 0.95) & (torch.arange(200) % 4 == 0)
+        return outputs, torch.where(right, guess, (guess + 1) % CLASSES)
     return scores(draw, 200, CLASSES), labels(draw, 200)
 
 
@@ -463,3 +483,569 @@ def test_metrics_in_the_units_of_the_target(draw: torch.Generator) -> None:
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean 'accuracy'"):
         metric("acuracy")
+
+
+# What targets a loss takes
+
+
+BAD = {
+    "NaN": torch.tensor([math.nan, 1.0, 0.0, 1.0]),
+    "infinite": torch.tensor([0.0, math.inf, 1.0, 0.0]),
+}
+SIGNS, FROM_ONE = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 2.0, 2.0, 1.0])
+DOMAINS: dict[str, list[tuple[Tensor, str]]] = {
+    "binary_cross_entropy": [(SIGNS, r"from -1 to 1.*\(y \+ 1\) / 2"), (FROM_ONE, r"from 1 to 2.*y - 1")],
+    "cross_entropy": [
+        (SIGNS.long(), r"\(y \+ 1\) / 2"),
+        (torch.tensor([1, 2, 3, 1]), "label 3 needs 4 outputs, there are 3.*subtract 1"),
+        (torch.tensor([0, -1, 2, 1]), "label -1.*-100"),
+        (torch.tensor([0, 10**9, 2, 1]), "label( is)? 1000000000"),
+        (torch.tensor([0.5, 1.0, 0.0, 1.0]), "squared_error for amounts"),
+        (torch.full((4, 3), 0.5), "sums to 1.5"),
+        (torch.tensor([[2.0, -1.0, 0.0]] * 4), "from -1 to 2"),
+    ],
+    "poisson": [(SIGNS, "at least 0; the smallest is -1")],
+    "squared_error": [],
+    "absolute_error": [],
+    "huber": [],
+    "quantile": [],
+}
+MODULES: dict[type[nn.Module], str] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "cross_entropy",
+    nn.MultiMarginLoss: "cross_entropy",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy",
+    nn.BCELoss: "binary_cross_entropy",
+    nn.MultiLabelSoftMarginLoss: "binary_cross_entropy",
+    nn.PoissonNLLLoss: "poisson",
+    nn.MSELoss: "squared_error",
+    nn.L1Loss: "absolute_error",
+    nn.SmoothL1Loss: "huber",
+    nn.HuberLoss: "huber",
+}
+SIGNED = {nn.SoftMarginLoss, nn.HingeEmbeddingLoss}
+
+
+def doors(loss: object, x: Tensor, y: Tensor, outputs: int) -> dict[str, Callable[[], object]]:
+    """Every way in that takes a loss and targets."""
+
+    def net() -> nn.Module:
+        return nn.Linear(2, outputs)
+
+    def problem() -> wp.Problem:
+        return wp.Problem(net, loss, wp.Data(train=(x, y), valid=(x, y)))
+
+    def loop() -> wp.Watch:
+        model = net()
+        return wp.watch(model, loss, train=(x, y), valid=(x, y))
+
+    one = wp.Recipe(epochs=1)
+    return {
+        "mean": lambda: Loss(loss).mean(net()(x), y),
+        "per_example": lambda: Loss(loss).per_example(net()(x), y),
+        "fit": lambda: wp.fit(problem(), one),
+        "fit_many": lambda: wp.fit_many(problem(), [one, one.replace(batch_size=2)]),
+        "watch": loop,
+        "certify": lambda: wp.certify(net(), loss, (x, y)),
+    }
+
+
+def cases() -> list[tuple[object, Tensor, str]]:
+    found: list[tuple[object, Tensor, str]] = []
+    for name in sorted({cls.name for cls in named().values()}):
+        bad = [(y, "NaN or infinite") for y in BAD.values()]
+        found += [(name, y, match) for y, match in [*DOMAINS[name], *bad]]
+    for module in TORCH:
+        if module in SIGNED:
+            found.append((module(), SIGNS.clamp_min(0), "2 \\* y - 1"))
+            continue
+        shares = (nn.NLLLoss, nn.MultiMarginLoss)
+        taken = [(y, m) for y, m in DOMAINS[MODULES[module]] if module not in shares or y.ndim == 1]
+        found += [(module(), y, match) for y, match in [*taken, *((y, "NaN or infinite") for y in BAD.values())]]
+    return found
+
+
+@pytest.mark.parametrize(("loss", "y", "match"), cases(), ids=str)
+def test_targets_outside_the_domain_are_refused_at_every_door(loss: object, y: Tensor, match: str) -> None:
+    outputs = 3 if Loss(loss).classes_are_indices or isinstance(loss, nn.MultiMarginLoss) else 1
+    if isinstance(loss, nn.MultiLabelSoftMarginLoss):
+        y = y[:, None]
+    for door, enter in doors(loss, torch.randn(4, 2), y, outputs).items():
+        refused = ""
+        try:
+            enter()
+        except InputError as error:
+            refused = str(error)
+        assert re.search(match, refused), (door, refused)
+
+
+def test_targets_inside_the_domain_are_taken_by_every_loss() -> None:
+    """The ends of the ranges, rounding of bfloat16, boolean labels, and masks."""
+    score = torch.zeros(3, 1)
+    for y in (torch.tensor([0.0, 1.0, 0.5]), torch.tensor([True, False, True]), torch.tensor([0, 1, 1])):
+        Loss("bce").mean(score, y)
+    soft = torch.tensor([[0.3, 0.7]] * 3).bfloat16()
+    Loss("ce").mean(torch.zeros(3, 2), soft * 0.9 + 0.05)
+    Loss("ce").mean(torch.zeros(3, 2), torch.tensor([0, -100, 1]))
+    Loss(nn.CrossEntropyLoss(ignore_index=-1)).mean(torch.zeros(3, 2), torch.tensor([0, -1, 1]))
+    Loss(nn.CrossEntropyLoss(ignore_index=255)).mean(torch.zeros(3, 2), torch.tensor([0, 255, 1]))
+    Loss("poisson").mean(score, torch.tensor([0.0, 0.5, 1e6]))
+    own = Loss(lambda f, y: (f[:, 0] - y.nan_to_num()).abs())  # a callable of one's own knows what it takes
+    own.mean(score, torch.tensor([math.nan, 1.0, 2.0]))
+
+
+LIMIT = 3 * 2**30
+"""Bytes of address space of a process that a wrong label must not fill; torch alone maps one and a half GiB."""
+WRONG = """
+import resource, sys
+import torch, wellposed as wp
+from torch import nn
+from wellposed.diagnosis import rows
+from wellposed.losses.metrics import metric, metrics
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+n, label = 300, {label}
+x, y = torch.randn(n, 4), torch.randint(0, 3, (n,))
+bad = y.clone()
+bad[100] = label
+one, net = wp.Recipe(epochs=1), lambda: nn.Linear(4, 3)
+loose = lambda f, y: nn.functional.cross_entropy(f, y.clamp(max=2), reduction="none")
+def problem(train, valid, loss="cross_entropy"):
+    return wp.Problem(net, loss, wp.Data(train=(x, train), valid=valid))
+def both(train, valid, loss):
+    watch = wp.watch(net(), loss, train=(x, train), valid=(x, valid), rows=n)
+    watch.epoch()
+    return wp.diagnose(watch)
+def split():
+    from wellposed.data.splits import split
+    return split(n, 0.2, seed=0, target=bad.numpy())
+refused = {{
+    "fit": lambda: wp.fit(problem(bad, 0.2), one),
+    "fit, own validation": lambda: wp.fit(problem(y, (x, bad)), one),
+    "fit, torch": lambda: wp.fit(problem(y, (x, bad), nn.CrossEntropyLoss(torch.ones(3))), one),
+    "fit, smoothed": lambda: wp.fit(problem(bad, 0.2), wp.Recipe(epochs=1, noise={{"label_smoothing": 0.1}})),
+    "fit_many": lambda: wp.fit_many(problem(bad, 0.2), [one] * 2),
+    "improve": lambda: wp.improve(problem(bad, 0.2), budget="2 recipes"),
+    "bias_variance": lambda: wp.bias_variance(problem(bad, 0.2), [one]),
+    "watch": lambda: both(bad, y, "cross_entropy"),
+    "watch, validation": lambda: both(y, bad, "cross_entropy"),
+    "certify": lambda: wp.certify(net(), "cross_entropy", (x, bad)),
+    "range test": lambda: wp.lr_range_test((m := net()), torch.optim.SGD(m.parameters(), lr=1.0), "cross_entropy", [(x, bad)]),
+    "mixed": lambda: wp.mixed(bad, torch.randperm(n), 0.5, classes=3),
+}} | {{
+    "metric " + name: lambda kind=kind: kind().rows(torch.randn(n, 3), bad) for name, kind in metrics(True).items()
+}}
+taken = {{
+    "watch of a loss of one's own": lambda: both(bad, bad, loose),
+    "wrong labels": lambda: rows.wrong(torch.randn(n, 3), bad, x),
+    "split": split,
+}}
+from wellposed.core.errors import InputError
+for name, call in (refused | taken).items():
+    try:
+        call()
+    except InputError:
+        assert name in refused, name
+    else:
+        assert name in taken, name + " was taken"
+print("held")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
+@pytest.mark.parametrize("label", [10**7, 10**9, 2**62])
+def test_a_wrong_label_never_takes_memory(label: int) -> None:
+    """Labels are compared with the outputs before anything is counted, looked up or built by them."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WRONG.format(limit=LIMIT, label=label)], capture_output=True, text=True, timeout=300
+    )
+    assert ran.stdout.strip() == "held", ran.stderr[-2000:]
+
+
+# Losses with a number
+
+
+@pytest.mark.parametrize(("text", "made"), [
+    ("huber:0.5", wp.Huber(0.5)), ("huber", wp.Huber()), ("quantile:0.9", wp.Quantile(0.9)), ("poisson", wp.Poisson()),
+])  # fmt: skip
+def test_a_loss_with_its_number_is_a_text_and_an_object(text: str, made: wp.Huber) -> None:
+    assert str(made) == str(Loss(text)) == str(Loss(made)) == text
+    assert Loss(text).criterion == made
+    assert Loss(text).name == text.partition(":")[0]
+    assert Loss(str(Loss(made))).criterion == made
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("huber:0", "delta is a finite number > 0"),
+        ("huber:-1", "delta"),
+        ("huber:nan", "delta"),
+        ("huber:x", "number after the colon"),
+        ("huber:", "number after the colon"),
+        ("quantile:1", r"lies in \(0, 1\)"),
+        ("quantile:0", "lies in"),
+        ("hubr:1", "Did you mean 'huber'"),
+        ("squared_error:2", "takes no number"),
+    ],
+)
+def test_numbers_that_a_loss_does_not_take(text: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Loss(text)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.9])
+def test_quantile_and_pinball_are_scikit_learns(level: float, draw: torch.Generator) -> None:
+    theirs = pytest.importorskip("sklearn.metrics")
+    outputs, target = scores(draw, N), scores(draw, N)
+    wanted = theirs.mean_pinball_loss(target, outputs, alpha=level)
+    assert Loss(wp.Quantile(level)).mean(outputs, target).item() == pytest.approx(wanted, abs=1e-14)
+    assert metric(f"pinball:{level}").score(outputs, target) == pytest.approx(wanted, abs=1e-14)
+
+
+def test_poisson_is_torchs_with_a_logarithm_of_the_rate(draw: torch.Generator) -> None:
+    outputs, target = scores(draw, N, 2), torch.randint(0, 9, (N, 2), generator=draw).double()
+    each = F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")
+    torch.testing.assert_close(Loss("poisson").per_example(outputs, target).total, each.sum(1))
+    assert Loss("poisson").mean(outputs, target).item() == pytest.approx(each.sum(1).mean().item())
+
+
+@pytest.mark.parametrize("name", sorted({cls.name for cls in named().values()}))
+def test_the_constant_of_a_loss_is_its_best(name: str, draw: torch.Generator) -> None:
+    """No other constant costs less on the training targets."""
+    loss = Loss(name + ":0.8" if name == "quantile" else name)
+    y = labels(draw, 201) if name in ("cross_entropy", "poisson") else labels(draw, 201, classes=2).double()
+    y = scores(draw, 201) if loss.numeric else y.double() if name == "poisson" else y
+    best = loss.constant(y, y)
+    if best is None:
+        assert name == "huber"
+        return
+    best = best.double()
+    cost = loss.mean(best.expand(201, *best.shape), y).item()
+    for step in (1e-2, 0.1, 1.0):
+        for sign in (-1, 1):
+            other = best.clone()
+            other.view(-1)[0] += sign * step
+            # Half a row more for each class moves the shares a little from the best ones.
+            assert loss.mean(other.expand(201, *best.shape), y).item() > cost - (
+                1e-3 if name == "cross_entropy" else 1e-7
+            )
+
+
+@pytest.mark.parametrize("loss", [wp.Huber(0.5), "huber:0.5", wp.Quantile(0.9), "poisson"])
+def test_losses_with_a_number_train_alone_as_together_and_are_certified(loss: object) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=draw)
+    rate = (0.5 * x[:, :1]).exp()
+    y = torch.poisson(rate, generator=draw)
+    problem = wp.Problem(lambda: nn.Linear(3, 1), loss, wp.Data(train=(x, y), valid=0.25), metric="mae")
+    recipe = wp.Recipe(epochs=30, batch_size=50, optimizer={"name": "adam", "lr": 0.05})
+    alone = wp.fit(problem, recipe, seed=1)
+    together = wp.fit_many(problem, [recipe], seeds=[0, 1])
+    for key, value in alone.model.state_dict().items():
+        torch.testing.assert_close(together[1].model.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+    first, last = alone.history["valid_loss"][0], alone.history["valid_loss"][-1]
+    assert last < first
+    assert alone.history.facts.get("constant_loss", math.inf) > last  # Huber's is not known
+    found = wp.certify(nn.Linear(3, 1), loss, (x, y), [wp.L1(1e-2).on(wp.weights)])
+    assert found.convex
+    watch = wp.watch(alone.model, loss, train=(x, y), valid=(x, y), metric="mae")
+    watch.epoch()
+    assert str(problem.loss) in ("huber:0.5", "quantile:0.9", "poisson")
+
+
+def test_a_quantile_covers_its_level_and_a_poisson_predicts_rates() -> None:
+    """Right answers known beforehand: the share of rows below the 90 % quantile, and the mean of counts."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 1, generator=draw)
+    recipe = wp.Recipe(epochs=60, batch_size=100, optimizer={"name": "adam", "lr": 0.03}, schedule={"name": "cosine"})
+    y = x + torch.randn(2000, 1, generator=draw)
+    run = wp.fit(wp.Problem(lambda: nn.Linear(1, 1), "quantile:0.9", wp.Data(train=(x, y), valid=0.25)), recipe)
+    assert float((y < run.model(x)).double().mean()) == pytest.approx(0.9, abs=0.02)
+    counts = torch.poisson((0.5 + 0.5 * x).exp(), generator=draw)
+    problem = wp.Problem(lambda: nn.Linear(1, 1), "poisson", wp.Data(train=(x, counts), valid=0.25), metric="mae")
+    run = wp.fit(problem, recipe)
+    weight, bias = run.model.weight.item(), run.model.bias.item()
+    assert (weight, bias) == (pytest.approx(0.5, abs=0.06), pytest.approx(0.5, abs=0.06))
+    source = problem.prepared.valid
+    inputs, target = source.batch(torch.arange(len(source)))
+    assert run.score() == pytest.approx((run.model(inputs).exp() - target).abs().mean().item(), rel=1e-5)
+
+
+def test_counts_of_a_table_are_not_shifted_and_a_saved_model_predicts_rates(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=draw)
+    frame = pd.DataFrame(x.numpy(), columns=["a", "b"])
+    y = pd.Series(torch.poisson((1 + 0.5 * x[:, 0]).exp(), generator=draw).numpy(), name="counts")
+    problem = wp.Problem(TableMLP(), "poisson", wp.Data(train=(frame, y), valid=0.25, task="regression"), metric="mape")
+    run = wp.fit(problem, wp.Recipe(epochs=40, optimizer={"name": "adam", "lr": 0.01}))
+    saved = load(save_run(run, tmp_path))
+    rates = saved.predict(frame)["prediction"]
+    assert rates.min() > 0
+    assert rates.mean() == pytest.approx(float(y.mean()), rel=0.15)
+    squared = wp.fit(
+        wp.Problem(TableMLP(), "squared_error", wp.Data(train=(frame, y), valid=0.25, task="regression"), metric="mape")
+    )
+    for one in (run, squared):
+        source, problem = one.problem.prepared.valid, one.problem
+        inputs, target = source.batch(torch.arange(len(source)))
+        given = problem.prepared.target.inverse(target.numpy().reshape(-1))
+        told = load(save_run(one, tmp_path)).model(inputs).detach().reshape(-1)
+        told = problem.prepared.target.inverse(problem.loss.response(told).numpy())
+        wanted = np.mean(np.abs(told - given) / np.maximum(np.abs(given), 2.0**-52))
+        assert one.score() == pytest.approx(wanted, rel=1e-4)
+
+
+# Class weights and smoothing
+
+
+def imbalanced() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    y = (torch.rand(1200, generator=draw) < 0.1).long()
+    x = torch.randn(1200, 6, generator=draw)
+    x[:, :2] += 1.6 * y[:, None]
+    return x, y
+
+
+@pytest.mark.parametrize("form", ["recipe", "module", "pos_weight"])
+def test_smoothing_does_not_undo_class_weights(form: str) -> None:
+    """Plain .71; with the smoothing weighed by the classes that it is spread over, as torch does, it was .13."""
+    x, y = imbalanced()
+    heavy = torch.tensor([1.0, 30.0])
+
+    def accuracy(smoothing: float) -> float:
+        noise = {"label_smoothing": smoothing if form != "module" else 0.0}
+        recipe = wp.Recipe(epochs=30, optimizer={"name": "adam", "lr": 0.02}, noise=noise)
+        if form == "pos_weight":
+            problem = wp.Problem(
+                lambda: nn.Linear(6, 1), nn.BCEWithLogitsLoss(pos_weight=heavy[1]), (x, y.float()[:, None])
+            )
+        else:
+            own = smoothing if form == "module" else 0.0
+            problem = wp.Problem(lambda: nn.Linear(6, 2), nn.CrossEntropyLoss(heavy, label_smoothing=own), (x, y))
+        return wp.fit(problem, recipe).score()
+
+    assert accuracy(0.2) > accuracy(0.0) - 0.05
+
+
+def test_class_weights_weigh_the_example_after_smoothing(draw: torch.Generator) -> None:
+    """Value, gradient and count by hand: ``sum_i w_(y_i) CE(f_i, smooth(y_i)) / sum_i w_(y_i)``."""
+    outputs, target, amount = scores(draw, N, CLASSES).requires_grad_(), labels(draw, N), 0.2
+    weight = torch.tensor([0.5, 2.0, 0.0, 10.0], dtype=torch.float64)
+    soft = (1 - amount) * F.one_hot(target, CLASSES).double() + amount / CLASSES
+    mine = weight[target]
+    wanted = -(mine * (soft * outputs.log_softmax(1)).sum(1)).sum() / mine.sum()
+    (slope,) = torch.autograd.grad(wanted, outputs)
+    found = Loss(nn.CrossEntropyLoss(weight)).parts(outputs, soft, softened=amount).mean()
+    module = Loss(nn.CrossEntropyLoss(weight, label_smoothing=amount), by_example=True).mean(outputs, target)
+    for value in (found, module):
+        assert value.item() == pytest.approx(wanted.item(), rel=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(value, outputs)[0], slope)
+    plain = Loss(nn.CrossEntropyLoss(weight)).parts(outputs, F.one_hot(target, CLASSES).double(), softened=0.0).mean()
+    assert plain.item() == pytest.approx(F.cross_entropy(outputs, target, weight).item())
+
+
+def test_a_mixed_example_weighs_as_its_labels_do(draw: torch.Generator) -> None:
+    outputs, a, b, share = scores(draw, N, CLASSES), labels(draw, N), labels(draw, N), 0.3
+    weight = torch.tensor([0.5, 2.0, 1.0, 10.0], dtype=torch.float64)
+    soft = share * F.one_hot(a, CLASSES).double() + (1 - share) * F.one_hot(b, CLASSES)
+    parts = [F.cross_entropy(outputs, y, weight, reduction="none") for y in (a, b)]
+    wanted = (share * parts[0] + (1 - share) * parts[1]).sum() / (share * weight[a] + (1 - share) * weight[b]).sum()
+    found = Loss(nn.CrossEntropyLoss(weight)).parts(outputs, soft, softened=0.0).mean()
+    assert found.item() == pytest.approx(wanted.item())
+
+
+def test_smoothed_class_weights_are_equal_alone_and_in_a_population() -> None:
+    x, y = imbalanced()
+    problem = wp.Problem(lambda: nn.Linear(6, 2), nn.CrossEntropyLoss(torch.tensor([1.0, 30.0])), (x, y))
+    recipe = wp.Recipe(epochs=3, noise={"label_smoothing": 0.2, "mixup": 0.2})
+    together = wp.fit_many(problem, [recipe], seeds=[0, 1])
+    alone = wp.fit(problem, recipe, seed=1)
+    for key, value in alone.model.state_dict().items():
+        torch.testing.assert_close(together[1].model.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+# Metrics on ordinary and degenerate targets
+
+
+def theirs(name: str, score: Tensor, y: Tensor, weight: Tensor | None) -> float:
+    """scikit-learn's value of a metric."""
+    sk = pytest.importorskip("sklearn.metrics")
+    kind, _, number = name.partition(":")
+    kw = {} if weight is None else {"sample_weight": weight.numpy()}
+    if not metrics()[kind].classifies:
+        given = {"mae": "mean_absolute_error", "mape": "mean_absolute_percentage_error", "pinball": "mean_pinball_loss",
+                 "rmse": "root_mean_squared_error", "r2": "r2_score"}[kind]  # fmt: skip
+        return float(getattr(sk, given)(y, score, **kw, **({"alpha": float(number)} if number else {})))
+    classes = score.shape[1] if score.ndim > 1 else 2
+    guess = (score.argmax(1) if score.ndim > 1 else (score > 0).long()).numpy()
+    chances = (score.softmax(1) if score.ndim > 1 else score.sigmoid()).numpy()
+    base, _, average = kind.partition("_")
+    if base in ("f1", "precision", "recall"):
+        return float(getattr(sk, f"{base}_score")(y, guess, average=average or "binary", **kw))
+    if kind == "top_k_accuracy":
+        return float(sk.top_k_accuracy_score(y, score.numpy(), k=int(number or 2), labels=range(classes), **kw))
+    if kind == "brier":
+        return float(sk.brier_score_loss(y, chances, labels=range(classes), **kw))
+    if kind == "auc":
+        return float(sk.roc_auc_score(y, score.numpy(), **kw))
+    if kind == "log_loss":
+        return float(sk.log_loss(y, chances, labels=range(classes), **kw))
+    return float(getattr(sk, f"{kind}_score")(y, guess, **kw))
+
+
+SPECIAL = {"ece"}
+"""What scikit-learn does not have; see the tests of its own below."""
+NUMBERED = {
+    "top_k_accuracy": ["top_k_accuracy:1", "top_k_accuracy:3"],
+    "pinball": ["pinball:0.9", "pinball:0", "pinball:1"],
+}
+
+
+@pytest.mark.parametrize("name", [n for base in sorted(set(metrics()) - SPECIAL) for n in NUMBERED.get(base, [base])])
+def test_every_metric_is_scikit_learns(name: str) -> None:
+    """Random rows with ties and weights, few rows, one class, a constant target, one row."""
+    draw = torch.Generator().manual_seed(5)
+    kind = metrics()[name.partition(":")[0]]
+    two = name == "auc" or getattr(kind, "average", "") == "binary"
+    for trial in range(24):
+        n = (1, 2, 7, 40)[trial % 4]
+        weight = torch.rand(n, generator=draw).double() if trial % 3 == 1 else None
+        if not kind.classifies:
+            y = scores(draw, n)
+            score = y + scores(draw, n)
+            if trial % 5 == 4:
+                y = torch.full_like(y, 0.1)
+            if trial % 10 == 9:
+                score = y.clone()
+        else:
+            score = (scores(draw, n) if two else scores(draw, n, 4)).mul(2).round()
+            y = torch.randint(2 if two else 4, (n,), generator=draw)
+            y = torch.full_like(y, int(y[0])) if trial % 6 == 5 else y
+        if name == "auc" and len(y.unique()) < 2:
+            with pytest.raises(InputError, match="both classes"):
+                metric(name).score(score, y, weight)
+            continue
+        found = metric(name).score(score, y, weight)
+        if name == "r2" and bool((y == y[0]).all()):  # theirs is NaN of one row, and rounding decides of constants
+            wanted = float(torch.equal(score, y))
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wanted = theirs(name, score, y, weight)
+        assert found == pytest.approx(wanted, rel=1e-12, abs=1e-12), (trial, n)
+        repeated = metric(name).rows_of_many(torch.stack([score, score]), y, weight)
+        assert repeated.shape == (2, n)
+        torch.testing.assert_close(repeated[1], metric(name).rows(score, y, weight))
+
+
+@pytest.mark.parametrize("name", metrics())
+def test_no_metric_is_nan_where_outputs_are_finite(name: str, draw: torch.Generator) -> None:
+    """One row, one class, a constant target, all masked, all weights 0, nothing: a number or a refusal in one sentence."""
+    kind = metrics()[name]
+    two = name == "auc" or getattr(kind, "average", "") == "binary"
+    for n in (0, 1, 5):
+        score = scores(draw, n) if two or not kind.classifies else scores(draw, n, 3)
+        fill = [0, 1, -100] if kind.classifies else [0.0, 2.5]
+        for value in fill:
+            y = torch.full((n,), value, dtype=torch.long if kind.classifies else torch.float64)
+            for weight in (None, torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)):
+                nothing = n == 0 or value == -100 or (weight is not None and not weight.any())
+                if nothing or name == "auc":
+                    with pytest.raises(InputError, match=name):
+                        metric(name).rows(score, y, weight)
+                else:
+                    assert bool(torch.isfinite(metric(name).rows(score, y, weight)).all())
+
+
+def test_r2_of_a_constant_target_is_one_or_zero() -> None:
+    r2, y = metric("r2"), torch.full((1000,), 0.1)  # the mean of these is not 0.1
+    assert r2.score(y, y) == 1.0
+    assert r2.score(y + 1e-3, y) == 0.0
+    assert r2.rows(y + torch.arange(1000), y).tolist() == [0.0] * 1000
+    problem = wp.Problem(
+        lambda: nn.Linear(2, 1), "mse", wp.Data(train=(torch.randn(40, 2), torch.full((40, 1), 3.0)), valid=0.5)
+    )
+    assert wp.fit(problem, wp.Recipe(epochs=2)).history["valid_metric"] == [0.0, 0.0]
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two bins: of confidences .6 and .8 one is right, of .3 none; so ``(|1.4 - 1| + |.3 - 0|) / 3``."""
+    chances = torch.tensor([0.6, 0.8, 0.3], dtype=torch.float64)
+    y = torch.tensor([1, 0, 0])
+    assert metric("ece:2").score(chances.logit(), y) == pytest.approx(0.7 / 3, abs=1e-15)
+    sure = torch.tensor([[900.0, 0.0], [900.0, 0.0]], dtype=torch.float64)  # exactly 1 is in the last bin
+    assert metric("ece").score(sure, torch.tensor([0, 1])) == 0.5
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_calibration_error_is_torchmetrics(bins: int, draw: torch.Generator) -> None:
+    theirs = pytest.importorskip("torchmetrics.functional.classification")
+    score, y = 2 * scores(draw, 500, CLASSES), labels(draw, 500)
+    wanted = theirs.multiclass_calibration_error(score, y, CLASSES, n_bins=bins)
+    assert metric(f"ece:{bins}").score(score, y) == pytest.approx(wanted.item(), abs=1e-6)  # they round to float32
+    one, two = score[:, 0], (y > 1).long()
+    wanted = theirs.binary_calibration_error(one, two, n_bins=bins)
+    assert metric(f"ece:{bins}").score(one, two) == pytest.approx(wanted.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", metrics())
+def test_a_weight_of_two_is_the_row_twice_and_of_zero_none(name: str, draw: torch.Generator) -> None:
+    outputs, target = example(name, draw)
+    twice = torch.cat([outputs, outputs[:50]]), torch.cat([target, target[:50]])
+    weight = torch.ones(200, dtype=torch.float64)
+    weight[:50] = 2
+    assert metric(name).score(outputs, target, weight) == pytest.approx(metric(name).score(*twice), rel=1e-12)
+    weight[:50] = 0
+    assert metric(name).score(outputs, target, weight) == pytest.approx(
+        metric(name).score(outputs[50:], target[50:]), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("text", [f"{name}:1" for name, kind in metrics().items() if not fields(kind)])
+def test_metrics_without_a_number_refuse_one(text: str) -> None:
+    with pytest.raises(InputError, match="takes no number"):
+        metric(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["top_k_accuracy:0", "top_k_accuracy:1.5", "pinball:2", "pinball:x", "ece:0", "ece:nan"]
+)
+def test_numbers_that_a_metric_does_not_take(text: str) -> None:
+    with pytest.raises(InputError, match=text.partition(":")[0]):
+        metric(text)
+
+
+def test_f1_of_several_classes_says_which_to_take(draw: torch.Generator) -> None:
+    with pytest.raises(InputError, match="f1_macro, f1_micro or f1_weighted"):
+        metric("f1").score(scores(draw, N, CLASSES), labels(draw, N))
+
+
+@pytest.mark.parametrize("name", [*sorted(metrics()), "top_k_accuracy:3", "pinball:0.9", "ece:5"])
+def test_every_metric_serves_in_a_problem_and_in_watch(name: str, draw: torch.Generator) -> None:
+    kind = metrics()[name.partition(":")[0]]
+    x = torch.randn(120, 3, generator=draw)
+    two = name == "auc" or getattr(kind, "average", "") == "binary"
+    y = labels(draw, 120, classes=2 if two else 4) if kind.classifies else scores(draw, 120, 1).float()
+    outputs, loss = (2 if two else 4, "cross_entropy") if kind.classifies else (1, "squared_error")
+    data = wp.Data(train=(x, y), valid=0.4, weight=torch.linspace(0.1, 2, 120))
+    problem = wp.Problem(lambda: nn.Linear(3, outputs), loss, data, metric=name)
+    run = wp.fit(problem, wp.Recipe(epochs=2))
+    assert run.history.facts["metric"] == name
+    assert run.history.facts["higher_is_better"] == kind.higher_is_better
+    rows = run.row_scores()
+    assert rows.mean() == pytest.approx(run.score() if kind.higher_is_better else -run.score())
+    assert run.history["valid_metric"][run.best_epoch] == pytest.approx(run.score(), rel=1e-5)
+    pair = wp.fit_many(problem, [wp.Recipe(epochs=2)], seeds=[0, 1])
+    assert pair[0].history["valid_metric"] == pytest.approx(run.history["valid_metric"], rel=1e-4, abs=1e-6)
+    watch = wp.watch(run.model, loss, train=(x, y), valid=(x, y), metric=name)
+    assert math.isfinite(watch.epoch()["valid_metric"])
+
+
+def test_a_metric_without_a_value_on_the_held_out_rows_is_refused_before_training() -> None:
+    x, y = torch.randn(60, 2), torch.arange(60) % 2
+    data = wp.Data(train=(x, y), valid=(x, torch.ones(60, dtype=torch.long)))
+    with pytest.raises(ProblemError, match="Of the validation rows: auc needs rows of both classes"):
+        wp.fit(wp.Problem(lambda: nn.Linear(2, 2), "cross_entropy", data, metric="auc"), wp.Recipe(epochs=1))
+    with pytest.raises(InputError, match="Did you mean 'f1_macro'"):
+        wp.Problem(lambda: nn.Linear(2, 2), "cross_entropy", (x, y), metric="f1_makro")

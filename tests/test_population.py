@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -34,15 +36,16 @@ from populations import (
 )  # fmt: skip
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.models.mlp import MLP
+from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import PLATEAU, SHAPES
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.recipe.recipe import NoiseSpec, chargeables, optimizers
+from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.jobs import Job, Outcome, Standing
 from wellposed.training.population import population as population_module
 from wellposed.training.population import rules
 from wellposed.training.population import together as together_module
-from wellposed.training.population.compiled import kernel
+from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.eager import Eager, StackedModel
 from wellposed.training.population.feed import Feed
 from wellposed.training.population.native import Program
@@ -116,6 +119,10 @@ NOISES: dict[str, list[Any]] = {
     ],
 }  # fmt: skip
 IMAGES = ("cutout", "cutmix")
+AVERAGING = {
+    name: get_args(field.annotation) for name, field in AveragingSpec.model_fields.items() if get_args(field.annotation)
+}
+"""The choices of an average."""
 
 
 def ingredients() -> dict[str, dict[str, Any]]:
@@ -135,7 +142,11 @@ def ingredients() -> dict[str, dict[str, Any]]:
         "plateau": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"lr": 0.3}},
         "plateau-adagrad": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"name": "adagrad", "lr": 1}},
         "ema": {"averaging": {"ema": 0.9}}, "ema-short": {"averaging": {"ema": 0.1}},
-        "swa": {"averaging": {"swa": 0.6}, "epochs": 4},
+        **{f"ema-{key}-{value}": {"averaging": {"ema": 0.9, key: value}} for key in AVERAGING for value in AVERAGING[key]},
+        "ema-all": {"averaging": {"ema": 0.3, "warmup": "none", "start": "model", "buffers": "average"}},
+        "swa-zeros": {"averaging": {"swa": 0.9}, "epochs": 4, "optimizer": {"lr": 0.1},
+                      "terms": [{"penalty": "l1", "strength": 0.3}]},
+        "swa": {"averaging": {"swa": 0.6}, "epochs": 4}, "swa-buffers": {"averaging": {"swa": 0.6, "buffers": "average"}},
         "ema-adagrad": {"averaging": {"ema": 0.9}, "optimizer": {"name": "adagrad"}},
         "ema-zeros": {"averaging": {"ema": 0.9}, "terms": [{"penalty": "l1", "strength": 0.3}], "optimizer": {"lr": 0.1}},
         "clip": {"clip": 0.1}, "clip-wide": {"clip": 100.0}, "clip-adagrad": {"clip": 0.1, "optimizer": {"name": "adagrad"}},
@@ -228,6 +239,20 @@ def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
     assert engines["plain"].startswith("compiled population of ")
     assert tried.engine("plain", False).startswith("torch population of ")
     assert "gradients" in engines["accumulate"]
+
+
+@BOTH
+def test_the_average_of_a_slot_is_over_with_it(compiled: bool) -> None:
+    """The audit of its run names the average of the recipe, once, whatever still waits to be collected."""
+    gc.disable()
+    try:
+        job = Job(recipe(averaging={"ema": 0.9, "warmup": "none"}))
+        run = together(problem(), [job], compiled)[0]
+        assert isinstance(run, Run)
+        assert str(run.audit()).count("an average of the weights is kept: ema=0.9, warmup='none'") == 1
+        assert not averages_of(run.model)
+    finally:
+        gc.enable()
 
 
 # Terms
@@ -431,9 +456,15 @@ class Cast(nn.Module):
         return found
 
 
-def odd(dtype: torch.dtype) -> wp.Problem:
-    """Sizes that no vector register divides, so that nothing falls into place by luck."""
-    x = torch.randn(61, 7, generator=torch.Generator().manual_seed(3))
+def odd(dtype: torch.dtype, begin: int = 0) -> wp.Problem:
+    """Sizes that no vector register divides, so that nothing falls into place by luck.
+
+    Args:
+        begin: numbers of the memory of the inputs that come before them.
+    """
+    values = torch.randn(61, 7, generator=torch.Generator().manual_seed(3))
+    memory = torch.cat([torch.zeros(begin), values.flatten()])
+    x = memory[begin:].view(61, 7)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
 
     def model() -> nn.Module:
@@ -492,6 +523,54 @@ def test_neighbours_place_threads_and_waiting_change_no_bit(
     assert same(wanted, late[-1])
     for one, other in zip(late, together(given, [*others, job]), strict=True):
         assert same(one, other)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+def test_a_slot_is_the_same_at_every_offset_in_memory(dtype: torch.dtype) -> None:
+    """Batches of 13 rows of 7 numbers: lane k of a shared batch would begin 13*7*k numbers after the first, so that
+    seventeen lanes without gaps meet every offset within a line of the cache; then a user's inputs that begin at each of them."""
+    job = Job(recipe(batch_size=13), 1)
+    wanted = together(odd(dtype), [job])[0]
+    assert isinstance(wanted, Run)
+    others = [Job(recipe(batch_size=13), 100 + seed) for seed in range(17)]
+    for at in range(17):
+        assert same(wanted, together(odd(dtype), [*others[:at], job, *others[at : at + 1]])[at]), at
+    for begin in range(17):
+        assert same(wanted, together(odd(dtype, begin), [job])[0]), begin
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
+@pytest.mark.parametrize(
+    "kind", sorted({*LAYERS, *STRUCTURES} - {"shared", "batch_norm_twice"})
+)  # these are trained alone
+def test_every_operand_of_a_product_begins_at_a_line_of_the_cache(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever model, lane, last batch and evaluation: the products are watched from outside, by a function in their place."""
+    real = kernel()
+    assert real is not None
+    shape = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)
+    product, seen = shape(real.gemm[dtype]), []
+
+    def watched(*given: int) -> None:
+        seen.append({given[at] % 64 for at in (6, 8, 11)})
+        product(*given)
+
+    spy = shape(watched)
+    address = ctypes.cast(spy, ctypes.c_void_p).value
+    assert address is not None
+    monkeypatch.setattr(
+        together_module, "kernel", lambda: Kernel(real.library, {**real.gemm, dtype: address}, real.blas_threads)
+    )
+    jobs = [
+        Job(recipe(batch_size=13, noise=noise), seed) for seed, noise in enumerate([{}, {"input": 0.1}, {"mixup": 0.2}])
+    ]
+    found = together(problem(kind, dtype=dtype), jobs)
+    assert all(isinstance(run, Run) and run.engine == "compiled population of 3" for run in found)
+    assert len(seen) > 20
+    assert set().union(*seen) == {0}
 
 
 @BOTH
@@ -1026,6 +1105,9 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
     "no clipping": (changed(clip=lambda r, c: 0.0), "clip-sgd"),
     "no ramp": (changed(ramp=lambda r, c: 1.0), "ema-zeros"),
     "average of one decay": (changed(average=lambda r, c: 0.1), "ema"),
+    "average without its zeros": (changed(sparse=lambda r, c: 0.0), "ema-zeros"),
+    "buffers copied": (changed(buffers=lambda r, c: 0.0), "ema-buffers-average"),
+    "buffers averaged": (changed(buffers=lambda r, c: 1.0), "ema"),
     "no average": (changed(average=lambda r, c: 0.0), "ema"),
     "coupled decay forgotten": (changed(coupled=lambda r, c: 0.0), "adam-1"),
     "l1 forgotten": (changed(l1=lambda r, c: 0.0), "l1-l2-norm"),

@@ -597,7 +597,7 @@ def test_wrong_arguments() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [torch.optim.LBFGS, torch.optim.Rprop, torch.optim.Adadelta, torch.optim.ASGD],
+    [torch.optim.LBFGS, torch.optim.Rprop],
     ids=lambda cls: cls.__name__,
 )
 def test_prox_is_refused_without_a_metric(make: Any) -> None:

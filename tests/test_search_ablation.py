@@ -30,6 +30,8 @@ from wellposed.search.state import State, Trial
 from wellposed.search.subject import with_test
 from wellposed.training.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 
 @pytest.fixture(autouse=True)
 def _short_runs() -> Iterator[None]:
@@ -233,7 +235,7 @@ def test_more_minutes_go_on_where_fewer_have_ended(tmp_path: Path) -> None:
         improve(problem(), "2s", out=tmp_path / "run", resume=True)
     began = time.monotonic()
     second = improve(problem(), "5s", out=tmp_path / "run", resume=True)
-    assert time.monotonic() - began < 3 * 1.2 + 2.0, "what was spent before counts"
+    assert time.monotonic() - began < 3 * 1.2 + 0.5, "what was spent before counts"
     assert second.facts["looks"] == 2
     kept = [t.recipe for t in first.trials if t.kind in ("baseline", "search")]
     assert [t.recipe for t in second.trials if t.kind in ("baseline", "search")][: len(kept)] == kept

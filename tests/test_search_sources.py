@@ -20,6 +20,8 @@ from wellposed.search.confirmation import Confirmed
 from wellposed.search.sources import error_budgets
 from wellposed.search.state import State
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 EPOCHS = 6
 
 
@@ -112,7 +114,7 @@ def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "error_budget", measured)
     assert error_budgets(bench, confirmed(bench)) == {}
     assert len(given) == 2
-    assert given[-1] == pytest.approx(bench.account.deadline(1.0) - sources.WRITING, abs=0.5)
+    assert given[-1] == pytest.approx(bench.account.deadline(1.0) - bench.writing, abs=0.5)
     assert "enough" in bench.notes[0]
 
 

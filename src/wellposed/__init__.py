@@ -20,9 +20,10 @@ from wellposed._version import __version__
 if TYPE_CHECKING:
     from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, MaxNorm, UnitNorm
     from wellposed.constraints.multiplier import NormBound
-    from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+    from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
     from wellposed.constraints.spectral import Orthogonal, SpectralBall
     from wellposed.core.errors import WellposedError
+    from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
     from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.gap_split import GapSplit, gap_split
     from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradients import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "core.errors": ["WellposedError"],
+    "core.reading": ["reading_up_to"],
     "core.selectors": ["biases", "convs", "embeddings", "heads", "inputs", "named", "norms", "weights"],
     "penalties.elementwise": ["L1", "L2", "ElasticNet", "WeightedL1"],
     "penalties.nonconvex": ["L0", "MCP", "SCAD"],
@@ -88,9 +91,10 @@ _PLACES = {
     "penalties.hierarchical": ["Hierarchical"],
     "penalties.functional": ["ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitNorm"],
     "constraints.balls": ["L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"],
-    "constraints.patterns": ["Box", "NonNegative", "Simplex", "TopK"],
+    "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
+    "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradients": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
@@ -163,8 +167,10 @@ __all__ = [
     "GradientNoise",
     "GroupL2",
     "GroupMCP",
+    "HalfSpace",
     "Hierarchical",
     "History",
+    "Huber",
     "Jacobian",
     "L1Ball",
     "L2Ball",
@@ -179,7 +185,9 @@ __all__ = [
     "Nuclear",
     "Orthogonal",
     "Orthogonality",
+    "Poisson",
     "Problem",
+    "Quantile",
     "RangeTest",
     "Recipe",
     "RowL21",
@@ -228,6 +236,7 @@ __all__ = [
     "norms",
     "perturb",
     "ramp",
+    "reading_up_to",
     "regularize",
     "report",
     "settle",

@@ -13,9 +13,10 @@ import wellposed as wp
 from charges import equal
 from wellposed.constraints.balls import L1Ball, L2Ball, LInfBall, UnitNorm
 from wellposed.constraints.multiplier import NormBound
-from wellposed.constraints.patterns import Box, NonNegative, Simplex, TopK
+from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
 from wellposed.constraints.spectral import Orthogonal, SpectralBall
 from wellposed.ops.norms import group_norms
+from wellposed.ops.project import simplex_threshold
 from wellposed.ops.spectral import as_matrices, back, spectral_map
 
 GIVEN: dict[str, list[dict[str, Any]]] = {
@@ -25,7 +26,18 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
     "linf_ball": [{"bound": 0.5}, {"bound": 0.0}],
     "unit_norm": [{}, {"by": "channel"}, {"by": "all"}],
     "non_negative": [{}],
-    "box": [{"low": -0.5, "high": 1.0}, {"low": 0.2, "high": math.inf}, {"low": 1.0, "high": 1.0}],
+    "box": [
+        {"low": -0.5, "high": 1.0},
+        {"low": 0.2, "high": math.inf},
+        {"low": 1.0, "high": 1.0},
+        {"low": [-1.0, 0.0, -math.inf], "high": [[0.5], [1.0], [math.inf], [2.0]]},
+    ],
+    "half_space": [
+        {"normal": 1.0, "limit": 0.5},
+        {"normal": [1.0, -2.0, 0.5], "limit": -0.3, "by": "unit"},
+        {"normal": [[1.0], [0.0], [-3.0], [2.0]], "limit": [0.5, 0.0, -1.0, 2.0], "by": "unit"},
+        {"normal": [[1.0], [0.0], [-3.0], [2.0]], "limit": -0.5, "by": "input"},
+    ],
     "simplex": [{}, {"total": 2.0, "by": "input"}, {"total": 0.3, "by": "all"}, {"total": 0.0}],
     "top_k": [{"keep": 3}, {"keep": 0}, {"keep": 0.3, "by": "unit"}, {"keep": 1, "by": "input"}],
     "spectral_ball": [{"bound": 1.0}, {"bound": 0.5, "parts": 2}, {"bound": 0.0}],
@@ -82,6 +94,22 @@ def box_form(cls: Callable[..., Any]) -> None:
     """Between -1 and 2, and with an open end."""
     equal(cls(-1.0, 2.0).project(tensor(3.0, -2.0, 0.5)), [2.0, -1.0, 0.5])
     equal(cls(-math.inf, 2.0).project(tensor(3.0, -2.0)), [2.0, -2.0])
+    # An end for each column and for each row.
+    equal(cls([0.0, -1.0], [[1.0], [2.0]]).project(tensor([3.0, -2.0], [3.0, 0.5])), [[1.0, -1.0], [2.0, 0.5]])
+
+
+def half_space_form(cls: Callable[..., Any]) -> None:
+    """(2, 4) with normal (1, 2) and limit 5: <a, w> = 10 is 5 too much, |a|^2 = 5, so once the normal is taken away."""
+    equal(cls([1.0, 2.0], 5.0).project(tensor(2.0, 4.0)), [1.0, 2.0])
+    equal(cls([1.0, 2.0], 5.0).project(tensor(1.0, 1.0)), [1.0, 1.0])
+    # A limit below 0 pushes away from the origin: -1 - 0 over |a|^2 = 2.
+    equal(cls(1.0, -1.0).project(tensor(0.0, 0.0)), [-0.5, -0.5])
+    # Each row alone, with one normal and two limits; the second row is within its own.
+    w = tensor([2.0, 4.0], [2.0, 4.0])
+    equal(cls([1.0, 2.0], [5.0, 11.0], by="unit").project(w), [[1.0, 2.0], [2.0, 4.0]])
+    # Of all: <a, w> = 20 with |a|^2 = 10 is 10 too much.
+    equal(cls([1.0, 2.0], 10.0).project(w), [[1.0, 2.0], [1.0, 2.0]])
+    equal(cls([[1.0], [0.0]], 1.0, by="input").project(w), [[1.0, 1.0], [2.0, 4.0]])
 
 
 def simplex_form(cls: Callable[..., Any]) -> None:
@@ -143,6 +171,7 @@ CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {
     "unit_norm": unit_norm_form,
     "non_negative": non_negative_form,
     "box": box_form,
+    "half_space": half_space_form,
     "simplex": simplex_form,
     "top_k": top_k_form,
     "spectral_ball": spectral_ball_form,
@@ -454,3 +483,60 @@ class BoundWithoutTheStep(NormBound):
 class BoundDescends(NormBound):
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
         return -super().excess(w, like)
+
+
+class BoxClipsInfinity(Box):
+    def project(self, w: Tensor) -> Tensor:
+        low, high = (torch.as_tensor(end).to(w) for end in self.interval)
+        return w.clamp(low, high)
+
+
+class L2WithoutAGradient(L2Ball):
+    """Divided by a norm of 0 where that is not asked for: the value is right, the gradient is not a number."""
+
+    def project(self, w: Tensor) -> Tensor:
+        norm = w.square().sum().sqrt()
+        return torch.where((norm > self.bound * (1 + 1e-12)) & torch.isfinite(norm), w * (self.bound / norm), w)
+
+
+class SimplexLosesItsTotal(Simplex):
+    """Thresholds beside large numbers: the total is lost in rounding, and all becomes 0."""
+
+    def project(self, w: Tensor) -> Tensor:
+        if (
+            self.by != "all"
+            or not w.numel()
+            or float(w.detach().abs().max()) < 1e10
+            or not bool(torch.isfinite(w).all())
+        ):
+            return super().project(w)
+        row = w.double().reshape(1, -1)
+        return (row - simplex_threshold(row, self.total)).clamp_min(0.0).view(w.shape).to(w.dtype)
+
+
+class BallOfNothing(wp.MaxNorm):
+    def project(self, w: Tensor) -> Tensor:
+        return super().project(w) if float(w.detach().abs().max()) < math.inf else w.clone()
+
+
+class HalfSpaceAlongTheUnitNormal(HalfSpace):
+    """The excess is divided by the norm of the normal once, not twice."""
+
+    def project(self, w: Tensor) -> Tensor:
+        if self.axis is not None or not w.numel():
+            return super().project(w)
+        normal = torch.as_tensor(self.normal).to(w).expand_as(w)
+        over = ((normal * w).sum() - self.limit).clamp_min(0.0)
+        return w - over * normal / normal.norm()
+
+
+class HalfSpaceIsAPlane(HalfSpace):
+    def project(self, w: Tensor) -> Tensor:
+        return -HalfSpace(self.normal, -self.limit, self.by).project(-super().project(w))
+
+
+class HalfSpaceOfAll(HalfSpace):
+    def project(self, w: Tensor) -> Tensor:
+        return (
+            HalfSpace(self.normal, self.limit).project(w) if not isinstance(self.limit, Tensor) else super().project(w)
+        )

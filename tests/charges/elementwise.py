@@ -690,3 +690,25 @@ class L1SPReferenceWithGradient(L1SP):
         found = super().at(leaf)
         object.__setattr__(found, "reference", leaf.tensor.clone())
         return found
+
+
+class L0OfNotANumber(L0):
+    """A comparison with what is not a number is false, so that it becomes 0."""
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        kept = w.abs() > (2.0 * self.strength * step) ** 0.5
+        return torch.where(kept, w, torch.zeros_like(w))
+
+
+class L1ViolationOfNotANumber(wp.L1):
+    """The sign of what is not a number is 0 in torch."""
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        return super().violation(w.nan_to_num(nan=0.0), grad, step)
+
+
+class L1WithoutAGradient(wp.L1):
+    """A root of squares in place of the absolute value."""
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.strength * w.square().sqrt().sum()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import wellposed as wp
 from charges import equal
+from wellposed.core.errors import ShapeError
 from wellposed.ops.groups import Groups, along
-from wellposed.ops.norms import group_norms, other_axes
+from wellposed.ops.norms import group_norms, other_axes, rooted_sum
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, group_soft_threshold, soft_threshold
 from wellposed.ops.variation import variation_prox
 from wellposed.penalties.base import CoupledPenalty, Penalty, Traits
@@ -27,6 +28,9 @@ from wellposed.testing.laws import PENALTY_LAWS, STEPS, cases, minimizes, minimi
 ALL = torch.tensor([0])
 """Group numbers that broadcast to every shape: one group of all."""
 
+BY_SIGHT = torch.tensor([[0, 1, -1], [0, 0, 1], [1, 1, 1], [-1, 0, 0]])
+"""Group numbers of a matrix (4, 3): two groups of five, and two weights in none."""
+
 Given = dict[str, Any]
 COUPLED: dict[str, list[tuple[Given, list[tuple[int, ...]]]]] = {
     "tied_groups": [
@@ -35,6 +39,7 @@ COUPLED: dict[str, list[tuple[Given, list[tuple[int, ...]]]]] = {
             [(3, 2), (3,), (2, 3)],
         ),
         ({"strength": 0.1, "axes": {"a": "filter", "b": "channel"}}, [(2, 1, 2), (2, 2, 2)]),
+        ({"strength": 0.3, "axes": {"a": "unit", "b": "input"}, "weights": 1.5}, [(2, 2), (1, 2)]),
     ],
     "hierarchical": [
         ({"strength": 0.4, "hierarchy": 1.5}, [(1, 3), (3, 3)]),
@@ -50,9 +55,20 @@ GIVEN: dict[str, list[Given]] = {
         {"strength": 0.2, "by": "head", "heads": 2},
         {"strength": 0.3, "by": "block", "block": (2, 1)},
         {"strength": 0.1, "by": ALL},
+        {"strength": 0.3, "weights": 1.0},
+        {"strength": 0.3, "by": "input", "weights": [2.0, 0.0, 0.5]},
+        {"strength": 0.3, "by": BY_SIGHT, "weights": (1.0, 2.0)},
     ],
-    "sparse_group": [{"strength": 0.3}, {"strength": 0.4, "mix": 0.2, "by": "input"}],
-    "group_mcp": [{"strength": 0.3}, {"strength": 0.2, "gamma": 3.5, "by": "input"}],
+    "sparse_group": [
+        {"strength": 0.3},
+        {"strength": 0.4, "mix": 0.2, "by": "input"},
+        {"strength": 0.4, "mix": 0.4, "by": "input", "weights": [2.0, 0.0, 0.5]},
+    ],
+    "group_mcp": [
+        {"strength": 0.3},
+        {"strength": 0.2, "gamma": 3.5, "by": "input"},
+        {"strength": 0.2, "by": BY_SIGHT, "weights": [0.0, 1.5]},
+    ],
     "total_variation": [{"strength": 0.3}, {"strength": 0.2, "axis": 0}],
     **{name: [given for given, _ in entries] for name, entries in COUPLED.items()},
 }
@@ -85,9 +101,23 @@ class AsOne(Penalty):
         return self.charge.traits
 
     @property
+    def hows(self) -> Any:
+        return self.charge.hows
+
+    def check(self, name: str, w: Tensor) -> None:
+        total = sum(math.prod(shape) for shape in self.shapes)
+        if w.shape != (total,):
+            raise ShapeError(f"AsOne is cut from {total} numbers, not from {tuple(w.shape)}.")
+
+    @property
     def inner(self) -> Any:
         changed: Any = replace
         return changed(self.charge, strength=self.strength)
+
+    @property
+    def total(self) -> tuple[int]:
+        """The shape of the flat tensor."""
+        return (sum(math.prod(shape) for shape in self.shapes),)
 
     def cut(self, w: Tensor) -> list[Tensor]:
         parts = w.split([math.prod(shape) for shape in self.shapes])
@@ -115,27 +145,32 @@ class AsOne(Penalty):
         return found
 
 
-def check_coupled(charge: CoupledPenalty, **settings: Any) -> None:
-    """Every law on a penalty of several tensors, one of those in `COUPLED` or wrong in one way.
-
-    The value of a hierarchy does not say what is forbidden, so that its prox is compared with rivals by another one, which
-    does.
-    """
+def as_one(charge: CoupledPenalty) -> AsOne:
+    """A penalty of several tensors, one of those in `COUPLED` or wrong in one way, as one of a flat tensor."""
     kind = "tied_groups" if isinstance(charge, TiedGroups) else "hierarchical"
     shapes = next(
         shapes
         for given, shapes in COUPLED[kind]
         if all(getattr(charge, name) == value for name, value in given.items())
     )
-    total = (sum(math.prod(shape) for shape in shapes),)
+    return AsOne(charge, shapes)
+
+
+def check_coupled(charge: CoupledPenalty, **settings: Any) -> None:
+    """Every law on a penalty of several tensors.
+
+    The value of a hierarchy does not say what is forbidden, so that its prox is compared with rivals by another one, which
+    does.
+    """
+    one = as_one(charge)
     if not isinstance(charge, Hierarchical):
-        check_penalty(AsOne(charge, shapes), shapes=[total], **settings)
+        check_penalty(one, shapes=[one.total], **settings)
         return
     compared = (minimizes, minimizes_in_metric)
     seed, dtype = settings.get("seed", 0), settings.get("dtype", torch.float64)
-    for case in cases(AsOne(charge, shapes), [total], seed, dtype, STEPS):
+    for case in cases(one, [one.total], seed, dtype, STEPS):
         for law in PENALTY_LAWS:
-            law(AsOne(charge, shapes, strict=law in compared), case)
+            law(AsOne(charge, one.shapes, strict=law in compared), case)
 
 
 def group_l2_form(cls: Callable[..., Any]) -> None:
@@ -155,6 +190,12 @@ def group_l2_form(cls: Callable[..., Any]) -> None:
         torch.tensor([[3.6, 3.2]], dtype=torch.float64), torch.tensor([[4.0, 2.0]], dtype=torch.float64)
     )
     equal(found, [[1.2, 1.6]])
+    # Weights in place of sqrt(2): norms 5 and 0.5 are charged 2 and 0, and step 1/2 takes 1 off the first.
+    equal(cls(1.0, weights=[2.0, 0.0]).value(w), 10.0)
+    equal(cls(1.0, weights=torch.tensor([2.0, 0.0])).prox(w, 0.5), [[2.4, 3.2], [0.3, 0.4]])
+    equal(cls(1.0, weights=1.0).value(w), 5.5)
+    # Group numbers 2 and 0, with weights for 0, 1 and 2.
+    equal(cls(1.0, by=torch.tensor([[2], [0]]), weights=[4.0, 9.0, 2.0]).value(w), 12.0)
     # A kernel (2, 1, 1, 2): sqrt(size) is that of one filter.
     equal(cls(s).value(w.view(2, 1, 1, 2)), 5.5)
 
@@ -528,3 +569,43 @@ class HierarchyOfTheMeanStep(Hierarchical):
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
         found = super().prox(ws, [float(torch.as_tensor(t).mean()) for t in steps])
         return [torch.where(torch.as_tensor(t) > 0, u, w) for u, w, t in zip(found, ws, steps, strict=True)]
+
+
+class GroupOfNotANumber(wp.GroupL2):
+    """No comparison holds for what is not a number, so that its group counts as dead."""
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(w, dim=tuple(range(1, w.ndim)), keepdim=True)
+        return (
+            torch.where(norms > 0, super().prox(w, step), torch.zeros_like(w))
+            if self.by == "unit"
+            else super().prox(w, step)
+        )
+
+
+class GroupWithoutRoom(wp.GroupL2):
+    """Squares in the type of the weights: those of large numbers are infinite, those of small ones vanish."""
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        if self.by != "unit" or isinstance(step, Tensor):
+            return super().prox(w, step)
+        norms = rooted_sum(w.square().sum(dim=tuple(range(1, w.ndim)), keepdim=True))
+        factor = (1.0 - step * self.scaled(w) / norms.where(norms > 0, torch.ones_like(norms))).clamp_min(0.0)
+        shrunk = w * torch.where((norms > 0) | (torch.as_tensor(step) == 0), factor, torch.zeros_like(norms))
+        return torch.where(torch.isfinite(w), shrunk, w)
+
+
+class GroupOfNothing(wp.GroupL2):
+    def value(self, w: Tensor) -> Tensor:
+        return super().value(w) + 0.0 * w.max()
+
+
+class GroupWeightsForgotten(wp.GroupL2):
+    def scaled(self, w: Tensor) -> float | Tensor:
+        return wp.GroupL2(self.strength, self.by, self.heads, self.block).scaled(w)
+
+
+class GroupWeightsTimesTheRoot(wp.GroupL2):
+    def scaled(self, w: Tensor) -> float | Tensor:
+        sizes = self.groups(w).sizes
+        return super().scaled(w) * (1.0 if self.weights is None else sizes**0.5)

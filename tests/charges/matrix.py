@@ -20,7 +20,7 @@ GIVEN: dict[str, list[dict[str, Any]]] = {
     "spectral": [{"strength": 0.3}, {"strength": 0.6, "parts": 2}],
     # With step 3 the amount is above 1, where the prox is not unique everywhere.
     "orthogonality": [{"strength": 0.2}, {"strength": 0.35, "parts": 2}],
-    "row_l21": [{"strength": 0.3}],
+    "row_l21": [{"strength": 0.3}, {"strength": 0.3, "weights": [1.0, 0.0, 2.0, 0.5]}],
 }
 
 
@@ -114,7 +114,7 @@ class NuclearIsFrobenius(Nuclear):
 class NuclearForgetsItsParts(Nuclear):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         a = as_matrices(w)
-        return back(soft_threshold_spectrum(a, self.amount(a, step)), w)
+        return back(soft_threshold_spectrum(a, torch.as_tensor(step).to(a) * self.strength), w)
 
 
 class NuclearViolationWithoutTheFreePart(Nuclear):
@@ -223,3 +223,11 @@ class RowsAreEntries(RowL21):
 class RowsSquared(RowL21):
     def value(self, w: Tensor) -> Tensor:
         return self.strength * w.square().sum()
+
+
+class NuclearThroughTheDecomposition(Nuclear):
+    """The gradient of a singular value decomposition is not a number where singular values meet."""
+
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
+        u, s, vh = torch.linalg.svd(a, full_matrices=False)
+        return torch.where(amount > 0, (u * (s - amount).clamp_min(0.0).unsqueeze(-2)) @ vh, a)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from wellposed._version import __version__
 from wellposed.cli import diagnose, improve, predict, recipe, report
+from wellposed.cli.errors import Stopped
+from wellposed.cli.terminal import say
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C is handed on, which the versions of typer take for different exit statuses."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise Stopped from interrupt
+
 
 app = typer.Typer(
     name="wellposed",
+    cls=Commands,
     help="Find out what holds a model back, search for a better recipe, and prove or deny that it is better.",
     no_args_is_help=True,
     add_completion=False,
@@ -21,7 +37,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"wellposed {__version__}")
+        say(f"wellposed {__version__}")
         raise typer.Exit
 
 

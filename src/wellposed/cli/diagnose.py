@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from wellposed.cli.errors import sentence
+from wellposed.cli.options import MaxMemory
+from wellposed.cli.terminal import complain, hand_over, say, takes, width
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis
@@ -28,6 +30,7 @@ def diagnose(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
     ] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
     from wellposed.core.files import jsonable
@@ -38,7 +41,7 @@ def diagnose(
         check_name(figure)
     found, unread = _all_of(sources)
     if as_json and (len(found) or not unread):
-        print(json.dumps([jsonable(one.to_dict()) for one in found]))
+        hand_over(json.dumps([jsonable(one.to_dict()) for one in found]) + "\n")
     elif not as_json:
         _show(found, details)
     if figure is not None and len(found):
@@ -46,14 +49,13 @@ def diagnose(
 
         write_figure(found, figure)
         if not as_json:
-            print(f"figure: {figure}")
+            say(f"figure: {figure}")
     if unread:
         raise typer.Exit(1)
 
 
 def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
     """What can be read is judged; each source that cannot gets its sentence on stderr."""
-    from wellposed.cli.errors import sentence, shown
     from wellposed.core.errors import WellposedError
     from wellposed.diagnosis.diagnose import every_run, worst_first
     from wellposed.diagnosis.diagnosis import Diagnoses
@@ -67,7 +69,7 @@ def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
             runs = [error]
         for one in runs:
             if isinstance(one, Exception):
-                print(f"Error: {shown(sentence(one))}", file=sys.stderr)
+                complain(f"Error: {sentence(one)}")
                 unread = True
             else:
                 found.append(one)
@@ -76,30 +78,16 @@ def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
 
 def _show(found: Diagnoses, details: bool) -> None:
     """One source with everything; several as a table, the worst first."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if len(found) > 1:
-        _say(found.table(width))
-        if not details:
-            print("\nWith --details: the evidence, the next step and what is not known, for each.")
-    for one in found.worst_first if details or len(found) == 1 else ():
-        if len(found) > 1:
-            print()
-        if width is not None and (drawing := _sketch(one, width)):
-            _say(f"{drawing}\n")
-        _say(str(one))
-
-
-def _say(text: str) -> None:
-    """Print, with a question mark for each sign that the terminal or the pipe cannot take."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding))
-
-
-def _sketch(one: Diagnosis, width: int) -> str:
     from wellposed.reporting.sketch import SIGNS, sketch
 
-    try:
-        SIGNS.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return sketch(one, width, ascii_only=True)
-    return sketch(one, width)
+    columns = width()
+    if len(found) > 1:
+        say(found.table(columns))
+        if not details:
+            say("\nWith --details: the evidence, the next step and what is not known, for each.")
+    for one in found.worst_first if details or len(found) == 1 else ():
+        if len(found) > 1:
+            say()
+        if columns is not None and (drawing := sketch(one, columns, ascii_only=not takes(SIGNS))):
+            say(f"{drawing}\n")
+        say(str(one))

@@ -1,53 +1,64 @@
-"""Errors at the command line: one sentence on stderr, exit status 1; 2 for wrong usage, 130 for Ctrl-C."""
+"""Errors at the command line: one sentence on stderr, exit status 1; 2 for wrong usage, 128 + the signal where one came."""
 
 from __future__ import annotations
 
 import errno
-import sys
+import io
 import traceback
 from collections.abc import Callable
+from typing import Any
 
-LONGEST = 1500
-"""Signs of one message: a column's name may have ten thousand."""
+from wellposed.cli.interrupts import Interrupts
+from wellposed.cli.terminal import complain, explain, speaking, undelivered
 
 
-def guarded(command: Callable[[], None], debug: bool) -> int:
+class Stopped(Exception):
+    """Ctrl-C, or what ends like it, came before there was anything to keep, or after all was kept."""
+
+
+def guarded(command: Callable[[], Any], debug: bool) -> int:
     """Run a command; the exit status. ``debug`` shows the traceback."""
+    with Interrupts() as interrupts, speaking():
+        try:
+            status = _status(command, debug)
+            missing = undelivered()
+            if missing and not status:
+                complain(
+                    f"Error: Standard output could not be written ({missing}). What was written to files is whole."
+                )
+                status = 1
+        except KeyboardInterrupt:
+            complain("Interrupted.")
+            status = interrupts.status
+        return status if interrupts.came is None else interrupts.status
+
+
+def _status(command: Callable[[], Any], debug: bool) -> int:
     try:
-        command()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away; there is nobody to tell.
-        sys.stderr.close()
-        return 1
+        ended = command()
+    except SystemExit as error:
+        ended = error.code if isinstance(error.code, int) or not error.code else 1
+    except Stopped:
+        raise KeyboardInterrupt from None
     except Exception as error:
+        show = getattr(error, "show", None)
+        if show is not None:  # of the parser: how the command is used
+            usage = io.StringIO()
+            show(file=usage)
+            explain(usage.getvalue())
+            return int(getattr(error, "exit_code", 2))
         if debug:
-            traceback.print_exc()
-        print(f"Error: {shown(sentence(error))}", file=sys.stderr)
+            explain(traceback.format_exc())
+        complain(f"Error: {sentence(error)}")
         return 1
-    return 0
-
-
-def visible(text: str) -> str:
-    """Text of others for a terminal, without the control characters that could steer it."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
-
-
-def shown(text: str) -> str:
-    """Text of others as one line for a terminal, and not without end."""
-    line = visible(" ".join(text.split()))
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    return ended if isinstance(ended, int) else 0
 
 
 def sentence(error: Exception) -> str:
     """What a person needs to know of an error, on one line."""
     from wellposed.core.errors import WellposedError
 
-    text = " ".join(str(error).split())
+    text = str(error)
     if isinstance(error, WellposedError):
         return text
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

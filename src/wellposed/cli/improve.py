@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.errors import shown, visible
+from wellposed.cli.options import MaxMemory
+from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
+from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
     from wellposed.training.problem import Problem
@@ -36,7 +37,8 @@ def improve(
         str | None, typer.Option(help="classification or regression; by default the target decides.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, balanced_accuracy, log_loss, auc; r2, rmse, mae.")
+        str | None,
+        typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ..."),
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
@@ -59,10 +61,13 @@ def improve(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
+    began = clock.monotonic()  # imports take seconds, and count
     from wellposed.cli.progress import progress
-    from wellposed.core.errors import InputError, did_you_mean, listed
+    from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
+    from wellposed.core.files import read_json
     from wellposed.search.budget import Budget
 
     if engine not in ENGINES:
@@ -71,17 +76,19 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with progress(spent, quiet or as_json), contextlib.redirect_stdout(sys.stderr):
+    with progress(spent, quiet or as_json), apart():
         from wellposed.recipe.recipe import as_recipe
-        from wellposed.reporting.html import report
+        from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
+        from wellposed.search.state import SCHEMA
+        from wellposed.search.study import STUDY, summary
 
-        began = clock.monotonic()
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
-        problem = problem_of(data, target, task, metric, drop or [], group, time, test)
-        name = re.sub(r"[^\w.-]+", "-", problem.name).strip("-.") or "study"
+        columns = [spelled(name) or name for name in drop or []]
+        problem = problem_of(data, spelled(target), task, metric, columns, spelled(group), spelled(time), test)
+        name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
         try:
@@ -91,19 +98,25 @@ def improve(
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:
-            kept = f"; go on with --out {shown(shlex.quote(str(folder)))} --resume" if folder.exists() else ""
-            print(f"Interrupted{kept}.", file=sys.stderr)
+            kept = f"; go on with --out {shlex.quote(str(folder))} --resume" if folder.exists() else ""
+            complain(f"Interrupted{kept}.")
             raise typer.Exit(130) from None
-        page = report(study)
-    for kind, sentences in (("warning", study.facts["warnings"]), ("note", study.notes)):
+        except StudyFinished:
+            # A process that was killed, or found the disk full, before its page was written: the page is all that is missing.
+            if same_page(folder):
+                raise
+            study = None
+        page = report(study or folder)
+        record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
+    for kind, sentences in (("warning", record["warnings"]), ("note", record["notes"])):
         for said in sentences:
-            print(f"{kind}: {shown(said)}", file=sys.stderr)
+            complain(f"{kind}: {said}")
     if as_json:
-        print(json.dumps(json.loads((folder / "study.json").read_text(encoding="utf-8"))))
+        hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:
-        print(*map(visible, str(study).splitlines()), sep="\n")
-        print(f"report: {page}")
-    if not study.facts["looks"]:  # interrupted before the confirmation
+        say(summary(record))
+        say(f"report: {page}")
+    if not record["looks"]:  # interrupted before the confirmation
         raise typer.Exit(130)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from wellposed.cli.errors import guarded
 
@@ -15,10 +16,10 @@ def run() -> None:
     sys.exit(guarded(_main, debug))
 
 
-def _main() -> None:
+def _main() -> Any:
     from wellposed.cli.app import app
 
-    app(prog_name="wellposed")
+    return app(prog_name="wellposed", standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wellposed.cli.errors import visible
+from wellposed.cli.options import MaxMemory
+from wellposed.cli.terminal import apart, hand_over
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -22,6 +21,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
     data: Annotated[str, typer.Argument(help="A table or .npz of new rows, or FILE.py:NAME for its test rows.")],
     out: Annotated[Path | None, typer.Option(help="A .csv to write; by default stdout.")] = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Predict new rows with the best model of a run."""
     from wellposed.core.errors import InputError
@@ -29,14 +29,12 @@ def predict(
 
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
-    with contextlib.redirect_stdout(sys.stderr):  # what a problem file prints is no prediction
+    with apart():  # what a problem file prints is no prediction
         text = written(predicted(run, data))
     if out is not None:
         write_atomically(out, text)
-    elif sys.stdout.isatty():
-        print(*map(visible, text.splitlines()), sep="\n")
     else:
-        sys.stdout.write(text)
+        hand_over(text)
 
 
 def predicted(run: Path, data: str) -> dict[str, Any]:

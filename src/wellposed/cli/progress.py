@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from wellposed.cli.terminal import complain, live
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,7 +20,7 @@ def progress(budget: Budget, quiet: bool) -> Iterator[None]:
     """Show what long work reports; ``quiet`` shows notes only."""
     from wellposed.core.progress import reporting_to
 
-    if quiet or not sys.stderr.isatty():
+    if quiet or not live():
         with reporting_to(notes):
             yield
         return
@@ -34,7 +35,7 @@ def progress(budget: Budget, quiet: bool) -> Iterator[None]:
 def notes(event: str, fields: dict[str, Any]) -> None:
     """Only what must be said: a device that cannot be used, say."""
     if event == "note":
-        print(fields["text"], file=sys.stderr)
+        complain(fields["text"])
 
 
 class Bar:
@@ -48,7 +49,7 @@ class Bar:
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the library."""
         if event == "note":
-            self.bar.console.print(fields["text"], markup=False, highlight=False)
+            complain(fields["text"])  # above the bar, which has taken stderr
         elif event == "phase":
             self.bar.update(self.task, description=fields["text"])
         elif event == "trial":

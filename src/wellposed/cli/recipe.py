@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wellposed.cli.terminal import hand_over, say
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -17,7 +19,7 @@ def list_presets() -> None:
 
     width = max(map(len, PRESETS))
     for name, preset in PRESETS.items():
-        print(f"{name:<{width}}  {preset.says}")
+        say(f"{name:<{width}}  {preset.says}")
 
 
 @app.command()
@@ -25,7 +27,7 @@ def show(name: Annotated[str, typer.Argument(help="A preset's name, or a .toml f
     """A recipe as TOML."""
     from wellposed.recipe.recipe import as_recipe
 
-    print(as_recipe(name).to_toml(), end="")
+    hand_over(as_recipe(name).to_toml())
 
 
 @app.command()
@@ -33,4 +35,4 @@ def check(file: Annotated[Path, typer.Argument(help="A .toml file.")]) -> None:
     """Whether a recipe can be used, and what it says."""
     from wellposed.recipe.recipe import Recipe
 
-    print(f"{file} is a valid recipe: {Recipe.from_toml(file).describe()}")
+    say(f"{file} is a valid recipe: {Recipe.from_toml(file).describe()}")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
@@ -51,6 +52,7 @@ class Grouped(Constraint):
             needs_axes(self, name, w, 2)
 
 
+@checked
 @dataclass(frozen=True)
 class MaxNorm(Grouped):
     """``|w_g|_2 <= bound`` for every group, projected after each step: ``w_g *= min(1, bound/|w_g|)``.
@@ -70,6 +72,11 @@ class MaxNorm(Grouped):
     bound: float
     by: str = "unit"
 
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
         _ = self.axis
@@ -79,6 +86,7 @@ class MaxNorm(Grouped):
         return into_norm_ball(w, self.bound, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class L2Ball(Constraint):
     """``|w|_2 <= bound`` for the whole tensor: `MaxNorm` by all.
@@ -93,6 +101,11 @@ class L2Ball(Constraint):
 
     bound: float
 
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
 
@@ -101,6 +114,7 @@ class L2Ball(Constraint):
         return into_norm_ball(w, self.bound, None)
 
 
+@checked
 @dataclass(frozen=True)
 class L1Ball(Grouped):
     """``|w_g|_1 <= bound`` for every group: weights shrink by a common amount, and small ones become exactly zero.
@@ -126,6 +140,7 @@ class L1Ball(Grouped):
         return into_l1_ball(w, self.bound, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class LInfBall(Constraint):
     """``|w_i| <= bound`` for every weight.
@@ -135,6 +150,11 @@ class LInfBall(Constraint):
     """
 
     bound: float
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
@@ -149,6 +169,7 @@ class LInfBall(Constraint):
         return into_interval(w, *self.interval)
 
 
+@checked
 @dataclass(frozen=True)
 class UnitNorm(Grouped):
     """``|w_g|_2 = 1`` for every group: ``w_g /= |w_g|``. A group of zeros becomes the first unit vector.
@@ -164,7 +185,7 @@ class UnitNorm(Grouped):
     """
 
     by: str = "unit"
-    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def __post_init__(self) -> None:
         _ = self.axis

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
 from wellposed.ops.prox import shrink
@@ -49,6 +50,7 @@ class Multiplier(Chargeable):
         """The multiplier after a step that has reached ``w`` with its strength in it, 0-d, >= 0."""
 
 
+@checked
 @dataclass(frozen=True)
 class NormBound(Multiplier):
     """``1/2 |w|^2 <= 1/2 bound^2`` for the whole tensor, with the multiplier of the bound as an L2 strength.
@@ -89,7 +91,7 @@ class NormBound(Multiplier):
     bound: float | None = None
     rate: float = 0.1
     warm_steps: int = 200
-    traits: ClassVar[Traits] = Traits()
+    traits: ClassVar[Traits] = Traits(sparse=False)
 
     def __post_init__(self) -> None:
         settle(self, "bound", "rate", "warm_steps")

@@ -1,21 +1,26 @@
-"""Sets that say which weights may be there, and of which sign and size: orthants, boxes, simplices, sparse patterns."""
+"""Sets that say which weights may be there, of which sign and size: orthants, boxes, half-spaces, simplices, patterns."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from wellposed.constraints.balls import Grouped
-from wellposed.core.errors import InputError
+from wellposed.core.checks import checked
+from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
+from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
-from wellposed.ops.project import into_interval, keep_largest, onto_simplex
-from wellposed.penalties.base import Constraint, Traits, at_least_zero
+from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
+from wellposed.penalties.base import ByValue, Constraint, Traits, array, at_least_zero, shown
+from wellposed.penalties.elementwise import broadcasts
 
 
+@checked
 @dataclass(frozen=True)
 class NonNegative(Constraint):
     """``w_i >= 0`` for every weight: ``max(w_i, 0)``.
@@ -36,38 +41,188 @@ class NonNegative(Constraint):
         return into_interval(w, *self.interval)
 
 
-@dataclass(frozen=True)
-class Box(Constraint):
-    """``low <= w_i <= high`` for every weight: ``clip(w_i, low, high)``.
+@dataclass(frozen=True, eq=False)
+class Box(ByValue, Constraint):
+    """``low_i <= w_i <= high_i`` for every weight: ``clip(w_i, low_i, high_i)``.
 
     Args:
-        low: at most ``high``; minus infinity leaves this end open.
-        high: at least ``low``; infinity leaves this end open. One end is finite.
+        low: at most ``high``: a number, or an array that broadcasts to the parameter (a tensor, numpy's, or lists). Minus
+            infinity leaves this end open.
+        high: at least ``low``, likewise; infinity leaves this end open. One end is finite.
+    Raises:
+        ShapeError: an array does not broadcast to the parameter.
+    Example:
+        >>> import torch
+        >>> Box(0.0, torch.tensor([1.0, 2.0])).project(torch.tensor([[3.0, 3.0], [-1.0, 1.0]]))
+        tensor([[1., 2.],
+                [0., 1.]])
     """
 
-    low: float
-    high: float
-    traits: ClassVar[Traits] = Traits(symmetric=False)
-
-    def __post_init__(self) -> None:
-        settle(self, "low", "high")
-        numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in self.interval)
-        # Comparisons with what is not a number are false.
-        if not numbers or not (self.low <= self.high and self.low < math.inf and self.high > -math.inf):
-            raise InputError(f"Box needs numbers low <= high; it was given {self.low!r} and {self.high!r}.")
-        if math.isinf(self.low) and math.isinf(self.high):
-            raise InputError("Box needs at least one finite end; with both infinite, leave it out.")
+    low: float | Tensor
+    high: float | Tensor
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def traits(self) -> Traits:
+        """Zeros come of an end that is 0 somewhere: what is beyond it is set there."""
+        return Traits(symmetric=False, sparse=any(_any(end == 0.0) for end in self.interval))
+
+    def __post_init__(self) -> None:
+        ends = low, high = array(self, "low"), array(self, "high")
+        numbers = all(isinstance(x, (int, float, Tensor)) and not isinstance(x, bool) for x in ends)
+        # Comparisons with what is not a number are false.
+        if not numbers or not (_all(low <= high) and _all(low < math.inf) and _all(high > -math.inf)):
+            raise InputError(f"Box needs numbers low <= high; it was given {shown(low)} and {shown(high)}.")
+        if all(_all(abs(end) == math.inf) for end in ends):
+            raise InputError("Box needs at least one finite end; with both infinite, leave it out.")
+
+    def __str__(self) -> str:
+        return f"Box(low={shown(self.low)}, high={shown(self.high)})"
+
+    __repr__ = __str__
+
+    @property
+    def interval(self) -> tuple[float | Tensor, float | Tensor]:
         """``(low, high)``."""
         return self.low, self.high
 
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse a parameter that an array does not broadcast to."""
+        for end in ("low", "high"):
+            fits(self, end, getattr(self, end), name, w)
+
+    def at(self, leaf: Leaf) -> Self:
+        """With its arrays in the parameter's type and on its device."""
+        return replace(self, low=like(self.low, leaf.tensor), high=like(self.high, leaf.tensor))
+
     def project(self, w: Tensor) -> Tensor:
-        """``clip(w, low, high)``."""
+        """``clip(w, low, high)``; what is not finite stays."""
         return into_interval(w, *self.interval)
 
 
+@dataclass(frozen=True, eq=False)
+class HalfSpace(ByValue, Grouped):
+    """``<a, w_g> <= limit_g`` for every group, ``a`` the normal: ``w_g -= max(<a, w_g> - limit_g, 0)/|a_g|^2 * a_g``.
+
+    A budget that weights share (``normal=1``), an order that they keep, a response that stays below a limit. With minus the
+    normal and minus the limit it is the other side.
+
+    Args:
+        normal: ``a``: a number, or an array that broadcasts to the parameter (a tensor, numpy's, or lists); one row for all
+            units, or a row for each. Finite, and not 0.
+        limit: a finite number, of any sign, or one for each group in a row.
+        by: ``"all"``, the whole tensor, or groups as in `wellposed.constraints.balls.MaxNorm`: rows with ``"unit"``.
+    Raises:
+        InputError: the normal is 0 everywhere.
+        ShapeError: an array does not broadcast to the parameter, there is not one limit for each group, or a parameter has
+            fewer than two axes, unless by all.
+    Source:
+        Boyd & Vandenberghe (2004), Convex Optimization, 8.1.1.
+    Example:
+        >>> import torch
+        >>> HalfSpace(torch.tensor([1.0, 2.0]), 5.0).project(torch.tensor([2.0, 4.0]))
+        tensor([1., 2.])
+    """
+
+    normal: float | Tensor
+    limit: float | Tensor
+    by: str = "all"
+
+    @property
+    def traits(self) -> Traits:
+        """Zeros come of a normal along one coordinate and a limit of 0, which together hold a weight at or beyond 0."""
+        alone = isinstance(self.normal, Tensor) and int(torch.count_nonzero(self.normal)) == 1
+        return Traits(symmetric=False, sparse=alone and _any(torch.as_tensor(self.limit) == 0))
+
+    def __post_init__(self) -> None:
+        for name in ("normal", "limit"):
+            value = array(self, name)
+            number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+            if not number or not bool(torch.isfinite(torch.as_tensor(value)).all()):
+                raise InputError(f"HalfSpace needs a finite {name}; it was given {shown(value)}.")
+        if _all(self.normal == 0):
+            raise InputError("HalfSpace needs a normal that is not 0: it says nothing about the weights otherwise.")
+        if isinstance(self.limit, Tensor) and (self.limit.ndim != 1 or self.axis is None):
+            raise InputError(
+                f"HalfSpace needs one limit, or one for each group in a row, by unit or by input; it was given "
+                f"{shown(self.limit)} with by={self.by!r}."
+            )
+        _ = self.axis
+
+    def __str__(self) -> str:
+        return f"HalfSpace(normal={shown(self.normal)}, limit={shown(self.limit)}, by={self.by!r})"
+
+    __repr__ = __str__
+
+    def check(self, name: str, w: Tensor) -> None:
+        """Refuse vectors unless by all, and a parameter that the normal and the limits do not fit."""
+        super().check(name, w)
+        fits(self, "normal", self.normal, name, w)
+        groups = 1 if self.axis is None else w.shape[self.axis]
+        if isinstance(self.limit, Tensor) and len(self.limit) != groups:
+            raise ShapeError(
+                f"HalfSpace needs one limit for each of the {groups} groups of {name!r} of shape {tuple(w.shape)}; it was "
+                f"given {len(self.limit)}."
+            )
+        free = row_norms(as_rows(self._spread(w), self.axis)).reshape(-1) == 0 if w.numel() else torch.zeros(0)
+        if _all(torch.as_tensor(self.limit) >= 0) or not bool(free.any()):
+            return
+        if bool((free & (torch.as_tensor(self.limit, device=free.device) < 0)).any()):
+            raise InputError(
+                f"HalfSpace has a normal of 0 and a limit below 0 in a group of {name!r}: nothing satisfies 0 <= limit. "
+                "Give a limit >= 0 there."
+            )
+
+    def at(self, leaf: Leaf) -> Self:
+        """With its arrays on the parameter's device, and the axis of a transposed convolution's units and inputs."""
+        here = super().at(leaf)
+        return replace(here, normal=like(here.normal, leaf.tensor), limit=like(here.limit, leaf.tensor))
+
+    def times(self, factor: float) -> Self:
+        """The same with ``factor`` times the limit."""
+        return replace(self, limit=self.limit * factor)
+
+    def project(self, w: Tensor) -> Tensor:
+        """The nearest feasible weights; a feasible group comes back unchanged."""
+        if not w.numel():
+            return w.clone()
+        limit = torch.as_tensor(self.limit, device=w.device)
+        return into_half_space(w, self._spread(w), limit, self.axis)
+
+    def _spread(self, w: Tensor) -> Tensor:
+        """The normal in the shape of ``w``."""
+        return (
+            torch.as_tensor(self.normal, device=w.device).to(torch.promote_types(w.dtype, torch.float32)).expand_as(w)
+        )
+
+
+def _any(holds: bool | Tensor) -> bool:
+    return bool(torch.as_tensor(holds).any())
+
+
+def _all(holds: bool | Tensor) -> bool:
+    return bool(torch.as_tensor(holds).all())
+
+
+def like(value: float | Tensor, w: Tensor) -> float | Tensor:
+    """An array in the type of a parameter, float32 at least, and on its device; a number as it is."""
+    wide = torch.promote_types(w.dtype, torch.float32)
+    return value.to(device=w.device, dtype=wide) if isinstance(value, Tensor) else value
+
+
+def fits(owner: object, setting: str, value: float | Tensor, name: str, w: Tensor) -> None:
+    """Refuse an array that does not broadcast to a parameter.
+
+    Raises:
+        ShapeError: naming both shapes.
+    """
+    if isinstance(value, Tensor) and not broadcasts(value, w):
+        raise ShapeError(
+            f"{type(owner).__name__} needs a {setting} that broadcasts to the parameter; {name!r} has shape "
+            f"{tuple(w.shape)}, the {setting} has {tuple(value.shape)}. Give one term for each shape."
+        )
+
+
+@checked
 @dataclass(frozen=True)
 class Simplex(Grouped):
     """``w_i >= 0`` and ``sum_i w_i = total`` in every group: weights that mix, many of them exactly zero.
@@ -98,6 +253,7 @@ class Simplex(Grouped):
         return onto_simplex(w, self.total, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class TopK(Grouped):
     """At most ``keep`` weights of every group are not zero: the largest magnitudes stay, the others become 0.

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from wellposed.ops.spectral import as_matrices, back, clip_spectrum, onto_orthonormal
+from wellposed.core.checks import checked
+from wellposed.ops.spectral import clip_spectrum, on_matrices, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 from wellposed.penalties.matrix import OfMatrices, check_parts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralBall(OfMatrices, Constraint):
     """``sigma_1(W) <= bound``: singular values above the bound are clipped, the others stay.
@@ -32,7 +34,11 @@ class SpectralBall(OfMatrices, Constraint):
 
     bound: float
     parts: int = 1
-    traits: ClassVar[Traits] = Traits(symmetric=False)
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(symmetric=False, sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
@@ -40,9 +46,10 @@ class SpectralBall(OfMatrices, Constraint):
 
     def project(self, w: Tensor) -> Tensor:
         """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
-        return back(clip_spectrum(as_matrices(w, self.parts), self.bound, w.dtype), w)
+        return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonal(OfMatrices, Constraint):
     """``W W^T = I``, or ``W^T W = I`` with more rows than columns: the nearest one is ``U V^T``.
@@ -60,11 +67,11 @@ class Orthogonal(OfMatrices, Constraint):
     """
 
     parts: int = 1
-    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False)
+    traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def __post_init__(self) -> None:
         check_parts(self)
 
     def project(self, w: Tensor) -> Tensor:
         """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""
-        return back(onto_orthonormal(as_matrices(w, self.parts), w.dtype), w)
+        return on_matrices(w, self.parts, lambda a: onto_orthonormal(a, w.dtype))

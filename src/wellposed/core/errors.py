@@ -8,7 +8,9 @@ WellposedError
 │   ├── ShapeError                    a tensor whose shape does not fit
 │   ├── CompositionError              terms that cannot be enforced together, or not by this optimizer
 │   ├── ProblemError                  a model, a loss or a problem file that does not work
-│   └── FormatError                   a saved file of another schema, or damaged
+│   │   └── TargetError               targets that a loss does not take, or labels without an output
+│   ├── FormatError                   a saved file of another schema, or damaged
+│   └── StudyFinished                 a study that is to go on has spent its budget
 ├── FolderInUse (also FileExistsError)  an output folder that holds something else
 ├── TrainingError (also RuntimeError) training failed; `.run` keeps what was reached
 └── MissingExtra (also ImportError)   an optional dependency is not installed
@@ -18,9 +20,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class WellposedError(Exception):
@@ -55,8 +59,16 @@ class ProblemError(InputError):
     """A model, a loss or a problem file does not work."""
 
 
+class TargetError(ProblemError):
+    """Targets are outside what a loss takes, or a label has no output."""
+
+
 class FormatError(InputError):
     """A saved file is damaged or has another schema."""
+
+
+class StudyFinished(InputError):
+    """A study that is to go on has spent its budget, and its results are written."""
 
 
 class FolderInUse(WellposedError, FileExistsError):
@@ -91,6 +103,30 @@ def described(value: object) -> str:
             return text
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line and without its full stop; its type where it says nothing."""
+    said = " ".join(str(error).split("\n\n")[0].split())
+    return (said[:300] + " ..." if len(said) > 300 else said).rstrip(".") or type(error).__name__
+
+
+def guarded(what: str, function: Callable[..., T]) -> Callable[..., T]:
+    """A function that a person gave, whose own errors are told as what they are: the person's, with the place.
+
+    Raises:
+        InputError: by the call, from what the function raised.
+    """
+
+    def asked(*args: Any) -> T:
+        try:
+            return function(*args)
+        except WellposedError:
+            raise
+        except Exception as error:  # any error of other people's code; it is told, with its traceback as the cause
+            raise InputError(f"{what} raised {type(error).__name__}: {first_line(error)}.") from error
+
+    return asked
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

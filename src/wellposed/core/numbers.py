@@ -5,7 +5,8 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from torch import Tensor
+LARGEST = 1e100
+"""Beyond it, squares, differences and quantiles overflow: a target is refused, and a loss of this size has diverged."""
 
 
 def plain(value: object) -> Any:
@@ -13,10 +14,9 @@ def plain(value: object) -> Any:
 
     A tensor that requires a gradient stays one: as a number it would silently be a constant.
     """
-    if isinstance(value, Tensor):
-        return value if value.ndim or value.requires_grad or value.is_meta else value.item()
     found: Any = value
-    if getattr(found, "ndim", None) == 0 and hasattr(found, "item"):
+    readable = not getattr(found, "requires_grad", False) and not getattr(found, "is_meta", False)
+    if getattr(found, "ndim", None) == 0 and hasattr(found, "item") and readable:
         found = found.item()
     return found if isinstance(found, (int, float)) or not isinstance(found, Real) else float(found)
 

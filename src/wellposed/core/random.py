@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.shared import alone
+
 Key = int | str
 
 
@@ -50,18 +52,19 @@ def random_bits(count: int, source: torch.Generator) -> Tensor:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Give torch's (all devices), numpy's and Python's global random state back as it was."""
-    cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
-    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda = torch.cuda.get_rng_state_all() if started else None
-    try:
-        yield
-    finally:
-        torch.set_rng_state(cpu)
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002 - the user's own state goes back
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+    """Give torch's (all devices), numpy's and Python's global random state back as it was. Other threads of wellposed wait."""
+    with alone():
+        cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
+        started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all() if started else None
+        try:
+            yield
+        finally:
+            torch.set_rng_state(cpu)
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002 - the user's own state goes back
+            if cuda is not None:
+                torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager

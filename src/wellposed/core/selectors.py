@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
@@ -215,6 +217,7 @@ def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
     ]
 
 
+@checked
 def named(pattern: str) -> Selector:
     """Any parameter (bias, norm, embedding too) whose name, or a module above it, matches the glob.
 
@@ -291,9 +294,9 @@ def _takes(predicate: Callable[..., object], what: str) -> None:
 def _holds(predicate: Callable[..., object], name: str, thing: object) -> bool:
     """What a predicate says."""
     answer = predicate(name, thing)
-    if isinstance(answer, Tensor) and answer.numel() != 1:
+    if getattr(answer, "shape", ()) and math.prod(answer.shape) != 1:  # type: ignore[attr-defined]
         raise SelectorError(
-            f"A predicate says True or False; for {name!r} it gives a tensor of shape {tuple(answer.shape)}. "
+            f"A predicate says True or False; for {name!r} it gives {described(answer)}. "
             "Write bool((...).all()) or bool((...).any())."
         )
     return bool(answer)

@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import Subset as Rows
 
-from wellposed.core.errors import DataError
+from wellposed.core.errors import DataError, described, first_line
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -52,6 +52,10 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 def moved(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``."""
     if isinstance(batch, Tensor):
+        if batch.is_meta and torch.device(device).type != "meta":
+            raise DataError(
+                "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."
+            )
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: moved(value, device) for key, value in batch.items()}
@@ -124,7 +128,14 @@ class Items(Source):
 
     def raw(self, index: Tensor) -> Any:
         """The collated batch as the loader would give it."""
-        return self.collate([self.dataset[int(i)] for i in index])
+        items = [self.dataset[int(i)] for i in index]
+        try:
+            return self.collate(items)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            raise DataError(
+                f"The examples of the data cannot be put into a batch: {first_line(error)}. The first is {described(items[0])}; "
+                "give examples (x, y) of tensors, arrays or numbers, or collate_fn=."
+            ) from error
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
         """The collated batch, taken apart."""
@@ -216,31 +227,63 @@ def rows_of(loader: DataLoader[Any], lost: tuple[type, ...] = ()) -> Tensor | No
     return None
 
 
+def array_of(value: Any, what: str) -> np.ndarray:
+    """A value as one array.
+
+    Raises:
+        DataError: it is ragged, or a tensor whose numbers are not at hand (sparse, on the device meta).
+    """
+    try:
+        return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{what} must be an array, with a row for each example; {described(value)} is none: {first_line(error)}."
+        ) from None
+
+
+def real_numbers(value: Any, what: str, instead: str) -> Tensor:
+    """A value as a tensor of real numbers.
+
+    Raises:
+        DataError: it holds texts, objects or complex numbers, or is a tensor that is sparse or on the device meta.
+    """
+    if not isinstance(value, Tensor):
+        array = array_of(value, what)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{what} must be numbers; these are {array.dtype}. {instead}")
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    if value.layout is not torch.strided or value.is_meta or value.is_complex():
+        kind = "sparse" if value.layout is not torch.strided else "without data" if value.is_meta else "complex"
+        raise DataError(f"{what} must be a dense tensor of real numbers; this one is {kind}. {instead}")
+    return value
+
+
+def _single(value: Tensor, what: str) -> Tensor:
+    """As float32, in which a network reckons.
+
+    Raises:
+        DataError: a finite number is beyond its range.
+    """
+    found = value.float()
+    if value.dtype == torch.float64 and bool((found.isinf() & value.isfinite()).any()):
+        raise DataError(f"{what} have numbers beyond 3.4e38, the range of float32. Give them in a larger unit.")
+    return found
+
+
 def tensors(value: Any) -> Any:
     """Arrays as tensors: doubles become float32, images of bytes stay bytes; tuples and mappings part by part."""
     if isinstance(value, Mapping):
         return {key: tensors(part) for key, part in value.items()}
     if isinstance(value, tuple):
         return tuple(tensors(part) for part in value)
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype == object or array.dtype.kind in "USM":
-            raise DataError(f"Inputs must be numbers; these are {array.dtype}. Give a frame to have columns encoded.")
-        value = torch.from_numpy(np.ascontiguousarray(array))
-    return value.float() if value.dtype == torch.float64 else value
+    value = real_numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
+    return _single(value, "Inputs") if value.dtype == torch.float64 else value
 
 
 def target_tensor(value: Any) -> Tensor:
     """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32."""
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype == object or array.dtype.kind in "USM":
-            raise DataError(
-                f"Targets must be numbers; these are {array.dtype}. Encode labels as 0, 1, ..., or give a frame."
-            )
-        value = torch.from_numpy(np.ascontiguousarray(array))
-    target: Tensor = value.float() if value.is_floating_point() else value.long()
-    return target
+    value = real_numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
+    return _single(value, "Targets") if value.is_floating_point() else value.long()
 
 
 def weight_tensor(value: Any, rows: int) -> Tensor:
@@ -249,7 +292,7 @@ def weight_tensor(value: Any, rows: int) -> Tensor:
     Raises:
         DataError: they are not.
     """
-    weight = torch.as_tensor(np.asarray(value), dtype=torch.float32)
+    weight = real_numbers(value, "weight=", "Give one number for each row.").float()
     if (
         weight.shape != (rows,)
         or not bool(torch.isfinite(weight).all())

@@ -11,16 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, did_you_mean
-from wellposed.data.arrays import Arrays, Source, Subset, source_of, weight_tensor
+from wellposed.data.arrays import Arrays, Source, Subset, array_of, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder
 
 TASKS = ("classification", "regression")
+MOST_CLASSES = 2**18
+"""More classes than this need as many labels: one wrong label must not ask for a model of millions of outputs."""
 DUPLICATE_BYTES = 2**30
 """Arrays up to a gibibyte are searched for exact duplicates."""
 
 
+@checked
 @dataclass(frozen=True)
 class Data:
     """Arrays, tensors, frames, Datasets or DataLoaders, and how they are split.
@@ -51,9 +55,11 @@ class Data:
     split_seed: int = 0
     kinds: dict[str, str] | None = None
 
-    def prepare(self) -> Prepared:
+    def prepare(self, standardize: bool = True) -> Prepared:
         """Split and encode; the same for the same ``split_seed``.
 
+        Args:
+            standardize: the numeric target of a frame is shifted and scaled to mean 0 and deviation 1 on training rows.
         Raises:
             DataError: something given cannot be used.
         """
@@ -62,7 +68,7 @@ class Data:
                 f"There is no task {self.task!r}.{did_you_mean(self.task, TASKS)} Use {' or '.join(TASKS)}."
             )
         if _is_frame_pair(self.train):
-            return _prepare_frames(self)
+            return _prepare_frames(self, standardize)
         return _prepare_sources(self)
 
 
@@ -137,7 +143,7 @@ def _is_share(value: Any, name: str) -> bool:
 def _column(values: Any, rows: int, name: str) -> np.ndarray | None:
     if values is None:
         return None
-    array = np.asarray(values)
+    array = array_of(values, f"{name}=")
     if array.shape != (rows,):
         raise DataError(f"{name}= needs one value for each of the {rows} training rows; it has shape {array.shape}.")
     return array
@@ -202,13 +208,19 @@ def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
     if task == "classification":
         if targets is None or targets.is_floating_point():
             return 0
-        return max(2, int(targets.max()) + 1)
+        classes = max(2, int(targets.max()) + 1)
+        if classes > max(MOST_CLASSES, targets.numel()):
+            raise DataError(
+                f"The largest label is {classes - 1}, of {targets.numel()} labels: a model would need {classes} outputs. Number "
+                "the classes 0, 1, 2, ..., or mend the label."
+            )
+        return classes
     if not isinstance(batch_target, Tensor):
         return 0
     return math.prod(batch_target.shape[1:])
 
 
-def _prepare_frames(data: Data) -> Prepared:
+def _prepare_frames(data: Data, standardize: bool) -> Prepared:
     """Frames are encoded by what the training rows say, and only by that."""
     from wellposed.data.reading import as_frame
     from wellposed.data.tables import infer_task
@@ -222,6 +234,8 @@ def _prepare_frames(data: Data) -> Prepared:
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
     answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
+    if not standardize and task == "regression":
+        answers = TargetEncoder(task)
     weight = None if data.weight is None else weight_tensor(data.weight, len(frame))
 
     def rows(features: Any, outcome: Any, part: np.ndarray | None = None) -> Arrays:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+from pydantic import Field
 
-from wellposed.core.errors import DataError, FormatError, did_you_mean, listed, require
+from wellposed.core.errors import DataError, FormatError, described, did_you_mean, listed, require
 from wellposed.core.files import check_schema
+from wellposed.core.numbers import LARGEST
+from wellposed.core.schemas import Finite, Scale, validated
 from wellposed.data.columns import (
     KINDS,
     MOST_LEVELS,
@@ -116,8 +119,8 @@ class NumberColumn(Column):
     """``squash(x, center, scale)``; missing, infinite and unreadable values are 0 (the center)."""
 
     kind = "number"
-    center: float
-    scale: float
+    center: Finite
+    scale: Scale
 
     @classmethod
     def learn(cls, values: pd.Series[Any], most_levels: int) -> NumberColumn:
@@ -195,8 +198,8 @@ class DateColumn(Column):
     """
 
     kind = "date"
-    center: float
-    scale: float
+    center: Finite
+    scale: Scale
     clock: bool
 
     @classmethod
@@ -321,19 +324,13 @@ class TableEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "columns", "description of a table's columns")
-        try:
-            return cls(tuple(_column_from(item) for item in saved["columns"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(
-                f"The description of a table's columns is damaged: {error!r}. Save the model again."
-            ) from None
+        columns = validated(list[dict[str, Any]], saved.get("columns"), "The description of a table's columns")
+        return cls(tuple(_column_from(item) for item in columns))
 
 
 def _column_from(item: Mapping[str, Any]) -> Column:
-    cls = _BY_KIND[item["kind"]]
-    values = {field.name: item[field.name] for field in fields(cls)}
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return cls(**plain)
+    kind = validated(Kind, item.get("kind"), "The kind of a column")  # type: ignore[arg-type]
+    return validated(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 
 def _checked_kinds(kinds: Mapping[str, str], names: list[str]) -> Mapping[str, str]:
@@ -357,10 +354,10 @@ class TargetEncoder:
     ``labels`` are the classes with the types that they came in, or None for regression.
     """
 
-    task: str
-    labels: tuple[Label, ...] | None = None
-    mean: float = 0.0
-    scale: float = 1.0
+    task: Literal["classification", "regression"]
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)] | None = None
+    mean: Finite = 0.0
+    scale: Scale = 1.0
 
     @classmethod
     def fit(cls, series: Any, task: str) -> TargetEncoder:
@@ -429,11 +426,12 @@ class TargetEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
-        try:
-            labels = None if saved["labels"] is None else tuple(saved["labels"])
-            return cls(str(saved["task"]), labels, float(saved["mean"]), float(saved["scale"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"The description of a target is damaged: {error!r}. Save the model again.") from None
+        found = validated(cls, saved, "The description of a target")
+        if (found.labels is None) != (found.task == "regression"):
+            raise FormatError(
+                f"The description of a target is damaged: a {found.task} has {described(found.labels)} as labels."
+            )
+        return found
 
 
 def _as_series(values: Any) -> pd.Series[Any]:
@@ -451,6 +449,8 @@ def _finite_numbers(target: pd.Series[Any]) -> Floats:
     bad = int((~np.isfinite(y)).sum())
     if bad:
         raise DataError(f"The target has {bad} values that are missing, infinite or no number. Remove these rows.")
+    if float(np.abs(y).max(initial=0.0)) > LARGEST:
+        raise DataError(f"The target has numbers beyond {LARGEST:g}. Give it in a larger unit, or its logarithm.")
     return y
 
 

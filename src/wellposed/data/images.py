@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import io
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from wellposed.core.errors import DataError, listed
+from wellposed.core.reading import check_memory, open_regular, told
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 NEEDED, OPTIONAL = ("X_train", "y_train"), ("X_test", "y_test")
 CHANNELS = (1, 3, 4)  # grey, colours, colours and opacity
+BROKEN = (
+    ValueError, OSError, EOFError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, struct.error, OverflowError,
+)  # fmt: skip
+"""What the zip and the header of an array raise when they are damaged; RuntimeError where a password is needed."""
 CHUNK = 2048  # images in double precision at a time, so that statistics need little memory
 
 
@@ -33,7 +43,7 @@ def read_npz(path: str | Path) -> dict[str, Array]:
             are no images and labels, or not finite; or the training labels have one class, or lack a test label.
     """
     path = Path(path)
-    arrays = _arrays(path)
+    arrays, _ = arrays_in(path, (*NEEDED, *OPTIONAL))
     absent = [key for key in NEEDED if key not in arrays]
     if len({key in arrays for key in OPTIONAL}) == 2:
         absent += [key for key in OPTIONAL if key not in arrays]
@@ -86,31 +96,40 @@ def _chunks(images: Tensor) -> Iterator[Tensor]:
         yield images[start : start + CHUNK].double()
 
 
-def _arrays(path: Path) -> dict[str, Array]:
-    """The arrays that an image set has; only these are read."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"There is no file '{path}'. Check the path.") from None
-    except IsADirectoryError:
-        raise DataError(f"'{path}' is a folder; a file is needed. Give the path of the .npz in it.") from None
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}. Check its permissions.") from None
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise DataError(f"'{path}' is not a whole .npz file. Make it again with numpy.savez_compressed.")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {key: _array(file, key, path) for key in file.files if key in (*NEEDED, *OPTIONAL)}
+def arrays_in(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Array], list[str]]:
+    """Those of the ``wanted`` arrays of an ``.npz`` that it has, and the names of all. Only these are read.
+
+    Raises:
+        DataError: there is no such file, it is no whole ``.npz``, too large, or one of the arrays is damaged.
+    """
+    with open_regular(path, DataError) as content:
+        try:
+            archive = zipfile.ZipFile(content)
+        except BROKEN:
+            raise DataError(f"'{path}' is not a whole .npz file. Make it again with numpy.savez_compressed.") from None
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        found = {key: members[key] for key in wanted if key in members}
+        unpacked = sum(info.file_size for info in found.values())
+        check_memory(f"'{path}' has {listed(found)} of {told(unpacked)} together", 2 * unpacked, DataError)
+        return {key: _array(archive, info, key, path) for key, info in found.items()}, list(members)
 
 
-def _array(file: Mapping[str, Array], key: str, path: Path) -> Array:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path) -> Array:
+    """An array of an archive, if it is as long as its header says: memory is taken for what the header says."""
     try:
-        return file[key]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise DataError(
-                f"{key} in '{path}' holds Python objects, which are not loaded. Save arrays of numbers."
-            ) from None
+        with archive.open(info) as file:
+            header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = header(file)
+            length = info.file_size - file.tell()
+        if not dtype.hasobject:
+            if math.prod(shape) * dtype.itemsize != length:
+                raise ValueError("its header says another size")
+            with archive.open(info) as file:
+                found: Array = npy.read_array(file, allow_pickle=False)
+                return found
+    except BROKEN:
         raise DataError(f"{key} in '{path}' is damaged. Make the file again with numpy.savez_compressed.") from None
+    raise DataError(f"{key} in '{path}' holds Python objects, which are not loaded. Save arrays of numbers.")
 
 
 def _images(x: Array, name: str) -> Array:

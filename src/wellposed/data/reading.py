@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.core.errors import DataError, listed, require
+from wellposed.core.reading import check_memory, memory_limit, open_regular, read_bytes
+from wellposed.core.shared import warnings_apart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +45,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     extension = _extension(path)
-    content = _bytes(path, gzipped=extension.endswith(".gz"))
-    if extension.startswith(".parquet"):
-        return _from_parquet(content, path)
+    packed = extension.endswith(".gz")
+    if extension == ".parquet":
+        with open_regular(path, DataError) as file:
+            return _from_parquet(file, path)
+    content = read_bytes(path, "table", DataError, packed=packed)
+    if extension == ".parquet.gz":
+        return _from_parquet(io.BytesIO(content), path)
     return _from_text(_decoded(content, path), path, "\t" if extension.startswith(".tsv") else None)
 
 
@@ -93,32 +97,6 @@ def _extension(path: Path) -> str:
     raise DataError(f"'{path}' is not a kind of table that can be read. Give one of {listed(EXTENSIONS)}.")
 
 
-def _bytes(path: Path, *, gzipped: bool) -> bytes:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"There is no file '{path}'.{_neighbour(path)} Check the path.") from None
-    except IsADirectoryError:
-        raise DataError(f"'{path}' is a folder; a file is needed. Give the path of the table in it.") from None
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}. Check its permissions.") from None
-    if not gzipped:
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"'{path}' is not a whole gzip file ({_short(error)}). Make it again, or rename it if it is not compressed."
-        ) from None
-
-
-def _neighbour(path: Path) -> str:
-    try:
-        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
-    except OSError:
-        return ""
-
-
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".")[:120] if lines else type(error).__name__
@@ -160,10 +138,10 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
     errors = pandas.errors
     try:
-        with warnings.catch_warnings():
+        with warnings_apart():
             warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
             frame = pandas.read_csv(
-                io.StringIO(_below_header(text, separator)),
+                io.BytesIO(_below_header(text, separator).encode()),  # a StringIO takes four bytes for each sign
                 sep=separator,
                 header=None,
                 names=header,
@@ -180,7 +158,7 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
 
 def _records(text: str, path: Path, separator: str) -> Iterable[tuple[int, list[str]]]:
     """Each record that is not blank, with the line it ends on."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(_lines(text), delimiter=separator)
     try:
         for record in reader:
             if not _blank(record):
@@ -189,6 +167,15 @@ def _records(text: str, path: Path, separator: str) -> Iterable[tuple[int, list[
         raise DataError(
             f"'{path}' cannot be read as a table near line {reader.line_num}: {error}. Check its quotes."
         ) from None
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Each line with its end, without a copy of the text."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start) + 1 or len(text)
+        yield text[start:end]
+        start = end
 
 
 def _blank(record: list[str]) -> bool:
@@ -224,14 +211,20 @@ def _checked_header(text: str, path: Path, separator: str) -> list[str]:
             )
     if rows == 0:
         raise DataError(f"'{path}' has a header and no rows. Give a table with rows.")
+    # pandas holds the text, where each cell begins, and its value; a column costs a kilobyte before it has a row.
+    need = 4 * len(text) + rows * (24 + 24 * len(names)) + 1024 * len(names)
+    check_memory(f"'{path}' has {rows:,} rows of {len(names):,} cells", need, DataError)
     return names
 
 
 def _below_header(text: str, separator: str) -> str:
     """The text after the first record that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(_lines(text), delimiter=separator)
     next(record for record in reader if not _blank(record))
-    return text.split("\n", reader.line_num)[-1]
+    start = 0
+    for _ in range(reader.line_num):
+        start = text.find("\n", start) + 1 or len(text)
+    return text[start:]
 
 
 _WITH_COMMA, _WITH_POINT = re.compile(r"\s*[-+]?\d+,\d+\s*"), re.compile(r"\s*[-+]?\d*\.\d+\s*")
@@ -266,12 +259,13 @@ def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
 # --- parquet -------------------------------------------------------------------------------------------------------
 
 
-def _from_parquet(content: bytes, path: Path) -> pd.DataFrame:
+def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
     arrow, parquet = require("pyarrow", "tables"), require("pyarrow.parquet", "tables")
-    if not content:
+    if not content.seek(0, io.SEEK_END):
         raise DataError(f"'{path}' is empty. A table needs columns and at least one row.")
     try:
-        file = parquet.ParquetFile(io.BytesIO(content))
+        file = parquet.ParquetFile(content)
+        _check_parquet(content, file, path)
         _refuse_duplicates(file.schema_arrow.names, f"'{path}'")
         # The index that pandas leaves in a file names rows; it is no column that anybody chose.
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
@@ -281,6 +275,52 @@ def _from_parquet(content: bytes, path: Path) -> pd.DataFrame:
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")
     return as_frame(frame)
+
+
+def _check_parquet(content: BinaryIO, file: Any, path: Path) -> None:
+    """Refuse, by what the file says of itself, what would take too much memory: a million equal values take a few bytes.
+
+    Texts may be written once and pointed to; how long they are where each stands in its row is counted from the pointers.
+    """
+    meta, schema = file.metadata, file.metadata.schema
+    large = f"'{path}' has {meta.num_rows:,} rows and {meta.num_columns:,} columns"
+    need = float(1024 * meta.num_columns * max(1, meta.num_row_groups))
+    check_memory(large, need, DataError)
+    texts: Counter[str] = Counter()
+    for group in range(meta.num_row_groups):
+        for place in range(meta.num_columns):
+            part, kind = meta.row_group(group).column(place), schema.column(place)
+            as_objects = kind.logical_type.type in ("DECIMAL", "DATE", "TIME")
+            need += part.num_values * max(128 if as_objects else 16, 2 * (kind.length or 0))
+            need += part.total_uncompressed_size
+            if part.physical_type == "BYTE_ARRAY":
+                texts[part.path_in_schema] += part.num_values * part.total_uncompressed_size
+    check_memory(large, need, DataError)
+    limit = memory_limit()
+    for name, at_most in texts.items():
+        if need + at_most > limit:
+            need += _text_bytes(content, name)
+            check_memory(large, need, DataError)
+
+
+def _text_bytes(content: BinaryIO, name: str) -> float:
+    """Bytes of a column's texts, each counted as often as it stands in a row; read as pointers, which are small."""
+    arrow, compute = require("pyarrow", "tables"), require("pyarrow.compute", "tables")
+    parquet = require("pyarrow.parquet", "tables")
+    found = 0.0
+    pointed = parquet.ParquetFile(content, read_dictionary=[name])
+    for batch in pointed.iter_batches(columns=[name]):
+        left = list(batch.columns)
+        while left:
+            array = left.pop()
+            if arrow.types.is_dictionary(array.type):
+                lengths = compute.binary_length(array.dictionary)
+                found += compute.sum(compute.take(lengths, array.indices)).as_py() or 0
+            elif arrow.types.is_struct(array.type):
+                left += array.flatten()
+            elif arrow.types.is_nested(array.type):
+                left.append(array.flatten() if hasattr(array, "flatten") else array.values)
+    return found
 
 
 # --- objects -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.core.numbers import LARGEST
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import (
     Floats,
@@ -290,6 +291,11 @@ def _task(target: pd.Series[Any], task: str | None, warnings: list[str]) -> Task
     if y is not None and np.isinf(y).any():
         raise DataError(
             f"The target {target.name!r} is infinite in {np.isinf(y).sum()} rows. Remove or mend these rows."
+        )
+    if y is not None and float(np.abs(y).max(initial=0.0)) > LARGEST:
+        raise DataError(
+            f"The target {target.name!r} has numbers beyond {LARGEST:g}, whose squares no float holds. Give it in a larger "
+            "unit, or its logarithm."
         )
     if task == "classification":
         return "classification"

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellposed.core.errors import InputError, TrainingError, require
+from wellposed.core.checks import checked
+from wellposed.core.errors import InputError, TrainingError, guarded, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
 from wellposed.diagnosis.decomposition import (
@@ -246,6 +247,7 @@ def _cell(part: Part) -> str:
     return bounded(part.estimate, part.low, part.high)
 
 
+@checked
 def bias_variance(
     problem: Problem,
     recipes: Recipes,
@@ -330,6 +332,7 @@ def bias_variance(
     )  # fmt: skip
 
 
+@checked
 def bias_variance_path(
     problem: Problem, recipe: Recipe | str, vary: Vary, strengths: Sequence[float], **settings: Any
 ) -> BiasVariance:
@@ -346,6 +349,7 @@ def bias_variance_path(
     Example:
         ``wp.bias_variance_path(problem, "baseline", "terms.l2", [0, .01, .03, .1, .3, 1])``
     """
+    vary = vary if isinstance(vary, str) else guarded("vary=", vary)
     ordered = weakest_first(vary, strengths)
     if not ordered:
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")

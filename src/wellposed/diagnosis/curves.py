@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from wellposed.core.numbers import LARGEST
 from wellposed.diagnosis import logs
 from wellposed.diagnosis.evidence import student_quantile
 from wellposed.diagnosis.logs import Array
@@ -74,7 +75,7 @@ class Curves:
             return source
         table = logs.read(source)
         count = len(table.columns["epoch"])
-        arrays = {name: table.columns.get(name, np.full(count, np.nan)) for name in ARRAYS}
+        arrays = {name: _bounded(table.columns.get(name, np.full(count, np.nan))) for name in ARRAYS}
         inside = _signals(source)
         return cls(**arrays, given=frozenset(table.columns), facts=table.facts, source=table.name, signals=inside)
 
@@ -93,6 +94,12 @@ ARRAYS = (
     "epoch", "train_loss", "valid_loss", "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost",
     "penalty", "grad_norm", "weight_norm", "zeros", "lr", "valid_rise", "valid_rise_se",
 )  # fmt: skip
+
+
+def _bounded(y: Array) -> Array:
+    """What is too large to reckon with is infinite, as of a run that diverged."""
+    large = np.abs(y) > LARGEST
+    return np.where(large, np.copysign(np.inf, y), y) if large.any() else y
 
 
 def _signals(source: Any) -> Signals | None:

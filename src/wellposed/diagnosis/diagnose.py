@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis import logs
@@ -60,6 +61,7 @@ def causes_first(findings: Sequence[Finding], explains: Mapping[str, Collection[
     return tuple(ordered)
 
 
+@checked
 def diagnose(source: Any) -> Diagnosis:
     """What holds this run back, how sure, and which lever to pull.
 
@@ -93,6 +95,7 @@ def _advised(findings: tuple[Finding, ...], run: Run) -> tuple[Finding, ...]:
     return with_advice(findings, run.recipe, Room.of(run.problem, run.model))
 
 
+@checked
 def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
     """`diagnose` of every run in each source: a file may hold several, a folder many.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from wellposed.core.files import jsonable
+from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
@@ -98,38 +98,29 @@ class Diagnosis(Sequence[Finding]):
             lines += ["", "How it was read:", *(f"  - {sentence}" for sentence in read_as)]
         if self.limits:
             lines += ["", "Not known from these curves:", *(f"  - {sentence}" for sentence in self.limits)]
-        return visible("\n".join(lines))
+        return "\n".join(map(visible, lines))
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it, in whatever colours the notebook has."""
-        parts = [f"<p><b>{_escaped(', '.join(self.names))}</b> · {_escaped(self.source)} · {_extent(self)}</p>"]
+        parts = [f"<p><b>{escaped(', '.join(self.names))}</b> · {escaped(self.source)} · {_extent(self)}</p>"]
         rows = [
             _html_row(
-                f"<b>{_escaped(finding.name)}</b>", f"{finding.confidence:.2f}",
-                _escaped(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(_escaped, _told(finding))),
+                f"<b>{escaped(finding.name)}</b>", f"{finding.confidence:.2f}",
+                escaped(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escaped, _told(finding))),
             )
             for finding in self.findings
         ]  # fmt: skip
         parts.append(_html_table(("finding", "confidence", "axis | lever", "what it says"), rows))
         if self.turn is not None:
-            parts.append(f"<p>{_escaped(self.turn.says(self.axis))}</p>")
+            parts.append(f"<p>{escaped(self.turn.says(self.axis))}</p>")
         for title, sentences in (
             ("How it was read", understood(self.curves)),
             ("Not known from these curves", self.limits),
         ):
             if sentences:
-                items = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences)
+                items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
                 parts.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
         return f"<div>{''.join(parts)}</div>"
-
-
-def visible(text: str) -> str:
-    """Text with names of others in it, without the control characters that could steer a terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(visible(text))
 
 
 def _html_table(head: Sequence[str], rows: Sequence[str]) -> str:
@@ -221,8 +212,8 @@ class Diagnoses(Sequence[Diagnosis]):
     def _repr_html_(self) -> str:
         """The table, and each diagnosis behind a click."""
         rows = [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
-        table = _html_table(HEAD, [_html_row(*map(_escaped, row)) for row in rows])
-        parts = [(_escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
+        table = _html_table(HEAD, [_html_row(*map(escaped, row)) for row in rows])
+        parts = [(escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
         return table + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
 
 
@@ -239,7 +230,7 @@ def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
     beside = ", ".join(name for name in one.names if name != worst.name)
     return (
         worst.name, f"{worst.confidence:.2f}", beside, best, str(len(one.curves)),
-        "" if certain is None else counted(certain.epoch), rise, visible(one.source).replace("\n", "\ufffd"),
+        "" if certain is None else counted(certain.epoch), rise, visible(one.source),
     )  # fmt: skip
 
 

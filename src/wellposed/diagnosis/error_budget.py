@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.diagnosis.advice import Room
@@ -69,6 +70,7 @@ SPARE = 1.5
 """Looking at networks is given so many times the time that the recipe's own took."""
 
 
+@checked
 def error_budget(
     problem: Problem,
     recipe: Recipe | str = "baseline",

@@ -20,8 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, listed
 from wellposed.diagnosis.logs import csv_columns
+from wellposed.diagnosis.logs.cells import shortened
 
 Array = npt.NDArray[np.float64]
 
@@ -528,6 +530,7 @@ def _digits(value: float) -> str:
     return f"{value:.3f}" if 0.0095 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
+@checked
 def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Comparison:
     """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds.
 
@@ -712,7 +715,9 @@ def _order(left: _Predictions, right: _Predictions) -> list[int]:
     where = {key: index for index, key in enumerate(others)}
     if where.keys() != set(keys):
         alone = sorted(where.keys() ^ set(keys))
-        raise DataError(f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(alone, 4)}.")
+        raise DataError(
+            f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(map(shortened, alone), 4)}."
+        )
     return [where[key] for key in keys]
 
 

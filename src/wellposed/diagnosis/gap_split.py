@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, listed
 from wellposed.core.random import seeded, untouched
 from wellposed.diagnosis.evidence import crossed_interval, student_quantile
@@ -163,6 +164,7 @@ def _interval(share: Share) -> str:
     return f"[{share.low:+.4f}, {share.high:+.4f}]" if math.isfinite(share.low) else ""
 
 
+@checked
 def gap_split(
     source: Run | Watch,
     *,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.files import jsonable
 from wellposed.diagnosis.decomposition import LEVEL, Array, RowLosses
@@ -228,6 +229,7 @@ def _cell(interval: Interval) -> str:
     return bounded(interval.estimate, interval.low, interval.high)
 
 
+@checked
 def learning_curve(
     problem: Problem,
     recipes: Recipes,

@@ -6,10 +6,11 @@ notebook asks, so that nothing here depends on it, or on what it needs.
 
 from __future__ import annotations
 
-import html
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+from wellposed.core.signs import escaped
 
 
 def shown(thing: Any, module: str) -> str:
@@ -17,7 +18,8 @@ def shown(thing: Any, module: str) -> str:
 
     Without matplotlib the text is all there is.
     """
-    text = f"<pre>{html.escape(str(thing))}</pre>"
+    lines = "\n".join(map(escaped, str(thing).split("\n")))
+    text = f"<pre>{lines}</pre>"
     if find_spec("matplotlib") is None:
         return text
     figure = import_module(f"wellposed.reporting.{module}").picture(thing)

@@ -314,7 +314,7 @@ def wrong(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wron
         return None
     errors = (answers != y.long()).double()
     sure = margin.argsort(descending=True)[: len(y) // 5]
-    counts = torch.bincount(y.long().clamp_min(0))
+    counts = torch.unique(y, return_counts=True)[1]  # not by number: one wrong label would take all memory
     shared = _shared(inputs, y.long(), answers, sure[errors[sure] > 0])
     return Wrong(
         float(errors[sure].mean()), len(sure), float(errors.mean()), len(y), 1 - float(counts.max()) / len(y), shared

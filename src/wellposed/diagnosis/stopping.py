@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.curves import GAUSSIAN_MAD, SECOND_DIFFERENCE
 from wellposed.diagnosis.logs import Array
@@ -66,6 +67,7 @@ class StopWhenSure:
         return np.array([row.get(self.column, math.nan) for row in rows], dtype=np.float64)
 
 
+@checked
 def stop_when_sure(risk: float = 0.05, *, column: str = "valid_loss") -> StopWhenSure:
     """Stop when validation has turned and going on will hardly find a better epoch, at a known risk of being wrong.
 

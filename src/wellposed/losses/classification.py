@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""Targets of this value are masked, as in torch."""
+from wellposed.losses.criterion import Criterion, aligned, over_outputs, wide
+from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_shares
+
+MOST_COUNTED = 2**18
+"""More classes than this are counted only where there are as many rows."""
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -15,20 +20,38 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | Non
 
     Args:
         outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ..., classes)``.
-        target: class indices ``(n,)`` or ``(n, ...)``, with -100 masked; or probabilities ``(n, classes)``.
+        target: class indices ``(n,)`` or ``(n, ...)``, with -100 masked; or probabilities ``(n, classes)`` that sum to 1.
     Returns:
         values ``(n,)`` or ``(n, ...)`` in nats, and the mask of the units that count.
+    Raises:
+        TargetError: a label has no output, or targets are neither class indices nor probabilities.
     """
-    if target.is_floating_point() and target.shape == outputs.shape:
+    if is_distribution(outputs, target):
+        need_distributions("cross_entropy", target)
         outputs = wide(outputs)
         return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
-    outputs, target = classes_second(outputs, target.long())
-    highest = int(target.max()) if target.numel() else 0
-    if highest >= outputs.shape[1]:
-        raise ValueError(f"label {highest} needs {highest + 1} outputs, there are {outputs.shape[1]}")
+    outputs, target = indexed("cross_entropy", outputs, target)
     values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
     mask = target != IGNORED
     return values, None if bool(mask.all()) else mask
+
+
+def is_distribution(outputs: Tensor, target: Tensor) -> bool:
+    """Whether targets have a probability for each class, as opposed to one class index."""
+    return target.is_floating_point() and target.shape == outputs.shape and outputs.ndim > 1
+
+
+def indexed(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
+    """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output.
+
+    Raises:
+        TargetError: a label has no output.
+    """
+    if outputs.ndim < 2:
+        raise ValueError("class scores have an axis of classes: (n, classes)")
+    outputs, target = classes_second(outputs, target)
+    need_classes(name, target, outputs.shape[1], ignored)
+    return outputs, target.long()
 
 
 def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,37 +67,71 @@ def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return outputs, target
 
 
+@dataclass(frozen=True)
+class CrossEntropy(Criterion):
+    """``-log softmax(outputs)[target]``; see `cross_entropy`. Convex in the outputs."""
+
+    name = "cross_entropy"
+    aliases = ("ce",)
+    classifies = True
+    kernel = 0
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `cross_entropy`."""
+        return cross_entropy(outputs, target)
+
+    def check(self, target: Tensor, classes: int | None = None) -> None:
+        """Class indices from 0 to ``classes - 1``, with -100 left out; or rows of probabilities."""
+        if target.is_floating_point() and target.ndim > 1 and target.shape[1] == classes:
+            need_distributions(self.name, target)
+        else:
+            need_classes(self.name, target, classes)
+
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has.
+
+        Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
+        large that counting up to it would take all memory.
+        """
+        low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
+        if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
+            return None
+        counts = torch.bincount(train, minlength=int(high) + 1).float()
+        return ((counts + 0.5) / (counts + 0.5).sum()).log()
+
+
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``log(1 + exp(-(2y-1) f))``, summed over outputs.
+    """``log(1 + exp(f)) - y f``, summed over outputs.
 
     Args:
-        outputs: logits ``(n,)`` or ``(n, outputs)``.
-        target: 0 or 1, of the same shape, or ``(n,)`` for one output.
-    """
-    outputs, target = aligned(outputs, target)
-    values = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
-    return values.flatten(1).sum(1) if values.ndim > 1 else values, None
-
-
-def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused.
-
+        outputs: logits ``f``, ``(n,)`` or ``(n, outputs)``.
+        target: ``y`` in [0, 1], of the same shape, or ``(n,)`` for one output.
     Raises:
-        ValueError: the shapes differ; broadcasting ``(n, 1)`` against ``(n,)`` would silently compare all with all.
+        TargetError: a target is outside [0, 1], such as the labels -1 and 1, for which this loss has no lower bound.
     """
-    if outputs.shape != target.shape:
-        if outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1:
-            outputs = outputs.squeeze(-1)
-        elif target.ndim == outputs.ndim + 1 and target.shape[-1] == 1:
-            target = target.squeeze(-1)
-    if outputs.shape != target.shape:
-        raise ValueError(f"shapes {tuple(outputs.shape)} and {tuple(target.shape)} differ")
-    outputs = wide(outputs)
-    return outputs, target.to(outputs.dtype)
+    need_shares("binary_cross_entropy", target)
+    outputs, target = aligned(outputs, target)
+    return over_outputs(F.binary_cross_entropy_with_logits(outputs, target, reduction="none")), None
 
 
-def wide(outputs: Tensor) -> Tensor:
-    """At least single precision: in half precision the differences of a loss would be lost."""
-    if not outputs.is_floating_point():
-        return outputs.to(torch.get_default_dtype())
-    return outputs.float() if outputs.element_size() < 4 else outputs
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Criterion):
+    """``log(1 + exp(f)) - y f`` for ``y`` in [0, 1]; see `binary_cross_entropy`. Convex in the outputs."""
+
+    name = "binary_cross_entropy"
+    aliases = ("bce",)
+    classifies = True
+    kernel = 2
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `binary_cross_entropy`."""
+        return binary_cross_entropy(outputs, target)
+
+    def check(self, target: Tensor, classes: int | None = None) -> None:
+        """In [0, 1]."""
+        need_shares(self.name, target)
+
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The logit of the share of ones, which is kept off 0 and 1."""
+        share = train.float().mean().clamp(1e-6, 1 - 1e-6)
+        return (share / (1 - share)).log()

@@ -1,53 +1,153 @@
 """Metrics, each with what every row adds to it, so that two models can be compared row by row.
 
 ``rows(outputs, target)`` has one number for each example, whose mean is the score. Where a metric is no mean over rows
-(balanced accuracy, R2, RMSE, AUC) the numbers are its linearization: score plus the row's influence.
+(balanced accuracy, F1, R2, RMSE, AUC) the numbers are its linearization: score plus the row's influence. So the paired interval
+of two models' rows is the delta method's, which the tests hold against the jackknife.
+
+A metric is a frozen dataclass with at most one number, found by introspection: ``"top_k_accuracy:5"`` is ``TopKAccuracy(5)``.
+Outputs are logits or log-probabilities, ``(n, classes)`` in any of `cross_entropy`'s layouts or ``(n,)`` of the second of two
+classes; or numbers. Weights are scikit-learn's ``sample_weight``. No metric is NaN where outputs are finite: what is not defined on
+the targets is refused, and `undefined` says why beforehand.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
-from wellposed.core.registry import classes_in, lookup
-from wellposed.losses.classification import IGNORED, aligned, binary_cross_entropy, classes_second, cross_entropy
-from wellposed.losses.per_example import average, per_example
+from wellposed.core.registry import classes_in
+from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
+from wellposed.losses.criterion import aligned, made, spelled
+from wellposed.losses.per_example import Loss, PerExample, average, per_example
+from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_shares
 
 
+@dataclass(frozen=True)
 class Metric(ABC):
     """A score of outputs on targets."""
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
+    """As people write it; by default the name with blanks."""
+    classifies: ClassVar[bool] = False
+    """Whether outputs are scores of classes; else they are numbers."""
     higher_is_better: ClassVar[bool] = True
     in_units: ClassVar[bool] = False
-    """Whether the score is in the units of the target, and scales with it."""
+    """Whether the score changes when the target is shifted or scaled, so that it is taken in the target's own units."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", spelled(type(self).name, self))
 
     @abstractmethod
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(n,)``, float64: each example's part; the mean is the score."""
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``(n,)``, float64: each example's part; the mean is the score.
 
-    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+        Args:
+            weight: ``(n,)``, >= 0; None: all count alike.
+        Raises:
+            InputError, ValueError: the metric is not defined on these targets, or they do not fit the outputs.
+        """
+
+    def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``(models, n)``: `rows` of several models' outputs ``(models, n, ...)`` on the same targets."""
-        return torch.stack([self.rows(one, target) for one in outputs])
+        return torch.stack([self.rows(one, target, weight) for one in outputs])
 
-    def score(self, outputs: Tensor, target: Tensor) -> float:
+    def score(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> float:
         """The metric over all rows."""
-        return float(self.rows(outputs, target).mean())
+        return float(self.rows(outputs, target, weight).mean())
+
+    def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
+        """Why the metric has no value on these targets, whatever the outputs; empty where it has one."""
+        if not len(target):
+            return f"{self.name} needs at least one row."
+        if weight is not None and not bool(weight.sum() > 0):
+            return f"{self.name} needs a row that counts; all weights are 0."
+        if self.classifies and not target.is_floating_point() and bool((target == IGNORED).all()):
+            return f"{self.name} needs a row that counts; all labels are {IGNORED}, which leaves them out."
+        return ""
+
+    def require(self, target: Tensor, weight: Tensor | None = None) -> None:
+        """Refuse targets on which the metric has no value.
+
+        Raises:
+            InputError: with the reason.
+        """
+        if reason := self.undefined(target, weight):
+            raise InputError(reason)
 
 
-def _correct(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted class, label and mask, one unit an entry, with an axis of examples first."""
+# --- rows from units
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What is scored: one label a row, or several (tokens, outputs); masked ones are left out.
+
+    ``scores`` is ``(units, classes)``, or ``(units,)`` logits of the second of two classes; ``share`` is each unit's weight, which
+    sum to 1; ``row`` says whose example it is.
+    """
+
+    scores: Tensor
+    label: Tensor
+    row: Tensor
+    share: Tensor
+    rows: int
+    plain: bool
+
+    @property
+    def predicted(self) -> Tensor:
+        """The class with the highest score; of equal ones the first."""
+        return self.scores.argmax(1) if self.scores.ndim > 1 else (self.scores > 0).long()
+
+    @property
+    def classes(self) -> int:
+        """How many classes have a score."""
+        return self.scores.shape[1] if self.scores.ndim > 1 else 2
+
+    def mean_rows(self, values: Tensor) -> Tensor:
+        """Each example's linearized part of ``sum share * values``."""
+        values = values.double()
+        if self.plain:
+            return values
+        score = (self.share * values).sum()
+        parts = self.rows * self.share * (values - score)
+        return score + torch.zeros(self.rows, dtype=torch.float64).index_add_(0, self.row, parts)
+
+
+def _units(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | None) -> _Units:
+    """Scores and labels of the units that count, in double precision; probabilities as targets give their likeliest class.
+
+    Raises:
+        InputError: no unit counts, or a label has no output.
+    """
+    metric.require(target, weight)
+    outputs = outputs.double()
     if _are_shares(outputs, target):
         target = target.argmax(1)
-    elif _is_binary(outputs, target):
+    if _is_binary(outputs, target):
+        need_shares(metric.name, target)
         outputs, target = aligned(outputs, target)
-        return (outputs > 0).long(), target.long(), torch.ones_like(target, dtype=torch.bool)
-    outputs, target = classes_second(outputs, target.long())
-    return outputs.argmax(1), target, target != IGNORED
+        label, scores = target.round().long(), outputs
+    else:
+        scores, target = classes_second(outputs, target)
+        need_classes(metric.name, target, scores.shape[1])
+        label, scores = target.long(), scores.movedim(1, -1)
+    n, each = len(label), label[0].numel()
+    row = torch.arange(n).repeat_interleave(each)
+    share = (torch.ones(n, dtype=torch.float64) if weight is None else weight.double()).repeat_interleave(each)
+    label, scores = label.reshape(-1), scores.reshape(n * each, *scores.shape[label.ndim :])
+    keep = label != IGNORED
+    whole = bool(keep.all())
+    if not whole:
+        label, scores, row, share = label[keep], scores[keep], row[keep], share[keep]
+    if not bool(share.sum() > 0):
+        raise InputError(f"{metric.name} needs a row that counts; all that have a weight are left out.")
+    return _Units(scores, label, row, share / share.sum(), n, whole and each == 1 and weight is None)
 
 
 def _are_shares(outputs: Tensor, target: Tensor) -> bool:
@@ -62,179 +162,583 @@ def _is_binary(outputs: Tensor, target: Tensor) -> bool:
     return outputs.shape == target.shape or (outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1)
 
 
+# --- means over labels
+
+
+@dataclass(frozen=True)
 class Accuracy(Metric):
-    """Share of units (rows, tokens) whose highest score is the label."""
+    """Share of units (rows, tokens) whose highest score is the label; a single logit says the second class above 0."""
 
     name = "accuracy"
+    classifies = True
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """1 where right, 0 where wrong; for tokens the linearized share."""
-        predicted, label, mask = _correct(outputs, target)
-        return average([per_example(((predicted == label).double(), mask), label)]).rows
+        units = _units(self, outputs, target, weight)
+        return units.mean_rows(units.predicted == units.label)
 
-    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """In one pass where each row has one label."""
-        if outputs.ndim != 3 or target.ndim != 1 or target.is_floating_point() or bool((target == IGNORED).any()):
+        if outputs.ndim != 3 or target.ndim != 1 or target.is_floating_point() or weight is not None:
+            return super().rows_of_many(outputs, target, weight)
+        if bool((target < 0).any()):
             return super().rows_of_many(outputs, target)
+        self.require(target)
+        need_classes(self.name, target, outputs.shape[2])
         return (outputs.argmax(2) == target).double()
 
 
-class BalancedAccuracy(Metric):
-    """Mean over classes of the share of the class's rows that are right."""
+@dataclass(frozen=True)
+class TopKAccuracy(Metric):
+    """Share of units whose label is among the ``k`` highest scores; 1 from as many ``k`` as there are classes.
 
-    name = "balanced_accuracy"
+    Of equal scores the later classes come first, as in scikit-learn's ``top_k_accuracy_score``. As text ``"top_k_accuracy:5"``.
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The score plus each row's influence: ``(right - share of its class) * n/(classes*n_c)``, over a row's units."""
-        predicted, label, mask = _correct(outputs, target)
-        classes, index, counts = torch.unique(label[mask], return_inverse=True, return_counts=True)
-        right = (predicted == label)[mask].double()
-        shares = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, index, right) / counts
-        influence = torch.zeros(label.shape, dtype=torch.float64)
-        influence[mask] = (right - shares[index]) * (len(label) / (len(classes) * counts.double()))[index]
-        rows: Tensor = shares.mean() + influence.reshape(len(label), -1).sum(1)
-        return rows
+    Args:
+        k: >= 1.
+    """
+
+    k: int = 2
+
+    name = "top_k_accuracy"
+    title = "top-k accuracy"
+    classifies = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or self.k != int(self.k) or self.k < 1:
+            raise InputError(f"top_k_accuracy needs a whole number k >= 1; it was given {self.k!r}.")
+        super().__post_init__()
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """1 where the label is among the highest, 0 where not."""
+        units = _units(self, outputs, target, weight)
+        if self.k == 1 and units.scores.ndim == 1:
+            return units.mean_rows(units.predicted == units.label)
+        if self.k >= units.classes:
+            return units.mean_rows(torch.ones_like(units.label))
+        mine = units.scores.gather(1, units.label[:, None])
+        later = torch.arange(units.classes) > units.label[:, None]
+        ahead = (~(units.scores <= mine) | ((units.scores == mine) & later)).sum(1)
+        return units.mean_rows(ahead < self.k)
 
 
+@dataclass(frozen=True)
 class LogLoss(Metric):
     """Mean cross-entropy of the class scores, in nats."""
 
     name = "log_loss"
+    title = "log loss"
+    classifies = True
     higher_is_better = False
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``-log p(label)``; for tokens the linearized mean."""
+        self.require(target, weight)
         binary = _is_binary(outputs, target) and not _are_shares(outputs, target)
         loss = binary_cross_entropy if binary else cross_entropy
-        units = loss(outputs.double(), target)
-        return average([per_example(units, target)]).rows
+        return _averaged(per_example(loss(outputs.double(), target), target), weight)
 
 
+@dataclass(frozen=True)
+class Brier(Metric):
+    """Mean squared distance of the predicted probabilities to what happened, as scikit-learn's ``brier_score_loss``.
+
+    ``(p - y)^2`` of the second of two classes, in [0, 1]; of more classes ``sum_c (p_c - y_c)^2``, in [0, 2].
+    """
+
+    name = "brier"
+    title = "Brier score"
+    classifies = True
+    higher_is_better = False
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The squared distance of each row's probabilities."""
+        if _are_shares(outputs, target):
+            self.require(target, weight)
+            apart = (outputs.double().softmax(1) - target.double()).square().sum(1)
+            return _averaged(_each(apart / (2.0 if target.shape[1] == 2 else 1.0)), weight)
+        units = _units(self, outputs, target, weight)
+        if units.classes == 2:
+            return units.mean_rows((_positive(units.scores) - units.label).square())
+        chances = units.scores.softmax(1)
+        mine = chances.gather(1, units.label[:, None])[:, 0]
+        return units.mean_rows(chances.square().sum(1) - mine.square() + (1.0 - mine).square())
+
+
+def _positive(scores: Tensor) -> Tensor:
+    """Probability of the second of two classes."""
+    return scores.sigmoid() if scores.ndim == 1 else scores.softmax(1)[:, 1]
+
+
+@dataclass(frozen=True)
+class ECE(Metric):
+    """Expected calibration error: ``sum_b |sum_(i in b) w_i (confidence_i - right_i)| / sum w`` over bins of equal width.
+
+    The confidence is the highest probability, and right is whether its class is the label; of a single logit it is the
+    probability of the second class, and right whether it is the label, as in torchmetrics' ``CalibrationError`` (norm
+    ``l1``). In [0, 1]. The last bin holds 1. It is biased upwards where bins hold few rows. The rows are its linearization
+    at the signs that the bins' gaps have; where the true gaps are near 0 an interval from them is too narrow. As text
+    ``"ece:10"``.
+
+    Args:
+        bins: >= 1.
+    Source:
+        Guo et al. (2017), ICML.
+    """
+
+    bins: int = 15
+
+    name = "ece"
+    title = "calibration error"
+    classifies = True
+    higher_is_better = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bins, bool) or self.bins != int(self.bins) or not 1 <= self.bins <= 10**6:
+            raise InputError(f"ece needs a whole number of bins from 1 to 1,000,000; it was given {self.bins!r}.")
+        super().__post_init__()
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``sign of the bin's gap * (confidence - right)``."""
+        units = _units(self, outputs, target, weight)
+        if units.scores.ndim == 1:
+            sure, right = units.scores.sigmoid(), units.label == 1
+        else:
+            sure, right = units.scores.softmax(1).max(1).values, units.predicted == units.label
+        edges = torch.linspace(0.0, 1.0, self.bins + 1, dtype=torch.float64)
+        bins = (torch.bucketize(sure, edges, right=True) - 1).clamp(0, self.bins - 1)
+        gap = sure - right.double()
+        gaps = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, bins, units.share * gap)
+        return units.mean_rows(gaps.sign()[bins] * gap)
+
+
+# --- functions of counts by class
+
+
+@dataclass(frozen=True)
+class _Counted(Metric):
+    """A metric that is a function of three shares for each class: labels, predictions, and labels that were predicted.
+
+    The classes are those that a label or a prediction has. A share of nothing (no prediction of a class, say) is 0, as
+    scikit-learn's ``zero_division`` has it by default. A row's influence is the gradient by the shares times what it adds to them.
+    """
+
+    classifies = True
+    average: ClassVar[str] = "macro"
+
+    @abstractmethod
+    def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
+        """The score of each class, ``(classes,)``, or of sums over them."""
+
+    def pooled(self, labelled: Tensor, predicted: Tensor, hit: Tensor, names: Tensor) -> Tensor:
+        """The score of all classes, 0-d."""
+        if self.average == "micro":
+            return self.of(labelled.sum(), predicted.sum(), hit.sum())
+        found = self.of(labelled, predicted, hit)
+        if self.average == "binary":
+            return found[names == 1].sum()
+        return (labelled * found).sum() if self.average == "weighted" else found.mean()
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The score plus each row's influence."""
+        units = _units(self, outputs, target, weight)
+        predicted = units.predicted
+        names, index = torch.unique(torch.cat([units.label, predicted]), return_inverse=True)
+        if self.average == "binary" and (units.classes > 2 or int(names[-1]) > 1):
+            raise InputError(
+                f"{self.name} is for two classes, and the model scores {units.classes}; use {self.name}_macro, "
+                f"{self.name}_micro or {self.name}_weighted."
+            )
+        label, guess = index[: len(units.label)], index[len(units.label) :]
+        right = (label == guess).double()
+        shares = torch.zeros(3, len(names), dtype=torch.float64)
+        for kind, place, amount in ((0, label, units.share), (1, guess, units.share), (2, label, units.share * right)):
+            shares[kind].index_add_(0, place, amount)
+        with torch.enable_grad():
+            shares.requires_grad_()
+            score = self.pooled(shares[0], shares[1], shares[2], names)
+            slope = torch.autograd.grad(score, shares, allow_unused=True)[0] if score.requires_grad else None
+        if slope is None:
+            slope = torch.zeros_like(shares)
+        influence = slope[0][label] + slope[1][guess] + slope[2][label] * right - (slope * shares.detach()).sum()
+        rows = torch.zeros(units.rows, dtype=torch.float64)
+        return float(score.detach()) + rows.index_add_(0, units.row, units.rows * units.share * influence)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, 0 where the whole is 0; with a finite gradient there."""
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class BalancedAccuracy(_Counted):
+    """Mean over the classes that have rows of the share of these rows that are right."""
+
+    name = "balanced_accuracy"
+
+    def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
+        """Recall of the classes that have rows."""
+        return _ratio(hit, labelled)[labelled > 0]
+
+
+@dataclass(frozen=True)
+class Recall(_Counted):
+    """Share of the second class's rows that are predicted as such; 0 where it has none. Two classes."""
+
+    name = "recall"
+    average = "binary"
+
+    def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
+        """Hits among the labels of a class."""
+        return _ratio(hit, labelled)
+
+
+@dataclass(frozen=True)
+class RecallMacro(Recall):
+    """Mean of the classes' recalls; a class is one that a label or a prediction has."""
+
+    name = "recall_macro"
+    average = "macro"
+
+
+@dataclass(frozen=True)
+class RecallMicro(Recall):
+    """Recall of all classes' rows together, which is the accuracy."""
+
+    name = "recall_micro"
+    average = "micro"
+
+
+@dataclass(frozen=True)
+class RecallWeighted(Recall):
+    """Mean of the classes' recalls by their rows, which is the accuracy."""
+
+    name = "recall_weighted"
+    average = "weighted"
+
+
+@dataclass(frozen=True)
+class Precision(_Counted):
+    """Share of the rows predicted as the second class that are; 0 where none is predicted. Two classes."""
+
+    name = "precision"
+    average = "binary"
+
+    def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
+        """Hits among the predictions of a class."""
+        return _ratio(hit, predicted)
+
+
+@dataclass(frozen=True)
+class PrecisionMacro(Precision):
+    """Mean of the classes' precisions; a class is one that a label or a prediction has."""
+
+    name = "precision_macro"
+    average = "macro"
+
+
+@dataclass(frozen=True)
+class PrecisionMicro(Precision):
+    """Precision of all classes' rows together, which is the accuracy."""
+
+    name = "precision_micro"
+    average = "micro"
+
+
+@dataclass(frozen=True)
+class PrecisionWeighted(Precision):
+    """Mean of the classes' precisions by their rows."""
+
+    name = "precision_weighted"
+    average = "weighted"
+
+
+@dataclass(frozen=True)
+class F1(_Counted):
+    """``2 hits / (labels + predictions)`` of the second class, the harmonic mean of precision and recall. Two classes."""
+
+    name = "f1"
+    title = "F1"
+    average = "binary"
+
+    def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
+        """Twice the hits among labels and predictions of a class."""
+        return _ratio(2.0 * hit, labelled + predicted)
+
+
+@dataclass(frozen=True)
+class F1Macro(F1):
+    """Mean of the classes' F1; a class is one that a label or a prediction has."""
+
+    name = "f1_macro"
+    title = "macro F1"
+    average = "macro"
+
+
+@dataclass(frozen=True)
+class F1Micro(F1):
+    """F1 of all classes' rows together, which is the accuracy."""
+
+    name = "f1_micro"
+    title = "micro F1"
+    average = "micro"
+
+
+@dataclass(frozen=True)
+class F1Weighted(F1):
+    """Mean of the classes' F1 by their rows."""
+
+    name = "f1_weighted"
+    title = "weighted F1"
+    average = "weighted"
+
+
+@dataclass(frozen=True)
 class AUC(Metric):
-    """Area under the ROC curve: the chance that a positive row scores above a negative one. Two classes."""
+    """Area under the ROC curve: the chance that a positive row scores above a negative one. Two classes, both present."""
 
     name = "auc"
+    title = "AUC"
+    classifies = True
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
+        """A single class has no pairs to rank."""
+        counted = target if weight is None else target[weight > 0]
+        if (reason := super().undefined(target, weight)) or bool((counted != counted.reshape(-1)[0]).any()):
+            return reason
+        return (
+            f"auc needs rows of both classes, and all {len(counted)} that count are of class "
+            f"{float(counted.reshape(-1)[0]):g}. Give more rows, or use accuracy or log_loss."
+        )
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The area plus each row's influence (its placement among the other class). Source: DeLong et al. (1988)."""
+        self.require(target, weight)
         if outputs.ndim == 2 and outputs.shape[1] == 2:
             outputs = outputs[:, 1] - outputs[:, 0]
         elif outputs.ndim == 2 and outputs.shape[1] == 1:
             outputs = outputs[:, 0]
-        if outputs.ndim != 1 or len(torch.unique(target)) > 2:
+        target = target.reshape(-1) if target.shape == (len(target), 1) else target
+        if outputs.ndim != 1 or target.ndim != 1 or len(torch.unique(target)) > 2:
             raise InputError("auc is for two classes; use accuracy, balanced_accuracy or log_loss.")
         score, positive = outputs.double(), target == target.max()
-        if bool(positive.all()):
-            return torch.full_like(score, torch.nan)
-        n, n1, n0 = len(score), int(positive.sum()), int((~positive).sum())
+        share = torch.ones_like(score) if weight is None else weight.double()
+        ones, zeros = share[positive].sum(), share[~positive].sum()
         placement = torch.empty_like(score)
-        placement[positive] = _share_below(score[positive], score[~positive])
-        placement[~positive] = 1.0 - _share_below(score[~positive], score[positive])
-        area = placement[positive].mean()
-        size = torch.where(positive, n / n1, n / n0).double()
+        placement[positive] = _share_below(score[positive], score[~positive], share[~positive])
+        placement[~positive] = 1.0 - _share_below(score[~positive], score[positive], share[positive])
+        area = (share * placement)[positive].sum() / ones
+        size = len(score) * share / torch.where(positive, ones, zeros)
         return area + (placement - area) * size
 
 
-def _share_below(values: Tensor, others: Tensor) -> Tensor:
-    """Share of ``others`` below each value, ties counting one half."""
-    ordered = others.sort().values
-    below = torch.searchsorted(ordered, values, right=False)
-    upto = torch.searchsorted(ordered, values, right=True)
-    return (below + upto).double() / (2 * len(ordered))
+def _share_below(values: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    """(Weighted) share of ``others`` below each value, ties counting one half."""
+    ordered, order = others.sort()
+    total = torch.cat([share.new_zeros(1), share[order].cumsum(0)])
+    below = total[torch.searchsorted(ordered, values, right=False)]
+    upto = total[torch.searchsorted(ordered, values, right=True)]
+    return (below + upto) / (2 * total[-1])
 
 
-class R2(Metric):
-    """``1 - sum (y - f)^2 / sum (y - mean y)^2``, over all outputs together."""
-
-    name = "r2"
-
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``r2 - n ((y_i - f_i)^2 - (1 - r2) (y_i - mean y)^2) / sum (y - mean y)^2``."""
-        outputs, target = aligned(outputs.double(), target.double())
-        squares = (outputs - target).square().reshape(len(target), -1).sum(1)
-        spread = (target - target.mean(0)).square().reshape(len(target), -1).sum(1)
-        left = squares.sum() / spread.sum()
-        return 1.0 - left - (squares - left * spread) / spread.mean()
-
-    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """In one pass."""
-        models, target = len(outputs), target.double().reshape(len(target), -1)
-        outputs = outputs.double().reshape(models, len(target), -1)
-        if outputs.shape[2] != target.shape[1]:
-            return super().rows_of_many(outputs, target)
-        squares = (outputs - target).square().sum(2)
-        spread = (target - target.mean(0)).square().sum(1)
-        left = squares.sum(1, keepdim=True) / spread.sum()
-        return 1.0 - left - (squares - left * spread) / spread.mean()
+# --- of numbers
 
 
-class RMSE(Metric):
-    """``sqrt(mean (y - f)^2)``, in the units of the target."""
+def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
+    return average([part], None if weight is None else [weight]).rows
 
-    name = "rmse"
+
+def _each(values: Tensor) -> PerExample:
+    return PerExample(values, torch.ones_like(values))
+
+
+@dataclass(frozen=True)
+class _OfNumbers(Metric):
+    """A mean over rows and outputs of what each number is off by."""
+
     higher_is_better = False
     in_units = True
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
+    @abstractmethod
+    def off(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """What each number costs; the shape of both."""
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The mean over the row's outputs."""
+        return _averaged(_each(self.by_row(outputs, target, weight)), weight)
+
+    def by_row(self, outputs: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """``(n,)``: the mean over outputs, not yet weighed."""
+        outputs, target = _numbers(self, outputs, target, weight)
+        return self.off(outputs, target).reshape(len(target), -1).mean(1)
+
+
+def _numbers(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Outputs and targets in double precision and one shape, checked."""
+    metric.require(target, weight)
+    need_numbers(metric.name, target)
+    return aligned(outputs.double(), target.double())
+
+
+@dataclass(frozen=True)
+class MAE(_OfNumbers):
+    """``mean |y - f|``, in the units of the target."""
+
+    name = "mae"
+    title = "MAE"
+
+    def off(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``|y - f|``."""
+        return (outputs - target).abs()
+
+
+@dataclass(frozen=True)
+class MAPE(_OfNumbers):
+    """``mean |y - f| / |y|``, as a share: 0.1 is ten percent.
+
+    Where ``y`` is 0 it is divided by 2.2e-16, as in scikit-learn, so that one such row decides the score.
+    """
+
+    name = "mape"
+    title = "MAPE"
+
+    def off(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``|y - f| / |y|``."""
+        return (outputs - target).abs() / target.abs().clamp_min(torch.finfo(torch.float64).eps)
+
+
+@dataclass(frozen=True)
+class Pinball(_OfNumbers):
+    """``mean max(level (y - f), (level - 1) (y - f))``: how well ``f`` is the quantile ``level`` of ``y``, in its units.
+
+    As text ``"pinball:0.9"``. scikit-learn's ``mean_pinball_loss``.
+
+    Args:
+        level: in [0, 1].
+    """
+
+    level: float = 0.5
+
+    name = "pinball"
+    title = "pinball loss"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.level <= 1.0:
+            raise InputError(f"pinball needs a level in [0, 1]; it was given {self.level!r}.")
+        super().__post_init__()
+
+    def off(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The tilted distance."""
+        left = target - outputs
+        return torch.maximum(self.level * left, (self.level - 1.0) * left)
+
+
+@dataclass(frozen=True)
+class RMSE(_OfNumbers):
+    """``sqrt(mean (y - f)^2)``, in the units of the target."""
+
+    name = "rmse"
+    title = "RMSE"
+
+    def off(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """``(y - f)^2``."""
+        return (outputs - target).square()
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``rmse + ((y_i - f_i)^2 - mse)/(2 rmse)``."""
-        outputs, target = aligned(outputs.double(), target.double())
-        squares = (outputs - target).square().reshape(len(target), -1).mean(1)
+        squares = super().rows(outputs, target, weight)
         root = squares.mean().sqrt()
         return root + (squares - squares.mean()) / (2.0 * root.clamp_min(1e-300))
 
 
-class MAE(Metric):
-    """``mean |y - f|``, in the units of the target."""
+@dataclass(frozen=True)
+class R2(Metric):
+    """``1 - sum (y - f)^2 / sum (y - mean y)^2``, over all outputs together.
 
-    name = "mae"
-    higher_is_better = False
-    in_units = True
+    Where the target is constant (one row, say) it is 1 if every prediction is exact and 0 if not, as in scikit-learn.
+    """
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y_i - f_i|``."""
-        outputs, target = aligned(outputs.double(), target.double())
-        return (outputs - target).abs().reshape(len(target), -1).mean(1)
+    name = "r2"
+    title = "R²"
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``r2 - n ((y_i - f_i)^2 - (1 - r2) (y_i - mean y)^2) / sum (y - mean y)^2``."""
+        outputs, target = _numbers(self, outputs, target, weight)
+        return self._rows(outputs[None], target, weight)[0]
+
+    def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """In one pass."""
+        if outputs[0].numel() != target.numel():
+            return super().rows_of_many(outputs, target, weight)
+        self.require(target, weight)
+        need_numbers(self.name, target)
+        return self._rows(outputs.double(), target.double(), weight)
+
+    @staticmethod
+    def _rows(outputs: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        n = len(target)
+        target, outputs = target.reshape(n, -1), outputs.reshape(len(outputs), n, -1)
+        share = torch.full((n, 1), 1.0 / n, dtype=torch.float64) if weight is None else weight.double()[:, None]
+        share = share / share.sum()
+        squares = (outputs - target).square().sum(2)
+        counted = target[share[:, 0] > 0]
+        varies = (counted != counted[0]).any(0)  # the mean of equal numbers may differ from them by rounding
+        spread = ((target - (share * target).sum(0)).square() * varies).sum(1)
+        total = (share[:, 0] * spread).sum()
+        lost = (squares * share[:, 0]).sum(1, keepdim=True)
+        if not bool(total > 0):
+            return (lost == 0).double().expand(-1, n)
+        left = lost / total
+        return 1.0 - left - n * share[:, 0] * (squares - left * spread) / total
 
 
-class _Scaled(Metric):
+@dataclass(frozen=True)
+class _Restored(Metric):
     """A metric of standardized targets, in the target's own units."""
 
-    def __init__(self, inner: Metric, scale: float) -> None:
-        self.inner, self.scale = inner, scale
+    inner: Metric
+    scale: float
+    mean: float
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The inner metric's name."""
-        return self.inner.name
+    name = ""
 
-    @property
-    def higher_is_better(self) -> bool:  # type: ignore[override]
-        """As the inner metric's."""
-        return self.inner.higher_is_better
+    def __post_init__(self) -> None:
+        for part in ("name", "title", "classifies", "higher_is_better", "in_units"):
+            object.__setattr__(self, part, getattr(self.inner, part))
 
-    def rows(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The inner rows times the target's scale."""
-        return self.inner.rows(outputs, target) * self.scale
+    def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
+        """As the inner metric says."""
+        return self.inner.undefined(target, weight)
 
-    def rows_of_many(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The inner rows times the target's scale."""
-        return self.inner.rows_of_many(outputs, target) * self.scale
-
-
-def scaled(inner: Metric, scale: float) -> Metric:
-    """The metric in the units of a target that was divided by ``scale``."""
-    return _Scaled(inner, scale) if inner.in_units else inner
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The inner rows of both in the target's units."""
+        return self.inner.rows(
+            outputs.double() * self.scale + self.mean, target.double() * self.scale + self.mean, weight
+        )
 
 
-def metrics() -> dict[str, type[Metric]]:
-    """Every metric by name."""
-    return classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
+def scaled(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
+    """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
+    return _Restored(inner, scale, mean) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
 
 
-def metric(name: str) -> Metric:
-    """The metric of that name.
+def metrics(classifying: bool | None = None) -> dict[str, type[Metric]]:
+    """Every metric by name; those for classes (True) or for numbers (False)."""
+    found: dict[str, type[Metric]] = classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
+    return {name: cls for name, cls in found.items() if classifying in (None, cls.classifies)}
+
+
+def metric(name: str | Metric) -> Metric:
+    """The metric of that name, with its number after a colon if it takes one: ``"pinball:0.9"``.
 
     Raises:
         InputError: there is none; the nearest is suggested.
     """
-    return lookup("metric", name, metrics())()
+    return name if isinstance(name, Metric) else made("metric", name, metrics())
+
+
+def default_metric(loss: Loss) -> Metric | None:
+    """Accuracy where a loss classifies, R2 where it is the squared error, else none."""
+    if loss.classifies:
+        return Accuracy()
+    return R2() if loss.name == "squared_error" else None

@@ -19,9 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, did_you_mean, listed
-from wellposed.losses.classification import aligned, binary_cross_entropy, classes_second, cross_entropy
-from wellposed.losses.regression import absolute_error, huber, squared_error
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
+from wellposed.core.registry import classes_in
+from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
+from wellposed.losses.criterion import Criterion, aligned, made, wide
+from wellposed.losses.regression import SquaredError
+from wellposed.losses.targets import (
+    IGNORED,
+    need_classes,
+    need_distributions,
+    need_numbers,
+    need_shares,
+    need_signs,
+)
 
 
 @dataclass(frozen=True)
@@ -44,50 +54,160 @@ class PerExample:
         return total / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
-NAMED: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]] = {
-    "cross_entropy": cross_entropy,
-    "binary_cross_entropy": binary_cross_entropy,
-    "squared_error": squared_error,
-    "absolute_error": absolute_error,
-    "huber": huber,
+def named() -> dict[str, type[Criterion]]:
+    """Every loss of ours by its name and its short names."""
+    found = classes_in("wellposed.losses", Criterion)  # type: ignore[type-abstract]
+    return found | {alias: cls for cls in found.values() for alias in cls.aliases}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a loss of torch: its function, the loss of ours that it is, and which targets it takes.
+
+    ``elementwise``: it compares number with number, and would broadcast ``(n, 1)`` against ``(n,)``.
+    """
+
+    function: Any
+    check: Callable[..., None]
+    same: type[Criterion] | None = None
+    elementwise: bool = True
+    numeric: bool = False
+
+
+F = nn.functional
+TORCH: dict[type[nn.Module], _Known] = {
+    nn.CrossEntropyLoss: _Known(F.cross_entropy, need_classes, CrossEntropy, elementwise=False),
+    nn.NLLLoss: _Known(F.nll_loss, need_classes, elementwise=False),
+    nn.BCEWithLogitsLoss: _Known(F.binary_cross_entropy_with_logits, need_shares, BinaryCrossEntropy),
+    nn.BCELoss: _Known(F.binary_cross_entropy, need_shares),
+    nn.MultiLabelSoftMarginLoss: _Known(F.multilabel_soft_margin_loss, need_shares, elementwise=False),
+    nn.MultiMarginLoss: _Known(F.multi_margin_loss, need_classes, elementwise=False),
+    nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
+    nn.HingeEmbeddingLoss: _Known(F.hinge_embedding_loss, need_signs),
+    nn.MSELoss: _Known(F.mse_loss, need_numbers, SquaredError, numeric=True),
+    nn.L1Loss: _Known(F.l1_loss, need_numbers, numeric=True),
+    nn.SmoothL1Loss: _Known(F.smooth_l1_loss, need_numbers, numeric=True),
+    nn.HuberLoss: _Known(F.huber_loss, need_numbers, numeric=True),
+    nn.PoissonNLLLoss: _Known(F.poisson_nll_loss, functools.partial(need_numbers, least=0.0)),
 }
-CLASSIFYING = {"cross_entropy", "binary_cross_entropy"}
-ALIASES = {"mse": "squared_error", "mae": "absolute_error", "ce": "cross_entropy", "bce": "binary_cross_entropy"}
+"""Losses of torch that are convex in the outputs and whose targets are known. Other callables are taken as they are."""
+FUNCTIONS = {known.function: module for module, known in TORCH.items()}
 
 
 class Loss:
     """A loss by name or by callable, that can be asked for each example's part.
 
     Args:
-        given: a name of `NAMED`, a torch loss module, a function with ``reduction=``, or any callable
-            ``loss(outputs, target)`` that returns values for each example, values with a mask, or their mean.
+        given: a name of `named`, with its number if it takes one (``"huber:0.5"``); a `Criterion` (``wp.Huber(0.5)``); a torch
+            loss module; a function with ``reduction=``; or any callable ``loss(outputs, target)`` that returns values for each
+            example, values with a mask, or their mean.
+        by_example: smoothing of a torch cross-entropy with class weights is weighed by the class of the example, not by
+            the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
+    Attributes:
+        criterion: the loss of ours; None where the loss is a callable.
     Raises:
         InputError: ``given`` is neither a known name nor callable.
     """
 
-    def __init__(self, given: Any) -> None:
-        self.given: Any = given.given if isinstance(given, Loss) else given
-        given = _as_module(self.given)
+    def __init__(self, given: Any, *, by_example: bool = False) -> None:
+        if isinstance(given, Loss):
+            given = given.given
+        self.given: Any = given
+        self.criterion: Criterion | None = given if isinstance(given, Criterion) else None
         if isinstance(given, str):
-            name = ALIASES.get(given, given)
-            if name not in NAMED:
-                raise InputError(f"There is no loss {given!r}.{did_you_mean(given, NAMED)} Known: {listed(NAMED)}.")
-            self.name = name
+            self.criterion = made("loss", given, named())
+        given = _as_module(given)
+        self.known = _known(given)
+        self.module: Any = given if isinstance(given, nn.Module) else None
+        if self.criterion is not None:
+            self.name = self.criterion.name
             self.ignored: int | None = None
-            self._units: Callable[[Any, Any], Any] = NAMED[name]
-            self._clean = self._units
+            self._units: Callable[[Any, Any], Any] = self.criterion.units
+            self._clean: Callable[[Any, Any], Any] = self.criterion.units
         elif callable(given):
-            self.name = _name_of(given)
+            same = self.known.same if self.known is not None else None
+            self.name = same.name if same is not None else str(getattr(given, "__name__", type(given).__name__))
             self.ignored = _ignored(given)
-            self._units = _unreduced(given)
-            self._clean = _unreduced(without_smoothing(given))
+            self._units = _unreduced(given, by_example)
+            self._clean = _unreduced(without_smoothing(given), by_example)
         else:
-            raise InputError(f"A loss is a name ({listed(NAMED)}) or a callable; {given!r} is neither.")
+            raise InputError(f"A loss is a name ({listed(named(), 40)}) or a callable; {described(given)} is neither.")
+
+    def __str__(self) -> str:
+        return self.name if self.criterion is None else str(self.criterion)
+
+    @property
+    def convex(self) -> bool:
+        """Whether the loss is known to be convex in the outputs: ours are, and those of `TORCH`."""
+        return self.criterion is not None or self.known is not None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether outputs are known to be predictions of the target itself, number by number."""
+        known = self.criterion or self.known
+        return known is not None and known.numeric
+
+    @property
+    def affine(self) -> bool:
+        """Whether the target may be shifted and scaled before training."""
+        return self.criterion is None or self.criterion.affine
+
+    def compiled(self) -> int | None:
+        """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
+        if self.criterion is not None:
+            return self.criterion.compiled()
+        given = self.module
+        plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == IGNORED
+        return CrossEntropy.kernel if plain and not given.label_smoothing and given.reduction == "mean" else None
+
+    def response(self, outputs: Tensor) -> Tensor:
+        """The prediction in the target's own terms, which metrics compare with it."""
+        return outputs if self.criterion is None else self.criterion.response(outputs)
+
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The best constant outputs by training targets ``(n,)``; None where they are not known."""
+        known = self.criterion or (
+            self.known.same() if self.known is not None and self.known.same is not None else None
+        )
+        return None if known is None else known.constant(train, valid)
+
+    def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
+        """Refuse targets that the loss does not take, or that the outputs cannot express, before anything is counted.
+
+        Args:
+            outputs, target: of a few rows, which show how many classes have an output.
+            targets: all targets; None where they are not at hand: then each batch is checked when it comes.
+        Raises:
+            ProblemError: what was found, what is needed, what to do.
+        """
+        if targets is None:
+            return
+        if self.classes_are_indices and isinstance(outputs, Tensor) and isinstance(target, Tensor) and outputs.ndim > 1:
+            if not is_distribution(outputs, target):
+                scores, _ = classes_second(outputs, target)
+                need_classes(self.name, targets, scores.shape[1], IGNORED if self.ignored is None else self.ignored)
+        elif self.criterion is not None:
+            self.criterion.check(targets)
+        elif self.known is not None and not self.classes_are_indices:
+            self.known.check(self.name, targets)
+
+    @property
+    def classes_are_indices(self) -> bool:
+        """Whether targets may be class indices, each with an output: a cross-entropy, ours or torch's, say."""
+        return isinstance(self.criterion, CrossEntropy) or (self.known is not None and self.known.check is need_classes)
 
     @property
     def classifies(self) -> bool:
         """Whether the loss compares class scores with labels."""
-        return self.name in CLASSIFYING
+        known = self.criterion or (self.known.same if self.known is not None else None)
+        return known is not None and known.classifies
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a torch loss weighs classes: ``weight`` of a cross-entropy, ``pos_weight`` of a binary one."""
+        return getattr(self.module, "pos_weight", None) is not None or (
+            isinstance(self.module, nn.CrossEntropyLoss) and self.module.weight is not None
+        )
 
     def mean(self, outputs: Any, target: Any, weight: Tensor | None = None) -> Tensor:
         """The mean that training minimizes, 0-d, carries gradient.
@@ -97,13 +217,18 @@ class Loss:
         """
         return self.parts(outputs, target, weight is not None).mean(weight)
 
-    def parts(self, outputs: Any, target: Any, weighted: bool = False) -> PerExample:
+    def parts(self, outputs: Any, target: Any, weighted: bool = False, softened: float | None = None) -> PerExample:
         """Each example's part as training sees it, with gradient. A loss that only returns means is one example, and
         counts as many units as it has rows.
 
+        Args:
+            softened: class indices were made probabilities, smoothed by this amount and perhaps mixed; None: they were not.
+                Class weights then weigh the example by its own classes, and the smoothing comes after.
         Raises:
             ProblemError: outputs and targets do not fit, or a loss that is a mean already shall be ``weighted``.
         """
+        if softened is not None and self.weighted:
+            return self._call(functools.partial(_softened, self.module, softened), outputs, target)  # type: ignore[no-any-return]
         units = self._call(self._units, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             if weighted:
@@ -112,7 +237,7 @@ class Loss:
                     "Use reduction='none'."
                 )
             return _whole(units, max(1, _rows(target) or _rows(outputs)))
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     @torch.no_grad()
     def per_example(self, outputs: Any, target: Any) -> PerExample:
@@ -123,7 +248,21 @@ class Loss:
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, units)
-        return per_example(units, target, self.ignored)
+        return per_example(self._of_rows(units, outputs, target), target, self.ignored)
+
+    def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
+        """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""
+        values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
+        rows = _rows(target) or _rows(outputs)
+        if not isinstance(values, Tensor) or values.ndim == 0 or not rows or len(values) == rows:
+            return units
+        if values.ndim == 1 and isinstance(target, Tensor) and len(values) == target.numel():
+            both = [part.reshape(rows, -1) for part in (values, mask) if isinstance(part, Tensor)]
+            return both[0] if mask is None else tuple(both)
+        raise ProblemError(
+            f"The loss {self.name!r} returned {len(values)} values for {rows} examples. Return one for each example, or "
+            "their mean, a tensor without axes."
+        )
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
@@ -152,6 +291,8 @@ class Loss:
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
             return units(outputs, target)
+        except TargetError:  # it says what is wrong with the targets
+            raise
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise ProblemError(
                 f"The loss {self.name!r} does not fit the model: outputs are {_shape(outputs)}, targets are "
@@ -181,30 +322,19 @@ def _by_row(values: Tensor) -> Tensor:
     return values if values.ndim == 1 else values.flatten(1).sum(1)
 
 
-ELEMENTWISE = (
-    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.PoissonNLLLoss,
-)  # fmt: skip
-"""torch's losses that compare number with number, and would broadcast ``(n, 1)`` against ``(n,)``."""
-
-
-FUNCTIONS: dict[Any, type[nn.Module]] = {
-    nn.functional.cross_entropy: nn.CrossEntropyLoss,
-    nn.functional.nll_loss: nn.NLLLoss,
-    nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
-    nn.functional.mse_loss: nn.MSELoss,
-    nn.functional.l1_loss: nn.L1Loss,
-    nn.functional.smooth_l1_loss: nn.SmoothL1Loss,
-    nn.functional.huber_loss: nn.HuberLoss,
-}
-
-
 def _as_module(given: Any) -> Any:
     """torch's functional cross-entropy, also with arguments set by ``functools.partial``, as the module it stands for."""
     function = given.func if isinstance(given, functools.partial) and not given.args else given
-    if isinstance(function, Hashable) and function in FUNCTIONS:
+    if callable(function) and isinstance(function, Hashable) and function in FUNCTIONS:
         keywords = dict(given.keywords) if isinstance(given, functools.partial) else {}
         return FUNCTIONS[function](**keywords)
     return given
+
+
+def _known(given: Any) -> _Known | None:
+    """What is known of a loss of torch; of a subclass with a forward of its own nothing is."""
+    plain = (cls for cls in TORCH if isinstance(given, cls) and type(given).forward is cls.forward)
+    return next((TORCH[cls] for cls in plain), None)
 
 
 def _ignored(given: Any) -> int | None:
@@ -218,24 +348,15 @@ def _whole(mean: Tensor, rows: int) -> PerExample:
     return PerExample((mean * rows).reshape(1), torch.full((1,), float(rows), device=mean.device, dtype=mean.dtype))
 
 
-def _name_of(given: Any) -> str:
-    known = {
-        nn.CrossEntropyLoss: "cross_entropy",
-        nn.BCEWithLogitsLoss: "binary_cross_entropy",
-        nn.MSELoss: "squared_error",
-    }
-    return known.get(type(given)) or str(getattr(given, "__name__", type(given).__name__))
-
-
-def _unreduced(given: Any) -> Callable[[Any, Any], Any]:
-    """The callable with its reduction over examples taken out, where that is possible."""
+def _unreduced(given: Any, by_example: bool) -> Callable[[Any, Any], Any]:
+    """The callable with its reduction over examples taken out, where that is possible, and its targets checked."""
     if isinstance(given, nn.modules.loss._Loss) and hasattr(given, "reduction"):
         if isinstance(given, (nn.CrossEntropyLoss, nn.NLLLoss)):
-            return _of_classes(given)
+            return _of_classes(given, by_example)
         loose = copy.copy(given)
         loose.reduction = "none"
-        if isinstance(given, ELEMENTWISE):
-            return lambda outputs, target: loose(*aligned(outputs, target))
+        if (known := _known(given)) is not None:
+            return functools.partial(_checked, loose, known)
         if given.reduction == "batchmean":
             return lambda outputs, target: loose(outputs, target).flatten(1).sum(1)
         return loose
@@ -248,6 +369,15 @@ def _unreduced(given: Any) -> Callable[[Any, Any], Any]:
     return given  # type: ignore[no-any-return]
 
 
+def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -> Any:
+    """Values of a torch loss whose targets are looked at first."""
+    name = known.same.name if known.same is not None else type(loose).__name__
+    if known.check is need_classes:
+        return loose(*indexed(name, outputs, target))
+    known.check(name, target)
+    return loose(*aligned(outputs, target)) if known.elementwise else loose(outputs, target)
+
+
 def without_smoothing(given: Any) -> Any:
     """The loss without label smoothing, which is noise on the targets: losses that are compared must be clean."""
     if isinstance(given, nn.CrossEntropyLoss) and given.label_smoothing:
@@ -256,24 +386,61 @@ def without_smoothing(given: Any) -> Any:
     return given
 
 
-def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss) -> Callable[[Any, Any], Any]:
+def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Callable[[Any, Any], Any]:
     """Values and how much each counts. Class weights weigh both sums, as torch's weighted mean does:
     ``sum w_y l / sum w_y``; what is ignored counts nothing."""
     loose = copy.deepcopy(given)
     loose.reduction = "none"
+    by_example = by_example and bool(getattr(given, "label_smoothing", 0.0))
+    name = "cross_entropy" if isinstance(given, nn.CrossEntropyLoss) else "NLLLoss"
 
     def units(outputs: Tensor, target: Tensor) -> Tensor | PerExample:
-        if target.is_floating_point():
+        if is_distribution(outputs, target):
+            need_distributions(name, target)
+            loose.weight = None if given.weight is None else given.weight.to(outputs)
             return loose(outputs, target)  # type: ignore[no-any-return]
-        outputs, target = classes_second(outputs, target.long())
+        outputs, target = indexed(name, outputs, target, given.ignore_index)
         counts = target != given.ignore_index
         if given.weight is not None:
-            weight = loose.weight = given.weight.to(outputs)
+            weight = given.weight.to(outputs)
             counts = weight[target.where(counts, torch.zeros_like(target))] * counts
+            loose.weight = None if by_example else weight
         values = loose(outputs, target)
+        if given.weight is not None and by_example:
+            values = values * counts
         return PerExample(_by_row(values), _by_row(counts.to(values.dtype)))
 
     return units
+
+
+def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> PerExample:
+    """A torch loss with class weights ``w`` on targets ``q`` that were smoothed by ``amount``.
+
+    ``v * loss(outputs, (1 - amount) * p w / v + amount * uniform)`` with ``p``: the probabilities before smoothing, and
+    ``v = sum_c w_c p_c``, the weight of the example. Weighing ``q`` itself, as torch does, gives every example a share of the
+    heavy classes: of two classes with weights 1 and 50 all rows are then predicted as the second (smoothing 0.1).
+    Of a cross-entropy ``v`` also counts, so that the mean divides by the sum of weights; of ``pos_weight`` it does not, as
+    in torch.
+    """
+    if isinstance(given, nn.CrossEntropyLoss):
+        need_distributions("cross_entropy", target)
+        outputs = wide(outputs)
+        weight = given.weight.to(outputs)  # type: ignore[union-attr]
+        uniform = amount / outputs.shape[1]
+        share = ((target.to(outputs.dtype) - uniform) / (1.0 - amount)) * weight.view(1, -1, *[1] * (outputs.ndim - 2))
+        own = share.sum(1, keepdim=True)
+        tilted = (1.0 - amount) * share / own.clamp_min(torch.finfo(own.dtype).tiny) + uniform
+        values = own.squeeze(1) * F.cross_entropy(
+            outputs, tilted, reduction="none", label_smoothing=given.label_smoothing
+        )
+        return PerExample(_by_row(values), _by_row(own.squeeze(1)))
+    need_shares("binary_cross_entropy", target)
+    outputs, target = aligned(outputs, target)
+    clean = (target - 0.5 * amount) / (1.0 - amount)
+    own = given.pos_weight.to(outputs) * clean + 1.0 - clean
+    tilted = (1.0 - amount) * given.pos_weight.to(outputs) * clean / own + 0.5 * amount
+    values = own * F.binary_cross_entropy_with_logits(outputs, tilted, given.weight, reduction="none")
+    return PerExample(_by_row(values), _by_row(torch.ones_like(values)))
 
 
 def _rows(value: Any) -> int:

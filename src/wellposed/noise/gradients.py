@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import like
 from wellposed.noise.support import needs_source
@@ -40,12 +41,13 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
     return grad + math.sqrt(variance) * like(grad, noise)
 
 
+@checked
 class GradientNoise:
     """Add ``N(0, eta/(1+t)^decay)`` to every gradient at step ``t``; call it between ``backward`` and ``step``.
 
     ``optimizer.register_step_pre_hook(noise)`` calls it by itself. With a closure, call it at the closure's end; with a
-    gradient scaler, after ``scaler.unscale_(optimizer)``. Parameters without a gradient are passed over. ``noise.step``
-    counts the calls; set it when training is resumed.
+    gradient scaler, after ``scaler.unscale_(optimizer)``. Frozen parameters and those without a gradient are passed over.
+    ``noise.step`` counts the calls; set it when training is resumed.
 
     Args:
         model: whose gradients are disturbed; its names say which stream each parameter draws from.
@@ -70,7 +72,7 @@ class GradientNoise:
         """Disturb the gradients that there are, and move on by one step."""
         variance = annealed(self.eta, self.step, self.decay)
         for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and parameter.requires_grad:
                 source = generator(self.seed, "gradient", self.step, name)
                 parameter.grad = gradient_noise(parameter.grad, variance, source)
         self.step += 1

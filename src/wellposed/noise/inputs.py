@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
@@ -34,6 +35,7 @@ def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
     return x + std * noise.to(device=x.device, dtype=x.dtype)
 
 
+@checked
 def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero", "mean"] = "zero") -> Tensor:
     """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
 
@@ -105,6 +107,7 @@ def _beta(concentration: np.ndarray, source: torch.Generator) -> np.ndarray:
     return np.asarray(np.random.default_rng(seed).beta(concentration, concentration))
 
 
+@checked
 def mixup(
     x: Tensor, concentration: float, source: torch.Generator, mode: MixMode = "batch"
 ) -> tuple[Tensor, Tensor, Weight]:
@@ -158,6 +161,7 @@ def blend(x: Tensor, permutation: Tensor, weight: Weight) -> Tensor:
     return kept * x + (1.0 - kept) * x[permutation.to(x.device)]
 
 
+@checked
 def cutmix(
     x: Tensor, concentration: float, source: torch.Generator, mode: MixMode = "batch"
 ) -> tuple[Tensor, Tensor, Weight]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.noise.inputs import Weight, rowwise
+from wellposed.noise.inputs import rowwise
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -19,9 +22,16 @@ def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dty
         dtype: of the probabilities.
     Returns:
         ``(n, classes)``, rows sum to 1.
+    Raises:
+        InputError: a label is not in ``0 .. classes - 1``.
     Source:
         Szegedy et al. (2016), CVPR.
     """
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < classes:
+        raise InputError(
+            f"Labels must be in 0 to {classes - 1} for {classes} classes; these go from {int(target.min())} to "
+            f"{int(target.max())}. Number the classes from 0."
+        )
     smooth = torch.full((*target.shape, classes), amount / classes, device=target.device, dtype=dtype)
     return smooth.scatter_(-1, target.unsqueeze(-1), 1.0 - amount + amount / classes)
 
@@ -31,7 +41,13 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
     return target * (1.0 - amount) + 0.5 * amount
 
 
-def mixed(target: Tensor, permutation: Tensor, weight: Weight, classes: int | None = None) -> Tensor:
+@checked
+def mixed(
+    target: Tensor,
+    permutation: Tensor,
+    weight: Annotated[float, Within(0, 1)] | Tensor,
+    classes: Annotated[int, Within(2)] | None = None,
+) -> Tensor:
     """``weight * t + (1 - weight) * t[permutation]``: the targets of inputs that were mixed so.
 
     Args:
@@ -44,9 +60,17 @@ def mixed(target: Tensor, permutation: Tensor, weight: Weight, classes: int | No
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
-        InputError: class indices without ``classes``.
-        ShapeError: several weights that are not one for each example.
+        InputError: class indices without ``classes``, or outside them.
+        ShapeError: the permutation is not of the target's rows, or there are several weights that are not one for each.
     """
+    rows = len(target) if target.ndim else -1
+    if permutation.shape != (rows,) or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows)):
+        raise ShapeError(
+            f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
+            f"{permutation.dtype} of shape {tuple(permutation.shape)}."
+        )
+    if target.is_complex():
+        raise InputError("mixed needs class indices, probabilities or real targets; it was given complex numbers.")
     if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:
         raise ShapeError(
             f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
@@ -57,6 +81,6 @@ def mixed(target: Tensor, permutation: Tensor, weight: Weight, classes: int | No
             raise InputError(
                 f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
             )
-        target = smooth_classes(target, classes, 0.0)
+        target = smooth_classes(target.long(), classes, 0.0)
     kept = rowwise(weight, target)
     return kept * target + (1.0 - kept) * target[permutation.to(target.device)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.inputs import blend, mixing_weight
@@ -14,6 +15,7 @@ from wellposed.noise.places import places
 from wellposed.noise.support import needs_numbers
 
 
+@checked
 class ManifoldMixup(Hooked):
     """``weight * h + (1 - weight) * h[permutation]`` at one layer ``h``, chosen at random in each training forward.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, SelectorError
 from wellposed.core.numbers import settle
 from wellposed.core.registry import classes_in, snake_case
@@ -131,6 +132,7 @@ def _schedule(schedule: Schedule | None) -> Schedule | None:
     return schedule
 
 
+@checked
 @dataclass(frozen=True)
 class Dropout(ActivationNoise):
     """Each number of an output is 0 with probability ``rate``, else divided by ``1 - rate``.
@@ -150,6 +152,7 @@ class Dropout(ActivationNoise):
         return dropout(x, size, source)
 
 
+@checked
 @dataclass(frozen=True)
 class SpatialDropout(ActivationNoise):
     """Each channel of each example is 0 as a whole with probability ``rate``, else divided by ``1 - rate``.
@@ -169,6 +172,7 @@ class SpatialDropout(ActivationNoise):
         return spatial_dropout(x, size, source, self.axis)
 
 
+@checked
 @dataclass(frozen=True)
 class GaussianDropout(ActivationNoise):
     """Each number of an output is multiplied by a draw from ``N(1, rate/(1 - rate))``.
@@ -186,6 +190,7 @@ class GaussianDropout(ActivationNoise):
         return gaussian_dropout(x, size, source)
 
 
+@checked
 @dataclass(frozen=True)
 class StochasticDepth(ActivationNoise):
     """A residual branch is 0 for an example with probability ``rate``, else divided by ``1 - rate``.
@@ -224,6 +229,7 @@ class StochasticDepth(ActivationNoise):
         return stochastic_depth(x, size, source, entered if self.of == "block" else None, self.by)
 
 
+@checked
 @dataclass(frozen=True)
 class DropConnect(ParameterNoise):
     """Each weight is 0 with probability ``rate`` for one forward, else divided by ``1 - rate``.
@@ -241,6 +247,7 @@ class DropConnect(ParameterNoise):
         return drop_connect(w, size, source)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightNoise(ParameterNoise):
     """Normal noise is added to each weight for one forward.
@@ -474,6 +481,7 @@ def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
     return chosen
 
 
+@checked
 def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) -> Perturbed:
     """Put noise into a model: at each forward in training mode a new draw, in evaluation none.
 

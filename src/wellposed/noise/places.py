@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -19,7 +17,7 @@ def places(model: nn.Module, where: object) -> dict[str, nn.Module]:
     Raises:
         SelectorError: a part matches nothing, or is no selector of modules.
     """
-    parts = list(where) if isinstance(where, Iterable) and not isinstance(where, str) else [where]
+    parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
     union: dict[str, nn.Module] = {}
     for part in parts or [parts]:
         found = {name: module for name, module in modules(model, part).items() if name or part == ""}

@@ -46,7 +46,11 @@ def needs_numbers(method: str, x: Tensor) -> None:
     Raises:
         ShapeError: ``x`` is not floating.
     """
-    if not x.is_floating_point():
+    if not x.is_floating_point() or x.ndim == 0:
+        if x.is_complex() or x.ndim == 0:
+            raise ShapeError(
+                f"{method} needs real numbers, examples first; it was given {x.dtype} of shape {tuple(x.shape)}."
+            )
         raise ShapeError(f"{method} was given {x.dtype}. {NO_NUMBERS} Mix or disturb their embeddings instead.")
 
 

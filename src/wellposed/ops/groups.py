@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.ops.norms import power_of_two, rooted_sum
 
 AXES = {"unit": 0, "filter": 0, "input": 1, "channel": 1, "axis 0": 0, "axis 1": 1}
 """Groups that are the indices of one axis, in torch's layouts (of transposed kernels, whose inputs are axis 0, by number)."""
@@ -52,8 +54,25 @@ class Groups(ABC):
         """The largest number of each group of a split tensor, compact."""
 
     @abstractmethod
+    def listed(self, numbers: Tensor) -> Tensor:
+        """One number for each group, in their order, as a compact tensor.
+
+        Raises:
+            ShapeError: there are more or fewer numbers than groups.
+        """
+
+    def scales(self, x: Tensor) -> Tensor:
+        """A power of two near the largest magnitude of each group of a split tensor, compact."""
+        return power_of_two(self.amax(x.detach().abs()))
+
     def norms(self, x: Tensor) -> Tensor:
         """``|x_g|_2`` of a split tensor, compact; its gradient at a zero group is 0."""
+        scales = self.scales(x)
+        return rooted_sum(self.sum((x / self.spread(scales)).square())) * scales
+
+    def sound(self, x: Tensor) -> Tensor:
+        """Which groups of a split tensor hold finite numbers only, compact."""
+        return self.amax((~torch.isfinite(x)).to(x.dtype)) <= 0
 
     def spread(self, compact: Tensor) -> Tensor:
         """A number per group, such that it broadcasts against a split tensor."""
@@ -78,7 +97,7 @@ class Tiled(Groups):
 
     @property
     def sizes(self) -> float:
-        """The same for all."""
+        """Every group holds the same count."""
         return float(math.prod(self.shape[i] for i in self.within))
 
     def split(self, x: Tensor) -> Tensor:
@@ -86,7 +105,7 @@ class Tiled(Groups):
         return x.reshape(self.shape)
 
     def join(self, x: Tensor, w: Tensor) -> Tensor:
-        """The other way."""
+        """Inverse of `split`, in the shape of ``w``."""
         return x.reshape(w.shape)
 
     def sum(self, x: Tensor) -> Tensor:
@@ -94,22 +113,28 @@ class Tiled(Groups):
         return x.sum(dim=self.within, keepdim=True) if self.within else x
 
     def amax(self, x: Tensor) -> Tensor:
-        """Axes are kept with length 1."""
-        return x.amax(dim=self.within, keepdim=True) if self.within else x
+        """Axes are kept with length 1; 0 of a group that holds nothing."""
+        if not self.within or not x.numel():
+            return self.sum(x)
+        return x.amax(dim=self.within, keepdim=True)
 
-    def norms(self, x: Tensor) -> Tensor:
-        """Axes are kept with length 1."""
-        norms: Tensor = torch.linalg.vector_norm(x, dim=self.within, keepdim=True) if self.within else x.abs()
-        return norms
+    def listed(self, numbers: Tensor) -> Tensor:
+        """In the order of the counted axes; axes inside of a group have length 1."""
+        compact = tuple(size if i in self.counted else 1 for i, size in enumerate(self.shape))
+        return _fitting(numbers, math.prod(compact)).reshape(compact)
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled(Groups):
-    """Groups by number: ``members`` are the flat positions that belong to a group, ``of`` the group of each of them."""
+    """Groups by number: ``members`` are the flat positions that belong to a group, ``of`` the group of each of them.
+
+    Groups are counted from 0; ``numbers`` are those that they were given.
+    """
 
     members: Tensor
     of: Tensor
     counts: Tensor
+    numbers: Tensor
 
     @property
     def sizes(self) -> Tensor:
@@ -132,19 +157,16 @@ class Labelled(Groups):
         """``(groups,)``."""
         return x.new_full((len(self.counts),), -math.inf).scatter_reduce(0, self.of, x, "amax")
 
-    def norms(self, x: Tensor) -> Tensor:
-        """``(groups,)``."""
-        squares = self.sum(x.square())
-        some = squares > 0
-        # The root has no gradient at 0: it is taken of 1 there.
-        return squares.where(some, torch.ones_like(squares)).sqrt() * some
+    def listed(self, numbers: Tensor) -> Tensor:
+        """Number ``k`` is that of the group with the number ``k``."""
+        return _fitting(numbers, int(self.numbers.max()) + 1 if len(self.numbers) else len(numbers))[self.numbers]
 
     def spread(self, compact: Tensor) -> Tensor:
         """``(members,)``."""
         return compact[self.of]
 
     def rest(self, w: Tensor) -> Tensor | None:
-        """All that is no member."""
+        """Entries outside every group; 0 elsewhere."""
         if len(self.members) == w.numel():
             return None
         return w.reshape(-1).index_fill(0, self.members, 0.0)
@@ -155,11 +177,27 @@ def along(w: Tensor, axis: int) -> Tiled:
     return Tiled(tuple(w.shape), (axis % w.ndim,))
 
 
-def outlasting(u: Tensor, moving: Tensor, groups: Groups) -> Tensor:
-    """Which coordinates are in no group, or in one that a step from ``moving`` to ``u`` has not brought to zero."""
+def sparing(w: Tensor, spared: Tensor, groups: Groups, operator: Callable[[Tensor], Tensor]) -> Tensor:
+    """``operator`` on what is not ``spared``, which stays as it is, unless its group is gone.
+
+    A coordinate that has had no gradient is left out of its group, so that it keeps none alive. A group with a number
+    that is not finite comes back as it is.
+    """
+    moving = w.masked_fill(spared, 0.0)
+    u = operator(moving)
     gone = (groups.norms(groups.split(u)) == 0) & (groups.norms(groups.split(moving)) > 0)
-    stays = groups.spread((~gone).to(u.dtype)) * torch.ones_like(groups.split(u))
-    return groups.join(stays, torch.ones_like(u)) > 0
+    sound = groups.sound(groups.split(w))
+    none = torch.zeros_like(w, dtype=torch.bool)
+    whole, dead = (groups.join(groups.spread(some) | groups.split(none), none) for some in (~sound, gone))
+    return torch.where(whole | (spared & ~dead), w, u)
+
+
+def _fitting(numbers: Tensor, count: int) -> Tensor:
+    if len(numbers) != count:
+        raise ShapeError(
+            f"there are {count} groups, and {len(numbers)} weights for them. Give one weight for each group."
+        )
+    return numbers
 
 
 def labelled(labels: Tensor, w: Tensor) -> Labelled:
@@ -175,8 +213,8 @@ def labelled(labels: Tensor, w: Tensor) -> Labelled:
             f"group numbers of shape {tuple(labels.shape)} do not broadcast to {tuple(w.shape)}; give one for each weight."
         ) from None
     members = (flat >= 0).nonzero().squeeze(1)
-    _, of, counts = torch.unique(flat[members], return_inverse=True, return_counts=True)
-    return Labelled(members, of, counts.to(w.dtype))
+    numbers, of, counts = torch.unique(flat[members], return_inverse=True, return_counts=True)
+    return Labelled(members, of, counts.to(torch.promote_types(w.dtype, torch.float32)), numbers)
 
 
 def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tuple[int, int] | None = None) -> Groups:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from wellposed.ops.norms import largest, lengths, power_of_two, rooted_sum, widened
+
 
 def hierarchical_prox(
     theta: Tensor, w: Tensor, theta_step: Tensor, step: Tensor, strength: float, hierarchy: float
@@ -22,7 +24,8 @@ def hierarchical_prox(
 
     Args:
         theta: ``(inputs, outputs)``, the linear effects. Not modified.
-        w: ``(inputs, weights)``, the weights out of each input. Not modified.
+        w: ``(inputs, weights)``, the weights out of each input. Not modified. An input with a number that is not finite,
+            here or in ``theta``, comes back as it is.
         theta_step, step: >= 0, of their shapes. A coordinate with step 0 does not move; where a ``w_i`` is fixed, ``u`` is
             as long as it needs, if any of its coordinates moves at all.
         strength: >= 0.
@@ -31,17 +34,26 @@ def hierarchical_prox(
         Lemhadri, Ruan, Abraham & Tibshirani (2021), JMLR 22, for equal steps; the derivation for a diagonal metric is in
         docs/derivations/groups.md.
     """
-    length = _length(theta, w, theta_step, step, strength, hierarchy)
-    u = _of_length(theta, theta_step, length)
+    if not theta.numel():
+        return theta.clone(), w.clone()
+    # In units of a power of two near the largest number of an input, squares neither overflow nor vanish.
+    both = torch.cat([widened(theta), widened(w)], 1)
+    scale, sound = power_of_two(largest(both, 1)), torch.isfinite(both).all(1, keepdim=True)
+    small, weights = (torch.where(sound, widened(x) / scale, torch.zeros_like(widened(x))) for x in (theta, w))
+    tau, t = widened(theta_step), widened(step)
+    length = _length(small, weights, tau, t, strength / scale, hierarchy)
+    u = torch.where(sound & (tau > 0), _of_length(small, tau, length) * scale, theta)
     if math.isinf(hierarchy):
-        return u, w.clone()
+        return u.to(theta.dtype), w.clone()
     bound = hierarchy * length
-    return u, torch.where(step > 0, w.clamp(-bound, bound), w)
+    clipped = torch.where(weights.abs() < bound, weights, weights.sign() * bound)
+    v = torch.where(sound & (t > 0), clipped * scale, w)
+    return u.to(theta.dtype), v.to(w.dtype)
 
 
-def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: float, hierarchy: float) -> Tensor:
+def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: Tensor, hierarchy: float) -> Tensor:
     """``|u|`` of each row, ``(inputs, 1)``."""
-    norm: Tensor = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
+    norm = lengths(theta, 1)
     most = tau.amax(1, keepdim=True)
     restricted = not math.isinf(hierarchy) and hierarchy > 0 and w.shape[1] > 0
     least = torch.zeros_like(norm)
@@ -51,9 +63,7 @@ def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: float, h
         weight = torch.where(moves, t.where(moves, torch.ones_like(t)).reciprocal(), weight)
         least = torch.where(moves, torch.zeros_like(w), height / hierarchy).amax(1, keepdim=True)
     # What the coordinates with the largest step need, whatever the others do: left of the root, and exact without others.
-    level: Tensor = torch.linalg.vector_norm(
-        torch.where(tau == most, theta, torch.zeros_like(theta)), dim=1, keepdim=True
-    )
+    level = lengths(torch.where(tau == most, theta, torch.zeros_like(theta)), 1)
     if restricted:
         order = height.sort(dim=1, descending=True)
         sizes, pulls = order.values, weight.gather(1, order.indices)
@@ -72,13 +82,11 @@ def _length(theta: Tensor, w: Tensor, tau: Tensor, t: Tensor, strength: float, h
         pull = strength - (hierarchy * (gap * weight).sum(1, keepdim=True) if restricted else 0.0)
         rate = hierarchy**2 * (weight * (gap > 0)).sum(1, keepdim=True) if restricted else 0.0
         # At the root a denominator is at least |theta_i|; half of it from below keeps the climb on the left of the root.
-        scaled = torch.where(
-            square > 0, torch.maximum(length + tau * pull, floor).reciprocal(), torch.zeros_like(theta)
-        )
+        scaled = _inverse(torch.maximum(length + tau * pull, floor), square > 0)
         terms = square * scaled * scaled
         total = terms.sum(1, keepdim=True)
         slope = (terms * scaled * (1.0 + tau * rate)).sum(1, keepdim=True)
-        update = ((total.sqrt() - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
+        update = ((rooted_sum(total) - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
         length = length + update
         if not bool((update > 4 * eps * length).any()):
             break
@@ -92,7 +100,7 @@ def _of_length(theta: Tensor, tau: Tensor, length: Tensor) -> Tensor:
     become longer is 0, the first coordinate with the largest step takes the rest: every sign and direction is as good.
     """
     tiny, eps = torch.finfo(theta.dtype).tiny, torch.finfo(theta.dtype).eps
-    norm: Tensor = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
+    norm = lengths(theta, 1)
     most, index = tau.max(1, keepdim=True)
     some = theta != 0
     moves = (tau > 0) & some
@@ -110,18 +118,23 @@ def _of_length(theta: Tensor, tau: Tensor, length: Tensor) -> Tensor:
     square, floor = theta.square(), theta.abs() / 2
     climbing = (length > 0) & moves.any(1, keepdim=True)
     for _ in range(100):
-        scaled = torch.where(some, torch.maximum(length + tau * q, floor).reciprocal(), torch.zeros_like(theta))
+        scaled = _inverse(torch.maximum(length + tau * q, floor), some)
         terms = square * scaled * scaled
         total = terms.sum(1, keepdim=True)
         slope = (terms * scaled * tau).sum(1, keepdim=True)
-        update = ((total.sqrt() - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
+        update = ((rooted_sum(total) - 1.0) * total / slope.clamp_min(tiny)).clamp_min(0.0)
         update = torch.where(climbing, update, torch.zeros_like(update))
         q = q + update
         if not bool((update * most > 4 * eps * length).any()):
             break
-    factor = torch.where(some, length / torch.maximum(length + tau * q, floor), torch.zeros_like(theta))
+    factor = length * _inverse(torch.maximum(length + tau * q, floor), some)
     u = torch.where(tau > 0, theta * factor, theta)
     missing = (length.square() - u.square().sum(1, keepdim=True)).clamp_min(0.0)
     first = torch.arange(theta.shape[1], device=theta.device) == index
     needed = first & (u == 0) & (most > 0) & (missing > 16 * eps * length.square())
-    return torch.where(needed, missing.sqrt(), u)
+    return torch.where(needed, rooted_sum(missing), u)
+
+
+def _inverse(x: Tensor, where: Tensor) -> Tensor:
+    """``1/x``, and 0 elsewhere, whatever stands there; so for gradients too."""
+    return torch.where(where, x.where(where, torch.ones_like(x)).reciprocal(), torch.zeros_like(x))

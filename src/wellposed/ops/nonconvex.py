@@ -12,14 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wellposed.ops.norms import precise
 from wellposed.ops.prox import Step, soft_threshold
 
 
 def hard_threshold(w: Tensor, threshold: Step) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + sum_i threshold_i^2/2 [u_i != 0]``: ``w_i`` where ``|w_i| > threshold_i``, else 0."""
-    return torch.where(w.abs() > threshold, w, torch.zeros_like(w))
+    return torch.where(w.abs() <= threshold, torch.zeros_like(w), w)  # what is not a number stays
 
 
+@precise
 def mcp_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i mcp(u_i)``, the minimax concave penalty.
 
@@ -42,6 +44,7 @@ def mcp_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
     )
 
 
+@precise
 def scad_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i scad(u_i)``, the smoothly clipped absolute deviation.
 

@@ -1,11 +1,98 @@
-"""Norms over the groups of a tensor."""
+"""Norms over the groups of a tensor, of numbers of any size and type; and the rules that every operator keeps.
+
+- **Not finite.** NaN and the infinities stay what they are, so that weights that have diverged never look finite, bounded
+  or sparse. Where numbers are coupled (a group, a row, a matrix) one that is not finite leaves no minimizer: the whole
+  group comes back as it was given, and the other groups are solved as if it were not there.
+- **Any size.** Squares are taken of numbers that have been divided by a power of two near the largest, which is exact:
+  they neither overflow nor vanish.
+- **Any type.** Types shorter than float32 are computed in float32, and rounded once.
+- **Nothing.** A tensor without numbers comes back, and is charged 0.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Axes = int | Sequence[int] | None
+
+
+def widened(x: Any) -> Any:
+    """A tensor of a type shorter than float32 in float32; anything else as it is."""
+    short = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if short else x
+
+
+def precise(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An operator whose first argument, and result, may be of a type shorter than float32; it is computed in float32."""
+
+    @functools.wraps(operator)
+    def wrapped(w: Tensor, *args: Any, **settings: Any) -> Tensor:
+        return operator(widened(w), *map(widened, args), **settings).to(w.dtype)
+
+    return wrapped
+
+
+class Valued(torch.autograd.Function):
+    """The first argument, with the gradient of the second, which it equals to rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, likewise: Tensor) -> Tensor:
+        """``value``."""
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        """All to ``likewise``."""
+        return None, grads[0]
+
+
+def valued(value: Tensor, likewise: Tensor) -> Tensor:
+    """``value``, bit for bit, with the gradient of ``likewise``: of what is projected, where what is feasible comes back."""
+    found: Tensor = Valued.apply(value, likewise)  # type: ignore[no-untyped-call]
+    return found
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The largest power of two that is at most ``size >= 0``; 1 where that is 0 or not finite. Carries no gradient."""
+    size = size.detach()
+    exponent = torch.frexp(size).exponent - 1
+    ordinary = (size > 0) & torch.isfinite(size)
+    return torch.ldexp(torch.ones_like(size), torch.where(ordinary, exponent, 0))
+
+
+def largest(x: Tensor, dim: Axes = None) -> Tensor:
+    """``max |x_i|`` over the axes ``dim``, which stay with length 1; 0 where there is nothing, all axes for None."""
+    dim = tuple(range(x.ndim)) if dim is None else dim
+    return x.abs().amax(dim, keepdim=True) if x.numel() and dim != () else x.abs().sum(dim, keepdim=True)
+
+
+def rooted_sum(squares: Tensor) -> Tensor:
+    """The square root of a sum of squares, whose gradient at 0 is 0 instead of infinite."""
+    some = squares > 0
+    return torch.where(some, squares.where(some, torch.ones_like(squares)).sqrt(), squares)
+
+
+def lengths(x: Tensor, dim: Axes = None) -> Tensor:
+    """``|x|_2`` over the axes ``dim``, which stay with length 1; its gradient at 0 is 0. All axes for None."""
+    dim = tuple(range(x.ndim)) if dim is None else dim
+    scale = power_of_two(largest(x, dim))
+    return rooted_sum((x / scale).square().sum(dim, keepdim=True)) * scale if dim != () else x.abs()
+
+
+def length(x: Tensor) -> Tensor:
+    """``|x|_2`` of all numbers, 0-d."""
+    return widened(lengths(widened(x.reshape(-1)))).reshape(()).to(x.dtype)
+
+
+def signs(x: Tensor) -> Tensor:
+    """-1, 0 or 1, and NaN of what is not a number, for which `torch.sign` has 0."""
+    return torch.where(x.isnan(), x, x.sign())
 
 
 def other_axes(w: Tensor, axis: int) -> tuple[int, ...]:
@@ -15,8 +102,7 @@ def other_axes(w: Tensor, axis: int) -> tuple[int, ...]:
 
 def group_norms(w: Tensor, axis: int) -> Tensor:
     """``|w_g|_2`` for each index ``g`` along ``axis``; shape of ``w`` with the other axes of length 1."""
-    norms: Tensor = torch.linalg.vector_norm(w, dim=other_axes(w, axis), keepdim=True)
-    return norms
+    return lengths(w, other_axes(w, axis))
 
 
 def group_size(w: Tensor, axis: int) -> int:

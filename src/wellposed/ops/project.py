@@ -1,8 +1,10 @@
 """Euclidean projections: ``argmin_u |u - w|`` over the allowed set.
 
 Each is idempotent bit for bit: what is feasible up to a few units in the last place is not touched, and what is
-projected is feasible in that sense. Sums and norms are therefore taken in float64 where the device has it. A group
-with a number that is not finite stays not finite.
+projected is feasible in that sense. Sums and norms are therefore taken in float64 where the device has it.
+
+What is not finite stays what it is, also where a bound could clip an infinity: weights that have diverged must not look
+bounded. A group with a number that is not finite comes back as it is, and so does a tensor without numbers.
 
 ``axis`` says along which axis groups are counted; None takes the whole tensor as one group.
 """
@@ -10,9 +12,12 @@ with a number that is not finite stays not finite.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from wellposed.ops.norms import largest, lengths, power_of_two, valued
 
 ULPS = 4
 """How many times the machine's epsilon a group may exceed its bound and still count as feasible."""
@@ -32,7 +37,8 @@ def as_rows(w: Tensor, axis: int | None) -> Tensor:
     """``(groups, size)``."""
     if axis is None:
         return w.reshape(1, w.numel())
-    return w.movedim(axis, 0).reshape(w.shape[axis], -1)
+    moved = w.movedim(axis, 0)
+    return moved.reshape(w.shape[axis], math.prod(moved.shape[1:]))
 
 
 def from_rows(rows: Tensor, w: Tensor, axis: int | None) -> Tensor:
@@ -42,11 +48,21 @@ def from_rows(rows: Tensor, w: Tensor, axis: int | None) -> Tensor:
     return rows.reshape(w.movedim(axis, 0).shape).movedim(0, axis)
 
 
+def by_rows(w: Tensor, axis: int | None, nearest: Callable[[Tensor], Tensor]) -> Tensor:
+    """``nearest`` of the groups of ``w`` as rows; a group that is not finite comes back, and so does what is empty."""
+    if not w.numel():
+        return w.clone()
+    rows = as_rows(w, axis)
+    sound = torch.isfinite(rows).all(dim=1, keepdim=True)
+    found = nearest(rows.where(sound, torch.zeros_like(rows)))
+    return from_rows(torch.where(sound, found, rows), w, axis)
+
+
 def row_norms(rows: Tensor) -> Tensor:
-    """``(groups, 1)`` Euclidean norms in the wide type."""
+    """``(groups, 1)`` Euclidean norms in the wide type; the gradient at 0 is 0."""
     # Squares of float64 are added pairwise: a running sum would lose as many digits as the groups are long.
     if rows.dtype == wide(rows):
-        return rows.square().sum(dim=1, keepdim=True).sqrt()
+        return lengths(rows, 1)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide(rows))
     return norms
 
@@ -59,11 +75,18 @@ def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
         bound: >= 0. 0 gives zeros.
         axis: groups are counted along this axis; None is one group.
     """
-    rows = as_rows(w, axis)
-    norms = row_norms(rows)
-    factor = bound / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-    shrunk = (rows * factor.to(torch.promote_types(w.dtype, torch.float32))).to(w.dtype)
-    return from_rows(torch.where(norms > bound * (1.0 + slack(rows)), shrunk, rows), w, axis)
+
+    def nearest(rows: Tensor) -> Tensor:
+        norms = row_norms(rows)
+        outside = (norms > bound * (1.0 + slack(rows))) | (bound == 0)
+        factor = bound / norms.where(outside & (norms > 0), torch.ones_like(norms))
+        return torch.where(outside, (rows * factor.to(_computed(w))).to(w.dtype), rows)
+
+    return by_rows(w, axis, nearest)
+
+
+def _computed(w: Tensor) -> torch.dtype:
+    return torch.promote_types(w.dtype, torch.float32)
 
 
 def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
@@ -75,15 +98,19 @@ def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
         w: floating. Not modified.
         axis: groups are counted along this axis; None is one group.
     """
-    rows = as_rows(w, axis)
-    largest = rows.abs().amax(dim=1, keepdim=True)
-    # Divided by the largest first: neither the smallest nor the largest numbers lose their square.
-    scaled = rows.to(wide(w)) / largest.to(wide(w))
-    unit = (scaled / row_norms(scaled)).to(w.dtype)
-    first = torch.zeros_like(rows)
-    first[:, 0] = 1.0
-    unit = torch.where(largest == 0, first, unit)
-    return from_rows(torch.where((row_norms(rows) - 1.0).abs() <= slack(rows), rows, unit), w, axis)
+
+    def nearest(rows: Tensor) -> Tensor:
+        some = (rows != 0).any(dim=1, keepdim=True)
+        scaled = rows.to(wide(w))
+        norms = lengths(scaled, 1)
+        unit = (scaled / norms.where(some, torch.ones_like(norms))).to(w.dtype)
+        first = torch.zeros_like(rows)
+        first[:, 0] = 1.0
+        near = (norms - 1.0).abs() <= slack(rows)
+        nearest = torch.where(some, unit, first)
+        return valued(torch.where(near, rows, nearest), nearest)
+
+    return by_rows(w, axis, nearest)
 
 
 def simplex_threshold(rows: Tensor, total: float | Tensor) -> Tensor:
@@ -105,6 +132,10 @@ def simplex_threshold(rows: Tensor, total: float | Tensor) -> Tensor:
 
 def _onto_simplex(rows: Tensor, total: float) -> Tensor:
     """Rows of the wide type onto the simplex, with a sum that is right to an ulp of the total, not of the rows."""
+    # A shift of all changes nothing; beside the largest number the total would be lost in rounding.
+    if total == 0:
+        return 0.0 * rows
+    rows = rows - rows.amax(dim=1, keepdim=True)
     rows = (rows - simplex_threshold(rows, total)).clamp_min(0.0)
     for _ in range(2):
         # Only what is there is corrected: a zero stays exactly zero.
@@ -124,11 +155,14 @@ def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
     Source:
         Held, Wolfe & Crowder (1974), Mathematical Programming 6; Duchi et al. (2008), ICML.
     """
-    rows = as_rows(w, axis)
-    projected = _onto_simplex(rows.to(wide(w)), total).to(w.dtype)
-    gap = (rows.sum(dim=1, keepdim=True, dtype=wide(w)) - total).abs()
-    inside = (rows >= 0).all(dim=1, keepdim=True) & (gap <= total * slack(rows))
-    return from_rows(torch.where(inside, rows, projected), w, axis)
+
+    def nearest(rows: Tensor) -> Tensor:
+        projected = _onto_simplex(rows.to(wide(w)), total).to(w.dtype)
+        gap = (rows.sum(dim=1, keepdim=True, dtype=wide(w)) - total).abs()
+        inside = (rows >= 0).all(dim=1, keepdim=True) & (gap <= total * slack(rows))
+        return valued(torch.where(inside, rows, projected), projected)
+
+    return by_rows(w, axis, nearest)
 
 
 def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
@@ -141,12 +175,14 @@ def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
     Source:
         Duchi, Shalev-Shwartz, Singer & Chandra (2008), ICML.
     """
-    rows = as_rows(w, axis)
-    size = rows.abs()
-    # The sign is put back by multiplication, so that what is not a number stays so.
-    projected = rows.sign() * _onto_simplex(size.to(wide(w)), bound).to(w.dtype)
-    outside = size.sum(dim=1, keepdim=True, dtype=wide(w)) > bound * (1.0 + slack(rows))
-    return from_rows(torch.where(outside, projected, rows), w, axis)
+
+    def nearest(rows: Tensor) -> Tensor:
+        size = rows.abs()
+        projected = rows.sign() * _onto_simplex(size.to(wide(w)), bound).to(w.dtype)
+        outside = size.sum(dim=1, keepdim=True, dtype=wide(w)) > bound * (1.0 + slack(rows))
+        return torch.where(outside | (bound == 0), projected, rows)
+
+    return by_rows(w, axis, nearest)
 
 
 def keep_largest(w: Tensor, keep: int, axis: int | None) -> Tensor:
@@ -159,14 +195,55 @@ def keep_largest(w: Tensor, keep: int, axis: int | None) -> Tensor:
         keep: >= 0. 0 gives zeros; from the group's size on nothing changes.
         axis: groups are counted along this axis; None is one group.
     """
-    rows = as_rows(w, axis)
-    order = rows.abs().sort(dim=1, descending=True, stable=True).indices
-    kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, order[:, :keep], True)
-    return from_rows(torch.where(kept, rows, torch.zeros_like(rows)), w, axis)
+
+    def nearest(rows: Tensor) -> Tensor:
+        order = rows.abs().sort(dim=1, descending=True, stable=True).indices
+        kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, order[:, :keep], True)
+        return torch.where(kept, rows, torch.zeros_like(rows))
+
+    return by_rows(w, axis, nearest)
 
 
-def into_interval(w: Tensor, low: float, high: float) -> Tensor:
-    """Project onto ``{u : low <= u_i <= high}``: clip. An end may be infinite."""
-    # Bounds that the type of w cannot hold are infinite for it.
-    top = torch.finfo(w.dtype).max
-    return w.clamp(low if low >= -top else -math.inf, high if high <= top else math.inf)
+End = float | Tensor
+"""An end of an interval: a number, or one for each weight, which may be infinite."""
+
+
+def into_interval(w: Tensor, low: End, high: End) -> Tensor:
+    """Project onto ``{u : low_i <= u_i <= high_i}``: clip. An end may be infinite; what is not finite is not clipped.
+
+    Args:
+        w: floating. Not modified.
+        low, high: numbers, or tensors that broadcast to ``w``.
+    """
+    ends = [torch.as_tensor(end, device=w.device).to(w.dtype) for end in (low, high)]
+    free = ((w > ends[0]) & (w < ends[1])) | ~torch.isfinite(w)
+    return torch.where(free, w, torch.clamp(w.detach(), *ends))
+
+
+def into_half_space(w: Tensor, normal: Tensor, bound: Tensor, axis: int | None) -> Tensor:
+    """Project each group onto ``{u : <a_g, u_g> <= b_g}``: ``u_g = w_g - max(<a_g, w_g> - b_g, 0)/|a_g|^2 a_g``.
+
+    Args:
+        w: floating. Not modified.
+        normal: ``a``, of the shape of ``w``. A group in which it is 0 comes back.
+        bound: ``b``, 0-d or one for each group.
+        axis: groups are counted along this axis; None is one group.
+    """
+    a = as_rows(normal, axis).to(wide(w))
+    # Divided by a power of two, so that its square neither overflows nor vanishes.
+    scale = power_of_two(largest(a, 1))
+    a, b = a / scale, bound.to(wide(w)).reshape(-1, 1) / scale
+    square = a.square().sum(dim=1, keepdim=True)
+
+    def over(rows: Tensor) -> Tensor:
+        return ((rows * a).sum(dim=1, keepdim=True) - b).clamp_min(0.0)
+
+    def nearest(rows: Tensor) -> Tensor:
+        found, some = rows.to(wide(w)), square > 0
+        about = (found * a).abs().sum(dim=1, keepdim=True) + b.abs()
+        outside = some & (over(found) > slack(rows) * about)
+        for _ in range(2):  # the second step takes back the rounding of the first
+            found = found - over(found) / square.where(some, torch.ones_like(square)) * a
+        return torch.where(outside, found.to(w.dtype), rows)
+
+    return by_rows(w, axis, nearest)

@@ -1,17 +1,22 @@
 """Operators on singular values, and matrices with orthonormal rows.
 
-All take stacks of matrices ``(parts, rows, columns)``. Numbers shorter than float32 are computed in float32. A matrix
-with a number that is not finite gives matrices and values that are not finite, never an error or a wait.
+All take stacks of matrices ``(parts, rows, columns)``, as `on_matrices` cuts them out of a parameter. A matrix with a
+number that is not finite comes back as it is, and has values that are not finite; never an error or a wait.
+
+Gradients are those of the operators, not of the decomposition: equal singular values, and such that are 0, have
+gradients as all others. See `Composed`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wellposed.ops.norms import valued, widened
 from wellposed.ops.project import simplex_threshold
 
 Spectrum = Callable[[Tensor], Tensor]
@@ -19,8 +24,7 @@ Spectrum = Callable[[Tensor], Tensor]
 
 def as_matrices(w: Tensor, parts: int = 1) -> Tensor:
     """``(parts, rows/parts, everything else)`` of at least float32: axis 0 is cut into equal parts."""
-    low = w.dtype in (torch.float16, torch.bfloat16)
-    return (w.float() if low else w).reshape(parts, w.shape[0] // parts, -1)
+    return widened(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))  # type: ignore[no-any-return]
 
 
 def back(matrices: Tensor, w: Tensor) -> Tensor:
@@ -33,10 +37,81 @@ def finite(a: Tensor) -> Tensor:
     return torch.isfinite(a).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
 
 
-def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin ``U, sigma, V^T``; U and sigma of a matrix that is not finite are not numbers."""
+def on_matrices(w: Tensor, parts: int, operator: Callable[[Tensor], Tensor]) -> Tensor:
+    """``operator`` on the matrices of ``w``; one that is not finite comes back as it is, and so does what is empty."""
+    if not w.numel():
+        return w.clone()
+    a = as_matrices(w, parts)
     good = finite(a)
-    u, s, vh = torch.linalg.svd(a.where(good, torch.zeros_like(a)), full_matrices=False)
+    return back(torch.where(good, operator(a.where(good, torch.zeros_like(a))), a), w)
+
+
+class Decomposed(torch.autograd.Function):
+    """Thin ``U, sigma, V^T`` of finite matrices, of which sigma carries gradient: ``d sigma_i = u_i^T dA v_i``."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, sigma and V^T."""
+        u, s, vh = torch.linalg.svd(a, full_matrices=False)
+        ctx.mark_non_differentiable(u, vh)
+        ctx.save_for_backward(u, vh)
+        return u, s, vh
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """``U diag(grad) V^T``."""
+        u, vh = ctx.saved_tensors
+        return (u * grads[1].unsqueeze(-2)) @ vh
+
+
+class Composed(torch.autograd.Function):
+    """``U diag(g) V^T`` with the gradient of ``A -> U g(sigma(A)) V^T``, finite also where singular values meet.
+
+    In the bases of U and V a change ``P`` of the matrix moves the result, off the diagonal, by
+    ``(g_i - g_j)/(sigma_i - sigma_j)`` times its symmetric part and ``(g_i + g_j)/(sigma_i + sigma_j)`` times its
+    antisymmetric one, and beside the bases by ``g_i/sigma_i``. Where a denominator vanishes the quotient is ``slope``, the
+    derivative of one value. On the diagonal the gradient goes to ``g``, and with it to sigma.
+
+    Source:
+        Daleckii & Krein (1965); for singular values: Lewis & Sendov (2005), Set-Valued Analysis 13.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
+        """``U diag(g) V^T``."""
+        ctx.save_for_backward(u, s, vh, g, slope)
+        return (u * g.unsqueeze(-2)) @ vh
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """To A and to g."""
+        u, s, vh, g, slope = ctx.saved_tensors
+        grad = grads[0]
+        p = u.mT @ grad @ vh.mT
+        # Nearer than this a quotient would be rounding.
+        floor = math.sqrt(torch.finfo(s.dtype).eps) * s[..., :1, None]
+        one, other = s.unsqueeze(-1), s.unsqueeze(-2)
+        mean = (slope.unsqueeze(-1) + slope.unsqueeze(-2)) / 2
+        even = _quotient(g.unsqueeze(-1) - g.unsqueeze(-2), one - other, floor, mean)
+        odd = _quotient(g.unsqueeze(-1) + g.unsqueeze(-2), one + other, floor, mean)
+        moved = (even * (p + p.mT) + odd * (p - p.mT)) / 2
+        moved = moved - torch.diag_embed(moved.diagonal(dim1=-2, dim2=-1))
+        ratio = _quotient(g, s, floor.squeeze(-1), slope)
+        to_a = u @ moved @ vh
+        left, right = grad - u @ (u.mT @ grad), grad - (grad @ vh.mT) @ vh
+        to_a = to_a + (left @ vh.mT * ratio.unsqueeze(-2)) @ vh + (u * ratio.unsqueeze(-2)) @ (u.mT @ right)
+        return to_a, None, None, None, p.diagonal(dim1=-2, dim2=-1), None
+
+
+def _quotient(over: Tensor, under: Tensor, floor: Tensor, otherwise: Tensor) -> Tensor:
+    far = under.abs() > floor
+    return torch.where(far, over / under.where(far, torch.ones_like(under)), otherwise)
+
+
+def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin ``U, sigma, V^T``; U and sigma of a matrix that is not finite are not numbers. Only sigma carries gradient."""
+    good = finite(a)
+    u, s, vh = Decomposed.apply(a.where(good, torch.zeros_like(a)))  # type: ignore[no-untyped-call]
     return u.where(good, torch.full_like(u, math.nan)), s.where(good.squeeze(-1), torch.full_like(s, math.nan)), vh
 
 
@@ -57,10 +132,16 @@ def above_rounding(s: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
     return ~(s <= rounding(a, dtype) * s[..., :1])
 
 
-def spectral_map(a: Tensor, change: Spectrum) -> Tensor:
-    """``U change(sigma) V^T``."""
+def spectral_map(a: Tensor, change: Spectrum, slope: Spectrum = torch.zeros_like) -> Tensor:
+    """``U change(sigma) V^T``; ``slope`` says how much a new value follows its own old one, where two are equal."""
     u, s, vh = svd(a)
-    return (u * change(s).unsqueeze(-2)) @ vh
+    return composed(a, u, s, vh, change(s), slope(s))
+
+
+def composed(a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
+    """``U diag(g) V^T`` with a gradient that is finite everywhere; see `Composed`."""
+    found: Tensor = Composed.apply(a, u, s.detach(), vh, g, slope.detach())  # type: ignore[no-untyped-call]
+    return found
 
 
 def soft_threshold_spectrum(a: Tensor, threshold: Tensor) -> Tensor:
@@ -72,7 +153,8 @@ def soft_threshold_spectrum(a: Tensor, threshold: Tensor) -> Tensor:
     Source:
         Cai, Candes & Shen (2010), SIAM Journal on Optimization 20(4).
     """
-    return torch.where(threshold > 0, spectral_map(a, lambda s: (s - threshold).clamp_min(0.0)), a)
+    moved = spectral_map(a, lambda s: (s - threshold).clamp_min(0.0), lambda s: (s > threshold).to(s.dtype))
+    return torch.where(threshold > 0, moved, a)
 
 
 def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
@@ -86,11 +168,11 @@ def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
         radius: 0-d, >= 0. 0 returns ``a`` bit for bit.
     """
 
-    def capped(s: Tensor) -> Tensor:
-        theta = simplex_threshold(s, radius).clamp_min(0.0)
-        return torch.where(s.sum(dim=-1, keepdim=True) <= radius, torch.zeros_like(s), s.minimum(theta))
-
-    return torch.where(radius > 0, spectral_map(a, capped), a)
+    u, s, vh = svd(a)
+    theta = simplex_threshold(s, radius).clamp_min(0.0)
+    some = s.sum(dim=-1, keepdim=True) > radius
+    capped = torch.where(some, s.minimum(theta), torch.zeros_like(s))
+    return torch.where(radius > 0, composed(a, u, s, vh, capped, (some & (s < theta)).to(s.dtype)), a)
 
 
 def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
@@ -98,7 +180,7 @@ def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
 
     Each singular value goes to the largest root of ``amount*u^3 + (1 - amount)*u = sigma``, which is the global
     minimizer for every amount. Where sigma is 0 and the amount above 1, the root is not 0 and its direction free: the
-    matrices of `polar` are taken.
+    matrices of `polar` are taken, which carry no gradient.
 
     Args:
         a: ``(parts, rows, columns)``. Not modified.
@@ -106,29 +188,46 @@ def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: of the weights, which says what is a zero singular value.
     """
     u, s, vh = svd(a)
-    alive = above_rounding(s, a, dtype)
-    zero = torch.zeros_like(s)
-    root = largest_root(torch.where(alive, s, zero), amount)
-    moved = (u * torch.where(alive, root, zero).unsqueeze(-2)) @ vh
-    free = largest_root(zero[..., :1], amount).unsqueeze(-1) * _complement(a, u, alive, vh, dtype)
-    return torch.where(amount > 0, moved + free, a)
+    alive, some = above_rounding(s, a, dtype), amount > 0
+    amount = amount.where(some, torch.ones_like(amount))
+    # What is taken for 0 is brought there without its gradient being lost.
+    root = largest_root(torch.where(alive, s, s - s.detach()), amount)
+    moved = composed(a, u, s, vh, torch.where(alive, root, root - root.detach()), _slope(root, amount))
+    with torch.no_grad():
+        length = largest_root(torch.zeros_like(s[..., :1]), amount).unsqueeze(-1)
+        free = length * _complement(a, u, alive, vh, dtype)
+    return torch.where(some, moved + free, a)
 
 
 def largest_root(s: Tensor, amount: Tensor) -> Tensor:
     """The largest u with ``amount*u^3 + (1 - amount)*u = s``, for ``s >= 0`` and ``amount >= 0``.
 
     Newton's method from a point right of the root, at most twice as far: on that side the cubic is convex and
-    increasing, so that it falls to the root monotonically and quadratically.
+    increasing, so that it falls to the root monotonically and quadratically. Its gradient is that of the root; where it
+    is infinite (s is 0 and the amount 1) it is given as 0.
     """
-    cube = (s / amount) ** (1.0 / 3.0)
-    below = torch.minimum(cube, s / (1.0 - amount)).where(amount < 1, cube)
-    above = ((amount - 1.0).clamp_min(0.0) / amount).sqrt() + cube
-    u = torch.where(amount <= 1, below, above)
-    for _ in range(8):
-        slope = 3.0 * amount * u.square() + (1.0 - amount)
-        excess = amount * u * u.square() + (1.0 - amount) * u - s
-        u = torch.where(slope > 0, u - excess / slope, u)
-    return u
+    with torch.no_grad():
+        cube = (s / amount) ** (1.0 / 3.0)
+        below = torch.minimum(cube, s / (1.0 - amount)).where(amount < 1, cube)
+        above = ((amount - 1.0).clamp_min(0.0) / amount).sqrt() + cube
+        u = torch.where(amount <= 1, below, above)
+        for _ in range(8):
+            rise = 3.0 * amount * u.square() + (1.0 - amount)
+            u = torch.where(rise > 0, u - _excess(u, s, amount) / rise, u)
+    if not torch.is_grad_enabled():
+        return u
+    # One more step moves nothing, and has the gradient of the implicit function.
+    return u - _slope(u, amount) * (_excess(u, s, amount) - _excess(u, s, amount).detach())
+
+
+def _excess(u: Tensor, s: Tensor, amount: Tensor) -> Tensor:
+    return amount * u * u.square() + (1.0 - amount) * u - s
+
+
+def _slope(u: Tensor, amount: Tensor) -> Tensor:
+    """How fast the root rises with ``s``; 0 where that is infinite."""
+    rise = (3.0 * amount * u.square() + (1.0 - amount)).detach()
+    return torch.where(rise > 0, 1.0 / rise, torch.zeros_like(rise))
 
 
 def clip_spectrum(a: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
@@ -140,9 +239,9 @@ def clip_spectrum(a: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
         dtype: of the weights, which says how much is rounding.
     """
     u, s, vh = svd(a)
-    outside = s[..., :1] > bound * (1.0 + rounding(a, dtype))
-    clipped = (u * s.clamp_max(bound).unsqueeze(-2)) @ vh
-    # A matrix that is not finite is left as it is.
+    outside = (s[..., :1] > bound * (1.0 + rounding(a, dtype))) | (bound == 0)
+    below = s < bound
+    clipped = composed(a, u, s, vh, torch.where(below, s, torch.full_like(s, bound)), below.to(s.dtype))
     return torch.where(outside.unsqueeze(-1), clipped, a)
 
 
@@ -154,7 +253,8 @@ def onto_orthonormal(a: Tensor, dtype: torch.dtype) -> Tensor:
     gram = smaller_gram(a)
     eye = torch.eye(gram.shape[-1], dtype=a.dtype, device=a.device)
     gap = (gram - eye).abs().amax(dim=(-2, -1), keepdim=True)
-    return torch.where(gap <= rounding(a, dtype), a, polar(a, dtype))
+    nearest = polar(a, dtype)
+    return valued(torch.where(gap <= rounding(a, dtype), a, nearest), nearest)
 
 
 def smaller_gram(a: Tensor) -> Tensor:
@@ -167,11 +267,14 @@ def polar(a: Tensor, dtype: torch.dtype) -> Tensor:
 
     Where singular values are 0, any completion is equally near. The one that is taken depends on ``A`` alone, not on
     how the decomposition came out: that of ``A + eps*J`` as eps falls to 0, for the identity J and, where that
-    leaves zeros too, a fixed matrix in general position.
+    leaves zeros too, a fixed matrix in general position. It carries no gradient.
     """
     u, s, vh = svd(a)
     alive = above_rounding(s, a, dtype)
-    return (u * alive.unsqueeze(-2)) @ vh + _complement(a, u, alive, vh, dtype)
+    kept = composed(a, u, s, vh, alive.to(s.dtype), torch.zeros_like(s))
+    with torch.no_grad():
+        free = _complement(a, u, alive, vh, dtype)
+    return kept + free
 
 
 def _complement(a: Tensor, u: Tensor, alive: Tensor, vh: Tensor, dtype: torch.dtype) -> Tensor:

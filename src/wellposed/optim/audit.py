@@ -14,8 +14,17 @@ from torch.optim import Optimizer
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
+from wellposed.optim.averaging import averages_of
 from wellposed.optim.binding import Binding, Bound, Charged
-from wellposed.optim.metrics import RAMP_STEPS, Diagonal, is_adaptive, is_euclidean, metric_of
+from wellposed.optim.metrics import (
+    BEFORE,
+    RAMP_STEPS,
+    Diagonal,
+    decays_by_its_step,
+    is_adaptive,
+    is_euclidean,
+    metric_of,
+)
 from wellposed.penalties.base import Constraint, Penalty, Term
 from wellposed.penalties.elementwise import L2
 from wellposed.penalties.group import GroupL2
@@ -71,6 +80,8 @@ class Audit:
             rows.append(AuditRow(term.place, (), "function", str(term.charge), term.how, None, objective))
         terms = [bound.term for found in bounds.values() for bound in found] + binding.functional
         notes = [*_notes(optimizer, terms, rows), *_notes_of_weights(optimizer, groups, binding)]
+        kept = () if model is None else averages_of(model)
+        notes += sorted(average_note(average.says) for average in kept)
         return cls(tuple(rows), tuple(notes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +120,9 @@ def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: S
     gone = bool(bounds) and leaf.tensor.numel() > 0 and not bool(leaf.tensor.any())
     own = float(group.get("weight_decay", 0.0) or 0.0)
     rows = [AuditRow(name, shape, leaf.role, *_own_decay(optimizer, group, own))] if own else []
+    averaged = float(group.get("lambd", 0.0)) if isinstance(optimizer, torch.optim.ASGD) else 0.0
+    if averaged:
+        rows.append(AuditRow(name, shape, leaf.role, "lambd", "decay", averaged, f"loss + {averaged:g}/2 |w|^2"))
     for bound in bounds:
         strength, objective = _solved(bound, leaf.tensor, optimizer, group)
         objective += ", scheduled" if bound.term.schedule else ""
@@ -139,7 +153,7 @@ def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[
         exact = is_euclidean(optimizer) or (known and charge.interval is not None)
         return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN if known else UNKNOWN}"
     if isinstance(charge, Multiplier):
-        exact = bound.how == "prox" or is_euclidean(optimizer)
+        exact = bound.how == "prox" or decays_by_its_step(optimizer)
         return None, f"loss over the set {charge}" if exact else NO_OBJECTIVE
     strength = getattr(charge, "strength", None)
     if bound.how in ("loss", "prox"):
@@ -147,7 +161,7 @@ def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[
             strength = scaled
         exact = bound.how == "loss" or charge.traits.diagonal or is_euclidean(optimizer)
         return strength, f"loss + {charge}{'' if exact else EUCLIDEAN}"
-    if is_euclidean(optimizer) and isinstance(charge, L2) and charge.scaling == "torch":
+    if decays_by_its_step(optimizer) and isinstance(charge, L2) and charge.scaling == "torch":
         momentum = float(group.get("momentum", 0.0))
         kept = 1.0 - float(group.get("dampening", 0.0)) if momentum else 1.0
         effective = charge.strength * (1.0 - momentum) / kept if kept else math.inf
@@ -199,11 +213,18 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
     return notes
 
 
+def average_note(says: str) -> str:
+    """What the audit says of an average of the weights."""
+    return f"note: an average of the weights is kept: {says}."
+
+
 def _waiting(optimizer: Optimizer, groups: Mapping[int, Any], one: Charged) -> bool:
     """Whether some weights of a parameter with a proximal term have had no gradient yet."""
     metric, w = metric_of(optimizer), one.leaf.tensor
     state = optimizer.state.get(w)
     if metric is None or not state or id(w) not in groups or all(bound.how != "prox" for bound in one.bounds):
         return False
-    found = metric(groups[id(w)], state, max(1, int(state.get("step", 1))))
+    before = BEFORE.get(metric)
+    given = state if before is None else state | before(w, groups[id(w)], state)
+    found = metric(groups[id(w)], given, max(1, int(state.get("step", 1))))
     return isinstance(found, Diagonal) and found.spared() is not None

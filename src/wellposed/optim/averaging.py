@@ -1,39 +1,73 @@
-"""Averages of weights along the path: exponential (EMA) and equal (SWA). Zeros of the current weights stay zeros."""
+"""Averages of weights along the path: exponential (EMA) and equal (SWA)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.errors import FormatError, InputError
+from wellposed.core.checks import Level, checked
+from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import plain
+from wellposed.core.selectors import unwrapped
+from wellposed.optim.zeros import keeps_zeros
 
 SCHEMA = 1
 
+Warmup = Literal["ratio", "power", "none"]
+Start = Literal["update", "model"]
+Buffers = Literal["copy", "average"]
 
+WARMUPS: dict[str, Callable[[float], float]] = {
+    "ratio": lambda t: (1.0 + t) / (10.0 + t),
+    "power": lambda t: 1.0 - (1.0 + t) ** (-2.0 / 3.0),
+    "none": lambda t: 1.0,
+}
+"""The largest share of the average that update ``t`` (0 for the first) keeps; the decay is at most this."""
+
+_MADE: WeakKeyDictionary[nn.Module, WeakSet[Average]] = WeakKeyDictionary()
+
+
+@checked
 class Average:
     """A copy of a model whose weights average the model's: ``avg += (1 - kept) * (w - avg)``.
 
-    Exponential with decay ``d``: ``kept = min(d, (1 + t)/(10 + t))`` at update ``t``, so that the start is forgotten
-    early. Equal: ``kept = t/(t + 1)``. An average never reaches zero by itself, so it is set to zero where the current
-    weight is exactly zero. Buffers are those of the model at the last update: right for an EMA, whose weights are
-    near; after equal averaging call `redo_batch_norm`. Averages are kept in the weights' own precision.
+    Exponential with decay ``d``: ``kept = min(d, warmup(t))`` at update ``t`` (0 for the first). Equal (``ema=None``):
+    ``kept = t/(t + 1)``.
+
+    A constant decay keeps ``d^t`` of what it started from after ``t`` updates: with 0.999, 61 % of untrained weights after
+    500. A warm-up forgets them early; it ends where it reaches ``d`` (for 0.999 after 8,990 updates by ``"ratio"``). It is
+    the default, because short trainings are common and the end of a long one is the same.
+
+    Where a term of `regularize` makes exact zeros (L1, groups, the largest k), the average is zero wherever the current
+    weight is: by itself it would never be. Everywhere else it is the plain mean. Averages are kept in the weights' own
+    precision.
 
     Args:
         model: what is averaged; copied once, in evaluation mode.
         ema: decay in (0, 1), or None for equal averaging.
+        warmup: of an exponential average: ``"ratio"``, ``(1 + t)/(10 + t)``, as in TensorFlow; ``"power"``,
+            ``1 - (1 + t)^(-2/3)``, as in timm's ``ModelEmaV3``; ``"none"`` (or None), constant decay, as in torch's
+            ``get_ema_multi_avg_fn``, Keras and timm's ``ModelEmaV2``; or a function of ``t`` with values in [0, 1].
+        start: what an exponential average begins with. ``"update"``: the weights at the first update, as in torch and Keras.
+            ``"model"``: those that the model had when the average was made, so that the first update mixes, as in timm's
+            ``ModelEmaV2``.
+        buffers: ``"copy"``: those of the model at the last update, right for an EMA, whose weights are near (after equal
+            averaging call `redo_batch_norm`). ``"average"``: averaged like weights, as by torch's ``use_buffers=True`` and
+            timm; counts and other whole numbers are copied.
     Attributes:
         module: the averaged model.
         count: updates so far.
     Raises:
-        InputError: no model, or a decay outside (0, 1).
+        InputError: no model, a decay outside (0, 1), or a choice that is not known.
     Sources:
-        Polyak & Juditsky (1992), SIAM J. Control Optim. 30; Izmailov et al. (2018), UAI.
+        Polyak & Juditsky (1992), SIAM J. Control Optim. 30; Izmailov et al. (2018), UAI; for the warm-ups:
+        TensorFlow's ``ExponentialMovingAverage``, timm's ``ModelEmaV3``.
     Example:
         >>> import torch, wellposed as wp
         >>> net, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
@@ -47,34 +81,72 @@ class Average:
         torch.Size([4, 1])
     """
 
-    def __init__(self, model: nn.Module, ema: float | None = None) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"Average needs the model, an nn.Module; it was given {type(model).__name__}.")
-        ema = plain(ema)
-        if ema is not None and not (isinstance(ema, float) and 0.0 < ema < 1.0):
-            raise InputError(f"Average needs a decay ema in (0, 1), or None for equal averaging; it was given {ema!r}.")
+    def __init__(
+        self,
+        model: nn.Module,
+        ema: Level | None = None,
+        *,
+        warmup: Warmup | Callable[[float], float] | None = "ratio",
+        start: Start = "update",
+        buffers: Buffers = "copy",
+    ) -> None:
+        warmup = "none" if warmup is None else warmup
+        if not any(True for _ in model.parameters()):
+            raise InputError(
+                f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."
+            )
         self.module = copy.deepcopy(model)
         self.module.requires_grad_(False)
         self.module.eval()
-        self.ema, self.count = ema, 0
+        self.ema, self.warmup, self.start, self.buffers, self.count = ema, warmup, start, buffers, 0
         self._model = model
+        _MADE.setdefault(unwrapped(model), WeakSet()).add(self)
 
     def __repr__(self) -> str:
-        return f"Average({type(self.module).__name__}, ema={self.ema}, count={self.count})"
+        return f"Average({type(self.module).__name__}, {self.says}, count={self.count})"
+
+    @property
+    def says(self) -> str:
+        """The settings that act, as text."""
+        return averaging_says(self.ema, self.warmup, self.start, self.buffers)
+
+    def share(self, t: float) -> float:
+        """The share ``1 - kept`` that update ``t`` (0 for the first) takes of the current weights.
+
+        Raises:
+            InputError: a warm-up of one's own gives something outside [0, 1].
+        """
+        if self.ema is None:
+            return 1.0 / (t + 1.0)
+        if self.start == "update" and t == 0:
+            return 1.0
+        most = plain(WARMUPS[self.warmup](t) if isinstance(self.warmup, str) else self.warmup(t))
+        if not isinstance(most, (int, float)) or not 0.0 <= most <= 1.0:
+            raise InputError(f"The warm-up of an Average gives a number in [0, 1]; at update {t:g} it gave {most!r}.")
+        return 1.0 - min(self.ema, most)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the model's current weights in: after each step (EMA), or once an epoch (equal)."""
-        t = float(self.count)
-        kept = t / (t + 1.0) if self.ema is None else min(self.ema, (1.0 + t) / (10.0 + t)) if t else 0.0
+        share = self.share(float(self.count))
         # Asked for at each update: moving a model to another device or precision gives it new buffers.
-        current, average = list(self._model.parameters()), list(self.module.parameters())
-        torch._foreach_lerp_(list[Tensor](average), list[Tensor](w.detach() for w in current), 1.0 - kept)
-        for mean, weight in zip(average, current, strict=True):
-            mean.masked_fill_(weight == 0, 0.0)
+        current, average = list[Tensor](self._model.parameters()), list[Tensor](self.module.parameters())
+        sparse = keeps_zeros(self._model)
+        masked = [(mean, w) for mean, w in zip(average, current, strict=True) if id(w) in sparse]
         for mine, theirs in zip(self.module.buffers(), self._model.buffers(), strict=True):
-            mine.copy_(theirs)
+            if self.buffers == "average" and (mine.is_floating_point() or mine.is_complex()):
+                average.append(mine)
+                current.append(theirs)
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(average, [w.detach() for w in current], share)
+        for mean, weight in masked:
+            mean.masked_fill_(weight == 0, 0.0)
         self.count += 1
+
+    def remove(self) -> None:
+        """Take the average out of the audit of its model: it is over. It stays as it is."""
+        _MADE.get(unwrapped(self._model), WeakSet()).discard(self)
 
     def redo_batch_norm(
         self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
@@ -102,6 +174,24 @@ class Average:
             raise FormatError(f"This average has schema {state_dict.get('schema')!r}; schema {SCHEMA} can be loaded.")
         self.module.load_state_dict(state_dict["module"])
         self.count = int(state_dict["count"])
+
+
+def averages_of(model: nn.Module) -> list[Average]:
+    """The averages of a model that are in use."""
+    return list(_MADE.get(unwrapped(model), ()))
+
+
+def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> str:
+    """The settings of an average that act, as text."""
+    if ema is None:
+        return f"equal, buffers={buffers!r}"
+    return f"ema={ema}, warmup={warmup!r}, start={start!r}, buffers={buffers!r}"
+
+
+def _check_choice(what: str, given: object, known: tuple[str, ...], more: str = "") -> None:
+    if given not in known:
+        hint = did_you_mean(given, known) if isinstance(given, str) else ""
+        raise InputError(f"Average needs {what} as one of {listed(known)}{more}; it was given {given!r}.{hint}")
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -39,7 +39,7 @@ class AxisGroups:
 def axis_groups(core: Penalty | None, w: Tensor) -> AxisGroups | None:
     """What the kernels need to know of a core, or None where it is of another kind."""
     if isinstance(core, RowL21):
-        return AxisGroups(AXES[core.by], core.strength)
+        core = core.rows_of(w)
     if isinstance(core, GroupL2) and isinstance(core.by, str) and core.by in AXES:
         strength = core.scaled(w)
         return AxisGroups(core.axis, strength) if isinstance(strength, float) else None

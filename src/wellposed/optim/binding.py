@@ -48,6 +48,12 @@ class Bound:
         """The charge with its strength at a step."""
         return self.charge if self.term.schedule is None else self.charge.times(factor_at(self.term.schedule, step))
 
+    @property
+    def sparse(self) -> bool:
+        """Whether enforcing the term makes weights exactly zero; a strength of 0 does not."""
+        makes = self.how in ("prox", "project") and self.charge.traits.sparse
+        return makes and getattr(self.charge, "strength", None) != 0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -185,6 +191,12 @@ class Binding:
     def terms(self) -> list[Term]:
         """All of them, as they act on parameters, and those on functions."""
         return [t for one in self.charged for t in one.terms] + [c.bound.term for c in self.coupled] + self.functional
+
+    @property
+    def sparse(self) -> set[int]:
+        """The parameters, by ``id``, on which a term makes exact zeros."""
+        alone = {id(one.leaf.tensor) for one in self.charged if any(bound.sparse for bound in one.bounds)}
+        return alone | {id(leaf.tensor) for one in self.coupled if one.bound.sparse for leaf in one.leaves}
 
     def references(self) -> dict[str, dict[str, Tensor]]:
         """Tensors that belong to charges (the weights that one stays close to), by parameter and kind of charge."""

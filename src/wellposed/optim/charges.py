@@ -235,6 +235,10 @@ class Charges:
         return [w.detach() for w in self.params]
 
 
+OWN = ("weight_decay", "lambd")
+"""Settings by which an optimizer itself charges weights, as the audit names them."""
+
+
 def trained(net: nn.Module, optimizer: Optimizer | None) -> list[Leaf]:
     """Every parameter that requires a gradient and, if there is an optimizer, is held by it; tied ones once."""
     found = [leaf for leaf in leaves(net) if leaf.tensor.requires_grad]
@@ -251,10 +255,11 @@ def _charge(
     audit = () if optimizer is None else Audit.of(net, optimizer, binding).rows
     rows = {(row.parameter, row.term): row for row in audit}
     for one in alone.values():
-        own = rows.get((" = ".join(one.leaf.aliases), "weight_decay"))
-        if own is not None:
-            charge = own_decay(own, optimizer)
-            one.add(charge, f"weight_decay={charge.strength:g}")
+        for setting in OWN:
+            own = rows.get((" = ".join(one.leaf.aliases), setting))
+            if own is not None:
+                charge = own_decay(own, optimizer)
+                one.add(charge, f"{setting}={charge.strength:g}")
     for bounded in binding.charged:
         found = alone.get(id(bounded.leaf.tensor))
         if found is None:

@@ -11,14 +11,19 @@ Projecting after a proximal step is the joint step in these cases (equal steps; 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from wellposed.core.errors import CompositionError
 from wellposed.ops.groups import AXES
+from wellposed.ops.project import End
 from wellposed.penalties.base import Constraint, Penalty
 
-Interval = tuple[float, float]
+Interval = tuple[End, End]
 
 AFTER_CONE = ("max_norm", "l2_ball", "l1_ball", "top_k")
 """Sets whose projection keeps signs and zeros, so that a cone of fixed signs may come first."""
@@ -27,12 +32,30 @@ AFTER_CONE = ("max_norm", "l2_ball", "l1_ball", "top_k")
 def intersection(constraints: Sequence[Constraint]) -> Interval | None:
     """What all intervals among the constraints allow; None where there is none."""
     found = [c.interval for c in constraints if c.interval is not None]
-    return (max(low for low, _ in found), min(high for _, high in found)) if found else None
+    if not found:
+        return None
+    lows, highs = zip(*found, strict=True)
+    return functools.reduce(_larger, lows), functools.reduce(_smaller, highs)
+
+
+def _larger(a: End, b: End) -> End:
+    """The larger of two ends, weight by weight where one of them is an array."""
+    return torch.maximum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else max(a, b)
+
+
+def _smaller(a: End, b: End) -> End:
+    return torch.minimum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else min(a, b)
+
+
+def _alike(a: End, b: End) -> tuple[Tensor, Tensor]:
+    array = a if isinstance(a, Tensor) else b
+    return tuple(torch.as_tensor(x).to(array) for x in (a, b))  # type: ignore[return-value, arg-type]
 
 
 def is_cone(interval: Interval) -> bool:
     """Whether the interval is all that is >= 0, or all that is <= 0."""
-    return interval in ((0.0, math.inf), (-math.inf, 0.0))
+    plain = not any(isinstance(end, Tensor) for end in interval)
+    return plain and interval in ((0.0, math.inf), (-math.inf, 0.0))
 
 
 def ordered(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
@@ -44,7 +67,7 @@ def ordered(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
     intervals = [c for c in constraints if c.interval is not None]
     rest = [c for c in constraints if c.interval is None]
     meeting = intersection(constraints)
-    if meeting is not None and meeting[0] > meeting[1]:
+    if meeting is not None and bool(torch.as_tensor(meeting[0] > meeting[1]).any()):
         raise CompositionError(f"{name!r}: nothing satisfies {' and '.join(map(str, intervals))} at once.")
     cone = meeting is None or is_cone(meeting)
     if len(rest) > 1 or (rest and intervals and not (cone and rest[0].name in AFTER_CONE)):

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wellposed.ops.groups import along, outlasting
+from wellposed.ops.groups import Tiled, along, sparing
 from wellposed.ops.norms import group_norms
-from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
+from wellposed.ops.prox import group_shrink, group_soft_threshold, shrink, soft_threshold
 from wellposed.optim.metrics import Diagonal, Metric
 
 CHUNK = 2**19
@@ -31,8 +31,11 @@ CHUNK_ELSEWHERE = 2**24
 SMALL = 8
 """Tensors of less than a chunk over this are packed; above, packing's copies cost more than the calls that it saves."""
 
-LEAST = 1e-30
-"""Below, the inverse of a product of step and strength may not fit into float32."""
+LEAST = 1e-15
+"""Below, squares of what a product of step and strength shrinks may vanish in float32: the operators scale them first."""
+
+MOST = 1e15
+"""Above, squares may be infinite in float32."""
 
 NEWTON_STEPS = 64
 """At most. From the last step's radii one or two are usual, from anywhere about ten."""
@@ -180,8 +183,7 @@ def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tenso
     spared = metric.spared() if isinstance(metric, Diagonal) else None
     if spared is None:
         return group_soft_threshold(wide, steps, strength, axis)
-    u = group_soft_threshold(wide.masked_fill(spared, 0.0), steps, strength, axis)
-    return torch.where(spared & outlasting(u, wide.masked_fill(spared, 0.0), along(u, axis)), wide, u)
+    return sparing(wide, spared, along(wide, axis), lambda w: group_soft_threshold(w, steps, strength, axis))
 
 
 def group_soft_threshold_(
@@ -214,21 +216,37 @@ def _groups(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, size: int)
         some = slice(start, start + part.shape[2]) if width < w.shape[2] else slice(None)
         buffers = scratch[:, : part.numel()].view(4, *part.shape)
         if scale.eps is None:
-            after[some] = _group_block_in_number(part, scale.amount, buffers)
+            found = _group_block_in_number(part, scale.amount, buffers)
         else:
-            after[some] = _group_block(part, moments, scale, radius[some], buffers)
+            found = _group_block(part, moments, scale, radius[some], buffers)
+        after[some] = _by_operator_(part, moments, scale) if found is None else found
     return after
 
 
-def _group_block_in_number(w: Tensor, amount: float, buffers: Tensor) -> Tensor:
-    """Equal steps: ``u = max(1 - amount/|w|, 0) w``."""
+def _by_operator_(w: Tensor, second: Tensor, scale: _Scale) -> Tensor:
+    """The step on a block by `wellposed.ops.prox.group_shrink`: for numbers whose squares do not fit, and such as are
+    not finite, whose groups it leaves as they are."""
+    groups = Tiled(tuple(w.shape), (1, 2))
+    if scale.eps is None:
+        w.copy_(group_shrink(w, scale.amount, 1.0, groups))
+        return groups.norms(w).flatten()
+    metric = Diagonal(second, scale.amount, scale.eps, scale.floor, scale.root)
+    spared = second <= scale.floor
+    w.copy_(sparing(w, spared, groups, lambda moving: group_shrink(moving, metric.steps(), 1.0, groups)))
+    return groups.norms(w.masked_fill(spared, 0.0)).flatten()
+
+
+def _group_block_in_number(w: Tensor, amount: float, buffers: Tensor) -> Tensor | None:
+    """Equal steps: ``u = max(1 - amount/|w|, 0) w``. None, and nothing done, where squares do not fit."""
     norm = _group_sums(torch.mul(w, w, out=buffers[0])).sqrt_()
+    if not bool(norm.amax() < MOST):
+        return None
     factor = (1.0 - amount / norm).clamp_min_(0.0)
     w.mul_(_spread(factor, w))
     return norm * factor
 
 
-def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor:
+def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffers: Tensor) -> Tensor | None:
     """Newton's method on the secular equation of every group of a block.
 
     With ``s_i = 1/(t_i*strength)`` a group is 0 where ``sum (w_i s_i)^2 <= 1``; else ``u_i = w_i e_i`` with
@@ -252,6 +270,9 @@ def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffe
         moving = torch.threshold(second, scale.floor, 0.0, out=kept).sign_().mul_(w)
     total = _group_sums(torch.mul(moving, sizes, out=squares).square_())
     alive, still = ~(total <= 1.0), total == 0
+    if bool(still.any()):
+        # Squares of small numbers vanish too; a group stands still only where nothing of it moves.
+        still = _group_sums(torch.abs(moving, out=squares)) == 0
     if not bool(alive.any()) and not bool(still.any()):
         w.zero_()
         return torch.zeros_like(radius)
@@ -271,6 +292,9 @@ def _group_block(w: Tensor, second: Tensor, scale: _Scale, radius: Tensor, buffe
         slope = _group_sums(squares.mul_(shares))
         newton = radius + gap * (total / slope.clamp_min(limits.tiny))
         radius = torch.where(newton > 0, newton, norm / 16).clamp_min(least)
+    # Squares that did not fit have made radii that are not finite, or that have nothing left to shrink.
+    if not bool((~alive | ((norm > LEAST) & (norm < MOST))).all()):
+        return None
     w.mul_(shares)
     return norm
 

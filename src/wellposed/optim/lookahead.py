@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, InputError
 from wellposed.core.numbers import plain
 from wellposed.optim.regularize import Regularized
@@ -17,13 +18,15 @@ from wellposed.optim.wrapper import Wrapper, bare
 SCHEMA = 1
 
 
+@checked
 class Lookahead(Wrapper):
     """After every ``every`` steps, ``w = slow + share*(w - slow)``, where ``slow`` is ``w`` as it was ``every`` steps before.
 
-    What is exactly 0 after the inner steps stays 0, and constraints of `regularize` are projected on again, so that zeros
-    and bounds hold after a synchronization as after any other step. Other patterns (equal neighbours of
-    `TotalVariation`, the rank of `Nuclear`) are lost in mixing. Between two synchronizations the weights are the fast
-    ones: evaluate after a multiple of ``every`` steps. Momenta are kept.
+    Where a term of `regularize` makes zeros (L1, groups, the largest k), what is exactly 0 after the inner steps stays 0;
+    its constraints are projected on again. So zeros and bounds hold after a synchronization as after any other step. Other
+    patterns (equal neighbours of `TotalVariation`, the rank of `Nuclear`) are lost in mixing. Frozen parameters
+    (``requires_grad=False``) are left alone. Between two synchronizations the weights are the fast ones: evaluate after a
+    multiple of ``every`` steps. Momenta are kept.
 
     Args:
         optimizer: any but LBFGS; a regularized one too. (`regularize` goes inside, Lookahead around it.)
@@ -87,13 +90,18 @@ class Lookahead(Wrapper):
     def synchronize(self) -> None:
         """Synchronize now, and begin to count anew: before weights are evaluated or kept."""
         self.count -= self.count % self.every
+        inner = self.optimizer if isinstance(self.optimizer, Regularized) else None
         if self.share < 1.0:
+            sparse = inner.binding.sparse if inner is not None else ()
             for fast, slow in self._slow.items():
-                mixed = torch.lerp(slow, fast, self.share)
-                # What has not moved stays bit for bit.
-                fast.copy_(torch.where((fast == 0) | (fast == slow), fast, mixed))
-            if isinstance(self.optimizer, Regularized):
-                self.optimizer.project()
+                if not fast.requires_grad:
+                    continue
+                still = fast == slow  # what has not moved stays bit for bit
+                if id(fast) in sparse:
+                    still |= fast == 0
+                fast.copy_(torch.where(still, fast, torch.lerp(slow, fast, self.share)))
+            if inner is not None:
+                inner.project()
         self._slow = {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,6 +60,8 @@ State = dict[str, Any]
 Metric = float | Diagonal
 EffectiveStep = Callable[[Group, State, int], Metric]
 """From a parameter's group, its state and the number of steps that it has taken (>= 1)."""
+Before = Callable[[Tensor, Group, State], State]
+"""From a parameter, its group and its state as they are before a step: what the step uses and then overwrites."""
 
 RAMP_STEPS = 100
 """Steps over which proximal strengths rise from 0 under an adaptive optimizer: its second moment is then an average of
@@ -121,6 +123,58 @@ def _adagrad(group: Group, state: State, count: int) -> Diagonal:
     return Diagonal(state["sum"], lr, float(group["eps"]), float(group["initial_accumulator_value"]))
 
 
+def _adadelta_before(w: Tensor, group: Group, state: State) -> State:
+    """The squared movements that the step multiplies by; it adds its own to them."""
+    moved = state.get("acc_delta")
+    return {"acc_delta": torch.zeros_like(w) if moved is None else moved.clone()}
+
+
+def _adadelta(group: Group, state: State, count: int) -> Diagonal:
+    """``lr * sqrt(moved + eps)/sqrt(v + eps)``, ``moved`` the mean squared movement before the step."""
+    eps, second = float(group["eps"]), state["square_avg"]
+    ratio = (second + eps) / (state["acc_delta"] + eps)
+    return Diagonal(ratio.masked_fill_(second == 0, 0.0), float(group["lr"]), 0.0)
+
+
+def _adafactor_before(w: Tensor, group: Group, state: State) -> State:
+    """The root mean square of the weights, which the step is relative to, and the gradient, whose size it clips."""
+    return {"size": _mean_size(w), "gradient": w.grad}
+
+
+def _adafactor(group: Group, state: State, count: int) -> Diagonal:
+    """``a/(sqrt(v) max(1, rms(g/sqrt(v))/d))`` with ``a = max(eps2, rms(w)) min(lr, count^(-1/2))`` before the step.
+
+    Of a matrix, ``v`` is the product of the means of its rows and columns over their mean: a number for each coordinate too.
+    """
+    rows: Tensor | None = state.get("row_var")
+    second: Tensor = state["variance"] if rows is None else rows @ state["col_var"]
+    given, smallest = group["eps"]
+    least = torch.finfo(second.dtype).eps if given is None else float(given)
+    if rows is not None:
+        second = second / rows.mean(dim=-2, keepdim=True).clamp_min(least)
+    unseen = second == 0
+    second = second.clamp_min(least * least)
+    gradient: Tensor | None = state["gradient"]
+    length = 0.0 if gradient is None else _mean_size(gradient * second.rsqrt())
+    scale = max(float(smallest), state["size"]) * min(float(group["lr"]), 1.0 / math.sqrt(count))
+    return Diagonal(second.masked_fill_(unseen, 0.0), scale / max(1.0, length / float(group["d"])), 0.0)
+
+
+def _mean_size(x: Tensor) -> float:
+    """The root mean square."""
+    return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
+
+
+def _asgd_before(w: Tensor, group: Group, state: State) -> State:
+    """The learning rate of the step; it puts that of the next one in its place."""
+    return {"eta": float(state["eta"] if "eta" in state else group["lr"])}
+
+
+def _asgd(group: Group, state: State, count: int) -> float:
+    """``eta``, which falls as ``lr/(1 + lambd*lr*count)^alpha``; the same for all coordinates."""
+    return float(state["eta"])
+
+
 def _corrected(second: Tensor, lr: float, group: Group, count: int) -> Diagonal:
     """``lr/(sqrt(second/correction) + eps)`` with Adam's correction for the bias of the second moment."""
     root = math.sqrt(1.0 - float(group["betas"][1]) ** count)
@@ -136,14 +190,23 @@ METRICS: dict[type[Optimizer], EffectiveStep] = {
     torch.optim.Adamax: _adamax,
     torch.optim.RMSprop: _rmsprop,
     torch.optim.Adagrad: _adagrad,
+    torch.optim.Adadelta: _adadelta,
+    torch.optim.Adafactor: _adafactor,
+    torch.optim.ASGD: _asgd,
 }
+
+BEFORE: dict[EffectiveStep, Before] = {
+    _adadelta: _adadelta_before,
+    _adafactor: _adafactor_before,
+    _asgd: _asgd_before,
+}
+"""What a metric must be told of the moment before the step, since the state afterwards no longer has it."""
 
 REASONS = {
     "LBFGS": "it moves along a direction that mixes all coordinates",
     "Rprop": "its steps follow the signs of gradients, not their sizes",
     "Lion": "its steps follow the signs of gradients, not their sizes",
     "Muon": "it orthogonalizes the update of a whole matrix",
-    "Adafactor": "it keeps its second moment by rows and columns only",
     "SparseAdam": "it moves only the rows that a batch touches",
 }
 """Why an optimizer, by the name of its class, has no step for each coordinate."""
@@ -162,11 +225,16 @@ def metric_of(optimizer: Optimizer) -> EffectiveStep | None:
 def is_adaptive(optimizer: Optimizer) -> bool:
     """Whether the metric depends on the gradients that have come."""
     metric = metric_of(optimizer)
-    return metric is not None and metric is not _sgd
+    return metric is not None and not is_euclidean(optimizer)
 
 
 def is_euclidean(optimizer: Optimizer) -> bool:
     """Whether every coordinate has the same step."""
+    return metric_of(optimizer) in (_sgd, _asgd)
+
+
+def decays_by_its_step(optimizer: Optimizer) -> bool:
+    """Whether ``w *= 1 - lr*s`` beside the step is an L2 in the loss: every step of every coordinate is ``lr`` times a number."""
     return metric_of(optimizer) is _sgd
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
+from wellposed.ops.project import End, into_interval
 from wellposed.ops.prox import shrink, soft_threshold
-from wellposed.penalties.base import Penalty
+from wellposed.optim.composition import is_cone
+from wellposed.penalties.base import Penalty, shown
 
 Step = float | Tensor
 Center = float | Tensor | None
@@ -33,7 +35,7 @@ class JointProx:
 
     squares: tuple[tuple[float, Center], ...] = ()
     l1: float | Tensor = 0.0
-    interval: tuple[float, float] | None = None
+    interval: tuple[End, End] | None = None
     core: Penalty | None = None
 
     @property
@@ -74,7 +76,7 @@ class JointProx:
         if isinstance(self.l1, Tensor) or self.l1:
             u = soft_threshold(u, step * _like(self.l1, w))
         if self.interval is not None:
-            u = u.clamp(*self.interval)
+            u = into_interval(u, *self.interval)
         if self.core is None:
             return u
         if spared is None or not isinstance(step, Tensor):
@@ -87,7 +89,7 @@ def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value.to(device=w.device, dtype=w.dtype) if isinstance(value, Tensor) else value
 
 
-def joint(name: str, penalties: Sequence[Penalty], interval: tuple[float, float] | None = None) -> JointProx:
+def joint(name: str, penalties: Sequence[Penalty], interval: tuple[End, End] | None = None) -> JointProx:
     """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in.
 
     Raises:
@@ -107,17 +109,13 @@ def joint(name: str, penalties: Sequence[Penalty], interval: tuple[float, float]
             if core is None:
                 raise refused(name, penalties)
     thresholds = isinstance(l1, Tensor) or l1 > 0
-    # Absolute values go before group norms only, and so does an interval, if it ends at 0.
+    # Absolute values go before group norms only, and so does an interval that a factor in [0, 1] cannot leave: a cone.
     grouped = core is not None and core.merged(core) is not None
     if core is not None and thresholds and not grouped:
         raise refused(name, penalties)
-    if core is not None and interval is not None and not (grouped and interval in ONE_SIDED):
-        raise refused(name, [*penalties, f"the interval {interval}"])
+    if core is not None and interval is not None and not (grouped and is_cone(interval)):
+        raise refused(name, [*penalties, f"the interval ({', '.join(map(shown, interval))})"])
     return JointProx(tuple(squares), l1, interval, core)
-
-
-ONE_SIDED = ((0.0, float("inf")), (float("-inf"), 0.0))
-"""Intervals that a group's factor in [0, 1] cannot leave: for these clipping comes first, exactly."""
 
 
 def refused(name: str, charges: Sequence[object]) -> CompositionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, InputError, described
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
-from wellposed.optim.metrics import RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
+from wellposed.optim.metrics import BEFORE, RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
+from wellposed.optim.zeros import note_zeros
 from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ class Regularized(Wrapper):
 
     It shares parameter groups, state and defaults with the optimizer it wraps, so that schedulers, gradient scalers and
     checkpoints work as with the bare one. Parameters without a gradient in a step, and steps that a gradient scaler
-    skips, are left alone.
+    skips, are left alone. So is a frozen parameter (``requires_grad=False``), also one on which a gradient is left
+    (``zero_grad(set_to_none=False)`` leaves zeros, by which torch's own momentum and decay would move it). Without terms
+    the step is torch's own.
     """
 
     refusal = "This optimizer is regularized already. Give all terms in one call of regularize."
@@ -47,13 +52,14 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
-        self._asked = False
+        self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
         self._model = weakref.ref(unwrapped(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
+        self._before: dict[int, dict[str, Any]] = {}
         self._ramps = is_adaptive(optimizer)
         self._rates = [first_rates(group) for group in optimizer.param_groups]
         self._activations: dict[int, list[str]] = {}
@@ -84,6 +90,7 @@ class Regularized(Wrapper):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
+        self.note_zeros()
         if isinstance(self.optimizer, torch.optim.LBFGS):
             result = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             self._project(self._moving())
@@ -98,7 +105,9 @@ class Regularized(Wrapper):
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
         self._decay(moving)
-        result = self.optimizer.step()
+        self._look_before(moving)
+        with self._frozen_aside():
+            result = self.optimizer.step()
         self._proximal(moving)
         for several, penalty in coupled:
             if several.bound.how == "prox":
@@ -109,6 +118,14 @@ class Regularized(Wrapper):
                 self._adapt(one, plan, float(group["lr"]))
         self._end_step()
         return loss if closure is not None else result
+
+    def note_zeros(self) -> None:
+        """Let averages of the model know where terms make zeros: before the first step, which does it by itself."""
+        model = None if self._noted else self._model()
+        if model is not None:
+            held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+            note_zeros(model, held, self._binding.sparse)
+        self._noted = True
 
     def _check_asked(self) -> None:
         """Warn once, at the first step, where terms by loss were given and the loss never got them."""
@@ -123,19 +140,27 @@ class Regularized(Wrapper):
 
     def _end_step(self) -> None:
         self.steps += 1
+        self._before = {}
         if self._recorder is not None:
             self._recorder.clear()
         self._call_hooks()
 
     def _groups(self) -> dict[int, Group]:
         """The group of each parameter that the optimizer holds and that is trained."""
-        # One that is frozen with a gradient left is still moved by its optimizer.
-        return {
-            id(p): group
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if p.requires_grad or p.grad is not None
-        }
+        return {id(p): group for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad}
+
+    @contextmanager
+    def _frozen_aside(self) -> Iterator[None]:
+        """Inside, gradients that are left on frozen parameters are hidden from the optimizer's own step."""
+        held = (p for group in self.optimizer.param_groups for p in group["params"]) if self.terms else ()
+        hidden = [(p, p.grad) for p in held if p.grad is not None and not p.requires_grad]
+        for parameter, _ in hidden:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in hidden:
+                parameter.grad = gradient
 
     def _trained(self) -> Iterator[Charged]:
         """The charged parameters that this optimizer trains."""
@@ -162,6 +187,16 @@ class Regularized(Wrapper):
             if plan.multiplier is not None and plan.multiplier_decays:
                 strength = self._bound_of(one, plan.multiplier).strength(_multiplier(one, plan), w, lr, "decay")
                 w.mul_((1.0 - lr * strength).clamp_min(0.0))
+
+    def _look_before(self, moving: Moving) -> None:
+        """Keep what the metric needs of the moment before the optimizer's step, for parameters with a proximal step."""
+        before = None if self._metric is None else BEFORE.get(self._metric)
+        if before is None:
+            return
+        groups = self._groups()
+        ws: list[Tensor] = [one.leaf.tensor for one, _, plan in moving if plan.prox is not None]
+        ws += [w for one in self._binding.coupled for w in one.tensors if w.grad is not None and id(w) in groups]
+        self._before = {id(w): before(w, groups[id(w)], self.optimizer.state.get(w, {})) for w in ws}
 
     def _seen_rates(self) -> dict[int, tuple[float, float]]:
         """The first and the largest learning rate of each group so far."""
@@ -217,8 +252,8 @@ class Regularized(Wrapper):
         """
         assert self._metric is not None
         if not self._ramps:
-            return self._metric(group, {}, 1)
-        state = self.optimizer.state[one.leaf.tensor]
+            return self._metric(group, self._before.get(id(one.leaf.tensor), {}), 1)
+        state = self.optimizer.state[one.leaf.tensor] | self._before.get(id(one.leaf.tensor), {})
         one.count = int(state["step"]) if one.count is None else one.count + 1
         metric = self._metric(group, state, one.count)
         ramp = min(1.0, one.count / RAMP_STEPS)
@@ -418,6 +453,7 @@ def _multiplier(one: Charged, plan: Plan) -> Tensor:
     return one.multiplier
 
 
+@checked
 def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | Term = ()) -> Regularized:
     """Enforce ``terms`` on ``model`` at each step of ``optimizer``; use the result in its place.
 

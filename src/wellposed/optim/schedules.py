@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
 from wellposed.core.numbers import plain, settle
 from wellposed.core.registry import snake_case
@@ -56,10 +57,10 @@ class Course(ABC):
     """The learning rate as a function of time. Not a dataclass itself, so that a `Custom` one is kept as it is."""
 
     def __post_init__(self) -> None:
-        settle(self, *(field.name for field in fields(self)))
+        settle(self, *(field.name for field in fields(cast(Any, self))))
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - some courses have nothing to refuse
         """Refuse impossible settings.
 
         Raises:
@@ -290,7 +291,7 @@ class Polynomial(Course):
         return self.total_iters is not None
 
     def rate(self, base: float, t: int, total: float) -> float:
-        return base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power
+        return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)
 
 
 def _positive(owner: object, name: str, value: object) -> None:
@@ -477,6 +478,7 @@ def factor_at(schedule: Schedule, step: int) -> float:
     return float(factor)
 
 
+@checked
 @dataclass(frozen=True)
 class Ramp:
     """``min(1, step/steps)``: 0 at the first step, 1 from ``steps`` on.
@@ -500,6 +502,7 @@ class Ramp:
         return min(1.0, step / self.steps)
 
 
+@checked
 @dataclass(frozen=True)
 class DecayTo:
     """``floor + (1 - floor) * (1 + cos(pi * step/steps))/2``: 1 at the first step, ``floor`` from ``steps`` on.
@@ -529,6 +532,7 @@ class DecayTo:
         return 1.0 - (1.0 - self.floor) * 0.5 * (1.0 - math.cos(math.pi * step / self.steps))
 
 
+@checked
 @dataclass(frozen=True)
 class Staircase:
     """1 at first; from each step that is named on, the factor that is given with it.
@@ -560,6 +564,7 @@ class Staircase:
         return float(passed[-1]) if passed else 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class Shaped:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, InputError
 from wellposed.core.selectors import leaves
 from wellposed.optim.wrapper import bare
@@ -19,6 +20,7 @@ ETA = 0.01
 """The published value; what it does, see `SAM`."""
 
 
+@checked
 class SAM:
     """Descend with the gradient at ``w + e(w)`` in place of that at ``w``:
 
@@ -113,11 +115,11 @@ class SAM:
         return loss
 
     def _moving(self) -> list[nn.Parameter]:
-        """The parameters that have a gradient."""
+        """The parameters that have a gradient, without frozen ones on which an old one is left."""
         found = []
         for leaf in leaves(self.model):
             gradient = leaf.tensor.grad
-            if gradient is None:
+            if gradient is None or not leaf.tensor.requires_grad:
                 continue
             if gradient.layout != torch.strided:
                 raise InputError(

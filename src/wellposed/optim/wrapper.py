@@ -6,8 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from wellposed.core.errors import InputError
 
 W = TypeVar("W", bound="Wrapper")
 
@@ -92,3 +95,17 @@ def inside(optimizer: Optimizer | None, cls: type[W]) -> W | None:
             return optimizer
         optimizer = optimizer.optimizer
     return None
+
+
+def needs_its_optimizer(caller: str, model: nn.Module, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that moves no parameter of the model.
+
+    Raises:
+        InputError: it is another model's.
+    """
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise InputError(
+            f"{caller} was given an optimizer that holds no parameter of this model, as if it were another model's. "
+            "Give the one that was made with this model's parameters, or leave optimizer= out where it can be."
+        )

@@ -23,6 +23,7 @@ from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.numbers import plain
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
+from wellposed.ops.norms import length
 
 LARGEST = sys.float_info.max
 How = Literal["loss", "decay", "prox", "project"]
@@ -41,6 +42,8 @@ class Traits:
         symmetric: signs and the order along an axis change nothing.
         diagonal: the prox is exact with a step for each coordinate. Where False it is Euclidean: it takes one number.
         linear: twice the strength is twice the charge.
+        sparse: its proximal step, or its projection, can make a weight that is not 0 exactly 0. Averages and lookahead keep
+            such zeros; where no term makes any, a 0 is a number like others.
     """
 
     convex: bool = True
@@ -49,6 +52,7 @@ class Traits:
     symmetric: bool = True
     diagonal: bool = True
     linear: bool = True
+    sparse: bool = True
 
 
 class Chargeable(ABC):
@@ -126,6 +130,27 @@ class Chargeable(ABC):
     def __str__(self) -> str:
         values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
+
+
+class ByValue:
+    """Equality of charges that hold tensors, for dataclasses with ``eq=False``: tensors are compared by what they hold."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and all(_same(*pair) for pair in zip(_held(self), _held(other), strict=True))
+
+    def __hash__(self) -> int:
+        plainly = (value for value in _held(self) if not isinstance(value, (Tensor, Mapping)))
+        return hash((type(self), *plainly))
+
+
+def _held(charge: object) -> list[Any]:
+    return [getattr(charge, f.name) for f in fields(charge)]  # type: ignore[arg-type]
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
+    return a == b
 
 
 @dataclass(frozen=True)
@@ -302,8 +327,8 @@ class Constraint(Chargeable):
     hows: ClassVar[tuple[How, ...]] = ("project",)
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """``(low, high)`` where the set is ``low <= w_i <= high`` for every weight: then it is exact in any metric."""
+    def interval(self) -> tuple[float | Tensor, float | Tensor] | None:
+        """``(low, high)`` where the set is ``low_i <= w_i <= high_i`` for every weight: then it is exact in any metric."""
         return None
 
     @abstractmethod
@@ -312,8 +337,7 @@ class Constraint(Chargeable):
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """The residual ``|w - project(w - step*grad)|/step``: 0 where ``-grad`` is in the normal cone at a feasible ``w``."""
-        distance: Tensor = torch.linalg.vector_norm(w - self.project(w - step * grad)) / step
-        return distance
+        return length(w - self.project(w - step * grad)) / step
 
 
 @dataclass(frozen=True)
@@ -342,6 +366,34 @@ def shown(value: object) -> str:
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
     return repr(value.item() if isinstance(value, Tensor) else value)
+
+
+def array(owner: object, name: str) -> Any:
+    """A setting that is a number for all, or numbers for each: those of arrays, lists and tuples become a tensor.
+
+    Numbers become Python's own. A tensor is kept as it is; others are held in float64, and are used in the type of the
+    weights.
+
+    Raises:
+        InputError: it holds something that is no number, or NaN.
+    """
+    given = plain(getattr(owner, name))
+    try:
+        found = torch.as_tensor(given) if isinstance(given, Tensor) or hasattr(given, "__array__") else given
+        found = torch.tensor(given, dtype=torch.float64) if isinstance(given, (list, tuple)) else found
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    wrong = isinstance(found, Tensor) and (found.is_complex() or found.dtype == torch.bool or bool(found.isnan().any()))
+    if wrong or (found is None and given is not None):
+        raise InputError(
+            f"{type(owner).__name__} needs {name} as a number, or as numbers in a list, an array or a tensor; it was given "
+            f"{described(given)}."
+        )
+    if isinstance(found, Tensor):
+        # A copy, so that what a caller changes later changes no penalty.
+        found = found.detach().clone() if isinstance(given, Tensor) else found.double()
+    object.__setattr__(owner, name, found)
+    return found
 
 
 def at_least_zero(owner: object, **values: float) -> None:

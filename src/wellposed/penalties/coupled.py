@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from wellposed.core.errors import InputError, ShapeError, did_you_mean
+from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
 from wellposed.core.selectors import Leaf
-from wellposed.ops.groups import AXES, Tiled, outlasting
+from wellposed.ops.groups import AXES, Tiled, sparing
+from wellposed.ops.norms import widened
 from wellposed.ops.prox import group_shrink
-from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
-from wellposed.penalties.group import norm_violation, rooted
+from wellposed.penalties.base import ByValue, CoupledPenalty, How, Traits, at_least_zero
+from wellposed.penalties.group import Weights, charged, check_weights, norm_violation
 from wellposed.penalties.layouts import laid_out
 
 
-@dataclass(frozen=True)
-class TiedGroups(CoupledPenalty):
-    """``strength * sqrt(size) * sum_g |(w1_g, w2_g, ...)|_2``: one norm for what is useful only together.
+@dataclass(frozen=True, eq=False)
+class TiedGroups(ByValue, CoupledPenalty):
+    """``strength * sum_g c_g |(w1_g, w2_g, ...)|_2``, ``c_g = sqrt(size)``: one norm for what is useful only together.
 
     Group ``g`` is index ``g`` of every listed parameter: a channel with its filter, the scale and shift of its norm, and what
     the next layers do with it. It vanishes everywhere at once, and can be cut out. Channels that a residual connection adds
@@ -31,6 +33,7 @@ class TiedGroups(CoupledPenalty):
         axes: by name, or glob that matches one parameter, along which axis its groups are counted: ``"unit"`` (or
             ``"filter"``), axis 0, or ``"input"`` (or ``"channel"``), axis 1; of transposed convolutions the other way
             round. ``"axis 0"`` and ``"axis 1"`` are what they say. Vectors have units only.
+        weights: in place of ``sqrt(size)``: a finite number >= 0, or one for each group in their order. 0 leaves a group free.
     Raises:
         ShapeError: a parameter has no such axis, or the numbers of groups disagree.
     Source:
@@ -41,7 +44,8 @@ class TiedGroups(CoupledPenalty):
     """
 
     strength: float
-    axes: Mapping[str, str] = field(hash=False)
+    axes: Mapping[str, str]
+    weights: Weights = None
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
@@ -55,6 +59,7 @@ class TiedGroups(CoupledPenalty):
                     f"TiedGroups groups {name!r} by one of {', '.join(AXES)}; it was given {by!r}.{did_you_mean(by, AXES)}"
                 )
         object.__setattr__(self, "axes", dict(self.axes))
+        check_weights(self)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,48 +84,52 @@ class TiedGroups(CoupledPenalty):
             raise ShapeError(
                 f"TiedGroups needs the same number of groups in each parameter; there are {', '.join(counts)}."
             )
+        try:
+            self._scaled(self._gathered(ws))
+        except ShapeError as error:
+            raise ShapeError(f"TiedGroups cannot charge {listed(names)}: {error}") from None
 
     def value(self, ws: Sequence[Tensor]) -> Tensor:
         """The charge of all groups, 0-d; its gradient at a zero group is 0."""
         x = self._gathered(ws)
-        groups = _rows(x)
-        return (rooted(self.strength, groups.sizes) * groups.norms(x)).sum()
+        return (self._scaled(x) * _rows(x).norms(widened(x))).sum().to(x.dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
         if self.strength == 0:
             return [w.clone() for w in ws]
         x = self._gathered(ws)
-        groups = _rows(x)
         given = [torch.as_tensor(t, dtype=w.dtype, device=w.device) for t, w in zip(steps, ws, strict=True)]
         step = self._gathered([t.expand_as(w) for t, w in zip(given, ws, strict=True)])
-        return self._scattered(group_shrink(x, step, rooted(self.strength, groups.sizes), groups), ws)
+        return self._scattered(group_shrink(x, step, self._scaled(x), _rows(x)), ws)
 
     def prox_sparing(
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
         """The prox of what has had gradients; the rest of a group stays as long as the group does."""
-        moving = [w.masked_fill(s, 0.0) for w, s in zip(ws, spared, strict=True)]
-        us = self.prox(moving, steps)
-        x = self._gathered(us)
-        stays = self._scattered(outlasting(x, self._gathered(moving), _rows(x)).to(x.dtype), ws)
-        return [torch.where(s & (k > 0), w, u) for w, u, s, k in zip(ws, us, spared, stays, strict=True)]
+        x, split = self._gathered(ws), lambda moving: self._scattered(moving, ws)
+        flags = self._gathered([s.expand_as(w) for s, w in zip(spared, ws, strict=True)])
+        moved = sparing(x, flags, _rows(x), lambda moving: self._gathered(self.prox(split(moving), steps)))
+        return split(moved)
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
         x = self._gathered(ws)
-        groups = _rows(x)
-        return norm_violation(x, self._gathered(grads), rooted(self.strength, groups.sizes), groups)
+        return norm_violation(x, self._gathered(grads), self._scaled(x), _rows(x))
+
+    def _scaled(self, x: Tensor) -> float | Tensor:
+        """What the norm of a group is charged."""
+        return charged(self.strength, self.weights, _rows(x), x)
 
     def _gathered(self, ws: Sequence[Tensor]) -> Tensor:
         """``(groups, size)``: the numbers of each group side by side."""
         parts = zip(ws, self.axes.values(), strict=True)
-        return torch.cat([w.movedim(AXES[by], 0).reshape(w.shape[AXES[by]], -1) for w, by in parts], 1)
+        return torch.cat([w.movedim(AXES[by], 0).flatten(1) if w.ndim > 1 else w.unsqueeze(1) for w, by in parts], 1)
 
     def _scattered(self, x: Tensor, ws: Sequence[Tensor]) -> list[Tensor]:
-        """The other way."""
+        """The parameters, in their shapes, from the numbers of each group."""
         moved = [w.movedim(AXES[by], 0) for w, by in zip(ws, self.axes.values(), strict=True)]
-        parts = torch.split(x, [m[0].numel() for m in moved], 1)
+        parts = torch.split(x, [math.prod(m.shape[1:]) for m in moved], 1)
         return [
             part.reshape(m.shape).movedim(0, AXES[by])
             for part, m, by in zip(parts, moved, self.axes.values(), strict=True)

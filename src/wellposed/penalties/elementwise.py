@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.selectors import Leaf
+from wellposed.ops.norms import length, signs, widened
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
 from wellposed.penalties.base import How, Penalty, Schedule, Summands, Term, Traits, at_least_zero, shown
@@ -55,14 +57,15 @@ class Separable(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i l1_i |w_i| + l2/2 * |w|_2^2``, 0-d."""
-        total, l1 = w.new_zeros(()), _like(self.l1, w)
+        x = widened(w)
+        total, l1 = x.new_zeros(()), _like(self.l1, x)
         if isinstance(l1, Tensor):
-            total = total + (l1 * w.abs()).sum()
+            total = total + (l1 * x.abs()).sum()
         elif l1:
-            total = total + l1 * w.abs().sum()
+            total = total + l1 * x.abs().sum()
         if self.l2:
-            total = total + 0.5 * self.l2 * w.square().sum()
-        return total
+            total = total + 0.5 * self.l2 * x.square().sum()
+        return total.to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``soft_threshold(w, step*l1) / (1 + step*l2)``, for each coordinate alone."""
@@ -71,10 +74,9 @@ class Separable(Penalty):
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + l2*w + l1*sign(w)|`` off zero, ``max(|grad| - l1, 0)`` at zero; Euclidean over coordinates."""
         smooth, l1 = grad + self.l2 * w, _like(self.l1, w)
-        off = (smooth + l1 * w.sign()).abs()
+        off = (smooth + l1 * signs(w)).abs()
         at = (smooth.abs() - l1).clamp_min(0.0)
-        distance: Tensor = torch.linalg.vector_norm(torch.where(w == 0, at, off))
-        return distance
+        return length(torch.where(w == 0, at, off))
 
 
 def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
@@ -82,6 +84,7 @@ def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value.to(w) if isinstance(value, Tensor) else value
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L1(Separable):
     """``strength * sum_i |w_i|``: drives single weights to exactly zero.
@@ -127,6 +130,7 @@ class L1(Separable):
         return cls(conventions.lasso(alpha), convention=conventions.written("lasso", alpha=alpha))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class WeightedL1(Separable):
     """``strength * sum_i c_i |w_i|``: an L1 that charges each weight by a rate of its own.
@@ -200,6 +204,7 @@ def broadcasts(value: Tensor, w: Tensor) -> bool:
     return value.ndim <= w.ndim and all(mine in (1, theirs) for mine, theirs in sizes)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L2(Separable):
     """``strength/2 * sum_i w_i^2``, whose gradient is ``strength * w``: torch's weight decay.
@@ -219,7 +224,7 @@ class L2(Separable):
     strength: float
     convention: str = field(default="", kw_only=True, repr=False)
     scaling: str = field(default="torch", kw_only=True, repr=False)
-    traits: ClassVar[Traits] = Traits(homogeneous=2)
+    traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
 
     def __post_init__(self) -> None:
@@ -317,6 +322,7 @@ class L2(Separable):
         return cls(amount, scaling=scaling)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class ElasticNet(Separable):
     """``strength * (mix * |w|_1 + (1 - mix)/2 * |w|_2^2)``: zeros, shared among correlated weights.
@@ -331,8 +337,12 @@ class ElasticNet(Separable):
     strength: float
     mix: float = 0.5
     convention: str = field(default="", kw_only=True, repr=False)
-    traits: ClassVar[Traits] = Traits()
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+
+    @property
+    def traits(self) -> Traits:
+        """Zeros come of the L1 part."""
+        return Traits(sparse=self.mix > 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength, mix=self.mix)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.random import generator
@@ -124,6 +125,7 @@ class OfActivations(FunctionalPenalty):
         return total
 
 
+@checked
 @dataclass(frozen=True)
 class ActivationL1(OfActivations):
     """``strength * mean_i sum_j |a_ij|`` over the outputs ``a`` of the selected modules: sparse activations.
@@ -155,6 +157,7 @@ class ActivationL1(OfActivations):
         return activation.abs()
 
 
+@checked
 @dataclass(frozen=True)
 class ActivationL2(OfActivations):
     """``strength/2 * mean_i sum_j a_ij^2`` over the outputs ``a`` of the selected modules: small activations.
@@ -178,6 +181,7 @@ class ActivationL2(OfActivations):
         return 0.5 * activation.square()
 
 
+@checked
 @dataclass(frozen=True)
 class Confidence(FunctionalPenalty):
     """``strength * mean_i (log(classes) - H(p_i))``: entropy is rewarded, so that predictions are not too sure.
@@ -220,6 +224,7 @@ class Confidence(FunctionalPenalty):
         return self.strength * _divergence(log_p, -math.log(log_p.shape[-1]))
 
 
+@checked
 @dataclass(frozen=True)
 class LogitNorm(FunctionalPenalty):
     """``strength/2 * mean_i |outputs_i|_2^2``: small logits, which cannot be sure of anything.
@@ -250,6 +255,7 @@ class LogitNorm(FunctionalPenalty):
         return 0.5 * self.strength * outputs.square().sum(-1).mean()
 
 
+@checked
 @dataclass(frozen=True)
 class Consistency(FunctionalPenalty):
     """``strength * temperature^2 * mean_i KL``: outputs stay close to a reference, ``p = softmax(outputs/temperature)``.
@@ -327,6 +333,7 @@ class Consistency(FunctionalPenalty):
         return self.temperature**2 * distance
 
 
+@checked
 @dataclass(frozen=True)
 class Jacobian(FunctionalPenalty):
     """``strength/2 * mean_i |d outputs_i / d inputs_i|_F^2``: outputs that change little with the inputs.

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain, settle
 from wellposed.core.selectors import Leaf
-from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, outlasting
+from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, sparing
+from wellposed.ops.norms import length, signs, widened
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
-from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, needs_axes, shown
+from wellposed.penalties.base import (
+    ByValue,
+    How,
+    Penalty,
+    Summands,
+    Traits,
+    array,
+    at_least_zero,
+    needs_axes,
+    shown,
+)
 from wellposed.penalties.layouts import laid_out
 
+Weights = float | Tensor | None
+"""How much each group is charged, beside the strength: None, one number for all, or one for each."""
 
-class Grouped(Penalty):
-    """What penalties of groups have in common: who is in a group.
+
+class Grouped(ByValue, Penalty):
+    """What penalties of groups have in common: who is in a group, and how much each is charged.
 
     ``by`` says it:
 
@@ -35,16 +49,21 @@ class Grouped(Penalty):
     - ``"head_rows"``: consecutive rows also where the matrix happens to be ``(3E, E)``;
     - ``"head_input"``: the columns of one head, of the projection that follows attention;
     - ``"block"``: tiles of a matrix of ``block=(rows, columns)``;
-    - a tensor of integers that broadcasts to the weights: a group number for each of them, -1 for none. Groups may have
-      any shape and different sizes.
+    - a tensor of integers (an array, or lists) that broadcasts to the weights: a group number for each of them, -1 for
+      none. Groups may have any shape and different sizes.
 
     ``heads`` is filled in for the parameters of ``nn.MultiheadAttention`` itself; its ``out_proj`` does not know it.
+
+    ``weights`` stand in place of ``sqrt(size_g)``: a finite number >= 0 for all groups, or one for each (a tensor, an array
+    or a list): of units, inputs and heads in their order, of blocks row by row, of group numbers that at place ``k`` for the
+    group ``k``. A group of weight 0 is free. They are constants: no gradient flows to them.
     """
 
     strength: float
     by: str | Tensor
     heads: int | None
     block: tuple[int, int] | None
+    weights: Weights
 
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
@@ -53,22 +72,21 @@ class Grouped(Penalty):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         settle(self, "heads")
+        if isinstance(self.by, (tuple, list, np.ndarray)):
+            object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
             object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(
-            same(getattr(self, f.name), getattr(other, f.name)) for f in settings_of(self)
-        )
-
-    def __hash__(self) -> int:
-        values = (getattr(self, f.name) for f in settings_of(self))
-        return hash((type(self), *(None if isinstance(v, Tensor) else v for v in values)))
+        check_weights(self)
 
     def __str__(self) -> str:
-        given = ((f.name, getattr(self, f.name)) for f in settings_of(self))
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in given if v is not None)})"
+
+    @property
+    def alike(self) -> bool:
+        """Whether groups are the indices of an axis and charged alike, so that their order changes nothing."""
+        return isinstance(self.by, str) and self.by in AXES and not isinstance(self.weights, Tensor)
 
     @property
     def axis(self) -> int:
@@ -98,11 +116,11 @@ class Grouped(Penalty):
         return changed(self, by=by, heads=heads)  # type: ignore[no-any-return]
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse what cannot be grouped so."""
+        """Refuse what cannot be grouped so, and weights that are not one for each group."""
         if isinstance(self.by, str):
             needs_axes(self, name, w, 2)
         try:
-            self.groups(w)
+            charged(self.strength, self.weights, self.groups(w), w)
         except InputError as error:
             raise type(error)(f"{type(self).__name__} cannot charge {name!r}: {error}") from None
 
@@ -112,30 +130,59 @@ class Grouped(Penalty):
 
     def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
         """The prox of what has had gradients; the rest of a group stays as long as the group does."""
-        moving = w.masked_fill(spared, 0.0)
-        u = self.prox(moving, step)
-        return torch.where(spared & outlasting(u, moving, self.groups(w)), w, u)
+        return sparing(w, spared, self.groups(w), lambda moving: self.prox(moving, step))
 
     def scaled(self, w: Tensor) -> float | Tensor:
-        """``strength * sqrt(size of a group)``; one for each where the groups are a person's own."""
-        return rooted(self.strength, self.groups(w).sizes)
+        """``strength * sqrt(size of a group)``, or times its weight; compact where groups differ."""
+        return charged(self.strength, self.weights, self.groups(w), w)
 
 
-def rooted(strength: float, sizes: float | Tensor) -> float | Tensor:
-    """``strength * sqrt(size)``."""
-    return strength * (sizes.sqrt() if isinstance(sizes, Tensor) else math.sqrt(sizes))
+def charged(strength: float, weights: Weights, groups: Groups, w: Tensor) -> float | Tensor:
+    """``strength * weight``, or ``strength * sqrt(size)`` where there are no weights.
+
+    Raises:
+        ShapeError: the weights are not one for each group.
+    """
+    if weights is None:
+        sizes = groups.sizes
+        return strength * (sizes.sqrt() if isinstance(sizes, Tensor) else math.sqrt(sizes))
+    if not isinstance(weights, Tensor):
+        return strength * weights
+    each = groups.listed(weights.detach().to(w.device))
+    return strength * each.to(torch.promote_types(w.dtype, torch.float32))
 
 
-def settings_of(charge: object) -> Sequence[Any]:
-    """The fields of a dataclass."""
-    return fields(charge)  # type: ignore[arg-type]
+def check_weights(owner: Any) -> None:
+    """Make the weights of groups a number or a tensor of one axis.
+
+    Raises:
+        InputError: they are neither, negative or not finite.
+    """
+    weights = array(owner, "weights")
+    if weights is None or (
+        isinstance(weights, Tensor) and weights.ndim == 1 and bool(((weights >= 0) & torch.isfinite(weights)).all())
+    ):
+        return
+    if isinstance(weights, Tensor):
+        raise InputError(
+            f"{type(owner).__name__} needs finite weights >= 0, a number or one for each group in a row; it was given "
+            f"{shown(weights)} {'with numbers below 0, or infinite' if weights.ndim == 1 else 'of several axes'}."
+        )
+    at_least_zero(owner, weights=weights)
 
 
-def same(a: object, b: object) -> bool:
-    """Equality, of tensors by what they hold."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
-    return a == b
+def group_numbers(owner: object, given: object) -> Tensor:
+    """Group numbers of lists or an array, as a recipe writes them.
+
+    Raises:
+        InputError: they are no numbers, or rows of different lengths.
+    """
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{type(owner).__name__} takes group numbers as lists of integers of one length; it was given {described(given)}."
+        ) from None
 
 
 def check_grouping(owner: object, by: object, heads: object, block: object) -> None:
@@ -178,24 +225,27 @@ def norm_violation(
 
     ``h'(r) = max(strength - r/gamma, 0)``; off zero ``|grad_g + h'(|w_g|) w_g/|w_g||``, at zero ``max(|grad_g| - strength, 0)``.
     """
+    w, grad = widened(w), widened(grad)
     x, slope, rest = groups.split(w), groups.split(grad), groups.rest(grad)
     norms = groups.norms(x)
-    pull = (strength - norms / gamma).clamp_min(0.0) / norms.where(norms > 0, torch.ones_like(norms))
+    some = norms > 0
+    pull = (strength - norms / gamma).clamp_min(0.0) / norms.where(some, torch.ones_like(norms))
     off = groups.norms(slope + groups.spread(pull) * x)
     at = (groups.norms(slope) - strength).clamp_min(0.0)
-    distance: Tensor = torch.linalg.vector_norm(torch.where(norms == 0, at, off))
-    return distance if rest is None else torch.hypot(distance, torch.linalg.vector_norm(rest))
+    distance = length(torch.where(norms == 0, at, off))
+    return distance if rest is None else torch.hypot(distance, length(rest))
 
 
 @dataclass(frozen=True, eq=False)
 class GroupL2(Grouped):
-    """``strength * sum_g sqrt(size_g) * |w_g|_2``: whole units, inputs, heads or blocks become exactly zero.
+    """``strength * sum_g c_g |w_g|_2``, ``c_g = sqrt(size_g)``: whole units, inputs, heads or blocks become exactly zero.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         by: who is in a group; see `Grouped`.
         heads: the number of attention heads, for ``by="head"`` and its kin.
         block: rows and columns of a tile, for ``by="block"``.
+        weights: in place of ``sqrt(size_g)``: a number >= 0, or one for each group; see `Grouped`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or cannot be grouped so.
     Source:
@@ -210,12 +260,13 @@ class GroupL2(Grouped):
     by: str | Tensor = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
+    weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:
         """Convex, of degree 1; the order along an axis matters where groups are parts of one."""
-        return Traits(homogeneous=1, symmetric=isinstance(self.by, str) and self.by in AXES)
+        return Traits(homogeneous=1, symmetric=self.alike)
 
     def merged(self, other: Penalty) -> Penalty | None:
         """Groups that are cut alike add up."""
@@ -223,9 +274,9 @@ class GroupL2(Grouped):
         return replace(self, strength=self.strength + other.strength) if alike else None
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength * sum_g sqrt(size_g) * |w_g|_2``, 0-d; its gradient at a zero group is 0."""
-        groups = self.groups(w)
-        return (self.scaled(w) * groups.norms(groups.split(w))).sum()
+        """The charge of all groups, 0-d; its gradient at a zero group is 0."""
+        groups, x = self.groups(w), widened(w)
+        return (self.scaled(w) * groups.norms(groups.split(x))).sum().to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
@@ -238,12 +289,15 @@ class GroupL2(Grouped):
 
 @dataclass(frozen=True, eq=False)
 class SparseGroup(Grouped):
-    """``strength * (mix * |w|_1 + (1 - mix) * sum_g sqrt(size_g) * |w_g|_2)``: zeros of whole groups, and inside of others.
+    """``strength * (mix * |w|_1 + (1 - mix) * sum_g c_g |w_g|_2)``: zeros of whole groups, and inside of others.
+
+    ``c_g`` is ``sqrt(size_g)``, or the group's weight.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         mix: in [0, 1]; 1 is L1, 0 is GroupL2.
-        by, heads, block: who is in a group; see `Grouped`. A weight in no group is charged by its absolute value only.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`. What is in no group is
+            charged by its absolute value only.
     Raises:
         ShapeError: a parameter cannot be grouped so.
     Source:
@@ -255,6 +309,7 @@ class SparseGroup(Grouped):
     by: str | Tensor = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
+    weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
@@ -265,8 +320,8 @@ class SparseGroup(Grouped):
 
     @property
     def traits(self) -> Traits:
-        """Those of GroupL2."""
-        return Traits(homogeneous=1, symmetric=isinstance(self.by, str) and self.by in AXES)
+        """Convex and positively homogeneous, as for `GroupL2`."""
+        return Traits(homogeneous=1, symmetric=self.alike)
 
     @property
     def l1(self) -> float:
@@ -276,7 +331,7 @@ class SparseGroup(Grouped):
     @property
     def whole(self) -> GroupL2:
         """The part that charges groups."""
-        return GroupL2(self.strength * (1.0 - self.mix), self.by, self.heads, self.block)
+        return GroupL2(self.strength * (1.0 - self.mix), self.by, self.heads, self.block, self.weights)
 
     def summands(self) -> Summands:
         """Absolute values, and the groups."""
@@ -284,7 +339,8 @@ class SparseGroup(Grouped):
 
     def value(self, w: Tensor) -> Tensor:
         """Both charges, 0-d."""
-        return self.l1 * w.abs().sum() + self.whole.value(w)
+        x = widened(w)
+        return (self.l1 * x.abs().sum() + self.whole.value(x)).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Absolute values first, then the groups in the same metric: exact, also with a step for each coordinate."""
@@ -292,7 +348,7 @@ class SparseGroup(Grouped):
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """Distance of ``-grad``: each zero takes up to ``strength*mix`` off its gradient, then a zero group as GroupL2."""
-        left = torch.where(w == 0, soft_threshold(grad, self.l1), grad + self.l1 * w.sign())
+        left = torch.where(w == 0, soft_threshold(grad, self.l1), grad + self.l1 * signs(w))
         return self.whole.violation(w, left, step)
 
 
@@ -300,7 +356,8 @@ class SparseGroup(Grouped):
 class GroupMCP(Grouped):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
 
-    ``s = strength*sqrt(size_g)``: small groups become exactly zero as with GroupL2, large ones are left alone. Not convex.
+    ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones
+    are left alone. Not convex.
     The prox is the global minimizer for every step, also above ``gamma``, and with a step for each coordinate. That there
     is at most one minimum besides 0 and ``w`` is proven (docs/derivations/groups.md); between two that are equally good to
     rounding either may come back.
@@ -309,7 +366,7 @@ class GroupMCP(Grouped):
         strength: >= 0, per mean loss. 0 charges nothing.
         gamma: > 0, in units of a step: groups of a norm above ``gamma*s`` are free. Infinity is GroupL2; towards 0 groups
             are kept or dropped as by their count.
-        by, heads, block: who is in a group; see `Grouped`.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`.
     Raises:
         ShapeError: a parameter cannot be grouped so.
     Source:
@@ -321,6 +378,7 @@ class GroupMCP(Grouped):
     by: str | Tensor = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
+    weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
@@ -333,18 +391,20 @@ class GroupMCP(Grouped):
     @property
     def traits(self) -> Traits:
         """Weakly convex with ``1/gamma``."""
-        axes = isinstance(self.by, str) and self.by in AXES
-        return Traits(convex=False, weak_convexity=1.0 / self.gamma, symmetric=axes, linear=False)
+        return Traits(convex=False, weak_convexity=1.0 / self.gamma, symmetric=self.alike, linear=False)
 
     def value(self, w: Tensor) -> Tensor:
         """The charge, 0-d; its gradient at a zero group is 0."""
-        groups = self.groups(w)
-        norms = groups.norms(groups.split(w))
+        groups, x = self.groups(w), widened(w)
+        norms = groups.norms(groups.split(x))
         if self.strength == 0:
-            return 0.0 * norms.sum()
-        s = torch.as_tensor(self.scaled(w), dtype=w.dtype, device=w.device)
-        inside = s * norms - norms.square() / (2.0 * self.gamma)
-        return torch.where(norms <= self.gamma * s, inside, 0.5 * self.gamma * s * s).sum()
+            return (0.0 * norms.sum()).to(w.dtype)
+        s = torch.as_tensor(self.scaled(w), dtype=x.dtype, device=x.device)
+        if math.isinf(self.gamma):
+            return (s * norms).sum().to(w.dtype)
+        # What is not a number is in neither case: it stays visible.
+        m = torch.where(norms > self.gamma * s, self.gamma * s, norms)
+        return (m * (s - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """The global minimizer; see `wellposed.ops.prox.group_minimax_shrink`."""

@@ -10,14 +10,17 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.hierarchy import hierarchical_prox
+from wellposed.ops.norms import length, lengths, widened
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 from wellposed.penalties.layouts import laid_out
 
 
+@checked
 @dataclass(frozen=True)
 class Hierarchical(CoupledPenalty):
     """``strength * sum_j |theta_j|_2`` subject to ``|W_j|_inf <= hierarchy * |theta_j|_2``: whole inputs vanish (LassoNet).
@@ -83,12 +86,16 @@ class Hierarchical(CoupledPenalty):
 
     def scaled(self, skip: Tensor) -> float:
         """What ``|theta_j|`` is charged."""
-        return self.strength * math.sqrt(skip[:, 0].numel()) if self.group else self.strength
+        return self.strength * math.sqrt(skip.shape[0] * math.prod(skip.shape[2:])) if self.group else self.strength
 
     def value(self, ws: Sequence[Tensor]) -> Tensor:
-        """``strength * sum_j |theta_j|_2``, 0-d; its gradient at 0 is 0. The constraint is the prox's to keep."""
-        norms: Tensor = torch.linalg.vector_norm(_inputs(ws[0]), dim=1)
-        return self.scaled(ws[0]) * norms.sum()
+        """``strength * sum_j |theta_j|_2``, 0-d; its gradient at 0 is 0. NaN where a weight is not finite.
+
+        The constraint is the prox's to keep.
+        """
+        total = self.scaled(ws[0]) * lengths(widened(_inputs(ws[0])), 1).sum()
+        sound = torch.isfinite(ws[1]).all()
+        return torch.where(sound, total, torch.full_like(total, math.nan)).to(ws[0].dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
         """The joint minimizer; see `wellposed.ops.hierarchy.hierarchical_prox`."""
@@ -106,20 +113,21 @@ class Hierarchical(CoupledPenalty):
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
         """The prox without hidden weights that have had no gradient; they come back as far as their input allows."""
-        theta, hidden = self.prox([ws[0], ws[1].masked_fill(spared[1], 0.0)], steps)
+        # What is not finite is not masked: it holds its input as it is.
+        away = spared[1] & torch.isfinite(ws[1])
+        theta, hidden = self.prox([ws[0], ws[1].masked_fill(away, 0.0)], steps)
         if self.strength == 0:
             return [theta, ws[1].clone()]
-        most = self.hierarchy * torch.linalg.vector_norm(_inputs(theta), dim=1)
+        most = self.hierarchy * lengths(_inputs(theta), 1)
         bound = most.view(1, -1, *[1] * (hidden.ndim - 2))
-        return [theta, torch.where(spared[1], ws[1].clamp(-bound, bound), hidden)]
+        return [theta, torch.where(away, ws[1].clamp(-bound, bound), hidden)]
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """The residual of the fixed point ``|w - prox(w - step*grad, step)|/step``."""
         moved = self.prox([w - step * g for w, g in zip(ws, grads, strict=True)], [step] * len(ws))
-        squares = [(w - m).square().sum() for w, m in zip(ws, moved, strict=True)]
-        return torch.stack(squares).sum().sqrt() / step
+        return length(torch.cat([(w - m).reshape(-1) for w, m in zip(ws, moved, strict=True)])) / step
 
 
 def _inputs(w: Tensor) -> Tensor:
     """``(inputs, all that is made of one)``."""
-    return w.movedim(1, 0).reshape(w.shape[1], -1)
+    return w.movedim(1, 0).flatten(1) if w.ndim > 2 else w.T

@@ -10,6 +10,7 @@ known; the kernel of a convolution is cut into its ``groups`` there, each of whi
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -17,17 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
-from wellposed.ops.norms import group_size
+from wellposed.ops.norms import largest, length, lengths, power_of_two
 from wellposed.ops.project import simplex_threshold
 from wellposed.ops.spectral import (
     above_rounding,
     as_matrices,
-    back,
     lower_the_largest,
+    on_matrices,
     rounding,
     singular_values,
     smaller_gram,
@@ -35,8 +37,8 @@ from wellposed.ops.spectral import (
     svd,
     toward_one,
 )
-from wellposed.penalties.base import Chargeable, How, Penalty, Traits, at_least_zero, needs_axes
-from wellposed.penalties.group import GroupL2
+from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, at_least_zero, needs_axes, shown
+from wellposed.penalties.group import GroupL2, Weights, check_weights
 from wellposed.penalties.layouts import laid_out
 
 
@@ -93,11 +95,38 @@ class _MatrixPenalty(OfMatrices, Penalty):
         at_least_zero(self, strength=self.strength)
         check_parts(self)
 
-    def amount(self, a: Tensor, step: float | Tensor) -> Tensor:
-        """``step * strength``, 0-d, beside the matrices ``a``."""
-        return torch.as_tensor(step, dtype=a.dtype, device=a.device) * self.strength
+    def value(self, w: Tensor) -> Tensor:
+        """The charge of all parts, 0-d; 0 of an empty matrix."""
+        return self.of_matrices(as_matrices(w, self.parts), w.dtype).to(w.dtype) if w.numel() else w.sum()
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """The minimizer, of each part alone; ``step`` is a number."""
+
+        def operator(a: Tensor) -> Tensor:
+            return self.moved(a, torch.as_tensor(step, dtype=a.dtype, device=a.device) * self.strength, w.dtype)
+
+        return on_matrices(w, self.parts, operator)
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Distance of ``-grad`` to the subdifferential, of all parts together."""
+        if not w.numel():
+            return w.sum()
+        return self.distance(as_matrices(w, self.parts), as_matrices(grad, self.parts), w.dtype).to(w.dtype)
+
+    @abstractmethod
+    def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """The charge of matrices that were held in ``dtype``."""
+
+    @abstractmethod
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
+        """The minimizer for finite matrices; ``amount = step * strength``, 0-d."""
+
+    @abstractmethod
+    def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+        """The violation of matrices."""
 
 
+@checked
 @dataclass(frozen=True)
 class Nuclear(_MatrixPenalty):
     """``strength * sum_i sigma_i(W)``: singular values become exactly zero, so that the matrix has low rank.
@@ -126,35 +155,33 @@ class Nuclear(_MatrixPenalty):
     parts: int = 1
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
 
-    def value(self, w: Tensor) -> Tensor:
-        """``strength * sum_i sigma_i``, 0-d; its gradient is the shortest subgradient, 0 along what is 0."""
-        a = as_matrices(w, self.parts)
+    def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """``strength * sum_i sigma_i``; its gradient is the shortest subgradient, 0 along what is 0."""
         s = singular_values(a)
-        s = torch.where(above_rounding(s, a, w.dtype), s, torch.zeros_like(s))
-        return (self.strength * s.sum()).to(w.dtype)
+        return self.strength * torch.where(above_rounding(s, a, dtype), s, torch.zeros_like(s)).sum()
 
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``U max(sigma - step*strength, 0) V^T``; ``step`` is a number."""
-        a = as_matrices(w, self.parts)
-        return back(soft_threshold_spectrum(a, self.amount(a, step)), w)
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
+        """``U max(sigma - amount, 0) V^T``."""
+        return soft_threshold_spectrum(a, amount)
 
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+    def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
         """Exact: the subdifferential at ``U sigma V^T`` is ``strength * (U V^T + Z)``, ``U^T Z = 0, Z V = 0, |Z|_2 <= 1``.
 
         ``-grad`` has a part beside U and V, where Z is free: of its singular values counts what exceeds the strength;
         of the rest, what differs from ``strength * U V^T``.
         """
-        a, g = as_matrices(w, self.parts), -as_matrices(grad, self.parts)
+        g = -grad
         u, s, vh = svd(a)
-        alive = above_rounding(s, a, w.dtype)
+        alive = above_rounding(s, a, dtype)
         u, vh = u * alive.unsqueeze(-2), vh * alive.unsqueeze(-1)
         free = g - u @ (u.mT @ g)
         free = free - (free @ vh.mT) @ vh
         over = (singular_values(free) - self.strength).clamp_min(0.0)
         fixed = g - free - self.strength * (u @ vh)
-        return torch.hypot(torch.linalg.vector_norm(over), torch.linalg.vector_norm(fixed)).to(w.dtype)
+        return torch.hypot(length(over), length(fixed))
 
 
+@checked
 @dataclass(frozen=True)
 class Spectral(_MatrixPenalty):
     """``strength * sigma_1(W)``: the largest singular value, the Lipschitz constant of the layer, is charged.
@@ -180,25 +207,24 @@ class Spectral(_MatrixPenalty):
     parts: int = 1
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
 
-    def value(self, w: Tensor) -> Tensor:
-        """``strength * sigma_1``, summed over parts, 0-d; its gradient at 0 is 0."""
-        s = singular_values(as_matrices(w, self.parts)).amax(dim=-1)
-        return (self.strength * torch.where(s != 0, s, torch.zeros_like(s)).sum()).to(w.dtype)
+    def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """``strength * sigma_1``, summed over parts; its gradient at 0 is 0."""
+        s = singular_values(a).amax(dim=-1)
+        return self.strength * torch.where(s != 0, s, torch.zeros_like(s)).sum()
 
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``U min(sigma, theta) V^T``; ``step`` is a number."""
-        a = as_matrices(w, self.parts)
-        return back(lower_the_largest(a, self.amount(a, step)), w)
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
+        """``U min(sigma, theta) V^T``."""
+        return lower_the_largest(a, amount)
 
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+    def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
         """Exact: the subdifferential is ``strength * U_1 H V_1^T`` with H symmetric, >= 0, of trace 1, on the top space.
 
         The nearest H has the eigenvalues of the symmetric part of ``U_1^T (-grad) V_1``, projected on the simplex. At
         0 the subdifferential is the nuclear ball: singular values are projected on the L1 ball.
         """
-        a, g = as_matrices(w, self.parts), -as_matrices(grad, self.parts)
+        g = -grad
         u, s, vh = svd(a)
-        top = s >= s[..., :1] * (1.0 - rounding(a, w.dtype))
+        top = s >= s[..., :1] * (1.0 - rounding(a, dtype))
         u, vh = u * top.unsqueeze(-2), vh * top.unsqueeze(-1)
         inner = u.mT @ g @ vh.mT
         inner = (inner + inner.mT) / 2
@@ -214,10 +240,10 @@ class Spectral(_MatrixPenalty):
         at_zero = torch.linalg.vector_norm(spectrum.minimum(theta), dim=-1)
         at_zero = torch.where(spectrum.sum(dim=-1) <= self.strength, torch.zeros_like(at_zero), at_zero)
         distance = torch.where(s[..., 0] == 0, at_zero, off).where(good, torch.full_like(off, math.nan))
-        total: Tensor = torch.linalg.vector_norm(distance)
-        return total.to(w.dtype)
+        return length(distance)
 
 
+@checked
 @dataclass(frozen=True)
 class Orthogonality(_MatrixPenalty):
     """``strength/4 * |W W^T - I|_F^2``: rows become orthonormal, and lengths are kept from layer to layer.
@@ -243,39 +269,38 @@ class Orthogonality(_MatrixPenalty):
     @property
     def traits(self) -> Traits:
         """Not convex: ``(u^2 - 1)^2/4`` has curvature -1 at 0, times the strength."""
-        return Traits(convex=False, weak_convexity=self.strength, symmetric=False, diagonal=False)
+        return Traits(convex=False, weak_convexity=self.strength, symmetric=False, diagonal=False, sparse=False)
 
-    def value(self, w: Tensor) -> Tensor:
-        """``strength/4 * |W W^T - I|_F^2``, summed over parts, 0-d."""
-        gram = smaller_gram(as_matrices(w, self.parts))
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return (0.25 * self.strength * (gram - eye).square().sum()).to(w.dtype)
+    def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """``strength/4 * |W W^T - I|_F^2``, summed over parts."""
+        # Large numbers are divided first: infinities of both signs would be no number.
+        scale = power_of_two(largest(a, (-2, -1))).clamp_min(1.0)
+        gram = smaller_gram(a / scale)
+        gap = gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) / scale / scale
+        return 0.25 * self.strength * (lengths(gap, (-2, -1)) * scale * scale).square().sum()
 
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+    def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
         """A global minimizer, also where it is not the only one; see `wellposed.ops.spectral.toward_one`."""
-        a = as_matrices(w, self.parts)
-        return back(toward_one(a, self.amount(a, step), w.dtype), w)
+        return toward_one(a, amount, dtype)
 
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+    def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
         """``|grad + strength * (W W^T - I) W|``."""
-        a = as_matrices(w, self.parts)
         wide = a.shape[-2] <= a.shape[-1]
         cube = (a @ a.mT) @ a if wide else a @ (a.mT @ a)
-        slope = as_matrices(grad, self.parts) + self.strength * (cube - a)
-        distance: Tensor = torch.linalg.vector_norm(slope)
-        return distance.to(w.dtype)
+        return length(grad + self.strength * (cube - a))
 
 
-@dataclass(frozen=True)
-class RowL21(Penalty):
-    """``strength * sum_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
+@dataclass(frozen=True, eq=False)
+class RowL21(ByValue, Penalty):
+    """``strength * sum_i c_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
 
-    It is `GroupL2` by unit without the factor ``sqrt(size of a row)``. A kernel's row is one filter, also of a transposed
-    convolution, where it is an index of axis 1.
+    It is `GroupL2` by unit with weights ``c_i = 1`` instead of ``sqrt(size of a row)``. A kernel's row is one filter, also
+    of a transposed convolution, where it is an index of axis 1.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         by: what a row is; ``"unit"``, and ``"axis 1"`` where the layer's kernel is transposed, which is filled in.
+        weights: ``c``, a finite number >= 0 for all rows, or one for each. 0 leaves a row free.
     Raises:
         ShapeError: a parameter has fewer than two axes, or is the kernel of a transposed convolution with groups.
     Source:
@@ -284,25 +309,40 @@ class RowL21(Penalty):
 
     strength: float
     by: str = field(default="unit", repr=False)
-    traits: ClassVar[Traits] = Traits(homogeneous=1)
+    weights: Weights = 1.0
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         if self.by not in AXES:
             raise InputError(f"RowL21 charges rows by one of {', '.join(AXES)}; it was given by={self.by!r}.")
+        check_weights(self)
+
+    @property
+    def traits(self) -> Traits:
+        """A norm; weights of single rows belong to their places."""
+        return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
+
+    def __str__(self) -> str:
+        told = isinstance(self.weights, Tensor) or self.weights != 1.0
+        several = f", weights={shown(self.weights)}" if told else ""
+        return f"RowL21(strength={self.strength!r}{several})"
 
     def at(self, leaf: Leaf) -> Self:
         """With the axis of a transposed convolution's units."""
         return replace(self, by=laid_out(self, self.by, leaf))
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors."""
+        """Refuse vectors, and weights that are not one for each row."""
         needs_axes(self, name, w, 2)
+        try:
+            self.rows_of(w).scaled(w)
+        except ShapeError as error:
+            raise ShapeError(f"RowL21 cannot charge {name!r}: {error}") from None
 
     def rows_of(self, w: Tensor) -> GroupL2:
         """The group penalty with the same charge on a tensor of this shape."""
-        return GroupL2(self.strength / math.sqrt(group_size(w, AXES[self.by])), self.by)
+        return GroupL2(self.strength, self.by, weights=self.weights)
 
     def merged(self, other: Penalty) -> Penalty | None:
         """The same groups: strengths add up."""
@@ -310,7 +350,7 @@ class RowL21(Penalty):
         return replace(self, strength=self.strength + other.strength) if alike else None
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength * sum_i |w_i|_2``, 0-d; its gradient at a zero row is 0."""
+        """The charge of all rows, 0-d; its gradient at a zero row is 0."""
         return self.rows_of(w).value(w)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
 from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
+from wellposed.ops.norms import length, signs, widened
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
@@ -35,12 +37,12 @@ class FoldedConcave(Penalty):
         Off zero ``g`` is smooth and at zero it is convex nearby, so the limiting subdifferential is what this says. It is a
         condition of first order: where ``step * weak convexity >= 1`` the proximal step may leave a stationary point.
         """
-        off = (grad + self.slope(w.abs()) * w.sign()).abs()
+        off = (grad + self.slope(w.abs()) * signs(w)).abs()
         at = (grad.abs() - self.strength).clamp_min(0.0)
-        distance: Tensor = torch.linalg.vector_norm(torch.where(w == 0, at, off))
-        return distance
+        return length(torch.where(w == 0, at, off))
 
 
+@checked
 @dataclass(frozen=True)
 class MCP(FoldedConcave):
     """The minimax concave penalty: ``sum_i s|w_i| - w_i^2/(2 gamma)`` up to ``|w_i| = gamma*s``, ``gamma s^2/2`` from there on.
@@ -73,8 +75,8 @@ class MCP(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*m_i - m_i^2/(2 gamma)`` with ``m_i = min(|w_i|, gamma*s)``, 0-d."""
-        m = w.abs().clamp_max(self.gamma * self.strength)
-        return (m * (self.strength - m / (2.0 * self.gamma))).sum()
+        m = widened(w).abs().clamp_max(self.gamma * self.strength)
+        return (m * (self.strength - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
         """``max(s - size/gamma, 0)``."""
@@ -85,6 +87,7 @@ class MCP(FoldedConcave):
         return mcp_prox(w, step, self.strength, self.gamma)
 
 
+@checked
 @dataclass(frozen=True)
 class SCAD(FoldedConcave):
     """The smoothly clipped absolute deviation: L1 up to ``|w_i| = s``, then its slope falls to 0 at ``gamma*s``.
@@ -117,9 +120,9 @@ class SCAD(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*min(|w_i|, gamma*s) - d_i^2/(2 (gamma - 1))`` with ``d_i = clip(|w_i| - s, 0, (gamma - 1) s)``, 0-d."""
-        size, flat = w.abs(), self.gamma * self.strength
-        d = (size.clamp_max(flat) - self.strength).clamp_min(0.0)
-        return (self.strength * size.clamp_max(flat) - d.square() / (2.0 * (self.gamma - 1.0))).sum()
+        size = widened(w).abs().clamp_max(self.gamma * self.strength)
+        d = (size - self.strength).clamp_min(0.0)
+        return (self.strength * size - d.square() / (2.0 * (self.gamma - 1.0))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
         """``s`` up to ``s``, then ``max(gamma*s - size, 0)/(gamma - 1)``."""
@@ -131,6 +134,7 @@ class SCAD(FoldedConcave):
         return scad_prox(w, step, self.strength, self.gamma)
 
 
+@checked
 @dataclass(frozen=True)
 class L0(Penalty):
     """``strength * (number of weights that are not zero)``: a weight is kept as it is, or is exactly zero.
@@ -156,16 +160,15 @@ class L0(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum_i [w_i != 0]``, 0-d; carries a gradient, which is zero."""
-        return self.strength * w.sign().abs().sum()
+        return (self.strength * signs(widened(w)).abs().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w_i`` where ``|w_i| > sqrt(2*step*strength)``, else 0, also at the tie; see `hard_threshold`."""
-        return hard_threshold(w, (2.0 * self.strength * step) ** 0.5)
+        return hard_threshold(w, (2.0 * self.strength * widened(step)) ** 0.5)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|w - prox(w - step*grad, step)|/step``; every weight is a local minimum of ``g`` or flat, so no gradient tells."""
-        distance: Tensor = torch.linalg.vector_norm(w - self.prox(w - step * grad, step)) / step
-        return distance
+        return length(w - self.prox(w - step * grad, step)) / step
 
 
 def _above(owner: MCP | SCAD, bound: int) -> None:

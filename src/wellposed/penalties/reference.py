@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
+from wellposed.ops.norms import length, signs, widened
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import whole
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, shown
@@ -30,7 +32,6 @@ class Towards(Penalty):
     """
 
     reference: Reference
-    traits: ClassVar[Traits] = Traits(symmetric=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
@@ -38,6 +39,8 @@ class Towards(Penalty):
         if not isinstance(self.reference, Tensor):
             settle(self, "reference")
         given = self.reference
+        if isinstance(given, Tensor) and given.is_complex():
+            raise InputError(f"{type(self).__name__} needs a reference of real numbers; it was given {given.dtype}.")
         number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
         if not (given is None or number or isinstance(given, (Tensor, Mapping))):
             raise InputError(
@@ -136,6 +139,7 @@ def _way_to(given: object) -> str:
     return " Write torch.as_tensor(...)." if hasattr(given, "__array__") else ""
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L2SP(Towards):
     """``strength/2 * sum_i (w_i - w0_i)^2``: weights are pulled to where they started, not to zero.
@@ -157,6 +161,7 @@ class L2SP(Towards):
 
     strength: float
     reference: Reference = field(default=None, compare=False)
+    traits: ClassVar[Traits] = Traits(symmetric=False, sparse=False)
 
     @property
     def l2(self) -> float:
@@ -174,7 +179,8 @@ class L2SP(Towards):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength/2 * |w - w0|_2^2``, 0-d."""
-        return 0.5 * self.strength * (w - self.origin(w)).square().sum()
+        x = widened(w)
+        return (0.5 * self.strength * (x - self.origin(x)).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``(w + step*strength*w0)/(1 + step*strength)``."""
@@ -182,10 +188,10 @@ class L2SP(Towards):
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + strength*(w - w0)|``."""
-        distance: Tensor = torch.linalg.vector_norm(grad + self.strength * (w - self.origin(w)))
-        return distance
+        return length(grad + self.strength * (w - self.origin(w)))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class L1SP(Towards):
     """``strength * sum_i |w_i - w0_i|``: most weights stay exactly where they started, a few move.
@@ -208,6 +214,13 @@ class L1SP(Towards):
     reference: Reference = field(default=None, compare=False)
 
     @property
+    def traits(self) -> Traits:
+        """Zeros come of a reference that has some: weights become exactly what they are drawn to."""
+        given = self.reference
+        zero = bool((given == 0).any()) if isinstance(given, Tensor) else given == 0
+        return Traits(symmetric=False, sparse=zero)
+
+    @property
     def l1(self) -> float:
         """Strength of ``|w - kink|_1``."""
         return self.strength
@@ -219,7 +232,8 @@ class L1SP(Towards):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * |w - w0|_1``, 0-d; its gradient at the reference is 0."""
-        return self.strength * (w - self.origin(w)).abs().sum()
+        x = widened(w)
+        return (self.strength * (x - self.origin(x)).abs().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w0 + soft_threshold(w - w0, step*strength)``; what is near enough becomes exactly ``w0``."""
@@ -228,7 +242,6 @@ class L1SP(Towards):
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + strength*sign(w - w0)|`` off the reference, ``max(|grad| - strength, 0)`` at it; Euclidean."""
         away = w - self.origin(w)
-        off = (grad + self.strength * away.sign()).abs()
+        off = (grad + self.strength * signs(away)).abs()
         at = (grad.abs() - self.strength).clamp_min(0.0)
-        distance: Tensor = torch.linalg.vector_norm(torch.where(away == 0, at, off))
-        return distance
+        return length(torch.where(away == 0, at, off))

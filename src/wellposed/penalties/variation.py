@@ -7,12 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
+from wellposed.ops.norms import widened
 from wellposed.ops.variation import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
+@checked
 @dataclass(frozen=True)
 class TotalVariation(Penalty):
     """``strength * sum_i |w_{i+1} - w_i|`` along an axis, for each line: neighbouring weights become exactly equal.
@@ -35,7 +38,7 @@ class TotalVariation(Penalty):
 
     strength: float
     axis: int = -1
-    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False)
+    traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class TotalVariation(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum |w_{i+1} - w_i|``, 0-d."""
-        return self.strength * w.diff(dim=self.axis).abs().sum()
+        return (self.strength * widened(w).diff(dim=self.axis).abs().sum()).to(w.dtype) if w.numel() else w.sum()
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Exact, also with a step for each coordinate; see `wellposed.ops.variation.variation_prox`."""

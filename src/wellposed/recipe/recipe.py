@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from torch import nn
 
-from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
+from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
+from wellposed.core.reading import read_bytes
 from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
+from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
 from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
@@ -32,7 +35,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -67,7 +70,7 @@ def fusable(parameter: Any) -> bool:
 class OptimizerSpec(Section):
     """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -201,7 +204,9 @@ class ScheduleSpec(Section):
         """
         if isinstance(self.name, Custom):
             if self.settings:
-                raise ValueError(f"a schedule that is a function takes no settings; it was given {listed(self.settings)}")
+                raise ValueError(
+                    f"a schedule that is a function takes no settings; it was given {listed(self.settings)}"
+                )
             return self.name
         course: Course = made(COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"])
         return course
@@ -230,7 +235,7 @@ class TermSpec(Section):
     of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: str
     strength: NonNegative | None = None
@@ -322,14 +327,31 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values = {key: _tuples(value) for key, value in given.items()}
     for key, value in values.items():
-        parts = (
-            value if isinstance(value, tuple) else value.values() if tables and isinstance(value, Mapping) else (value,)
-        )
-        if key not in fields and not all(isinstance(part, (bool, int, float, str)) for part in parts):
-            raise ValueError(f"{key} = {value!r} cannot be written in a recipe. Give a number or text, or leave it out")
+        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
+        if key not in fields and not all(
+            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+        ):
+            raise ValueError(
+                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
+                "out"
+            )
     return values
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flat_in(value: Any) -> Iterator[Any]:
+    """What nested tuples hold."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat_in(part)
+    else:
+        yield value
 
 
 class PlaceSpec(Section):
@@ -338,7 +360,7 @@ class PlaceSpec(Section):
     ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     kind: str
     on: str | tuple[str, ...]
@@ -419,10 +441,36 @@ class LookaheadSpec(Section):
 
 
 class AveragingSpec(Section):
-    """``ema``: decay of an exponential average, 0 for none. ``swa``: share of the epochs, at the end, averaged equally."""
+    """An average of the weights, which is what is evaluated and kept; see `wellposed.optim.averaging.Average`.
+
+    Args:
+        ema: decay of an exponential average, in [0, 1); 0 for none.
+        swa: share of the epochs, at the end, averaged equally; 0 for none.
+        warmup: of the exponential average: ``ratio``, ``power``, or ``none`` for constant decay.
+        start: what the exponential average begins with: ``update``, the weights after the first step, or ``model``, those
+            before it.
+        buffers: ``copy`` takes the model's, ``average`` averages them too.
+    """
 
     ema: Rate = 0.0
     swa: Rate = 0.0
+    warmup: Warmup = "ratio"
+    start: Start = "update"
+    buffers: Buffers = "copy"
+
+    def build(self, model: nn.Module) -> Average | None:
+        """The average of a model; None where there is none."""
+        if not (self.ema or self.swa):
+            return None
+        return Average(model, self.ema or None, warmup=self.warmup, start=self.start, buffers=self.buffers)
+
+    @property
+    def says(self) -> str:
+        """The average in words for the audit; nothing where there is none."""
+        if not (self.ema or self.swa):
+            return ""
+        says = averaging_says(self.ema or None, self.warmup, self.start, self.buffers)
+        return says if self.ema else f"{says}, over the last {self.swa:.0%} of the epochs"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -503,6 +551,8 @@ class Recipe(Section):
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{where} is not valid TOML: {error}.") from None
+        except RecursionError:
+            raise RecipeError(f"{where} is nested too deeply for a recipe.") from None
         check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
             return cls(**values)
@@ -615,10 +665,8 @@ def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
-        return path.read_text(encoding="utf-8"), f"'{path}'"
-    except FileNotFoundError:
-        raise RecipeError(f"There is no recipe file '{path}'.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, "recipe", RecipeError, called="recipe file").decode("utf-8"), f"'{path}'"
+    except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
 
 
@@ -642,7 +690,7 @@ def explained(error: ValidationError) -> str:
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]} = {problem['input']!r}"
+            value = f"model.{place[1]} = {described(problem['input'])}"
             sentences.append(
                 f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
             )
@@ -654,7 +702,7 @@ def explained(error: ValidationError) -> str:
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
-            sentences.append(f"{key} = {problem['input']!r} is not possible: {problem['msg'].lower()}")
+            sentences.append(f"{key} = {described(problem['input'])} is not possible: {problem['msg'].lower()}")
     text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
     return text if text.endswith("?") else f"{text}."
 

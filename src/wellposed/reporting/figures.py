@@ -6,7 +6,6 @@ are escaped. Figures are small, so that they stay legible on a phone and stand s
 
 from __future__ import annotations
 
-import html
 import io
 import itertools
 import math
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
+from wellposed.core.shared import alone
+from wellposed.core.signs import escaped
 from wellposed.search.record import known
 from wellposed.search.words import decimals_for, fixed, score, signed
 
@@ -348,7 +349,7 @@ def drawn(
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_svg", "report")
-    with matplotlib.rc_context():
+    with alone(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
         figure = figures.Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))
@@ -372,7 +373,7 @@ def _inlined(svg: str, name: str, label: str, height: int) -> str:
     for sentinel, variable in VARIABLES.items():
         body = body.replace(sentinel, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
-    words = html.escape(label)
+    words = escaped(label)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{words}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'

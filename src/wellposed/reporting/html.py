@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.reporting import budget, figures
@@ -28,6 +29,7 @@ MOST_FINDINGS = 12
 TOML_LENGTH = 20_000
 
 
+@checked
 def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
     """Write the report of a study as one HTML file that works offline, and say where it lies.
 
@@ -42,8 +44,23 @@ def report(study_or_folder: Any, path: str | Path | None = None) -> Path:
     record, folder = _record_and_folder(study_or_folder)
     if path is None and folder is None:
         raise InputError('This study has no folder to write the report to; say where: wp.report(study, "report.html").')
-    target = Path(path) if path is not None else Path(str(folder)) / PAGE
-    return write_atomically(target / PAGE if target.is_dir() else target, render(record))
+    target = Path(path if path is not None else str(folder))
+    if path is None or target.is_dir():
+        return write_atomically(target / PAGE, render(record), within=target)
+    return write_atomically(target, render(record))
+
+
+def same_page(folder: str | Path) -> bool:
+    """Whether the ``report.html`` of a folder is the page that its ``study.json`` makes.
+
+    Raises:
+        FormatError, MissingExtra: see `report`.
+    """
+    try:
+        held = (Path(folder) / PAGE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return held == render(read_json(Path(folder) / RECORD, SCHEMA, "study"))
 
 
 def _record_and_folder(given: Any) -> tuple[dict[str, Any], str | Path | None]:

@@ -5,7 +5,6 @@ One drawing serves three files: ``.svg`` and ``.html`` follow the reader's light
 
 from __future__ import annotations
 
-import html
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -17,8 +16,10 @@ import numpy as np
 
 from wellposed.core.errors import InputError, listed, require
 from wellposed.core.files import write_atomically
+from wellposed.core.shared import alone
+from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened, visible
+from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
 from wellposed.diagnosis.limits import understood
 from wellposed.diagnosis.turn import Turn, counted, give_or_take
 from wellposed.reporting import figures as draw
@@ -229,16 +230,16 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
         panel = _panel(one, number).replace(
             "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{draw.WIDTH}" height="{HEIGHT}" ', 1
         )
-        source = html.escape(shortened(visible(one.source), LONGEST_SOURCE))
+        source = escaped(shortened(one.source, LONGEST_SOURCE))
         parts.append(
             f'<text x="{x}" y="{y + 16}" style="font-size: 16px; font-weight: 640; fill: var(--ink)">'
-            f"{html.escape(_heading(one))}</text>"
+            f"{escaped(_heading(one))}</text>"
             f'<text x="{x}" y="{y + 35}" style="font-size: 12px; fill: var(--muted)">{source}</text>{panel}'
         )
-    words = html.escape("; ".join(f"{one.source}: {_said(one)}" for one in shown))
+    words = escaped("; ".join(f"{one.source}: {_said(one)}" for one in shown))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" role="img" aria-label="{visible(words)}">'
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
         f"<style>{_theme()} text {{ font-family: {FONT}; font-variant-numeric: tabular-nums }}"
         ".plot { overflow: visible }</style>"
         f'<rect width="100%" height="100%" style="fill: var(--card)"/>{"".join(parts)}</svg>\n'
@@ -253,7 +254,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
     named = {f"{sentinel}": LIGHT[name] for sentinel, name in draw.VARIABLES.items()}
     colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in draw.STYLE.items()}
-    with matplotlib.rc_context():
+    with alone(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
         figure = figures.Figure(
@@ -300,30 +301,26 @@ def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{html.escape(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
-        f"<body><main><h1>{html.escape(title)}</h1>{cards}{rest}</main></body></html>\n"
+        f"<title>{escaped(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
+        f"<body><main><h1>{escaped(title)}</h1>{cards}{rest}</main></body></html>\n"
     )
 
 
 def _card(one: Diagnosis, number: int) -> str:
     turned = one.turn
-    said = f'<p class="turn">{_safe(turned.says(one.axis))}</p>' if turned is not None else ""
+    said = f'<p class="turn">{escaped(turned.says(one.axis))}</p>' if turned is not None else ""
     findings = "".join(
-        f'<div class="finding"><h3>{_safe(f.name)} <span>confidence {f.confidence:.2f} · {_safe(f.axis)} | {_safe(f.pulls)}'
-        f"</span></h3><p>{_safe(f.says)}</p><p><b>Next:</b> {_safe(f.lever)}.</p></div>"
+        f'<div class="finding"><h3>{escaped(f.name)} <span>confidence {f.confidence:.2f} · {escaped(f.axis)} | {escaped(f.pulls)}'
+        f"</span></h3><p>{escaped(f.says)}</p><p><b>Next:</b> {escaped(f.lever)}.</p></div>"
         for f in one
     )
     told = "".join(
-        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{_safe(text)}</li>' for text in texts)}</ul></details>"
+        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul></details>"
         for name, texts in (("How it was read", understood(one.curves)), ("Not known from these curves", one.limits))
         if texts
     )
     count = f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}"
     return (
-        f"<article><h2>{_safe(', '.join(one.names))}</h2><p>{_safe(one.source)} · {count}</p>"
+        f"<article><h2>{escaped(', '.join(one.names))}</h2><p>{escaped(one.source)} · {count}</p>"
         f'<div class="pair"><figure>{_panel(one, number)}</figure><div>{said}{findings}{told}</div></div></article>'
     )
-
-
-def _safe(text: str) -> str:
-    return html.escape(visible(text))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 
 from wellposed.diagnosis.advice import Room, advised
 from wellposed.diagnosis.curves import Z
@@ -53,37 +54,51 @@ def baseline_run(bench: Bench, baseline: Recipe) -> Run | None:
     return None if trial is None else bench.runs.get(trial.index)
 
 
-def note_advice(bench: Bench, baseline: Recipe, runs: Mapping[int, Run | None]) -> None:
-    """Write down what became of each piece of advice that was trained: the validation loss before and after, and whether it helped.
+def measure_against(bench: Bench, baseline: Recipe) -> None:
+    """Keep the baseline's loss on each validation row, so that advice is measured by the same numbers whenever it is trained."""
+    run = baseline_run(bench, baseline)
+    if run is not None:
+        bench.state.losses = losses_of(run)
 
-    Args:
-        runs: by the number of their trial.
-    """
-    before, plain = baseline_trial(bench, baseline), baseline_run(bench, baseline)
-    if before is None:
-        return
-    trials = {trial.index: trial for trial in bench.state.trials}
+
+def losses_of(run: Run) -> str:
+    """The loss on each validation row, as `State.losses` has them."""
+    rows = run.evaluate().loss.rows.double().cpu().numpy()
+    return base64.b64encode(rows.astype("<f8").tobytes()).decode()
+
+
+def note_advice(bench: Bench, baseline: Recipe, trial: Trial, run: Run) -> None:
+    """Write down what became of the advice that a trial tried: the validation loss before and after, and whether it helped."""
+    before = baseline_trial(bench, baseline)
     for advice in bench.state.advice:
-        trial = trials.get(advice["trial"])
-        if trial is None or "helped" in advice:
+        if advice["trial"] != trial.index or "helped" in advice or before is None:
             continue
-        low, high = paired(plain, runs.get(trial.index))
-        if math.isnan(low):
-            low = high = before.valid_loss - trial.valid_loss
+        low, high = paired(bench.state.losses, run)
         advice |= {
-            "before": before.valid_loss, "after": trial.valid_loss, "low": low, "high": high,
-            "stopped": trial.stopped, "helped": bool(low > 0), "harmed": not high >= 0,
+            "before": before.valid_loss, "after": trial.valid_loss, "low": low, "high": high, "stopped": trial.stopped,
+            "helped": low is not None and low > 0,
+            "harmed": trial.diverged or (high is not None and high < 0),
         }  # fmt: skip
 
 
-def paired(plain: Run | None, changed: Run | None) -> tuple[float, float]:
-    """By how much the validation loss fell, row by row: a 95 % interval over rows for these two runs; NaN where one is missing."""
-    if plain is None or changed is None:
-        return math.nan, math.nan
-    rows = plain.evaluate().loss.rows.double() - changed.evaluate().loss.rows.double()
-    if len(rows) < 2 or not bool(torch.isfinite(rows).all()):
-        return math.nan, math.nan
-    mean, se = float(rows.mean()), float(rows.std()) / math.sqrt(len(rows))
+def paired(plain: str, changed: Run) -> tuple[float | None, float | None]:
+    """By how much the validation loss fell, row by row: a 95 % interval over rows for these two runs; None where the rows of the
+    first are not known, or some loss is not finite.
+
+    Args:
+        plain: see `State.losses`.
+    """
+    try:
+        before = np.frombuffer(base64.b64decode(plain, validate=True), "<f8")
+    except ValueError:
+        return None, None
+    after = changed.evaluate().loss.rows.double().cpu().numpy()
+    if len(before) < 2 or before.shape != after.shape:
+        return None, None
+    rows = before - after
+    if not np.isfinite(rows).all():
+        return None, None
+    mean, se = float(rows.mean()), float(rows.std(ddof=1)) / math.sqrt(len(rows))
     return mean - Z * se, mean + Z * se
 
 
@@ -97,6 +112,8 @@ def told(advice: Mapping[str, Any]) -> str:
         if advice["helped"]
         else "it did harm"
         if advice["harmed"]
+        else "whether that is more than the noise of the rows was not measured"
+        if advice["low"] is None
         else "no difference beyond the noise of the rows"
     )
     early = " Halving stopped it early." if advice["stopped"] == "culled" else ""

@@ -29,8 +29,12 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     limit = len(BASELINE_RATES)
     if bench.account.budget.unit == "recipes":
         limit = max(FEWEST_RATES, min(limit, int(bench.account.budget.amount) // 3))
-    while not bench.interrupted:
+    done: dict[float, Trial] = {}
+    if bench.state.lots or bench.account.timed:
         done = {trial.built.optimizer.lr: trial for trial in tried(bench, plain)}
+    else:
+        bench.begin_again()
+    while not bench.interrupted:
         if len(done) >= FEWEST_RATES and not may_go_on(bench):
             break
         rates = next_rates({rate: bench.rank(trial) for rate, trial in done.items()}, limit)
@@ -45,8 +49,10 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
             for recipe in recipes
         ]  # fmt: skip
         bench.train("baseline", lot, rows, ends=bench.until(shares.SEARCH))
-        if not {trial.built.optimizer.lr for trial in tried(bench, plain)} - set(done):
+        ended = {rate: trial for trial in tried(bench, plain) if (rate := trial.built.optimizer.lr) in rates}
+        if not ended:
             break  # the clock cut them all
+        done |= ended
     trials = tried(bench, plain)
     if not trials:
         return plain  # interrupted before the first one ended

@@ -22,6 +22,15 @@ WITHOUT_CLOCK, EACH = (3, 3), 12
 def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     """The recipe with the best mean in validation over new seeds, on all rows if time allows; the baseline is among them."""
     report("phase", text="finalists")
+    if bench.account.timed and bench.account.spent >= bench.until(shares.CONFIRMATION):
+        bench.notes.append("There was no time to train the best few again: the best of the search was taken as it is.")
+        first = [
+            t
+            for t in bench.state.of("baseline", "search")
+            if t.built != baseline and t.stopped not in ("culled", "budget")
+        ]
+        own = [t for t in bench.state.of("baseline") if t.built == baseline]
+        return max([*own, *first], key=bench.rank).built if own else baseline
     searched = ranked(bench.state.of("search"), bench.sign)
     several = list({trial.built.to_toml(): trial.built for trial in searched if trial.stopped != "culled"}.values())
     count, seeds, epochs, rows = plan(bench, [baseline, *several], len(searched), epochs)
@@ -31,9 +40,8 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         for again in range(1, 1 + seeds)
         for recipe in candidates
     ]
-    ended = {trial.index: trial for trial in bench.state.of("finalist")}
-    ends = bench.account.spent + shares.FINALISTS * 1.5 * (1.0 - bench.start)
-    bench.train("finalist", [planned for planned in lot if planned.index not in ended], rows, ends=ends)
+    ends = min(bench.account.spent + shares.FINALISTS * 1.5 * (1.0 - bench.start), shares.LATEST)
+    bench.train("finalist", bench.left(lot), rows, ends=ends)
     ended = {trial.index: trial for trial in bench.state.of("finalist")}
     scores: dict[str, list[float]] = defaultdict(list)
     for planned in lot:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import FolderInUse, InputError
+from wellposed.core.files import PARTIAL, opened, sweep
 from wellposed.search.state import STATE
 
 LOCK = ".lock"
-UNFINISHED = (".state.json.", ".study.json.", ".recipe.toml.", ".history.", ".report.html.")
-"""How the names of files begin that a killed process was writing."""
+MODEL = "model"
 BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
 
@@ -23,15 +23,15 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
 
     Raises:
         FolderInUse: it holds something else, or another process works in it.
-        InputError: it cannot be written.
+        InputError: it cannot be written, or a link or a device stands where it has a file or a folder of its own.
     """
     made = not folder.exists()
     try:
         if folder.exists() and not folder.is_dir():
             raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
-        content = {p.name for p in folder.iterdir() if not p.name.startswith(UNFINISHED)} - {LOCK}
-        lock = open(folder / LOCK, "w")  # noqa: SIM115 - held open as long as the study runs
+        content = {p.name for p in folder.iterdir() if not p.name.startswith(PARTIAL)} - {LOCK}
+        lock = opened(folder / LOCK, folder)
     except OSError as error:
         if isinstance(error, FolderInUse):
             raise
@@ -45,9 +45,8 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
                 )
             if content and resume and STATE not in content:
                 raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
-            for path in folder.iterdir():
-                if path.name.startswith(UNFINISHED):
-                    path.unlink(missing_ok=True)
+            for place in (folder, folder / MODEL):
+                sweep(place, folder)
             yield
         finally:
             with contextlib.suppress(OSError):

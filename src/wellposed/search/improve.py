@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import diagnose
@@ -41,7 +42,17 @@ from wellposed.training.run import Run
 
 __all__ = ["Search", "improve", "with_test"]
 
+CUT = {
+    "baseline": "baseline",
+    "search": "search",
+    "finalist": "finalists",
+    "confirmation": "confirmation",
+    "ablation": "ablation",
+}
+"""What a note calls the stages."""
 
+
+@checked
 def improve(
     problem: Problem,
     budget: str | Budget = "5m",
@@ -72,7 +83,8 @@ def improve(
             confirmation counts as another look.
     Raises:
         ProblemError, DataError, RecipeError: something given cannot be used.
-        InputError: a study that is resumed is of something else, or has spent its budget.
+        InputError: a study that is resumed is of something else.
+        StudyFinished: it has spent its budget.
         FolderInUse: ``out`` holds something else.
     """
     needs_problem("improve", problem)
@@ -149,8 +161,7 @@ class Search:
         """The study is written: what its budget was is spent, and its look is over."""
         state, budget = self.bench.state, self.account.budget
         if state.looking is not None and not self.bench.interrupted:
-            state.finished[budget.unit] = max(state.finished.get(budget.unit, 0.0), budget.amount)
-            state.looking, state.confirmed, state.seconds, self.bench.before = None, len(state.trials), 0.0, 0.0
+            state.close(budget.unit, budget.amount)
             state.save(self.bench.folder or Path())
 
     # --- stages
@@ -172,7 +183,11 @@ class Search:
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
         report("phase", text="references")
-        return references(self.problem, self.account.deadline(self.account.spent + shares.REFERENCES))
+        account = self.account
+        if account.timed and account.spent >= shares.STARTED:
+            said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
+            return References({}, {}, (said,))
+        return references(self.problem, account.deadline(account.spent + shares.REFERENCES))
 
     def declared(self, baseline: Recipe) -> Space | None:
         """The space around the baseline; None after Ctrl-C."""
@@ -213,9 +228,12 @@ class Search:
             notes.append(
                 f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little."
             )
+        if cut := self.bench.cut_short:
+            told = ", ".join(f"{count} of the {CUT[kind]}" for kind, count in cut.items())
+            notes.append(f"The clock cut runs before their end: {told}.")
         if failed:
             count = "A recipe" if len(failed) == 1 else f"{len(failed)} recipes, such as this one,"
-            notes.append(f"{count} could not be trained: {failed[0]}")
+            notes.append(f"{count} could not be trained: {failed[0].why}")
         if self.bench.interrupted:
             notes.append("Interrupted: what was trained is kept, and --resume goes on from here.")
 
@@ -241,7 +259,7 @@ class Search:
             "task": data.task,
             "metric": {"name": bench.state.metric, "higher_is_better": bench.sign > 0},
             "name": problem.name,
-            "budget": f"{budget.amount:g} {budget.unit}",
+            "budget": f"{budget.amount:.12g} {budget.unit}",
             "data": {"rows": sum(sizes.values()), "features": data.features, **sizes, "sha256": bench.state.data},
             "confirmation_seeds": [a.seed for a, _ in pairs],
             "warnings": [*problem.warnings, *data.warnings],

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import require
+from wellposed.core.errors import FormatError, InputError, require
+from wellposed.core.files import opened, replace
+from wellposed.core.reading import read_bytes
 from wellposed.search.proposals import choices_of, quietly, said
 from wellposed.search.space import Space
 from wellposed.search.state import Trial
@@ -42,6 +44,11 @@ class Journal:
         wanted = {trial.index: trial for trial in trials if trial.kind in KINDS}
         for stale in self.path.parent.glob(f"{FILE}.*"):  # of a process that was killed: nobody else is in the folder
             stale.unlink()
+        try:
+            with opened(self.path, self.path.parent):
+                pass
+        except InputError:  # a stranger's link, which would be written through
+            self.path.unlink()
         with quietly():
             held = self._held()
             if held is None or not held <= set(wanted):
@@ -60,8 +67,8 @@ class Journal:
     def _held(self) -> set[int] | None:
         """The numbers of the trials in the file; None where it is missing, damaged, or no journal of ours."""
         try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+            content = read_bytes(self.path, "JSON", FormatError)
+        except FormatError:
             return None
         if not content.endswith(b"\n"):  # the last line of a process that was killed while it wrote
             return None
@@ -81,12 +88,12 @@ class Journal:
         fresh = self.path.with_name(f"{FILE}.new")
         study = self._opened(fresh)
         study.add_trials([self._frozen(trial) for trial in trials])
-        os.replace(fresh, self.path)
+        replace(fresh, self.path)
         self._study = self._opened(self.path)
 
     def _opened(self, path: Path) -> Any:
         optuna = require("optuna", "search")
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        backend = _backend(path)
         return optuna.create_study(
             storage=optuna.storages.JournalStorage(backend), study_name=NAME, load_if_exists=True,
             direction="maximize" if self.maximize else "minimize",
@@ -127,3 +134,26 @@ class Journal:
             return optuna.distributions.FloatDistribution(low, high, log=dimension.log)
         choices = choices_of(dimension)
         return optuna.distributions.CategoricalDistribution(choices if value in choices else (*choices, value))
+
+
+def _backend(path: Path) -> Any:
+    """A file of lines for Optuna, opened by our door: Optuna's own follows links, and leaves another as its lock.
+
+    Nobody else writes, since this process has claimed the folder: what is in the file is read once.
+    """
+    base: Any = require("optuna.storages.journal", "search").BaseJournalBackend
+    with opened(path, path.parent) as file:
+        held: list[dict[str, Any]] = [json.loads(line) for line in file.read().splitlines()]
+
+    class Lines(base):  # type: ignore[misc]
+        def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+            return held[log_number_from:]
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+            with opened(path, path.parent) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+                os.fsync(file.fileno())
+            held.extend(map(json.loads, lines))
+
+    return Lines()

@@ -13,10 +13,10 @@ import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.core.random import untouched
+from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.budget import Account
-from wellposed.training.device import threads_of
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -225,7 +225,7 @@ class Pace:
 
     def epochs_of(self, plain: Recipe, rows: int, seconds: float) -> int:
         """Epochs of each run, where ``seconds`` are for all of them: more time gives longer runs and more of them."""
-        fit = seconds / self.cost("search", plain, rows)
+        fit = max(seconds, 0.0) / self.cost("search", plain, rows)
         return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1))
 
     def affordable(self, kind: str, recipes: Sequence[Recipe], rows: int, seconds: float, most: int) -> int:

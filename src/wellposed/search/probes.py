@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
 
 from wellposed.core.progress import report
+from wellposed.core.shared import threads_of
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import shares
 from wellposed.search.bench import Bench
 from wellposed.search.pace import FEWEST_EPOCHS, Trained
 from wellposed.search.rates import BASELINE_RATES
-from wellposed.training.device import threads_of
 from wellposed.training.executors import train_jobs
 from wellposed.training.jobs import Job
 from wellposed.training.run import Run
@@ -34,7 +33,8 @@ def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
     report("phase", text="pace")
     if pace.speed(plain).step > SLOW_STEP:
         plain = plain.replace(batch_size=min(plain.batch_size, SLOW_BATCH))
-    probe(bench, plain)
+    if account.spent < shares.STARTED:
+        probe(bench, plain)
     bench.start = min(0.9, account.spent)
     seconds = (bench.until(shares.SEARCH) - account.spent) * account.budget.amount
     epochs, rows = pace.search_plan(plain, total, seconds)
@@ -61,15 +61,19 @@ def probe(bench: Bench, plain: Recipe) -> None:
         TOGETHER * EPOCHS * pace.epoch(plain, rows) > 4 * seconds
     ):  # even so little is too much: the lots themselves will tell
         return
-    tried(bench, plain, WARM, rows, pace.together)
-    found = {threads: tried(bench, plain, EPOCHS, rows, threads) for threads in dict.fromkeys((1, several))}
+    ends = bench.account.spent + 2 * shares.PROBES
+    tried(bench, plain, WARM, rows, pace.together, ends)
+    found: dict[int, tuple[float, list[Run]]] = {}
+    for threads in dict.fromkeys((1, several)):
+        if not found or bench.account.spent < ends:
+            found[threads] = tried(bench, plain, EPOCHS, rows, threads, ends)
     pace.together = min(found, key=lambda threads: found[threads][0])
     seconds, runs = found[pace.together]
     pace.took("probe", [Trained.of(run) for run in runs], rows, seconds)
 
 
-def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> tuple[float, list[Run]]:
-    """Seconds that a lot of plain recipes takes for so many epochs, and its runs."""
+def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int, ends: float) -> tuple[float, list[Run]]:
+    """Seconds that a lot of plain recipes takes for so many epochs, and its runs; cut when the share ``ends`` is gone."""
     recipe = plain.replace(epochs=epochs, stopping={"patience": 0})
     rates = [BASELINE_RATES[number % len(BASELINE_RATES)] for number in range(TOGETHER)]
     jobs = [Job(recipe.replace(optimizer={"lr": rate}), seed, rows) for seed, rate in enumerate(rates)]
@@ -77,7 +81,7 @@ def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int) -> 
     with threads_of(threads):
         outcomes = train_jobs(
             bench.problem, jobs, engine=bench.engine, device=bench.device,
-            deadline=bench.account.deadline(bench.account.spent + shares.PROBES) if bench.account.timed else math.inf,
+            deadline=bench.account.deadline(ends),
             probe_rows=bench.pace.probe_rows(rows),
         )  # fmt: skip
     if any(getattr(outcome, "stopped", "") == "interrupted" for outcome in outcomes):

@@ -14,6 +14,7 @@ from typing import Any
 
 from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator, stream_seed
+from wellposed.core.shared import warnings_apart
 from wellposed.search.ranking import WORST, Rank
 from wellposed.search.space import Dimension, Point, Space, same
 
@@ -207,11 +208,11 @@ def _sobol(names: Sequence[str], seed: int, first: int, end: int) -> list[dict[s
 def quietly() -> Iterator[None]:
     """Without Optuna's log on stderr and its warnings of what is experimental; both are as before afterwards."""
     optuna = require("optuna", "search")
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings_apart():
+        warnings.simplefilter("ignore")
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
             yield
-    finally:
-        optuna.logging.set_verbosity(before)
+        finally:
+            optuna.logging.set_verbosity(before)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from typing import Any
 
 from wellposed.core.files import jsonable
-
-LARGEST = 1e100  # beyond it, differences and quantiles overflow; a score of this size is a failure anyway
-DIRECTIONS = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)  # they reorder what follows
-KEPT = frozenset("\n\t")
+from wellposed.core.numbers import LARGEST
+from wellposed.core.signs import visible
 
 
 def cleaned(value: Any) -> Any:
-    """The value as plain JSON types whose strings can be written and shown: no control characters, no lone surrogates.
+    """The value as plain JSON types whose strings can be written and shown: control characters and lone surrogates are spelled out.
 
     Example:
         >>> cleaned({"name": "a\\x00b", "low": float("nan")})
-        {'name': 'a�b', 'low': None}
+        {'name': 'a\\x00b', 'low': None}
     """
     return _cleaned(jsonable(value))
 
@@ -34,13 +29,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def _visible(value: str) -> str:
-    if value.isascii() and value.isprintable():
-        return value
-    return "".join("\ufffd" if _is_hidden(sign) else sign for sign in value)
-
-
-def _is_hidden(sign: str) -> bool:
-    return (unicodedata.category(sign) in ("Cc", "Cs") and sign not in KEPT) or sign in DIRECTIONS
+    return visible(value, keep="\n\t")
 
 
 def part(value: Any, *keys: str) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from wellposed.core.errors import FormatError, InputError
+from wellposed.core.errors import InputError, StudyFinished
 from wellposed.core.files import read_json
 from wellposed.search import shares
-from wellposed.search.budget import Account
+from wellposed.search.bench import BOOKED
+from wellposed.search.budget import Account, Budget
+from wellposed.search.record import listing
 from wellposed.search.state import SCHEMA, State
 from wellposed.search.study import STUDY
 from wellposed.search.subject import content
@@ -24,7 +26,8 @@ def resumed(folder: Path, fresh: State, account: Account, problem: Problem) -> t
         fresh: of this problem, for comparison.
         account: of the budget that is given now: of the whole study in recipes or epochs, and of all its sessions in minutes.
     Raises:
-        InputError: the study is of something else, or has spent its budget.
+        InputError: the study is of something else.
+        StudyFinished: it has spent its budget.
     """
     old = State.load(folder)
     for what, mine, theirs in (("data", fresh.data, old.data), ("metric", fresh.metric, old.metric)):
@@ -49,20 +52,20 @@ def end_look(folder: Path, state: State) -> None:
         return
     try:
         record = read_json(folder / STUDY, SCHEMA, "study")
-    except FormatError:
-        return  # there is none, or an older one: nothing of this look was shown
-    if record.get("looks") == state.looks.get(state.looking) and len(record.get("trials", [])) == len(state.trials):
-        state.looking, state.confirmed = None, len(state.trials)
-        amount, _, unit = str(record.get("budget", "")).partition(" ")
-        if unit in UNITS:
-            state.finished[unit] = max(state.finished.get(unit, 0.0), float(amount))
+        budget = Budget.parse(str(record.get("budget")))
+    except InputError:
+        return  # there is none, or none of ours: nothing of this look was shown
+    shown = len(listing(record.get("trials")))
+    if record.get("looks") == state.looks.get(state.looking) and shown == len(state.trials):
+        state.close(budget.unit, budget.amount)
+        state.save(folder)
 
 
 def continued(folder: Path, state: State, account: Account, rows: str) -> Account:
     """The account with what the study has spent.
 
     Raises:
-        InputError: the budget was spent by a study that is confirmed, on rows that were looked at.
+        StudyFinished: the budget was spent by a study that is confirmed, on rows that were looked at.
     """
     budget = account.budget
     if budget.none:
@@ -71,14 +74,16 @@ def continued(folder: Path, state: State, account: Account, rows: str) -> Accoun
     ended = not state.pending and state.looking is None and state.confirmed == len(state.trials)
     new_rows = rows not in state.looks
     if ended and budget.amount <= before and not new_rows:
-        raise InputError(
+        raise StudyFinished(
             f"The study in '{folder}' has spent its budget of {before:g}{UNITS[budget.unit]} and is confirmed. Give a larger "
             "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows its results."
         )
     if budget.unit != "seconds":
-        for trial in state.of("baseline", "search"):
+        for trial in state.of(*BOOKED):
             account.book(trial.epochs)
-        account.recipes += len(state.failed)
+        for failed in state.failed:
+            if failed.kind in BOOKED:
+                account.book(1)
         return account
     if budget.amount > before:
         account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))

@@ -11,7 +11,7 @@ from wellposed.core.progress import report
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import playbook, shares
-from wellposed.search.advised import first_changes, note_advice
+from wellposed.search.advised import first_changes, measure_against, note_advice
 from wellposed.search.bench import Bench, Planned
 from wellposed.search.confirmation import PAIRS
 from wellposed.search.halving import Halving
@@ -62,11 +62,11 @@ class Rounds:
         bench, state = self.bench, self.bench.state
         if bench.journal is not None:
             bench.journal.open(self.space, state.trials)
-        if state.pending:
+        if self.pending:
             self.finish_lot()
         while not bench.interrupted and not self.over():
             self.plan_lot()
-            if not state.pending:
+            if not self.pending:
                 break
             self.finish_lot()
         wider = playbook.widened(self.space.declared, self.space.dimensions)
@@ -125,6 +125,11 @@ class Rounds:
 
     # --- a lot
 
+    @property
+    def pending(self) -> list[Pending]:
+        """The lot of the search that is being trained."""
+        return [pending for pending in self.bench.state.pending if pending.kind == "search"]
+
     def told(self) -> list[Told]:
         """What became of every point so far, the baseline's own among them."""
         found = []
@@ -161,12 +166,15 @@ class Rounds:
             state.proposals += len(points)
             recipes += [(self.space.recipe(point), point) for point in points]
         state.pending = [
-            Pending(state.number(), recipe.to_dict(), point, self.epochs, self.rows) for recipe, point in recipes
+            Pending(state.number(), recipe.to_dict(), point, self.epochs, self.rows, seed=self.bench.seed)
+            for recipe, point in recipes
         ]
         state.advice += [
             {"finding": name, "says": change.says, "trial": pending.index}
             for pending, (name, change) in zip(state.pending[self.own is not None :], advice, strict=False)
         ]
+        if state.advice and state.lots == 0:
+            measure_against(self.bench, self.space.baseline)
         state.lots += 1
         self.bench.keep()
 
@@ -206,31 +214,31 @@ class Rounds:
         return PAIRS[0] * pair <= max(shares.HASTE * share * bench.account.budget.amount, SAME_SIZE * PAIRS[0] * plain)
 
     def finish_lot(self) -> None:
-        """Train what is pending, less what has ended before; then look at ranges and rates."""
+        """Train what is pending, less what need not be trained again; then look at ranges and rates."""
         bench, state = self.bench, self.bench.state
-        ended = {trial.index: trial for trial in state.of("search")}
-        waiting = [pending for pending in state.pending if pending.index not in ended]
-        before = [
-            (int(epoch), (-math.inf if a is None else a, -math.inf if b is None else b))
-            for pending in state.pending if (trial := ended.get(pending.index)) is not None
-            for epoch, a, b in trial.rungs
-        ]  # fmt: skip
-        lot = [self.planned(pending) for pending in waiting]
+        numbers = {pending.index for pending in self.pending}
+        lot = bench.left([self.planned(pending) for pending in self.pending])
         if lot:
-            halving = Halving(bench.sign, before)
-            expected = self.expected_seconds(lot, waiting[0].rows or bench.total)
+            apart = numbers - {planned.index for planned in lot}
+            before = [
+                (int(epoch), (-math.inf if a is None else a, -math.inf if b is None else b))
+                for trial in state.of("search") if trial.index in apart
+                for epoch, a, b in trial.rungs
+            ]  # fmt: skip
+            rows = self.pending[0].rows
+            expected = self.expected_seconds(lot, rows or bench.total)
             began = time.monotonic()
-            runs = bench.train("search", lot, waiting[0].rows, ends=self.ends() + shares.FINALISTS / 4, halving=halving)
-            trained = {planned.index: run for planned, run in zip(lot, runs, strict=True)}
-            note_advice(bench, self.space.baseline, trained)
+            bench.train(
+                "search", lot, rows, ends=self.ends() + shares.FINALISTS / 4, halving=Halving(bench.sign, before),
+                note=lambda trial, run: note_advice(bench, self.space.baseline, trial, run),
+            )  # fmt: skip
             if expected > 0:
                 ratio = (time.monotonic() - began) / expected
                 self.slower = min(max(math.sqrt(self.slower * ratio), 1.0), SLOWEST_BY)
         if bench.interrupted:
             return
-        numbers = {pending.index for pending in state.pending}
         self.look([trial for trial in state.of("search") if trial.index in numbers])
-        state.pending = []
+        state.pending, state.losses = [], ""
         bench.keep()
 
     def expected_seconds(self, lot: Sequence[Planned], rows: int) -> float:

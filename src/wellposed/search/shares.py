@@ -17,8 +17,15 @@ FINALISTS = 0.12
 CONFIRMATION = 0.84
 ABLATION = 0.92
 """The error budgets have what is left then."""
-LATEST = 1.05
-"""Where a confirmation run is cut at the latest."""
+LATEST, ENDS = 1.0, 1.2
+"""Where a confirmation run is cut unless the search overran, and by when all is written, whatever else the machine does."""
+WRITING, MOST_WRITING = 2.0, 0.25
+"""Seconds in which a machine that does nothing else looks at the last runs, writes all files and draws the page; and the largest
+share of a budget that is kept for it there, so that a budget of a few seconds still trains."""
+SLOWEST = 10.0
+"""How many times slower than alone the writing is expected to be at most."""
+STARTED = 0.25
+"""A study whose start took so large a share goes without references and probes."""
 GRACE = 0.08
 """What the confirmation has in any case: a search that overran must not leave a study without its look."""
 HASTE = 0.8

@@ -18,8 +18,6 @@ SHORTEST = 4.0
 """Seconds below which a budget would be one of rivals that were hardly trained."""
 FEWEST_RUNS = 2
 """Where time is short: below it there is no interval."""
-WRITING = 2.0
-"""Seconds that the study is left for its report and its files."""
 MOST_RUNS = 3
 """Of the confirmation's runs that are taken apart: enough for an interval, and each has rivals of its own."""
 
@@ -62,7 +60,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
 
 def time_left(bench: Bench) -> float:
     """Seconds until the budget is gone, less those that writing takes; 0 at least."""
-    return max(bench.account.deadline(1.0) - WRITING - time.monotonic(), 0.0)
+    return max(bench.account.deadline(1.0) - bench.writing - time.monotonic(), 0.0)
 
 
 def planned(bench: Bench, shown: Confirmed, name: str, side: int) -> Planned | None:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 
 from wellposed.core.random import seeded
+from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
-from wellposed.training.device import threads_of
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 from wellposed.training.samples import Sample
@@ -341,8 +341,8 @@ def _even(choices: Sequence[Any]) -> tuple[float, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own."""
-    return value.item() if hasattr(value, "item") else value
+    """A numpy scalar as Python's own, and a tuple as the list that it is when it comes back from a file."""
+    return value.item() if hasattr(value, "item") else list(value) if isinstance(value, tuple) else value
 
 
 def _short(value: float) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError
 from wellposed.core.files import jsonable, read_json, write_atomically
+from wellposed.core.schemas import Finite, Stored, Whole, validated
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ranking import WORST, Rank, rank_of
 
@@ -31,21 +31,21 @@ class Trial:
         findings: of a baseline, what its curves say.
     """
 
-    index: int
+    index: Whole
     kind: str
     recipe: dict[str, Any]
     describe: str
     seed: int
-    valid: float
-    valid_loss: float
-    train_loss: float
-    epochs: int
+    valid: Stored
+    valid_loss: Stored
+    train_loss: Stored
+    epochs: Whole
     best_epoch: int
-    seconds: float
+    seconds: Stored
     stopped: str
-    train_rows: int
+    train_rows: Whole
     params: dict[str, Any] = field(default_factory=dict)
-    rungs: list[list[float]] = field(default_factory=list)
+    rungs: list[list[Stored]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -65,13 +65,29 @@ class Trial:
 
 @dataclass
 class Pending:
-    """A recipe of the search that is being trained; one that a killed process did not finish is trained again."""
+    """A recipe of a lot that is being trained. A lot that was cut by a kill is trained again, with the same numbers.
 
-    index: int
+    Attributes:
+        recipe: as its trial will have it.
+        rows: of the search alone, whose lots are trained again as they were planned, whatever the budget is now.
+    """
+
+    index: Whole
     recipe: dict[str, Any]
     params: dict[str, Any]
     epochs: int
     rows: int | None
+    kind: str = "search"
+    seed: int = 0
+
+
+@dataclass
+class Failed:
+    """A recipe that could not be trained, and why."""
+
+    index: int
+    kind: str
+    why: str
 
 
 @dataclass
@@ -85,10 +101,12 @@ class State:
         proposals: how many were drawn from the space.
         findings: what held the baseline back when it was chosen; they move the odds of the proposals.
         advice: the changes that they advise, tried first: finding, change, trial, and whether it helped.
+        losses: of the baseline's run on each validation row, against which advice is measured, as base64 of 64-bit floats; empty
+            where there is nothing to be measured.
         confirmed: how many trials there were when the study was last confirmed.
         looks: by a hash of the confirmation rows.
         planned: numbers of trials given so far.
-        pending: the lot of the search that is being trained.
+        pending: the lots that are being trained.
         ranges: of the dimensions whose range was changed while searching. ``said``: what was said of those that were shrunk.
         failed: what could not be trained, and why.
         seconds: spent so far, of all sessions since the last confirmation.
@@ -101,19 +119,20 @@ class State:
     seed: int
     own_test: bool
     trials: list[Trial] = field(default_factory=list)
-    proposals: int = 0
+    proposals: Whole = 0
     findings: list[str] = field(default_factory=list)
     advice: list[dict[str, Any]] = field(default_factory=list)
-    confirmed: int = 0
-    looks: dict[str, int] = field(default_factory=dict)
-    planned: int = 0
-    lots: int = 0
+    losses: str = ""
+    confirmed: Whole = 0
+    looks: dict[str, Whole] = field(default_factory=dict)
+    planned: Whole = 0
+    lots: Whole = 0
     pending: list[Pending] = field(default_factory=list)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    finished: dict[str, float] = field(default_factory=dict)
+    failed: list[Failed] = field(default_factory=list)
+    seconds: Finite = 0.0
+    finished: dict[str, Finite] = field(default_factory=dict)
     looking: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,11 +143,12 @@ class State:
 
         The text of a trial is made once: a study of a thousand is written after each of them.
         """
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "pending")}
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("trials", "pending", "failed")}
         rest["pending"] = [asdict(pending) for pending in self.pending]
+        rest["failed"] = [asdict(failed) for failed in self.failed]
         body = json.dumps(jsonable({"schema": SCHEMA, **rest}), indent=1, allow_nan=False)
         trials = ",\n".join(map(self._text, self.trials))
-        write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n')
+        write_atomically(folder / STATE, f'{body[:-2]},\n "trials": [\n{trials}\n ]\n}}\n', folder)
 
     def _text(self, trial: Trial) -> str:
         kept = self._written.get(trial.index)
@@ -144,15 +164,7 @@ class State:
             FormatError: missing, damaged, or of another schema.
         """
         value = read_json(folder / STATE, SCHEMA, "state of a study")
-        try:
-            names = {f.name for f in fields(cls)}
-            given = {key: item for key, item in value.items() if key in names}
-            given["trials"] = [Trial(**{**t, **_numbers(t)}) for t in value["trials"]]
-            given["pending"] = [Pending(**pending) for pending in value.get("pending", [])]
-            given["looks"], given["findings"] = dict(value["looks"]), list(value["findings"])
-            state = cls(**{**given, "proposals": int(value["proposals"]), "confirmed": int(value["confirmed"])})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"'{folder / STATE}' is damaged ({error}); start a new study in another --out.") from None
+        state = validated(cls, value, f"The state in '{folder / STATE}'")
         state.planned = max(
             [state.planned, *(t.index + 1 for t in state.trials), *(p.index + 1 for p in state.pending)]
         )
@@ -162,21 +174,23 @@ class State:
         """The trials of these kinds so far."""
         return [trial for trial in self.trials if trial.kind in kinds]
 
+    def ended(self) -> set[int]:
+        """The numbers of the recipes that were trained to their end, or cannot be trained."""
+        return {trial.index for trial in self.trials} | {failed.index for failed in self.failed}
+
     def number(self) -> int:
         """The number of a trial that is planned now."""
         self.planned += 1
         return self.planned - 1
 
+    def close(self, unit: str, amount: float) -> None:
+        """The results are written: what their budget was is spent, and the look at the confirmation rows is over."""
+        self.finished[unit] = max(self.finished.get(unit, 0.0), amount)
+        self.looking, self.confirmed, self.seconds = None, len(self.trials), 0.0
+
     def add(self, trial: Trial) -> None:
         """Take a trial in, in the place of one with its number."""
         self.trials = sorted([t for t in self.trials if t.index != trial.index] + [trial], key=lambda t: t.index)
-
-
-def _numbers(trial: Mapping[str, Any]) -> dict[str, float]:
-    """JSON has no NaN: a number that was not finite comes back as NaN."""
-    return {
-        k: math.nan if trial[k] is None else float(trial[k]) for k in ("valid", "valid_loss", "train_loss", "seconds")
-    }
 
 
 def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:

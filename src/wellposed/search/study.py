@@ -16,6 +16,7 @@ from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.diagnosis.evidence import Interval, look_level
 from wellposed.search import words
 from wellposed.search.confirmation import ALPHA
+from wellposed.search.folder import MODEL
 from wellposed.search.state import SCHEMA, State, Trial
 from wellposed.search.words import verdict
 from wellposed.training.checkpoint import save_run
@@ -133,23 +134,27 @@ class Study:
 
     def save(self, folder: Path) -> None:
         """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
-        save_run(self.best, folder / "model")
-        write_atomically(folder / "recipe.toml", self.best.recipe.to_toml())
-        write_atomically(folder / "history.csv", self.best.history.to_csv())
-        self.best.history.save(folder / "history.json")
-        write_json(folder / STUDY, self.record())
+        save_run(self.best, folder / MODEL, folder)
+        write_atomically(folder / "recipe.toml", self.best.recipe.to_toml(), folder)
+        write_atomically(folder / "history.csv", self.best.history.to_csv(), folder)
+        self.best.history.save(folder / "history.json", folder)
+        write_json(folder / STUDY, self.record(), folder)
 
     def __str__(self) -> str:
-        record = self.record()
-        said = verdict(record)
-        metric = words.metric_name(record)
-        lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
-        for name in ("baseline", "best"):
-            side = record[name]
-            lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
-        if self.references:
-            lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in self.references.items()))
-        return "\n".join(lines)
+        return summary(self.record())
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What a study found, in a few lines, from what ``study.json`` holds."""
+    said = verdict(record)
+    metric = words.metric_name(record)
+    lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
+    for name in ("baseline", "best"):
+        side = record[name]
+        lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
+    if references := record["references"]:
+        lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in references.items()))
+    return "\n".join(lines)
 
 
 def _told(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from wellposed.core.errors import listed
 from wellposed.diagnosis.evidence import POWER, Needs
+from wellposed.losses.metrics import metrics
 from wellposed.search.record import known, mapping, number, part, rows, text
 
-METRICS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "auc": "AUC", "log_loss": "log loss"}
 REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}
 ADVICE = {
     "constant": "The network learned nothing from the inputs that shows on these rows.",
@@ -65,7 +65,10 @@ class Verdict:
 def metric_name(record: dict[str, Any]) -> str:
     """The metric as people write it: ``balanced accuracy``, ``R²``."""
     name = text(part(record, "metric", "name"), 60)
-    return METRICS.get(name, name.replace("_", " ")) or "score"
+    kind, colon, number = name.partition(":")
+    found = metrics().get(kind)
+    title = found.title if found is not None else ""
+    return (title or kind.replace("_", " ") or "score") + (f" ({number})" if colon else "")
 
 
 def higher_is_better(record: dict[str, Any]) -> bool:

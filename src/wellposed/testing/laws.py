@@ -6,7 +6,8 @@
 
 Each law is a function of a penalty (or a constraint) and one `Case`; it raises `LawBroken` with what it found. A law that
 does not apply (firm non-expansiveness of a penalty that is not convex) says nothing. With float64 the tolerance is 1e-9,
-with float32 1e-5; laws that need finite differences run in float64 only.
+with float32 1e-5; laws that need finite differences run in float64 only. Beside the points, each shape is tried with
+numbers from 1e-30 to 1e30, in float16 and bfloat16, in long groups, and without any number.
 
 The objective of a proximal step is ``h(u) = 1/2 sum_i (u_i - w_i)^2/step_i + g(u)`` throughout.
 """
@@ -28,6 +29,15 @@ SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,
 SCALES = (0.05, 1.0, 20.0)
 STEPS = (0.05, 1.0, 3.0)
 NOISES = (1.0, 1e-1, 1e-2, 1e-4, 1e-6)
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+NOTHING: tuple[tuple[int, ...], ...] = ((0,), (5, 0), (0, 5), (0, 0))
+LONG = (3, 512)
+MAGNITUDES: tuple[tuple[torch.dtype, tuple[float, ...]], ...] = (
+    (torch.float32, (1e-30, 1e-20, 1e20, 1e30)),
+    (torch.float16, (1e-3, 1.0, 1e4)),
+    (torch.bfloat16, (1e-30, 1.0, 1e30)),
+)
+"""Types, and sizes of weights at which an operator must agree with itself in float64, which has room for their squares."""
 
 
 class LawBroken(WellposedError, AssertionError):
@@ -389,6 +399,15 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     close(twice.prox(case.w, case.step), wanted, case.tolerance, "twice the strength is not twice the step")
 
 
+def sparse(penalty: Penalty, case: Case) -> None:
+    """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0, however large the step."""
+    if penalty.traits.sparse:
+        return
+    for step in (case.step, 100.0 * case.step):
+        made = (penalty.prox(case.w, step) == 0) & (case.w != 0)
+        holds(not bool(made.any()), "the prox makes zeros that averages would lose; declare traits with sparse=True")
+
+
 def single_precision(penalty: Penalty, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if not case.exact:
@@ -404,6 +423,77 @@ def single_precision(penalty: Penalty, case: Case) -> None:
             "the prox in float32 differs from float64",
         )
     close(penalty.value(low), penalty.value(low.double()), 1e-5, "value in float32 differs from float64")
+
+
+def not_finite(penalty: Penalty, case: Case) -> None:
+    """NaN and infinities stay what is not finite: in the prox where they are, in value and violation of NaN."""
+    for bad in NOT_FINITE:
+        for place in {0, case.w.numel() // 2, case.w.numel() - 1}:
+            w = _with(case.w, place, bad)
+            for step in metrics_for(penalty, case):
+                told = "a step per coordinate" if isinstance(step, Tensor) else f"step {step:g}"
+                _stays(penalty.prox(w, step), place, f"the prox, with {told},", bad)
+            if math.isnan(bad):
+                _stays(penalty.value(w).reshape(1), 0, "value", bad)
+                _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+
+
+def _with(w: Tensor, place: int, value: float) -> Tensor:
+    changed = w.clone().reshape(-1)
+    changed[place] = value
+    return changed.view(w.shape)
+
+
+def _stays(found: Tensor, place: int, what: str, bad: float) -> None:
+    number = found.reshape(-1)[place]
+    holds(
+        not bool(torch.isfinite(number)), f"{what} makes {float(number):g} of {bad}: what diverged must not look finite"
+    )
+
+
+def gradients_are_finite(penalty: Penalty, case: Case) -> None:
+    """Autograd through value and prox is finite at 0 and on kinks; at 0 minus the gradient of value has no violation."""
+    kink = penalty.prox(case.w, case.step)
+    for name, w in (("0", torch.zeros_like(kink)), ("a kink", kink), ("the point", case.w)):
+        grad = _gradient(penalty.value, w, f"value at {name}")
+        smooth = penalty.traits.convex or math.isfinite(penalty.traits.weak_convexity)
+        if name == "0" and smooth and "loss" in penalty.hows:
+            found = float(penalty.violation(w, -grad, case.step))
+            holds(found <= case.tolerance * 10, f"the gradient of value at 0 is {found:.3g} away from its subgradients")
+        for step in metrics_for(penalty, case):
+            _differentiates(lambda u, step=step: penalty.prox(u, step), w, case, f"the prox at {name}")
+
+
+def _gradient(function: Callable[[Tensor], Tensor], w: Tensor, what: str, along: Tensor | None = None) -> Tensor:
+    """The gradient of ``<along, function(w)>``, which must be finite."""
+    with torch.enable_grad():
+        free = w.detach().clone().requires_grad_()
+        found = function(free)
+        total = found.sum() if along is None else (found * along).sum()
+        (grad,) = torch.autograd.grad(total, free, allow_unused=True) if total.requires_grad else (None,)
+    grad = torch.zeros_like(w) if grad is None else grad
+    holds(bool(torch.isfinite(grad).all()), f"the gradient of {what} is not finite")
+    return grad
+
+
+def _differentiates(operator: Callable[[Tensor], Tensor], w: Tensor, case: Case, what: str) -> None:
+    """A finite gradient, which is that of finite differences where those of both sides agree."""
+    along, d = case.noise(11), case.noise(12)
+    grad = _gradient(operator, w, what, along)
+    if not case.exact:
+        return
+    eps = 1e-6 * max(1e-3, float(w.abs().max()))
+    p, other = operator(w), case.noise(13)
+
+    def slope(direction: Tensor) -> float:
+        return float(((operator(w + eps * direction) - p) * along).sum()) / eps
+
+    # Where slopes add up, the operator has a derivative; else, on a kink, any finite one will do.
+    ahead, behind, beside, both = slope(d), -slope(-d), slope(other), slope(d + other)
+    size = max(1.0, abs(ahead), abs(beside), float(along.norm() * d.norm()))
+    if abs(ahead - behind) <= 1e-5 * size and abs(ahead + beside - both) <= 1e-5 * size:
+        found = float((grad * d).sum())
+        holds(abs(found - ahead) <= 1e-4 * size, f"the gradient of {what} says {found:.6g}, differences {ahead:.6g}")
 
 
 PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
@@ -424,8 +514,60 @@ PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
     homogeneous,
     symmetric,
     linear_in_strength,
+    sparse,
     single_precision,
+    not_finite,
+    gradients_are_finite,
 )
+
+
+def of_any_size(penalty: Penalty, w: Tensor) -> None:
+    """In every type the operators of large and small numbers agree with those in float64, to rounding."""
+    for dtype, sizes in MAGNITUDES:
+        # Long groups cost time, and try short types.
+        for size in sizes if dtype != torch.float32 or w.numel() < math.prod(LONG) else ():
+            # Norms scale with a step of the weights' size; with 1 beside it other penalties see both of their ends.
+            for t in {1.0, size}:
+                low = (size * w / w.abs().max()).to(dtype)
+                steps = [t, torch.linspace(0.5 * t, 2 * t, w.numel(), dtype=torch.float64).view(w.shape).to(dtype)]
+                for step in steps if penalty.traits.diagonal else steps[:1]:
+                    wide = step.double() if isinstance(step, Tensor) else step
+                    p, wanted = penalty.prox(low, step), penalty.prox(low.double(), wide)
+                    _agree(p, wanted, float(low.abs().max()), f"the prox at {size:g}, step {t:g},")
+            _agree(penalty.value(low).reshape(1), penalty.value(low.double()).reshape(1), 0.0, f"value at {size:g}")
+
+
+def _agree(found: Tensor, wanted: Tensor, scale: float, what: str) -> None:
+    """To a few units in the last place of the largest number; what the type cannot hold may be infinite."""
+    limits = torch.finfo(found.dtype)
+    wanted = wanted.where(wanted.abs() <= limits.max, torch.full_like(wanted, math.inf).copysign(wanted))
+    good = torch.isfinite(wanted)
+    holds(bool((found.double() == wanted)[~good].all()), f"{what} in {found.dtype} is not infinite as in float64")
+    size = max(scale, float(wanted[good].abs().max())) if bool(good.any()) else 0.0
+    gap = float((found.double() - wanted)[good].abs().nan_to_num(math.inf).max()) if bool(good.any()) else 0.0
+    allowed = (64 if found.dtype == torch.float32 else 4) * limits.eps * size + limits.smallest_normal
+    holds(gap <= allowed, f"{what} in {found.dtype} differs from float64 by {gap:.3g}, {allowed:.3g} allowed")
+
+
+def of_nothing(charge: Chargeable, shape: tuple[int, ...]) -> None:
+    """A tensor without numbers comes back, and is charged 0; or `check` refuses it in a sentence."""
+    w = torch.zeros(shape, dtype=torch.float64)
+    try:
+        charge.check("w", w)
+    except WellposedError:
+        return
+    try:
+        if isinstance(charge, Penalty):
+            found = [charge.prox(w, 0.5), *([charge.prox(w, w + 0.5)] if charge.traits.diagonal else [])]
+            numbers = [charge.value(w), charge.violation(w, w, 0.5)]
+            _gradient(charge.value, w, "value of nothing")
+        else:
+            assert isinstance(charge, Constraint)
+            found, numbers = [charge.project(w)], [charge.violation(w, w, 0.5)]
+    except (RuntimeError, IndexError, ValueError, TypeError, ArithmeticError) as error:
+        raise LawBroken(f"a tensor of shape {shape} ends in a raw error: {error}") from error
+    holds(all(p.shape == w.shape for p in found), f"a tensor of shape {shape} does not come back")
+    holds(all(float(x) == 0 and x.ndim == 0 for x in numbers), f"a tensor of shape {shape} is charged")
 
 
 def projection_kind(constraint: Constraint, case: Case) -> None:
@@ -492,6 +634,13 @@ def projection_symmetric(constraint: Constraint, case: Case) -> None:
         close(found, p.index_select(axis, order), case.tolerance, message)
 
 
+def projection_sparse(constraint: Constraint, case: Case) -> None:
+    """Where ``traits.sparse`` says no, no weight that is not 0 becomes exactly 0."""
+    if not constraint.traits.sparse:
+        made = (constraint.project(case.w) == 0) & (case.w != 0)
+        holds(not bool(made.any()), "the projection makes zeros that averages would lose; declare sparse=True")
+
+
 def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
     """float32 agrees with float64 to 1e-5."""
     if case.exact:
@@ -500,13 +649,41 @@ def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
         close(found, wanted, 1e-5, "the projection in float32 differs from float64")
 
 
+def projection_not_finite(constraint: Constraint, case: Case) -> None:
+    """NaN and infinities stay what is not finite, also where a bound could clip them."""
+    for bad in NOT_FINITE:
+        for place in {0, case.w.numel() // 2, case.w.numel() - 1}:
+            w = _with(case.w, place, bad)
+            _stays(constraint.project(w), place, "the projection", bad)
+            _stays(constraint.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+
+
+def projection_gradients(constraint: Constraint, case: Case) -> None:
+    """Autograd through the projection is finite, at 0, on the boundary and elsewhere."""
+    for name, w in (("0", torch.zeros_like(case.w)), ("a feasible point", constraint.project(case.w)), ("w", case.w)):
+        _differentiates(constraint.project, w, case, f"the projection at {name}")
+
+
+def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
+    """In every type the projection of large and small numbers agrees with float64, and projecting twice changes nothing."""
+    for dtype, sizes in ((torch.float64, (1e-150, 1e150)), *MAGNITUDES):
+        for size in sizes:
+            low = (size * w / w.abs().max()).to(dtype)
+            p = constraint.project(low)
+            holds(torch.equal(constraint.project(p), p), f"projecting twice changes the result at {size:g} in {dtype}")
+            _agree(p, constraint.project(low.double()), 0.0, f"the projection at {size:g}")
+
+
 CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
     projection_kind,
     idempotent,
     nearest,
     projection_nonexpansive,
     projection_symmetric,
+    projection_sparse,
     projection_in_single_precision,
+    projection_not_finite,
+    projection_gradients,
 )
 
 
@@ -535,11 +712,26 @@ def cases(
     holds(tried, f"{charge} accepts none of the shapes {list(shapes)}; give shapes= that it does")
 
 
-def _judge(charge: Chargeable, law: _Named, case: Case, attempt: Callable[[], None]) -> None:
+def _at_the_ends(charge: Any, law: Any, shapes: Sequence[tuple[int, ...]], seed: int, dtype: torch.dtype) -> None:
+    """The laws of numbers of any size, once for each shape and for long groups, and of tensors without numbers."""
+    if dtype != torch.float64:
+        return
+    for shape in (*shapes, LONG):
+        w = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        try:
+            charge.check("w", w)
+        except WellposedError:
+            continue
+        _judge(charge, law, f"shape {shape}", lambda w=w: law(charge, w))  # type: ignore[misc]
+    for shape in NOTHING:
+        _judge(charge, of_nothing, f"shape {shape}", lambda shape=shape: of_nothing(charge, shape))  # type: ignore[misc]
+
+
+def _judge(charge: Chargeable, law: _Named, about: str, attempt: Callable[[], None]) -> None:
     try:
         attempt()
     except LawBroken as broken:
-        raise LawBroken(f"{charge} breaks the law of {law.__name__!r} ({case.about}): {broken}") from None
+        raise LawBroken(f"{charge} breaks the law of {law.__name__!r} ({about}): {broken}") from None
 
 
 def check_penalty(
@@ -565,7 +757,8 @@ def check_penalty(
     """
     for case in cases(penalty, shapes, seed, dtype, steps):
         for law in PENALTY_LAWS:
-            _judge(penalty, law, case, lambda law=law, case=case: law(penalty, case))  # type: ignore[misc]
+            _judge(penalty, law, case.about, lambda law=law, case=case: law(penalty, case))  # type: ignore[misc]
+    _at_the_ends(penalty, of_any_size, shapes, seed, dtype)
 
 
 def check_constraint(
@@ -584,4 +777,5 @@ def check_constraint(
     """
     for case in cases(constraint, shapes, seed, dtype, steps=(1.0,)):
         for law in CONSTRAINT_LAWS:
-            _judge(constraint, law, case, lambda law=law, case=case: law(constraint, case))  # type: ignore[misc]
+            _judge(constraint, law, case.about, lambda law=law, case=case: law(constraint, case))  # type: ignore[misc]
+    _at_the_ends(constraint, projection_of_any_size, shapes, seed, dtype)

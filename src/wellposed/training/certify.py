@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import listed
 from wellposed.optim.charges import Charges, Part
 from wellposed.optim.metrics import is_adaptive
@@ -128,6 +129,7 @@ class Certificate:
         return "\n".join([*lines, *table, *(f"note: {note}" for note in self.notes)])
 
 
+@checked
 def certify(
     net: nn.Module,
     loss: Any,
@@ -135,7 +137,7 @@ def certify(
     terms: Sequence[Term] | Term | Optimizer = (),
     optimizer: Optimizer | None = None,
     *,
-    tolerance: float = 1e-6,
+    tolerance: Annotated[float, Within(0)] = 1e-6,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     target: Target | None = None,
 ) -> Certificate:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as read_weights
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from wellposed.core.errors import DataError, FormatError, InputError, listed
+from wellposed.core.errors import DataError, FormatError, InputError, first_line, listed
 from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.core.reading import read_bytes
+from wellposed.core.schemas import validated
 from wellposed.data.arrays import Arrays, tensors
-from wellposed.data.data import TASKS
 from wellposed.data.tables import TableEncoder, TargetEncoder
+from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
 from wellposed.training.problems import ARCHITECTURES
@@ -27,12 +33,16 @@ SCHEMA = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-def save_run(run: Run, folder: str | Path) -> Path:
+def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> Path:
     """Write the weights, how the model is built, and how rows are encoded.
 
     A model of the user's own factory is saved by its weights; `load` then needs the problem.
+
+    Args:
+        within: the folder of a study, below which no link is followed; by default ``folder`` itself.
     """
     folder = Path(folder)
+    within = folder if within is None else within
     problem, prepared = run.problem, run.problem.prepared
     factory = problem.model
     name = getattr(factory, "name", None)
@@ -44,6 +54,7 @@ def save_run(run: Run, folder: str | Path) -> Path:
         "settings": settings,
         "task": prepared.task,
         "metric": problem.metric.name if problem.metric else None,
+        "loss": None if problem.loss.criterion is None else str(problem.loss),
         "encoder": prepared.encoder.to_dict() if prepared.encoder else None,
         "target": prepared.target.to_dict() if prepared.target else None,
         "recipe": str(run.recipe),  # which shows a function by its name: no model is lost by a schedule of one's own
@@ -51,8 +62,8 @@ def save_run(run: Run, folder: str | Path) -> Path:
     }
     # A tied tensor is written under each of its names; safetensors refuses shared memory.
     weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in run.model.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(weights))
-    write_json(folder / DESCRIPTION, description)
+    write_atomically(folder / WEIGHTS, save(weights), within)
+    write_json(folder / DESCRIPTION, description, within)
     return folder
 
 
@@ -74,6 +85,7 @@ class Saved:
     encoder: TableEncoder | None
     target: TargetEncoder | None
     forward: Forward = call
+    response: Callable[[Tensor], Tensor] = lambda outputs: outputs
 
     def outputs(self, inputs: Any) -> Tensor:
         """The model's outputs for a frame (encoded as in training) or for arrays."""
@@ -81,19 +93,26 @@ class Saved:
             inputs = torch.from_numpy(self.encoder.transform(inputs))
         rows = rows_without_target(inputs)
         with evaluating(self.model):
-            return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
+            try:
+                return torch.cat([self.forward(self.model, x) for x, _ in batches_of(rows)])
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                raise DataError(
+                    f"The saved model does not take these rows: {first_line(error)}. Give what it was trained on; if these are, "
+                    "its files are damaged."
+                ) from error
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """``prediction``, and for classes ``p_<class>``, one value a row.
 
         Raises:
-            DataError: there is no row, or columns are missing.
+            DataError: there is no row, columns are missing, or the model does not take the rows.
+        FormatError: the model and its classes are not of one number.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
         outputs = self.outputs(inputs)
         if self.task != "classification":
-            values = outputs.reshape(len(outputs), -1).numpy().astype(np.float64)
+            values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
             return {"prediction": values if self.target is None else self.target.inverse(values)}
         if outputs.shape[-1] == 1 or outputs.ndim == 1:  # one logit, of the second class
@@ -103,6 +122,11 @@ class Saved:
             chances = outputs.softmax(-1).numpy().astype(np.float64)
         best = chances.argmax(-1)
         names = [str(i) for i in range(chances.shape[1])] if self.target is None else self.target.classes or []
+        if len(names) != chances.shape[1]:
+            raise FormatError(
+                f"The saved model has {chances.shape[1]} outputs and its target {len(names)} classes; its files are damaged "
+                "or of two models."
+            )
         labels = best if self.target is None else self.target.inverse(best)
         return {"prediction": labels, **{f"p_{name}": chances[:, i] for i, name in enumerate(names)}}
 
@@ -117,55 +141,88 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         InputError: the model is of a user's own factory and no problem was given.
     """
     folder = Path(folder)
-    description = _described(folder / DESCRIPTION)
-    model = _built(description.get("architecture"), description["settings"], problem, folder)
+    path = folder / DESCRIPTION
+    description = validated(Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'")
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {first_line(error)}.") from None
+    model = _built(description.architecture, description.settings, problem, folder, weights)
+    try:
         model.load_state_dict(weights)
-    except FileNotFoundError:
-        raise FormatError(f"There are no weights at '{folder / WEIGHTS}'.") from None
-    except OSError as error:
-        raise FormatError(f"The weights at '{folder / WEIGHTS}' cannot be read: {error}.") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise FormatError(
-            f"The weights at '{folder / WEIGHTS}' do not fit the model: {' '.join(str(error).split())}"
-        ) from None
-    encoder, target = description.get("encoder"), description.get("target")
+    except RuntimeError as error:
+        raise FormatError(f"The weights at '{folder / WEIGHTS}' do not fit the model: {first_line(error)}.") from None
+    encoder, target = description.encoder, description.target
     return Saved(
         model.eval(),
-        description["task"],
-        TableEncoder.from_dict(encoder) if encoder else None,
-        TargetEncoder.from_dict(target) if target else None,
+        description.task,
+        None if encoder is None else TableEncoder.from_dict(encoder),
+        None if target is None else TargetEncoder.from_dict(target),
         call if problem is None else problem.forward,
+        _response(description.loss, folder),
     )
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """What `save_run` wrote about the model, with every part of the kind that it should be."""
+@dataclass(frozen=True)
+class Description:
+    """What `save_run` writes about a model, as far as it is needed again."""
+
+    settings: dict[str, Any]
+    task: Literal["classification", "regression"]
+    architecture: str | None = None
+    encoder: dict[str, Any] | None = None
+    target: dict[str, Any] | None = None
+    loss: str | None = None
+
+
+def _response(loss: str | None, folder: Path) -> Callable[[Tensor], Tensor]:
+    """From outputs to predictions, as the loss that was trained says; the outputs themselves for a loss that was not written."""
     try:
-        description = read_json(path, SCHEMA, "model")
-    except (OSError, RecursionError) as error:
-        raise FormatError(f"'{path}' cannot be read: {error}.") from None
-    if not isinstance(description.get("settings"), dict):
-        raise FormatError(f"'{path}' is damaged: it has no settings.")
-    if description.get("task") not in TASKS:
-        raise FormatError(
-            f"'{path}' is damaged: its task is {description.get('task')!r}; it is one of {listed(TASKS)}."
-        )
-    for part in ("encoder", "target"):
-        if not isinstance(description.get(part), (dict, NoneType)):
-            raise FormatError(f"'{path}' is damaged: its {part} is no description.")
-    return description
+        return Loss("squared_error" if loss is None else loss).response
+    except InputError as error:
+        raise FormatError(f"'{folder / DESCRIPTION}' is damaged: {error}") from None
 
 
-def _built(name: Any, settings: dict[str, Any], problem: Problem | None, folder: Path) -> nn.Module:
+def _built(
+    name: str | None, settings: dict[str, Any], problem: Problem | None, folder: Path, weights: dict[str, Tensor]
+) -> nn.Module:
     if name is None:
         if problem is None:
             raise InputError(f"The model in '{folder}' was built by a problem file; give it again as FILE.py:NAME.")
         return problem.build(settings, seed=0)
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise FormatError(f"'{folder}' holds a model of kind {name!r}; this wellposed builds {listed(ARCHITECTURES)}.")
     try:
+        with torch.device("meta"), _no_larger(weights, folder):  # a trial, which takes no memory
+            ARCHITECTURES[name](**settings)
         return ARCHITECTURES[name](**settings)
+    except FormatError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise FormatError(f"The settings in '{folder / DESCRIPTION}' do not build a {name}: {error}.") from None
+
+
+@contextmanager
+def _no_larger(weights: dict[str, Tensor], folder: Path) -> Iterator[None]:
+    """Inside the block, this thread builds no model with more parameters than there are weights.
+
+    A file of a hundred bytes can ask for a ``depth`` of a million, or for a ``width`` that no machine holds.
+    """
+    thread, tensors, numbers = threading.get_ident(), len(weights), sum(w.numel() for w in weights.values())
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, numbers
+        if parameter is None or threading.get_ident() != thread:
+            return
+        tensors, numbers = tensors - 1, numbers - parameter.numel()
+        if tensors < 0 or numbers < 0:
+            raise FormatError(
+                f"The weights at '{folder / WEIGHTS}' do not fit the model: '{folder / DESCRIPTION}' describes one with "
+                f"more than their {sum(w.numel() for w in weights.values()):,} numbers in {len(weights):,} tensors."
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        counting.remove()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import signal
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
-from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.training.problem import Problem
 from wellposed.training.remote import Lot, Parcel, packed, received, shares, train_lot, unpacked
 
@@ -66,7 +67,7 @@ def train_on_ray(
         for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(Ours(sys.stdout)):
+    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
         return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
 
 
@@ -88,9 +89,13 @@ def kind_of(device: str | torch.device) -> str:
 
 
 def connect(ray: ModuleType) -> None:
-    """Connect to Ray where that has not happened, without a word of its own."""
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    """Connect to Ray where that has not happened, without a word of its own, and with SIGTERM answered as before."""
+    if ray.is_initialized():
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)  # Ray would exit in the middle of a study
 
 
 class Ours(io.TextIOBase):
@@ -162,7 +167,11 @@ class Tasks:
     interrupted: bool = False
 
     def train(self, lots: Sequence[Lot]) -> list[Outcome]:
-        """All outcomes in the order of the jobs; after Ctrl-C those that there are."""
+        """All outcomes in the order of the jobs; after Ctrl-C those that there are.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
+        """
         waiting = list(reversed(lots))
         try:
             while (waiting or self.running) and not self.interrupted:
@@ -174,11 +183,11 @@ class Tasks:
                 for reference in ready:
                     self.take(reference)
         except KeyboardInterrupt:
-            pass
+            self.interrupted = True
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
-        return [self.outcomes[place] for place in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), self.interrupted)
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""

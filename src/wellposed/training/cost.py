@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from wellposed.core.errors import DataError, InputError
+from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import reseed
-from wellposed.data.arrays import moved, split_batch
+from wellposed.data.arrays import moved, real_numbers, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
@@ -67,10 +66,10 @@ class Cost:
         forward: Forward | None = None,
         target: Target | None = None,
     ) -> None:
-        if not isinstance(net, nn.Module):
-            raise InputError(f"certify needs the model, an nn.Module; it was given {type(net).__name__}.")
-        self.net, self.loss, self.forward = net, Loss(loss), forward
-        self.target = target or (lambda batch: split_batch(batch)[1])
+        self.net, self.loss = net, Loss(loss)
+        self.forward = None if forward is None else guarded("forward=", forward)
+        self.target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
+        self.call = guarded("The model", call)
         self.charges = Charges.of(net, terms, optimizer)
         self.params = self.charges.params
         self.batches = kept(all_rows(data, self.params[0].dtype))
@@ -128,11 +127,11 @@ class Cost:
             return self.forward(self.net, batch), None
         inputs = split_batch(batch)[0]
         if not self._differentiates:
-            return call(self.net, inputs), None
+            return self.call(self.net, inputs), None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise InputError("A penalty that differentiates by the inputs needs one floating tensor of inputs.")
         inputs = inputs.detach().requires_grad_()
-        return call(self.net, inputs), inputs
+        return self.call(self.net, inputs), inputs
 
 
 @dataclass
@@ -190,7 +189,7 @@ def all_rows(data: Any, dtype: torch.dtype) -> Batches:
 
 def _array(value: Any, dtype: torch.dtype) -> Tensor:
     """Floating numbers in the model's precision, labels as they are."""
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(value))
+    tensor = real_numbers(value, "Data", "Give (X, y) as arrays of numbers.")
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 

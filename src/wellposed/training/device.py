@@ -1,22 +1,21 @@
-"""Which device to train on, and a fall back to the CPU that is said."""
+"""Which device to train on: the one that was asked for, or a sentence why it cannot be; ``auto`` takes what there is."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 
 import torch
 
-from wellposed.core.errors import InputError
+from wellposed.core.errors import InputError, first_line
 from wellposed.core.progress import report
+from wellposed.core.shared import warnings_apart
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` is CUDA, MPS or the CPU, in this order; a device that does not compute falls back to the CPU with a word.
+    """``auto`` is CUDA, MPS or the CPU, in this order, the first that computes.
 
     Raises:
-        InputError: torch does not know the device.
+        InputError: torch does not know the device, or it was asked for by name and does not compute.
     """
     if device == "auto":
         wanted = "cuda" if _cuda_works() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -29,29 +28,21 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         torch.ones(2, device=chosen).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        report("note", text=f"The device {wanted!r} cannot be used ({reason}); training on the CPU.")
-        return torch.device("cpu")
+        if device == "auto":
+            report("note", text=f"The device {wanted!r} cannot be used ({first_line(error)}); training on the CPU.")
+            return torch.device("cpu")
+        raise InputError(
+            f"The device {wanted!r} cannot be used: {first_line(error)}. Give cpu, or auto, which takes what there is."
+        ) from None
     return chosen
 
 
 def _cuda_works() -> bool:
     """Whether CUDA can be used; torch's warning about a driver that it cannot use becomes one line."""
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings_apart(record=True) as seen:
         warnings.simplefilter("always")
         works = torch.cuda.is_available()
     if seen and not works:
         reason = str(seen[0].message).strip().splitlines()[0]
         report("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
     return works
-
-
-@contextlib.contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -67,7 +67,7 @@ def evaluate(
     forward: Forward = call,
     weights: list[Tensor] | None = None,
 ) -> Evaluation:
-    """Evaluate on batches of ``(inputs, target)``."""
+    """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows."""
     parts: list[PerExample] = []
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
@@ -80,12 +80,15 @@ def evaluate(
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
                 if kept <= KEPT_OUTPUTS:
-                    outputs.append(predicted.float().cpu())
+                    outputs.append(loss.response(predicted.float()).cpu())
                     targets.append(target.cpu())
     measured = average(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)
-    rows = metric.rows(torch.cat(outputs), torch.cat(targets))
+    target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
+    if metric.undefined(target, weight):
+        return Evaluation(measured, float("nan"), None)
+    rows = metric.rows(torch.cat(outputs), target, weight)
     return Evaluation(measured, float(rows.mean()), rows)
 
 
@@ -144,15 +147,16 @@ def evaluations(
     """
     models, rows = outputs.shape[:2]
     with torch.no_grad():
-        if isinstance(loss.given, str):  # of these it is known that examples do not touch each other
+        if loss.criterion is not None:  # of these it is known that examples do not touch each other
             together = loss.per_example(outputs.flatten(0, 1), target.repeat(models, *[1] * (target.ndim - 1)))
             totals, counts = together.total.view(models, rows), together.count.view(models, rows)
         else:
             parts = [loss.per_example(one, target) for one in outputs]
             totals, counts = torch.stack([p.total for p in parts]), torch.stack([p.count for p in parts])
         losses = averages(totals, counts, None if weights is None else torch.cat(weights))
-        if metric is None or outputs[0].numel() > KEPT_OUTPUTS:
+        weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
+        if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
-        scored = metric.rows_of_many(outputs.float().cpu(), target.cpu())
+        scored = metric.rows_of_many(loss.response(outputs.float()).cpu(), known, weight)
         means = scored.mean(1).tolist()
     return [Evaluation(one, mean, row) for one, mean, row in zip(losses, means, scored, strict=True)]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from wellposed.core.checks import Count, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -173,6 +174,7 @@ class Part:
         return [places[number] for number in stopped if number in places]
 
 
+@checked
 def fit_many(
     problem: Problem,
     recipes: Sequence[Recipe | str] | Recipe | str,
@@ -181,8 +183,8 @@ def fit_many(
     engine: str = "auto",
     device: str | torch.device = "auto",
     deadline: float = math.inf,
-    rows: int | None = None,
-    probe_rows: int | None = None,
+    rows: Count | None = None,
+    probe_rows: Count | None = None,
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> list[Run]:

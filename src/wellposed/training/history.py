@@ -7,13 +7,25 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError, InputError, did_you_mean, listed, require
+from wellposed.core.checks import checked
+from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.files import check_schema, jsonable, write_atomically
+from wellposed.core.schemas import Stored, validated
 
 SCHEMA = 1
+
+
+@dataclass
+class _Saved:
+    """A history in JSON."""
+
+    facts: dict[str, Any]
+    rows: list[dict[str, Stored]]
+
 
 COLUMNS = {
     "epoch": "0 for the first",
@@ -37,6 +49,7 @@ COLUMNS = {
 """What each column means; terms add columns ``term:...`` with their own values."""
 
 
+@checked
 class History:
     """Rows of numbers, one an epoch, and facts that hold for all of them.
 
@@ -47,7 +60,7 @@ class History:
 
     def __init__(self, facts: dict[str, Any] | None = None, rows: list[dict[str, float]] | None = None) -> None:
         self.facts: dict[str, Any] = dict(facts or {})
-        self.rows: list[dict[str, float]] = list(rows or [])
+        self.rows: list[dict[str, float]] = [] if rows is None else list(rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,14 +127,12 @@ class History:
             FormatError: another schema, or damaged.
         """
         check_schema(value.get("schema"), SCHEMA, where, "history")
-        if not isinstance(value.get("rows"), list) or not isinstance(value.get("facts"), dict):
-            raise FormatError(f"'{where}' is damaged: a history has facts and rows.")
-        rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in value["rows"]]
-        return cls(value["facts"], rows)
+        saved = validated(_Saved, value, f"The history in '{where}'")
+        return cls(saved.facts, saved.rows)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        return write_atomically(path, json.dumps(self.to_dict()) + "\n")
+    def save(self, path: str | Path, within: str | Path | None = None) -> Path:
+        """Write as JSON; ``within`` a folder of ours, or where the user says."""
+        return write_atomically(path, json.dumps(self.to_dict()) + "\n", within)
 
     def __str__(self) -> str:
         shown = [

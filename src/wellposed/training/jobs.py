@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from wellposed.core.errors import TrainingError, WellposedError
@@ -47,6 +47,17 @@ Outcome = Run | WellposedError
 def interrupted(outcome: Outcome) -> bool:
     """Whether Ctrl-C ended it."""
     return isinstance(outcome, Run) and outcome.stopped == "interrupted"
+
+
+def so_far(outcomes: Mapping[int, Outcome], count: int, ended: bool) -> list[Outcome]:
+    """The outcomes by the place of their jobs, of ``count`` in all; ``ended`` says that Ctrl-C came.
+
+    Raises:
+        KeyboardInterrupt: it came when all had ended: no outcome says so, and whoever asked would go on.
+    """
+    if ended and len(outcomes) == count and not any(map(interrupted, outcomes.values())):
+        raise KeyboardInterrupt
+    return [outcomes[place] for place in sorted(outcomes)]
 
 
 @dataclass(frozen=True)

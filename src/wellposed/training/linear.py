@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wellposed.data.arrays import split_batch
-from wellposed.losses.per_example import Loss
 from wellposed.ops import duality
 from wellposed.optim.charges import Alone
 from wellposed.penalties.base import Constraint
@@ -20,7 +19,6 @@ MOST_FEATURES = 2000
 """The smallest eigenvalue of a Gram matrix is computed up to this size."""
 MOST_NUMBERS = 2**26
 """Rows times features that are gathered for a duality gap: half a gibibyte of doubles."""
-CONVEX_LOSSES = (*duality.LOSSES, "absolute_error", "huber")
 
 
 def layer_of(cost: Cost) -> nn.Linear | None:
@@ -29,13 +27,7 @@ def layer_of(cost: Cost) -> nn.Linear | None:
     while type(net) is nn.Sequential and len(net) == 1:
         net = net[0]
     linear = type(net) is nn.Linear and cost.forward is None
-    return net if linear and known(cost.loss) in CONVEX_LOSSES and not cost.charges.functional else None  # type: ignore[return-value]
-
-
-def known(loss: Loss) -> str | None:
-    """The name of a loss of ours or torch's; of a person's own function the name says nothing."""
-    own = getattr(loss.given, "__name__", type(loss.given).__name__)
-    return None if own == loss.name else loss.name
+    return net if linear and cost.loss.convex and not cost.charges.functional else None  # type: ignore[return-value]
 
 
 def is_convex(cost: Cost) -> bool:
@@ -82,6 +74,8 @@ def table_of(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
         xs.append(x.to(layer.weight.device, torch.float64))
         ys.append(y.to(layer.weight.device))
     x, y = torch.cat(xs), torch.cat(ys)
+    if not bool(torch.isfinite(x).all()):
+        return None
     if cost.loss.name == "cross_entropy" and not y.is_floating_point():
         y = y.reshape(len(y), -1)[:, 0].long()
         counted = y >= 0  # what is masked is left out

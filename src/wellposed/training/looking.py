@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wellposed.core.errors import WellposedError
+from wellposed.core.errors import TargetError, WellposedError
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrapped
 from wellposed.losses.per_example import Loss
@@ -363,11 +363,14 @@ def _forward(
 
     Raises:
         Unseen: with what the model's own code, or the loss, raised.
+        TargetError: the loss does not take the targets, whatever the model.
     """
     try:
         with _Functions(eyes):
             out = predict(model, batch)
         mean = loss.mean(out, target)
+    except TargetError:
+        raise
     except Exception as error:  # any error of other people's code; it is told, and what the curves say stays
         raise Unseen(
             f"The network could not be looked into: in training mode it raised {type(error).__name__}: {error}."

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError
+from wellposed.core.checks import Count, checked
+from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guarded
 from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
-from wellposed.losses.classification import IGNORED, wide
-from wellposed.losses.per_example import NAMED
+from wellposed.losses.criterion import wide
+from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
@@ -55,6 +56,7 @@ REDONE_BATCHES = 50
 """Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
 
 
+@checked
 def fit(
     problem: Problem,
     recipe: Recipe | str = "baseline",
@@ -62,15 +64,16 @@ def fit(
     *,
     device: str | torch.device = "auto",
     deadline: float = math.inf,
-    rows: int | None = None,
-    probe_rows: int | None = None,
+    rows: Count | None = None,
+    probe_rows: Count | None = None,
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> Run:
     """Train one recipe on one problem.
 
-    The best weights (by validation loss, unless ``[stopping]`` says otherwise) come back when training ends by itself, by patience, by the deadline, by Ctrl-C,
-    or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global random state.
+    The best weights (by validation loss, unless ``[stopping]`` says otherwise) come back when training ends by itself, by patience,
+    by the deadline, by Ctrl-C, or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global
+    random state.
 
     Args:
         recipe: a `Recipe`, a preset's name or a path to a TOML file.
@@ -90,20 +93,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
-        try:
-            for epoch in range(recipe.epochs):
+    try:
+        for epoch in range(recipe.epochs):
+            with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-                training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-                if training.stopped:
-                    break
-        except KeyboardInterrupt:
-            training.stopped = "interrupted"
-        except Exception as error:
-            if isinstance(error, WellposedError) and not training.history.rows:
-                raise
-            said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-            raise TrainingError(f"Training stopped by {said}", training.finish("failed")) from error
-        return training.finish(training.stopped or "epochs")
+            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
+            if training.stopped:
+                break
+    except KeyboardInterrupt:
+        training.stopped = "interrupted"
+    except Exception as error:
+        if isinstance(error, WellposedError) and not training.history.rows:
+            raise
+        said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
+        raise TrainingError(f"Training stopped by {said.rstrip('.')}.", training.finish("failed")) from error
+    return training.finish(training.stopped or "epochs")
 
 
 @dataclass
@@ -162,11 +166,13 @@ class Training:
         check_noise(problem, recipe)
         check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
-        inner = (make or recipe.optimizer.build)(list(model.parameters()))
+        build = guarded("optimizer=", make) if make else recipe.optimizer.build
+        inner = build(list(model.parameters()))
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         terms.seed = seed
+        terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms
         if recipe.lookahead.every:
             optimizer = Lookahead(optimizer, recipe.lookahead.every, recipe.lookahead.share)
@@ -180,7 +186,7 @@ class Training:
         batches = math.ceil(rows_per_epoch(len(data.train), recipe.batch_size, model) / recipe.batch_size)
         forwards = batches * recipe.epochs * (2 if "reference" in needs else 1)
         averaging = recipe.averaging
-        averager = WeightAverage(model, averaging.ema or None) if averaging.ema or averaging.swa else None
+        averager = averaging.build(model)
         facts = {
             "like_for_like": True,
             "metric": problem.metric.name if problem.metric else None,
@@ -273,9 +279,11 @@ class Training:
         if recipe.noise.gradient:
             disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
         if math.isfinite(total):
+            taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.averager is not None and recipe.averaging.ema:
+            # A step that the scaler skipped has no weights that an average could take in.
+            if self.averager is not None and recipe.averaging.ema and self.optimizer.steps > taken:
                 self.averager.update()
         streams.step += 1
         return norm
@@ -376,8 +384,10 @@ class Training:
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
+        smoothing = self.recipe.noise.label_smoothing
         target, weight = self.told(outputs, target, weight, mixing)
-        return self.problem.loss.parts(outputs, target, weight is not None).sums(weight)
+        softened = smoothing if smoothing or mixing else None
+        return self.problem.loss.parts(outputs, target, weight is not None, softened).sums(weight)
 
     @property
     def passes(self) -> int:
@@ -476,6 +486,8 @@ class Training:
             inner.remove()
         if self.best:
             self.model.load_state_dict(self.best)
+        if self.averager is not None:
+            self.averager.remove()
         self.model.eval().cpu()
         self.history.facts["stopped"] = stopped
         return Run(self.model, self.history, self.recipe, self.seed, self.problem, stopped)
@@ -693,7 +705,7 @@ def check_charges(
     if not of_classes:
         return
     loss = problem.loss.name
-    if loss in NAMED and not problem.loss.classifies:
+    if problem.loss.criterion is not None and not problem.loss.classifies:
         way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
         raise ProblemError(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."

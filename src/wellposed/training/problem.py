@@ -10,28 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import ProblemError, described, did_you_mean, listed
+from wellposed.core.checks import checked
+from wellposed.core.errors import InputError, ProblemError, described, did_you_mean, listed
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import Metric, metric, scaled
+from wellposed.losses.metrics import Metric, default_metric, scaled
+from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.facts import constant_facts
 
 
+@checked
 class Problem:
     """A model's factory, a loss, data.
 
     Args:
         model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
             ``features``, ``shape`` and ``outputs``.
-        loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``) or a
-            callable; see `wellposed.losses.per_example.Loss`.
+        loss: a name (``cross_entropy``, ``binary_cross_entropy``, ``squared_error``, ``absolute_error``, ``huber``,
+            ``quantile``, ``poisson``), with its number where it takes one (``"huber:0.5"``, ``wp.Quantile(0.9)``), or a callable;
+            see `wellposed.losses.per_example.Loss`. Of a torch cross-entropy with class weights and label smoothing the
+            smoothing is weighed by the class of the example, as the recipe's is.
         data: `Data`, or ``(X, y)`` of which a fifth is then held out for validation.
         space: settings of the model that a search may vary, ``{"width": [64, 128]}``; where the factory has no default of its
             own, the middle value is it.
-        metric: a metric's name; by default accuracy where the loss classifies, R2 where it is squared error, else none.
+        metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); see
+            `wellposed.losses.metrics`. By default accuracy where the loss classifies, R2 where it is squared error, else none.
         forward: ``forward(model, inputs) -> outputs``, where a plain call is not right.
         name: what reports call it.
         warnings: sentences about the data that a report repeats.
@@ -47,7 +53,7 @@ class Problem:
         data: Any,
         *,
         space: Mapping[str, Sequence[Any]] | None = None,
-        metric: str | None = None,
+        metric: str | Metric | None = None,
         forward: Forward = call,
         name: str = "problem",
         warnings: Sequence[str] = (),
@@ -60,26 +66,24 @@ class Problem:
             )
         self.model, self.forward, self.name = model, forward, name
         self.warnings, self.sha256 = tuple(warnings), sha256
-        self.loss = Loss(loss)
+        self.loss = Loss(loss, by_example=True)
         self.data = data if isinstance(data, Data) else Data(train=data)
         self.space = {key: list(values) for key, values in (space or {}).items()}
-        self._metric = metric
+        self._metric = None if metric is None else named_metric(metric)
         self._check_space()
 
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split and encoded once."""
-        return self.data.prepare()
+        return self.data.prepare(standardize=self.loss.affine)
 
     @cached_property
     def metric(self) -> Metric | None:
         """The metric that people read."""
         if self._metric is not None:
             target = self.prepared.target
-            return scaled(metric(self._metric), target.scale if target is not None else 1.0)
-        if self.loss.classifies:
-            return metric("accuracy")
-        return metric("r2") if self.loss.name == "squared_error" else None
+            return self._metric if target is None else scaled(self._metric, target.scale, target.mean)
+        return default_metric(self.loss)
 
     @property
     def _takes_data(self) -> bool:
@@ -149,7 +153,20 @@ class Problem:
             except Exception as error:
                 shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
                 raise ProblemError(f"The model does not take the inputs ({shape}): {error}.") from error
+            self._check_targets(outputs, target)
             self.loss.per_example(outputs, moved(target, device))
+
+    def _check_targets(self, outputs: Any, target: Any) -> None:
+        """All targets at hand against the loss, the outputs and the metric, before anything is counted of them."""
+        data = self.prepared
+        for name, source in (("training", data.train_clean), ("validation", data.valid), ("test", data.test)):
+            targets = None if source is None else source.targets()
+            try:
+                self.loss.check(outputs, target, targets)
+                if self.metric is not None and targets is not None and name != "training":
+                    self.metric.require(targets, None if source is None else source.weight)
+            except InputError as error:
+                raise ProblemError(f"Of the {name} rows: {error}") from None
 
     def constant(self) -> dict[str, float]:
         """Validation loss and metric of the best constant prediction learned on training rows; empty where unknown."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import zipfile
-import zlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +15,10 @@ from torch import nn
 
 from wellposed.core.errors import DataError, InputError, ProblemError, WellposedError, did_you_mean, listed
 from wellposed.data.data import Data, Prepared
-from wellposed.data.images import image_tensor, pixel_statistics, read_npz
+from wellposed.data.images import arrays_in, image_tensor, pixel_statistics, read_npz
 from wellposed.data.reading import as_frame
 from wellposed.data.tables import TableData, TargetEncoder
+from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.metrics import metrics
 from wellposed.models.convnet import ConvNet
 from wellposed.models.mlp import MLP
@@ -119,9 +118,6 @@ def labelled_rows(frame: Any, table: TableData) -> tuple[Any, Any]:
     return found.drop(columns=[target]), found[target]
 
 
-CLASS_METRICS = ("accuracy", "balanced_accuracy", "log_loss", "auc")
-
-
 def check_metric(name: str | None, classifying: bool) -> None:
     """Refuse a metric of the other task.
 
@@ -130,11 +126,11 @@ def check_metric(name: str | None, classifying: bool) -> None:
     """
     if name is None:
         return
-    fitting = [m for m in metrics() if (m in CLASS_METRICS) == classifying]
-    if name not in fitting:
+    if named_metric(name).classifies != classifying:
+        fitting = list(metrics(classifying))
         task = "classification" if classifying else "regression"
         raise InputError(
-            f"The metric {name!r} is not for {task}.{did_you_mean(name, fitting)} Use one of {listed(fitting)}."
+            f"The metric {name!r} is not for {task}.{did_you_mean(name, fitting)} Use one of {listed(fitting, 40)}."
         )
 
 
@@ -168,7 +164,7 @@ class LabelledProblem(Problem):
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split once, and what its classes are called."""
-        return replace(self.data.prepare(), target=TargetEncoder("classification", self.labels))
+        return replace(super().prepared, target=TargetEncoder("classification", self.labels))
 
 
 def file_problem(reference: str) -> Problem:
@@ -222,15 +218,10 @@ def new_images(path: str | Path) -> torch.Tensor:
     Raises:
         DataError: the file cannot be used.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("X_test", "X", "X_train"):
-                if name in file.files:
-                    return image_tensor(file[name])
-            found = listed(file.files)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, WellposedError):
-            raise
-        read_npz(path)  # says what is wrong with the file
-        raise DataError(f"'{path}' cannot be read: {error}.") from None
-    raise DataError(f"'{path}' has {found or 'nothing'}; images to predict are an array called X_test, X or X_train.")
+    path = Path(path)
+    images, names = arrays_in(path, ("X_test", "X", "X_train"))
+    if not images:
+        raise DataError(
+            f"'{path}' has {listed(names) or 'nothing'}; images to predict are an array called X_test, X or X_train."
+        )
+    return image_tensor(next(iter(images.values())))

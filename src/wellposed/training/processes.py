@@ -9,6 +9,7 @@ and where a GPU has been used or is to be used, a worker is a fresh interpreter,
 from __future__ import annotations
 
 import _thread
+import ctypes
 import json
 import multiprocessing as mp
 import os
@@ -31,8 +32,9 @@ import torch
 
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
+from wellposed.core.shared import warnings_apart
 from wellposed.training.device import resolve_device
-from wellposed.training.jobs import Cull, Done, Job, Outcome
+from wellposed.training.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.training.population.compiled import kernel
 from wellposed.training.problem import Problem
 from wellposed.training.remote import Lot, Parcel, packed, received, shares, train_lot, unpacked
@@ -44,6 +46,10 @@ PATIENCE = 10.0
 """Seconds that workers get after Ctrl-C to hand over what they have: an epoch is not waited for, a batch is."""
 ON_ONE_GPU = 4
 """Processes on one GPU: each keeps half a gigabyte of its memory for itself."""
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask to end. A terminal, and a cluster that takes its machine back, send them to parent and workers alike."""
+PR_SET_PDEATHSIG = 1
+"""Number of the request to Linux for a signal when the parent dies."""
 FRESH = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from wellposed.training.processes import serve; serve()"
 )
@@ -157,21 +163,35 @@ class Crew:
     hearing: Worker | None = None
 
     def train(self, lots: Sequence[Lot]) -> list[Outcome]:
-        """All outcomes in the order of the jobs; after Ctrl-C those that there are."""
+        """All outcomes in the order of the jobs; after Ctrl-C those that there are.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
+        """
         try:
             try:
                 for lot in lots:
-                    self.workers.append(self.start(self.problem, lot, self.workers))
+                    self.add(lot)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
                 self.listen()
         except KeyboardInterrupt:  # a second time: at once
-            pass
+            self.ending = time.monotonic()
         finally:
             for worker in self.workers:
                 worker.end()
-        return [self.outcomes[place] for place in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), self.ending is not None)
+
+    def add(self, lot: Lot, tries: int = 1) -> None:
+        """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            worker = self.start(self.problem, lot, self.workers)
+            worker.tries = tries
+            self.workers.append(worker)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def listen(self) -> None:
         """Until no worker is left, or those that were asked to end have had their time."""
@@ -235,10 +255,7 @@ class Crew:
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            lot = replaced(worker.lot, left, self.jobs)
-            again = self.start(self.problem, lot, self.workers)
-            again.tries = worker.tries + 1
-            self.workers.append(again)
+            self.add(replaced(worker.lot, left, self.jobs), worker.tries + 1)
             return
         for place in left:
             self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
@@ -267,8 +284,8 @@ def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
     context = mp.get_context("fork")
     here, there = context.Pipe()
     inherited = [here, *(worker.line for worker in others)]
-    process = context.Process(target=_begin, args=(problem, lot, there, inherited), daemon=True)
-    with warnings.catch_warnings():  # that threads are not copied is known, and provided for
+    process = context.Process(target=_begin, args=(problem, lot, there, inherited, os.getpid()), daemon=True)
+    with warnings_apart():  # that threads are not copied is known, and provided for
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         process.start()
     there.close()
@@ -280,10 +297,11 @@ def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
     return Worker(lot, here, process.is_alive, process.kill, join)
 
 
-def _begin(problem: Problem, lot: Lot, line: Connection, inherited: Sequence[Connection]) -> None:
+def _begin(problem: Problem, lot: Lot, line: Connection, inherited: Sequence[Connection], parent: int) -> None:
+    die_with(parent)
     for other in inherited:  # a line ends for its reader only when nobody holds the other end
         other.close()
-    work(problem, lot, line)
+    work(problem, lot, line, parent)
 
 
 class Fresh:
@@ -302,7 +320,7 @@ class Fresh:
         """A worker that has been sent the problem and its lot."""
         here, there = mp.Pipe()
         with there:
-            command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(there.fileno())]
+            command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(there.fileno()), str(os.getpid())]
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -322,19 +340,28 @@ class Fresh:
 
 def serve() -> None:
     """What a fresh worker does: take the problem and its lot from the line that it was started with."""
-    line = Connection(int(sys.argv[2]))
+    line, parent = Connection(int(sys.argv[2])), int(sys.argv[3])
+    die_with(parent)
     body = line.recv_bytes()
     memory = tuple(np.frombuffer(line.recv_bytes(), np.uint8) for _ in range(int(line.recv_bytes())))
     lot: Lot = pickle.loads(line.recv_bytes())
-    work(unpacked(Parcel(body, memory)), lot, line)
+    work(unpacked(Parcel(body, memory)), lot, line, parent)
 
 
 # The worker
 
 
-def work(problem: Problem, lot: Lot, line: Connection) -> None:
+def die_with(parent: int) -> None:
+    """Let Linux kill this process when its parent dies, also where no thread of it could run: in a long product, or stopped."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
+
+
+def work(problem: Problem, lot: Lot, line: Connection, parent: int) -> None:
     """Train a lot and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
-    interrupts = Interrupts(line)
+    interrupts = Interrupts(line, parent)
 
     def tell(*message: Any) -> None:
         written = pickle.dumps(message, protocol=5)
@@ -370,19 +397,25 @@ def travelling(error: Exception) -> Exception:
 
 
 class Interrupts:
-    """Ctrl-C as a worker sees it: the terminal's own is the parent's to answer; the parent then asks to end.
+    """Ctrl-C as a worker sees it, and what ends like it: the parent's to answer, who then asks to end.
 
-    A thread waits for that, and for the end of the parent, whom no worker outlives.
+    A thread waits for that, and for the end of the parent, whom no worker outlives: its line ends, or, where a child of
+    somebody else holds the other end open, the parent's number changes.
     """
 
-    def __init__(self, line: Connection) -> None:
-        self._line = line
+    def __init__(self, line: Connection, parent: int) -> None:
+        self._line, self._parent = line, parent
         self._asked = self._holding = self._raised = False
-        signal.signal(signal.SIGINT, self._handle)
+        for number in ENDING:
+            signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # blocked while the worker was started
         threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> None:
         try:
+            while not self._line.poll(1.0):
+                if os.getppid() != self._parent:
+                    os._exit(1)
             self._line.recv_bytes()
         except (EOFError, OSError):
             os._exit(1)

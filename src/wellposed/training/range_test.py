@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
-from wellposed.core.errors import DataError, InputError
+from wellposed.core.checks import Positive, Within, checked
+from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.noise.gradients import GradientNoise
 from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import Wrapper, bare, inside
+from wellposed.optim.wrapper import Wrapper, bare, inside, needs_its_optimizer
 from wellposed.training.evaluate import call
 
 DIVERGED = 4.0
@@ -74,15 +75,16 @@ class RangeTest:
         )
 
 
+@checked
 def lr_range_test(
     model: nn.Module,
     optimizer: Optimizer,
     loss: Any,
     data: Any,
-    low: float = 1e-7,
-    high: float = 10.0,
-    steps: int = 100,
-    smooth: float = 0.05,
+    low: Positive = 1e-7,
+    high: Positive = 10.0,
+    steps: Annotated[int, Within(FEWEST)] = 100,
+    smooth: Annotated[float, Within(0, 1, open="high")] = 0.05,
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     target: Callable[[Any], Any] | None = None,
@@ -118,12 +120,19 @@ def lr_range_test(
         >>> 1e-7 < found.suggestion < 10
         True
     """
-    _check(model, optimizer, data, low, high, steps, smooth)
+    _check(model, optimizer, data, low, high)
     criterion = Loss(loss)
+    outputs_of = guarded(
+        "forward=" if forward else "The model", forward or (lambda net, batch: call(net, split_batch(batch)[0]))
+    )
+    target_of = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
 
     def cost(batch: Any) -> Tensor:
-        outputs = forward(model, batch) if forward else call(model, split_batch(batch)[0])
-        return criterion.mean(outputs, target(batch) if target else split_batch(batch)[1]) + _terms(optimizer, outputs)
+        outputs = outputs_of(model, batch)
+        found = criterion.mean(outputs, target_of(batch)) + _terms(optimizer, outputs)
+        if not found.requires_grad:
+            raise InputError("The loss has no gradient: it does not depend on any weight of the model that is trained.")
+        return found
 
     rates = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
     losses: list[float] = []
@@ -152,20 +161,13 @@ def lr_range_test(
     return _result(rates, losses, width, stopped)
 
 
-def _check(model: Any, optimizer: Any, data: Any, low: float, high: float, steps: Any, smooth: float) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"lr_range_test needs the model, an nn.Module; it was given {type(model).__name__}.")
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(f"lr_range_test needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
+def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: float) -> None:
+    needs_its_optimizer("lr_range_test", model, optimizer)
     if isinstance(bare(optimizer), torch.optim.LBFGS):
         raise InputError("LBFGS takes many steps in one, so a range test says nothing; lr=1 is its natural rate.")
-    if not (math.isfinite(high) and 0.0 < low < high):
+    if not low < high:
         raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < FEWEST:
-        raise InputError(f"lr_range_test needs a whole number steps >= {FEWEST}; it was given {steps!r}.")
-    if not 0.0 <= smooth < 1.0:
-        raise InputError(f"lr_range_test needs smooth in [0, 1); it was given {smooth!r}.")
-    if hasattr(data, "__next__") or not isinstance(data, Iterable):
+    if hasattr(data, "__next__") or not isinstance(data, Iterable) or getattr(data, "ndim", 1) == 0:
         raise DataError(
             f"lr_range_test goes through the data again and again; {type(data).__name__} cannot be. "
             "Give a DataLoader or a list of batches."

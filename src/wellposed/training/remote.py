@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wellposed._version import __version__
 from wellposed.core.errors import ProblemError, TrainingError, WellposedError
+from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays
 from wellposed.noise.activations import set_dropout
 from wellposed.training.history import History
@@ -148,7 +149,7 @@ def _as_tensor(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_as_tensor, value))
     if isinstance(value, _Numbers):
-        with warnings.catch_warnings():
+        with warnings_apart():
             warnings.filterwarnings("ignore", message=".*not writable")  # training reads its rows only
             return torch.from_numpy(value.array)
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
 from wellposed.data.arrays import Source, moved
-from wellposed.optim.audit import Audit
+from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import Evaluation, batches_of, evaluate, evaluating, signed_rows
@@ -48,9 +48,12 @@ class Run:
         """Loss and metric on all rows of ``train``, ``valid`` or ``test``.
 
         Raises:
-            InputError: the problem has no such rows.
+            InputError: the problem has no such rows, or the metric is not defined on them.
         """
         source = self._source(on)
+        targets = source.targets()
+        if self.problem.metric is not None and targets is not None:
+            self.problem.metric.require(targets, source.weight)
         weights = None if source.weight is None else [source.weight]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(
@@ -80,7 +83,9 @@ class Run:
     def audit(self) -> Audit:
         """Who was charged what; see `wellposed.optim.audit`."""
         optimizer = self.recipe.optimizer.build(self.model.parameters())
-        return regularize(optimizer, self.model, self.recipe.build_terms(total_steps=1)).audit()
+        found = regularize(optimizer, self.model, self.recipe.build_terms(total_steps=1)).audit()
+        says = self.recipe.averaging.says
+        return replace(found, notes=(*found.notes, average_note(says))) if says else found
 
     def _source(self, on: str) -> Source:
         prepared = self.problem.prepared

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wellposed.core.errors import InputError
+from wellposed.core.checks import Within, checked
 from wellposed.core.progress import report
 from wellposed.penalties.base import Term
 from wellposed.training.certify import Certificate, certificate
@@ -27,13 +27,14 @@ ROUNDING = 16
 Tensors = list[Tensor]
 
 
+@checked
 def settle(
     net: nn.Module,
     loss: Any,
     data: Any,
     terms: Sequence[Term] | Term | Optimizer = (),
-    tolerance: float = 1e-6,
-    steps: int = 10_000,
+    tolerance: Annotated[float, Within(0)] = 1e-6,
+    steps: Annotated[int, Within(0)] = 10_000,
     *,
     optimizer: Optimizer | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
@@ -56,8 +57,6 @@ def settle(
     Source:
         Beck & Teboulle (2009), SIAM J. Imaging Sciences 2(1); restarts: O'Donoghue & Candes (2015), FoCM 15.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0 or not tolerance >= 0:
-        raise InputError(f"settle needs steps >= 0 and tolerance >= 0; it was given {steps!r} and {tolerance!r}.")
     cost = Cost(net, loss, data, terms, optimizer, forward=forward, target=target)
     with cost.frozen():
         notes = _Descent(cost, tolerance).run(steps)

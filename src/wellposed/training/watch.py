@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,16 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
-from wellposed.core.errors import DataError, InputError
+from wellposed.core.checks import Within, checked
+from wellposed.core.errors import DataError, guarded
 from wellposed.core.random import generator, seeded
 from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
-from wellposed.losses.metrics import Metric
+from wellposed.losses.metrics import Metric, default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
@@ -46,6 +47,7 @@ ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 Target = Callable[[Any], Any]
 
 
+@checked
 class Watch:
     """Watches a model in your own loop: call ``epoch()`` once an epoch.
 
@@ -59,7 +61,8 @@ class Watch:
         train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
             tuples or mappings.
         optimizer: shows the learning rate and, from `regularize`, what each term charges.
-        metric: a metric's name; by default accuracy for class labels and R2 for squared error.
+        metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); by default accuracy for class
+            labels and R2 for squared error.
         forward: ``forward(model, batch) -> outputs``, where the model is not called as ``model(inputs)``.
         target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
@@ -88,26 +91,30 @@ class Watch:
         valid: Any,
         *,
         optimizer: Optimizer | None = None,
-        metric: str | None = None,
+        metric: str | Metric | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         target: Target | None = None,
-        rows: int | None = None,
+        rows: Annotated[int, Within(2)] | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"watch needs the model, an nn.Module; it was given {type(model).__name__}.")
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
-        self.forward: Forward = forward or _plain(target)
-        self.target_of: Target = target or (lambda batch: split_batch(batch)[1])
+        if optimizer is not None:
+            needs_its_optimizer("watch", model, optimizer)
+        self.forward: Forward = guarded("The model" if forward is None else "forward=", forward or _plain(target))
+        self.target_of: Target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
         self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
         sides = {name: side_of(side) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Metric | None = named_metric(metric) if metric else self._guess_metric()
+        self.metric: Metric | None = named_metric(metric) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
-            constant = constant_facts(self.loss, self.metric, *map(self._targets, self.probes.values()))
+        self.first, self.unseen = self._look()
+        with seeded(seed, "watch"):
+            targets = [self._targets(side) for side in self.probes]
+        self._check(*targets)
+        constant = constant_facts(self.loss, self.metric, *targets)
         self.history = History(
             {
                 "like_for_like": True,
@@ -120,7 +127,6 @@ class Watch:
                 "regularized": regularizing(model, optimizer),
             }
         )
-        self.first, self.unseen = self._look()
         self.notes = Notes.of(model)
         self.close = attached(model, self.notes, self)
         self._best_loss = math.inf
@@ -180,9 +186,22 @@ class Watch:
             batches = self.batches(side)
             return evaluate(self.model, batches, self.loss, self.metric, device=self.device, forward=self.forward)
 
-    def _targets(self, probe: _Probe) -> Tensor | None:
-        """The probe's targets, where they are one tensor a batch."""
-        found = [self.target_of(batch) for batch in probe.batches()]
+    def _check(self, *targets: Tensor | None) -> None:
+        """Targets of both sides against loss, outputs and metric, before anything is counted of them.
+
+        Raises:
+            TargetError: a target that the loss does not take, or a label without an output.
+            InputError: the metric is not defined on the validation rows.
+        """
+        outputs, target = (None, None) if self.first is None else (self.first.outputs, self.first.target)
+        for known in targets:
+            self.loss.check(outputs, target, known)
+        if self.metric is not None and targets[-1] is not None:
+            self.metric.require(targets[-1])
+
+    def _targets(self, side: str) -> Tensor | None:
+        """The targets of a probe, where they are one tensor a batch."""
+        found = [self.target_of(batch) for batch in self.probes[side].batches()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return torch.cat([t.cpu() for t in found]) if known else None
 
@@ -190,12 +209,6 @@ class Watch:
         """Norm of the gradients as the loop left them; NaN where it left none."""
         left = any(p.grad is not None for p in self.model.parameters())
         return gradient_norm(self.model) if left else math.nan
-
-    def _guess_metric(self) -> Metric | None:
-        """Accuracy for class labels, R2 for squared error, else none."""
-        if self.loss.classifies:
-            return named_metric("accuracy")
-        return named_metric("r2") if self.loss.name == "squared_error" else None
 
     def __str__(self) -> str:
         if not len(self.history):
@@ -234,8 +247,6 @@ def _dropout_of(module: nn.Module) -> object:
 
 def probe_rows(train: int, valid: int, wanted: int | None) -> int:
     """Rows of each probe: the same on both sides."""
-    if wanted is not None and wanted < 2:
-        raise InputError(f"rows= needs at least 2 rows; it was given {wanted!r}.")
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
 

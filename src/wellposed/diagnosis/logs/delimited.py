@@ -6,11 +6,12 @@ import csv
 import io
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wellposed.core.errors import DataError, listed
-from wellposed.diagnosis.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, plain
+from wellposed.diagnosis.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, check_cells, plain
 from wellposed.diagnosis.logs.names import EPOCHS, STEPS
 from wellposed.diagnosis.logs.objects import named_as
 from wellposed.diagnosis.logs.text import text_of
@@ -42,9 +43,10 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     body = [row for row in rows[1:] if row != rows[0]]
     if not body:
         raise DataError(f"'{path}' has a header but no rows.")
-    if repeated := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise DataError(f"'{path}' has the column {listed(repeated)} more than once; rename one of them.")
     width = len(header)
+    check_cells(f"'{path}'", len(body), width)
     if long := [number for number, row in enumerate(body, 2) if any(cell.strip() for cell in row[width:])]:
         raise DataError(
             f"'{path}' has more cells in row {long[0]} than its header has names ({width})."
@@ -87,8 +89,8 @@ def read_delimited(path: Path, text: str) -> list[Log]:
     blank = {name: [cell or None for cell in cells] for name, cells in columns.items()}
     notes = _blank_end(text)
     if by_run := _by_run(blank):
-        several = len(by_run) > 1
-        return [Log(mine, f"{path}: {run}" if several else str(path), WANDB, {}, _sampled(blank, run))
+        several, notes_of = len(by_run) > 1, _sampled(blank)
+        return [Log(mine, f"{path}: {run}" if several else str(path), WANDB, {}, notes_of.get(run, ()))
                 for run, mine in by_run.items()]  # fmt: skip
     return [Log(blank, str(path), _writer(path, blank), {}, notes)]
 
@@ -142,13 +144,15 @@ def _used(columns: dict[str, list[str | None]]) -> dict[str, list[str | None]]:
     return {name: [cells[i] for i in keep] for name, cells in columns.items()}
 
 
-def _sampled(columns: Mapping[str, Sequence[str | None]], run: str) -> tuple[str, ...]:
-    """Whether a chart's points are averages of several values, as wandb makes of long histories."""
+def _sampled(columns: Mapping[str, Sequence[str | None]]) -> dict[str, tuple[str, ...]]:
+    """A note for each run whose chart has points that are averages of several values, as wandb makes of long histories."""
+    found: dict[str, tuple[str, ...]] = {}
     for name, cells in columns.items():
-        if name.startswith(run + BETWEEN) and not name.endswith(RANGES):
+        run = name.rsplit(BETWEEN, 1)[0]
+        if BETWEEN in name and not name.endswith(RANGES) and run not in found:
             ends = [columns.get(name + end, cells) for end in RANGES]
             if any(tuple(cells) != tuple(end) for end in ends):
-                return (
+                found[run] = (
                     f"'{name}' is a chart's sample: each point stands for several values, between __MIN and __MAX.",
                 )
-    return ()
+    return found

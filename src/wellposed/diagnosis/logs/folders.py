@@ -36,10 +36,6 @@ def read_path(path: Path) -> list[Log]:
     """
     if path.is_dir():
         return _folder(path)
-    if not path.is_file():
-        if path.exists():
-            raise DataError(f"'{path}' is a pipe or a device, which is not read; save it as a file first.")
-        raise DataError(f"There is no file '{path}'; give a CSV file of curves or a run folder.")
     return _file(path)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wellposed.core.errors import DataError
+from wellposed.core.reading import check_memory
+
 Array = npt.NDArray[np.float64]
 
 KERAS, TENSORBOARD, LIGHTNING, TRANSFORMERS, WANDB, FASTAI, OURS, PLAIN, TEXT = (
@@ -73,7 +76,21 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
 
 
+def check_cells(what: str, rows: int, columns: int) -> None:
+    """Refuse a table of which most cells are empty, since short rows and many names make it as large as both together.
+
+    Raises:
+        DataError: its cells would not fit in the memory that reading may take.
+    """
+    check_memory(f"{what} has {rows:,} rows and {columns:,} columns", 64 * rows * columns, DataError)
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Columns of rows that need not have the same keys."""
+    """Columns of rows that need not have the same keys.
+
+    Raises:
+        DataError: there are so many different keys that the cells would not fit in memory.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
+    check_cells("A log", len(rows), len(names))
     return {str(name): [row.get(name) for row in rows] for name in names}

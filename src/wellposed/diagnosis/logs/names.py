@@ -165,14 +165,22 @@ def _losses(names: Sequence[Name]) -> tuple[dict[str, str], list[str]]:
 
 def _pair(train: Sequence[Name], valid: Sequence[Name]) -> tuple[Name | None, Name | None]:
     """One of each, of the same quantity if there are such, and as plain as can be; the first of equals."""
-    pairs: list[tuple[Name | None, Name | None]] = [(a, b) for a in train or (None,) for b in valid or (None,)]
+    ours, theirs = _plainest(train), _plainest(valid)
+    shared = [(a, theirs[quantity]) for quantity, a in ours.items() if quantity in theirs]
+    if shared:
+        (*_, a), (*_, b) = min(shared, key=lambda pair: (pair[0][0], pair[1][0], pair[0][1]))
+        return a, b
+    return (min(ours.values())[2] if ours else None), (min(theirs.values())[2] if theirs else None)
 
-    def cost(pair: tuple[Name | None, Name | None]) -> tuple[object, ...]:
-        a, b = pair
-        differ = a is not None and b is not None and _quantity(a) != _quantity(b)
-        return differ, *(part for name in pair if name is not None for part in name.cost)
 
-    return min(pairs, key=cost)
+def _plainest(names: Sequence[Name]) -> dict[str, tuple[tuple[int, int, int], int, Name]]:
+    """Of each quantity the plainest name, the first of equals: its cost, its place, and itself."""
+    found: dict[str, tuple[tuple[int, int, int], int, Name]] = {}
+    for place, name in enumerate(names):
+        quantity = _quantity(name)
+        if quantity not in found or name.cost < found[quantity][0]:
+            found[quantity] = name.cost, place, name
+    return found
 
 
 def _quantity(name: Name) -> str:

@@ -15,16 +15,16 @@ from typing import Any
 from wellposed.diagnosis.logs.log import TEXT, Log, columns_of
 from wellposed.diagnosis.logs.names import NOBODY, SIDES, guess, understood
 
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf|-inf"
+NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|inf|-inf"
 QUANTITY = "loss|accuracy|acc|error|err|learning rate|lr|top1"
-SAID = re.compile(rf"({QUANTITY})\s*[:=]?\s*\(?({NUMBER})(?:\s*/\s*(\d+))?(?![\w.])", re.IGNORECASE)
+SAID = re.compile(rf"({QUANTITY})\s*(?:[:=]\s*)?\(?({NUMBER})(?:\s*/\s*(\d+))?(?![\w.])", re.IGNORECASE)
 BEFORE = re.compile(
     r"(?:[a-z]+(?:\. |[ _/.\-])){0,3}$", re.IGNORECASE
 )  # words of a name that end right before the quantity
 LONGEST_BEFORE = 40  # signs; names are short, and a search in them must not take long
 PLACE = {
-    "epoch": re.compile(r"\bep(?:och)?s?\b\s*[:=#\[(]*\s*(\d+)", re.IGNORECASE),
-    "step": re.compile(r"\b(?:step|iter|iteration)s?\b\s*[:=#\[(]*\s*(\d+)", re.IGNORECASE),
+    "epoch": re.compile(r"\bep(?:och)?s?\b\s*(?:[:=#\[(]+\s*)?(\d+)", re.IGNORECASE),
+    "step": re.compile(r"\b(?:step|iter|iteration)s?\b\s*(?:[:=#\[(]+\s*)?(\d+)", re.IGNORECASE),
 }
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts

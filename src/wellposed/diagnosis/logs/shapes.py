@@ -24,10 +24,13 @@ def runs(log: Log) -> list[Log]:
     if key is None:
         return [log]
     whose = [_label(cell) for cell in log.columns[key]]
-    if "best" in whose:
-        note = f"Of {len(set(whose))} runs in '{key}', the one called best was taken."
-        return [replace(_rows(log, key, whose, "best"), name=log.name, notes=(*log.notes, note))]
-    return [_rows(log, key, whose, one) for one in dict.fromkeys(whose)]
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(whose):
+        places.setdefault(one, []).append(place)
+    if "best" in places:
+        note = f"Of {len(places)} runs in '{key}', the one called best was taken."
+        return [replace(_rows(log, key, places["best"], "best"), name=log.name, notes=(*log.notes, note))]
+    return [_rows(log, key, keep, one) for one, keep in places.items()]
 
 
 def _refuse_results(log: Log) -> None:
@@ -53,8 +56,7 @@ def _tells_apart(log: Log, name: str) -> bool:
     return 2 <= len(values) <= len(cells) / 2
 
 
-def _rows(log: Log, key: str, whose: list[str], one: str) -> Log:
-    keep = [index for index, value in enumerate(whose) if value == one]
+def _rows(log: Log, key: str, keep: list[int], one: str) -> Log:
     columns = {name: [cells[index] for index in keep] for name, cells in log.columns.items() if name != key}
     return replace(log, columns=columns, name=f"{log.name}: {one}")
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wellposed.core.errors import DataError
+from wellposed.core.reading import check_memory, open_regular
 
 LONGEST = 1 << 16  # bytes; a record of scalars is far shorter. Images and graphs are skipped unread
 CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, bits reversed
@@ -51,9 +52,9 @@ def scalars(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
         DataError: it cannot be read, or is no event file: its first record is damaged.
     """
     found: dict[str, list[tuple[int, float]]] = {}
-    first = True
+    first, count = True, 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path, DataError) as file:
             while head := file.read(12):
                 if len(head) < 12 or checksum(head[:8]) != struct.unpack("<I", head[8:])[0]:
                     break
@@ -66,13 +67,17 @@ def scalars(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
                     break
                 first = False
                 step, values = _event(data)
+                count += len(values)
+                check_memory(f"'{path}' has {count:,} scalars or more", 256 * count, DataError)
                 for tag, value in values:
                     found.setdefault(tag, []).append((step, value))
             else:
                 return found, True
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}.") from None
-    except (IndexError, ValueError, struct.error):
+    except DataError:
+        raise
+    except (IndexError, ValueError, OverflowError, struct.error):
         first = first or not found
     if first:
         raise DataError(f"'{path}' is not a file of TensorBoard events, or its first record is damaged.")

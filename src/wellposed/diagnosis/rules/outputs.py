@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals, Targets
     from wellposed.training.looking import Look
 
-NUMERIC = ("squared_error", "absolute_error", "huber", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
-"""Losses that compare number with number."""
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""
 
@@ -60,7 +58,7 @@ class WrongOutput(Inside):
             )
         if name == "BCELoss" and made in ("softmax", "relu", "tanh"):
             return self._found(look, made, name, "end in a sigmoid; better, use BCEWithLogitsLoss on the scores")
-        if name in NUMERIC and made in BOUNDED and signals.targets is not None:
+        if signals.loss.numeric and made in BOUNDED and signals.targets is not None:
             return self._outside(look, made, signals.targets)
         return None
 
@@ -98,8 +96,8 @@ class WrongOutput(Inside):
 class WrongLoss(Inside):
     """The loss does not fit the targets.
 
-    Cross-entropy on a single score is always 0. Binary cross-entropy needs targets in [0, 1]. A loss on numbers treats
-    class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
+    Cross-entropy on a single score is always 0. Targets that a loss does not take at all are refused before. A loss on numbers
+    treats class numbers as amounts: holds if the targets are whole numbers without a gap, of few distinct values, and the
     features say that they are names: ridge fits of the classes hit more validation rows than the rounded fit of the
     number, by a tenth and by more than the sampling error, which counts and ranks do not show. A loss on numbers for
     one-hot rows learns, but slowly where it is wrong and sure. A loss of one's own is not judged.
@@ -119,19 +117,7 @@ class WrongLoss(Inside):
                 0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",
                 "The loss does not fit: cross-entropy of a single score is 0 whatever the network says.",
             )  # fmt: skip
-        if name in ("binary_cross_entropy", "BCELoss") and (targets.low < 0 or targets.high > 1):
-            return self._found(
-                0.97, {"lowest": targets.low, "highest": targets.high, "loss": name},
-                "use cross-entropy for classes, squared error for amounts",
-                f"The loss does not fit: binary cross-entropy needs targets in [0, 1], and they reach {targets.high:g}.",
-            )  # fmt: skip
-        if name == "cross_entropy" and not targets.integer and outputs is not None and not targets.shares:
-            return self._found(
-                0.9, {"lowest": targets.low, "highest": targets.high, "loss": name},
-                "use squared error for amounts; cross-entropy needs class numbers or shares that sum to 1",
-                "The loss does not fit: cross-entropy was given targets that are neither classes nor shares.",
-            )  # fmt: skip
-        return self._numbers(signals, targets) if name in NUMERIC else None
+        return self._numbers(signals, targets) if signals.loss.numeric else None
 
     def _numbers(self, signals: Signals, targets: Targets) -> Finding | None:
         lever = "use cross-entropy with one score a class"

@@ -35,12 +35,12 @@ typedef struct {
 /* How one slot is updated; see `Rules` in update.py for the formulas. */
 typedef struct {
     double kind, lr, beta1, beta2, eps, correction1, root2, decay, coupled, momentum, dampening, nesterov, first, clip, ramp,
-        average, radius, adaptive, eta, confidence;
+        average, buffers, radius, adaptive, eta, confidence;
 } Rule;
 
 /* What one leaf of one slot is charged. */
 typedef struct {
-    double decay, l1, l2, bound, bound_axis, group, group_axis;
+    double decay, l1, l2, bound, bound_axis, group, group_axis, sparse;
 } Charge;
 
 typedef struct {

@@ -324,6 +324,20 @@ static void FN(shrink)(const Rule *rule, const Charge *c, int64_t n, const REAL 
     }
 }
 
+/* A power of two near the largest of some numbers, so that their squares fit; 0 where all are 0 or one is not finite: such a
+ * group has no minimizer and stays as it is, as in ops/norms.py. */
+static inline double FN(scale)(const REAL *w, int64_t count, int64_t step) {
+    REAL most = 0, sum = 0;
+    for (int64_t i = 0; i < count; i++) {
+        REAL size = w[i * step] < 0 ? -w[i * step] : w[i * step];
+        most = size > most ? size : most;
+        sum += w[i * step] * 0; /* no number, if one is not finite */
+    }
+    int exponent;
+    frexp((double)most, &exponent);
+    return sum == 0 && most > 0 ? ldexp(1.0, exponent - 1) : 0;
+}
+
 /* w_g *= min(1, bound/|w_g|), groups along the first or the second axis. */
 static void FN(bound)(const Charge *c, int64_t n, int64_t rows, REAL *restrict p) {
     int64_t columns = n / rows;
@@ -331,11 +345,12 @@ static void FN(bound)(const Charge *c, int64_t n, int64_t rows, REAL *restrict p
     for (int64_t g = 0; g < (c->bound_axis == 0 ? rows : columns); g++) {
         REAL *w = c->bound_axis == 0 ? p + g * columns : p + g;
         int64_t count = c->bound_axis == 0 ? columns : rows, step = c->bound_axis == 0 ? 1 : columns;
-        double square = 0;
-        for (int64_t i = 0; i < count; i++) square += (double)w[i * step] * w[i * step];
-        REAL norm = (REAL)sqrt(square);
-        if (norm > bound)
-            for (int64_t i = 0; i < count; i++) w[i * step] *= bound / norm;
+        double scale = FN(scale)(w, count, step), square = 0;
+        if (scale == 0) continue;
+        for (int64_t i = 0; i < count; i++) square += (w[i * step] / scale) * (w[i * step] / scale);
+        double norm = sqrt(square), most = bound / scale;
+        if (norm > most)
+            for (int64_t i = 0; i < count; i++) w[i * step] *= (REAL)(most / norm);
     }
 }
 
@@ -348,29 +363,35 @@ static void FN(group)(const Rule *rule, const Charge *c, int64_t n, int64_t rows
     double root = rule->kind == ADAM ? rule->root2 : 1, kept = rule->momentum != 0 ? 1 - rule->dampening : 1;
     double amount = rule->kind == SGD ? c->group * rule->lr * kept / (1 - rule->momentum)
                                       : c->group * rule->ramp * rule->lr * (rule->kind == ADAM ? root : 1 / (1 - rule->momentum));
-    if (!(amount >= 1e-30)) return;
+    if (!(amount > 0)) return;
     REAL *restrict w = line, *restrict size = line + count, limit = sizeof(REAL) == 4 ? (REAL)4.8e-7 : (REAL)8.9e-16;
     for (int64_t g = 0; g < groups; g++) {
         REAL *at = p + g * next;
         const REAL *second = v + g * next;
-        REAL square = 0, total = 0;
-        for (int64_t i = 0; i < count; i++) w[i] = at[i * step];
+        double scale = FN(scale)(at, count, step);
+        if (scale == 0) continue;
+        REAL square = 0, total = 0, less = (REAL)(amount / scale), unit = (REAL)scale, moves = 0;
+        if (less == 0) continue;
+        for (int64_t i = 0; i < count; i++) w[i] = at[i * step] / unit;
         if (rule->kind == SGD) {
 #pragma omp simd reduction(+ : square)
             for (int64_t i = 0; i < count; i++) square += w[i] * w[i];
-            REAL factor = 1 - (REAL)amount / FN(root)(square);
-            for (int64_t i = 0; i < count; i++) at[i * step] = factor > 0 ? w[i] * factor : square == square ? 0 : w[i];
+            REAL factor = 1 - less / FN(root)(square);
+            for (int64_t i = 0; i < count; i++) at[i * step] = factor > 0 ? at[i * step] * factor : 0;
             continue;
         }
-        for (int64_t i = 0; i < count; i++) /* 0 marks what has had no gradient */
-            size[i] = second[i * step] > 0 ? (FN(root)(second[i * step]) + (REAL)(rule->eps * root)) / (REAL)amount : 0;
-#pragma omp simd reduction(+ : square, total)
+        for (int64_t i = 0; i < count; i++) { /* 0 marks what has had no gradient; an infinite size would share inf/inf */
+            REAL whole = (FN(root)(second[i * step]) + (REAL)(rule->eps * root)) / less;
+            size[i] = second[i * step] > 0 ? (whole < (REAL)1e30 ? whole : (REAL)1e30) : 0;
+        }
+#pragma omp simd reduction(+ : square, total, moves)
         for (int64_t i = 0; i < count; i++) {
             REAL m = size[i] > 0 ? w[i] : 0;
             square += m * m;
             total += m * size[i] * m * size[i];
+            moves += m != 0;
         }
-        if (total == 0) continue;
+        if (moves == 0) continue;
         if (total <= 1) {
             for (int64_t i = 0; i < count; i++) at[i * step] = 0;
             continue;
@@ -390,7 +411,19 @@ static void FN(group)(const Rule *rule, const Charge *c, int64_t n, int64_t rows
             r = newton > 0 ? newton : norm / 16;
         }
         for (int64_t i = 0; i < count; i++)
-            if (size[i] > 0) at[i * step] = w[i] * (size[i] / (size[i] + 1 / r));
+            if (size[i] > 0) at[i * step] *= size[i] / (size[i] + 1 / r);
+    }
+}
+
+/* a <- a + share (p - a), as torch's lerp rounds it; share 1 copies. `sparse`: where p is exactly 0, so is a. */
+static void FN(mix)(int64_t n, REAL share, int sparse, const REAL *restrict p, REAL *restrict a) {
+    if (share >= 1) {
+        memcpy(a, p, n * sizeof(REAL));
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        REAL gap = p[i] - a[i], moved = share < (REAL)0.5 ? a[i] + share * gap : p[i] - gap * (1 - share);
+        a[i] = sparse && p[i] == 0 ? 0 : moved;
     }
 }
 
@@ -442,16 +475,14 @@ static void FN(update)(const Step *s, int64_t j, double norm, REAL *line) {
     REAL share = (REAL)rule->average;
     for (int64_t l = 0; l < s->leaves; l++) {
         int64_t at = place * s->stride[l];
-        const REAL *restrict p = (const REAL *)s->param[l] + at;
-        REAL *restrict a = (REAL *)s->average[l] + at;
-        for (int64_t i = 0; i < s->size[l]; i++) {
-            REAL moved = a[i] + share * (p[i] - a[i]);
-            a[i] = p[i] == 0 ? 0 : moved;
-        }
+        FN(mix)(s->size[l], share, s->charge[j * s->leaves + l].sparse != 0, (const REAL *)s->param[l] + at,
+                (REAL *)s->average[l] + at);
     }
-    for (int64_t b = 0; b < s->buffers; b++)
-        memcpy((REAL *)s->average_buffer[b] + place * s->buffer_stride[b], (REAL *)s->buffer[b] + place * s->buffer_stride[b],
-               s->buffer_size[b] * sizeof(REAL));
+    for (int64_t b = 0; b < s->buffers; b++) {
+        int64_t at = place * s->buffer_stride[b];
+        FN(mix)(s->buffer_size[b], rule->buffers != 0 ? share : 1, 0, (const REAL *)s->buffer[b] + at,
+                (REAL *)s->average_buffer[b] + at);
+    }
 }
 
 static double FN(gradient_norm)(const Step *s, int64_t j) {

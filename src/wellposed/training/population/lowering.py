@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from wellposed.training.population.stacks import padded
 from wellposed.training.population.tracing import NotStackable, name_of, shape_of, sites
 
 LINEAR, POINT, ADD = 0, 1, 2
@@ -256,7 +257,7 @@ def layout(found: Lowered, batch: int, longest: int) -> Layout:
 
     def take(count: int) -> int:
         nonlocal end
-        at, end = end, end + -(-count // 16) * 16
+        at, end = end, end + padded(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
         return at
 
     uses = [0] * len(found.sizes)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from wellposed.losses.classification import CrossEntropy
 from wellposed.noise.activations import LEVELS
 from wellposed.training.loop import Training
 from wellposed.training.population.compiled import Kernel
 from wellposed.training.population.feed import Batch
 from wellposed.training.population.lowering import LAYER_NORM, LINEAR, NO_NORM, Layout, Lowered, layout
-from wellposed.training.population.stacks import Stacks
+from wellposed.training.population.stacks import ALIGNED_BYTES, Stacks, padded
 
 OP = np.dtype(
     [(n, "i8") for n in (
@@ -27,11 +29,10 @@ OP = np.dtype(
 RULE = np.dtype(
     [(n, "f8") for n in (
         "kind", "lr", "beta1", "beta2", "eps", "correction1", "root2", "decay", "coupled", "momentum", "dampening",
-        "nesterov", "first", "clip", "ramp", "average", "radius", "adaptive", "eta", "confidence",
+        "nesterov", "first", "clip", "ramp", "average", "buffers", "radius", "adaptive", "eta", "confidence",
     )]
 )  # fmt: skip
-CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis")])
-LOSSES = {"cross_entropy": 0, "squared_error": 1, "binary_cross_entropy": 2, "absolute_error": 3, "huber": 4}
+CHARGE = np.dtype([(n, "f8") for n in ("decay", "l1", "l2", "bound", "bound_axis", "group", "group_axis", "sparse")])
 
 PLAIN, AVERAGED, NOISY = 0, 1, 2
 """Which weights a slot computes with."""
@@ -63,13 +64,13 @@ class Program:
         kernel: the compiled library.
         found: the operations.
         model: one of the slots' models, for the names of leaves and buffers.
-        loss: a name of `LOSSES`.
+        loss: its number in kernel.c, as the loss itself declares it.
         batch: the largest number of examples at once.
         threads: >= 1.
     """
 
     def __init__(
-        self, kernel: Kernel, found: Lowered, stacks: Stacks, model: nn.Module, loss: str, batch: int, threads: int
+        self, kernel: Kernel, found: Lowered, stacks: Stacks, model: nn.Module, loss: int, batch: int, threads: int
     ) -> None:
         self.kernel, self.found, self.stacks, self.batch = kernel, found, stacks, batch
         self.threads = threads
@@ -81,7 +82,7 @@ class Program:
         self.leaves = list(stacks.weights)
         self.layout = layout(found, batch, longest(stacks))
         self._held: dict[str, Any] = {}
-        self.workspace = torch.zeros(threads, -(-self.layout.size // 16) * 16, dtype=first.dtype)
+        self.workspace = torch.zeros(threads, padded(self.layout.size, first.element_size()), dtype=first.dtype)
         self.moves = np.array(
             [bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64
         )
@@ -94,13 +95,13 @@ class Program:
         self._held[name] = array = np.ascontiguousarray(array)
         return int(array.ctypes.data)
 
-    def _arguments(self, model: nn.Module, loss: str) -> _Step:
+    def _arguments(self, model: nn.Module, loss: int) -> _Step:
         found, stacks, plan = self.found, self.stacks, self.layout
         buffers = list(stacks.buffers)
         s = _Step()
         s.threads, s.ops, s.leaves, s.buffers = self.threads, len(found.ops), len(self.leaves), len(buffers)
         s.sites, s.outputs, s.output = max(1, len(found.sites)), found.outputs, found.output
-        s.workspace_size, s.scratch, s.loss = self.workspace.shape[1], plan.scratch, LOSSES[loss]
+        s.workspace_size, s.scratch, s.loss = self.workspace.shape[1], plan.scratch, loss
         s.op = self._keep("op", operations(found, plan, self.leaves, buffers, model))
         s.value = self._keep("value", np.array(plan.values, np.int64))
         s.gradient = self._keep("gradient", np.array(plan.gradients, np.int64))
@@ -168,7 +169,7 @@ class Program:
         s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
         s.bits = None if bits is None else bits.ctypes.data
         smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
-        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == LOSSES["cross_entropy"])
+        given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == CrossEntropy.kernel)
         s.active, s.x, s.smoothing, s.mix = (
             active.ctypes.data,
             given.at(given.x),
@@ -184,11 +185,11 @@ class Program:
     def outputs(self, active: np.ndarray, averaged: np.ndarray, inputs: Tensor) -> Tensor:
         """``(active, rows, outputs)`` on shared rows in evaluation mode, of the averages where ``averaged`` says so."""
         s, count = self.step_arguments, len(active)
-        inputs = inputs.to(self.dtype).reshape(len(inputs), -1).contiguous()
+        inputs = inputs.to(self.dtype).reshape(len(inputs), -1)
         found = []
         source = np.where(averaged, AVERAGED, PLAIN).astype(np.int64)
         s.count, s.training, s.active, s.source = count, 0, active.ctypes.data, source.ctypes.data
-        for part in torch.split(inputs, self.batch):
+        for part in map(aligned, torch.split(inputs, self.batch)):
             out = torch.empty(count, len(part), self.found.outputs, dtype=self.dtype)
             x = np.full(count, part.data_ptr(), np.uint64)
             s.batch, s.x, s.out = len(part), x.ctypes.data, out.data_ptr()
@@ -238,21 +239,34 @@ class Given:
         return found
 
     def hold(self, tensor: Tensor) -> int:
-        """Its address, as long as this lives."""
-        tensor = tensor.contiguous()
+        """The address of a tensor, which is kept for as long as this object lives."""
+        tensor = aligned(tensor)
         self.held.append(tensor)
         return tensor.data_ptr()
 
     def lanes(self, tensor: Tensor, lane: np.ndarray) -> np.ndarray:
-        """The address of each slot's lane."""
-        tensor = tensor.contiguous()
-        each = tensor.stride(0) * tensor.element_size() if len(tensor) else 0
-        return (self.hold(tensor) + each * lane).astype(np.uint64)
+        """The address of each slot's lane; lanes begin at multiples of `ALIGNED_BYTES`, with a gap between them if need be."""
+        every = ALIGNED_BYTES // tensor.element_size()
+        rows = tensor.reshape(len(tensor), -1)
+        gap = -rows.shape[1] % every
+        if gap and len(rows) > 1:
+            rows = F.pad(rows, (0, gap))
+        return (self.hold(rows) + rows.shape[1] * rows.element_size() * lane).astype(np.uint64)
 
     @staticmethod
     def at(array: np.ndarray | None) -> int | None:
         """Where an array begins."""
         return None if array is None else int(array.ctypes.data)
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous and beginning at a multiple of `ALIGNED_BYTES`: itself where it is so already, else a copy.
+
+    A matrix product sums in another order where its operands begin elsewhere (MKL on processors without AVX-512, for one), and
+    what a slot computes would depend on its lane, on its company, and on where a user's array happens to lie.
+    """
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNED_BYTES else tensor
 
 
 def longest(stacks: Stacks) -> int:

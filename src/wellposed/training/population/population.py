@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.core.random import seeded, stream_seed
+from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
-from wellposed.training.device import threads_of
 from wellposed.training.evaluate import Evaluation, Probe, evaluations
 from wellposed.training.jobs import Job, NotBegun, Outcome
 from wellposed.training.loop import Training

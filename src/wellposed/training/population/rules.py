@@ -8,7 +8,7 @@ as in `wellposed.optim.regularize.Regularized.step`, with the formulas of torch'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -96,7 +96,8 @@ class Rules:
         self.charge = np.zeros((places, len(leaves)), CHARGE)
         self.strength = np.zeros((places, len(leaves)))
         self.own_decay = np.zeros(places)
-        self.ema = np.zeros(places)
+        self.share: list[Callable[[float], float] | None] = [None] * places
+        """Of the current weights in the average of each place, by the number of updates before."""
         self.steps = np.zeros(places, np.int64)
         self.adaptive = np.zeros(places, bool)
         self.last = np.zeros(places)
@@ -106,7 +107,7 @@ class Rules:
         self.rule[place] = 0
         self.charge[place] = 0
         self.charge["decay"][place], self.charge["bound"][place] = 1.0, -1.0
-        self.strength[place], self.steps[place], self.ema[place] = 0.0, 0, 0.0
+        self.strength[place], self.steps[place], self.share[place] = 0.0, 0, None
         row = self.rule[place]
         row["decay"] = row["correction1"] = row["root2"] = row["ramp"] = 1.0
         row["confidence"] = sum(map(confidence, training.optimizer.terms))
@@ -126,7 +127,9 @@ class Rules:
         decays = float(group.get("weight_decay", 0.0))
         decoupled = inner is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
         self.own_decay[place], row["coupled"] = (decays, 0.0) if decoupled else (0.0, decays)
-        self.ema[place] = training.recipe.averaging.ema
+        if training.averager is not None and training.recipe.averaging.ema:
+            self.share[place] = training.averager.share
+            row["buffers"] = training.averager.buffers == "average"
         for one in training.optimizer.binding.charged:
             self._charge(place, one)
 
@@ -134,6 +137,7 @@ class Rules:
         plan, leaf = one.plan(0), self.leaves[one.leaf.name]
         self.strength[place, leaf] = sum(float(p.strength) for p in plan.decays)
         cell = self.charge[place, leaf]
+        cell["sparse"] = any(bound.sparse for bound in one.bounds)
         if plan.prox is not None:
             cell["l1"], cell["l2"] = plan.prox.l1, plan.prox.l2
             groups = axis_groups(plan.prox.core, one.leaf.tensor)
@@ -158,9 +162,8 @@ class Rules:
         rule["decay"] = 1.0 - lr * self.own_decay[places]
         rule["first"] = count == 1
         rule["ramp"] = np.where(self.adaptive[places], np.minimum(1.0, count / RAMP_STEPS), 1.0)
-        before = count - 1.0
-        kept = np.where(before > 0, np.minimum(self.ema[places], (1.0 + before) / (10.0 + before)), 0.0)
-        rule["average"] = np.where(self.ema[places] > 0, 1.0 - kept, 0.0)
+        shares = [self.share[place] for place in places]
+        rule["average"] = [0.0 if of is None else of(n - 1.0) for of, n in zip(shares, count.tolist(), strict=True)]
         charge["decay"] = np.maximum(0.0, 1.0 - lr[:, None] * self.strength[places])
         return rule, charge
 

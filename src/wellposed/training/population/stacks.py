@@ -7,8 +7,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-ALIGNED = 16
-"""Elements that a place begins at a multiple of: where a slot lies must not change what it computes, to the last bit."""
+ALIGNED_BYTES = 64
+"""Whatever a slot hands to a matrix product begins at a multiple of this, a line of the cache, as torch's own tensors do: where a
+slot lies must not change what it computes, to the last bit."""
+
+
+def padded(count: int, bytes_each: int) -> int:
+    """The least number of elements, >= ``count`` and >= 1, after which the next tensor begins at a multiple of `ALIGNED_BYTES`."""
+    every = ALIGNED_BYTES // bytes_each
+    return -(-max(1, count) // every) * every
 
 
 class Stack:
@@ -21,7 +28,7 @@ class Stack:
 
     def __init__(self, like: Tensor, places: int) -> None:
         self.shape, self.count = like.shape, like.numel()
-        self.stride = -(-max(1, self.count) // ALIGNED) * ALIGNED
+        self.stride = padded(self.count, like.element_size())
         self.storage = torch.zeros(places, self.stride, dtype=like.dtype, device=like.device)
 
     def at(self, place: int) -> Tensor:

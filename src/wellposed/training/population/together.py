@@ -22,9 +22,10 @@ from wellposed.optim.schedules import Custom
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
-from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
+from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
 from wellposed.training.loop import Shared, Training
 from wellposed.training.population.compiled import Kernel, kernel
+from wellposed.training.population.compiled import found as found_kernel
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.lowering import Lowered, lowered
 from wellposed.training.population.native import Program
@@ -176,25 +177,24 @@ class Together:
         """Advance the group that is furthest behind, until nothing is left."""
         begun = False
         try:
-            with untouched():
-                while waiting := [group for group in self.groups if not group.over]:
-                    group = min(waiting, key=lambda g: g.progress)
-                    try:
+            while waiting := [group for group in self.groups if not group.over]:
+                group = min(waiting, key=lambda g: g.progress)
+                try:
+                    with untouched():
                         group.advance(late=begun and time.monotonic() > self.deadline)
-                        begun = True
-                    except Exception as error:
-                        group.fail(error)
-                    self.tell()
-                    self.judge()
+                    begun = True
+                except Exception as error:
+                    group.fail(error)
+                self.tell()
+                self.judge()
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
                     group.end(slot, "interrupted")
             self.tell()
-            if len(self.outcomes) == len(self.jobs) and not any(map(interrupted, self.outcomes.values())):
-                raise  # all had ended: no run would say so, and whoever asked would go on
+            return so_far(self.outcomes, len(self.jobs), ended=True)
         self.tell()
-        return [self.outcomes[i] for i in sorted(self.outcomes)]
+        return so_far(self.outcomes, len(self.jobs), ended=False)
 
     def judge(self) -> None:
         """Ask which of those that are in training shall stop."""
@@ -303,7 +303,9 @@ class Together:
             if shape.eager or template.found is None or template.kernel is None:
                 return Eager(template.module, stacks, self.device)
             threads = torch.get_num_threads()
-            return Program(template.kernel, template.found, stacks, model, self.problem.loss.name, largest, threads)
+            loss = self.problem.loss.compiled()
+            assert loss is not None  # else there is no template with a kernel
+            return Program(template.kernel, template.found, stacks, model, loss, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
         why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
@@ -364,11 +366,14 @@ def native(
     """
     built = kernel() if device.type == "cpu" else None
     if built is None:
-        raise NotStackable(f"there is no compiled kernel for {device.type}")
+        why = f": {found_kernel()}" if device.type == "cpu" else ""
+        raise NotStackable(f"there is no compiled kernel for {device.type}{why}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
-    if not isinstance(loss.given, str) and not plain_cross_entropy(loss):
-        raise NotStackable("the loss is somebody's own")
+    if loss.compiled() is None:
+        raise NotStackable(
+            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+        )
     found = lowered(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
@@ -378,15 +383,6 @@ def native(
     if not classes and target[0].numel() != found.outputs:
         raise NotStackable("targets and outputs have different shapes")
     return found, built
-
-
-def plain_cross_entropy(loss: Loss) -> bool:
-    """Whether it is torch's, with nothing set."""
-    given = loss.given
-    if given is nn.functional.cross_entropy:
-        return True
-    plain = type(given) is nn.CrossEntropyLoss and given.weight is None and given.ignore_index == -100
-    return plain and not given.label_smoothing and given.reduction == "mean"
 
 
 def needs(term: Term) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
+
+from wellposed.core.shared import alone
 
 
 class NotStackable(Exception):
@@ -59,6 +62,20 @@ RESHAPES = ("view", "reshape", "flatten", "size", torch.flatten)
 
 
 class _Tracer(fx.Tracer):
+    """While it traces, torch sends every call of every module through it, those of other threads too."""
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """The graph; one thread traces at a time, since what torch replaced it puts back in order."""
+        self.thread = threading.get_ident()
+        with alone():
+            return super().trace(*args, **kwargs)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of a module; that of another thread is none of this model's."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """A supported layer, and any other of torch's own: those are refused by name."""
         return type(module) in (*WEIGHTED, *DROPOUTS, *BARE) or super().is_leaf_module(module, name)

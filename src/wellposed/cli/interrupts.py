@@ -1,0 +1,53 @@
+"""Ctrl-C, SIGTERM (a cluster takes the machine back) and SIGHUP (a terminal is closed) end a command alike.
+
+The first raises KeyboardInterrupt in the main thread: training hands over what it has, the study is written, and the exit
+status is 128 + the signal. What follows within `INSISTING` seconds is the same wish, and does not disturb the writing. Only
+the command line installs this: a library must leave the signals of somebody's program alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+INSISTING = 5.0
+"""Seconds after which another signal means: at once. A study is saved in less; its state is whole at any moment."""
+
+
+class Interrupts:
+    """Takes the signals that ask to end, inside a ``with`` block. What is ignored stays so: ``nohup``, and jobs behind ``&``."""
+
+    def __init__(self) -> None:
+        self.came: signal.Signals | None = None
+        self._until = 0.0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def status(self) -> int:
+        """The exit status that says so: 130, 143 or 129."""
+        return 128 + (self.came or signal.SIGINT)
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDING:
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            # The process is about to end with its status; a tenth Ctrl-C must not make another of it.
+            signal.signal(number, signal.SIG_IGN if self.came is not None else before)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.came is not None and now < self._until:
+            return
+        self.came, self._until = self.came or signal.Signals(number), now + INSISTING
+        raise KeyboardInterrupt

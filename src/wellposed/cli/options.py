@@ -1,0 +1,25 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def _allowed(context: typer.Context, memory: str | None) -> None:
+    if memory is not None:
+        from wellposed.core.reading import reading_up_to
+
+        context.with_resource(reading_up_to(memory))
+
+
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        callback=_allowed,
+        is_eager=True,
+        metavar="SIZE",
+        help="About how much memory reading a file may take; 4GiB as without.",
+    ),
+]

@@ -1,0 +1,205 @@
+"""Arguments are checked against their annotations, so that a signature is the one place that says what a call takes.
+
+``@checked`` on a function or a class refuses an argument that its annotation does not allow, in one sentence; numbers of
+numpy and 0-d tensors arrive as Python's own. Bounds stand in the annotation: ``Annotated[int, Within(1)]``. What an
+annotation cannot say (``Any``, a name that is imported for the type checker alone) is let through.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from wellposed.core.errors import InputError, described, did_you_mean
+from wellposed.core.numbers import plain
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Within:
+    """The interval that a number lies in; ``open`` leaves out its ends: ``Within(0, 1, open="high")`` is [0, 1)."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: Literal["", "low", "high", "both"] = ""
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it."""
+        above = self.low < value if self.open in ("low", "both") else self.low <= value
+        return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'>' if self.open in ('low', 'both') else '>='} {self.low:g}"
+        left = "(" if self.open in ("low", "both") else "["
+        return f"in {left}{self.low:g}, {self.high:g}{')' if self.open in ('high', 'both') else ']'}"
+
+
+Count = Annotated[int, Within(1)]
+"""How many of something, at least one."""
+Level = Annotated[float, Within(0, 1, open="both")]
+"""A probability that is neither 0 nor 1."""
+Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
+"""A finite number above 0."""
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
+        return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if isinstance(origin, type):
+        return callable(value) if origin is Callable else _holds(value, origin, inner)
+    if hint in (Any, object):
+        return True
+    if hint in SCALARS:
+        return SCALARS[hint].holds(value)
+    return not isinstance(hint, type) or _is_of(value, hint)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value == value if isinstance(value, float) else abs(value) <= sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """What a plain type is called, and what is of it."""
+
+    name: str
+    holds: Callable[[Any], bool]
+
+
+SCALARS: dict[object, Scalar] = {
+    None: Scalar("None", lambda value: value is None),
+    type(None): Scalar("None", lambda value: value is None),
+    bool: Scalar("True or False", lambda value: isinstance(value, bool)),
+    int: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and abs(value) < 2**63),
+    float: Scalar("a number", _is_number),
+    str: Scalar("text", lambda value: isinstance(value, str)),
+    Path: Scalar("a path", lambda value: isinstance(value, Path)),
+}
+NAMES = {"Module": "an nn.Module", "Optimizer": "a torch optimizer", "Tensor": "a dense tensor"}
+"""What torch's types are called; torch itself is not imported here, since logs are diagnosed without it."""
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    """Whether it is of the type; of tensors only those whose numbers can be read one by one."""
+    dense = kind.__name__ != "Tensor" or (str(getattr(value, "layout", "")) == "torch.strided" and not value.is_meta)
+    return isinstance(value, kind) and dense
+
+
+def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
+    """Whether a container is of its kind and holds what it should."""
+    if issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(plain(key), inner[0]) and fits(plain(item), inner[1]) for key, item in value.items()
+        )
+    if not issubclass(kind, Iterable):
+        return isinstance(value, kind)
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        return False
+    if kind is tuple and inner[-1] is not Ellipsis:
+        fixed = isinstance(value, (tuple, list)) and len(value) == len(inner)
+        return fixed and all(fits(plain(item), one) for item, one in zip(value, inner, strict=True))
+    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        return kind is Iterable  # used up by looking
+    return getattr(value, "ndim", 1) == 1 and all(fits(plain(item), inner[0]) for item in value)
+
+
+def words(hint: Any) -> str:
+    """What an annotation says, for a person."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
+    if origin in (Union, types.UnionType):
+        known = list(dict.fromkeys(map(words, inner)))
+        return f"{', '.join(known[:-1])} or {known[-1]}" if len(known) > 1 else known[0]
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if isinstance(origin, type):
+        if origin is Callable:
+            return "a function"
+        if issubclass(origin, Mapping):
+            return f"a mapping from {words(inner[0])} to {words(inner[1])}"
+        if origin is tuple and inner[-1] is not Ellipsis:
+            return f"({', '.join(map(words, inner))})"
+        return f"a list of which each is {words(inner[0])}" if issubclass(origin, Iterable) else origin.__name__
+    if hint in SCALARS:
+        return SCALARS[hint].name
+    if hint in (Any, object) or not isinstance(hint, type):
+        return "anything"
+    return NAMES.get(hint.__name__, f"a {hint.__name__}")
+
+
+def _hints(function: Callable[..., Any], owner: type | None) -> dict[str, Any]:
+    """The annotations of a function's parameters, or of the fields that a class's own ``__init__`` fills."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = parameter.annotation
+        if isinstance(hint, str):
+            homes = [cls for cls in (owner.__mro__ if owner else ()) if name in vars(cls).get("__annotations__", {})]
+            home = vars(sys.modules[homes[0].__module__]) if homes else function.__globals__
+            try:
+                hint = eval(hint, home)
+            except NameError:  # imported for the type checker alone
+                continue
+        if hint not in (parameter.empty, Any, object) and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            found[name] = hint
+    return found
+
+
+def checked(given: C) -> C:
+    """Refuse arguments of a function, or of a class's constructor, that their annotations do not allow.
+
+    Raises:
+        InputError: by the call, naming the parameter, what it needs and what it was given.
+    """
+    if isinstance(given, type):
+        owner: Any = given
+        owner.__init__ = _checking(owner.__init__, given.__name__, given)
+        return given
+    return cast(C, _checking(given, given.__name__, None))
+
+
+def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+    hints: dict[str, Any] = {}  # evaluated at the first call: what they name may be defined further down
+
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        if not hints:
+            hints.update(_hints(function, owner))
+        bound = signature.bind(*args, **keywords)
+        for key, value in bound.arguments.items():
+            if key in hints:
+                value = value if getattr(hints[key], "__name__", "") in NAMES else plain(value)
+                bound.arguments[key] = value
+                if not fits(value, hints[key]):
+                    raise InputError(_refusal(name, key, value, hints[key]))
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def _refusal(name: str, key: str, value: object, hint: Any) -> str:
+    choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
+    hint_of = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{hint_of}"

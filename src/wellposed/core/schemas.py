@@ -1,0 +1,54 @@
+"""Saved values are read against the annotations of what they are made into: a dataclass is the schema of its JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from wellposed.core.errors import FormatError, described, first_line
+
+T = TypeVar("T")
+
+Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A whole number >= 0 that every library can count to."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that is neither infinite nor NaN."""
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+Stored = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number whose NaN or infinity was written as null, since JSON has neither: it comes back as NaN."""
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def validated(kind: type[T], value: Any, what: str) -> T:
+    """A value that was read from JSON, as an object of ``kind``; no type is taken for another.
+
+    Args:
+        kind: a dataclass, or another annotation such as ``list[dict[str, float]]``.
+        what: the subject of the error, such as ``"The state in 'runs/a'"``.
+    Raises:
+        FormatError: it has a key too few, or a value of another type or outside of its range.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(str(part) for part in wrong["loc"]) or "it"
+        missing = wrong["type"] == "missing"
+        given = "is missing" if missing else f"is {described(wrong['input'])}; {first_line_of(wrong['msg'])}"
+        raise FormatError(f"{what} is damaged: {place} {given}.") from None
+    except (ValueError, RecursionError) as error:  # what json cannot write: nested without end
+        raise FormatError(f"{what} is damaged: {first_line(error)}.") from None
+
+
+def first_line_of(message: str) -> str:
+    """Pydantic's words in the middle of a sentence."""
+    return f"{message[:1].lower()}{message[1:]}".rstrip(".")

@@ -1,0 +1,132 @@
+"""What every loss of ours declares in one place: its formula, its targets, its best constant, and where it runs.
+
+A loss is a frozen dataclass around a pure function, with at most one number as a parameter. It is found by introspection;
+``"huber:0.5"``, ``wp.Huber(0.5)`` and ``str(wp.Huber(0.5))`` are the same loss, so that files keep it as text.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from wellposed.core.errors import InputError, did_you_mean, listed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Criterion(ABC):
+    """What one example costs, by outputs and target."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    classifies: ClassVar[bool] = False
+    """Whether class scores are compared with labels."""
+    numeric: ClassVar[bool] = False
+    """Whether outputs are predictions of the target itself, number by number."""
+    affine: ClassVar[bool] = True
+    """Whether the target may be shifted and scaled before training, as columns of a table are."""
+    kernel: ClassVar[int | None] = None
+    """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
+
+    @abstractmethod
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A value for each example or token, and which count (None: all).
+
+        Raises:
+            TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
+        """
+
+    @abstractmethod
+    def check(self, target: Tensor, classes: int | None = None) -> None:
+        """Refuse targets outside the domain, before anything is counted or built of them.
+
+        Args:
+            classes: number of outputs, where targets are class indices and it is known.
+        Raises:
+            TargetError: what was found, what is needed, what to do.
+        """
+
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The outputs, alike for every row, that cost least on the training targets ``(n,)``; None where not known."""
+        return None
+
+    def response(self, outputs: Tensor) -> Tensor:
+        """The prediction in the target's own terms, which metrics compare with it; the outputs themselves by default."""
+        return outputs
+
+    def compiled(self) -> int | None:
+        """`kernel` where it computes this parameter."""
+        return self.kernel
+
+    def __str__(self) -> str:
+        return spelled(self.name, self)
+
+
+def spelled(name: str, value: Any) -> str:
+    """``name``, or ``name:0.5`` where the one parameter is not its default."""
+    given = [f"{number:g}" for field in fields(value) if (number := getattr(value, field.name)) != field.default]
+    return ":".join([name, *given])
+
+
+def made(kind: str, text: str, choices: dict[str, type[T]]) -> T:
+    """The loss or metric that a text such as ``"huber"`` or ``"huber:0.5"`` names.
+
+    Args:
+        kind: what it is, for messages.
+        choices: dataclasses with at most one parameter, by name.
+    Raises:
+        InputError: there is none of that name, or it takes no such number.
+    """
+    name, colon, number = text.partition(":")
+    if name not in choices:
+        raise InputError(f"There is no {kind} {text!r}.{did_you_mean(name, choices)} Known: {listed(choices, 40)}.")
+    cls: Any = choices[name]
+    if not colon:
+        return cls()  # type: ignore[no-any-return]
+    parameters = fields(cls)
+    if not parameters:
+        raise InputError(f"The {kind} {name!r} takes no number; it was given {text!r}. Write {name!r}.")
+    try:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{parameters[0].default}."
+        ) from None
+    return cls(int(value) if isinstance(parameters[0].default, int) and value == int(value) else value)  # type: ignore[no-any-return]
+
+
+def over_outputs(values: Tensor) -> Tensor:
+    """The sum over the outputs of each example."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
+
+
+def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused.
+
+    Raises:
+        ValueError: the shapes differ; broadcasting ``(n, 1)`` against ``(n,)`` would silently compare all with all.
+    """
+    if outputs.shape != target.shape:
+        if outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1:
+            outputs = outputs.squeeze(-1)
+        elif target.ndim == outputs.ndim + 1 and target.shape[-1] == 1:
+            target = target.squeeze(-1)
+    if outputs.shape != target.shape:
+        raise ValueError(f"shapes {tuple(outputs.shape)} and {tuple(target.shape)} differ")
+    outputs = wide(outputs)
+    return outputs, target.to(outputs.dtype)
+
+
+def wide(outputs: Tensor) -> Tensor:
+    """At least single precision: in half precision the differences of a loss would be lost."""
+    if not outputs.is_floating_point():
+        return outputs.to(torch.get_default_dtype())
+    return outputs.float() if outputs.element_size() < 4 else outputs

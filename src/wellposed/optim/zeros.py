@@ -1,0 +1,32 @@
+"""Which weights keep exact zeros: those of parameters on which a term makes zeros, and no others.
+
+A mean of weights along the path is never exactly zero where a weight came and went, so `Average` and `Lookahead` set it to
+zero where the current weight is. That is right where a penalty or a constraint chose the zero (``traits.sparse``). Elsewhere
+a zero is a number like others: the mean of 1, 0 and 1 is 2/3.
+
+`Regularized` notes its parameters at its first step, so that an average needs the model alone. The note is kept by module
+and name, not by tensor, which ``model.to(...)`` may replace, and goes with the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_NAMES: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+
+
+def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int]) -> None:
+    """Note which of a model's parameters keep zeros: of those that an optimizer holds, by ``id``, the ``sparse`` ones."""
+    for module in model.modules():
+        mine = {name: id(p) for name, p in module._parameters.items() if p is not None and id(p) in held}
+        if mine:
+            others = _NAMES.get(module, frozenset()) - mine.keys()
+            _NAMES[module] = others | {name for name, key in mine.items() if key in sparse}
+
+
+def keeps_zeros(model: nn.Module) -> set[int]:
+    """The parameters of a model that keep zeros, by ``id``."""
+    return {id(module._parameters[name]) for module in model.modules() for name in _NAMES.get(module, ())}

@@ -1,0 +1,148 @@
+"""A budget in seconds ends the study, whatever the machine does meanwhile.
+
+The clock of these tests stands still but for the work that is done, each piece of which takes a given time: no load of the machine
+that the tests run on changes what they see.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optuna")
+pytest.importorskip("pandas")
+pytest.importorskip("sklearn")
+
+import pandas
+import sklearn.ensemble
+import sklearn.linear_model
+import torch
+
+import wellposed.search.improve as improving
+from wellposed.data.tables import prepare_table
+from wellposed.search.budget import Budget
+from wellposed.search.study import Study, summary
+from wellposed.training.loop import Training
+from wellposed.training.population.population import Population
+from wellposed.training.problem import Problem
+from wellposed.training.problems import table_problem
+
+BUDGET, MOST = 30.0, 36.0
+
+
+class Machine:
+    """A machine with a clock that only work moves.
+
+    Args:
+        slower: by how much all work is slower than on a quiet machine, by the seconds that are gone.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, slower: Callable[[float], float]) -> None:
+        self.now = self.used = 1000.0
+        self.slower, self.began = slower, self.now
+        patch.setattr(time, "monotonic", lambda: self.now)
+        patch.setattr(time, "perf_counter", lambda: self.now)
+        patch.setattr(time, "process_time", lambda: self.used)
+        self.takes(patch, Population, "step", lambda population, slots, *_: 0.005 * len(slots) + 0.01)
+        self.takes(patch, Population, "measured", lambda population, slots: 0.005 * len(slots) + 0.01)
+        self.takes(patch, Training, "step", lambda *_: 0.01)
+        self.takes(patch, Training, "record", lambda *_: 0.01)
+        self.takes(patch, improving, "diagnose", lambda *_: 0.3)
+        self.takes(patch, Study, "save", lambda *_: 0.2)
+        for model, per_round in (
+            (sklearn.ensemble.HistGradientBoostingClassifier, 0.01),
+            (sklearn.linear_model.LogisticRegression, 0.001),
+        ):
+            self.takes(patch, model, "fit", lambda fitted, *_, each=per_round: 0.1 + each * fitted.max_iter)
+
+    @property
+    def elapsed(self) -> float:
+        return self.now - self.began
+
+    def work(self, seconds: float) -> None:
+        """Work that takes so long on a quiet machine."""
+        self.used += seconds
+        self.now += seconds * self.slower(self.elapsed)
+
+    def takes(self, patch: pytest.MonkeyPatch, owner: Any, name: str, seconds: Callable[..., float]) -> None:
+        """Let a call take that long."""
+        real = getattr(owner, name)
+
+        def slow(*given: Any, **named: Any) -> Any:
+            self.work(seconds(*given))
+            return real(*given, **named)
+
+        patch.setattr(owner, name, slow)
+
+
+def problem() -> Problem:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(400, 4))
+    frame = pandas.DataFrame(x, columns=list("abcd"))
+    frame["kind"] = np.where(x[:, 0] + 0.5 * draw.normal(size=400) > 0, "yes", "no")
+    return table_problem(prepare_table(frame, "kind"))
+
+
+MACHINES: dict[str, Callable[[float], float]] = {
+    "quiet": lambda gone: 1.0,
+    "busy": lambda gone: 4.0,
+    "very busy": lambda gone: 8.0,
+    "busy from the search on": lambda gone: 1.0 if gone < 8 else 6.0,
+    "busy at the end": lambda gone: 1.0 if gone < 24 else 3.0,
+    "busy at first": lambda gone: 15.0 if gone < 8 else 1.0,
+    "standing still now and then": lambda gone: 40.0 if int(gone) % 5 == 4 else 1.0,
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, MACHINES[name])
+    study = improving.improve(problem(), Budget(BUDGET, "seconds"))
+    machine.work(1.0)  # the page
+    assert machine.elapsed <= MOST
+    record = study.record()
+    cut = [trial for trial in record["trials"] if trial["stopped"] == "budget"]
+    assert not cut or any("The clock cut runs" in note for note in study.notes)
+    for reference in ("linear", "boosting"):
+        whole = reference in record["references"]
+        assert (
+            whole != any(reference in note and "left out" in note for note in study.notes) or not record["references"]
+        )
+        assert whole or reference not in summary(record).lower().replace("the linear model", "")
+    if name == "quiet":
+        assert set(record["references"]) == {"constant", "linear", "boosting"}
+        assert record["improvement"]["pairs"] >= 4
+
+
+def test_a_reference_that_was_cut_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, lambda gone: 1.0)
+    machine.takes(
+        monkeypatch, sklearn.ensemble.HistGradientBoostingClassifier, "fit", lambda fitted, *_: fitted.max_iter
+    )
+    study = improving.improve(problem(), Budget(BUDGET, "seconds"))
+    assert set(study.record()["references"]) == {"constant", "linear"}
+    assert any("The boosting reference is left out: the clock cut it after" in note for note in study.notes)
+    assert "boosting" not in summary(study.record()).lower()
+
+
+@pytest.mark.parametrize("before", [10.0, 25.0, 29.0, 34.0])
+def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading and importing count; what is left is shared by the stages."""
+    machine = Machine(monkeypatch, lambda gone: 1.0)
+    given, began = problem(), machine.now
+    machine.work(before)
+    study = improving.improve(given, Budget(BUDGET, "seconds"), began=began)
+    assert any("There are no references" in note for note in study.notes)
+    assert study.record()["references"] == {}
+    assert machine.elapsed + 1.0 <= max(MOST, before + 3.0)
+
+
+def test_threads_of_torch_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    Machine(monkeypatch, lambda gone: 1.0)
+    improving.improve(problem(), Budget(10.0, "seconds"))
+    assert torch.get_num_threads() == before

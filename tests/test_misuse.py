@@ -1,0 +1,485 @@
+"""Wrong values for every parameter of every public name: one sentence that says so, or a right result; never silence.
+
+`CALLS` has a valid call for each public name; a new name without one fails. Which values are wrong for a parameter is read
+from its annotation, so that a new parameter is covered by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import wellposed as wp
+from wellposed.core.checks import checked
+from wellposed.losses.per_example import Loss
+
+ROWS = 24
+X = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 2))
+
+
+def images() -> torch.Tensor:
+    return torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def problem() -> wp.Problem:
+    return wp.Problem(net, "cross_entropy", wp.Data(train=(X, Y), test=(X, Y)))
+
+
+def numbers() -> wp.Problem:
+    return wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]))
+
+
+RECIPE = wp.Recipe(epochs=1, batch_size=12)
+
+
+@functools.cache
+def runs(count: int = 2) -> list[wp.Run]:
+    return [wp.fit(problem(), RECIPE, seed) for seed in range(count)]
+
+
+def watched() -> dict[str, Any]:
+    return {"model": net(), "loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)}
+
+
+def convex() -> dict[str, Any]:
+    return {"net": nn.Linear(3, 1), "loss": "squared_error", "data": (X, X[:, :1])}
+
+
+def source() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def stepped(term: Any) -> None:
+    """One step of an optimizer that enforces a term."""
+    model = nn.Linear(3, 2)
+    wp.regularize(torch.optim.SGD(model.parameters(), lr=0.1), model, [term]).step()
+
+
+class Call(NamedTuple):
+    """Arguments of a valid call, made anew each time, and what is then done with its result."""
+
+    given: Callable[[], dict[str, Any]]
+    use: Callable[[Any], object] = lambda result: None
+
+
+def charge(**given: Any) -> Call:
+    """A penalty or constraint, which is then enforced for a step where it can charge any matrix."""
+    return Call(lambda: dict(given), lambda made: stepped(made.on()))
+
+
+def activations(**given: Any) -> Call:
+    return Call(lambda: dict(given), lambda made: made.on(nn.Linear))
+
+
+def noise(**given: Any) -> Call:
+    return Call(lambda: dict(given), lambda made: wp.perturb(net(), made.on("0")))
+
+
+CALLS: dict[str, Call] = {
+    **dict.fromkeys(
+        ("L0", "L1", "L2", "MCP", "SCAD", "ElasticNet", "GroupL2", "GroupMCP", "SparseGroup"), charge(strength=0.1)
+    ),
+    **dict.fromkeys(("TotalVariation", "Nuclear", "Orthogonality", "RowL21", "Spectral"), charge(strength=0.1)),
+    **dict.fromkeys(("L1SP", "L2SP"), charge(strength=0.1, reference=0.0)),
+    "WeightedL1": charge(strength=0.1, weights=1.0),
+    "ActivationL1": activations(strength=0.1),
+    "ActivationL2": activations(strength=0.1),
+    **dict.fromkeys(
+        ("Confidence", "Consistency", "Jacobian", "LogitNorm"), Call(lambda: {"strength": 0.1}, lambda made: made.on())
+    ),
+    "Hierarchical": Call(lambda: {"strength": 0.1, "skip": "0.weight", "first": "1.weight"}),
+    "TiedGroups": Call(lambda: {"strength": 0.1, "axes": {"0.weight": "unit"}}),
+    **dict.fromkeys(("L1Ball", "L2Ball", "LInfBall", "MaxNorm", "SpectralBall"), charge(bound=1.0)),
+    **dict.fromkeys(("NonNegative", "Orthogonal", "UnitNorm", "Simplex"), charge()),
+    "Box": charge(low=-1.0, high=1.0),
+    "TopK": charge(keep=0.5),
+    "NormBound": charge(bound=1.0),
+    **dict.fromkeys(
+        ("DropConnect", "Dropout", "GaussianDropout", "SpatialDropout", "StochasticDepth"), noise(rate=0.1)
+    ),
+    "WeightNoise": noise(std=0.1),
+    "SAM": Call(lambda: {"model": net()}),
+    "Average": Call(lambda: {"model": net()}, lambda made: made.update()),
+    "Lookahead": Call(lambda: {"optimizer": torch.optim.SGD(net().parameters(), lr=0.1)}, lambda made: made.step()),
+    "GradientNoise": Call(lambda: {"model": net(), "eta": 0.1}),
+    "ManifoldMixup": Call(lambda: {"model": net(), "where": "0"}),
+    "perturb": Call(lambda: {"model": net(), "noises": wp.Dropout(0.1).on("0")}),
+    "cutmix": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
+    "mixup": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
+    "cutout": Call(lambda: {"x": images(), "share": 0.2, "source": source()}),
+    "mixed": Call(lambda: {"target": Y, "permutation": torch.randperm(ROWS), "weight": 0.3, "classes": 2}),
+    "decay_to": Call(lambda: {"steps": 10}, lambda made: made(3)),
+    "ramp": Call(lambda: {"steps": 10}, lambda made: made(3)),
+    "shaped": Call(lambda: {"name": "cosine", "total_steps": 10}, lambda made: made(3)),
+    "staircase": Call(lambda: {"stairs": {0: 1.0, 5: 0.1}}, lambda made: made(3)),
+    "named": Call(lambda: {"pattern": "0.*"}, lambda made: wp.L1(0.1).on(made)),
+    "Data": Call(lambda: {"train": (X, Y)}, lambda made: made.prepare()),
+    "Problem": Call(lambda: {"model": net, "loss": "cross_entropy", "data": (X, Y)}, lambda made: wp.fit(made, RECIPE)),
+    "Recipe": Call(lambda: {}),
+    "History": Call(
+        lambda: {"facts": {}, "rows": [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.0}] * 3},
+        lambda made: wp.diagnose(made),
+    ),
+    "Watch": Call(watched, lambda made: made.epoch()),
+    "watch": Call(watched, lambda made: made.epoch()),
+    "certify": Call(convex),
+    "settle": Call(lambda: {**convex(), "steps": 3}),
+    "lr_range_test": Call(
+        lambda: (
+            lambda model: {
+                "model": model,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "loss": "cross_entropy",
+                "data": DataLoader(TensorDataset(X, Y), 8),
+                "steps": 5,
+            }
+        )(net())
+    ),
+    "regularize": Call(
+        lambda: (
+            lambda model: {
+                "model": model,
+                "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+                "terms": [wp.L1(0.1).on()],
+            }
+        )(net()),
+        lambda made: made.step(),
+    ),
+    "fit": Call(lambda: {"problem": problem(), "recipe": RECIPE}),
+    "fit_many": Call(lambda: {"problem": problem(), "recipes": RECIPE, "engine": "inprocess"}),
+    "improve": Call(lambda: {"problem": problem(), "budget": "0", "recipe": RECIPE, "engine": "inprocess"}),
+    "bias_variance": Call(
+        lambda: {"problem": problem(), "recipes": {"one": RECIPE}, "resamples": 2, "engine": "inprocess"}
+    ),
+    "bias_variance_path": Call(
+        lambda: {
+            "problem": problem(),
+            "recipe": RECIPE,
+            "vary": lambda recipe, strength: recipe,
+            "strengths": [0.1],
+            "resamples": 2,
+            "engine": "inprocess",
+        }
+    ),
+    "learning_curve": Call(
+        lambda: {
+            "problem": problem(),
+            "recipes": {"one": RECIPE},
+            "sizes": (0.5, 1.0),
+            "repeats": 2,
+            "engine": "inprocess",
+        }
+    ),
+    "error_budget": Call(
+        lambda: {"problem": problem(), "recipe": RECIPE, "seeds": [0], "seconds": 1.0, "engine": "inprocess"}
+    ),
+    "gap_split": Call(lambda: {"source": runs(1)[0], "draws": 2}),
+    "compare": Call(lambda: {"a": runs(2), "b": runs(2)}),
+    "diagnose": Call(lambda: {"source": {"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}}),
+    "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
+    "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
+    "report": Call(lambda: {"study_or_folder": "nowhere"}),
+}
+
+
+def _exhausted() -> Iterator[Any]:
+    found = iter([(X, Y)])
+    list(found)
+    return found
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "True": lambda: True,
+    "zero": lambda: 0,
+    "minus one": lambda: -1,
+    "fraction": lambda: 1.5,
+    "nan": lambda: math.nan,
+    "inf": lambda: math.inf,
+    "minus inf": lambda: -math.inf,
+    "huge": lambda: 10**30,
+    "beyond float": lambda: 10**400,
+    "empty text": lambda: "",
+    "text": lambda: "x",
+    "bytes": lambda: b"x",
+    "empty list": lambda: [],
+    "empty dict": lambda: {},
+    "empty tuple": lambda: (),
+    "list of None": lambda: [None],
+    "list of text": lambda: ["x"],
+    "list of fraction": lambda: [1.5],
+    "list of nan": lambda: [math.nan],
+    "dict of None": lambda: {"x": None},
+    "dict by number": lambda: {1: 2},
+    "object": lambda: object(),
+    "function": lambda: lambda: None,
+    "function of any": lambda: lambda *a, **k: None,
+    "class": lambda: dict,
+    "complex": lambda: 1j,
+    "numpy fraction": lambda: np.float64(1.5),
+    "numpy nan": lambda: np.float32("nan"),
+    "array": lambda: np.array([1.5, 2.5]),
+    "empty array": lambda: np.array([]),
+    "object array": lambda: np.array([None, "x"], dtype=object),
+    "tensor of nan": lambda: torch.tensor(math.nan),
+    "empty tensor": lambda: torch.zeros(0),
+    "tensor of one axis": lambda: torch.ones(3),
+    "complex tensor": lambda: torch.ones(2, 3, dtype=torch.complex64),
+    "sparse tensor": lambda: torch.eye(3).to_sparse(),
+    "meta tensor": lambda: torch.ones(2, 3, device="meta"),
+    "whole tensor": lambda: torch.ones(4, 3, dtype=torch.long),
+    "another model": lambda: nn.Linear(7, 5),
+    "a model of nothing": lambda: nn.Identity(),
+    "a model class": lambda: nn.Linear,
+    "another's optimizer": lambda: torch.optim.SGD(nn.Linear(7, 5).parameters(), lr=0.1),
+    "a term": lambda: wp.L1(0.1).on("*.nothing"),
+    "a penalty": lambda: wp.L1(0.1),
+    "exhausted": _exhausted,
+    "generator": lambda: (i for i in [(X, Y)]),
+    "empty loader": lambda: DataLoader(TensorDataset(X[:0], Y[:0])),
+    "rows of nothing": lambda: (X[:0], Y[:0]),
+    "lengths differ": lambda: (X, Y[:-1]),
+    "pair of nan": lambda: (X * math.nan, Y),
+    "pair of inf": lambda: (X * math.inf, Y),
+    "complex pair": lambda: (X.to(torch.complex64), Y),
+    "object pair": lambda: (np.array([[None, "x"]] * ROWS, dtype=object), Y.numpy()),
+    "sparse pair": lambda: (X.to_sparse(), Y),
+    "meta pair": lambda: (X.to("meta"), Y.to("meta")),
+    "numbers for rows": lambda: (3, 4),
+    "one axis": lambda: (X[:, 0], Y),
+    "wide": lambda: (torch.ones(ROWS, 9), Y),
+    "target of nan": lambda: (X, X[:, 0] * math.nan),
+    "negative target": lambda: (X, -Y - 5),
+    "text target": lambda: (X, np.array(["a", "b"] * (ROWS // 2))),
+    "cut batch": lambda: [(X,)],
+    "batch of numbers": lambda: [1, 2, 3],
+    "mapping batch": lambda: [{"x": X}],
+    "whole doubles": lambda: (X.double(), Y),
+    "half": lambda: (X.half(), Y),
+    "loss of one": lambda: lambda outputs, target: torch.ones(1),
+    "loss of too few": lambda: lambda outputs, target: torch.ones(max(1, len(outputs) - 1), requires_grad=True),
+    "loss of too many": lambda: lambda outputs, target: torch.ones(len(outputs) + 1, requires_grad=True),
+    "loss of text": lambda: lambda outputs, target: "x",
+    "loss of None": lambda: lambda outputs, target: None,
+    "loss of nothing": lambda: lambda outputs, target: torch.ones(0),
+    "loss of numbers": lambda: lambda outputs, target: 1.0,
+    "loss of numpy": lambda: lambda outputs, target: np.ones(len(outputs)),
+    "cuda": lambda: "cuda",
+    "no device": lambda: "cuda:99",
+    "meta": lambda: "meta",
+    "a path": lambda: "/nonexistent/x",
+}
+
+SCALARS: dict[str, tuple[type, ...]] = {
+    "int": (int, np.integer), "float": (int, float, np.integer, np.floating), "bool": (bool, np.bool_), "str": (str,),
+    "None": (type(None),),
+}  # fmt: skip
+
+
+def contradicts(annotation: object, value: Any) -> bool:
+    """Whether a value is of no type that an annotation of plain types allows. NaN is no number."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    literal = re.fullmatch(r"Literal\[(.*)\]", text)
+    if literal:
+        return not any(
+            isinstance(value, str) and repr(value).strip("'") == one.strip(" '\"") for one in literal[1].split(",")
+        )
+    words = [word.strip() for word in text.split("|")]
+    if not set(words) <= set(SCALARS):
+        return False
+    kinds = tuple(kind for word in words for kind in SCALARS[word])
+    if isinstance(value, bool):
+        return bool not in kinds
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and "float" in words:
+        return bool(value.isnan())
+    return not isinstance(value, kinds) or (isinstance(value, (float, np.floating)) and math.isnan(value))
+
+
+SLOW = {
+    "improve",
+    "error_budget",
+    "learning_curve",
+    "bias_variance",
+    "bias_variance_path",
+    "fit_many",
+    "gap_split",
+    "compare",
+}
+"""Calls that train several times: of the values that their annotations allow, none is tried."""
+GIVEN_BACK = {
+    "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
+    "WellposedError",
+}  # fmt: skip
+"""What is given back, and not made by a caller."""
+RANGES = {  # what an annotation of plain types lets through and is no right value
+    ("fit", "rows"): ("zero", "minus one"),
+    ("fit", "probe_rows"): ("zero", "minus one"),
+    ("fit", "device"): ("no device", "meta", *(() if torch.cuda.is_available() else ("cuda",))),
+    ("fit", "problem"): ("another model", "lengths differ"),
+    ("watch", "rows"): ("zero", "minus one"),
+    ("watch", "optimizer"): ("another's optimizer",),
+    ("watch", "loss"): (
+        "loss of one",
+        "loss of too few",
+        "loss of too many",
+        "loss of nothing",
+        "loss of text",
+        "loss of None",
+    ),
+    ("watch", "metric"): ("empty text", "text"),
+    ("watch", "train"): (
+        "exhausted",
+        "generator",
+        "empty loader",
+        "rows of nothing",
+        "lengths differ",
+        "complex pair",
+        "sparse pair",
+    ),
+    ("Problem", "loss"): (
+        "loss of one",
+        "loss of too few",
+        "loss of too many",
+        "loss of nothing",
+        "loss of text",
+        "loss of None",
+    ),
+    ("certify", "loss"): ("loss of one", "loss of too few", "loss of too many", "loss of nothing"),
+    ("certify", "optimizer"): ("another's optimizer",),
+    ("lr_range_test", "optimizer"): ("another's optimizer",),
+    ("mixed", "weight"): ("minus one", "fraction", "inf"),
+    ("Data", "weight"): ("zero", "text", "sparse tensor", "lengths differ"),
+    ("Data", "train"): (
+        "complex pair",
+        "sparse pair",
+        "meta pair",
+        "text target",
+        "object pair",
+        "lengths differ",
+        "rows of nothing",
+    ),
+}
+
+
+def outcome(name: str, parameter: str, label: str) -> str:
+    """What a call with a wrong value says that it should not; empty where it says one sentence, or is right."""
+    call, value = CALLS[name], WRONG[label]()
+    function = getattr(wp, name)
+    wrong = contradicts(inspect.signature(function).parameters[parameter].annotation, value)
+    if name in SLOW and not wrong:
+        return ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", ".* has not been added to the cost"
+        )  # said on purpose, and `stepped` adds nothing
+        try:
+            call.use(function(**call.given() | {parameter: value}))
+        except wp.WellposedError as error:
+            said = str(error)
+            return "" if re.fullmatch(r".{20,}[.?)']", said) else f"no sentence: {said!r}"
+        except Exception as error:
+            return f"raw {type(error).__name__}: {error}"
+    return "silent" if wrong or label in RANGES.get((name, parameter), ()) else ""
+
+
+def tried() -> list[Any]:
+    return [
+        pytest.param(name, parameter, id=f"{name}-{parameter}")
+        for name in CALLS
+        for parameter, one in inspect.signature(getattr(wp, name)).parameters.items()
+        if one.kind is not one.VAR_KEYWORD
+    ]
+
+
+def test_every_public_name_that_can_be_called_has_a_valid_call() -> None:
+    assert {name for name in wp.__all__ if callable(getattr(wp, name))} == CALLS.keys() | GIVEN_BACK
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in SLOW | {"report"}])
+def test_the_valid_calls_are_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* has not been added to the cost")
+        CALLS[name].use(getattr(wp, name)(**CALLS[name].given()))
+
+
+@pytest.mark.parametrize(("name", "parameter"), tried())
+def test_a_wrong_value_is_refused_in_a_sentence(
+    name: str, parameter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = {label: said for label in WRONG if (said := outcome(name, parameter, label))}
+    assert not found, "\n".join(f"{label}: {said}" for label, said in found.items())
+
+
+def test_ranges_name_values_and_parameters_that_there_are() -> None:
+    for (name, parameter), labels in RANGES.items():
+        assert parameter in inspect.signature(getattr(wp, name)).parameters
+        assert set(labels) <= WRONG.keys()
+
+
+def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
+    for call, says in (
+        (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
+        (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
+        (lambda: wp.L1(True), "L1 needs strength= to be a number; it was given True."),
+        (lambda: wp.fit(problem(), RECIPE, device="cuda:99"), r"The device 'cuda:99' cannot be used: .* Give cpu, or auto"),
+        (lambda: wp.cutout(images(), 0.1, source(), "meen"), "to be 'zero' or 'mean'; it was given 'meen'. Did you mean 'mean'?"),
+        (lambda: wp.watch(**watched() | {"optimizer": torch.optim.SGD(net().parameters())}), "no parameter of this model"),
+    ):  # fmt: skip
+        with pytest.raises(wp.WellposedError, match=says):
+            call()
+
+
+def test_numbers_of_numpy_and_tensors_are_numbers() -> None:
+    assert type(wp.L1(np.float32(0.5)).strength) is float
+    assert wp.fit(problem(), RECIPE, seed=np.int64(3)).seed == 3
+    assert len(wp.fit_many(problem(), RECIPE, np.arange(2), engine="inprocess")) == 2
+    assert wp.ramp(torch.tensor(4))(2) == 0.5
+
+
+def test_a_checked_class_and_function_keep_their_signatures_and_copies() -> None:
+    assert list(inspect.signature(wp.L1).parameters) == ["strength", "convention"]
+    assert inspect.signature(wp.fit).parameters["seed"].default == 0
+    assert copy.deepcopy(wp.L1(0.5)) == pickle.loads(pickle.dumps(wp.L1(0.5))) == wp.L1(0.5)
+
+
+def test_an_annotation_of_somebody_elses_that_cannot_be_read_is_let_through() -> None:
+    @checked
+    def given(a: int, b: Unknown = None, *rest: int, c: Sequence[float] = ()) -> Any:  # type: ignore[name-defined]  # noqa: F821
+        return a, b, rest, c
+
+    assert given(1, "x", 2.5, c=np.array([1.0, 2.0]))[1:3] == ("x", (2.5,))
+    with pytest.raises(wp.WellposedError, match="given needs c= to be a list of which each is a number"):
+        given(1, c=[math.nan])
+    with pytest.raises(TypeError, match="missing a required argument: 'a'"):
+        given()
+
+
+def test_flattened_tokens_are_counted_with_their_example() -> None:
+    """A loss that flattens (examples, tokens) gives the numbers of one that does not."""
+    outputs, target = torch.randn(4, 3, 5), torch.randn(4, 3, 5)
+    flat = Loss(lambda a, b: (a - b).square().reshape(-1)).per_example(outputs, target)
+    whole = Loss(lambda a, b: (a - b).square()).per_example(outputs, target)
+    torch.testing.assert_close(flat.total, whole.total)
+    assert flat.count.tolist() == whole.count.tolist() == [15.0] * 4
