@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
@@ -209,13 +209,14 @@ def _boxed(x: Tensor, permutation: Tensor, drawn: Weight, source: torch.Generato
     return torch.where(inside.to(x.device), x[permutation.to(x.device)], x), weight
 
 
+@checked
 def mixup_or_cutmix(
     x: Tensor,
     mixup_concentration: float,
     cutmix_concentration: float,
     source: torch.Generator,
     *,
-    switch_prob: float = 0.5,
+    switch_prob: Annotated[float, Within(0, 1)] = 0.5,
     mode: MixMode = "batch",
 ) -> tuple[Tensor, Tensor, Weight]:
     """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example.
@@ -244,8 +245,6 @@ def mixup_or_cutmix(
     """
     for concentration in (mixup_concentration, cutmix_concentration):
         check_mixing(concentration, mode, source)
-    if isinstance(switch_prob, bool) or not isinstance(switch_prob, (int, float)) or not 0 <= switch_prob <= 1:
-        raise InputError(f"mixup_or_cutmix needs switch_prob in [0, 1]; it was given {described(switch_prob)}.")
     if not cutmix_concentration:
         return mixup(x, mixup_concentration, source, mode)
     needs_images("mixup_or_cutmix", x)

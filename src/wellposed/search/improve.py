@@ -100,6 +100,7 @@ def improve(
         search = Search(problem, account, seed, folder, resolve_device(device), resume, engine)
         if recipe is not None:
             search.own = as_recipe(recipe)
+            search.own.to_dict()  # refuses what a study could not write down
         study = search.run(command)
         if folder is not None:
             study.folder = folder

@@ -58,6 +58,8 @@ class Shape:
     own_rows: bool
     sharpness: bool
     eager: bool
+    why: str
+    """What keeps them from the compiled kernel; empty where nothing does."""
 
 
 @dataclass
@@ -275,12 +277,14 @@ class Together:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        # The kernel mixes class indices by one weight for a batch.
         each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
-        eager = template.found is None or not self.compiled or each or any(map(needs, others))
+        why = template.why
+        why = why or ("classes are mixed by a weight for each example" if each else "")
+        why = why or ("a penalty looks at outputs" if any(map(needs, others)) else "")
+        eager = template.found is None or not self.compiled or bool(why)
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         together = bool(recipe.sharpness.radius) and by_hand
-        return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager)
+        return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager, why)
 
     def template(self, recipe: Recipe) -> Template | str:
         """A model of these settings, traced; or why it cannot be."""
@@ -308,7 +312,7 @@ class Together:
             return Program(template.kernel, template.found, stacks, model, loss, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
-        why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
+        why = f": {shape.why}" if shape.why and self.compiled else ""
         return Population(
             self.problem, members, places, self.begin, engine, self.ended, self.deadline,
             f"{how} population of {places}{why}",
