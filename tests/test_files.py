@@ -782,7 +782,7 @@ def test_an_array_that_lies_about_its_size_is_refused_by_its_header(
     monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was read"))
     for shape, kind in (((10**9, 4, 4), "|u1"), ((1, 4, 4), "|u1"), ((2, 4, 4), "<f8"), ((2, 4, 4), "<U900000000")):
         npz(tmp_path / "i.npz", X_train=npy(np.zeros((2, 4, 4), np.uint8), shape, kind))
-        with pytest.raises(DataError, match="X_train in .* is damaged"):
+        with pytest.raises(DataError, match=r"X_train in .* is damaged"):
             read_npz(tmp_path / "i.npz")
 
 
