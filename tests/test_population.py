@@ -141,7 +141,9 @@ def ingredients() -> dict[str, dict[str, Any]]:
                 found[f"{name}-{i}-decayed"] = {**found[f"{name}-{i}"], "terms": [{"penalty": "l2", "strength": 0.5}]}
     found |= {
         f"{key}-{i}": {"noise": {"mixup": 0.4, key: v} if key == "mix_mode" else {key: v}}
-        for key in NOISES if key not in IMAGES for i, v in enumerate(NOISES[key])
+        for key in NOISES
+        if key not in IMAGES
+        for i, v in enumerate(NOISES[key])
     }
     found |= {f"schedule-{name}": {"schedule": {"name": name, "warmup": 0.3}} for name in SHAPES}
     found |= {

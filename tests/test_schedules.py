@@ -252,7 +252,9 @@ PLATEAUS = st.fixed_dictionaries(
 )
 
 
-def plateaus(values: Sequence[float], higher: bool, given: dict[str, Any], base: float) -> tuple[list[float], list[float]]:
+def plateaus(
+    values: Sequence[float], higher: bool, given: dict[str, Any], base: float
+) -> tuple[list[float], list[float]]:
     """Rates after each epoch: ours and torch's."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
     theirs = torch_schedules.ReduceLROnPlateau(optimizer, mode="max" if higher else "min", **given)
@@ -316,10 +318,12 @@ def test_a_plateau_in_fit_looks_at_what_it_is_told_to(monitor: str, metric: str)
 
 def test_schedules_in_fit_are_stepped_once_an_epoch() -> None:
     """Three steps an epoch; torch's scheduler, once an epoch, through the same number of epochs."""
-    for name, given, make in CASES:
+    for name, values, make in CASES:
         if name not in ("plateau", "one_cycle"):
-            run = train(epochs=EPOCHS, optimizer={"name": "sgd", "lr": BASE}, schedule={"name": name, "per": "epoch", **given})
-            assert run.history["lr"] == pytest.approx(torch_rates(make, EPOCHS), rel=1e-12, abs=1e-15), (name, given)
+            run = train(
+                epochs=EPOCHS, optimizer={"name": "sgd", "lr": BASE}, schedule={"name": name, "per": "epoch", **values}
+            )
+            assert run.history["lr"] == pytest.approx(torch_rates(make, EPOCHS), rel=1e-12, abs=1e-15), (name, values)
 
 
 @pytest.mark.parametrize("per", ["epoch", "step"])
@@ -335,7 +339,9 @@ def test_every_group_of_an_optimizer_of_ones_own_is_scheduled(per: str) -> None:
     plain = {"epochs": 3, "batch_size": 60, "stopping": {"patience": 0}}
     wp.fit(problem(), Recipe(**plain, schedule=schedule), device="cpu", optimizer=own)
     cosine = (1 + math.cos(2 * math.pi / 3)) / 2
-    assert [group["lr"] for group in made[0].param_groups] == pytest.approx([0.05 + 0.95 * cosine, 0.05 + 0.05 * cosine])
+    assert [group["lr"] for group in made[0].param_groups] == pytest.approx(
+        [0.05 + 0.95 * cosine, 0.05 + 0.05 * cosine]
+    )
 
 
 # ---- a schedule of one's own
@@ -358,7 +364,9 @@ def test_a_function_is_torchs_lambda(tmp_path: Path) -> None:
 def test_a_recipe_with_a_function_is_not_written_and_not_lost(tmp_path: Path) -> None:
     recipe = Recipe(schedule=halving)
     for write in (recipe.to_toml, recipe.to_dict):
-        with pytest.raises(RecipeError, match=r"halving is a function, which cannot be written down. Take one of constant"):
+        with pytest.raises(
+            RecipeError, match=r"halving is a function, which cannot be written down. Take one of constant"
+        ):
             write()
     assert "halving" in str(recipe)
     assert "halving" in recipe.describe()
@@ -400,7 +408,10 @@ def test_a_function_that_gives_no_factor(given: Any, message: str) -> None:
         ({"name": "exponential", "gamma": 0.0}, "gamma= to be a number"),
         ({"name": "cosine", "gamma": 0.9}, "takes no gamma"),
         ({"name": "step", "step_size": 0}, "step_size= to be a whole number >= 1 or None"),
-        ({"name": "multistep", "milestones": 3}, "milestones= to be a list of which each is a whole number >= 0; it was given 3"),
+        (
+            {"name": "multistep", "milestones": 3},
+            "milestones= to be a list of which each is a whole number >= 0; it was given 3",
+        ),
         ({"name": "multistep", "milestones": [1.5]}, "each is a whole number >= 0"),
         ({"name": "cosine_restarts", "T_0": 2.5}, "T_0= to be a whole number >= 1"),
         ({"name": "cosine_restarts", "T_0": 2, "T_mult": 0}, "T_mult= to be a whole number >= 1"),
@@ -429,13 +440,15 @@ def test_a_metric_that_is_not_there_cannot_be_waited_for(section: str) -> None:
     given = {"schedule": {"name": "plateau"}, "stopping": {}}[section]
     regression = problem(loss="huber", data=wp.Data(train=(X, X[:, :2]), valid=(XV, XV[:, :2])))
     assert regression.metric is None
-    with pytest.raises(ProblemError, match=rf"\[{section}\] monitor = 'valid_metric' needs a metric, and the problem has none"):
+    with pytest.raises(
+        ProblemError, match=rf"\[{section}\] monitor = 'valid_metric' needs a metric, and the problem has none"
+    ):
         train(regression, **{section: {**given, "monitor": "valid_metric"}})
 
 
 def test_a_metric_that_is_not_measured_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wellposed.training.evaluate.KEPT_OUTPUTS", 10)
-    with pytest.raises(ProblemError, match="the metric is not measured. Or monitor valid_loss"):
+    with pytest.raises(ProblemError, match="the metric is not measured"):
         train(stopping={"monitor": "valid_metric"})
     assert train().stopped == "epochs"
 
