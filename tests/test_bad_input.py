@@ -585,7 +585,7 @@ def edited(path: Path, **changes: Any) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no weights": (lambda p: (p / "model.safetensors").unlink(), "no weights at"),
+    "no weights": (lambda p: (p / "model.safetensors").unlink(), "no file of weights"),
     "cut weights": (
         lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:200]),
         "weights at .* do not fit",

@@ -318,12 +318,14 @@ def test_a_plateau_in_fit_looks_at_what_it_is_told_to(monitor: str, metric: str)
 
 def test_schedules_in_fit_are_stepped_once_an_epoch() -> None:
     """Three steps an epoch; torch's scheduler, once an epoch, through the same number of epochs."""
-    for name, values, make in CASES:
+    for name, course, make in CASES:
         if name not in ("plateau", "one_cycle"):
             run = train(
-                epochs=EPOCHS, optimizer={"name": "sgd", "lr": BASE}, schedule={"name": name, "per": "epoch", **values}
+                epochs=EPOCHS,
+                optimizer={"name": "sgd", "lr": BASE},
+                schedule={"name": name, "per": "epoch", **course},
             )
-            assert run.history["lr"] == pytest.approx(torch_rates(make, EPOCHS), rel=1e-12, abs=1e-15), (name, values)
+            assert run.history["lr"] == pytest.approx(torch_rates(make, EPOCHS), rel=1e-12, abs=1e-15), (name, course)
 
 
 @pytest.mark.parametrize("per", ["epoch", "step"])
@@ -448,7 +450,7 @@ def test_a_metric_that_is_not_there_cannot_be_waited_for(section: str) -> None:
 
 def test_a_metric_that_is_not_measured_cannot_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wellposed.training.evaluate.KEPT_OUTPUTS", 10)
-    with pytest.raises(ProblemError, match="the metric is not measured"):
+    with pytest.raises(ProblemError, match=r"the metric is not measured\. Or monitor valid_loss"):
         train(stopping={"monitor": "valid_metric"})
     assert train().stopped == "epochs"
 

@@ -13,11 +13,11 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from wellposed.core.errors import InputError, described, did_you_mean
+from wellposed.core.errors import InputError, WellposedError, described, did_you_mean
 from wellposed.core.numbers import plain
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -37,8 +37,9 @@ class Within:
         return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
 
     def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"{'>' if self.open in ('low', 'both') else '>='} {self.low:g}"
+        if self.high in (math.inf, sys.float_info.max):
+            finite = "" if self.high == math.inf else ", finite"
+            return f"{'>' if self.open in ('low', 'both') else '>='} {self.low:g}{finite}"
         left = "(" if self.open in ("low", "both") else "["
         return f"in {left}{self.low:g}, {self.high:g}{')' if self.open in ('high', 'both') else ']'}"
 
@@ -53,7 +54,7 @@ Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 
 def fits(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
         return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
@@ -62,7 +63,7 @@ def fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if isinstance(origin, type):
-        return callable(value) if origin is Callable else _holds(value, origin, inner)
+        return callable(value) if cast(Any, origin) is Callable else _holds(value, origin, inner)
     if hint in (Any, object):
         return True
     if hint in SCALARS:
@@ -123,7 +124,7 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 
 def words(hint: Any) -> str:
     """What an annotation says, for a person."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if origin is Annotated:
         return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
     if origin in (Union, types.UnionType):
@@ -132,7 +133,7 @@ def words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if isinstance(origin, type):
-        if origin is Callable:
+        if cast(Any, origin) is Callable:
             return "a function"
         if issubclass(origin, Mapping):
             return f"a mapping from {words(inner[0])} to {words(inner[1])}"
@@ -169,6 +170,9 @@ def _hints(function: Callable[..., Any], owner: type | None) -> dict[str, Any]:
 def checked(given: C) -> C:
     """Refuse arguments of a function, or of a class's constructor, that their annotations do not allow.
 
+    A dataclass's own ``__post_init__`` speaks first, since it knows more than a type; a function is not even entered. A class
+    that is annotated with may say in its own words what is wrong, by a static method ``refused(caller, value)``.
+
     Raises:
         InputError: by the call, naming the parameter, what it needs and what it was given.
     """
@@ -181,25 +185,46 @@ def checked(given: C) -> C:
 
 def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Callable[..., Any]:
     signature = inspect.signature(function)
-    hints: dict[str, Any] = {}  # evaluated at the first call: what they name may be defined further down
+
+    @functools.cache  # at the first call: what annotations name may be defined further down
+    def hints() -> dict[str, Any]:
+        return _hints(function, owner)
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        if not hints:
-            hints.update(_hints(function, owner))
         bound = signature.bind(*args, **keywords)
-        for key, value in bound.arguments.items():
-            if key in hints:
-                value = value if getattr(hints[key], "__name__", "") in NAMES else plain(value)
-                bound.arguments[key] = value
-                if not fits(value, hints[key]):
-                    raise InputError(_refusal(name, key, value, hints[key]))
-        return function(*bound.args, **bound.kwargs)
+        refusal = None
+        for key, hint in hints().items():
+            if key in bound.arguments:
+                value = bound.arguments[key]
+                bound.arguments[key] = value = value if _takes_tensors(hint) else plain(value)
+                refusal = refusal or (None if fits(value, hint) else _refusal(name, key, value, hint))
+        if refusal is None:
+            return function(*bound.args, **bound.kwargs)
+        raise (_own_words(function, bound) if owner is not None and is_dataclass(owner) else None) or refusal
 
     return call
 
 
-def _refusal(name: str, key: str, value: object, hint: Any) -> str:
+def _takes_tensors(hint: Any) -> bool:
+    return any(getattr(one, "__name__", "") == "Tensor" for one in (hint, *get_args(hint)))
+
+
+def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:
+    """How a dataclass itself refuses what it was given, if in a sentence; what else it raises is no answer to a wrong type."""
+    try:
+        function(*bound.args, **bound.kwargs)
+    except WellposedError as error:
+        return None if "\n" in str(error) else error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return None
+    return None
+
+
+def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
+    if hasattr(hint, "refused"):
+        found: WellposedError = hint.refused(name, value)
+        return found
     choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
-    hint_of = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{hint_of}"
+    nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}")

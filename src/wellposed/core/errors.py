@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -27,8 +28,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+LONGEST_WORD = 300
+"""Signs of a word in a message: a cell of 70,000 signs in a damaged file is told by its beginning."""
+
+
 class WellposedError(Exception):
     """Base of everything that wellposed raises on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        # A word's beginning, and its last two signs, which may close a quote and end the sentence.
+        super().__init__(re.sub(rf"(\S{{60}})\S{{{LONGEST_WORD - 62},}}(\S\S)", r"\1…\2", str(message)))
 
 
 class InputError(WellposedError, ValueError):

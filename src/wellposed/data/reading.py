@@ -133,6 +133,9 @@ def _refuse_duplicates(names: Iterable[str], what: str) -> None:
 
 def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     pandas = require("pandas", "tables")
+    if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
+        longest = max(map(len, _lines(text)))
+        check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
     separator = separator or _sniffed(text, path)
     header = _checked_header(text, path, separator)
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
@@ -270,7 +273,7 @@ def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
         # The index that pandas leaves in a file names rows; it is no column that anybody chose.
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         frame = file.read(columns=columns).to_pandas(ignore_metadata=True)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")

@@ -46,7 +46,7 @@ from wellposed.diagnosis.repeats import (
 )
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.jobs import Job
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 
 NAMES = {
     "loss": "loss", "bias": "noise + bias", "variance": "variance", "data": "of data", "seeds": "of seeds", "both": "of both",
@@ -286,7 +286,6 @@ def bias_variance(
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
     """
-    needs_problem("bias_variance", problem)
     several, numbers = named(recipes), list(seeds)
     _check(resamples, numbers, strengths, several)
     where = evaluated_on(problem, on)

@@ -44,7 +44,7 @@ from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.executors import train_jobs
 from wellposed.training.history import History
 from wellposed.training.jobs import Job, interrupted
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 from wellposed.training.samples import sampled
 from wellposed.training.settle import settle
@@ -113,7 +113,6 @@ def error_budget(
         >>> abs(sum(part.estimate for part in budget.parts) - budget.valid.estimate) < 1e-9
         True
     """
-    needs_problem("error_budget", problem)
     recipe = as_recipe(recipe)
     given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
     numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(seeds)

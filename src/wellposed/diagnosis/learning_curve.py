@@ -37,7 +37,7 @@ from wellposed.diagnosis.repeats import (
 from wellposed.optim.schedules import Plateau
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.jobs import Job
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 from wellposed.training.samples import sample_index
 
@@ -262,7 +262,6 @@ def learning_curve(
     Source:
         Cortes et al. (1994) for the form; Hestness et al. (2017) for networks.
     """
-    needs_problem("learning_curve", problem)
     several = named(recipes)
     total = len(problem.prepared.train)
     counts = row_counts(sizes, total)

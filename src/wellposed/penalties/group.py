@@ -72,8 +72,7 @@ class Grouped(ByValue, Penalty):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         settle(self, "heads")
-        if isinstance(self.by, (tuple, list, np.ndarray)):
-            object.__setattr__(self, "by", group_numbers(self, self.by))
+        object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
             object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
@@ -171,12 +170,14 @@ def check_weights(owner: Any) -> None:
     at_least_zero(owner, weights=weights)
 
 
-def group_numbers(owner: object, given: object) -> Tensor:
-    """Group numbers of lists or an array, as a recipe writes them.
+def group_numbers(owner: object, given: object) -> object:
+    """Group numbers of lists, as a recipe writes them, or of an array as a tensor; anything else as it is.
 
     Raises:
         InputError: they are no numbers, or rows of different lengths.
     """
+    if not isinstance(given, (tuple, list, np.ndarray)):
+        return given
     try:
         return torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):

@@ -79,7 +79,8 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
     for trial in bench.state.of("baseline"):
         if trial.built == baseline and not bench.state.lots:
             run = bench.runs.get(trial.index)
-            bench.state.findings = trial.findings if run is None else diagnose(run).names
+            late = bench.account.timed and bench.account.spent >= bench.until(shares.SEARCH)
+            bench.state.findings = trial.findings if run is None or late else diagnose(run).names
             bench.keep()
     return bench.state.findings
 

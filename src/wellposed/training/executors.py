@@ -21,13 +21,14 @@ from wellposed.training.inprocess import train_inprocess
 from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
 from wellposed.training.loop import MakeOptimizer, Stop, fit
 from wellposed.training.population.together import why_alone
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 from wellposed.training.processes import cores, forkable, train_in_processes
 from wellposed.training.run import Run
 
 ENGINES = ("auto", "inprocess", "processes", "ray")
 
 
+@checked
 def train_jobs(
     problem: Problem,
     jobs: Sequence[Job],
@@ -58,7 +59,6 @@ def train_jobs(
         ProblemError: the problem cannot be sent to where it is to be trained.
         MissingExtra: the engine needs a package that is not installed.
     """
-    needs_problem("train_jobs", problem)
     train = engine_of(engine)
     if not jobs:
         return []
@@ -197,7 +197,6 @@ def fit_many(
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
     """
-    needs_problem("fit_many", problem)
     several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
     jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
     if optimizer is None and stop is None:

@@ -41,7 +41,7 @@ from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
 from wellposed.training.patience import Patience, check_monitors, higher_is_better
-from wellposed.training.problem import Problem, needs_problem
+from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 from wellposed.training.samples import Sample, sampled
 
@@ -89,7 +89,6 @@ def fit(
         ProblemError, RecipeError, DataError: something given cannot be used.
         TrainingError: an exception in the middle of training; its ``run`` has the history and best weights.
     """
-    needs_problem("fit", problem)
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
