@@ -429,7 +429,6 @@ def test_a_function_that_gives_no_factor(given: Any, message: str) -> None:
         ({"name": halving, "gamma": 0.9}, "takes no settings"),
         ({"name": torch_schedules.ExponentialLR}, "there is no schedule"),
     ],
-    ids=str,
 )
 def test_impossible_schedules(given: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
