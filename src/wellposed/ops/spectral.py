@@ -62,7 +62,8 @@ class Decomposed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         """``U diag(grad) V^T``."""
         u, vh = ctx.saved_tensors
-        return (u * grads[1].unsqueeze(-2)) @ vh
+        grad: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
+        return grad
 
 
 class Composed(torch.autograd.Function):
