@@ -62,8 +62,8 @@ class Decomposed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         """``U diag(grad) V^T``."""
         u, vh = ctx.saved_tensors
-        found: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
-        return found
+        grad: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
+        return grad
 
 
 class Composed(torch.autograd.Function):
