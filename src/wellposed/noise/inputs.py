@@ -98,7 +98,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
         concentration: >= 0. Small: nearly one of both examples; 1: any mixture; large: nearly halves.
     """
     check_mixing(concentration, "batch", source)
-    return float(_beta(np.array(concentration), source)) if concentration else 1.0
+    return float(_beta(np.array(concentration, np.float64), source)) if concentration else 1.0
 
 
 def _beta(concentration: np.ndarray, source: torch.Generator) -> np.ndarray:
@@ -143,7 +143,7 @@ def _unmixed(x: Tensor, mode: MixMode) -> tuple[Tensor, Tensor, Weight]:
 def _weights(concentration: float, rows: int, mode: MixMode, source: torch.Generator) -> Weight:
     if mode == "batch":
         return mixing_weight(concentration, source)
-    return torch.from_numpy(_beta(np.full(rows, concentration), source))
+    return torch.from_numpy(_beta(np.full(rows, concentration, np.float64), source))
 
 
 def rowwise(weight: Weight, x: Tensor) -> Weight:
@@ -254,7 +254,7 @@ def mixup_or_cutmix(
     if mode == "batch":
         mix, concentration = (cutmix, cutmix_concentration) if cut else (mixup, mixup_concentration)
         return mix(x, concentration, source)
-    drawn = torch.from_numpy(_beta(np.where(cut, cutmix_concentration, mixup_concentration), source))
+    drawn = torch.from_numpy(_beta(np.where(cut, float(cutmix_concentration), float(mixup_concentration)), source))
     permutation = torch.randperm(len(x), generator=source)
     boxed, kept = _boxed(x, permutation, drawn, source)
     images = torch.where(cut.view(-1, 1, 1, 1).to(x.device), boxed, blend(x, permutation, drawn))
