@@ -364,19 +364,19 @@ def test_a_resumed_average_continues(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("ema", [0.0, 1.0, -0.5, float("nan"), 2, "0.9"])
 def test_impossible_settings(ema: Any) -> None:
-    with pytest.raises(InputError, match=r"ema in \(0, 1\), or None"):
+    with pytest.raises(InputError, match=r"Average needs ema= to be a number in \(0, 1\) or None; it was given"):
         Average(network(), ema)
-    with pytest.raises(InputError, match=r"an nn.Module; it was given int"):
+    with pytest.raises(InputError, match=r"Average needs model= to be an nn.Module; it was given 3"):
         Average(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"warmup": "ration"}, r"warmup as one of ratio, power, none or a function .*'ration'. Did you mean 'ratio'\?"),
-        ({"warmup": True}, "warmup as one of .*; it was given True"),
-        ({"start": "first"}, "start as one of update, model; it was given 'first'"),
-        ({"buffers": True}, "buffers as one of copy, average; it was given True"),
+        ({"warmup": "ration"}, r"warmup.*'ratio'.*it was given 'ration'. Did you mean 'ratio'\?"),
+        ({"warmup": True}, "warmup.*; it was given True"),
+        ({"start": "first"}, "start.*update.*model.*; it was given 'first'"),
+        ({"buffers": True}, "buffers.*copy.*average.*; it was given True"),
     ],
 )
 def test_impossible_choices(settings: Any, message: str) -> None:

@@ -227,7 +227,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "schema of another kind": ({"schema": "1"}, f"reads schema {SCHEMA} only"),
     "no schema": ({"schema": None}, f"reads schema {SCHEMA} only"),
     "unknown architecture": ({"architecture": "transformer"}, "'transformer'; this wellposed builds mlp, convnet"),
-    "architecture of another kind": ({"architecture": ["mlp"]}, "this wellposed builds mlp, convnet"),
+    "architecture of another kind": ({"architecture": ["mlp"]}, r"damaged: architecture is \['mlp'\]"),
     "no settings": ({"settings": None}, "damaged"),
     "unknown setting": ({"settings": {"inputs": 3, "outputs": 2, "nonsense": 1}}, "do not build a mlp.*nonsense"),
     "impossible setting": ({"settings": {"inputs": -3, "outputs": 2}}, "do not build a mlp"),

@@ -94,6 +94,13 @@ def noise(**given: Any) -> Call:
     return Call(lambda: dict(given), lambda made: wp.perturb(net(), made.on("0")))
 
 
+def loss(**given: Any) -> Call:
+    """A loss, which is then minimized for an epoch."""
+    return Call(
+        lambda: dict(given), lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), made, (X, X[:, :1] ** 2)), RECIPE)
+    )
+
+
 CALLS: dict[str, Call] = {
     **dict.fromkeys(
         ("L0", "L1", "L2", "MCP", "SCAD", "ElasticNet", "GroupL2", "GroupMCP", "SparseGroup"), charge(strength=0.1)
@@ -110,6 +117,14 @@ CALLS: dict[str, Call] = {
     "TiedGroups": Call(lambda: {"strength": 0.1, "axes": {"0.weight": "unit"}}),
     **dict.fromkeys(("L1Ball", "L2Ball", "LInfBall", "MaxNorm", "SpectralBall"), charge(bound=1.0)),
     **dict.fromkeys(("NonNegative", "Orthogonal", "UnitNorm", "Simplex"), charge()),
+    "HalfSpace": charge(normal=1.0, limit=5.0),
+    "Huber": loss(delta=1.0),
+    "Quantile": loss(level=0.5),
+    "Poisson": loss(),
+    "reading_up_to": Call(lambda: {"memory": "1GiB"}, lambda made: made.__enter__()),
+    "mixup_or_cutmix": Call(
+        lambda: {"x": images(), "mixup_concentration": 1.0, "cutmix_concentration": 1.0, "source": source()}
+    ),
     "Box": charge(low=-1.0, high=1.0),
     "TopK": charge(keep=0.5),
     "NormBound": charge(bound=1.0),
@@ -445,7 +460,8 @@ def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
     for call, says in (
         (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
         (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
-        (lambda: wp.L1(True), "L1 needs strength= to be a number; it was given True."),
+        (lambda: wp.L1(True), "L1 needs a finite strength >= 0; it was given True."),
+        (lambda: wp.ramp([3]), r"Ramp needs a whole number steps >= 1; it was given \[3\]"),
         (lambda: wp.fit(problem(), RECIPE, device="cuda:99"), r"The device 'cuda:99' cannot be used: .* Give cpu, or auto"),
         (lambda: wp.cutout(images(), 0.1, source(), "meen"), "to be 'zero' or 'mean'; it was given 'meen'. Did you mean 'mean'?"),
         (lambda: wp.watch(**watched() | {"optimizer": torch.optim.SGD(net().parameters())}), "no parameter of this model"),

@@ -385,7 +385,7 @@ class Deaf(nn.Module):
 
 MISFITS: dict[str, tuple[Any, str]] = {
     "a module": (lambda: problem(nn.Linear(FEATURES, CLASSES)), "model= must be a factory.*given Linear"),
-    "a name": (lambda: problem("mlp"), "model= must be a factory"),
+    "a name": (lambda: problem("mlp"), "Problem needs model= to be a function; it was given 'mlp'"),
     "no module": (lambda: problem(lambda: 3), "must return an nn.Module; it returned int"),
     "a factory that raises": (lambda: problem(raising(ZeroDivisionError("by zero"))), "raised ZeroDivisionError: by zero"),
     "a missing package": (lambda: problem(raising(ImportError("no flash"))), "raised ImportError: no flash"),
@@ -461,4 +461,5 @@ def test_a_device_that_is_not_there() -> None:
     with pytest.raises(InputError, match="There is no device 'gpu'"):
         wp.fit(problem(), SHORT, device="gpu")
     if not torch.cuda.is_available():
-        assert wp.fit(problem(), SHORT, device="cuda").stopped == "epochs"
+        with pytest.raises(InputError, match=r"The device 'cuda' cannot be used: .* Give cpu, or auto"):
+            wp.fit(problem(), SHORT, device="cuda")

@@ -585,7 +585,7 @@ def test_more_that_would_double() -> None:
 
 def test_wrong_arguments() -> None:
     net, other = network(), network(1)
-    with pytest.raises(InputError, match=r"needs a torch.optim.Optimizer; it was given Sequential"):
+    with pytest.raises(InputError, match="optimizer= to be a torch optimizer; it was given Sequential"):
         wp.regularize(net, net)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"L1\(strength=0.1\) is not. Write L1\(strength=0.1\).on\(wp.weights\)"):
         wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1)])  # type: ignore[list-item]

@@ -431,9 +431,9 @@ def test_dropout_draws_again_and_nothing_else() -> None:
     ("make", "message"),
     [
         (lambda: SAM(nn.Linear(1, 1), -0.1), "SAM needs a finite radius >= 0; it was given -0.1"),
-        (lambda: SAM(nn.Linear(1, 1), float("nan")), "finite radius"),
+        (lambda: SAM(nn.Linear(1, 1), float("nan")), "radius= to be a number; it was given nan"),
         (lambda: SAM(nn.Linear(1, 1), 0.1, eta=-1.0), "finite eta >= 0"),
-        (lambda: SAM(torch.optim.SGD), "SAM needs the model, an nn.Module"),  # type: ignore[arg-type]
+        (lambda: SAM(torch.optim.SGD), "SAM needs model= to be an nn.Module; it was given the class SGD"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_settings(make: Any, message: str) -> None:

@@ -149,8 +149,9 @@ def test_an_error_while_watching_leaves_modes_and_random_state(data: Any, net: n
     watch = wp.watch(net, "cross_entropy", train=data, valid=data, forward=failing)
     net.train()
     before = random_state()
-    with pytest.raises(RuntimeError, match="no forward today"):
+    with pytest.raises(InputError, match="forward= raised RuntimeError: no forward today") as caught:
         watch.epoch()
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert net.training
     assert net[3].training
     assert random_state() == before
@@ -256,7 +257,7 @@ def test_sizes_of_probes(train: int, valid: int, wanted: int | None, size: int) 
 
 
 def test_a_probe_of_one_row_is_refused(data: Any, net: nn.Module) -> None:
-    with pytest.raises(InputError, match="at least 2"):
+    with pytest.raises(InputError, match="rows= to be a whole number >= 2 or None; it was given 1"):
         wp.watch(net, "cross_entropy", train=data, valid=data, rows=1)
 
 

@@ -41,6 +41,7 @@ class NonNegative(Constraint):
         return into_interval(w, *self.interval)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Box(ByValue, Constraint):
     """``low_i <= w_i <= high_i`` for every weight: ``clip(w_i, low_i, high_i)``.
@@ -99,6 +100,7 @@ class Box(ByValue, Constraint):
         return into_interval(w, *self.interval)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class HalfSpace(ByValue, Grouped):
     """``<a, w_g> <= limit_g`` for every group, ``a`` the normal: ``w_g -= max(<a, w_g> - limit_g, 0)/|a_g|^2 * a_g``.

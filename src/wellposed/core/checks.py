@@ -197,7 +197,10 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
         for key, hint in hints().items():
             if key in bound.arguments:
                 value = bound.arguments[key]
-                bound.arguments[key] = value = value if _takes_tensors(hint) else plain(value)
+                value = value if _takes_tensors(hint) else plain(value)
+                if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
+                    value = float(value)  # a number of this size, which most libraries take as a float alone
+                bound.arguments[key] = value
                 refusal = refusal or (None if fits(value, hint) else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
@@ -206,8 +209,13 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
     return call
 
 
+def _parts(hint: Any) -> list[Any]:
+    """An annotation and what it is made of."""
+    return [hint, *(part for one in get_args(hint) for part in _parts(one))]
+
+
 def _takes_tensors(hint: Any) -> bool:
-    return any(getattr(one, "__name__", "") == "Tensor" for one in (hint, *get_args(hint)))
+    return any(getattr(one, "__name__", "") == "Tensor" for one in _parts(hint))
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:
@@ -222,8 +230,9 @@ def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> W
 
 
 def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
-    if hasattr(hint, "refused"):
-        found: WellposedError = hint.refused(name, value)
+    own = next((one for one in _parts(hint) if hasattr(one, "refused")), None)
+    if own is not None:
+        found: WellposedError = own.refused(name, value)
         return found
     choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
     nearest = did_you_mean(value, choices) if isinstance(value, str) else ""

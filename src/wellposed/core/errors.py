@@ -22,6 +22,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from datetime import date, time
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -106,7 +107,7 @@ def described(value: object) -> str:
     """What a person gave, in a few words: what is short as it is, else its type, and its shape if it has one."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict)):
+    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, date, time)):
         text = repr(value)
         if len(text) <= 80 and "\n" not in text:
             return text

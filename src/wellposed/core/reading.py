@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean
 
 LIMIT = 4 * 2**30
@@ -34,6 +35,7 @@ CHUNK = 2**20
 _limit: ContextVar[int] = ContextVar("wellposed_reading_limit", default=LIMIT)
 
 
+@checked
 @contextlib.contextmanager
 def reading_up_to(memory: int | str) -> Iterator[None]:
     """Inside the block, reading a file may take about this much memory; without it, 4 GiB.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.losses.criterion import Criterion, aligned, over_outputs
 from wellposed.losses.targets import need_numbers
@@ -120,6 +121,7 @@ class AbsoluteError(_OfNumbers):
         return train.float().median()
 
 
+@checked
 @dataclass(frozen=True)
 class Huber(_OfNumbers):
     """``r^2/2`` for ``|r| <= delta`` and ``delta (|r| - delta/2)`` beyond, of ``r = y - f``; torch's ``huber_loss``.
@@ -154,6 +156,7 @@ class Huber(_OfNumbers):
         return self.kernel if self.delta == 1.0 else None
 
 
+@checked
 @dataclass(frozen=True)
 class Quantile(_OfNumbers):
     """``max(level r, (level - 1) r)`` of ``r = y - f``: the pinball loss, least at the quantile ``level`` of ``y``.

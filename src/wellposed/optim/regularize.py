@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError, InputError, described
+from wellposed.core.errors import CompositionError, FormatError
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
@@ -454,7 +454,7 @@ def _multiplier(one: Charged, plan: Plan) -> Tensor:
 
 
 @checked
-def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | Term = ()) -> Regularized:
+def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | Term = ()) -> Regularized:
     """Enforce ``terms`` on ``model`` at each step of ``optimizer``; use the result in its place.
 
     Args:
@@ -475,39 +475,19 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Sequence[Term] | T
     """
     if isinstance(optimizer, Wrapper):
         raise CompositionError(optimizer.refusal)
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(
-            f"regularize needs a torch.optim.Optimizer; it was given {described(optimizer)}. "
-            "Write wp.regularize(optimizer, model, terms)."
-        )
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"regularize needs the model, an nn.Module, whose names the terms go by; it was given {described(model)}. "
-            "Give the module itself; of several models, nn.ModuleDict({...})."
-        )
     return Regularized(optimizer, model, checked_terms(terms))
 
 
-def checked_terms(terms: Sequence[Term] | Term) -> tuple[Term, ...]:
+def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
     """Terms as a tuple.
 
     Raises:
         InputError: something else is among them.
     """
-    given: Any = [terms] if isinstance(terms, (Term, Chargeable)) else terms
-    if not isinstance(given, Iterable) or isinstance(given, (str, Mapping, nn.Module)):
-        raise InputError(
-            f"regularize needs a list of terms, such as [wp.L1(1e-3).on()], or [] for none; it was given {described(given)}."
-        )
+    given: Any = [terms] if isinstance(terms, Term) else terms
+    if isinstance(given, (str, Mapping, nn.Module, Chargeable)) or not isinstance(given, Iterable):
+        raise Term.refused("regularize", given)
     found: tuple[Any, ...] = tuple(given)
-    for term in found:
-        if isinstance(term, Chargeable):
-            place = "" if isinstance(term, (FunctionalPenalty, CoupledPenalty)) else "wp.weights"
-            place = "nn.ReLU" if "activations" in getattr(term, "needs", ()) else place
-            raise InputError(f"A term is a penalty bound with .on(...); {term} is not. Write {term}.on({place}).")
-        if not isinstance(term, Term):
-            raise InputError(
-                "A term is a penalty or a constraint that is bound with .on(...), such as wp.L1(1e-3).on(); "
-                f"{described(term)} is none. Give a flat list of terms."
-            )
+    if not all(isinstance(term, Term) for term in found):
+        raise Term.refused("regularize", found)
     return found

@@ -352,6 +352,24 @@ class Term:
     how: How
     schedule: Schedule | None = None
 
+    @staticmethod
+    def refused(caller: str, given: object) -> InputError:
+        """What is said where terms are needed and something else is given, or is among them."""
+        if isinstance(given, (list, tuple)):
+            given = next((term for term in given if not isinstance(term, Term)), None)
+            if not isinstance(given, Chargeable):
+                return InputError(
+                    "A term is a penalty or a constraint that is bound with .on(...), such as wp.L1(1e-3).on(); "
+                    f"{described(given)} is none. Give a flat list of terms."
+                )
+        if isinstance(given, Chargeable):
+            place = "" if isinstance(given, (FunctionalPenalty, CoupledPenalty)) else "wp.weights"
+            place = "nn.ReLU" if "activations" in getattr(given, "needs", ()) else place
+            return InputError(f"A term is a penalty bound with .on(...); {given} is not. Write {given}.on({place}).")
+        return InputError(
+            f"{caller} needs a list of terms, such as [wp.L1(1e-3).on()], or [] for none; it was given {described(given)}."
+        )
+
     @property
     def place(self) -> str:
         """``where`` as text."""

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, Tiled, sparing
@@ -20,6 +21,7 @@ from wellposed.penalties.group import Weights, charged, check_weights, norm_viol
 from wellposed.penalties.layouts import laid_out
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TiedGroups(ByValue, CoupledPenalty):
     """``strength * sum_g c_g |(w1_g, w2_g, ...)|_2``, ``c_g = sqrt(size)``: one norm for what is useful only together.

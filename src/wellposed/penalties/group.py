@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import plain, settle
 from wellposed.core.selectors import Leaf
@@ -237,6 +238,7 @@ def norm_violation(
     return distance if rest is None else torch.hypot(distance, length(rest))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GroupL2(Grouped):
     """``strength * sum_g c_g |w_g|_2``, ``c_g = sqrt(size_g)``: whole units, inputs, heads or blocks become exactly zero.
@@ -288,6 +290,7 @@ class GroupL2(Grouped):
         return norm_violation(w, grad, self.scaled(w), self.groups(w))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SparseGroup(Grouped):
     """``strength * (mix * |w|_1 + (1 - mix) * sum_g c_g |w_g|_2)``: zeros of whole groups, and inside of others.
@@ -353,6 +356,7 @@ class SparseGroup(Grouped):
         return self.whole.violation(w, left, step)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GroupMCP(Grouped):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.

@@ -290,6 +290,7 @@ class Orthogonality(_MatrixPenalty):
         return length(grad + self.strength * (cube - a))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class RowL21(ByValue, Penalty):
     """``strength * sum_i c_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.

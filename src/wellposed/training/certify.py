@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -134,7 +134,7 @@ def certify(
     net: nn.Module,
     loss: Any,
     data: Any,
-    terms: Sequence[Term] | Term | Optimizer = (),
+    terms: Iterable[Term] | Term | Optimizer = (),
     optimizer: Optimizer | None = None,
     *,
     tolerance: Annotated[float, Within(0)] = 1e-6,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -32,7 +32,7 @@ def settle(
     net: nn.Module,
     loss: Any,
     data: Any,
-    terms: Sequence[Term] | Term | Optimizer = (),
+    terms: Iterable[Term] | Term | Optimizer = (),
     tolerance: Annotated[float, Within(0)] = 1e-6,
     steps: Annotated[int, Within(0)] = 10_000,
     *,
