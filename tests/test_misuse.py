@@ -140,9 +140,6 @@ CALLS: dict[str, Call] = {
     "perturb": Call(lambda: {"model": net(), "noises": wp.Dropout(0.1).on("0")}),
     "cutmix": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
     "mixup": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
-    "mixup_or_cutmix": Call(
-        lambda: {"x": images(), "mixup_concentration": 1.0, "cutmix_concentration": 1.0, "source": source()}
-    ),
     "cutout": Call(lambda: {"x": images(), "share": 0.2, "source": source()}),
     "mixed": Call(lambda: {"target": Y, "permutation": torch.randperm(ROWS), "weight": 0.3, "classes": 2}),
     "decay_to": Call(lambda: {"steps": 10}, lambda made: made(3)),

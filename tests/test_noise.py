@@ -880,15 +880,13 @@ def test_a_source_is_a_generator(source: object) -> None:
     calls: list[Callable[..., object]] = [gaussian, cutout, cutmix, mixup, dropout, spatial_dropout, gaussian_dropout]
     calls += [drop_connect, weight_noise, stochastic_depth, gradient_noise]
     for call in calls:
-        with pytest.raises(
-            InputError, match=r"source, a torch.Generator .* Write torch.Generator\(\).manual_seed\(0\)"
-        ):
+        with pytest.raises(InputError, match=r"source.* a torch.Generator.* torch.Generator\(\).manual_seed\(0\)"):
             call(x, 0.3, source)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2, math.nan, math.inf, "0.1", None, True], ids=str)
 def test_a_share_is_below_1(share: object) -> None:
-    with pytest.raises(InputError, match=r"^cutout needs a share of the area in \[0, 1\); it was given [^\n]*\.$"):
+    with pytest.raises(InputError, match=r"^cutout needs share= to be a number in \[0, 1\); it was given [^\n]*\.$"):
         cutout(images(2), share, generator(0))  # type: ignore[arg-type]
     kept = cutout(images(2), 0.999, generator(0))
     assert kept.shape == images(2).shape

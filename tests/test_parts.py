@@ -140,6 +140,7 @@ SCHEDULED = {"schedule": "cosine", "warmup": 0.2}
 PENALTIES = [name for name, cls in chargeables().items() if "strength" in cls.__dataclass_fields__]
 CONSTRAINTS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "box": ({"low": -0.2, "high": 0.2}, {"low": -99.0, "high": 99.0}),
+    "half_space": ({"normal": 1.0, "limit": -0.5}, {"normal": 1.0, "limit": 99.0}),
     "l1_ball": ({"bound": 1.0}, {"bound": 99.0}),
     "l2_ball": ({"bound": 0.5}, {"bound": 99.0}),
     "linf_ball": ({"bound": 0.1}, {"bound": 99.0}),

@@ -94,7 +94,13 @@ SCALARS: dict[object, Scalar] = {
     str: Scalar("text", lambda value: isinstance(value, str)),
     Path: Scalar("a path", lambda value: isinstance(value, Path)),
 }
-NAMES = {"Module": "an nn.Module", "Optimizer": "a torch optimizer", "Tensor": "a dense tensor"}
+NAMES = {
+    "Module": "an nn.Module",
+    "Optimizer": "a torch optimizer",
+    "Tensor": "a dense tensor",
+    "Generator": "a torch.Generator, such as torch.Generator().manual_seed(0)",
+    "Placed": "a noise with its place, such as wp.Dropout(0.5).on('head')",
+}
 """What torch's types are called; torch itself is not imported here, since logs are diagnosed without it."""
 
 

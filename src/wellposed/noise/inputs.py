@@ -10,7 +10,6 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import plain
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 
 
@@ -36,7 +35,12 @@ def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
 
 
 @checked
-def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero", "mean"] = "zero") -> Tensor:
+def cutout(
+    x: Tensor,
+    share: Annotated[float, Within(0, 1, open="high")],
+    source: torch.Generator,
+    fill: Literal["zero", "mean"] = "zero",
+) -> Tensor:
     """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
 
     The box lies wholly inside the image, at every place with equal probability, so that the share is the same for each.
@@ -54,9 +58,6 @@ def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero
     """
     needs_images("cutout", x)
     needs_source(source)
-    share = plain(share)
-    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
-        raise InputError(f"cutout needs a share of the area in [0, 1); it was given {described(share)}.")
     if share == 0:
         return x
     examples, _, height, width = x.shape
