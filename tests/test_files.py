@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gzip
 import io
 import json
@@ -430,6 +431,37 @@ def test_a_file_that_is_protected_stays(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(PermissionError):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+@unix
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("call", ["open", "fsync", "replace", "fdopen"])
+def test_what_cannot_be_written_is_said_by_the_name_that_people_know(
+    call: str, within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partial file is ours: "Permission denied: .wellposed-83736cda8708f307" tells nobody what to do."""
+    path, whole = tmp_path / "folder" / "predictions.csv", getattr(os, call)
+    path.parent.mkdir()
+
+    def refuse(*given: Any, **more: Any) -> Any:
+        if call in ("fsync", "fdopen") or PARTIAL in str(given[0]):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), *given[:1])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(PermissionError) as refused:
+        write_atomically(path, "new", tmp_path if within else None)
+    assert refused.value.filename == str(path)
+    assert PARTIAL not in str(refused.value)
+
+
+@unix
+@pytest.mark.parametrize("path", ["/dev/fd/77", "/dev/full"])
+def test_what_fails_in_place_is_said_by_its_name(path: str) -> None:
+    if path == "/dev/fd/77" or os.path.exists(path):
+        with pytest.raises(OSError) as refused:
+            write_atomically(path, "new")
+        assert refused.value.filename == path
 
 
 @unix
