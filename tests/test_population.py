@@ -1272,7 +1272,7 @@ def test_many_rows_are_evaluated_in_parts(compiled: bool) -> None:
 @BOTH
 def test_a_job_that_cannot_be_trained_does_not_stop_the_others(compiled: bool) -> None:
     given = problem()
-    impossible = [Job(recipe(), 0, rows=0), Job(recipe(model={"heigth": 3}), 0), Job(recipe(model={"kind": "bad"}), 0)]
+    impossible = [Job(recipe(model={"heigth": 3}), 0), Job(recipe(model={"kind": "bad"}), 0)]
     found = together(given, [*impossible, Job(recipe(), 1)], compiled)
     for job, outcome in zip(impossible, found, strict=False):
         assert isinstance(outcome, WellposedError)

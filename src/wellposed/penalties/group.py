@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -31,8 +31,10 @@ from wellposed.penalties.base import (
 )
 from wellposed.penalties.layouts import laid_out
 
-Weights = float | Tensor | None
-"""How much each group is charged, beside the strength: None, one number for all, or one for each."""
+Weights: TypeAlias = "float | Tensor | None"
+"""How much each group is charged, beside the strength: None, one number for all, or one for each. In quotes, as `Numbers`."""
+Membership: TypeAlias = "str | Tensor"
+"""Who is in a group: a way by name, or a number of its group for each weight. In quotes, as `Numbers`."""
 
 
 class Grouped(ByValue, Penalty):
@@ -61,7 +63,7 @@ class Grouped(ByValue, Penalty):
     """
 
     strength: float
-    by: str | Tensor
+    by: Membership
     heads: int | None
     block: tuple[int, int] | None
     weights: Weights
@@ -260,7 +262,7 @@ class GroupL2(Grouped):
     """
 
     strength: float
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
@@ -310,7 +312,7 @@ class SparseGroup(Grouped):
 
     strength: float
     mix: float = 0.5
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
@@ -380,7 +382,7 @@ class GroupMCP(Grouped):
 
     strength: float
     gamma: float = 3.0
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None

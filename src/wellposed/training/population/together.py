@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.errors import WellposedError
 from wellposed.core.progress import report
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
@@ -23,7 +23,7 @@ from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
 from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
-from wellposed.training.loop import Shared, Training
+from wellposed.training.loop import Shared, Training, failure
 from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.compiled import found as found_kernel
 from wellposed.training.population.eager import Eager
@@ -122,8 +122,7 @@ class Alone:
             self.ended(self.number, error)
             return
         run = None if self.training is None else self.training.finish("failed")
-        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-        self.ended(self.number, TrainingError(f"Training stopped by {said}", run))
+        self.ended(self.number, failure(error, run))
 
 
 def train_population(
