@@ -85,14 +85,92 @@ def inserted(data: bytes, draw: random.Random) -> bytes:
 
 
 PIECES = (
-    b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xe9", "中文🎉".encode(), b"\x1b[31m", b"\r", b"\n\n", b'"', b"'", b",", b",,,,", b";", b"\t",
-    b"x" * 70_000, b"9" * 500, b"-", b"nan", b"inf", b"1e400", b"1e160", b"[" * 50, b"{", b"\xed\xa0\x80",
-)  # fmt: skip
+    b"\0",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xe9",
+    "中文🎉".encode(),
+    b"\x1b[31m",
+    b"\r",
+    b"\n\n",
+    b'"',
+    b"'",
+    b",",
+    b",,,,",
+    b";",
+    b"\t",
+    b"x" * 70_000,
+    b"9" * 500,
+    b"-",
+    b"nan",
+    b"inf",
+    b"1e400",
+    b"1e160",
+    b"[" * 50,
+    b"{",
+    b"\xed\xa0\x80",
+)
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 1.5, -0.0, 1e160, -1e308, 10**30, 10**400, float("nan"), float("inf"), "", "x", "nan", "1e400", "中文🎉",
-    "a" * 5000, "\ud800", "\0", [], [None], [[]], [1, 2, 3], {}, {"x": None}, {"schema": 1}, [{}],
-)  # fmt: skip
-CELLS = ("", "NA", "nan", "inf", "-inf", "1e400", "1e160", "-1e308", '"', '""', "'", "a,b", "0x10", "1_000", "1,5", "true", "é", "中文🎉", "\ufeff", "9" * 400, "x" * 9000, "-", "1e", "2020-13-45", "0001-01-01", "9999-12-31", "12:61")  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    1.5,
+    -0.0,
+    1e160,
+    -1e308,
+    10**30,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "nan",
+    "1e400",
+    "中文🎉",
+    "a" * 5000,
+    "\ud800",
+    "\0",
+    [],
+    [None],
+    [[]],
+    [1, 2, 3],
+    {},
+    {"x": None},
+    {"schema": 1},
+    [{}],
+)
+CELLS = (
+    "",
+    "NA",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e160",
+    "-1e308",
+    '"',
+    '""',
+    "'",
+    "a,b",
+    "0x10",
+    "1_000",
+    "1,5",
+    "true",
+    "é",
+    "中文🎉",
+    "\ufeff",
+    "9" * 400,
+    "x" * 9000,
+    "-",
+    "1e",
+    "2020-13-45",
+    "0001-01-01",
+    "9999-12-31",
+    "12:61",
+)
 
 
 def of_json(data: bytes, draw: random.Random) -> bytes:
@@ -255,10 +333,15 @@ def frame(rows: int = 40) -> pd.DataFrame:
     number = draw.normal(size=rows).round(3)
     town = draw.choice(["Rome", "Oslo", "Bern"], rows).astype(object)
     town[3] = None
-    return pd.DataFrame({
-        "number": number, "town": town, "day": pd.date_range("2020-01-01", periods=rows).astype(str),
-        "sold": draw.random(rows) > 0.5, "kind": np.where(number > 0, "high", "low"),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "number": number,
+            "town": town,
+            "day": pd.date_range("2020-01-01", periods=rows).astype(str),
+            "sold": draw.random(rows) > 0.5,
+            "kind": np.where(number > 0, "high", "low"),
+        }
+    )
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -292,18 +375,24 @@ def of_images(path: Path) -> None:
 def npz(folder: Path) -> Path:
     draw = np.random.default_rng(0)
     with io.BytesIO() as file:
-        np.savez(file, X_train=draw.integers(0, 255, (20, 6, 6), dtype=np.uint8), y_train=np.arange(20) % 2,
-                 X_test=draw.integers(0, 255, (6, 6, 6), dtype=np.uint8), y_test=np.arange(6) % 2)  # fmt: skip
+        np.savez(
+            file,
+            X_train=draw.integers(0, 255, (20, 6, 6), dtype=np.uint8),
+            y_train=np.arange(20) % 2,
+            X_test=draw.integers(0, 255, (6, 6, 6), dtype=np.uint8),
+            y_test=np.arange(6) % 2,
+        )
         return written(folder / "images.npz", file.getvalue())
 
 
 def curves() -> dict[str, list[float]]:
     e = np.arange(EPOCHS)
     return {
-        "epoch": e.tolist(), "train_loss": (0.1 + np.exp(-e / 4)).round(4).tolist(),
+        "epoch": e.tolist(),
+        "train_loss": (0.1 + np.exp(-e / 4)).round(4).tolist(),
         "val_loss": (0.5 + 0.5 * np.exp(-e / 3) + 0.02 * np.maximum(e - 5, 0)).round(4).tolist(),
         "val_accuracy": (0.9 - 0.4 * np.exp(-e / 4)).round(4).tolist(),
-    }  # fmt: skip
+    }
 
 
 def delimited(name: str, separator: str = ",") -> Callable[[Path], Path]:
@@ -357,8 +446,11 @@ def lightning(folder: Path) -> Path:
     lines = ["epoch,step,train_loss_epoch,train_loss_step,val_acc,val_loss"]
     for r in rows_of_curves():
         step = 8 * (r["epoch"] + 1) - 1
-        lines += [f"{r['epoch']},{step - 4},,{r['train_loss']},,", f"{r['epoch']},{step},,,{r['val_accuracy']},{r['val_loss']}",
-                  f"{r['epoch']},{step},{r['train_loss']},,,"]  # fmt: skip
+        lines += [
+            f"{r['epoch']},{step - 4},,{r['train_loss']},,",
+            f"{r['epoch']},{step},,,{r['val_accuracy']},{r['val_loss']}",
+            f"{r['epoch']},{step},{r['train_loss']},,,",
+        ]
     return written(folder / "metrics.csv", "\n".join(lines) + "\n")
 
 
@@ -401,10 +493,17 @@ def compared(path: Path) -> None:
 
 
 RECIPE = wp.Recipe(
-    epochs=2, batch_size=16, model={"width": 8, "depth": 1}, schedule={"name": "cosine", "warmup": 0.1},
-    terms=[{"penalty": "l1", "strength": 0.001, "on": "weights"}, {"penalty": "max_norm", "bound": 3.0, "by": "unit", "on": "weights"}],
-    noise={"label_smoothing": 0.1, "places": [{"kind": "dropout", "rate": 0.1, "on": "layers.*"}]}, averaging={"ema": 0.9},
-)  # fmt: skip
+    epochs=2,
+    batch_size=16,
+    model={"width": 8, "depth": 1},
+    schedule={"name": "cosine", "warmup": 0.1},
+    terms=[
+        {"penalty": "l1", "strength": 0.001, "on": "weights"},
+        {"penalty": "max_norm", "bound": 3.0, "by": "unit", "on": "weights"},
+    ],
+    noise={"label_smoothing": 0.1, "places": [{"kind": "dropout", "rate": 0.1, "on": "layers.*"}]},
+    averaging={"ema": 0.9},
+)
 
 
 SHORT = RECIPE.replace(noise={"places": ()})
@@ -507,18 +606,34 @@ def told(path: Path) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "table.csv": Kind(lambda f: written(f / "t.csv", frame().to_csv(index=False)), learned("kind"), (of_cells,) * 5, costs=4),
-    "numbers.csv": Kind(lambda f: written(f / "n.csv", frame().to_csv(index=False)), learned("number"), (of_cells,) * 5, costs=4),
-    "table.tsv": Kind(lambda f: written(f / "t.tsv", frame().to_csv(index=False, sep="\t")), learned("kind"), (of_cells,) * 5, costs=4),
-    "table.csv.gz": Kind(lambda f: written(f / "t.csv.gz", gzip.compress(frame().to_csv(index=False).encode(), mtime=0)),
-                         learned("kind"), (zipped(of_cells), zipped(inserted)), costs=4),
-    "table.parquet": Kind(lambda f: (frame().to_parquet(f / "t.parquet"), f / "t.parquet")[1], learned("kind"), costs=4),
+    "table.csv": Kind(
+        lambda f: written(f / "t.csv", frame().to_csv(index=False)), learned("kind"), (of_cells,) * 5, costs=4
+    ),
+    "numbers.csv": Kind(
+        lambda f: written(f / "n.csv", frame().to_csv(index=False)), learned("number"), (of_cells,) * 5, costs=4
+    ),
+    "table.tsv": Kind(
+        lambda f: written(f / "t.tsv", frame().to_csv(index=False, sep="\t")), learned("kind"), (of_cells,) * 5, costs=4
+    ),
+    "table.csv.gz": Kind(
+        lambda f: written(f / "t.csv.gz", gzip.compress(frame().to_csv(index=False).encode(), mtime=0)),
+        learned("kind"),
+        (zipped(of_cells), zipped(inserted)),
+        costs=4,
+    ),
+    "table.parquet": Kind(
+        lambda f: (frame().to_parquet(f / "t.parquet"), f / "t.parquet")[1], learned("kind"), costs=4
+    ),
     "images.npz": Kind(npz, of_images),
     "curves.csv": Kind(delimited("curves.csv"), diagnosed, (of_cells,) * 5),
     "curves.tsv": Kind(delimited("curves.tsv", "\t"), diagnosed, (of_cells,) * 5),
     "curves.csv.gz": Kind(delimited("curves.csv.gz"), diagnosed, (zipped(of_cells), zipped(inserted))),
     "curves.json": Kind(lambda f: written(f / "history.json", json.dumps(curves())), diagnosed, (of_json,) * 5),
-    "curves.jsonl": Kind(lambda f: written(f / "log.jsonl", "\n".join(map(json.dumps, rows_of_curves()))), diagnosed, (of_json_lines,) * 5),
+    "curves.jsonl": Kind(
+        lambda f: written(f / "log.jsonl", "\n".join(map(json.dumps, rows_of_curves()))),
+        diagnosed,
+        (of_json_lines,) * 5,
+    ),
     "wandb": Kind(wandb, diagnosed, (of_cells,) * 5),
     "lightning": Kind(lightning, diagnosed, (of_cells,) * 5),
     "trainer_state": Kind(trainer_state, diagnosed, (of_json,) * 5),
@@ -533,7 +648,7 @@ KINDS: dict[str, Kind] = {
     "looked": Kind(part_of_study("study.json"), resumed, (of_json,) * 5, costs=2),
     "journal": Kind(journal, journaled, (of_json_lines,) * 5, costs=4),
     "history": Kind(history, told, (of_json,) * 5),
-}  # fmt: skip
+}
 
 
 # --- the trial --------------------------------------------------------------------------------------------------------

@@ -15,3 +15,11 @@ def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks that go on with the work of this process alone, so that a budget in seconds is spent alike on a busy machine."""
     monkeypatch.setattr(time, "monotonic", time.process_time)
     monkeypatch.setattr(time, "perf_counter", time.process_time)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Two workers that name a test differently end the whole run, without saying which part of the name it is."""
+    if " at 0x" in item.nodeid:
+        raise pytest.UsageError(
+            f"{item.nodeid} has an address in its name, which is another one in each process. Give ids=."
+        )

@@ -554,7 +554,7 @@ def test_rows_that_cannot_be_predicted(study: Path) -> None:
     refused("predict", study, "new.csv", says="no rows")
     np.savez("new.npz", X_test=np.zeros((3, 6, 6), np.uint8))
     refused("predict", study, "new.npz", says="give a table with its columns")
-    refused("predict", study, problem("problem = problem_of()"), says="do not fit the model")
+    refused("predict", study, problem("problem = problem_of()"), says="does not take these rows.*3 and 2x128")
     saved(table(5), "new.csv")
     refused("predict", "nowhere", "new.csv", says="'nowhere' holds no model")
     refused("predict", "new.csv", "new.csv", says="'new.csv' holds no model")
@@ -585,7 +585,7 @@ def edited(path: Path, **changes: Any) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no weights": (lambda p: (p / "model.safetensors").unlink(), "no weights at"),
+    "no weights": (lambda p: (p / "model.safetensors").unlink(), "no file of weights"),
     "cut weights": (
         lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:200]),
         "weights at .* do not fit",
@@ -604,7 +604,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "kind 'resnext'; this wellposed builds",
     ),
     "settings": (lambda p: edited(p / "model.json", settings={"inputs": 3}), "do not build"),
-    "no settings": (lambda p: edited(p / "model.json", settings=None), "has no settings"),
+    "no settings": (lambda p: edited(p / "model.json", settings=None), "settings is None; input should be an object"),
     "columns": (lambda p: edited(p / "model.json", encoder={"schema": 1}), "columns is damaged"),
 }
 

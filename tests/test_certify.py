@@ -920,7 +920,7 @@ def test_only_a_gap_is_called_optimal() -> None:
 
 def test_what_cannot_be_judged() -> None:
     net, rows = linear(), data()
-    with pytest.raises(InputError, match="needs the model"):
+    with pytest.raises(InputError, match=r"to be an nn\.Module"):
         certify("net", "mse", rows)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"bound with \.on"):
         certify(net, "mse", rows, [wp.L1(0.1)])  # type: ignore[list-item]
@@ -930,7 +930,7 @@ def test_what_cannot_be_judged() -> None:
         certify(net, "mse", (rows[0], rows[1][:-1]))
     with pytest.raises(DataError, match="the data are empty"):
         certify(net, "mse", [])
-    with pytest.raises(InputError, match="steps >= 0"):
+    with pytest.raises(InputError, match="steps= to be a whole number >= 0"):
         settle(net, "mse", rows, steps=-1)
     with torch.no_grad():
         net.weight.fill_(math.nan)

@@ -434,6 +434,7 @@ def move_all(net: nn.Module, move: Tensor) -> None:
 STEPPED = [(name, how) for name, cls in chargeables().items() for how in cls.hows if how != "loss"]
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "box": (-0.1, 0.1), "top_k": (5,), "non_negative": (), "orthogonal": (), "unit_norm": (), "simplex": (), "norm_bound": (0.5,),
+    "half_space": (1.0, 0.0),
 }  # fmt: skip
 
 

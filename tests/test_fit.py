@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
@@ -21,6 +25,7 @@ from wellposed.core.errors import DataError, InputError, ProblemError, RecipeErr
 from wellposed.core.random import stream_seed
 from wellposed.recipe.recipe import optimizers
 from wellposed.training.loop import Training
+from wellposed.training.patience import Patience
 
 N, FEATURES, CLASSES = 47, 5, 3
 DRAW = torch.Generator().manual_seed(0)
@@ -341,6 +346,103 @@ def test_patience() -> None:
     assert len(run.history) == run.best_epoch + 4
     assert restored(run)
     assert not run.model.training
+
+
+def keras_stops(
+    values: Sequence[float], patience: int, delta: float, baseline: float | None, higher: bool
+) -> int | None:
+    """The epoch after which Keras' EarlyStopping stops: the first one but epoch 0 that is no improvement and comes ``patience``
+    or more epochs after the last improvement that was one on the baseline too."""
+    begun, best = -1, -math.inf if higher else math.inf
+    for epoch, value in enumerate(values):
+
+        def better(than: float, value: float = value) -> bool:
+            return value - delta > than if higher else value + delta < than
+
+        if better(best):
+            best = value
+            begun = epoch if baseline is None or better(baseline) else begun
+        elif epoch and epoch - begun >= patience:
+            return epoch
+    return None
+
+
+def stops(values: Sequence[float], higher: bool = False, **settings: Any) -> tuple[int | None, int | None]:
+    """The epoch after which training stops, and the best one until then."""
+    waiting, best = Patience(wp.Recipe(stopping=settings).stopping, higher), None
+    for epoch, value in enumerate(values):
+        best = epoch if waiting.update(epoch, value) else best
+        if waiting.over:
+            return epoch, best
+    return None, best
+
+
+FALLING = (10.0, 9.0, 8.0, 9.0, 8.9, 8.8, 8.7, 8.6, 8.5)
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "wanted"),
+    [
+        (FALLING, {"patience": 1}, (3, 2)),  # these six are of Keras' own tests
+        (FALLING, {"patience": 2}, (4, 2)),
+        (FALLING, {"patience": 3}, (5, 2)),
+        ((0.2, 0.15, 0.1, 0.11, 0.12), {"patience": 2}, (4, 2)),
+        ((0.9, 0.8, 0.7, 0.71, 0.72, 0.73), {"patience": 5, "baseline": 0.5}, (4, 2)),
+        ((0.9, 0.8, 0.7, 0.71), {"patience": 5, "baseline": 0.5}, (None, 2)),
+        (
+            (1.0, 0.95, 0.91, 0.85),
+            {"patience": 2, "min_delta": 0.1},
+            (2, 2),
+        ),  # kept although it was too small to wait on
+        ((1.0, 0.95, 0.85, 0.84, 0.83), {"patience": 2, "min_delta": 0.1}, (4, 4)),
+        ((0.9, 0.4, 0.6, 0.6), {"patience": 2, "baseline": 0.5}, (3, 1)),
+        ((0.9, 0.8, 0.7, 0.7), {"patience": 2, "baseline": 0.5}, (3, 2)),  # no stop in an epoch that improves
+        ((1.0, NAN, NAN), {"patience": 2}, (2, 0)),
+        ((NAN, NAN, 1.0), {"patience": 1}, (1, None)),
+        ((NAN, 1.0, 2.0), {"patience": 2}, (None, 1)),
+        (FALLING, {"patience": 0, "baseline": 1.0, "min_delta": 5.0}, (None, 2)),
+    ],
+)
+def test_patience_is_keras_early_stopping(
+    values: Sequence[float], settings: dict[str, Any], wanted: tuple[int | None, int | None]
+) -> None:
+    assert stops(values, **settings) == wanted
+    mirrored = {**settings, **({"baseline": -settings["baseline"]} if "baseline" in settings else {})}
+    assert stops([-value for value in values], higher=True, **mirrored) == wanted
+
+
+@given(
+    st.lists(st.sampled_from([NAN, *(i / 10 for i in range(12))]), max_size=30), st.integers(1, 5), st.booleans(),
+    st.sampled_from([0.0, 0.1, 0.25]), st.none() | st.sampled_from([0.3, 0.5, -0.2]),
+)  # fmt: skip
+@hypothesis_settings(max_examples=400, deadline=None)
+def test_patience_stops_when_keras_does(
+    values: list[float], patience: int, higher: bool, delta: float, baseline: float | None
+) -> None:
+    found, _ = stops(values, higher, patience=patience, min_delta=delta, baseline=baseline)
+    assert found == keras_stops(values, patience, delta, baseline, higher)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+@pytest.mark.parametrize("monitor", ["valid_loss", "valid_metric", "train_loss", "train_metric", "cost"])
+def test_what_is_monitored_stops_and_says_which_weights_come_back(monitor: str, metric: str, keep: str) -> None:
+    """By the history of the same run without patience; more accuracy is better, of anything else less."""
+    task = problem(metric=metric, data={"valid": (X[:30], AGAINST)})
+    long = {"epochs": 60, "optimizer": {"name": "sgd", "lr": 0.5}}
+    whole = fit(task, recipe(**long, stopping={"patience": 0}))
+    higher = monitor.endswith("metric") and metric == "accuracy"
+    values = whole.history[monitor]
+    for settings in ({}, {"min_delta": 0.02}, {"min_delta": 0.001, "baseline": statistics.median(values)}):
+        run = fit(task, recipe(**long, stopping={"patience": 3, "monitor": monitor, "keep": keep, **settings}))
+        last = keras_stops(values, 3, settings.get("min_delta", 0.0), settings.get("baseline"), higher)
+        assert run.stopped == ("epochs" if last is None else "patience")
+        assert len(run.history) == (60 if last is None else last + 1)
+        seen = values[: len(run.history)]
+        best = seen.index(max(seen) if higher else min(seen))
+        assert run.best_epoch == (best if keep == "best" else len(seen) - 1)
+        assert run.history["valid_rise"][-1] == whole.history["valid_rise"][len(seen) - 1]
 
 
 def test_patience_of_zero_never_stops() -> None:

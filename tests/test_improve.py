@@ -281,7 +281,7 @@ def test_where_the_baseline_stays_the_best_nothing_is_shown(monkeypatch: pytest.
 @pytest.mark.parametrize("seed", range(3))
 def test_a_recipe_that_only_looks_different_is_not_shown(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: its recipe differs, and what it does is nothing."""
-    nothing = {"schedule": {"name": "constant", "patience": 3}}
+    nothing = {"schedule": {"name": "step", "gamma": 1.0}}
     monkeypatch.setattr(Space, "recipe", lambda self, point: self.baseline.replace(**nothing))
     monkeypatch.setattr(searching, "best_of_finalists", lambda bench, baseline, epochs: baseline.replace(**nothing))
     study = improve(problem(), "4 recipes", seed=seed)

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from wellposed.noise.activations import (
 )
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.gradients import annealed, gradient_noise
-from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup
+from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 from wellposed.noise.weights import drop_connect, weight_noise
@@ -668,6 +669,174 @@ def test_mixing_weights_are_of_a_beta_distribution(concentration: float) -> None
             mixing_weight(wrong, generator(0))
 
 
+Mixed = tuple[Tensor, Tensor, Tensor]
+
+
+def each(
+    mix: Callable[..., Any], *concentrations: float, **settings: Any
+) -> Callable[[Tensor, torch.Generator], Mixed]:
+    return lambda x, source: mix(x, *concentrations, source, mode="elem", **settings)
+
+
+def boxes(y: Tensor, x: Tensor, other: Tensor) -> Tensor:
+    """``(N,)``: whether what comes from the other image is a box, and all the rest is the image."""
+    taken = (y != x).any(1)
+    rows, columns = taken.any(2), taken.any(1)
+    return ((rows[:, :, None] & columns[:, None, :]) == taken).all((1, 2)) & torch.where(
+        taken[:, None], y == other, y == x
+    ).all((1, 2, 3))
+
+
+def check_each(
+    mix: Callable[[Tensor, torch.Generator], Mixed], cut: float, concentrations: tuple[float, float]
+) -> None:
+    """Each example is mixed by a weight of its own, exactly, of the right Beta; a share ``cut`` of them by a box."""
+    n, draws = 40, 100
+    x = torch.randn(n, 2, 8, 9, generator=generator(0), dtype=torch.float64)
+    kept, state = x.clone(), torch.get_rng_state()
+    by_box: list[Tensor] = []
+    blended: list[Tensor] = []
+    for step in range(draws):
+        y, permutation, weight = mix(x, generator(0, "mix", step))
+        assert weight.shape == permutation.shape == (n,)
+        assert torch.equal(permutation.sort().values, torch.arange(n))
+        assert ((weight >= 0) & (weight <= 1)).all()
+        other = x[permutation]
+        smooth = torch.isclose(y, weight.view(-1, 1, 1, 1) * x + (1 - weight.view(-1, 1, 1, 1)) * other).all((1, 2, 3))
+        share = (y == x).all(1).double().mean((1, 2))
+        boxed = boxes(y, x, other) & torch.isclose(share, weight) & ~smooth
+        apart = permutation != torch.arange(n)
+        assert (smooth | boxed)[apart].all(), "targets and inputs are mixed by the same weight"
+        # A box without an area, or of the whole image, is both.
+        inner = apart & (weight > 1e-9) & (weight < 1 - 1e-9)
+        by_box.append(boxed[inner].double())
+        blended.append(weight[inner & smooth])
+    assert torch.equal(x, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    first, second = mix(x, generator(3)), mix(x, generator(3))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(first[2].unique()) > n / 4, "one for each example"
+    found = torch.cat(by_box)
+    if concentrations[0] == concentrations[1]:
+        assert abs(float(found.mean()) - cut) < 4.5 * max(cut * (1 - cut) / len(found), 1e-12) ** 0.5 + 0.02
+    weights = torch.cat(blended)
+    if len(weights) > 100:
+        wanted = 1 / (4 * (2 * concentrations[0] + 1))
+        assert abs(float(weights.mean()) - 0.5) < 4.5 * (wanted / len(weights)) ** 0.5
+        assert abs(float(weights.var()) - wanted) < 0.02
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.3, 1.0])
+def test_a_weight_for_each_example(prob: float) -> None:
+    check_each(each(mixup, 1.0), 0.0, (1.0, 1.0))
+    check_each(each(cutmix, 1.0), 1.0, (1.0, 1.0))
+    check_each(each(mixup_or_cutmix, 1.0, 1.0, switch_prob=prob), prob, (1.0, 1.0))
+    check_each(each(mixup_or_cutmix, 4.0, 1.0, switch_prob=prob), prob, (4.0, 1.0))
+
+
+def test_wrong_weights_for_each_example_are_found() -> None:
+    def wrong(change: Callable[[Tensor, Tensor, Tensor], Mixed]) -> Callable[[Tensor, torch.Generator], Mixed]:
+        return lambda x, source: change(*mixup_or_cutmix(x, 1.0, 1.0, source, mode="elem"))
+
+    for change in (
+        lambda y, p, w: (y, p, 1 - w),
+        lambda y, p, w: (y, p.argsort(), w),
+        lambda y, p, w: (y, p, w.mean().expand(len(w))),
+        lambda y, p, w: (y, p, w.roll(1)),
+    ):
+        with pytest.raises(AssertionError):
+            check_each(wrong(change), 0.5, (1.0, 1.0))
+    with pytest.raises(AssertionError):
+        check_each(each(mixup_or_cutmix, 1.0, 1.0, switch_prob=0.5), 0.3, (1.0, 1.0))
+    with pytest.raises(AssertionError):
+        check_each(each(mixup, 4.0), 0.0, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.3, 1.0])
+def test_a_batch_is_mixed_or_cut(prob: float) -> None:
+    """By what comes next from the source, which is `mixup` or `cutmix`; cut with the probability that was given."""
+    x, cut, draws = images(6), 0, 600
+    for step in range(draws):
+        y, permutation, weight = mixup_or_cutmix(x, 0.8, 1.0, generator(0, "mix", step), switch_prob=prob)
+        assert isinstance(weight, float)
+        source = generator(0, "mix", step)
+        torch.rand(1, generator=source, dtype=torch.float64)
+        state = source.get_state()
+        as_cut = cutmix(x, 1.0, source)
+        source.set_state(state)
+        as_mixed = mixup(x, 0.8, source)
+        same = [torch.equal(y, z) and torch.equal(permutation, p) and weight == w for z, p, w in (as_mixed, as_cut)]
+        assert any(same)
+        cut += same[1]
+    assert abs(cut / draws - prob) < 4.5 * (max(prob * (1 - prob), 1e-9) / draws) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_with_one_of_both_nothing_is_switched(mode: Any) -> None:
+    x = images(6)
+    for given, wanted in (
+        ((0.8, 0.0), mixup(x, 0.8, generator(0), mode)),
+        ((0.0, 0.8), cutmix(x, 0.8, generator(0), mode)),
+        ((0.0, 0.0), (x, torch.arange(6), torch.ones(6))),
+    ):
+        for prob in (0.0, 1.0):
+            found = mixup_or_cutmix(x, *given, generator(0), switch_prob=prob, mode=mode)
+            assert torch.equal(found[0], wanted[0])
+            assert torch.equal(found[1], wanted[1])
+            assert (torch.as_tensor(found[2]) == torch.as_tensor(wanted[2])).all()
+    table = torch.randn(6, 4)
+    assert mixup_or_cutmix(table, 0.8, 0.0, generator(0), mode=mode)[0].shape == table.shape
+    assert mixup(table.bfloat16(), 1.0, generator(0), mode)[0].dtype == torch.bfloat16
+    assert cutmix(x.half(), 1.0, generator(0), mode)[0].dtype == torch.half
+
+
+def test_a_mixture_by_timms_formulas() -> None:
+    """timm pairs each example with the one from the other end, ``y1 * lam + y2 * (1 - lam)`` with a column of weights."""
+    lam = torch.tensor([0.2, 0.9, 0.5, 1.0, 0.0, 0.7], dtype=torch.float64)
+    x, y = torch.randn(6, 3, 4, 4, dtype=torch.float64), torch.tensor([0, 2, 1, 0, 1, 2])
+    flip = torch.arange(5, -1, -1)
+    theirs = torch.stack([x[i] * lam[i] + x[5 - i] * (1 - lam[i]) for i in range(6)])
+    torch.testing.assert_close(blend(x, flip, lam), theirs)
+    one, other = (nn.functional.one_hot(t, 3).double() for t in (y, y.flip(0)))
+    wanted = one * lam[:, None] + other * (1 - lam[:, None])
+    torch.testing.assert_close(mixed(y, flip, lam, classes=3).double(), wanted, rtol=1e-6, atol=1e-6)
+    smooth = (smooth_classes(t, 3, 0.1, torch.float64) for t in (y, y.flip(0)))
+    first, second = smooth
+    wanted = first * lam[:, None] + second * (1 - lam[:, None])
+    torch.testing.assert_close(mixed(first, flip, lam), wanted)
+
+
+def test_losses_are_mixed_by_each_examples_weight() -> None:
+    """Cross entropy of the mixed target is the mixture of both; squared loss too, up to what the network does not change."""
+    logits, lam = torch.randn(5, 4, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    y, permutation = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([3, 0, 1, 4, 2])
+
+    def loss(f: Tensor, t: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(f, t, reduction="none")
+
+    wanted = lam * loss(logits, y) + (1 - lam) * loss(logits, y[permutation])
+    found = loss(logits, mixed(y, permutation, lam, classes=4).double())
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ShapeError, match=r"one weight or by 5; weight has shape \(4,\)"):
+        mixed(y, permutation, lam[:4], classes=4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: mixup(x, 1.0, generator(0), "element"), "mode"),
+        (lambda x: cutmix(x, -1.0, generator(0)), "concentration"),
+        (lambda x: mixup_or_cutmix(x, 1.0, 1.0, generator(0), switch_prob=1.5), "switch_prob= to be a number in"),
+        (lambda x: mixup_or_cutmix(x, math.nan, 1.0, generator(0)), "concentration"),
+        (lambda x: mixup_or_cutmix(x, 1.0, 1.0, 0), "source"),
+        (lambda x: mixup_or_cutmix(x[:, 0, 0], 1.0, 1.0, generator(0)), "image"),
+    ],
+)
+def test_impossible_mixing(call: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(images(4))
+
+
 def check_mixed(mix: Callable[..., Tensor]) -> None:
     """Cross entropy of mixed targets is the mixture of the two cross entropies."""
     logits = torch.randn(6, 4, generator=generator(0))
@@ -711,15 +880,13 @@ def test_a_source_is_a_generator(source: object) -> None:
     calls: list[Callable[..., object]] = [gaussian, cutout, cutmix, mixup, dropout, spatial_dropout, gaussian_dropout]
     calls += [drop_connect, weight_noise, stochastic_depth, gradient_noise]
     for call in calls:
-        with pytest.raises(
-            InputError, match=r"source, a torch.Generator .* Write torch.Generator\(\).manual_seed\(0\)"
-        ):
+        with pytest.raises(InputError, match=r"source.* a torch.Generator.* torch.Generator\(\).manual_seed\(0\)"):
             call(x, 0.3, source)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2, math.nan, math.inf, "0.1", None, True], ids=str)
 def test_a_share_is_below_1(share: object) -> None:
-    with pytest.raises(InputError, match=r"^cutout needs a share of the area in \[0, 1\); it was given [^\n]*\.$"):
+    with pytest.raises(InputError, match=r"^cutout needs share= to be a number in \[0, 1\); it was given [^\n]*\.$"):
         cutout(images(2), share, generator(0))  # type: ignore[arg-type]
     kept = cutout(images(2), 0.999, generator(0))
     assert kept.shape == images(2).shape

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError, TrainingError
 from wellposed.core.random import generator
-from wellposed.noise.inputs import cutmix, mixup
+from wellposed.noise.inputs import mixup, mixup_or_cutmix
 from wellposed.noise.perturb import NOISES, WeightNoise
 from wellposed.optim.schedules import Shaped, shaped
 from wellposed.penalties.base import Penalty
@@ -140,6 +140,7 @@ SCHEDULED = {"schedule": "cosine", "warmup": 0.2}
 PENALTIES = [name for name, cls in chargeables().items() if "strength" in cls.__dataclass_fields__]
 CONSTRAINTS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "box": ({"low": -0.2, "high": 0.2}, {"low": -99.0, "high": 99.0}),
+    "half_space": ({"normal": 1.0, "limit": -0.5}, {"normal": 1.0, "limit": 99.0}),
     "l1_ball": ({"bound": 1.0}, {"bound": 99.0}),
     "l2_ball": ({"bound": 0.5}, {"bound": 99.0}),
     "linf_ball": ({"bound": 0.1}, {"bound": 99.0}),
@@ -188,6 +189,13 @@ PARTS: dict[str, Part] = {
     "mixup": ("table", {"noise": {"mixup": 0.5}}, {"noise": {"mixup": 0.0}}),
     "mixup and smoothing": ("table", {"noise": {"mixup": 0.5, "label_smoothing": 0.1}}, None),
     "cutmix": ("image", {"noise": {"cutmix": 1.0}}, {"noise": {"cutmix": 0.0}}),
+    "mix_mode": ("table", {"noise": {"mixup": 0.5, "mix_mode": "elem"}}, {"noise": {"mix_mode": "elem"}}),
+    "switch_prob": (
+        "image",
+        {"noise": {"mixup": 0.5, "cutmix": 1.0, "switch_prob": 0.3, "mix_mode": "elem"}},
+        {"noise": {"switch_prob": 0.3}},
+    ),
+    "mixup or cutmix": ("image", {"noise": {"mixup": 0.5, "cutmix": 1.0, "label_smoothing": 0.1}}, None),
     "gradient": ("table", {"noise": {"gradient": 0.01}}, {"noise": {"gradient": 0.0}}),
     "dropout": ("table", {"noise": {"dropout": 0.5}}, None),
     "place dropout": ("table", place("dropout", "act", rate=0.5, **SCHEDULED), place("dropout", "act", rate=0.0)),
@@ -722,24 +730,35 @@ def order(rows: int = ROWS) -> Tensor:
     return torch.randperm(rows, generator=generator(0, "order", 0))
 
 
-def mixed_cost(
-    whole: wp.Problem, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], **noise: float
-) -> None:
+def mixed_cost(whole: wp.Problem, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], **noise: Any) -> None:
     """The cost of one step on all rows is ``loss(outputs, y)`` mixed from both targets, at the initial weights."""
     run = fit(whole, recipe(epochs=1, batch_size=ROWS, noise=noise))
-    ((name, concentration),) = noise.items()
     x, y = x[order()], y[order()]
     source = generator(0, "input", 0, "mix")
-    inputs, permutation, kept = {"mixup": mixup, "cutmix": cutmix}[name](x, concentration, source)
-    assert 0.01 < kept < 0.99
+    mode, prob = noise.get("mix_mode", "batch"), noise.get("switch_prob", 0.5)
+    inputs, permutation, kept = mixup_or_cutmix(
+        x, noise.get("mixup", 0.0), noise.get("cutmix", 0.0), source, switch_prob=prob, mode=mode
+    )
+    weight = torch.as_tensor(kept).expand(ROWS).float()
+    assert 0.01 < weight.mean() < 0.99
     outputs = whole.build({}, 0).train()(inputs)
-    expected = kept * loss(outputs, y) + (1 - kept) * loss(outputs, y[permutation])
+    rows = [
+        w * loss(outputs[i : i + 1], y[i : i + 1]) + (1 - w) * loss(outputs[i : i + 1], y[j : j + 1])
+        for i, (w, j) in enumerate(zip(weight, permutation.tolist(), strict=True))
+    ]
+    expected = torch.stack(rows).mean()
     assert run.history["cost"][0] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_classes_are_mixed() -> None:
     mixed_cost(problem(model=lambda: Table(dropout=0.0)), X, Y, F.cross_entropy, mixup=2.0)
     mixed_cost(problem("image"), IMAGES, Y, F.cross_entropy, cutmix=1.0)
+    mixed_cost(problem(model=lambda: Table(dropout=0.0)), X, Y, F.cross_entropy, mixup=2.0, mix_mode="elem")
+    for mode in ("batch", "elem"):
+        for prob in (0.2, 0.8):
+            mixed_cost(
+                problem("image"), IMAGES, Y, F.cross_entropy, mixup=0.8, cutmix=1.0, mix_mode=mode, switch_prob=prob
+            )
 
 
 @pytest.mark.parametrize("outputs", [1, CLASSES])
@@ -755,6 +774,7 @@ def test_labels_of_binary_cross_entropy_are_mixed(outputs: int) -> None:
         return F.binary_cross_entropy_with_logits(f, t.reshape(f.shape).float(), reduction="none").sum(1).mean()
 
     mixed_cost(whole, X, y, loss, mixup=2.0)
+    mixed_cost(whole, X, y, loss, mixup=2.0, mix_mode="elem")
     assert fit(whole, recipe(noise={"mixup": 0.5, "label_smoothing": 0.1})).stopped == "epochs"
 
 
@@ -767,14 +787,16 @@ def test_numbers_are_mixed_linearly() -> None:
     assert run.history["cost"][0] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_weights_of_rows_are_mixed() -> None:
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_weights_of_rows_are_mixed(mode: Any) -> None:
     weight = torch.linspace(0, 3, ROWS)
-    run = fit(numbers(weight=weight), recipe(epochs=1, batch_size=ROWS, noise={"mixup": 2.0}))
+    run = fit(numbers(weight=weight), recipe(epochs=1, batch_size=ROWS, noise={"mixup": 2.0, "mix_mode": mode}))
     x, y, w = X[order()], X[order(), :1], weight[order()]
-    inputs, permutation, kept = mixup(x, 2.0, generator(0, "input", 0, "mix"))
+    inputs, permutation, kept = mixup(x, 2.0, generator(0, "input", 0, "mix"), mode)
     outputs = numbers().build({}, 0)(inputs)
+    kept = torch.as_tensor(kept).expand(ROWS).float()
     w = kept * w + (1 - kept) * w[permutation]
-    errors = (outputs - (kept * y + (1 - kept) * y[permutation])).square()[:, 0]
+    errors = (outputs[:, 0] - (kept * y[:, 0] + (1 - kept) * y[permutation, 0])).square()
     assert run.history["cost"][0] == pytest.approx(float((w * errors).sum().detach() / w.sum()), rel=1e-5)
 
 

@@ -22,7 +22,7 @@ from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
 from wellposed.noise.gradients import GradientNoise, annealed
 from wellposed.noise.hooks import Hook
-from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup
+from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.perturb import (
@@ -832,6 +832,8 @@ def use(method: str, kind: str) -> Tensor:
             x = cutout(x, 0.25, source)
         elif method in ("mixup", "cutmix"):
             x, permutation, weight = {"mixup": mixup, "cutmix": cutmix}[method](x, 1.0, source)
+        elif method == "mixup_or_cutmix":
+            x, permutation, weight = mixup_or_cutmix(x, 1.0, 1.0, source)
         if method == "manifold_mixup":
             with ManifoldMixup(model, ["1", "2"]) as mix:
                 out = model(x)
@@ -871,6 +873,9 @@ def test_a_recipe_takes_what_the_table_says(method: str) -> None:
         recipe = wp.Recipe(noise={"places": [{"kind": method, "on": "0", **size}]})
         assert not SUPPORT[method]["search"]
         assert recipe.noise.places[0].build().noise == NOISES[method](0.1)
+        return
+    if method == "mixup_or_cutmix":
+        assert wp.Recipe(noise={"mixup": 0.1, "cutmix": 0.1}).noise.switch_prob == 0.5
         return
     key = RECIPE_KEYS.get(method, method)
     if SUPPORT[method]["search"]:

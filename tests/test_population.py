@@ -37,7 +37,7 @@ from populations import (
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.models.mlp import MLP
 from wellposed.optim.averaging import averages_of
-from wellposed.optim.schedules import PLATEAU, SHAPES
+from wellposed.optim.schedules import COURSES, SHAPES
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
@@ -111,14 +111,19 @@ def terms() -> dict[str, dict[str, Any]]:
 
 NOISES: dict[str, list[Any]] = {
     "dropout": [0.0, 0.3], "label_smoothing": [0.1], "input": [0.2], "mixup": [0.4], "gradient": [0.01],
-    "cutout": [0.3], "cutmix": [0.5],
+    "cutout": [0.3], "cutmix": [0.5], "switch_prob": [0.3], "mix_mode": ["elem"],
     "places": [
         [{"kind": "drop_connect", "rate": 0.2, "on": "net.4.weight"}],
         [{"kind": "weight_noise", "std": 0.1, "on": "net.0", "schedule": "cosine"}],
         [{"kind": "gaussian_dropout", "rate": 0.2, "on": "net.2"}],
     ],
 }  # fmt: skip
-IMAGES = ("cutout", "cutmix")
+IMAGES = ("cutout", "cutmix", "switch_prob")
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "exponential": {"gamma": 0.7}, "multistep": {"milestones": [1], "gamma": 0.5}, "cosine_restarts": {"T_0": 2, "per": "step"},
+    "step": {"step_size": 2, "per": "step"}, "linear": {"total_iters": 3}, "polynomial": {"power": 2.0}, "cosine": {"min_lr": 1e-3},
+}  # fmt: skip
+"""Settings of schedules; one that is not named here is tried as it is."""
 AVERAGING = {
     name: get_args(field.annotation) for name, field in AveragingSpec.model_fields.items() if get_args(field.annotation)
 }
@@ -135,12 +140,26 @@ def ingredients() -> dict[str, dict[str, Any]]:
             if "weight_decay" not in given:
                 found[f"{name}-{i}-decayed"] = {**found[f"{name}-{i}"], "terms": [{"penalty": "l2", "strength": 0.5}]}
     found |= {
-        f"{key}-{i}": {"noise": {key: v}} for key in NOISES if key not in IMAGES for i, v in enumerate(NOISES[key])
+        f"{key}-{i}": {"noise": {"mixup": 0.4, key: v} if key == "mix_mode" else {key: v}}
+        for key in NOISES
+        if key not in IMAGES
+        for i, v in enumerate(NOISES[key])
     }
-    found |= {f"schedule-{name}": {"schedule": {"name": name, "warmup": 0.3}} for name in (*SHAPES, PLATEAU)}
+    found |= {f"schedule-{name}": {"schedule": {"name": name, "warmup": 0.3}} for name in SHAPES}
     found |= {
-        "plateau": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"lr": 0.3}},
-        "plateau-adagrad": {"epochs": 5, "schedule": {"name": "plateau", "patience": 1}, "optimizer": {"name": "adagrad", "lr": 1}},
+        f"schedule-{name}-set": {"epochs": 3, "schedule": {"name": name, **SCHEDULES.get(name, {})}} for name in COURSES
+    }
+    found |= {
+        "plateau": {"epochs": 5, "schedule": {"name": "plateau", "patience": 0}, "optimizer": {"lr": 0.3}},
+        "plateau-adagrad": {"epochs": 5, "schedule": {"name": "plateau", "patience": 0}, "optimizer": {"name": "adagrad", "lr": 1}},
+        "plateau-metric": {"epochs": 5, "optimizer": {"lr": 0.3}, "schedule":
+            {"name": "plateau", "patience": 0, "factor": 0.5, "cooldown": 1, "min_lr": 0.1, "monitor": "valid_metric"}},
+        "schedule-own": {"schedule": lambda epoch: 0.5**epoch},
+        "patience-metric": {"epochs": 8, "stopping": {"patience": 2, "monitor": "train_metric", "min_delta": 0.05, "baseline": 0.9},
+                            "optimizer": {"lr": 0.1}},
+        "patience-cost": {"epochs": 8, "stopping": {"patience": 1, "monitor": "cost"}, "noise": {"mixup": 0.4},
+                          "optimizer": {"lr": 0.3}},
+        "elem-sam": {"sharpness": {"radius": 0.1}, "noise": {"mixup": 0.4, "mix_mode": "elem", "label_smoothing": 0.1}},
         "ema": {"averaging": {"ema": 0.9}}, "ema-short": {"averaging": {"ema": 0.1}},
         **{f"ema-{key}-{value}": {"averaging": {"ema": 0.9, key: value}} for key in AVERAGING for value in AVERAGING[key]},
         "ema-all": {"averaging": {"ema": 0.3, "warmup": "none", "start": "model", "buffers": "average"}},
@@ -222,11 +241,12 @@ def test_what_is_tried_is_all_there_is(tried: Tried) -> None:
     failed = {name for name, found in tried.alone.items() if not isinstance(found, Run)}
     assert failed == {name for name in tried.jobs if name.startswith(("lbfgs", "sparseadam"))}
     assert set(optimizers()) <= {name.partition("-")[0] for name in tried.jobs}
-    assert {f"schedule-{name}" for name in (*SHAPES, PLATEAU)} <= set(tried.jobs)
+    assert {f"schedule-{name}" for name in SHAPES} | {f"schedule-{name}-set" for name in COURSES} <= set(tried.jobs)
     moved = {name: found for name, found in tried.alone.items() if isinstance(found, Run)}
     plain = moved["plain"]
     for name, found in moved.items():  # every ingredient does something, so that leaving it out would be seen
         inert = name in ("plain", "clip-wide", "dropout-0", "adam-0", "adamw-0", "adamw-2", "schedule-constant")
+        inert = inert or name in ("schedule-constant-set", "schedule-plateau-set")
         if found.recipe.model == plain.recipe.model and not inert:
             assert difference(plain, found) > 1e-6, name
 
@@ -239,6 +259,9 @@ def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
     assert engines["plain"].startswith("compiled population of ")
     assert tried.engine("plain", False).startswith("torch population of ")
     assert "gradients" in engines["accumulate"]
+    assert "its schedule is a function of somebody's own" in engines["schedule-own"]
+    assert engines["mix_mode-0"].startswith("torch population of ")
+    assert engines["mix_mode-0"].endswith(": classes are mixed by a weight for each example")
 
 
 @BOTH
@@ -311,12 +334,15 @@ def test_the_kernel_takes_these_structures() -> None:
 def test_every_loss(loss: str, weighted: bool, compiled: bool) -> None:
     given = problem("no_norm", loss, weighted=weighted)
     smoothing = {"label_smoothing": 0.2} if given.loss.classifies else {}
-    for noise in ({}, smoothing, {"mixup": 0.5, **smoothing}):
+    for noise in ({}, smoothing, {"mixup": 0.5, **smoothing}, {"mixup": 0.5, "mix_mode": "elem", **smoothing}):
         assert pair({"noise": noise, "optimizer": {"lr": 0.05}}, given, compiled=compiled) < TOLERANCE
 
 
 @BOTH
-@pytest.mark.parametrize("noise", [{"cutout": 0.3}, {"cutmix": 0.5}, {"cutmix": 0.5, "cutout": 0.2, "input": 0.1}])
+@pytest.mark.parametrize("noise", [
+    {"cutout": 0.3}, {"cutmix": 0.5}, {"cutmix": 0.5, "cutout": 0.2, "input": 0.1}, {"cutmix": 0.5, "mix_mode": "elem"},
+    {"mixup": 0.5, "cutmix": 1.0, "switch_prob": 0.3}, {"mixup": 0.5, "cutmix": 1.0, "mix_mode": "elem"},
+])  # fmt: skip
 def test_noise_on_images(noise: dict[str, float], compiled: bool) -> None:
     x = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0, 0, 0] > 0).long()
@@ -1246,7 +1272,7 @@ def test_many_rows_are_evaluated_in_parts(compiled: bool) -> None:
 @BOTH
 def test_a_job_that_cannot_be_trained_does_not_stop_the_others(compiled: bool) -> None:
     given = problem()
-    impossible = [Job(recipe(), 0, rows=0), Job(recipe(model={"heigth": 3}), 0), Job(recipe(model={"kind": "bad"}), 0)]
+    impossible = [Job(recipe(model={"heigth": 3}), 0), Job(recipe(model={"kind": "bad"}), 0)]
     found = together(given, [*impossible, Job(recipe(), 1)], compiled)
     for job, outcome in zip(impossible, found, strict=False):
         assert isinstance(outcome, WellposedError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
-from wellposed.optim.schedules import SHAPES, shaped
+from wellposed.optim.schedules import COURSES, SHAPES, Monitor, shaped
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import NoiseSpec, Recipe, as_recipe, chargeables, optimizers
 
@@ -83,6 +84,48 @@ average = st.one_of(
 
 
 @st.composite
+def schedules(draw: st.DrawFn) -> dict[str, Any]:
+    """Any schedule with what it needs, and some of what it may have."""
+    name = draw(st.sampled_from(sorted(COURSES)))
+    counts, factors = st.integers(1, 10**6), st.floats(1e-6, 10.0)
+    kinds = {
+        "Count": counts, "Positive": factors, "Size": st.floats(0, 1e6), "Level": st.floats(0.01, 0.99), "Count | None": counts,
+        "Size | None": st.floats(0, 1e6), "Sequence[Annotated[int, Within(0)]]": st.lists(counts, min_size=1, max_size=4),
+        "Annotated[int, Within(0)]": st.integers(0, 1000), "Monitor": st.sampled_from(get_args(Monitor)),
+        "Literal['rel', 'abs']": st.just("abs"),
+    }  # fmt: skip
+    given: dict[str, Any] = {"name": name, "warmup": draw(rates)}
+    for field in fields(COURSES[name]):  # type: ignore[arg-type]
+        if field.default is MISSING or draw(st.booleans()):
+            given[field.name] = draw(kinds[str(field.type).replace('"', "'")])
+    if name == "plateau" and "threshold" in given:
+        given["threshold_mode"] = "abs"
+    if draw(st.booleans()):
+        given["per"] = draw(st.sampled_from(["epoch", "step"]) | counts)
+    return given
+
+
+stoppings = st.fixed_dictionaries(
+    {"patience": st.integers(0, 1000)},
+    optional={
+        "monitor": st.sampled_from(get_args(Monitor)),
+        "min_delta": st.floats(0, 1e6),
+        "baseline": st.none() | st.floats(-1e6, 1e6),
+        "keep": st.sampled_from(["best", "last"]),
+    },
+)
+mixings = st.fixed_dictionaries(
+    {"dropout": st.none() | rates, "label_smoothing": rates, "input": st.floats(0, 10)},
+    optional={
+        "mixup": st.floats(0, 10),
+        "cutmix": st.floats(0, 10),
+        "switch_prob": st.floats(0, 1),
+        "mix_mode": st.sampled_from(["batch", "elem"]),
+    },
+)
+
+
+@st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe(
         epochs=draw(st.integers(1, 10**6)),
@@ -92,11 +135,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
         precision=draw(st.sampled_from(["float32", "bfloat16", "float16"])),
         model=draw(st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=4)),
         optimizer=draw(optimizer),
-        schedule={"name": draw(st.sampled_from([*SHAPES, "plateau"])), "warmup": draw(rates)},
+        schedule=draw(schedules()),
         terms=draw(st.lists(terms(), max_size=4)),
-        noise={"dropout": draw(st.none() | rates), "label_smoothing": draw(rates), "input": draw(st.floats(0, 10))},
+        noise=draw(mixings),
         averaging=draw(average),
-        stopping={"patience": draw(st.integers(0, 1000))},
+        stopping=draw(stoppings),
     )
 
 

@@ -16,7 +16,7 @@ from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
-from wellposed.penalties.base import ByValue, Constraint, Traits, array, at_least_zero, shown
+from wellposed.penalties.base import ByValue, Constraint, Numbers, Traits, array, at_least_zero, shown
 from wellposed.penalties.elementwise import broadcasts
 
 
@@ -59,8 +59,8 @@ class Box(ByValue, Constraint):
                 [0., 1.]])
     """
 
-    low: float | Tensor
-    high: float | Tensor
+    low: Numbers
+    high: Numbers
 
     @property
     def traits(self) -> Traits:
@@ -125,8 +125,8 @@ class HalfSpace(ByValue, Grouped):
         tensor([1., 2.])
     """
 
-    normal: float | Tensor
-    limit: float | Tensor
+    normal: Numbers
+    limit: Numbers
     by: str = "all"
 
     @property

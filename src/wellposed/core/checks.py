@@ -54,7 +54,7 @@ Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 
 def fits(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
         return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
@@ -63,7 +63,7 @@ def fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if isinstance(origin, type):
-        return callable(value) if origin is Callable else _holds(value, origin, inner)
+        return callable(value) if cast(Any, origin) is Callable else _holds(value, origin, inner)
     if hint in (Any, object):
         return True
     if hint in SCALARS:
@@ -94,7 +94,13 @@ SCALARS: dict[object, Scalar] = {
     str: Scalar("text", lambda value: isinstance(value, str)),
     Path: Scalar("a path", lambda value: isinstance(value, Path)),
 }
-NAMES = {"Module": "an nn.Module", "Optimizer": "a torch optimizer", "Tensor": "a dense tensor"}
+NAMES = {
+    "Module": "an nn.Module",
+    "Optimizer": "a torch optimizer",
+    "Tensor": "a dense tensor",
+    "Generator": "a torch.Generator, such as torch.Generator().manual_seed(0)",
+    "Placed": "a noise with its place, such as wp.Dropout(0.5).on('head')",
+}
 """What torch's types are called; torch itself is not imported here, since logs are diagnosed without it."""
 
 
@@ -124,7 +130,7 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 
 def words(hint: Any) -> str:
     """What an annotation says, for a person."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if origin is Annotated:
         return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
     if origin in (Union, types.UnionType):
@@ -133,7 +139,7 @@ def words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if isinstance(origin, type):
-        if origin is Callable:
+        if cast(Any, origin) is Callable:
             return "a function"
         if issubclass(origin, Mapping):
             return f"a mapping from {words(inner[0])} to {words(inner[1])}"

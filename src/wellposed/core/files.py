@@ -59,13 +59,18 @@ def write_atomically(
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    if within is not None:
-        _replaced(path, data, Path(within), mode)
-    elif not _in_place(path, data):
-        target = Path(os.path.realpath(path))
-        if target.is_file() and not os.access(target, os.W_OK):  # a rename would not mind
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        _replaced(target, data, target.parent, mode)
+    try:
+        if within is not None:
+            _replaced(path, data, Path(within), mode)
+        elif not _in_place(path, data):
+            target = Path(os.path.realpath(path))
+            if target.is_file() and not os.access(target, os.W_OK):  # a rename would not mind
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            _replaced(target, data, target.parent, mode)
+    except (
+        OSError
+    ) as error:  # the system names the partial file, or none: people know only the file that they asked for
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     return path
 
 

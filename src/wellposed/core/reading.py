@@ -25,8 +25,8 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean
 
 LIMIT = 4 * 2**30
-Kind = Literal["table", "log", "JSON", "recipe", "array", "model"]
-TIMES: dict[Kind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2}
+Kind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
+TIMES: dict[Kind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2, "page": 2}
 """Memory that one byte of a file takes at most, about, when it is read: ``[[],[],`` is 24 times as large as a list in Python.
 A recipe is read by slow code, and has a few hundred bytes."""
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -38,7 +38,7 @@ def validated(kind: type[T], value: Any, what: str) -> T:
         FormatError: it has a key too few, or a value of another type or outside of its range.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[no-any-return]
+        return cast(T, _adapter(cast(Any, kind)).validate_json(json.dumps(value), strict=True))
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(str(part) for part in wrong["loc"]) or "it"

@@ -38,16 +38,13 @@ def threads_of(count: int) -> Iterator[None]:
     """Let torch use so many threads inside the block."""
     import torch
 
-    with alone():
-        before = torch.get_num_threads()
-        if before == count:
-            yield
-            return
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    with contextlib.ExitStack() as stack:
+        with alone():
+            if (before := torch.get_num_threads()) != count:
+                stack.enter_context(alone())  # the turn is kept, and none is needed where nothing changes
+                stack.callback(torch.set_num_threads, before)
+                torch.set_num_threads(count)
+        yield
 
 
 def _forked() -> None:

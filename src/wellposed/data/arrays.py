@@ -255,7 +255,8 @@ def real_numbers(value: Any, what: str, instead: str) -> Tensor:
     if value.layout is not torch.strided or value.is_meta or value.is_complex():
         kind = "sparse" if value.layout is not torch.strided else "without data" if value.is_meta else "complex"
         raise DataError(f"{what} must be a dense tensor of real numbers; this one is {kind}. {instead}")
-    return value
+    found: Tensor = value
+    return found
 
 
 def _single(value: Tensor, what: str) -> Tensor:

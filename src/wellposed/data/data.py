@@ -235,7 +235,7 @@ def _prepare_frames(data: Data, standardize: bool) -> Prepared:
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
     answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
     if not standardize and task == "regression":
-        answers = TargetEncoder(task)
+        answers = TargetEncoder("regression")
     weight = None if data.weight is None else weight_tensor(data.weight, len(frame))
 
     def rows(features: Any, outcome: Any, part: np.ndarray | None = None) -> Arrays:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 from pydantic import Field
@@ -329,7 +329,7 @@ class TableEncoder:
 
 
 def _column_from(item: Mapping[str, Any]) -> Column:
-    kind = validated(Kind, item.get("kind"), "The kind of a column")  # type: ignore[arg-type]
+    kind: str = validated(cast(Any, Kind), item.get("kind"), "The kind of a column")
     return validated(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 
@@ -372,11 +372,11 @@ class TargetEncoder:
         if task == "classification":
             codes, values = distinct(target)
             _refuse_missing(codes < 0)
-            return cls(task, _sorted_labels(values))
+            return cls("classification", _sorted_labels(values))
         if task != "regression":
             raise DataError(f"There is no task {task!r}. Use 'classification' or 'regression'.")
         y = _finite_numbers(target)
-        return cls(task, None, float(y.mean()), float(y.std()) or 1.0)
+        return cls("regression", None, float(y.mean()), float(y.std()) or 1.0)
 
     @property
     def classes(self) -> list[str] | None:

@@ -133,6 +133,9 @@ def _refuse_duplicates(names: Iterable[str], what: str) -> None:
 
 def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
     pandas = require("pandas", "tables")
+    if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
+        longest = max(map(len, _lines(text)))
+        check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
     separator = separator or _sniffed(text, path)
     header = _checked_header(text, path, separator)
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."

@@ -194,7 +194,7 @@ def bare(recipe: Recipe) -> Recipe:
 
 
 def _distinct(recipes: list[Recipe]) -> list[Recipe]:
-    return list({recipe.to_toml(): recipe for recipe in recipes}.values())
+    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
 def larger(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:

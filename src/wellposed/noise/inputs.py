@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import plain
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 
 
@@ -36,7 +35,12 @@ def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
 
 
 @checked
-def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero", "mean"] = "zero") -> Tensor:
+def cutout(
+    x: Tensor,
+    share: Annotated[float, Within(0, 1, open="high")],
+    source: torch.Generator,
+    fill: Literal["zero", "mean"] = "zero",
+) -> Tensor:
     """Each image with a box at a random place set to a constant; the box has ``sqrt(share)`` of either side.
 
     The box lies wholly inside the image, at every place with equal probability, so that the share is the same for each.
@@ -54,9 +58,6 @@ def cutout(x: Tensor, share: float, source: torch.Generator, fill: Literal["zero
     """
     needs_images("cutout", x)
     needs_source(source)
-    share = plain(share)
-    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
-        raise InputError(f"cutout needs a share of the area in [0, 1); it was given {described(share)}.")
     if share == 0:
         return x
     examples, _, height, width = x.shape
@@ -98,7 +99,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
         concentration: >= 0. Small: nearly one of both examples; 1: any mixture; large: nearly halves.
     """
     check_mixing(concentration, "batch", source)
-    return float(_beta(np.array(concentration), source)) if concentration else 1.0
+    return float(_beta(np.array(concentration, np.float64), source)) if concentration else 1.0
 
 
 def _beta(concentration: np.ndarray, source: torch.Generator) -> np.ndarray:
@@ -143,7 +144,7 @@ def _unmixed(x: Tensor, mode: MixMode) -> tuple[Tensor, Tensor, Weight]:
 def _weights(concentration: float, rows: int, mode: MixMode, source: torch.Generator) -> Weight:
     if mode == "batch":
         return mixing_weight(concentration, source)
-    return torch.from_numpy(_beta(np.full(rows, concentration), source))
+    return torch.from_numpy(_beta(np.full(rows, concentration, np.float64), source))
 
 
 def rowwise(weight: Weight, x: Tensor) -> Weight:
@@ -216,7 +217,7 @@ def mixup_or_cutmix(
     cutmix_concentration: float,
     source: torch.Generator,
     *,
-    switch_prob: float = 0.5,
+    switch_prob: Annotated[float, Within(0, 1)] = 0.5,
     mode: MixMode = "batch",
 ) -> tuple[Tensor, Tensor, Weight]:
     """`cutmix` with probability ``switch_prob``, else `mixup`; drawn for each batch, or for each example.
@@ -245,8 +246,6 @@ def mixup_or_cutmix(
     """
     for concentration in (mixup_concentration, cutmix_concentration):
         check_mixing(concentration, mode, source)
-    if isinstance(switch_prob, bool) or not isinstance(switch_prob, (int, float)) or not 0 <= switch_prob <= 1:
-        raise InputError(f"mixup_or_cutmix needs switch_prob in [0, 1]; it was given {described(switch_prob)}.")
     if not cutmix_concentration:
         return mixup(x, mixup_concentration, source, mode)
     needs_images("mixup_or_cutmix", x)
@@ -256,7 +255,7 @@ def mixup_or_cutmix(
     if mode == "batch":
         mix, concentration = (cutmix, cutmix_concentration) if cut else (mixup, mixup_concentration)
         return mix(x, concentration, source)
-    drawn = torch.from_numpy(_beta(np.where(cut, cutmix_concentration, mixup_concentration), source))
+    drawn = torch.from_numpy(_beta(np.where(cut, float(cutmix_concentration), float(mixup_concentration)), source))
     permutation = torch.randperm(len(x), generator=source)
     boxed, kept = _boxed(x, permutation, drawn, source)
     images = torch.where(cut.view(-1, 1, 1, 1).to(x.device), boxed, blend(x, permutation, drawn))

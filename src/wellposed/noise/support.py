@@ -26,6 +26,7 @@ SUPPORT: dict[str, dict[str, str]] = {
     "cutout": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
     "mixup": _cells(tokens=NO_NUMBERS),
     "cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
+    "mixup_or_cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
     "manifold_mixup": _cells(search=NO_RECIPE),
     "label_smoothing": _cells(),
     "dropout": _cells(),

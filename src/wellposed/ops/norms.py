@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Axes = int | Sequence[int] | None
+Axes = int | tuple[int, ...] | None
+T = TypeVar("T")
 
 
-def widened(x: Any) -> Any:
+def widened(x: T) -> T:
     """A tensor of a type shorter than float32 in float32; anything else as it is."""
+    given: Any = x
     short = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if short else x
+    return given.float() if short else given  # type: ignore[no-any-return]
 
 
 def precise(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -87,7 +89,7 @@ def lengths(x: Tensor, dim: Axes = None) -> Tensor:
 
 def length(x: Tensor) -> Tensor:
     """``|x|_2`` of all numbers, 0-d."""
-    return widened(lengths(widened(x.reshape(-1)))).reshape(()).to(x.dtype)
+    return lengths(widened(x.reshape(-1))).reshape(()).to(x.dtype)
 
 
 def signs(x: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ Spectrum = Callable[[Tensor], Tensor]
 
 def as_matrices(w: Tensor, parts: int = 1) -> Tensor:
     """``(parts, rows/parts, everything else)`` of at least float32: axis 0 is cut into equal parts."""
-    return widened(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))  # type: ignore[no-any-return]
+    matrices: Tensor = widened(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))
+    return matrices
 
 
 def back(matrices: Tensor, w: Tensor) -> Tensor:
@@ -61,7 +62,8 @@ class Decomposed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         """``U diag(grad) V^T``."""
         u, vh = ctx.saved_tensors
-        return (u * grads[1].unsqueeze(-2)) @ vh
+        grad: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
+        return grad
 
 
 class Composed(torch.autograd.Function):

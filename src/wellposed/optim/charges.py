@@ -9,7 +9,7 @@ Charges
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,7 +175,7 @@ class Charges:
     optimizer: Optimizer | None
 
     @classmethod
-    def of(cls, net: nn.Module, terms: Sequence[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Charges:
+    def of(cls, net: nn.Module, terms: Iterable[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Charges:
         """The charges of terms, or of a regularized optimizer, with the strengths of its last step.
 
         Raises:

@@ -9,17 +9,18 @@ share one clock, and a slot of a population has the rates of the run alone. `COU
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Literal
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Count, Level, Positive, Within, checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
-from wellposed.core.numbers import plain, settle
+from wellposed.core.numbers import plain
 from wellposed.core.registry import snake_case
-from wellposed.penalties.base import Schedule, at_least_zero
+from wellposed.penalties.base import Schedule
 
 FLOOR = 0.01
 """Cosine and one-cycle end at a hundredth of the rate: low enough to settle, not so low that the last steps are lost."""
@@ -28,26 +29,8 @@ Monitor = Literal["valid_loss", "valid_metric", "train_loss", "train_metric", "c
 """Columns of the history that a plateau and early stopping can look at."""
 
 
-# Checks of settings
-
-
-def _count(owner: object, name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{type(owner).__name__} needs a whole number {name} >= {least}; it was given {value!r}.")
-
-
-def _share(owner: object, name: str, value: object, below_1: bool = False) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
-    if not number or (below_1 and value == 1.0):
-        raise InputError(
-            f"{type(owner).__name__} needs {name} in [0, 1{')' if below_1 else ']'}; it was given {value!r}."
-        )
-
-
-def _one_of(owner: object, name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        hint = did_you_mean(str(value), known)
-        raise InputError(f"{type(owner).__name__} needs {name} to be {listed(known)}; it was given {value!r}.{hint}")
+Size = Annotated[float, Within(0, sys.float_info.max)]
+"""A finite number >= 0."""
 
 
 # Courses of the learning rate
@@ -55,17 +38,6 @@ def _one_of(owner: object, name: str, value: object, known: tuple[str, ...]) -> 
 
 class Course(ABC):
     """The learning rate as a function of time. Not a dataclass itself, so that a `Custom` one is kept as it is."""
-
-    def __post_init__(self) -> None:
-        settle(self, *(field.name for field in fields(cast(Any, self))))
-        self.check()
-
-    def check(self) -> None:  # noqa: B027 - some courses have nothing to refuse
-        """Refuse impossible settings.
-
-        Raises:
-            InputError: a setting is no number, or out of its range.
-        """
 
     @property
     def counted(self) -> bool:
@@ -78,6 +50,7 @@ class Course(ABC):
         """The rate after ``t`` counts (steps or epochs) of ``total``; ``base`` is the optimizer's own."""
 
 
+@checked
 @dataclass(frozen=True)
 class Constant(Course):
     """``base`` throughout; with a warm-up, after it."""
@@ -90,6 +63,7 @@ class Constant(Course):
         return base
 
 
+@checked
 @dataclass(frozen=True)
 class Cosine(Course):
     """``min_lr + (base - min_lr) * (1 + cos(pi * t/total))/2``, torch's ``CosineAnnealingLR`` with ``T_max`` all of training.
@@ -100,11 +74,7 @@ class Cosine(Course):
         Loshchilov & Hutter (2017), ICLR.
     """
 
-    min_lr: float | None = None
-
-    def check(self) -> None:
-        if self.min_lr is not None:
-            at_least_zero(self, min_lr=self.min_lr)
+    min_lr: Size | None = None
 
     @property
     def counted(self) -> bool:
@@ -121,6 +91,7 @@ def _cosine(progress: float, floor: float = 0.0) -> float:
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+@checked
 @dataclass(frozen=True)
 class CosineRestarts(Course):
     """Half a cosine from ``base`` to ``min_lr`` over ``T_0`` counts, then again from ``base``, each ``T_mult`` times as long.
@@ -135,14 +106,9 @@ class CosineRestarts(Course):
         Loshchilov & Hutter (2017), ICLR.
     """
 
-    T_0: int
-    T_mult: int = 1
-    min_lr: float = 0.0
-
-    def check(self) -> None:
-        _count(self, "T_0", self.T_0)
-        _count(self, "T_mult", self.T_mult)
-        at_least_zero(self, min_lr=self.min_lr)
+    T_0: Count
+    T_mult: Count = 1
+    min_lr: Size = 0.0
 
     def rate(self, base: float, t: int, total: float) -> float:
         period = self.T_0
@@ -153,6 +119,7 @@ class CosineRestarts(Course):
         return self.min_lr + (base - self.min_lr) * _cosine(t / period)
 
 
+@checked
 @dataclass(frozen=True)
 class OneCycle(Course):
     """Up a cosine from ``base/25`` to ``base`` over the first 30 %, then a cosine down to a hundredth of it.
@@ -172,6 +139,7 @@ class OneCycle(Course):
         return base * _cosine((progress - rise) / (1.0 - rise), FLOOR)
 
 
+@checked
 @dataclass(frozen=True)
 class Step(Course):
     """``base * gamma^floor(t/step_size)``, torch's ``StepLR``; without ``step_size`` it falls at 1/2 and at 3/4 of training.
@@ -181,13 +149,8 @@ class Step(Course):
         gamma: > 0, the factor of each.
     """
 
-    step_size: int | None = None
-    gamma: float = 0.1
-
-    def check(self) -> None:
-        if self.step_size is not None:
-            _count(self, "step_size", self.step_size)
-        _positive(self, "gamma", self.gamma)
+    step_size: Count | None = None
+    gamma: Positive = 0.1
 
     @property
     def counted(self) -> bool:
@@ -198,6 +161,7 @@ class Step(Course):
         return base * _power(self.gamma, falls)
 
 
+@checked
 @dataclass(frozen=True)
 class Multistep(Course):
     """``base * gamma^k`` with ``k`` the number of milestones <= t, torch's ``MultiStepLR``.
@@ -207,24 +171,19 @@ class Multistep(Course):
         gamma: > 0, the factor at each.
     """
 
-    milestones: tuple[int, ...]
-    gamma: float = 0.1
+    milestones: Sequence[Annotated[int, Within(0)]]
+    gamma: Positive = 0.1
 
-    def check(self) -> None:
-        if not isinstance(self.milestones, (list, tuple)) or not self.milestones:
-            raise InputError(
-                f"Multistep needs milestones, a list of whole numbers such as [30, 60]; it was given {self.milestones!r}."
-            )
-        found = tuple(map(plain, self.milestones))
-        for milestone in found:
-            _count(self, "in milestones", milestone, least=0)
-        object.__setattr__(self, "milestones", tuple(sorted(found)))
-        _positive(self, "gamma", self.gamma)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(sorted(map(plain, self.milestones))))
+        if not self.milestones:
+            raise InputError("Multistep needs at least one milestone, such as [30, 60]; it was given none.")
 
     def rate(self, base: float, t: int, total: float) -> float:
         return base * _power(self.gamma, bisect_right(self.milestones, t))
 
 
+@checked
 @dataclass(frozen=True)
 class Exponential(Course):
     """``base * gamma^t``, torch's ``ExponentialLR``.
@@ -233,15 +192,13 @@ class Exponential(Course):
         gamma: > 0, the factor at each count; 1 is constant.
     """
 
-    gamma: float
-
-    def check(self) -> None:
-        _positive(self, "gamma", self.gamma)
+    gamma: Positive
 
     def rate(self, base: float, t: int, total: float) -> float:
         return base * _power(self.gamma, t)
 
 
+@checked
 @dataclass(frozen=True)
 class Linear(Course):
     """``base * (start_factor + (end_factor - start_factor) * min(t, n)/n)``, torch's ``LinearLR``, which has other defaults.
@@ -251,14 +208,9 @@ class Linear(Course):
         total_iters: n >= 1; left out, all of training (torch's is 5).
     """
 
-    start_factor: float = 1.0
-    end_factor: float = 0.0
-    total_iters: int | None = None
-
-    def check(self) -> None:
-        at_least_zero(self, start_factor=self.start_factor, end_factor=self.end_factor)
-        if self.total_iters is not None:
-            _count(self, "total_iters", self.total_iters)
+    start_factor: Size = 1.0
+    end_factor: Size = 0.0
+    total_iters: Count | None = None
 
     @property
     def counted(self) -> bool:
@@ -269,6 +221,7 @@ class Linear(Course):
         return base * (self.start_factor + (self.end_factor - self.start_factor) * done)
 
 
+@checked
 @dataclass(frozen=True)
 class Polynomial(Course):
     """``base * (1 - min(t, n)/n)^power``, torch's ``PolynomialLR``.
@@ -278,13 +231,8 @@ class Polynomial(Course):
         total_iters: n >= 1, where the rate becomes 0; left out, all of training (torch's is 5).
     """
 
-    power: float = 1.0
-    total_iters: int | None = None
-
-    def check(self) -> None:
-        _positive(self, "power", self.power)
-        if self.total_iters is not None:
-            _count(self, "total_iters", self.total_iters)
+    power: Positive = 1.0
+    total_iters: Count | None = None
 
     @property
     def counted(self) -> bool:
@@ -292,11 +240,6 @@ class Polynomial(Course):
 
     def rate(self, base: float, t: int, total: float) -> float:
         return float(base * (1.0 - min(1.0, t / (self.total_iters or total))) ** self.power)
-
-
-def _positive(owner: object, name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise InputError(f"{type(owner).__name__} needs a finite {name} > 0; it was given {described(value)}.")
 
 
 def _power(gamma: float, times: int) -> float:
@@ -307,6 +250,7 @@ def _power(gamma: float, times: int) -> float:
         return math.inf
 
 
+@checked
 @dataclass(frozen=True)
 class Plateau(Course):
     """Multiply the rate by ``factor`` after more than ``patience`` epochs without a better ``monitor``.
@@ -325,25 +269,20 @@ class Plateau(Course):
         monitor: one of `Monitor`.
     """
 
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
+    factor: Level = 0.1
+    patience: Annotated[int, Within(0)] = 10
+    threshold: Size = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"
-    cooldown: int = 0
-    min_lr: float = 0.0
+    cooldown: Annotated[int, Within(0)] = 0
+    min_lr: Size = 0.0
     monitor: Monitor = "valid_loss"
 
-    def check(self) -> None:
-        _positive(self, "factor", self.factor)
-        if self.factor >= 1:
-            raise InputError(f"Plateau needs factor in (0, 1); it was given {self.factor!r}.")
-        _count(self, "patience", self.patience, least=0)
-        _count(self, "cooldown", self.cooldown, least=0)
-        at_least_zero(self, threshold=self.threshold, min_lr=self.min_lr)
-        _one_of(self, "threshold_mode", self.threshold_mode, ("rel", "abs"))
-        _one_of(self, "monitor", self.monitor, get_args(Monitor))
-        if self.threshold_mode == "rel":
-            _share(self, "threshold", self.threshold, below_1=True)
+    def __post_init__(self) -> None:
+        if self.threshold_mode == "rel" and self.threshold >= 1:
+            raise InputError(
+                f"Plateau needs a relative threshold below 1; it was given {self.threshold!r}. For a difference say "
+                'threshold_mode = "abs".'
+            )
 
     @property
     def counted(self) -> bool:
@@ -491,11 +430,7 @@ class Ramp:
         [0.0, 0.25, 1.0, 1.0]
     """
 
-    steps: int
-
-    def __post_init__(self) -> None:
-        settle(self, "steps")
-        _count(self, "steps", self.steps)
+    steps: Count
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""
@@ -516,14 +451,8 @@ class DecayTo:
         [1.0, 0.75, 0.5, 0.5]
     """
 
-    steps: int
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        settle(self, "steps")
-        _count(self, "steps", self.steps)
-        settle(self, "floor")
-        _share(self, "floor", self.floor)
+    steps: Count
+    floor: Annotated[float, Within(0, 1)] = 0.0
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""
@@ -546,15 +475,12 @@ class Staircase:
         [1.0, 1.0, 0.5, 0.1]
     """
 
-    stairs: Mapping[int, float] | tuple[tuple[int, float], ...]
+    stairs: Mapping[Annotated[int, Within(0)], Size] | tuple[tuple[Annotated[int, Within(0)], Size], ...]
 
     def __post_init__(self) -> None:
         pairs = tuple(sorted((plain(step), plain(factor)) for step, factor in dict(self.stairs).items()))
         if not pairs:
             raise InputError("Staircase needs at least one step, such as {1000: 0.5}; it was given none.")
-        for step, factor in pairs:
-            _count(self, "step", step, least=0)
-            at_least_zero(self, factor=factor)
         # A frozen dataclass of tuples can be compared and hashed, and does not change with the mapping it came from.
         object.__setattr__(self, "stairs", pairs)
 
@@ -580,17 +506,14 @@ class Shaped:
     """
 
     name: str
-    total_steps: int
-    warmup: float = 0.0
+    total_steps: Count
+    warmup: Annotated[float, Within(0, 1, open="high")] = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
             raise InputError(
                 f"There is no shape {self.name!r}.{did_you_mean(self.name, SHAPES)} Known: {listed(SHAPES)}."
             )
-        settle(self, "total_steps", "warmup")
-        _count(self, "total_steps", self.total_steps)
-        _share(self, "warmup", self.warmup, below_1=True)
 
     def __call__(self, step: int) -> float:
         """The factor at a step."""

@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -384,6 +384,10 @@ def shown(value: object) -> str:
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
     return repr(value.item() if isinstance(value, Tensor) else value)
+
+
+Numbers: TypeAlias = "float | Tensor"
+"""A number for all, or numbers for each. In quotes, so that `checked` lets arrays and lists pass: `array` makes tensors of them."""
 
 
 def array(owner: object, name: str) -> Any:

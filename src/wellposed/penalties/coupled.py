@@ -109,10 +109,12 @@ class TiedGroups(ByValue, CoupledPenalty):
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
         """The prox of what has had gradients; the rest of a group stays as long as the group does."""
-        x, split = self._gathered(ws), lambda moving: self._scattered(moving, ws)
-        flags = self._gathered([s.expand_as(w) for s, w in zip(spared, ws, strict=True)])
-        moved = sparing(x, flags, _rows(x), lambda moving: self._gathered(self.prox(split(moving), steps)))
-        return split(moved)
+        x = self._gathered(ws)
+
+        def step(moving: Tensor) -> Tensor:
+            return self._gathered(self.prox(self._scattered(moving, ws), steps))
+
+        return self._scattered(sparing(x, self._gathered(spared), _rows(x), step), ws)
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -31,8 +31,10 @@ from wellposed.penalties.base import (
 )
 from wellposed.penalties.layouts import laid_out
 
-Weights = float | Tensor | None
-"""How much each group is charged, beside the strength: None, one number for all, or one for each."""
+Weights: TypeAlias = "float | Tensor | None"
+"""How much each group is charged, beside the strength: None, one number for all, or one for each. In quotes, as `Numbers`."""
+Membership: TypeAlias = "str | Tensor"
+"""Who is in a group: a way by name, or a number of its group for each weight. In quotes, as `Numbers`."""
 
 
 class Grouped(ByValue, Penalty):
@@ -61,7 +63,7 @@ class Grouped(ByValue, Penalty):
     """
 
     strength: float
-    by: str | Tensor
+    by: Membership
     heads: int | None
     block: tuple[int, int] | None
     weights: Weights
@@ -73,8 +75,7 @@ class Grouped(ByValue, Penalty):
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         settle(self, "heads")
-        if isinstance(self.by, (tuple, list, np.ndarray)):
-            object.__setattr__(self, "by", group_numbers(self, self.by))
+        object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
             object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
@@ -172,12 +173,14 @@ def check_weights(owner: Any) -> None:
     at_least_zero(owner, weights=weights)
 
 
-def group_numbers(owner: object, given: object) -> Tensor:
-    """Group numbers of lists or an array, as a recipe writes them.
+def group_numbers(owner: object, given: object) -> object:
+    """Group numbers of lists, as a recipe writes them, or of an array as a tensor; anything else as it is.
 
     Raises:
         InputError: they are no numbers, or rows of different lengths.
     """
+    if not isinstance(given, (tuple, list, np.ndarray)):
+        return given
     try:
         return torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
@@ -259,7 +262,7 @@ class GroupL2(Grouped):
     """
 
     strength: float
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
@@ -309,7 +312,7 @@ class SparseGroup(Grouped):
 
     strength: float
     mix: float = 0.5
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
@@ -379,7 +382,7 @@ class GroupMCP(Grouped):
 
     strength: float
     gamma: float = 3.0
-    by: str | Tensor = "unit"
+    by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None

@@ -17,7 +17,7 @@ from torch import nn
 
 from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
-from wellposed.core.reading import read_bytes
+from wellposed.core.reading import check_memory, read_bytes
 from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
@@ -547,6 +547,8 @@ class Recipe(Section):
             FormatError: the recipe was written in another schema.
         """
         text, where = _toml_text(path_or_text)
+        dots = text.count(".")  # a key a.b.c is kept with all that it begins with: memory grows with the square
+        check_memory(f"{where} has {dots:,} dots", 4 * dots**2, RecipeError)
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, require
+from wellposed.core.errors import FormatError, InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
+from wellposed.core.reading import read_bytes
 from wellposed.reporting import budget, figures
 from wellposed.search import words
 from wellposed.search.record import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
@@ -57,8 +58,8 @@ def same_page(folder: str | Path) -> bool:
         FormatError, MissingExtra: see `report`.
     """
     try:
-        held = (Path(folder) / PAGE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        held = read_bytes(Path(folder) / PAGE, "page", FormatError).decode()
+    except (FormatError, UnicodeDecodeError):
         return False
     return held == render(read_json(Path(folder) / RECORD, SCHEMA, "study"))
 

@@ -29,11 +29,8 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     limit = len(BASELINE_RATES)
     if bench.account.budget.unit == "recipes":
         limit = max(FEWEST_RATES, min(limit, int(bench.account.budget.amount) // 3))
-    done: dict[float, Trial] = {}
-    if bench.state.lots or bench.account.timed:
-        done = {trial.built.optimizer.lr: trial for trial in tried(bench, plain)}
-    else:
-        bench.begin_again()
+    before = bench.state.trials if bench.state.lots or bench.account.timed else bench.begin_again()
+    done = {trial.built.optimizer.lr: trial for trial in tried(before, plain)}
     while not bench.interrupted:
         if len(done) >= FEWEST_RATES and not may_go_on(bench):
             break
@@ -49,11 +46,13 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
             for recipe in recipes
         ]  # fmt: skip
         bench.train("baseline", lot, rows, ends=bench.until(shares.SEARCH))
-        ended = {rate: trial for trial in tried(bench, plain) if (rate := trial.built.optimizer.lr) in rates}
+        ended = {
+            rate: trial for trial in tried(bench.state.trials, plain) if (rate := trial.built.optimizer.lr) in rates
+        }
         if not ended:
             break  # the clock cut them all
         done |= ended
-    trials = tried(bench, plain)
+    trials = tried(bench.state.trials, plain)
     if not trials:
         return plain  # interrupted before the first one ended
     if not any(math.isfinite(trial.valid_loss) for trial in trials):
@@ -63,10 +62,10 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     return max(trials, key=bench.rank).built
 
 
-def tried(bench: Bench, plain: Recipe) -> list[Trial]:
+def tried(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:
     """The rates so far, of this very baseline: under a clock, another pace may have given it another batch size."""
-    found = [t for t in bench.state.of("baseline") if t.built == plain.replace(optimizer={"lr": t.built.optimizer.lr})]
-    return found or bench.state.of("baseline")
+    every = [trial for trial in trials if trial.kind == "baseline"]
+    return [t for t in every if t.built == plain.replace(optimizer={"lr": t.built.optimizer.lr})] or every
 
 
 def may_go_on(bench: Bench) -> bool:
@@ -79,7 +78,10 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
     for trial in bench.state.of("baseline"):
         if trial.built == baseline and not bench.state.lots:
             run = bench.runs.get(trial.index)
-            bench.state.findings = trial.findings if run is None else diagnose(run).names
+            if run is None and bench.state.confirmed:
+                break  # the baseline of a study that goes on, and what was seen of it then
+            late = bench.account.timed and bench.account.spent >= bench.until(shares.SEARCH)
+            bench.state.findings = trial.findings if run is None or late else diagnose(run).names
             bench.keep()
     return bench.state.findings
 

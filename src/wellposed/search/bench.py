@@ -134,10 +134,19 @@ class Bench:
         missing = [planned for planned in lot if planned.index not in ended]
         return missing if self.account.timed or not missing else list(lot)
 
-    def begin_again(self) -> None:
-        """Let the baseline be trained anew from its first lot: a process was killed before all that its runs say was kept."""
-        self.booked.clear()
+    def begin_again(self) -> list[Trial]:
+        """The trials of the last confirmation. What came after them is trained anew, with its numbers, and booked anew: a process
+        was killed before all that its runs say was kept."""
+        kept = self.state.trials[: self.state.confirmed]
+        self.booked = {trial.index for trial in kept if trial.kind in BOOKED}
         self.account.recipes = self.account.epochs = 0
+        for trial in kept:
+            if trial.kind in BOOKED:
+                self.account.book(trial.epochs)
+        for failed in self.state.failed:
+            if failed.kind in BOOKED and kept and failed.index < kept[-1].index:
+                self.account.book(1)
+        return kept
 
     def waits(self, kind: str, lot: Sequence[Planned], rows: int | None) -> None:
         """Write down a lot before it is trained, so that it keeps its numbers; the search has done so when it planned it."""

@@ -12,7 +12,7 @@ import torch
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
-from wellposed.diagnosis.diagnose import diagnose
+from wellposed.diagnosis.diagnose import Diagnosis, diagnose
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.search import shares
 from wellposed.search.ablation import Ablation, ablation
@@ -100,6 +100,7 @@ def improve(
         search = Search(problem, account, seed, folder, resolve_device(device), resume, engine)
         if recipe is not None:
             search.own = as_recipe(recipe)
+            search.own.to_dict()  # refuses what a study could not write down
         study = search.run(command)
         if folder is not None:
             study.folder = folder
@@ -137,24 +138,28 @@ class Search:
     def run(self, command: str) -> Study:
         """All stages, in order."""
         bench = self.bench
-        self.check()
+        with bench.pace.calm():
+            self.check()
         found = self.references()
         self.plain, epochs, rows = settle_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
-        self.space = self.declared(baseline)
+        with bench.pace.calm():
+            self.space = self.declared(baseline)
         if self.space is not None and self.account.budget.none:
             best = self.own or self.space.default()
         elif self.space is not None and not bench.interrupted:
             Rounds(bench, self.space, self.own, self.plain, epochs, rows).run()
             self.note_edge()
             best = best_of_finalists(bench, baseline, epochs)
-        shown = confirmed(bench, baseline, best, epochs)
+        with bench.pace.calm():
+            shown = confirmed(bench, baseline, best, epochs)
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
         budgets = error_budgets(bench, shown)
-        return self.study(shown, taken, found, budgets, command)
+        with bench.pace.calm():
+            return self.study(shown, taken, found, budgets, command)
 
     def close(self) -> None:
         """The study is written: what its budget was is spent, and its look is over."""
@@ -216,9 +221,18 @@ class Search:
         facts = self.facts(pairs, shown, command) | {"error_budget": budgets}
         return Study(
             picked[0], picked[1], shown.interval, [run for pair in pairs for run in pair], list(bench.state.trials),
-            found.test if shown.looks else {}, {"baseline": diagnose(picked[0]), "best": diagnose(picked[1])},
+            found.test if shown.looks else {}, {"baseline": self.diagnosed(picked[0]), "best": self.diagnosed(picked[1])},
             facts, [*bench.notes, *found.notes], taken.told(), taken.simplest,
         )  # fmt: skip
+
+    def diagnosed(self, run: Run) -> Diagnosis:
+        """What holds a run back, seen from inside; by its curves alone where the time is over."""
+        if not self.account.timed or self.account.spent < shares.LATEST:
+            return diagnose(run)
+        said = "There was no time to look inside the models: the diagnoses are of their curves alone."
+        if said not in self.bench.notes:
+            self.bench.notes.append(said)
+        return diagnose(run.history)
 
     def _say_shortfall(self) -> None:
         notes, failed = self.bench.notes, self.bench.state.failed
@@ -252,7 +266,7 @@ class Search:
             "looks": shown.looks,
             "device": str(bench.device),
             "engine": bench.engine,
-            "threads": torch.get_num_threads(),
+            "threads": bench.pace.torch_threads,
             "command": command,
             "seed": bench.seed,
             "task": data.task,

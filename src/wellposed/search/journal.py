@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError, InputError, require
+from wellposed.core.errors import FormatError, require
 from wellposed.core.files import opened, replace
 from wellposed.core.reading import read_bytes
 from wellposed.search.proposals import choices_of, quietly, said
@@ -44,11 +44,6 @@ class Journal:
         wanted = {trial.index: trial for trial in trials if trial.kind in KINDS}
         for stale in self.path.parent.glob(f"{FILE}.*"):  # of a process that was killed: nobody else is in the folder
             stale.unlink()
-        try:
-            with opened(self.path, self.path.parent):
-                pass
-        except InputError:  # a stranger's link, which would be written through
-            self.path.unlink()
         with quietly():
             held = self._held()
             if held is None or not held <= set(wanted):
@@ -80,7 +75,13 @@ class Journal:
                     held.add(int(attributes["trial"]))
             if held != {trial.user_attrs["trial"] for trial in self._opened(self.path).trials}:
                 return None
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+        ):  # a stranger's link is a ValueError too
             return None
         return held
 

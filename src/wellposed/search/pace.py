@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import defaultdict
@@ -16,6 +17,7 @@ from wellposed.core.random import untouched
 from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
+from wellposed.search import shares
 from wellposed.search.budget import Account
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
@@ -89,6 +91,8 @@ class Pace:
     def __init__(self, problem: Problem, account: Account, device: torch.device) -> None:
         self.problem, self.account, self.device = problem, account, device
         self.together = 1
+        self.torch_threads = torch.get_num_threads()
+        self.most = self.torch_threads if device.type == "cpu" else 1
         self._speeds: dict[tuple[Any, ...], Speed] = {}
         self._factors: dict[Shape, float] = {}
         self._alone: dict[Shape, float] = {}
@@ -108,11 +112,11 @@ class Pace:
         key = (repr(sorted(recipe.model.items())), recipe.batch_size)
         if key not in self._speeds:
             plain = Recipe(model=recipe.model, batch_size=recipe.batch_size)
-            several = torch.get_num_threads() if self.device.type == "cpu" else 1
             probe = self.probe_rows(rows or 4 * FEWEST_ROWS)
             alone = self._measured(plain, probe, 1)
-            long = several > 1 and alone.step > SHORT_STEP
-            both = self._measured(plain, probe, several) if long else alone
+            long = self.most > 1 and alone.step > SHORT_STEP
+            late = self.account.timed and self.account.spent >= shares.STARTED
+            both = self._measured(plain, probe, self.most) if long and not late else alone
             self._speeds[key] = min(alone, both, key=lambda speed: speed.step)
         return self._speeds[key]
 
@@ -144,6 +148,10 @@ class Pace:
     def threads(self) -> int:
         """The threads to train with; without a clock those that torch has, so that a study can be repeated."""
         return self.together if self.account.timed else torch.get_num_threads()
+
+    def calm(self) -> contextlib.AbstractContextManager[None]:
+        """As many threads for what is done between trainings: on a busy machine those that wait for each other cost most."""
+        return threads_of(self.threads())
 
     def factor(self, recipe: Recipe) -> float:
         """What training together makes of the time alone of an epoch: of recipes of this shape, or of the shape most alike in

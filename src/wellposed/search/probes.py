@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from wellposed.core.progress import report
 from wellposed.core.shared import threads_of
 from wellposed.recipe.recipe import Recipe
@@ -49,7 +47,6 @@ def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
 def probe(bench: Bench, plain: Recipe) -> None:
     """Train a small lot that nobody keeps, with one thread and with all, and learn the pace from the faster."""
     pace = bench.pace
-    several = torch.get_num_threads() if bench.device.type == "cpu" else 1
     pace.together = pace.speed(plain).threads
     seconds = shares.PROBES * bench.account.budget.amount
     rows = bench.total
@@ -64,7 +61,7 @@ def probe(bench: Bench, plain: Recipe) -> None:
     ends = bench.account.spent + 2 * shares.PROBES
     tried(bench, plain, WARM, rows, pace.together, ends)
     found: dict[int, tuple[float, list[Run]]] = {}
-    for threads in dict.fromkeys((1, several)):
+    for threads in dict.fromkeys((1, pace.most)):
         if not found or bench.account.spent < ends:
             found[threads] = tried(bench, plain, EPOCHS, rows, threads, ends)
     pace.together = min(found, key=lambda threads: found[threads][0])

@@ -19,10 +19,10 @@ ABLATION = 0.92
 """The error budgets have what is left then."""
 LATEST, ENDS = 1.0, 1.2
 """Where a confirmation run is cut unless the search overran, and by when all is written, whatever else the machine does."""
-WRITING, MOST_WRITING = 2.0, 0.25
+WRITING, MOST_WRITING = 2.5, 0.25
 """Seconds in which a machine that does nothing else looks at the last runs, writes all files and draws the page; and the largest
 share of a budget that is kept for it there, so that a budget of a few seconds still trains."""
-SLOWEST = 10.0
+SLOWEST = 8.0
 """How many times slower than alone the writing is expected to be at most."""
 STARTED = 0.25
 """A study whose start took so large a share goes without references and probes."""

@@ -14,6 +14,7 @@ The objective of a proximal step is ``h(u) = 1/2 sum_i (u_i - w_i)^2/step_i + g(
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -461,7 +462,7 @@ def gradients_are_finite(penalty: Penalty, case: Case) -> None:
             found = float(penalty.violation(w, -grad, case.step))
             holds(found <= case.tolerance * 10, f"the gradient of value at 0 is {found:.3g} away from its subgradients")
         for step in metrics_for(penalty, case):
-            _differentiates(lambda u, step=step: penalty.prox(u, step), w, case, f"the prox at {name}")
+            _differentiates(functools.partial(penalty.prox, step=step), w, case, f"the prox at {name}")
 
 
 def _gradient(function: Callable[[Tensor], Tensor], w: Tensor, what: str, along: Tensor | None = None) -> Tensor:
@@ -529,7 +530,10 @@ def of_any_size(penalty: Penalty, w: Tensor) -> None:
             # Norms scale with a step of the weights' size; with 1 beside it other penalties see both of their ends.
             for t in {1.0, size}:
                 low = (size * w / w.abs().max()).to(dtype)
-                steps = [t, torch.linspace(0.5 * t, 2 * t, w.numel(), dtype=torch.float64).view(w.shape).to(dtype)]
+                steps: list[float | Tensor] = [
+                    t,
+                    torch.linspace(0.5 * t, 2 * t, w.numel(), dtype=torch.float64).view(w.shape).to(dtype),
+                ]
                 for step in steps if penalty.traits.diagonal else steps[:1]:
                     wide = step.double() if isinstance(step, Tensor) else step
                     p, wanted = penalty.prox(low, step), penalty.prox(low.double(), wide)

@@ -145,12 +145,9 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     description = validated(Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'")
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise FormatError(f"The weights at '{folder / WEIGHTS}' are damaged: {first_line(error)}.") from None
-    model = _built(description.architecture, description.settings, problem, folder, weights)
-    try:
+        model = _built(description.architecture, description.settings, problem, folder, weights)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (SafetensorError, KeyError, RuntimeError) as error:
         raise FormatError(f"The weights at '{folder / WEIGHTS}' do not fit the model: {first_line(error)}.") from None
     encoder, target = description.encoder, description.target
     return Saved(

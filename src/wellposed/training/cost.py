@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +60,7 @@ class Cost:
         net: nn.Module,
         loss: Any,
         data: Any,
-        terms: Sequence[Term] | Term | Optimizer,
+        terms: Iterable[Term] | Term | Optimizer,
         optimizer: Optimizer | None,
         *,
         forward: Forward | None = None,

@@ -104,9 +104,14 @@ def fit(
     except Exception as error:
         if isinstance(error, WellposedError) and not training.history.rows:
             raise
-        said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
-        raise TrainingError(f"Training stopped by {said.rstrip('.')}.", training.finish("failed")) from error
+        raise failure(error, training.finish("failed")) from error
     return training.finish(training.stopped or "epochs")
+
+
+def failure(error: Exception, run: Run | None) -> TrainingError:
+    """What `fit` raises for an exception in the middle of training, with what was reached."""
+    said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
+    return TrainingError(f"Training stopped by {said.rstrip('.')}.", run)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, ProblemError, described, did_you_mean, listed
+from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
@@ -171,10 +171,13 @@ class Problem:
             targets = None if source is None else source.targets()
             try:
                 self.loss.check(outputs, target, targets)
-                if self.metric is not None and targets is not None and name != "training":
-                    self.metric.require(targets, None if source is None else source.weight)
-            except InputError as error:
-                raise ProblemError(f"Of the {name} rows: {error}") from None
+            except TargetError as error:
+                shape = f" and outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else ""
+                raise TargetError(f"The loss {self.loss.name!r} does not fit the {name} rows{shape}: {error}") from None
+            if self.metric is not None and targets is not None and name != "training":
+                reason = self.metric.undefined(targets, None if source is None else source.weight)
+                if reason:
+                    raise ProblemError(f"Of the {name} rows: {reason}")
 
     def constant(self) -> dict[str, float]:
         """Validation loss and metric of the best constant prediction learned on training rows; empty where unknown."""

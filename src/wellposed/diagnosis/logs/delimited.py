@@ -32,6 +32,7 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
 def split(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
     text, delimiter = _delimiter(uncommented(text))
+    check_cells(f"'{path}'", 1, text.count(delimiter) + text.count("\n"))
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows = [row for row in table if "".join(row).strip()]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError, listed
+from wellposed.core.reading import TIMES, check_memory, told
 from wellposed.diagnosis.logs import tensorboard
 from wellposed.diagnosis.logs.delimited import read_delimited, uncommented
 from wellposed.diagnosis.logs.documents import is_lines, read_json, read_lines
@@ -46,6 +47,8 @@ def _file(path: Path) -> list[Log]:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
+    if as_json or suffix in (".json", ".jsonl", ".ndjson"):
+        check_memory(f"'{path}' has {told(len(text))} of JSON", TIMES["JSON"] * len(text), DataError)
     if suffix in (".jsonl", ".ndjson") or (as_json and is_lines(text)):
         return read_lines(path, text)
     if suffix == ".json" or as_json:

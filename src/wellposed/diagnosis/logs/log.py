@@ -77,7 +77,7 @@ def plain(name: str) -> str:
 
 
 def check_cells(what: str, rows: int, columns: int) -> None:
-    """Refuse a table of which most cells are empty, since short rows and many names make it as large as both together.
+    """Refuse a table of more cells than memory allows: also one of short rows under many names, which is filled up.
 
     Raises:
         DataError: its cells would not fit in the memory that reading may take.

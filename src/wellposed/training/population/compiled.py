@@ -37,7 +37,7 @@ SOURCES = ("kernel.c", "kernel_body.h")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-pthread")
 COMPILERS = ("cc", "gcc", "clang")
 SYMBOLS = ("wp_sizes", "wp_random_bits", "wp_step_f", "wp_step_d", "wp_outputs_f", "wp_outputs_d")
-IDLE, WORK = 10.0, 60.0
+IDLE, WORK = 10.0, 20.0
 """Seconds without any processor time, and of processor time, after which a compiler is given up; three of work are usual."""
 AGAIN = 86_400.0
 """Seconds for which a compiler that was given up is not asked again."""
@@ -251,6 +251,7 @@ def _status(command: Sequence[str], folder: Path) -> int:
     )  # fmt: skip
     seen, since = -1.0, time.monotonic()
     try:
+        bounded(process.pid)
         while True:
             try:
                 return process.wait(POLL)
@@ -265,6 +266,14 @@ def _status(command: Sequence[str], folder: Path) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def bounded(process: int) -> None:
+    """Let the system end a compiler, and what it starts, that works without end, also after this process was killed."""
+    import resource  # of Unix alone, and so is the kernel
+
+    with contextlib.suppress(OSError):  # it has ended
+        resource.prlimit(process, resource.RLIMIT_CPU, (2 * int(WORK), 2 * int(WORK)))
 
 
 def _work(session: int) -> float:

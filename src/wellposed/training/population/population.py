@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.errors import WellposedError
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
@@ -21,7 +21,7 @@ from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import Evaluation, Probe, evaluations
 from wellposed.training.jobs import Job, NotBegun, Outcome
-from wellposed.training.loop import Training
+from wellposed.training.loop import Training, failure
 from wellposed.training.population.eager import Eager
 from wellposed.training.population.feed import Batch, Feed
 from wellposed.training.population.native import Program
@@ -358,12 +358,6 @@ class Population:
         target = torch.cat([y for _, y in parts]) if len(parts) > 1 else parts[0][1]
         outputs = self.engine.outputs(places, averaged, inputs)
         return evaluations(outputs, target, self.problem.loss, self.problem.metric, probe.weights)
-
-
-def failure(error: Exception, run: Run | None) -> TrainingError:
-    """What `fit` would raise for it."""
-    said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-    return TrainingError(f"Training stopped by {said}", run)
 
 
 def through(model: nn.Module, noised: dict[str, Tensor]) -> None:

@@ -13,8 +13,9 @@ slot lies must not change what it computes, to the last bit."""
 
 
 def padded(count: int, bytes_each: int) -> int:
-    """The least number of elements, >= ``count`` and >= 1, after which the next tensor begins at a multiple of `ALIGNED_BYTES`."""
-    every = ALIGNED_BYTES // bytes_each
+    """The least number of elements, >= ``count`` and a multiple of 16, after which the next tensor begins at a multiple of
+    `ALIGNED_BYTES`."""
+    every = max(16, ALIGNED_BYTES // bytes_each)
     return -(-max(1, count) // every) * every
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.core.errors import WellposedError
 from wellposed.core.progress import report
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
@@ -23,7 +23,7 @@ from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import call
 from wellposed.training.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
-from wellposed.training.loop import Shared, Training
+from wellposed.training.loop import Shared, Training, failure
 from wellposed.training.population.compiled import Kernel, kernel
 from wellposed.training.population.compiled import found as found_kernel
 from wellposed.training.population.eager import Eager
@@ -58,6 +58,8 @@ class Shape:
     own_rows: bool
     sharpness: bool
     eager: bool
+    why: str
+    """What keeps them from the compiled kernel; empty where nothing does."""
 
 
 @dataclass
@@ -120,8 +122,7 @@ class Alone:
             self.ended(self.number, error)
             return
         run = None if self.training is None else self.training.finish("failed")
-        said = error if isinstance(error, WellposedError) else f"{type(error).__name__}: {error}"
-        self.ended(self.number, TrainingError(f"Training stopped by {said}", run))
+        self.ended(self.number, failure(error, run))
 
 
 def train_population(
@@ -275,12 +276,14 @@ class Together:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        # The kernel mixes class indices by one weight for a batch.
         each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
-        eager = template.found is None or not self.compiled or each or any(map(needs, others))
+        why = template.why
+        why = why or ("classes are mixed by a weight for each example" if each else "")
+        why = why or ("a penalty looks at outputs" if any(map(needs, others)) else "")
+        eager = template.found is None or not self.compiled or bool(why)
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         together = bool(recipe.sharpness.radius) and by_hand
-        return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager)
+        return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager, why)
 
     def template(self, recipe: Recipe) -> Template | str:
         """A model of these settings, traced; or why it cannot be."""
@@ -308,7 +311,7 @@ class Together:
             return Program(template.kernel, template.found, stacks, model, loss, largest, threads)
 
         how = "torch" if shape.eager else "compiled"
-        why = f": {template.why or 'a penalty looks at outputs'}" if shape.eager and self.compiled else ""
+        why = f": {shape.why}" if shape.why and self.compiled else ""
         return Population(
             self.problem, members, places, self.begin, engine, self.ended, self.deadline,
             f"{how} population of {places}{why}",
