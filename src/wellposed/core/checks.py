@@ -99,7 +99,6 @@ NAMES = {
     "Optimizer": "a torch optimizer",
     "Tensor": "a dense tensor",
     "Generator": "a torch.Generator, such as torch.Generator().manual_seed(0)",
-    "Placed": "a noise with its place, such as wp.Dropout(0.5).on('head')",
 }
 """What torch's types are called; torch itself is not imported here, since logs are diagnosed without it."""
 
@@ -162,7 +161,8 @@ def _hints(function: Callable[..., Any], owner: type | None) -> dict[str, Any]:
             homes = [cls for cls in (owner.__mro__ if owner else ()) if name in vars(cls).get("__annotations__", {})]
             home = vars(sys.modules[homes[0].__module__]) if homes else function.__globals__
             try:
-                hint = eval(hint, home)
+                while isinstance(hint, str):  # an alias may be written in quotes, too
+                    hint = eval(hint, home)
             except NameError:  # imported for the type checker alone
                 continue
         if hint not in (parameter.empty, Any, object) and parameter.kind not in (

@@ -386,8 +386,8 @@ def shown(value: object) -> str:
     return repr(value.item() if isinstance(value, Tensor) else value)
 
 
-Numbers: TypeAlias = "float | Tensor"
-"""A number for all, or numbers for each. In quotes, so that `checked` lets arrays and lists pass: `array` makes tensors of them."""
+Numbers: TypeAlias = float | Tensor
+"""A number for all, or numbers for each; `array` makes tensors of arrays and lists, which `checked` leaves to it."""
 
 
 def array(owner: object, name: str) -> Any:
