@@ -199,7 +199,7 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         bound = signature.bind(*args, **keywords)
-        refusal = None
+        own, refusal = owner is not None and is_dataclass(owner), None
         for key, hint in hints().items():
             if key in bound.arguments:
                 value = bound.arguments[key]
@@ -207,10 +207,11 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
                 if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
                 bound.arguments[key] = value
-                refusal = refusal or (None if fits(value, hint) else _refusal(name, key, value, hint))
+                known = fits(value, hint) or (own and _becomes_tensor(value, hint))
+                refusal = refusal or (None if known else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
-        raise (_own_words(function, bound) if owner is not None and is_dataclass(owner) else None) or refusal
+        raise (_own_words(function, bound) if own else None) or refusal
 
     return call
 
@@ -222,6 +223,11 @@ def _parts(hint: Any) -> list[Any]:
 
 def _takes_tensors(hint: Any) -> bool:
     return any(getattr(one, "__name__", "") == "Tensor" for one in _parts(hint))
+
+
+def _becomes_tensor(value: Any, hint: Any) -> bool:
+    """Whether it is a list or an array in place of a tensor: whether that is taken, a dataclass says itself."""
+    return _takes_tensors(hint) and (isinstance(value, (list, tuple)) or type(value).__module__ == "numpy")
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:
