@@ -34,13 +34,16 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core.errors import WellposedError
+from wellposed.core.files import read_json
 from wellposed.data.reading import read_table
 from wellposed.data.tables import prepare_table
 from wellposed.search.journal import Journal
 from wellposed.search.proposals import quietly
+from wellposed.search.record import texts
 from wellposed.search.resume import end_look
 from wellposed.search.space import Space
 from wellposed.search.state import State
+from wellposed.search.study import summary
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.problems import image_problem, new_images, table_problem
 
@@ -577,6 +580,13 @@ def reported(path: Path) -> None:
     assert page.rstrip().endswith("</html>"), "a whole page"
 
 
+def finished(path: Path) -> None:
+    """What is printed of a study that had ended, and whose page is written again."""
+    record = read_json(path, 1, "study")
+    summary(record)
+    texts(record.get("warnings"))
+
+
 def journaled(path: Path) -> None:
     """A journal that does not fit the state is made anew."""
     trials = State.load(path.parent).trials
@@ -646,6 +656,7 @@ KINDS: dict[str, Kind] = {
     "state.json": Kind(part_of_study("state.json"), resumed, (of_json,) * 5, costs=2),
     "study.json": Kind(part_of_study("study.json"), reported, (of_json,) * 5, costs=10),
     "looked": Kind(part_of_study("study.json"), resumed, (of_json,) * 5, costs=2),
+    "finished": Kind(part_of_study("study.json"), finished, (of_json,) * 5),
     "journal": Kind(journal, journaled, (of_json_lines,) * 5, costs=4),
     "history": Kind(history, told, (of_json,) * 5),
 }

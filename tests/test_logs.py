@@ -1009,6 +1009,16 @@ def test_an_output_of_ascii_alone_gets_what_it_can_take(logs: dict[str, Path]) -
     assert b"^ turned at epoch 10" in plain.buffer.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", ["svg", "png", "html"])
+def test_a_source_of_any_script_is_drawn_without_a_warning(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    source = keras_csv(tmp_path / "漢字 🎉 हिन्दी", case("overfits"))
+    status, _, complaints = call(source, "--figure", tmp_path / f"figure.{kind}")
+    assert (status, complaints) == (0, "")
+    if kind != "png":
+        assert "漢字 🎉 हिन्दी" in (tmp_path / f"figure.{kind}").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["curves.svg", "curves.png", "curves.html"])
 def test_figures_are_written(logs: dict[str, Path], tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")

@@ -458,6 +458,7 @@ def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
         (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
         (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
         (lambda: wp.L1(True), "L1 needs a finite strength >= 0; it was given True."),
+        (lambda: wp.Problem("mlp", "mse", (X, Y)), "Problem needs model= to be a function; it was given 'mlp'."),
         (lambda: wp.ramp([3]), r"Ramp needs a whole number steps >= 1; it was given \[3\]"),
         (lambda: wp.fit(problem(), RECIPE, device="cuda:99"), r"The device 'cuda:99' cannot be used: .* Give cpu, or auto"),
         (lambda: wp.cutout(images(), 0.1, source(), "meen"), "to be 'zero' or 'mean'; it was given 'meen'. Did you mean 'mean'?"),

@@ -385,7 +385,6 @@ class Deaf(nn.Module):
 
 MISFITS: dict[str, tuple[Any, str]] = {
     "a module": (lambda: problem(nn.Linear(FEATURES, CLASSES)), "model= must be a factory.*given Linear"),
-    "a name": (lambda: problem("mlp"), "Problem needs model= to be a function; it was given 'mlp'"),
     "no module": (lambda: problem(lambda: 3), "must return an nn.Module; it returned int"),
     "a factory that raises": (lambda: problem(raising(ZeroDivisionError("by zero"))), "raised ZeroDivisionError: by zero"),
     "a missing package": (lambda: problem(raising(ImportError("no flash"))), "raised ImportError: no flash"),

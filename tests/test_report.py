@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import itertools
 import json
@@ -605,3 +606,38 @@ def test_penalties_of_outputs_are_on_nothing() -> None:
     ]
     assert sorted(found) == sorted(words.OF_OUTPUTS)
     assert words.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
+
+
+# Labels in any script
+
+
+SCRIPTS = "漢字 🎉 العربية हिन्दी $x^{2}$ <b>"
+
+
+def test_labels_of_any_script_are_drawn_without_a_warning_and_are_text_in_an_svg() -> None:
+    drawn = figures.dots(
+        "a", SCRIPTS, [figures.Mark(SCRIPTS, 0.5, figures.BEST), figures.Mark("plain", 0.4, figures.BASELINE)]
+    )
+    for said in ("漢字", "🎉", "हिन्दी", "&lt;b&gt;"):
+        assert said in drawn, said
+    assert not set(drawn) & set(figures.STAND_INS)
+
+
+def test_more_signs_than_stand_ins_become_boxes() -> None:
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    drawn = figures.dots("a", "b", [figures.Mark(many, 0.5, figures.BEST)])
+    assert many[:255] in drawn
+    assert drawn.count(figures.BOX) == 45
+
+
+def test_every_place_that_draws_a_figure_looks_at_its_letters() -> None:
+    """A new place that calls ``savefig`` without `figures.lettered` would put matplotlib's warnings on a terminal."""
+    folder = Path(page.__file__).parent
+    places = [
+        node
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and "savefig" in ast.dump(node)
+    ]
+    assert len(places) == 2
+    assert all("lettered" in ast.dump(node) for node in places)

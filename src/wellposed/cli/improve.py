@@ -80,6 +80,7 @@ def improve(
         from wellposed.recipe.recipe import as_recipe
         from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
+        from wellposed.search.record import texts
         from wellposed.search.state import SCHEMA
         from wellposed.search.study import STUDY, summary
 
@@ -108,15 +109,15 @@ def improve(
             study = None
         page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
-    for kind, sentences in (("warning", record["warnings"]), ("note", record["notes"])):
-        for said in sentences:
+    for kind in ("warning", "note"):
+        for said in texts(record.get(f"{kind}s"), most=2000):
             complain(f"{kind}: {said}")
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:
         say(summary(record))
         say(f"report: {page}")
-    if not record["looks"]:  # interrupted before the confirmation
+    if not record.get("looks"):  # interrupted before the confirmation
         raise typer.Exit(130)
 
 

@@ -272,7 +272,9 @@ def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
         _refuse_duplicates(file.schema_arrow.names, f"'{path}'")
         # The index that pandas leaves in a file names rows; it is no column that anybody chose.
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
-        frame = file.read(columns=columns).to_pandas(ignore_metadata=True)
+        table = file.read(columns=columns)
+        table.validate(full=True)  # that texts are UTF-8, which else is found out where they are used
+        frame = table.to_pandas(ignore_metadata=True)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
     if len(frame) == 0:

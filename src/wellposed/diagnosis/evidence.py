@@ -23,7 +23,6 @@ import numpy.typing as npt
 from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, listed
 from wellposed.diagnosis.logs import csv_columns
-from wellposed.diagnosis.logs.cells import shortened
 
 Array = npt.NDArray[np.float64]
 
@@ -715,9 +714,7 @@ def _order(left: _Predictions, right: _Predictions) -> list[int]:
     where = {key: index for index, key in enumerate(others)}
     if where.keys() != set(keys):
         alone = sorted(where.keys() ^ set(keys))
-        raise DataError(
-            f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(map(shortened, alone), 4)}."
-        )
+        raise DataError(f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(alone, 4)}.")
     return [where[key] for key in keys]
 
 

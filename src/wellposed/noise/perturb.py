@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, SelectorError
+from wellposed.core.errors import InputError, SelectorError, described
 from wellposed.core.numbers import settle
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import Selector, select, selector, weights
@@ -81,6 +81,18 @@ class Placed:
     noise: Noise
     where: object
     schedule: Schedule | None = None
+
+    @staticmethod
+    def refused(caller: str, given: object) -> InputError:
+        """What is said where noise that is bound to a place is needed and something else is given, or is among it."""
+        if isinstance(given, (list, tuple)):
+            given = next((one for one in given if not isinstance(one, Placed)), None)
+        if isinstance(given, Noise):
+            return InputError(f"Noise is bound to a place with .on(...); {given} is not. Write {given}.on(...).")
+        return InputError(
+            f'{caller} needs noise at a place, such as wp.Dropout(0.1).on("encoder.*"), or a list of such; it was given '
+            f"{described(given)}."
+        )
 
     def __str__(self) -> str:
         return f"{self.noise} on {self.where}"
@@ -513,7 +525,7 @@ def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) 
     noises = [noises] if isinstance(noises, (Placed, Noise)) else list(noises)
     for placed in noises:
         if not isinstance(placed, Placed):
-            raise InputError(f"Noise is bound to a place with .on(...); {placed} is not. Write {placed}.on(...).")
+            raise Placed.refused("perturb", placed)
     return Perturbed(model, noises, seed)
 
 

@@ -307,9 +307,11 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
 
 def _named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
     """Rows from the top down, named on the left."""
-    axes.tick_params(axis="y", pad=pad)
+    ticker = require("matplotlib.ticker", "report")
+    axes.tick_params(axis="y", pad=pad, labelcolor=INK)
     axes.grid(False)
-    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.yaxis.set_major_locator(ticker.FixedLocator(range(len(names))))
+    axes.yaxis.set_major_formatter(ticker.FixedFormatter(names))  # whose names `lettered` can change
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -356,9 +358,47 @@ def drawn(
         canvas.FigureCanvasSVG(figure)
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)
         paint(figure.add_axes(box))
+        stand_ins = lettered(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return _inlined(out.getvalue(), name, label, height)
+    svg = out.getvalue()
+    for stand_in, sign in stand_ins.items():
+        svg = svg.replace(stand_in, escaped(sign))
+    return _inlined(svg, name, label, height)
+
+
+STAND_INS = "".join(map(chr, range(0x2801, 0x2900)))
+"""Braille, which matplotlib's own font has and no label of ours uses."""
+BOX = "\u25a1"
+
+
+def lettered(figure: Any, back: bool = True) -> dict[str, str]:
+    """Put signs that the font can draw in place of those that it cannot (Chinese, emoji), which are measured all the same.
+
+    Args:
+        back: the signs come back after drawing, since in an SVG it is the reader's browser that draws them; where False, as in a
+            PNG, all of them are boxes.
+    Returns:
+        Each stand-in with the sign that it stands for.
+    """
+    fonts = require("matplotlib.font_manager", "report")
+    known = fonts.get_font(fonts.findfont(fonts.FontProperties())).get_charmap()
+    used: dict[str, str] = {}
+
+    def drawable(said: str) -> str:
+        for sign in sorted({sign for sign in said if ord(sign) not in known and sign != "\n"}):
+            free = STAND_INS[len(used)] if back and len(used) < len(STAND_INS) else BOX
+            said = said.replace(sign, used.setdefault(sign, free))
+        return said
+
+    for text in figure.findobj(require("matplotlib.text", "report").Text):
+        text.set_text(drawable(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if hasattr(formatter, "seq"):
+                formatter.seq = [drawable(label) for label in formatter.seq]
+    return {stand_in: sign for sign, stand_in in used.items() if stand_in != BOX}
 
 
 def _inlined(svg: str, name: str, label: str, height: int) -> str:

@@ -270,6 +270,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
             source = shortened(visible(one.source), LONGEST_SOURCE)
             figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
+        draw.lettered(figure, back=False)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()

@@ -17,6 +17,7 @@ from wellposed.diagnosis.evidence import Interval, look_level
 from wellposed.search import words
 from wellposed.search.confirmation import ALPHA
 from wellposed.search.folder import MODEL
+from wellposed.search.record import mapping, part, text
 from wellposed.search.state import SCHEMA, State, Trial
 from wellposed.search.words import verdict
 from wellposed.training.checkpoint import save_run
@@ -145,14 +146,14 @@ class Study:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """What a study found, in a few lines, from what ``study.json`` holds."""
+    """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
     said = verdict(record)
     metric = words.metric_name(record)
     lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [words.emptied(record)])]
     for name in ("baseline", "best"):
-        side = record[name]
-        lines.append(f"{name + ':':<9} {metric} {words.score(side['test'])} on untouched rows ({side['recipe']})")
-    if references := record["references"]:
+        score, recipe = words.score(part(record, name, "test")), text(part(record, name, "recipe"))
+        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
+    if references := mapping(part(record, "references")):
         lines.append("also:     " + ", ".join(f"{k} {words.score(v)}" for k, v in references.items()))
     return "\n".join(lines)
 

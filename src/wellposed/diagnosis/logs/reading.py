@@ -16,6 +16,7 @@ from wellposed.diagnosis.logs.objects import read_object
 from wellposed.diagnosis.logs.points import points
 from wellposed.diagnosis.logs.shapes import one_side_a_column, runs
 
+LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
 LONGEST_NAME = 60  # signs of a column's name in a message
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
@@ -90,6 +91,8 @@ def tabulated(log: Log) -> Table:
             continue
         if has_commas(cells) and ours not in ("epoch", "step"):
             notes.append(f"'{theirs}' has decimal commas.")
+        if ours in ("epoch", "step"):
+            raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
     raw = {ours: cells for ours, cells in raw.items() if any(cell is not None for cell in cells)}
     _require_losses(log, raw)
     taken = {ours: theirs for ours, theirs in found.taken.items() if ours in raw}
