@@ -932,3 +932,15 @@ def test_runs_and_columns_are_found_as_before(tmp_path: Path) -> None:
     assert [one.name.rpartition(": ")[2] for one in found] == ["r0", "r1", "r2"]
     assert [one.columns["train_loss"].tolist() for one in found] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
     assert Recipe.from_toml("") == Recipe()
+
+
+def test_zeros_behind_a_gzip_file_are_not_passed_over_one_by_one(tmp_path: Path) -> None:
+    """A few are padding, as tapes have it."""
+    whole = gzip.compress(b"a,b\n1,2\n", mtime=0)
+    padded = tmp_path / "padded.csv.gz"
+    padded.write_bytes(whole + bytes(1000))
+    assert read_bytes(padded, "table", DataError, packed=True) == b"a,b\n1,2\n"
+    with open(padded, "r+b") as file:
+        file.truncate(2**30)
+    with pytest.raises(DataError, match="of zeros, which no gzip file has"):
+        read_bytes(padded, "table", DataError, packed=True)

@@ -110,6 +110,7 @@ def bounding(cls: Any, large: float = 1e6, tight: float = 0.3) -> Edge:
 
 BOUNDS: dict[str, Edge] = {
     "box": Edge(lambda: wp.Box(-1e6, math.inf), lambda: wp.Box(-0.1, 0.1)),
+    "half_space": Edge(lambda: wp.HalfSpace(1.0, 1e6), lambda: wp.HalfSpace(1.0, -0.5)),
     "l1_ball": bounding(wp.L1Ball),
     "l2_ball": bounding(wp.L2Ball),
     "linf_ball": bounding(wp.LInfBall, tight=0.1),

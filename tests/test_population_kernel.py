@@ -713,3 +713,14 @@ def test_wrong_kernels_are_caught(name: str, tmp_path: Path, monkeypatch: pytest
     case, old, new = MUTANTS[name]
     wrong = compiled_from(tmp_path, [(old, new)])
     assert CASES[case].broken(wrong, monkeypatch)
+
+
+def test_a_compiler_is_bounded_by_the_system_too() -> None:
+    """A process that was killed cannot end the compiler that it started."""
+    import resource
+
+    with subprocess.Popen(["sleep", "60"]) as process:
+        compiled.bounded(process.pid)
+        assert resource.prlimit(process.pid, resource.RLIMIT_CPU)[0] == 2 * compiled.WORK
+        process.kill()
+    compiled.bounded(process.pid)  # it has ended: nothing to be said

@@ -152,6 +152,13 @@ def read_bytes(
             _check(path, kind, told(count), count, error)
             if not packed:
                 return file.read(count)
+            if count > CHUNK:  # zeros behind a gzip file are passed over one by one
+                file.seek(-CHUNK, os.SEEK_END)
+                if not any(file.read(CHUNK)):
+                    raise error(
+                        f"'{path}' ends with more than {told(CHUNK)} of zeros, which no gzip file has. Make it again."
+                    )
+                file.seek(0)
             with gzip.GzipFile(fileobj=file) as unpacked:
                 count = 0
                 while part := len(unpacked.read(CHUNK)):

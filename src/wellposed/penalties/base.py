@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -386,8 +386,8 @@ def shown(value: object) -> str:
     return repr(value.item() if isinstance(value, Tensor) else value)
 
 
-Numbers: TypeAlias = float | Tensor
-"""A number for all, or numbers for each; `array` makes tensors of arrays and lists, which `checked` leaves to it."""
+Numbers = float | Tensor
+"""A number for all, or numbers for each; `array` makes tensors of lists and arrays."""
 
 
 def array(owner: object, name: str) -> Any:

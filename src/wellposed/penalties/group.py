@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,9 +31,9 @@ from wellposed.penalties.base import (
 )
 from wellposed.penalties.layouts import laid_out
 
-Weights: TypeAlias = float | Tensor | None
+Weights = float | Tensor | None
 """How much each group is charged, beside the strength: None, one number for all, or one for each."""
-Membership: TypeAlias = str | Tensor
+Membership = str | Tensor
 """Who is in a group: a way by name, or a number of its group for each weight."""
 
 
