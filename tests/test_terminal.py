@@ -587,6 +587,8 @@ def guessing(tree: ast.AST) -> list[str]:
             and "encoding" not in given
         ):
             found.append(f"{node.lineno}: {ast.unparse(node)}")
+        if ast.unparse(node.func) == "archive.open":  # a part of an archive has bytes
+            continue
         if name not in TEXTUAL or "encoding" in given or None in given:
             continue
         if ast.unparse(node.func) in ("os.open", "bench.journal.open"):
@@ -733,7 +735,7 @@ def test_signals_are_left_as_they_were() -> None:
 
 
 @unix
-@pytest.mark.parametrize("when", [1, 4, 7])
+@pytest.mark.parametrize("when", [2, 4, 7])
 def test_a_burst_of_signals_while_a_trial_is_written_keeps_the_study(
     place: Path, when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

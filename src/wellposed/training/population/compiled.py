@@ -284,7 +284,9 @@ def _work(session: int) -> float:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                fields = (
+                    Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                )
                 if int(fields[3]) == session:
                     ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
