@@ -263,3 +263,18 @@ def test_weights_of_another_model(saved: Path) -> None:
         save_file(changed, saved / WEIGHTS)
         with pytest.raises(FormatError, match="do not fit the model"):
             load(saved)
+
+
+@pytest.mark.parametrize("part", ["architecture", "settings", "task", "encoder", "target", "mean", "scale", "labels"])
+def test_a_part_that_is_missing_is_no_default(part: str, saved: Path) -> None:
+    """Without its scale a prediction would silently be in other units, without its target no label."""
+    description = json.loads((saved / DESCRIPTION).read_text())
+    del (description["target"] if part in ("mean", "scale", "labels") else description)[part]
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(FormatError, match=f"damaged: {part} is missing|{part}"):
+        load(saved)
+    description[part] = None
+    if part == "target":
+        (saved / DESCRIPTION).write_text(json.dumps(description))
+        with pytest.raises(FormatError, match="their target is missing"):
+            load(saved)

@@ -426,7 +426,7 @@ class TargetEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
-        found = validated(cls, saved, "The description of a target")
+        found = validated(cls, saved, "The description of a target", ("labels", "mean", "scale"))
         if (found.labels is None) != (found.task == "regression"):
             raise FormatError(
                 f"The description of a target is damaged: a {found.task} has {described(found.labels)} as labels."

@@ -142,7 +142,13 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    description = validated(Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'")
+    description = validated(
+        Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'", ("architecture", "encoder", "target")
+    )
+    if description.encoder is not None and description.target is None:
+        raise FormatError(
+            f"The model in '{path}' is damaged: rows of a table are encoded, and their target is missing."
+        )
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
         model = _built(description.architecture, description.settings, problem, folder, weights)
