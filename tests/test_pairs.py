@@ -46,6 +46,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"strength": 0.3, "weights": torch.linspace(0, 2, ROWS * COLUMNS, dtype=torch.float64).view(ROWS, COLUMNS)}
     ],
     "box": [{"low": -0.5, "high": 0.7}, {"low": 0.1, "high": 0.7}],
+    "half_space": [{"normal": 1.0, "limit": 0.2}, {"normal": 1.0, "limit": -0.1, "by": "unit"}],
     "l1_ball": [{"bound": 1.0}, {"bound": 0.7, "by": "unit"}],
     "l2_ball": [{"bound": 1.5}],
     "linf_ball": [{"bound": 0.6}],

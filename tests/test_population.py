@@ -653,7 +653,7 @@ def test_an_exception_of_one_slot_is_its_own(compiled: bool, monkeypatch: pytest
         reference = alone(given, jobs[1])
         monkeypatch.setattr(Training, name, usual)
         assert isinstance(found[1], TrainingError), name
-        assert str(found[1]) == str(reference) == "Training stopped by FloatingPointError: out of range"
+        assert str(found[1]) == str(reference) == "Training stopped by FloatingPointError: out of range."
         assert found[1].run is not None
         assert len(found[1].run.history) == 1
         assert difference(reference.run, found[1].run) < TOLERANCE
@@ -668,7 +668,7 @@ def test_an_exception_in_a_shared_step_is_told_to_all(compiled: bool, monkeypatc
 
     monkeypatch.setattr(Population, "gradients", broken)
     for outcome in together(problem(), [Job(recipe(), 0), Job(recipe(), 1)], compiled):
-        assert str(outcome) == "Training stopped by MemoryError: no room"
+        assert str(outcome) == "Training stopped by MemoryError: no room."
 
 
 @BOTH
@@ -1186,7 +1186,7 @@ def test_an_exception_at_the_start_is_told_of_that_job(
 
     monkeypatch.setattr(owner, name, broken)
     found = together(given, jobs, compiled)
-    assert str(found[0]) == "Training stopped by MemoryError: no room"
+    assert str(found[0]) == "Training stopped by MemoryError: no room."
     for one, other in zip(wanted[1:], found[1:], strict=True):
         assert same(one, other) if compiled else difference(one, other) < 1e-12
 

@@ -183,7 +183,7 @@ def test_lists_histories_and_watches_agree() -> None:
 
 @pytest.mark.parametrize("risk", [0, 1, -0.1, 2, math.nan, "0.05", True])
 def test_risks_that_are_none(risk: object) -> None:
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"risk= to be a number in \(0, 1\)"):
         stop_when_sure(risk)  # type: ignore[arg-type]
 
 

@@ -58,7 +58,7 @@ class History:
         rows: one mapping an epoch.
     """
 
-    def __init__(self, facts: dict[str, Any] | None = None, rows: list[dict[str, float]] | None = None) -> None:
+    def __init__(self, facts: dict[str, Any] | None = None, rows: list[dict[str, Any]] | None = None) -> None:
         self.facts: dict[str, Any] = dict(facts or {})
         self.rows: list[dict[str, float]] = [] if rows is None else list(rows)
 

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -273,7 +274,8 @@ def bounded(process: int) -> None:
     import resource  # of Unix alone, and so is the kernel
 
     with contextlib.suppress(OSError):  # it has ended
-        resource.prlimit(process, resource.RLIMIT_CPU, (2 * int(WORK), 2 * int(WORK)))
+        most = math.ceil(2 * WORK) + 1
+        resource.prlimit(process, resource.RLIMIT_CPU, (most, most))
 
 
 def _work(session: int) -> float:
