@@ -278,3 +278,12 @@ def test_a_part_that_is_missing_is_no_default(part: str, saved: Path) -> None:
         (saved / DESCRIPTION).write_text(json.dumps(description))
         with pytest.raises(FormatError, match="their target is missing"):
             load(saved)
+
+
+def test_weights_that_give_no_numbers_are_refused(saved: Path) -> None:
+    """A few flipped bytes make a NaN, and a NaN is no prediction."""
+    weights = load_file(saved / WEIGHTS)
+    weights["head.bias"][0] = float("nan")
+    save_file(weights, saved / WEIGHTS)
+    with pytest.raises(FormatError, match="gives outputs that are no numbers"):
+        load(saved).predict(frame().drop(columns="kind"))

@@ -106,11 +106,16 @@ class Saved:
 
         Raises:
             DataError: there is no row, columns are missing, or the model does not take the rows.
-        FormatError: the model and its classes are not of one number.
+        FormatError: the model and its classes are not of one number, or its outputs are not finite.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
         outputs = self.outputs(inputs)
+        if not bool(torch.isfinite(outputs).all()):
+            raise FormatError(
+                "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
+                "Take another run, or train again."
+            )
         if self.task != "classification":
             values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
