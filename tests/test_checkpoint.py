@@ -263,3 +263,27 @@ def test_weights_of_another_model(saved: Path) -> None:
         save_file(changed, saved / WEIGHTS)
         with pytest.raises(FormatError, match="do not fit the model"):
             load(saved)
+
+
+@pytest.mark.parametrize("part", ["architecture", "settings", "task", "encoder", "target", "mean", "scale", "labels"])
+def test_a_part_that_is_missing_is_no_default(part: str, saved: Path) -> None:
+    """Without its scale a prediction would silently be in other units, without its target no label."""
+    description = json.loads((saved / DESCRIPTION).read_text())
+    del (description["target"] if part in ("mean", "scale", "labels") else description)[part]
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(FormatError, match=f"damaged: {part} is missing|{part}"):
+        load(saved)
+    description[part] = None
+    if part == "target":
+        (saved / DESCRIPTION).write_text(json.dumps(description))
+        with pytest.raises(FormatError, match="their target is missing"):
+            load(saved)
+
+
+def test_weights_that_give_no_numbers_are_refused(saved: Path) -> None:
+    """A few flipped bytes make a NaN, and a NaN is no prediction."""
+    weights = load_file(saved / WEIGHTS)
+    weights["head.bias"][0] = float("nan")
+    save_file(weights, saved / WEIGHTS)
+    with pytest.raises(FormatError, match="gives outputs that are no numbers"):
+        load(saved).predict(frame().drop(columns="kind"))

@@ -1066,3 +1066,12 @@ def test_the_page_lists_every_finding_with_its_axis_and_lever() -> None:
         name: (axis, pulls) for name, axis, pulls in re.findall(r"^\| `(\w+)` \| (\w+), (\w+) \|", page, re.MULTILINE)
     }
     assert listed == {rule.name: (rule.axis, rule.pulls) for rule in rules()}
+
+
+def test_a_column_whose_name_has_a_line_end_is_told_in_one_line() -> None:
+    with pytest.raises(DataError) as caught:
+        diagnose({"train_loss": ["one", "two"], "val\nloss": [1.0, 2.0]})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        cells.numbers(["one"], "train\nloss")
+    assert str(caught.value) == "Column 'train loss' has 'one' in row 1; a number is needed."

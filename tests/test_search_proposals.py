@@ -16,7 +16,8 @@ from torch import nn
 
 optuna = pytest.importorskip("optuna")
 
-from wellposed.data.data import Data  # noqa: E402 - needs the extra
+from wellposed.core.errors import FormatError  # noqa: E402 - needs the extra
+from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import playbook  # noqa: E402
 from wellposed.search.journal import FILE, Journal  # noqa: E402
@@ -24,7 +25,7 @@ from wellposed.search.proposals import Proposals, Told  # noqa: E402
 from wellposed.search.ranking import WORST  # noqa: E402
 from wellposed.search.rounds import shared_out  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
-from wellposed.search.state import State, Trial  # noqa: E402
+from wellposed.search.state import STATE, WRITTEN, State, Trial  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 
 
@@ -306,3 +307,15 @@ def test_a_state_from_before_has_no_points_and_is_read(tmp_path: Path) -> None:
         "proposals": 1, "findings": [], "confirmed": 0, "looks": {}}  # fmt: skip
     (tmp_path / "state.json").write_text(json.dumps(old))
     assert State.load(tmp_path).trials[0].params == {}
+
+
+@pytest.mark.parametrize("part", WRITTEN)
+def test_a_state_without_a_part_that_is_always_written_is_damaged(part: str, tmp_path: Path) -> None:
+    """Its trials or looks would be lost in silence."""
+    State("d", "accuracy", 0, False).save(tmp_path)
+    kept = json.loads((tmp_path / STATE).read_text())
+    State.load(tmp_path)
+    del kept[part]
+    (tmp_path / STATE).write_text(json.dumps(kept))
+    with pytest.raises(FormatError, match=f"damaged: {part} is missing"):
+        State.load(tmp_path)

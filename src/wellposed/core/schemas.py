@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
@@ -28,15 +29,20 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def validated(kind: type[T], value: Any, what: str) -> T:
+def validated(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) -> T:
     """A value that was read from JSON, as an object of ``kind``; no type is taken for another.
 
     Args:
         kind: a dataclass, or another annotation such as ``list[dict[str, float]]``.
         what: the subject of the error, such as ``"The state in 'runs/a'"``.
+        needs: keys that must be there although the dataclass has a default for them: what is always written, and whose default
+            would silently be taken for what was lost.
     Raises:
         FormatError: it has a key too few, or a value of another type or outside of its range.
     """
+    for key in needs:
+        if isinstance(value, dict) and key not in value:
+            raise FormatError(f"{what} is damaged: {key} is missing.")
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_json(json.dumps(value), strict=True))
     except ValidationError as error:

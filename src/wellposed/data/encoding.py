@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
@@ -426,10 +426,7 @@ class TargetEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
-        missing = {field.name for field in fields(cls)} - saved.keys()
-        if missing:  # their defaults would be another target's
-            raise FormatError(f"The description of a target is damaged: {listed(missing)} is missing.")
-        found = validated(cls, saved, "The description of a target")
+        found = validated(cls, saved, "The description of a target", ("labels", "mean", "scale"))
         if (found.labels is None) != (found.task == "regression"):
             raise FormatError(
                 f"The description of a target is damaged: a {found.task} has {described(found.labels)} as labels."

@@ -713,7 +713,7 @@ def _order(left: _Predictions, right: _Predictions) -> list[int]:
             raise DataError(f"'{file.path}' names a row more than once in its column of rows.")
     where = {key: index for index, key in enumerate(others)}
     if where.keys() != set(keys):
-        alone = sorted(where.keys() ^ set(keys))
+        alone = [repr(row) for row in sorted(where.keys() ^ set(keys))]
         raise DataError(f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(alone, 4)}.")
     return [where[key] for key in keys]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.checks import Count, Within, checked
 
+
+@checked
 class ConvNet(nn.Module):
     """``depth`` blocks of convolution, batch norm, ReLU and pooling, widths doubling; a hidden layer; a head.
 
@@ -24,7 +29,13 @@ class ConvNet(nn.Module):
     std: Tensor
 
     def __init__(
-        self, channels: int, outputs: int, width: int = 16, depth: int = 3, hidden: int = 128, dropout: float = 0.0
+        self,
+        channels: Count,
+        outputs: Count,
+        width: Count = 16,
+        depth: Annotated[int, Within(1, 4)] = 3,
+        hidden: Count = 128,
+        dropout: Annotated[float, Within(0, 1, open="high")] = 0.0,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
+from wellposed.core.checks import Count, Within, checked
 
+
+@checked
 class MLP(nn.Module):
     """``Linear -> LayerNorm -> activation -> dropout``, ``depth`` times, and a linear head.
 
@@ -18,7 +23,13 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, width: int = 128, depth: int = 2, norm: bool = True, dropout: float = 0.0
+        self,
+        inputs: Count,
+        outputs: Count,
+        width: Count = 128,
+        depth: Annotated[int, Within(0)] = 2,
+        norm: bool = True,
+        dropout: Annotated[float, Within(0, 1, open="high")] = 0.0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]

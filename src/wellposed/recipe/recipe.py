@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
@@ -26,7 +35,16 @@ from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, 
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
-Scalar = bool | int | float | str
+
+
+def _is_a_number(value: float) -> float:
+    if value != value:
+        raise ValueError("NaN is no number")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_is_a_number)]
+Scalar = bool | int | Number | str
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]

@@ -16,6 +16,8 @@ from wellposed.search.ranking import WORST, Rank, rank_of
 
 SCHEMA = 1
 STATE = "state.json"
+WRITTEN = ("trials", "proposals", "findings", "confirmed", "looks")
+"""Parts of a state that are always written: without them trials or looks would be lost in silence."""
 
 
 @dataclass
@@ -164,7 +166,7 @@ class State:
             FormatError: missing, damaged, or of another schema.
         """
         value = read_json(folder / STATE, SCHEMA, "state of a study")
-        state = validated(cls, value, f"The state in '{folder / STATE}'")
+        state = validated(cls, value, f"The state in '{folder / STATE}'", WRITTEN)
         state.planned = max(
             [state.planned, *(t.index + 1 for t in state.trials), *(p.index + 1 for p in state.pending)]
         )

@@ -106,11 +106,16 @@ class Saved:
 
         Raises:
             DataError: there is no row, columns are missing, or the model does not take the rows.
-        FormatError: the model and its classes are not of one number.
+        FormatError: the model and its classes are not of one number, or its outputs are not finite.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
         outputs = self.outputs(inputs)
+        if not bool(torch.isfinite(outputs).all()):
+            raise FormatError(
+                "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
+                "Take another run, or train again."
+            )
         if self.task != "classification":
             values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
@@ -142,7 +147,13 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    description = validated(Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'")
+    description = validated(
+        Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'", ("architecture", "encoder", "target")
+    )
+    if description.encoder is not None and description.target is None:
+        raise FormatError(
+            f"The model in '{path}' is damaged: rows of a table are encoded, and their target is missing."
+        )
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
         model = _built(description.architecture, description.settings, problem, folder, weights)

@@ -66,7 +66,9 @@ def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float
         try:
             found.append(number(cell, counts))
         except (TypeError, ValueError):
-            raise DataError(f"Column '{name}' has {shortened(cell)} in row {row}; a number is needed.") from None
+            raise DataError(
+                f"Column '{' '.join(name.split())}' has {shortened(cell)} in row {row}; a number is needed."
+            ) from None
     return found
 
 
