@@ -118,7 +118,7 @@ class Items(Source):
         self.dataset, self.collate = dataset, collate or default_collate
         try:
             self.length = len(dataset)  # type: ignore[arg-type]
-        except TypeError:
+        except (TypeError, ValueError):
             raise DataError("A Dataset must have a length; give one with __len__ and __getitem__.") from None
         if self.length == 0:
             raise DataError("The data are empty: the Dataset has length 0.")
@@ -162,9 +162,13 @@ class Subset(Source):
         return None if found is None else found[self.index]
 
 
-def source_of(given: Any, collate: Callable[[list[Any]], Any] | None = None, weight: Any = None) -> Source:
+def source_of(
+    given: Any, collate: Callable[[list[Any]], Any] | None = None, weight: Any = None, double: bool = False
+) -> Source:
     """A source from ``(X, y)``, a Dataset, or a DataLoader over one.
 
+    Args:
+        double: whether doubles stay doubles; by default arrays of them become float32, in which most networks reckon.
     Raises:
         DataError: it is none of these, or a loader whose order cannot be asked for by index.
     """
@@ -173,8 +177,8 @@ def source_of(given: Any, collate: Callable[[list[Any]], Any] | None = None, wei
     if isinstance(given, DataLoader):
         kept = rows_of(given)
         if kept is None:
-            return source_of(given.dataset, collate or given.collate_fn, weight)
-        found = source_of(given.dataset, collate or given.collate_fn).subset(kept)
+            return source_of(given.dataset, collate or given.collate_fn, weight, double)
+        found = source_of(given.dataset, collate or given.collate_fn, double=double).subset(kept)
         found.weight = None if weight is None else weight_tensor(weight, len(found))
         return found
     if isinstance(given, IterableDataset):
@@ -185,7 +189,7 @@ def source_of(given: Any, collate: Callable[[list[Any]], Any] | None = None, wei
         *inputs, target = given.tensors
         given = (inputs[0] if len(inputs) == 1 else tuple(inputs)), target
     if _is_pair(given):
-        inputs, target = tensors(given[0]), target_tensor(given[1])
+        inputs, target = tensors(given[0], double), target_tensor(given[1], double)
         return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
@@ -251,12 +255,28 @@ def real_numbers(value: Any, what: str, instead: str) -> Tensor:
         array = array_of(value, what)
         if array.dtype.kind not in "biuf":
             raise DataError(f"{what} must be numbers; these are {array.dtype}. {instead}")
-        value = torch.from_numpy(np.ascontiguousarray(array))
-    if value.layout is not torch.strided or value.is_meta or value.is_complex():
-        kind = "sparse" if value.layout is not torch.strided else "without data" if value.is_meta else "complex"
-        raise DataError(f"{what} must be a dense tensor of real numbers; this one is {kind}. {instead}")
-    found: Tensor = value
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"]))  # torch warns of what cannot be written
+    if kind := _unfit(value):
+        raise DataError(
+            f"{what} must be a dense tensor of real numbers, a row for each example; this one is {kind}. {instead}"
+        )
+    found: Tensor = value.detach()
     return found
+
+
+def _unfit(value: Tensor) -> str:
+    """Why a tensor is no table of numbers; empty where it is one."""
+    if value.is_nested or value.layout is not torch.strided:
+        return "nested" if value.is_nested else "sparse"
+    if value.is_meta or value.is_complex():
+        return "without data" if value.is_meta else "complex"
+    return "" if value.ndim else "a single number"
+
+
+def in_numpy(value: Tensor) -> np.ndarray:
+    """The numbers of a tensor on the CPU; NumPy has no bfloat16, whose numbers float32 has too."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _single(value: Tensor, what: str) -> Tensor:
@@ -271,20 +291,26 @@ def _single(value: Tensor, what: str) -> Tensor:
     return found
 
 
-def tensors(value: Any) -> Any:
-    """Arrays as tensors: doubles become float32, images of bytes stay bytes; tuples and mappings part by part."""
+def tensors(value: Any, double: bool = False) -> Any:
+    """Arrays as tensors: doubles become float32, images of bytes stay bytes; tuples and mappings part by part.
+
+    Args:
+        double: whether doubles stay doubles.
+    """
     if isinstance(value, Mapping):
-        return {key: tensors(part) for key, part in value.items()}
+        return {key: tensors(part, double) for key, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(tensors(part) for part in value)
+        return tuple(tensors(part, double) for part in value)
     value = real_numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
-    return _single(value, "Inputs") if value.dtype == torch.float64 else value
+    return _single(value, "Inputs") if value.dtype == torch.float64 and not double else value
 
 
-def target_tensor(value: Any) -> Tensor:
-    """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32."""
-    value = real_numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
-    return _single(value, "Targets") if value.is_floating_point() else value.long()
+def target_tensor(value: Any, double: bool = False) -> Tensor:
+    """Targets as a tensor: integers and booleans as class indices (int64), numbers as float32, or doubles as they are."""
+    found = real_numbers(value, "Targets", "Encode labels as 0, 1, ..., or give a frame.")
+    if double and found.dtype == torch.float64:
+        return found
+    return _single(found, "Targets") if found.is_floating_point() else found.long()
 
 
 def weight_tensor(value: Any, rows: int) -> Tensor:

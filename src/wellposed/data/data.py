@@ -13,7 +13,8 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, did_you_mean
-from wellposed.data.arrays import Arrays, Source, Subset, array_of, source_of, weight_tensor
+from wellposed.core.numbers import settle
+from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder
 
@@ -54,6 +55,9 @@ class Data:
     task: str | None = None
     split_seed: int = 0
     kinds: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, "valid", "test")
 
     def prepare(self, standardize: bool = True) -> Prepared:
         """Split and encode; the same for the same ``split_seed``.
@@ -193,8 +197,8 @@ def _duplicates(source: Source) -> np.ndarray | None:
     if source.inputs.numel() * source.inputs.element_size() > DUPLICATE_BYTES:
         return None
     rows = len(source)
-    targets = duplicate_ids(source.target.reshape(rows, -1).numpy())
-    return duplicate_ids(source.inputs.reshape(rows, -1).numpy(), targets)
+    targets = duplicate_ids(in_numpy(source.target.reshape(rows, -1)))
+    return duplicate_ids(in_numpy(source.inputs.reshape(rows, -1)), targets)
 
 
 def _task_of(target: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from wellposed.core.errors import DataError, require
+from wellposed.core.errors import DataError, listed, require
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import is_text, levels
 from wellposed.data.reading import as_frame
@@ -187,7 +187,14 @@ class _Choice:
 
 
 def _latest(time: AnyArray, fraction: float, groups: AnyArray | None, duplicates: AnyArray | None) -> tuple[Rows, Rows]:
-    if not np.isfinite(time.astype(np.float64)).all():
+    try:
+        moments = time.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"time= needs numbers or dates, which have an order; it was given {time.dtype}. Of texts pandas.to_datetime makes "
+            "dates."
+        ) from None
+    if not np.isfinite(moments).all():
         raise DataError("Some rows have no time. Remove these rows, or leave the time out.")
     blocks = _whole_blocks(_ids(time), groups)
     sizes = np.bincount(blocks)
@@ -234,8 +241,19 @@ def _whole_blocks(moments: Rows, groups: AnyArray | None) -> Rows:
 
 
 def _ids(values: AnyArray) -> Rows:
-    """Any values as 0, 1, ... in sorted order."""
-    inverse: Rows = np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    """Any values as 0, 1, ... in sorted order.
+
+    Raises:
+        DataError: they have no order, such as texts among numbers or missing values.
+    """
+    try:
+        inverse: Rows = np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in np.asarray(values).flat})
+        raise DataError(
+            f"Groups must all be numbers, or all be texts; these are {listed(kinds)}, which have no common order. Give "
+            "each row the number or the name of its group."
+        ) from None
     return inverse
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Subset as Part
 
 from wellposed.core.errors import DataError
 from wellposed.core.random import seeded
-from wellposed.data.arrays import Arrays, Items, Source, Subset, rows_of, source_of, split_batch
+from wellposed.data.arrays import Arrays, Items, Source, Subset, in_numpy, rows_of, source_of, split_batch
 from wellposed.data.splits import duplicate_ids
 
 Numbers = npt.NDArray[np.float64]
@@ -127,20 +127,29 @@ def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: fl
 
 def _stacked(a: Tensor, b: Tensor) -> npt.NDArray[Any]:
     both = torch.cat([a.detach().cpu(), b.detach().cpu()])
-    return both.reshape(len(both), -1).numpy()
+    return in_numpy(both.reshape(len(both), -1))
 
 
 def same_rows(train: Any, valid: Any) -> Copies | None:
     """Rows of one Dataset that both sides have by number; None where the sides are not parts of one Dataset."""
     ours, theirs = _numbered(train), _numbered(valid)
-    if ours is None or theirs is None or ours[0] is not theirs[0] or not len(theirs[1]):
+    if ours is None or theirs is None or ours[0] is not theirs[0]:
         return None
-    shared = float(np.isin(theirs[1], ours[1]).mean())
-    return Copies(shared, 0.0, len(theirs[1]), 1.0, True)
+    rows = len(theirs[0]) if theirs[1] is None else len(theirs[1])
+    if not rows:
+        return None
+    if ours[1] is None:
+        shared = 1.0
+    else:
+        shared = float(len(np.unique(ours[1])) / rows if theirs[1] is None else np.isin(theirs[1], ours[1]).mean())
+    return Copies(shared, 0.0, rows, 1.0, True)
 
 
-def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
-    """The innermost Dataset and which of its rows a side has; None where that cannot be told."""
+def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64] | None] | None:
+    """The innermost Dataset and which of its rows a side has, None for all of them; None where that cannot be told.
+
+    The numbers of all rows are not written out: a Dataset of windows over a text has as many rows as the text has words.
+    """
     if isinstance(side, DataLoader):
         if side.batch_sampler is None or not hasattr(side.dataset, "__len__"):
             return None
@@ -149,13 +158,19 @@ def _numbered(side: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
         except DataError:  # a sampler of its own: which rows it draws is not known
             return None
         inner = _numbered(side.dataset)
-        return inner if inner is None or kept is None else (inner[0], inner[1][kept.numpy()])
+        return inner if inner is None or kept is None else _among(inner, kept.numpy())
     if type(side) is Part:
         inner = _numbered(side.dataset)
-        return None if inner is None else (inner[0], inner[1][np.asarray(side.indices, dtype=np.int64)])
+        return None if inner is None else _among(inner, np.asarray(side.indices, dtype=np.int64))
     if isinstance(side, Dataset) and hasattr(side, "__len__"):
-        return side, np.arange(len(side))
+        return side, None
     return None
+
+
+def _among(
+    inner: tuple[Any, npt.NDArray[np.int64] | None], rows: npt.NDArray[np.int64]
+) -> tuple[Any, npt.NDArray[np.int64]]:
+    return inner[0], rows if inner[1] is None else inner[1][rows]
 
 
 def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Giveaway | None:

@@ -267,7 +267,7 @@ class Loss:
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
         if rows and rows == _rows(target):
-            singles = [self._call(self._clean, outputs[i : i + 1], target[i : i + 1]) for i in range(rows)]
+            singles = [self._of_one(outputs[i : i + 1], target[i : i + 1]) for i in range(rows)]
             parts = torch.stack([single.reshape(()) for single in singles]).float()
             if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
                 return PerExample(parts, torch.ones_like(parts))
@@ -277,6 +277,15 @@ class Loss:
                     f"{_shape(target)}. Give both one shape."
                 )
         return _whole(mean.float(), max(1, _rows(target) or rows))
+
+    def _of_one(self, output: Any, target: Any) -> Any:
+        """The loss of one example; as the mean of it twice where ``squeeze`` leaves a single one no axis of examples."""
+        try:
+            return self._call(self._clean, output, target)
+        except ProblemError:
+            if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
+                raise
+            return self._call(self._clean, torch.cat([output, output]), torch.cat([target, target]))
 
     def _broadcasts(self, outputs: Tensor, target: Tensor, mean: Tensor) -> bool:
         """Whether the loss would be the mean over examples if ``(n, 1)`` and ``(n,)`` were one shape."""

@@ -24,7 +24,7 @@ def extremes(target: Tensor) -> tuple[float, float]:
     """The smallest and the largest target, both NaN where any is NaN; (0, 0) of an empty tensor."""
     if not target.numel() or target.dtype == torch.bool or target.is_complex():
         return 0.0, 0.0
-    low, high = torch.aminmax(target)
+    low, high = torch.aminmax(target.detach())
     return float(low), float(high)
 
 

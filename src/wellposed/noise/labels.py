@@ -64,7 +64,12 @@ def mixed(
         ShapeError: the permutation is not of the target's rows, or there are several weights that are not one for each.
     """
     rows = len(target) if target.ndim else -1
-    if permutation.shape != (rows,) or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows)):
+    whole = not permutation.is_floating_point() and not permutation.is_complex()
+    if (
+        not whole
+        or permutation.shape != (rows,)
+        or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows))
+    ):
         raise ShapeError(
             f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
             f"{permutation.dtype} of shape {tuple(permutation.shape)}."
@@ -76,6 +81,8 @@ def mixed(
             f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
             f"{tuple(weight.shape)}."
         )
+    if isinstance(weight, Tensor) and not bool(((weight >= 0) & (weight <= 1)).all()):
+        raise InputError("mixed needs weights in [0, 1], as mixup gave them; one of these is outside, or NaN.")
     if not target.is_floating_point():
         if classes is None:
             raise InputError(

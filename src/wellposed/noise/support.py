@@ -60,7 +60,7 @@ def needs_images(method: str, x: Tensor) -> None:
     Raises:
         ShapeError: ``x`` is not floating, or not ``(examples, channels, height, width)``.
     """
-    if x.ndim != 4 or not x.is_floating_point():
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
         raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
 
 

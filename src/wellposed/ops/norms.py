@@ -60,6 +60,11 @@ def valued(value: Tensor, likewise: Tensor) -> Tensor:
     return found
 
 
+def unless_diverged(distance: Tensor, w: Tensor) -> Tensor:
+    """A distance at ``w``; NaN where a number of ``w`` is not finite, at which nothing is stationary."""
+    return torch.where(torch.isfinite(w).all(), distance, torch.full_like(distance, math.nan))
+
+
 def power_of_two(size: Tensor) -> Tensor:
     """The largest power of two that is at most ``size >= 0``; 1 where that is 0 or not finite. Carries no gradient."""
     size = size.detach()

@@ -11,7 +11,7 @@ from torch import Tensor
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import length, signs, widened
+from wellposed.ops.norms import length, signs, unless_diverged, widened
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
 from wellposed.penalties.base import How, Penalty, Schedule, Summands, Term, Traits, at_least_zero, shown
@@ -76,7 +76,7 @@ class Separable(Penalty):
         smooth, l1 = grad + self.l2 * w, _like(self.l1, w)
         off = (smooth + l1 * signs(w)).abs()
         at = (smooth.abs() - l1).clamp_min(0.0)
-        return length(torch.where(w == 0, at, off))
+        return unless_diverged(length(torch.where(w == 0, at, off)), w)
 
 
 def _like(value: float | Tensor, w: Tensor) -> float | Tensor:

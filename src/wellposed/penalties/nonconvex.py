@@ -18,7 +18,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
 from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
-from wellposed.ops.norms import length, signs, widened
+from wellposed.ops.norms import length, signs, unless_diverged, widened
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
@@ -39,7 +39,7 @@ class FoldedConcave(Penalty):
         """
         off = (grad + self.slope(w.abs()) * signs(w)).abs()
         at = (grad.abs() - self.strength).clamp_min(0.0)
-        return length(torch.where(w == 0, at, off))
+        return unless_diverged(length(torch.where(w == 0, at, off)), w)
 
 
 @checked

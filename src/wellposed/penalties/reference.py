@@ -14,7 +14,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.numbers import settle
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import length, signs, widened
+from wellposed.ops.norms import length, signs, unless_diverged, widened
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import whole
 from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, shown
@@ -244,4 +244,4 @@ class L1SP(Towards):
         away = w - self.origin(w)
         off = (grad + self.strength * signs(away)).abs()
         at = (grad.abs() - self.strength).clamp_min(0.0)
-        return length(torch.where(away == 0, at, off))
+        return unless_diverged(length(torch.where(away == 0, at, off)), w)

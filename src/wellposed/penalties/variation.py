@@ -10,7 +10,7 @@ from torch import Tensor
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
-from wellposed.ops.norms import widened
+from wellposed.ops.norms import unless_diverged, widened
 from wellposed.ops.variation import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
@@ -65,4 +65,4 @@ class TotalVariation(Penalty):
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """Exact; see `wellposed.ops.variation.variation_distance`."""
-        return variation_distance(w, grad, self.strength, self.axis)
+        return unless_diverged(variation_distance(w, grad, self.strength, self.axis), w)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
-from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.data.arrays import Arrays, Source, Subset, in_numpy
 from wellposed.data.data import Prepared
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
@@ -63,6 +63,6 @@ def content(source: Source | None) -> bytes:
     digest = hashlib.sha256(str(len(source)).encode())
     if isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor):
         inputs, target = source.batch(torch.arange(len(source)))
-        digest.update(np.ascontiguousarray(inputs.numpy()).tobytes())
-        digest.update(np.ascontiguousarray(target.numpy()).tobytes())
+        digest.update(np.ascontiguousarray(in_numpy(inputs)).tobytes())
+        digest.update(np.ascontiguousarray(in_numpy(target)).tobytes())
     return digest.digest()

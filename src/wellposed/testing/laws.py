@@ -427,7 +427,7 @@ def single_precision(penalty: Penalty, case: Case) -> None:
 
 
 def not_finite(penalty: Penalty, case: Case) -> None:
-    """NaN and infinities stay what is not finite: in the prox where they are, in value and violation of NaN."""
+    """NaN and infinities stay what is not finite: in the prox where they are, in the violation, in the value of NaN."""
     for bad in NOT_FINITE:
         for place in {0, case.w.numel() // 2, case.w.numel() - 1}:
             w = _with(case.w, place, bad)
@@ -436,7 +436,7 @@ def not_finite(penalty: Penalty, case: Case) -> None:
                 _stays(penalty.prox(w, step), place, f"the prox, with {told},", bad)
             if math.isnan(bad):
                 _stays(penalty.value(w).reshape(1), 0, "value", bad)
-                _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+            _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
 
 
 def _with(w: Tensor, place: int, value: float) -> Tensor:

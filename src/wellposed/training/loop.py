@@ -32,7 +32,7 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.recipe import Recipe, as_recipe
@@ -175,6 +175,7 @@ class Training:
         check_optimizer(inner)
         steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
+        needs_its_optimizer("fit", model, terms)
         terms.seed = seed
         terms.note_zeros()  # the compiled population steps without it
         optimizer: Regularized | Lookahead = terms

@@ -145,6 +145,11 @@ class Problem:
                 ) from error
         if not isinstance(built, nn.Module):
             raise ProblemError(f"The model's factory must return an nn.Module; it returned {type(built).__name__}.")
+        if any(parameter.is_meta for parameter in built.parameters()):
+            raise ProblemError(
+                "The model's factory must return weights with numbers; some are on the device meta. Make it without "
+                "torch.device('meta')."
+            )
         return built
 
     def check(self, model: nn.Module, device: torch.device) -> None:

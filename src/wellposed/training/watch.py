@@ -38,6 +38,8 @@ FEWEST, MOST = 128, 4096
 """Rows of a probe: below 128 a standard error says little; beyond 4096 it hardly falls."""
 FEW_ROWS = 64
 """Rows of the pass at the first weights: a usual batch, so that it costs what one step of training does."""
+FEW_TO_SHUFFLE = 2**24
+"""Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
 
@@ -104,7 +106,8 @@ class Watch:
         self.target_of: Target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
         self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
-        sides = {name: side_of(side) for name, side in self.given.items()}
+        double = any(p.dtype == torch.float64 for p in model.parameters())
+        sides = {name: side_of(side, double) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
         self.metric: Metric | None = named_metric(metric) if metric is not None else default_metric(self.loss)
@@ -266,22 +269,26 @@ class Side:
     batches: Callable[[Tensor], Iterator[Any]]
 
 
-def side_of(given: Any) -> Side:
+def side_of(given: Any, double: bool = False) -> Side:
     """A side from what a person gave.
 
+    Args:
+        double: whether the network reckons in doubles, so that arrays of them stay what they are.
     Raises:
         DataError: it cannot be read again and again, or its rows cannot be told.
     """
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
-        kept = torch.arange(len(items)) if kept is None else kept
-        return Side(len(kept), lambda index: map(items.raw, torch.split(kept[index], BATCH)))
+        fetch = guarded("The Dataset", items.raw)
+        if kept is None:
+            return Side(len(items), lambda index: map(fetch, torch.split(index, BATCH)))
+        return Side(len(kept), lambda index: map(fetch, torch.split(kept[index], BATCH)))
     if _is_batches(given):
         return Side(sum(_size(batch) for batch in given), lambda index: _picked(given, index))
     if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
-    source = source_of(given)
-    fetch = source.raw if isinstance(source, Items) else source.batch
+    source = source_of(given, double=double)
+    fetch = guarded("The Dataset", source.raw) if isinstance(source, Items) else source.batch
     return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)))
 
 
@@ -323,8 +330,21 @@ class _Probe:
     """Fixed rows of one side, kept where they are small, else fetched at each epoch."""
 
     def __init__(self, side: Side, rows: int, name: str, seed: int) -> None:
-        index = torch.randperm(side.size, generator=generator(seed, "probe", name))[:rows].sort().values
+        index = some_rows(side.size, rows, generator(seed, "probe", name))
         self.batches = kept(lambda: side.batches(index))
+
+
+def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
+    """``rows`` different numbers below ``size``, sorted, in memory that many millions of rows do not swell.
+
+    A Dataset of windows over a text has as many rows as the text has words.
+    """
+    if size <= FEW_TO_SHUFFLE:
+        return torch.randperm(size, generator=source)[:rows].sort().values
+    found = torch.empty(0, dtype=torch.long)
+    while len(found) < rows:
+        found = torch.unique(torch.cat([found, torch.randint(size, (rows,), generator=source)]))
+    return found[torch.randperm(len(found), generator=source)[:rows]].sort().values
 
 
 Batches = Callable[[], Iterable[Any]]
