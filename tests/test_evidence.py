@@ -398,7 +398,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         compare(good, tmp_path / "none.csv")
     with pytest.raises(DataError, match="needs the column 'target'"):
         compare(good, file("1.csv", "id,y", "1,a"))
-    with pytest.raises(DataError, match="in one only: 2, 3"):
+    with pytest.raises(DataError, match="in one only: '2', '3'"):
         compare(good, file("2.csv", "id,target,prediction", "1,a,a", "3,b,b"))
     with pytest.raises(DataError, match="targets differ in row 2"):
         compare(good, file("3.csv", "id,target,prediction", "1,a,a", "2,a,b"))
