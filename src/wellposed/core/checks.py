@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -21,6 +22,8 @@ from wellposed.core.errors import InputError, WellposedError, described, did_you
 from wellposed.core.numbers import plain
 
 C = TypeVar("C", bound=Callable[..., Any])
+MOST = 1_000_000
+"""What a generator may give where a sequence is needed; one that gives more is taken for endless and refused."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def fits(value: object, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in inner)
+        return any(_is_kind(value, one) and value == one for one in inner)
     if isinstance(origin, type):
         return callable(value) if cast(Any, origin) is Callable else _holds(value, origin, inner)
     if hint in (Any, object):
@@ -69,6 +72,11 @@ def fits(value: object, hint: Any) -> bool:
     if hint in SCALARS:
         return SCALARS[hint].holds(value)
     return not isinstance(hint, type) or _is_of(value, hint)
+
+
+def _is_kind(value: object, choice: object) -> bool:
+    """Whether a value may be the choice: of its type, or a text of a subclass, such as a member of a ``StrEnum``."""
+    return isinstance(value, str) if isinstance(choice, str) else type(value) is type(choice)
 
 
 def _is_number(value: Any) -> bool:
@@ -206,14 +214,28 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
                 value = value if _takes_tensors(hint) else plain(value)
                 if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
+                known = fits(value, hint)
+                if not known:
+                    value = _written_out(value, hint)
+                    known = fits(value, hint)
                 bound.arguments[key] = value
-                known = fits(value, hint) or (own and _becomes_tensor(value, hint))
+                known = known or (own and _becomes_tensor(value, hint))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
         raise (_own_words(function, bound) if own else None) or refusal
 
     return call
+
+
+def _written_out(value: Any, hint: Any) -> Any:
+    """A generator, a set or a view of a dict as a list, where a sequence is needed; one without an end stays as it is."""
+    needed = [get_origin(one) for one in (hint, *get_args(hint))]
+    listable = isinstance(value, (Iterator, Collection)) and not hasattr(value, "__getitem__")
+    if Sequence not in needed or not listable:
+        return value
+    found = list(itertools.islice(value, MOST + 1))
+    return found if len(found) <= MOST else value
 
 
 def _parts(hint: Any) -> list[Any]:

@@ -24,13 +24,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import SelectorError, described, did_you_mean, listed
+from wellposed.core.errors import InputError, SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
 
@@ -122,6 +123,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside of ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``: names are its own."""
     inner = model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def unscripted(caller: str, model: nn.Module) -> None:
+    """Refuse a model that was scripted: it takes no hooks and cannot be frozen.
+
+    Raises:
+        InputError: it is one, or is traced.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"{caller} needs the model as it was before scripting or tracing; give it that one.")
 
 
 def leaves(model: nn.Module) -> list[Leaf]:

@@ -271,4 +271,8 @@ def _series(values: Any) -> Any:
         values = values.to_pandas()
     if isinstance(values, pd.Series):
         return values.reset_index(drop=True)
+    if isinstance(values, pd.DataFrame):
+        if values.shape[1] != 1:
+            raise DataError(f"The target of a frame is one column; this one has {values.shape[1]}. Give one of them.")
+        return values.iloc[:, 0].reset_index(drop=True)
     return pd.Series(np.asarray(values))

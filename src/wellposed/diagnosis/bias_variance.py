@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -333,7 +334,7 @@ def bias_variance(
 
 @checked
 def bias_variance_path(
-    problem: Problem, recipe: Recipe | str, vary: Vary, strengths: Sequence[float], **settings: Any
+    problem: Problem, recipe: Recipe | str | Path, vary: Vary, strengths: Sequence[float], **settings: Any
 ) -> BiasVariance:
     """Bias and variance of a recipe along the strength of anything that regularizes: the classical figure, measured.
 

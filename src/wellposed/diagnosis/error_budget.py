@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ SPARE = 1.5
 @checked
 def error_budget(
     problem: Problem,
-    recipe: Recipe | str = "baseline",
+    recipe: Recipe | str | Path = "baseline",
     *,
     seeds: Iterable[int] | None = None,
     runs: Sequence[Run] | Run = (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from wellposed.training.jobs import Job, NotBegun, interrupted
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
-Recipes = Recipe | str | Sequence[Recipe | str] | Mapping[str, Recipe | str]
+Recipes = Recipe | str | Path | Sequence[Recipe | str | Path] | Mapping[str, Recipe | str | Path]
 Vary = str | Callable[[Recipe, float], Recipe]
 
 PROBE_ROWS = 2000
@@ -38,8 +39,8 @@ def named(recipes: Recipes) -> dict[str, Recipe]:
     if isinstance(recipes, Mapping):
         found = {str(name): as_recipe(recipe) for name, recipe in recipes.items()}
     else:
-        several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
-        names = [one if isinstance(one, str) else f"recipe {i + 1}" for i, one in enumerate(several)]
+        several = [recipes] if isinstance(recipes, (Recipe, str, Path)) else list(recipes)
+        names = [str(one) if isinstance(one, (str, Path)) else f"recipe {i + 1}" for i, one in enumerate(several)]
         if len(set(names)) < len(names):
             raise InputError("Two recipes have the same name. Give a mapping from a name of yours to each recipe.")
         found = {name: as_recipe(recipe) for name, recipe in zip(names, several, strict=True)}

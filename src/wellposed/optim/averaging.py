@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import plain
-from wellposed.core.selectors import unwrapped
+from wellposed.core.selectors import unscripted, unwrapped
 from wellposed.optim.zeros import keeps_zeros
 
 SCHEMA = 1
@@ -91,6 +91,7 @@ class Average:
         buffers: Buffers = "copy",
     ) -> None:
         warmup = "none" if warmup is None else warmup
+        unscripted("Average", model)
         if not any(True for _ in model.parameters()):
             raise InputError(
                 f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."

@@ -59,7 +59,7 @@ def improve(
     seed: int = 0,
     out: str | Path | None = None,
     *,
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
     resume: bool = False,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -177,7 +178,7 @@ class Part:
 @checked
 def fit_many(
     problem: Problem,
-    recipes: Sequence[Recipe | str] | Recipe | str,
+    recipes: Sequence[Recipe | str | Path] | Recipe | str | Path,
     seeds: Sequence[int] = (0,),
     *,
     engine: str = "auto",
@@ -197,7 +198,7 @@ def fit_many(
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
     """
-    several = [recipes] if isinstance(recipes, (Recipe, str)) else list(recipes)
+    several = [recipes] if isinstance(recipes, (Recipe, str, Path)) else list(recipes)
     jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
     if optimizer is None and stop is None:
         told: dict[int, Outcome] = {}

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ REDONE_BATCHES = 50
 @checked
 def fit(
     problem: Problem,
-    recipe: Recipe | str = "baseline",
+    recipe: Recipe | str | Path = "baseline",
     seed: int = 0,
     *,
     device: str | torch.device = "auto",

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampl
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import DataError, guarded
 from wellposed.core.random import generator, seeded
+from wellposed.core.selectors import unscripted
 from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
 from wellposed.losses.metrics import Metric, default_metric
 from wellposed.losses.metrics import metric as named_metric
@@ -99,6 +100,7 @@ class Watch:
         rows: Annotated[int, Within(2)] | None = None,
         seed: int = 0,
     ) -> None:
+        unscripted("watch", model)
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
