@@ -456,6 +456,7 @@ def test_ranges_name_values_and_parameters_that_there_are() -> None:
 def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
     for call, says in (
         (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
+        (lambda: wp.fit(problem(), RECIPE, seed=2**63), r"a whole number; it was given .* Whole numbers are below 2\*\*63\."),
         (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
         (lambda: wp.L1(True), "L1 needs a finite strength >= 0; it was given True."),
         (lambda: wp.Problem("mlp", "mse", (X, Y)), "Problem needs model= to be a function; it was given 'mlp'."),

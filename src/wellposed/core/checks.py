@@ -201,17 +201,17 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
     signature = inspect.signature(function)
 
     @functools.cache  # at the first call: what annotations name may be defined further down
-    def hints() -> dict[str, Any]:
-        return _hints(function, owner)
+    def hints() -> dict[str, tuple[Any, bool]]:
+        return {key: (hint, _takes_tensors(hint)) for key, hint in _hints(function, owner).items()}
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
         bound = signature.bind(*args, **keywords)
         own, refusal = owner is not None and is_dataclass(owner), None
-        for key, hint in hints().items():
+        for key, (hint, of_tensors) in hints().items():
             if key in bound.arguments:
                 value = bound.arguments[key]
-                value = value if _takes_tensors(hint) else plain(value)
+                value = value if of_tensors else plain(value)
                 if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
                 known = fits(value, hint)
@@ -219,7 +219,7 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
                     value = _written_out(value, hint)
                     known = fits(value, hint)
                 bound.arguments[key] = value
-                known = known or (own and _becomes_tensor(value, hint))
+                known = known or (own and of_tensors and _becomes_tensor(value))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
@@ -247,9 +247,9 @@ def _takes_tensors(hint: Any) -> bool:
     return any(getattr(one, "__name__", "") == "Tensor" for one in _parts(hint))
 
 
-def _becomes_tensor(value: Any, hint: Any) -> bool:
-    """Whether it is a list or an array in place of a tensor: whether that is taken, a dataclass says itself."""
-    return _takes_tensors(hint) and (isinstance(value, (list, tuple)) or type(value).__module__ == "numpy")
+def _becomes_tensor(value: Any) -> bool:
+    """Whether it is a list or an array, in place of a tensor: whether that is taken, a dataclass says itself."""
+    return isinstance(value, (list, tuple)) or type(value).__module__ == "numpy"
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:
@@ -270,4 +270,6 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
         return found
     choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
     nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}")
+    whole = isinstance(value, (int, float)) and abs(value) >= 2**63 and int in _parts(hint)
+    limit = " Whole numbers are below 2**63." if whole else ""
+    return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}{limit}")

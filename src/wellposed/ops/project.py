@@ -75,14 +75,14 @@ def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
         bound: >= 0. 0 gives zeros.
         axis: groups are counted along this axis; None is one group.
     """
-
-    def nearest(rows: Tensor) -> Tensor:
-        norms = row_norms(rows)
-        outside = (norms > bound * (1.0 + slack(rows))) | (bound == 0)
-        factor = bound / norms.where(outside & (norms > 0), torch.ones_like(norms))
-        return torch.where(outside, (rows * factor.to(_computed(w))).to(w.dtype), rows)
-
-    return by_rows(w, axis, nearest)
+    if not w.numel():
+        return w.clone()
+    rows = as_rows(w, axis)
+    norms = row_norms(rows)
+    # A group that is not finite has no finite norm, and stays. `by_rows` would look at every weight for it, at every step.
+    outside = ((norms > bound * (1.0 + slack(rows))) | (bound == 0)) & torch.isfinite(norms)
+    factor = bound / norms.where(outside & (norms > 0), torch.ones_like(norms))
+    return from_rows(torch.where(outside, (rows * factor.to(_computed(w))).to(w.dtype), rows), w, axis)
 
 
 def _computed(w: Tensor) -> torch.dtype:
@@ -216,8 +216,13 @@ def into_interval(w: Tensor, low: End, high: End) -> Tensor:
         low, high: numbers, or tensors that broadcast to ``w``.
     """
     ends = [torch.as_tensor(end, device=w.device).to(w.dtype) for end in (low, high)]
+    clipped = torch.clamp(w.detach(), *ends)
+    if not (
+        w.requires_grad and torch.is_grad_enabled()
+    ):  # in a step nobody asks for a gradient, and each pass over w counts
+        return torch.where(w.isinf(), w, clipped)
     free = ((w > ends[0]) & (w < ends[1])) | ~torch.isfinite(w)
-    return torch.where(free, w, torch.clamp(w.detach(), *ends))
+    return torch.where(free, w, clipped)
 
 
 def into_half_space(w: Tensor, normal: Tensor, bound: Tensor, axis: int | None) -> Tensor:
