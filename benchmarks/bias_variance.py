@@ -28,13 +28,13 @@ from torch import nn
 import wellposed as wp
 from wellposed.data.images import image_tensor, read_npz
 from wellposed.data.tables import prepare_table, read_table
-from wellposed.diagnosis.decomposition import RowLosses, decomposed
-from wellposed.diagnosis.learning_curve import HELP, NOT, UNKNOWN, Curve, LearningCurve, curve_of, learning_curve
-from wellposed.diagnosis.power_law import SHAPE
-from wellposed.diagnosis.repeats import rows_on
-from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job
-from wellposed.training.problems import table_problem
+from wellposed.decomposition.learning_curve import HELP, NOT, UNKNOWN, Curve, LearningCurve, curve_of, learning_curve
+from wellposed.decomposition.repeated_training import rows_on
+from wellposed.decomposition.variance_components import RowLosses, decomposed
+from wellposed.parallel.executors import train_jobs
+from wellposed.parallel.jobs import Job
+from wellposed.statistics.power_law import SHAPE
+from wellposed.training.ready_problems import table_problem
 from wellposed.training.run import Run
 
 TABLES = (

@@ -24,7 +24,7 @@ import wellposed as wp
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import test_oracles as problems
-from wellposed.training.settle import settle
+from wellposed.optimality.settle import settle
 
 torch.set_num_threads(1)
 

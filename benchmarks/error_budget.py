@@ -29,9 +29,9 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.files import write_atomically
 from wellposed.data.tables import prepare_table, read_table
-from wellposed.diagnosis.evidence import crossed_interval
 from wellposed.models.mlp import MLP
-from wellposed.reporting.gap import picture
+from wellposed.reporting.gap_panel import picture
+from wellposed.statistics.evidence import crossed_interval
 
 torch.set_num_threads(1)
 

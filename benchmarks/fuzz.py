@@ -35,17 +35,17 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import WellposedError
 from wellposed.core.files import read_json
-from wellposed.data.reading import read_table
+from wellposed.core.records import texts
+from wellposed.data.table_files import read_table
 from wellposed.data.tables import prepare_table
-from wellposed.search.journal import Journal
+from wellposed.search.optuna_journal import Journal
 from wellposed.search.proposals import quietly
-from wellposed.search.record import texts
-from wellposed.search.resume import end_look
 from wellposed.search.space import Space
-from wellposed.search.state import State
-from wellposed.search.study import summary
+from wellposed.study.resume import end_look
+from wellposed.study.study import summary
+from wellposed.study.trials import State
 from wellposed.training.checkpoint import load, save_run
-from wellposed.training.problems import image_problem, new_images, table_problem
+from wellposed.training.ready_problems import image_problem, new_images, table_problem
 
 EPOCHS = 12
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from wellposed.data.arrays import Source
 from wellposed.data.tables import prepare_table, read_table
 from wellposed.training.problem import Problem
-from wellposed.training.problems import table_problem
+from wellposed.training.ready_problems import table_problem
 
 EVALUATED_AT_ONCE = 1024
 """Rows, as in wellposed's own evaluation."""

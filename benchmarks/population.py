@@ -25,9 +25,9 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core.shared import threads_of
-from wellposed.training.jobs import Job
-from wellposed.training.population.population import Population
-from wellposed.training.population.together import Together
+from wellposed.parallel.jobs import Job
+from wellposed.parallel.population.grouping import Together
+from wellposed.parallel.population.population import Population
 
 FEATURES, CLASSES, BATCH = 64, 10, 128
 STEPS = 16

@@ -25,7 +25,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 import wellposed as wp
 from wellposed.data.tables import prepare_table, read_table
 from wellposed.search.improve import with_test
-from wellposed.training.problems import table_problem
+from wellposed.training.ready_problems import table_problem
 
 
 def rows(source) -> tuple[np.ndarray, np.ndarray]:

@@ -132,9 +132,9 @@ Change = Callable[[], object]
 def _command(folder: Path, out: Path, resume: bool, at: float, way: str, also: Change | None, engine: str) -> None:
     try:
         from wellposed.cli import main
-        from wellposed.search import pace
+        from wellposed.search import timing
 
-        pace.PLAIN_EPOCHS = EPOCHS
+        timing.PLAIN_EPOCHS = EPOCHS
         if also is not None:
             also()
         sys.stdout, sys.stderr = open(os.devnull, "w"), open(folder / "stderr", "w", buffering=1)  # noqa: SIM115

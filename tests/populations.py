@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import WellposedError
-from wellposed.training.jobs import Job, Outcome
+from wellposed.parallel.jobs import Job, Outcome
+from wellposed.parallel.population.grouping import train_population
 from wellposed.training.loop import fit
-from wellposed.training.population.together import train_population
 
 CPU = torch.device("cpu")
 ROWS, FEATURES, CLASSES, WIDTH = 43, 6, 3, 8

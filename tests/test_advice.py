@@ -16,9 +16,9 @@ from wellposed.diagnosis import advice
 from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, advised, with_advice
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.finding import AXES, PULLS, Finding
-from wellposed.search import advised as trying
-from wellposed.search import rounds
-from wellposed.search.state import State
+from wellposed.search import advised_trials as trying
+from wellposed.search import lots
+from wellposed.study.trials import State
 
 PLAIN = wp.Recipe()
 ROOMY = Room(dropout=True, labels=True, settings={"width": [16, 64, 256], "depth": [1, 2]})
@@ -173,7 +173,7 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
 
 def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interval of no width was made of a difference alone, and called harm."""
-    monkeypatch.setattr(rounds, "measure_against", lambda bench, baseline: None)
+    monkeypatch.setattr(lots, "measure_against", lambda bench, baseline: None)
     study = wp.improve(small_problem(160), budget="9 recipes", seed=1)
     advice = study.record()["advice"]
     assert advice

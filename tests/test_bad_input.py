@@ -26,7 +26,7 @@ threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 
 from wellposed.cli import main  # noqa: E402 - needs the extras
 from wellposed.search import improve as searching  # noqa: E402
-from wellposed.search import pace  # noqa: E402
+from wellposed.search import timing  # noqa: E402
 
 
 class Result(NamedTuple):
@@ -67,7 +67,7 @@ def _short_runs_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pace, "PLAIN_EPOCHS", 3)
+    monkeypatch.setattr(timing, "PLAIN_EPOCHS", 3)
     with threadpool_limits(1):
         yield
     torch.set_num_threads(threads)
@@ -531,7 +531,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     table().to_csv(folder / "t.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "PLAIN_EPOCHS", 2)
+        patch.setattr(timing, "PLAIN_EPOCHS", 2)
         found = call("improve", folder / "t.csv", "--target", "kind", "--budget", "0", "--out", folder / "run")
     assert found.status == 0, found.err
     return folder / "run"

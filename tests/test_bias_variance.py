@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
-from wellposed.diagnosis import decomposition, repeats
-from wellposed.diagnosis.bias_variance import BiasVariance, Point
-from wellposed.diagnosis.decomposition import RowLosses, decomposed, hits, within
-from wellposed.diagnosis.evidence import crossed_interval
-from wellposed.diagnosis.repeats import bounded, named, varied, weakest_first
+from wellposed.decomposition import repeated_training, variance_components
+from wellposed.decomposition.bias_variance import BiasVariance, Point
+from wellposed.decomposition.repeated_training import bounded, named, varied, weakest_first
+from wellposed.decomposition.variance_components import RowLosses, decomposed, hits, within
 from wellposed.losses.per_example import Loss
+from wellposed.parallel.jobs import Job
+from wellposed.parallel.population.grouping import train_population
 from wellposed.reporting.tradeoff import standalone, trade_off
-from wellposed.training.jobs import Job
+from wellposed.statistics.evidence import crossed_interval
 from wellposed.training.loop import fit
-from wellposed.training.population.together import train_population
+from wellposed.training.resampling import Sample, nested_order, sample_index
 from wellposed.training.run import Run
-from wellposed.training.samples import Sample, nested_order, sample_index
 
 CPU = torch.device("cpu")
 DRAW = torch.Generator().manual_seed(0)
@@ -234,7 +234,7 @@ def variance_alone(members: Tensor, losses: RowLosses, left_out: bool = True) ->
     return 2 * uncorrected_centre(members, losses, left_out) - RIGHT(members, losses, left_out)
 
 
-RIGHT = decomposition.at_centre
+RIGHT = variance_components.at_centre
 MUTANTS: dict[str, tuple[str, Callable[..., object]]] = {
     "no correction for resamples": ("at_centre", uncorrected_centre),
     "corrected the wrong way": ("at_centre", variance_alone),
@@ -246,7 +246,7 @@ MUTANTS: dict[str, tuple[str, Callable[..., object]]] = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_wrong_estimates_are_seen(mutant: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, wrong = MUTANTS[mutant]
-    monkeypatch.setattr(decomposition, place, wrong)
+    monkeypatch.setattr(variance_components, place, wrong)
     with pytest.raises(AssertionError):
         right_on_average(name, False)
 
@@ -254,7 +254,7 @@ def test_wrong_estimates_are_seen(mutant: str, name: str, monkeypatch: pytest.Mo
 def test_what_a_resample_leaves_out_is_the_estimate_without_it() -> None:
     f = torch.randn(5, 2, 6, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     losses = RowLosses(Loss("cross_entropy"), torch.tensor([0, 1, 2, 2, 1, 0]), None, f[0, 0])
-    for layout in (decomposition.nested, decomposition.crossed):
+    for layout in (variance_components.nested, variance_components.crossed):
         whole = layout(f, losses)
         for r in range(5):
             kept = [i for i in range(5) if i != r]
@@ -309,7 +309,7 @@ def test_intervals_cover(name: str) -> None:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    def case(members: int, rows: int) -> dict[str, decomposition.Part]:
+    def case(members: int, rows: int) -> dict[str, variance_components.Part]:
         x, y = normal(rows, 2), normal(rows, 2)
         common = spread * normal(members, 1, 1, 2)  # an effect that all rows share, as that of a shifted network is
         f = x + common * (0.5 + x[:, :1].abs()) + 0.5 * normal(members, 1, rows, 2)
@@ -538,7 +538,7 @@ def test_rows_without_a_label_count_in_neither_loss() -> None:
 
 @pytest.mark.parametrize("enough", [False, True])
 def test_ctrl_c_keeps_whole_resamples_or_is_ctrl_c(enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = repeats.train_jobs
+    real = repeated_training.train_jobs
 
     def cut(given: wp.Problem, jobs: list[Job], **settings: object) -> list[object]:
         outcomes: list[object] = list(real(given, jobs, **settings))  # type: ignore[arg-type]
@@ -548,7 +548,7 @@ def test_ctrl_c_keeps_whole_resamples_or_is_ctrl_c(enough: bool, monkeypatch: py
             run.stopped = "interrupted"
         return outcomes
 
-    monkeypatch.setattr(repeats, "train_jobs", cut)
+    monkeypatch.setattr(repeated_training, "train_jobs", cut)
     recipe = wp.Recipe(epochs=1)
     if enough:
         found = wp.bias_variance(problem(), recipe, resamples=6, seeds=(0,))

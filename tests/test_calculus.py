@@ -419,13 +419,13 @@ def test_decay_under_adam_is_not_ridge() -> None:
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "dampened"])
 def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``lr`` for the effective step the lasso of strength 0.6 comes out as one of 0.06."""
-    from wellposed.optim import metrics
+    from wellposed.optim import optimizer_metrics
 
     def wrong(group: Any, state: Any, count: int) -> float:
         return float(group["lr"])
 
-    monkeypatch.setattr(metrics, "_sgd", wrong)
-    monkeypatch.setitem(metrics.METRICS, torch.optim.SGD, wrong)
+    monkeypatch.setattr(optimizer_metrics, "_sgd", wrong)
+    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.SGD, wrong)
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())
@@ -438,10 +438,10 @@ def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pyt
 def test_the_learning_rate_alone_is_the_wrong_metric_of_adaptive_optimizers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wellposed.optim import metrics
+    from wellposed.optim import optimizer_metrics
 
     cls = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name]
-    monkeypatch.setitem(metrics.METRICS, cls, lambda group, state, count: float(group["lr"]))
+    monkeypatch.setitem(optimizer_metrics.METRICS, cls, lambda group, state, count: float(group["lr"]))
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())

@@ -22,13 +22,13 @@ from wellposed.core.progress import reporting_to
 from wellposed.core.selectors import leaves
 from wellposed.ops import duality
 from wellposed.optim import charges, stationarity
+from wellposed.optimality import objective as costs
+from wellposed.optimality.certify import Certificate, certify
+from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Constraint, Context, CoupledPenalty, FunctionalPenalty, Penalty, Traits
 from wellposed.penalties.elementwise import WeightedL1
 from wellposed.penalties.nonconvex import L0, MCP
 from wellposed.penalties.reference import L1SP, L2SP
-from wellposed.training import cost as costs
-from wellposed.training.certify import Certificate, certify
-from wellposed.training.settle import settle
 
 N, D = 50, 6
 

@@ -17,7 +17,7 @@ import wellposed as wp
 from wellposed.core.errors import DataError, FormatError, InputError
 from wellposed.data.tables import prepare_table
 from wellposed.training.checkpoint import DESCRIPTION, SCHEMA, WEIGHTS, load, save_run
-from wellposed.training.problems import image_problem, table_problem
+from wellposed.training.ready_problems import image_problem, table_problem
 
 SHORT = wp.Recipe(epochs=3, batch_size=16, optimizer={"name": "adam", "lr": 0.01})
 

@@ -30,8 +30,8 @@ from wellposed.cli.predict import safe, written  # noqa: E402
 from wellposed.recipe.presets import PRESETS  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
-from wellposed.search import pace  # noqa: E402
-from wellposed.training.problems import file_problem  # noqa: E402
+from wellposed.search import timing  # noqa: E402
+from wellposed.training.ready_problems import file_problem  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "problem.py"
@@ -77,7 +77,7 @@ def _short_runs() -> Any:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(pace, "PLAIN_EPOCHS", 3)
+        patch.setattr(timing, "PLAIN_EPOCHS", 3)
         yield
     torch.set_num_threads(threads)
 
@@ -507,8 +507,8 @@ def test_the_bar_says_recipes_best_and_time_left(monkeypatch: pytest.MonkeyPatch
 
     from rich.progress import Progress
 
-    from wellposed.cli.progress import Bar
-    from wellposed.search.budget import Budget
+    from wellposed.cli.progress_bar import Bar
+    from wellposed.study.budget import Budget
 
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -24,12 +24,12 @@ import torch
 
 import wellposed.search.improve as improving
 from wellposed.data.tables import prepare_table
-from wellposed.search.budget import Budget
-from wellposed.search.study import Study, summary
+from wellposed.parallel.population.population import Population
+from wellposed.study.budget import Budget
+from wellposed.study.study import Study, summary
 from wellposed.training.loop import Training
-from wellposed.training.population.population import Population
 from wellposed.training.problem import Problem
-from wellposed.training.problems import table_problem
+from wellposed.training.ready_problems import table_problem
 
 BUDGET, MOST = 30.0, 36.0
 

@@ -18,8 +18,8 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import causes_first, diagnose, diagnose_many, judged, rules
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules import evidence, fit, generalization, progress, rates
-from wellposed.diagnosis.rules.base import Inside, Rule, falls
+from wellposed.diagnosis.rules import convergence, generalization, learning_rates, noise_level, underfitting
+from wellposed.diagnosis.rules.rule import Inside, Rule, falls
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
 SEEDS = range(6)
@@ -325,46 +325,46 @@ class ErrorForgotten(generalization.Overconfident):
         return self.finding(0.9, {}, "", "") if generalization.loss_turned(curves, 0.5) else None
 
 
-class SpikeIsDivergence(progress.Diverged):
+class SpikeIsDivergence(convergence.Diverged):
     def _runaway(self, curves: Curves) -> Finding | None:
         return self.finding(1, {}, "", "") if np.nanmax(curves.train_loss) > 2 * curves.train_loss[0] else None
 
 
-class OnlyNaNDiverges(progress.Diverged):
+class OnlyNaNDiverges(convergence.Diverged):
     RUNAWAY = 1e9
 
 
-class PatienceForgotten(progress.Undertrained):
+class PatienceForgotten(convergence.Undertrained):
     def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if falls(curves.valid_loss) else None
 
 
-class TrainingAloneFalls(progress.Undertrained):
+class TrainingAloneFalls(convergence.Undertrained):
     def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if falls(curves.train_loss) else None
 
 
-class GapForgotten(fit.Underfits):
+class GapForgotten(underfitting.Underfits):
     SMALL_GAP = 9.0
 
 
-class LowIsHigh(fit.Underfits):
+class LowIsHigh(underfitting.Underfits):
     HIGH = 0.1
 
 
-class AlwaysRegularized(fit.OverRegularized):
+class AlwaysRegularized(underfitting.OverRegularized):
     def judge(self, curves: Curves) -> Finding | None:
         share = measure.remaining(curves)
-        high = share is not None and fit.Underfits.high_and_at_rest(curves, share)
+        high = share is not None and underfitting.Underfits.high_and_at_rest(curves, share)
         return self.finding(0.9, {}, "", "") if high else None
 
 
-class SlowIsStuck(progress.NotLearning):
+class SlowIsStuck(convergence.NotLearning):
     def judge(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if measure.end(curves.train_loss) > 0.85 else None
 
 
-class NoiseForgotten(evidence.NoisyEvidence):
+class NoiseForgotten(noise_level.NoisyEvidence):
     def _rise(self, curves: Curves) -> Finding | None:
         return None
 
@@ -372,24 +372,24 @@ class NoiseForgotten(evidence.NoisyEvidence):
         return None
 
 
-class ShortIsEnough(evidence.NotEnoughEvidence):
+class ShortIsEnough(noise_level.NotEnoughEvidence):
     def judge(self, curves: Curves) -> Finding | None:
         return None if len(measure.known(curves.valid_loss)) < 3 else super().judge(curves)
 
 
-class LastSwingsOnly(rates.Oscillates):
+class LastSwingsOnly(learning_rates.Oscillates):
     VALID_SWING = 0.0  # validation's own noise is not told apart
 
 
-class SettledSwings(rates.Oscillates):
+class SettledSwings(learning_rates.Oscillates):
     SWING = 1e-3
 
 
-class PaceForgotten(rates.Slow):
+class PaceForgotten(learning_rates.Slow):
     SMALL = 1.0
 
 
-class RestIsSlow(rates.Slow):
+class RestIsSlow(learning_rates.Slow):
     STEADY = -1e9
 
     @classmethod
@@ -397,45 +397,45 @@ class RestIsSlow(rates.Slow):
         return bool(measure.trend(y).gain > -1)
 
 
-class TogetherForgotten(rates.Oscillates):
+class TogetherForgotten(learning_rates.Oscillates):
     @classmethod
     def _together(cls, curves: Curves, level: float) -> bool:
         return False
 
 
-class ChanceIsTogether(rates.Oscillates):
+class ChanceIsTogether(learning_rates.Oscillates):
     TOGETHER, GAP = -1.0, 9.0
 
 
-class ConstantForgotten(rates.RateTooHigh):
+class ConstantForgotten(learning_rates.RateTooHigh):
     HARM = 1e9
 
 
-class LeapForgotten(rates.RateTooHigh):
+class LeapForgotten(learning_rates.RateTooHigh):
     def _leapt(self, curves: Curves) -> bool:
         return False
 
 
-class JumpForgotten(rates.RateTooHigh):
+class JumpForgotten(learning_rates.RateTooHigh):
     JUMP = LEAP = 1e9
 
 
-class AnyTrainingRise(rates.RateTooHigh):
+class AnyTrainingRise(learning_rates.RateTooHigh):
     UNDONE = BELIEF = -1.0
 
     def _undone(self, curves: Curves) -> Finding | None:
         return self.finding(0.9, {}, "", "") if measure.rise(curves.train_loss).estimate > 0 else None
 
 
-class AllSwingsAreHigh(rates.RateTooHigh):
+class AllSwingsAreHigh(learning_rates.RateTooHigh):
     MUCH = 0.0
 
 
-class SlackeningForgotten(rates.RateTooLow):
+class SlackeningForgotten(learning_rates.RateTooLow):
     STEADY = 0.0
 
 
-class AllIsHardly(rates.RateTooLow):
+class AllIsHardly(learning_rates.RateTooLow):
     HARDLY = 1.0
 
 
@@ -677,7 +677,7 @@ def test_published_labels_of_overfitting_are_met() -> None:
 
 
 def test_plain_tables_read_at_once_and_cell_by_cell_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wellposed.diagnosis.logs import cells, points, read
+    from wellposed.logs import cells, points, read
 
     rng = np.random.default_rng(0)
     loss, other = rng.normal(size=(2, 30)), rng.normal(size=30)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf, leaves
-from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
+from wellposed.ops.nonconvex_prox import hard_threshold, mcp_prox, scad_prox
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.elementwise import WeightedL1
 from wellposed.penalties.nonconvex import L0, MCP, SCAD

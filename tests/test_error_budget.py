@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
-from wellposed.diagnosis import picture
-from wellposed.diagnosis.budget import TERMS, ErrorBudget, Levels, Remedy, cross_fitted
-from wellposed.diagnosis.error_budget import Plan
+from wellposed.decomposition import picture
+from wellposed.decomposition.budget_terms import TERMS, ErrorBudget, Levels, Remedy, cross_fitted
+from wellposed.decomposition.error_budget import Plan
+from wellposed.decomposition.rivals import Objective, larger, rivals
 from wellposed.diagnosis.finding import Change
-from wellposed.diagnosis.rivals import Objective, larger, rivals
 from wellposed.models.mlp import MLP
 
 DRAW = torch.Generator().manual_seed(3)
@@ -509,7 +509,7 @@ def test_the_last_weights_are_kept_where_asked_for() -> None:
 class TestReport:
     def test_steps_add_up_and_capacity_stands_apart(self, trained: Trained) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.reporting import budget as drawn
+        from wellposed.reporting import budget_panel as drawn
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
         steps = drawn.steps_of(record)
@@ -533,7 +533,7 @@ class TestReport:
     )
     def test_a_damaged_budget_is_left_out(self, trained: Trained, damage: Callable[[Any], Any]) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.reporting import budget as drawn
+        from wellposed.reporting import budget_panel as drawn
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
         damage(record)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wellposed.core.errors import DataError, InputError
-from wellposed.diagnosis.evidence import (
+from wellposed.statistics.evidence import (
     POWER,
     Interval,
     Needs,

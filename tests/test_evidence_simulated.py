@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wellposed.diagnosis import evidence
-from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level, student_quantile
+from wellposed.statistics import evidence
+from wellposed.statistics.evidence import Interval, crossed_interval, look_level, student_quantile
 
 pytestmark = pytest.mark.slow
 

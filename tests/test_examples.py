@@ -72,7 +72,7 @@ def test_an_example_prints_audit_curves_and_findings(
 
 
 def test_a_problem_in_a_file_can_be_trained() -> None:
-    from wellposed.training.problems import file_problem
+    from wellposed.training.ready_problems import file_problem
 
     problem = file_problem(f"{EXAMPLES / 'problem.py'}:problem")
     run = wp.fit(problem, wp.Recipe(epochs=1), deadline=0.0, device="cpu")

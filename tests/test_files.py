@@ -28,8 +28,8 @@ from wellposed.core.errors import DataError, FormatError, InputError, RecipeErro
 from wellposed.core.files import PARTIAL, opened, read_json, sweep, write_atomically
 from wellposed.core.reading import LIMIT, check_memory, open_regular, read_bytes, reading_up_to, size, told
 from wellposed.data.images import read_npz
-from wellposed.data.reading import read_table
-from wellposed.diagnosis.logs import read_all
+from wellposed.data.table_files import read_table
+from wellposed.logs import read_all
 from wellposed.recipe.recipe import Recipe
 
 SOURCE = Path(wellposed.__file__).parent
@@ -67,28 +67,28 @@ AMBIGUOUS = {
 ALLOWED = {
     ("data/images.py", "zipfile.ZipFile(content)"): "a file that the door opened",
     ("data/images.py", "archive.open(info)"): "a part of it",
-    ("data/reading.py", "pandas.read_csv"): "bytes in memory",
-    ("data/reading.py", "parquet.ParquetFile(content)"): "a file that the door opened",
-    ("data/reading.py", "parquet.ParquetFile(content, read_dictionary=[name])"): "a file that the door opened",
+    ("data/table_files.py", "pandas.read_csv"): "bytes in memory",
+    ("data/table_files.py", "parquet.ParquetFile(content)"): "a file that the door opened",
+    ("data/table_files.py", "parquet.ParquetFile(content, read_dictionary=[name])"): "a file that the door opened",
     ("reporting/figures.py", "figure.savefig(out, "): "memory",
     ("reporting/turning.py", "figure.savefig(out, "): "memory",
     ("reporting/html.py", "importlib.resources."): "our own template",
     ("cli/terminal.py", "open(os.devnull"): "nothing",
     ("cli/terminal.py", "os.open(os.devnull"): "nothing",
-    ("search/folder.py", "folder.mkdir(parents=True, exist_ok=True)"): "the folder that the user named",
-    ("search/folder.py", "folder.rmdir()"): "an empty folder that this process made",
-    ("search/folder.py", "os.unlink(folder / LOCK)"): "a name in the folder; what a link points to stays",
-    ("search/journal.py", "stale.unlink()"): "a name in the folder; what a link points to stays",
-    ("search/rounds.py", "bench.journal.open("): "no file",
+    ("study/folder.py", "folder.mkdir(parents=True, exist_ok=True)"): "the folder that the user named",
+    ("study/folder.py", "folder.rmdir()"): "an empty folder that this process made",
+    ("study/folder.py", "os.unlink(folder / LOCK)"): "a name in the folder; what a link points to stays",
+    ("search/optuna_journal.py", "stale.unlink()"): "a name in the folder; what a link points to stays",
+    ("search/lots.py", "bench.journal.open("): "no file",
     ("training/checkpoint.py", "save(weights)"): "into bytes",
-    ("training/population/compiled.py", "Path('/proc/self/maps').read_text("): "of the system",
-    ("training/population/compiled.py", "Path('/proc/cpuinfo').read_text("): "of the system",
-    ("training/population/compiled.py", "Path(entry.path, 'stat').read_text("): "of the system",
-    ("training/population/compiled.py", "(here / name).read_bytes()"): "our own source",
-    ("training/population/compiled.py", "open(handle, 'wb', closefd=False)"): "memory",
-    ("training/population/compiled.py", "os.memfd_create("): "memory",
-    ("training/population/compiled.py", "folder.mkdir(parents=True, exist_ok=True, mode=448)"): "the cache",
-    ("training/population/compiled.py", "path.unlink(missing_ok=True)"): "a name in the cache, which is ours",
+    ("parallel/population/compiled.py", "Path('/proc/self/maps').read_text("): "of the system",
+    ("parallel/population/compiled.py", "Path('/proc/cpuinfo').read_text("): "of the system",
+    ("parallel/population/compiled.py", "Path(entry.path, 'stat').read_text("): "of the system",
+    ("parallel/population/compiled.py", "(here / name).read_bytes()"): "our own source",
+    ("parallel/population/compiled.py", "open(handle, 'wb', closefd=False)"): "memory",
+    ("parallel/population/compiled.py", "os.memfd_create("): "memory",
+    ("parallel/population/compiled.py", "folder.mkdir(parents=True, exist_ok=True, mode=448)"): "the cache",
+    ("parallel/population/compiled.py", "path.unlink(missing_ok=True)"): "a name in the cache, which is ours",
 }
 """Calls outside the doors, by how they begin, and why each may be there."""
 
@@ -718,7 +718,7 @@ def parquet(path: Path, columns: dict[str, Any], groups: int) -> None:
 
 def event(length: int) -> bytes:
     """The head of a record that says it is as long as that."""
-    from wellposed.diagnosis.logs.tensorboard import checksum
+    from wellposed.logs.event_files import checksum
 
     head = struct.pack("<Q", length)
     return head + struct.pack("<I", checksum(head))

@@ -24,8 +24,8 @@ import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError, RecipeError, TrainingError
 from wellposed.core.random import stream_seed
 from wellposed.recipe.recipe import optimizers
+from wellposed.training.early_stopping import Patience
 from wellposed.training.loop import Training
-from wellposed.training.patience import Patience
 
 N, FEATURES, CLASSES = 47, 5, 3
 DRAW = torch.Generator().manual_seed(0)

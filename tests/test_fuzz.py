@@ -64,26 +64,26 @@ def readers() -> set[str]:
 REACHED = {
     "cli/improve.py": "finished",
     "data/images.py": "images.npz",
-    "data/reading.py": "table.csv",
-    "diagnosis/logs/documents.py": "curves.json",
-    "diagnosis/logs/folders.py": "trainer_state",
-    "diagnosis/logs/tensorboard.py": "tensorboard",
-    "diagnosis/logs/text.py": "curves.csv",
+    "data/table_files.py": "table.csv",
+    "logs/documents.py": "curves.json",
+    "logs/folders.py": "trainer_state",
+    "logs/event_files.py": "tensorboard",
+    "logs/text.py": "curves.csv",
     "recipe/recipe.py": "recipe.toml",
     "reporting/html.py": "study.json",
-    "search/journal.py": "journal",
-    "search/resume.py": "looked",
-    "search/state.py": "state.json",
+    "search/optuna_journal.py": "journal",
+    "study/resume.py": "looked",
+    "study/trials.py": "state.json",
     "training/checkpoint.py": "model.json",
 }
 """What reads -> a kind that goes through it."""
 NO_READER = {
     "core/files.py", "core/reading.py",  # the doors that the others read through
-    "search/folder.py",  # a lock, which is not read
-    "training/population/compiled.py",  # our own source, the library made of it, whose digest is checked, and /proc
-    "training/processes.py", "training/remote.py",  # between our own processes
+    "study/folder.py",  # a lock, which is not read
+    "parallel/population/compiled.py",  # our own source, the library made of it, whose digest is checked, and /proc
+    "parallel/processes.py", "parallel/transfer.py",  # between our own processes
     "cli/terminal.py",  # the null device
-    "search/rounds.py",  # opens the journal, in `search/journal.py`
+    "search/lots.py",  # opens the journal, in `search/optuna_journal.py`
 }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import InputError
-from wellposed.diagnosis import gap_split as module
-from wellposed.diagnosis.gap_split import GapSplit, Stage, _between
+from wellposed.decomposition import gap_split as module
+from wellposed.decomposition.gap_split import GapSplit, Stage, _between
 from wellposed.optim.averaging import batch_norms
 
 DRAW = torch.Generator().manual_seed(5)
@@ -131,7 +131,7 @@ class TestRun:
 class TestFigure:
     def test_begins_with_the_true_gap_and_ends_with_the_visible_one(self) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.reporting.gap import NAMES, picture, steps_of
+        from wellposed.reporting.gap_panel import NAMES, picture, steps_of
 
         split = wp.gap_split(busy())
         steps = steps_of(split)

@@ -17,7 +17,7 @@ from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import select
 from wellposed.ops.groups import Tiled, groups_of
 from wellposed.ops.hierarchy import hierarchical_prox
-from wellposed.ops.variation import variation_prox
+from wellposed.ops.variation_prox import variation_prox
 from wellposed.penalties.coupled import TiedGroups
 from wellposed.penalties.elementwise import L1
 from wellposed.penalties.group import Grouped, GroupL2, GroupMCP, SparseGroup

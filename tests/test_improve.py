@@ -29,17 +29,17 @@ from wellposed.core.errors import FolderInUse, InputError, WellposedError  # noq
 from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
-from wellposed.search import confirmation, pace  # noqa: E402
+from wellposed.search import confirmation, timing  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
-from wellposed.search.folder import claimed  # noqa: E402
 from wellposed.search.improve import improve, with_test  # noqa: E402
-from wellposed.search.ranking import WORST, rank_of  # noqa: E402
-from wellposed.search.rates import BASELINE_RATES, next_rates  # noqa: E402
+from wellposed.search.rate_grid import BASELINE_RATES, next_rates  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
-from wellposed.search.study import State, Study  # noqa: E402
+from wellposed.study.folder import claimed  # noqa: E402
+from wellposed.study.ranking import WORST, rank_of  # noqa: E402
+from wellposed.study.study import State, Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
-from wellposed.training.problems import file_problem  # noqa: E402
+from wellposed.training.ready_problems import file_problem  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +50,7 @@ def _short_runs() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setattr(pace, "PLAIN_EPOCHS", 3)
+        patch.setattr(timing, "PLAIN_EPOCHS", 3)
         yield
     torch.set_num_threads(threads)
 

@@ -17,7 +17,7 @@ from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
 from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
-from wellposed.optim.metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
+from wellposed.optim.optimizer_metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
 
 SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")

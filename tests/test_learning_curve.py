@@ -13,8 +13,8 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
-from wellposed.diagnosis import learning_curve, power_law
-from wellposed.diagnosis.learning_curve import (
+from wellposed.decomposition import learning_curve
+from wellposed.decomposition.learning_curve import (
     HELP,
     NOT,
     UNKNOWN,
@@ -25,8 +25,9 @@ from wellposed.diagnosis.learning_curve import (
     level_of,
     row_counts,
 )
-from wellposed.diagnosis.power_law import Prediction, fit_power_law
 from wellposed.reporting.tradeoff import learning_curves, needed, standalone
+from wellposed.statistics import power_law
+from wellposed.statistics.power_law import Prediction, fit_power_law
 
 SIZES = np.array([100.0, 200, 400, 700, 1000])
 

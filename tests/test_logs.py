@@ -26,8 +26,8 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
 from wellposed.diagnosis.diagnosis import Diagnosis
 from wellposed.diagnosis.finding import Change, Finding
-from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, read, tensorboard
-from wellposed.diagnosis.logs.log import columns_of
+from wellposed.logs import Log, Reading, cells, column_names, documents, event_files, folders, read
+from wellposed.logs.log import columns_of
 
 EPOCHS, TURN, STEPS = 30, 11, 8  # steps an epoch
 Case = dict[str, np.ndarray]
@@ -275,13 +275,13 @@ def test_every_format_gives_the_same_curves_and_verdict(writer: str, kind: str, 
 
 def swapped(patch: pytest.MonkeyPatch) -> None:
     """Training and validation exchanged."""
-    sides = {names.TRAIN: names.VALID, names.VALID: names.TRAIN}
-    patch.setattr(names, "SIDES", {word: sides.get(side, side) for word, side in names.SIDES.items()})
+    sides = {column_names.TRAIN: column_names.VALID, column_names.VALID: column_names.TRAIN}
+    patch.setattr(column_names, "SIDES", {word: sides.get(side, side) for word, side in column_names.SIDES.items()})
 
 
 def single_steps_first(patch: pytest.MonkeyPatch) -> None:
     """The loss of a step preferred to that of an epoch."""
-    patch.setattr(names.Name, "cost", property(lambda self: (0, int(not self.of_a_step), 0)))
+    patch.setattr(column_names.Name, "cost", property(lambda self: (0, int(not self.of_a_step), 0)))
 
 
 def summary_is_a_row(patch: pytest.MonkeyPatch) -> None:
@@ -325,14 +325,14 @@ def test_wrong_guesses_are_caught(mutant: str, tmp_path: Path, monkeypatch: pyte
     spoil, writer = MUTANTS[mutant]
     (tmp_path / "sound").mkdir()
     check(writer, "overfits", tmp_path / "sound")
-    names.understood.cache_clear()
+    column_names.understood.cache_clear()
     spoil(monkeypatch)
     (tmp_path / "spoilt").mkdir()
     try:
         with pytest.raises((AssertionError, DataError)):
             check(writer, "overfits", tmp_path / "spoilt")
     finally:
-        names.understood.cache_clear()
+        column_names.understood.cache_clear()
 
 
 # Names
@@ -359,13 +359,13 @@ def test_wrong_guesses_are_caught(mutant: str, tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_losses_are_known_by_the_words_in_their_names(found: list[str], train: str | None, valid: str | None) -> None:
-    taken = names.guess(found).taken
+    taken = column_names.guess(found).taken
     assert (taken.get("train_loss"), taken.get("valid_loss")) == (train, valid)
 
 
 def test_what_is_doubtful_about_names_is_said() -> None:
     def said(*found: str) -> str:
-        return " ".join(names.guess(found).notes)
+        return " ".join(column_names.guess(found).notes)
 
     assert said("loss", "val_loss") == ""
     assert "test loss stands in" in said("train_loss", "test_loss")
@@ -649,8 +649,8 @@ def test_other_tables_that_people_have(tmp_path: Path) -> None:
 
 
 def test_checksums_are_those_of_the_standard() -> None:
-    assert tensorboard.checksum(b"") == 0xA282EAD8
-    crc = (tensorboard.checksum(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
+    assert event_files.checksum(b"") == 0xA282EAD8
+    crc = (event_files.checksum(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
     assert ((crc << 15 | crc >> 17) & 0xFFFFFFFF) == 0xE3069283  # the check value of CRC-32C
 
 
@@ -664,7 +664,7 @@ def test_event_files_agree_with_the_reader_of_tensorboard(tmp_path: Path) -> Non
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "scalars":
                 expected.setdefault(value.tag, []).append((event.step, float(util.make_ndarray(value.tensor))))
-    found, whole = tensorboard.scalars(path)
+    found, whole = event_files.scalars(path)
     assert whole
     assert found == expected
 
@@ -694,7 +694,7 @@ def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
     for length in (1, 7, 30):  # sound records of rubbish
         body = random.bytes(length)
         head = struct.pack("<Q", length)
-        sums = [struct.pack("<I", tensorboard.checksum(part)) for part in (head, body)]
+        sums = [struct.pack("<I", event_files.checksum(part)) for part in (head, body)]
         path.write_bytes(head + sums[0] + body + sums[1])
         with pytest.raises(DataError):
             read(path)
@@ -1050,9 +1050,9 @@ def test_a_figure_of_no_kind_is_refused_before_anything_is_read(logs: dict[str, 
 
 def test_the_page_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "diagnose.md").read_text()
-    names: dict[str, Any] = {}
+    column_names: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(code, names)
+        exec(code, column_names)
     printed, shown = capsys.readouterr().out, "".join(re.findall(r"```text\n(.*?)```", page, re.DOTALL))
     number = r"\d+\.?\d*"
     assert re.sub(number, "1", printed) == re.sub(number, "1", shown)

@@ -23,7 +23,7 @@ from wellposed.core.errors import InputError, ProblemError
 from wellposed.losses.metrics import metric, metrics, scaled
 from wellposed.losses.per_example import TORCH, Loss, PerExample, average, named
 from wellposed.training.checkpoint import load, save_run
-from wellposed.training.problems import TableMLP
+from wellposed.training.ready_problems import TableMLP
 
 N, CLASSES, TIME = 7, 4, 5
 

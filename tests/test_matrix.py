@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import leaves
-from wellposed.ops.spectral import largest_root, polar
+from wellposed.ops.singular_values import largest_root, polar
 from wellposed.penalties.base import Chargeable, Penalty
 from wellposed.penalties.group import GroupL2
 from wellposed.penalties.matrix import Nuclear, Orthogonality, RowL21, Spectral

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError
-from wellposed.optim import metrics
-from wellposed.optim.metrics import Diagonal, Metric, is_adaptive, metric_of, needs_metric
+from wellposed.optim import optimizer_metrics
+from wellposed.optim.optimizer_metrics import Diagonal, Metric, is_adaptive, metric_of, needs_metric
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -63,7 +63,7 @@ def follow(make: Make, gradients: list[Tensor]) -> tuple[Tensor, torch.optim.Opt
     for gradient in gradients:
         before = w.detach().clone()
         w.grad = gradient.clone()
-        look = metrics.BEFORE.get(needs_metric(optimizer))
+        look = optimizer_metrics.BEFORE.get(needs_metric(optimizer))
         with torch.no_grad():
             seen = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
         optimizer.before = seen  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def _lr(group: Any, state: Any, count: int) -> Metric:
 
 
 def _no_root(group: Any, state: Any, count: int) -> Metric:
-    right = metrics._adam(group, state, count)
+    right = optimizer_metrics._adam(group, state, count)
     return Diagonal(right.second, right.scale, right.eps, root=False)
 
 
@@ -194,32 +194,32 @@ def _forgets(name: str, value: float, right: Any) -> Any:
 
 
 def _adagrad_without_the_root(group: Any, state: Any, count: int) -> Metric:
-    right = metrics._adagrad(group, state, count)
+    right = optimizer_metrics._adagrad(group, state, count)
     return Diagonal(right.second, right.scale, right.eps, right.floor, root=False)
 
 
 def _adamax_with_a_root(group: Any, state: Any, count: int) -> Metric:
-    right = metrics._adamax(group, state, count)
+    right = optimizer_metrics._adamax(group, state, count)
     return Diagonal(right.second, right.scale, 0.0, right.floor)
 
 
 WRONG: list[tuple[str, type[torch.optim.Optimizer], Any]] = [
     ("momentum", torch.optim.SGD, _lr),
     ("nesterov", torch.optim.SGD, _lr),
-    ("dampened", torch.optim.SGD, _forgets("dampening", 0.0, metrics._sgd)),
+    ("dampened", torch.optim.SGD, _forgets("dampening", 0.0, optimizer_metrics._sgd)),
     ("adam", torch.optim.Adam, _lr),
     ("adam", torch.optim.Adam, _no_root),
     ("adam", torch.optim.Adam, _no_bias_correction),
     ("adamw", torch.optim.AdamW, _eps_not_corrected),
-    ("radam", torch.optim.RAdam, metrics._adam),
+    ("radam", torch.optim.RAdam, optimizer_metrics._adam),
     ("rmsprop", torch.optim.RMSprop, _lr),
-    ("rmsprop", torch.optim.RMSprop, _forgets("eps", 0.0, metrics._rmsprop)),
-    ("rmsprop_momentum", torch.optim.RMSprop, _forgets("momentum", 0.0, metrics._rmsprop)),
-    ("rmsprop_centered", torch.optim.RMSprop, _forgets("centered", False, metrics._rmsprop)),
+    ("rmsprop", torch.optim.RMSprop, _forgets("eps", 0.0, optimizer_metrics._rmsprop)),
+    ("rmsprop_momentum", torch.optim.RMSprop, _forgets("momentum", 0.0, optimizer_metrics._rmsprop)),
+    ("rmsprop_centered", torch.optim.RMSprop, _forgets("centered", False, optimizer_metrics._rmsprop)),
     ("adagrad", torch.optim.Adagrad, _adagrad_without_the_root),
-    ("adagrad", torch.optim.Adagrad, _forgets("lr_decay", 0.0, metrics._adagrad)),
+    ("adagrad", torch.optim.Adagrad, _forgets("lr_decay", 0.0, optimizer_metrics._adagrad)),
     ("adamax", torch.optim.Adamax, _adamax_with_a_root),
-    ("nadam", torch.optim.NAdam, _forgets("eps", 0.0, metrics._nadam)),
+    ("nadam", torch.optim.NAdam, _forgets("eps", 0.0, optimizer_metrics._nadam)),
 ]
 
 
@@ -227,7 +227,7 @@ WRONG: list[tuple[str, type[torch.optim.Optimizer], Any]] = [
 def test_a_wrong_metric_is_caught(
     name: str, cls: type[torch.optim.Optimizer], wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(metrics.METRICS, cls, wrong)
+    monkeypatch.setitem(optimizer_metrics.METRICS, cls, wrong)
     if name == "rmsprop_centered":
         assert gradient_error(OPTIMIZERS[name]) > 1e-3
         return
@@ -254,15 +254,15 @@ def _not_clipped(w: Tensor, group: Any, state: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "metric", "wrong"),
     [
-        ("adadelta", metrics._adadelta, _after),
-        ("adafactor", metrics._adafactor, _of_another_size),
-        ("adafactor", metrics._adafactor, _not_clipped),
+        ("adadelta", optimizer_metrics._adadelta, _after),
+        ("adafactor", optimizer_metrics._adafactor, _of_another_size),
+        ("adafactor", optimizer_metrics._adafactor, _not_clipped),
     ],
 )
 def test_a_wrong_moment_before_the_step_is_caught(
     name: str, metric: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(metrics.BEFORE, metric, wrong)
+    monkeypatch.setitem(optimizer_metrics.BEFORE, metric, wrong)
     assert max(gradient_error(NO_FIRST_MOMENT[name], count=count) for count in range(2, 20)) > 1e-3
 
 
@@ -303,9 +303,9 @@ def test_a_nadam_with_one_momentum_only_is_caught(monkeypatch: pytest.MonkeyPatc
 
     def at_once(group: Any, state: Any, count: int) -> Metric:
         now = float(group["betas"][0]) * (1 - 0.5 * 0.96 ** (count * float(group["momentum_decay"])))
-        return metrics._nadam(group, state, count).times(1 - now)
+        return optimizer_metrics._nadam(group, state, count).times(1 - now)
 
-    monkeypatch.setitem(metrics.METRICS, torch.optim.NAdam, at_once)
+    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.NAdam, at_once)
     assert impulse_error(OPTIMIZERS["nadam"]) > 0.1
 
 
@@ -478,11 +478,11 @@ def test_every_optimizer_of_torch_has_a_metric_or_a_reason() -> None:
     """A class that a later torch brings fails here, until its step is derived or refused with the reason."""
     found = {v for v in vars(torch.optim).values() if isinstance(v, type) and issubclass(v, torch.optim.Optimizer)}
     for cls in found - {torch.optim.Optimizer}:
-        assert (cls in metrics.METRICS) != (cls.__name__ in metrics.REASONS), cls
+        assert (cls in optimizer_metrics.METRICS) != (cls.__name__ in optimizer_metrics.REASONS), cls
     tried = {type(make([nn.Parameter(torch.ones(1))])) for make, _ in LASSO.values()}
-    assert tried == set(metrics.METRICS)
+    assert tried == set(optimizer_metrics.METRICS)
     known = {cls.__name__ for cls in found} | {"Lion"}
-    assert set(metrics.REASONS) <= known | {"Muon"}  # Muon came with torch 2.9
+    assert set(optimizer_metrics.REASONS) <= known | {"Muon"}  # Muon came with torch 2.9
 
 
 @pytest.mark.parametrize(("cls", "reason"), REFUSED, ids=[cls.__name__ for cls, _ in REFUSED])
@@ -499,7 +499,7 @@ def test_a_subclass_that_steps_as_its_parent_is_known() -> None:
     class Named(torch.optim.RAdam):
         pass
 
-    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is metrics._radam
+    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is optimizer_metrics._radam
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])

@@ -28,7 +28,7 @@ from wellposed.noise.activations import (
     spatial_dropout,
 )
 from wellposed.noise.depth import linear_rates, stochastic_depth
-from wellposed.noise.gradients import annealed, gradient_noise
+from wellposed.noise.gradient_noise import annealed, gradient_noise
 from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS

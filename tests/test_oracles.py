@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import wellposed as wp
+from wellposed.optimality.certify import Certificate, certify
+from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Penalty, Term
 from wellposed.penalties.nonconvex import MCP
-from wellposed.training.certify import Certificate, certify
-from wellposed.training.settle import settle
 
 pytest.importorskip("sklearn")
 pd = pytest.importorskip("pandas")

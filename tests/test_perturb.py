@@ -20,7 +20,7 @@ from wellposed.core.errors import CompositionError, InputError, RecipeError, Sel
 from wellposed.core.random import generator
 from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
-from wellposed.noise.gradients import GradientNoise, annealed
+from wellposed.noise.gradient_noise import GradientNoise, annealed
 from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_classes

@@ -38,20 +38,20 @@ from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.models.mlp import MLP
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.schedules import COURSES, SHAPES
+from wellposed.parallel.jobs import Job, Outcome, Standing
+from wellposed.parallel.population import grouping as together_module
+from wellposed.parallel.population import population as population_module
+from wellposed.parallel.population import update_rules
+from wellposed.parallel.population.batch_rows import Feed
+from wellposed.parallel.population.compiled import Kernel, kernel
+from wellposed.parallel.population.eager import Eager, StackedModel
+from wellposed.parallel.population.native import Program
+from wellposed.parallel.population.population import Population
+from wellposed.parallel.population.stacks import Stacks
+from wellposed.parallel.population.tracing import traced
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
-from wellposed.training.jobs import Job, Outcome, Standing
-from wellposed.training.population import population as population_module
-from wellposed.training.population import rules
-from wellposed.training.population import together as together_module
-from wellposed.training.population.compiled import Kernel, kernel
-from wellposed.training.population.eager import Eager, StackedModel
-from wellposed.training.population.feed import Feed
-from wellposed.training.population.native import Program
-from wellposed.training.population.population import Population
-from wellposed.training.population.stacks import Stacks
-from wellposed.training.population.tracing import traced
 from wellposed.training.run import Run
 
 TOLERANCE = 1e-9
@@ -1102,7 +1102,7 @@ def test_different_shapes_and_batches_are_different_populations() -> None:
 # Wrong versions of the rules must be caught
 
 
-def steps_from_two(self: Any, places: Any, factors: Any, usual: Any = rules.Rules.now) -> Any:
+def steps_from_two(self: Any, places: Any, factors: Any, usual: Any = update_rules.Rules.now) -> Any:
     rule, charge = usual(self, places, factors)
     rule["correction1"] = 1.0 - rule["beta1"] ** (self.steps[places] + 1)
     return rule, charge
@@ -1111,7 +1111,7 @@ def steps_from_two(self: Any, places: Any, factors: Any, usual: Any = rules.Rule
 def changed(**values: Any) -> Callable[..., Any]:
     """`Rules.now` whose numbers are changed."""
 
-    def now(self: Any, places: Any, factors: Any, usual: Any = rules.Rules.now) -> Any:
+    def now(self: Any, places: Any, factors: Any, usual: Any = update_rules.Rules.now) -> Any:
         rule, charge = usual(self, places, factors)
         for key, value in values.items():
             (rule if key in rule.dtype.names else charge)[key] = value(rule, charge)
@@ -1140,7 +1140,7 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
     "l2 forgotten": (changed(l2=lambda r, c: 0.0), "l1-l2-norm"),
     "bound forgotten": (changed(bound=lambda r, c: -1.0), "l1-l2-norm"),
     "groups along the other axis": (changed(group_axis=lambda r, c: 1 - c["group_axis"]), "l1-group"),
-    "neighbour's rule": (lambda self, places, factors, usual=rules.Rules.now: tuple(
+    "neighbour's rule": (lambda self, places, factors, usual=update_rules.Rules.now: tuple(
         np.roll(part, 1, axis=0) for part in usual(self, places, factors)), "clip-sgd"),
 }  # fmt: skip
 
@@ -1150,7 +1150,7 @@ WRONG_RULES: dict[str, tuple[Callable[..., Any], str]] = {
 def test_wrong_rules_are_caught(name: str, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong, recipe_name = WRONG_RULES[name]
     job = tried.jobs[recipe_name]
-    monkeypatch.setattr(rules.Rules, "now", wrong)
+    monkeypatch.setattr(update_rules.Rules, "now", wrong)
     found = together(problem(), [Job(recipe(), 4), job, Job(recipe(), 5)])[1]
     assert not difference(tried.alone[recipe_name], found) < TOLERANCE
 

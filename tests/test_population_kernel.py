@@ -22,12 +22,12 @@ from torch import nn
 import wellposed as wp
 from populations import FEATURES, XV, X, alone, classes, difference, problem, recipe, together
 from wellposed.core.random import generator, random_bits, stream_seed
-from wellposed.optim.metrics import Diagonal
-from wellposed.training.jobs import Job, Outcome
-from wellposed.training.population import compiled
-from wellposed.training.population import together as together_module
-from wellposed.training.population.compiled import Kernel, kernel
-from wellposed.training.population.native import CHARGE, RULE, Int, P, check_sizes
+from wellposed.optim.optimizer_metrics import Diagonal
+from wellposed.parallel.jobs import Job, Outcome
+from wellposed.parallel.population import compiled
+from wellposed.parallel.population import grouping as together_module
+from wellposed.parallel.population.compiled import Kernel, kernel
+from wellposed.parallel.population.native import CHARGE, RULE, Int, P, check_sizes
 from wellposed.training.run import Run
 
 pytestmark = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")

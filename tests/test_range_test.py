@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 
 import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError
-from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.perturb import DropConnect, Dropout, perturb
 from wellposed.optim.lookahead import Lookahead

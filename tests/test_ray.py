@@ -20,9 +20,9 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, TrainingError
 from wellposed.core.progress import reporting_to
-from wellposed.training import cluster, remote
-from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job, Outcome, Standing
+from wellposed.parallel import cluster, transfer
+from wellposed.parallel.executors import train_jobs
+from wellposed.parallel.jobs import Job, Outcome, Standing
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wellposed[ray]'")
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray has no local clusters here")
@@ -85,7 +85,7 @@ def same(a: Outcome, b: Outcome) -> bool:
 
 def test_the_cluster_gives_the_runs_of_this_process(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packings: list[wp.Problem] = []
-    monkeypatch.setattr(cluster, "packed", lambda given, *rest: packings.append(given) or remote.packed(given, *rest))
+    monkeypatch.setattr(cluster, "packed", lambda given, *rest: packings.append(given) or transfer.packed(given, *rest))
     given = problem()
     expected = train(given, jobs(), "inprocess")
     told: dict[int, Outcome] = {}
@@ -193,7 +193,7 @@ def test_a_gpu_that_no_node_has_is_refused(nodes: Any) -> None:
 
 def test_a_bug_there_is_raised_here(nodes: Any) -> None:
     given = problem()
-    wrong = remote.Lot((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
+    wrong = transfer.Lot((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
     task = ray.remote(max_retries=0)(cluster.train_remotely)
     cluster.connect(ray)
     tasks = cluster.Tasks(ray, task, given, cluster.stored(ray, given), jobs(1), None, 1)

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 
 import wellposed as wp
 from wellposed.core.errors import CompositionError, FormatError, InputError, SelectorError
-from wellposed.optim.metrics import RAMP_STEPS
+from wellposed.optim.optimizer_metrics import RAMP_STEPS
 from wellposed.penalties.base import Term
 
 Make = Callable[[Any], torch.optim.Optimizer]

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from wellposed.core.errors import FormatError, InputError
+from wellposed.core.records import cleaned
 from wellposed.core.signs import HIDDEN
 from wellposed.reporting import figures
 from wellposed.reporting import html as page
-from wellposed.search import words
-from wellposed.search.record import cleaned
+from wellposed.study import verdict
 
 pytest.importorskip("jinja2")
 matplotlib = pytest.importorskip("matplotlib")
@@ -207,7 +207,7 @@ def dangers(source: str) -> list[str]:
 
 
 def test_a_shown_gain_is_said_first_and_in_one_sentence(record: dict[str, Any]) -> None:
-    sentence = words.verdict(record).sentence
+    sentence = verdict.verdict(record).sentence
     assert sentence == (
         "Shown: the best recipe is better than the tuned baseline by 0.012 accuracy "
         "on 1,200 untouched rows (95 % interval 0.004 to 0.020, 5 paired seeds)."
@@ -219,21 +219,21 @@ def test_a_shown_gain_is_said_first_and_in_one_sentence(record: dict[str, Any]) 
 
 def test_a_gain_that_is_not_shown_says_what_limits_and_what_to_do(record: dict[str, Any]) -> None:
     record["improvement"].update(estimate=0.004, low=-0.003, high=0.011, shown=False)
-    found = words.verdict(record)
+    found = verdict.verdict(record)
     assert found.kind == "unproven"
     assert found.sentence.startswith("Not shown: the best recipe is ahead of the tuned baseline by 0.004 accuracy")
     assert "may be chance (95 % interval −0.003 to 0.011" in found.sentence
     assert "more seeds would not narrow" in found.limits
     assert "--test" in found.limits
     record["improvement"]["limited_by"] = "seeds"
-    assert "larger budget" in words.verdict(record).limits
+    assert "larger budget" in verdict.verdict(record).limits
     assert "larger budget" in read(page.render(record)).text
 
 
 def test_a_gain_that_is_not_shown_says_how_many_seeds_or_rows_would_show_it(record: dict[str, Any]) -> None:
     needs = {"gain": 0.004, "smallest": 0.0101, "pairs": None, "rows": 4012, "both": None, "power": 0.8}
     record["improvement"].update(estimate=0.004, low=-0.003, high=0.011, shown=False, needs=needs)
-    found = words.verdict(record)
+    found = verdict.verdict(record)
     assert found.limits == (
         "No number of seeds up to 1,000 would show a gain of this size on these 1,200 rows; about 4,100 rows with "
         "these 5 pairs of seeds would, with probability 0.8; the smallest gain that 5 pairs of seeds on 1,200 rows "
@@ -241,23 +241,23 @@ def test_a_gain_that_is_not_shown_says_how_many_seeds_or_rows_would_show_it(reco
     )
     assert "about 4,100 rows" in read(page.render(record)).text
     needs.update(pairs=9, rows=None)
-    assert words.verdict(record).limits.endswith("A larger budget trains more pairs.")
+    assert verdict.verdict(record).limits.endswith("A larger budget trains more pairs.")
     needs.update(pairs=None, both=[20, 9000])
-    assert "about 20 pairs of seeds on 9,000 rows" in words.verdict(record).limits
+    assert "about 20 pairs of seeds on 9,000 rows" in verdict.verdict(record).limits
     record["improvement"].update(estimate=-0.001, needs={**needs, "gain": -0.001})
-    assert words.verdict(record).limits.startswith("There is no gain to show")
+    assert verdict.verdict(record).limits.startswith("There is no gain to show")
     for odd in (
         {"gain": "x"},
         {"smallest": None},
         {**needs, "both": [1, {}], "pairs": "9", "rows": math.nan, "power": 7},
     ):
         record["improvement"]["needs"] = odd
-        words.verdict(record)
+        verdict.verdict(record)
 
 
 def test_one_pair_of_seeds_shows_nothing(record: dict[str, Any]) -> None:
     record["improvement"].update(pairs=1)
-    found = words.verdict(record)
+    found = verdict.verdict(record)
     assert found.kind == "unproven"
     assert "which may be a lucky seed (95 % interval 0.004 to 0.020, 1 paired seed)" in found.sentence
     assert "at least five pairs" in found.limits
@@ -265,25 +265,25 @@ def test_one_pair_of_seeds_shows_nothing(record: dict[str, Any]) -> None:
 
 def test_a_loss_against_the_baseline_is_said(record: dict[str, Any]) -> None:
     record["improvement"].update(estimate=-0.01, low=-0.016, high=-0.004, shown=False)
-    found = words.verdict(record)
+    found = verdict.verdict(record)
     assert found.kind == "worse"
     assert "behind the tuned baseline by 0.010 accuracy" in found.sentence
     assert "Keep the baseline." in found.sentence
     record["improvement"].update(high=0.002)
-    assert words.verdict(record).sentence.startswith("Not shown: the best recipe is not ahead of the tuned baseline")
+    assert verdict.verdict(record).sentence.startswith("Not shown: the best recipe is not ahead of the tuned baseline")
 
 
 @pytest.mark.parametrize("change", [{"low": -0.001}, {"estimate": -0.01}, {"shown": "yes"}, {"shown": None}])
 def test_shown_is_never_said_against_the_numbers(record: dict[str, Any], change: dict[str, Any]) -> None:
     record["improvement"].update(change)
-    assert words.verdict(record).kind != "shown"
+    assert verdict.verdict(record).kind != "shown"
 
 
 def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) -> None:
     record["recipes"]["best"] = record["recipes"]["baseline"]
     record["differences"] = {}
     record["improvement"].update(estimate=0.0, low=0.0, high=0.0, shown=False)
-    assert "no recipe of the search beat the tuned baseline" in words.verdict(record).sentence
+    assert "no recipe of the search beat the tuned baseline" in verdict.verdict(record).sentence
     assert "Nothing: the tuned baseline is the best recipe." in read(page.render(record)).text
 
 
@@ -293,7 +293,7 @@ def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
     record["baseline"]["test"], record["best"]["test"] = 54_000.0, 51_000.0
     record["improvement"].update(estimate=2869.5, low=812.0, high=4927.0)
     record["confirmation"].update(baseline=[54_100.0, 53_900.0], best=[51_200.0, 54_000.0])
-    found = words.verdict(record)
+    found = verdict.verdict(record)
     assert "better than the tuned baseline by 2,870 RMSE" in found.sentence
     assert found.references[0] == "Histogram boosting wins here: 47,000 against 51,000 RMSE on the same rows."
     assert len(found.references) == 2  # and what to do: nothing of the linear model, which is behind
@@ -305,28 +305,28 @@ def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
 
 def test_references_that_win_are_in_the_first_lines(record: dict[str, Any]) -> None:
     record["references"] = {"constant": 0.5, "linear": 0.88, "boosting": 0.91}
-    found = words.verdict(record).references
+    found = verdict.verdict(record).references
     assert found[0] == "Histogram boosting wins here: 0.9100 against 0.8760 accuracy on the same rows."
     assert found[1] == "A linear model is ahead too: 0.8800."
     text = read(page.render(record)).text
     assert text.index("Histogram boosting wins here") < text.index("recipes tried")
     record["references"] = {"constant": 0.876, "linear": None}
-    assert words.verdict(record).references[0] == "A constant prediction is as good as the network: 0.8760 both."
+    assert verdict.verdict(record).references[0] == "A constant prediction is as good as the network: 0.8760 both."
     record["references"] = {"linear": 0.9}
-    assert words.verdict(record).references[0].startswith("A linear model wins here")
+    assert verdict.verdict(record).references[0].startswith("A linear model wins here")
 
 
 def test_no_reference_is_said_to_win_that_does_not(record: dict[str, Any]) -> None:
-    assert words.verdict(record).references == ()
+    assert verdict.verdict(record).references == ()
     assert "wins here" not in page.render(record)
 
 
 def test_where_the_gain_came_from() -> None:
-    assert "through regularization" in words.source_of_change((0.1, 0.4), (0.15, 0.3), 0.01)
-    assert "through optimization" in words.source_of_change((0.4, 0.5), (0.2, 0.35), 0.01)
-    assert "did not fall" in words.source_of_change((0.1, 0.3), (0.1, 0.4), 0.01)
-    assert "standard error" in words.source_of_change((0.1, 0.400), (0.1, 0.399), 0.01)
-    assert words.source_of_change((math.nan, 0.4), (0.1, 0.3), 0.01) == ""
+    assert "through regularization" in verdict.source_of_change((0.1, 0.4), (0.15, 0.3), 0.01)
+    assert "through optimization" in verdict.source_of_change((0.4, 0.5), (0.2, 0.35), 0.01)
+    assert "did not fall" in verdict.source_of_change((0.1, 0.3), (0.1, 0.4), 0.01)
+    assert "standard error" in verdict.source_of_change((0.1, 0.400), (0.1, 0.399), 0.01)
+    assert verdict.source_of_change((math.nan, 0.4), (0.1, 0.3), 0.01) == ""
 
 
 @pytest.mark.parametrize(
@@ -334,16 +334,16 @@ def test_where_the_gain_came_from() -> None:
     [(0.8831, "0.8831"), (14.256, "14.26"), (-1234.6, "−1,235"), (1.2e-5, "1.2e−05"), (None, "–"), (0, "0.0000")],
 )
 def test_scores_are_written_for_people(given: float | None, said: str) -> None:
-    assert words.score(given) == said
+    assert verdict.score(given) == said
 
 
 def test_no_minus_zero() -> None:
-    assert words.fixed(-0.0004, 3) == "0.000"
-    assert words.signed(0.0004, 3) == "0.000"
+    assert verdict.fixed(-0.0004, 3) == "0.000"
+    assert verdict.signed(0.0004, 3) == "0.000"
 
 
 def test_durations() -> None:
-    assert [words.duration(s) for s in (3.24, 48, 298.4, 3599.7, 7500, -1)] == [
+    assert [verdict.duration(s) for s in (3.24, 48, 298.4, 3599.7, 7500, -1)] == [
         "3.2 s",
         "48 s",
         "4 min 58 s",
@@ -576,7 +576,7 @@ def test_a_layer_of_the_best_model_that_is_gone_is_named_in_one_sentence(
     record["audits"]["best"]["rows"] += gone
     whose = "all its weights" if len(names) == 1 else "all their weights"
     sentence = f"Nothing is left of {', '.join(names)} in the best model: {whose} are exactly 0."
-    assert words.emptied(record) == sentence
+    assert verdict.emptied(record) == sentence
     source = page.render(record)
     assert read(source).text.count(sentence) == 1
     assert read(source).text.index(sentence) < read(source).text.index("Learning curves")
@@ -586,13 +586,13 @@ def test_a_layer_of_the_best_model_that_is_gone_is_named_in_one_sentence(
 @pytest.mark.parametrize("gone", [False, None, "yes", 1, []])
 def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: Any) -> None:
     """Records that were written before a row said so, and odd ones, say nothing."""
-    assert words.emptied(record) == ""
+    assert verdict.emptied(record) == ""
     for row in record["audits"]["best"]["rows"]:
         row["gone"] = gone
     record["audits"]["best"]["rows"] += ["no row", {"gone": True}, {"parameter": [1], "gone": True}]
-    assert words.emptied(record) == ""
+    assert verdict.emptied(record) == ""
     assert "Nothing is left of" not in page.render(record)
-    assert words.emptied({"audits": {"best": 3}}) == ""
+    assert verdict.emptied({"audits": {"best": 3}}) == ""
 
 
 def test_penalties_of_outputs_are_on_nothing() -> None:
@@ -604,8 +604,8 @@ def test_penalties_of_outputs_are_on_nothing() -> None:
         for name, cls in chargeables().items()
         if issubclass(cls, FunctionalPenalty) and "activations" not in cls.needs
     ]
-    assert sorted(found) == sorted(words.OF_OUTPUTS)
-    assert words.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
+    assert sorted(found) == sorted(verdict.OF_OUTPUTS)
+    assert verdict.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
 
 
 # Labels in any script

@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler as torch_schedules
 
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError
-from wellposed.diagnosis.learning_curve import as_many_steps
+from wellposed.decomposition.learning_curve import as_many_steps
 from wellposed.optim.schedules import (
     COURSES,
     SHAPES,

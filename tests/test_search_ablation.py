@@ -20,15 +20,15 @@ from wellposed.core.errors import InputError
 from wellposed.core.progress import reporting_to
 from wellposed.data.data import Data
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import confirmation, pace
+from wellposed.search import confirmation, timing
 from wellposed.search import improve as searching
 from wellposed.search.ablation import ablation, standard_error
-from wellposed.search.bench import Bench
-from wellposed.search.budget import Account, Budget
+from wellposed.search.holdout import with_test
 from wellposed.search.improve import improve
-from wellposed.search.resume import continued
-from wellposed.search.state import State, Trial
-from wellposed.search.subject import with_test
+from wellposed.search.runner import Bench
+from wellposed.study.budget import Account, Budget
+from wellposed.study.resume import continued
+from wellposed.study.trials import State, Trial
 from wellposed.training.problem import Problem
 
 pytestmark = pytest.mark.usefixtures("own_clock")
@@ -39,7 +39,7 @@ def _short_runs() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "PLAIN_EPOCHS", 3)
+        patch.setattr(timing, "PLAIN_EPOCHS", 3)
         yield
     torch.set_num_threads(threads)
 
@@ -132,7 +132,7 @@ def test_both_sides_of_a_pair_have_the_same_seed_and_it_is_new() -> None:
 def test_a_standard_error_is_the_one_behind_the_interval() -> None:
     import numpy as np
 
-    from wellposed.diagnosis.evidence import crossed_interval
+    from wellposed.statistics.evidence import crossed_interval
 
     draw = np.random.default_rng(0).normal(size=(400, 1))
     narrow, wide = (crossed_interval(np.hstack([draw, draw]), level) for level in (0.5, 0.99))
@@ -174,7 +174,7 @@ def test_lots_are_asked_then_trained_then_told(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_halving_stops_some_and_no_finalist_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "PLAIN_EPOCHS", 12)
+    monkeypatch.setattr(timing, "PLAIN_EPOCHS", 12)
     study = improve(problem(), "30 recipes", engine="inprocess")
     searched = [t for t in study.trials if t.kind == "search"]
     culled = [t for t in searched if t.stopped == "culled"]
@@ -246,7 +246,7 @@ def test_the_engine_is_handed_on_and_an_unknown_one_refused(monkeypatch: pytest.
     with pytest.raises(InputError, match=r"no engine 'rays'.*Did you mean 'ray'"):
         improve(problem(), "0", engine="rays")
     seen: set[str] = set()
-    from wellposed.search import bench as benches
+    from wellposed.search import runner as benches
 
     train = benches.train_jobs
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from wellposed.search.halving import FEWEST, Halving, losers, reached, rungs
-from wellposed.search.ranking import WORST
+from wellposed.parallel.jobs import Standing
+from wellposed.search.successive_halving import FEWEST, Halving, losers, reached, rungs
+from wellposed.study.ranking import WORST
 from wellposed.training.history import History
-from wellposed.training.jobs import Standing
 
 EPOCHS = 30
 

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
 
-from wellposed.search import pace
+from wellposed.search import timing
 from wellposed.search.ingredients import INGREDIENTS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "search.md").read_text()
 
 
 def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "PLAIN_EPOCHS", 3)
+    monkeypatch.setattr(timing, "PLAIN_EPOCHS", 3)
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(block, names)

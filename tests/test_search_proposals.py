@@ -20,12 +20,12 @@ from wellposed.core.errors import FormatError  # noqa: E402 - needs the extra
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import playbook  # noqa: E402
-from wellposed.search.journal import FILE, Journal  # noqa: E402
+from wellposed.search.lots import shared_out  # noqa: E402
+from wellposed.search.optuna_journal import FILE, Journal  # noqa: E402
 from wellposed.search.proposals import Proposals, Told  # noqa: E402
-from wellposed.search.ranking import WORST  # noqa: E402
-from wellposed.search.rounds import shared_out  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
-from wellposed.search.state import STATE, WRITTEN, State, Trial  # noqa: E402
+from wellposed.study.ranking import WORST  # noqa: E402
+from wellposed.study.trials import STATE, WRITTEN, State, Trial  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
 
 

@@ -11,14 +11,14 @@ import torch
 import wellposed as wp
 from wellposed.core.errors import TrainingError
 from wellposed.core.progress import reporting_to
-from wellposed.diagnosis import error_budget as probe
-from wellposed.diagnosis import rivals
-from wellposed.search import sources
-from wellposed.search.bench import Bench
-from wellposed.search.budget import Account, Budget
+from wellposed.decomposition import error_budget as probe
+from wellposed.decomposition import rivals
+from wellposed.search import error_sources
 from wellposed.search.confirmation import Confirmed
-from wellposed.search.sources import error_budgets
-from wellposed.search.state import State
+from wellposed.search.error_sources import error_budgets
+from wellposed.search.runner import Bench
+from wellposed.study.budget import Account, Budget
+from wellposed.study.trials import State
 
 pytestmark = pytest.mark.usefixtures("own_clock")
 
@@ -79,8 +79,8 @@ def test_too_little_time_is_said() -> None:
 
 
 def test_a_time_that_is_never_too_short_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SHORTEST", -1e9)
-    monkeypatch.setattr(sources, "least_seconds", lambda *_: -1e9)
+    monkeypatch.setattr(error_sources, "SHORTEST", -1e9)
+    monkeypatch.setattr(error_sources, "least_seconds", lambda *_: -1e9)
     with pytest.raises(AssertionError):
         test_too_little_time_is_said()
 
@@ -111,7 +111,7 @@ def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
         given.append(deadline)
         raise TrainingError("enough")
 
-    monkeypatch.setattr(sources, "error_budget", measured)
+    monkeypatch.setattr(error_sources, "error_budget", measured)
     assert error_budgets(bench, confirmed(bench)) == {}
     assert len(given) == 2
     assert given[-1] == pytest.approx(bench.account.deadline(1.0) - bench.writing, abs=0.5)
@@ -120,7 +120,7 @@ def test_the_report_is_left_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_time_for_one_recipe_is_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of("60s")
-    monkeypatch.setattr(sources, "SHORTEST", 40.0)  # more than half of what is left, and less than all of it
+    monkeypatch.setattr(error_sources, "SHORTEST", 40.0)  # more than half of what is left, and less than all of it
     found = error_budgets(bench, confirmed(bench))
     assert list(found) == ["best"]
     assert "tuned baseline" in bench.notes[0]

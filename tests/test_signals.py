@@ -22,14 +22,24 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import wellposed as wp
-from wellposed.diagnosis import rows as measure
+from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import rules
-from wellposed.diagnosis.rules import batch_norm, charges, data, fit, gradients, inputs, outputs, rates, units
-from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.rules import (
+    batch_norm,
+    decayed_norms,
+    gradient_flow,
+    input_scales,
+    learning_rates,
+    outputs,
+    row_faults,
+    underfitting,
+    units,
+)
+from wellposed.diagnosis.rules.rule import Inside
 from wellposed.diagnosis.signals import Signals, Toll
 from wellposed.losses.per_example import Loss
-from wellposed.training.looking import Unseen, look
+from wellposed.training.inspection import Unseen, look
 from wellposed.training.watch import FEW_ROWS
 
 NAMES = {rule.name for rule in rules() if isinstance(rule, Inside)}
@@ -139,7 +149,7 @@ def mlp(inputs: int = 12, outs: int = 4, depth: int = 2, act: Callable[[], nn.Mo
         norm: Callable[[int], nn.Module] | None = None, drop: float = 0.0, width: int = WIDTH) -> nn.Sequential:  # fmt: skip
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(width if i else inputs, width), *([norm(width)] if norm else []), act()]
+        layers += [nn.Linear(width if i else input_scales, width), *([norm(width)] if norm else []), act()]
         layers += [nn.Dropout(drop)] if drop else []
     return nn.Sequential(*layers, nn.Linear(width, outs))
 
@@ -544,19 +554,19 @@ def test_healthy_networks_of_other_seeds_are_left_alone(seed: int) -> None:
 # Deliberately wrong rules: the cases above must catch every one.
 
 
-class NeverHarmful(gradients.VanishingGradients):
+class NeverHarmful(gradient_flow.VanishingGradients):
     RATIO, STAYS = 1e-30, 1.0
 
 
-class ShrinkingIsEnough(gradients.VanishingGradients):
+class ShrinkingIsEnough(gradient_flow.VanishingGradients):
     RATIO, STAYS, LAGS = 0.5, 10.0, 10.0
 
 
-class GrowthIsUsual(gradients.ExplodingGradients):
+class GrowthIsUsual(gradient_flow.ExplodingGradients):
     RATIO = 1e12
 
 
-class AnyGrowth(gradients.ExplodingGradients):
+class AnyGrowth(gradient_flow.ExplodingGradients):
     RATIO = 0.01
 
 
@@ -605,47 +615,47 @@ class CodesAreAmounts(outputs.WrongLoss):
     GAIN = 2.0
 
 
-class RawInputsCount(inputs.UnscaledInputs):
+class RawInputsCount(input_scales.UnscaledInputs):
     def inside(self, curves: Curves, signals: Signals) -> Any:
         columns = signals.last.entering if signals.last else None
         wide = columns is not None and columns.rms.max() > 0.5
         return self.finding(1.0, {}, "", "") if wide else None
 
 
-class AnyOrderIsWrong(data.Unshuffled):
+class AnyOrderIsWrong(row_faults.Unshuffled):
     RESEMBLANCE, SURE = -1.0, -1e9
 
 
-class OrderIsFine(data.Unshuffled):
+class OrderIsFine(row_faults.Unshuffled):
     RESEMBLANCE = 2.0
 
 
-class CopiesWithinCount(data.Leakage):
+class CopiesWithinCount(row_faults.Leakage):
     def _copies(self, signals: Signals) -> Any:
         return self.finding(1.0, {}, "", "") if signals.copies and signals.copies.valid > 0.1 else None
 
 
-class CopiesAreFine(data.Leakage):
+class CopiesAreFine(row_faults.Leakage):
     SHARE = 2.0
 
 
-class FeaturesAreFine(data.Leakage):
+class FeaturesAreFine(row_faults.Leakage):
     EXPLAINS = 2.0
 
 
-class AnyFeature(data.Leakage):
+class AnyFeature(row_faults.Leakage):
     EXPLAINS = 0.2
 
 
-class ErrorsAreNoise(data.LabelNoise):
+class ErrorsAreNoise(row_faults.LabelNoise):
     SHARE, FLAT, BAD = 0.005, 0.0, 2.0
 
 
-class LabelsAreRight(data.LabelNoise):
+class LabelsAreRight(row_faults.LabelNoise):
     SHARE = 1.0
 
 
-class TrainingLabelsAreRight(data.LabelNoise):
+class TrainingLabelsAreRight(row_faults.LabelNoise):
     def inside(self, curves: Curves, signals: Signals) -> Any:
         valid = signals.wrong.get("valid")
         return self._sure(valid, "valid", 1.0) if valid else None
@@ -670,12 +680,12 @@ class BatchesAreLarge(batch_norm.BatchTooSmall):
     VALUES, DISAGREES = 0, 1e9
 
 
-class AnyDecay(charges.DecayedNorms):
+class AnyDecay(decayed_norms.DecayedNorms):
     def inside(self, curves: Curves, signals: Signals) -> Any:
         return self.finding(1.0, {}, "", "") if signals.charges else None
 
 
-class NoDecay(charges.DecayedNorms):
+class NoDecay(decayed_norms.DecayedNorms):
     def inside(self, curves: Curves, signals: Signals) -> Any:
         return None
 
@@ -847,7 +857,9 @@ def test_units_of_a_convolution_are_its_channels() -> None:
 
 def test_a_run_is_looked_into_at_its_first_and_chosen_weights() -> None:
     x, y = blobs(0, rows=400)
-    problem = wp.Problem(lambda data, width=16: mlp(data.features, data.outputs, width=width), "cross_entropy", (x, y))
+    problem = wp.Problem(
+        lambda data, width=16: mlp(row_faults.features, row_faults.outputs, width=width), "cross_entropy", (x, y)
+    )
     run = wp.fit(problem, wp.Recipe(epochs=4), seed=3)
     before = torch.get_rng_state()
     signals = wp.diagnose(run).curves.signals
@@ -1011,10 +1023,10 @@ def test_a_feature_that_ties_or_tells() -> None:
 
 
 def test_wilson_covers() -> None:
-    low, high = data.wilson(0.5, 100)
+    low, high = row_faults.wilson(0.5, 100)
     assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
-    assert data.wilson(0.0, 50)[0] == pytest.approx(0.0, abs=1e-12)
-    assert data.wilson(0.0, 50)[1] == pytest.approx(0.0713, abs=1e-3)
+    assert row_faults.wilson(0.0, 50)[0] == pytest.approx(0.0, abs=1e-12)
+    assert row_faults.wilson(0.0, 50)[1] == pytest.approx(0.0713, abs=1e-3)
 
 
 def test_terms_that_select_norms_are_seen() -> None:
@@ -1065,11 +1077,11 @@ def test_the_toll_of_dropout_is_measured() -> None:
     assert bare.toll.noise == bare.toll.decay == 0
 
 
-class AnyNoise(fit.OverRegularized):
+class AnyNoise(underfitting.OverRegularized):
     HALF = 0.01
 
 
-class GapForgotten(fit.OverRegularized):
+class GapForgotten(underfitting.OverRegularized):
     @classmethod
     def _drowned(cls, curves: Curves) -> float:
         return 100 * super()._drowned(curves)
@@ -1080,7 +1092,7 @@ def test_noise_that_drowns_a_network_over_regularizes_it() -> None:
     usual = at_rest(0.1, 0.12, Toll(0.06, 0.01, 0.0, 0.1))  # of a network that does nearly all there is to do
     useful = at_rest(0.4, 0.75, Toll(0.4, 0.02, 0.0, 0.4))  # there is a gap, which the noise may well keep small
     quiet = at_rest(0.6, 0.63, Toll(0.03, 0.01, 0.0, 0.6))  # classes that overlap, and hardly any noise
-    judged = [fit.OverRegularized().judge(one) is not None for one in (drowned, usual, useful, quiet)]
+    judged = [underfitting.OverRegularized().judge(one) is not None for one in (drowned, usual, useful, quiet)]
     assert judged == [True, False, False, False]
     assert AnyNoise().judge(usual) is not None
     assert GapForgotten().judge(useful) is not None
@@ -1108,19 +1120,19 @@ def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
 def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
     broken = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=0.6))
     assert broken.signals is not None
-    alive, died = rates.killed(broken.signals)
+    alive, died = learning_rates.killed(broken.signals)
     assert alive >= 8
-    assert died >= alive / 2 or rates.thrown(broken.signals) >= 10
-    assert rates.RateTooHigh()._broke(broken) is not None
+    assert died >= alive / 2 or learning_rates.thrown(broken.signals) >= 10
+    assert learning_rates.RateTooHigh()._broke(broken) is not None
     sane = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=3e-3))
-    assert rates.RateTooHigh().judge(sane) is None
+    assert learning_rates.RateTooHigh().judge(sane) is None
 
 
 def test_units_that_a_decay_takes_to_nothing_were_not_killed_by_the_rate() -> None:
     curves = Curves.of(looped(mlp, blobs, epochs=10, optimizer=adamw(3e-3, 60.0)))
     assert curves.signals is not None
-    assert rates.thrown(curves.signals) < 2
-    assert rates.RateTooHigh()._broke(curves) is None
+    assert learning_rates.thrown(curves.signals) < 2
+    assert learning_rates.RateTooHigh()._broke(curves) is None
 
 
 def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
@@ -1135,4 +1147,4 @@ def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
     assert noise is not None
     assert narrow.shared > 0.8
     assert noise.shared < 0.2
-    assert noise.shared < data.LabelNoise.SHARED < narrow.shared
+    assert noise.shared < row_faults.LabelNoise.SHARED < narrow.shared

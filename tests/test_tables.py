@@ -16,7 +16,7 @@ pd = pytest.importorskip("pandas")
 
 from wellposed.data.columns import as_days, as_numbers, kind_of  # noqa: E402 - needs pandas
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz  # noqa: E402
-from wellposed.data.reading import as_frame, read_table  # noqa: E402
+from wellposed.data.table_files import as_frame, read_table  # noqa: E402
 from wellposed.data.tables import (  # noqa: E402
     TableEncoder,
     TargetEncoder,

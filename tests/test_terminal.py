@@ -35,8 +35,8 @@ from wellposed.cli import interrupts, main, terminal  # noqa: E402 - needs the e
 from wellposed.cli.app import app  # noqa: E402
 from wellposed.cli.interrupts import Interrupts  # noqa: E402
 from wellposed.core.signs import HIDDEN, JOINERS, fitting, visible  # noqa: E402
-from wellposed.search import pace  # noqa: E402
-from wellposed.search.state import State  # noqa: E402
+from wellposed.search import timing  # noqa: E402
+from wellposed.study.trials import State  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "wellposed").rglob("*.py"))
@@ -142,7 +142,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "PLAIN_EPOCHS", 3)
+        patch.setattr(timing, "PLAIN_EPOCHS", 3)
         patch.chdir(folder)
         found = call("improve", "t.csv", "--target", "kind − é", "--budget", "0", "--out", "run")
         assert found.status == 0, found.err
@@ -519,7 +519,7 @@ def test_a_line_of_a_name_is_no_line_of_ours() -> None:
 
 MOUTHS = {
     "cli/terminal.py": "the one place that prints",
-    "training/cluster.py": "hands on stdout without what Ray's threads print there",
+    "parallel/cluster.py": "hands on stdout without what Ray's threads print there",
 }
 
 
@@ -667,8 +667,8 @@ def test_only_the_command_line_and_workers_take_signals() -> None:
     }
     assert takers == {
         "cli/interrupts.py",
-        "training/cluster.py",  # puts back what Ray took
-        "training/processes.py",  # in a worker
+        "parallel/cluster.py",  # puts back what Ray took
+        "parallel/processes.py",  # in a worker
     }
 
 
@@ -773,7 +773,7 @@ def test_a_burst_of_signals_while_a_trial_is_written_keeps_the_study(
 def test_a_signal_while_the_results_are_written_loses_none_of_them(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wellposed.search import study
+    from wellposed.study import study
 
     wrote = study.write_json
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core import shared
-from wellposed.training.population.tracing import traced
+from wellposed.parallel.population.tracing import traced
 
 SOURCE = Path(wp.__file__).parent
 THREADS, REPEATS = 8, 3
@@ -33,7 +33,7 @@ CHANGES = frozenset(
 )  # fmt: skip
 """Calls that change what all threads of a process share."""
 INSIDE = frozenset({"alone", "warnings_apart", "threads_of", "untouched"})
-ALLOWED = {("training/remote.py", "set_num_threads"), ("core/random.py", "manual_seed_all")}
+ALLOWED = {("parallel/transfer.py", "set_num_threads"), ("core/random.py", "manual_seed_all")}
 """A worker process sets its own threads, before it does anything else; `reseed` is for use inside `untouched`."""
 
 

@@ -564,12 +564,12 @@ def test_a_compiled_model(data: Any, net: nn.Module) -> None:
 
 def test_weights_of_an_input_that_is_always_zero_do_not_stand_for_their_layer() -> None:
     """Evenly spaced weights of a wide layer may all belong to one input, which never moves where it is 0 on every row."""
-    from wellposed.training import notes
+    from wellposed.training import loop_activity
 
     first = torch.nn.Linear(64, 256)
-    before = notes.samples(first)
+    before = loop_activity.samples(first)
     with torch.no_grad():
         first.weight[:, 1:] += 1.0
-    assert notes.distances(before, notes.samples(first))["weight"] > 0
-    untouched = notes.distances(notes.samples(first), notes.samples(first))
+    assert loop_activity.distances(before, loop_activity.samples(first))["weight"] > 0
+    untouched = loop_activity.distances(loop_activity.samples(first), loop_activity.samples(first))
     assert untouched == {"weight": 0.0, "bias": 0.0}

@@ -26,17 +26,16 @@ if TYPE_CHECKING:
     from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
-    from wellposed.diagnosis.bias_variance import BiasVariance, bias_variance, bias_variance_path
-    from wellposed.diagnosis.budget import ErrorBudget
+    from wellposed.decomposition.bias_variance import BiasVariance, bias_variance, bias_variance_path
+    from wellposed.decomposition.budget_terms import ErrorBudget
+    from wellposed.decomposition.error_budget import error_budget
+    from wellposed.decomposition.gap_split import GapSplit, gap_split
+    from wellposed.decomposition.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.diagnose import diagnose, diagnose_many
-    from wellposed.diagnosis.error_budget import error_budget
-    from wellposed.diagnosis.evidence import compare
     from wellposed.diagnosis.finding import Finding
-    from wellposed.diagnosis.gap_split import GapSplit, gap_split
-    from wellposed.diagnosis.learning_curve import LearningCurve, learning_curve
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.losses.regression import Huber, Poisson, Quantile
-    from wellposed.noise.gradients import GradientNoise
+    from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
     from wellposed.noise.mixing import ManifoldMixup
@@ -54,6 +53,9 @@ if TYPE_CHECKING:
     from wellposed.optim.regularize import regularize
     from wellposed.optim.schedules import decay_to, ramp, shaped, staircase
     from wellposed.optim.sharpness import SAM
+    from wellposed.optimality.certify import Certificate, certify
+    from wellposed.optimality.settle import settle
+    from wellposed.parallel.executors import fit_many
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitNorm
@@ -66,15 +68,13 @@ if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
-    from wellposed.search.study import Study
-    from wellposed.training.certify import Certificate, certify
-    from wellposed.training.executors import fit_many
+    from wellposed.statistics.evidence import compare
+    from wellposed.study.study import Study
     from wellposed.training.history import History
     from wellposed.training.loop import fit
     from wellposed.training.problem import Problem
     from wellposed.training.range_test import RangeTest, lr_range_test
     from wellposed.training.run import Run
-    from wellposed.training.settle import settle
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
@@ -95,7 +95,7 @@ _PLACES = {
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
-    "noise.gradients": ["GradientNoise"],
+    "noise.gradient_noise": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
     "noise.mixing": ["ManifoldMixup"],
@@ -115,26 +115,26 @@ _PLACES = {
     "optim.schedules": ["decay_to", "ramp", "shaped", "staircase"],
     "optim.sharpness": ["SAM"],
     "recipe.recipe": ["Recipe"],
-    "training.certify": ["Certificate", "certify"],
-    "training.executors": ["fit_many"],
+    "optimality.certify": ["Certificate", "certify"],
+    "parallel.executors": ["fit_many"],
     "training.history": ["History"],
     "training.loop": ["fit"],
     "training.problem": ["Problem"],
     "training.range_test": ["RangeTest", "lr_range_test"],
     "training.run": ["Run"],
-    "training.settle": ["settle"],
+    "optimality.settle": ["settle"],
     "training.watch": ["Watch", "watch"],
-    "diagnosis.bias_variance": ["BiasVariance", "bias_variance", "bias_variance_path"],
+    "decomposition.bias_variance": ["BiasVariance", "bias_variance", "bias_variance_path"],
     "diagnosis.diagnose": ["diagnose", "diagnose_many"],
-    "diagnosis.budget": ["ErrorBudget"],
-    "diagnosis.error_budget": ["error_budget"],
-    "diagnosis.evidence": ["compare"],
+    "decomposition.budget_terms": ["ErrorBudget"],
+    "decomposition.error_budget": ["error_budget"],
+    "statistics.evidence": ["compare"],
     "diagnosis.finding": ["Finding"],
-    "diagnosis.learning_curve": ["LearningCurve", "learning_curve"],
-    "diagnosis.gap_split": ["GapSplit", "gap_split"],
+    "decomposition.learning_curve": ["LearningCurve", "learning_curve"],
+    "decomposition.gap_split": ["GapSplit", "gap_split"],
     "diagnosis.stopping": ["stop_when_sure"],
     "search.improve": ["improve"],
-    "search.study": ["Study"],
+    "study.study": ["Study"],
     "reporting.html": ["report"],
 }
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}

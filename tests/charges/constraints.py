@@ -17,7 +17,7 @@ from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex,
 from wellposed.constraints.spectral import Orthogonal, SpectralBall
 from wellposed.ops.norms import group_norms
 from wellposed.ops.project import simplex_threshold
-from wellposed.ops.spectral import as_matrices, back, spectral_map
+from wellposed.ops.singular_values import as_matrices, back, spectral_map
 
 GIVEN: dict[str, list[dict[str, Any]]] = {
     "max_norm": [{"bound": 1.0}, {"bound": 0.7, "by": "input"}, {"bound": 0.0}, {"bound": 2.0, "by": "all"}],

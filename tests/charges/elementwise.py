@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import wellposed as wp
 from charges import equal
 from wellposed.core.selectors import Leaf, leaves
-from wellposed.ops.nonconvex import hard_threshold
+from wellposed.ops.nonconvex_prox import hard_threshold
 from wellposed.ops.prox import soft_threshold
 from wellposed.penalties.elementwise import WeightedL1
 from wellposed.penalties.nonconvex import L0, MCP, SCAD

@@ -16,7 +16,7 @@ from wellposed.core.errors import ShapeError
 from wellposed.ops.groups import Groups, along
 from wellposed.ops.norms import group_norms, other_axes, rooted_sum
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, group_soft_threshold, soft_threshold
-from wellposed.ops.variation import variation_prox
+from wellposed.ops.variation_prox import variation_prox
 from wellposed.penalties.base import CoupledPenalty, Penalty, Traits
 from wellposed.penalties.coupled import TiedGroups
 from wellposed.penalties.group import GroupMCP, SparseGroup

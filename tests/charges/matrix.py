@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charges import equal
 from wellposed.ops.prox import group_soft_threshold, soft_threshold
-from wellposed.ops.spectral import as_matrices, back, soft_threshold_spectrum, spectral_map
+from wellposed.ops.singular_values import as_matrices, back, soft_threshold_spectrum, spectral_map
 from wellposed.penalties.base import Traits
 from wellposed.penalties.matrix import Nuclear, Orthogonality, RowL21, Spectral
 

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from wellposed._version import __version__
 from wellposed.cli import diagnose, improve, predict, recipe, report
-from wellposed.cli.errors import Stopped
+from wellposed.cli.failures import Stopped
 from wellposed.cli.terminal import say
 
 

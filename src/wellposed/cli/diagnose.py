@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wellposed.cli.errors import sentence
+from wellposed.cli.failures import sentence
 from wellposed.cli.options import MaxMemory
 from wellposed.cli.terminal import complain, hand_over, say, takes, width
 

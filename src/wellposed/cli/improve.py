@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BUDGET = "5m"
 ENGINES = ("auto", "inprocess", "processes", "ray")
-"""As in `wellposed.training.executors`, which imports torch."""
+"""As in `wellposed.parallel.executors`, which imports torch."""
 PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
@@ -65,10 +65,10 @@ def improve(
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     began = clock.monotonic()  # imports take seconds, and count
-    from wellposed.cli.progress import progress
+    from wellposed.cli.progress_bar import progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
-    from wellposed.search.budget import Budget
+    from wellposed.study.budget import Budget
 
     if engine not in ENGINES:
         raise InputError(f"There is no engine {engine!r}.{did_you_mean(engine, ENGINES)} Use {listed(ENGINES)}.")
@@ -77,12 +77,12 @@ def improve(
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), apart():
+        from wellposed.core.records import texts
         from wellposed.recipe.recipe import as_recipe
         from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
-        from wellposed.search.record import texts
-        from wellposed.search.state import SCHEMA
-        from wellposed.search.study import STUDY, summary
+        from wellposed.study.study import STUDY, summary
+        from wellposed.study.trials import SCHEMA
 
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
@@ -134,7 +134,7 @@ def problem_of(
     """The problem that the arguments describe."""
     from wellposed.core.errors import InputError
     from wellposed.data.tables import prepare_table, read_table
-    from wellposed.training.problems import file_problem, image_problem, labelled_rows, table_problem
+    from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
 
     table_only = {"--target": target, "--task": task, "--drop": drop, "--group": group, "--time": time, "--test": test}
     given = [name for name, value in table_only.items() if value]

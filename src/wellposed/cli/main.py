@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from wellposed.cli.errors import guarded
+from wellposed.cli.failures import guarded
 
 
 def run() -> None:

@@ -48,7 +48,7 @@ def predicted(run: Path, data: str) -> dict[str, Any]:
     from wellposed.data.tables import read_table
     from wellposed.search.improve import with_test
     from wellposed.training.checkpoint import load
-    from wellposed.training.problems import file_problem, new_images
+    from wellposed.training.ready_problems import file_problem, new_images
 
     if not (run / "model").is_dir():
         raise FormatError(f"'{run}' holds no model; give a folder that 'wellposed improve' wrote.")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wellposed.core.checks import checked
-from wellposed.ops.spectral import clip_spectrum, on_matrices, onto_orthonormal
+from wellposed.ops.singular_values import clip_spectrum, on_matrices, onto_orthonormal
 from wellposed.penalties.base import Constraint, Traits, at_least_zero
 from wellposed.penalties.matrix import OfMatrices, check_parts
 

@@ -226,7 +226,7 @@ def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
 
 def _prepare_frames(data: Data, standardize: bool) -> Prepared:
     """Frames are encoded by what the training rows say, and only by that."""
-    from wellposed.data.reading import as_frame
+    from wellposed.data.table_files import as_frame
     from wellposed.data.tables import infer_task
 
     frame, target = as_frame(data.train[0]), _series(data.train[1])

@@ -31,7 +31,7 @@ from wellposed.data.columns import (
     level_name,
     levels,
 )
-from wellposed.data.reading import as_frame
+from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
     import pandas as pd

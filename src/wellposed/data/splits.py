@@ -11,7 +11,7 @@ import numpy as np
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import is_text, levels
-from wellposed.data.reading import as_frame
+from wellposed.data.table_files import as_frame
 
 Rows: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 AnyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]

@@ -29,9 +29,9 @@ from wellposed.data.columns import (
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
-from wellposed.data.reading import as_frame
-from wellposed.data.reading import read_table as read_table
 from wellposed.data.splits import duplicate_count, duplicate_ids
+from wellposed.data.table_files import as_frame
+from wellposed.data.table_files import read_table as read_table
 
 if TYPE_CHECKING:
     import pandas as pd

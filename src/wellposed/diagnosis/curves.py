@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from wellposed import logs
 from wellposed.core.numbers import LARGEST
-from wellposed.diagnosis import logs
-from wellposed.diagnosis.evidence import student_quantile
-from wellposed.diagnosis.logs import Array
+from wellposed.logs import Array
+from wellposed.statistics.evidence import student_quantile
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals

@@ -7,15 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wellposed import logs
 from wellposed.core.checks import checked
 from wellposed.core.errors import DataError
 from wellposed.core.registry import classes_in
-from wellposed.diagnosis import logs
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.base import Rule
+from wellposed.diagnosis.rules.rule import Rule
 
 if TYPE_CHECKING:
     from wellposed.training.run import Run

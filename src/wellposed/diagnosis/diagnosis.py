@@ -9,11 +9,11 @@ from typing import Any, overload
 from wellposed.core.files import jsonable
 from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import limits as limits
+from wellposed.diagnosis.caveats import reading_of, understood
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.limits import limits as limits
-from wellposed.diagnosis.limits import reading_of, understood
-from wellposed.diagnosis.turn import Turn, counted, give_or_take, turn
+from wellposed.diagnosis.turning_point import Turn, counted, give_or_take, turn
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from torch.optim import Optimizer
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrapped
 from wellposed.data.arrays import Source, moved
-from wellposed.diagnosis import rows as measure
-from wellposed.diagnosis.rows import Copies, Giveaway, Order, Wrong
+from wellposed.diagnosis import row_checks as measure
+from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.wrapper import inside
 from wellposed.training.evaluate import batches_of, evaluating
-from wellposed.training.looking import (
+from wellposed.training.inspection import (
     FEWEST_ROWS,
     MOST_NUMBERS,
     MOST_ROWS,
@@ -40,7 +40,7 @@ from wellposed.training.looking import (
     norm_disagreement,
     rebatched,
 )
-from wellposed.training.notes import Forwards, distances, samples
+from wellposed.training.loop_activity import Forwards, distances, samples
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 

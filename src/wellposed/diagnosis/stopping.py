@@ -20,7 +20,7 @@ import numpy as np
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.curves import GAUSSIAN_MAD, SECOND_DIFFERENCE
-from wellposed.diagnosis.logs import Array
+from wellposed.logs import Array
 
 # Of the 419 published histories by which benchmarks/stopping.py calibrates, a share of (EVEN / evidence) ** POWER passed an
 # evidence and found a better epoch afterwards, from shares of a third to a hundredth; of 880 others, fewer.

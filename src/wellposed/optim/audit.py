@@ -16,7 +16,7 @@ from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.binding import Binding, Bound, Charged
-from wellposed.optim.metrics import (
+from wellposed.optim.optimizer_metrics import (
     BEFORE,
     RAMP_STEPS,
     Diagonal,

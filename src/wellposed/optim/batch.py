@@ -13,7 +13,7 @@ from wellposed.ops.groups import AXES
 from wellposed.ops.shards import whole
 from wellposed.optim.binding import Charged
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
-from wellposed.optim.metrics import Diagonal, Metric
+from wellposed.optim.optimizer_metrics import Diagonal, Metric
 from wellposed.optim.proximal import JointProx
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.group import GroupL2

@@ -15,7 +15,7 @@ from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, ordered
-from wellposed.optim.metrics import check_momentum
+from wellposed.optim.optimizer_metrics import check_momentum
 from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.optim.schedules import factor_at

@@ -20,7 +20,7 @@ from torch import Tensor
 from wellposed.ops.groups import Tiled, along, sparing
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_shrink, group_soft_threshold, shrink, soft_threshold
-from wellposed.optim.metrics import Diagonal, Metric
+from wellposed.optim.optimizer_metrics import Diagonal, Metric
 
 CHUNK = 2**19
 """Elements of a chunk on a CPU: a few such buffers fit into the shared cache, and a call costs little beside its work."""

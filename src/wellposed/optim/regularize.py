@@ -21,7 +21,15 @@ from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
-from wellposed.optim.metrics import BEFORE, RAMP_STEPS, Diagonal, EffectiveStep, Metric, is_adaptive, needs_metric
+from wellposed.optim.optimizer_metrics import (
+    BEFORE,
+    RAMP_STEPS,
+    Diagonal,
+    EffectiveStep,
+    Metric,
+    is_adaptive,
+    needs_metric,
+)
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper
 from wellposed.optim.zeros import note_zeros

@@ -25,7 +25,7 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.norms import largest, length, lengths, power_of_two
 from wellposed.ops.project import simplex_threshold
-from wellposed.ops.spectral import (
+from wellposed.ops.singular_values import (
     above_rounding,
     as_matrices,
     lower_the_largest,
@@ -280,7 +280,7 @@ class Orthogonality(_MatrixPenalty):
         return 0.25 * self.strength * (lengths(gap, (-2, -1)) * scale * scale).square().sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
-        """A global minimizer, also where it is not the only one; see `wellposed.ops.spectral.toward_one`."""
+        """A global minimizer, also where it is not the only one; see `wellposed.ops.singular_values.toward_one`."""
         return toward_one(a, amount, dtype)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
 from wellposed.core.numbers import settle
-from wellposed.ops.nonconvex import hard_threshold, mcp_prox, scad_prox
+from wellposed.ops.nonconvex_prox import hard_threshold, mcp_prox, scad_prox
 from wellposed.ops.norms import length, signs, unless_diverged, widened
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
@@ -83,7 +83,7 @@ class MCP(FoldedConcave):
         return (self.strength - size / self.gamma).clamp_min(0.0)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The global minimizer, at a tie 0; see `wellposed.ops.nonconvex.mcp_prox`."""
+        """The global minimizer, at a tie 0; see `wellposed.ops.nonconvex_prox.mcp_prox`."""
         return mcp_prox(w, step, self.strength, self.gamma)
 
 
@@ -130,7 +130,7 @@ class SCAD(FoldedConcave):
         return falling.clamp(0.0, self.strength)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The global minimizer, at a tie the smaller; see `wellposed.ops.nonconvex.scad_prox`."""
+        """The global minimizer, at a tie the smaller; see `wellposed.ops.nonconvex_prox.scad_prox`."""
         return scad_prox(w, step, self.strength, self.gamma)
 
 

@@ -11,7 +11,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.ops.norms import unless_diverged, widened
-from wellposed.ops.variation import variation_distance, variation_prox
+from wellposed.ops.variation_prox import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
@@ -60,9 +60,9 @@ class TotalVariation(Penalty):
         return (self.strength * widened(w).diff(dim=self.axis).abs().sum()).to(w.dtype) if w.numel() else w.sum()
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """Exact, also with a step for each coordinate; see `wellposed.ops.variation.variation_prox`."""
+        """Exact, also with a step for each coordinate; see `wellposed.ops.variation_prox.variation_prox`."""
         return variation_prox(w, step, self.strength, self.axis)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Exact; see `wellposed.ops.variation.variation_distance`."""
+        """Exact; see `wellposed.ops.variation_prox.variation_distance`."""
         return unless_diverged(variation_distance(w, grad, self.strength, self.axis), w)

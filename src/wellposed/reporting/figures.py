@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
+from wellposed.core.records import known
 from wellposed.core.shared import alone
 from wellposed.core.signs import escaped
-from wellposed.search.record import known
-from wellposed.search.words import decimals_for, fixed, score, signed
+from wellposed.study.verdict import decimals_for, fixed, score, signed
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
 POINTS_PER_INCH = 72

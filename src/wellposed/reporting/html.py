@@ -15,9 +15,9 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.core.reading import read_bytes
-from wellposed.reporting import budget, figures
-from wellposed.search import words
-from wellposed.search.record import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+from wellposed.core.records import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+from wellposed.reporting import budget_panel, figures
+from wellposed.study import verdict
 
 SCHEMA = 1
 RECORD = "study.json"
@@ -98,7 +98,7 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     kinds: tuple[Callable[..., str], ...] = (
-        words.score, words.count, words.percent, words.duration, words.setting, words.counted, words.number_or_text,
+        verdict.score, verdict.count, verdict.percent, verdict.duration, verdict.setting, verdict.counted, verdict.number_or_text,
     )  # fmt: skip
     environment.filters.update({kind.__name__: kind for kind in kinds})
     environment.filters["drawn"] = require("markupsafe", "report").Markup  # only what `figures` drew
@@ -109,11 +109,11 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
     """Everything the template shows; a section without content is None or empty."""
     return {
         "name": text(record.get("name"), 120),
-        "verdict": words.verdict(record),
-        "emptied": words.emptied(record),
-        "metric": words.metric_name(record),
+        "verdict": verdict.verdict(record),
+        "emptied": verdict.emptied(record),
+        "metric": verdict.metric_name(record),
         "directed": part(record, "metric", "name") is not None,
-        "higher": words.higher_is_better(record),
+        "higher": verdict.higher_is_better(record),
         "task": text(record.get("task"), 60),
         "target": text(record.get("target"), 120),
         "classes": texts(record.get("classes"), 60, 40),
@@ -138,29 +138,29 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
 
 def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
     """The key numbers: a label, the number, and what it means."""
-    metric = words.metric_name(record)
+    metric = verdict.metric_name(record)
     cells = []
     chose = f"{metric}; the search chose on these"
     for key, label, note in (("test", "on untouched rows", metric), ("valid", "on validation rows", chose)):
         before, after = part(record, "baseline", key), part(record, "best", key)
         if known([number(before), number(after)]):
-            cells.append({"label": label, "before": words.score(before), "value": words.score(after), "note": note})
+            cells.append({"label": label, "before": verdict.score(before), "value": verdict.score(after), "note": note})
     tried = number(record.get("recipes_tried"))
     if math.isfinite(tried):
         seconds = number(record.get("seconds"))
-        note = f"in {words.duration(seconds)}" if math.isfinite(seconds) else ""
-        cells.append({"label": "recipes tried", "before": "", "value": words.count(tried), "note": note})
+        note = f"in {verdict.duration(seconds)}" if math.isfinite(seconds) else ""
+        cells.append({"label": "recipes tried", "before": "", "value": verdict.count(tried), "note": note})
     size = number(part(record, "data", "rows"))
     if math.isfinite(size):
         features = number(part(record, "data", "features"))
-        note = words.counted(features, "feature") if math.isfinite(features) else ""
-        cells.append({"label": "rows of data", "before": "", "value": words.count(size), "note": note})
+        note = verdict.counted(features, "feature") if math.isfinite(features) else ""
+        cells.append({"label": "rows of data", "before": "", "value": verdict.count(size), "note": note})
     return cells
 
 
 def _references(record: dict[str, Any]) -> dict[str, Any] | None:
     """Every model's score on the same untouched rows, best first; None where there is no reference."""
-    scores = words.reference_scores(record)
+    scores = verdict.reference_scores(record)
     if not scores:
         return None
     labels = {"constant": "constant", "linear": "linear model", "boosting": "boosting"}
@@ -172,9 +172,9 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
         value = number(part(record, side, "test"))
         if math.isfinite(value):
             marks.append(figures.Mark(label, value, colour))
-    marks.sort(key=lambda mark: mark.value, reverse=words.higher_is_better(record))
-    listed = ", ".join(f"{mark.label} {words.score(mark.value)}" for mark in marks)
-    label = f"{words.metric_name(record)} on the same untouched rows, best first: {listed}"
+    marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
+    listed = ", ".join(f"{mark.label} {verdict.score(mark.value)}" for mark in marks)
+    label = f"{verdict.metric_name(record)} on the same untouched rows, best first: {listed}"
     return {"svg": figures.dots("references", label, marks)}
 
 
@@ -206,7 +206,7 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Loss, and the metric where it is recorded: a panel for each side in a common frame."""
     histories = _histories(record)
     panels = []
-    for kind, title in (("loss", "loss"), ("metric", words.metric_name(record))):
+    for kind, title in (("loss", "loss"), ("metric", verdict.metric_name(record))):
         columns = (f"train_{kind}", f"valid_{kind}")
         groups = [[v for column in columns for v in _column(epochs, column)] for _, epochs in histories.values()]
         values = [value for group in groups for value in known(group)]
@@ -233,11 +233,11 @@ def _curve(
         for name in ("train", "valid")
     )
     chosen = _chosen(facts, epochs)
-    label = f"{SIDES[side]}: {title} against {words.counted(len(epochs), 'epoch')}"
+    label = f"{SIDES[side]}: {title} against {verdict.counted(len(epochs), 'epoch')}"
     if chosen >= 0:
         label += (
-            f"; at the chosen epoch {words.count(index[chosen])} training is {words.score(train.values[chosen])} "
-            f"and validation {words.score(valid.values[chosen])}"
+            f"; at the chosen epoch {verdict.count(index[chosen])} training is {verdict.score(train.values[chosen])} "
+            f"and validation {verdict.score(valid.values[chosen])}"
         )
     return figures.curves(f"{side}-{kind}", label, train, valid, chosen, frame)
 
@@ -253,15 +253,15 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
             found[side] = pair
             constants.append(number(facts.get("constant_loss")))
             errors.append(number(row.get("valid_loss_se")))
-    budgets = {side: one for side in SIDES if budget.steps_of(one := part(record, "error_budget", side))}
+    budgets = {side: one for side in SIDES if budget_panel.steps_of(one := part(record, "error_budget", side))}
     if not found and not budgets:
         return None
     constant = (known(constants) or [math.nan])[0]
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
-    wide = budget.frame_of([budget.steps_of(one) for one in budgets.values()])
+    wide = budget_panel.frame_of([budget_panel.steps_of(one) for one in budgets.values()])
     panels = [
-        budget.panel(side, title, budgets[side], wide)
+        budget_panel.panel(side, title, budgets[side], wide)
         if side in budgets
         else {"side": title, "svg": _waterfall(side, *plain[side], frame, constant), "budget": False}
         for side, title in SIDES.items()
@@ -269,15 +269,15 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     ]
     said = ""
     if len(found) == 2:
-        said = words.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
+        said = verdict.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
     shown = bool(plain) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
 
 
 def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
     label = (
-        f"{SIDES[side]}: training cost {words.score(train)} plus gap {words.score(valid - train)} "
-        f"is validation loss {words.score(valid)}"
+        f"{SIDES[side]}: training cost {verdict.score(train)} plus gap {verdict.score(valid - train)} "
+        f"is validation loss {verdict.score(valid)}"
     )
     return figures.waterfall(f"{side}-gap", label, train, valid, frame, constant)
 
@@ -296,7 +296,7 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
     confidence = number(finding.get("confidence"))
     evidence = [
-        (text(key, 60).replace("_", " "), words.number_or_text(value))
+        (text(key, 60).replace("_", " "), verdict.number_or_text(value))
         for key, value in list(mapping(finding.get("evidence")).items())[:24]
         if not isinstance(value, (dict, list))
     ]
@@ -314,7 +314,7 @@ def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
     before, after = (text(part(record, side, "recipe"), 600) for side in SIDES)
     differences = record.get("differences")
     pairs = [
-        (text(key, 120), words.setting(change[0]), words.setting(change[1]))
+        (text(key, 120), verdict.setting(change[0]), verdict.setting(change[1]))
         for key, change in list(mapping(differences).items())[:200]
         if isinstance(change, list) and len(change) == 2
     ]
@@ -331,28 +331,28 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
-        decimals = words.decimals_for(high - low)
+        decimals = verdict.decimals_for(high - low)
         sure = "new" if low > 0 else "old" if high < 0 else ""
-        interval = f"{words.signed(low, decimals)} to {words.signed(high, decimals)}"
-        worths.append({"name": name, "worth": words.signed(estimate, decimals), "interval": interval, "sure": sure})
+        interval = f"{verdict.signed(low, decimals)} to {verdict.signed(high, decimals)}"
+        worths.append({"name": name, "worth": verdict.signed(estimate, decimals), "interval": interval, "sure": sure})
     if not worths:
         return None
     found = mapping(record.get("simplest"))
     difference, error = (number(found.get(key)) for key in ("difference", "standard_error"))
-    decimals = words.decimals_for(4 * error)
+    decimals = verdict.decimals_for(4 * error)
     return {
         "worths": worths,
         "pairs": max(known([number(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan),
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": words.signed(difference, decimals),
+        "difference": verdict.signed(difference, decimals),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 
 
 def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
     """The recipes that were tried: a figure in their order and a table by their score."""
-    higher = words.higher_is_better(record)
+    higher = verdict.higher_is_better(record)
     everything = [trial for trial in rows(record.get("trials")) if trial.get("kind") != "ablation"][:MOST_RECIPES]
     searched = [trial for trial in everything if trial.get("kind") != "confirmation"]
     table = [_trial(trial, place) for place, trial in enumerate(everything)]
@@ -379,10 +379,10 @@ def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str,
         mine = [row["valid"] for row in ranked if row["kind"] == kind]
         if mine:
             best = (max if higher else min)(known(mine), default=math.nan)
-            facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", words.score(best))]
+            facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", verdict.score(best))]
     seconds = known([row["seconds"] for row in ranked])
     if seconds:
-        facts.append(("median time", words.duration(sorted(seconds)[len(seconds) // 2])))
+        facts.append(("median time", verdict.duration(sorted(seconds)[len(seconds) // 2])))
     failed = sum(math.isnan(row["valid"]) for row in ranked)
     return [*facts, ("without a score", str(failed))] if failed else facts
 
@@ -394,8 +394,8 @@ def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], highe
     order = [float(place) for place in range(1, len(searched) + 1)]
     best = max(known(scores)) if higher else min(known(scores))
     label = (
-        f"validation {words.metric_name(record)} of {words.counted(len(searched), 'recipe')} in the order of trying; "
-        f"the best has {words.score(best)}"
+        f"validation {verdict.metric_name(record)} of {verdict.counted(len(searched), 'recipe')} in the order of trying; "
+        f"the best has {verdict.score(best)}"
     )
     return figures.trials(
         "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
@@ -435,7 +435,7 @@ def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
-    shape = [words.count(size) for size in listing(line.get("shape"))[:8]]
+    shape = [verdict.count(size) for size in listing(line.get("shape"))[:8]]
     strength = number(line.get("effective_strength"))
     return {
         **{key: text(line.get(key), 200) for key in ("parameter", "role", "term", "how", "objective")},
@@ -453,21 +453,24 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     if not math.isfinite(estimate) and not pairs:
         return None
     differences = known([pair["difference"] for pair in pairs])
-    decimals = words.decimals_for(high - low)
+    decimals = verdict.decimals_for(high - low)
     for pair in pairs:
-        pair["signed"] = words.signed(pair["difference"], decimals)
+        pair["signed"] = verdict.signed(pair["difference"], decimals)
     looks = number(found.get("looks", record.get("looks")))
     drawable = all(math.isfinite(value) for value in (estimate, low, high))
-    size, span = words.signed(estimate, decimals), f"{words.fixed(low, decimals)} to {words.fixed(high, decimals)}"
+    size, span = (
+        verdict.signed(estimate, decimals),
+        f"{verdict.fixed(low, decimals)} to {verdict.fixed(high, decimals)}",
+    )
     label = f"Improvement {size}, interval {span}"
     return {
         "svg": figures.interval("improvement", label, estimate, low, high, differences) if drawable else "",
         "pairs": pairs,
         "estimate": size,
         "interval": span if drawable else "unknown",
-        "level": words.percent(found.get("level")),
-        "seeds": words.count(found.get("pairs")),
-        "rows": words.count(words.untouched_rows(record)),
+        "level": verdict.percent(found.get("level")),
+        "seeds": verdict.count(found.get("pairs")),
+        "rows": verdict.count(verdict.untouched_rows(record)),
         "looks": int(looks) if math.isfinite(looks) else None,
         "limited_by": {"rows": "untouched rows", "seeds": "paired seeds"}.get(text(found.get("limited_by")), ""),
     }
@@ -478,13 +481,13 @@ def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
     confirmation = mapping(record.get("confirmation"))
     before, after = numbers(confirmation.get("baseline")), numbers(confirmation.get("best"))
     seeds = [text(seed, 24) for seed in listing(confirmation.get("seeds"))]
-    higher = words.higher_is_better(record)
+    higher = verdict.higher_is_better(record)
     return [
         {
             "seed": seeds[place] if place < len(seeds) else str(place + 1),
             "baseline": a,
             "best": b,
-            "difference": words.improved(a, b, higher),
+            "difference": verdict.improved(a, b, higher),
         }
         for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100])
     ]
@@ -494,7 +497,7 @@ def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
     """How the rows were split."""
     labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
     data = mapping(record.get("data"))
-    return [(label, words.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
+    return [(label, verdict.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
 
 
 def _reproduce(record: dict[str, Any]) -> dict[str, Any]:

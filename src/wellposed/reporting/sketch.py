@@ -8,8 +8,8 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnosis
-from wellposed.diagnosis.logs import Array
-from wellposed.diagnosis.turn import counted
+from wellposed.diagnosis.turning_point import counted
+from wellposed.logs import Array
 
 HEIGHT = 12  # lines of the drawing: a bend shows, and a screen still has room for the verdict
 MARGIN = 10  # signs on the left for the numbers of the axis

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import InputError
-from wellposed.diagnosis.bias_variance import BiasVariance
-from wellposed.diagnosis.learning_curve import Curve, LearningCurve
-from wellposed.diagnosis.repeats import amount_of, is_bound
+from wellposed.decomposition.bias_variance import BiasVariance
+from wellposed.decomposition.learning_curve import Curve, LearningCurve
+from wellposed.decomposition.repeated_training import amount_of, is_bound
 from wellposed.reporting.figures import (
     BEST,
     INK,

@@ -19,9 +19,9 @@ from wellposed.core.files import write_atomically
 from wellposed.core.shared import alone
 from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import understood
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
-from wellposed.diagnosis.limits import understood
-from wellposed.diagnosis.turn import Turn, counted, give_or_take
+from wellposed.diagnosis.turning_point import Turn, counted, give_or_take
 from wellposed.reporting import figures as draw
 
 KINDS = (".svg", ".png", ".html")

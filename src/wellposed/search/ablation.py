@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.progress import report
-from wellposed.diagnosis.evidence import Interval, crossed_interval, student_quantile
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import shares
-from wellposed.search.bench import Bench
+from wellposed.search import budget_split
 from wellposed.search.ingredients import Ingredient, Part, contents
-from wellposed.search.pace import with_epochs
+from wellposed.search.runner import Bench
+from wellposed.search.timing import with_epochs
+from wellposed.statistics.evidence import Interval, crossed_interval, student_quantile
 from wellposed.training.run import Run
 
 LEVEL = 0.95
@@ -164,7 +164,12 @@ def affordable_pairs(
     if not bench.account.timed:
         tried = len(bench.state.of("baseline", "search"))
         return fewest if share == 1.0 else min(PAIRS[1], tried // len(recipes))
-    left = shares.HASTE * share * (bench.until(shares.ABLATION) - bench.account.spent) * bench.account.budget.amount
+    left = (
+        budget_split.HASTE
+        * share
+        * (bench.until(budget_split.ABLATION) - bench.account.spent)
+        * bench.account.budget.amount
+    )
     each = bench.pace.seconds("ablation", list(recipes), epochs, rows or bench.total)
     return max(0, min(PAIRS[1], int(left / max(each, 1e-9))))
 
@@ -175,7 +180,7 @@ def scores(
     """What each validation row adds to the score, of each recipe with each seed; fewer where a run failed or was cut."""
     seeds = [SEEDS + bench.seed + number for number in range(pairs)]
     lot = [bench.planned("ablation", recipe, with_epochs(recipe, epochs), seed) for recipe in recipes for seed in seeds]
-    runs = bench.train("ablation", lot, rows, ends=bench.until(shares.ABLATION))
+    runs = bench.train("ablation", lot, rows, ends=bench.until(budget_split.ABLATION))
     found: list[list[np.ndarray]] = []
     for place in range(len(recipes)):
         ended = [run for run in runs[place * pairs : (place + 1) * pairs] if whole(run)]

@@ -9,12 +9,12 @@ from wellposed.core.errors import ProblemError, listed
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import shares
-from wellposed.search.bench import Bench
-from wellposed.search.pace import with_epochs
+from wellposed.search import budget_split
 from wellposed.search.playbook import edge
-from wellposed.search.rates import BASELINE_RATES, FEWEST_RATES, next_rates
-from wellposed.search.state import Trial
+from wellposed.search.rate_grid import BASELINE_RATES, FEWEST_RATES, next_rates
+from wellposed.search.runner import Bench
+from wellposed.search.timing import with_epochs
+from wellposed.study.trials import Trial
 
 
 def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -> Recipe:
@@ -45,7 +45,7 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
             )
             for recipe in recipes
         ]  # fmt: skip
-        bench.train("baseline", lot, rows, ends=bench.until(shares.SEARCH))
+        bench.train("baseline", lot, rows, ends=bench.until(budget_split.SEARCH))
         ended = {
             rate: trial for trial in tried(bench.state.trials, plain) if (rate := trial.built.optimizer.lr) in rates
         }
@@ -70,7 +70,7 @@ def tried(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:
 
 def may_go_on(bench: Bench) -> bool:
     """Whether there is time, or a recipe, for more rates than the first few."""
-    return bench.account.spent < (bench.until(shares.RATES) if bench.account.timed else 0.21)
+    return bench.account.spent < (bench.until(budget_split.RATES) if bench.account.timed else 0.21)
 
 
 def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
@@ -80,7 +80,7 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
             run = bench.runs.get(trial.index)
             if run is None and bench.state.confirmed:
                 break  # the baseline of a study that goes on, and what was seen of it then
-            late = bench.account.timed and bench.account.spent >= bench.until(shares.SEARCH)
+            late = bench.account.timed and bench.account.spent >= bench.until(budget_split.SEARCH)
             bench.state.findings = trial.findings if run is None or late else diagnose(run).names
             bench.keep()
     return bench.state.findings

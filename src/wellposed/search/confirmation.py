@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wellposed.core.progress import report
-from wellposed.diagnosis.evidence import Interval, crossed_interval, look_level
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import shares
+from wellposed.search import budget_split
 from wellposed.search.baseline import diverged
-from wellposed.search.bench import Bench
 from wellposed.search.finalists import fewer_rows
-from wellposed.search.pace import MOST_EPOCHS, with_epochs
-from wellposed.search.ranking import learned
-from wellposed.search.subject import content
+from wellposed.search.holdout import content
+from wellposed.search.runner import Bench
+from wellposed.search.timing import MOST_EPOCHS, with_epochs
+from wellposed.statistics.evidence import Interval, crossed_interval, look_level
+from wellposed.study.ranking import learned
 from wellposed.training.run import Run
 
 ALPHA = 0.05
@@ -153,8 +153,8 @@ def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: Plan) -> in
 
 def seconds_left(bench: Bench, same: bool) -> float:
     """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    ends = bench.until(shares.ABLATION if same else shares.CONFIRMATION)
-    return shares.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
+    ends = bench.until(budget_split.ABLATION if same else budget_split.CONFIRMATION)
+    return budget_split.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
 
 
 def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
@@ -173,7 +173,7 @@ def trained_pairs(
     recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]
     seeds = [SEEDS + bench.seed + first + number for number in range(count)]
     lot = [bench.planned("confirmation", recipe, recipe, seed) for seed in seeds for recipe in recipes]
-    ends = max(shares.LATEST, bench.account.spent + shares.GRACE) if bench.account.timed else math.inf
+    ends = max(budget_split.LATEST, bench.account.spent + budget_split.GRACE) if bench.account.timed else math.inf
     runs = bench.train("confirmation", lot, how.rows, ends=ends)
     whole: list[Pair] = []
     cut: list[Pair] = []

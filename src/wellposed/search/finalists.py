@@ -8,10 +8,10 @@ import numpy as np
 
 from wellposed.core.progress import report
 from wellposed.recipe.recipe import Recipe
-from wellposed.search import shares
-from wellposed.search.bench import Bench
-from wellposed.search.pace import with_epochs
-from wellposed.search.state import ranked
+from wellposed.search import budget_split
+from wellposed.search.runner import Bench
+from wellposed.search.timing import with_epochs
+from wellposed.study.trials import ranked
 
 SIZES = ((8, 3), (5, 3), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
 """How many finalists there are with how many seeds, where there is time: the first that fits."""
@@ -22,7 +22,7 @@ WITHOUT_CLOCK, EACH = (3, 3), 12
 def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     """The recipe with the best mean in validation over new seeds, on all rows if time allows; the baseline is among them."""
     report("phase", text="finalists")
-    if bench.account.timed and bench.account.spent >= bench.until(shares.CONFIRMATION):
+    if bench.account.timed and bench.account.spent >= bench.until(budget_split.CONFIRMATION):
         bench.notes.append("There was no time to train the best few again: the best of the search was taken as it is.")
         first = [
             t
@@ -40,7 +40,7 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         for again in range(1, 1 + seeds)
         for recipe in candidates
     ]
-    ends = min(bench.account.spent + shares.FINALISTS * 1.5 * (1.0 - bench.start), shares.LATEST)
+    ends = min(bench.account.spent + budget_split.FINALISTS * 1.5 * (1.0 - bench.start), budget_split.LATEST)
     bench.train("finalist", bench.left(lot), rows, ends=ends)
     ended = {trial.index: trial for trial in bench.state.of("finalist")}
     scores: dict[str, list[float]] = defaultdict(list)
@@ -57,7 +57,7 @@ def plan(bench: Bench, recipes: list[Recipe], tried: int, epochs: int) -> tuple[
     """How many finalists with how many seeds, for how many epochs, on how many rows (None: all)."""
     if not bench.account.timed:
         return min(SIZES[0][0], max(WITHOUT_CLOCK[0], tried // EACH)), WITHOUT_CLOCK[1], epochs, None
-    left = shares.HASTE * shares.FINALISTS * (1.0 - bench.start) * bench.account.budget.amount
+    left = budget_split.HASTE * budget_split.FINALISTS * (1.0 - bench.start) * bench.account.budget.amount
     pace, total = bench.pace, bench.total
     for count, seeds in SIZES:
         lot = recipes[: 1 + count] * seeds

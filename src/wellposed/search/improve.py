@@ -13,30 +13,30 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import Diagnosis, diagnose
+from wellposed.parallel.executors import ENGINES
 from wellposed.recipe.recipe import Recipe, as_recipe
-from wellposed.search import shares
+from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
-from wellposed.search.advised import told
+from wellposed.search.advised_trials import told
 from wellposed.search.baseline import findings_of, tuned_baseline
-from wellposed.search.bench import Bench
-from wellposed.search.budget import Account, Budget
 from wellposed.search.confirmation import Confirmed, confirmed
+from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
-from wellposed.search.folder import claimed
-from wellposed.search.pace import FEWEST_RECIPES
+from wellposed.search.holdout import fingerprint, plain_recipe, prepared, with_test
+from wellposed.search.lots import Rounds
 from wellposed.search.playbook import edge
-from wellposed.search.probes import settle_pace
-from wellposed.search.ranking import best_loss, chosen, shown_score
 from wellposed.search.references import References, references
-from wellposed.search.resume import resumed
-from wellposed.search.rounds import Rounds
-from wellposed.search.sources import error_budgets
+from wellposed.search.runner import Bench
 from wellposed.search.space import Space
-from wellposed.search.state import STATE, State
-from wellposed.search.study import Study
-from wellposed.search.subject import fingerprint, plain_recipe, prepared, with_test
+from wellposed.search.timing import FEWEST_RECIPES
+from wellposed.search.timing_probes import settle_pace
+from wellposed.study.budget import Account, Budget
+from wellposed.study.folder import claimed
+from wellposed.study.ranking import best_loss, chosen, shown_score
+from wellposed.study.resume import resumed
+from wellposed.study.study import Study
+from wellposed.study.trials import STATE, State
 from wellposed.training.device import resolve_device
-from wellposed.training.executors import ENGINES
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -188,10 +188,10 @@ class Search:
         """A constant, a linear model and boosting on the same rows."""
         report("phase", text="references")
         account = self.account
-        if account.timed and account.spent >= shares.STARTED:
+        if account.timed and account.spent >= budget_split.STARTED:
             said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
             return References({}, {}, (said,))
-        return references(self.problem, account.deadline(account.spent + shares.REFERENCES))
+        return references(self.problem, account.deadline(account.spent + budget_split.REFERENCES))
 
     def declared(self, baseline: Recipe) -> Space | None:
         """The space around the baseline; None after Ctrl-C."""
@@ -227,7 +227,7 @@ class Search:
 
     def diagnosed(self, run: Run) -> Diagnosis:
         """What holds a run back, seen from inside; by its curves alone where the time is over."""
-        if not self.account.timed or self.account.spent < shares.LATEST:
+        if not self.account.timed or self.account.spent < budget_split.LATEST:
             return diagnose(run)
         said = "There was no time to look inside the models: the diagnoses are of their curves alone."
         if said not in self.bench.notes:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from wellposed.search.ranking import WORST
 from wellposed.search.space import Dimension, Space
-from wellposed.search.state import Trial
+from wellposed.study.ranking import WORST
+from wellposed.study.trials import Trial
 
 BEST_OF = 8
 """Trials from which a best point at the border says something about the range."""

@@ -15,8 +15,8 @@ from typing import Any
 from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator, stream_seed
 from wellposed.core.shared import warnings_apart
-from wellposed.search.ranking import WORST, Rank
 from wellposed.search.space import Dimension, Point, Space, same
+from wellposed.study.ranking import WORST, Rank
 
 MOST_DRAWS = 20
 """Draws for a point that differs from all others; a small space may have no more, and then one comes twice."""

@@ -22,7 +22,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
-from wellposed.training.samples import Sample
+from wellposed.training.resampling import Sample
 
 Point = dict[str, Any]
 """The values of the dimensions that are active, by name."""

@@ -26,7 +26,7 @@ from wellposed.data.tables import TableEncoder, TargetEncoder
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
-from wellposed.training.problems import ARCHITECTURES
+from wellposed.training.ready_problems import ARCHITECTURES
 from wellposed.training.run import Run
 
 SCHEMA = 1

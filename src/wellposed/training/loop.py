@@ -23,7 +23,7 @@ from wellposed.data.data import Prepared
 from wellposed.losses.criterion import wide
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
-from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.perturb import Perturbed, perturb
@@ -38,13 +38,13 @@ from wellposed.penalties.base import FunctionalPenalty
 from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.recipe import Recipe, as_recipe
 from wellposed.training.device import resolve_device
+from wellposed.training.early_stopping import Patience, check_monitors, higher_is_better
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
-from wellposed.training.facts import like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
-from wellposed.training.patience import Patience, check_monitors, higher_is_better
+from wellposed.training.measures import like_for_like, term_facts, weight_facts
 from wellposed.training.problem import Problem
+from wellposed.training.resampling import Sample, sampled
 from wellposed.training.run import Run
-from wellposed.training.samples import Sample, sampled
 
 Stop = Callable[[History], "str | None"]
 Mixing = tuple[Tensor, Weight]
@@ -551,7 +551,7 @@ def steps_of(rows: int, recipe: Recipe) -> int:
 
 @torch.no_grad()
 def disturb_gradients(model: nn.Module, variance: float, step: int, seed: int) -> None:
-    """Annealed noise on every gradient; see `wellposed.noise.gradients.GradientNoise`."""
+    """Annealed noise on every gradient; see `wellposed.noise.gradient_noise.GradientNoise`."""
     noise = GradientNoise(model, variance, seed=seed)
     noise.step = step
     noise()

@@ -19,7 +19,7 @@ from wellposed.losses.metrics import Metric, default_metric, scaled
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, call, evaluating
-from wellposed.training.facts import constant_facts
+from wellposed.training.measures import constant_facts
 
 
 @checked

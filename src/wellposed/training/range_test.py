@@ -22,7 +22,7 @@ from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
 from wellposed.losses.per_example import Loss
-from wellposed.noise.gradients import GradientNoise
+from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, bare, inside, needs_its_optimizer

@@ -26,11 +26,11 @@ from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
-from wellposed.training.facts import constant_facts, like_for_like, term_facts, weight_facts
 from wellposed.training.history import History
-from wellposed.training.looking import Look, Unseen, look, rebatched
+from wellposed.training.inspection import Look, Unseen, look, rebatched
 from wellposed.training.loop import gradient_norm
-from wellposed.training.notes import Notes, attached
+from wellposed.training.loop_activity import Notes, attached
+from wellposed.training.measures import constant_facts, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training

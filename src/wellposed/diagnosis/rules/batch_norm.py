@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.rules.rule import Inside
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals

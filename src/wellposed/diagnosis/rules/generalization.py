@@ -7,12 +7,8 @@ import math
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, Share
 from wellposed.diagnosis.finding import Finding, Number
-from wellposed.diagnosis.rules.base import (
-    Rule,
-    end_of,
-    falls,
-)
 from wellposed.diagnosis.rules.outputs import WrongOutput
+from wellposed.diagnosis.rules.rule import Rule, end_of, falls
 
 
 class Overfits(Rule):

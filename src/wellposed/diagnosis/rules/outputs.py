@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.base import Inside
+from wellposed.diagnosis.rules.rule import Inside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from wellposed.diagnosis.signals import Signals, Targets
-    from wellposed.training.looking import Look
+    from wellposed.training.inspection import Look
 
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""

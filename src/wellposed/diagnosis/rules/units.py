@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.base import Inside, regularizes
-from wellposed.diagnosis.rules.data import Unshuffled
+from wellposed.diagnosis.rules.row_faults import Unshuffled
+from wellposed.diagnosis.rules.rule import Inside, regularizes
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
-    from wellposed.training.looking import Units
+    from wellposed.training.inspection import Units
 
 LEAST_PULL = 1e-2  # of the strongest relative gradient: what is pulled so much moves within two epochs
 FEWEST_ROWS = 64  # rows on which a unit must be 0: a useful one may fire on one row in twenty

@@ -1,0 +1,1 @@
+"""Where does the error come from? Error budget, parts of the gap, bias and variance, learning curve."""

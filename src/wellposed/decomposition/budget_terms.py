@@ -1,0 +1,484 @@
+"""`ErrorBudget`: what `error_budget` measured, for people and programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wellposed.core.errors import InputError, listed
+from wellposed.core.files import jsonable
+from wellposed.decomposition.budget_findings import MATTERS, finding_of, name_of, nothing_found, remarks
+from wellposed.decomposition.picture import shown
+from wellposed.decomposition.rivals import Objective
+from wellposed.diagnosis.advice import Room
+from wellposed.diagnosis.finding import Change, Finding
+from wellposed.recipe.recipe import Recipe
+from wellposed.statistics.evidence import crossed_interval, student_quantile
+
+Array = npt.NDArray[np.float64]
+
+MATERIAL = 0.01
+"""A part below this share of the validation loss is not named: pulling its lever would move nothing that people read."""
+TERMS = ("floor", "regularization", "optimization", "stopping", "gap")
+"""The terms, in the order in which they add up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number with its interval.
+
+    Attributes:
+        values: for each seed; their mean is ``estimate``.
+        rows: ``(rows, seeds)``, where validation rows vary it too; else None.
+        low, high: where it lies at the budget's level; NaN where one seed says nothing of others.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    low: float
+    high: float
+    rows: Array | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def estimate(self) -> float:
+        """The mean over the seeds."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"name", "estimate", "low", "high", "clear", "values"}``."""
+        return {"name": self.name, "estimate": self.estimate, "low": self.low, "high": self.high, "clear": self.clear,
+                "values": list(self.values)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The losses of one seed that the terms are differences of.
+
+    Attributes:
+        floor: T0, the lowest training loss of any network that was trained, the larger one included.
+        same: the lowest training loss of the same network, with or without its regularization.
+        best: T(w*), of the lowest cost that was found.
+        end, chosen: T at the last epoch, and of the weights that come back.
+        valid: V(chosen), for each row.
+        valid_best, valid_end: V(w*) and V(w_end), for each row.
+        valid_way: V on the way to w*, at the epoch that the recipe's rule would choose; None where it was not needed.
+        cost_end, cost_best: the cost at w_end and w*.
+        winner: which recipe found w*; empty where it is the recipe's own.
+        rival: that recipe; None where it is the recipe's own.
+        patient: the training loss of the recipe's own optimizer and rate, annealed and longer; NaN where it was not trained.
+        kin, kin_loss: the best of the recipe's own optimizer or its kind, at any rate, and its training loss.
+    """
+
+    floor: float
+    same: float
+    best: float
+    end: float
+    chosen: float
+    valid: Array
+    valid_best: Array
+    valid_end: Array
+    cost_end: float
+    cost_best: float
+    winner: str = ""
+    rival: Recipe | None = None
+    patient: float = math.nan
+    valid_way: Array | None = None
+    kin: Recipe | None = None
+    kin_loss: float = math.nan
+
+    def closes(self, loss: float) -> float:
+        """The share of what the optimizer left that this training loss makes good; NaN where nothing was left."""
+        left = self.end - self.best
+        return (self.end - loss) / left if left > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change that a finding would propose, trained and stopped as the recipe is.
+
+    Attributes:
+        name: the finding whose lever it pulls.
+        valid: the validation loss, each row's part, for each seed.
+    """
+
+    name: str
+    change: Change
+    valid: tuple[Array, ...] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What pulling a part's lever does.
+
+    Attributes:
+        remedy: the change that lowers the validation loss most, of those that were tried.
+        gain: what a choice like that takes off the validation loss; see `cross_fitted`.
+        helps: whether that is clear, and large enough to be named.
+    """
+
+    remedy: Remedy
+    gain: Part
+    helps: bool
+
+
+def cross_fitted(gains: Array) -> Array:
+    """``(rows, seeds)``: the gain of the best of several changes, without the luck of having been chosen.
+
+    The best of several looks better than it is on the rows and seeds that it was chosen by. So for every second row and each seed
+    the change is taken that is best on the other rows with the other seeds.
+
+    Args:
+        gains: ``(changes, rows, seeds)``, two seeds or more.
+    """
+    _, rows, seeds = gains.shape
+    found = np.empty((rows, seeds))
+    for seed in range(seeds):
+        others = np.arange(seeds) != seed
+        for half in (0, 1):
+            elsewhere = gains[:, 1 - half :: 2] if rows > 1 else gains
+            best = int(elsewhere[:, :, others].mean((1, 2)).argmax())
+            found[half::2, seed] = gains[best, half::2, seed]
+    return found
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """What `error_budget` measured. ``str()`` for people, `to_dict` for programs.
+
+    Attributes:
+        levels: the losses of each seed.
+        seeds: in the same order.
+        recipe: whose budget it is.
+        objective: whose cost w* is best in; see `wellposed.decomposition.rivals.Objective`.
+        larger: settings of the larger network; None where none is known, and capacity is then not known either.
+        level: of the intervals.
+        constant: the validation loss of the best constant prediction; NaN where unknown.
+        runs, epochs, seconds: what the probe cost, runs that were given not counted.
+        notes: what limits the numbers, a sentence each.
+        room: what the problem leaves room for, for the changes that findings propose.
+        hurried: whether time was too short for rivals that train as long as the recipe: then nothing is named.
+        remedies: changes that were tried; a part is named only where one of its own lowers the validation loss.
+    """
+
+    levels: tuple[Levels, ...]
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    objective: Objective
+    larger: Mapping[str, Any] | None
+    level: float = 0.95
+    constant: float = math.nan
+    runs: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    room: Room = field(default_factory=Room)
+    remedies: tuple[Remedy, ...] = ()
+    hurried: bool = False
+
+    def _by_seed(self, name: str, of: Callable[[Levels], float]) -> Part:
+        """A part that only seeds vary: the training rows are the problem's."""
+        values = tuple(of(one) for one in self.levels)
+        half = _half_width(values, self.level)
+        mean = math.fsum(values) / len(values)
+        return Part(name, values, mean - half, mean + half)
+
+    def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> Part:
+        """A part that seeds and validation rows vary."""
+        return self._of_rows(name, np.stack([of(one) for one in self.levels], axis=1))
+
+    def _of_rows(self, name: str, rows: Array) -> Part:
+        found = crossed_interval(rows, self.level)
+        return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The five terms, in the order of `TERMS`: they add up to `valid`."""
+        return (
+            self._by_seed("floor", lambda one: one.floor),
+            self._by_seed("regularization", lambda one: one.best - one.floor),
+            self._by_seed("optimization", lambda one: one.end - one.best),
+            self._by_seed("stopping", lambda one: one.chosen - one.end),
+            self._by_rows("gap", lambda one: one.valid - one.chosen),
+        )
+
+    def __getitem__(self, name: str) -> Part:
+        """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"way_gain"``,
+        ``"going_on"``, ``"shortfall"``.
+
+        Raises:
+            InputError: there is none, or it could not be measured.
+        """
+        known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain, self.going_on)}
+        for extra in (self.shortfall, self.way_gain):
+            if extra is not None:
+                known[extra.name] = extra
+        if name not in known:
+            raise InputError(f"This budget has no {name!r}. It has {listed(list(known), len(known))}.")
+        return known[name]
+
+    @cached_property
+    def valid(self) -> Part:
+        """V(chosen), the sum of the terms."""
+        return self._by_rows("valid", lambda one: one.valid)
+
+    @cached_property
+    def apart(self) -> tuple[Part, ...]:
+        """What the regularization term is made of: ``capacity``, by which the same network without regularization stays
+        above the floor, and ``charged``, what the terms and the noise add. Empty where no larger network was trained."""
+        if self.larger is None:
+            return ()
+        return (
+            self._by_seed("capacity", lambda one: one.same - one.floor),
+            self._by_seed("charged", lambda one: one.best - one.same),
+        )
+
+    @cached_property
+    def shortfall(self) -> Part | None:
+        """``cost(w_end) - cost(w*)``: a lower bound of what optimization left, since a better optimum may exist. None where
+        the recipe minimizes no cost."""
+        if not self.objective.fixed:
+            return None
+        return self._by_seed("shortfall", lambda one: one.cost_end - one.cost_best)
+
+    @cached_property
+    def valid_gain(self) -> Part:
+        """V(chosen) - V(w*): whether better optimization would help on new rows, and not only on the training rows."""
+        return self._by_rows("valid_gain", lambda one: one.valid - one.valid_best)
+
+    @cached_property
+    def way_gain(self) -> Part | None:
+        """V(chosen) less V on the way to w*, both at the epoch of lowest validation loss: whether better optimization helps
+        where training is stopped as the recipe stops it. Measured where w* itself is not shown to help; else None."""
+        if any(one.valid_way is None for one in self.levels):
+            return None
+        return self._by_rows(
+            "way_gain", lambda one: one.valid - (one.valid if one.valid_way is None else one.valid_way)
+        )
+
+    @cached_property
+    def going_on(self) -> Part:
+        """V(w_end) - V(chosen): above zero, going on did harm."""
+        return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
+
+    @property
+    def _split(self) -> tuple[Part, ...]:
+        """The terms, with what regularization is made of in its place."""
+        split = self.apart or (self["regularization"],)
+        return (self["floor"], *split, self["optimization"], self["stopping"], self["gap"])
+
+    @cached_property
+    def suspects(self) -> tuple[Part, ...]:
+        """Parts whose levers are pulled, the largest first: clearly above zero and worth it, or large and not clear, since seeds
+        that end in different valleys make wide intervals; the epoch that was chosen only where going on clearly helps or harms."""
+        scale = 0.0 if self.hurried else abs(self.valid.estimate)
+        clear = [
+            part for part in self._split if scale and part.estimate >= (MATERIAL if part.low > 0 else MATTERS) * scale
+        ]
+        if not (self.longer_helps or self.longer_harms):
+            clear = [part for part in clear if part.name != "stopping"]
+        return tuple(sorted(clear, key=lambda part: -part.estimate))
+
+    @cached_property
+    def candidates(self) -> tuple[Part, ...]:
+        """What is named, the largest first: suspects but for those whose lever was pulled, and the validation loss did not clearly
+        improve. Optimization is named only where it improves at w*; what is not clear, only where its lever clearly helps."""
+        named = [part for part in self.suspects if not self.refuted(part) and (part.low > 0 or self.proven(part))]
+        if len(self.seeds) < 2:  # of the gap alone something is known: it is named where nothing may be larger
+            named = [part for part in named if part.estimate >= max(one.estimate for one in self._split)]
+        return tuple(named)
+
+    def tried(self, part: Part) -> tuple[Remedy, ...]:
+        """The changes that were tried for a part."""
+        name = name_of(self, part)
+        return tuple(remedy for remedy in self.remedies if remedy.name == name)
+
+    def gain(self, remedy: Remedy) -> Part:
+        """V(chosen) less V of a remedy, both stopped by the recipe's rule."""
+        return self._of_rows(remedy.name, self._gains((remedy,))[0])
+
+    def _gains(self, remedies: Sequence[Remedy]) -> Array:
+        """``(remedies, rows, seeds)``: what each takes off the validation loss."""
+        valid = np.stack([one.valid for one in self.levels], axis=1)
+        return valid - np.stack([np.stack(remedy.valid, axis=1) for remedy in remedies])
+
+    def answer(self, part: Part) -> Answer | None:
+        """What the best of the changes that were tried for a part takes off the validation loss; None where none was tried."""
+        tried = self.tried(part)
+        if not tried:
+            return None
+        gains = self._gains(tried)
+        best = tried[int(gains.mean((1, 2)).argmax())]
+        gain = self._of_rows(part.name, cross_fitted(gains))
+        return Answer(best, gain, self._worth(gain))
+
+    def proven(self, part: Part) -> bool:
+        """Whether a part's lever was pulled and the validation loss clearly improved."""
+        answer = self.answer(part)
+        return not self.refuted(part) if part.name == "optimization" else answer is not None and answer.helps
+
+    def refuted(self, part: Part) -> bool:
+        """Whether a part's lever was pulled and the validation loss did not clearly improve."""
+        if part.name == "optimization":
+            return not self._worth(self.valid_gain)
+        answer = self.answer(part)
+        return answer is not None and not answer.helps
+
+    @cached_property
+    def longer_harms(self) -> bool:
+        """Whether validation is clearly worse at the last epoch."""
+        return self._above_zero(self.going_on)
+
+    @cached_property
+    def longer_helps(self) -> bool:
+        """Whether validation is clearly better at the last epoch: the epoch was chosen too early."""
+        rows = self.going_on.rows
+        return rows is not None and self._above_zero(replace(self.going_on, rows=-rows))
+
+    @property
+    def helps_on_the_way(self) -> bool:
+        """Whether better optimization clearly lowers the validation loss where it is stopped as the recipe is, but not at w*."""
+        return self.way_gain is not None and self._worth(self.way_gain) and not self._worth(self.valid_gain)
+
+    def _worth(self, gain: Part) -> bool:
+        """Whether a gain on validation rows is clear, and large enough to be named."""
+        return gain.estimate >= MATERIAL * abs(self.valid.estimate) and self._above_zero(gain)
+
+    def _above_zero(self, part: Part) -> bool:
+        """Whether a difference of validation losses is above zero. Only one side counts, so that the level is of one side: the
+        interval at ``2 level - 1``."""
+        if part.rows is None or len(self.seeds) < 2 or self.level <= 0.5:
+            return False
+        return crossed_interval(part.rows, 2 * self.level - 1).low > 0
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the terms name, the largest first; at least one finding."""
+        found = [finding_of(self, part) for part in self.candidates]
+        return tuple(found) if found else (nothing_found(self),)
+
+    @property
+    def lever(self) -> str:
+        """What to pull first: ``capacity``, ``regularizer``, ``optimizer``, ``schedule``, ``data``, or ``none``."""
+        return self.findings[0].pulls
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: terms, what they are made of, levels, levers, cost."""
+        shortfall = None if self.shortfall is None else self.shortfall.to_dict()
+        return {
+            "schema": 1,
+            "recipe": self.recipe.describe(),
+            "level": self.level,
+            "seeds": list(self.seeds),
+            "rows": len(self.levels[0].valid),
+            "valid": self.valid.to_dict(),
+            "parts": [part.to_dict() for part in self.parts],
+            "apart": [part.to_dict() for part in self.apart],
+            "valid_gain": self.valid_gain.to_dict(),
+            "way_gain": None if self.way_gain is None else self.way_gain.to_dict(),
+            "shortfall": shortfall,
+            "constant": None if math.isnan(self.constant) else self.constant,
+            "lever": self.lever,
+            "findings": [finding.to_dict() | {"says": finding.says} for finding in self.findings],
+            "remedies": [
+                {"finding": remedy.name, "change": remedy.change.says, "gain": self.gain(remedy).to_dict()}
+                for remedy in self.remedies
+            ],
+            "winners": [one.winner for one in self.levels],
+            "larger": None if self.larger is None else jsonable(dict(self.larger)),
+            "runs": self.runs,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "notes": [*remarks(self), *self.notes],
+        }
+
+    def __str__(self) -> str:
+        return _table(self)
+
+    def _repr_html_(self) -> str:
+        """The waterfall and the text, as a notebook shows them."""
+        return shown(self, "budget")
+
+
+def _half_width(values: Sequence[float], level: float) -> float:
+    """Of a t interval over the seeds; NaN for one, which says nothing of others."""
+    if len(values) < 2:
+        return math.nan
+    return student_quantile((1 + level) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+WIDTH = 28
+"""Characters of the longest bar."""
+WORDS = {
+    "floor": "floor",
+    "regularization": "regularization",
+    "capacity": "  of it capacity",
+    "charged": "  of it terms and noise",
+    "optimization": "optimization",
+    "stopping": "stopping",
+    "gap": "generalization gap",
+    "valid": "validation loss",
+}
+
+
+def _table(budget: ErrorBudget) -> str:
+    """Each term with its interval and a bar from where the last one ended."""
+    lines: list[tuple[str, Part, float]] = []
+    start = 0.0
+    for part in budget.parts:
+        lines.append((WORDS[part.name], part, start))
+        if part.name == "regularization":
+            inner = start
+            for one in budget.apart:
+                lines.append((WORDS[one.name], one, inner))
+                inner += one.estimate
+        start += part.estimate
+    lines.append((WORDS["valid"], budget.valid, 0.0))
+    ends = [value for _, part, at in lines for value in (at, at + part.estimate)]
+    low, high = min(0.0, *ends), max(ends)
+    scale = WIDTH / (high - low) if high > low else 0.0
+    wide = max(len(words) for words, _, _ in lines)
+    table = [f"Error budget of {budget.recipe.describe()}, {len(budget.seeds)} seed{'s'[: len(budget.seeds) != 1]}"]
+    table += [
+        f"{words.ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}  {_bar(at - low, part.estimate, scale)}".rstrip()
+        for words, part, at in lines
+    ]
+    return "\n".join([*table, *_sentences(budget)])
+
+
+def _interval(part: Part) -> str:
+    return f"[{part.low:+.4f}, {part.high:+.4f}]" if math.isfinite(part.low) else "[one seed]"
+
+
+def _bar(at: float, size: float, scale: float) -> str:
+    """A bar that starts where the last one ended; what is taken away is drawn lighter, what is no number not at all."""
+    if not all(map(math.isfinite, (at, size, scale))):
+        return ""
+    first, last = round(scale * min(at, at + size)), round(scale * max(at, at + size))
+    return " " * first + ("█" if size >= 0 else "░") * max(last - first, 1 if size else 0)
+
+
+def _sentences(budget: ErrorBudget) -> list[str]:
+    """Cost, validation at w*, lever, notes."""
+    lines = []
+    if budget.shortfall is not None:
+        lines.append(
+            f"cost left by the optimizer: at least {budget.shortfall.estimate:.4g} {_interval(budget.shortfall)} "
+            "(a better optimum may exist)"
+        )
+    gain = budget.valid_gain
+    lines.append(f"validation at the best weights found: {-gain.estimate:+.4f} [{-gain.high:+.4f}, {-gain.low:+.4f}]")
+    for finding in budget.findings[:2]:
+        lines.append(f"{finding.name} (confidence {finding.confidence:.2f}): {finding.says} Next: {finding.lever}.")
+    lines += [f"note: {note}" for note in (*remarks(budget), *budget.notes)]
+    return [*lines, f"measured by {budget.runs} runs, {budget.epochs} epochs, {budget.seconds:.1f} s"]

@@ -1,0 +1,491 @@
+"""`gap_split`: what the gap that a loop shows is made of.
+
+    visible gap = V - logged        logged: the mean of the cost over an epoch of training, as loops print it
+
+    logged  ->  training's cost at the weights of the epoch's end      moving weights
+            ->  without penalty                                       penalty
+            ->  without label smoothing                               smoothing
+            ->  without mixing, augmentation and input noise          inputs
+            ->  without dropout and other noise inside                dropout
+            ->  batch norm by its running statistics                  batch norm
+            ->  averaged weights                                      averaging
+            ->  V, on validation rows                                 generalization
+
+Each step takes away one thing that the one before still had, in this order; what it lowers the training cost by is what it hid
+of the gap. The parts add up to the visible gap. `docs/error-budget.md` has the reasons for the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wellposed.core.checks import checked
+from wellposed.core.errors import InputError, described, listed
+from wellposed.core.random import seeded, untouched
+from wellposed.decomposition.picture import shown
+from wellposed.decomposition.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
+from wellposed.losses.per_example import Average, PerExample, average
+from wellposed.noise.hooks import Hook, Hooked
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import inside
+from wellposed.statistics.evidence import crossed_interval, student_quantile
+from wellposed.training.evaluate import batches_of, evaluate
+from wellposed.training.loop import Training
+from wellposed.training.resampling import Sample, sampled
+from wellposed.training.run import Run
+from wellposed.training.watch import Watch
+
+Array = npt.NDArray[np.float64]
+
+ROUNDING = 1e-6
+"""Of the loss: single precision rounds sums over rows to about this much."""
+STEPS = ("moving", "penalty", "smoothing", "inputs", "dropout", "batch_norm", "averaging", "generalization")
+"""What is taken away, in this order."""
+SAYS = {
+    "moving": "weights that moved during the epoch",
+    "penalty": "penalties in the cost",
+    "smoothing": "label smoothing",
+    "inputs": "mixing, augmentation and noise of inputs",
+    "dropout": "dropout and other noise inside the network",
+    "batch_norm": "batch norm by batches",
+    "averaging": "averaged weights",
+    "generalization": "generalization: the true gap",
+    "unseen": "what cannot be seen from here",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one thing makes of the visible gap: positive widens it, negative hides some of it.
+
+    Attributes:
+        low, high: where it lies at the split's level; NaN where one number is all there is.
+    """
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def says(self) -> str:
+        """In words."""
+        return SAYS[self.name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"name", "says", "estimate", "low", "high"}``."""
+        return {"name": self.name, "says": self.says, "estimate": self.estimate, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class GapSplit:
+    """What `gap_split` measured; ``str()`` for people, `to_dict` for programs.
+
+    Attributes:
+        logged: the training cost as the loop logs it; where it is not known, that at the weights as they are.
+        training: the training loss at the weights that are used, evaluation mode, clean rows.
+        valid: the validation loss of the same weights.
+        shares: they add up to `visible`; what the run does not have is left out.
+        epoch: at which; -1 where unknown.
+        notes: what limits the numbers, a sentence each.
+    """
+
+    logged: float
+    training: float
+    valid: float
+    shares: tuple[Share, ...]
+    level: float = 0.95
+    epoch: int = -1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def visible(self) -> float:
+        """The gap that the loop shows."""
+        return self.valid - self.logged
+
+    @property
+    def true(self) -> float:
+        """The generalization gap: validation less training loss, like for like."""
+        return self.valid - self.training
+
+    @cached_property
+    def _by_name(self) -> dict[str, Share]:
+        return {share.name: share for share in self.shares}
+
+    def __getitem__(self, name: str) -> Share:
+        """A share by its name.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self._by_name:
+            raise InputError(f"This gap has no share {name!r}. It has {listed(list(self._by_name), len(self.shares))}.")
+        return self._by_name[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "schema": 1,
+            "logged": self.logged,
+            "training": self.training,
+            "valid": self.valid,
+            "visible": self.visible,
+            "true": self.true,
+            "shares": [share.to_dict() for share in self.shares],
+            "level": self.level,
+            "epoch": self.epoch,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        rows = [("visible gap", self.visible, f"validation {self.valid:.4f} less logged training {self.logged:.4f}")]
+        rows += [(f"  {share.says}", share.estimate, _interval(share)) for share in self.shares]
+        wide = max(len(row[0]) for row in rows)
+        lines = [f"{words.ljust(wide)}  {value:+9.4f}  {more}".rstrip() for words, value, more in rows]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        """The waterfall and the text, as a notebook shows them."""
+        return shown(self, "gap")
+
+
+def _interval(share: Share) -> str:
+    return f"[{share.low:+.4f}, {share.high:+.4f}]" if math.isfinite(share.low) else ""
+
+
+@checked
+def gap_split(
+    source: Run | Watch,
+    *,
+    logged: float | None = None,
+    batch_size: int | None = None,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> GapSplit:
+    """Split the visible gap of a run, or of a model in your own loop, into what makes it.
+
+    Args:
+        source: a Run: everything is known of it. A `Watch`: the model's modes, the penalty of `regularize` and a smoothing of
+            torch's loss can be seen; mixing, augmentation and moving weights are ``unseen``.
+        logged: the training loss that your loop printed for the last epoch, for a Watch; left out, nothing is unseen.
+        batch_size: of your loop, for a Watch, >= 2; batch norm depends on it. By default 128.
+        draws: >= 1, of the noise.
+        level: of the intervals, inside (0, 1): rows and draws are both counted.
+    Raises:
+        InputError: neither a Run nor a Watch, or a number outside its range.
+    Example:
+        >>> import torch, wellposed as wp
+        >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+        >>> net = lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+        >>> run = wp.fit(wp.Problem(net, "squared_error", wp.Data(train=(x, x[:, :1]), valid=0.5)), wp.Recipe(epochs=3))
+        >>> split = wp.gap_split(run)
+        >>> abs(sum(share.estimate for share in split.shares) - split.visible) < 1e-9
+        True
+    """
+    if draws < 1 or not 0 < level < 1 or (batch_size is not None and batch_size < 2):
+        raise InputError(
+            f"gap_split needs draws >= 1, a level inside (0, 1) and batch_size >= 2; given {draws!r}, {level!r}, {batch_size!r}."
+        )
+    if isinstance(source, Run):
+        if logged is not None or batch_size is not None:
+            raise InputError("A Run knows what it logged and its batch size. Leave logged= and batch_size= out.")
+        return _of_run(source, draws, level)
+    if isinstance(source, Watch):
+        return _of_watch(source, logged, batch_size or 128, draws, level)
+    raise InputError(f"gap_split needs a Run or a Watch; it was given {described(source)}.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The training cost with some things taken away.
+
+    Attributes:
+        rows: ``(rows, draws)``, each row's part.
+        more: what is added to each draw's mean: penalties.
+    """
+
+    rows: Array
+    more: Array
+
+    @property
+    def value(self) -> float:
+        """The expected cost."""
+        return float(self.rows.mean() + self.more.mean())
+
+
+def _between(name: str, before: Stage, after: Stage, level: float) -> Share:
+    """What the step from ``before`` to ``after`` hid of the gap: the fall of the training cost, as a part of the gap."""
+    estimate = after.value - before.value
+    if before.rows.shape[0] != after.rows.shape[0]:  # a loss that is one number for a batch on one side
+        return Share(name, estimate, math.nan, math.nan)
+    draws = max(before.rows.shape[1], after.rows.shape[1], len(before.more), len(after.more))
+    added = np.broadcast_to(after.more, (draws,)) - np.broadcast_to(before.more, (draws,))
+    shape = (len(before.rows), draws)
+    difference = np.broadcast_to(after.rows, shape) - np.broadcast_to(before.rows, shape) + added
+    if float(np.abs(difference - difference.mean()).max()) == 0.0 or len(difference) < 2:
+        return Share(name, estimate, estimate, estimate)
+    found = crossed_interval(difference, level)
+    return Share(name, estimate, found.low, found.high)
+
+
+def _moving(logged: float, now: Stage, level: float) -> Share:
+    """The logged cost has one draw of the noise for each row, and this is the expectation over draws."""
+    estimate = now.value - logged
+    means = now.rows.mean(axis=0) + now.more
+    if len(means) < 2:
+        return Share("moving", estimate, estimate, estimate)
+    half = student_quantile((1 + level) / 2, len(means) - 1) * float(means.std(ddof=1)) * math.sqrt(1 + 1 / len(means))
+    return Share("moving", estimate, estimate - half, estimate + half)
+
+
+def _true(training: float, valid: Array, level: float) -> Share:
+    """The generalization gap; the training rows are all that there are, the validation rows a sample."""
+    difference = valid - training
+    estimate = float(difference.mean())
+    if len(difference) < 2:
+        return Share("generalization", estimate, math.nan, math.nan)
+    found = crossed_interval(difference, level)
+    return Share("generalization", estimate, found.low, found.high)
+
+
+# --- a run
+
+
+def _of_run(run: Run, draws: int, level: float) -> GapSplit:
+    """From its problem and recipe, at the epoch whose weights came back."""
+    epoch = run.best_epoch
+    if epoch < 0 or not math.isfinite(run.history.rows[epoch].get("cost", math.nan)):
+        raise InputError("This run has no epoch with a finite cost, so there is no gap to split.")
+    problem, recipe, rows = run.problem, run.recipe, int(run.history.facts["train_rows"])
+    limit = rows if rows < len(problem.prepared.train) else None
+    logged = float(run.history.rows[epoch]["cost"])
+    notes: list[str] = []
+    state = run.model.state_dict()
+    averaged = bool(recipe.averaging.ema or recipe.averaging.swa)
+    raw = _raw(run, epoch, limit, notes) if averaged else state
+    steps = math.ceil(rows / (recipe.batch_size * recipe.accumulate)) * (epoch + 1)
+
+    def stage(view: View) -> Stage:
+        found = seen(problem, raw, view, seed=run.seed, rows=limit, draws=draws, step=steps)
+        return Stage(found.rows, found.outputs)
+
+    in_cost, everything = charged(problem, recipe, raw, seed=run.seed, step=steps, rows=limit)
+    if everything > in_cost and in_cost == 0:
+        notes.append(
+            "Decay and proximal terms are enforced beside the cost, so that they are no part of what is logged."
+        )
+    whole = stage(View(recipe))
+    cost = Stage(whole.rows, whole.more + in_cost)
+    shares = [_moving(logged, cost, level)]
+    before = cost
+    for name, after in _taken_away(run, whole, stage):
+        if name != "batch_norm" or any(isinstance(module, _BatchNorm) for module in run.model.modules()):
+            shares.append(_between(name, before, after, level))
+        before = after
+    training, valid = (_data_loss(run, side, limit) for side in ("train", "valid"))
+    clean = Stage(training[1][:, None], np.zeros(1))
+    if averaged:
+        shares.append(_between("averaging", before, clean, level))
+    else:  # rounding, and losses that are one number for a batch
+        shares[-1] = Share(shares[-1].name, *(value + clean.value - before.value for value in _numbers(shares[-1])))
+    shares.append(_true(training[0], valid[1], level))
+    kept = _there(shares, logged)
+    return GapSplit(logged, training[0], valid[0], _exact(kept, valid[0] - logged), level, epoch, tuple(notes))
+
+
+def _there(shares: Sequence[Share], logged: float) -> list[Share]:
+    """Without those that are nothing but rounding: their cause is not in the recipe."""
+    least = ROUNDING * max(1.0, abs(logged))
+    always = ("moving", "unseen", "generalization")
+    return [share for share in shares if share.name in always or max(map(abs, _numbers(share))) > least]
+
+
+def _numbers(share: Share) -> tuple[float, float, float]:
+    return share.estimate, share.low, share.high
+
+
+def _exact(shares: Sequence[Share], visible: float) -> tuple[Share, ...]:
+    """The shares, with what rounding is left put into the first."""
+    rest = visible - math.fsum(share.estimate for share in shares)
+    first = shares[0]
+    return (Share(first.name, *(value + rest for value in _numbers(first))), *shares[1:])
+
+
+def _taken_away(run: Run, whole: Stage, stage: Any) -> Iterator[tuple[str, Stage]]:
+    """Each thing that is taken away, and the cost without it and all before it."""
+    recipe = run.recipe
+    yield "penalty", Stage(whole.rows, np.zeros(1))
+    recipe = recipe.replace(terms=[], noise={"label_smoothing": 0.0})
+    yield "smoothing", stage(View(recipe, smooth=False))
+    recipe = recipe.replace(noise={"input": 0.0, "cutout": 0.0, "mixup": 0.0, "cutmix": 0.0})
+    yield "inputs", stage(View(recipe, augmented=False, smooth=False))
+    recipe = recipe.replace(noise={"dropout": 0.0, "places": []})
+    yield "dropout", stage(View(recipe, "norms", augmented=False, smooth=False))
+    yield "batch_norm", stage(View(recipe, "evaluation", augmented=False, smooth=False))
+
+
+def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[str, Tensor]:
+    """The weights of an epoch before averaging, which a run does not keep: it is trained again up to there."""
+    with seeded(run.seed, "begin"):
+        training = Training.begin(run.problem, run.recipe, run.seed, torch.device("cpu"), math.inf, rows)
+        for number in range(epoch + 1):
+            training.epoch(number)
+            if training.stopped:
+                break
+    state = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
+    reached = float(training.history.rows[-1]["train_loss"])
+    training.finish("epochs")
+    was = float(run.history.rows[epoch]["train_loss"])
+    if not math.isclose(reached, was, rel_tol=1e-3, abs_tol=1e-6):
+        notes.append(
+            f"Trained again for the weights before averaging, the run came to a training loss of {reached:.4g} and not {was:.4g}: "
+            "what averaging does is of the second."
+        )
+    return state
+
+
+def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
+    """The loss in evaluation mode, and each row's part."""
+    data = sampled(run.problem.prepared, Sample(rows))
+    source = data.train_clean if side == "train" else data.valid
+    weights = None if source.weight is None else [source.weight]
+    device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
+    found = evaluate(
+        run.model,
+        batches_of(source),
+        run.problem.loss,
+        None,
+        device=device,
+        forward=run.problem.forward,
+        weights=weights,
+    ).loss
+    return found.mean, found.rows.numpy().astype(np.float64)
+
+
+# --- somebody's own loop
+
+
+def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, level: float) -> GapSplit:
+    """From the model as it stands, on the rows that are watched."""
+    regularized = inside(watch.optimizer, Regularized)
+    penalty = 0.0
+    if regularized is not None:
+        with torch.no_grad():
+            penalty = float(regularized.weights_penalty())
+    stages = {
+        mode: Stage(_watched(watch, mode, batch_size, draws, smooth), np.zeros(1))
+        for mode, smooth in (("training", True), ("unsmoothed", False), ("norms", False), ("evaluation", False))
+    }
+    cost = Stage(stages["training"].rows, np.full(1, penalty))
+    names = ("penalty", "smoothing", "dropout", "batch_norm")
+    order = (cost, stages["training"], stages["unsmoothed"], stages["norms"], stages["evaluation"])
+    shares = [
+        _between(name, before, after, level) for name, before, after in zip(names, order[:-1], order[1:], strict=True)
+    ]
+    training, valid = (_watched_loss(watch, side) for side in ("train", "valid"))
+    shares.append(_true(training.mean, valid.rows.numpy().astype(np.float64), level))
+    notes = [f"Measured on {watch.rows} training rows and as many of validation."]
+    if logged is None:
+        notes.append(
+            "logged= was not given: the visible gap is that of the weights as they are, with training's noise on."
+        )
+        logged = cost.value
+    else:
+        half = _rows_half(cost, level)
+        unseen = cost.value - logged
+        shares.insert(0, Share("unseen", unseen, unseen - half, unseen + half))
+        notes.append(
+            "Unseen are weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and penalties on "
+            "outputs; its interval says how far the watched rows can mislead."
+        )
+    kept = _there(shares, logged)
+    epoch = len(watch.history) - 1
+    return GapSplit(logged, training.mean, valid.mean, _exact(kept, valid.mean - logged), level, epoch, tuple(notes))
+
+
+def _rows_half(stage: Stage, level: float) -> float:
+    """Half the interval of a stage's loss over rows."""
+    if len(stage.rows) < 2:
+        return math.nan
+    found = crossed_interval(stage.rows, level)
+    return (found.high - found.low) / 2
+
+
+def _watched_loss(watch: Watch, side: str) -> Average:
+    """The loss of the watched rows in evaluation mode."""
+    with seeded(0, "watch"), watch.notes.blind():
+        return evaluate(
+            watch.model, watch.batches(side), watch.loss, None, device=watch.device, forward=watch.forward
+        ).loss
+
+
+def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool) -> Array:
+    """Each watched training row's part of the loss with each draw, in one mode of the model."""
+    found: list[Array] = []
+    for draw in range(draws):
+        with _restored(watch.model), torch.no_grad(), seeded(0, "gap", draw), watch.notes.blind():
+            for owner in perturbers(watch.model):  # each draw is another step of theirs
+                owner.step += draw * (watch.rows // batch_size + 2)
+            set_mode(watch.model, "training" if mode == "unsmoothed" else mode)  # type: ignore[arg-type]
+            parts: list[PerExample] = []
+            for batch, _ in watch.batches("train"):
+                for part in _split(batch, batch_size):
+                    outputs = watch.forward(watch.model, part)
+                    parts.append(loss_parts(watch.loss, outputs, watch.target_of(part), smooth))
+            found.append(average(parts).rows.numpy().astype(np.float64))
+        if draw == 1 and np.array_equal(found[0], found[1]):  # nothing is drawn
+            return found[0][:, None]
+    return np.stack(found, axis=1)
+
+
+def _split(batch: Any, size: int) -> Iterator[Any]:
+    """Smaller batches of a batch of tensors; anything else as it is."""
+    if isinstance(batch, Mapping):
+        parts = {key: list(_split(value, size)) for key, value in batch.items()}
+        count = min((len(part) for part in parts.values()), default=0)
+        yield from ({key: part[i] for key, part in parts.items()} for i in range(count))
+    elif isinstance(batch, (tuple, list)):
+        yield from zip(*(list(_split(value, size)) for value in batch), strict=True)
+    elif isinstance(batch, Tensor) and batch.ndim:
+        pieces = list(torch.split(batch, size))
+        if len(pieces) > 1 and len(pieces[-1]) == 1:
+            pieces[-2:] = [torch.cat(pieces[-2:])]
+        yield from pieces
+    else:
+        yield batch
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Modes, buffers, random states and the steps of `perturb` come back."""
+    steps = [(owner, owner.step) for owner in perturbers(model)]
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with untouched():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, before in buffers:
+            buffer.data.copy_(before)
+        for owner, step in steps:
+            owner.step = step
+
+
+def perturbers(model: nn.Module) -> list[Hooked]:
+    """What puts noise on the model by hooks, each once."""
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    found = [hook.owner for hook in hooks if isinstance(hook, Hook)]
+    return list({id(owner): owner for owner in found}.values())

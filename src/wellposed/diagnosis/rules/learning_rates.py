@@ -1,0 +1,333 @@
+"""How fast the steps were: too large to settle, too large to learn, too small to get anywhere, or held up."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.rules.input_scales import unscaled
+from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Rule, annealed, end_of, falls, learned
+from wellposed.logs import Array
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
+
+FEWEST = 8  # epochs: a quarter of fewer has no shape
+
+
+class Oscillates(Rule):
+    """The training loss swings from epoch to epoch without settling.
+
+    Holds if, over the last quarter, the training loss swings about its trend by more than the trend falls (half of it),
+    no less than half as much as in the quarter before, and
+
+    (a) by a tenth of its level and a fiftieth of all progress, validation swinging too; or
+    (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close
+    (validation less than a tenth above training), and by so much that the steps cost what matters. Around a minimum the
+    loss that is lost to the size of steps is a sum of ``d`` squares, whose mean is ``sqrt(d / 2)`` times its swings; with
+    ten directions or more, swings of a 45th of the level and a 112th of all progress cost a twentieth and a fiftieth.
+
+    Noise of sampling alone is no such thing: other rows give other noise, so that training and validation would not
+    swing together.
+    """
+
+    name, severity = "oscillates", 4
+    axis, pulls = "optimization", "schedule"
+    of_fit = True
+    SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
+    VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
+    COST = math.sqrt(10 / 2)  # of the swings, in ten directions: a network has more
+    TOGETHER = 0.6  # the correlation: a third of the variance in common, more than chance gives in 8 epochs
+    GAP = 0.1  # of the level: with more, the gap is what there is to gain
+
+    def judge(self, curves: Curves) -> Finding | None:
+        y = curves.train_loss
+        values = measure.known(y)
+        if len(values) < 2 * FEWEST:
+            return None
+        (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
+        if not now > 0 or now < before / 2 or measure.trend(y).gain >= 2 * now:
+            return None
+        large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
+        costly = self.COST * now >= max(measure.RISE_OF_BEST * abs(level), MATERIAL_PROGRESS * progress)
+        if not large and not (costly and self._together(curves, level)):
+            return None
+        return self.finding(
+            (0.6 if large else 0.5) + 0.3 * min(now / max(abs(level), 1e-300), 1.0),
+            {"estimate": now, "share": now / abs(level) if level else math.inf, "before": before, **end_of(curves)},
+            "let the learning rate fall towards the end (a cosine or a plateau schedule), lower it, or average weights",
+            f"Training does not settle: its loss swings by {now:.3g} from epoch to epoch, at a level of {level:.3g}.",
+        )
+
+    @classmethod
+    def _still(cls, valid: Array) -> bool:
+        """Whether validation is known not to swing with training."""
+        swing = measure.swings(valid)[0]
+        return len(measure.known(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
+
+    @classmethod
+    def _together(cls, curves: Curves, level: float) -> bool:
+        """Whether training and validation swing with the weights, at one level."""
+        gap = measure.end(curves.valid_loss) - level
+        return gap < cls.GAP * abs(level) and measure.common(curves.train_loss, curves.valid_loss) >= cls.TOGETHER
+
+
+class Slow(Rule):
+    """Training still falls, steadily, but by a small share per epoch.
+
+    Holds if the training loss (and validation's, where it is known) falls reliably over the last quarter of the epochs,
+    by what matters (a fiftieth of all progress, or a twentieth of its level) but by less than a tenth of all progress;
+    and hardly slower than before: by half of what the quarter before brought or more. What comes to rest
+    exponentially slows down more than that once so little is left, so that as many epochs again would not end it.
+    """
+
+    name, severity = "slow", 5
+    axis, pulls = "optimization", "optimizer"
+    of_fit = True
+    SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
+    STEADY = 0.5
+
+    def judge(self, curves: Curves) -> Finding | None:
+        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.known(y))]
+        if not losses or not all(self._creeps(y) for y in losses) or not learned(curves):
+            return None
+        trend, progress = measure.trend(losses[0]), _progress(losses[0])
+        if trend.gain >= self.SMALL * progress or annealed(curves):
+            return None
+        return self.finding(
+            0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
+            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "epochs": trend.epochs,
+             "progress": progress, **end_of(curves)},
+            "another optimizer (momentum, Adam, Muon), scaled inputs, normalization layers or a higher learning rate; "
+            "more epochs alone would take many",
+            f"Training is slow: its last {trend.epochs} epochs brought {trend.gain:.3g} of {progress:.3g}, steadily.",
+        )  # fmt: skip
+
+    @classmethod
+    def _creeps(cls, y: Array) -> bool:
+        values = measure.known(y)
+        if len(values) < 2 * FEWEST:
+            return False
+        last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
+        matters = min(MATERIAL_PROGRESS * _progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
+        steady = last.gain >= cls.STEADY * before.gain and last.keeps(cls.STEADY)
+        return last.low > 0 and last.gain >= matters and steady
+
+
+class RateTooHigh(Rule):
+    """The learning rate is so high that training does worse than it would at a lower one.
+
+    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, for more than one of them:
+    to twice the start, or by a quarter of it where much is left at the end or nothing was learned; if it ended a tenth
+    above its start; or if validation went to twice its start and stayed though nothing was learned. Steps along the
+    gradient raise the loss only where they are too long. Or (b) if the training loss ended reliably above its own lowest
+    level, by a tenth of all progress and a twentieth of that level: training undid what it had reached, which no
+    regularizer explains that did not grow. Or (c) if it swings without settling, as ``oscillates`` demands, at a level
+    where much is left. Or (d) if it came to rest above the constant prediction, which the last bias alone would reach, by
+    no more than its swings cost.
+
+    Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
+    network: half of the units that were alive at the first weights are 0 on every row, and the weights went twice as far
+    as they are large (one that shrinks them to nothing goes once); or they were thrown ten times as far as they were
+    large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
+    epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
+    prediction, by as much as (a) asks for. Unscaled inputs have a finding of their own, and (e) is not asked there.
+
+    A run that diverged after such a jump has both findings.
+    """
+
+    name, severity = "rate_too_high", 2
+    axis, pulls = "optimization", "optimizer"
+    explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
+    LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
+    JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
+    ABOVE = 0.1  # of the loss at the start, at the end
+    HARM = 0.005  # of the constant prediction's loss, above it: what overshooting the last bias costs is small
+    UNDONE = 0.1  # of all progress
+    MUCH = 0.5  # of the loss at the start
+    BELIEF = 0.9
+    DIED = 0.5  # of the units that were alive
+    FARTHER = 2.0  # than the weights are large: a decay to nothing moves them by 1
+    THROWN = 10.0  # times the size of the first weights; networks that had learned moved by .2 to 4
+    FEWEST_UNITS = 8
+    LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        if len(measure.known(curves.train_loss)) < FEWEST:
+            return None
+        return (
+            self._jumped(curves)
+            or self._undone(curves)
+            or self._unsettled(curves)
+            or self._above_constant(curves)
+            or self._broke(curves)
+        )
+
+    def _broke(self, curves: Curves) -> Finding | None:
+        signals = curves.signals
+        if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
+            return None
+        moved, (alive, died) = thrown(signals), killed(signals)
+        dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
+        if not dead and not moved >= self.THROWN:
+            return None
+        evidence: dict[str, Number] = {
+            "estimate": moved,
+            "threshold": self.FARTHER if dead else self.THROWN,
+            **end_of(curves),
+        }
+        if dead:
+            evidence |= {"units": alive, "died": died}
+        return self.finding(
+            0.8 if dead else 0.7, evidence, self.LEVER,
+            f"The learning rate is too high: the steps took the weights {moved:.3g} times as far as they were large"
+            f"{f' and killed {died} of {alive} units' if dead else ''}, and the loss ended at "
+            f"{measure.end(curves.train_loss):.3g}.",
+        )  # fmt: skip
+
+    def _jumped(self, curves: Curves) -> Finding | None:
+        values = measure.known(curves.train_loss)
+        if (begun := began(curves)) is not None:
+            values = np.concatenate([[begun], values])
+        first, end = float(values[0]), measure.end(curves.train_loss)
+        early = np.sort(values[1 : max(4, len(values) // 4)])
+        top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
+        unlearned = end >= self.MUCH * first or not learned(curves)
+        jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
+        if (
+            not jumped
+            and not self._leapt(curves)
+            and not min(rose, end - measure.Z * measure.level_se(values)) > first + self.ABOVE * abs(first)
+        ):
+            return None
+        return self.finding(
+            0.9 if unlearned else 0.7,
+            {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
+            f"The learning rate is too high: the loss rose from {first:.3g} to {top:.3g} early on, and ended at {end:.3g}.",
+        )  # fmt: skip
+
+    def _leapt(self, curves: Curves) -> bool:
+        """Whether validation went to twice its start, and stayed, though nothing was learned: no overfitting."""
+        values = measure.known(curves.valid_loss)
+        if len(values) < FEWEST or learned(curves):
+            return False
+        return float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
+
+    def _undone(self, curves: Curves) -> Finding | None:
+        rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
+        needed = max(rise.material, self.UNDONE * _progress(curves.train_loss))
+        if not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
+            return None
+        return self.finding(
+            0.8 * rise.belief,
+            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "epochs": rise.epochs, **end_of(curves)},
+            self.LEVER,
+            f"The learning rate is too high: the training loss itself rose by {rise.estimate:.3g} over the last "
+            f"{rise.epochs} epochs.",
+        )  # fmt: skip
+
+    def _unsettled(self, curves: Curves) -> Finding | None:
+        swings, end = Oscillates().judge(curves), measure.end(curves.train_loss)
+        first = measure.start(curves.train_loss)
+        if swings is None or not end >= self.MUCH * first > 0:
+            return None
+        return self.finding(
+            0.6, {**swings.evidence, "start": first}, self.LEVER,
+            f"The learning rate is too high: the loss swings at {end:.3g}, not far below its start ({first:.3g}).",
+        )  # fmt: skip
+
+    def _above_constant(self, curves: Curves) -> Finding | None:
+        constant, y = curves.fact("constant_loss"), curves.train_loss
+        if constant is None or len(measure.known(y)) < 2 * FEWEST - 1 or falls(y, constant):
+            return None
+        later = measure.known(y)[-max(FEWEST - 1, len(measure.known(y)) // 4) :]
+        excess, swing = float(later.mean()) - constant, measure.swings(y)[0]
+        se = measure.Z * float(later.std()) / math.sqrt(len(later) / 2)  # neighbours resemble each other
+        if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
+            return None
+        return self.finding(
+            0.6, {"estimate": excess, "low": excess - se, "high": excess + se, "constant": constant, **end_of(curves)},
+            self.LEVER,
+            f"The learning rate is too high: the loss swings at {constant + excess:.4g}, above what a constant prediction "
+            f"gets ({constant:.4g}).",
+        )  # fmt: skip
+
+
+class RateTooLow(Rule):
+    """The learning rate is so low that hardly anything happened in the epochs given.
+
+    Holds if the training loss fell reliably to the end, without slowing down (the second half of the epochs brought a
+    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was: such
+    steps follow the first gradient and reach nothing that would bend the curve.
+    """
+
+    name, severity = "rate_too_low", 3
+    axis, pulls = "optimization", "optimizer"
+    explains = ("undertrained", "slow", "underfits", "not_learning")
+    of_fit = True
+    HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
+    STEADY = 1 / 3
+
+    def judge(self, curves: Curves) -> Finding | None:
+        y = curves.train_loss if len(measure.known(curves.train_loss)) else curves.valid_loss
+        values = measure.known(y)
+        if len(values) < FEWEST or annealed(curves):
+            return None
+        trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
+        reference = curves.fact("constant_loss") or abs(measure.start(y))
+        if not (trend.low > 0 and 0 < fell < self.HARDLY * reference):
+            return None
+        if curves.fact("constant_loss") and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
+            return None
+        if measure.end(values[: (len(values) + 1) // 2]) - measure.end(y) < self.STEADY * fell:
+            return None
+        return self.finding(
+            0.85,
+            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "fell": fell, **end_of(curves)},
+            "raise the learning rate (by ten to begin with); a range test finds it",
+            f"The learning rate is too low: in {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, at a "
+            "pace that never slackened.",
+        )  # fmt: skip
+
+
+def began(curves: Curves) -> float | None:
+    """The loss at the first weights, or the constant prediction's where that is more; None where neither is known.
+
+    A network with batch norms is not asked: after an epoch its running statistics lag behind.
+    """
+    signals, constant = curves.signals, curves.fact("constant_loss")
+    if signals is None or signals.first is None or constant is None or signals.norms:
+        return None
+    return max(signals.first.loss, constant) if math.isfinite(signals.first.loss) else None
+
+
+def much_left(curves: Curves, share: float) -> bool:
+    """Whether training left so much of the constant prediction's error or loss, or never came below it."""
+    left = measure.remaining(curves)
+    return not learned(curves) or (left is not None and left.certain and left.train >= share)
+
+
+def thrown(signals: Signals) -> float:
+    """How far the weights went from where they began, over their size there: the median of the layers; 0 where unknown."""
+    layers = signals.last.layers if signals.last is not None else ()
+    far = [signals.moved[layer.name] for layer in layers if layer.role == "weight" and layer.name in signals.moved]
+    far = [distance for distance in far if math.isfinite(distance)]  # one that began at 0 is infinitely far
+    return float(np.median(far)) if far else 0.0
+
+
+def killed(signals: Signals) -> tuple[int, int]:
+    """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
+    if signals.first is None or signals.last is None:
+        return 0, 0
+    alive, left = (sum(u.count - u.dead for u in look.units) for look in (signals.first, signals.last))
+    return alive, max(alive - left, 0)
+
+
+def _progress(y: Array) -> float:
+    values = measure.known(y)
+    return max(float(values[0] - values.min()), 0.0) if len(values) else 0.0

@@ -1,0 +1,136 @@
+"""What the curves are worth: too noisy for a verdict, or clear enough to see that nothing is wrong."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.rules.generalization import Overfits
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of
+
+
+class NoisyEvidence(Rule):
+    """The noise in the curves is larger than what would matter, so that they do not show whether it is there.
+
+    Holds if the interval of the rise since the best epoch holds both no rise and twice one that would matter, and the chance
+    that it rose by what matters is a quarter or more; or if the
+    interval of the gap holds zero and reaches to twice a gap that would matter on either side. What is found in
+    spite of the noise, its interval beyond what matters, is not hidden by it.
+    """
+
+    name, severity = "noisy_evidence", 6
+    axis, pulls = "evidence", "data"
+    of_fit = True
+    CHANCE = 0.25  # that it rose by what matters: one in four is more than one would leave open
+    LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
+
+    def judge(self, curves: Curves) -> Finding | None:
+        if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
+            return None
+        found = self._rise(curves) or self._gap(curves)
+        return None if found is None or self._found_all_the_same(curves) else found
+
+    @staticmethod
+    def _found_all_the_same(curves: Curves) -> bool:
+        """Whether ``overfits`` holds with its interval beyond what matters."""
+        found = Overfits().judge(curves)
+        return found is not None and float(found.evidence["low"]) >= float(found.evidence.get("material", Overfits.GAP))
+
+    def _rise(self, curves: Curves) -> Finding | None:
+        rise = measure.valid_rise(curves)
+        if not (rise.low <= 0 and rise.high >= 2 * rise.material > 0) or rise.se == 0:
+            return None
+        # Of an estimate below 0 only the correction for having picked the lowest level is known.
+        if measure.normal((max(rise.estimate, 0.0) - rise.material) / rise.se) < self.CHANCE:
+            return None
+        undecided = 1 - 2 * rise.material / (rise.high + 2 * rise.material)
+        return self.finding(
+            0.2 + 0.7 * undecided, {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material},
+            self.LEVER,
+            f"The noise hides whether validation turned: it rose by {rise.estimate:.3g}, interval {rise.low:.3g} "
+            f"to {rise.high:.3g}, and {rise.material:.2g} would matter.",
+        )  # fmt: skip
+
+    def _gap(self, curves: Curves) -> Finding | None:
+        gap, large = measure.gap(curves), 2 * gap_that_matters(curves)
+        reach = max(gap.high, -gap.low)
+        if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
+            return None
+        return self.finding(
+            0.3 + 0.6 * (1 - large / (reach + large)),
+            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "large": large}, self.LEVER,
+            f"The validation set is too small to see the gap: it is {gap.estimate:.3g}, the interval is {gap.low:.3g} "
+            f"to {gap.high:.3g}.",
+        )  # fmt: skip
+
+
+def gap_that_matters(curves: Curves) -> float:
+    """The smallest gap of the loss worth a lever, as ``overfits`` sees it: a share of what the constant prediction (else the
+    start of validation) leaves, and of the validation loss."""
+    reference = curves.fact("constant_loss")
+    reference = abs(measure.start(curves.valid_loss)) if reference is None else abs(reference)
+    return max(Overfits.GAP * reference, Overfits.GAP_SHARE * abs(measure.end(curves.valid_loss)))
+
+
+class NotEnoughEvidence(Rule):
+    """No verdict can be given.
+
+    Holds, where no fault is found, if fewer than five epochs have a finite loss (what would be seen in so few is a fault
+    that cannot be overlooked; that none is seen says nothing); if no validation loss is known; or if
+    the noise is as large as ``noisy_evidence`` says: then curves that look healthy may not be.
+    """
+
+    name, severity, residual = "not_enough_evidence", 8, True
+    axis, pulls = "evidence", "data"
+    FEWEST = 5
+
+    def judge(self, curves: Curves) -> Finding | None:
+        valid, train = (len(measure.known(y)) for y in (curves.valid_loss, curves.train_loss))
+        if max(valid, train) < self.FEWEST:
+            return self._short(max(valid, train))
+        if valid < FEWEST_EPOCHS:
+            return self.finding(
+                0.9, {"epochs": valid}, "log the validation loss of every epoch",
+                f"Only {valid} validation losses are known: nothing can be said about generalization.",
+            )  # fmt: skip
+        noisy = NoisyEvidence().judge(curves)
+        if noisy is None:
+            return None
+        return self.finding(
+            noisy.confidence, noisy.evidence, noisy.lever,
+            "No verdict: nothing else was found, and the noise is larger than what there would be to find.",
+        )  # fmt: skip
+
+    def _short(self, epochs: int) -> Finding:
+        return self.finding(
+            1.0, {"epochs": epochs}, f"train for at least {self.FEWEST} epochs, better ten, and ask again",
+            f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
+        )  # fmt: skip
+
+
+class Healthy(Rule):
+    """None of the other findings holds, and there was enough evidence to see them.
+
+    The confidence is the probability that validation has not risen by an amount that matters. A small gap that is
+    significant is no illness.
+    """
+
+    name, severity, residual = "healthy", 9, True
+    axis, pulls = "none", "none"
+    SUREST = 0.95  # curves cannot show that a better model does not exist
+
+    def judge(self, curves: Curves) -> Finding | None:
+        if NotEnoughEvidence().judge(curves) is not None:
+            return None
+        rise, gap = measure.valid_rise(curves), measure.gap(curves)
+        best = float(curves.epoch[measure.best_index(curves) or 0])
+        return self.finding(
+            self.SUREST * max(1 - rise.belief, 0.5),
+            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "gap": gap.estimate, "gap_low": gap.low,
+             "gap_high": gap.high, **end_of(curves)},
+            "nothing needs mending; to gain more, search recipes, or add data",
+            "The curves look healthy: they show no fault, and validation did not turn by an amount that matters "
+            f"(best epoch {best:g}).",
+        )  # fmt: skip

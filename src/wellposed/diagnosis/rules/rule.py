@@ -1,0 +1,161 @@
+"""What a rule is, and what several of them ask of curves.
+
+A rule is one small class for each finding: its definition, the reasons for its thresholds, and the lever it names. It returns a
+`Finding`, or None where its definition does not hold. Rules are found by introspection; a new one is a new class in this folder.
+All thresholds are ratios or multiples of the noise, so that the unit of the loss plays no part.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.finding import Finding, Number
+from wellposed.logs import Array
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.signals import Signals
+
+FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
+MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
+ANNEALED = 0.05  # the last learning rate as a share of the largest: below it the fall is the schedule's end
+MENDED_SHARE = 0.1  # of the constant prediction's errors: hardly anything is less
+MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
+
+
+class Rule(ABC):
+    """A definition of one finding.
+
+    ``residual`` rules are asked only where no other rule found anything but noise; those ``of_fit`` say how it was
+    fitted, which nothing that diverged was. What a rule ``explains`` are findings that are consequences of its own: mending
+    the cause mends them, so that it is told first.
+    """
+
+    name: ClassVar[str]
+    severity: ClassVar[int]  # 0 is the worst; decides between equally sure findings
+    axis: ClassVar[str]  # what fails, one of `finding.AXES`
+    pulls: ClassVar[str]  # the kind of lever, one of `finding.PULLS`
+    residual: ClassVar[bool] = False
+    of_fit: ClassVar[bool] = False
+    explains: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def judge(self, curves: Curves) -> Finding | None:
+        """The finding, or None where the definition does not hold."""
+
+    def finding(self, confidence: float, evidence: Mapping[str, Number], lever: str, says: str) -> Finding:
+        """A finding under this rule's name, its confidence held inside [0, 1]."""
+        sure = min(max(float(confidence), 0.0), 1.0)
+        return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls)
+
+
+class Inside(Rule):
+    """A rule of what is seen inside a Watch or a Run; logs alone give it nothing to judge."""
+
+    def judge(self, curves: Curves) -> Finding | None:
+        return None if curves.signals is None else self.inside(curves, curves.signals)
+
+    @abstractmethod
+    def inside(self, curves: Curves, signals: Signals) -> Finding | None:
+        """The finding, or None where the definition does not hold or what it rests on was not seen."""
+
+
+def falls(y: Array, reference: float | None = None) -> bool:
+    """Whether a curve still falls at its end: reliably, by a material share of its progress, and not levelling off.
+
+    Over the last quarter of the epochs the interval of the fitted fall lies above 0, the fall is at least a fiftieth
+    of all the progress, and the second half of that quarter falls at no less than a quarter of its pace, as far as noise
+    lets it be seen.
+    """
+    values = measure.known(y)
+    if len(values) < FEWEST_EPOCHS:
+        return False
+    trend = measure.trend(y)
+    progress = max((values[0] if reference is None else reference) - values.min(), 0.0)
+    return trend.low > 0 and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(0.25)
+
+
+def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
+    """How far a curve came below the constant prediction (below its own start, where that is unknown).
+
+    Returns:
+        The descent, its standard error from the noise, and the level it started from.
+    """
+    values = measure.known(y)
+    if len(values) == 0:
+        return math.nan, math.inf, math.nan
+    reference = float(values[0]) if constant is None else constant
+    lowest = float(measure.running_mean(values, measure.window(len(values))).min())
+    return reference - lowest, math.sqrt(2.0) * measure.level_se(y), reference
+
+
+def learned(curves: Curves) -> bool:
+    """Whether either loss came below its reference by a fiftieth of it and by more than the noise.
+
+    An error rate overrules: a tenth of the errors gone is learning. Where the constant prediction is known, that is asked of
+    validation rows, beyond three standard errors of as many rows: answers that are all but undecided fall to one side or
+    the other on the rows trained on, while the loss knows better. Where the constant prediction is unknown and the
+    network began with most answers wrong, hardly one of which it mended, the loss fell by shrinking the outputs alone.
+    """
+    share = measure.remaining(curves)
+    if share is not None and share.of == "error":
+        if _mended_enough(curves, share):
+            return True
+        if not share.certain and not mended(curves):
+            return False
+    for y in (curves.train_loss, curves.valid_loss):
+        depth, se, reference = descent(y, curves.fact("constant_loss"))
+        if depth > max(MATERIAL_PROGRESS * abs(reference), 3 * se):
+            return True
+    return _learned_at_times(curves)
+
+
+def _learned_at_times(curves: Curves) -> bool:
+    """Whether in a quarter of the later epochs training rows cost a tenth less than the constant prediction, like for like.
+
+    Then the noise of the curve is that of weights which know more at some epochs than at others.
+    """
+    constant, values = curves.fact("constant_loss"), measure.known(curves.train_loss)
+    if constant is None or not curves.facts.get("like_for_like") or len(values) < FEWEST_EPOCHS:
+        return False
+    return float(np.quantile(values[len(values) // 2 :], 0.25)) < constant - MENDED_SHARE * abs(constant)
+
+
+def _mended_enough(curves: Curves, share: measure.Share) -> bool:
+    """Whether a tenth of the constant prediction's errors is gone for sure."""
+    if not share.certain or not math.isfinite(share.valid):
+        return min(share.train, share.valid) < 1 - MENDED_SHARE
+    rows, chance = curves.fact("valid_rows"), measure.chance_error(curves)
+    se = math.sqrt(max(1 - chance, 1 / rows) / (chance * rows)) if rows and chance else 0.0  # as a share, near chance
+    return share.valid < 1 - max(MENDED_SHARE, 3 * se)
+
+
+def mended(curves: Curves) -> bool:
+    """Whether the error rate on either side ever came below 97 % of its highest value."""
+    rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
+    return any(float(measure.known(rate).min()) < MENDED * float(measure.known(rate).max()) for rate in rates)
+
+
+def annealed(curves: Curves) -> bool:
+    """Whether the learning rate was brought near zero: then a curve levels off, or falls last, by the schedule."""
+    lr = measure.known(curves.lr)
+    return len(lr) > 1 and bool(lr[-1] < ANNEALED * lr.max()) and bool(lr[-1] < lr[0])
+
+
+def regularizes(curves: Curves) -> bool:
+    """Whether the source says that something regularizes: a mapping with a number above 0, or True."""
+    what = curves.facts.get("regularized")
+    if isinstance(what, Mapping):
+        return any(isinstance(value, (int, float)) and value > 0 for value in what.values())
+    return bool(what)
+
+
+def end_of(curves: Curves) -> dict[str, Number]:
+    """The levels at the end, for the evidence."""
+    return {"train_loss": measure.end(curves.train_loss), "valid_loss": measure.end(curves.valid_loss)}

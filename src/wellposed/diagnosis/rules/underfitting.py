@@ -1,0 +1,141 @@
+"""How well the rows trained on are fitted at rest: badly, by lack of capacity or by too much regularization."""
+
+from __future__ import annotations
+
+import math
+
+from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.curves import Curves, Share
+from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.rules import learning_rates
+from wellposed.diagnosis.rules.generalization import gap_se
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, learned, regularizes
+
+
+class Underfits(Rule):
+    """The training loss itself came to rest high, and validation is hardly worse.
+
+    Holds if the training loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
+    the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise in the labels
+    sets cannot be known from curves, so the confidence is modest by design.
+    """
+
+    name, severity = "underfits", 3
+    axis, pulls = "optimization", "capacity"
+    of_fit = True
+    HIGH = 1 / 3  # of the constant prediction's error; a network able to fit goes on towards zero on its own rows
+    HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
+    SMALL_GAP = 0.25  # of what is left: more than three quarters of the error is there on training rows already
+    SURE_GAP = 0.5  # of what is left: how far the gap may be uncertain for it to be called small
+    FEWEST = 8  # coming to rest cannot be told from fewer epochs
+    LEVER = (
+        "more capacity (width, depth, features) or better optimization (learning rate, longer); "
+        "more regularization will not help"
+    )
+
+    def judge(self, curves: Curves) -> Finding | None:
+        share = measure.remaining(curves)
+        if share is None or not self.high_and_at_rest(curves, share) or not learned(curves):
+            return None
+        if OverRegularized().judge(curves) is not None or learning_rates.RateTooHigh().judge(curves) is not None:
+            return None  # the same symptom with its cause known
+        confidence = 0.35 + 0.4 * min(share.train, 1.0)
+        gap = measure.gap(curves)
+        return self.finding(
+            confidence if share.certain else min(confidence, 0.5),
+            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
+             **end_of(curves)},
+            self.LEVER,
+            f"The network underfits: training came to rest with {share.train:.0%} of the {self._reference(share)} "
+            f"{share.of} left on its own rows, and validation is hardly worse. "
+            "(If the labels are that noisy, this is the floor.)",
+        )  # fmt: skip
+
+    @staticmethod
+    def _reference(share: Share) -> str:
+        return "constant prediction's" if share.certain else "first"
+
+    @classmethod
+    def high_and_at_rest(cls, curves: Curves, share: Share) -> bool:
+        """High on the training rows, at rest, and with a gap that is small beside it."""
+        if len(measure.known(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
+            return False
+        high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
+        small = not math.isfinite(share.valid) or (
+            share.valid - share.train < cls.SMALL_GAP * share.train
+            and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
+        )
+        return high and small and not falls(curves.train_loss, curves.fact("constant_loss"))
+
+
+class OverRegularized(Rule):
+    """What regularizes costs more than it saves: even the training rows are fitted badly, and there is no gap to close.
+
+    Holds only where the source says that something regularizes. The clean training loss is high and at rest as
+    ``underfits`` demands (or never left the constant prediction), the gap is not reliably above a twentieth of the
+    training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it. Without the cost
+    the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
+    noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
+    gradient, which is what it costs where it is at rest.
+
+    Or, seen from inside, if noise takes what the network can do: at rest, with the noise on, half of the
+    constant prediction's loss is left, and the noise is a fifth of the clean loss or more. Such a network spends itself on
+    withstanding the noise, and clean rows are fitted worse for it; where the gap is less than half of that, more is paid than
+    there is to save.
+    """
+
+    name, severity = "over_regularized", 3
+    axis, pulls = "regularization", "regularizer"
+    of_fit = True
+    EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
+    NO_GAP = 0.05  # of the training loss
+    NOISE = 0.2  # of the clean loss: what people see in a plot
+    HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
+
+    def judge(self, curves: Curves) -> Finding | None:
+        share = measure.remaining(curves)
+        if share is None or not regularizes(curves) or len(measure.known(curves.train_loss)) < FEWEST_EPOCHS:
+            return None
+        stuck, toll = not learned(curves), self._drowned(curves)
+        if not stuck and not toll and not Underfits.high_and_at_rest(curves, share):
+            return None
+        gap, train = measure.gap(curves), measure.end(curves.train_loss)
+        if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se, toll / 2):
+            return None
+        excess = self._excess(curves, train)
+        if excess is not None and not excess >= self.EXCESS:
+            return None
+        sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
+        evidence: dict[str, Number] = {
+            "estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
+            **end_of(curves),
+        }  # fmt: skip
+        if excess is not None:
+            evidence["excess"] = excess
+        return self.finding(
+            sure, evidence,
+            "regularize less: lower the strengths (by three to ten times), the dropout or the noise, and train again",
+            f"The network is over-regularized: {min(share.train, 9.99):.0%} of the {share.of} is left on its own "
+            f"training rows and there is no gap to close ({gap.estimate:+.3g}).",
+        )  # fmt: skip
+
+    @classmethod
+    def _drowned(cls, curves: Curves) -> float:
+        """The toll of noise inside the network, if it takes most of what the network can do, at rest; else 0."""
+        toll, constant = curves.signals.toll if curves.signals is not None else None, curves.fact("constant_loss")
+        if toll is None or constant is None or len(measure.known(curves.train_loss)) < Underfits.FEWEST:
+            return 0.0
+        large = toll.noise >= cls.NOISE * abs(toll.loss) and toll.noise > 3 * toll.error
+        most = large and toll.loss + toll.noise >= cls.HALF * constant > 0
+        return toll.noise if most and not falls(curves.train_loss, constant) else 0.0
+
+    @staticmethod
+    def _excess(curves: Curves, train: float) -> float | None:
+        """What the cost has besides the clean loss, as a share of that loss; None where the cost is unknown."""
+        cost, penalty = measure.end(curves.cost), measure.end(curves.penalty)
+        toll = curves.signals.toll if curves.signals is not None else None
+        if not math.isfinite(cost) and toll is not None and math.isfinite(toll.noise):
+            cost = train + toll.noise + toll.decay + (penalty if math.isfinite(penalty) else 0.0)
+        elif not math.isfinite(cost) and math.isfinite(penalty):
+            cost = train + penalty
+        return (cost - train) / abs(train) if math.isfinite(cost) and train else None

@@ -1,0 +1,225 @@
+"""A path: one file of whatever format, or a folder whose logs are found and sorted by run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import DataError, listed
+from wellposed.core.reading import TIMES, check_memory, told
+from wellposed.logs import event_files
+from wellposed.logs.column_names import SIDES, guess, understood
+from wellposed.logs.delimited import read_delimited, uncommented
+from wellposed.logs.documents import is_lines, read_json, read_lines
+from wellposed.logs.log import KERAS, TENSORBOARD, Log, plain
+from wellposed.logs.prose import SAID, read_prose
+from wellposed.logs.shapes import one_side_a_column
+from wellposed.logs.text import text_of
+
+OWN = ("history.json", "history.csv")
+STATE = "trainer_state.json"
+EVENTS = "tfevents"
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
+MOST_FILES = 20_000  # that are looked at in a folder: a sweep has thousands, a whole disk millions
+
+
+def read_path(path: Path) -> list[Log]:
+    """The runs of a file or a folder.
+
+    Raises:
+        DataError: there is no such path, or nothing in it that is a log of training.
+    """
+    if path.is_dir():
+        return _folder(path)
+    return _file(path)
+
+
+def _file(path: Path) -> list[Log]:
+    if EVENTS in path.name:
+        return [_events({"": [path]}, str(path))]
+    text = text_of(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
+    if as_json or suffix in (".json", ".jsonl", ".ndjson"):
+        check_memory(f"'{path}' has {told(len(text))} of JSON", TIMES["JSON"] * len(text), DataError)
+    if suffix in (".jsonl", ".ndjson") or (as_json and is_lines(text)):
+        return read_lines(path, text)
+    if suffix == ".json" or as_json:
+        return read_json(path, text)
+    if not _is_table(text) and (said := read_prose(path, text)):
+        return said
+    return read_delimited(path, text)
+
+
+def _is_table(text: str) -> bool:
+    """Whether the first line is a header: names without numbers, one of which is a loss."""
+    first = uncommented(text.lstrip("\ufeff")).partition("\n")[0]
+    names = re.split(r"[,;\t]", first)
+    return len(names) > 1 and any(understood(name).is_loss for name in names) and not SAID.search(first)
+
+
+# Folders
+
+
+def _folder(path: Path) -> list[Log]:
+    for name in OWN:
+        if (path / name).is_file():
+            return [replace(log, name=str(path)) if i == 0 else log for i, log in enumerate(_file(path / name))]
+    files = list(_walk(path))
+    named = [file for file in files if file.name in (*OWN, "metrics.csv")]
+    states = _latest([file for file in files if file.name == STATE])
+    inside = {file.parent for file in states}
+    events = [file for file in files if EVENTS in file.name and not any(file.is_relative_to(top) for top in inside)]
+    known: list[tuple[str, Callable[[], list[Log]]]] = [
+        (file.relative_to(path).as_posix(), partial(_file, file)) for file in [*_first_of_folder(named), *states]
+    ]
+    known += [
+        (run.relative_to(path).as_posix(), partial(_run, parts, run)) for run, parts in _by_run(events, path).items()
+    ]
+    tables = [file for file in files if file.name.lower().endswith(TABLES)]
+    found = _with_losses(known) or _with_losses(
+        [(file.relative_to(path).as_posix(), partial(_file, file)) for file in tables]
+    )
+    if not found:
+        raise DataError(
+            f"'{path}' is a folder without history.csv or any other log of training that is known; "
+            "give a run folder or a CSV file of curves."
+        )
+    return found
+
+
+def _run(parts: dict[str, list[Path]], run: Path) -> list[Log]:
+    return [_events(parts, str(run))]
+
+
+def _with_losses(sources: Sequence[tuple[str, Callable[[], list[Log]]]]) -> list[Log]:
+    """The logs that have losses. What has none, or cannot be read, is named: it may have been meant."""
+    found: list[Log] = []
+    left: list[str] = []
+    for name, read in sources:
+        try:
+            mine = [log for log in read() if {"train_loss", "valid_loss"} & set(guess(_sided(log)).taken)]
+        except DataError:
+            mine = []
+        found += mine
+        left += [] if mine else [name]
+    note = (f"In the folder, but without losses: {listed(left, 4)}.",) if left else ()
+    return [replace(log, notes=(*log.notes, *note)) for log in found]
+
+
+def _sided(log: Log) -> Iterable[str]:
+    return one_side_a_column(log).columns
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """The files of a folder and of those inside, in order; hidden ones, pipes and links to folders are passed by."""
+    count = 0
+    for folder, inside, names in os.walk(path):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        for name in sorted(names):
+            count += 1
+            if count > MOST_FILES:
+                raise DataError(f"'{path}' has more than {MOST_FILES} files; give a folder that holds the logs.")
+            if not name.startswith(".") and os.path.isfile(file := os.path.join(folder, name)):
+                yield Path(file)
+
+
+def _first_of_folder(files: list[Path]) -> list[Path]:
+    """One file of a folder: a run of ours has its history twice."""
+    first: dict[Path, Path] = {}
+    for file in sorted(files, key=lambda file: (file.name != OWN[0], file)):
+        first.setdefault(file.parent, file)
+    return sorted(first.values())
+
+
+def _latest(states: list[Path]) -> list[Path]:
+    """Of a run's checkpoints the one that got furthest: its log holds those of all before."""
+    by_run: dict[Path, list[Path]] = {}
+    for state in states:
+        folder = state.parent
+        by_run.setdefault(folder.parent if folder.name.startswith("checkpoint-") else folder, []).append(state)
+    return [max(mine, key=_reached) for mine in by_run.values()]
+
+
+def _reached(state: Path) -> tuple[int, str]:
+    try:
+        value: Any = json.loads(text_of(state))
+    except (DataError, ValueError, RecursionError):
+        return -1, str(state)
+    history = value.get("log_history") if isinstance(value, dict) else None
+    return len(history) if isinstance(history, list) else -1, str(state)
+
+
+# TensorBoard
+
+
+def _by_run(events: list[Path], top: Path) -> dict[Path, dict[str, list[Path]]]:
+    """Event files by run and part: ``train`` and ``validation`` beside one another are parts of the folder above.
+
+    ``add_scalars`` makes a folder for each of its curves, ``TAG_CURVE``; those are parts too.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for file in events:
+        folders.setdefault(file.parent, []).append(file)
+    runs: dict[Path, dict[str, list[Path]]] = {}
+    for folder, files in folders.items():
+        part = plain(folder.name)
+        inside = folder != top and (part in SIDES or part.rsplit("_", 1)[-1] in SIDES)
+        home, name = (folder.parent, folder.name) if inside else (folder, "")
+        runs.setdefault(home, {})[name] = files
+    return runs
+
+
+def _events(parts: dict[str, list[Path]], name: str) -> Log:
+    """One log of the event files of a run; each tag a column, in the order of writing."""
+    columns: dict[str, list[tuple[int, float]]] = {}
+    notes: list[str] = []
+    for part, files in parts.items():
+        for file in files:
+            found, whole = event_files.scalars(file)
+            if not whole:
+                notes.append(f"'{file.name}' breaks off and was read up to there.")
+            for tag, entries in found.items():
+                columns.setdefault(_column(part, tag), []).extend(entries)
+    if not columns:
+        raise DataError(f"'{name}' has no scalars, only other events of TensorBoard.")
+    if any(_of_epochs(tag) for tag in columns):  # Keras: its curves of epochs count epochs, those of batches do not
+        columns = {tag: entries for tag, entries in columns.items() if _of_epochs(tag)}
+        return Log(_rows("epoch", columns), name, KERAS, {}, tuple(notes))
+    return Log(_rows("step", columns), name, TENSORBOARD, {}, tuple(notes))
+
+
+def _column(part: str, tag: str) -> str:
+    """``train`` and ``loss`` are ``train/loss``; of ``Loss_train`` with the tag ``Loss`` it is ``Loss/train``."""
+    if not part:
+        return tag
+    curve = part.rsplit("_", 1)[-1]
+    return f"{tag}/{curve}" if part == f"{tag.replace('/', '_')}_{curve}" else f"{part}/{tag}"
+
+
+def _of_epochs(tag: str) -> bool:
+    return tag.rsplit("/", 1)[-1].startswith("epoch_")
+
+
+def _rows(key: str, columns: dict[str, list[tuple[int, float]]]) -> dict[str, list[Any]]:
+    """Columns of equal length: the curves one after another, each value in a row of its own with its step.
+
+    Tags that will not be used, of which there may be hundreds, share one empty column.
+    """
+    taken = set(guess(columns).taken.values())
+    used = {tag: entries for tag, entries in columns.items() if tag in taken and tag != key}
+    total = sum(len(entries) for entries in used.values())
+    rows: dict[str, list[Any]] = {key: [step for entries in used.values() for step, _ in entries]}
+    rows |= dict.fromkeys((tag for tag in columns if tag not in used and tag != key), [None] * total)
+    at = 0
+    for tag, entries in used.items():
+        rows[tag] = [None] * at + [value for _, value in entries] + [None] * (total - at - len(entries))
+        at += len(entries)
+    return rows

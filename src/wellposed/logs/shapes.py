@@ -1,0 +1,89 @@
+"""Tables of other shapes: several runs in one table, and one row for each side of an epoch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from wellposed.core.errors import DataError
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS
+from wellposed.logs.log import Log, plain
+
+ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
+GROUPS = ("run", "recipe", "trial", "run_id", "run_name", "experiment", "fold", "seed", "config")
+PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "partition", "side", "type", "part")
+
+
+def runs(log: Log) -> list[Log]:
+    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``."""
+    if len({len(cells) for cells in log.columns.values()}) > 1:
+        return [log]  # it is refused later, by the names that matter
+    _refuse_results(log)
+    key = next((name for name in log.columns if plain(name) in GROUPS and _tells_apart(log, name)), None)
+    if key is None:
+        return [log]
+    whose = [_label(cell) for cell in log.columns[key]]
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(whose):
+        places.setdefault(one, []).append(place)
+    if "best" in places:
+        note = f"Of {len(places)} runs in '{key}', the one called best was taken."
+        return [replace(_rows(log, key, places["best"], "best"), name=log.name, notes=(*log.notes, note))]
+    return [_rows(log, key, keep, one) for one, keep in places.items()]
+
+
+def _refuse_results(log: Log) -> None:
+    """A table with one row a run, as a list of runs exports it, has final results and no curves."""
+    for name, cells in log.columns.items():
+        if plain(name) in ONE_EACH and len(cells) > 1:
+            values = [_label(cell) for cell in cells if cell is not None]
+            if len(set(values)) == len(cells) and all(re.search("[a-z]", value, re.IGNORECASE) for value in values):
+                raise DataError(
+                    f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
+                    "Export the history of each run: a row for each epoch."
+                )
+
+
+def _label(cell: Any) -> str:
+    return str(cell).strip()
+
+
+def _tells_apart(log: Log, name: str) -> bool:
+    """Whether a column has several values, each in several rows: a seed that differs in every row is none."""
+    cells = log.columns[name]
+    values = {_label(cell) for cell in cells if cell is not None and _label(cell)}
+    return 2 <= len(values) <= len(cells) / 2
+
+
+def _rows(log: Log, key: str, keep: list[int], one: str) -> Log:
+    columns = {name: [cells[index] for index in keep] for name, cells in log.columns.items() if name != key}
+    return replace(log, columns=columns, name=f"{log.name}: {one}")
+
+
+def one_side_a_column(log: Log) -> Log:
+    """A table with one row for training and one for validation, as ``phase,epoch,loss``: a column for each side."""
+    if len({len(cells) for cells in log.columns.values()}) > 1:
+        return log
+    key = next((name for name in log.columns if plain(name) in PHASES and _names_sides(log, name)), None)
+    if key is None:
+        return log
+    sides = [SIDES.get(plain(_label(cell)), "") for cell in log.columns[key]]
+    columns: dict[str, list[Any]] = {}
+    for name, cells in log.columns.items():
+        if name == key:
+            continue
+        if plain(name) in (*EPOCHS, *STEPS):
+            columns[name] = list(cells)
+            continue
+        for side in dict.fromkeys(side for side in sides if side):
+            columns[f"{side} {name}"] = [
+                cell if mine == side else None for cell, mine in zip(cells, sides, strict=True)
+            ]
+    note = f"'{key}' says which rows are of training and which of validation."
+    return replace(log, columns=columns, notes=(*log.notes, note))
+
+
+def _names_sides(log: Log, name: str) -> bool:
+    found = {plain(_label(cell)) for cell in log.columns[name] if cell is not None}
+    return len({SIDES.get(value) for value in found if value}) >= 2 and all(value in SIDES for value in found if value)

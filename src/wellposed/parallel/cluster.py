@@ -1,0 +1,227 @@
+"""Jobs trained on a Ray cluster: the problem once in the object store, lots of jobs as tasks that any worker can repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from wellposed.core.errors import InputError, ProblemError, TrainingError, require
+from wellposed.core.progress import report, reporting_to
+from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
+from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.training.problem import Problem
+
+ENGINE = "ray"
+RETRIES = 3
+"""Times that a lot whose worker or node died is trained again: nodes that can be taken away at any time often are."""
+LOT = 64
+"""Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
+
+
+def train_on_ray(
+    problem: Problem,
+    jobs: Sequence[Job],
+    *,
+    device: str | torch.device = "auto",
+    deadline: float,
+    probe_rows: int | None = None,
+    cull: Cull | None = None,
+    done: Done | None = None,
+) -> list[Outcome]:
+    """Train every job as part of some Ray task; see `wellposed.parallel.executors.train_jobs`.
+
+    If Ray is not connected yet, ``ray.init()`` finds the cluster of Ray's own configuration (``RAY_ADDRESS``, or the latest
+    started on this machine), else it starts one here. The connection stays, so that the next call finds the problem where
+    it is; ``ray.shutdown()`` ends it. A task takes one CPU and one thread; with ``device="cuda"`` also one GPU, and ``auto``
+    is the CPU. The deadline travels as seconds left. The nodes need the same wellposed and the modules that the problem
+    is written in; only what stands in the script itself, or in a FILE.py:NAME, is sent along.
+
+    Raises:
+        InputError: there is no such device, or no node of the cluster has it.
+        ProblemError: the problem cannot be sent.
+        MissingExtra: Ray is not installed.
+    """
+    ray = require("ray", "ray")
+    kind = kind_of(device)
+    connect(ray)
+    resources = ray.cluster_resources()
+    count = int(resources.get("CPU" if kind != "cuda" else "GPU", 0))
+    if kind == "cuda" and not count:
+        raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
+    count = max(1, count)
+    lots = [
+        Lot(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
+        for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
+    ]
+    task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
+    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
+        return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
+
+
+def kind_of(device: str | torch.device) -> str:
+    """``cpu``, which is ``auto``, or ``cuda``: which card it is there, Ray says.
+
+    Raises:
+        InputError: torch does not know the device, or Ray does not hand it out.
+    """
+    if device == "auto":
+        return "cpu"  # a card that was not asked of Ray may be somebody else's
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = str(device)
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"There is no device {kind!r} on a Ray cluster; use auto, cpu or cuda.")
+    return kind
+
+
+def connect(ray: ModuleType) -> None:
+    """Connect to Ray where that has not happened, without a word of its own, and with SIGTERM answered as before."""
+    if ray.is_initialized():
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)  # Ray would exit in the middle of a study
+
+
+class Ours(io.TextIOBase):
+    """Standard output without what Ray's threads print there of workers that died, whatever it was told: that is logged."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """To the log in a thread of Ray's, else to where it belongs."""
+        if threading.current_thread().name.startswith("ray_"):
+            logging.getLogger("ray").info(text.rstrip())
+            return len(text)
+        return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        """What belongs there."""
+        self._stream.flush()
+
+
+_stored: weakref.WeakKeyDictionary[Problem, tuple[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def stored(ray: ModuleType, problem: Problem) -> Any:
+    """Where the problem lies in the object store; put there at the first call, and kept as long as the problem."""
+    session = ray.get_runtime_context().get_job_id()
+    known = _stored.get(problem)
+    if known is None or known[0] != session:
+        known = session, ray.put(packed(problem, require("ray.cloudpickle", "ray"), ENGINE))
+        _stored[problem] = known
+    return known[1]
+
+
+Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
+"""Each outcome with its place, whether an interrupt ended the lot, and notes for the user."""
+
+
+def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
+    """The task: train a lot within the seconds that are left."""
+    deadline = time.monotonic() + left
+    told: list[tuple[int, bytes]] = []
+    notes: list[str] = []
+
+    def note(event: str, fields: dict[str, Any]) -> None:
+        if event == "note":
+            notes.append(fields["text"])
+
+    with reporting_to(note):
+        ended = train_lot(unpacked(parcel), replace(lot, deadline=deadline), lambda *outcome: told.append(outcome))
+    return told, ended, notes
+
+
+@dataclass
+class Tasks:
+    """Tasks that are under way, and the outcomes so far."""
+
+    ray: ModuleType
+    task: Any
+    problem: Problem
+    parcel: Any
+    jobs: Sequence[Job]
+    done: Done | None
+    count: int
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    running: dict[Any, Lot] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+        """All outcomes in the order of the jobs; after Ctrl-C those that there are.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
+        """
+        waiting = list(reversed(lots))
+        try:
+            while (waiting or self.running) and not self.interrupted:
+                # No more than can run, so that each leaves with the time that is left then.
+                while waiting and len(self.running) < self.count:
+                    lot = waiting.pop()
+                    self.running[self.task.remote(self.parcel, lot, lot.deadline - time.monotonic())] = lot
+                ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
+                for reference in ready:
+                    self.take(reference)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            for reference in self.running:
+                self.ray.cancel(reference, force=True)
+        return so_far(self.outcomes, len(self.jobs), self.interrupted)
+
+    def take(self, reference: Any) -> None:
+        """What a task returned, or why it did not."""
+        lot = self.running.pop(reference)
+        errors = self.ray.exceptions
+        try:
+            told, interrupted, notes = self.ray.get(reference)
+        except errors.RayTaskError as error:
+            raise understood(error) from error
+        except errors.RayError as error:
+            said = " ".join(str(error).split())
+            for place in lot.places:
+                self.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
+            return
+        for text in notes:
+            report("note", text=text)
+        for place, answer in told:
+            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+        self.interrupted = self.interrupted or interrupted
+
+    def settle(self, place: int, outcome: Outcome) -> None:
+        """A job has ended."""
+        self.outcomes[place] = outcome
+        if self.done is not None:
+            self.done(place, outcome)
+
+
+def understood(error: Any) -> BaseException:
+    """What a task raised, as it was raised there, with where it happened."""
+    cause: BaseException = getattr(error, "cause", error)
+    if isinstance(cause, ModuleNotFoundError):
+        return ProblemError(
+            f"A Ray worker lacks the module {cause.name!r}. Install it on the nodes, or send it along: "
+            'ray.init(runtime_env={"py_modules": [...]}) before training.'
+        )
+    cause.add_note(f"In a Ray worker:\n{error}")
+    return cause

@@ -1,0 +1,87 @@
+"""What is to be trained, together with what else: jobs, how they stand, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from wellposed.core.errors import TrainingError, WellposedError
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.history import History
+from wellposed.training.resampling import Sample
+from wellposed.training.run import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe to be trained with one seed.
+
+    Attributes:
+        rows: train on at most this many rows (stratified); None takes all.
+        draw, resample: which rows; see `wellposed.training.resampling.Sample`.
+    """
+
+    recipe: Recipe
+    seed: int = 0
+    rows: int | None = None
+    draw: int | None = None
+    resample: int | None = None
+
+    @property
+    def sample(self) -> Sample:
+        """The training rows."""
+        return Sample(self.rows, self.draw, self.resample)
+
+
+class NotBegun(TrainingError):
+    """The time was over before a job began to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__("The time was over before this recipe began to be trained.")
+
+
+Outcome = Run | WellposedError
+"""How a job ended: its run, or why it could not be trained."""
+
+
+def interrupted(outcome: Outcome) -> bool:
+    """Whether Ctrl-C ended it."""
+    return isinstance(outcome, Run) and outcome.stopped == "interrupted"
+
+
+def so_far(outcomes: Mapping[int, Outcome], count: int, ended: bool) -> list[Outcome]:
+    """The outcomes by the place of their jobs, of ``count`` in all; ``ended`` says that Ctrl-C came.
+
+    Raises:
+        KeyboardInterrupt: it came when all had ended: no outcome says so, and whoever asked would go on.
+    """
+    if ended and len(outcomes) == count and not any(map(interrupted, outcomes.values())):
+        raise KeyboardInterrupt
+    return [outcomes[place] for place in sorted(outcomes)]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one job stands after an epoch.
+
+    Attributes:
+        job: its place among the jobs.
+        history: so far, of the weights that would be used: averaged ones where there is an average.
+        epochs: planned.
+    """
+
+    job: int
+    history: History
+    epochs: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned epochs that is done, in (0, 1]."""
+        return len(self.history) / self.epochs
+
+
+Cull = Callable[[Sequence[Standing]], Collection[int]]
+"""Called after each epoch with those that are still trained together; the jobs to be stopped now, as ``"culled"``."""
+
+Done = Callable[[int, Outcome], None]
+"""Called with a job's place and outcome as soon as it has ended."""

@@ -1,0 +1,64 @@
+"""The visible gap as a figure: the true gap, what each thing that training adds makes of it, and the gap that a loop shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wellposed.decomposition.gap_split import GapSplit
+from wellposed.reporting import figures as draw
+from wellposed.reporting.budget_panel import Step, _spoken, on_any_ground, waterfall
+
+NAMES = {
+    "generalization": "true gap",
+    "averaging": "averaged weights",
+    "batch_norm": "batch norm",
+    "dropout": "dropout, noise inside",
+    "inputs": "mixing, noise of inputs",
+    "smoothing": "label smoothing",
+    "penalty": "penalty",
+    "moving": "weights that moved",
+    "unseen": "what is not seen",
+    "visible": "visible gap",
+}
+COLOURS = {"generalization": draw.VALID, "visible": draw.INK}
+LEFT = 152
+"""Room for the longest name."""
+
+
+def steps_of(split: GapSplit) -> list[Step]:
+    """The true gap, the shares from the inside out, and their sum, the visible gap.
+
+    That is the order of the table turned around: a reader begins with what is so, and sees what is laid upon it.
+    """
+    steps: list[Step] = []
+    start = 0.0
+    for share in reversed(split.shares):
+        steps.append(Step(share.name, start, share.estimate, share.low, share.high))
+        start = steps[-1].end
+    return [*steps, Step("visible", 0.0, split.visible, math.nan, math.nan)]
+
+
+def picture(split: GapSplit) -> str:
+    """The waterfall of a visible gap as a figure of its own: SVG that is readable on white and on dark ground; empty where a
+    loss is not finite.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    steps = steps_of(split)
+    if not all(math.isfinite(step.size) for step in steps):
+        return ""
+    label = f"What the visible gap is made of: {_spoken(steps, NAMES)}"
+    return on_any_ground(waterfall("gap-split", label, steps, frame_of(steps), "generalization", NAMES, COLOURS, LEFT))
+
+
+def frame_of(steps: Sequence[Step]) -> tuple[float, float]:
+    """Around zero and all bars, and their intervals as far as those do not press the bars together."""
+    ends = [end for step in steps for end in (step.start, step.end)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    span = high - low or 1.0
+    whiskers = [end for step in steps for end in step.whisker or ()]
+    inside = [min(max(end, low - span), high + span) for end in whiskers]
+    low, high = min([low, *inside]), max([high, *inside])
+    return low - 0.03 * (high - low), high + 0.03 * (high - low)

@@ -1,0 +1,160 @@
+"""The trials for Optuna's own tools, in the study's folder: ``optuna-dashboard optuna.journal`` opens it.
+
+`state` is the truth. A trial is written here in one line when it has ended, so that none is ever left running; what a killed
+process did not write is added when the study goes on, and a file that does not fit the state is made anew from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import FormatError, require
+from wellposed.core.files import opened, replace
+from wellposed.core.reading import read_bytes
+from wellposed.search.proposals import choices_of, quietly, said
+from wellposed.search.space import Space
+from wellposed.study.trials import Trial
+
+FILE = "optuna.journal"
+KINDS = ("baseline", "search")
+NAME = "wellposed"
+
+
+class Journal:
+    """Optuna's journal of a study.
+
+    Args:
+        folder: of the study; this process has claimed it.
+        maximize: whether a higher score is better.
+    """
+
+    def __init__(self, folder: Path, maximize: bool) -> None:
+        self.path, self.maximize = folder / FILE, maximize
+        self._study: Any = None
+        self._space: Space | None = None
+
+    def open(self, space: Space, trials: Iterable[Trial]) -> None:
+        """Bring the file to these trials: what is missing is added; one that is damaged or has others is made anew."""
+        self._space = space
+        wanted = {trial.index: trial for trial in trials if trial.kind in KINDS}
+        for stale in self.path.parent.glob(f"{FILE}.*"):  # of a process that was killed: nobody else is in the folder
+            stale.unlink()
+        with quietly():
+            held = self._held()
+            if held is None or not held <= set(wanted):
+                self._rewrite(wanted.values())
+                return
+            self._study = self._opened(self.path)
+            for index in sorted(set(wanted) - held):
+                self._study.add_trial(self._frozen(wanted[index]))
+
+    def add(self, trial: Trial) -> None:
+        """Write a trial that has ended; before `open` nothing is written, and `open` does it."""
+        if trial.kind in KINDS and self._study is not None:
+            with quietly():
+                self._study.add_trial(self._frozen(trial))
+
+    def _held(self) -> set[int] | None:
+        """The numbers of the trials in the file; None where it is missing, damaged, or no journal of ours."""
+        try:
+            content = read_bytes(self.path, "JSON", FormatError)
+        except FormatError:
+            return None
+        if not content.endswith(b"\n"):  # the last line of a process that was killed while it wrote
+            return None
+        held = set()
+        try:
+            for line in content.splitlines():
+                attributes = json.loads(line).get("user_attrs")
+                if attributes:
+                    held.add(int(attributes["trial"]))
+            if held != {trial.user_attrs["trial"] for trial in self._opened(self.path).trials}:
+                return None
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+        ):  # a stranger's link is a ValueError too
+            return None
+        return held
+
+    def _rewrite(self, trials: Iterable[Trial]) -> None:
+        fresh = self.path.with_name(f"{FILE}.new")
+        study = self._opened(fresh)
+        study.add_trials([self._frozen(trial) for trial in trials])
+        replace(fresh, self.path)
+        self._study = self._opened(self.path)
+
+    def _opened(self, path: Path) -> Any:
+        optuna = require("optuna", "search")
+        backend = _backend(path)
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend), study_name=NAME, load_if_exists=True,
+            direction="maximize" if self.maximize else "minimize",
+        )  # fmt: skip
+
+    def _frozen(self, trial: Trial) -> Any:
+        """The trial as Optuna keeps it: one that diverged has failed, one that halving stopped is pruned."""
+        optuna = require("optuna", "search")
+        states = optuna.trial.TrialState
+        state = states.FAIL if trial.diverged else states.PRUNED if trial.stopped == "culled" else states.COMPLETE
+        score = trial.valid if math.isfinite(trial.valid) else trial.valid_loss
+        sign = 1.0 if self.maximize else -1.0
+        rungs = {int(epoch): sign * rank for epoch, rank, _ in trial.rungs if rank is not None and math.isfinite(rank)}
+        attributes = {
+            "trial": trial.index, "kind": trial.kind, "recipe": trial.built.to_toml(), "describe": trial.describe,
+            "seed": trial.seed, "epochs": trial.epochs, "stopped": trial.stopped, "train_rows": trial.train_rows,
+            **{k: v for k in ("valid_loss", "train_loss", "seconds") if math.isfinite(v := getattr(trial, k))},
+        }  # fmt: skip
+        params = {name: self._said(name, value) for name, value in trial.params.items()}
+        holding = {name: self._holding(name, value) for name, value in params.items()}
+        return optuna.trial.create_trial(
+            state=state, params=params, distributions=holding, user_attrs=attributes,
+            value=None if state is states.FAIL else score, intermediate_values=rungs,
+        )  # fmt: skip
+
+    def _said(self, name: str, value: Any) -> Any:
+        dimension = self._space.dimensions.get(name) if self._space is not None else None
+        return value if dimension is None else said(dimension, value)
+
+    def _holding(self, name: str, value: Any) -> Any:
+        """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""
+        optuna = require("optuna", "search")
+        dimension = self._space.dimensions.get(name) if self._space is not None else None
+        if dimension is None:
+            return optuna.distributions.CategoricalDistribution([value])
+        if dimension.kind == "size":
+            low, high = min(dimension.low, value), max(dimension.high, value)
+            return optuna.distributions.FloatDistribution(low, high, log=dimension.log)
+        choices = choices_of(dimension)
+        return optuna.distributions.CategoricalDistribution(choices if value in choices else (*choices, value))
+
+
+def _backend(path: Path) -> Any:
+    """A file of lines for Optuna, opened by our door: Optuna's own follows links, and leaves another as its lock.
+
+    Nobody else writes, since this process has claimed the folder: what is in the file is read once.
+    """
+    base: Any = require("optuna.storages.journal", "search").BaseJournalBackend
+    with opened(path, path.parent) as file:
+        held: list[dict[str, Any]] = [json.loads(line) for line in file.read().splitlines()]
+
+    class Lines(base):  # type: ignore[misc]
+        def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+            return held[log_number_from:]
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+            with opened(path, path.parent) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+                os.fsync(file.fileno())
+            held.extend(map(json.loads, lines))
+
+    return Lines()

@@ -1,0 +1,1 @@
+"""What was tried, what was proven, how is it kept and resumed?"""

@@ -1,0 +1,72 @@
+"""The folder of a study: claimed by one process, and only if it is empty or resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import FolderInUse, InputError
+from wellposed.core.files import PARTIAL, opened, sweep
+from wellposed.study.trials import STATE
+
+LOCK = ".lock"
+MODEL = "model"
+BUSY = "Another process works in '{}'; wait for it, or give another --out."
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
+
+    Raises:
+        FolderInUse: it holds something else, or another process works in it.
+        InputError: it cannot be written, or a link or a device stands where it has a file or a folder of its own.
+    """
+    made = not folder.exists()
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {p.name for p in folder.iterdir() if not p.name.startswith(PARTIAL)} - {LOCK}
+        lock = opened(folder / LOCK, folder)
+    except OSError as error:
+        if isinstance(error, FolderInUse):
+            raise
+        raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
+    with lock:
+        _lock(lock, folder)
+        try:
+            if content and not resume:
+                raise FolderInUse(
+                    f"The folder '{folder}' is in use; give another --out, or --resume to go on with its study."
+                )
+            if content and resume and STATE not in content:
+                raise FolderInUse(f"The folder '{folder}' holds no study to resume; give another --out.")
+            for place in (folder, folder / MODEL):
+                sweep(place, folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / LOCK)
+                if made:
+                    folder.rmdir()  # only where nothing was kept in it
+
+
+def _lock(file: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows: the folder's content still says that it is in use
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUse(BUSY.format(folder)) from None
+    try:
+        same = os.fstat(file.fileno()).st_ino == os.stat(folder / LOCK).st_ino
+    except FileNotFoundError:
+        same = False
+    if not same:  # another process took its lock away when it ended, and a third may hold a new one
+        raise FolderInUse(BUSY.format(folder))

@@ -1,0 +1,93 @@
+"""Going on with a study: only with the same data, metric and seed, and only with budget left."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from wellposed.core.errors import InputError, StudyFinished
+from wellposed.core.files import read_json
+from wellposed.core.records import listing
+from wellposed.search import budget_split
+from wellposed.search.holdout import content
+from wellposed.search.runner import BOOKED
+from wellposed.study.budget import Account, Budget
+from wellposed.study.study import STUDY
+from wellposed.study.trials import SCHEMA, State
+from wellposed.training.problem import Problem
+
+UNITS = {"seconds": "s", "recipes": " recipes", "epochs": " epochs"}
+
+
+def resumed(folder: Path, fresh: State, account: Account, problem: Problem) -> tuple[State, Account]:
+    """The state of the study in a folder, and the account with what it has spent of this budget.
+
+    Args:
+        fresh: of this problem, for comparison.
+        account: of the budget that is given now: of the whole study in recipes or epochs, and of all its sessions in minutes.
+    Raises:
+        InputError: the study is of something else.
+        StudyFinished: it has spent its budget.
+    """
+    old = State.load(folder)
+    for what, mine, theirs in (("data", fresh.data, old.data), ("metric", fresh.metric, old.metric)):
+        if mine != theirs:
+            raise InputError(
+                f"The study in '{folder}' has another {what}; resume it with the same, or use another --out."
+            )
+    if old.own_test and not fresh.own_test:
+        raise InputError(
+            f"The study in '{folder}' was confirmed on rows given by --test, and trained on all others. Give --test again."
+        )
+    old.own_test = fresh.own_test
+    if old.seed != fresh.seed:
+        raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
+    end_look(folder, old)
+    return old, continued(folder, old, account, content(problem.prepared.test).hex())
+
+
+def end_look(folder: Path, state: State) -> None:
+    """A process that was killed right after it wrote its results has shown them: that look is over."""
+    if state.looking is None:
+        return
+    try:
+        record = read_json(folder / STUDY, SCHEMA, "study")
+        budget = Budget.parse(str(record.get("budget")))
+    except InputError:
+        return  # there is none, or none of ours: nothing of this look was shown
+    shown = len(listing(record.get("trials")))
+    if record.get("looks") == state.looks.get(state.looking) and shown == len(state.trials):
+        state.close(budget.unit, budget.amount)
+        state.save(folder)
+
+
+def continued(folder: Path, state: State, account: Account, rows: str) -> Account:
+    """The account with what the study has spent.
+
+    Raises:
+        StudyFinished: the budget was spent by a study that is confirmed, on rows that were looked at.
+    """
+    budget = account.budget
+    if budget.none:
+        return account
+    before = state.finished.get(budget.unit, 0.0)
+    ended = not state.pending and state.looking is None and state.confirmed == len(state.trials)
+    new_rows = rows not in state.looks
+    if ended and budget.amount <= before and not new_rows:
+        raise StudyFinished(
+            f"The study in '{folder}' has spent its budget of {before:g}{UNITS[budget.unit]} and is confirmed. Give a larger "
+            "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows its results."
+        )
+    if budget.unit != "seconds":
+        for trial in state.of(*BOOKED):
+            account.book(trial.epochs)
+        for failed in state.failed:
+            if failed.kind in BOOKED:
+                account.book(1)
+        return account
+    if budget.amount > before:
+        account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))
+        used = min(state.seconds, budget_split.SEARCH * account.budget.amount)
+    else:
+        used = budget.amount / 2  # new rows, for which the search goes on a little
+    return dataclasses.replace(account, began=account.began - used)

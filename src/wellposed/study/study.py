@@ -1,0 +1,165 @@
+"""`Study`: many runs on one problem, the best recipe, and the evidence that it is better than the baseline."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wellposed._version import __version__
+from wellposed.core.files import write_atomically, write_json
+from wellposed.core.records import mapping, part, text
+from wellposed.diagnosis.diagnose import Diagnosis
+from wellposed.search.confirmation import ALPHA
+from wellposed.statistics.evidence import Interval, look_level
+from wellposed.study import verdict
+from wellposed.study.folder import MODEL
+from wellposed.study.trials import SCHEMA, State, Trial
+from wellposed.study.verdict import verdict
+from wellposed.training.checkpoint import save_run
+from wellposed.training.run import Run
+
+STUDY = "study.json"
+
+__all__ = ["STUDY", "State", "Study", "Trial"]
+
+
+@dataclass
+class Study:
+    """The result of `improve`.
+
+    Attributes:
+        baseline, best: the confirmed runs of either recipe with the lowest validation loss; equal where nothing beat
+            the baseline in validation.
+        improvement: how much better the best recipe is on rows that the search never touched; None where the study was
+            interrupted before.
+        runs: the confirmation runs, pair by pair.
+        trials: every recipe that was tried.
+        references: test scores of a constant, a linear model and histogram boosting.
+        ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
+        simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
+    """
+
+    baseline: Run
+    best: Run
+    improvement: Interval | None
+    runs: list[Run]
+    trials: list[Trial]
+    references: dict[str, float]
+    diagnoses: dict[str, Diagnosis]
+    facts: dict[str, Any]
+    notes: list[str]
+    ablation: list[dict[str, Any]]
+    simplest: dict[str, Any] | None
+    folder: Path | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the improvement is shown."""
+        return self.improvement is not None and self.improvement.shown
+
+    def side(self, name: str) -> dict[str, Any]:
+        """``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
+        scores = self.facts["scores"][name]
+        run: Run = getattr(self, name)
+        return {
+            "recipe": run.recipe.describe(),
+            "valid": float(np.mean(scores["valid"])),
+            "test": float(np.mean(scores["test"])),
+            "findings": [finding.name for finding in self.diagnoses[name]],
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Everything as ``study.json`` holds it; see DESIGN's contract for the first part."""
+        interval = self.improvement
+        improvement = {
+            "estimate": interval.estimate if interval else None,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "level": interval.level if interval else None,
+            "pairs": interval.pairs if interval else 0,
+            "looks": self.facts["looks"],
+            "shown": self.shown,
+            "limited_by": interval.limited_by if interval else None,
+            "rows": interval.rows if interval else None,
+            # More pairs on the same rows are another look at them.
+            "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
+        }
+        searched = [t for t in self.trials if t.kind in ("baseline", "search")]
+        return {
+            "schema": SCHEMA,
+            "wellposed": __version__,
+            "torch": str(torch.__version__),
+            "device": self.facts["device"],
+            "threads": self.facts["threads"],
+            "command": self.facts["command"],
+            "seed": self.facts["seed"],
+            "task": self.facts["task"],
+            "metric": self.facts["metric"],
+            "data": self.facts["data"],
+            "references": self.references,
+            "baseline": self.side("baseline"),
+            "best": self.side("best"),
+            "improvement": improvement,
+            "recipes_tried": len(searched),
+            "seconds": self.facts["seconds"],
+            "name": self.facts["name"],
+            "budget": self.facts["budget"],
+            "looks": self.facts["looks"],
+            "trials": [asdict(trial) for trial in self.trials],
+            "histories": {n: getattr(self, n).history.to_dict() for n in ("baseline", "best")},
+            "diagnoses": {n: _told(d) for n, d in self.diagnoses.items()},
+            "audits": {n: getattr(self, n).audit().to_dict() for n in ("baseline", "best")},
+            "recipes": {n: getattr(self, n).recipe.to_toml() for n in ("baseline", "best")},
+            "differences": {k: list(v) for k, v in self.baseline.recipe.differences(self.best.recipe).items()},
+            "confirmation": {
+                "seeds": self.facts["confirmation_seeds"],
+                "baseline": self.facts["scores"]["baseline"]["test"],
+                "best": self.facts["scores"]["best"]["test"],
+                "rows": self.facts["data"]["test"],
+            },
+            "advice": self.facts["advice"],
+            "error_budget": self.facts["error_budget"],
+            "ablation": self.ablation,
+            "simplest": self.simplest,
+            "engine": self.facts["engine"],
+            "space": self.facts["space"],
+            "warnings": self.facts["warnings"],
+            "notes": self.notes,
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
+        save_run(self.best, folder / MODEL, folder)
+        write_atomically(folder / "recipe.toml", self.best.recipe.to_toml(), folder)
+        write_atomically(folder / "history.csv", self.best.history.to_csv(), folder)
+        self.best.history.save(folder / "history.json", folder)
+        write_json(folder / STUDY, self.record(), folder)
+
+    def __str__(self) -> str:
+        return summary(self.record())
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
+    said = verdict(record)
+    metric = verdict.metric_name(record)
+    lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [verdict.emptied(record)])]
+    for name in ("baseline", "best"):
+        score, recipe = verdict.score(part(record, name, "test")), text(part(record, name, "recipe"))
+        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
+    if references := mapping(part(record, "references")):
+        lines.append("also:     " + ", ".join(f"{k} {verdict.score(v)}" for k, v in references.items()))
+    return "\n".join(lines)
+
+
+def _told(diagnosis: Diagnosis) -> dict[str, Any]:
+    """A diagnosis with the sentence of each finding."""
+    value = diagnosis.to_dict()
+    value["findings"] = [{**finding.to_dict(), "says": finding.says} for finding in diagnosis]
+    return value

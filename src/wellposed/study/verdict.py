@@ -1,0 +1,364 @@
+"""The words of the page: numbers as people write them, and the verdict in plain sentences."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from wellposed.core.errors import listed
+from wellposed.core.records import known, mapping, number, part, rows, text
+from wellposed.losses.metrics import metrics
+from wellposed.statistics.evidence import POWER, Needs
+
+REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}
+ADVICE = {
+    "constant": "The network learned nothing from the inputs that shows on these rows.",
+    "linear": "For this table the simpler model is the better choice.",
+    "boosting": "For this table boosting is the better choice, unless you need a network.",
+}
+LIMITS = {
+    "rows": (
+        "The number of untouched rows limits this: more seeds would not narrow the interval. "
+        "Hold out more rows, or bring new ones with --test."
+    ),
+    "seeds": (
+        "The number of paired seeds limits this: more untouched rows would not narrow the interval. "
+        "Give a larger budget, so that more pairs are trained."
+    ),
+}
+ONE_PAIR = (
+    "One pair of seeds does not tell a better recipe from a lucky seed, however many the rows. "
+    "Give a larger budget, so that at least five pairs are trained."
+)
+MORE_PAIRS, MORE_ROWS = "A larger budget trains more pairs.", "New rows come with --test."
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study proved.
+
+    Args:
+        kind: ``shown``, ``unproven``, ``worse`` or ``missing``.
+        mark: the word that opens the sentence.
+        claim: what was found.
+        support: on how many rows, with which interval, over how many seeds.
+        limits: what stands in the way of a proof and what to do; empty where the gain is shown.
+        references: a sentence for each reference model that is ahead or as good, and what to do; empty where none is.
+    """
+
+    kind: str
+    mark: str
+    claim: str
+    support: str
+    limits: str = ""
+    references: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The whole verdict as one sentence."""
+        return f"{self.mark} {self.claim} {self.support}"
+
+
+def metric_name(record: dict[str, Any]) -> str:
+    """The metric as people write it: ``balanced accuracy``, ``R²``."""
+    name = text(part(record, "metric", "name"), 60)
+    kind, colon, number = name.partition(":")
+    found = metrics().get(kind)
+    title = found.title if found is not None else ""
+    return (title or kind.replace("_", " ") or "score") + (f" ({number})" if colon else "")
+
+
+def higher_is_better(record: dict[str, Any]) -> bool:
+    """The metric's direction; higher where the record does not say."""
+    return part(record, "metric", "higher_is_better") is not False
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with that many decimals, thousands separated, a real minus sign, and no minus zero."""
+    if not math.isfinite(value):
+        return MISSING
+    written = f"{value:,.{decimals}f}" if abs(value) < 1e9 else f"{value:.3g}"
+    return written.removeprefix("-") if not written.strip("-0.,") else written.replace("-", "−")
+
+
+def score(value: Any) -> str:
+    """A score or a loss, with about four digits.
+
+    Example:
+        >>> score(0.8831), score(14.256), score(1234.5), score(0.00012), score(None)
+        ('0.8831', '14.26', '1,234', '0.00012', '–')
+    """
+    found = number(value)
+    size = abs(found)
+    if 0 < size < 1e-3:
+        return f"{found:.2g}".replace("-", "−")
+    return fixed(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
+
+
+def decimals_for(width: float) -> int:
+    """How many decimals show an interval of that width to two digits."""
+    if not math.isfinite(width) or width <= 0:
+        return 4
+    return min(max(1 - math.floor(math.log10(width)), 0), 8)
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference with its sign."""
+    written = fixed(value, decimals)
+    return f"+{written}" if value > 0 and written.strip("0.,") else written
+
+
+def count(value: Any) -> str:
+    """A whole number with thousands separated, or a dash."""
+    return fixed(number(value), 0)
+
+
+def counted(amount: float, noun: str) -> str:
+    """``1 paired seed``, ``1,200 untouched rows``."""
+    return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
+
+
+def percent(value: Any) -> str:
+    """A share as a percentage: ``95 %``, ``97.5 %``."""
+    found = number(value)
+    return f"{found * 100:.4g} %" if math.isfinite(found) else MISSING
+
+
+def duration(value: Any) -> str:
+    """Seconds as people say them: ``48 s``, ``4 min 58 s``, ``2 h 5 min``."""
+    seconds = number(value)
+    if not math.isfinite(seconds) or seconds < 0:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60:,} h"
+
+
+def setting(value: Any) -> str:
+    """A value of a recipe as text: a term is its penalty with what it sets, nothing is ``–``."""
+    if value is None or value == [] or value == {}:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list) and all(isinstance(item, dict) and "penalty" in item for item in value):
+        return "; ".join(_term(item) for item in value)[:200]
+    if isinstance(value, (list, dict)):
+        return text(json.dumps(value, ensure_ascii=False), 200)
+    return text(value, 200)
+
+
+OF_OUTPUTS = ("confidence", "consistency", "jacobian", "logit_norm")
+"""Penalties that look at outputs, so that what they are ``on`` says nothing. A list that a test holds: reports need no torch."""
+
+
+def _term(term: dict[str, Any]) -> str:
+    parts = [text(term["penalty"], 60)]
+    for key, label in (
+        ("strength", ""),
+        ("bound", "bound "),
+        ("mix", "mix "),
+        ("by", "by "),
+        ("on", "on "),
+        ("how", "by "),
+    ):
+        if term.get(key) is not None and not (key == "on" and parts[0] in OF_OUTPUTS):
+            parts.append(f"{label}{setting(term[key])}")
+    return " ".join(parts)
+
+
+def verdict(record: dict[str, Any]) -> Verdict:
+    """What the record proves, in plain words, with the references that are ahead."""
+    references = tuple(winners(record))
+    found = mapping(record.get("improvement"))
+    estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
+    if _is_baseline(record) and not estimate:
+        claim = "no recipe of the search beat the tuned baseline on the validation rows."
+        return Verdict("unproven", "Not shown:", claim, "The baseline stays the best recipe.", references=references)
+    if not math.isfinite(estimate):
+        claim = "the best recipe and the tuned baseline were not compared on untouched rows."
+        support = "Nothing is proven about new data."
+        return Verdict("missing", "Not shown:", claim, support, references=references)
+    decimals = decimals_for(high - low)
+    size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
+    rows, interval = _rows(record), _interval(found)
+    one_pair = number(found.get("pairs")) == 1
+    if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
+        claim = f"the best recipe is better than the tuned baseline by {size}"
+        return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
+    if high < 0:
+        claim = f"the best recipe of the search is behind the tuned baseline by {size}"
+        return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
+    if estimate > 0:
+        claim = f"the best recipe is ahead of the tuned baseline by {size}"
+        support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
+    else:
+        claim = "the best recipe is not ahead of the tuned baseline"
+        support = f"on {rows} (difference {signed(estimate, decimals)} {metric_name(record)}, {interval})."
+    return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
+
+
+def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
+    """How many more seeds or rows it takes, and how to get them; where the record does not say, what limits."""
+    needs, pairs, amount = needed(found), number(found.get("pairs")), untouched_rows(record)
+    if pairs == 1:
+        return ONE_PAIR
+    if needs is None or not (pairs >= 1 and amount >= 1):
+        return LIMITS.get(text(found.get("limited_by")), "")
+    smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    advice = [MORE_PAIRS] if needs.pairs or needs.both else []
+    advice += [MORE_ROWS] if needs.rows or needs.both else []
+    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
+
+
+def needed(found: dict[str, Any]) -> Needs | None:
+    """The ``needs`` of an ``improvement``; None where the record has none, or odd ones."""
+    needs = mapping(found.get("needs"))
+    gain, smallest, power = (number(needs.get(key)) for key in ("gain", "smallest", "power"))
+    if not (math.isfinite(gain) and math.isfinite(smallest)):
+        return None
+    both = [_whole(value) for value in needs["both"]] if isinstance(needs.get("both"), list) else []
+    pair = (both[0], both[1]) if len(both) == 2 and both[0] and both[1] else None
+    return Needs(
+        gain, smallest, _whole(needs.get("pairs")), _whole(needs.get("rows")), pair, power if 0 < power < 1 else POWER
+    )
+
+
+def _whole(value: Any) -> int | None:
+    found = number(value)
+    return int(found) if 1 <= found < 1e9 else None
+
+
+def _is_baseline(record: dict[str, Any]) -> bool:
+    """Whether the study kept the baseline as its best recipe."""
+    before, after = part(record, "recipes", "baseline"), part(record, "recipes", "best")
+    if before is not None and after is not None:
+        return bool(before == after)
+    same = part(record, "baseline", "recipe") == part(record, "best", "recipe")
+    return same and record.get("differences") == {}
+
+
+def untouched_rows(record: dict[str, Any]) -> float:
+    """How many rows the comparison stands on; NaN where the record does not say."""
+    amounts = known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))])
+    return amounts[0] if amounts else math.nan
+
+
+def _rows(record: dict[str, Any]) -> str:
+    amount = untouched_rows(record)
+    return counted(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    """``95 % interval 0.004 to 0.020, 5 paired seeds``; what is missing is said to be missing."""
+    low, high, level, pairs = (number(found.get(key)) for key in ("low", "high", "level", "pairs"))
+    parts = ["interval unknown"]
+    if math.isfinite(low) and math.isfinite(high):
+        decimals = decimals_for(high - low)
+        name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
+        parts = [f"{name} {fixed(low, decimals)} to {fixed(high, decimals)}"]
+    if math.isfinite(pairs):
+        parts.append(counted(pairs, "paired seed"))
+    return ", ".join(parts)
+
+
+def network_score(record: dict[str, Any]) -> float:
+    """The best recipe's score on the untouched rows; the baseline's where it is missing."""
+    scores = known([number(part(record, "best", "test")), number(part(record, "baseline", "test"))])
+    return scores[0] if scores else math.nan
+
+
+def reference_scores(record: dict[str, Any]) -> dict[str, float]:
+    """The references that have a score, by their key."""
+    found = {key: number(part(record, "references", key)) for key in REFERENCES}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def winners(record: dict[str, Any]) -> list[str]:
+    """A sentence for each reference that is ahead of the network or as good, the best one first; then what to do."""
+    network, sign = network_score(record), 1.0 if higher_is_better(record) else -1.0
+    if not math.isfinite(network):
+        return []
+    margins = {key: sign * (value - network) for key, value in reference_scores(record).items()}
+    ahead = sorted((key for key in margins if margins[key] > 0), key=lambda key: -margins[key])
+    tied = [key for key in margins if margins[key] == 0]
+    said = [_winner(record, key, network, first=index == 0) for index, key in enumerate(ahead)]
+    said += [f"{_capital(REFERENCES[key])} is as good as the network: {score(network)} both." for key in tied]
+    return [*said, ADVICE[(ahead or tied)[0]]] if said else []
+
+
+def _winner(record: dict[str, Any], key: str, network: float, first: bool) -> str:
+    own, other = score(part(record, "references", key)), score(network)
+    if own == other:
+        return f"{_capital(REFERENCES[key])} is as good as the network: {own} both."
+    if first:
+        return f"{_capital(REFERENCES[key])} wins here: {own} against {other} {metric_name(record)} on the same rows."
+    return f"{_capital(REFERENCES[key])} is ahead too: {own}."
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def emptied(record: dict[str, Any]) -> str:
+    """A sentence that names each charged parameter of the best model whose weights are all exactly zero; else empty.
+
+    Example:
+        >>> emptied({"audits": {"best": {"rows": [{"parameter": "0.weight", "gone": True}]}}})
+        'Nothing is left of 0.weight in the best model: all its weights are exactly 0.'
+    """
+    lines = [line for line in rows(part(record, "audits", "best", "rows")) if line.get("gone") is True]
+    names = list(dict.fromkeys(filter(None, (text(line.get("parameter"), 120) for line in lines))))
+    whose = "all its weights" if len(names) == 1 else "all their weights"
+    return f"Nothing is left of {listed(names)} in the best model: {whose} are exactly 0." if names else ""
+
+
+def improved(before: float, after: float, higher: bool) -> float:
+    """The difference between two scores, positive where the second is better."""
+    return (after - before) if higher else (before - after)
+
+
+def source_of_change(before: tuple[float, float], after: tuple[float, float], se: float) -> str:
+    """Which summand of the validation loss moved: ``(train, valid)`` of the baseline and of the best recipe.
+
+    ``se`` is the standard error of a validation loss; a smaller change is said to be no more than noise.
+    """
+    if not all(math.isfinite(value) for value in (*before, *after)):
+        return ""
+    cost = after[0] - before[0]
+    gap = (after[1] - after[0]) - (before[1] - before[0])
+    total = cost + gap
+    decimals = decimals_for(max(abs(cost), abs(gap)))
+    moved = f"training cost {signed(cost, decimals)}, gap {signed(gap, decimals)}, validation loss {signed(total, decimals)}"
+    return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, se)}"
+
+
+def _came_from(cost: float, gap: float, se: float) -> str:
+    if cost + gap >= 0:
+        return "The validation loss did not fall."
+    if -(cost + gap) < se:
+        return "That is less than the standard error of a validation loss: read it with care."
+    if gap < 0 <= cost:
+        return "The gain came through regularization: a smaller gap outweighs a higher training cost."
+    if cost < 0 <= gap:
+        return "The gain came through optimization: a lower training cost outweighs a larger gap."
+    return "Both summands fell, " + ("the gap more." if gap < cost else "the training cost more.")
+
+
+def number_or_text(value: Any) -> str:
+    """A number of an evidence with three digits, a yes or no, or the text itself."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value).replace("-", "−")
+    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else text(value, 120) or MISSING
