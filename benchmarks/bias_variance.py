@@ -217,8 +217,10 @@ def least_squares(sizes: list[int], losses: list[float], rows: int) -> float:
 
 def figures(data: Path, out: Path, asked: tuple[str, ...] = ("concrete", "credit-g", "mnist")) -> None:
     """Bias and variance along the strength of weight decay, learning curves, and where regularization is needed."""
+    from benchmarks.tradeoff import learning_curves, needed, trade_off
+
+    from wellposed.core.drawing import standalone
     from wellposed.core.files import write_atomically
-    from wellposed.reporting.tradeoff import learning_curves, needed, standalone, trade_off
 
     strengths = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     for name in asked:

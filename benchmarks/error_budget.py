@@ -30,8 +30,7 @@ import wellposed as wp
 from wellposed.core.files import write_atomically
 from wellposed.data.tables import prepare_table, read_table
 from wellposed.models.mlp import MLP
-from wellposed.reporting.gap_panel import picture
-from wellposed.statistics.evidence import crossed_interval
+from wellposed.statistics.intervals import crossed_interval
 
 torch.set_num_threads(1)
 
@@ -198,7 +197,7 @@ def visible_gap(out: Path | None) -> None:
     split = wp.gap_split(wp.fit(wp.Problem(make, loss, data), recipe))
     print(split)
     if out is not None:
-        write_atomically(out, picture(split))
+        write_atomically(out, split.figure())
 
 
 def main() -> None:

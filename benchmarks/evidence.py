@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from wellposed.statistics.evidence import Interval, crossed_interval, look_level
+from wellposed.statistics.intervals import Interval, crossed_interval, look_level
 
 Array = npt.NDArray[np.float64]
 Parts = tuple[float, float, float]

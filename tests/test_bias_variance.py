@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from benchmarks.tradeoff import trade_off
 from torch import Tensor, nn
 
 import wellposed as wp
+from wellposed.core.drawing import standalone
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.decomposition import repeated_training, variance_components
 from wellposed.decomposition.bias_variance import BiasVariance, Point
@@ -24,8 +26,7 @@ from wellposed.decomposition.variance_components import RowLosses, decomposed, h
 from wellposed.losses.per_example import Loss
 from wellposed.parallel.jobs import Job
 from wellposed.parallel.population.grouping import train_population
-from wellposed.reporting.tradeoff import standalone, trade_off
-from wellposed.statistics.evidence import crossed_interval
+from wellposed.statistics.intervals import crossed_interval
 from wellposed.training.loop import fit
 from wellposed.training.resampling import Sample, nested_order, sample_index
 from wellposed.training.run import Run

@@ -19,8 +19,9 @@ import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
 from wellposed.decomposition import picture
-from wellposed.decomposition.budget_terms import TERMS, ErrorBudget, Levels, Remedy, cross_fitted
+from wellposed.decomposition.budget_terms import TERMS, Levels, Remedy, cross_fitted
 from wellposed.decomposition.error_budget import Plan
+from wellposed.decomposition.measured_budget import ErrorBudget
 from wellposed.decomposition.rivals import Objective, larger, rivals
 from wellposed.diagnosis.finding import Change
 from wellposed.models.mlp import MLP
@@ -509,14 +510,15 @@ def test_the_last_weights_are_kept_where_asked_for() -> None:
 class TestReport:
     def test_steps_add_up_and_capacity_stands_apart(self, trained: Trained) -> None:
         pytest.importorskip("matplotlib")
+        from wellposed.decomposition import waterfall
         from wellposed.reporting import budget_panel as drawn
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
-        steps = drawn.steps_of(record)
+        steps = waterfall.steps_of(record)
         names = [step.name for step in steps]
         assert names == ["floor", "capacity", "charged", "optimization", "stopping", "gap", "valid"]
         assert steps[-2].end == pytest.approx(steps[-1].size)
-        shown = drawn.panel("best", "Best recipe", record, drawn.frame_of([steps]))
+        shown = drawn.panel("best", "Best recipe", record, waterfall.frame_of([steps]))
         assert "generalization gap" in shown["says"] or "stopping" in shown["says"]
         assert shown["svg"].count("<text") >= 2 * len(steps)
         assert all(f">{name}<" in shown["svg"] for name in ("floor", "capacity", "validation"))
@@ -533,11 +535,11 @@ class TestReport:
     )
     def test_a_damaged_budget_is_left_out(self, trained: Trained, damage: Callable[[Any], Any]) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.reporting import budget_panel as drawn
+        from wellposed.decomposition import waterfall
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
         damage(record)
-        assert drawn.steps_of(record) == []
+        assert waterfall.steps_of(record) == []
 
     def test_the_page_shows_it_in_place_of_two_bars(self, trained: Trained) -> None:
         pytest.importorskip("jinja2")

@@ -10,17 +10,9 @@ import pytest
 import torch
 
 from wellposed.core.errors import DataError, InputError
-from wellposed.statistics.evidence import (
-    POWER,
-    Interval,
-    Needs,
-    compare,
-    crossed_interval,
-    look_level,
-    mean_squares,
-    power,
-    student_quantile,
-)
+from wellposed.statistics.compare import compare
+from wellposed.statistics.intervals import POWER, Interval, Needs, crossed_interval, look_level, mean_squares, power
+from wellposed.statistics.student import student_quantile
 
 
 class FakeRun:

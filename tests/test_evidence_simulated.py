@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wellposed.statistics import evidence
-from wellposed.statistics.evidence import Interval, crossed_interval, look_level, student_quantile
+from wellposed.statistics import intervals
+from wellposed.statistics.intervals import Interval, crossed_interval, look_level
+from wellposed.statistics.student import student_quantile
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def all_independent(d: Array, level: float) -> tuple[float, float]:
 
 def without_skewness(d: Array, level: float) -> tuple[float, float]:
     rows, seeds = d.shape
-    half = evidence._half_width(evidence.mean_squares(d), rows, seeds, (1 + level) / 2)
+    half = intervals._half_width(intervals.mean_squares(d), rows, seeds, (1 + level) / 2)
     return float(d.mean()) - half, float(d.mean()) + half
 
 
@@ -168,20 +169,20 @@ def worst(half: Half, seeds: int, rows: int = 100) -> float:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10, 20])
 def test_no_mixture_of_variances_escapes_at_any_look(seeds: int) -> None:
-    assert worst(evidence._half_width, seeds) <= 1.01
+    assert worst(intervals._half_width, seeds) <= 1.01
 
 
 def weighted_quantile(squares: tuple[float, float, float], rows: int, seeds: int, p: float) -> float:
     """Cochran's mean of the two quantiles."""
     of_rows, of_seeds, _ = squares
     t = (of_rows * student_quantile(p, rows - 1) + of_seeds * student_quantile(p, seeds - 1)) / (of_rows + of_seeds)
-    return t * math.sqrt(evidence._total(squares) / (rows * seeds))
+    return t * math.sqrt(intervals._total(squares) / (rows * seeds))
 
 
 def satterthwaite(squares: tuple[float, float, float], rows: int, seeds: int, p: float) -> float:
     """One number of degrees of freedom for the estimated variance."""
     of_rows, of_seeds, _ = squares
-    total = evidence._total(squares)
+    total = intervals._total(squares)
     dof = total**2 / (of_rows**2 / (rows - 1) + of_seeds**2 / (seeds - 1))
     return student_quantile(p, max(round(dof, 1), 1.0)) * math.sqrt(total / (rows * seeds))
 
@@ -289,7 +290,7 @@ def shown_share(
 
 
 def of(gain: float, parts: tuple[float, float, float], rows: int, pairs: int) -> Interval:
-    squares = evidence._expected(parts, rows, pairs)
+    squares = intervals._expected(parts, rows, pairs)
     return Interval(gain, -1.0, 1.0 + 2 * gain, 0.95, pairs, rows, "rows", squares)
 
 
@@ -331,6 +332,6 @@ def test_the_number_that_a_study_estimates_is_near_the_true_one() -> None:
     for _ in range(100):
         d = math.sqrt(parts[0]) * rng.normal(size=(rows, 1)) + math.sqrt(parts[1]) * rng.normal(size=(1, pairs))
         interval = crossed_interval(d + math.sqrt(parts[2]) * rng.normal(size=(rows, pairs)))
-        estimated = evidence._components(interval.squares, rows, pairs)
+        estimated = intervals._components(interval.squares, rows, pairs)
         found.append(of(gain, estimated, rows, pairs).needs.rows or math.inf)
     assert truth / 1.5 <= float(np.median(found)) <= 1.5 * truth

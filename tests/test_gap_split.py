@@ -131,14 +131,14 @@ class TestRun:
 class TestFigure:
     def test_begins_with_the_true_gap_and_ends_with_the_visible_one(self) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.reporting.gap_panel import NAMES, picture, steps_of
+        from wellposed.decomposition.gap_figure import NAMES, steps_of
 
         split = wp.gap_split(busy())
-        steps = steps_of(split)
+        steps = steps_of([(s.name, s.estimate, s.low, s.high) for s in split.shares], split.visible)
         assert [step.name for step in steps] == [*reversed(module.STEPS), "visible"]
         assert (steps[0].start, steps[0].size) == (0.0, pytest.approx(split.true))
         assert steps[-2].end == pytest.approx(steps[-1].size) == pytest.approx(split.visible)
-        svg = picture(split)
+        svg = split.figure()
         assert all(f">{NAMES[step.name]}<" in svg for step in steps)
         assert svg in split._repr_html_() + "\n"
         assert "<pre>" in split._repr_html_()

@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from benchmarks.tradeoff import learning_curves, needed
 from torch import nn
 
 import wellposed as wp
+from wellposed.core.drawing import standalone
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.decomposition import learning_curve
 from wellposed.decomposition.learning_curve import (
@@ -25,7 +27,6 @@ from wellposed.decomposition.learning_curve import (
     level_of,
     row_counts,
 )
-from wellposed.reporting.tradeoff import learning_curves, needed, standalone
 from wellposed.statistics import power_law
 from wellposed.statistics.power_law import Prediction, fit_power_law
 

@@ -18,8 +18,8 @@ import wellposed as wp
 from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
 from wellposed.optim.schedules import COURSES, SHAPES, Monitor, shaped
-from wellposed.recipe.presets import PRESETS
-from wellposed.recipe.recipe import NoiseSpec, Recipe, as_recipe, chargeables, optimizers
+from wellposed.recipe.presets import PRESETS, as_recipe
+from wellposed.recipe.recipe import NoiseSpec, Recipe, chargeables, optimizers
 
 # Everything a recipe can say, at random.
 

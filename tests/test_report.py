@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from wellposed.core import drawing, formats
 from wellposed.core.errors import FormatError, InputError
 from wellposed.core.records import cleaned
 from wellposed.core.signs import HIDDEN
@@ -334,16 +335,16 @@ def test_where_the_gain_came_from() -> None:
     [(0.8831, "0.8831"), (14.256, "14.26"), (-1234.6, "−1,235"), (1.2e-5, "1.2e−05"), (None, "–"), (0, "0.0000")],
 )
 def test_scores_are_written_for_people(given: float | None, said: str) -> None:
-    assert verdict.score(given) == said
+    assert formats.score(given) == said
 
 
 def test_no_minus_zero() -> None:
-    assert verdict.fixed(-0.0004, 3) == "0.000"
-    assert verdict.signed(0.0004, 3) == "0.000"
+    assert formats.fixed(-0.0004, 3) == "0.000"
+    assert formats.signed(0.0004, 3) == "0.000"
 
 
 def test_durations() -> None:
-    assert [verdict.duration(s) for s in (3.24, 48, 298.4, 3599.7, 7500, -1)] == [
+    assert [formats.duration(s) for s in (3.24, 48, 298.4, 3599.7, 7500, -1)] == [
         "3.2 s",
         "48 s",
         "4 min 58 s",
@@ -354,9 +355,9 @@ def test_durations() -> None:
 
 
 def test_ticks_are_written_alike() -> None:
-    assert figures.tick_labels([60_000.0, 80_000.0, 100_000.0]) == ["60k", "80k", "100k"]
-    assert figures.tick_labels([-0.25, 0.0, 0.25], sign=True) == ["−0.25", "0", "+0.25"]
-    assert len(set(figures.tick_labels([0.8642, 0.8644, 0.8646]))) == 3
+    assert drawing.tick_labels([60_000.0, 80_000.0, 100_000.0]) == ["60k", "80k", "100k"]
+    assert drawing.tick_labels([-0.25, 0.0, 0.25], sign=True) == ["−0.25", "0", "+0.25"]
+    assert len(set(drawing.tick_labels([0.8642, 0.8644, 0.8646]))) == 3
 
 
 # the page
@@ -616,18 +617,18 @@ SCRIPTS = "漢字 🎉 العربية हिन्दी $x^{2}$ <b>"
 
 def test_labels_of_any_script_are_drawn_without_a_warning_and_are_text_in_an_svg() -> None:
     drawn = figures.dots(
-        "a", SCRIPTS, [figures.Mark(SCRIPTS, 0.5, figures.BEST), figures.Mark("plain", 0.4, figures.BASELINE)]
+        "a", SCRIPTS, [figures.Mark(SCRIPTS, 0.5, drawing.BEST), figures.Mark("plain", 0.4, drawing.BASELINE)]
     )
     for said in ("漢字", "🎉", "हिन्दी", "&lt;b&gt;"):
         assert said in drawn, said
-    assert not set(drawn) & set(figures.STAND_INS)
+    assert not set(drawn) & set(drawing.STAND_INS)
 
 
 def test_more_signs_than_stand_ins_become_boxes() -> None:
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
-    drawn = figures.dots("a", "b", [figures.Mark(many, 0.5, figures.BEST)])
+    drawn = figures.dots("a", "b", [figures.Mark(many, 0.5, drawing.BEST)])
     assert many[:255] in drawn
-    assert drawn.count(figures.BOX) == 45
+    assert drawn.count(drawing.BOX) == 45
 
 
 def test_every_place_that_draws_a_figure_looks_at_its_letters() -> None:

@@ -132,7 +132,7 @@ def test_both_sides_of_a_pair_have_the_same_seed_and_it_is_new() -> None:
 def test_a_standard_error_is_the_one_behind_the_interval() -> None:
     import numpy as np
 
-    from wellposed.statistics.evidence import crossed_interval
+    from wellposed.statistics.intervals import crossed_interval
 
     draw = np.random.default_rng(0).normal(size=(400, 1))
     narrow, wide = (crossed_interval(np.hstack([draw, draw]), level) for level in (0.5, 0.99))
@@ -234,7 +234,9 @@ def test_more_minutes_go_on_where_fewer_have_ended(tmp_path: Path) -> None:
     first = improve(problem(), "2s", out=tmp_path / "run")
     with pytest.raises(InputError, match="has spent its budget of 2s"):
         improve(problem(), "2s", out=tmp_path / "run", resume=True)
-    account = continued(tmp_path / "run", State.load(tmp_path / "run"), Account(Budget.parse("10s"), 0.0), "other rows")
+    account = continued(
+        tmp_path / "run", State.load(tmp_path / "run"), Account(Budget.parse("10s"), 0.0), "other rows", 0.5
+    )
     assert account.budget.amount == 8.0, "what was spent before counts"
     second = improve(problem(), "10s", out=tmp_path / "run", resume=True)
     assert second.facts["looks"] == 2

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
     from wellposed.data.data import Data
     from wellposed.decomposition.bias_variance import BiasVariance, bias_variance, bias_variance_path
-    from wellposed.decomposition.budget_terms import ErrorBudget
     from wellposed.decomposition.error_budget import error_budget
     from wellposed.decomposition.gap_split import GapSplit, gap_split
     from wellposed.decomposition.learning_curve import LearningCurve, learning_curve
+    from wellposed.decomposition.measured_budget import ErrorBudget
     from wellposed.diagnosis.diagnose import diagnose, diagnose_many
     from wellposed.diagnosis.finding import Finding
     from wellposed.diagnosis.stopping import stop_when_sure
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
-    from wellposed.statistics.evidence import compare
+    from wellposed.statistics.compare import compare
     from wellposed.study.study import Study
     from wellposed.training.history import History
     from wellposed.training.loop import fit
@@ -126,9 +126,9 @@ _PLACES = {
     "training.watch": ["Watch", "watch"],
     "decomposition.bias_variance": ["BiasVariance", "bias_variance", "bias_variance_path"],
     "diagnosis.diagnose": ["diagnose", "diagnose_many"],
-    "decomposition.budget_terms": ["ErrorBudget"],
+    "decomposition.measured_budget": ["ErrorBudget"],
     "decomposition.error_budget": ["error_budget"],
-    "statistics.evidence": ["compare"],
+    "statistics.compare": ["compare"],
     "diagnosis.finding": ["Finding"],
     "decomposition.learning_curve": ["LearningCurve", "learning_curve"],
     "decomposition.gap_split": ["GapSplit", "gap_split"],

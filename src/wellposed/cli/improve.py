@@ -78,7 +78,7 @@ def improve(
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), apart():
         from wellposed.core.records import texts
-        from wellposed.recipe.recipe import as_recipe
+        from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
         from wellposed.search.improve import improve as search
         from wellposed.study.study import STUDY, summary

@@ -25,7 +25,7 @@ def list_presets() -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A preset's name, or a .toml file.")]) -> None:
     """A recipe as TOML."""
-    from wellposed.recipe.recipe import as_recipe
+    from wellposed.recipe.presets import as_recipe
 
     hand_over(as_recipe(name).to_toml())
 

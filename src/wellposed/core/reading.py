@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, did_you_mean
+from wellposed.core.errors import DataError, InputError, did_you_mean
 
 LIMIT = 4 * 2**30
 Kind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
@@ -184,3 +184,12 @@ def _neighbour(path: Path) -> str:
         return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
     except (OSError, ValueError):
         return ""
+
+
+def check_cells(what: str, rows: int, columns: int) -> None:
+    """Refuse a table of more cells than memory allows: also one of short rows under many names, which is filled up.
+
+    Raises:
+        DataError: its cells would not fit in the memory that reading may take.
+    """
+    check_memory(f"{what} has {rows:,} rows and {columns:,} columns", 64 * rows * columns, DataError)

@@ -37,8 +37,9 @@ from wellposed.decomposition.repeated_training import (
 from wellposed.decomposition.variance_components import FEWEST, LEVEL, Part, RowLosses, decomposed, half_over, zero_one
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.parallel.jobs import Job
-from wellposed.recipe.recipe import Recipe, as_recipe
-from wellposed.statistics.evidence import Interval, crossed_interval
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe
+from wellposed.statistics.intervals import Interval, crossed_interval
 from wellposed.training.problem import Problem
 
 NAMES = {

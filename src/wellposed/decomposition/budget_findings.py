@@ -4,48 +4,35 @@ from __future__ import annotations
 
 import math
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wellposed.decomposition.budget_terms import MATTERS, BudgetTerms, Part
 from wellposed.decomposition.rivals import bare
 from wellposed.diagnosis.advice import MOST_CHANGES, advised, said
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.recipe.recipe import Recipe
 
-if TYPE_CHECKING:
-    from wellposed.decomposition.budget_terms import ErrorBudget, Part
-
 MOSTLY = 0.8
 """A change is the remedy where it makes good so much of what the optimizer left: the smallest such change is named."""
 RATE_FACTOR = 3
 """A rival's rate that differs by less than this from the recipe's is the same to within what a search would tell."""
-MATTERS = 0.1
-"""Where a gain of this share of the validation loss is possible still, nothing is called healthy: less is hardly anything."""
 
 
-def _evidence(part: Part, budget: ErrorBudget) -> dict[str, Any]:
+def _evidence(part: Part, budget: BudgetTerms) -> dict[str, Any]:
     share = part.estimate / budget.valid.estimate if budget.valid.estimate > 0 else math.nan
     return {"estimate": part.estimate, "low": part.low, "high": part.high, "share": share}
 
 
-def name_of(budget: ErrorBudget, part: Part) -> str:
-    """The name of the finding that a part makes; optimization has several, see `_fault`."""
-    if part.name == "stopping":
-        return "overfits" if budget.longer_harms else "undertrained"
-    if part.name in ("charged", "regularization"):
-        return "over_regularized" if budget.objective.regularized else "underfits"
-    return {"floor": "underfits", "capacity": "underfits", "gap": "overfits"}.get(part.name, part.name)
-
-
-def to_try(budget: ErrorBudget) -> dict[str, tuple[Change, ...]]:
+def to_try(budget: BudgetTerms) -> dict[str, tuple[Change, ...]]:
     """The changes that the findings of suspected parts would propose, by the findings' names: each is a claim to be tested.
 
     Optimization and a choice that was too early are not among them: w* and the last epoch have answered them.
     """
-    names = {name_of(budget, part) for part in budget.suspects if part.name != "optimization"} - {"undertrained"}
+    names = {budget.name_of(part) for part in budget.suspects if part.name != "optimization"} - {"undertrained"}
     return {name: changes for name in sorted(names) if (changes := _changes(budget, name))}
 
 
-def _changes(budget: ErrorBudget, name: str) -> tuple[Change, ...]:
+def _changes(budget: BudgetTerms, name: str) -> tuple[Change, ...]:
     """Of a finding; of too much regularization also none at all, which reaches the dropout that a model has of itself."""
     recipe = budget.recipe
     if name == "underfits":
@@ -61,12 +48,12 @@ def _change(recipe: Recipe, changed: Recipe) -> Change:
     return Change(said(recipe, changed), changed)
 
 
-def remarks(budget: ErrorBudget) -> tuple[str, ...]:
+def remarks(budget: BudgetTerms) -> tuple[str, ...]:
     """What was tried and did not help, and what helps only on the way to w*: a sentence each."""
     found = [_on_the_way(budget)] if budget.helps_on_the_way else []
     refuted = [part for part in budget.suspects if part.name != "optimization" and budget.refuted(part)]
-    refuted.sort(key=lambda part: name_of(budget, part))
-    for _, same in groupby(refuted, key=lambda part: name_of(budget, part)):
+    refuted.sort(key=lambda part: budget.name_of(part))
+    for _, same in groupby(refuted, key=lambda part: budget.name_of(part)):
         parts = list(same)
         tried, answer = budget.tried(parts[0]), budget.answer(parts[0])
         assert answer is not None  # it was refuted
@@ -94,7 +81,7 @@ def _between(gain: Part) -> str:
     return f"{gain.estimate:.3g} [{gain.low:.3g}, {gain.high:.3g}]"
 
 
-def _on_the_way(budget: ErrorBudget) -> str:
+def _on_the_way(budget: BudgetTerms) -> str:
     assert budget.way_gain is not None
     rival = _rival(budget)
     how = "" if rival is None else f" ({said(budget.recipe, rival)})"
@@ -105,13 +92,13 @@ def _on_the_way(budget: ErrorBudget) -> str:
     )
 
 
-def _rival(budget: ErrorBudget) -> Recipe | None:
+def _rival(budget: BudgetTerms) -> Recipe | None:
     """The recipe trained like the one that found w*."""
     rival = next((one.rival for one in budget.levels if one.rival is not None), None)
     return None if rival is None else _trained_like(budget.recipe, rival)
 
 
-def finding_of(budget: ErrorBudget, part: Part) -> Finding:
+def finding_of(budget: BudgetTerms, part: Part) -> Finding:
     """The finding that a part names, by its own function."""
     made = {
         "floor": _of_floor, "capacity": _of_capacity, "charged": _of_charges, "regularization": _of_charges,
@@ -121,7 +108,7 @@ def finding_of(budget: ErrorBudget, part: Part) -> Finding:
 
 
 def _named(
-    budget: ErrorBudget,
+    budget: BudgetTerms,
     part: Part,
     name: str,
     axis: str,
@@ -157,11 +144,11 @@ def _named(
     )
 
 
-def _share(budget: ErrorBudget, part: Part) -> str:
+def _share(budget: BudgetTerms, part: Part) -> str:
     return f"{part.estimate:.3g} of the validation loss of {budget.valid.estimate:.3g}"
 
 
-def _of_floor(budget: ErrorBudget, part: Part) -> Finding:
+def _of_floor(budget: BudgetTerms, part: Part) -> Finding:
     return _named(
         budget, part, "underfits", "optimization", "capacity",
         "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor",
@@ -170,7 +157,7 @@ def _of_floor(budget: ErrorBudget, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_capacity(budget: ErrorBudget, part: Part) -> Finding:
+def _of_capacity(budget: BudgetTerms, part: Part) -> Finding:
     return _named(
         budget, part, "underfits", "optimization", "capacity", "a larger network",
         f"{_share(budget, part)} is for want of capacity: a larger network fits the training rows so much better.",
@@ -178,7 +165,7 @@ def _of_capacity(budget: ErrorBudget, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_charges(budget: ErrorBudget, part: Part) -> Finding:
+def _of_charges(budget: BudgetTerms, part: Part) -> Finding:
     if not budget.objective.regularized:  # nothing is charged: what is left above the floor is the network's
         return _of_capacity(budget, part)
     return _named(
@@ -187,7 +174,7 @@ def _of_charges(budget: ErrorBudget, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_optimization(budget: ErrorBudget, part: Part) -> Finding:
+def _of_optimization(budget: BudgetTerms, part: Part) -> Finding:
     name, pulls, lever = _fault(budget)
     return _named(
         budget, part, name, "optimization", pulls, lever,
@@ -203,7 +190,7 @@ def _trained_like(recipe: Recipe, rival: Recipe) -> Recipe:
     return Recipe(**{**recipe.model_dump(), **{name: rival.model_dump()[name] for name in names}})
 
 
-def _fault(budget: ErrorBudget) -> tuple[str, str, str]:
+def _fault(budget: BudgetTerms) -> tuple[str, str, str]:
     """The name of an optimizer's fault, the lever, and the advice: by the smallest change that makes good most of what was left:
     longer, then another rate, then another optimizer."""
     if _median([one.closes(one.patient) for one in budget.levels]) >= MOSTLY:
@@ -224,7 +211,7 @@ def _median(values: list[float]) -> float:
     return found[len(found) // 2] if found else math.nan
 
 
-def _of_stopping(budget: ErrorBudget, part: Part) -> Finding:
+def _of_stopping(budget: BudgetTerms, part: Part) -> Finding:
     if budget.longer_harms:
         return _named(
             budget, part, "overfits", "regularization", "regularizer",
@@ -239,14 +226,14 @@ def _of_stopping(budget: ErrorBudget, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_gap(budget: ErrorBudget, part: Part) -> Finding:
+def _of_gap(budget: BudgetTerms, part: Part) -> Finding:
     return _named(
         budget, part, "overfits", "regularization", "regularizer", "a stronger regularizer, or more data",
         f"{_share(budget, part)} is the generalization gap between training and validation rows.",
     )  # fmt: skip
 
 
-def nothing_found(budget: ErrorBudget) -> Finding:
+def nothing_found(budget: BudgetTerms) -> Finding:
     """What is said where nothing can be named."""
     if len(budget.seeds) < 2:
         return Finding(
@@ -281,7 +268,7 @@ def nothing_found(budget: ErrorBudget) -> Finding:
     return Finding("healthy", 0.7, _evidence(largest, budget), f"nothing; {more}, if the loss is to be lower", says)
 
 
-def _possible(budget: ErrorBudget) -> Part | None:
+def _possible(budget: BudgetTerms) -> Part | None:
     """The gain that may be largest still, where it would matter."""
     gains = [budget.gain(remedy) for remedy in budget.remedies]
     if any(part.name == "optimization" for part in budget.suspects):
@@ -290,7 +277,7 @@ def _possible(budget: ErrorBudget) -> Part | None:
     return most if most is not None and most.high >= MATTERS * abs(budget.valid.estimate) else None
 
 
-def _only_on_the_way(budget: ErrorBudget) -> Finding:
+def _only_on_the_way(budget: BudgetTerms) -> Finding:
     """No lever is named, but a change was seen to lower the validation loss: it is offered."""
     assert budget.way_gain is not None
     rival = _rival(budget)

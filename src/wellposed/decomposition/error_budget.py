@@ -24,7 +24,8 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.decomposition.budget_findings import to_try
-from wellposed.decomposition.budget_terms import ErrorBudget, Levels, Remedy
+from wellposed.decomposition.budget_terms import Levels, Remedy
+from wellposed.decomposition.measured_budget import ErrorBudget
 from wellposed.decomposition.rivals import (
     ADAM_RATES,
     FEW_ADAM_RATES,
@@ -43,7 +44,8 @@ from wellposed.optimality.settle import settle
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job, interrupted
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.history import History
 from wellposed.training.problem import Problem

@@ -33,13 +33,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, listed
 from wellposed.core.random import seeded, untouched
+from wellposed.decomposition import gap_figure
 from wellposed.decomposition.picture import shown
 from wellposed.decomposition.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
 from wellposed.losses.per_example import Average, PerExample, average
 from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
-from wellposed.statistics.evidence import crossed_interval, student_quantile
+from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import batches_of, evaluate
 from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, sampled
@@ -157,7 +159,15 @@ class GapSplit:
 
     def _repr_html_(self) -> str:
         """The waterfall and the text, as a notebook shows them."""
-        return shown(self, "gap")
+        return shown(str(self), self.figure)
+
+    def figure(self) -> str:
+        """The waterfall from the true gap to the visible one as SVG; empty where a loss is not finite.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+        """
+        return gap_figure.picture([(s.name, s.estimate, s.low, s.high) for s in self.shares], self.visible)
 
 
 def _interval(share: Share) -> str:

@@ -35,7 +35,7 @@ from wellposed.diagnosis.finding import Finding
 from wellposed.optim.schedules import Plateau
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.evidence import Interval, crossed_interval
+from wellposed.statistics.intervals import Interval, crossed_interval
 from wellposed.statistics.power_law import FEWEST_SIZES, SHAPE, PowerLaw, Prediction, fit_power_law
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import sample_index

@@ -14,7 +14,8 @@ from torch import Tensor
 from wellposed.core.errors import InputError, WellposedError
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job, NotBegun, interrupted
-from wellposed.recipe.recipe import Recipe, as_recipe, chargeables
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe, chargeables
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 

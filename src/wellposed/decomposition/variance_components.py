@@ -20,7 +20,8 @@ from torch import Tensor
 
 from wellposed.core.errors import InputError
 from wellposed.losses.per_example import Loss
-from wellposed.statistics.evidence import crossed_interval, student_quantile
+from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.student import student_quantile
 
 Array = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import numpy as np
 from wellposed import logs
 from wellposed.core.numbers import LARGEST
 from wellposed.logs import Array
-from wellposed.statistics.evidence import student_quantile
+from wellposed.statistics.student import student_quantile
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals

@@ -5,8 +5,7 @@ Readers (`delimited`, `documents`, `prose`, `tensorboard`, `folders`, `objects`)
 `reading` puts it together.
 """
 
-from wellposed.logs.delimited import csv_columns
 from wellposed.logs.log import Array, Log, Reading, Table
 from wellposed.logs.sources import read, read_all, read_each
 
-__all__ = ["Array", "Log", "Reading", "Table", "csv_columns", "read", "read_all", "read_each"]
+__all__ = ["Array", "Log", "Reading", "Table", "read", "read_all", "read_each"]

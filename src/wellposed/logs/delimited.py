@@ -2,86 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wellposed.core.errors import DataError, listed
+from wellposed.core.csv import split
 from wellposed.logs.column_names import EPOCHS, STEPS
 from wellposed.logs.in_memory import named_as
-from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, check_cells, plain
-from wellposed.logs.text import text_of
+from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, plain
 
 BETWEEN = " - "  # wandb writes "run - metric"; a run's own name may have it too, a metric's seldom
 RANGES = ("__MIN", "__MAX")
-
-
-def csv_columns(path: Path) -> dict[str, list[str]]:
-    """The columns of a delimited text file (comma, semicolon, tab, bar or blanks; also .gz), as text.
-
-    Raises:
-        DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
-    """
-    return split(text_of(path), path)
-
-
-def split(text: str, path: Path) -> dict[str, list[str]]:
-    """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
-    text, delimiter = _delimiter(uncommented(text))
-    check_cells(f"'{path}'", 1, text.count(delimiter) + text.count("\n"))
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [row for row in table if "".join(row).strip()]
-    except csv.Error as error:
-        raise DataError(f"'{path}' is not a readable CSV file: {error}.") from None
-    if not rows:
-        raise DataError(f"'{path}' is empty; a header and at least one row are needed.")
-    header = [name.strip() for name in rows[0]]
-    body = [row for row in rows[1:] if row != rows[0]]
-    if not body:
-        raise DataError(f"'{path}' has a header but no rows.")
-    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise DataError(f"'{path}' has the column {listed(repeated)} more than once; rename one of them.")
-    width = len(header)
-    check_cells(f"'{path}'", len(body), width)
-    if long := [number for number, row in enumerate(body, 2) if any(cell.strip() for cell in row[width:])]:
-        raise DataError(
-            f"'{path}' has more cells in row {long[0]} than its header has names ({width})."
-            + (" If decimals are written with commas, separate the columns by semicolons." if delimiter == "," else "")
-        )
-    names = [name or f"column {number}" for number, name in enumerate(header, 1)]
-    if all(len(row) == width for row in body):
-        return {name: list(map(str.strip, cells)) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
-    return {name: [row[i].strip() if i < len(row) else "" for row in body] for i, name in enumerate(names)}
-
-
-def uncommented(text: str) -> str:
-    """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
-    lines = text.split("\n")
-    count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
-    if count == 0:
-        return text
-    if re.match(r'\s*"?[-+.\d]', lines[count]):
-        count -= 1
-    return "\n".join(lines[count:]).lstrip("# ")
-
-
-def _delimiter(text: str) -> tuple[str, str]:
-    """The text without a spreadsheet's ``sep=;`` line, and the sign between its cells."""
-    first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
-        return rest, first.strip()[-1]
-    found = max(",;\t", key=first.count)
-    if found in first:
-        return text, found
-    rows = [line.split() for line in text.split("\n") if line.strip()]
-    if "|" not in first and len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])} != {1}:
-        return "\n".join("\t".join(row) for row in rows), "\t"
-    return text, "|" if "|" in first else found
 
 
 def read_delimited(path: Path, text: str) -> list[Log]:

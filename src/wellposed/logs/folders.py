@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wellposed.core.csv import text_of, uncommented
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import TIMES, check_memory, told
 from wellposed.logs import event_files
 from wellposed.logs.column_names import SIDES, guess, understood
-from wellposed.logs.delimited import read_delimited, uncommented
+from wellposed.logs.delimited import read_delimited
 from wellposed.logs.documents import is_lines, read_json, read_lines
 from wellposed.logs.log import KERAS, TENSORBOARD, Log, plain
 from wellposed.logs.prose import SAID, read_prose
 from wellposed.logs.shapes import one_side_a_column
-from wellposed.logs.text import text_of
 
 OWN = ("history.json", "history.csv")
 STATE = "trainer_state.json"

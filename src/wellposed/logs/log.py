@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wellposed.core.errors import DataError
-from wellposed.core.reading import check_memory
+from wellposed.core.reading import check_cells
 
 Array = npt.NDArray[np.float64]
 
@@ -74,15 +73,6 @@ class Table:
 def plain(name: str) -> str:
     """``"Val Loss"``, ``"val/loss"`` and ``"val-loss"`` are one name: ``val_loss``."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-
-
-def check_cells(what: str, rows: int, columns: int) -> None:
-    """Refuse a table of more cells than memory allows: also one of short rows under many names, which is filled up.
-
-    Raises:
-        DataError: its cells would not fit in the memory that reading may take.
-    """
-    check_memory(f"{what} has {rows:,} rows and {columns:,} columns", 64 * rows * columns, DataError)
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

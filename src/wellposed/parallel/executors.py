@@ -20,7 +20,8 @@ from wellposed.parallel.inprocess import train_inprocess
 from wellposed.parallel.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
 from wellposed.parallel.population.grouping import why_alone
 from wellposed.parallel.processes import cores, forkable, train_in_processes
-from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.loop import MakeOptimizer, Stop, fit
 from wellposed.training.problem import Problem

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from wellposed.core.errors import InputError, RecipeError, did_you_mean, listed
 from wellposed.recipe.recipe import Recipe
 
 
@@ -72,3 +74,20 @@ PRESETS: dict[str, Preset] = {
         "SGD with momentum, cosine, L2 in the cost and label smoothing: the classical recipe for convolutional networks",
     ),
 }
+
+
+def as_recipe(given: object) -> Recipe:
+    """A recipe from a recipe, a preset's name, or a path to a TOML file.
+
+    Raises:
+        RecipeError: it is none of these.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str) and given in PRESETS:
+        return PRESETS[given].recipe
+    if isinstance(given, Path) or (isinstance(given, str) and ("=" in given or given.endswith(".toml"))):
+        return Recipe.from_toml(given)
+    if isinstance(given, str):
+        raise RecipeError(f"There is no preset {given!r}.{did_you_mean(given, PRESETS)} Known: {listed(PRESETS, 20)}.")
+    raise InputError(f"A recipe is a wp.Recipe, a preset's name or a path to a .toml file; {given!r} is none of them.")

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from torch import nn
 
-from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
+from wellposed.core.errors import RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
 from wellposed.core.reading import check_memory, read_bytes
 from wellposed.core.registry import classes_in
@@ -738,22 +738,3 @@ def _keys_at(place: list[Any]) -> list[str]:
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):
                 section = annotation
     return list(section.model_fields)
-
-
-def as_recipe(given: object) -> Recipe:
-    """A recipe from a recipe, a preset's name, or a path to a TOML file.
-
-    Raises:
-        RecipeError: it is none of these.
-    """
-    from wellposed.recipe.presets import PRESETS
-
-    if isinstance(given, Recipe):
-        return given
-    if isinstance(given, str) and given in PRESETS:
-        return PRESETS[given].recipe
-    if isinstance(given, Path) or (isinstance(given, str) and ("=" in given or given.endswith(".toml"))):
-        return Recipe.from_toml(given)
-    if isinstance(given, str):
-        raise RecipeError(f"There is no preset {given!r}.{did_you_mean(given, PRESETS)} Known: {listed(PRESETS, 20)}.")
-    raise InputError(f"A recipe is a wp.Recipe, a preset's name or a path to a .toml file; {given!r} is none of them.")

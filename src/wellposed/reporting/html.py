@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wellposed.core import drawing, formats
 from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.core.reading import read_bytes
 from wellposed.core.records import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+from wellposed.decomposition import waterfall
 from wellposed.reporting import budget_panel, figures
 from wellposed.study import verdict
 
@@ -98,7 +100,7 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     kinds: tuple[Callable[..., str], ...] = (
-        verdict.score, verdict.count, verdict.percent, verdict.duration, verdict.setting, verdict.counted, verdict.number_or_text,
+        formats.score, formats.count, formats.percent, formats.duration, verdict.setting, formats.counted, formats.number_or_text,
     )  # fmt: skip
     environment.filters.update({kind.__name__: kind for kind in kinds})
     environment.filters["drawn"] = require("markupsafe", "report").Markup  # only what `figures` drew
@@ -144,17 +146,17 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
     for key, label, note in (("test", "on untouched rows", metric), ("valid", "on validation rows", chose)):
         before, after = part(record, "baseline", key), part(record, "best", key)
         if known([number(before), number(after)]):
-            cells.append({"label": label, "before": verdict.score(before), "value": verdict.score(after), "note": note})
+            cells.append({"label": label, "before": formats.score(before), "value": formats.score(after), "note": note})
     tried = number(record.get("recipes_tried"))
     if math.isfinite(tried):
         seconds = number(record.get("seconds"))
-        note = f"in {verdict.duration(seconds)}" if math.isfinite(seconds) else ""
-        cells.append({"label": "recipes tried", "before": "", "value": verdict.count(tried), "note": note})
+        note = f"in {formats.duration(seconds)}" if math.isfinite(seconds) else ""
+        cells.append({"label": "recipes tried", "before": "", "value": formats.count(tried), "note": note})
     size = number(part(record, "data", "rows"))
     if math.isfinite(size):
         features = number(part(record, "data", "features"))
-        note = verdict.counted(features, "feature") if math.isfinite(features) else ""
-        cells.append({"label": "rows of data", "before": "", "value": verdict.count(size), "note": note})
+        note = formats.counted(features, "feature") if math.isfinite(features) else ""
+        cells.append({"label": "rows of data", "before": "", "value": formats.count(size), "note": note})
     return cells
 
 
@@ -164,16 +166,16 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
     if not scores:
         return None
     labels = {"constant": "constant", "linear": "linear model", "boosting": "boosting"}
-    marks = [figures.Mark(labels[key], value, figures.REFERENCE) for key, value in scores.items()]
+    marks = [figures.Mark(labels[key], value, drawing.REFERENCE) for key, value in scores.items()]
     for side, label, colour in (
-        ("baseline", "tuned baseline", figures.BASELINE),
-        ("best", "best recipe", figures.BEST),
+        ("baseline", "tuned baseline", drawing.BASELINE),
+        ("best", "best recipe", drawing.BEST),
     ):
         value = number(part(record, side, "test"))
         if math.isfinite(value):
             marks.append(figures.Mark(label, value, colour))
     marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
-    listed = ", ".join(f"{mark.label} {verdict.score(mark.value)}" for mark in marks)
+    listed = ", ".join(f"{mark.label} {formats.score(mark.value)}" for mark in marks)
     label = f"{verdict.metric_name(record)} on the same untouched rows, best first: {listed}"
     return {"svg": figures.dots("references", label, marks)}
 
@@ -233,11 +235,11 @@ def _curve(
         for name in ("train", "valid")
     )
     chosen = _chosen(facts, epochs)
-    label = f"{SIDES[side]}: {title} against {verdict.counted(len(epochs), 'epoch')}"
+    label = f"{SIDES[side]}: {title} against {formats.counted(len(epochs), 'epoch')}"
     if chosen >= 0:
         label += (
-            f"; at the chosen epoch {verdict.count(index[chosen])} training is {verdict.score(train.values[chosen])} "
-            f"and validation {verdict.score(valid.values[chosen])}"
+            f"; at the chosen epoch {formats.count(index[chosen])} training is {formats.score(train.values[chosen])} "
+            f"and validation {formats.score(valid.values[chosen])}"
         )
     return figures.curves(f"{side}-{kind}", label, train, valid, chosen, frame)
 
@@ -253,13 +255,13 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
             found[side] = pair
             constants.append(number(facts.get("constant_loss")))
             errors.append(number(row.get("valid_loss_se")))
-    budgets = {side: one for side in SIDES if budget_panel.steps_of(one := part(record, "error_budget", side))}
+    budgets = {side: one for side in SIDES if waterfall.steps_of(one := part(record, "error_budget", side))}
     if not found and not budgets:
         return None
     constant = (known(constants) or [math.nan])[0]
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
-    wide = budget_panel.frame_of([budget_panel.steps_of(one) for one in budgets.values()])
+    wide = waterfall.frame_of([waterfall.steps_of(one) for one in budgets.values()])
     panels = [
         budget_panel.panel(side, title, budgets[side], wide)
         if side in budgets
@@ -276,8 +278,8 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
     label = (
-        f"{SIDES[side]}: training cost {verdict.score(train)} plus gap {verdict.score(valid - train)} "
-        f"is validation loss {verdict.score(valid)}"
+        f"{SIDES[side]}: training cost {formats.score(train)} plus gap {formats.score(valid - train)} "
+        f"is validation loss {formats.score(valid)}"
     )
     return figures.waterfall(f"{side}-gap", label, train, valid, frame, constant)
 
@@ -296,7 +298,7 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
     confidence = number(finding.get("confidence"))
     evidence = [
-        (text(key, 60).replace("_", " "), verdict.number_or_text(value))
+        (text(key, 60).replace("_", " "), formats.number_or_text(value))
         for key, value in list(mapping(finding.get("evidence")).items())[:24]
         if not isinstance(value, (dict, list))
     ]
@@ -331,21 +333,21 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
-        decimals = verdict.decimals_for(high - low)
+        decimals = formats.decimals_for(high - low)
         sure = "new" if low > 0 else "old" if high < 0 else ""
-        interval = f"{verdict.signed(low, decimals)} to {verdict.signed(high, decimals)}"
-        worths.append({"name": name, "worth": verdict.signed(estimate, decimals), "interval": interval, "sure": sure})
+        interval = f"{formats.signed(low, decimals)} to {formats.signed(high, decimals)}"
+        worths.append({"name": name, "worth": formats.signed(estimate, decimals), "interval": interval, "sure": sure})
     if not worths:
         return None
     found = mapping(record.get("simplest"))
     difference, error = (number(found.get(key)) for key in ("difference", "standard_error"))
-    decimals = verdict.decimals_for(4 * error)
+    decimals = formats.decimals_for(4 * error)
     return {
         "worths": worths,
         "pairs": max(known([number(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan),
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": verdict.signed(difference, decimals),
+        "difference": formats.signed(difference, decimals),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 
@@ -379,10 +381,10 @@ def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str,
         mine = [row["valid"] for row in ranked if row["kind"] == kind]
         if mine:
             best = (max if higher else min)(known(mine), default=math.nan)
-            facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", verdict.score(best))]
+            facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", formats.score(best))]
     seconds = known([row["seconds"] for row in ranked])
     if seconds:
-        facts.append(("median time", verdict.duration(sorted(seconds)[len(seconds) // 2])))
+        facts.append(("median time", formats.duration(sorted(seconds)[len(seconds) // 2])))
     failed = sum(math.isnan(row["valid"]) for row in ranked)
     return [*facts, ("without a score", str(failed))] if failed else facts
 
@@ -394,8 +396,8 @@ def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], highe
     order = [float(place) for place in range(1, len(searched) + 1)]
     best = max(known(scores)) if higher else min(known(scores))
     label = (
-        f"validation {verdict.metric_name(record)} of {verdict.counted(len(searched), 'recipe')} in the order of trying; "
-        f"the best has {verdict.score(best)}"
+        f"validation {verdict.metric_name(record)} of {formats.counted(len(searched), 'recipe')} in the order of trying; "
+        f"the best has {formats.score(best)}"
     )
     return figures.trials(
         "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
@@ -435,7 +437,7 @@ def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
-    shape = [verdict.count(size) for size in listing(line.get("shape"))[:8]]
+    shape = [formats.count(size) for size in listing(line.get("shape"))[:8]]
     strength = number(line.get("effective_strength"))
     return {
         **{key: text(line.get(key), 200) for key in ("parameter", "role", "term", "how", "objective")},
@@ -453,14 +455,14 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     if not math.isfinite(estimate) and not pairs:
         return None
     differences = known([pair["difference"] for pair in pairs])
-    decimals = verdict.decimals_for(high - low)
+    decimals = formats.decimals_for(high - low)
     for pair in pairs:
-        pair["signed"] = verdict.signed(pair["difference"], decimals)
+        pair["signed"] = formats.signed(pair["difference"], decimals)
     looks = number(found.get("looks", record.get("looks")))
     drawable = all(math.isfinite(value) for value in (estimate, low, high))
     size, span = (
-        verdict.signed(estimate, decimals),
-        f"{verdict.fixed(low, decimals)} to {verdict.fixed(high, decimals)}",
+        formats.signed(estimate, decimals),
+        f"{formats.fixed(low, decimals)} to {formats.fixed(high, decimals)}",
     )
     label = f"Improvement {size}, interval {span}"
     return {
@@ -468,9 +470,9 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
         "pairs": pairs,
         "estimate": size,
         "interval": span if drawable else "unknown",
-        "level": verdict.percent(found.get("level")),
-        "seeds": verdict.count(found.get("pairs")),
-        "rows": verdict.count(verdict.untouched_rows(record)),
+        "level": formats.percent(found.get("level")),
+        "seeds": formats.count(found.get("pairs")),
+        "rows": formats.count(verdict.untouched_rows(record)),
         "looks": int(looks) if math.isfinite(looks) else None,
         "limited_by": {"rows": "untouched rows", "seeds": "paired seeds"}.get(text(found.get("limited_by")), ""),
     }
@@ -497,7 +499,7 @@ def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
     """How the rows were split."""
     labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
     data = mapping(record.get("data"))
-    return [(label, verdict.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
+    return [(label, formats.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
 
 
 def _reproduce(record: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from wellposed.core import drawing
 from wellposed.core.errors import InputError, listed, require
 from wellposed.core.files import write_atomically
 from wellposed.core.shared import alone
@@ -46,12 +47,12 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberat
 class Ink:
     """The colours of one drawing: the report's variables in SVG, plain colours in a picture."""
 
-    ink: str = draw.INK
-    muted: str = draw.MUTED
-    line: str = draw.LINE
-    train: str = draw.TRAIN
-    valid: str = draw.VALID
-    card: str = draw.PAPER
+    ink: str = drawing.INK
+    muted: str = drawing.MUTED
+    line: str = drawing.LINE
+    train: str = drawing.TRAIN
+    valid: str = drawing.VALID
+    card: str = drawing.PAPER
 
 
 def check_name(path: Path) -> None:
@@ -92,7 +93,7 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     certain = turned if turned is not None and turned.certain else None
     level = _level(one, certain)
     both = [*map(float, measure.known(curves.train_loss)), *map(float, measure.known(curves.valid_loss))]
-    frame = draw.limits(both, [level, level + certain.rise] if certain is not None else [])
+    frame = drawing.limits(both, [level, level + certain.rise] if certain is not None else [])
     span = draw.epoch_span(curves.epoch.tolist())
 
     def paint(axes: Any) -> None:
@@ -119,9 +120,9 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
                 [curves.epoch[best]], [y[best]], "o", linestyle="", color=ink, markersize=8, markeredgecolor=colour.card,
                 markeredgewidth=1.2, clip_on=False, zorder=4, label=f"best {one.axis} {one.best_epoch}",
             )  # fmt: skip
-        draw.ticks(axes.yaxis, *frame)
+        drawing.ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
-        draw.ticks(axes.xaxis, *span, integer=True)
+        drawing.ticks(axes.xaxis, *span, integer=True)
         axes.set_xlim(*span)
         axes.set_xlabel(one.axis)
         _key(axes, colour)
@@ -195,7 +196,7 @@ LEFT, RIGHT, BOTTOM = 48, 66, 64
 
 
 def _panel(one: Diagnosis, number: int) -> str:
-    return draw.drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
+    return drawing.drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
 
 
 # Files
@@ -208,14 +209,14 @@ def _columns(count: int) -> int:
 def _places(count: int) -> list[tuple[int, int]]:
     """The upper left corner of each panel."""
     across = _columns(count)
-    step = draw.WIDTH + GAP, HEAD + HEIGHT + GAP
+    step = drawing.WIDTH + GAP, HEAD + HEIGHT + GAP
     return [(GAP + step[0] * (i % across), GAP + step[1] * (i // across)) for i in range(count)]
 
 
 def _size(count: int) -> tuple[int, int]:
     across = _columns(count)
     down = math.ceil(count / across)
-    return GAP + across * (draw.WIDTH + GAP), GAP + down * (HEAD + HEIGHT + GAP)
+    return GAP + across * (drawing.WIDTH + GAP), GAP + down * (HEAD + HEIGHT + GAP)
 
 
 def _theme() -> str:
@@ -228,7 +229,7 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
     parts = []
     for number, (one, (x, y)) in enumerate(zip(shown, _places(len(shown)), strict=True)):
         panel = _panel(one, number).replace(
-            "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{draw.WIDTH}" height="{HEIGHT}" ', 1
+            "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{drawing.WIDTH}" height="{HEIGHT}" ', 1
         )
         source = escaped(shortened(one.source, LONGEST_SOURCE))
         parts.append(
@@ -251,26 +252,31 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_agg", "report")
     width, height = _size(len(shown))
-    named = {f"{sentinel}": LIGHT[name] for sentinel, name in draw.VARIABLES.items()}
+    named = {f"{sentinel}": LIGHT[name] for sentinel, name in drawing.VARIABLES.items()}
     colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
-    style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in draw.STYLE.items()}
+    style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in drawing.STYLE.items()}
     with alone(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
         figure = figures.Figure(
-            figsize=(width / draw.POINTS_PER_INCH, height / draw.POINTS_PER_INCH), facecolor=LIGHT["card"]
+            figsize=(width / drawing.POINTS_PER_INCH, height / drawing.POINTS_PER_INCH), facecolor=LIGHT["card"]
         )
         canvas.FigureCanvasAgg(figure)
         for one, (x, y) in zip(shown, _places(len(shown)), strict=True):
             base = height - y - HEAD - HEIGHT
-            inside = HEIGHT - BOTTOM - draw.TOP
-            box = ((x + LEFT) / width, (base + BOTTOM) / height, (draw.WIDTH - LEFT - RIGHT) / width, inside / height)
+            inside = HEIGHT - BOTTOM - drawing.TOP
+            box = (
+                (x + LEFT) / width,
+                (base + BOTTOM) / height,
+                (drawing.WIDTH - LEFT - RIGHT) / width,
+                inside / height,
+            )
             axes = figure.add_axes(box, facecolor=LIGHT["card"])
             _paint(one, colour)(axes)
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
             source = shortened(visible(one.source), LONGEST_SOURCE)
             figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
-        draw.lettered(figure, back=False)
+        drawing.lettered(figure, back=False)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()

@@ -19,7 +19,8 @@ from wellposed.search import budget_split
 from wellposed.search.ingredients import Ingredient, Part, contents
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
-from wellposed.statistics.evidence import Interval, crossed_interval, student_quantile
+from wellposed.statistics.intervals import Interval, crossed_interval
+from wellposed.statistics.student import student_quantile
 from wellposed.training.run import Run
 
 LEVEL = 0.95

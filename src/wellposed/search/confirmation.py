@@ -13,15 +13,13 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.baseline import diverged
 from wellposed.search.finalists import fewer_rows
-from wellposed.search.holdout import content
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
-from wellposed.statistics.evidence import Interval, crossed_interval, look_level
+from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
+from wellposed.study.fingerprint import content
 from wellposed.study.ranking import learned
 from wellposed.training.run import Run
 
-ALPHA = 0.05
-"""One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
 PAIRS = (4, 5, 10)
 """Pairs of confirmation runs: planned for where runs are long, without a clock, at most."""
 SEEDS = 1000

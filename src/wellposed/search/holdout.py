@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-
-import numpy as np
-import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
-from wellposed.data.arrays import Arrays, Source, Subset, in_numpy
 from wellposed.data.data import Prepared
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
@@ -42,27 +37,3 @@ def prepared(problem: Problem) -> Prepared:
 def plain_recipe(rows: int) -> Recipe:
     """Plain AdamW; the batch size sets the speed, so small data get small batches and large data large ones."""
     return Recipe(batch_size=32 if rows < 1000 else 128 if rows < 20000 else 256)
-
-
-def fingerprint(problem: Problem) -> str:
-    """SHA-256 of the data: a table's own, or that of all tensors; of other sources only their sizes are known."""
-    if problem.sha256:
-        return problem.sha256
-    digest = hashlib.sha256()
-    data = problem.prepared
-    for source in (data.train_clean, data.valid, data.test):
-        digest.update(content(source))
-    return digest.hexdigest()
-
-
-def content(source: Source | None) -> bytes:
-    """A digest of the rows of a source."""
-    if source is None:
-        return b"none"
-    root = source.source if isinstance(source, Subset) else source
-    digest = hashlib.sha256(str(len(source)).encode())
-    if isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor):
-        inputs, target = source.batch(torch.arange(len(source)))
-        digest.update(np.ascontiguousarray(in_numpy(inputs)).tobytes())
-        digest.update(np.ascontiguousarray(in_numpy(target)).tobytes())
-    return digest.digest()

@@ -14,7 +14,8 @@ from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import Diagnosis, diagnose
 from wellposed.parallel.executors import ENGINES
-from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
 from wellposed.search.advised_trials import told
@@ -22,7 +23,7 @@ from wellposed.search.baseline import findings_of, tuned_baseline
 from wellposed.search.confirmation import Confirmed, confirmed
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
-from wellposed.search.holdout import fingerprint, plain_recipe, prepared, with_test
+from wellposed.search.holdout import plain_recipe, prepared, with_test
 from wellposed.search.lots import Rounds
 from wellposed.search.playbook import edge
 from wellposed.search.references import References, references
@@ -31,6 +32,7 @@ from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
 from wellposed.search.timing_probes import settle_pace
 from wellposed.study.budget import Account, Budget
+from wellposed.study.fingerprint import fingerprint
 from wellposed.study.folder import claimed
 from wellposed.study.ranking import best_loss, chosen, shown_score
 from wellposed.study.resume import resumed
@@ -129,7 +131,7 @@ class Search:
         name = problem.metric.name if problem.metric else "loss"
         state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
-            state, account = resumed(folder, state, account, problem)
+            state, account = resumed(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
         self.bench = Bench(problem, account, state, folder, device, engine)

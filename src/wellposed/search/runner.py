@@ -26,12 +26,10 @@ from wellposed.search.successive_halving import Halving, reached
 from wellposed.search.timing import Pace, Trained
 from wellposed.study.budget import Account
 from wellposed.study.ranking import Rank, chosen, learned, shown_score, sign_of
-from wellposed.study.trials import Failed, Pending, State, Trial
+from wellposed.study.trials import BOOKED, Failed, Pending, State, Trial
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
-BOOKED = ("baseline", "search")
-"""Kinds of trials that a budget in recipes or epochs counts."""
 SOME_WORK = 0.2
 """Seconds of work from which it is told how busy the machine is."""
 LAST = 5

@@ -8,22 +8,21 @@ from pathlib import Path
 from wellposed.core.errors import InputError, StudyFinished
 from wellposed.core.files import read_json
 from wellposed.core.records import listing
-from wellposed.search import budget_split
-from wellposed.search.holdout import content
-from wellposed.search.runner import BOOKED
 from wellposed.study.budget import Account, Budget
+from wellposed.study.fingerprint import content
 from wellposed.study.study import STUDY
-from wellposed.study.trials import SCHEMA, State
+from wellposed.study.trials import BOOKED, SCHEMA, State
 from wellposed.training.problem import Problem
 
 UNITS = {"seconds": "s", "recipes": " recipes", "epochs": " epochs"}
 
 
-def resumed(folder: Path, fresh: State, account: Account, problem: Problem) -> tuple[State, Account]:
+def resumed(folder: Path, fresh: State, account: Account, problem: Problem, most: float) -> tuple[State, Account]:
     """The state of the study in a folder, and the account with what it has spent of this budget.
 
     Args:
         fresh: of this problem, for comparison.
+        most: the share of a budget in minutes that the search may have taken.
         account: of the budget that is given now: of the whole study in recipes or epochs, and of all its sessions in minutes.
     Raises:
         InputError: the study is of something else.
@@ -43,7 +42,7 @@ def resumed(folder: Path, fresh: State, account: Account, problem: Problem) -> t
     if old.seed != fresh.seed:
         raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
     end_look(folder, old)
-    return old, continued(folder, old, account, content(problem.prepared.test).hex())
+    return old, continued(folder, old, account, content(problem.prepared.test).hex(), most)
 
 
 def end_look(folder: Path, state: State) -> None:
@@ -61,7 +60,7 @@ def end_look(folder: Path, state: State) -> None:
         state.save(folder)
 
 
-def continued(folder: Path, state: State, account: Account, rows: str) -> Account:
+def continued(folder: Path, state: State, account: Account, rows: str, most: float) -> Account:
     """The account with what the study has spent.
 
     Raises:
@@ -87,7 +86,7 @@ def continued(folder: Path, state: State, account: Account, rows: str) -> Accoun
         return account
     if budget.amount > before:
         account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))
-        used = min(state.seconds, budget_split.SEARCH * account.budget.amount)
+        used = min(state.seconds, most * account.budget.amount)
     else:
         used = budget.amount / 2  # new rows, for which the search goes on a little
     return dataclasses.replace(account, began=account.began - used)

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from wellposed._version import __version__
+from wellposed.core import formats
 from wellposed.core.files import write_atomically, write_json
 from wellposed.core.records import mapping, part, text
 from wellposed.diagnosis.diagnose import Diagnosis
-from wellposed.search.confirmation import ALPHA
-from wellposed.statistics.evidence import Interval, look_level
+from wellposed.statistics.intervals import ALPHA, Interval, look_level
 from wellposed.study import verdict
 from wellposed.study.folder import MODEL
 from wellposed.study.trials import SCHEMA, State, Trial
-from wellposed.study.verdict import verdict
 from wellposed.training.checkpoint import save_run
 from wellposed.training.run import Run
 
@@ -147,14 +146,14 @@ class Study:
 
 def summary(record: dict[str, Any]) -> str:
     """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
-    said = verdict(record)
+    said = verdict.verdict(record)
     metric = verdict.metric_name(record)
     lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [verdict.emptied(record)])]
     for name in ("baseline", "best"):
-        score, recipe = verdict.score(part(record, name, "test")), text(part(record, name, "recipe"))
+        score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
     if references := mapping(part(record, "references")):
-        lines.append("also:     " + ", ".join(f"{k} {verdict.score(v)}" for k, v in references.items()))
+        lines.append("also:     " + ", ".join(f"{k} {formats.score(v)}" for k, v in references.items()))
     return "\n".join(lines)
 
 

@@ -198,3 +198,7 @@ class State:
 def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:
     """Trials that learned something, the best first."""
     return sorted((t for t in trials if t.rank(sign) > WORST), key=lambda t: t.rank(sign), reverse=True)
+
+
+BOOKED = ("baseline", "search")
+"""Kinds of trials that a budget in recipes or epochs counts."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
+from wellposed.core.formats import MISSING, counted, decimals_for, fixed, percent, score, signed
 from wellposed.core.records import known, mapping, number, part, rows, text
 from wellposed.losses.metrics import metrics
-from wellposed.statistics.evidence import POWER, Needs
+from wellposed.statistics.intervals import POWER, Needs
 
 REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}
 ADVICE = {
@@ -33,7 +34,6 @@ ONE_PAIR = (
     "Give a larger budget, so that at least five pairs are trained."
 )
 MORE_PAIRS, MORE_ROWS = "A larger budget trains more pairs.", "New rows come with --test."
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -74,73 +74,6 @@ def metric_name(record: dict[str, Any]) -> str:
 def higher_is_better(record: dict[str, Any]) -> bool:
     """The metric's direction; higher where the record does not say."""
     return part(record, "metric", "higher_is_better") is not False
-
-
-def fixed(value: float, decimals: int) -> str:
-    """A number with that many decimals, thousands separated, a real minus sign, and no minus zero."""
-    if not math.isfinite(value):
-        return MISSING
-    written = f"{value:,.{decimals}f}" if abs(value) < 1e9 else f"{value:.3g}"
-    return written.removeprefix("-") if not written.strip("-0.,") else written.replace("-", "−")
-
-
-def score(value: Any) -> str:
-    """A score or a loss, with about four digits.
-
-    Example:
-        >>> score(0.8831), score(14.256), score(1234.5), score(0.00012), score(None)
-        ('0.8831', '14.26', '1,234', '0.00012', '–')
-    """
-    found = number(value)
-    size = abs(found)
-    if 0 < size < 1e-3:
-        return f"{found:.2g}".replace("-", "−")
-    return fixed(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
-
-
-def decimals_for(width: float) -> int:
-    """How many decimals show an interval of that width to two digits."""
-    if not math.isfinite(width) or width <= 0:
-        return 4
-    return min(max(1 - math.floor(math.log10(width)), 0), 8)
-
-
-def signed(value: float, decimals: int) -> str:
-    """A difference with its sign."""
-    written = fixed(value, decimals)
-    return f"+{written}" if value > 0 and written.strip("0.,") else written
-
-
-def count(value: Any) -> str:
-    """A whole number with thousands separated, or a dash."""
-    return fixed(number(value), 0)
-
-
-def counted(amount: float, noun: str) -> str:
-    """``1 paired seed``, ``1,200 untouched rows``."""
-    return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
-
-
-def percent(value: Any) -> str:
-    """A share as a percentage: ``95 %``, ``97.5 %``."""
-    found = number(value)
-    return f"{found * 100:.4g} %" if math.isfinite(found) else MISSING
-
-
-def duration(value: Any) -> str:
-    """Seconds as people say them: ``48 s``, ``4 min 58 s``, ``2 h 5 min``."""
-    seconds = number(value)
-    if not math.isfinite(seconds) or seconds < 0:
-        return MISSING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60:,} h"
 
 
 def setting(value: Any) -> str:
@@ -353,12 +286,3 @@ def _came_from(cost: float, gap: float, se: float) -> str:
     if cost < 0 <= gap:
         return "The gain came through optimization: a lower training cost outweighs a larger gap."
     return "Both summands fell, " + ("the gap more." if gap < cost else "the training cost more.")
-
-
-def number_or_text(value: Any) -> str:
-    """A number of an evidence with three digits, a yes or no, or the text itself."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return count(value) if abs(value) >= 10_000 else str(value).replace("-", "−")
-    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else text(value, 120) or MISSING

@@ -36,7 +36,8 @@ from wellposed.optim.sharpness import SAM
 from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.penalties.functional import Confidence, Consistency
-from wellposed.recipe.recipe import Recipe, as_recipe
+from wellposed.recipe.presets import as_recipe
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.early_stopping import Patience, check_monitors, higher_is_better
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating

@@ -10,7 +10,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.batch_norm import disagree
 from wellposed.diagnosis.rules.rule import Inside
-from wellposed.statistics.evidence import student_quantile
+from wellposed.statistics.student import student_quantile
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.row_checks import Wrong

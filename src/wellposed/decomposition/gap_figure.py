@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from wellposed.decomposition.gap_split import GapSplit
-from wellposed.reporting import figures as draw
-from wellposed.reporting.budget_panel import Step, _spoken, on_any_ground, waterfall
+from wellposed.core import drawing
+from wellposed.decomposition.waterfall import Step, on_any_ground, spoken, waterfall
 
 NAMES = {
     "generalization": "true gap",
@@ -21,35 +20,39 @@ NAMES = {
     "unseen": "what is not seen",
     "visible": "visible gap",
 }
-COLOURS = {"generalization": draw.VALID, "visible": draw.INK}
+COLOURS = {"generalization": drawing.VALID, "visible": drawing.INK}
 LEFT = 152
 """Room for the longest name."""
 
 
-def steps_of(split: GapSplit) -> list[Step]:
+Numbers = tuple[str, float, float, float]
+"""A share of the gap: its name, its estimate, and the ends of its interval."""
+
+
+def steps_of(shares: Sequence[Numbers], visible: float) -> list[Step]:
     """The true gap, the shares from the inside out, and their sum, the visible gap.
 
     That is the order of the table turned around: a reader begins with what is so, and sees what is laid upon it.
     """
     steps: list[Step] = []
     start = 0.0
-    for share in reversed(split.shares):
-        steps.append(Step(share.name, start, share.estimate, share.low, share.high))
+    for name, estimate, low, high in reversed(shares):
+        steps.append(Step(name, start, estimate, low, high))
         start = steps[-1].end
-    return [*steps, Step("visible", 0.0, split.visible, math.nan, math.nan)]
+    return [*steps, Step("visible", 0.0, visible, math.nan, math.nan)]
 
 
-def picture(split: GapSplit) -> str:
+def picture(shares: Sequence[Numbers], visible: float) -> str:
     """The waterfall of a visible gap as a figure of its own: SVG that is readable on white and on dark ground; empty where a
     loss is not finite.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    steps = steps_of(split)
+    steps = steps_of(shares, visible)
     if not all(math.isfinite(step.size) for step in steps):
         return ""
-    label = f"What the visible gap is made of: {_spoken(steps, NAMES)}"
+    label = f"What the visible gap is made of: {spoken(steps, NAMES)}"
     return on_any_ground(waterfall("gap-split", label, steps, frame_of(steps), "generalization", NAMES, COLOURS, LEFT))
 
 

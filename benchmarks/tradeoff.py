@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from wellposed.core.errors import InputError
-from wellposed.decomposition.bias_variance import BiasVariance
-from wellposed.decomposition.learning_curve import Curve, LearningCurve
-from wellposed.decomposition.repeated_training import amount_of, is_bound
-from wellposed.reporting.figures import (
+from wellposed.core.drawing import (
     BEST,
     INK,
     MUTED,
@@ -27,18 +22,16 @@ from wellposed.reporting.figures import (
     tick_labels,
     ticks,
 )
+from wellposed.core.errors import InputError
+from wellposed.decomposition.bias_variance import BiasVariance
+from wellposed.decomposition.learning_curve import Curve, LearningCurve
+from wellposed.decomposition.repeated_training import amount_of, is_bound
 
 COLOURS = (VALID, TRAIN, BEST, REFERENCE)
 """Of the first four recipes; more would not be told apart."""
 LONGEST_NAME = 22
 CLOSEST = 1.5
 """Ratio of two sizes whose numbers stand side by side without touching."""
-ON_ANY_GROUND = {
-    "ink": "#6e7681", "muted": "#6e7681", "line": "rgba(139, 148, 158, 0.4)", "train": "#2f75b5", "valid": "#bf4a26",
-    "baseline": "#6e7681", "best": "#17805f", "reference": "#8a63b5", "card": "#ffffff",
-}  # fmt: skip
-"""The page's colours for a figure that stands alone: contrast of at least 4.5 on white, and readable on dark ground;
-lines of the grid let the ground through, so that they stay behind what is drawn on either."""
 
 
 def trade_off(name: str, found: BiasVariance) -> str:
@@ -190,15 +183,6 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
         )  # fmt: skip
 
     return drawn(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
-
-
-def standalone(svg: str) -> str:
-    """A figure of the page as a file of its own, with colours that are readable on white and on dark ground."""
-    for variable, colour in ON_ANY_GROUND.items():
-        svg = svg.replace(f"var(--{variable})", colour)
-    size = re.search(r'viewBox="0 0 (\d+) (\d+)"', svg)
-    wide = "" if size is None else f'width="{size[1]}" height="{size[2]}" '
-    return svg.replace('<svg class="plot"', f'<svg {wide}style="font-family: system-ui, sans-serif"', 1) + "\n"
 
 
 def _log_places(strengths: Sequence[float]) -> list[float]:

@@ -1,0 +1,194 @@
+"""Terms that add up, as a figure: bars below one another, each from where the last one ended, and their sum at the bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wellposed.core import drawing, formats
+from wellposed.core.drawing import standalone
+from wellposed.core.records import mapping, number, part, rows, text
+
+NAMES = {
+    "floor": "floor",
+    "regularization": "regularization",
+    "capacity": "capacity",
+    "charged": "terms and noise",
+    "optimization": "optimization",
+    "stopping": "stopping",
+    "gap": "gap",
+    "valid": "validation",
+}
+
+
+COLOURS = {"floor": drawing.REFERENCE, "gap": drawing.VALID, "valid": drawing.INK}
+"""Of what is training cost, `draw.TRAIN`."""
+
+
+ROW, ROOM = 27, 46
+"""Height of a row, and of the axis with the room above."""
+
+
+VALUES = 62
+"""Width of the column of numbers on the right."""
+
+
+NARROWEST = 0.012
+"""Of the frame: a whisker below it would be nothing but its caps."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bar: where it starts, how long it is, and where its end lies with certainty."""
+
+    name: str
+    start: float
+    size: float
+    low: float
+    high: float
+
+    @property
+    def end(self) -> float:
+        """Where the next bar starts."""
+        return self.start + self.size
+
+    @property
+    def whisker(self) -> tuple[float, float] | None:
+        """The ends of the interval, beside the end of the bar; None where it is not known."""
+        ends = self.start + self.low, self.start + self.high
+        return ends if all(math.isfinite(end) for end in ends) else None
+
+
+def steps_of(record: Any) -> list[Step]:
+    """The bars of a budget's record, in order; empty where it is damaged or does not add up."""
+    apart = {text(one.get("name"), 40): one for one in rows(part(record, "apart"))}
+    found: list[Step] = []
+    start = 0.0
+    for one in rows(part(record, "parts")):
+        name = text(one.get("name"), 40)
+        inner = (
+            [apart["capacity"], apart["charged"]]
+            if name == "regularization" and {"capacity", "charged"} <= set(apart)
+            else [one]
+        )
+        for piece in inner:
+            step = _step(piece, start)
+            if step is None:
+                return []
+            found.append(step)
+            start = step.end
+    total = _step(mapping(part(record, "valid")), 0.0)
+    if total is None or not found or abs(total.size - start) > 1e-6 * max(1.0, abs(total.size)):
+        return []
+    return [*found, total]
+
+
+def _step(one: dict[str, Any], start: float) -> Step | None:
+    name, size = text(one.get("name"), 40), number(one.get("estimate"))
+    if name not in NAMES or not math.isfinite(size):
+        return None
+    return Step(name, start, size, number(one.get("low")), number(one.get("high")))
+
+
+def frame_of(several: Sequence[Sequence[Step]]) -> tuple[float, float]:
+    """One frame for several budgets: from zero, or below it where a bar goes there; whiskers may not press bars together."""
+    ends = [end for steps in several for step in steps for end in (step.start, step.end)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    span = high - low or 1.0
+    whiskers = [end for steps in several for step in steps for end in step.whisker or ()]
+    high = max([high, *(min(end, high + span / 2) for end in whiskers)])
+    low = min([low, *(max(end, low - span / 4) for end in whiskers)])
+    span = high - low
+    return (low - 0.03 * span if low < 0 else 0.0), high + 0.03 * span
+
+
+def waterfall(
+    name: str, label: str, steps: Sequence[Step], frame: tuple[float, float], lever: str = "",
+    names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112,
+) -> str:  # fmt: skip
+    """The terms below one another, each from where the last one ended, with its interval, and their sum at the bottom.
+
+    Args:
+        lever: the bar that is to be pulled first; its number is drawn in bold.
+        names, colours: of the bars, by the steps' names; without a colour a bar has that of training cost.
+        left: room for the names.
+    """
+    span = frame[1] - frame[0]
+    decimals = min(max(formats.decimals_for(span / 4), 2), 6)
+
+    def paint(axes: Any) -> None:
+        for row, step in enumerate(steps):
+            colour = colours.get(step.name, drawing.TRAIN)
+            down = step.size < 0 and row + 1 < len(steps)
+            axes.barh(
+                row, step.size, left=step.start, height=0.54, color=drawing.PAPER if down else colour,
+                edgecolor=colour, linewidth=1.2 if down else 0, alpha=0.62 if step.name == "capacity" else 1, zorder=2,
+            )  # fmt: skip
+            if abs(step.size) < span / 300:
+                axes.vlines(step.start, row - 0.27, row + 0.27, color=colour, linewidth=2, zorder=2)
+            if step.whisker is not None:
+                _whisker(axes, row, step.whisker, frame)
+            if row + 1 < len(steps):
+                axes.vlines(step.end, row + 0.27, row + 0.73, color=drawing.MUTED, linewidth=1, zorder=1)
+            written = (
+                formats.fixed(step.size, decimals) if step.name == "valid" else formats.signed(step.size, decimals)
+            )
+            bold = step.name == lever or row + 1 == len(steps)
+            axes.annotate(
+                written, (1, row), xycoords=("axes fraction", "data"), xytext=(VALUES - 8, 0), textcoords="offset points",
+                ha="right", va="center", color=drawing.INK, weight="bold" if bold else "normal",
+            )  # fmt: skip
+        axes.axhline(len(steps) - 1.5, color=drawing.LINE, linewidth=1, zorder=0)
+        if frame[0] < 0:
+            axes.axvline(0, color=drawing.MUTED, linewidth=1, zorder=0)
+        drawing.named_rows(axes, [names[step.name] for step in steps])
+        drawing.ticks(axes.xaxis, *frame, most=4)
+        axes.set_xlim(*frame)
+
+    return drawing.drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
+
+
+def picture(record: Any, recipe: str) -> str:
+    """The waterfall of an error budget's record as a figure of its own, SVG that is readable on white and on dark ground; empty
+    where a loss is not finite.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    steps = steps_of(record)
+    if not steps:
+        return ""
+    lever = lever_of(steps, next(iter(rows(part(record, "findings"))), {}))
+    label = f"Error budget of {recipe}: {spoken(steps, NAMES)}"
+    return on_any_ground(waterfall("error-budget", label, steps, frame_of([steps]), lever))
+
+
+def on_any_ground(svg: str) -> str:
+    """The figure as a file of its own. What has the colour of the paper on a page (hollow bars, rims) is not painted, since the
+    ground is not known."""
+    return standalone(svg.replace("var(--card)", "none"))
+
+
+def spoken(steps: Sequence[Step], names: Mapping[str, str]) -> str:
+    """The bars in words."""
+    return ", ".join(f"{names[step.name]} {formats.score(step.size)}" for step in steps)
+
+
+def _whisker(axes: Any, row: int, ends: tuple[float, float], frame: tuple[float, float]) -> None:
+    """A thin line with caps; what leaves the frame has no cap there."""
+    low, high = max(ends[0], frame[0]), min(ends[1], frame[1])
+    if high < frame[0] or low > frame[1] or high - low < NARROWEST * (frame[1] - frame[0]):
+        return
+    axes.hlines(row, low, high, color=drawing.PAPER, linewidth=3.2, zorder=3)
+    axes.hlines(row, low, high, color=drawing.INK, linewidth=1.2, zorder=4)
+    for end in ends:
+        if frame[0] <= end <= frame[1]:
+            axes.vlines(end, row - 0.12, row + 0.12, color=drawing.INK, linewidth=1.2, zorder=4)
+
+
+def lever_of(steps: Sequence[Step], finding: dict[str, Any]) -> str:
+    """The bar whose size is the evidence of the first finding."""
+    size = number(part(finding, "evidence", "estimate"))
+    return next((step.name for step in steps if step.name != "valid" and step.size == size), "")

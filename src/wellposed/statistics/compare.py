@@ -1,0 +1,296 @@
+"""`compare`: is b better than a? Runs, scores by row, or files of predictions, paired row by row and seed by seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wellposed.core.checks import checked
+from wellposed.core.csv import csv_columns
+from wellposed.core.errors import DataError, InputError, listed
+from wellposed.statistics.intervals import Array, Interval, crossed_interval
+
+SMALLEST_PROBABILITY = 1e-12  # a probability of exactly 0 for the true class costs -log of this, not infinity
+ROW_NAMES = ("row", "id", "row_id")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better b is than a, on the same rows, with its interval; ``score`` names what one row contributes."""
+
+    interval: Interval
+    score: str = "score"
+    note: str = ""
+
+    @property
+    def shown(self) -> bool:
+        """Whether b is better than a at the interval's level; with one seed, whether these two models are."""
+        return self.interval.low > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The interval's numbers with ``score`` and ``note``; ``shown`` is that of the comparison."""
+        return {**self.interval.to_dict(), "shown": self.shown, "score": self.score, "note": self.note}
+
+    def __str__(self) -> str:
+        i = self.interval
+        numbers = f"{100 * i.level:.4g}% interval {_digits(i.low)} to {_digits(i.high)}"
+        seeds = "1 seed" if i.pairs == 1 else f"{i.pairs} seeds"
+        basis = f"{seeds} x {i.rows} rows; {i.limited_by} limit"
+        if self.shown:
+            text = f"b is better than a by {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
+        elif i.high < 0:
+            text = f"b is worse than a by {_digits(-i.estimate)} {self.score} ({numbers}; {basis})."
+        else:
+            needs = i.needs.sentence(i.pairs, i.rows, f"{_digits(i.needs.smallest)} {self.score}")
+            text = f"Not shown: b minus a is {_digits(i.estimate)} {self.score} ({numbers}; {basis}). {needs}"
+        return f"{text} {self.note}".rstrip()
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}" if 0.0095 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+
+
+@checked
+def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Comparison:
+    """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds.
+
+    Seeds are paired where both sides have the same ones; otherwise in the given order, which is said in the note.
+
+    Args:
+        a, b: a Run or a list of Runs; a CSV file of predictions; or scores where higher is better: an array or tensor
+            ``(rows,)`` or ``(rows, seeds)``, or a list of arrays ``(rows,)``, one per seed. A file has ``target`` and
+            either ``prediction`` (labels: 1 for a hit, 0 for a miss; numbers: minus the squared error), ``prediction_0
+            ...`` for several seeds, or ``p_<class>`` (log of the target's probability). With a column ``row`` or ``id``
+            in both, rows are matched by it.
+        on: the part of the data that runs are scored on, ``valid`` or ``test``. Arrays and files ignore it.
+        level: inside (0, 1).
+    Raises:
+        DataError: the two sides do not have the same rows or number of seeds, or cannot be read.
+        InputError: the two sides are of different kinds.
+    """
+    left, right = _kind(a), _kind(b)
+    if left != right:
+        raise InputError(f"compare needs two of one kind; given {left} and {right}.")
+    if left == "files":
+        return _compare_files(Path(a), Path(b), level)
+    if left == "runs":
+        return _compare_runs(_listed(a), _listed(b), on, level)
+    return _compare_arrays(_scores(a), _scores(b), level)
+
+
+def _kind(side: Any) -> str:
+    if isinstance(side, (str, Path)):
+        return "files"
+    if hasattr(side, "row_scores") or (
+        isinstance(side, (list, tuple)) and len(side) > 0 and all(hasattr(run, "row_scores") for run in side)
+    ):
+        return "runs"
+    return "arrays"
+
+
+def _listed(side: Any) -> list[Any]:
+    return list(side) if isinstance(side, (list, tuple)) else [side]
+
+
+def _scores(side: Any) -> Array:
+    if isinstance(side, (list, tuple)) and len(side) > 0:
+        if all(getattr(seed, "ndim", None) == 1 for seed in side):
+            return _of_seeds([_numbers(seed) for seed in side])
+        if all(isinstance(seed, (list, tuple)) for seed in side):
+            raise InputError(
+                "compare cannot tell rows from seeds in a list of lists; give an array (rows, seeds), or a list of arrays "
+                "(rows,), one per seed."
+            )
+        side = [_numbers(row) for row in side]  # numbers, or tensors of one
+    scores = _numbers(side)
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _of_seeds(columns: list[Array]) -> Array:
+    """``(rows, seeds)`` of one array for each seed."""
+    rows = {len(column) for column in columns}
+    if len(rows) > 1:
+        raise DataError(f"compare needs the same rows for every seed; the arrays have {listed(sorted(rows))} rows.")
+    return np.stack(columns, axis=1)
+
+
+def _numbers(side: Any) -> Array:
+    """In double precision on the CPU; tensors may require a gradient."""
+    if hasattr(side, "detach"):
+        side = side.detach().cpu().double()
+    try:
+        return np.asarray(side, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"compare cannot read a {type(side).__name__}; give Runs, CSV files of predictions, or scores of rows."
+        ) from None
+
+
+def _compare_arrays(a: Array, b: Array, level: float, score: str = "score", note: str = "") -> Comparison:
+    if a.ndim != 2 or b.ndim != 2:
+        raise DataError(f"Scores need the shape (rows,) or (rows, seeds); given {a.shape} and {b.shape}.")
+    if a.shape[0] != b.shape[0]:
+        raise DataError(f"compare needs the same rows on both sides; a has {a.shape[0]} rows, b has {b.shape[0]}.")
+    if a.shape[1] != b.shape[1]:
+        raise DataError(f"compare pairs seeds; a has {a.shape[1]}, b has {b.shape[1]}. Train both on the same seeds.")
+    interval = crossed_interval(b - a, level)
+    if not interval.covers_seeds:
+        note = f"{note} One seed: this speaks of these two models, not of training again.".strip()
+    return Comparison(interval, score, note)
+
+
+def _compare_runs(a: list[Any], b: list[Any], on: str, level: float) -> Comparison:
+    if len(a) != len(b):
+        raise DataError(f"compare pairs runs by seed; a has {len(a)} runs, b has {len(b)}. Train both on equal seeds.")
+    seeds_a, seeds_b = ([getattr(run, "seed", None) for run in side] for side in (a, b))
+    note = ""
+    if len(set(seeds_a)) == len(a) and set(seeds_a) == set(seeds_b):
+        b = [b[seeds_b.index(seed)] for seed in seeds_a]
+    else:
+        note = "The seeds differ, so the runs were paired in the given order."
+    columns = [[np.asarray(run.row_scores(on), dtype=np.float64).ravel() for run in side] for side in (a, b)]
+    rows = {len(column) for side in columns for column in side}
+    if len(rows) > 1:
+        raise DataError(f"The runs were scored on different numbers of '{on}' rows: {listed(sorted(rows))}.")
+    left, right = (np.stack(side, axis=1) for side in columns)
+    return _compare_arrays(left, right, level, _metric_of(a[0]), note)
+
+
+def _metric_of(run: Any) -> str:
+    facts = getattr(getattr(run, "history", None), "facts", None)
+    name = facts.get("metric") if isinstance(facts, Mapping) else None
+    return str(name) if name else "score"
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """A file of predictions, its rows in the file's order."""
+
+    path: Path
+    columns: dict[str, list[str]]
+
+    @property
+    def keys(self) -> list[str] | None:
+        name = next((name for name in ROW_NAMES if name in self.columns), None)
+        return None if name is None else self.columns[name]
+
+    @property
+    def predicted(self) -> list[str]:
+        """Names of the columns of predictions, one a seed, in the order of their numbers."""
+        numbered = [name for name in self.columns if re.fullmatch(r"prediction_\d+", name)]
+        plain = ["prediction"] if "prediction" in self.columns else []
+        return plain or sorted(numbered, key=lambda name: int(name.split("_")[1]))
+
+    @property
+    def classes(self) -> list[str]:
+        return [name[2:] for name in self.columns if name.startswith("p_") and len(name) > 2]
+
+    def reordered(self, order: Sequence[int]) -> _Predictions:
+        return _Predictions(self.path, {name: [cells[i] for i in order] for name, cells in self.columns.items()})
+
+
+def _read_predictions(path: Path) -> _Predictions:
+    file = _Predictions(path, csv_columns(path))
+    if "target" not in file.columns or not (file.predicted or file.classes):
+        raise DataError(
+            f"'{path}' needs the column 'target' and 'prediction' (or prediction_0 ..., or p_<class>); "
+            f"found: {listed(file.columns, 12)}."
+        )
+    return file
+
+
+def _compare_files(a: Path, b: Path, level: float) -> Comparison:
+    left, right = _aligned(_read_predictions(a), _read_predictions(b))
+    if left.predicted and right.predicted:
+        numeric = not (_labels(left) and _labels(right))
+        score = _squared_error if numeric else _hits
+        name = "squared error" if numeric else "accuracy"
+        return _compare_arrays(score(left), score(right), level, name)
+    if left.classes and right.classes:
+        return _compare_arrays(_log_likelihood(left), _log_likelihood(right), level, "log-likelihood")
+    raise DataError(f"'{a}' and '{b}' need the same kind of columns: 'prediction' in both, or 'p_<class>' in both.")
+
+
+def _aligned(left: _Predictions, right: _Predictions) -> tuple[_Predictions, _Predictions]:
+    """Both files in the same order of rows, with the same targets."""
+    if left.keys is not None and right.keys is not None:
+        right = right.reordered(_order(left, right))
+    targets, others = left.columns["target"], right.columns["target"]
+    if len(targets) != len(others):
+        raise DataError(f"'{left.path}' has {len(targets)} rows, '{right.path}' {len(others)}; equal ones are needed.")
+    for row, (one, other) in enumerate(zip(targets, others, strict=True), 1):
+        if one != other and not _same_number(one, other):
+            raise DataError(
+                f"The targets differ in row {row}: {one!r} in '{left.path}', {other!r} in '{right.path}'. Both files "
+                "need the same rows in the same order, or a column 'id' to match them by."
+            )
+    return left, right
+
+
+def _order(left: _Predictions, right: _Predictions) -> list[int]:
+    keys, others = left.keys or [], right.keys or []
+    for file, names in ((left, keys), (right, others)):
+        if len(set(names)) < len(names):
+            raise DataError(f"'{file.path}' names a row more than once in its column of rows.")
+    where = {key: index for index, key in enumerate(others)}
+    if where.keys() != set(keys):
+        alone = [repr(row) for row in sorted(where.keys() ^ set(keys))]
+        raise DataError(f"'{left.path}' and '{right.path}' do not have the same rows; in one only: {listed(alone, 4)}.")
+    return [where[key] for key in keys]
+
+
+def _same_number(one: str, other: str) -> bool:
+    first, second = _float(one), _float(other)
+    return first is not None and first == second
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _labels(file: _Predictions) -> bool:
+    """Whether predictions are class labels: text, or whole numbers that all occur among whole targets."""
+    targets = [_float(cell) for cell in file.columns["target"]]
+    if any(value is None for value in targets):
+        return True
+    known = set(targets)
+    predictions = {_float(cell) for name in file.predicted for cell in file.columns[name]}
+    return all(value is not None and value == math.floor(value) for value in known) and predictions <= known
+
+
+def _hits(file: _Predictions) -> Array:
+    targets = file.columns["target"]
+    columns = [
+        [cell == target or _same_number(cell, target) for cell, target in zip(file.columns[name], targets, strict=True)]
+        for name in file.predicted
+    ]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _squared_error(file: _Predictions) -> Array:
+    columns = [[_float(cell) for cell in file.columns[name]] for name in ("target", *file.predicted)]
+    values = np.array(columns, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(f"'{file.path}' has a target or a prediction that is not a finite number.")
+    return np.asarray(-((values[1:] - values[0]) ** 2).T)
+
+
+def _log_likelihood(file: _Predictions) -> Array:
+    scores = []
+    for row, target in enumerate(file.columns["target"]):
+        if f"p_{target}" not in file.columns:
+            raise DataError(f"'{file.path}' has the target {target!r} in row {row + 1} but no column 'p_{target}'.")
+        probability = _float(file.columns[f"p_{target}"][row])
+        if probability is None or not 0 <= probability <= 1:
+            raise DataError(f"'{file.path}' has a probability outside [0, 1] in row {row + 1}.")
+        scores.append(math.log(max(probability, SMALLEST_PROBABILITY)))
+    return np.array(scores, dtype=np.float64)[:, None]
