@@ -311,9 +311,9 @@ AFTER_THREADS = """
 import sys
 import torch, wellposed as wp
 from torch import nn
-from wellposed.training import remote
-from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job
+from wellposed.parallel import transfer as remote
+from wellposed.parallel.executors import train_jobs
+from wellposed.parallel.jobs import Job
 
 torch.set_num_threads(2)
 if sys.argv[1] == "mutant":
@@ -386,8 +386,8 @@ LONG = """
 import sys, time, os
 from pathlib import Path
 import torch, wellposed as wp
-from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job
+from wellposed.parallel.executors import train_jobs
+from wellposed.parallel.jobs import Job
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -70,7 +70,7 @@ ALLOWED = {
     ("data/table_files.py", "pandas.read_csv"): "bytes in memory",
     ("data/table_files.py", "parquet.ParquetFile(content)"): "a file that the door opened",
     ("data/table_files.py", "parquet.ParquetFile(content, read_dictionary=[name])"): "a file that the door opened",
-    ("reporting/figures.py", "figure.savefig(out, "): "memory",
+    ("core/drawing.py", "figure.savefig(out, "): "memory",
     ("reporting/turning.py", "figure.savefig(out, "): "memory",
     ("reporting/html.py", "importlib.resources."): "our own template",
     ("cli/terminal.py", "open(os.devnull"): "nothing",
@@ -201,8 +201,8 @@ def hook(event, given):
         renamed.append((os.path.basename(os.fsdecode(given[1])), nearest()))
 sys.addaudithook(hook)
 import torch
-from wellposed.search import pace
-pace.PLAIN_EPOCHS = 2
+from wellposed.search import timing
+timing.PLAIN_EPOCHS = 2
 torch.set_num_threads(1)
 from wellposed.cli.main import run
 codes = []
@@ -599,7 +599,7 @@ READERS = """
 import json, os, signal, sys, time
 import torch, pandas, pyarrow.parquet
 torch.set_num_threads(1)
-from wellposed.cli.errors import guarded
+from wellposed.cli.failures import guarded
 from wellposed.cli.main import _main
 from wellposed.search import improve as _, proposals as __
 from wellposed.reporting import html as ___

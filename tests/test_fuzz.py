@@ -68,7 +68,7 @@ REACHED = {
     "logs/documents.py": "curves.json",
     "logs/folders.py": "trainer_state",
     "logs/event_files.py": "tensorboard",
-    "logs/text.py": "curves.csv",
+    "core/csv.py": "curves.csv",
     "recipe/recipe.py": "recipe.toml",
     "reporting/html.py": "study.json",
     "search/optuna_journal.py": "journal",

@@ -558,8 +558,8 @@ problem = wp.Problem(make_net, "cross_entropy", (X, y), space={"width": [4, 8]})
 """
 START = """
 import sys, torch
-from wellposed.search import pace
-pace.PLAIN_EPOCHS = 3
+from wellposed.search import timing
+timing.PLAIN_EPOCHS = 3
 torch.set_num_threads(1)
 from wellposed.cli.main import run
 run()

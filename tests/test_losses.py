@@ -600,7 +600,7 @@ WRONG = """
 import resource, sys
 import torch, wellposed as wp
 from torch import nn
-from wellposed.diagnosis import rows
+from wellposed.diagnosis import row_checks as rows
 from wellposed.losses.metrics import metric, metrics
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
 n, label = 300, {label}

@@ -632,8 +632,8 @@ def test_more_signs_than_stand_ins_become_boxes() -> None:
 
 
 def test_every_place_that_draws_a_figure_looks_at_its_letters() -> None:
-    """A new place that calls ``savefig`` without `figures.lettered` would put matplotlib's warnings on a terminal."""
-    folder = Path(page.__file__).parent
+    """A new place that calls ``savefig`` without `drawing.lettered` would put matplotlib's warnings on a terminal."""
+    folder = Path(page.__file__).parents[1]
     places = [
         node
         for path in folder.rglob("*.py")

@@ -374,8 +374,8 @@ def test_a_process_of_its_own_in_a_poor_environment(place: Path, tmp_path: Path,
 
 QUICK = """
 import torch
-from wellposed.search import pace
-pace.PLAIN_EPOCHS = 3
+from wellposed.search import timing
+timing.PLAIN_EPOCHS = 3
 torch.set_num_threads(1)
 from wellposed.cli.main import run
 run()
@@ -863,9 +863,9 @@ HOLDING = """
 import os, sys, time
 from pathlib import Path
 import torch, wellposed as wp
-from wellposed.training import processes
-from wellposed.training.executors import train_jobs
-from wellposed.training.jobs import Job
+from wellposed.parallel import processes
+from wellposed.parallel.executors import train_jobs
+from wellposed.parallel.jobs import Job
 
 way, folder = sys.argv[1], Path(sys.argv[2])
 if way == "number":
