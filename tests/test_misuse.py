@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import wellposed as wp
 from wellposed.core.checks import checked
 from wellposed.losses.per_example import Loss
+from wellposed.search.state import State
 
 ROWS = 24
 X = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
@@ -456,7 +457,8 @@ def test_ranges_name_values_and_parameters_that_there_are() -> None:
 def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
     for call, says in (
         (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
-        (lambda: wp.fit(problem(), RECIPE, seed=2**63), r"a whole number; it was given .* Whole numbers are below 2\*\*63\."),
+        (lambda: wp.fit(problem(), RECIPE, rows=2**63), r"fit needs rows= .* Whole numbers are below 2\*\*63\."),
+        (lambda: wp.fit(problem(), RECIPE, seed=2**64), r"a whole number; it was given .* Seeds go from -2\*\*63 to 2\*\*64 - 1\."),
         (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
         (lambda: wp.L1(True), "L1 needs a finite strength >= 0; it was given True."),
         (lambda: wp.Problem("mlp", "mse", (X, Y)), "Problem needs model= to be a function; it was given 'mlp'."),
@@ -474,6 +476,34 @@ def test_numbers_of_numpy_and_tensors_are_numbers() -> None:
     assert wp.fit(problem(), RECIPE, seed=np.int64(3)).seed == 3
     assert len(wp.fit_many(problem(), RECIPE, np.arange(2), engine="inprocess")) == 2
     assert wp.ramp(torch.tensor(4))(2) == 0.5
+
+
+SEEDS = [0, 2**63, np.uint64(2**64 - 1), torch.tensor(-1)]
+"""Ends of what torch.seed() and numpy's SeedSequence give, and one with a sign."""
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=str)
+def test_every_seed_of_64_bits_is_taken_wherever_a_seed_is(seed: Any) -> None:
+    taken = [
+        (name, key)
+        for name in CALLS
+        for key in inspect.signature(getattr(wp, name)).parameters
+        if key in ("seed", "seeds", "split_seed") and name not in SLOW
+    ]
+    assert len(taken) >= 6
+    for name, key in taken:
+        getattr(wp, name)(**CALLS[name].given() | {key: [seed, 5] if key == "seeds" else seed})
+
+
+def test_a_seed_of_64_bits_is_kept_as_it_is_and_gives_the_same_again(tmp_path: Path) -> None:
+    runs = wp.fit_many(problem(), RECIPE, np.array([2**64 - 1, 2**63], np.uint64), engine="inprocess")
+    assert [run.seed for run in runs] == [2**64 - 1, 2**63]
+    assert {type(run.seed) for run in runs} == {int}
+    again = wp.fit(problem(), RECIPE, seed=2**64 - 1)
+    assert again.history["valid_loss"] == pytest.approx(runs[0].history["valid_loss"], rel=1e-5)
+    state = State("data", "r2", 2**64 - 1, own_test=False)
+    state.save(tmp_path)
+    assert State.load(tmp_path).seed == 2**64 - 1
 
 
 def test_a_checked_class_and_function_keep_their_signatures_and_copies() -> None:

@@ -53,11 +53,15 @@ Level = Annotated[float, Within(0, 1, open="both")]
 """A probability that is neither 0 nor 1."""
 Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 """A finite number above 0."""
+Seed = Annotated[int, "seed"]
+"""What draws are a function of: any whole number of 64 bits, with a sign or without, as torch and numpy have them."""
 
 
 def fits(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
+    if hint == Seed:
+        return SCALARS[Seed].holds(value)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
         return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
@@ -98,6 +102,7 @@ SCALARS: dict[object, Scalar] = {
     type(None): Scalar("None", lambda value: value is None),
     bool: Scalar("True or False", lambda value: isinstance(value, bool)),
     int: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and abs(value) < 2**63),
+    Seed: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and -(2**63) <= value < 2**64),
     float: Scalar("a number", _is_number),
     str: Scalar("text", lambda value: isinstance(value, str)),
     Path: Scalar("a path", lambda value: isinstance(value, Path)),
@@ -138,6 +143,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 def words(hint: Any) -> str:
     """What an annotation says, for a person."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
+    if hint == Seed:
+        return SCALARS[Seed].name
     if origin is Annotated:
         return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
     if origin in (Union, types.UnionType):
@@ -212,7 +219,7 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
             if key in bound.arguments:
                 value = bound.arguments[key]
                 value = value if of_tensors else plain(value)
-                if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
+                if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max and hint != Seed:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
                 known = fits(value, hint)
                 if not known:
@@ -271,5 +278,6 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
     nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
     whole = isinstance(value, (int, float)) and abs(value) >= 2**63 and int in _parts(hint)
-    limit = " Whole numbers are below 2**63." if whole else ""
+    range_ = "Seeds go from -2**63 to 2**64 - 1." if hint == Seed else "Whole numbers are below 2**63."
+    limit = f" {range_}" if whole else ""
     return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}{limit}")

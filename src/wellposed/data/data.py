@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import DataError, did_you_mean
 from wellposed.core.numbers import settle
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
@@ -53,7 +53,7 @@ class Data:
     train_clean: Any = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     task: str | None = None
-    split_seed: int = 0
+    split_seed: Seed = 0
     kinds: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
