@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import math
 import pickle
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import wellposed as wp
 from wellposed.core.checks import checked
+from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.search.state import State
 
@@ -504,6 +507,69 @@ def test_a_seed_of_64_bits_is_kept_as_it_is_and_gives_the_same_again(tmp_path: P
     state = State("data", "r2", 2**64 - 1, own_test=False)
     state.save(tmp_path)
     assert State.load(tmp_path).seed == 2**64 - 1
+
+
+NUMBERS = [1.0, 2.0, 3.0]
+ARRAYS = {
+    "list": NUMBERS, "tuple": tuple(NUMBERS), "range": range(1, 4), "tensors": [torch.tensor(x) for x in NUMBERS],
+    "float32": np.array(NUMBERS, np.float32), "reversed": np.array(NUMBERS[::-1])[::-1], "big endian": np.array(NUMBERS, ">f8"),
+    "read-only": np.broadcast_to(np.array(NUMBERS), 3), "series": pd.Series(NUMBERS, index=[7, 8, 9]),
+    "nullable": pd.Series([1, 2, 3], dtype="Int64"),
+}  # fmt: skip
+BIAS = leaves(nn.Linear(1, 3))[1]
+TAKES: dict[str, Callable[[Any], Any]] = {
+    "WeightedL1": lambda v: wp.WeightedL1(0.1, v).weights,
+    "L1SP": lambda v: wp.L1SP(0.1, v).reference,
+    "L2SP": lambda v: wp.L2SP(0.1, v).reference,
+    "L2SP by name": lambda v: wp.L2SP(0.1, {"bias": v}).at(BIAS).reference,
+    "Box low": lambda v: wp.Box(v, 9.0).low,
+    "Box high": lambda v: wp.Box(-9.0, v).high,
+    "HalfSpace normal": lambda v: wp.HalfSpace(v, 1.0).normal,
+    "HalfSpace limit": lambda v: wp.HalfSpace(1.0, v, by="input").limit,
+    "GroupL2 weights": lambda v: wp.GroupL2(0.1, by="input", weights=v).weights,
+    "TiedGroups weights": lambda v: wp.TiedGroups(0.1, {"w": "input"}, weights=v).weights,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("takes", TAKES)
+@pytest.mark.filterwarnings("error")
+def test_where_a_tensor_is_taken_an_array_of_any_kind_is(takes: str, kind: str) -> None:
+    assert TAKES[takes](ARRAYS[kind]).tolist() == NUMBERS
+
+
+@pytest.mark.parametrize("given", [[1, 0, 1], np.array([1, 0, 1], np.uint8), pd.Series([1, 0, 1], index=[5, 6, 7])])
+def test_group_numbers_are_any_array_of_integers(given: Any) -> None:
+    found: Any = wp.GroupL2(0.1, by=given).by
+    assert found.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("takes", TAKES)
+@pytest.mark.parametrize(
+    "wrong", [["a"], [[1.0], [2.0, 3.0]], [1.0, True], [None], pd.Series(["a"]), [math.nan]], ids=str
+)
+def test_what_is_no_array_of_numbers_is_refused(takes: str, wrong: Any) -> None:
+    with pytest.raises(wp.WellposedError, match="needs"):
+        TAKES[takes](wrong)
+
+
+def test_a_space_takes_every_collection_and_a_set_in_the_same_order_always() -> None:
+    for given in (
+        {8, 2, 4},
+        (v for v in (2, 4, 8)),
+        np.array([2, 4, 8]),
+        {2: "", 4: "", 8: ""}.keys(),
+        pd.Series([2, 4, 8]),
+    ):
+        space = wp.Problem(lambda data, width=2: net(), "mse", (X, Y), space={"width": given}).space["width"]
+        assert space == [2, 4, 8]
+        assert {type(value) for value in space} == {int}
+    words = wp.Problem(lambda data, act="": net(), "mse", (X, Y), space={"act": {"tanh", "elu", "relu", None}}).space[
+        "act"
+    ]
+    assert words == [None, "elu", "relu", "tanh"]
+    with pytest.raises(wp.WellposedError, match="space= to be a mapping"):
+        wp.Problem(lambda data, width=2: net(), "mse", (X, Y), space={"width": itertools.count()})  # type: ignore[dict-item]
 
 
 def test_a_checked_class_and_function_keep_their_signatures_and_copies() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from wellposed.core.errors import InputError, WellposedError, described, did_you_mean
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import arrayed, plain
 
 C = TypeVar("C", bound=Callable[..., Any])
 MOST = 1_000_000
@@ -102,7 +102,9 @@ SCALARS: dict[object, Scalar] = {
     type(None): Scalar("None", lambda value: value is None),
     bool: Scalar("True or False", lambda value: isinstance(value, bool)),
     int: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and abs(value) < 2**63),
-    Seed: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and -(2**63) <= value < 2**64),
+    Seed: Scalar(
+        "a whole number", lambda value: _is_number(value) and isinstance(value, int) and -(2**63) <= value < 2**64
+    ),
     float: Scalar("a number", _is_number),
     str: Scalar("text", lambda value: isinstance(value, str)),
     Path: Scalar("a path", lambda value: isinstance(value, Path)),
@@ -226,7 +228,7 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
                     value = _written_out(value, hint)
                     known = fits(value, hint)
                 bound.arguments[key] = value
-                known = known or (own and of_tensors and _becomes_tensor(value))
+                known = known or (own and of_tensors and _become_tensors(value, hint))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
@@ -236,13 +238,26 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
 
 
 def _written_out(value: Any, hint: Any) -> Any:
-    """A generator, a set or a view of a dict as a list, where a sequence is needed; one without an end stays as it is."""
+    """A generator, a set or a view of a dict as a list, where a sequence is needed; one without an end stays as it is.
+
+    A set has no order, and that of its texts changes from process to process: its list is sorted.
+    """
+    held = [get_args(one)[1] for one in (hint, *get_args(hint)) if get_origin(one) is Mapping]
+    if held and isinstance(value, Mapping):
+        return {key: _written_out(item, held[0]) for key, item in value.items()}
     needed = [get_origin(one) for one in (hint, *get_args(hint))]
     listable = isinstance(value, (Iterator, Collection)) and not hasattr(value, "__getitem__")
     if Sequence not in needed or not listable:
         return value
-    found = list(itertools.islice(value, MOST + 1))
+    found = _in_order(value) if isinstance(value, (set, frozenset)) else list(itertools.islice(value, MOST + 1))
     return found if len(found) <= MOST else value
+
+
+def _in_order(values: Collection[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # of several kinds
+        return sorted(values, key=lambda value: (type(value).__name__, repr(value)))
 
 
 def _parts(hint: Any) -> list[Any]:
@@ -254,9 +269,12 @@ def _takes_tensors(hint: Any) -> bool:
     return any(getattr(one, "__name__", "") == "Tensor" for one in _parts(hint))
 
 
-def _becomes_tensor(value: Any) -> bool:
-    """Whether it is a list or an array, in place of a tensor: whether that is taken, a dataclass says itself."""
-    return isinstance(value, (list, tuple)) or type(value).__module__ == "numpy"
+def _become_tensors(value: Any, hint: Any) -> bool:
+    """Whether it is a list, an array or a mapping of them in place of tensors: which it takes, a dataclass says itself."""
+    if not isinstance(value, Mapping):
+        return arrayed(value)
+    held = [get_args(one) for one in _parts(hint) if get_origin(one) is Mapping]
+    return any(all(fits(k, key) and (fits(v, item) or arrayed(v)) for k, v in value.items()) for key, item in held)
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:

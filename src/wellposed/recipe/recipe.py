@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
+import numpy as np
 import tomli_w
 import torch
 from pydantic import (
@@ -18,11 +19,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema
@@ -54,6 +56,15 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value := _tuples(value), bool) and types & {int, float} and bool not in types:
+            raise ValueError(f"a number is needed, and {value} is none")
+        return value
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -113,11 +124,16 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
-        known = set(inspect.signature(optimizers()[self.name]).parameters) - {"params"}
-        for key in self.settings:
+        parameters = inspect.signature(optimizers()[self.name]).parameters
+        known = set(parameters) - {"params"}
+        for key, value in self.settings.items():
             if key not in known:
                 raise ValueError(
                     f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                )
+            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in _flat_in(value)):
+                raise ValueError(
+                    f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
         return self
 
@@ -358,8 +374,15 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     return values
 
 
+def _types(annotation: Any) -> set[Any]:
+    """What an annotation is made of."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
+
+
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth."""
+    """Lists and arrays of numpy or pandas as tuples, at every depth; their numbers as Python's own. A tensor stays one."""
+    if hasattr(value, "__array__") and not isinstance(value, Tensor):
+        value = np.asarray(value).tolist()
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -384,6 +407,12 @@ class PlaceSpec(Section):
     on: str | tuple[str, ...]
     schedule: str = "constant"
     warmup: Rate = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:

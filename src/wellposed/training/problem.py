@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
+from wellposed.core.numbers import plain
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
@@ -68,7 +69,7 @@ class Problem:
         self.warnings, self.sha256 = tuple(warnings), sha256
         self.loss = Loss(loss, by_example=True)
         self.data = data if isinstance(data, Data) else Data(train=data)
-        self.space = {key: list(values) for key, values in (space or {}).items()}
+        self.space = {key: list(map(plain, values)) for key, values in (space or {}).items()}
         self._metric = None if metric is None else named_metric(metric)
         self._check_space()
 
