@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -462,3 +463,32 @@ def test_a_device_that_is_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"The device 'cuda' cannot be used: .* Give cpu, or auto"):
             wp.fit(problem(), SHORT, device="cuda")
+
+
+AMOUNTS = [
+    "poisson", "huber", "quantile:0.9", "mse", "mae", "squared_error", "absolute_error", wp.Huber(0.5), nn.MSELoss(), nn.L1Loss(),
+    nn.HuberLoss(), nn.SmoothL1Loss(), nn.PoissonNLLLoss(), nn.functional.mse_loss,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", AMOUNTS, ids=lambda loss: getattr(loss, "__name__", str(loss)))
+@pytest.mark.parametrize("of", ["frame", "array"])
+def test_counts_are_amounts_where_the_loss_says_so(loss: Any, of: str) -> None:
+    """Whole numbers of few values are taken for classes, unless the loss compares amounts."""
+    counts = np.arange(120) % 6
+    x = pd.DataFrame({"a": np.linspace(0, 1, 120)}) if of == "frame" else np.linspace(0, 1, 120)[:, None]
+    problem = wp.Problem(lambda data: nn.Linear(data.features, data.outputs), loss, (x, counts))
+    assert (problem.prepared.task, problem.prepared.outputs) == ("regression", 1)
+    assert np.isfinite(wp.fit(problem, wp.Recipe(epochs=1)).history["valid_loss"][-1])
+
+
+@pytest.mark.parametrize("of", ["frame", "array"])
+def test_a_loss_that_leaves_a_doubt_lets_the_target_decide(of: str) -> None:
+    counts = np.arange(120) % 6
+    x = pd.DataFrame({"a": np.linspace(0, 1, 120)}) if of == "frame" else np.linspace(0, 1, 120)[:, None]
+    for loss in ("cross_entropy", nn.CrossEntropyLoss(), lambda outputs, target: (outputs.sum(1) - target) ** 2):
+        assert wp.Problem(lambda data: nn.Linear(1, data.outputs), loss, (x, counts)).prepared.task == "classification"
+    named = wp.Problem(lambda data: nn.Linear(1, 6), "mse", wp.Data((x, counts), task="classification"))
+    assert named.prepared.task == "classification"
+    words = wp.Problem(lambda data: nn.Linear(1, 1), "mse", (pd.DataFrame({"a": counts}), ["p", "q"] * 60))
+    assert words.prepared.task == "classification"

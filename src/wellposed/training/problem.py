@@ -84,7 +84,7 @@ class Problem:
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split and encoded once."""
-        return self.data.prepare(standardize=self.loss.affine)
+        return self.data.prepare(self.loss.affine, self.loss.task)
 
     @cached_property
     def metric(self) -> Metric | None:
