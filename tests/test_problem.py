@@ -492,3 +492,22 @@ def test_a_loss_that_leaves_a_doubt_lets_the_target_decide(of: str) -> None:
     assert named.prepared.task == "classification"
     words = wp.Problem(lambda data: nn.Linear(1, 1), "mse", (pd.DataFrame({"a": counts}), ["p", "q"] * 60))
     assert words.prepared.task == "classification"
+
+
+def test_what_would_be_ignored_is_refused() -> None:
+    x, y = np.linspace(0, 1, 40)[:, None], np.arange(40) % 2
+    frame = pd.DataFrame(x, columns=["a"])
+    with pytest.raises(DataError, match=r"kinds= names the kinds of a frame's columns.*Give X as a frame"):
+        wp.Data((x, y), kinds={"x0": "category"}).prepare()
+    for given in ({"train_clean": (x, y)}, {"collate_fn": list}):
+        with pytest.raises(DataError, match=f"{next(iter(given))}= is for arrays and Datasets"):
+            wp.Data((frame, y), **given).prepare()  # type: ignore[arg-type]
+    assert wp.Data((frame, y), kinds={"a": "number"}).prepare().features == 1
+
+
+def test_a_space_holds_what_a_study_can_keep() -> None:
+    for factory in (lambda data, **settings: nn.Linear(1, 1), lambda data, clip=1.0: nn.Linear(1, 1)):
+        with pytest.raises(ProblemError, match=r"clip.* has inf, which a study cannot keep"):
+            wp.Problem(factory, "mse", (X, Y), space={"clip": [1.0, np.inf]})
+        with pytest.raises(ProblemError, match="no values"):
+            wp.Problem(factory, "mse", (X, Y), space={"clip": []})

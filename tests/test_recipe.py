@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from wellposed.optim.averaging import Buffers, Start, Warmup
 from wellposed.optim.schedules import COURSES, SHAPES, Monitor, shaped
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import NoiseSpec, Recipe, Section, as_recipe, chargeables, optimizers
+from wellposed.search.state import Pending, State, Trial
 
 # Everything a recipe can say, at random.
 
@@ -474,3 +476,40 @@ def test_numbers_and_arrays_of_numpy_are_written_and_read_back(values: dict[str,
     recipe = Recipe(**values)
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+INFINITE = [
+    {"terms": [{"penalty": "box", "low": 0.0, "high": math.inf}]},
+    {"terms": [{"penalty": "box", "low": [[-math.inf, 0.0]], "high": math.inf}]},
+    {"model": {"clip": math.inf, "ends": [-math.inf, 1.0], "norm": "inf"}},
+    {"optimizer": {"name": "adam", "eps": math.inf}},
+]
+
+
+@pytest.mark.parametrize("values", INFINITE, ids=str)
+def test_infinities_survive_every_file_that_keeps_a_recipe(values: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe(**values)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    strict = json.dumps(recipe.to_dict(), allow_nan=False)
+    assert Recipe(**json.loads(strict)) == recipe
+    trial = Trial(0, "search", recipe.to_dict(), "", 0, 0.0, 0.0, 0.0, 1, 0, 0.0, "epochs", 9)
+    lot = [Pending(1, recipe.to_dict(), {}, 3, None)]
+    State("data", "r2", 0, own_test=False, trials=[trial], pending=lot, planned=2).save(tmp_path)
+    state = State.load(tmp_path)
+    assert state.trials[0].built == Recipe(**state.pending[0].recipe) == recipe
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"terms": [{"penalty": "box", "low": math.nan, "high": 1.0}]},
+        {"optimizer": {"name": "adam", "betas": (math.nan, 0.9)}},
+        {"schedule": {"name": "step", "gamma": math.nan}},
+        {"noise": {"places": [{"kind": "dropout", "on": "*", "rate": math.nan}]}},
+        {"model": {"a": [math.nan]}},
+    ],
+    ids=str,
+)
+def test_nan_is_in_no_recipe(values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="nan"):
+        Recipe(**values)

@@ -41,7 +41,7 @@ class Data:
         collate_fn: makes a batch of a list of items.
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
-        kinds: kinds of a frame's columns, overriding what is inferred.
+        kinds: kinds of a frame's columns, overriding what is inferred; for a frame only.
     """
 
     train: Any
@@ -72,6 +72,7 @@ class Data:
             raise DataError(
                 f"There is no task {self.task!r}.{did_you_mean(self.task, TASKS)} Use {' or '.join(TASKS)}."
             )
+        _check_used(self)
         if _is_frame_pair(self.train):
             return _prepare_frames(self, standardize, of_numbers)
         return _prepare_sources(self, of_numbers)
@@ -106,6 +107,23 @@ class Prepared:
         index = torch.from_numpy(np.asarray(kept))
         changed = {**self.__dict__, "train": self.train.subset(index), "train_clean": self.train_clean.subset(index)}
         return Prepared(**changed)
+
+
+def _check_used(data: Data) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        DataError: saying what it is for.
+    """
+    if _is_frame_pair(data.train):
+        for name in ("train_clean", "collate_fn"):
+            if getattr(data, name) is not None:
+                raise DataError(f"{name}= is for arrays and Datasets; a frame is encoded row by row. Leave it out.")
+    elif data.kinds:
+        raise DataError(
+            "kinds= names the kinds of a frame's columns, and these data are no frame (X, y). Give X as a frame, such as "
+            'pandas.DataFrame(X, columns=["a", "b"]).'
+        )
 
 
 def _is_frame_pair(given: Any) -> bool:

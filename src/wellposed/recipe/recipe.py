@@ -27,7 +27,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, RecipeError, described, did_you_mean, listed
-from wellposed.core.files import check_schema
+from wellposed.core.files import check_schema, meant, spelled
 from wellposed.core.reading import check_memory, read_bytes
 from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
@@ -365,7 +365,7 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     for key, value in values.items():
         parts = value.values() if tables and isinstance(value, Mapping) else (value,)
         if key not in fields and not all(
-            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+            isinstance(leaf, (bool, int, float, str)) and leaf == leaf for p in parts for leaf in _flat_in(p)
         ):
             raise ValueError(
                 f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
@@ -581,7 +581,7 @@ class Recipe(Section):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**meant(values))
         except ValidationError as error:
             raise RecipeError(explained(error)) from None
 
@@ -614,7 +614,8 @@ class Recipe(Section):
         Raises:
             RecipeError: the schedule is a function, which TOML cannot say.
         """
-        return self._toml(self.to_dict())
+        self._check_written()
+        return self._toml(self._shown())
 
     @staticmethod
     def _toml(values: dict[str, Any]) -> str:
@@ -627,17 +628,23 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists.
+        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+
+        JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
         Raises:
             RecipeError: the schedule is a function, which they cannot say.
         """
+        self._check_written()
+        found: dict[str, Any] = spelled(self._shown())
+        return found
+
+    def _check_written(self) -> None:
         if isinstance(self.schedule.name, Custom):
             raise RecipeError(
                 f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
                 f"{listed(COURSES, 20)}, or keep the recipe in Python."
             )
-        return self._shown()
 
     def _shown(self) -> dict[str, Any]:
         """As `to_dict`, a function by its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -108,15 +109,18 @@ class Problem:
 
     def _check_space(self) -> None:
         parameters = _parameters(self.model)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key, values in self.space.items():
-            if key not in parameters:
+            if not takes_all and key not in parameters:
                 raise ProblemError(
                     f"space has {key!r}, which the model's factory does not take.{did_you_mean(key, parameters)}"
                 )
             if not values:
                 raise ProblemError(f"space[{key!r}] has no values; give a list such as [64, 128].")
+            if unsaid := [value for value in values if isinstance(value, float) and not math.isfinite(value)]:
+                raise ProblemError(
+                    f"space[{key!r}] has {unsaid[0]}, which a study cannot keep; give finite numbers, or text."
+                )
 
     def build(self, settings: Mapping[str, Any], seed: int) -> nn.Module:
         """A new model; its initialization is a function of the seed alone.
