@@ -513,3 +513,26 @@ def test_infinities_survive_every_file_that_keeps_a_recipe(values: dict[str, Any
 def test_nan_is_in_no_recipe(values: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="nan"):
         Recipe(**values)
+
+
+ARRAYS = {
+    "rates": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [1, 2, 3]',
+    "rates of each": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [[1, 2, 3], [1, 2, 3], [0, 0, 0], [1.5, 2, 3]]',
+    "mask": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [true, false, true]',
+    "weights of inputs": 'penalty = "group_l2"\nstrength = 0.1\nby = "input"\nweights = [1, 2, 0]',
+    "group numbers": 'penalty = "group_l2"\nstrength = 0.1\nby = [[0, 1, 1], [0, 1, 1], [2, 2, 2], [-1, -1, -1]]',
+    "block": 'penalty = "group_l2"\nstrength = 0.1\nby = "block"\nblock = [2, 3]',
+    "ends": 'penalty = "box"\nlow = [-inf, 0, 0]\nhigh = [1, inf, 2.5]',
+    "normal and limits": 'penalty = "half_space"\nnormal = [1, 2, 3]\nlimit = [1, 1, 1, 2]\nby = "unit"',
+    "weights of rows": 'penalty = "row_l21"\nstrength = 0.1\nweights = [1, 2, 3, 4]',
+}
+
+
+@pytest.mark.parametrize("term", ARRAYS)
+def test_arrays_in_toml_terms_are_trained_with(term: str) -> None:
+    recipe = Recipe.from_toml(f'epochs = 1\n[[terms]]\n{ARRAYS[term]}\non = "0.weight"')
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    problem = wp.Problem(lambda data: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), "mse", (x, x[:, 0]))
+    alone, among = wp.fit(problem, recipe), wp.fit_many(problem, [recipe, recipe], [0, 1], engine="inprocess")[0]
+    assert among.history["valid_loss"] == pytest.approx(alone.history["valid_loss"], rel=1e-4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.checks import Seed, checked
-from wellposed.core.errors import DataError, did_you_mean
+from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import settle
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
@@ -266,20 +266,26 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         y = torch.from_numpy(answers.transform(outcome))
         return Arrays(x, y, None if part is None or weight is None else weight[torch.from_numpy(part)])
 
-    def own_or_part(given: Any, part: np.ndarray) -> Arrays | None:
+    def own_or_part(given: Any, part: np.ndarray, name: str) -> Arrays | None:
         if given is None:
             return None
-        if isinstance(given, (int, float)):
+        if _is_share(given, name):
             return rows(frame.iloc[part], target.iloc[part], part)
+        if not _is_frame_pair(given):
+            raise DataError(
+                f"{name}= is a share of the training rows, or (X, y) with a frame X as in train=; it was given {described(given)}."
+            )
         return rows(as_frame(given[0]), _series(given[1]))
 
     train = rows(frame.iloc[index], target.iloc[index], index)
-    valid = own_or_part(data.valid, valid_index)
+    valid = own_or_part(data.valid, valid_index, "valid")
     if valid is None:
         raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
     outputs = len(answers.classes) if answers.classes is not None else 1
     width = len(encoder.names)
-    return Prepared(train, train, valid, own_or_part(data.test, test_index), task, (width,), outputs, encoder, answers)
+    return Prepared(
+        train, train, valid, own_or_part(data.test, test_index, "test"), task, (width,), outputs, encoder, answers
+    )
 
 
 def _series(values: Any) -> Any:
@@ -294,4 +300,9 @@ def _series(values: Any) -> Any:
         if values.shape[1] != 1:
             raise DataError(f"The target of a frame is one column; this one has {values.shape[1]}. Give one of them.")
         return values.iloc[:, 0].reset_index(drop=True)
-    return pd.Series(np.asarray(values))
+    values = array_of(values, "The target")
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise DataError(f"The target of a frame is one value for each row; this one has shape {values.shape}.")
+    return pd.Series(values)

@@ -151,6 +151,7 @@ def infer_task(target: Any, of_numbers: Task | None = None) -> Task:
         ('regression', 'classification')
     """
     series = require("pandas", "tables").Series(target)
+    series = series.rename("y") if series.name is None else series
     there = series[~_missing(series)]
     if len(there) == 0:
         raise DataError("The target is missing in all rows. Give values.")
