@@ -295,12 +295,16 @@ def spelled(value: Any) -> Any:
     return {"float": INFINITIES[value]} if isinstance(value, float) and value in INFINITIES else value
 
 
-def meant(value: Any) -> Any:
-    """Inverse of `spelled`."""
+def meant(value: Any, levels: int = 40) -> Any:
+    """Inverse of `spelled`. No setting is nested so deeply as ``levels``; what a stranger's file nests deeper stays as it is."""
+    if not levels:
+        return value
     if isinstance(value, dict):
         text: Any = value.get("float") if len(value) == 1 else None
-        return float(text) if text in INFINITIES.values() else {key: meant(item) for key, item in value.items()}
-    return type(value)(map(meant, value)) if type(value) in (list, tuple) else value
+        if text in INFINITIES.values():
+            return float(text)
+        return {key: meant(item, levels - 1) for key, item in value.items()}
+    return type(value)(meant(item, levels - 1) for item in value) if type(value) in (list, tuple) else value
 
 
 def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:

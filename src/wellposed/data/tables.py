@@ -150,8 +150,7 @@ def infer_task(target: Any, of_numbers: Task | None = None) -> Task:
         >>> infer_task([0.5, 1.5, 2.5]), infer_task(["a", "b", "a"])
         ('regression', 'classification')
     """
-    series = require("pandas", "tables").Series(target)
-    series = series.rename("y") if series.name is None else series
+    series = require("pandas", "tables").Series(target, name=getattr(target, "name", None) or "y")
     there = series[~_missing(series)]
     if len(there) == 0:
         raise DataError("The target is missing in all rows. Give values.")
