@@ -191,6 +191,10 @@ def source_of(
     if _is_pair(given):
         inputs, target = tensors(given[0], double), target_tensor(given[1], double)
         return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
+    if hasattr(given, "columns"):
+        raise DataError(
+            'Data are (X, y); a frame alone has no target. Write (frame.drop(columns=["y"]), frame["y"]), say.'
+        )
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
         source: Source = Items(given, collate)

@@ -82,6 +82,14 @@ def as_frame(x: Any) -> pd.DataFrame:
         frame = _from_array(x)
     frame.columns = pandas.Index([str(name) for name in frame.columns], dtype=object)
     _refuse_duplicates(frame.columns, "The table")
+    for (
+        name,
+        kind,
+    ) in frame.dtypes.items():  # months and the like are their first moment; Arrow's durations are pandas' own
+        if isinstance(kind, pandas.PeriodDtype):
+            frame[name] = frame[name].dt.to_timestamp()
+        elif str(kind).startswith("duration["):
+            frame[name] = frame[name].astype("timedelta64[ns]")
     result: pd.DataFrame = frame.reset_index(drop=True)
     return result
 

@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +150,9 @@ class Loss:
     @property
     def affine(self) -> bool:
         """Whether the target may be shifted and scaled before training."""
-        return self.criterion is None or self.criterion.affine
+        if self.criterion is not None:
+            return self.criterion.affine
+        return self.known is None or self.known.numeric  # counts and shares are none any more once they are shifted
 
     def compiled(self) -> int | None:
         """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
@@ -201,6 +203,13 @@ class Loss:
         """Whether the loss compares class scores with labels."""
         known = self.criterion or (self.known.same if self.known is not None else None)
         return known is not None and known.classifies
+
+    @property
+    def task(self) -> Literal["regression"] | None:
+        """``"regression"`` where every target is an amount, whole numbers too: not where they may be classes or shares."""
+        check = None if self.known is None else getattr(self.known.check, "func", self.known.check)
+        amounts = check is need_numbers if self.criterion is None else not self.criterion.classifies
+        return "regression" if amounts else None
 
     @property
     def weighted(self) -> bool:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
-from wellposed.core.checks import Within, checked
+from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, guarded
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import unscripted
@@ -98,7 +98,7 @@ class Watch:
         forward: Callable[[nn.Module, Any], Any] | None = None,
         target: Target | None = None,
         rows: Annotated[int, Within(2)] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         unscripted("watch", model)
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
