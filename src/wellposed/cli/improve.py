@@ -119,7 +119,9 @@ def improve(
         for said in texts(record.get(f"{kind}s"), most=2000):
             complain(f"{kind}: {said}")
     if late:
-        complain(f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them.")
+        complain(
+            f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
+        )
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:

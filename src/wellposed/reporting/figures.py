@@ -28,7 +28,9 @@ WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near i
 POINTS_PER_INCH = 72
 TOP = 22  # room for a word above the axes
 UNITS = ((1e6, "M"), (1e3, "k"))
-NOT_DRAWN = '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+NOT_DRAWN = (
+    '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+)
 _left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
 
