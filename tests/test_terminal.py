@@ -777,12 +777,14 @@ def test_an_interrupt_that_python_cannot_hand_on_comes_a_moment_later(
     restored: None, place: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python would write it on stderr with a traceback, and go on as if nobody had asked to end."""
+
+    def placed() -> None:
+        place()
+        time.sleep(60)
+
     with Interrupts() as found:
         with pytest.raises(KeyboardInterrupt):
-            place()
-            until = time.monotonic() + 60
-            while time.monotonic() < until:
-                pass
+            placed()
         assert found.came is signal.SIGINT
     assert capsys.readouterr().err == ""
 

@@ -2,8 +2,9 @@
 
 The first raises KeyboardInterrupt in the main thread: training hands over what it has, the study is written, and the exit
 status is 128 + the signal. Where Python cannot hand the exception on (in a destructor, in what a weak reference calls, as at the
-end of an import), it would be told and forgotten: it is raised again a moment later. What follows within `INSISTING` seconds is the same wish, and does not disturb the writing. Only
-the command line installs this: a library must leave the signals of somebody's program alone.
+end of an import), it would be told and forgotten: it is raised again a moment later. What follows within `INSISTING` seconds is
+the same wish, and does not disturb the writing. Only the command line installs this: a library must leave the signals of somebody's
+program alone.
 """
 
 from __future__ import annotations

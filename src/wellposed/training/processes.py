@@ -71,7 +71,8 @@ def train_in_processes(
     """Train every job in some worker; see `wellposed.training.executors.train_jobs`.
 
     Each outcome is told as it comes. A worker that dies is noticed, and what it had not told is trained again in a new one,
-    once; without a deadline among the whole share, so that a death changes nothing but the time. A copy of ``cull`` judges each worker's share; what it remembers stays there.
+    once; without a deadline among the whole share, so that a death changes nothing but the time. A copy of ``cull`` judges
+    each worker's share; what it remembers stays there.
 
     Args:
         workers: how many processes, >= 1; None takes as many as there are cores.

@@ -217,7 +217,7 @@ class Watch:
             self.metric.require(targets[-1])
 
     def _shown(self) -> tuple[Any, Any]:
-        """Outputs and target of a batch in evaluation mode, where training mode could not be looked at: batch norm refuses one row."""
+        """Outputs and target of a batch in evaluation mode, where training mode failed: batch norm refuses a single row."""
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
         with suppress(InputError), seeded(0, "watch"), evaluating(self.model):
