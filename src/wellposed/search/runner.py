@@ -106,7 +106,10 @@ class Bench:
         """Whether figures would be drawn when all should have been written."""
         self.look_around()
         account = self.account
-        return account.timed and account.elapsed + self.slower * budget_split.DRAWING > budget_split.ENDS * account.budget.amount
+        return (
+            account.timed
+            and account.elapsed + self.slower * budget_split.DRAWING > budget_split.ENDS * account.budget.amount
+        )
 
     @property
     def total(self) -> int:
