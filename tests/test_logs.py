@@ -26,7 +26,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
 from wellposed.diagnosis.diagnosis import Diagnosis
 from wellposed.diagnosis.finding import Change, Finding
-from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, read, tensorboard
+from wellposed.diagnosis.logs import Log, Reading, cells, documents, folders, names, prose, read, tensorboard
 from wellposed.diagnosis.logs.log import columns_of
 
 EPOCHS, TURN, STEPS = 30, 11, 8  # steps an epoch
@@ -1075,3 +1075,34 @@ def test_a_column_whose_name_has_a_line_end_is_told_in_one_line() -> None:
     with pytest.raises(DataError) as caught:
         cells.numbers(["one"], "train\nloss")
     assert str(caught.value) == "Column 'train loss' has 'one' in row 1; a number is needed."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['loss\n"0.5\n' + "0.4\n" * 300_000, 'epoch loss\n1 "0.5\n' + "1 0.4\n" * 300_000, '"epoch,loss\n' + "1,0.5\n" * 300_000,
+     'a,loss\n1,"0.5\n' + "\n" * 300_000, '# written by hand\nloss\n"0.5\n' + "0.4\n" * 300_000],
+    ids=["one column", "blanks", "header", "blank lines", "remark"],
+)  # fmt: skip
+def test_lines_that_can_say_nothing_are_not_searched(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open quote over millions of lines is refused as fast as the text is read."""
+    searched: list[str] = []
+    real = prose._values
+    monkeypatch.setattr(prose, "_values", lambda line: searched.append(line) or real(line))
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"not a readable CSV file|no column of losses|more cells"):
+        diagnose(tmp_path / "log.csv")
+    assert len(searched) <= 3
+
+
+@pytest.mark.parametrize("quantity", [*prose.QUANTITY.split("|"), "Top1", "LOSS", "Acc", "eRR", "Learning Rate", "LR"])
+@pytest.mark.parametrize("place", ["ep 3", "Epoch: 3", "EPS#3", "step=3", "Iteration (3", "iters 3", "STEPS [3"])
+def test_every_line_that_says_something_is_searched(quantity: str, place: str) -> None:
+    lines = [f"{quantity}: 0.5", place, f"x {place} y"]
+    assert prose.SAID.search(lines[0])
+    assert any(where.search(place) for where in prose.PLACE.values())
+    for line in lines:
+        assert [*prose.speaking(f"1\n\n2\n{line}\n3")] == [line]
+        assert [*prose.speaking(line)] == [line]
+    assert [*prose.speaking("\n".join(lines))] == lines

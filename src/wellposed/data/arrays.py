@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import Subset as Rows
 
-from wellposed.core.errors import DataError, described, first_line
+from wellposed.core.errors import DataError, described, first_line, noting
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -128,9 +128,13 @@ class Items(Source):
 
     def raw(self, index: Tensor) -> Any:
         """The collated batch as the loader would give it."""
-        items = [self.dataset[int(i)] for i in index]
+        items = []
+        for i in index.tolist():
+            with noting("the Dataset", i):
+                items.append(self.dataset[i])
         try:
-            return self.collate(items)
+            with noting("collate_fn", items):
+                return self.collate(items)
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
             raise DataError(
                 f"The examples of the data cannot be put into a batch: {first_line(error)}. The first is {described(items[0])}; "

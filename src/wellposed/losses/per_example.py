@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
 from wellposed.losses.criterion import Criterion, aligned, made, wide
@@ -308,7 +308,8 @@ class Loss:
 
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
-            return units(outputs, target)
+            with noting(f"the loss {self.name!r}", outputs, target):
+                return units(outputs, target)
         except TargetError:  # it says what is wrong with the targets
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:

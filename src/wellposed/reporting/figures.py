@@ -6,11 +6,13 @@ are escaped. Figures are small, so that they stay legible on a phone and stand s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,10 @@ WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near i
 POINTS_PER_INCH = 72
 TOP = 22  # room for a word above the axes
 UNITS = ((1e6, "M"), (1e3, "k"))
+NOT_DRAWN = (
+    '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+)
+_left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
 
 # Colours that stand for a meaning; after drawing, each becomes the CSS variable of that name.
@@ -344,10 +350,22 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Inside the block no figure is drawn: where it would stand, the page says that there was no time for it."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def drawn(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""
+    if _left_out.get():
+        return NOT_DRAWN
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_svg", "report")

@@ -106,6 +106,7 @@ def improve(
             study.folder = folder
             study.save(folder)
             search.close()
+        study.late = search.bench.late()
     return study
 
 
