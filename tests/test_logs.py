@@ -645,7 +645,27 @@ def test_other_tables_that_people_have(tmp_path: Path) -> None:
         read(path)
 
 
+def test_binary_data_are_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1, 7, 2, 1])))
+    with pytest.raises(DataError, match="holds binary data, not text"):
+        read(path)
+
+
 # Event files
+
+
+def test_several_losses_of_one_rank_in_event_files_are_read(tmp_path: Path) -> None:
+    """A detector logs three losses for each side: the one that is kept must be the one that is asked for."""
+    writer = summary_writer(tmp_path / "tb")
+    for i in range(EPOCHS):
+        for part, size in (("box", 1.0), ("cls", 2.0), ("dfl", 3.0)):
+            writer.add_scalar(f"train/{part}_loss", size / (i + 1), i)
+            writer.add_scalar(f"val/{part}_loss", size / (i + 1) + 0.1, i)
+    writer.close()
+    table = read(next((tmp_path / "tb").iterdir()))
+    assert len(table.columns["train_loss"]) == EPOCHS
+    np.testing.assert_allclose(table.columns["valid_loss"] - table.columns["train_loss"], 0.1, atol=1e-6)
 
 
 def test_checksums_are_those_of_the_standard() -> None:

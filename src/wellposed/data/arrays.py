@@ -38,7 +38,8 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
             if key in batch:
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
         raise DataError(
-            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}."
+            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}, or give "
+            "forward= and target= to say how it is read."
         )
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])

@@ -33,7 +33,17 @@ from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
-from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
+from wellposed.optim.schedules import (
+    BY_FUNCTION,
+    COURSES,
+    SHAPES,
+    TORCH_NAMES,
+    Course,
+    Custom,
+    Monitor,
+    rate_at,
+    shaped,
+)
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
@@ -210,9 +220,10 @@ class ScheduleSpec(Section):
         if callable(name) and not isinstance(name, type):
             return Custom(name)
         if not isinstance(name, str) or name not in COURSES:
-            raise ValueError(
-                f"there is no schedule {name!r}.{did_you_mean(str(name), COURSES)} Known: {listed(COURSES, 20)}"
-            )
+            called = getattr(name, "__name__", str(name))  # torch's class, or its name
+            ours = TORCH_NAMES.get(called)
+            hint = did_you_mean(called, COURSES) if ours is None else f" torch's {called} is {ours!r} here."
+            raise ValueError(f"there is no schedule {called!r}.{hint} Known: {listed(COURSES, 20)}. {BY_FUNCTION}")
         return name
 
     @field_serializer("name", when_used="json")
@@ -331,7 +342,7 @@ def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[s
     needed = [name for name in taken if inspect.signature(cls).parameters[name].default is inspect.Parameter.empty]
     if extra := [key for key in given if key not in taken]:
         hint = did_you_mean(extra[0], [*taken, *others])
-        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken)}")
+        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
     if missing := [key for key in needed if key not in given]:
         raise ValueError(f"{what} needs {listed(missing)}")
     return cls(**given)

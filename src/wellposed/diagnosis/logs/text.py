@@ -20,9 +20,12 @@ def text_of(path: Path) -> str:
     data = bytes_of(path)
     coding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(coding)
+        text = data.decode(coding)
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not UTF-8 text; save it as CSV in UTF-8.") from None
+    if "\0" in text:
+        raise DataError(f"'{path}' holds binary data, not text; save it as CSV in UTF-8.")
+    return text
 
 
 def bytes_of(path: Path) -> bytes:
