@@ -473,7 +473,10 @@ def all_gone(pids: Sequence[int]) -> bool:
 def test_ctrl_c_ends_every_worker_and_keeps_what_there_is(tmp_path: Path) -> None:
     program, workers = started(tmp_path)
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-    out, err = program.communicate(timeout=30)
+    try:
+        out, err = program.communicate(timeout=30)
+    finally:
+        program.kill()  # one that did not end would train beside all tests after this
     assert out.splitlines() == ["[(0, 'epochs'), (1, 'epochs')]", "{'interrupted'}"]
     assert err == ""
     assert program.returncode == 0

@@ -234,7 +234,10 @@ def test_ctrl_c_keeps_what_has_ended_and_output_has_our_words_alone(nodes: Any, 
     assert program.stdout.readline() == "trained\n"  # of a job whose first worker died, which Ray would print
     time.sleep(1.0)
     program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=60)
+    try:
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()  # one that did not end would train beside all tests after this
     assert out == "['epochs']\n"
     assert err == ""
     assert (tmp_path / "died").exists()
@@ -256,7 +259,7 @@ def test_notes_of_workers_are_told_here(nodes: Any) -> None:
 
 
 def test_a_node_that_is_taken_away(nodes: Any, tmp_path: Path) -> None:
-    """Both nodes are in the middle when one goes; its lot is trained again on the other."""
+    """Both nodes are in the middle when one goes; its lot is trained again on the other. Another comes then, for the next tests."""
     (tmp_path / "running").mkdir()
 
     def net(width: int = 4) -> nn.Module:
@@ -280,4 +283,6 @@ def test_a_node_that_is_taken_away(nodes: Any, tmp_path: Path) -> None:
     found = train(given, wanted)
     thread.join()
     assert eventually(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 1)
+    nodes.add_node(**node())
+    nodes.wait_for_nodes()
     assert all(map(same, train(given, wanted, "inprocess"), found))
