@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.batches import tensors_in
 from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, did_you_mean
 from wellposed.core.numbers import settle
@@ -173,10 +174,7 @@ def _prepare_sources(data: Data) -> Prepared:
     whole = len(index) == len(train)
     parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
     inputs, target = clean.batch(torch.arange(min(2, len(clean))))
-    first = (
-        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
-    )
-    shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+    shape = next((tuple(part.shape[1:]) for part in tensors_in(inputs)), ())
     targets = clean.targets()
     task = data.task or _task_of(target if targets is None else targets)
     outputs = _outputs_of(targets, target, task)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.core.batches import numbers_in
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrapped
 from wellposed.data.arrays import Source, moved
@@ -384,21 +385,14 @@ def _probe_table(watch: Watch, side: str) -> tuple[Tensor, Tensor] | None:
 def _row_numbers(source: Source) -> int:
     """Numbers in the inputs of one row."""
     inputs, _ = source.batch(torch.arange(1))
-    return _size(inputs)
+    return numbers_in(inputs)
 
 
 def _numbers_of(batches: list[Batch]) -> int:
     if not batches:
         return 0
     batch, target = batches[0]
-    return _size(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel()
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return sum(_size(part) for part in parts)
+    return numbers_in(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
 
 
 def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | None) -> float:

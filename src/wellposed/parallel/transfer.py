@@ -13,7 +13,7 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed._version import __version__
+from wellposed.core.batches import mapped
 from wellposed.core.errors import ProblemError, TrainingError, WellposedError
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays
@@ -116,8 +117,7 @@ def _pickler(pickling: ModuleType) -> Any:
     class Pickler(pickling.CloudPickler):  # type: ignore[misc, name-defined]
         def reducer_override(self, value: Any) -> Any:
             if type(value) is Arrays:
-                parts = value.inputs, value.target, value.weight
-                return _arrays_of, tuple(map(_as_numpy, parts))
+                return _arrays_of, mapped(_as_numpy, (value.inputs, value.target, value.weight))
             return super().reducer_override(value)
 
     return Pickler
@@ -131,10 +131,6 @@ class _Numbers:
 
 
 def _as_numpy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_numpy(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_as_numpy, value))
     if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad:
         with contextlib.suppress(
             TypeError, RuntimeError
@@ -144,10 +140,6 @@ def _as_numpy(value: Any) -> Any:
 
 
 def _as_tensor(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_tensor(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_as_tensor, value))
     if isinstance(value, _Numbers):
         with warnings_apart():
             warnings.filterwarnings("ignore", message=".*not writable")  # training reads its rows only
@@ -156,7 +148,8 @@ def _as_tensor(value: Any) -> Any:
 
 
 def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
-    return Arrays(_as_tensor(inputs), _as_tensor(target), _as_tensor(weight))
+    parts = (inputs, target, weight)
+    return Arrays(*mapped(_as_tensor, parts, whole=lambda part: isinstance(part, _Numbers)))
 
 
 @contextlib.contextmanager

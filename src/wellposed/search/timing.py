@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
-from wellposed.core.random import untouched
+from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
@@ -262,7 +262,7 @@ def measured(
     problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
 ) -> tuple[float, float, float]:
     """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""
-    with untouched():
+    with random_states_kept():
         training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
         training.model.train()
         times = []

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.random import seeded, untouched
+from wellposed.core.preserve import modes_kept, random_states_kept
+from wellposed.core.random import seeded
 from wellposed.data.arrays import Arrays, Source, Subset, moved
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
@@ -37,15 +38,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, own random state; every module's mode and all random states come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with untouched(), torch.no_grad():
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with random_states_kept(), modes_kept(model, training=False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from wellposed.core.errors import WellposedError
+from wellposed.core.preserve import random_states_kept
 from wellposed.core.progress import report
-from wellposed.core.random import seeded, untouched
+from wellposed.core.random import seeded
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
@@ -181,7 +182,7 @@ class Together:
             while waiting := [group for group in self.groups if not group.over]:
                 group = min(waiting, key=lambda g: g.progress)
                 try:
-                    with untouched():
+                    with random_states_kept():
                         group.advance(late=begun and time.monotonic() > self.deadline)
                     begun = True
                 except Exception as error:
