@@ -70,6 +70,11 @@ class Source(ABC):
 
     weight: Tensor | None = None
 
+    @property
+    def arrays(self) -> Arrays | None:
+        """The arrays that the rows are taken from; None where rows are fetched one by one."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """How many examples there are."""
@@ -97,6 +102,11 @@ class Arrays(Source):
         if len(target) == 0:
             raise DataError("The data are empty: there is no row.")
         self.inputs, self.target, self.weight = inputs, target, weight
+
+    @property
+    def arrays(self) -> Arrays:
+        """These."""
+        return self
 
     def __len__(self) -> int:
         return len(self.target)
@@ -148,6 +158,11 @@ class Subset(Source):
     def __init__(self, source: Source, index: Tensor) -> None:
         self.source, self.index = source, index
         self.weight = None if source.weight is None else source.weight[index]
+
+    @property
+    def arrays(self) -> Arrays | None:
+        """Those of the other source."""
+        return self.source.arrays
 
     def __len__(self) -> int:
         return len(self.index)

@@ -96,6 +96,10 @@ class Regularized(Wrapper):
         return self._binding
 
     @torch.no_grad()
+    def at_step(self, steps: int) -> None:
+        """Schedules and warm-ups go on as after so many steps, which were taken in another way."""
+        self.steps = steps
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""
         self.note_zeros()

@@ -10,7 +10,7 @@ import torch
 
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.recipe.recipe import Recipe
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.resampling import Sample
 from wellposed.training.run import Run
 
@@ -49,7 +49,7 @@ Outcome = Run | WellposedError
 
 def interrupted(outcome: Outcome) -> bool:
     """Whether Ctrl-C ended it."""
-    return isinstance(outcome, Run) and outcome.stopped == "interrupted"
+    return isinstance(outcome, Run) and outcome.stopped == Stopped.INTERRUPTED
 
 
 @dataclass(frozen=True)

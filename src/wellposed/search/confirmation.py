@@ -18,6 +18,7 @@ from wellposed.search.timing import MOST_EPOCHS, with_epochs
 from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
 from wellposed.study.fingerprint import content
 from wellposed.study.ranking import learned
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 PAIRS = (4, 5, 10)
@@ -178,5 +179,5 @@ def trained_pairs(
     for place in range(0, len(runs), len(recipes)):
         ours, theirs = runs[place], runs[place + len(recipes) - 1]
         if ours is not None and theirs is not None:
-            (cut if "budget" in (ours.stopped, theirs.stopped) else whole).append((ours, theirs))
+            (cut if Stopped.BUDGET in (ours.stopped, theirs.stopped) else whole).append((ours, theirs))
     return whole, cut

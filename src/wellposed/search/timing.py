@@ -19,6 +19,7 @@ from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.study.budget import Account
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -63,7 +64,7 @@ class Trained:
     @classmethod
     def of(cls, run: Run) -> Trained:
         """What a run says of itself."""
-        return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == "budget")
+        return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
 
 @dataclass(frozen=True)

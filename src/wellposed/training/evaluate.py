@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wellposed.core.preserve import modes_kept, random_states_kept
 from wellposed.core.random import seeded
-from wellposed.data.arrays import Arrays, Source, Subset, moved
+from wellposed.data.arrays import Source, moved
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
 
@@ -103,7 +103,7 @@ class Probe:
         self.index, self.source = index, source
         self.weights = None if source.weight is None else [source.weight[index]]
         self._held: list[tuple[Any, Any]] | None = None
-        if _in_memory(source):
+        if source.arrays is not None:
             self._held = [moved(batch, device) for batch in batches_of(source, index)]
 
     def __len__(self) -> int:
@@ -118,10 +118,6 @@ class Probe:
             with seeded(0, "probe", int(part[0])):
                 batch = self.source.batch(part)
             yield batch
-
-
-def _in_memory(source: Source) -> bool:
-    return isinstance(source, Arrays) or (isinstance(source, Subset) and _in_memory(source.source))
 
 
 def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:

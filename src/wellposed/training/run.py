@@ -15,7 +15,7 @@ from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import Evaluation, batches_of, evaluate, evaluating, signed_rows
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 
 
@@ -27,7 +27,7 @@ class Run:
         model: in evaluation mode, on the CPU.
         history: like-for-like curves.
         recipe, seed, problem: what was trained.
-        stopped: ``epochs``, ``patience``, ``budget``, ``diverged``, ``culled`` or ``interrupted``.
+        stopped: a `Stopped`, or the word of a ``stop=`` of the user's own.
         engine: how it was trained: ``alone``, ``population of 32``, ``processes: population of 16``, ``ray: alone``, say.
     """
 
@@ -36,7 +36,7 @@ class Run:
     recipe: Recipe
     seed: int
     problem: Problem
-    stopped: str = "epochs"
+    stopped: str = Stopped.EPOCHS
     engine: str = "alone"
 
     @property

@@ -16,7 +16,6 @@ from wellposed.core.errors import WellposedError
 from wellposed.core.preserve import random_states_kept
 from wellposed.core.progress import report
 from wellposed.core.random import seeded
-from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
 from wellposed.optim.schedules import Custom
@@ -34,6 +33,7 @@ from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import call
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Shared, Training, failure
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample
@@ -106,7 +106,7 @@ class Alone:
         self.epoch += 1
         stopped = training.stopped or training.patience()
         if stopped or self.epoch >= self.job.recipe.epochs:
-            self.end(self, stopped or "epochs")
+            self.end(self, stopped or Stopped.EPOCHS)
 
     def end(self, slot: Any, stopped: str) -> None:
         """It has ended by itself, or was stopped."""
@@ -122,7 +122,7 @@ class Alone:
         if isinstance(error, WellposedError) and (self.training is None or not self.training.history.rows):
             self.ended(self.number, error)
             return
-        run = None if self.training is None else self.training.finish("failed")
+        run = None if self.training is None else self.training.finish(Stopped.FAILED)
         self.ended(self.number, failure(error, run))
 
 
@@ -181,7 +181,7 @@ class Together:
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
-                    group.end(slot, "interrupted")
+                    group.end(slot, Stopped.INTERRUPTED)
             self.tell()
             return self.told.so_far(ended=True)
         self.tell()
@@ -198,7 +198,7 @@ class Together:
         for number in self.conditions.cull(standings):
             if number in running:
                 group, slot = running[number]
-                group.end(slot, "culled")
+                group.end(slot, Stopped.CULLED)
         self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
@@ -413,16 +413,9 @@ def check_problem(problem: Problem, shared: Shared) -> None:
     if problem.forward is not call:
         raise NotStackable("the problem has a forward of its own")
     for source in (shared.data.train, shared.data.train_clean, shared.data.valid):
-        if not in_memory(source):
+        if source.arrays is None or not isinstance(source.arrays.inputs, Tensor):
             raise NotStackable("its rows are fetched one by one")
     if problem.loss.name == "cross_entropy":
         targets = shared.data.train.targets()
         if targets is not None and not targets.is_floating_point() and targets.numel() and int(targets.min()) < 0:
             raise NotStackable("some rows do not count")
-
-
-def in_memory(source: Source) -> bool:
-    """Whether rows are one tensor."""
-    if isinstance(source, Subset):
-        return in_memory(source.source)
-    return isinstance(source, Arrays) and isinstance(source.inputs, Tensor)
