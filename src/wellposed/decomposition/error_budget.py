@@ -46,7 +46,7 @@ from wellposed.parallel.jobs import Job, interrupted
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
-from wellposed.training.evaluate import batches_of, call, evaluate
+from wellposed.training.evaluate import batches_of, call
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import sampled
@@ -439,24 +439,9 @@ class _Probe:
         """The data loss on all training rows, and on each validation row."""
         began = time.perf_counter()
         data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
-        sides = []
-        for source in (data.train_clean, data.valid):
-            weights = None if source.weight is None else [source.weight]
-            device = next((p.device for p in run.model.parameters()), None)
-            assert device is not None  # a model without parameters cannot be trained
-            sides.append(
-                evaluate(
-                    run.model,
-                    batches_of(source),
-                    self.problem.loss,
-                    None,
-                    device=device,
-                    forward=self.problem.forward,
-                    weights=weights,
-                ).loss
-            )
+        training, valid = run.losses(data.train_clean), run.losses(data.valid)
         self.pass_ = max(self.pass_, time.perf_counter() - began)
-        return sides[0].mean, sides[1]
+        return training.mean, valid
 
     def cost(self, state: State, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""

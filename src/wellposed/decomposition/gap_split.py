@@ -44,7 +44,7 @@ from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.statistics.intervals import crossed_interval
 from wellposed.statistics.student import student_quantile
-from wellposed.training.evaluate import batches_of, evaluate
+from wellposed.training.evaluate import evaluate
 from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, sampled
 from wellposed.training.run import Run
@@ -371,17 +371,7 @@ def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
     """The loss in evaluation mode, and each row's part."""
     data = sampled(run.problem.prepared, Sample(rows))
     source = data.train_clean if side == "train" else data.valid
-    weights = None if source.weight is None else [source.weight]
-    device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
-    found = evaluate(
-        run.model,
-        batches_of(source),
-        run.problem.loss,
-        None,
-        device=device,
-        forward=run.problem.forward,
-        weights=weights,
-    ).loss
+    found = run.losses(source)
     return found.mean, found.rows.numpy().astype(np.float64)
 
 
