@@ -149,7 +149,7 @@ def mlp(inputs: int = 12, outs: int = 4, depth: int = 2, act: Callable[[], nn.Mo
         norm: Callable[[int], nn.Module] | None = None, drop: float = 0.0, width: int = WIDTH) -> nn.Sequential:  # fmt: skip
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(width if i else input_scales, width), *([norm(width)] if norm else []), act()]
+        layers += [nn.Linear(width if i else inputs, width), *([norm(width)] if norm else []), act()]
         layers += [nn.Dropout(drop)] if drop else []
     return nn.Sequential(*layers, nn.Linear(width, outs))
 
