@@ -857,9 +857,7 @@ def test_units_of_a_convolution_are_its_channels() -> None:
 
 def test_a_run_is_looked_into_at_its_first_and_chosen_weights() -> None:
     x, y = blobs(0, rows=400)
-    problem = wp.Problem(
-        lambda data, width=16: mlp(row_faults.features, row_faults.outputs, width=width), "cross_entropy", (x, y)
-    )
+    problem = wp.Problem(lambda data, width=16: mlp(data.features, data.outputs, width=width), "cross_entropy", (x, y))
     run = wp.fit(problem, wp.Recipe(epochs=4), seed=3)
     before = torch.get_rng_state()
     signals = wp.diagnose(run).curves.signals
