@@ -45,6 +45,7 @@ from wellposed.optim.wrapper import inside
 from wellposed.statistics.intervals import crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import evaluate
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, sampled
 from wellposed.training.run import Run
@@ -357,7 +358,7 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
                 break
     state = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
     reached = float(training.history.rows[-1]["train_loss"])
-    training.finish("epochs")
+    training.finish(Stopped.EPOCHS)
     was = float(run.history.rows[epoch]["train_loss"])
     if not math.isclose(reached, was, rel_tol=1e-3, abs_tol=1e-6):
         notes.append(
