@@ -28,13 +28,18 @@ def decoded(content: bytes, path: Path) -> str:
     """
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         byte = f"0x{content[error.start]:02x}" if error.start < len(content) else "its end"
         raise DataError(
             f"'{path}' is not UTF-8 text (byte {byte} at position {error.start}). "
-            "Save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+            "Save it as UTF-8; if it was written as latin1, for example: iconv -f latin1 -t utf-8 OLD > NEW"
         ) from None
+    if "\0" in text:
+        raise DataError(
+            f"'{path}' holds binary data, not text. Give CSV or TSV in UTF-8; a Parquet file ends in .parquet."
+        )
+    return text
 
 
 def text_of(path: Path) -> str:
@@ -71,8 +76,11 @@ def separated(text: str, path: Path) -> tuple[str, str]:
 
 def _between_blanks(text: str) -> list[list[str]]:
     """The cells of a table written with blanks, below whose header most are numbers; empty if the text is none."""
+    width = len(text.lstrip().partition("\n")[0].split())
+    if width < 2:  # before a large text is taken apart
+        return []
     rows = [line.split() for line in text.split("\n") if line.strip()]
-    if len(rows) < 2 or {len(row) for row in rows} != {len(rows[0])} or len(rows[0]) == 1:
+    if len(rows) < 2 or {len(row) for row in rows} != {width}:
         return []
     cells = [cell for row in rows[1:] for cell in row]
     return rows if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) > len(cells) else []
@@ -182,6 +190,8 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
 
 def uncommented(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
+    if not text.startswith("#"):
+        return text
     lines = text.split("\n")
     count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
     if count == 0:

@@ -7,11 +7,12 @@ something is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ VARIABLES = {
     INK: "ink", MUTED: "muted", LINE: "line", TRAIN: "train", VALID: "valid",
     BASELINE: "baseline", BEST: "best", REFERENCE: "reference", PAPER: "card",
 }  # fmt: skip
+
+
+NOT_DRAWN = (
+    '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+)
+_left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
 
 
 LIGHT = {
@@ -169,7 +176,7 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
-@contextmanager
+@contextlib.contextmanager
 def canvas(backend: str, width: float, height: float, style: Mapping[str, Any]) -> Iterator[Any]:
     """A fresh figure of that many points, drawn by a backend of matplotlib's in our own style, whatever the user's is."""
     matplotlib = require("matplotlib", "report")
@@ -183,10 +190,22 @@ def canvas(backend: str, width: float, height: float, style: Mapping[str, Any]) 
         yield figure
 
 
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Inside the block no figure is drawn: where it would stand, the page says that there was no time for it."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def drawn(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh `canvas`, and give it back as inline SVG."""
+    if _left_out.get():
+        return NOT_DRAWN
     out = io.StringIO()
     with canvas("svg", WIDTH, height, {**STYLE, "svg.hashsalt": name}) as figure:
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)

@@ -61,7 +61,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     content = read_bytes(path, "table", DataError, packed=packed)
     if extension == ".parquet.gz":
         return _from_parquet(io.BytesIO(content), path)
-    return _from_text(_checked_text(content, path), path)
+    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
+    text = decoded(content, path).replace("\r\n", "\n").replace("\r", "\n")
+    return _from_text(text, path)
 
 
 def as_frame(x: Any) -> pd.DataFrame:
@@ -91,6 +93,11 @@ def as_frame(x: Any) -> pd.DataFrame:
         frame = _from_array(x)
     frame.columns = pandas.Index([str(name) for name in frame.columns], dtype=object)
     refuse_duplicates(frame.columns, "The table")
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, pandas.PeriodDtype):  # months and the like are their first moment
+            frame[name] = frame[name].dt.to_timestamp()
+        elif str(kind).startswith("duration["):  # Arrow's durations are pandas' own
+            frame[name] = frame[name].astype("timedelta64[ns]")
     result: pd.DataFrame = frame.reset_index(drop=True)
     return result
 
@@ -109,14 +116,6 @@ def _extension(path: Path) -> str:
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".")[:120] if lines else type(error).__name__
-
-
-def _checked_text(content: bytes, path: Path) -> str:
-    text = decoded(content, path)
-    if "\0" in text:
-        raise DataError(f"'{path}' holds binary data, not text. Give a table as CSV, TSV or Parquet.")
-    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def _from_text(text: str, path: Path) -> pd.DataFrame:
             )
     except (errors.ParserError, errors.EmptyDataError, errors.ParserWarning, ValueError, OverflowError) as error:
         raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
-    return _missing_words_removed(frame)
+    return _missing_words_removed(frame, decimal)
 
 
 def _checked_header(text: str, path: Path, separator: str) -> list[str]:
@@ -181,7 +180,7 @@ def _has_decimal_commas(text: str, path: Path) -> bool:
     return any(map(_WITH_COMMA.fullmatch, cells)) and not any(map(_WITH_POINT.fullmatch, cells))
 
 
-def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
+def _missing_words_removed(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
     """Text columns that hold only numbers and words for "missing" become numbers."""
     pandas = require("pandas", "tables")
     for name in frame.columns:
@@ -192,7 +191,8 @@ def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
         words = np.array([text.lower() in MISSING_WORDS or not text for text in texts], dtype=bool)
         if not words.any() or words.all():
             continue
-        numbers = pandas.to_numeric(pandas.Series(texts, dtype=object).mask(words), errors="coerce")
+        cells = pandas.Series(texts, dtype=object).mask(words)
+        numbers = pandas.to_numeric(cells.str.replace(decimal, ".", regex=False), errors="coerce")
         if numbers.isna().to_numpy().sum() == words.sum():
             frame[name] = np.append(numbers.to_numpy(dtype=np.float64), np.nan)[codes]
     return frame
@@ -213,9 +213,12 @@ def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         table = file.read(columns=columns)
         table.validate(full=True)  # that texts are UTF-8, which else is found out where they are used
-        frame = table.to_pandas(ignore_metadata=True)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
+        raise DataError(f"'{path}' cannot be read as a Parquet file ({_short(error)}). Make it again.") from None
+    try:
+        frame = table.to_pandas(ignore_metadata=True)
+    except (ValueError, OverflowError) as error:  # such as a time in a year that Python has no date for
+        raise DataError(f"'{path}' has a cell that cannot be taken ({_short(error)}). Leave its column out.") from None
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")
     return as_frame(frame)
