@@ -16,8 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
-from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
+from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
 from wellposed.optim.optimizer_metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
+
+
+def group_soft_threshold_(w: Tensor, metric: Any, strength: float, axis: int, radius: Tensor | None = None) -> Tensor:
+    """`group_soft_thresholds_` of one parameter."""
+    return group_soft_thresholds_([w], [metric], [strength], axis, [radius])[0]
+
 
 SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")

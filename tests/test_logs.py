@@ -729,7 +729,7 @@ def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
         (
             "log.csv",
             b"epoch,loss\n0,0.5\n1,0,4\n",
-            "row 3 than its header has names .*separate the columns by semicolons",
+            "3 cells on line 3, more than its header's 2.*separate the columns by semicolons",
         ),
         ("log.csv", b"epoch,loss,val_loss\n0,1,1e\n", "'val_loss' has '1e' in row 1"),
         ("log.csv", b"epoch,loss,val_loss\n0,1_000,1\n", "'1_000' in row 1"),

@@ -149,7 +149,7 @@ def mlp(inputs: int = 12, outs: int = 4, depth: int = 2, act: Callable[[], nn.Mo
         norm: Callable[[int], nn.Module] | None = None, drop: float = 0.0, width: int = WIDTH) -> nn.Sequential:  # fmt: skip
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(width if i else input_scales, width), *([norm(width)] if norm else []), act()]
+        layers += [nn.Linear(width if i else inputs, width), *([norm(width)] if norm else []), act()]
         layers += [nn.Dropout(drop)] if drop else []
     return nn.Sequential(*layers, nn.Linear(width, outs))
 
@@ -869,9 +869,7 @@ def test_units_of_a_convolution_are_its_channels() -> None:
 
 def test_a_run_is_looked_into_at_its_first_and_chosen_weights() -> None:
     x, y = blobs(0, rows=400)
-    problem = wp.Problem(
-        lambda data, width=16: mlp(row_faults.features, row_faults.outputs, width=width), "cross_entropy", (x, y)
-    )
+    problem = wp.Problem(lambda data, width=16: mlp(data.features, data.outputs, width=width), "cross_entropy", (x, y))
     run = wp.fit(problem, wp.Recipe(epochs=4), seed=3)
     before = torch.get_rng_state()
     signals = wp.diagnose(run).curves.signals

@@ -14,6 +14,7 @@ from wellposed.core.errors import DataError, FormatError
 
 pd = pytest.importorskip("pandas")
 
+from wellposed.core.csv import csv_columns  # noqa: E402
 from wellposed.data.columns import as_days, as_numbers, kind_of  # noqa: E402 - needs pandas
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz  # noqa: E402
 from wellposed.data.table_files import as_frame, read_table  # noqa: E402
@@ -686,3 +687,29 @@ def test_the_encoder_sees_training_rows_only() -> None:
     before, after = (TableEncoder.fit(f.iloc[train]) for f in (frame, changed))
     assert before == after
     assert TableEncoder.fit(changed) != before  # the change would have been noticed
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "loss,phase\n1.5,a\n2.5,b\n",
+        "loss;phase\n1.5;a\n2.5;b\n",
+        "loss\tphase\n1.5\ta\n2.5\tb\n",
+        "loss|phase\n1.5|a\n2.5|b\n",
+        'sep=;\nloss;phase\n1.5;"a"\n2.5;b\n',
+        '"loss","phase"\r\n1.5,"a"\r\n2.5,"b"\r\n',
+    ],
+)
+def test_tables_and_logs_are_read_by_the_same_rules(tmp_path: Path, text: str, encoding: str) -> None:
+    path = written(tmp_path / "t.csv", text.encode(encoding))
+    frame, columns = read_table(path), csv_columns(path)
+    assert frame["loss"].tolist() == [float(cell) for cell in columns["loss"]] == [1.5, 2.5]
+    assert frame["phase"].tolist() == columns["phase"] == ["a", "b"]
+
+
+def test_blanks_are_separators_between_numbers_only(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path / "n.csv", "a  b\n1 2\n3  4\n")).shape == (2, 2)
+    assert list(read_table(written(tmp_path / "t.csv", "city name\nNew York\nSan Jose\n")).columns) == ["city name"]
+    assert list(read_table(written(tmp_path / "a.csv", "the address\n12 Main\n3 Side\n")).columns) == ["the address"]
+    assert list(csv_columns(written(tmp_path / "q.csv", '"a,b";c\n1;2\n'))) == ["a,b", "c"]

@@ -935,7 +935,7 @@ from pathlib import Path
 import torch, wellposed as wp
 from wellposed.parallel import processes
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job
+from wellposed.parallel.jobs import Conditions, Job
 
 way, folder = sys.argv[1], Path(sys.argv[2])
 if way == "number":
@@ -964,7 +964,7 @@ def fork_holder(start):
 processes.forked = fork_holder(processes.forked)
 problem = wp.Problem(lambda: Net(2, 2), "cross_entropy", (torch.randn(20, 2), torch.arange(20) % 2))
 recipe = wp.Recipe(epochs=10**9, batch_size=8, stopping={"patience": 0})
-processes.train_in_processes(problem, [Job(recipe, seed) for seed in range(2)], device="cpu", deadline=1e18, workers=2, fork=True)
+processes.train_in_processes(problem, [Job(recipe, seed) for seed in range(2)], Conditions("cpu"), workers=2, fork=True)
 """
 
 

@@ -22,10 +22,27 @@ Units and inputs of transposed kernels are found where they are; see `wellposed.
 """
 
 
+class Bounded(Constraint):
+    """A set of what is not larger than a bound."""
+
+    bound: float
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+
+
 class Grouped(Constraint):
     """A set for each group of weights; ``by`` says what a group is."""
 
     by: str
+
+    def __post_init__(self) -> None:
+        _ = self.axis
 
     @property
     def axis(self) -> int | None:
@@ -52,9 +69,17 @@ class Grouped(Constraint):
             needs_axes(self, name, w, 2)
 
 
+class BoundedGroups(Bounded, Grouped):
+    """A bound for each group of weights."""
+
+    def __post_init__(self) -> None:
+        Bounded.__post_init__(self)
+        Grouped.__post_init__(self)
+
+
 @checked
 @dataclass(frozen=True)
-class MaxNorm(Grouped):
+class MaxNorm(BoundedGroups):
     """``|w_g|_2 <= bound`` for every group, projected after each step: ``w_g *= min(1, bound/|w_g|)``.
 
     Args:
@@ -72,15 +97,6 @@ class MaxNorm(Grouped):
     bound: float
     by: str = "unit"
 
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
-        _ = self.axis
-
     def project(self, w: Tensor) -> Tensor:
         """The nearest feasible weights; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, self.axis)
@@ -88,7 +104,7 @@ class MaxNorm(Grouped):
 
 @checked
 @dataclass(frozen=True)
-class L2Ball(Constraint):
+class L2Ball(Bounded):
     """``|w|_2 <= bound`` for the whole tensor: `MaxNorm` by all.
 
     Args:
@@ -101,14 +117,6 @@ class L2Ball(Constraint):
 
     bound: float
 
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
-
     def project(self, w: Tensor) -> Tensor:
         """``w * min(1, bound/|w|)``; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, None)
@@ -116,7 +124,7 @@ class L2Ball(Constraint):
 
 @checked
 @dataclass(frozen=True)
-class L1Ball(Grouped):
+class L1Ball(BoundedGroups):
     """``|w_g|_1 <= bound`` for every group: weights shrink by a common amount, and small ones become exactly zero.
 
     Args:
@@ -130,10 +138,7 @@ class L1Ball(Grouped):
 
     bound: float
     by: str = "all"
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
-        _ = self.axis
+    traits: ClassVar[Traits] = Traits()
 
     def project(self, w: Tensor) -> Tensor:
         """``sign(w) * max(|w| - theta, 0)`` with the theta that meets the bound; a feasible group is unchanged."""
@@ -142,7 +147,7 @@ class L1Ball(Grouped):
 
 @checked
 @dataclass(frozen=True)
-class LInfBall(Constraint):
+class LInfBall(Bounded):
     """``|w_i| <= bound`` for every weight.
 
     Args:
@@ -150,14 +155,6 @@ class LInfBall(Constraint):
     """
 
     bound: float
-
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -186,9 +183,6 @@ class UnitNorm(Grouped):
 
     by: str = "unit"
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
-
-    def __post_init__(self) -> None:
-        _ = self.axis
 
     def project(self, w: Tensor) -> Tensor:
         """``w_g/|w_g|``; a group of norm 1 comes back unchanged."""

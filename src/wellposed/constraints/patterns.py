@@ -248,7 +248,7 @@ class Simplex(Grouped):
 
     def __post_init__(self) -> None:
         at_least_zero(self, total=self.total)
-        _ = self.axis
+        super().__post_init__()
 
     def project(self, w: Tensor) -> Tensor:
         """``max(w - theta, 0)`` with the theta that meets the total; a feasible group comes back unchanged."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.batches import tensors_in
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import settle
@@ -194,10 +195,7 @@ def _prepare_sources(data: Data, of_numbers: Task | None) -> Prepared:
     rows = torch.from_numpy(index)
     whole = len(index) == len(train)
     parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
-    first = (
-        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
-    )
-    shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+    shape = next((tuple(part.shape[1:]) for part in tensors_in(inputs)), ())
     outputs = _outputs_of(targets, target, task)
     return Prepared(*parts, valid, test, task, shape, outputs)
 

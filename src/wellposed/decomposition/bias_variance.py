@@ -20,6 +20,7 @@ from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, guarded, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
+from wellposed.core.registry import lookup
 from wellposed.decomposition.repeated_training import (
     PROBE_ROWS,
     Recipes,
@@ -116,10 +117,7 @@ class BiasVariance:
         Raises:
             InputError: there is none.
         """
-        for point in self.points:
-            if point.name == name:
-                return point
-        raise InputError(f"There is no recipe {name!r}; there are {', '.join(point.name for point in self.points)}.")
+        return lookup("recipe", name, {point.name: point for point in self.points})
 
     def difference(self, one: str, other: str, part: str = "loss", level: float = LEVEL) -> Interval:
         """How much higher a part is for ``one`` than for the ``other``: paired, since both had the same resamples and rows.

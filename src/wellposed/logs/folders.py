@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,17 +105,15 @@ def _with_losses(sources: Sequence[tuple[str, Callable[[], list[Log]]]]) -> list
     left: list[str] = []
     for name, read in sources:
         try:
-            mine = [log for log in read() if {"train_loss", "valid_loss"} & set(guess(_sided(log)).taken)]
+            mine = [
+                log for log in read() if {"train_loss", "valid_loss"} & set(guess(one_side_a_column(log).columns).taken)
+            ]
         except DataError:
             mine = []
         found += mine
         left += [] if mine else [name]
     note = (f"In the folder, but without losses: {listed(left, 4)}.",) if left else ()
     return [replace(log, notes=(*log.notes, *note)) for log in found]
-
-
-def _sided(log: Log) -> Iterable[str]:
-    return one_side_a_column(log).columns
 
 
 def _walk(path: Path) -> Iterator[Path]:

@@ -130,7 +130,7 @@ def _cut(name: str) -> str:
 
 def _hint(columns: Iterable[str]) -> str:
     names = {name.strip().lower() for name in columns}
-    if all(re.fullmatch(r"[-+.\de]+|column \d+", name) for name in names):
+    if all(re.fullmatch(r"[-+.\de]+|column_\d+", name) for name in names):
         return " Its first row has numbers only: give the columns names."
     if {"wall time", "step", "value"} <= names:
         return " This is one curve, exported by TensorBoard without its name: give the event files or their folder."

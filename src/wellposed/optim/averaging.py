@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import plain
+from wellposed.core.preserve import modes_kept
 from wellposed.core.selectors import unscripted, unwrapped
 from wellposed.optim.zeros import keeps_zeros
 
@@ -215,19 +216,16 @@ def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) 
     layers = batch_norms(model)
     if not layers:
         return
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
-    model.eval()
-    try:
-        for i, forward in enumerate(forwards):
-            for layer in layers:
-                if i == 0:
-                    layer.reset_running_stats()
-                    layer.momentum = None
-                    layer.train()
-            forward()
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model, training=False):
+        try:
+            for i, forward in enumerate(forwards):
+                for layer in layers:
+                    if i == 0:
+                        layer.reset_running_stats()
+                        layer.momentum = None
+                        layer.train()
+                forward()
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum

@@ -95,6 +95,10 @@ class Regularized(Wrapper):
         """What each parameter is charged, as it was resolved when this optimizer was made."""
         return self._binding
 
+    def at_step(self, steps: int) -> None:
+        """Schedules and warm-ups go on as after so many steps, which were taken in another way."""
+        self.steps = steps
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer with every term enforced. Returns what the wrapped step returns."""

@@ -24,7 +24,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -34,9 +34,9 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.core.shared import warnings_apart
-from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, lots, packed, received, train_lot, unpacked
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -59,12 +59,7 @@ FRESH = (
 def train_in_processes(
     problem: Problem,
     jobs: Sequence[Job],
-    *,
-    device: str | torch.device = "auto",
-    deadline: float,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
+    conditions: Conditions,
     workers: int | None = None,
     fork: bool | None = None,
 ) -> list[Outcome]:
@@ -84,17 +79,12 @@ def train_in_processes(
     if os.name != "posix":
         raise InputError('The engine "processes" needs Linux or macOS; use engine="inprocess" or "ray".')
     problem.prepared  # noqa: B018 - once, not in each worker
-    where = resolve_device(device)
-    count = (
-        min(workers or cores(), len(jobs)) if where.type == "cpu" else min(workers or cores(), len(jobs), ON_ONE_GPU)
-    )
+    where = resolve_device(conditions.device)
+    count = min(workers or cores(), len(jobs), len(jobs) if where.type == "cpu" else ON_ONE_GPU)
     start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
-    lots = [
-        Lot(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
-        for places in shares(jobs, count)
-    ]
-    return Crew(problem, jobs, start, done).train(lots)
+    sent = replace(conditions, device=str(where), done=None)
+    return Crew(problem, jobs, start, Told(len(jobs), conditions.done)).train(lots(jobs, count, sent))
 
 
 def cores() -> int:
@@ -155,13 +145,12 @@ class Crew:
     problem: Problem
     jobs: Sequence[Job]
     start: Start
-    done: Done | None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    told: Told
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+    def train(self, waiting: Sequence[Lot]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -169,7 +158,7 @@ class Crew:
         """
         try:
             try:
-                for lot in lots:
+                for lot in waiting:
                     self.add(lot, lot.places)
                 self.listen()
             except KeyboardInterrupt:
@@ -180,7 +169,7 @@ class Crew:
         finally:
             for worker in self.workers:
                 worker.end()
-        return so_far(self.outcomes, len(self.jobs), self.ending is not None)
+        return self.told.so_far(self.ending is not None)
 
     def add(self, lot: Lot, waiting: Sequence[int], tries: int = 1) -> None:
         """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
@@ -231,13 +220,7 @@ class Crew:
             if place not in worker.waiting:  # told by the worker that this one replaces
                 return
             worker.waiting.discard(place)
-            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
-
-    def settle(self, place: int, outcome: Outcome) -> None:
-        """A job has ended."""
-        self.outcomes[place] = outcome
-        if self.done is not None:
-            self.done(place, outcome)
+            self.told.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
         """Ask every worker to end."""
@@ -263,16 +246,13 @@ class Crew:
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            whole = math.isinf(worker.lot.deadline)
-            self.add(worker.lot if whole else part(worker.lot, left, self.jobs), left, worker.tries + 1)
+            lot = worker.lot
+            if not math.isinf(lot.conditions.deadline):
+                lot = replace(lot, places=left, jobs=tuple(self.jobs[i] for i in left))
+            self.add(lot, left, worker.tries + 1)
             return
         for place in left:
-            self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
-
-
-def part(lot: Lot, places: tuple[int, ...], jobs: Sequence[Job]) -> Lot:
-    """The jobs of these places alone."""
-    return Lot(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
+            self.told.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
 
 
 def died(status: int | None) -> str:

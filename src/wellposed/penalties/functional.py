@@ -100,6 +100,9 @@ class OfActivations(FunctionalPenalty):
     needs: ClassVar[tuple[str, ...]] = ("activations",)
     traits: ClassVar[Traits] = OF_A_NETWORK
 
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+
     @abstractmethod
     def of(self, activation: Tensor) -> Tensor:
         """The charge of each coordinate at strength 1."""
@@ -149,9 +152,6 @@ class ActivationL1(OfActivations):
 
     strength: float
 
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
-
     def of(self, activation: Tensor) -> Tensor:
         """``|a|``, whose gradient at 0 is taken as 0."""
         return activation.abs()
@@ -172,9 +172,6 @@ class ActivationL2(OfActivations):
     """
 
     strength: float
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def of(self, activation: Tensor) -> Tensor:
         """``a^2/2``."""

@@ -35,7 +35,7 @@ from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import fingerprint
 from wellposed.study.folder import claimed
 from wellposed.study.ranking import best_loss, chosen, shown_score
-from wellposed.study.resume import resumed
+from wellposed.study.resume import resume_study
 from wellposed.study.study import Study
 from wellposed.study.trials import STATE, State
 from wellposed.training.device import resolve_device
@@ -132,7 +132,7 @@ class Search:
         name = problem.metric.name if problem.metric else "loss"
         state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
-            state, account = resumed(folder, state, account, problem, budget_split.SEARCH)
+            state, account = resume_study(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
         self.bench = Bench(problem, account, state, folder, device, engine)

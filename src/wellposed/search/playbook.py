@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from wellposed.search.space import Dimension, Space
 from wellposed.study.ranking import WORST
 from wellposed.study.trials import Trial
+from wellposed.training.history import Stopped
 
 BEST_OF = 8
 """Trials from which a best point at the border says something about the range."""
@@ -22,7 +23,7 @@ REMEDIES = "warm it up, clip gradients, take another optimizer, or normalize ins
 
 def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[Dimension]:
     """Dimensions whose best point lies at the border of their range, widened there."""
-    known = [trial for trial in trials if trial.params and trial.rank(sign) > WORST and trial.stopped != "culled"]
+    known = [trial for trial in trials if trial.params and trial.rank(sign) > WORST and trial.stopped != Stopped.CULLED]
     if len(known) < BEST_OF:
         return []
     best = max(known, key=lambda trial: trial.rank(sign))

@@ -27,6 +27,7 @@ from wellposed.search.timing import Pace, Trained
 from wellposed.study.budget import Account
 from wellposed.study.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.study.trials import BOOKED, Failed, Pending, State, Trial
+from wellposed.training.history import Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -217,7 +218,7 @@ class Bench:
         except KeyboardInterrupt:  # before the first step
             self.interrupted = True
             return runs
-        if len(outcomes) < len(jobs) or any(getattr(o, "stopped", "") == "interrupted" for o in outcomes):
+        if len(outcomes) < len(jobs) or any(getattr(o, "stopped", "") == Stopped.INTERRUPTED for o in outcomes):
             self.interrupted = True
         if errors:
             raise errors[0]
@@ -239,11 +240,11 @@ class Bench:
         note: Callable[[Trial, Run], None] | None,
     ) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""
-        if run.stopped == "interrupted":
+        if run.stopped == Stopped.INTERRUPTED:
             # Half a run says nothing of its recipe; the study goes on with a whole one.
             self.interrupted, self.cut = True, run
             return None
-        if run.stopped == "budget":
+        if run.stopped == Stopped.BUDGET:
             self.short(kind)
             if not learned(run):
                 return None

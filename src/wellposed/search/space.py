@@ -20,6 +20,7 @@ from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample
@@ -301,7 +302,7 @@ def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
     for ingredient in INGREDIENTS:
         values = baseline.replace(epochs=1).model_dump()
-        ingredient.put(values, _middle(ingredient))
+        ingredient.put(values, math.sqrt(ingredient.low * ingredient.high))
         try:
             tried(problem, Recipe(**values), shared)
         except Exception as error:
@@ -317,7 +318,7 @@ def tried(problem: Problem, recipe: Recipe, shared: Shared) -> None:
         training.model.train()
         with dropout_from_streams(training.model, training.streams):
             training.step(0, torch.arange(min(PROBE_ROWS, len(training.data.train))))
-        training.finish("epochs")
+        training.finish(Stopped.EPOCHS)
 
 
 def default_of(problem: Problem, key: str, values: Sequence[Any]) -> Any:
@@ -325,10 +326,6 @@ def default_of(problem: Problem, key: str, values: Sequence[Any]) -> Any:
     parameter = inspect.signature(problem.model).parameters.get(key)
     own = None if parameter is None else parameter.default
     return own if any(same(own, value) for value in values) else values[len(values) // 2]
-
-
-def _middle(ingredient: Ingredient) -> float:
-    return math.sqrt(ingredient.low * ingredient.high)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from wellposed.core.batches import examples_in
 from wellposed.core.errors import DataError, FormatError, InputError, first_line, listed
 from wellposed.core.files import meant, read_json, spelled, write_atomically, write_json
 from wellposed.core.reading import read_bytes
@@ -70,10 +71,7 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
 def rows_without_target(inputs: Any) -> Arrays:
     """Arrays of which only the inputs matter: a tensor, or a tuple or mapping of them."""
     inputs = tensors(inputs)
-    first = (
-        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
-    )
-    return Arrays(inputs, torch.zeros(len(first)))
+    return Arrays(inputs, torch.zeros(examples_in(inputs)))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import noting
-from wellposed.core.random import seeded, untouched
-from wellposed.data.arrays import Arrays, Source, Subset, moved
+from wellposed.core.preserve import modes_kept, random_states_kept
+from wellposed.core.random import seeded
+from wellposed.data.arrays import Source, moved
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
 
@@ -38,15 +39,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, own random state; every module's mode and all random states come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with untouched(), torch.no_grad():
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with random_states_kept(), modes_kept(model, training=False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ class Probe:
         self.index, self.source = index, source
         self.weights = None if source.weight is None else [source.weight[index]]
         self._held: list[tuple[Any, Any]] | None = None
-        if _in_memory(source):
+        if source.arrays is not None:
             self._held = [moved(batch, device) for batch in batches_of(source, index)]
 
     def __len__(self) -> int:
@@ -128,10 +122,6 @@ class Probe:
             with seeded(0, "probe", int(part[0])):
                 batch = self.source.batch(part)
             yield batch
-
-
-def _in_memory(source: Source) -> bool:
-    return isinstance(source, Arrays) or (isinstance(source, Subset) and _in_memory(source.source))
 
 
 def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:

@@ -41,7 +41,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.early_stopping import Patience, check_monitors, higher_is_better
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.measures import like_for_like, term_facts, weight_facts
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample, sampled
@@ -94,20 +94,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
+    why: str = Stopped.EPOCHS
     try:
         for epoch in range(recipe.epochs):
             with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-            if training.stopped:
+            if ended := training.stopped or training.patience() or (stop(training.history) if stop else None):
+                why = ended
                 break
     except KeyboardInterrupt:
-        training.stopped = "interrupted"
+        why = Stopped.INTERRUPTED
     except Exception as error:
         if isinstance(error, WellposedError) and not training.history.rows:
             raise
-        raise failure(error, training.finish("failed")) from error
-    return training.finish(training.stopped or "epochs")
+        raise failure(error, training.finish(Stopped.FAILED)) from error
+    return training.finish(why)
 
 
 def failure(error: Exception, run: Run | None) -> TrainingError:
@@ -140,7 +141,7 @@ class Training:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_rows: Tensor | None = None
-    stopped: str | None = None
+    stopped: Stopped | None = None
 
     @classmethod
     def begin(
@@ -245,9 +246,9 @@ class Training:
                 cost, norm = self.step(epoch, index)
                 costs, norms, steps = costs + cost, norms + norm, steps + 1
                 if not math.isfinite(cost):
-                    self.stopped = "diverged"
+                    self.stop(Stopped.DIVERGED)
                 elif time.monotonic() > self.deadline:
-                    self.stopped = "budget"
+                    self.stop(Stopped.BUDGET)
                 if self.stopped:
                     break
         if isinstance(self.optimizer, Lookahead):
@@ -461,7 +462,7 @@ class Training:
         if self.plateau is not None:
             self.plateau.update(row[self.plateau.settings.monitor])
         if math.isnan(train.loss.mean):
-            self.stopped = self.stopped or "diverged"
+            self.stop(Stopped.DIVERGED)
 
     def enter(self, row: dict[str, float]) -> None:
         """Add an epoch to the history."""
@@ -480,9 +481,13 @@ class Training:
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.history.facts["chosen"] = epoch
 
-    def patience(self) -> str | None:
+    def patience(self) -> Stopped | None:
         """The word for having waited long enough."""
-        return "patience" if self.waiting.over else None
+        return Stopped.PATIENCE if self.waiting.over else None
+
+    def stop(self, why: Stopped) -> None:
+        """Let training end after this epoch; the first reason stays."""
+        self.stopped = self.stopped or why
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""

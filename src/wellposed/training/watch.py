@@ -22,6 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import generator, seeded
@@ -311,9 +312,8 @@ def side_of(given: Any, double: bool = False) -> Side:
             len(kept), lambda index: map(fetch, torch.split(kept[index], BATCH)), lambda: _targets_in(given, kept)
         )
     if _is_batches(given):
-        return Side(
-            sum(_size(batch) for batch in given), lambda index: _picked(given, index), lambda: _targets_among(given)
-        )
+        size = sum(examples_in(batch) for batch in given)
+        return Side(size, lambda index: _picked(given, index), lambda: _targets_among(given))
     if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
     source = source_of(given, double=double)
@@ -349,28 +349,15 @@ def _is_batches(side: Any) -> bool:
     return len({len(part) for part in parts}) == 1 and any(part.ndim > 1 for part in parts)
 
 
-def _size(batch: Any) -> int:
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
-
-
 def _picked(batches: list[Any], index: Tensor) -> Iterator[Any]:
     """The examples of these numbers, those of a batch together."""
     start = 0
     for batch in batches:
-        size = _size(batch)
+        size = examples_in(batch)
         local = index[(index >= start) & (index < start + size)] - start
         if len(local):
-            yield _indexed(batch, local, size)
+            yield examples_of(batch, local, size)
         start += size
-
-
-def _indexed(batch: Any, index: Tensor, size: int) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _indexed(value, index, size) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return tuple(_indexed(value, index, size) for value in batch)
-    return batch[index.to(batch.device)] if isinstance(batch, Tensor) and batch.ndim and len(batch) == size else batch
 
 
 class _Probe:
@@ -402,14 +389,7 @@ def kept(batches: Batches) -> Batches:
     held, size = [], 0
     for batch in batches():
         held.append(batch)
-        size += _bytes(batch)
+        size += bytes_in(batch)
         if size > KEPT_BYTES:
             return batches
     return lambda: held
-
-
-def _bytes(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return batch.numel() * batch.element_size()
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return sum(_bytes(value) for value in values)

@@ -324,10 +324,3 @@ def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[st
             row["mean"] = place(buffers, op.normed, "running_mean")
             row["var"] = place(buffers, op.normed, "running_var")
     return rows
-
-
-def check_sizes(kernel: Kernel) -> None:
-    """Refuse a library whose structures are not these."""
-    sizes = [kernel.library.wp_sizes(Int(i)) for i in range(4)]
-    ours = [OP.itemsize, RULE.itemsize, CHARGE.itemsize, ctypes.sizeof(_Step)]
-    assert sizes == ours, f"kernel.c and native.py differ: {sizes}, {ours}"
