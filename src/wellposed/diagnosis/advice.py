@@ -261,9 +261,9 @@ def said(old: Recipe, new: Recipe) -> str:
     for term in new.terms:
         amount = before.get((term.penalty, term.on))
         if amount is None:
-            words.append(f"{term.penalty} {term.amount:.3g} added")
+            words.append(f"{term.name} {term.amount:.3g} added")
         elif amount != term.amount:
-            words.append(f"{term.penalty} {amount:.3g} -> {term.amount:.3g}")
+            words.append(f"{term.name} {amount:.3g} -> {term.amount:.3g}")
     return ", ".join(words)
 
 

@@ -20,7 +20,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import settle
 from wellposed.core.random import generator
-from wellposed.penalties.base import Context, FunctionalPenalty, Traits, at_least_zero
+from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits, at_least_zero
 
 Of = Literal["logits", "values"]
 
@@ -208,6 +208,7 @@ class Confidence(FunctionalPenalty):
     strength: float
     binary: bool = False
     axis: int = 1
+    searched: ClassVar[Searched] = Searched(low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05)
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ def improve(
             budget in minutes bounds the wall-clock of everything here, confirmation included.
         seed: of the proposals and of the runs.
         out: a folder for the study; None keeps it in memory.
-        recipe: one of your own, tried first.
+        recipe: one of your own, tried first. Of penalties and constraints in it that you wrote, other sizes are tried too.
         engine: where recipes are trained: ``auto``, ``inprocess``, ``processes`` or ``ray``.
         began: value of ``time.monotonic()`` when the clock of the budget started; None is now.
         resume: go on with the study in ``out``, with a larger budget than it has spent: its trials are kept, and the
@@ -199,7 +199,7 @@ class Search:
         """The space around the baseline; None after Ctrl-C."""
         bench = self.bench
         try:
-            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
+            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges, self.own)
         except KeyboardInterrupt:
             bench.interrupted = True
             return None

@@ -623,7 +623,7 @@ def equal_probes(
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
-    found = {f"{t.penalty} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
+    found = {f"{t.name} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
     found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
     found |= {"cutout": noise.cutout, "mixup": noise.mixup, "cutmix": noise.cutmix, "gradient_noise": noise.gradient}
     found |= {f"{place.kind} on {place.on}": place.amount for place in noise.places}
