@@ -307,7 +307,7 @@ def test_a_nadam_with_one_momentum_only_is_caught(monkeypatch: pytest.MonkeyPatc
         now = float(group["betas"][0]) * (1 - 0.5 * 0.96 ** (count * float(group["momentum_decay"])))
         return optimizer_metrics._nadam(group, state, count).times(1 - now)
 
-    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.NAdam, at_once)
+    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.NAdam, optimizer_metrics.OptimizerMetric(at_once))
     assert impulse_error(OPTIMIZERS["nadam"]) > 0.1
 
 

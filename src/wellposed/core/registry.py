@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -121,7 +122,21 @@ def _found(module: str, path: str) -> Any:
     return found
 
 
+def typed(name: str, kind: str) -> Any:
+    """`imported`, of a name that the user typed on the command line."""
+    if not is_import_name(name):
+        raise InputError(f"A {kind} of your own is named as 'package.module:Class'; it was given {name!r}.")
+    try:
+        with importing():
+            return imported(name, kind)
+    except InputError as error:
+        said = str(error)
+        raise InputError(f"{said[:1].upper()}{said[1:].removesuffix('.')}.") from error
+
+
 def _import(module: str, name: str, kind: str) -> None:
+    here = [] if os.getcwd() in sys.path else [os.getcwd()]  # as for `python -m`, but after what is installed
+    sys.path.extend(here)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -131,7 +146,10 @@ def _import(module: str, name: str, kind: str) -> None:
             ) from error
         raise InputError(
             f"there is no module {error.name!r}, for the {kind} {name!r}. An import name is 'package.module:Class'; the package "
-            "must be installed, or lie in a folder that PYTHONPATH names"
+            "must be installed, or lie in this folder or in one that PYTHONPATH names"
         ) from None
     except (Exception, SystemExit) as error:  # whatever somebody's module does when it is run
         raise InputError(f"importing the {kind} {name!r} raised {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        for folder in here:
+            sys.path.remove(folder)

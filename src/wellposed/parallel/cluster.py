@@ -21,7 +21,7 @@ import torch
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, by_value, packed, received, shares, train_lot, unpacked
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
@@ -67,7 +67,8 @@ def train_on_ray(
         for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
+    own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
+    with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
         return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
 
 

@@ -7,7 +7,7 @@ a recipe has them in memory, trains with them, compares and copies them, and ref
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def place(where: object) -> Any:
+def words_of(where: object) -> Any:
     """What a recipe writes for a selector: its words; `Held` where there are none, as for a predicate or a module's type."""
     where = getattr(where, "said", None) or where
     where = tuple(where) if isinstance(where, list) else where
@@ -77,22 +77,23 @@ def taken_apart(term: Term) -> dict[str, Any]:
         ValueError: the charge is no dataclass, so that its settings are not known.
     """
     charge = term.charge
-    if not is_dataclass(charge):
+    if not hasattr(charge, "__dataclass_fields__"):
         raise ValueError(
             f"{type(charge).__name__} is no dataclass, so a recipe does not know its settings. Write @dataclass(frozen=True) "
             "above the class, and its settings as fields"
         )
     values: dict[str, Any] = {"penalty": type(charge)}
+    settled: Any = charge
     settings = {
-        one.name: getattr(charge, one.name) for one in fields(charge) if one.init and not _is_default(charge, one)
+        one.name: getattr(charge, one.name) for one in fields(settled) if one.init and not _is_default(charge, one)
     }
     if taken := {"penalty", "on", "how", "schedule", "warmup"} & set(settings):
         raise ValueError(
             f"{type(charge).__name__} has a field {min(taken)!r}, which is the name of a key of every term; call it otherwise"
         )
     values |= {name: held(value) for name, value in settings.items()}
-    where = place(term.where)
-    if charge.placed() and (isinstance(charge, FunctionalPenalty) or where != place(charge.everywhere)):
+    where = words_of(term.where)
+    if charge.placed() and (isinstance(charge, FunctionalPenalty) or where != words_of(charge.everywhere)):
         values["on"] = where
     if term.how != charge.default_how:
         values["how"] = term.how

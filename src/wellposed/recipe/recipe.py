@@ -43,7 +43,7 @@ from wellposed.noise.perturb import NOISES, Placed
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
 from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
-from wellposed.recipe.held import Held, place, sayable, taken_apart, tuples
+from wellposed.recipe.held import Held, sayable, taken_apart, tuples, words_of
 
 SCHEMA = 1
 
@@ -327,7 +327,7 @@ class TermSpec(Section):
     @field_validator("on")
     @classmethod
     def _place(cls, on: Any) -> Any:
-        return on if isinstance(on, Held) else place(on)
+        return on if isinstance(on, Held) else words_of(on)
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -742,6 +742,11 @@ class Recipe(Section):
         """The terms with their penalties and selectors; strengths follow their schedules over ``total_steps``."""
         return [spec.build(total_steps) for spec in self.terms]
 
+    @property
+    def classes(self) -> list[type]:
+        """The classes that somebody wrote: of penalties, constraints and optimizers."""
+        return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
+
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
@@ -750,7 +755,7 @@ class Recipe(Section):
         if self.schedule.name != other.schedule.name:  # two functions may have one name
             found["schedule.name"] = (str(self.schedule.name), str(other.schedule.name))
         if self.terms != other.terms and "terms" not in found:  # nor need two classes, or two tensors, read differently
-            found["terms"] = tuple([str(term.build()) for term in one.terms] for one in (self, other))
+            found["terms"] = ([str(term.build()) for term in self.terms], [str(term.build()) for term in other.terms])
         return found
 
     def __hash__(self) -> int:
