@@ -501,7 +501,7 @@ def test_a_subclass_that_steps_as_its_parent_is_known() -> None:
     class Named(torch.optim.RAdam):
         pass
 
-    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is optimizer_metrics._radam
+    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is optimizer_metrics.METRICS[torch.optim.RAdam]
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])

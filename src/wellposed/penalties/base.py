@@ -84,6 +84,14 @@ class Chargeable(ABC):
     searched: ClassVar[Searched | None] = None
     """What a search tries of it; None where it is only tried in a recipe of somebody's own. Not inherited."""
 
+    def __init_subclass__(cls) -> None:
+        """Refuse a field that would hide a method, such as ``at: float``."""
+        methods = ("on", "at", "check", "times", "name", "everywhere", "placed", "default_how")
+        if taken := [name for name in methods if name in vars(cls).get("__annotations__", {})]:
+            raise InputError(
+                f"{cls.__name__} has a field {taken[0]!r}, which hides a method of {cls.__mro__[1].__name__}."
+            )
+
     @property
     def traits(self) -> Traits:
         """What holds for it; a class may say so once and for all."""
@@ -336,6 +344,11 @@ class FunctionalPenalty(Chargeable):
     needs: ClassVar[tuple[str, ...]] = ("outputs",)
     """Which of a `Context` it looks at. One that needs ``activations`` is bound to modules, others to the whole model."""
     strength: float
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether it takes outputs for logits of classes, along ``axis`` (1), or one by one where ``binary``."""
+        return False
 
     def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
         """Bind to modules, if it charges activations, else to the whole model; see `Chargeable.on`."""

@@ -216,6 +216,11 @@ class Confidence(FunctionalPenalty):
         _flags(self, binary=self.binary)
         _axis(self)
 
+    @property
+    def of_classes(self) -> bool:
+        """Entropy is one of classes."""
+        return True
+
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient."""
         (outputs,) = _given(self, context)
@@ -300,6 +305,11 @@ class Consistency(FunctionalPenalty):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
         _flags(self, both=self.both, binary=self.binary)
         _axis(self)
+
+    @property
+    def of_classes(self) -> bool:
+        """Not where values are compared."""
+        return self.of != "values"
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.
