@@ -704,7 +704,8 @@ def check_charges(
     differentiates = next((charge for charge in charges if "inputs" in charge.needs), None)
     if differentiates is not None and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
         raise ProblemError(
-            f"The penalty {differentiates.name} needs inputs that are one floating tensor. Leave it out, or give the model embeddings."
+            f"The penalty {differentiates.name} needs inputs that are one floating tensor. Leave it out, or give the "
+            "model embeddings."
         )
     of_classes = [charge for charge in charges if charge.of_classes]
     if not of_classes:
