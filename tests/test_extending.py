@@ -396,6 +396,31 @@ def test_a_penalty_that_is_no_dataclass_is_refused_by_recipes() -> None:
         wp.Recipe(terms=[Confused(0.1, how="y").on()])
 
 
+def test_a_charge_of_ones_own_cannot_hide_a_method_or_decay() -> None:
+    with pytest.raises(wp.InputError, match="Hidden has a field 'at', which hides a method of Toll"):
+
+        @dataclass(frozen=True)
+        class Hidden(Toll):
+            at: float = 0.0  # type: ignore[assignment]
+
+    @dataclass(frozen=True)
+    class Rotting(Toll):
+        hows: ClassVar[tuple[Any, ...]] = ("decay", "prox")
+
+    net = Kite()
+    with pytest.raises(wp.CompositionError, match=r"is no wp\.L2"):
+        wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [Rotting(0.1).on()])
+
+
+@pytest.mark.parametrize("key", ["penalty", "on", "schedule", "how"])
+@pytest.mark.parametrize("value", [3, None, [], {}, {"a": 1}, [1, [2]], True, 0.5, "", "::"])
+def test_damaged_terms_end_in_a_sentence(key: str, value: Any) -> None:
+    try:
+        wp.Recipe(terms=[{"penalty": "l1", "strength": 0.1, key: value}])
+    except wp.RecipeError as error:
+        assert "Traceback" not in str(error)  # noqa: PT017
+
+
 # Training
 
 

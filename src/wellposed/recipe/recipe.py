@@ -329,10 +329,17 @@ class TermSpec(Section):
     def _place(cls, on: Any) -> Any:
         return on if isinstance(on, Held) else words_of(on)
 
+    @field_validator("schedule")
+    @classmethod
+    def _shape(cls, schedule: Any) -> Any:
+        if isinstance(schedule, str):
+            check_shape(schedule, "a strength")
+        elif not isinstance(schedule, Held) and not callable(schedule):
+            raise ValueError(f"a schedule is a name or a function of the step; it was given {described(schedule)}")
+        return Held(schedule) if callable(schedule) else schedule
+
     @model_validator(mode="after")
     def _buildable(self) -> Self:
-        if not isinstance(self.schedule, Held):
-            check_shape(self.schedule, "a strength")
         self.build()
         return self
 
