@@ -6,6 +6,7 @@ moves by ``-t * gradient``, and ``w = prox_t(w - t * gradient)`` says that ``-gr
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,8 +245,13 @@ def metric_of(optimizer: Optimizer) -> OptimizerMetric | None:
                     f"{cls.__name__}.effective_step is a wp.OptimizerMetric; it was given {described(known)}."
                 )
             # A subclass that steps in its own way has a metric of its own; AdamW is a subclass of Adam that does not.
-            return known if getattr(type(optimizer), "step", None) is getattr(cls, "step", None) else None
+            return known if _own_step(type(optimizer)) is _own_step(cls) else None
     return None
+
+
+def _own_step(cls: type[Optimizer]) -> Any:
+    """The function that steps, without what torch wraps around it in each class of which it first makes an object."""
+    return inspect.unwrap(getattr(cls, "step", None))  # type: ignore[arg-type]
 
 
 def is_adaptive(optimizer: Optimizer) -> bool:
