@@ -29,9 +29,12 @@ from wellposed.core.errors import FolderInUse, InputError, WellposedError  # noq
 from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
-from wellposed.search import confirmation, timing  # noqa: E402
+from wellposed.search import (  # noqa: E402
+    confirmation,
+    runner,
+    timing,
+)
 from wellposed.search import improve as searching  # noqa: E402
-from wellposed.search import runner  # noqa: E402
 from wellposed.search.improve import improve, with_test  # noqa: E402
 from wellposed.search.rate_grid import BASELINE_RATES, next_rates  # noqa: E402
 from wellposed.search.references import references  # noqa: E402

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError, described
 from wellposed.core.numbers import settle
 from wellposed.core.registry import classes_in, snake_case
@@ -494,7 +494,7 @@ def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
 
 
 @checked
-def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) -> Perturbed:
+def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: Seed = 0) -> Perturbed:
     """Put noise into a model: at each forward in training mode a new draw, in evaluation none.
 
     Draws are functions of ``(seed, step, place)`` and leave torch's global random state alone. Parameters, state and

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,13 +45,16 @@ def held(value: Any) -> Any:
 
 
 def tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth, so that a recipe equals itself read back."""
+    """Lists and arrays of numpy or pandas as tuples, at every depth, so that a recipe equals itself read back; their numbers as
+    Python's own. A tensor stays one."""
+    if hasattr(value, "__array__") and not isinstance(value, Tensor):
+        value = np.asarray(value).tolist()
     return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def sayable(value: Any) -> bool:
-    """Whether TOML can say this: a number, text, or nested lists of them."""
-    return all(isinstance(leaf, (bool, int, float, str)) for leaf in leaves(value))
+    """Whether TOML can say this: a number that is not NaN, text, or nested lists of them."""
+    return all(isinstance(leaf, (bool, int, float, str)) and leaf == leaf for leaf in leaves(value))
 
 
 def leaves(value: Any) -> Iterator[Any]:

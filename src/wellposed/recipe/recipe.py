@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 import torch
@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SerializationInfo,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_serializer,
@@ -27,7 +28,7 @@ from pydantic import (
 from torch import nn
 
 from wellposed.core.errors import RecipeError, described, did_you_mean, listed
-from wellposed.core.files import check_schema
+from wellposed.core.files import check_schema, meant, spelled
 from wellposed.core.reading import check_memory, read_bytes
 from wellposed.core.registry import (
     classes_in,
@@ -41,9 +42,19 @@ from wellposed.core.registry import (
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
-from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
+from wellposed.optim.schedules import (
+    BY_FUNCTION,
+    COURSES,
+    SHAPES,
+    TORCH_NAMES,
+    Course,
+    Custom,
+    Monitor,
+    rate_at,
+    shaped,
+)
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
-from wellposed.recipe.held import Held, sayable, taken_apart, tuples, words_of
+from wellposed.recipe.held import Held, leaves, sayable, taken_apart, tuples, words_of
 
 SCHEMA = 1
 
@@ -65,6 +76,15 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value := tuples(value), bool) and types & {int, float} and bool not in types:
+            raise ValueError(f"a number is needed, and {value} is none")
+        return value
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -147,11 +167,16 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
-        known = set(inspect.signature(self.kind).parameters) - {"params"}
-        for key in self.settings:
+        parameters = inspect.signature(self.kind).parameters
+        known = set(parameters) - {"params"}
+        for key, value in self.settings.items():
             if key not in known:
                 raise ValueError(
                     f"{self.title} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                )
+            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in leaves(value)):
+                raise ValueError(
+                    f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
         return self
 
@@ -228,9 +253,10 @@ class ScheduleSpec(Section):
         if callable(name) and not isinstance(name, type):
             return Custom(name)
         if not isinstance(name, str) or name not in COURSES:
-            raise ValueError(
-                f"there is no schedule {name!r}.{did_you_mean(str(name), COURSES)} Known: {listed(COURSES, 20)}"
-            )
+            called = getattr(name, "__name__", str(name))  # torch's class, or its name
+            ours = TORCH_NAMES.get(called)
+            hint = did_you_mean(called, COURSES) if ours is None else f" torch's {called} is {ours!r} here."
+            raise ValueError(f"there is no schedule {called!r}.{hint} Known: {listed(COURSES, 20)}. {BY_FUNCTION}")
         return name
 
     @field_serializer("name", when_used="json")
@@ -428,7 +454,7 @@ def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[s
     needed = [name for name, parameter in taken.items() if parameter.default is inspect.Parameter.empty]
     if extra := [key for key in given if key not in taken]:
         hint = did_you_mean(extra[0], [*taken, *others])
-        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken)}")
+        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
     if missing := [key for key in needed if key not in given]:
         raise ValueError(f"{what} needs {listed(missing)}")
     return cls(**given)
@@ -464,6 +490,11 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     return values
 
 
+def _types(annotation: Any) -> set[Any]:
+    """What an annotation is made of."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
+
+
 class PlaceSpec(Section):
     """One ``[[noise.places]]``: a kind of noise with its size, on modules or weights that ``on`` selects.
 
@@ -476,6 +507,12 @@ class PlaceSpec(Section):
     on: str | tuple[str, ...]
     schedule: str = "constant"
     warmup: Rate = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -649,7 +686,7 @@ class Recipe(Section):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**meant(values))
         except ValidationError as error:
             raise RecipeError(explained(error)) from None
 
@@ -684,7 +721,8 @@ class Recipe(Section):
             RecipeError: the schedule is a function, or a term holds what TOML cannot say; a class of one's own is written by its
                 import name.
         """
-        return self._toml(self.to_dict())
+        self._check_written()
+        return self._toml(self._shown())
 
     @staticmethod
     def _toml(values: dict[str, Any]) -> str:
@@ -697,11 +735,18 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists.
+        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+
+        JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
         Raises:
             RecipeError: the schedule is a function, or a term holds what only Python can say.
         """
+        self._check_written()
+        found: dict[str, Any] = spelled(self._shown())
+        return found
+
+    def _check_written(self) -> None:
         for term in self.terms:
             if term.unsaid:
                 raise RecipeError(
@@ -717,7 +762,6 @@ class Recipe(Section):
                 f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
                 f"{listed(COURSES, 20)}, or keep the recipe in Python."
             )
-        return self._shown()
 
     def _shown(self) -> dict[str, Any]:
         """As `to_dict`, a function by its name."""
