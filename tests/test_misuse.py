@@ -345,10 +345,12 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
-    "WellposedError",
+    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
+    "Term", *(name for name in wp.__all__ if name.endswith("Error")),
+    "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
+    "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip
-"""What is given back, and not made by a caller."""
+"""What is given back, or is the base or a part of what a caller writes, and is not called with values."""
 RANGES = {  # what an annotation of plain types lets through and is no right value
     ("fit", "rows"): ("zero", "minus one"),
     ("fit", "probe_rows"): ("zero", "minus one"),

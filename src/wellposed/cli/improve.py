@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory
+from wellposed.cli.options import MaxMemory, Rules, typed
 from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
 from wellposed.core.signs import fitting
 
@@ -54,6 +54,7 @@ def improve(
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
+    rule: Rules = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -99,7 +100,7 @@ def improve(
         try:
             study = search(
                 problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command,
+                command=command, rules=typed(rule, "rule"),
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:

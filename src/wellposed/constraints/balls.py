@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from wellposed.core.errors import InputError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
-from wellposed.penalties.base import Constraint, Traits, at_least_zero, needs_axes
+from wellposed.penalties.base import Constraint, Penalty, Searched, Traits, at_least_zero, needs_axes
 from wellposed.penalties.layouts import laid_out
 
 WAYS: dict[str, int | None] = {**AXES, "all": None}
@@ -20,6 +21,19 @@ WAYS: dict[str, int | None] = {**AXES, "all": None}
 
 Units and inputs of transposed kernels are found where they are; see `wellposed.penalties.layouts.laid_out`.
 """
+
+
+def positively_homogeneous(cores: Sequence[Penalty]) -> bool:
+    """Whether all are convex with ``g(c u) = c g(u)`` for c > 0."""
+    return all(core.traits.convex and core.traits.homogeneous == 1 for core in cores)
+
+
+def _cut_alike(core: Penalty, constraint: Constraint) -> bool:
+    """Whether the groups of a penalty are those of the norm ball: units or inputs, by whatever name."""
+    ways = [
+        AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)
+    ]
+    return core.merged(core) is not None and ways[0] is not None and ways[0] == ways[1]
 
 
 class Bounded(Constraint):
@@ -96,10 +110,18 @@ class MaxNorm(BoundedGroups):
 
     bound: float
     by: str = "unit"
+    keeps_signs: ClassVar[bool] = True
+    searched: ClassVar[Searched] = Searched(
+        low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1, amount="bound", without=("group_l2",)
+    )
 
     def project(self, w: Tensor) -> Tensor:
         """The nearest feasible weights; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, self.axis)
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After absolute values, and after group norms whose groups are its own: units or inputs, by whatever name."""
+        return positively_homogeneous(cores) if self.by == "all" else all(_cut_alike(core, self) for core in cores)
 
 
 @checked
@@ -116,10 +138,15 @@ class L2Ball(Bounded):
     """
 
     bound: float
+    keeps_signs: ClassVar[bool] = True
 
     def project(self, w: Tensor) -> Tensor:
         """``w * min(1, bound/|w|)``; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, None)
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After anything convex with ``g(c u) = c g(u)``."""
+        return positively_homogeneous(cores)
 
 
 @checked
@@ -138,11 +165,16 @@ class L1Ball(BoundedGroups):
 
     bound: float
     by: str = "all"
+    keeps_signs: ClassVar[bool] = True
     traits: ClassVar[Traits] = Traits()
 
     def project(self, w: Tensor) -> Tensor:
         """``sign(w) * max(|w| - theta, 0)`` with the theta that meets the bound; a feasible group is unchanged."""
         return into_l1_ball(w, self.bound, self.axis)
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After absolute values of one strength."""
+        return not weighted and not cores
 
 
 @checked

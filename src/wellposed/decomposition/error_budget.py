@@ -544,7 +544,7 @@ class _Probe:
     def kin(self, found: Sequence[Found]) -> dict[str, Any]:
         """What the recipe's own optimizer reaches at its own rate, and what it or its kind does at any."""
         own = self.recipe.optimizer
-        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.name) == _kind(own.name)]
+        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.title) == _kind(own.title)]
         same = [one.training for one in kind if one.by is not None and one.by.optimizer.lr == own.lr]
         best = min(kind, key=lambda one: one.training, default=None)
         return {

@@ -94,7 +94,7 @@ class Objective:
             fixed = False
         if not fixed:
             notes.append(
-                f"Decay under {recipe.optimizer.name} minimizes no fixed cost. Its best weights are the lowest training loss "
+                f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
                 "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
             )
         notes += _beside(recipe)

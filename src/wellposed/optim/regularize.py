@@ -22,11 +22,10 @@ from wellposed.ops.shards import whole
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
 from wellposed.optim.optimizer_metrics import (
-    BEFORE,
     RAMP_STEPS,
     Diagonal,
-    EffectiveStep,
     Metric,
+    OptimizerMetric,
     is_adaptive,
     needs_metric,
 )
@@ -66,7 +65,7 @@ class Regularized(Wrapper):
         self._model = weakref.ref(unwrapped(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
-        self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
+        self._metric: OptimizerMetric | None = needs_metric(optimizer) if proximal else None
         self._before: dict[int, dict[str, Any]] = {}
         self._ramps = is_adaptive(optimizer)
         self._rates = [first_rates(group) for group in optimizer.param_groups]
@@ -202,7 +201,7 @@ class Regularized(Wrapper):
 
     def _look_before(self, moving: Moving) -> None:
         """Keep what the metric needs of the moment before the optimizer's step, for parameters with a proximal step."""
-        before = None if self._metric is None else BEFORE.get(self._metric)
+        before = None if self._metric is None else self._metric.before
         if before is None:
             return
         groups = self._groups()
@@ -263,10 +262,10 @@ class Regularized(Wrapper):
         By the parameter's own steps: one that joins late has no second moment yet.
         """
         assert self._metric is not None
+        state = self.optimizer.state.get(one.leaf.tensor, {}) | self._before.get(id(one.leaf.tensor), {})
         if not self._ramps:
-            return self._metric(group, self._before.get(id(one.leaf.tensor), {}), 1)
-        state = self.optimizer.state[one.leaf.tensor] | self._before.get(id(one.leaf.tensor), {})
-        one.count = int(state["step"]) if one.count is None else one.count + 1
+            return self._metric(group, state, 1)
+        one.count = int(state.get("step", 1)) if one.count is None else one.count + 1
         metric = self._metric(group, state, one.count)
         ramp = min(1.0, one.count / RAMP_STEPS)
         return metric * ramp if isinstance(metric, float) else metric.times(ramp)

@@ -21,7 +21,7 @@ import torch
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
-from wellposed.parallel.transfer import Lot, Parcel, lots, packed, received, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
@@ -56,7 +56,8 @@ def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) 
     several = max(min(count, len(jobs)), math.ceil(len(jobs) / LOT))
     waiting = lots(jobs, several, replace(conditions, device=kind, done=None))
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
+    own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
+    with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
         told = Told(len(jobs), conditions.done)
         return Tasks(ray, task, problem, stored(ray, problem), jobs, told, count).train(waiting)
 

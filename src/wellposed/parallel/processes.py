@@ -36,7 +36,7 @@ from wellposed.core.progress import report, reporting_to
 from wellposed.core.shared import warnings_apart
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, lots, packed, received, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -313,8 +313,10 @@ class Fresh:
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
+        with by_value(self.pickling, problem, lot.jobs):
+            jobs = self.pickling.dumps(lot)
         # In a thread, since a new interpreter takes seconds until it reads.
-        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(lot)), daemon=True).start()
+        threading.Thread(target=self._feed, args=(here, jobs), daemon=True).start()
         return Worker(lot, here, lambda: process.poll() is None, process.kill, process.wait)
 
     def _feed(self, line: Connection, lot: bytes) -> None:

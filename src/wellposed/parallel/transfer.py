@@ -63,7 +63,7 @@ def packed(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     light = copy.copy(problem)
     light.data = None  # type: ignore[assignment]
     body, memory = io.BytesIO(), list[pickle.PickleBuffer]()
-    with by_value(problem, pickling):
+    with by_value(pickling, problem):
         try:
             _pickler(pickling)(body, protocol=5, buffer_callback=memory.append).dump(light)
         except Exception as error:
@@ -121,9 +121,11 @@ def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
 
 
 @contextlib.contextmanager
-def by_value(problem: Problem, pickling: ModuleType) -> Iterator[None]:
-    """Send along the modules of the problem's parts that nobody else could import: a file given as FILE.py:NAME."""
-    parts = (problem.model, problem.forward, problem.loss.given, type(problem))
+def by_value(pickling: ModuleType, problem: Problem, jobs: Sequence[Job] = ()) -> Iterator[None]:
+    """Send along the modules of the problem's parts, and of what recipes name, that nobody else could import: a file given as
+    FILE.py:NAME."""
+    parts: list[Any] = [problem.model, problem.forward, problem.loss.given, type(problem)]
+    parts += [part for job in jobs for part in job.recipe.classes]
     names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
     ours = [sys.modules[name] for name in names if name in sys.modules and not _importable(name)]
     fresh = [module for module in ours if module.__name__ not in pickling.list_registry_pickle_by_value()]

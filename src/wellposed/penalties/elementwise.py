@@ -14,7 +14,18 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import length, signs, unless_diverged, widened
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
-from wellposed.penalties.base import How, Penalty, Schedule, Summands, Term, Traits, array, at_least_zero, shown
+from wellposed.penalties.base import (
+    How,
+    Penalty,
+    Schedule,
+    Searched,
+    Summands,
+    Term,
+    Traits,
+    array,
+    at_least_zero,
+    shown,
+)
 
 Scaling = Literal["torch", "composer", "independent", "timm"]
 """How decoupled decay follows the learning rate; see `L2.decoupled`."""
@@ -103,6 +114,7 @@ class L1(Separable):
     convention: str = field(default="", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=1)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    searched: ClassVar[Searched] = Searched(low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.12)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
@@ -221,6 +233,7 @@ class L2(Separable):
     scaling: str = field(default="torch", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
+    searched: ClassVar[Searched] = Searched(low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)

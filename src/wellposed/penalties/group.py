@@ -21,6 +21,7 @@ from wellposed.penalties.base import (
     ByValue,
     How,
     Penalty,
+    Searched,
     Summands,
     Traits,
     array,
@@ -266,6 +267,9 @@ class GroupL2(Grouped):
     block: tuple[int, int] | None = None
     weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    searched: ClassVar[Searched] = Searched(
+        low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08, settings={"by": "input", "on": "inputs"}
+    )
 
     @property
     def traits(self) -> Traits:

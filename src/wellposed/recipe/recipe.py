@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import numpy as np
 import tomli_w
 import torch
 from pydantic import (
@@ -18,18 +17,28 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializationInfo,
     ValidationError,
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from wellposed.core.errors import RecipeError, described, did_you_mean, listed
 from wellposed.core.files import check_schema, meant, spelled
 from wellposed.core.reading import check_memory, read_bytes
-from wellposed.core.registry import classes_in
+from wellposed.core.registry import (
+    classes_in,
+    import_name,
+    imported,
+    importing,
+    is_import_name,
+    is_importable,
+    snake_case,
+)
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
@@ -45,6 +54,7 @@ from wellposed.optim.schedules import (
     shaped,
 )
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
+from wellposed.recipe.held import Held, leaves, sayable, taken_apart, tuples, words_of
 
 SCHEMA = 1
 
@@ -72,7 +82,7 @@ class Section(BaseModel):
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
         types = _types(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value := _tuples(value), bool) and types & {int, float} and bool not in types:
+        if isinstance(value := tuples(value), bool) and types & {int, float} and bool not in types:
             raise ValueError(f"a number is needed, and {value} is none")
         return value
 
@@ -107,24 +117,47 @@ def fusable(parameter: Any) -> bool:
 
 
 class OptimizerSpec(Section):
-    """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
+    """``name`` is any class of ``torch.optim``, by its name or itself; or a class of one's own, which TOML calls by its import
+    name. Its other settings stand beside it (``momentum = 0.9``)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
-    name: str = "adamw"
+    name: Any = "adamw"
     lr: Positive = 1e-3
 
-    @field_validator("name", mode="before")
+    @field_validator("name")
     @classmethod
-    def _known(cls, name: Any) -> str:
+    def _known(cls, name: Any) -> str | type[torch.optim.Optimizer]:
+        if is_import_name(name):
+            name = imported(name, "optimizer")
         if isinstance(name, type) and issubclass(name, torch.optim.Optimizer):
-            name = name.__name__
+            ours = name.__name__.lower()
+            return ours if optimizers().get(ours) is name else name
         if not isinstance(name, str) or name.lower() not in optimizers():
             raise ValueError(
-                f"there is no optimizer {name!r} in torch.optim.{did_you_mean(str(name), optimizers())} "
-                "One from elsewhere goes to wp.fit(..., optimizer=lambda parameters: ...)"
+                f"there is no optimizer {name!r} in torch.optim.{did_you_mean(str(name), optimizers())} One of your own is given "
+                "as a class, or by its import name 'package.module:Class'"
             )
         return name.lower()
+
+    @field_serializer("name", when_used="json")
+    def _named(self, name: Any) -> str:
+        return self.says
+
+    @property
+    def kind(self) -> type[torch.optim.Optimizer]:
+        """The class."""
+        return self.name if isinstance(self.name, type) else optimizers()[self.name]
+
+    @property
+    def title(self) -> str:
+        """What it is called: ``adamw``, and ``mine`` for a class ``Mine`` of somebody's own."""
+        return self.kind.__name__.lower()
+
+    @property
+    def says(self) -> str:
+        """How TOML says it: ``adamw``, or an import name."""
+        return import_name(self.name) if isinstance(self.name, type) else str(self.name)
 
     @model_validator(mode="before")
     @classmethod
@@ -134,14 +167,14 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
-        parameters = inspect.signature(optimizers()[self.name]).parameters
+        parameters = inspect.signature(self.kind).parameters
         known = set(parameters) - {"params"}
         for key, value in self.settings.items():
             if key not in known:
                 raise ValueError(
-                    f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                    f"{self.title} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
                 )
-            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in _flat_in(value)):
+            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in leaves(value)):
                 raise ValueError(
                     f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
@@ -158,7 +191,7 @@ class OptimizerSpec(Section):
         Raises:
             RecipeError: the optimizer refuses a setting.
         """
-        cls: Any = optimizers()[self.name]
+        cls: Any = self.kind
         settings = self.settings
         known = inspect.signature(cls).parameters
         parameters = list(parameters)
@@ -170,7 +203,7 @@ class OptimizerSpec(Section):
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
             return built
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"[optimizer] {self.name} does not accept {settings}: {error}.") from None
+            raise RecipeError(f"[optimizer] {self.title} does not accept {settings}: {error}.") from None
 
 
 class ScheduleSpec(Section):
@@ -282,25 +315,105 @@ class TermSpec(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
-    penalty: str
+    penalty: Any
     strength: NonNegative | None = None
     bound: NonNegative | None = None
-    on: str | tuple[str, ...] = "weights"
+    on: Any = "weights"
     how: How | None = None
-    schedule: str = "constant"
+    schedule: Any = "constant"
     warmup: Rate = 0.0
 
     @model_validator(mode="before")
     @classmethod
     def _writable(cls, given: Any) -> Any:
-        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        """A term in Python is taken apart; sequences become tuples, so that a recipe equals itself read back; what TOML cannot
+        say is refused."""
+        if isinstance(given, Term):
+            return taken_apart(given)
+        if isinstance(given, Chargeable):
+            raise ValueError(str(Term.refused("A recipe", given)).removesuffix("."))
         return written(given, cls.model_fields) if isinstance(given, Mapping) else given
+
+    @field_validator("penalty")
+    @classmethod
+    def _charge(cls, penalty: Any) -> str | type[Chargeable]:
+        """One of ours by its name; the class of one that somebody wrote, which TOML calls by its import name."""
+        if is_import_name(penalty):
+            penalty = imported(penalty, "penalty")
+        if isinstance(penalty, type) and issubclass(penalty, Chargeable) and not inspect.isabstract(penalty):
+            ours = snake_case(penalty.__name__)
+            return ours if chargeables().get(ours) is penalty else penalty
+        if not isinstance(penalty, str):
+            raise ValueError(
+                f"a penalty or a constraint is needed, by its name or as a class of wp.Penalty, wp.Constraint or "
+                f"wp.FunctionalPenalty with all their methods; it was given {described(penalty)}"
+            )
+        return penalty
+
+    @field_validator("on")
+    @classmethod
+    def _place(cls, on: Any) -> Any:
+        return on if isinstance(on, Held) else words_of(on)
+
+    @field_validator("schedule")
+    @classmethod
+    def _shape(cls, schedule: Any) -> Any:
+        if isinstance(schedule, str):
+            check_shape(schedule, "a strength")
+        elif not isinstance(schedule, Held) and not callable(schedule):
+            raise ValueError(f"a schedule is a name or a function of the step; it was given {described(schedule)}")
+        return Held(schedule) if callable(schedule) else schedule
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
-        check_shape(self.schedule, "a strength")
         self.build()
         return self
+
+    @model_serializer(mode="plain")
+    def _as_keys(self, info: SerializationInfo) -> dict[str, Any]:
+        """All keys as they are; for JSON as words: a class by its import name, and no place where there is none to say."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        if info.exclude_defaults:
+            values = {k: v for k, v in values.items() if v != type(self).model_fields[k].default}
+        values |= self.model_extra or {}
+        if info.mode == "python":
+            return values
+        if not self.charge.placed():
+            values.pop("on", None)
+        if isinstance(self.penalty, type):
+            values["penalty"] = import_name(self.penalty)
+        return {key: repr(value) if isinstance(value, Held) else value for key, value in values.items()}
+
+    @property
+    def charge(self) -> type[Chargeable]:
+        """The class of the penalty or the constraint.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if isinstance(self.penalty, type):
+            return self.penalty
+        known = chargeables()
+        if self.penalty not in known:
+            raise ValueError(
+                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}. One of "
+                "your own has an import name, 'package.module:Class'"
+            )
+        return known[self.penalty]
+
+    @property
+    def name(self) -> str:
+        """What it is called: ``l1``, ``max_norm``, and ``mine`` for a class ``Mine`` of somebody's own."""
+        return snake_case(self.penalty.__name__) if isinstance(self.penalty, type) else str(self.penalty)
+
+    @property
+    def unsaid(self) -> str:
+        """What of the term only Python can say; empty where TOML can say all of it."""
+        if isinstance(self.penalty, type) and not is_importable(self.penalty):
+            return f"its class {import_name(self.penalty)} cannot be imported: define it in a module, outside of any function"
+        values = {"on": self.on, "schedule": self.schedule, **self.settings}
+        found = next((key for key, value in values.items() if isinstance(value, Held)), None)
+        return f"its {found} is {values[found]}, which is more than text and numbers" if found else ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -321,15 +434,14 @@ class TermSpec(Section):
         Raises:
             ValueError: the penalty is not known or does not take what was given.
         """
-        known = chargeables()
-        if self.penalty not in known:
-            raise ValueError(
-                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}"
-            )
-        others = ["how", "schedule", "warmup"]
-        charge: Chargeable = made(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
-        schedule = scheduled(self.schedule, self.warmup, total_steps)
-        return charge.on(None if self.on == "weights" else self.on, how=self.how, schedule=schedule)
+        settings = {key: value.value if isinstance(value, Held) else value for key, value in self.settings.items()}
+        charge: Chargeable = made(self.charge, f"penalty {self.name!r}", settings, ["how", "schedule", "warmup"])
+        if isinstance(self.schedule, Held):
+            schedule = None if total_steps is None else self.schedule.value
+        else:
+            schedule = scheduled(self.schedule, self.warmup, total_steps)
+        where = self.on.value if isinstance(self.on, Held) else self.on
+        return charge.on(None if where == "weights" else where, how=self.how, schedule=schedule)
 
 
 def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
@@ -338,8 +450,8 @@ def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[s
     Raises:
         ValueError: something is missing, or not known.
     """
-    taken = [name for name, parameter in inspect.signature(cls).parameters.items() if writable(parameter)]
-    needed = [name for name in taken if inspect.signature(cls).parameters[name].default is inspect.Parameter.empty]
+    taken = inspect.signature(cls).parameters
+    needed = [name for name, parameter in taken.items() if parameter.default is inspect.Parameter.empty]
     if extra := [key for key in given if key not in taken]:
         hint = did_you_mean(extra[0], [*taken, *others])
         raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
@@ -361,23 +473,16 @@ def scheduled(name: str, warmup: float, total_steps: int | None) -> Schedule | N
     return shaped(name, total_steps, warmup)
 
 
-def writable(parameter: inspect.Parameter) -> bool:
-    """Whether a recipe can say this argument of a charge: numbers, text, and mappings of them, but no tensors."""
-    return parameter.name not in ("reference", "convention")
-
-
 def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
     """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
 
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: _tuples(value) for key, value in given.items()}
+    values = {key: tuples(value) for key, value in given.items()}
     for key, value in values.items():
         parts = value.values() if tables and isinstance(value, Mapping) else (value,)
-        if key not in fields and not all(
-            isinstance(leaf, (bool, int, float, str)) and leaf == leaf for p in parts for leaf in _flat_in(p)
-        ):
+        if key not in fields and not isinstance(value, Held) and not all(map(sayable, parts)):
             raise ValueError(
                 f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
                 "out"
@@ -388,22 +493,6 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
 def _types(annotation: Any) -> set[Any]:
     """What an annotation is made of."""
     return {annotation}.union(*map(_types, get_args(annotation)))
-
-
-def _tuples(value: Any) -> Any:
-    """Lists and arrays of numpy or pandas as tuples, at every depth; their numbers as Python's own. A tensor stays one."""
-    if hasattr(value, "__array__") and not isinstance(value, Tensor):
-        value = np.asarray(value).tolist()
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _flat_in(value: Any) -> Iterator[Any]:
-    """What nested tuples hold."""
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _flat_in(part)
-    else:
-        yield value
 
 
 class PlaceSpec(Section):
@@ -590,6 +679,11 @@ class Recipe(Section):
     lookahead: LookaheadSpec = LookaheadSpec()
     stopping: StoppingSpec = StoppingSpec()
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, (Term, Chargeable)) else given
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**meant(values))
@@ -615,7 +709,8 @@ class Recipe(Section):
             raise RecipeError(f"{where} is nested too deeply for a recipe.") from None
         check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
-            return cls(**values)
+            with importing():
+                return cls(**values)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
 
@@ -623,7 +718,8 @@ class Recipe(Section):
         """The recipe as TOML: what differs from the defaults, and ``epochs``, ``batch_size`` and the optimizer always.
 
         Raises:
-            RecipeError: the schedule is a function, which TOML cannot say.
+            RecipeError: the schedule is a function, or a term holds what TOML cannot say; a class of one's own is written by its
+                import name.
         """
         self._check_written()
         return self._toml(self._shown())
@@ -644,13 +740,23 @@ class Recipe(Section):
         JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
         Raises:
-            RecipeError: the schedule is a function, which they cannot say.
+            RecipeError: the schedule is a function, or a term holds what only Python can say.
         """
         self._check_written()
         found: dict[str, Any] = spelled(self._shown())
         return found
 
     def _check_written(self) -> None:
+        for term in self.terms:
+            if term.unsaid:
+                raise RecipeError(
+                    f"The term {term.name} cannot be written down: {term.unsaid}. Or keep the recipe in Python."
+                )
+        if isinstance(self.optimizer.name, type) and not is_importable(self.optimizer.name):
+            raise RecipeError(
+                f"The optimizer {import_name(self.optimizer.name)} cannot be imported, so it cannot be written down: define it in "
+                "a module, outside of any function. Or keep the recipe in Python."
+            )
         if isinstance(self.schedule.name, Custom):
             raise RecipeError(
                 f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
@@ -661,7 +767,7 @@ class Recipe(Section):
         """As `to_dict`, a function by its name."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         always = {"epochs": self.epochs, "batch_size": self.batch_size}
-        optimizer = {"name": self.optimizer.name, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
+        optimizer = {"name": self.optimizer.says, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
         return {**always, **{k: v for k, v in values.items() if k not in always}, "optimizer": optimizer}
 
     def replace(self, **changes: Any) -> Recipe:
@@ -687,6 +793,11 @@ class Recipe(Section):
         """The terms with their penalties and selectors; strengths follow their schedules over ``total_steps``."""
         return [spec.build(total_steps) for spec in self.terms]
 
+    @property
+    def classes(self) -> list[type]:
+        """The classes that somebody wrote: of penalties, constraints and optimizers."""
+        return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
+
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
@@ -694,14 +805,19 @@ class Recipe(Section):
         found = {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
         if self.schedule.name != other.schedule.name:  # two functions may have one name
             found["schedule.name"] = (str(self.schedule.name), str(other.schedule.name))
+        if self.terms != other.terms and "terms" not in found:  # nor need two classes, or two tensors, read differently
+            found["terms"] = ([str(term.build()) for term in self.terms], [str(term.build()) for term in other.terms])
         return found
+
+    def __hash__(self) -> int:
+        return hash((self.epochs, self.batch_size, self.optimizer.name, self.optimizer.lr, self.terms))
 
     def describe(self) -> str:
         """One line for a person: the optimizer and everything that is switched on."""
-        parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
+        parts = [f"{self.optimizer.title} lr {self.optimizer.lr:.2g}"]
         if self.schedule.name != "constant":
             parts.append(str(self.schedule.name))
-        parts += [t.penalty if t.strength is t.bound is None else f"{t.penalty} {t.amount:.2g}" for t in self.terms]
+        parts += [t.name if t.strength is t.bound is None else f"{t.name} {t.amount:.2g}" for t in self.terms]
         for label, value in (
             ("dropout", self.noise.dropout),
             ("smoothing", self.noise.label_smoothing),

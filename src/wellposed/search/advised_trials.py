@@ -34,7 +34,7 @@ def first_changes(bench: Bench, baseline: Recipe) -> list[tuple[str, Change]]:
     found: list[tuple[str, Change]] = []
     tried = [baseline]
     for name in bench.state.findings:
-        for change in advised(name, baseline, room):
+        for change in advised(name, baseline, room, bench.rules):
             trained = change.recipe.replace(epochs=baseline.epochs, stopping=baseline.stopping)
             if trained not in tried:
                 tried.append(trained)

@@ -81,6 +81,6 @@ def edge(trials: Sequence[Trial], sign: float, whose: str) -> str:
     if not higher or not rates[higher[0]]:
         return ""
     return (
-        f"The best learning rate of {whose}, {optimizer.lr:g} with {optimizer.name}, stands at the edge of divergence: "
+        f"The best learning rate of {whose}, {optimizer.lr:g} with {optimizer.title}, stands at the edge of divergence: "
         f"{higher[0]:g} diverged. That is a problem of stability to be solved first: {REMEDIES}; then tune the rate again."
     )

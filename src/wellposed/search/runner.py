@@ -15,7 +15,8 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.core.shared import threads_of
-from wellposed.diagnosis.diagnose import diagnose
+from wellposed.diagnosis.diagnose import Diagnosis, diagnose
+from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job, Outcome
 from wellposed.recipe.recipe import Recipe
@@ -27,7 +28,7 @@ from wellposed.search.timing import Pace, Trained
 from wellposed.study.budget import Account
 from wellposed.study.ranking import Rank, chosen, learned, shown_score, sign_of
 from wellposed.study.trials import BOOKED, Failed, Pending, State, Trial
-from wellposed.training.history import Stopped
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -64,10 +65,17 @@ class Bench:
     """
 
     def __init__(
-        self, problem: Problem, account: Account, state: State, folder: Path | None, device: torch.device, engine: str
+        self,
+        problem: Problem,
+        account: Account,
+        state: State,
+        folder: Path | None,
+        device: torch.device,
+        engine: str,
+        rules: Sequence[Rule] = (),
     ) -> None:
         self.problem, self.account, self.state, self.folder = problem, account, state, folder
-        self.device, self.engine, self.seed = device, engine, state.seed
+        self.device, self.engine, self.seed, self.rules = device, engine, state.seed, rules
         self.pace = Pace(problem, account, device)
         self.sign = sign_of(problem)
         self.journal = None if folder is None else Journal(folder, self.sign > 0)
@@ -265,7 +273,7 @@ class Bench:
             train_rows=rows or self.total,
             params=dict(planned.point),
             rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
-            findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run.history)],
+            findings=[] if kind != "baseline" else [finding.name for finding in self.diagnosed(run.history)],
         )
         self.runs[trial.index] = run
         known = trial.index in self.state.ended() and kind in (*BOOKED, "finalist")
@@ -297,6 +305,10 @@ class Bench:
     def short(self, kind: str) -> None:
         """The clock cut a recipe."""
         self.cut_short[kind] = self.cut_short.get(kind, 0) + 1
+
+    def diagnosed(self, run: Run | History) -> Diagnosis:
+        """What holds a run back; rules of the user's own are asked too."""
+        return diagnose(run, rules=self.rules)
 
     # --- what is kept
 

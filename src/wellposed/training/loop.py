@@ -35,7 +35,6 @@ from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
 from wellposed.optim.wrapper import inside, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
@@ -628,7 +627,7 @@ def equal_probes(
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
-    found = {f"{t.penalty} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
+    found = {f"{t.name} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
     found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
     found |= {"cutout": noise.cutout, "mixup": noise.mixup, "cutmix": noise.cutmix, "gradient_noise": noise.gradient}
     found |= {f"{place.kind} on {place.on}": place.amount for place in noise.places}
@@ -707,18 +706,18 @@ def check_charges(
     if not charges:
         return
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
-    if any("inputs" in charge.needs for charge in charges) and not (
-        isinstance(inputs, Tensor) and inputs.is_floating_point()
-    ):
+    differentiates = next((charge for charge in charges if "inputs" in charge.needs), None)
+    if differentiates is not None and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
         raise ProblemError(
-            "The penalty jacobian needs inputs that are one floating tensor. Leave it out, or give the model embeddings."
+            f"The penalty {differentiates.name} needs inputs that are one floating tensor. Leave it out, or give the "
+            "model embeddings."
         )
-    of_classes = [c for c in charges if isinstance(c, (Confidence, Consistency)) and getattr(c, "of", "") != "values"]
+    of_classes = [charge for charge in charges if charge.of_classes]
     if not of_classes:
         return
     loss = problem.loss.name
     if problem.loss.criterion is not None and not problem.loss.classifies:
-        way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
+        way = ', or set of = "values"' if hasattr(of_classes[0], "of") else ""
         raise ProblemError(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."
         )
@@ -728,7 +727,7 @@ def check_charges(
         check_axis(loss, outputs, target, charge)
 
 
-def check_axis(loss: str, outputs: Any, target: Any, charge: Confidence | Consistency) -> None:
+def check_axis(loss: str, outputs: Any, target: Any, charge: FunctionalPenalty) -> None:
     """Refuse a penalty of classes that looks for them where the loss does not.
 
     Raises:
@@ -736,18 +735,19 @@ def check_axis(loss: str, outputs: Any, target: Any, charge: Confidence | Consis
     """
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         return
-    if loss == "binary_cross_entropy" and not charge.binary and outputs.shape[1:].numel() > 1:
+    binary, along = getattr(charge, "binary", False), getattr(charge, "axis", 1)
+    if loss == "binary_cross_entropy" and not binary and outputs.shape[1:].numel() > 1:
         raise ProblemError(
             f"The penalty {charge.name} takes the {outputs.shape[1:].numel()} outputs as one distribution, and the loss "
             "binary_cross_entropy as a label each. Set binary = true."
         )
-    if loss != "cross_entropy" or charge.binary or not isinstance(target, Tensor) or target.shape == outputs.shape:
+    if loss != "cross_entropy" or binary or not isinstance(target, Tensor) or target.shape == outputs.shape:
         return
     by_torch = outputs.shape[:1] + outputs.shape[2:] == target.shape
     axis = outputs.ndim - 1 if not by_torch and outputs.shape[:-1] == target.shape else 1
-    if charge.axis % outputs.ndim != axis:
+    if along % outputs.ndim != axis:
         raise ProblemError(
-            f"The penalty {charge.name} looks for classes on axis {charge.axis}, and the loss finds them on axis {axis} of "
+            f"The penalty {charge.name} looks for classes on axis {along}, and the loss finds them on axis {axis} of "
             f"outputs of shape {tuple(outputs.shape)}. Set axis = {1 if axis == 1 else -1}."
         )
 

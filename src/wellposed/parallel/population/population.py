@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import WellposedError
+from wellposed.core.errors import WellposedError, listed
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
@@ -152,7 +152,8 @@ class Population:
         training = slot.training
         run = training.finish(stopped)
         leave(training.model)
-        run.engine = self.says
+        own = [cls.__name__ for cls in training.recipe.classes] if isinstance(self.engine, Program) else []
+        run.engine = f"{self.says}, {listed(own)} by torch" if own else self.says
         self.slots.remove(slot)
         self.free.append(slot.place)
         return run
