@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
     from wellposed.noise.mixing import ManifoldMixup
+    from wellposed.noise.noise import Noise
     from wellposed.noise.perturb import (
         DropConnect,
         Dropout,
@@ -99,6 +100,7 @@ _PLACES = {
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
     "noise.mixing": ["ManifoldMixup"],
+    "noise.noise": ["Noise"],
     "noise.perturb": [
         "DropConnect",
         "Dropout",
@@ -180,6 +182,7 @@ __all__ = [
     "Lookahead",
     "ManifoldMixup",
     "MaxNorm",
+    "Noise",
     "NonNegative",
     "NormBound",
     "Nuclear",

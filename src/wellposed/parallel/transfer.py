@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,7 @@ from wellposed.core.errors import ProblemError, TrainingError, WellposedError
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays
 from wellposed.noise.activations import set_dropout
+from wellposed.noise.noise import THEIRS, Kind
 from wellposed.parallel.inprocess import train_inprocess
 from wellposed.parallel.jobs import Cull, Job, Outcome, Standing, interrupted
 from wellposed.training.history import History
@@ -283,6 +284,7 @@ class Lot:
     Attributes:
         places: of the jobs, among all.
         deadline: a value of ``time.monotonic()`` on the worker's machine.
+        noises: kinds of noise that are not ours, by the names in recipes.
     """
 
     places: tuple[int, ...]
@@ -292,6 +294,7 @@ class Lot:
     probe_rows: int | None
     cull: Cull | None
     version: str = __version__
+    noises: Mapping[str, Kind] = field(default_factory=lambda: dict(THEIRS))
 
 
 def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) -> bool:
@@ -305,6 +308,7 @@ def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) ->
             f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {lot.version}. "
             "Install the same version on both sides."
         )
+    THEIRS.update(lot.noises)
     # One thread: as many workers as cores share them, and OpenMP's pool of threads does not survive a fork.
     torch.set_num_threads(1)
     outcomes = train_inprocess(

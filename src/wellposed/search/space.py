@@ -19,7 +19,7 @@ from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
+from wellposed.search.ingredients import Ingredient, contents, ingredients
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample
@@ -149,7 +149,7 @@ class Space:
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
         self.refused = refused(problem, baseline)
-        self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
+        self.ingredients = tuple(i for i in ingredients() if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.declared = tuple(declared)
         self.dimensions = {dimension.name: dimension for dimension in declared}
@@ -299,7 +299,7 @@ def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
-    for ingredient in INGREDIENTS:
+    for ingredient in ingredients():
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, _middle(ingredient))
         try:
