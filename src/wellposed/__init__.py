@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.diagnose import diagnose, diagnose_many
     from wellposed.diagnosis.finding import Finding
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.losses.any_metric import Metric
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
@@ -95,6 +96,7 @@ _PLACES = {
     "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
+    "losses.any_metric": ["Metric"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradient_noise": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
@@ -182,6 +184,7 @@ __all__ = [
     "Lookahead",
     "ManifoldMixup",
     "MaxNorm",
+    "Metric",
     "Noise",
     "NonNegative",
     "NormBound",

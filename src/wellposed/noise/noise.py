@@ -71,7 +71,7 @@ class Noise(ABC):
     """A kind of noise and its size; off in evaluation, and off at size 0, bit for bit. A frozen dataclass.
 
     Attributes:
-        acts: on ``inputs``, ``labels``, ``gradients``; or on ``activations``, ``depth`` or ``weights``, at the places that `on` says.
+        acts: on ``inputs``, ``labels`` or ``gradients``; or at the places that `on` says: ``activations``, ``depth``, ``weights``.
         size_field: the field that holds the size.
         share: whether the size is in [0, 1), as a rate; else it is any finite number >= 0.
         keys: in ``[noise]`` of a recipe, where the name alone is not the key.
@@ -169,7 +169,9 @@ class Noise(ABC):
             raise InputError(f"{self} acts on {self.acts}, not at a place of the model. Write Recipe(noise=[{self}]).")
         if schedule is not None and not callable(schedule):
             raise InputError(f"A schedule is a function of the step, such as lambda step: 0.5; {schedule!r} is none.")
-        return Placed(self, selector(where) if self.acts == "weights" and not isinstance(where, str) else where, schedule)
+        return Placed(
+            self, selector(where) if self.acts == "weights" and not isinstance(where, str) else where, schedule
+        )
 
     @property
     def called(self) -> list[str]:
@@ -201,7 +203,9 @@ class Noise(ABC):
                 raise InputError(f"The name {name!r} of a noise is taken by {taken.__qualname__}. Take another one.")
             given: object = kind
             if not is_dataclass(given):
-                raise InputError(f"A recipe can write dataclasses only; add @dataclass(frozen=True) to {kind.__name__}.")
+                raise InputError(
+                    f"A recipe can write dataclasses only; add @dataclass(frozen=True) to {kind.__name__}."
+                )
             THEIRS[name] = kind
             return kind
 

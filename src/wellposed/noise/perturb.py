@@ -433,4 +433,3 @@ def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) 
         if not isinstance(placed, Placed):
             raise Placed.refused("perturb", placed)
     return Perturbed(model, noises, seed)
-

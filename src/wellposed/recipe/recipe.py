@@ -506,7 +506,9 @@ class NoiseSpec(_Numbers):  # type: ignore[misc]
 
     def weaker(self, by: Callable[[float], float]) -> dict[str, Any]:
         """The changes that make every size smaller; noise at places is taken out."""
-        numbers = {key.name: by(size) for kind in keyed() for key in kind.keys if key.title and (size := self.value(key))}
+        numbers = {
+            key.name: by(size) for kind in keyed() for key in kind.keys if key.title and (size := self.value(key))
+        }
         own = [replace(one, **{one.size_field: by(one.size)}) for one in self.own]  # type: ignore[type-var]
         return {**numbers, "places": [], **({"own": own} if own else {})}
 
@@ -533,7 +535,9 @@ def _made_of(given: Any) -> Noise | Placed:
     if isinstance(given, Noise) and given.acts in PLACED and not given.keys:
         raise ValueError(f"{given} needs a place. Write {given}.on(...)")
     if not isinstance(given, (Noise, Placed)):
-        raise ValueError(f"{described(given)} is no noise. Give a wp.Noise, or one that is bound to a place with .on(...)")
+        raise ValueError(
+            f"{described(given)} is no noise. Give a wp.Noise, or one that is bound to a place with .on(...)"
+        )
     return given
 
 
@@ -547,7 +551,9 @@ def _placed(given: Placed) -> dict[str, Any]:
     on = where.text if isinstance(where, Selector) and ROLES.get(where.text) is where else where
     names = on if isinstance(on, (list, tuple)) else [on]
     if given.schedule is not None or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{given} cannot be written in a recipe: give names or globs as its place, and no function as schedule")
+        raise ValueError(
+            f"{given} cannot be written in a recipe: give names or globs as its place, and no function as schedule"
+        )
     return {"kind": name_of(type(given.noise)), "on": on, **vars(given.noise)}
 
 

@@ -58,7 +58,7 @@ class Run:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(
             self.model, batches_of(source), self.problem.loss, self.problem.metric,
-            device=device, forward=self.problem.forward, weights=weights,
+            device=device, forward=self.problem.forward, weights=weights, by_row=True,
         )  # fmt: skip
 
     def score(self, on: str = "valid") -> float:
