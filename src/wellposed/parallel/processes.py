@@ -35,7 +35,7 @@ from wellposed.core.progress import report, reporting_to
 from wellposed.core.shared import warnings_apart
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, by_value, packed, received, shares, train_lot, unpacked
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -325,7 +325,9 @@ class Fresh:
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
         # In a thread, since a new interpreter takes seconds until it reads.
-        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(lot)), daemon=True).start()
+        with by_value(problem, self.pickling):
+            sent = self.pickling.dumps(lot)
+        threading.Thread(target=self._feed, args=(here, sent), daemon=True).start()
         return Worker(lot, here, lambda: process.poll() is None, process.kill, process.wait)
 
     def _feed(self, line: Connection, lot: bytes) -> None:

@@ -162,8 +162,8 @@ def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
 
 @contextlib.contextmanager
 def by_value(problem: Problem, pickling: ModuleType) -> Iterator[None]:
-    """Send along the modules of the problem's parts that nobody else could import: a file given as FILE.py:NAME."""
-    parts = (problem.model, problem.forward, problem.loss.given, problem.measured_by, type(problem))
+    """Send along the modules of parts that nobody else could import: a file given as FILE.py:NAME, a noise of one's own."""
+    parts = (problem.model, problem.forward, problem.loss.given, problem.measured_by, type(problem), *THEIRS.values())
     names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
     ours = [sys.modules[name] for name in names if name in sys.modules and not _importable(name)]
     fresh = [module for module in ours if module.__name__ not in pickling.list_registry_pickle_by_value()]
