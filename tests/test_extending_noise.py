@@ -149,6 +149,9 @@ def test_a_known_kind_is_a_key_of_recipes(blank: Any) -> None:
         wp.Recipe(noise={"blank": 1.0})
     with pytest.raises(InputError, match="'blank' of a noise is taken by Blank"):
         wp.Noise.known_as("blank")(Relabel)
+    for name in ("input", "mixup", "places", "dropout"):
+        with pytest.raises(InputError, match=f"'{name}' of a noise is taken by"):
+            wp.Noise.known_as(name)(Relabel)
     assert json.loads(json.dumps(made.to_dict()))["noise"] == {"dropout": 0.3, "blank": 0.1}
 
 

@@ -198,7 +198,8 @@ class Noise(ABC):
         """
 
         def declare(kind: K) -> K:
-            taken = kinds().get(name)
+            reserved = {key.name: ours for ours in keyed() for key in ours.keys} | {"places": Placed, "own": Noise}
+            taken: type | None = (kinds() | reserved).get(name)
             if taken is not None and (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):
                 raise InputError(f"The name {name!r} of a noise is taken by {taken.__qualname__}. Take another one.")
             given: object = kind

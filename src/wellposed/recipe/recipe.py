@@ -425,7 +425,8 @@ def _number(kind: Kind, key: Key) -> tuple[Any, Any]:
 
 KEYS: Any = {key.name: _number(kind, key) for kind in keyed() for key in kind.keys}
 _Numbers: Any = create_model("_Numbers", __base__=Section, **KEYS)
-SAYS = {key.title: key.says for kind in keyed() for key in kind.keys if key.says}
+SIZES = {key.name: key for kind in keyed() for key in kind.keys if key.title}
+SAYS = {key.title: key.says for key in SIZES.values() if key.says}
 
 
 class NoiseSpec(_Numbers):  # type: ignore[misc]
@@ -483,15 +484,9 @@ class NoiseSpec(_Numbers):  # type: ignore[misc]
     @cached_property
     def active(self) -> tuple[Noise, ...]:
         """What is on and needs no place, in the order in which it acts."""
-        ours = (kind(**{key.field: self.value(key) for key in kind.keys}) for kind in keyed() if any(self._on(kind)))
+        on = [kind for kind in keyed() if any(getattr(self, key.name) for key in kind.keys if key.title)]
+        ours = (kind(**{key.field: getattr(self, key.name) for key in kind.keys}) for kind in on)
         return tuple(sorted((*ours, *(one for one in self.own if one.size)), key=lambda noise: noise.order))
-
-    def _on(self, kind: Kind) -> list[float]:
-        return [size for key in kind.keys if key.title and (size := self.value(key))]
-
-    def value(self, key: Key) -> Any:
-        """What a key is set to."""
-        return getattr(self, key.name)
 
     def acting(self, *where: Where) -> tuple[Noise, ...]:
         """What is on there and needs no place."""
@@ -506,16 +501,14 @@ class NoiseSpec(_Numbers):  # type: ignore[misc]
 
     def weaker(self, by: Callable[[float], float]) -> dict[str, Any]:
         """The changes that make every size smaller; noise at places is taken out."""
-        numbers = {
-            key.name: by(size) for kind in keyed() for key in kind.keys if key.title and (size := self.value(key))
-        }
+        numbers = {name: by(size) for name in SIZES if (size := getattr(self, name))}
         own = [replace(one, **{one.size_field: by(one.size)}) for one in self.own]  # type: ignore[type-var]
         return {**numbers, "places": [], **({"own": own} if own else {})}
 
     @property
     def sizes(self) -> dict[str, float]:
         """The size of everything that is on and needs no place, as histories and searches call it."""
-        ours = {key.title: self.value(key) for kind in keyed() for key in kind.keys if key.title}
+        ours = {key.title: getattr(self, name) for name, key in SIZES.items()}
         return {name: float(size) for name, size in (ours | {one.name: one.size for one in self.own}).items() if size}
 
     @property
