@@ -145,6 +145,8 @@ def test_a_known_kind_is_a_key_of_recipes(blank: Any) -> None:
     assert made.replace(epochs=7).noise == made.noise
     assert made.differences(wp.Recipe(noise={"dropout": 0.3})) == {"noise.blank": (0.1, None)}
     assert made == wp.Recipe(noise=[Blank(0.1), wp.Dropout(0.3)])
+    both = wp.Recipe(noise=[Relabel(0.1), Blank(0.1)])
+    assert both == wp.Recipe(noise=[Blank(0.1), Relabel(0.1)]) == wp.Recipe.from_toml(both.to_toml())
     with pytest.raises(RecipeError, match=r"Blank needs a rate in \[0, 1\)"):
         wp.Recipe(noise={"blank": 1.0})
     with pytest.raises(InputError, match="'blank' of a noise is taken by Blank"):

@@ -462,6 +462,7 @@ class NoiseSpec(_Numbers):  # type: ignore[misc]
             elif type(one) not in map(THEIRS.get, sizes):
                 values["own"].append(one)
         values["own"] += [_made_of({"kind": key, THEIRS[key].size_field: size}) for key, size in sizes.items() if size]
+        values["own"].sort(key=lambda noise: (noise.order, noise.name))  # as it acts, however it was written
         return values
 
     @model_serializer(mode="wrap")
