@@ -120,6 +120,10 @@ CALLS: dict[str, Call] = {
     "HalfSpace": charge(normal=1.0, limit=5.0),
     "Huber": loss(delta=1.0),
     "Quantile": loss(level=0.5),
+    "Metric": Call(
+        lambda: {"function": lambda outputs, target: (outputs - target).abs().mean(), "higher_is_better": False},
+        lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]), metric=made), RECIPE),
+    ),
     "Poisson": loss(),
     "reading_up_to": Call(lambda: {"memory": "1GiB"}, lambda made: made.__enter__()),
     "mixup_or_cutmix": Call(
@@ -342,9 +346,9 @@ SLOW = {
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
     "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
-    "WellposedError",
+    "Noise", "WellposedError",
 }  # fmt: skip
-"""What is given back, and not made by a caller."""
+"""What is given back, or subclassed, and not made by a caller."""
 RANGES = {  # what an annotation of plain types lets through and is no right value
     ("fit", "rows"): ("zero", "minus one"),
     ("fit", "probe_rows"): ("zero", "minus one"),

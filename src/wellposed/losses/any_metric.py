@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, first_line
 from wellposed.core.numbers import plain
 from wellposed.losses.score import Score
@@ -28,6 +29,7 @@ MORE, LESS = ("_score",), ("_loss", "_error", "_deviance")
 """How scikit-learn's names say whether a higher value is better."""
 
 
+@checked
 class Metric(Score):
     """Any callable as a metric.
 
