@@ -369,6 +369,33 @@ def test_what_a_dead_worker_had_not_told_is_trained_again(tmp_path: Path, engine
     assert all(map(same, train("inprocess", given, MORTAL), runs))
 
 
+class Among:
+    """Stops job 2 after two epochs where it was judged among others, as halving does; kills its process in the first of them."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.seen = folder, set[int]()
+
+    def __call__(self, standings: Sequence[Standing]) -> list[int]:
+        self.seen |= {standing.job for standing in standings}
+        late = [standing.job for standing in standings if standing.job == 2 and len(standing.history) == 2]
+        if late and self.folder is not None and not any(self.folder.iterdir()):
+            (self.folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return late if len(self.seen) > 1 else []
+
+
+@pytest.mark.parametrize("engine", [forked, pytest.param(fresh, marks=pytest.mark.slow)], ids=["fork", "fresh"])
+def test_a_death_does_not_change_what_is_stopped(tmp_path: Path, engine: Callable[..., list[Outcome]]) -> None:
+    """Job 0 has ended and been told when the worker dies; its replacement judges job 2 beside it all the same."""
+    given, told = problem(), list[int]()
+    undisturbed = engine(given, MORTAL, cull=Among(None))
+    runs = engine(given, MORTAL, cull=Among(tmp_path), done=lambda place, outcome: told.append(place))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(told) == [0, 1, 2, 3], "each once"
+    assert [run.stopped for run in runs if isinstance(run, wp.Run)] == ["epochs", "epochs", "culled", "epochs"]
+    assert all(map(same, undisturbed, runs))
+
+
 def test_two_deaths_are_an_error_that_says_so(tmp_path: Path) -> None:
     outcomes = forked(problem(), MORTAL, cull=deadly(tmp_path, 99))
     assert [isinstance(outcome, wp.Run) for outcome in outcomes] == [True, True, False, True]

@@ -517,6 +517,18 @@ def found(make: Case, seed: int = 0) -> list[str]:
     return [finding.name for finding in inside if finding is not None]
 
 
+def test_complex_weights_are_watched_without_a_warning() -> None:
+    """As of a Fourier neural operator; a warning is an error in this suite."""
+    net = nn.Linear(3, 1)
+    net.register_parameter("spectrum", nn.Parameter(torch.tensor([1.0 + 2.0j, 3.0j])))
+    x, y = torch.randn(20, 3), torch.randn(20, 1)
+    watch = wp.watch(net, nn.MSELoss(), train=(x, y), valid=(x, y))
+    watch.epoch()
+    net.spectrum.data *= 1j  # the same sizes, other numbers
+    watch.epoch()
+    assert wp.diagnose(watch).findings
+
+
 def test_the_rules_found_are_those_that_are_tested() -> None:
     assert NAMES == PLANTED.keys() == NEAR_MISSES.keys()
 

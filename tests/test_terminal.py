@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
+import gc
 import io
 import json
 import os
@@ -17,7 +19,8 @@ import time
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -732,6 +735,73 @@ def test_signals_are_left_as_they_were() -> None:
     thread.start()
     thread.join()
     assert statuses == [0]
+
+
+def in_a_destructor() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    Dying()
+
+
+def in_a_weak_callback() -> None:
+    class Dying:
+        pass
+
+    dying = Dying()
+    kept = weakref.ref(dying, lambda _: signal.raise_signal(signal.SIGINT))
+    del dying
+    assert kept() is None
+
+
+def in_a_callback_of_the_collector() -> None:
+    def called(phase: str, info: dict[str, int]) -> None:
+        gc.callbacks.remove(called)
+        signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(called)
+    gc.collect()
+
+
+def in_a_call_from_c() -> None:
+    signalled = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    signalled()
+
+
+@unix
+@pytest.mark.parametrize(
+    "place", [in_a_destructor, in_a_weak_callback, in_a_callback_of_the_collector, in_a_call_from_c]
+)
+def test_an_interrupt_that_python_cannot_hand_on_comes_a_moment_later(
+    restored: None, place: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python would write it on stderr with a traceback, and go on as if nobody had asked to end."""
+
+    def placed() -> None:
+        place()
+        time.sleep(60)
+
+    with Interrupts() as found:
+        with pytest.raises(KeyboardInterrupt):
+            placed()
+        assert found.came is signal.SIGINT
+    assert capsys.readouterr().err == ""
+
+
+@unix
+def test_what_else_python_cannot_hand_on_is_told_as_ever(restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            raise ValueError
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_type))
+    before = sys.unraisablehook
+    with Interrupts():
+        Dying()
+    assert told == [ValueError]
+    assert sys.unraisablehook is before
 
 
 @unix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -26,6 +27,7 @@ PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
 def improve(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -64,7 +66,8 @@ def improve(
     max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
-    began = clock.monotonic()  # imports take seconds, and count
+    # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
+    began = clock.monotonic() if context.obj is None else float(context.obj)
     from wellposed.cli.progress_bar import progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
@@ -77,6 +80,7 @@ def improve(
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), apart():
+        from wellposed.core.drawing import left_out
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
@@ -107,11 +111,17 @@ def improve(
             if same_page(folder):
                 raise
             study = None
-        page = report(study or folder)
+        late = study is not None and study.late
+        with left_out() if late else contextlib.nullcontext():
+            page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
     for kind in ("warning", "note"):
         for said in texts(record.get(f"{kind}s"), most=2000):
             complain(f"{kind}: {said}")
+    if late:
+        complain(
+            f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
+        )
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:

@@ -24,9 +24,12 @@ def text_of(path: Path) -> str:
     data = bytes_of(path)
     coding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(coding)
+        text = data.decode(coding)
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not UTF-8 text; save it as CSV in UTF-8.") from None
+    if "\0" in text:
+        raise DataError(f"'{path}' holds binary data, not text; save it as CSV in UTF-8.")
+    return text
 
 
 def bytes_of(path: Path) -> bytes:
@@ -75,6 +78,8 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
 
 def uncommented(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
+    if not text.startswith("#"):
+        return text
     lines = text.split("\n")
     count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
     if count == 0:
@@ -92,7 +97,10 @@ def _delimiter(text: str) -> tuple[str, str]:
     found = max(",;\t", key=first.count)
     if found in first:
         return text, found
+    width = len(text.lstrip().partition("\n")[0].split())
+    if "|" in first or width < 2:
+        return text, "|" if "|" in first else found
     rows = [line.split() for line in text.split("\n") if line.strip()]
-    if "|" not in first and len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])} != {1}:
+    if len(rows) > 1 and {len(row) for row in rows} == {width}:
         return "\n".join("\t".join(row) for row in rows), "\t"
-    return text, "|" if "|" in first else found
+    return text, found

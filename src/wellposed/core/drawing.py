@@ -7,10 +7,12 @@ something is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,11 @@ VARIABLES = {
     BASELINE: "baseline", BEST: "best", REFERENCE: "reference", PAPER: "card",
 }  # fmt: skip
 
+
+NOT_DRAWN = (
+    '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+)
+_left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -140,10 +147,22 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Inside the block no figure is drawn: where it would stand, the page says that there was no time for it."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def drawn(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""
+    if _left_out.get():
+        return NOT_DRAWN
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_svg", "report")

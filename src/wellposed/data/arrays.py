@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import Subset as Rows
 
-from wellposed.core.errors import DataError, described, first_line
+from wellposed.core.errors import DataError, described, first_line, noting
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -38,7 +38,8 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
             if key in batch:
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
         raise DataError(
-            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}."
+            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}, or give "
+            "forward= and target= to say how it is read."
         )
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
@@ -128,9 +129,13 @@ class Items(Source):
 
     def raw(self, index: Tensor) -> Any:
         """The collated batch as the loader would give it."""
-        items = [self.dataset[int(i)] for i in index]
+        items = []
+        for i in index.tolist():
+            with noting("the Dataset", i):
+                items.append(self.dataset[i])
         try:
-            return self.collate(items)
+            with noting("collate_fn", items):
+                return self.collate(items)
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
             raise DataError(
                 f"The examples of the data cannot be put into a batch: {first_line(error)}. The first is {described(items[0])}; "
@@ -191,6 +196,10 @@ def source_of(
     if _is_pair(given):
         inputs, target = tensors(given[0], double), target_tensor(given[1], double)
         return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
+    if hasattr(given, "columns"):
+        raise DataError(
+            'Data are (X, y); a frame alone has no target. Write (frame.drop(columns=["y"]), frame["y"]), say.'
+        )
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
         source: Source = Items(given, collate)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz", ".parquet.gz")
-SEPARATORS = (",", ";", "\t")  # in order of preference: a comma that fits wins
+SEPARATORS = (",", ";", "\t", "|")  # in order of preference: a comma that fits wins
 SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
 
 # A word for "missing", in lower case. It means missing only in a column whose other values are all numbers: among
@@ -33,7 +33,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read ``.csv``, ``.tsv`` or ``.parquet``, each also with ``.gz``, as a frame of ``(rows, columns)``.
 
     Numbers and ``True``/``False`` are parsed, other texts stay texts, an empty cell is missing. Text must be UTF-8 (or
-    UTF-16 with its byte order mark). The separator of a ``.csv`` is a comma, a semicolon or a tab: the first one that
+    UTF-16 with its byte order mark). The separator of a ``.csv`` is a comma, a semicolon, a tab or a bar: the first one that
     gives every record the same number of cells. With a semicolon, ``1,5`` is a number where no cell is written ``1.5``.
     A row with fewer cells than the header is filled with missing values; a header cell that is empty is named
     ``column_3`` by its place.
@@ -82,6 +82,14 @@ def as_frame(x: Any) -> pd.DataFrame:
         frame = _from_array(x)
     frame.columns = pandas.Index([str(name) for name in frame.columns], dtype=object)
     _refuse_duplicates(frame.columns, "The table")
+    for (
+        name,
+        kind,
+    ) in frame.dtypes.items():  # months and the like are their first moment; Arrow's durations are pandas' own
+        if isinstance(kind, pandas.PeriodDtype):
+            frame[name] = frame[name].dt.to_timestamp()
+        elif str(kind).startswith("duration["):
+            frame[name] = frame[name].astype("timedelta64[ns]")
     result: pd.DataFrame = frame.reset_index(drop=True)
     return result
 
@@ -110,7 +118,7 @@ def _decoded(content: bytes, path: Path) -> str:
         byte = f"0x{content[error.start]:02x}" if error.start < len(content) else "its end"
         raise DataError(
             f"'{path}' is not UTF-8 text (byte {byte} at position {error.start}). "
-            "Save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+            "Save it as UTF-8; if it was written as latin1, for example: iconv -f latin1 -t utf-8 OLD > NEW"
         ) from None
     if "\0" in text:
         raise DataError(f"'{path}' holds binary data, not text. Give a table as CSV, TSV or Parquet.")
@@ -156,7 +164,7 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
             )
     except (errors.ParserError, errors.EmptyDataError, errors.ParserWarning, ValueError, OverflowError) as error:
         raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
-    return _missing_words_removed(frame)
+    return _missing_words_removed(frame, decimal)
 
 
 def _records(text: str, path: Path, separator: str) -> Iterable[tuple[int, list[str]]]:
@@ -242,7 +250,7 @@ def _has_decimal_commas(text: str, path: Path) -> bool:
     return any(map(_WITH_COMMA.fullmatch, cells)) and not any(map(_WITH_POINT.fullmatch, cells))
 
 
-def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
+def _missing_words_removed(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
     """Text columns that hold only numbers and words for "missing" become numbers."""
     pandas = require("pandas", "tables")
     for name in frame.columns:
@@ -253,7 +261,8 @@ def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
         words = np.array([text.lower() in MISSING_WORDS or not text for text in texts], dtype=bool)
         if not words.any() or words.all():
             continue
-        numbers = pandas.to_numeric(pandas.Series(texts, dtype=object).mask(words), errors="coerce")
+        cells = pandas.Series(texts, dtype=object).mask(words)
+        numbers = pandas.to_numeric(cells.str.replace(decimal, ".", regex=False), errors="coerce")
         if numbers.isna().to_numpy().sum() == words.sum():
             frame[name] = np.append(numbers.to_numpy(dtype=np.float64), np.nan)[codes]
     return frame
@@ -274,9 +283,12 @@ def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         table = file.read(columns=columns)
         table.validate(full=True)  # that texts are UTF-8, which else is found out where they are used
-        frame = table.to_pandas(ignore_metadata=True)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
+        raise DataError(f"'{path}' cannot be read as a Parquet file ({_short(error)}). Make it again.") from None
+    try:
+        frame = table.to_pandas(ignore_metadata=True)
+    except (ValueError, OverflowError) as error:  # such as a time in a year that Python has no date for
+        raise DataError(f"'{path}' has a cell that cannot be taken ({_short(error)}). Leave its column out.") from None
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")
     return as_frame(frame)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, guarded, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
@@ -247,7 +247,7 @@ def bias_variance(
     recipes: Recipes,
     *,
     resamples: int = 20,
-    seeds: Sequence[int] = (0, 1),
+    seeds: Sequence[Seed] = (0, 1),
     crossed: bool = False,
     strengths: Sequence[float] | None = None,
     on: str | None = None,
@@ -280,7 +280,7 @@ def bias_variance(
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
     """
-    several, numbers = named(recipes), list(seeds)
+    several, numbers = named(recipes), list(map(int, seeds))
     _check(resamples, numbers, strengths, several)
     where = evaluated_on(problem, on)
     # All recipes of a resample together, so that a deadline leaves whole resamples. None is all rows, each once.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import report
 from wellposed.decomposition.budget_findings import to_try
@@ -78,7 +78,7 @@ def error_budget(
     problem: Problem,
     recipe: Recipe | str | Path = "baseline",
     *,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[Seed] | None = None,
     runs: Sequence[Run] | Run = (),
     epochs: int | None = None,
     rows: int | None = None,
@@ -118,7 +118,7 @@ def error_budget(
     """
     recipe = as_recipe(recipe)
     given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
-    numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(seeds)
+    numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(map(int, seeds))
     numbers += [run.seed for run in given if run.seed not in numbers]
     if not numbers or len(set(numbers)) < len(numbers) or not 0 < level < 1:
         raise InputError(

@@ -40,7 +40,7 @@ from wellposed.training.inspection import (
     norm_disagreement,
     rebatched,
 )
-from wellposed.training.loop_activity import Forwards, distances, samples
+from wellposed.training.loop_activity import Forwards, distances, real, samples
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -216,7 +216,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
     kept = list(rebatched(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
-    sizes = {leaf.name: float(leaf.tensor.detach().float().norm()) for leaf in leaves(watch.model)}
+    sizes = {leaf.name: float(real(leaf.tensor).norm()) for leaf in leaves(watch.model)}
     left = notes.gradients[0] if notes.gradients else {}
     held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]

@@ -217,9 +217,11 @@ def _rows(key: str, columns: dict[str, list[tuple[int, float]]]) -> dict[str, li
     used = {tag: entries for tag, entries in columns.items() if tag in taken and tag != key}
     total = sum(len(entries) for entries in used.values())
     rows: dict[str, list[Any]] = {key: [step for entries in used.values() for step, _ in entries]}
-    rows |= dict.fromkeys((tag for tag in columns if tag not in used and tag != key), [None] * total)
-    at = 0
-    for tag, entries in used.items():
-        rows[tag] = [None] * at + [value for _, value in entries] + [None] * (total - at - len(entries))
-        at += len(entries)
+    at, empty = 0, [None] * total
+    for tag, entries in columns.items():  # in their order, by which the same ones are taken when it is asked again
+        if tag in used:
+            rows[tag] = [None] * at + [value for _, value in entries] + [None] * (total - at - len(entries))
+            at += len(entries)
+        elif tag != key:
+            rows[tag] = empty
     return rows

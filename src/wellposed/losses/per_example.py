@@ -14,12 +14,12 @@ import inspect
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
 from wellposed.losses.criterion import Criterion, aligned, made, wide
@@ -151,7 +151,9 @@ class Loss:
     @property
     def affine(self) -> bool:
         """Whether the target may be shifted and scaled before training."""
-        return self.criterion is None or self.criterion.affine
+        if self.criterion is not None:
+            return self.criterion.affine
+        return self.known is None or self.known.numeric  # counts and shares are none any more once they are shifted
 
     def compiled(self) -> int | None:
         """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
@@ -202,6 +204,13 @@ class Loss:
         """Whether the loss compares class scores with labels."""
         known = self.criterion or (self.known.same if self.known is not None else None)
         return known is not None and known.classifies
+
+    @property
+    def task(self) -> Literal["regression"] | None:
+        """``"regression"`` where every target is an amount, whole numbers too: not where they may be classes or shares."""
+        check = None if self.known is None else getattr(self.known.check, "func", self.known.check)
+        amounts = check is need_numbers if self.criterion is None else not self.criterion.classifies
+        return "regression" if amounts else None
 
     @property
     def weighted(self) -> bool:
@@ -310,7 +319,8 @@ class Loss:
 
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
-            return units(outputs, target)
+            with noting(f"the loss {self.name!r}", outputs, target):
+                return units(outputs, target)
         except TargetError:  # it says what is wrong with the targets
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:

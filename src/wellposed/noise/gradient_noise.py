@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import like
 from wellposed.noise.noise import Key, Noise, Searched
@@ -97,7 +97,7 @@ class GradientNoise:
         >>> _ = optimizer.register_step_pre_hook(GradientNoise(net, eta=0.01))
     """
 
-    def __init__(self, model: nn.Module, eta: float, decay: float = 0.55, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, eta: float, decay: float = 0.55, seed: Seed = 0) -> None:
         at_least_zero(self, eta=eta, decay=decay)
         self.model, self.eta, self.decay, self.seed, self.step = model, float(eta), float(decay), seed, 0
 

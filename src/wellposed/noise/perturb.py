@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError
 from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
@@ -400,7 +400,7 @@ def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
 
 
 @checked
-def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) -> Perturbed:
+def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: Seed = 0) -> Perturbed:
     """Put noise into a model: at each forward in training mode a new draw, in evaluation none.
 
     Draws are functions of ``(seed, step, place)`` and leave torch's global random state alone. Parameters, state and

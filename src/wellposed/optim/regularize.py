@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError
+from wellposed.core.errors import CompositionError, FormatError, noting
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
 from wellposed.ops.shards import whole
@@ -326,11 +326,13 @@ class Regularized(Wrapper):
             for bound in one.bounds:
                 charge = bound.now(self.steps) if bound.how == "loss" else None
                 if isinstance(charge, Penalty) and charge.strength:
-                    total = total + charge.value(whole(one.leaf.tensor))
+                    with noting(charge, one.leaf.tensor):
+                        total = total + charge.value(whole(one.leaf.tensor))
         for coupled in self._binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
-                total = total + charge.value(coupled.tensors)
+                with noting(charge, *coupled.tensors):
+                    total = total + charge.value(coupled.tensors)
         return total
 
     def outputs_penalty(
@@ -356,7 +358,8 @@ class Regularized(Wrapper):
         kept = self._recorder.taken(names) if self._recorder is not None else {}
         context = Context(outputs, inputs, reference, kept, self.steps, stream_seed(self.seed, "penalty", site))
         context.needs(charge)
-        return charge.value(context)
+        with noting(charge, outputs, inputs, reference):
+            return charge.value(context)
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from wellposed.core.checks import Count, checked
+from wellposed.core.checks import Count, Seed, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import report
 from wellposed.parallel.inprocess import train_inprocess
@@ -180,7 +180,7 @@ class Part:
 def fit_many(
     problem: Problem,
     recipes: Sequence[Recipe | str | Path] | Recipe | str | Path,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[Seed] = (0,),
     *,
     engine: str = "auto",
     device: str | torch.device = "auto",
@@ -200,7 +200,7 @@ def fit_many(
         WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
     """
     several = [recipes] if isinstance(recipes, (Recipe, str, Path)) else list(recipes)
-    jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
+    jobs = [Job(recipe, int(seed), rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
     if optimizer is None and stop is None:
         told: dict[int, Outcome] = {}
         try:

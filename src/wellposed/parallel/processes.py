@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import ctypes
 import json
+import math
 import multiprocessing as mp
 import os
 import pickle
@@ -70,7 +71,8 @@ def train_in_processes(
     """Train every job in some worker; see `wellposed.parallel.executors.train_jobs`.
 
     Each outcome is told as it comes. A worker that dies is noticed, and what it had not told is trained again in a new one,
-    once. A copy of ``cull`` judges each worker's share; what it remembers stays there.
+    once; without a deadline among the whole share, so that a death changes nothing but the time. A copy of ``cull`` judges
+    each worker's share; what it remembers stays there.
 
     Args:
         workers: how many processes, >= 1; None takes as many as there are cores.
@@ -131,9 +133,6 @@ class Worker:
     tries: int = 1
     waiting: set[int] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.waiting = set(self.lot.places)
-
     def ask_to_end(self) -> None:
         """Let it hand over what it has, and end."""
         with suppress(OSError):
@@ -171,7 +170,7 @@ class Crew:
         try:
             try:
                 for lot in lots:
-                    self.add(lot)
+                    self.add(lot, lot.places)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
@@ -183,12 +182,15 @@ class Crew:
                 worker.end()
         return so_far(self.outcomes, len(self.jobs), self.ending is not None)
 
-    def add(self, lot: Lot, tries: int = 1) -> None:
-        """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
+    def add(self, lot: Lot, waiting: Sequence[int], tries: int = 1) -> None:
+        """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
+
+        Signals wait until it is in the list of those that are ended, and answers them itself.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             worker = self.start(self.problem, lot, self.workers)
-            worker.tries = tries
+            worker.waiting, worker.tries = set(waiting), tries
             self.workers.append(worker)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -226,6 +228,8 @@ class Crew:
                 self.interrupt()
         else:
             place, answer = said
+            if place not in worker.waiting:  # told by the worker that this one replaces
+                return
             worker.waiting.discard(place)
             self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
 
@@ -249,20 +253,25 @@ class Crew:
         return worker.end()
 
     def lose(self, worker: Worker) -> None:
-        """A worker died: train again what it had not told, or say that it cannot be trained."""
+        """A worker died: train again what it had not told, or say that it cannot be trained.
+
+        Without a deadline the new worker trains the whole lot: what is judged and stopped together must be so again, or a death
+        would change which jobs are stopped. Under one, time is dearer, and it trains what is left.
+        """
         status = self.dismiss(worker)
         left = tuple(place for place in worker.lot.places if place in worker.waiting)
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            self.add(replaced(worker.lot, left, self.jobs), worker.tries + 1)
+            whole = math.isinf(worker.lot.deadline)
+            self.add(worker.lot if whole else part(worker.lot, left, self.jobs), left, worker.tries + 1)
             return
         for place in left:
             self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
 
 
-def replaced(lot: Lot, places: tuple[int, ...], jobs: Sequence[Job]) -> Lot:
-    """The same for fewer jobs."""
+def part(lot: Lot, places: tuple[int, ...], jobs: Sequence[Job]) -> Lot:
+    """The jobs of these places alone."""
     return Lot(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
 
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, described
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import arrayed, plain
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 from wellposed.ops.norms import length
@@ -390,22 +391,47 @@ Numbers = float | Tensor
 """A number for all, or numbers for each; `array` makes tensors of lists and arrays."""
 
 
-def array(owner: object, name: str) -> Any:
+def tensor_of(given: object) -> Tensor | None:
+    """A list, an array, a column or a frame as a tensor of its own; None for anything else, a tensor too.
+
+    Whole numbers are int64, booleans stay what they are, and other numbers are float64.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: it holds what is no number, numbers and booleans together, tensors with a gradient,
+            or rows of different lengths.
+    """
+    if not arrayed(given):
+        return None
+    found = np.asarray(given)
+    if found.dtype.kind not in "biuf" or isinstance(given, Sequence):
+        kinds = {type(plain(leaf)) for leaf in np.asarray(given, dtype=object).flat}
+        if not kinds <= {int, float} and kinds != {bool}:
+            raise TypeError("it holds what is no number")
+    whole = found.dtype.kind in "iu" and (found.dtype != np.uint64 or bool((found < 2**63).all()))
+    kept = np.bool_ if found.dtype.kind == "b" else np.int64 if whole else np.float64
+    return torch.from_numpy(found.astype(kept, order="C"))
+
+
+def array(owner: object, name: str, masks: bool = False) -> Any:
     """A setting that is a number for all, or numbers for each: those of arrays, lists and tuples become a tensor.
 
     Numbers become Python's own. A tensor is kept as it is; others are held in float64, and are used in the type of the
     weights.
 
+    Args:
+        masks: whether booleans are taken, for 0 and 1.
     Raises:
         InputError: it holds something that is no number, or NaN.
     """
     given = plain(getattr(owner, name))
     try:
-        found = torch.as_tensor(given) if isinstance(given, Tensor) or hasattr(given, "__array__") else given
-        found = torch.tensor(given, dtype=torch.float64) if isinstance(given, (list, tuple)) else found
+        found = tensor_of(given)
+        found = given if found is None else found
     except (TypeError, ValueError, RuntimeError):
         found = None
-    wrong = isinstance(found, Tensor) and (found.is_complex() or found.dtype == torch.bool or bool(found.isnan().any()))
+    wrong = isinstance(found, Tensor) and (
+        found.is_complex() or (found.dtype == torch.bool and not masks) or bool(found.isnan().any())
+    )
     if wrong or (found is None and given is not None):
         raise InputError(
             f"{type(owner).__name__} needs {name} as a number, or as numbers in a list, an array or a tensor; it was given "

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from wellposed.penalties.base import (
     at_least_zero,
     needs_axes,
     shown,
+    tensor_of,
 )
 from wellposed.penalties.layouts import laid_out
 
@@ -179,10 +179,9 @@ def group_numbers(owner: object, given: object) -> object:
     Raises:
         InputError: they are no numbers, or rows of different lengths.
     """
-    if not isinstance(given, (tuple, list, np.ndarray)):
-        return given
     try:
-        return torch.as_tensor(given)
+        found = tensor_of(given)
+        return given if found is None else found
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
             f"{type(owner).__name__} takes group numbers as lists of integers of one length; it was given {described(given)}."

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
+import numpy as np
 import tomli_w
 import torch
 from pydantic import (
@@ -21,22 +22,33 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     create_model,
     field_serializer,
     field_validator,
     model_serializer,
     model_validator,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from wellposed.core.errors import RecipeError, described, did_you_mean, listed
-from wellposed.core.files import check_schema
+from wellposed.core.files import check_schema, meant, spelled
 from wellposed.core.reading import check_memory, read_bytes
 from wellposed.core.registry import classes_in
 from wellposed.core.selectors import ROLES, Selector
 from wellposed.noise.noise import PLACED, THEIRS, Key, Kind, Noise, Placed, Where, keyed, kinds, name_of
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
-from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
+from wellposed.optim.schedules import (
+    BY_FUNCTION,
+    COURSES,
+    SHAPES,
+    TORCH_NAMES,
+    Course,
+    Custom,
+    Monitor,
+    rate_at,
+    shaped,
+)
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
@@ -59,6 +71,15 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value := _tuples(value), bool) and types & {int, float} and bool not in types:
+            raise ValueError(f"a number is needed, and {value} is none")
+        return value
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -118,11 +139,16 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
-        known = set(inspect.signature(optimizers()[self.name]).parameters) - {"params"}
-        for key in self.settings:
+        parameters = inspect.signature(optimizers()[self.name]).parameters
+        known = set(parameters) - {"params"}
+        for key, value in self.settings.items():
             if key not in known:
                 raise ValueError(
                     f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                )
+            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in _flat_in(value)):
+                raise ValueError(
+                    f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
         return self
 
@@ -199,9 +225,10 @@ class ScheduleSpec(Section):
         if callable(name) and not isinstance(name, type):
             return Custom(name)
         if not isinstance(name, str) or name not in COURSES:
-            raise ValueError(
-                f"there is no schedule {name!r}.{did_you_mean(str(name), COURSES)} Known: {listed(COURSES, 20)}"
-            )
+            called = getattr(name, "__name__", str(name))  # torch's class, or its name
+            ours = TORCH_NAMES.get(called)
+            hint = did_you_mean(called, COURSES) if ours is None else f" torch's {called} is {ours!r} here."
+            raise ValueError(f"there is no schedule {called!r}.{hint} Known: {listed(COURSES, 20)}. {BY_FUNCTION}")
         return name
 
     @field_serializer("name", when_used="json")
@@ -320,7 +347,7 @@ def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[s
     needed = [name for name in taken if inspect.signature(cls).parameters[name].default is inspect.Parameter.empty]
     if extra := [key for key in given if key not in taken]:
         hint = did_you_mean(extra[0], [*taken, *others])
-        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken)}")
+        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
     if missing := [key for key in needed if key not in given]:
         raise ValueError(f"{what} needs {listed(missing)}")
     return cls(**given)
@@ -354,7 +381,7 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     for key, value in values.items():
         parts = value.values() if tables and isinstance(value, Mapping) else (value,)
         if key not in fields and not all(
-            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
+            isinstance(leaf, (bool, int, float, str)) and leaf == leaf for p in parts for leaf in _flat_in(p)
         ):
             raise ValueError(
                 f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
@@ -363,8 +390,15 @@ def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True
     return values
 
 
+def _types(annotation: Any) -> set[Any]:
+    """What an annotation is made of."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
+
+
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth."""
+    """Lists and arrays of numpy or pandas as tuples, at every depth; their numbers as Python's own. A tensor stays one."""
+    if hasattr(value, "__array__") and not isinstance(value, Tensor):
+        value = np.asarray(value).tolist()
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -389,6 +423,12 @@ class PlaceSpec(Section):
     on: str | tuple[str, ...]
     schedule: str = "constant"
     warmup: Rate = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -675,7 +715,7 @@ class Recipe(Section):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**meant(values))
         except ValidationError as error:
             raise RecipeError(explained(error)) from None
 
@@ -708,7 +748,8 @@ class Recipe(Section):
         Raises:
             RecipeError: the schedule is a function, which TOML cannot say.
         """
-        return self._toml(self.to_dict())
+        self._check_written()
+        return self._toml(self._shown())
 
     @staticmethod
     def _toml(values: dict[str, Any]) -> str:
@@ -721,17 +762,23 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists.
+        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+
+        JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
         Raises:
             RecipeError: the schedule is a function, which they cannot say.
         """
+        self._check_written()
+        found: dict[str, Any] = spelled(self._shown())
+        return found
+
+    def _check_written(self) -> None:
         if isinstance(self.schedule.name, Custom):
             raise RecipeError(
                 f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
                 f"{listed(COURSES, 20)}, or keep the recipe in Python."
             )
-        return self._shown()
 
     def _shown(self) -> dict[str, Any]:
         """As `to_dict`, a function by its name."""

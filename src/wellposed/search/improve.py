@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import report
 from wellposed.diagnosis.diagnose import Diagnosis, diagnose
@@ -58,7 +58,7 @@ CUT = {
 def improve(
     problem: Problem,
     budget: str | Budget = "5m",
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
     *,
     recipe: Recipe | str | Path | None = None,
@@ -108,6 +108,7 @@ def improve(
             study.folder = folder
             study.save(folder)
             search.close()
+        study.late = search.bench.late()
     return study
 
 

@@ -75,7 +75,7 @@ class Bench:
         self.interrupted = False
         self.cut: Run | None = None
         self.before, self.start = state.seconds, 0.0
-        self.slower, self.seen = 1.0, (time.monotonic() - time.process_time(), 0.0)
+        self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
         self.cut_short: dict[str, int] = {}
         self.booked = {trial.index for trial in state.of(*BOOKED)}
         self.numbered: set[int] = set()
@@ -101,6 +101,15 @@ class Bench:
     def latest(self) -> float:
         """The share of the budget by which any training is cut, so that all is written in time."""
         return budget_split.ENDS - self.writing / self.account.budget.amount if self.account.timed else math.inf
+
+    def late(self) -> bool:
+        """Whether figures would be drawn when all should have been written."""
+        self.look_around()
+        account = self.account
+        return (
+            account.timed
+            and account.elapsed + self.slower * budget_split.DRAWING > budget_split.ENDS * account.budget.amount
+        )
 
     @property
     def total(self) -> int:

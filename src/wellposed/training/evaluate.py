@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.errors import noting
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset, moved
 from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
@@ -79,7 +80,8 @@ def evaluate(
     with evaluating(model):
         for inputs, target in batches:
             inputs, target = moved(inputs, device), moved(target, device)
-            predicted = forward(model, inputs)
+            with noting("the model in evaluation mode", inputs):
+                predicted = forward(model, inputs)
             parts.append(loss.per_example(predicted, target))
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
@@ -92,7 +94,9 @@ def evaluate(
     target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
     if metric.undefined(target, weight):
         return Evaluation(measured, float("nan"), None)
-    rows = (metric.rows if by_row else metric.at_once)(torch.cat(outputs), target, weight)
+    together = torch.cat(outputs)
+    with noting(f"the metric {metric.name!r}", together, target):
+        rows = (metric.rows if by_row else metric.at_once)(together, target, weight)
     return Evaluation(measured, float(rows.mean()), rows)
 
 
@@ -161,6 +165,8 @@ def evaluations(
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
-        scored = metric.rows_of_many(loss.response(outputs.float()).cpu(), known, weight)
+        predicted = loss.response(outputs.float()).cpu()
+        with noting(f"the metric {metric.name!r}", predicted, known):
+            scored = metric.rows_of_many(predicted, known, weight)
         means = scored.mean(1).tolist()
     return [Evaluation(one, mean, row) for one, mean, row in zip(losses, means, scored, strict=True)]

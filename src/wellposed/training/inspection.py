@@ -21,6 +21,7 @@ from wellposed.core.errors import TargetError, WellposedError
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrapped
 from wellposed.losses.per_example import Loss
+from wellposed.training.loop_activity import real
 
 MOST_ROWS = (
     512  # one row in 512 is seen with a chance of 63 % if it is one in 512: a unit that never fires here is rare
@@ -389,7 +390,7 @@ def _watched(model: nn.Module, found: Sequence[Leaf]) -> tuple[dict[int, str], d
 
 
 def _layer(leaf: Leaf, grad: Tensor | None, rows: int, eyes: _Eyes) -> Layer:
-    size = float(leaf.tensor.detach().float().norm())
+    size = float(real(leaf.tensor).norm())
     gradient = math.nan if grad is None else float(grad.norm()) / rows
     module = eyes.names.get(id(leaf.module), "")
     outward = 0.0 if grad is None else float((grad * leaf.tensor.detach()).sum()) / rows

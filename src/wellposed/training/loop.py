@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.checks import Count, checked
+from wellposed.core.checks import Count, Seed, checked
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guarded
 from wellposed.core.progress import report
 from wellposed.core.random import generator, reseed, seeded
@@ -63,7 +63,7 @@ REDONE_BATCHES = 50
 def fit(
     problem: Problem,
     recipe: Recipe | str | Path = "baseline",
-    seed: int = 0,
+    seed: Seed = 0,
     *,
     device: str | torch.device = "auto",
     deadline: float = math.inf,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
-from wellposed.core.checks import Positive, Within, checked
+from wellposed.core.checks import Positive, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
@@ -88,7 +88,7 @@ def lr_range_test(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     target: Callable[[Any], Any] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> RangeTest:
     """Train for some steps at rates ``low * (high/low)^(i/(steps - 1))`` and watch the loss; then undo all of it.
 
