@@ -124,6 +124,10 @@ CALLS: dict[str, Call] = {
     "HalfSpace": charge(normal=1.0, limit=5.0),
     "Huber": loss(delta=1.0),
     "Quantile": loss(level=0.5),
+    "Metric": Call(
+        lambda: {"function": lambda outputs, target: (outputs - target).abs().mean(), "higher_is_better": False},
+        lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]), metric=made), RECIPE),
+    ),
     "Poisson": loss(),
     "reading_up_to": Call(lambda: {"memory": "1GiB"}, lambda made: made.__enter__()),
     "mixup_or_cutmix": Call(
@@ -347,7 +351,7 @@ SLOW = {
 GIVEN_BACK = {
     "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
     "Term", *(name for name in wp.__all__ if name.endswith("Error")),
-    "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
+    "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip
 """What is given back, or is the base or a part of what a caller writes, and is not called with values."""

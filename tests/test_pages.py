@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import wellposed as wp
 from wellposed.core.errors import WellposedError
-from wellposed.noise.perturb import Placed
+from wellposed.noise.noise import Placed
 from wellposed.optim.regularize import Regularized
 from wellposed.penalties.base import Chargeable, Constraint, Term
 

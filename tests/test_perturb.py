@@ -25,16 +25,12 @@ from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
+from wellposed.noise.noise import PLACED, Noise, Placed, kinds
 from wellposed.noise.perturb import (
-    NOISES,
-    ActivationNoise,
     DropConnect,
     Dropout,
     GaussianDropout,
-    Noise,
-    ParameterNoise,
     Perturbed,
-    Placed,
     SpatialDropout,
     StochasticDepth,
     WeightNoise,
@@ -42,6 +38,7 @@ from wellposed.noise.perturb import (
 )
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 
+NOISES = {name: kind for name, kind in kinds().items() if kind.acts in PLACED}
 Perturb = Callable[..., Any]
 ROOT = Path(__file__).parent.parent
 
@@ -206,7 +203,7 @@ def check_size_0(make: Perturb, zero: Placed) -> None:
 @pytest.mark.parametrize("name", NOISES)
 def test_size_0_is_plain_bit_for_bit(name: str) -> None:
     cls = NOISES[name]
-    check_size_0(perturb, cls(0.0).on(wp.weights if issubclass(cls, ParameterNoise) else ["0", nn.ReLU]))
+    check_size_0(perturb, cls(0.0).on(wp.weights if cls.acts == "weights" else ["0", nn.ReLU]))
     scheduled = cls(0.5).on("3" if name != "spatial_dropout" else "2", schedule=lambda step: 0.0)
     check_size_0(perturb, scheduled)
 
@@ -611,7 +608,7 @@ def test_every_noise_has_a_name_and_is_in_the_registry() -> None:
     assert list(NOISES) == sorted(NOISES)
     assert {name: cls(0.1).name for name, cls in NOISES.items()} == {name: name for name in NOISES}
     here = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Noise)}
-    assert set(NOISES.values()) == here - {Noise, ActivationNoise, ParameterNoise}
+    assert set(NOISES.values()) == here - {Noise}
     assert set(NOISES) <= set(SUPPORT)
     assert set(NOISES.values()) <= {placed.noise.__class__ for placed in EVERY} | {SpatialDropout}
 

@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.rules.rule import Rule
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.logs.log import Log
+    from wellposed.losses.any_metric import Metric
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed
     from wellposed.noise.mixing import ManifoldMixup
+    from wellposed.noise.noise import Noise
     from wellposed.noise.perturb import (
         DropConnect,
         Dropout,
@@ -137,11 +139,13 @@ _PLACES = {
     "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
+    "losses.any_metric": ["Metric"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradient_noise": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed"],
     "noise.mixing": ["ManifoldMixup"],
+    "noise.noise": ["Noise"],
     "noise.perturb": [
         "DropConnect",
         "Dropout",
@@ -235,6 +239,8 @@ __all__ = [
     "Lookahead",
     "ManifoldMixup",
     "MaxNorm",
+    "Metric",
+    "Noise",
     "NonNegative",
     "NormBound",
     "Nuclear",

@@ -447,7 +447,7 @@ class _Probe:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
         recipe = self.objective.cost
         _, penalty = charged(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
-        plain = not self.objective.noisy and not recipe.noise.label_smoothing and not self._functional
+        plain = not self.objective.noisy and not recipe.noise.acting("labels") and not self._functional
         if plain:
             return training + penalty
         mode: Any = "noise" if self.objective.noisy else "evaluation"
@@ -469,7 +469,7 @@ class _Probe:
         self, found: Mapping[tuple[str, int], Sequence[Found]], seeds: Sequence[int]
     ) -> dict[tuple[str, int], Found]:
         """The best rival of each seed, and the best network without regularization, settled where nothing is drawn."""
-        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.label_smoothing
+        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.acting("labels")
         wanted = [
             (kind, seed)
             for kind in (("rivals", "same") if quiet else ("same",))

@@ -40,6 +40,7 @@ from wellposed.decomposition.picture import shown
 from wellposed.decomposition.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
 from wellposed.losses.per_example import Average, PerExample, average
 from wellposed.noise.hooks import hooked
+from wellposed.noise.noise import PLACED
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside
 from wellposed.statistics.intervals import crossed_interval
@@ -339,11 +340,11 @@ def _taken_away(run: Run, whole: Stage, stage: Any) -> Iterator[tuple[str, Stage
     """Each thing that is taken away, and the cost without it and all before it."""
     recipe = run.recipe
     yield "penalty", Stage(whole.rows, np.zeros(1))
-    recipe = recipe.replace(terms=[], noise={"label_smoothing": 0.0})
+    recipe = recipe.replace(terms=[], noise=recipe.noise.without("labels"))
     yield "smoothing", stage(View(recipe, smooth=False))
-    recipe = recipe.replace(noise={"input": 0.0, "cutout": 0.0, "mixup": 0.0, "cutmix": 0.0})
+    recipe = recipe.replace(noise=recipe.noise.without("inputs"))
     yield "inputs", stage(View(recipe, augmented=False, smooth=False))
-    recipe = recipe.replace(noise={"dropout": 0.0, "places": []})
+    recipe = recipe.replace(noise=recipe.noise.without(*PLACED))
     yield "dropout", stage(View(recipe, "norms", augmented=False, smooth=False))
     yield "batch_norm", stage(View(recipe, "evaluation", augmented=False, smooth=False))
 

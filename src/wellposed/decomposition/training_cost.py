@@ -72,7 +72,7 @@ class View:
     def noisy(self, model: nn.Module) -> bool:
         """Whether another draw can give another loss."""
         noise = self.recipe.noise
-        drawn = noise.input or noise.cutout or noise.mixup or noise.cutmix
+        drawn = any(one.random for one in noise.acting("inputs", "labels"))
         active = self.mode in ("training", "noise") and (noise.places or any(one.p for one in dropouts(model).values()))
         batched = self.mode in ("training", "norms") and any(isinstance(one, _BatchNorm) for one in model.modules())
         return bool(drawn or active or batched)

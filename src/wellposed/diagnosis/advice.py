@@ -192,14 +192,10 @@ def milder(by: float) -> Move:
              **({"strength": t.strength / by} if t.strength is not None else {})}
             for t in recipe.terms
         ]  # fmt: skip
-        noise = {
-            key: float(f"{value / by:.3g}")
-            for key in ("dropout", "label_smoothing", "input", "cutout", "mixup", "cutmix", "gradient")
-            if (value := getattr(recipe.noise, key))
-        }
+        noise = recipe.noise.weaker(lambda size: float(f"{size / by:.3g}"))
         if recipe.noise.dropout is None and room.rate:
-            noise["dropout"] = float(f"{room.rate / by:.3g}")
-        values: dict[str, Any] = {"terms": terms, "noise": {**noise, "places": []}}
+            noise |= {"dropout": float(f"{room.rate / by:.3g}")}
+        values: dict[str, Any] = {"terms": terms, "noise": noise}
         if decay := recipe.optimizer.settings.get("weight_decay"):
             values["optimizer"] = {"weight_decay": decay / by}
         return recipe.replace(**values)

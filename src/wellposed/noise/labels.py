@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -11,6 +12,7 @@ from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.reading import memory_limit, told
 from wellposed.noise.inputs import rowwise
+from wellposed.noise.noise import Key, Noise, Searched
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -108,3 +110,33 @@ def mixed(
         target = smooth_classes(target.long(), classes, 0.0)
     kept = rowwise(weight, target)
     return kept * target + (1.0 - kept) * target[permutation.to(target.device)]
+
+
+@dataclass(frozen=True)
+class LabelSmoothing(Noise):
+    """`smooth_classes`, or `smooth_binary` where each output is a label of its own; ``amount`` in [0, 1)."""
+
+    amount: float
+
+    acts = "labels"
+    size_field, order, random, of_classes = "amount", 1, False, True
+    keys = (
+        Key(
+            name="label_smoothing", field="amount", title="label_smoothing", says="smoothing",
+            searched=Searched(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
+        ),
+    )  # fmt: skip
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """See `smooth_binary`."""
+        return smooth_binary(x, size)
+
+    def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
+        """Smoothed; nothing is drawn."""
+        if classes is None:
+            return smooth_binary(target.to(dtype), self.amount)
+        return smooth_classes(target, classes, self.amount, dtype)
+
+    def uncompiled(self, classes: bool) -> str:
+        """The kernel smooths."""
+        return ""

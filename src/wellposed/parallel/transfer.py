@@ -13,8 +13,8 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +28,7 @@ from wellposed.core.errors import ProblemError, TrainingError, WellposedError
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays
 from wellposed.noise.activations import set_dropout
+from wellposed.noise.noise import THEIRS, Kind
 from wellposed.parallel.jobs import Conditions, Job, Outcome, interrupted
 from wellposed.parallel.population.grouping import train_population
 from wellposed.training.history import History
@@ -122,9 +123,15 @@ def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
 
 @contextlib.contextmanager
 def by_value(pickling: ModuleType, problem: Problem, jobs: Sequence[Job] = ()) -> Iterator[None]:
-    """Send along the modules of the problem's parts, and of what recipes name, that nobody else could import: a file given as
-    FILE.py:NAME."""
-    parts: list[Any] = [problem.model, problem.forward, problem.loss.given, type(problem)]
+    """Send along the modules of a problem, and of what its recipes name, that nobody else could import: a file FILE.py:NAME."""
+    parts: list[Any] = [
+        problem.model,
+        problem.forward,
+        problem.loss.given,
+        problem.measured_by,
+        type(problem),
+        *THEIRS.values(),
+    ]
     parts += [part for job in jobs for part in job.recipe.classes]
     names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
     ours = [sys.modules[name] for name in names if name in sys.modules and not _importable(name)]
@@ -246,12 +253,14 @@ class Lot:
     Attributes:
         places: of the jobs, among all.
         conditions: told by nobody here; the deadline is a value of ``time.monotonic()`` on the worker's machine.
+        noises: kinds of noise that are not ours, by the names in recipes.
     """
 
     places: tuple[int, ...]
     jobs: tuple[Job, ...]
     conditions: Conditions
     version: str = __version__
+    noises: Mapping[str, Kind] = field(default_factory=lambda: dict(THEIRS))
 
 
 def lots(jobs: Sequence[Job], count: int, conditions: Conditions) -> list[Lot]:
@@ -281,6 +290,7 @@ def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) ->
             f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {lot.version}. "
             "Install the same version on both sides."
         )
+    THEIRS.update(lot.noises)
     # One thread: as many workers as cores share them, and OpenMP's pool of threads does not survive a fork.
     torch.set_num_threads(1)
     conditions = replace(lot.conditions, done=lambda place, outcome: tell(place, sent(outcome)))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from wellposed.noise.noise import PLACED, Searched, kinds
 from wellposed.penalties.base import Chargeable, Constraint, FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, TermSpec, chargeables
 
@@ -151,7 +152,7 @@ def own_charges(recipe: Recipe | None) -> tuple[Charge, ...]:
 def _own(term: TermSpec) -> Charge | None:
     """None where it has no size that could be tried."""
     declared, size = vars(term.penalty).get("searched"), term.amount
-    known = {ingredient.name for ingredient in INGREDIENTS}
+    known = {ingredient.name for ingredient in ingredients()}
     name = term.name if term.name not in known else f"own_{term.name}"
     if declared is not None:
         amount, given = declared.amount, vars(declared)
@@ -165,23 +166,10 @@ def _own(term: TermSpec) -> Charge | None:
     return Charge(**{"name": name, "penalty": term.penalty, "amount": amount, **given, "settings": settings})
 
 
-INGREDIENTS: tuple[Ingredient, ...] = (
-    *_charges(),
-    Setting(name="dropout", path="noise.dropout", off=None, low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False),
-    Setting(name="label_smoothing", path="noise.label_smoothing", low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25),
-    Setting(name="input_noise", path="noise.input", low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25),
-    Setting(name="mixup", path="noise.mixup", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15),
-    Setting(name="cutmix", path="noise.cutmix", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",)),
-    Setting(name="cutout", path="noise.cutout", low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False),
-    Setting(name="gradient_noise", path="noise.gradient", low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04),
-    Place(
-        name="drop_connect", kind="drop_connect", amount="rate",
-        low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04,
-    ),
-    Place(
-        name="weight_noise", kind="weight_noise", amount="std",
-        low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04,
-    ),
+TERMS: tuple[Ingredient, ...] = tuple(_charges())
+"""What weights are charged."""
+
+WAYS: tuple[Ingredient, ...] = (
     Setting(
         name="ema", path="averaging.ema", rest=True, regularizes=False,
         low=1e-3, high=3e-2, least=2e-4, most=0.2, odds=0.4,
@@ -200,7 +188,32 @@ INGREDIENTS: tuple[Ingredient, ...] = (
     ),
     Setting(name="clip", path="clip", regularizes=False, low=0.3, high=3.0, least=0.01, most=30.0, odds=0.25),
 )  # fmt: skip
-"""Everything that a cocktail may contain, declared once: the sampler, the widening and the ablation read it here."""
+"""How the cost is minimized."""
+
+
+def ingredients() -> tuple[Ingredient, ...]:
+    """Everything that a cocktail may contain, declared once: the sampler, the widening and the ablation read it here."""
+    return (*TERMS, *noises(), *WAYS)
+
+
+def noises() -> list[Ingredient]:
+    """The kinds of noise that say how a search tries them."""
+    found: list[tuple[int, Ingredient]] = []
+    for name, kind in kinds().items():
+        for key in kind.keys:
+            if how := key.searched:
+                setting = Setting(name=key.title, path=f"noise.{key.name}", off=key.off, **_ranges(how))
+                found.append((how.rank, setting))
+        if how := kind.searched:
+            if kind.acts in PLACED:
+                found.append((how.rank, Place(name=name, kind=name, amount=kind.size_field, **_ranges(how))))
+            else:
+                found.append((how.rank, Setting(name=name, path=f"noise.{name}", **_ranges(how))))
+    return [ingredient for _, ingredient in sorted(found, key=lambda one: one[0])]
+
+
+def _ranges(how: Searched) -> dict[str, Any]:
+    return {key: value for key, value in vars(how).items() if key != "rank"}
 
 
 @dataclass(frozen=True)
@@ -239,5 +252,5 @@ def parts(baseline: Recipe) -> tuple[Part, ...]:
 
 def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | Part]:
     """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
-    everything: tuple[Ingredient | Part, ...] = (*INGREDIENTS, *own_charges(recipe), *parts(baseline))
+    everything: tuple[Ingredient | Part, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
     return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]

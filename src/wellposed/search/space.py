@@ -19,7 +19,7 @@ from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents, own_charges
+from wellposed.search.ingredients import Ingredient, contents, ingredients, own_charges
 from wellposed.training.history import Stopped
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
@@ -151,7 +151,7 @@ class Space:
         self.problem, self.baseline = problem, baseline
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
-        known = (*INGREDIENTS, *own_charges(own))
+        known = (*ingredients(), *own_charges(own))
         self.refused = refused(problem, baseline, known)
         self.ingredients = tuple(i for i in known if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
@@ -299,11 +299,11 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 """Cocktails to begin with: ingredients with their sizes."""
 
 
-def refused(problem: Problem, baseline: Recipe, ingredients: Sequence[Ingredient]) -> dict[str, str]:
+def refused(problem: Problem, baseline: Recipe, known: Sequence[Ingredient]) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
-    for ingredient in ingredients:
+    for ingredient in known:
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, math.sqrt(ingredient.low * ingredient.high))
         try:

@@ -15,8 +15,8 @@ from wellposed.core.errors import noting
 from wellposed.core.preserve import modes_kept, random_states_kept
 from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, moved
-from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
+from wellposed.losses.score import Score
 
 Forward = Callable[[nn.Module, Any], Any]
 BATCH = 1024
@@ -56,13 +56,17 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
     loss: Loss,
-    metric: Metric | None,
+    metric: Score | None,
     *,
     device: torch.device,
     forward: Forward = call,
     weights: list[Tensor] | None = None,
+    by_row: bool = False,
 ) -> Evaluation:
-    """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows."""
+    """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows.
+
+    ``by_row``: each row's part of the metric is needed, also where it costs more than the score.
+    """
     parts: list[PerExample] = []
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
@@ -86,7 +90,7 @@ def evaluate(
         return Evaluation(measured, float("nan"), None)
     together = torch.cat(outputs)
     with noting(f"the metric {metric.name!r}", together, target):
-        rows = metric.rows(together, target, weight)
+        rows = (metric.rows if by_row else metric.at_once)(together, target, weight)
     return Evaluation(measured, float(rows.mean()), rows)
 
 
@@ -131,7 +135,7 @@ def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
 
 
 def evaluations(
-    outputs: Tensor, target: Tensor, loss: Loss, metric: Metric | None, weights: list[Tensor] | None = None
+    outputs: Tensor, target: Tensor, loss: Loss, metric: Score | None, weights: list[Tensor] | None = None
 ) -> list[Evaluation]:
     """`evaluate` of several models on the same rows, from their outputs.
 

@@ -23,9 +23,10 @@ from wellposed.data.data import Prepared
 from wellposed.losses.criterion import wide
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
-from wellposed.noise.gradient_noise import GradientNoise
-from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.gradient_noise import disturb_gradients
+from wellposed.noise.inputs import Weight
+from wellposed.noise.labels import mixed, smooth_classes
+from wellposed.noise.noise import Noise
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
@@ -283,8 +284,9 @@ class Training:
         streams, recipe = self.streams, self.recipe
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model, recipe.clip)
-        if recipe.noise.gradient:
-            disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
+        for noise in recipe.noise.acting("gradients"):
+            taken = self.optimizer.steps
+            disturb_gradients(self.model, noise, noise.at(taken), taken, self.seed)
         if math.isfinite(total):
             taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
@@ -359,25 +361,21 @@ class Training:
 
     def disturbed(self, inputs: Any) -> tuple[Any, Mixing | None]:
         """Inputs with the noise of this step, and how examples were mixed, where they were."""
-        noise, streams = self.recipe.noise, self.streams
-        if noise.input:
-            inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
-        if noise.cutout:
-            inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
-        if not (noise.mixup or noise.cutmix):
-            return inputs, None
-        inputs, permutation, kept = mixup_or_cutmix(
-            inputs, noise.mixup, noise.cutmix, streams.at("input", "mix"),
-            switch_prob=noise.switch_prob, mode=noise.mix_mode,
-        )  # fmt: skip
-        return inputs, (permutation, kept)
+        mixing: Mixing | None = None
+        for noise in self.recipe.noise.acting("inputs"):
+            disturbed = noise.apply(inputs, noise.size, self.streams.at("input", noise.stream))
+            if noise.mixes:
+                inputs, *mixing = disturbed
+            else:
+                inputs = disturbed
+        return inputs, mixing
 
     def told(
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Any, Tensor | None]:
         """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
-        if self.recipe.noise.label_smoothing:
-            target = smoothed(self.problem, outputs, target, self.recipe.noise.label_smoothing)
+        for noise in self.recipe.noise.acting("labels"):
+            target = relabelled(self.problem, noise, outputs, target, self.streams.at("label", noise.stream))
         if mixing:
             if self.problem.loss.name == "binary_cross_entropy":
                 target = target.to(wide(outputs).dtype)
@@ -391,9 +389,9 @@ class Training:
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
-        smoothing = self.recipe.noise.label_smoothing
+        noise = self.recipe.noise
         target, weight = self.told(outputs, target, weight, mixing)
-        softened = smoothing if smoothing or mixing else None
+        softened = noise.label_smoothing if mixing or noise.acting("labels") else None
         return self.problem.loss.parts(outputs, target, weight is not None, softened).sums(weight)
 
     @property
@@ -554,14 +552,6 @@ def steps_of(rows: int, recipe: Recipe) -> int:
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
 
-@torch.no_grad()
-def disturb_gradients(model: nn.Module, variance: float, step: int, seed: int) -> None:
-    """Annealed noise on every gradient; see `wellposed.noise.gradient_noise.GradientNoise`."""
-    noise = GradientNoise(model, variance, seed=seed)
-    noise.step = step
-    noise()
-
-
 def classes_of(outputs: Tensor, target: Tensor) -> int | None:
     """How many classes class indices have; None where targets are numbers or probabilities already."""
     return None if target.is_floating_point() else outputs.shape[1]
@@ -626,11 +616,9 @@ def equal_probes(
 
 def regularized(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
-    noise = recipe.noise
     found = {f"{t.name} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
-    found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
-    found |= {"cutout": noise.cutout, "mixup": noise.mixup, "cutmix": noise.cutmix, "gradient_noise": noise.gradient}
-    found |= {f"{place.kind} on {place.on}": place.amount for place in noise.places}
+    found |= recipe.noise.sizes
+    found |= {f"{place.kind} on {place.on}": place.amount for place in recipe.noise.places}
     found |= {"sharpness": recipe.sharpness.radius}
     if recipe.optimizer.settings.get("weight_decay"):
         found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
@@ -644,33 +632,32 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         ProblemError: label smoothing without classes, noise on inputs that are no floating numbers or no images, or
             targets that cannot be mixed.
     """
-    if recipe.noise.label_smoothing and not problem.loss.classifies:
-        raise ProblemError(
-            f"Label smoothing needs the loss cross_entropy or binary_cross_entropy; this is {problem.loss.name!r}. "
-            "Leave label_smoothing out of the recipe."
-        )
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
-    noise = recipe.noise
     floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
-    for name, size in (
-        ("input", noise.input),
-        ("cutout", noise.cutout),
-        ("mixup", noise.mixup),
-        ("cutmix", noise.cutmix),
-    ):
-        if size and not floating:
-            raise ProblemError(f"Noise {name!r} needs inputs that are one floating tensor. Leave [noise] {name} out.")
-        if size and name in ("cutout", "cutmix") and inputs.ndim != 4:
+    softens = mixes = False
+    for noise in recipe.noise.active:
+        names = noise.called
+        softens, mixes = softens or noise.acts == "labels", mixes or noise.mixes
+        if noise.of_classes and not problem.loss.classifies:
             raise ProblemError(
-                f"Noise {name!r} needs images (rows, channels, height, width); one input has shape {tuple(inputs.shape[1:])}. "
-                f"Leave [noise] {name} out."
+                f"{names[0].replace('_', ' ').capitalize()} needs the loss cross_entropy or binary_cross_entropy; this is "
+                f"{problem.loss.name!r}. Leave {names[0]} out of the recipe."
             )
-    if (noise.mixup or noise.cutmix) and not mixable(problem, target):
+        if noise.acts == "inputs" and not floating:
+            raise ProblemError(
+                f"Noise {names[0]!r} needs inputs that are one floating tensor. Leave [noise] {names[0]} out."
+            )
+        if noise.images and inputs.ndim != 4:
+            raise ProblemError(
+                f"Noise {names[-1]!r} needs images (rows, channels, height, width); one input has shape "
+                f"{tuple(inputs.shape[1:])}. Leave [noise] {names[-1]} out."
+            )
+    if mixes and not mixable(problem, target):
         raise ProblemError(
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (noise.mixup or noise.cutmix or noise.label_smoothing) and masked(problem):
+    if (mixes or softens) and masked(problem):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
@@ -770,16 +757,18 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
-def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
-    """Targets with label smoothing.
+def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, source: torch.Generator) -> Tensor:
+    """Targets with noise on labels.
 
     Raises:
-        ProblemError: the targets are no class indices, one a row.
+        ProblemError: class indices that are not one a row.
     """
+    dtype, indices = wide(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
-        return smooth_binary(target.to(wide(outputs).dtype), amount)
-    if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
+        return noise.labels(target, None, dtype, source)
+    if (indices or noise.of_classes) and (outputs.ndim != 2 or target.ndim != 1 or not indices):
         raise ProblemError(
-            "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
+            f"{noise.called[0].replace('_', ' ').capitalize()} needs one class index for each row; leave {noise.called[0]} out of "
+            "the recipe."
         )
-    return smooth_classes(target, outputs.shape[1], amount, wide(outputs).dtype)
+    return noise.labels(target, outputs.shape[1] if indices else None, dtype, source)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.selectors import leaves
-from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average, Loss
+from wellposed.losses.score import Score
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
 from wellposed.training.loop_activity import real
 
@@ -17,7 +17,7 @@ MOST_NUMBERS = 2**24
 """Outputs that are computed at once: 64 MiB."""
 
 
-def constant_facts(loss: Loss, metric: Metric | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
+def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
     """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets.
 
     As the loss says (class shares for cross-entropy, the mean for squared error); empty where it does not, and for targets

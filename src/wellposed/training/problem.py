@@ -17,9 +17,10 @@ from wellposed.core.numbers import plain
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import Metric, default_metric, scaled
+from wellposed.losses.metrics import default_metric, scaled
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.score import Score
 from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.measures import constant_facts
 
@@ -55,7 +56,7 @@ class Problem:
         data: Any,
         *,
         space: Mapping[str, Sequence[Any]] | None = None,
-        metric: str | Metric | None = None,
+        metric: Any = None,
         forward: Forward = call,
         name: str = "problem",
         warnings: Sequence[str] = (),
@@ -71,7 +72,7 @@ class Problem:
         self.loss = Loss(loss, by_example=True)
         self.data = data if isinstance(data, Data) else Data(train=data)
         self.space = {key: list(map(plain, values)) for key, values in (space or {}).items()}
-        self._metric = None if metric is None else named_metric(metric)
+        self._metric = None if metric is None else named_metric(metric, self.loss)
         self._check_space()
 
     @staticmethod
@@ -87,8 +88,13 @@ class Problem:
         """The data, split and encoded once."""
         return self.data.prepare(self.loss.affine, self.loss.task)
 
+    @property
+    def measured_by(self) -> Any:
+        """The metric's function, where it is somebody's own."""
+        return getattr(self._metric, "function", None)
+
     @cached_property
-    def metric(self) -> Metric | None:
+    def metric(self) -> Score | None:
         """The metric that people read."""
         if self._metric is not None:
             target = self.prepared.target

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
 from wellposed.data.arrays import Source, moved
-from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Average
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
@@ -62,12 +61,12 @@ class Run:
         """The data loss on the rows of a source."""
         return self._measured(source, None).loss
 
-    def _measured(self, source: Source, metric: Metric | None) -> Evaluation:
+    def _measured(self, source: Source, metric: Score | None) -> Evaluation:
         weights = None if source.weight is None else [source.weight]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(
             self.model, batches_of(source), self.problem.loss, metric,
-            device=device, forward=self.problem.forward, weights=weights,
+            device=device, forward=self.problem.forward, weights=weights, by_row=True,
         )  # fmt: skip
 
     def score(self, on: str = "valid") -> float:

@@ -28,9 +28,10 @@ from wellposed.core.errors import DataError, InputError, guarded
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import unscripted
 from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
-from wellposed.losses.metrics import Metric, default_metric
+from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import inside, needs_its_optimizer
@@ -103,7 +104,7 @@ class Watch:
         valid: Any,
         *,
         optimizer: Optimizer | None = None,
-        metric: str | Metric | None = None,
+        metric: Any = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         target: Target | None = None,
         rows: Annotated[int, Within(2)] | None = None,
@@ -121,7 +122,7 @@ class Watch:
         sides = {name: side_of(side, double) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Metric | None = named_metric(metric) if metric is not None else default_metric(self.loss)
+        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
         self.first, self.unseen = self._look()

@@ -17,7 +17,6 @@ from wellposed.core.preserve import random_states_kept
 from wellposed.core.progress import report
 from wellposed.core.random import seeded
 from wellposed.losses.per_example import Loss
-from wellposed.noise.perturb import ParameterNoise
 from wellposed.optim.schedules import Custom
 from wellposed.parallel.jobs import Conditions, Job, NotBegun, Outcome, Standing, Told
 from wellposed.parallel.population.compiled import Kernel, kernel
@@ -266,9 +265,8 @@ class Together:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
-        why = template.why
-        why = why or ("classes are mixed by a weight for each example" if each else "")
+        by_torch = next((why for noise in recipe.noise.active if (why := noise.uncompiled(classes))), "")
+        why = template.why or by_torch
         why = why or ("a penalty looks at outputs" if any(map(needs, others)) else "")
         eager = template.found is None or not self.compiled or bool(why)
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
@@ -396,7 +394,7 @@ def check_recipe(recipe: Recipe) -> None:
     if isinstance(recipe.schedule.name, Custom):
         raise NotStackable("its schedule is a function of somebody's own")
     for place in recipe.noise.places:
-        if not isinstance(place.build().noise, ParameterNoise):
+        if place.build().noise.acts != "weights":
             raise NotStackable(f"{place.kind} is drawn inside the model")
     for term in recipe.build_terms():
         looked = sorted(set(needs(term)) - {"outputs"})

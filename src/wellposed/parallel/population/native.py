@@ -228,8 +228,8 @@ class Given:
             found.weight = found.lanes(batch.weight.to(dtype), batch.lane)
         shape = torch.empty(batch.rows, outputs, dtype=dtype)
         for j, training in enumerate(trainings):
-            mixing, smoothing = batch.mixing.get(j), training.recipe.noise.label_smoothing
-            if mixing is None and (classes or not smoothing):
+            mixing, labels = batch.mixing.get(j), training.recipe.noise.acting("labels")
+            if mixing is None and (classes or not labels):
                 continue
             target, weight = training.told(shape, batch.target_of(j), batch.weight_of(j), mixing)
             if found.target is not None:
