@@ -11,6 +11,7 @@ choice is made on others: a demonstration that was chosen for its result would p
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -35,7 +36,7 @@ def whole(name: str) -> Problem:
     return table_problem(prepare_table(frame, "target", name=name))
 
 
-def few_digits(known: int, wrong: float = 0.0, noise: int = 0) -> Problem:
+def few_digits(known: int, valid: float = 0.2, wrong: float = 0.0, noise: int = 0) -> Problem:
     """So many digits to learn from, all others untouched; some labels wrong, or columns of noise added."""
     frame = ready.load_digits(as_frame=True).frame.sample(frac=1, random_state=0, ignore_index=True)
     draw = np.random.default_rng(0)
@@ -47,14 +48,18 @@ def few_digits(known: int, wrong: float = 0.0, noise: int = 0) -> Problem:
     labels = np.where(flipped, (labels + draw.integers(1, 10, len(frame))) % 10, labels)
     frame = frame.assign(target=[f"digit {label}" for label in labels])
     table = prepare_table(frame[:known], "target", name="digits")
-    return table_problem(table, test=labelled_rows(frame[known:], table))
+    problem = table_problem(table, test=labelled_rows(frame[known:], table))
+    problem.data = dataclasses.replace(problem.data, valid=valid)
+    return problem
 
 
 PROBLEMS = {
     "digits": lambda: whole("digits"),
-    "digits-400": lambda: few_digits(400),
-    "digits-400, a fifth of the labels wrong": lambda: few_digits(400, wrong=0.2),
-    "digits-400, 192 columns of noise": lambda: few_digits(400, noise=192),
+    "400 digits": lambda: few_digits(400),
+    "400 digits, a fifth of the labels wrong": lambda: few_digits(400, wrong=0.2),
+    "600 digits, half to validate": lambda: few_digits(600, valid=0.5),
+    "600 digits, half to validate, a fifth of the labels wrong": lambda: few_digits(600, valid=0.5, wrong=0.2),
+    "600 digits, half to validate, 64 columns of noise": lambda: few_digits(600, valid=0.5, noise=64),
     "breast_cancer": lambda: whole("breast_cancer"),
     "diabetes": lambda: whole("diabetes"),
 }

@@ -188,8 +188,8 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
         return ""
     smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     return (
-        f"{counted(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with probability {needs.power:.4g}, where "
-        "two recipes differ, row by row, no more than two runs of one. A smaller gain may exist and would not have been seen."
+        f"What could have been seen: {counted(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with probability "
+        f"{needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
     )
 
 
