@@ -79,7 +79,17 @@ def study(name: str, seed: int, budget: str) -> dict[str, Any]:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """The lines as a table in Markdown."""
-    head = ["problem", "seed", "baseline's findings", "advice helped", "baseline", "best", "gain", "interval", "boosting"]
+    head = [
+        "problem",
+        "seed",
+        "baseline's findings",
+        "advice helped",
+        "baseline",
+        "best",
+        "gain",
+        "interval",
+        "boosting",
+    ]
     out = [head, ["---"] * len(head)]
     for line in lines:
         found, advice = line["improvement"], line["advice"]

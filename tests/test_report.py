@@ -292,7 +292,9 @@ def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) ->
         assert twice not in shown, twice
 
 
-def test_where_the_baseline_stays_the_best_it_is_shown_once_with_what_could_have_been_seen(record: dict[str, Any]) -> None:
+def test_where_the_baseline_stays_the_best_it_is_shown_once_with_what_could_have_been_seen(
+    record: dict[str, Any],
+) -> None:
     record["recipes"]["best"] = record["recipes"]["baseline"]
     record["improvement"] |= {"estimate": 0.0, "low": 0.0, "high": 0.0, "shown": False, "pairs": 5}
     record["improvement"]["needs"] = {"gain": 0.0, "smallest": 0.0123, "power": 0.8}

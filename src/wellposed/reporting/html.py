@@ -454,7 +454,7 @@ def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The comparison on the untouched rows: its interval and each seed's scores; of the baseline alone, what could have been seen."""
+    """The comparison on the untouched rows: its interval and each seed's scores."""
     alone = len(_sides(record)) == 1
     found = mapping(record.get("improvement"))
     estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))

@@ -178,18 +178,22 @@ def _tried(record: dict[str, Any]) -> str:
     again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
     rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
     best = f", the best {'one' if rivals == 1 else rivals} of them again with new seeds" if rivals else ""
-    return f"{counted(tried, 'recipe')} were tried{best}. The baseline stays the best." if tried > 1 else "It stays the best."
+    return (
+        f"{counted(tried, 'recipe')} were tried{best}. The baseline stays the best."
+        if tried > 1
+        else "It stays the best."
+    )
 
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
-    """How large a gain the confirmation would have shown, by the noise between its runs of the baseline; empty where none is known."""
+    """How large a gain the confirmation would have shown, by the noise between its runs of the baseline; empty where unknown."""
     needs, pairs = needed(found), number(found.get("pairs"))
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
     smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     return (
-        f"What could have been seen: {counted(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with probability "
-        f"{needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
+        f"What could have been seen: {counted(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
+        f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
     )
 
 
