@@ -1,6 +1,6 @@
 """Rows to begin with, for somebody who has not brought any: real digits of scikit-learn's, made harder, and nothing is downloaded.
 
-Of all 1,797 digits a plain network already reads nearly every one, so that a search has nothing left to gain. Here 600 are known, and
+Of all 1,797 digits a plain network already reads nearly every one, so that a search has nothing to gain. Here 600 are known, and
 each has 64 columns of noise beside its 64 pixels: few rows, and many features of which half are useless. The network can learn the
 noise by heart, so both summands of the error are at stake. ``docs/results.md`` has the candidates that were tried.
 """
