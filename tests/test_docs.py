@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,31 @@ def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture
     for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "population.md").read_text(), re.DOTALL):
         exec(code, {})
     assert re.fullmatch(r"6 (compiled|torch) population of 6\n", capsys.readouterr().out)
+
+
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", EXTENDING, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_of_extending_runs_and_is_short(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(EXAMPLES[name].splitlines()) < 30
+    (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(f"{name}.py", run_name="__main__")
+
+
+def test_the_recipe_of_extending_finds_its_penalty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wellposed import Recipe
+
+    (tmp_path / "tolls.py").write_text(EXAMPLES["tolls"])
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"```toml\n(.*?)```", EXTENDING, re.DOTALL)
+    assert text is not None
+    assert Recipe.from_toml(text[1]).describe().endswith("toll 0.01")
+    monkeypatch.delitem(sys.modules, "tolls")
 
 
 def test_links_and_images_exist() -> None:

@@ -616,16 +616,11 @@ def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: 
 
 
 def test_penalties_of_outputs_are_on_nothing() -> None:
-    from wellposed.penalties.base import FunctionalPenalty
-    from wellposed.recipe.recipe import chargeables
+    from wellposed.recipe.recipe import Recipe
 
-    found = [
-        name
-        for name, cls in chargeables().items()
-        if issubclass(cls, FunctionalPenalty) and "activations" not in cls.needs
-    ]
-    assert sorted(found) == sorted(verdict.OF_OUTPUTS)
-    assert verdict.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
+    terms = [{"penalty": "confidence", "strength": 0.1}, {"penalty": "l1", "strength": 0.1}]
+    found = Recipe(terms=terms).differences(Recipe())["terms"]
+    assert verdict.setting(found[0]) == "confidence 0.1; l1 0.1 on weights"
 
 
 # Labels in any script

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory
+from wellposed.cli.options import MaxMemory, Rules, typed
 from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
 from wellposed.core.signs import fitting
 
@@ -27,6 +28,7 @@ PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
 def improve(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -53,6 +55,7 @@ def improve(
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
+    rule: Rules = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -65,7 +68,8 @@ def improve(
     max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
-    began = clock.monotonic()  # imports take seconds, and count
+    # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
+    began = clock.monotonic() if context.obj is None else float(context.obj)
     from wellposed.cli.progress_bar import progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
@@ -78,6 +82,7 @@ def improve(
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with progress(spent, quiet or as_json), apart():
+        from wellposed.core.drawing import left_out
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
@@ -96,7 +101,7 @@ def improve(
         try:
             study = search(
                 problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command,
+                command=command, rules=typed(rule, "rule"),
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -108,11 +113,17 @@ def improve(
             if same_page(folder):
                 raise
             study = None
-        page = report(study or folder)
+        late = study is not None and study.late
+        with left_out() if late else contextlib.nullcontext():
+            page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
     for kind in ("warning", "note"):
         for said in texts(record.get(f"{kind}s"), most=2000):
             complain(f"{kind}: {said}")
+    if late:
+        complain(
+            f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
+        )
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:

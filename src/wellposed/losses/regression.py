@@ -92,12 +92,9 @@ class SquaredError(_OfNumbers):
     """``sum_outputs (y - f)^2``, without 1/2. Convex in the outputs."""
 
     name = "squared_error"
+    formula = staticmethod(squared_error)
     aliases = ("mse",)
     kernel = 1
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `squared_error`."""
-        return squared_error(outputs, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The mean."""
@@ -109,12 +106,9 @@ class AbsoluteError(_OfNumbers):
     """``sum_outputs |y - f|``. Convex in the outputs."""
 
     name = "absolute_error"
+    formula = staticmethod(absolute_error)
     aliases = ("mae",)
     kernel = 3
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `absolute_error`."""
-        return absolute_error(outputs, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The median; of two in the middle the smaller."""
@@ -141,15 +135,12 @@ class Huber(_OfNumbers):
     delta: float = 1.0
 
     name = "huber"
+    formula = staticmethod(huber)
     kernel = 4
 
     def __post_init__(self) -> None:
         if not 0.0 < self.delta < math.inf:
             raise InputError(f"Huber's delta is a finite number > 0; it was given {self.delta!r}. Write Huber(1.0).")
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `huber`."""
-        return huber(outputs, target, self.delta)
 
     def compiled(self) -> int | None:
         """The kernel computes delta 1."""
@@ -176,15 +167,12 @@ class Quantile(_OfNumbers):
     level: float = 0.5
 
     name = "quantile"
+    formula = staticmethod(quantile)
     aliases = ("pinball",)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
             raise InputError(f"A quantile's level lies in (0, 1); it was given {self.level!r}. Write Quantile(0.9).")
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `quantile`."""
-        return quantile(outputs, target, self.level)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The training targets' quantile: of ``n`` sorted ones number ``ceil(level n)``."""
@@ -205,13 +193,10 @@ class Poisson(_OfNumbers):
     """
 
     name = "poisson"
+    formula = staticmethod(poisson)
     aliases = ("poisson_nll",)
     numeric = False
     affine = False
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `poisson`."""
-        return poisson(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Finite numbers >= 0."""

@@ -20,8 +20,8 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
-from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
+from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
@@ -31,16 +31,7 @@ LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
 
 
-def train_on_ray(
-    problem: Problem,
-    jobs: Sequence[Job],
-    *,
-    device: str | torch.device = "auto",
-    deadline: float,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
-) -> list[Outcome]:
+def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) -> list[Outcome]:
     """Train every job as part of some Ray task; see `wellposed.parallel.executors.train_jobs`.
 
     If Ray is not connected yet, ``ray.init()`` finds the cluster of Ray's own configuration (``RAY_ADDRESS``, or the latest
@@ -55,20 +46,20 @@ def train_on_ray(
         MissingExtra: Ray is not installed.
     """
     ray = require("ray", "ray")
-    kind = kind_of(device)
+    kind = kind_of(conditions.device)
     connect(ray)
     resources = ray.cluster_resources()
     count = int(resources.get("CPU" if kind != "cuda" else "GPU", 0))
     if kind == "cuda" and not count:
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
-    lots = [
-        Lot(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
-        for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
-    ]
+    several = max(min(count, len(jobs)), math.ceil(len(jobs) / LOT))
+    waiting = lots(jobs, several, replace(conditions, device=kind, done=None))
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
-        return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
+    own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
+    with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
+        told = Told(len(jobs), conditions.done)
+        return Tasks(ray, task, problem, stored(ray, problem), jobs, told, count).train(waiting)
 
 
 def kind_of(device: str | torch.device) -> str:
@@ -138,7 +129,7 @@ Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
 
 def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
     """The task: train a lot within the seconds that are left."""
-    deadline = time.monotonic() + left
+    lot = replace(lot, conditions=replace(lot.conditions, deadline=time.monotonic() + left))
     told: list[tuple[int, bytes]] = []
     notes: list[str] = []
 
@@ -147,7 +138,7 @@ def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_lot(unpacked(parcel), replace(lot, deadline=deadline), lambda *outcome: told.append(outcome))
+        ended = train_lot(unpacked(parcel), lot, lambda *outcome: told.append(outcome))
     return told, ended, notes
 
 
@@ -160,9 +151,8 @@ class Tasks:
     problem: Problem
     parcel: Any
     jobs: Sequence[Job]
-    done: Done | None
+    told: Told
     count: int
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
     running: dict[Any, Lot] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -178,7 +168,7 @@ class Tasks:
                 # No more than can run, so that each leaves with the time that is left then.
                 while waiting and len(self.running) < self.count:
                     lot = waiting.pop()
-                    self.running[self.task.remote(self.parcel, lot, lot.deadline - time.monotonic())] = lot
+                    self.running[self.task.remote(self.parcel, lot, lot.conditions.deadline - time.monotonic())] = lot
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for reference in ready:
                     self.take(reference)
@@ -187,7 +177,7 @@ class Tasks:
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
-        return so_far(self.outcomes, len(self.jobs), self.interrupted)
+        return self.told.so_far(self.interrupted)
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""
@@ -200,19 +190,13 @@ class Tasks:
         except errors.RayError as error:
             said = " ".join(str(error).split())
             for place in lot.places:
-                self.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
+                self.told.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
             return
         for text in notes:
             report("note", text=text)
         for place, answer in told:
-            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
-
-    def settle(self, place: int, outcome: Outcome) -> None:
-        """A job has ended."""
-        self.outcomes[place] = outcome
-        if self.done is not None:
-            self.done(place, outcome)
 
 
 def understood(error: Any) -> BaseException:

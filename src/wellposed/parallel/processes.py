@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import ctypes
 import json
+import math
 import multiprocessing as mp
 import os
 import pickle
@@ -23,7 +24,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -33,9 +34,9 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import report, reporting_to
 from wellposed.core.shared import warnings_apart
-from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -58,19 +59,15 @@ FRESH = (
 def train_in_processes(
     problem: Problem,
     jobs: Sequence[Job],
-    *,
-    device: str | torch.device = "auto",
-    deadline: float,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
+    conditions: Conditions,
     workers: int | None = None,
     fork: bool | None = None,
 ) -> list[Outcome]:
     """Train every job in some worker; see `wellposed.parallel.executors.train_jobs`.
 
     Each outcome is told as it comes. A worker that dies is noticed, and what it had not told is trained again in a new one,
-    once. A copy of ``cull`` judges each worker's share; what it remembers stays there.
+    once; without a deadline among the whole share, so that a death changes nothing but the time. A copy of ``cull`` judges
+    each worker's share; what it remembers stays there.
 
     Args:
         workers: how many processes, >= 1; None takes as many as there are cores.
@@ -82,17 +79,12 @@ def train_in_processes(
     if os.name != "posix":
         raise InputError('The engine "processes" needs Linux or macOS; use engine="inprocess" or "ray".')
     problem.prepared  # noqa: B018 - once, not in each worker
-    where = resolve_device(device)
-    count = (
-        min(workers or cores(), len(jobs)) if where.type == "cpu" else min(workers or cores(), len(jobs), ON_ONE_GPU)
-    )
+    where = resolve_device(conditions.device)
+    count = min(workers or cores(), len(jobs), len(jobs) if where.type == "cpu" else ON_ONE_GPU)
     start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
-    lots = [
-        Lot(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
-        for places in shares(jobs, count)
-    ]
-    return Crew(problem, jobs, start, done).train(lots)
+    sent = replace(conditions, device=str(where), done=None)
+    return Crew(problem, jobs, start, Told(len(jobs), conditions.done)).train(lots(jobs, count, sent))
 
 
 def cores() -> int:
@@ -131,9 +123,6 @@ class Worker:
     tries: int = 1
     waiting: set[int] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.waiting = set(self.lot.places)
-
     def ask_to_end(self) -> None:
         """Let it hand over what it has, and end."""
         with suppress(OSError):
@@ -156,13 +145,12 @@ class Crew:
     problem: Problem
     jobs: Sequence[Job]
     start: Start
-    done: Done | None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    told: Told
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+    def train(self, waiting: Sequence[Lot]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -170,8 +158,8 @@ class Crew:
         """
         try:
             try:
-                for lot in lots:
-                    self.add(lot)
+                for lot in waiting:
+                    self.add(lot, lot.places)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
@@ -181,14 +169,17 @@ class Crew:
         finally:
             for worker in self.workers:
                 worker.end()
-        return so_far(self.outcomes, len(self.jobs), self.ending is not None)
+        return self.told.so_far(self.ending is not None)
 
-    def add(self, lot: Lot, tries: int = 1) -> None:
-        """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
+    def add(self, lot: Lot, waiting: Sequence[int], tries: int = 1) -> None:
+        """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
+
+        Signals wait until it is in the list of those that are ended, and answers them itself.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             worker = self.start(self.problem, lot, self.workers)
-            worker.tries = tries
+            worker.waiting, worker.tries = set(waiting), tries
             self.workers.append(worker)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -226,14 +217,10 @@ class Crew:
                 self.interrupt()
         else:
             place, answer = said
+            if place not in worker.waiting:  # told by the worker that this one replaces
+                return
             worker.waiting.discard(place)
-            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
-
-    def settle(self, place: int, outcome: Outcome) -> None:
-        """A job has ended."""
-        self.outcomes[place] = outcome
-        if self.done is not None:
-            self.done(place, outcome)
+            self.told.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
         """Ask every worker to end."""
@@ -249,21 +236,23 @@ class Crew:
         return worker.end()
 
     def lose(self, worker: Worker) -> None:
-        """A worker died: train again what it had not told, or say that it cannot be trained."""
+        """A worker died: train again what it had not told, or say that it cannot be trained.
+
+        Without a deadline the new worker trains the whole lot: what is judged and stopped together must be so again, or a death
+        would change which jobs are stopped. Under one, time is dearer, and it trains what is left.
+        """
         status = self.dismiss(worker)
         left = tuple(place for place in worker.lot.places if place in worker.waiting)
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            self.add(replaced(worker.lot, left, self.jobs), worker.tries + 1)
+            lot = worker.lot
+            if not math.isinf(lot.conditions.deadline):
+                lot = replace(lot, places=left, jobs=tuple(self.jobs[i] for i in left))
+            self.add(lot, left, worker.tries + 1)
             return
         for place in left:
-            self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
-
-
-def replaced(lot: Lot, places: tuple[int, ...], jobs: Sequence[Job]) -> Lot:
-    """The same for fewer jobs."""
-    return Lot(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
+            self.told.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
 
 
 def died(status: int | None) -> str:
@@ -324,8 +313,10 @@ class Fresh:
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
+        with by_value(self.pickling, problem, lot.jobs):
+            jobs = self.pickling.dumps(lot)
         # In a thread, since a new interpreter takes seconds until it reads.
-        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(lot)), daemon=True).start()
+        threading.Thread(target=self._feed, args=(here, jobs), daemon=True).start()
         return Worker(lot, here, lambda: process.poll() is None, process.kill, process.wait)
 
     def _feed(self, line: Connection, lot: bytes) -> None:

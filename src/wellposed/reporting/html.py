@@ -86,13 +86,29 @@ def render(record: dict[str, Any]) -> str:
     """
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
     tidy = cleaned(record)
-    source = importlib.resources.files("wellposed.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return str(_environment().from_string(source).render(**_view(tidy)))
+    return page("report.html.j2", _view(tidy))
+
+
+def page(template: str, view: dict[str, Any]) -> str:
+    """A page of this folder's template in the one style of all pages; every text of the view is escaped.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    themes = {"theme": drawing.theme(), "paper": drawing.variables(drawing.PAPER_THEME), "font": drawing.FONT}
+    return str(_environment().get_template(template).render(**view, **{k: _safe(v) for k, v in themes.items()}))
+
+
+def _safe(made: str) -> Any:
+    """What was made here, and holds nothing of a user's."""
+    return require("markupsafe", "report").Markup(made)
 
 
 def _environment() -> Any:
     jinja2 = require("jinja2", "report")
+    folder = importlib.resources.files("wellposed.reporting")
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -103,7 +119,7 @@ def _environment() -> Any:
         formats.score, formats.count, formats.percent, formats.duration, verdict.setting, formats.counted, formats.number_or_text,
     )  # fmt: skip
     environment.filters.update({kind.__name__: kind for kind in kinds})
-    environment.filters["drawn"] = require("markupsafe", "report").Markup  # only what `figures` drew
+    environment.filters["drawn"] = _safe  # only what `drawing.drawn` made
     return environment
 
 

@@ -20,6 +20,7 @@ from wellposed.search.successive_halving import Halving
 from wellposed.search.timing import with_epochs
 from wellposed.study.ranking import WORST
 from wellposed.study.trials import Pending, Trial
+from wellposed.training.history import Stopped
 
 LOTS, FEWEST_TOGETHER, MOST_TOGETHER = 5, 4, 48
 """Lots that a search has at least, where it has enough recipes for them, and how many recipes one has."""
@@ -138,7 +139,7 @@ class Rounds:
             if trial.kind == "baseline":
                 point = self.space.plain(trial.built.optimizer.lr)
             if point:
-                culled = trial.epochs if trial.stopped == "culled" else None
+                culled = trial.epochs if trial.stopped == Stopped.CULLED else None
                 found.append(Told(point, WORST if trial.diverged else self.bench.rank(trial), culled))
         return found
 

@@ -17,7 +17,7 @@ from wellposed.training.problem import Problem
 UNITS = {"seconds": "s", "recipes": " recipes", "epochs": " epochs"}
 
 
-def resumed(folder: Path, fresh: State, account: Account, problem: Problem, most: float) -> tuple[State, Account]:
+def resume_study(folder: Path, fresh: State, account: Account, problem: Problem, most: float) -> tuple[State, Account]:
     """The state of the study in a folder, and the account with what it has spent of this budget.
 
     Args:

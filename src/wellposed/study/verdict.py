@@ -91,10 +91,6 @@ def setting(value: Any) -> str:
     return text(value, 200)
 
 
-OF_OUTPUTS = ("confidence", "consistency", "jacobian", "logit_norm")
-"""Penalties that look at outputs, so that what they are ``on`` says nothing. A list that a test holds: reports need no torch."""
-
-
 def _term(term: dict[str, Any]) -> str:
     parts = [text(term["penalty"], 60)]
     for key, label in (
@@ -105,7 +101,7 @@ def _term(term: dict[str, Any]) -> str:
         ("on", "on "),
         ("how", "by "),
     ):
-        if term.get(key) is not None and not (key == "on" and parts[0] in OF_OUTPUTS):
+        if term.get(key) is not None:
             parts.append(f"{label}{setting(term[key])}")
     return " ".join(parts)
 
