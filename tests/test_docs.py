@@ -14,17 +14,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_first_example_finds_what_the_readme_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    shown = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    assert code is not None
     names: dict[str, object] = {}
-    exec(code[1], names)
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code, names)
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    said, heading, audit = shown.partition("parameter  shape")
     printed = capsys.readouterr().out
-    assert "overfits" in printed
-    assert re.search(r"^overfits, confidence", printed, re.MULTILINE)
-    assert re.search(r"^overfits, confidence", shown[0], re.MULTILINE)
-    audit = str(names["optimizer"].audit())  # type: ignore[attr-defined]
-    assert audit.strip() == shown[1].strip()
+    assert printed.endswith(heading + audit)
+    # The numbers of a diagnosis depend on the machine a little; its words do not.
+    for mine, theirs in zip(said.splitlines()[:4], printed.splitlines()[:4], strict=True):
+        assert re.sub(r"[\d.]+", "#", mine) == re.sub(r"[\d.]+", "#", theirs)
 
 
 def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,9 +59,13 @@ def test_the_recipe_of_extending_finds_its_penalty(tmp_path: Path, monkeypatch: 
 
 def test_links_and_images_exist() -> None:
     for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
             if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                linked = page.parent / target if target else page
+                assert linked.exists(), f"{page.name} links to {target}"
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
+                names = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert not anchor or anchor in names, f"{page.name} links to {target}#{anchor}"
 
 
 def test_the_readme_names_the_commands_of_the_makefile() -> None:

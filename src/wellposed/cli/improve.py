@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time as clock
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,7 @@ def improve(
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: scikit-learn's handwritten digits."
+            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
@@ -144,6 +145,7 @@ def problem_of(
 ) -> Problem:
     """The problem that the arguments describe."""
     from wellposed.core.errors import InputError
+    from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.tables import prepare_table, read_table
     from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
 
@@ -161,25 +163,16 @@ def problem_of(
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
         return image_problem(data, metric=metric)
+    held: Any = None
     if data is None:
-        frame, name, target = _example(), "digits", target or "target"
+        (frame, held), name, target, valid = noisy_digits(), "noisy-digits", target or "target", VALID
     else:
-        frame, name = read_table(data), _stem(data)
+        frame, name, valid = read_table(data), _stem(data), 0.2
     table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
-    rows = None if test is None else labelled_rows(read_table(test), table)
-    return table_problem(table, metric=metric, test=rows)
-
-
-def _example() -> Any:
-    """1,797 real handwritten digits, 64 grey values each; ships with scikit-learn."""
-    from wellposed.core.errors import require
-
-    require("sklearn", "tables")
-    from sklearn.datasets import load_digits
-
-    frame = load_digits(as_frame=True).frame.copy()
-    frame["target"] = [f"digit {label}" for label in frame["target"]]
-    return frame
+    if data is None:
+        table = replace(table, warnings=(ABOUT, *table.warnings))
+    held = held if test is None else read_table(test)
+    return table_problem(table, metric=metric, test=None if held is None else labelled_rows(held, table), valid=valid)
 
 
 def _stem(data: str) -> str:

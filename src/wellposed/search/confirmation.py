@@ -15,7 +15,7 @@ from wellposed.search.baseline import diverged
 from wellposed.search.finalists import fewer_rows
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
-from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
+from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level, of_itself
 from wellposed.study.fingerprint import content
 from wellposed.study.ranking import learned
 from wellposed.training.history import Stopped
@@ -108,7 +108,10 @@ def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
     if whole:
         # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
         level = look_level(found.looks, 2.0 * ALPHA)
-        found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
+        if found.best == found.baseline:
+            found.interval = of_itself(np.stack([scores for scores, _ in tested], axis=1), level)
+        else:
+            found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
 
 
 def count_look(bench: Bench) -> int:

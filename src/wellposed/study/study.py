@@ -151,7 +151,7 @@ def summary(record: dict[str, Any]) -> str:
     said = verdict.verdict(record)
     metric = verdict.metric_name(record)
     lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [verdict.emptied(record)])]
-    for name in ("baseline", "best"):
+    for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
     if references := mapping(part(record, "references")):

@@ -76,6 +76,7 @@ def table_problem(
     *,
     metric: str | None = None,
     test: tuple[Any, Any] | None = None,
+    valid: float = 0.2,
 ) -> Problem:
     """A perceptron for a table: cross-entropy for classes, squared error of the standardized target for numbers.
 
@@ -83,13 +84,14 @@ def table_problem(
         table: what `prepare_table` gave.
         metric: a metric's name; by default accuracy or R2.
         test: features and target of rows of their own for the confirmation; by default some are split off.
+        valid: the share of the other rows on which is chosen.
     Raises:
         InputError: the metric is not known or not for this task.
     """
     classifying = table.task == "classification"
     check_metric(metric, classifying)
     data = Data(
-        train=(table.frame, table.target), test=test,
+        train=(table.frame, table.target), valid=valid, test=test,
         groups=table.groups, time=table.time, task=table.task,
     )  # fmt: skip
     return Problem(
