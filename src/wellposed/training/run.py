@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wellposed.core.errors import InputError
 from wellposed.data.arrays import Source, moved
 from wellposed.losses.per_example import Average
+from wellposed.losses.score import Score
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
