@@ -28,7 +28,15 @@ from torch import nn
 import wellposed as wp
 from wellposed.data.images import image_tensor, read_npz
 from wellposed.data.tables import prepare_table, read_table
-from wellposed.decomposition.learning_curve import HELP, NOT, UNKNOWN, Curve, LearningCurve, curve_of, learning_curve
+from wellposed.decomposition.learning_curve import (
+    HELP,
+    NOT,
+    UNKNOWN,
+    LearningCurve,
+    RecipeCurve,
+    curve_of,
+    learning_curve,
+)
 from wellposed.decomposition.repeated_training import rows_on
 from wellposed.decomposition.variance_components import RowLosses, decomposed
 from wellposed.parallel.executors import train_jobs
@@ -170,7 +178,7 @@ def summed(tally: list[tuple[bool, float, float, float, str, bool]]) -> None:
         print(f"{verdict!r}: {len(mine)} curves, of which twice the rows took away more than 5 % in {sum(mine)}")
 
 
-def judged(name: str, curve: Curve) -> tuple[bool, float, float, float, str, bool]:
+def judged(name: str, curve: RecipeCurve) -> tuple[bool, float, float, float, str, bool]:
     """One row of the table."""
     *known, beyond = curve.levels
     before = curve_of(curve.name, curve.recipe, known)

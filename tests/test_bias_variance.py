@@ -20,8 +20,8 @@ import wellposed as wp
 from wellposed.core.drawing import standalone
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.decomposition import repeated_training, variance_components
-from wellposed.decomposition.bias_variance import BiasVariance, Point
-from wellposed.decomposition.repeated_training import bounded, named, varied, weakest_first
+from wellposed.decomposition.bias_variance import BiasVariance, BiasVarianceRow
+from wellposed.decomposition.repeated_training import format_interval, recipes_by_name, varied, weakest_first
 from wellposed.decomposition.variance_components import RowLosses, decomposed, hits, within
 from wellposed.losses.per_example import Loss
 from wellposed.parallel.jobs import Job
@@ -310,7 +310,7 @@ def test_intervals_cover(name: str) -> None:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    def case(members: int, rows: int) -> dict[str, variance_components.Part]:
+    def case(members: int, rows: int) -> dict[str, variance_components.VarianceComponent]:
         x, y = normal(rows, 2), normal(rows, 2)
         common = spread * normal(members, 1, 1, 2)  # an effect that all rows share, as that of a shifted network is
         f = x + common * (0.5 + x[:, :1].abs()) + 0.5 * normal(members, 1, rows, 2)
@@ -513,7 +513,7 @@ def test_a_difference_of_crossed_recipes_is_over_seeds_too() -> None:
     points = {}
     for name, scale in (("plain", 1.0), ("same", 1.0), ("less", 0.2)):
         f = scale * by_seed + 0.01 * normal(6, 4, 40, 1)
-        points[name] = Point(name, wp.Recipe(), decomposed(f, losses, True), None, 0.0, tuple(range(6)))
+        points[name] = BiasVarianceRow(name, wp.Recipe(), decomposed(f, losses, True), None, 0.0, tuple(range(6)))
     found = BiasVariance(tuple(points.values()), "squared_error", "test", 40, 40, 4, True)
     same, less = (found.difference("plain", other) for other in ("same", "less"))
     tables = [points[name].parts["loss"].table for name in ("plain", "less")]
@@ -596,9 +596,9 @@ def test_input_that_cannot_be_used() -> None:
     with pytest.raises(InputError, match="must not fall"):
         wp.bias_variance(problem(), [recipe, recipe], strengths=(1, 0))
     with pytest.raises(InputError, match="no recipe"):
-        named([])
+        recipes_by_name([])
     with pytest.raises(InputError, match="same name"):
-        named(["baseline", "baseline"])
+        recipes_by_name(["baseline", "baseline"])
     with pytest.raises(InputError, match="needs strengths"):
         wp.bias_variance_path(problem(), recipe, "terms.l2", [])
     with pytest.raises(InputError, match="nothing 'strength'"):
@@ -612,5 +612,5 @@ def test_a_recipe_is_varied() -> None:
     assert [term.penalty for term in varied(recipe, "terms.l1", 0.5).terms] == ["l2", "l1"]
     assert varied(recipe, "noise.dropout", 0.5).noise.dropout == 0.5
     assert varied(recipe, "clip", 2.0).clip == 2.0
-    assert bounded(0.51234, 0.49, 0.534) == "0.512 [0.490, 0.534]"
-    assert bounded(1234.5, 1200, 1300) == "1234 [1200, 1300]"
+    assert format_interval(0.51234, 0.49, 0.534) == "0.512 [0.490, 0.534]"
+    assert format_interval(1234.5, 1200, 1300) == "1234 [1200, 1300]"

@@ -212,8 +212,8 @@ def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
     ]})  # fmt: skip
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
 
-    def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[timing.Trained]:
-        return [timing.Trained(recipe, epochs, each * epochs, cut)] * count
+    def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[timing.TrialTiming]:
+        return [timing.TrialTiming(recipe, epochs, each * epochs, cut)] * count
 
     plans.took("baseline", lot(each=0.008), 60, seconds=0.4)
     assert plans.seconds("finalist", [recipe], 10, 60) == pytest.approx(0.08), "five times as fast together"
@@ -237,7 +237,7 @@ def test_a_larger_model_gains_less_from_others(monkeypatch: pytest.MonkeyPatch) 
     )
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
     small, large, largest = (Recipe(batch_size=32, epochs=10, model={"width": width}) for width in (1, 16, 10_000))
-    plans.took("baseline", [timing.Trained(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
+    plans.took("baseline", [timing.TrialTiming(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
     assert plans.factor(small) == pytest.approx(0.1)
     assert plans.factor(large) == pytest.approx(0.8)
     assert plans.factor(largest) == 1.0

@@ -993,7 +993,7 @@ def any_bias(patch: pytest.MonkeyPatch) -> None:
 
 
 def shrinks_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(duality, "inside", lambda c, l1, group, groups: c.new_ones(()))
+    patch.setattr(duality, "largest_feasible_factor", lambda c, l1, group, groups: c.new_ones(()))
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., None], tuple[Any, ...]]] = [

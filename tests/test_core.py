@@ -21,7 +21,7 @@ import torch
 from wellposed.core import errors
 from wellposed.core.errors import FormatError, InputError, MissingExtra, WellposedError, did_you_mean, listed, require
 from wellposed.core.files import jsonable, read_json, write_atomically, write_json
-from wellposed.core.progress import report, reporting_to
+from wellposed.core.progress import emit, reporting_to
 from wellposed.core.random import (
     generator,
     numpy_generator,
@@ -228,15 +228,15 @@ def test_saved_files_are_refused_clearly(tmp_path: Path) -> None:
 def test_the_sink_hears_everything_inside_its_block_only(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
     inner: list[str] = []
-    report("before")
+    emit("before")
     with reporting_to(lambda event, fields: heard.append((event, fields))):
-        report("epoch", number=3, loss=0.5)
+        emit("epoch", number=3, loss=0.5)
         with reporting_to(lambda event, fields: inner.append(event)):
-            report("nested")
-        report("epoch", number=4)
+            emit("nested")
+        emit("epoch", number=4)
     with pytest.raises(RuntimeError, match="inside"), reporting_to(lambda event, fields: heard.append((event, fields))):
         raise RuntimeError("inside")
-    report("after")
+    emit("after")
     assert heard == [("epoch", {"number": 3, "loss": 0.5}), ("epoch", {"number": 4})]
     assert inner == ["nested"]
     assert capfd.readouterr() == ("", "")

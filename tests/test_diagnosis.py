@@ -374,7 +374,7 @@ class NoiseForgotten(noise_level.NoisyEvidence):
 
 class ShortIsEnough(noise_level.NotEnoughEvidence):
     def judge(self, curves: Curves) -> Finding | None:
-        return None if len(measure.known(curves.valid_loss)) < 3 else super().judge(curves)
+        return None if len(measure.finite_values(curves.valid_loss)) < 3 else super().judge(curves)
 
 
 class LastSwingsOnly(learning_rates.Oscillates):

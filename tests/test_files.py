@@ -26,7 +26,7 @@ import wellposed
 from wellposed.core import files
 from wellposed.core.errors import DataError, FormatError, InputError, RecipeError
 from wellposed.core.files import PARTIAL, opened, read_json, sweep, write_atomically
-from wellposed.core.reading import LIMIT, check_memory, open_regular, read_bytes, reading_up_to, size, told
+from wellposed.core.reading import LIMIT, check_memory, format_bytes, open_regular, read_bytes, reading_up_to, size
 from wellposed.data.images import read_npz
 from wellposed.data.table_files import read_table
 from wellposed.logs import read_all
@@ -562,7 +562,7 @@ def test_the_limit_holds_in_its_block_and_says_what_would_do() -> None:
         check_memory("x", 5 * 2**30, DataError)
     with pytest.raises(DataError):
         check_memory("x", float("inf"), DataError)
-    assert [told(n) for n in (5, 2048, 3 * 2**20, 2**30 * 3 // 2, 2**50)] == [
+    assert [format_bytes(n) for n in (5, 2048, 3 * 2**20, 2**30 * 3 // 2, 2**50)] == [
         "5 bytes", "2 KiB", "3 MiB", "1.5 GiB", "1,048,576 GiB"
     ]  # fmt: skip
 

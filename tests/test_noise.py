@@ -28,7 +28,7 @@ from wellposed.noise.activations import (
     spatial_dropout,
 )
 from wellposed.noise.depth import linear_rates, stochastic_depth
-from wellposed.noise.gradient_noise import annealed, gradient_noise
+from wellposed.noise.gradient_noise import annealed_variance, gradient_noise
 from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
@@ -897,9 +897,9 @@ def test_a_share_is_below_1(share: object) -> None:
 
 
 def test_the_variance_of_gradient_noise_dies_out() -> None:
-    assert annealed(0.3, 0) == pytest.approx(0.3)
-    assert annealed(1.0, 99) == pytest.approx(100**-0.55)
-    assert annealed(1.0, 99, decay=0.0) == 1.0
+    assert annealed_variance(0.3, 0) == pytest.approx(0.3)
+    assert annealed_variance(1.0, 99) == pytest.approx(100**-0.55)
+    assert annealed_variance(1.0, 99, decay=0.0) == 1.0
     grad = torch.zeros(200_000, dtype=torch.float64)
     noise = gradient_noise(grad, 0.04, generator(0))
     assert noise.dtype == torch.float64

@@ -21,7 +21,7 @@ from wellposed.core.selectors import select
 from wellposed.optim.binding import joined
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, Penalty
 from wellposed.recipe.recipe import chargeables
-from wellposed.testing.laws import Case, rivals
+from wellposed.testing.laws import Case, rival_points
 
 ROWS, COLUMNS = 6, 4
 
@@ -141,7 +141,7 @@ def candidates(charges: list[Chargeable], p: Tensor, case: Case) -> Iterator[Ten
     a, b = charges
     first, second = apply(a, case.w, case.step), apply(b, case.w, case.step)
     orders = [first, second, apply(b, first, case.step), apply(a, second, case.step)]
-    for u in (*orders, *((p + u) / 2 for u in orders), *(u for _, u in rivals(p, case))):
+    for u in (*orders, *((p + u) / 2 for u in orders), *(u for _, u in rival_points(p, case))):
         for x in (a, b), (b, a):
             v = u
             for charge in x:

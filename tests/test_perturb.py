@@ -20,7 +20,7 @@ from wellposed.core.errors import CompositionError, InputError, RecipeError, Sel
 from wellposed.core.random import generator
 from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
-from wellposed.noise.gradient_noise import GradientNoise, annealed
+from wellposed.noise.gradient_noise import GradientNoise, annealed_variance
 from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed, smooth_classes
@@ -629,8 +629,8 @@ def check_gradient_noise(make: Callable[..., Any]) -> None:
         noise()
         found = model[0].weight.grad - 1
         assert (given == 1).all(), "in place"
-        assert float(found.square().mean()) == pytest.approx(annealed(0.5, step), rel=0.02)
-        assert abs(float(found.mean())) < 4 * (annealed(0.5, step) / 90_000) ** 0.5
+        assert float(found.square().mean()) == pytest.approx(annealed_variance(0.5, step), rel=0.02)
+        assert abs(float(found.mean())) < 4 * (annealed_variance(0.5, step) / 90_000) ** 0.5
     assert torch.equal(torch.get_rng_state(), state)
     assert model[1].weight.grad is None
     again = make(model, eta=0.5, seed=1)

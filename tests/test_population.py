@@ -1175,7 +1175,7 @@ def test_an_exception_at_the_start_is_told_of_that_job(
     given = problem()
     jobs = [Job(recipe(), seed) for seed in range(3)]
     wanted = together(given, jobs, compiled)
-    owner, name = (Population, "settle") if begun else (together_module.Together, "begin")
+    owner, name = (Population, "settle") if begun else (together_module.PopulationTrainer, "begin")
     usual = getattr(owner, name)
 
     def broken(self: Any, one: Any) -> Any:

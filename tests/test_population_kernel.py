@@ -720,7 +720,7 @@ def test_a_compiler_is_bounded_by_the_system_too() -> None:
     import resource
 
     with subprocess.Popen(["sleep", "60"]) as process:
-        compiled.bounded(process.pid)
+        compiled.limit_process(process.pid)
         assert resource.prlimit(process.pid, resource.RLIMIT_CPU)[0] == 2 * compiled.WORK + 1
         process.kill()
-    compiled.bounded(process.pid)  # it has ended: nothing to be said
+    compiled.limit_process(process.pid)  # it has ended: nothing to be said

@@ -193,7 +193,7 @@ def test_a_gpu_that_no_node_has_is_refused(nodes: Any) -> None:
 
 def test_a_bug_there_is_raised_here(nodes: Any) -> None:
     given = problem()
-    wrong = transfer.Lot((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
+    wrong = transfer.WorkerShare((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
     task = ray.remote(max_retries=0)(cluster.train_remotely)
     cluster.connect(ray)
     tasks = cluster.Tasks(ray, task, given, cluster.stored(ray, given), jobs(1), None, 1)

@@ -274,7 +274,7 @@ def test_pairs_are_whole_or_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None
         return runs
 
     monkeypatch.setattr(at, "train", cut)
-    plan = confirmation.Plan(3, 3, None)
+    plan = confirmation.ConfirmationPlan(3, 3, None)
     whole, rest = confirmation.trained_pairs(at, BASELINE, BASELINE.replace(clip=1.0), plan, 0, 3)
     assert (len(whole), len(rest)) == (1, 2)
     assert [a.seed for a, _ in whole + rest] == [1000, 1001, 1002]

@@ -181,15 +181,15 @@ def test_a_best_point_at_the_border_widens_the_space_there(space: Space) -> None
     assert playbook.widen(space, [*inside[:3], best], 1.0) == [], "of four trials, the best says nothing of a range"
     before = space.declared
     space.changed(wider)
-    assert "l2.size from 0.001 to 1 became 0.001 to 3" in playbook.widened(before, space.dimensions)
-    assert playbook.widened(before, {d.name: d for d in before}) == ""
+    assert "l2.size from 0.001 to 1 became 0.001 to 3" in playbook.widening_note(before, space.dimensions)
+    assert playbook.widening_note(before, {d.name: d for d in before}) == ""
 
 
 def test_where_many_diverge_the_rates_are_cut(space: Space) -> None:
     fine = [trial(i, 0.5, params={"rate": 1e-3}) for i in range(4)]
     broken = [trial(i, math.nan, loss=math.nan, params={"rate": rate}) for i, rate in enumerate((6e-3, 9e-3, 1.2e-2))]
-    assert playbook.shrink(space, fine + broken[:2]) == []
-    ((dimension, said),) = playbook.shrink(space, fine + broken)
+    assert playbook.narrow_rates(space, fine + broken[:2]) == []
+    ((dimension, said),) = playbook.narrow_rates(space, fine + broken)
     assert dimension.name == "rate"
     assert dimension.high < 6e-3
     assert "3 of 7 recipes" in said

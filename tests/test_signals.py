@@ -39,7 +39,7 @@ from wellposed.diagnosis.rules import (
 from wellposed.diagnosis.rules.rule import Inside
 from wellposed.diagnosis.signals import Signals, Toll
 from wellposed.losses.per_example import Loss
-from wellposed.training.inspection import Unseen, look
+from wellposed.training.inspection import Unseen, inspect_network
 from wellposed.training.watch import FEW_ROWS
 
 NAMES = {rule.name for rule in rules() if isinstance(rule, Inside)}
@@ -812,7 +812,7 @@ def test_forwards_are_counted_by_gradients_and_mode() -> None:
 def test_gradients_are_those_of_the_mean_loss() -> None:
     torch.manual_seed(0)
     net, (x, y) = mlp(), blobs(0, rows=90)
-    seen = look(
+    seen = inspect_network(
         net,
         lambda m, b: m(b),
         LOSS,
@@ -841,7 +841,7 @@ def test_rectifiers_are_seen_as_modules_functions_and_in_place() -> None:
     net, (x, y) = Mixed(), blobs(0, rows=100)
     with torch.no_grad():
         net.b.bias[:2] = -1e3
-    seen = look(net, lambda m, b: m(b), LOSS, [(x, y)])
+    seen = inspect_network(net, lambda m, b: m(b), LOSS, [(x, y)])
     assert [(u.count, u.dead) for u in seen.units[:2]] == [(6, 0), (6, 2)]
     assert [u.place for u in seen.units] == ["ReLU 1 after a", "ReLU 2 after b", "ReLU 3 after c"]
 
@@ -851,7 +851,7 @@ def test_units_of_a_convolution_are_its_channels() -> None:
     net, (x, y) = cnn(norm=False), images(0, rows=100)
     with torch.no_grad():
         net[0].bias[3] = -1e3
-    seen = look(net, lambda m, b: m(b), LOSS, [(x, y)])
+    seen = inspect_network(net, lambda m, b: m(b), LOSS, [(x, y)])
     assert (seen.units[0].count, seen.units[0].dead) == (8, 1)
 
 
@@ -935,7 +935,7 @@ def test_what_cannot_be_looked_into_is_said() -> None:
     assert diagnosis.curves.signals is not None
     assert [sentence for sentence in diagnosis.limits if "no teacher" in sentence]
     with pytest.raises(Unseen, match="no teacher"):
-        look(Shy(), lambda m, b: m(b), LOSS, [(x, y)])
+        inspect_network(Shy(), lambda m, b: m(b), LOSS, [(x, y)])
 
 
 def test_the_first_pass_is_one_batch() -> None:
@@ -1108,7 +1108,7 @@ def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
     watch = wp.watch(
         net, "squared_error", train=(x[:500], y[:500]), valid=(x[500:], y[500:]), optimizer=optimizer, rows=500
     )
-    seen = look(net, lambda model, batch: model(batch), Loss("squared_error"), [(x, y)], rows=len(x))
+    seen = inspect_network(net, lambda model, batch: model(batch), Loss("squared_error"), [(x, y)], rows=len(x))
     assert -seen.layers[0].outward / 2 == pytest.approx(0.25 * float(w.square().sum()), rel=1e-3)
     signals = Signals.of(watch)
     assert signals is not None

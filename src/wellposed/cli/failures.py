@@ -16,7 +16,7 @@ class Stopped(Exception):
     """Ctrl-C, or what ends like it, came before there was anything to keep, or after all was kept."""
 
 
-def guarded(command: Callable[[], Any], debug: bool) -> int:
+def run_command(command: Callable[[], Any], debug: bool) -> int:
     """Run a command; the exit status. ``debug`` shows the traceback."""
     with Interrupts() as interrupts, speaking():
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wellposed.cli.options import MaxMemory
-from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
+from wellposed.cli.terminal import apart, complain, decode_argument, hand_over, say
 from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def improve(
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
-        columns = [spelled(name) or name for name in drop or []]
-        problem = problem_of(data, spelled(target), task, metric, columns, spelled(group), spelled(time), test)
+        columns = [decode_argument(name) or name for name in drop or []]
+        problem = problem_of(
+            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test
+        )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])

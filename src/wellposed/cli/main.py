@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from wellposed.cli.failures import guarded
+from wellposed.cli.failures import run_command
 
 
 def run() -> None:
@@ -13,7 +13,7 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    sys.exit(guarded(_main, debug))
+    sys.exit(run_command(_main, debug))
 
 
 def _main() -> Any:

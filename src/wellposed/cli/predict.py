@@ -30,7 +30,7 @@ def predict(
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
     with apart():  # what a problem file prints is no prediction
-        text = written(predicted(run, data))
+        text = to_csv(predicted(run, data))
     if out is not None:
         write_atomically(out, text)
     else:
@@ -79,7 +79,7 @@ def safe(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def written(columns: dict[str, Any]) -> str:
+def to_csv(columns: dict[str, Any]) -> str:
     """Columns as CSV; several numbers a row become ``prediction_0``, ``prediction_1``, ..."""
     for name in [name for name, column in columns.items() if column.ndim == 2]:
         columns = {**columns, **{f"{name}_{place}": part for place, part in enumerate(columns[name].T)}}

@@ -65,7 +65,7 @@ def hand_over(text: str) -> None:
     sys.stdout.write(fit)
 
 
-def spelled(name: str | None) -> str | None:
+def decode_argument(name: str | None) -> str | None:
     """A name of a column as it was typed: where Python takes arguments for ASCII, its other signs come as single bytes."""
     if name is not None and name != name.encode("utf-8", "ignore").decode("utf-8"):
         with suppress(UnicodeError):

@@ -22,7 +22,7 @@ Units and inputs of transposed kernels are found where they are; see `wellposed.
 """
 
 
-class Grouped(Constraint):
+class GroupConstraint(Constraint):
     """A set for each group of weights; ``by`` says what a group is."""
 
     by: str
@@ -54,7 +54,7 @@ class Grouped(Constraint):
 
 @checked
 @dataclass(frozen=True)
-class MaxNorm(Grouped):
+class MaxNorm(GroupConstraint):
     """``|w_g|_2 <= bound`` for every group, projected after each step: ``w_g *= min(1, bound/|w_g|)``.
 
     Args:
@@ -116,7 +116,7 @@ class L2Ball(Constraint):
 
 @checked
 @dataclass(frozen=True)
-class L1Ball(Grouped):
+class L1Ball(GroupConstraint):
     """``|w_g|_1 <= bound`` for every group: weights shrink by a common amount, and small ones become exactly zero.
 
     Args:
@@ -171,7 +171,7 @@ class LInfBall(Constraint):
 
 @checked
 @dataclass(frozen=True)
-class UnitNorm(Grouped):
+class UnitNorm(GroupConstraint):
     """``|w_g|_2 = 1`` for every group: ``w_g /= |w_g|``. A group of zeros becomes the first unit vector.
 
     The sphere is not convex: of a group of zeros every point of it is a nearest one, and one is fixed.

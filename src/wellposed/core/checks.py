@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from wellposed.core.errors import InputError, WellposedError, described, did_you_mean
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 
 C = TypeVar("C", bound=Callable[..., Any])
 MOST = 1_000_000
@@ -55,14 +55,14 @@ Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 """A finite number above 0."""
 
 
-def fits(value: object, hint: Any) -> bool:
+def matches_annotation(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
-        return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
+        return matches_annotation(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
     if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(matches_annotation(value, one) for one in inner)
     if origin is Literal:
         return any(_is_kind(value, one) and value == one for one in inner)
     if isinstance(origin, type):
@@ -121,7 +121,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
     """Whether a container is of its kind and holds what it should."""
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and all(
-            fits(plain(key), inner[0]) and fits(plain(item), inner[1]) for key, item in value.items()
+            matches_annotation(to_python(key), inner[0]) and matches_annotation(to_python(item), inner[1])
+            for key, item in value.items()
         )
     if not issubclass(kind, Iterable):
         return isinstance(value, kind)
@@ -129,10 +130,10 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
         return False
     if kind is tuple and inner[-1] is not Ellipsis:
         fixed = isinstance(value, (tuple, list)) and len(value) == len(inner)
-        return fixed and all(fits(plain(item), one) for item, one in zip(value, inner, strict=True))
+        return fixed and all(matches_annotation(to_python(item), one) for item, one in zip(value, inner, strict=True))
     if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         return kind is Iterable  # used up by looking
-    return getattr(value, "ndim", 1) == 1 and all(fits(plain(item), inner[0]) for item in value)
+    return getattr(value, "ndim", 1) == 1 and all(matches_annotation(to_python(item), inner[0]) for item in value)
 
 
 def words(hint: Any) -> str:
@@ -211,13 +212,13 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
         for key, (hint, of_tensors) in hints().items():
             if key in bound.arguments:
                 value = bound.arguments[key]
-                value = value if of_tensors else plain(value)
+                value = value if of_tensors else to_python(value)
                 if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
-                known = fits(value, hint)
+                known = matches_annotation(value, hint)
                 if not known:
                     value = _written_out(value, hint)
-                    known = fits(value, hint)
+                    known = matches_annotation(value, hint)
                 bound.arguments[key] = value
                 known = known or (own and of_tensors and _becomes_tensor(value))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))

@@ -40,10 +40,10 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
     """
-    return split(text_of(path), path)
+    return split_columns(text_of(path), path)
 
 
-def split(text: str, path: Path) -> dict[str, list[str]]:
+def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
     text, delimiter = _delimiter(uncommented(text))
     check_cells(f"'{path}'", 1, text.count(delimiter) + text.count("\n"))

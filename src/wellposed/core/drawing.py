@@ -17,7 +17,7 @@ import numpy as np
 
 from wellposed.core.errors import require
 from wellposed.core.formats import fixed, signed
-from wellposed.core.records import known
+from wellposed.core.records import finite_numbers
 from wellposed.core.shared import alone
 from wellposed.core.signs import escaped
 
@@ -70,15 +70,15 @@ STYLE: dict[str, Any] = {
 }
 
 
-def limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
+def axis_limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
     """A frame around the values that a few wild ones cannot stretch beyond twice the rest; ``needed`` are always inside."""
     low, high = _bulk(values)
-    low, high = min([low, *known(list(needed))]), max([high, *known(list(needed))])
+    low, high = min([low, *finite_numbers(list(needed))]), max([high, *finite_numbers(list(needed))])
     return _padded(low, high, pad)
 
 
 def _bulk(values: Sequence[float]) -> tuple[float, float]:
-    found = sorted(known(list(values)))
+    found = sorted(finite_numbers(list(values)))
     if not found:
         return 0.0, 1.0
     inner_low, inner_high = (float(end) for end in np.quantile(found, [0.05, 0.95]))
@@ -93,7 +93,7 @@ def _padded(low: float, high: float, pad: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def points(axes: Any, dots: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
+def draw_markers(axes: Any, dots: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
     """Markers with a thin rim, so that they stand apart where they meet."""
     axes.plot(
         [x for x, _ in dots], [y for _, y in dots], sign, linestyle="", color=colour, markersize=size,

@@ -121,7 +121,7 @@ def first_line(error: BaseException) -> str:
     return (said[:300] + " ..." if len(said) > 300 else said).rstrip(".") or type(error).__name__
 
 
-def guarded(what: str, function: Callable[..., T]) -> Callable[..., T]:
+def guard_call(what: str, function: Callable[..., T]) -> Callable[..., T]:
     """A function that a person gave, whose own errors are told as what they are: the person's, with the place.
 
     Raises:

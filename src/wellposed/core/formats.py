@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from wellposed.core.records import number, text
+from wellposed.core.records import number_or_nan, text
 
 MISSING = "–"
 
@@ -25,7 +25,7 @@ def score(value: Any) -> str:
         >>> score(0.8831), score(14.256), score(1234.5), score(0.00012), score(None)
         ('0.8831', '14.26', '1,234', '0.00012', '–')
     """
-    found = number(value)
+    found = number_or_nan(value)
     size = abs(found)
     if 0 < size < 1e-3:
         return f"{found:.2g}".replace("-", "−")
@@ -47,23 +47,23 @@ def signed(value: float, decimals: int) -> str:
 
 def count(value: Any) -> str:
     """A whole number with thousands separated, or a dash."""
-    return fixed(number(value), 0)
+    return fixed(number_or_nan(value), 0)
 
 
-def counted(amount: float, noun: str) -> str:
+def count_noun(amount: float, noun: str) -> str:
     """``1 paired seed``, ``1,200 untouched rows``."""
     return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
 
 
 def percent(value: Any) -> str:
     """A share as a percentage: ``95 %``, ``97.5 %``."""
-    found = number(value)
+    found = number_or_nan(value)
     return f"{found * 100:.4g} %" if math.isfinite(found) else MISSING
 
 
 def duration(value: Any) -> str:
     """Seconds as people say them: ``48 s``, ``4 min 58 s``, ``2 h 5 min``."""
-    seconds = number(value)
+    seconds = number_or_nan(value)
     if not math.isfinite(seconds) or seconds < 0:
         return MISSING
     if seconds < 10:

@@ -75,7 +75,7 @@ def size(given: int | str) -> int:
     return count
 
 
-def told(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for a person: ``3 MiB``, ``1.5 GiB``."""
     for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= one:
@@ -96,8 +96,8 @@ def check_memory(what: str, need: float, error: type[InputError]) -> None:
     if need > limit:
         enough = f"{2 ** math.ceil(math.log2(max(need / 2**30, 1)))}GiB" if math.isfinite(need) else "more"
         raise error(
-            f"{what}: reading takes about {told(need)} of memory, and may take {told(limit)}. If the file is what it should "
-            f"be and the memory is there, allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
+            f"{what}: reading takes about {format_bytes(need)} of memory, and may take {format_bytes(limit)}. "
+            f"If the file is what it should be and the memory is there, allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
         )
 
 
@@ -149,21 +149,21 @@ def read_bytes(
     with open_regular(path, error, called) as file:
         try:
             count = os.fstat(file.fileno()).st_size
-            _check(path, kind, told(count), count, error)
+            _check(path, kind, format_bytes(count), count, error)
             if not packed:
                 return file.read(count)
             if count > CHUNK:  # zeros behind a gzip file are passed over one by one
                 file.seek(-CHUNK, os.SEEK_END)
                 if not any(file.read(CHUNK)):
                     raise error(
-                        f"'{path}' ends with more than {told(CHUNK)} of zeros, which no gzip file has. Make it again."
+                        f"'{path}' ends with more than {format_bytes(CHUNK)} of zeros, which no gzip file has. Make it again."
                     )
                 file.seek(0)
             with gzip.GzipFile(fileobj=file) as unpacked:
                 count = 0
                 while part := len(unpacked.read(CHUNK)):
                     count += part
-                    _check(path, kind, f"{told(count)} or more, unpacked", count, error)
+                    _check(path, kind, f"{format_bytes(count)} or more, unpacked", count, error)
                 unpacked.seek(0)
                 return unpacked.read(count)
         except (gzip.BadGzipFile, EOFError, zlib.error) as reason:

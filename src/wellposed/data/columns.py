@@ -36,7 +36,7 @@ def level_name(value: Any) -> str:
     return str(value)
 
 
-def levels(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
+def category_codes(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
     """``codes`` into ``names``, the distinct categories in order of appearance; -1 where missing (an empty text is)."""
     codes, uniques = distinct(column)
     place: dict[str, int] = {"": -1}
@@ -60,7 +60,7 @@ def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
     return np.asarray(codes, dtype=np.int64), list(uniques)
 
 
-def kind_of(column: pd.Series[Any]) -> Kind:
+def column_kind(column: pd.Series[Any]) -> Kind:
     """The kind of a column, by its type and, for texts, by its values.
 
     - booleans, or only the texts true and false: ``boolean``;
@@ -76,7 +76,7 @@ def kind_of(column: pd.Series[Any]) -> Kind:
         return "date"
     if types.is_numeric_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
         return "number"
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     if names and {name.lower() for name in names} <= {"true", "false"}:
         return "boolean"
     if isinstance(column.dtype, require("pandas", "tables").CategoricalDtype):
@@ -122,13 +122,13 @@ def as_numbers(column: pd.Series[Any]) -> Floats:
         return np.real(column.to_numpy()).astype(np.float64)
     if types.is_numeric_dtype(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     return np.append(numbers_in(names), np.nan)[codes]
 
 
 def as_truths(column: pd.Series[Any]) -> Floats:
     """``(rows,)`` float64: 1 true, 0 false, NaN where missing or neither. So do yes, no, y, n, t, f, 1, 0."""
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     values = [1.0 if n.lower() in TRUE_WORDS else 0.0 if n.lower() in FALSE_WORDS else np.nan for n in names]
     return np.array([*values, np.nan])[codes]
 
@@ -141,7 +141,7 @@ def as_days(column: pd.Series[Any]) -> Floats:
         return as_numbers(column)
     if types.is_datetime64_any_dtype(column.dtype):
         return _days(pandas.DatetimeIndex(column))
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     return np.append(_days_in(names), np.nan)[codes]
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from wellposed.core.signs import escaped
 
 
-def shown(text: str, draw: Callable[[], str]) -> str:
+def figure_html(text: str, draw: Callable[[], str]) -> str:
     """HTML of a measurement: its figure above its text, which is folded away then. Without matplotlib the text is all there is.
 
     Args:

@@ -142,7 +142,7 @@ def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None)
     return float(max(1.0, more / max(1, now)) ** SUBLINEAR)
 
 
-def rivals(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]:
+def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]:
     """Recipes that minimize the same cost by other rates, schedules and optimizers, longer; fewer of them where time is short.
 
     Where decay has no cost, only those that decay at least as long: a rate that is lower on average would fit before the
@@ -178,13 +178,13 @@ def unregularized(
     recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None, few: bool = False
 ) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
-    silent = bare(recipe.replace(model=dict(settings or {})))
+    silent = without_regularization(recipe.replace(model=dict(settings or {})))
     return [
         trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
     ]
 
 
-def bare(recipe: Recipe) -> Recipe:
+def without_regularization(recipe: Recipe) -> Recipe:
     """The recipe without regularization: no terms, no noise, none of the model's own dropout, no decay of the optimizer."""
     optimizer = recipe.optimizer.model_dump() | (
         {"weight_decay": 0.0} if recipe.optimizer.settings.get("weight_decay") else {}
@@ -197,7 +197,7 @@ def _distinct(recipes: list[Recipe]) -> list[Recipe]:
     return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
-def larger(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:
+def larger_model_settings(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:
     """Settings of the model that make it larger, or None where none is known to.
 
     Settings of the problem's space take its largest value, or those that are a width or a depth by their name are

@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.random import generator, reseed, seeded, stream_seed
 from wellposed.data.arrays import moved
-from wellposed.losses.per_example import Loss, PerExample, average
+from wellposed.losses.per_example import Loss, PerExample, mean_loss
 from wellposed.noise.activations import Streams, dropout_from_streams, dropouts
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
@@ -101,7 +101,7 @@ def seen(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int
     return Seen(np.stack([rows for rows, _ in parts], axis=1), np.array([charged for _, charged in parts]))
 
 
-def charged(
+def penalty_costs(
     problem: Problem, recipe: Recipe, state: State, *, seed: int, step: int = 0, rows: int | None = None
 ) -> tuple[float, float]:
     """What the weights are charged in the cost that training minimizes (``how="loss"``), and by all terms together.
@@ -111,7 +111,7 @@ def charged(
     """
     training = Training.begin(problem, recipe, seed, torch.device("cpu"), math.inf, rows, 2)
     training.model.load_state_dict(dict(state))
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None  # a training has one
     optimizer.steps = step
     with torch.no_grad():
@@ -124,7 +124,7 @@ def _closed(training: Training) -> None:
     """Take the hooks away."""
     if training.perturbed is not None:
         training.perturbed.remove()
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     if optimizer is not None:
         optimizer.remove()
 
@@ -140,7 +140,7 @@ def _one_draw(training: Training, state: State, view: View, seed: int, draw: int
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
     set_mode(model, view.mode)
     training.streams = Streams(stream_seed(seed, "draw", draw))
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None
     optimizer.steps = step
     parts: list[PerExample] = []
@@ -161,7 +161,7 @@ def _one_draw(training: Training, state: State, view: View, seed: int, draw: int
             if weight is not None:
                 weights.append(weight)
     taken = torch.cat(order)
-    rows = average(parts, weights or None).rows.numpy()
+    rows = mean_loss(parts, weights or None).rows.numpy()
     if len(rows) == len(taken):
         rows = rows[np.argsort(taken.numpy())]
     return rows.astype(np.float64), charge / len(taken)

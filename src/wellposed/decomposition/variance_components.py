@@ -33,7 +33,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Part:
+class VarianceComponent:
     """One summand: its estimate and 95 % interval over resamples and rows (and seeds, where they are crossed).
 
     Attributes:
@@ -213,7 +213,9 @@ def hits(outputs: Tensor, target: Tensor) -> dict[str, Array] | None:
 VARIANCES = ("variance", "data", "seeds", "both")
 
 
-def part_of(quantity: Array, share: Array, over_seeds: Array | None = None, variance: bool = False) -> Part:
+def part_of(
+    quantity: Array, share: Array, over_seeds: Array | None = None, variance: bool = False
+) -> VarianceComponent:
     """The estimate and its interval: pseudo-values of resamples and rows, which are crossed.
 
     A variance that is clearly above zero has its interval on the scale of its logarithm, since estimates of it by few
@@ -241,7 +243,7 @@ def part_of(quantity: Array, share: Array, over_seeds: Array | None = None, vari
     low, high = estimate - below, estimate + above
     if variance and estimate > max(below, above):
         low, high = estimate * math.exp(-below / estimate), estimate * math.exp(above / estimate)
-    return Part(estimate, low, high, table, seeds)
+    return VarianceComponent(estimate, low, high, table, seeds)
 
 
 def half_over(seeds: Array, level: float) -> float:
@@ -251,7 +253,7 @@ def half_over(seeds: Array, level: float) -> float:
     return student_quantile((1 + level) / 2, len(seeds) - 1) * float(seeds.std(ddof=1)) / math.sqrt(len(seeds))
 
 
-def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, Part]:
+def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, VarianceComponent]:
     """Every part of the loss with its interval.
 
     Args:
@@ -269,11 +271,11 @@ def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, 
     return _parts(crossed(outputs, losses), losses.share, over)
 
 
-def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dict[str, Part]:
+def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dict[str, VarianceComponent]:
     return {name: part_of(values, share, over.get(name), name in VARIANCES) for name, values in found.items()}
 
 
-def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, Part] | None:
+def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, VarianceComponent] | None:
     """The parts of 0-1 loss with their intervals, of the rows whose ``share`` of the loss is not 0: the others have no label;
     see `hits`."""
     kept = torch.from_numpy(np.flatnonzero(share))

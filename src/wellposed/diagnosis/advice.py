@@ -91,7 +91,7 @@ def longer(by: float) -> Move:
     )
 
 
-def annealed(recipe: Recipe, room: Room) -> Recipe:
+def with_annealing(recipe: Recipe, room: Room) -> Recipe:
     """A learning rate that is warmed up and comes down to zero, so that the end is calm."""
     if recipe.schedule.name in ("cosine", "one_cycle"):
         return recipe
@@ -110,7 +110,7 @@ def adaptive(recipe: Recipe, room: Room) -> Recipe:
     return Recipe(**{**recipe.model_dump(), "optimizer": {"name": "adamw", "lr": USUAL_RATES["adamw"]}})
 
 
-def larger(recipe: Recipe, room: Room) -> Recipe:
+def with_larger_model(recipe: Recipe, room: Room) -> Recipe:
     """The next larger value of each of the model's settings that is a number, where the problem has one."""
     chosen = {}
     for key, values in room.settings.items():
@@ -163,7 +163,7 @@ def selective(recipe: Recipe, room: Room) -> Recipe:
     return recipe.replace(optimizer={"weight_decay": 0.0}, terms=terms)
 
 
-def smoothed(rate: float) -> Move:
+def with_label_smoothing(rate: float) -> Move:
     """Labels smoothed by at least ``rate``, where there are labels."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -209,22 +209,26 @@ def batched(least: int) -> Move:
 
 
 ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
-    "diverged": ((slower(10),), (slower(10), clipped, annealed), (slower(100),)),
+    "diverged": ((slower(10),), (slower(10), clipped, with_annealing), (slower(100),)),
     "not_learning": ((towards_usual,), (milder(10),), (slower(10),), (faster(10),)),
-    "undertrained": ((longer(3),), (faster(3), annealed)),
-    "slow": ((adaptive, annealed), (faster(5), annealed), (longer(3),)),
+    "undertrained": ((longer(3),), (faster(3), with_annealing)),
+    "slow": ((adaptive, with_annealing), (faster(5), with_annealing), (longer(3),)),
     "rate_too_low": ((faster(10),), (faster(100),), (adaptive,)),
-    "rate_too_high": ((slower(10),), (slower(3), clipped, annealed), (slower(100),)),
-    "oscillates": ((annealed,), (slower(5),), (averaged,)),
-    "underfits": ((larger,), (faster(3), annealed), (milder(10),)),
+    "rate_too_high": ((slower(10),), (slower(3), clipped, with_annealing), (slower(100),)),
+    "oscillates": ((with_annealing,), (slower(5),), (averaged,)),
+    "underfits": ((with_larger_model,), (faster(3), with_annealing), (milder(10),)),
     "over_regularized": ((milder(10),), (milder(3),), (milder(100),)),
-    "overfits": ((decayed(0.5),), (dropped(0.3), decayed(0.5), smoothed(0.05)), (dropped(0.5), decayed(3.0))),
-    "overconfident": ((decayed(0.5), smoothed(0.05)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
-    "noisy_evidence": ((annealed, averaged), (slower(3),)),
-    "label_noise": ((decayed(0.5), smoothed(0.1)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
-    "vanishing_gradients": ((faster(3), annealed), (adaptive,)),
+    "overfits": (
+        (decayed(0.5),),
+        (dropped(0.3), decayed(0.5), with_label_smoothing(0.05)),
+        (dropped(0.5), decayed(3.0)),
+    ),
+    "overconfident": ((decayed(0.5), with_label_smoothing(0.05)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
+    "noisy_evidence": ((with_annealing, averaged), (slower(3),)),
+    "label_noise": ((decayed(0.5), with_label_smoothing(0.1)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
+    "vanishing_gradients": ((faster(3), with_annealing), (adaptive,)),
     "exploding_gradients": ((clipped,), (slower(10), clipped), (slower(100),)),
-    "dying_units": ((slower(10), annealed), (slower(10), clipped)),
+    "dying_units": ((slower(10), with_annealing), (slower(10), clipped)),
     "batch_too_small": ((batched(32),), (slower(3), averaged)),
     "decayed_norms": ((selective,),),
 }
@@ -241,7 +245,7 @@ def advised(name: str, recipe: Recipe, room: Room) -> tuple[Change, ...]:
             changed = move(changed, room)
         if changed not in tried:
             tried.append(changed)
-            found.append(Change(said(recipe, changed), changed))
+            found.append(Change(recipe_difference(recipe, changed), changed))
     return tuple(found[:MOST_CHANGES])
 
 
@@ -250,7 +254,7 @@ def with_advice(findings: Sequence[Finding], recipe: Recipe, room: Room) -> tupl
     return tuple(replace(finding, changes=advised(finding.name, recipe, room)) for finding in findings)
 
 
-def said(old: Recipe, new: Recipe) -> str:
+def recipe_difference(old: Recipe, new: Recipe) -> str:
     """The difference of two recipes in a few words: ``"lr 0.1 -> 0.01, l2 0.1 added"``."""
     words = [
         f"{NAMED.get(key, key.rpartition('.')[2].replace('_', ' '))} {_short(key, a)} -> {_short(key, b)}"

@@ -65,7 +65,7 @@ class Order:
     of: str
 
 
-def in_memory(given: Any) -> Source | None:
+def array_source(given: Any) -> Source | None:
     """The rows of a side where they are arrays, without fetching item by item; else None."""
     if isinstance(given, Source):
         return given if _held(given) else None
@@ -76,10 +76,10 @@ def in_memory(given: Any) -> Source | None:
             except DataError:  # a sampler of its own: which rows it draws is not known
                 return None
             source = source_of(given.dataset, given.collate_fn)
-            return in_memory(source if kept is None else source.subset(kept))
+            return array_source(source if kept is None else source.subset(kept))
         return None
     if isinstance(given, (tuple, Dataset)):
-        return in_memory(source_of(given))
+        return array_source(source_of(given))
     return None
 
 
@@ -87,7 +87,7 @@ def _held(source: Source) -> bool:
     return isinstance(source, Arrays) or (isinstance(source, Subset) and _held(source.source))
 
 
-def table_of(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
+def sample_table(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
     """Inputs and targets of (evenly spaced) rows; None where inputs are not one tensor."""
     index = torch.arange(len(source))
     if most is not None and len(index) > most:
@@ -254,7 +254,7 @@ def order(given: Any, target_of: Any = None) -> Order | None:
     starts = np.linspace(0, rows - size, count).astype(int)
     width = min(size, 32)  # of larger batches their beginning tells as much
     index = torch.from_numpy((starts[:, None] + np.arange(width)).reshape(-1))
-    source = in_memory(given)
+    source = array_source(given)
     if source is not None:
         target: Any = source.batch(index)[1]
     else:

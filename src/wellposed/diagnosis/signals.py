@@ -25,17 +25,17 @@ from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.regularize import Regularized, regularize
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.training.evaluate import batches_of, evaluating
 from wellposed.training.inspection import (
     FEWEST_ROWS,
     MOST_NUMBERS,
     MOST_ROWS,
     Batch,
-    Look,
+    Inspection,
     Predict,
     Unseen,
-    look,
+    inspect_network,
     noise_toll,
     norm_disagreement,
     rebatched,
@@ -95,7 +95,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Charges:
+class NormDecay:
     """Norm parameters that a decay charges, and how much of them it took over the run: ``1 - prod(1 - lr * decay)``."""
 
     names: tuple[str, ...]
@@ -138,8 +138,8 @@ class Signals:
 
     loop: bool
     loss: Loss
-    first: Look | None = None
-    last: Look | None = None
+    first: Inspection | None = None
+    last: Inspection | None = None
     left: Mapping[str, float] = field(default_factory=dict)
     moved: Mapping[str, float] = field(default_factory=dict)
     unheld: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ class Signals:
     batch: int | None = None
     norms: tuple[str, ...] = ()
     disagreement: tuple[float, float, float] | None = None
-    charges: Charges | None = None
+    charges: NormDecay | None = None
     toll: Toll | None = None
     missing: tuple[str, ...] = ()
 
@@ -249,7 +249,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
 
 def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batch]:
     """At most so many rows of a side: of all its rows where they are at hand, else the probe's."""
-    source = measure.in_memory(watch.given[side])
+    source = measure.array_source(watch.given[side])
     if source is None or not watch.plain:
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
@@ -272,9 +272,9 @@ class _Seen:
     rows: int
     missing: list[str] = field(default_factory=list)
 
-    def look(self, model: nn.Module, batches: list[Batch]) -> Look | None:
+    def look(self, model: nn.Module, batches: list[Batch]) -> Inspection | None:
         try:
-            return look(model, self.predict, self.loss, batches, self.rows)
+            return inspect_network(model, self.predict, self.loss, batches, self.rows)
         except Unseen as unseen:
             self._miss(unseen)
             return None
@@ -287,7 +287,7 @@ class _Seen:
             return None
 
     def toll(
-        self, model: nn.Module, batches: list[Batch], last: Look | None, decay: Optimizer | float | None
+        self, model: nn.Module, batches: list[Batch], last: Inspection | None, decay: Optimizer | float | None
     ) -> Toll | None:
         """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
         try:
@@ -339,7 +339,7 @@ def _network(model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> dic
 def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None) -> dict[str, Any]:
     """What the rows say: of all of them where they are at hand, else of the probes' rows."""
     share = 1.0
-    ours, theirs = (_whole(measure.in_memory(side)) for side in (train, valid))
+    ours, theirs = (_whole(measure.array_source(side)) for side in (train, valid))
     if watch is not None and (ours is None or theirs is None):
         ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
@@ -361,7 +361,7 @@ def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watc
 def _whole(source: Source | None) -> tuple[Tensor, Tensor] | None:
     if source is None or len(source) * _row_numbers(source) > measure.MOST_HASHED:
         return None
-    return measure.table_of(source)
+    return measure.sample_table(source)
 
 
 def _thinned(side: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -401,7 +401,7 @@ def _size(value: Any) -> int:
     return sum(_size(part) for part in parts)
 
 
-def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | None) -> float:
+def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | float | None) -> float:
     """What an optimizer's own weight decay costs at rest: half of how fast the loss would fall if what it charges grew.
 
     Where ``loss + strength / 2 * |w|^2`` is least, the gradient times ``w`` is ``-strength * |w|^2``. Of a decoupled decay
@@ -420,7 +420,7 @@ def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | No
 
 def _charges_of(
     model: nn.Module, optimizer: Optimizer | None, lengths: list[float], left: Mapping[str, float]
-) -> Charges | None:
+) -> NormDecay | None:
     """Of an optimizer: its own weight decay, and the terms of `regularize` around it.
 
     Args:
@@ -432,7 +432,7 @@ def _charges_of(
     decays = {
         id(p): float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups for p in group["params"]
     }
-    regularized = inside(optimizer, Regularized)
+    regularized = find_wrapper(optimizer, Regularized)
     for one in regularized.binding.charged if regularized is not None else ():
         strengths = [float(getattr(bound.charge, "strength", 0.0)) for bound in one.bounds]
         decays[id(one.leaf.tensor)] = max([decays.get(id(one.leaf.tensor), 0.0), *strengths])
@@ -446,7 +446,7 @@ def _charges_of(
     return _charged(found, lengths, 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0)
 
 
-def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> Charges | None:
+def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> NormDecay | None:
     """Of strengths by norm parameter.
 
     Args:
@@ -458,4 +458,4 @@ def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1
         return None
     strength = max(found.values())
     length = math.fsum(length for length in lengths if math.isfinite(length))
-    return Charges(names, strength, 1 - math.exp(-strength * length * metric))
+    return NormDecay(names, strength, 1 - math.exp(-strength * length * metric))

@@ -65,16 +65,16 @@ class Criterion(ABC):
         return self.kernel
 
     def __str__(self) -> str:
-        return spelled(self.name, self)
+        return to_spec(self.name, self)
 
 
-def spelled(name: str, value: Any) -> str:
+def to_spec(name: str, value: Any) -> str:
     """``name``, or ``name:0.5`` where the one parameter is not its default."""
     given = [f"{number:g}" for field in fields(value) if (number := getattr(value, field.name)) != field.default]
     return ":".join([name, *given])
 
 
-def made(kind: str, text: str, choices: dict[str, type[T]]) -> T:
+def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
     """The loss or metric that a text such as ``"huber"`` or ``"huber:0.5"`` names.
 
     Args:
@@ -108,7 +108,7 @@ def over_outputs(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
-def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def match_shapes(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused.
 
     Raises:
@@ -121,11 +121,11 @@ def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             target = target.squeeze(-1)
     if outputs.shape != target.shape:
         raise ValueError(f"shapes {tuple(outputs.shape)} and {tuple(target.shape)} differ")
-    outputs = wide(outputs)
+    outputs = at_least_single(outputs)
     return outputs, target.to(outputs.dtype)
 
 
-def wide(outputs: Tensor) -> Tensor:
+def at_least_single(outputs: Tensor) -> Tensor:
     """At least single precision: in half precision the differences of a loss would be lost."""
     if not outputs.is_floating_point():
         return outputs.to(torch.get_default_dtype())

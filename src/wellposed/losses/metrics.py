@@ -22,8 +22,8 @@ from torch import Tensor
 from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
-from wellposed.losses.criterion import aligned, made, spelled
-from wellposed.losses.per_example import Loss, PerExample, average, per_example
+from wellposed.losses.criterion import from_spec, match_shapes, to_spec
+from wellposed.losses.per_example import Loss, PerExample, mean_loss, per_example
 from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_shares
 
 
@@ -41,7 +41,7 @@ class Metric(ABC):
     """Whether the score changes when the target is shifted or scaled, so that it is taken in the target's own units."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", spelled(type(self).name, self))
+        object.__setattr__(self, "name", to_spec(type(self).name, self))
 
     @abstractmethod
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -131,7 +131,7 @@ def _units(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | Non
         target = target.argmax(1)
     if _is_binary(outputs, target):
         need_shares(metric.name, target)
-        outputs, target = aligned(outputs, target)
+        outputs, target = match_shapes(outputs, target)
         label, scores = target.round().long(), outputs
     else:
         scores, target = classes_second(outputs, target)
@@ -545,7 +545,7 @@ def _share_below(values: Tensor, others: Tensor, share: Tensor) -> Tensor:
 
 
 def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
-    return average([part], None if weight is None else [weight]).rows
+    return mean_loss([part], None if weight is None else [weight]).rows
 
 
 def _each(values: Tensor) -> PerExample:
@@ -577,7 +577,7 @@ def _numbers(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | N
     """Outputs and targets in double precision and one shape, checked."""
     metric.require(target, weight)
     need_numbers(metric.name, target)
-    return aligned(outputs.double(), target.double())
+    return match_shapes(outputs.double(), target.double())
 
 
 @dataclass(frozen=True)
@@ -734,7 +734,7 @@ def metric(name: str | Metric) -> Metric:
     Raises:
         InputError: there is none; the nearest is suggested.
     """
-    return name if isinstance(name, Metric) else made("metric", name, metrics())
+    return name if isinstance(name, Metric) else from_spec("metric", name, metrics())
 
 
 def default_metric(loss: Loss) -> Metric | None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
-from wellposed.losses.criterion import Criterion, aligned, made, wide
+from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
 from wellposed.losses.regression import SquaredError
 from wellposed.losses.targets import (
     IGNORED,
@@ -54,7 +54,7 @@ class PerExample:
         return total / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
-def named() -> dict[str, type[Criterion]]:
+def losses_by_name() -> dict[str, type[Criterion]]:
     """Every loss of ours by its name and its short names."""
     found = classes_in("wellposed.losses", Criterion)  # type: ignore[type-abstract]
     return found | {alias: cls for cls in found.values() for alias in cls.aliases}
@@ -98,8 +98,8 @@ class Loss:
     """A loss by name or by callable, that can be asked for each example's part.
 
     Args:
-        given: a name of `named`, with its number if it takes one (``"huber:0.5"``); a `Criterion` (``wp.Huber(0.5)``); a torch
-            loss module; a function with ``reduction=``; or any callable ``loss(outputs, target)`` that returns values for each
+        given: a name of `losses_by_name`, with its number if it takes one (``"huber:0.5"``); a `Criterion`
+            (``wp.Huber(0.5)``); a torch loss module; a function with ``reduction=``; or any callable ``loss(outputs, target)`` that returns values for each
             example, values with a mask, or their mean.
         by_example: smoothing of a torch cross-entropy with class weights is weighed by the class of the example, not by
             the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
@@ -115,7 +115,7 @@ class Loss:
         self.given: Any = given
         self.criterion: Criterion | None = given if isinstance(given, Criterion) else None
         if isinstance(given, str):
-            self.criterion = made("loss", given, named())
+            self.criterion = from_spec("loss", given, losses_by_name())
         given = _as_module(given)
         self.known = _known(given)
         self.module: Any = given if isinstance(given, nn.Module) else None
@@ -131,7 +131,9 @@ class Loss:
             self._units = _unreduced(given, by_example)
             self._clean = _unreduced(without_smoothing(given), by_example)
         else:
-            raise InputError(f"A loss is a name ({listed(named(), 40)}) or a callable; {described(given)} is neither.")
+            raise InputError(
+                f"A loss is a name ({listed(losses_by_name(), 40)}) or a callable; {described(given)} is neither."
+            )
 
     def __str__(self) -> str:
         return self.name if self.criterion is None else str(self.criterion)
@@ -384,7 +386,7 @@ def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -
     if known.check is need_classes:
         return loose(*indexed(name, outputs, target))
     known.check(name, target)
-    return loose(*aligned(outputs, target)) if known.elementwise else loose(outputs, target)
+    return loose(*match_shapes(outputs, target)) if known.elementwise else loose(outputs, target)
 
 
 def without_smoothing(given: Any) -> Any:
@@ -433,7 +435,7 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
     """
     if isinstance(given, nn.CrossEntropyLoss):
         need_distributions("cross_entropy", target)
-        outputs = wide(outputs)
+        outputs = at_least_single(outputs)
         weight = given.weight.to(outputs)  # type: ignore[union-attr]
         uniform = amount / outputs.shape[1]
         share = ((target.to(outputs.dtype) - uniform) / (1.0 - amount)) * weight.view(1, -1, *[1] * (outputs.ndim - 2))
@@ -444,7 +446,7 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
         )
         return PerExample(_by_row(values), _by_row(own.squeeze(1)))
     need_shares("binary_cross_entropy", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     clean = (target - 0.5 * amount) / (1.0 - amount)
     own = given.pos_weight.to(outputs) * clean + 1.0 - clean
     tilted = (1.0 - amount) * given.pos_weight.to(outputs) * clean / own + 0.5 * amount
@@ -463,7 +465,7 @@ def _shape(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Average:
+class MeanLoss:
     """A mean with its standard error over examples, and what each example adds to it.
 
     ``rows[i]`` is example ``i``'s linearized part: the mean of ``rows`` is ``mean``, and differences of rows between
@@ -475,17 +477,17 @@ class Average:
     rows: Tensor
 
 
-def average(parts: list[PerExample], weights: list[Tensor] | None = None) -> Average:
+def mean_loss(parts: list[PerExample], weights: list[Tensor] | None = None) -> MeanLoss:
     """The mean over all parts with its standard error, by linearization of the ratio.
 
     ``se^2 = n/(n-1) * sum_i (w_i (total_i - mean*count_i))^2 / (sum_i w_i count_i)^2``; NaN for fewer than 2 examples.
     """
     total, count = torch.cat([p.total for p in parts]), torch.cat([p.count for p in parts])
-    return averages(total[None], count[None], None if weights is None else torch.cat(weights))[0]
+    return mean_losses(total[None], count[None], None if weights is None else torch.cat(weights))[0]
 
 
-def averages(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[Average]:
-    """`average` of several models on the same examples.
+def mean_losses(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[MeanLoss]:
+    """`mean_loss` of several models on the same examples.
 
     Args:
         total, count: ``(models, n)``.
@@ -496,10 +498,10 @@ def averages(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list
         total, count = total * weight.double().cpu(), count * weight.double().cpu()
     n, sizes = total.shape[1], count.sum(1)
     if n == 0:
-        return [Average(math.nan, math.nan, row) for row in total]
+        return [MeanLoss(math.nan, math.nan, row) for row in total]
     means = (total.sum(1) / sizes)[:, None]
     influence = (total - means * count) * (n / sizes)[:, None]
     spread = (influence.square().sum(1) / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(sizes, math.nan)
     plain = weight is None and bool((count == 1).all())
     rows = total if plain else means + influence
-    return [Average(mean, se, row) for mean, se, row in zip(means[:, 0].tolist(), spread.tolist(), rows, strict=True)]
+    return [MeanLoss(mean, se, row) for mean, se, row in zip(means[:, 0].tolist(), spread.tolist(), rows, strict=True)]

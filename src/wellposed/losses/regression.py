@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
-from wellposed.losses.criterion import Criterion, aligned, over_outputs
+from wellposed.losses.criterion import Criterion, match_shapes, over_outputs
 from wellposed.losses.targets import need_numbers
 
 
@@ -22,14 +22,14 @@ def squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
         TargetError: a target is NaN or infinite, as for every loss here.
     """
     need_numbers("squared_error", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs((outputs - target).square()), None
 
 
 def absolute_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     """``sum_outputs |y - f|``."""
     need_numbers("absolute_error", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs((outputs - target).abs()), None
 
 
@@ -43,7 +43,7 @@ def huber(outputs: Tensor, target: Tensor, delta: float = 1.0) -> tuple[Tensor, 
         Huber (1964), Annals of Mathematical Statistics 35(1).
     """
     need_numbers("huber", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs(F.huber_loss(outputs, target, reduction="none", delta=delta)), None
 
 
@@ -57,7 +57,7 @@ def quantile(outputs: Tensor, target: Tensor, level: float = 0.5) -> tuple[Tenso
         Koenker & Bassett (1978), Econometrica 46(1).
     """
     need_numbers("quantile", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     left = target - outputs
     return over_outputs(torch.maximum(level * left, (level - 1.0) * left)), None
 
@@ -72,7 +72,7 @@ def poisson(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
         TargetError: a target is negative, NaN or infinite.
     """
     need_numbers("poisson", target, least=0.0)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs(F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")), None
 
 

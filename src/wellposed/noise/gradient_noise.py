@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.random import generator
-from wellposed.noise.activations import like
+from wellposed.noise.activations import move_noise
 from wellposed.noise.support import needs_source
 from wellposed.penalties.base import at_least_zero
 
 
-def annealed(eta: float, step: int, decay: float = 0.55) -> float:
+def annealed_variance(eta: float, step: int, decay: float = 0.55) -> float:
     """The variance ``eta/(1 + step)^decay``; ``step`` is 0 for the first."""
     return float(eta / (1.0 + step) ** decay)
 
@@ -38,7 +38,7 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
         )
         return disturbed
     noise = torch.randn(grad.shape, generator=source, dtype=torch.float32)
-    return grad + math.sqrt(variance) * like(grad, noise)
+    return grad + math.sqrt(variance) * move_noise(grad, noise)
 
 
 @checked
@@ -70,7 +70,7 @@ class GradientNoise:
     @torch.no_grad()
     def __call__(self, *_: object) -> None:
         """Disturb the gradients that there are, and move on by one step."""
-        variance = annealed(self.eta, self.step, self.decay)
+        variance = annealed_variance(self.eta, self.step, self.decay)
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None and parameter.requires_grad:
                 source = generator(self.seed, "gradient", self.step, name)

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, SelectorError, described
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import Selector, select, selector, weights
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
@@ -26,7 +26,7 @@ from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.places import inside_attention, owners, places, refreshed
 from wellposed.noise.weights import drop_connect, weight_noise
-from wellposed.penalties.base import Schedule, at_least_zero, shown
+from wellposed.penalties.base import Schedule, at_least_zero, setting_text
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
@@ -38,7 +38,7 @@ class Noise(ABC):
     size_field: ClassVar[str] = "rate"
 
     def __post_init__(self) -> None:
-        settle(self, self.size_field)
+        convert_numbers(self, self.size_field)
         self.check_size(getattr(self, self.size_field))
 
     @property
@@ -70,7 +70,7 @@ class Noise(ABC):
         return snake_case(type(self).__name__)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 

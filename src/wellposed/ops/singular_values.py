@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import valued, widened
+from wellposed.ops.norms import at_least_float32, valued
 from wellposed.ops.project import simplex_threshold
 
 Spectrum = Callable[[Tensor], Tensor]
@@ -24,7 +24,7 @@ Spectrum = Callable[[Tensor], Tensor]
 
 def as_matrices(w: Tensor, parts: int = 1) -> Tensor:
     """``(parts, rows/parts, everything else)`` of at least float32: axis 0 is cut into equal parts."""
-    matrices: Tensor = widened(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))
+    matrices: Tensor = at_least_float32(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))
     return matrices
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.selectors import unscripted, unwrapped
 from wellposed.optim.zeros import keeps_zeros
 
@@ -121,7 +121,7 @@ class Average:
             return 1.0 / (t + 1.0)
         if self.start == "update" and t == 0:
             return 1.0
-        most = plain(WARMUPS[self.warmup](t) if isinstance(self.warmup, str) else self.warmup(t))
+        most = to_python(WARMUPS[self.warmup](t) if isinstance(self.warmup, str) else self.warmup(t))
         if not isinstance(most, (int, float)) or not 0.0 <= most <= 1.0:
             raise InputError(f"The warm-up of an Average gives a number in [0, 1]; at update {t:g} it gave {most!r}.")
         return 1.0 - min(self.ema, most)

@@ -18,9 +18,9 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrapped
-from wellposed.ops.shards import whole
+from wellposed.ops.shards import unshard
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
-from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
+from wellposed.optim.binding import Binding, BoundTerm, Charged, CoupledCharge, StepPlan, bind, check_groups
 from wellposed.optim.optimizer_metrics import (
     BEFORE,
     RAMP_STEPS,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 Group = dict[str, Any]
-Moving = list[tuple[Charged, Group, Plan]]
+Moving = list[tuple[Charged, Group, StepPlan]]
 """Parameters that take a step, with their parameter groups and what is done to them in this step."""
 
 
@@ -247,7 +247,7 @@ class Regularized(Wrapper):
             one.norm = float(torch.linalg.vector_norm(one.leaf.tensor)) or None
         return multiplier if one.norm is None else multiplier.at_bound(one.norm)
 
-    def _adapt(self, one: Charged, plan: Plan, step: float | Tensor) -> None:
+    def _adapt(self, one: Charged, plan: StepPlan, step: float | Tensor) -> None:
         """Move the multiplier of a bound on."""
         assert plan.multiplier is not None
         multiplier = _multiplier(one, plan)
@@ -326,7 +326,7 @@ class Regularized(Wrapper):
             for bound in one.bounds:
                 charge = bound.now(self.steps) if bound.how == "loss" else None
                 if isinstance(charge, Penalty) and charge.strength:
-                    total = total + charge.value(whole(one.leaf.tensor))
+                    total = total + charge.value(unshard(one.leaf.tensor))
         for coupled in self._binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
@@ -348,7 +348,7 @@ class Regularized(Wrapper):
     def _functional(
         self, site: int, term: Term, outputs: Tensor | None, inputs: Tensor | None, reference: Tensor | None
     ) -> Tensor | float:
-        charge = Bound(term, term.charge).now(self.steps)
+        charge = BoundTerm(term, term.charge).now(self.steps)
         assert isinstance(charge, FunctionalPenalty)
         if not charge.strength:
             return 0.0
@@ -369,7 +369,7 @@ class Regularized(Wrapper):
             alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
             key = f"{term} ({alike + 1})" if alike else str(term)
             if isinstance(term.charge, Penalty):
-                found[key] = sum(float(c.value(whole(w))) for c, w in charges if isinstance(c, Penalty))
+                found[key] = sum(float(c.value(unshard(w))) for c, w in charges if isinstance(c, Penalty))
             elif isinstance(term.charge, CoupledPenalty):
                 found[key] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
         return found
@@ -453,7 +453,7 @@ def first_rates(group: Group) -> tuple[float, float]:
     return first, first
 
 
-def _multiplier(one: Charged, plan: Plan) -> Tensor:
+def _multiplier(one: Charged, plan: StepPlan) -> Tensor:
     """The multiplier of a parameter, started if it has none yet."""
     assert plan.multiplier is not None
     if one.multiplier is None:

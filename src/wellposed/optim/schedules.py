@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from wellposed.core.checks import Count, Level, Positive, Within, checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.registry import snake_case
 from wellposed.penalties.base import Schedule
 
@@ -175,7 +175,7 @@ class Multistep(Course):
     gamma: Positive = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(sorted(map(plain, self.milestones))))
+        object.__setattr__(self, "milestones", tuple(sorted(map(to_python, self.milestones))))
         if not self.milestones:
             raise InputError("Multistep needs at least one milestone, such as [30, 60]; it was given none.")
 
@@ -404,7 +404,7 @@ def factor_at(schedule: Schedule, step: int) -> float:
         InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
     """
     try:
-        factor = plain(schedule(step))
+        factor = to_python(schedule(step))
     except TypeError as error:
         raise InputError(
             f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
@@ -478,7 +478,7 @@ class Staircase:
     stairs: Mapping[Annotated[int, Within(0)], Size] | tuple[tuple[Annotated[int, Within(0)], Size], ...]
 
     def __post_init__(self) -> None:
-        pairs = tuple(sorted((plain(step), plain(factor)) for step, factor in dict(self.stairs).items()))
+        pairs = tuple(sorted((to_python(step), to_python(factor)) for step, factor in dict(self.stairs).items()))
         if not pairs:
             raise InputError("Staircase needs at least one step, such as {1000: 0.5}; it was given none.")
         # A frozen dataclass of tuples can be compared and hashed, and does not change with the mapping it came from.

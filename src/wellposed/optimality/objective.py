@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from wellposed.core.errors import DataError, InputError, guarded
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import reseed
 from wellposed.data.arrays import moved, real_numbers, split_batch
 from wellposed.losses.per_example import Loss
@@ -23,7 +23,7 @@ from wellposed.training.watch import Batches, Target, kept, side_of
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """The cost at the weights of a moment.
 
     Attributes:
@@ -67,9 +67,9 @@ class Cost:
         target: Target | None = None,
     ) -> None:
         self.net, self.loss = net, Loss(loss)
-        self.forward = None if forward is None else guarded("forward=", forward)
-        self.target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
-        self.call = guarded("The model", call)
+        self.forward = None if forward is None else guard_call("forward=", forward)
+        self.target = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
+        self.call = guard_call("The model", call)
         self.charges = Charges.of(net, terms, optimizer)
         self.params = self.charges.params
         self.batches = kept(all_rows(data, self.params[0].dtype))
@@ -87,14 +87,14 @@ class Cost:
                 if not torch.equal(buffer, before):
                     buffer.data.copy_(before)
 
-    def at(self) -> Point:
+    def at(self) -> CostPoint:
         """The cost and its gradient at the weights as they are; inside `frozen`."""
         loss, functional, batches = self._means(self.params)
         grads = [a + b for a, b in zip(loss.gradient, functional.gradient, strict=True)]
-        return Point(loss.mean, functional.mean, self.charges.value(), grads, loss.count, batches)
+        return CostPoint(loss.mean, functional.mean, self.charges.value(), grads, loss.count, batches)
 
     def smooth(self) -> float:
-        """`Point.smooth` without gradients; inside `frozen`."""
+        """`CostPoint.smooth` without gradients; inside `frozen`."""
         loss, functional, _ = self._means(())
         return loss.mean + functional.mean
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
-from wellposed.core.progress import report, reporting_to
+from wellposed.core.progress import emit, reporting_to
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Parcel, WorkerShare, packed, received, shares, train_share, unpacked
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
@@ -55,7 +55,7 @@ def train_on_ray(
         MissingExtra: Ray is not installed.
     """
     ray = require("ray", "ray")
-    kind = kind_of(device)
+    kind = ray_resource(device)
     connect(ray)
     resources = ray.cluster_resources()
     count = int(resources.get("CPU" if kind != "cuda" else "GPU", 0))
@@ -63,7 +63,7 @@ def train_on_ray(
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
     lots = [
-        Lot(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
+        WorkerShare(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
         for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
@@ -71,7 +71,7 @@ def train_on_ray(
         return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
 
 
-def kind_of(device: str | torch.device) -> str:
+def ray_resource(device: str | torch.device) -> str:
     """``cpu``, which is ``auto``, or ``cuda``: which card it is there, Ray says.
 
     Raises:
@@ -136,7 +136,7 @@ Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
 """Each outcome with its place, whether an interrupt ended the lot, and notes for the user."""
 
 
-def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
+def train_remotely(parcel: Parcel, lot: WorkerShare, left: float) -> Answer:
     """The task: train a lot within the seconds that are left."""
     deadline = time.monotonic() + left
     told: list[tuple[int, bytes]] = []
@@ -147,7 +147,7 @@ def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_lot(unpacked(parcel), replace(lot, deadline=deadline), lambda *outcome: told.append(outcome))
+        ended = train_share(unpacked(parcel), replace(lot, deadline=deadline), lambda *outcome: told.append(outcome))
     return told, ended, notes
 
 
@@ -163,10 +163,10 @@ class Tasks:
     done: Done | None
     count: int
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    running: dict[Any, Lot] = field(default_factory=dict)
+    running: dict[Any, WorkerShare] = field(default_factory=dict)
     interrupted: bool = False
 
-    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+    def train(self, lots: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -196,14 +196,14 @@ class Tasks:
         try:
             told, interrupted, notes = self.ray.get(reference)
         except errors.RayTaskError as error:
-            raise understood(error) from error
+            raise original_error(error) from error
         except errors.RayError as error:
             said = " ".join(str(error).split())
             for place in lot.places:
                 self.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
             return
         for text in notes:
-            report("note", text=text)
+            emit("note", text=text)
         for place, answer in told:
             self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
@@ -215,7 +215,7 @@ class Tasks:
             self.done(place, outcome)
 
 
-def understood(error: Any) -> BaseException:
+def original_error(error: Any) -> BaseException:
     """What a task raised, as it was raised there, with where it happened."""
     cause: BaseException = getattr(error, "cause", error)
     if isinstance(cause, ModuleNotFoundError):

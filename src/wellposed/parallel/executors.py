@@ -15,7 +15,7 @@ import torch
 
 from wellposed.core.checks import Count, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.parallel.inprocess import train_inprocess
 from wellposed.parallel.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
 from wellposed.parallel.population.grouping import why_alone
@@ -67,7 +67,7 @@ def train_jobs(
 
     def ended(place: int, outcome: Outcome) -> None:
         how = outcome.engine if isinstance(outcome, Run) else engine
-        report("trained", job=place, of=len(jobs), engine=how)
+        emit("trained", job=place, of=len(jobs), engine=how)
         if done is not None:
             done(place, outcome)
 
@@ -142,7 +142,7 @@ def train_auto(
     for train, numbers in parts:
         now = time.monotonic()
         share = left / (left + len(alone)) if train is train_inprocess else 1.0
-        part = Part(numbers, outcomes, done, cull)
+        part = JobSubset(numbers, outcomes, done, cull)
         if numbers:
             train(
                 problem, [jobs[i] for i in numbers], device=where, deadline=now + share * (deadline - now),
@@ -154,7 +154,7 @@ def train_auto(
 
 
 @dataclass
-class Part:
+class JobSubset:
     """Some of the jobs, by their numbers among all."""
 
     numbers: list[int]

@@ -31,11 +31,11 @@ import numpy as np
 import torch
 
 from wellposed.core.errors import InputError, TrainingError, require
-from wellposed.core.progress import report, reporting_to
+from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, packed, received, shares, train_lot, unpacked
+from wellposed.parallel.transfer import Parcel, WorkerShare, packed, received, shares, train_share, unpacked
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -89,7 +89,7 @@ def train_in_processes(
     start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
     lots = [
-        Lot(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
+        WorkerShare(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
         for places in shares(jobs, count)
     ]
     return Crew(problem, jobs, start, done).train(lots)
@@ -123,7 +123,7 @@ def warm_up() -> None:
 class Worker:
     """One process and what it still has to tell."""
 
-    lot: Lot
+    lot: WorkerShare
     line: Connection
     alive: Callable[[], bool]
     kill: Callable[[], None]
@@ -146,7 +146,7 @@ class Worker:
         return self.join()
 
 
-Start = Callable[[Problem, Lot, "Sequence[Worker]"], Worker]
+Start = Callable[[Problem, WorkerShare, "Sequence[Worker]"], Worker]
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Crew:
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+    def train(self, lots: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -183,7 +183,7 @@ class Crew:
                 worker.end()
         return so_far(self.outcomes, len(self.jobs), self.ending is not None)
 
-    def add(self, lot: Lot, tries: int = 1) -> None:
+    def add(self, lot: WorkerShare, tries: int = 1) -> None:
         """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
@@ -215,7 +215,7 @@ class Crew:
         self.hearing = None
         kind, *said = pickle.loads(message)
         if kind == "report":
-            report(said[0], **said[1])
+            emit(said[0], **said[1])
         elif kind == "failed":
             error, text = said
             error.add_note(f"In the worker:\n{text}")
@@ -261,9 +261,9 @@ class Crew:
             self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
 
 
-def replaced(lot: Lot, places: tuple[int, ...], jobs: Sequence[Job]) -> Lot:
+def replaced(lot: WorkerShare, places: tuple[int, ...], jobs: Sequence[Job]) -> WorkerShare:
     """The same for fewer jobs."""
-    return Lot(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
+    return WorkerShare(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
 
 
 def died(status: int | None) -> str:
@@ -279,7 +279,7 @@ def died(status: int | None) -> str:
 # Two ways to start a worker
 
 
-def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
+def forked(problem: Problem, lot: WorkerShare, others: Sequence[Worker]) -> Worker:
     """A worker that is a copy of this process."""
     context = mp.get_context("fork")
     here, there = context.Pipe()
@@ -297,7 +297,7 @@ def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
     return Worker(lot, here, process.is_alive, process.kill, join)
 
 
-def _begin(problem: Problem, lot: Lot, line: Connection, inherited: Sequence[Connection], parent: int) -> None:
+def _begin(problem: Problem, lot: WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int) -> None:
     die_with(parent)
     for other in inherited:  # a line ends for its reader only when nobody holds the other end
         other.close()
@@ -316,7 +316,7 @@ class Fresh:
         self.pickling = require("cloudpickle", "processes")
         self.parcel = packed(problem, self.pickling, ENGINE)
 
-    def __call__(self, problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
+    def __call__(self, problem: Problem, lot: WorkerShare, others: Sequence[Worker]) -> Worker:
         """A worker that has been sent the problem and its lot."""
         here, there = mp.Pipe()
         with there:
@@ -344,7 +344,7 @@ def serve() -> None:
     die_with(parent)
     body = line.recv_bytes()
     memory = tuple(np.frombuffer(line.recv_bytes(), np.uint8) for _ in range(int(line.recv_bytes())))
-    lot: Lot = pickle.loads(line.recv_bytes())
+    lot: WorkerShare = pickle.loads(line.recv_bytes())
     work(unpacked(Parcel(body, memory)), lot, line, parent)
 
 
@@ -359,9 +359,9 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work(problem: Problem, lot: Lot, line: Connection, parent: int) -> None:
+def work(problem: Problem, lot: WorkerShare, line: Connection, parent: int) -> None:
     """Train a lot and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
-    interrupts = Interrupts(line, parent)
+    interrupts = WorkerInterrupts(line, parent)
 
     def tell(*message: Any) -> None:
         written = pickle.dumps(message, protocol=5)
@@ -378,7 +378,7 @@ def work(problem: Problem, lot: Lot, line: Connection, parent: int) -> None:
     interrupted = False
     try:
         with reporting_to(forward):
-            interrupted = train_lot(problem, lot, lambda place, answer: tell("done", place, answer))
+            interrupted = train_share(problem, lot, lambda place, answer: tell("done", place, answer))
     except KeyboardInterrupt:
         interrupted = True
     except Exception as error:
@@ -396,7 +396,7 @@ def travelling(error: Exception) -> Exception:
         return TrainingError(f"A worker stopped by {type(error).__name__}: {error}")
 
 
-class Interrupts:
+class WorkerInterrupts:
     """Ctrl-C as a worker sees it, and what ends like it: the parent's to answer, who then asks to end.
 
     A thread waits for that, and for the end of the parent, whom no worker outlives: its line ends, or, where a child of

@@ -186,7 +186,7 @@ def _importable(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Trained:
+class SentRun:
     """A run without what its parent has: problem, recipe and the model's structure."""
 
     weights: dict[str, Any]
@@ -198,13 +198,13 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Failed:
+class SentError:
     """An error of ours, with what was reached."""
 
     kind: type[WellposedError]
     arguments: tuple[Any, ...]
     notes: tuple[str, ...]
-    trained: Trained | None
+    trained: SentRun | None
 
 
 def sent(outcome: Outcome) -> bytes:
@@ -218,8 +218,8 @@ def received(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
     Args:
         engine: whose worker it was; put before what the worker says of itself.
     """
-    value: Trained | Failed = pickle.loads(answer)
-    if isinstance(value, Trained):
+    value: SentRun | SentError = pickle.loads(answer)
+    if isinstance(value, SentRun):
         return _run(value, problem, job, engine)
     error = value.kind(*value.arguments)
     for note in value.notes:
@@ -230,26 +230,26 @@ def received(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
     return error
 
 
-def _trained(run: Run) -> Trained:
+def _trained(run: Run) -> SentRun:
     # Cloned: a view would take along all that it is a view of.
     weights = {name: _own(value) for name, value in run.model.state_dict().items()}
     buffers = {name: _own(value) for name, value in run.model.named_buffers() if name not in weights}
-    return Trained(weights, buffers, run.history.facts, run.history.rows, run.stopped, run.engine)
+    return SentRun(weights, buffers, run.history.facts, run.history.rows, run.stopped, run.engine)
 
 
 def _own(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
-def _failed(error: WellposedError) -> Failed:
+def _failed(error: WellposedError) -> SentError:
     notes = list(getattr(error, "__notes__", ()))
     if error.__cause__ is not None:
         notes.append("In the worker:\n" + "".join(traceback.format_exception(error.__cause__)).rstrip())
     run = error.run if isinstance(error, TrainingError) else None
-    return Failed(type(error), error.args, tuple(notes), _trained(run) if isinstance(run, Run) else None)
+    return SentError(type(error), error.args, tuple(notes), _trained(run) if isinstance(run, Run) else None)
 
 
-def _run(trained: Trained, problem: Problem, job: Job, engine: str) -> Outcome:
+def _run(trained: SentRun, problem: Problem, job: Job, engine: str) -> Outcome:
     try:
         model = problem.build(job.recipe.model, job.seed)
         if job.recipe.noise.dropout is not None:
@@ -266,7 +266,7 @@ def _run(trained: Trained, problem: Problem, job: Job, engine: str) -> Outcome:
 
 
 @torch.no_grad()
-def _filled(model: nn.Module, trained: Trained) -> None:
+def _filled(model: nn.Module, trained: SentRun) -> None:
     model.cpu().load_state_dict(trained.weights)
     own = dict(model.named_buffers())
     for name, value in trained.buffers.items():
@@ -277,7 +277,7 @@ def _filled(model: nn.Module, trained: Trained) -> None:
 
 
 @dataclass(frozen=True)
-class Lot:
+class WorkerShare:
     """Jobs that one worker trains, and how.
 
     Attributes:
@@ -294,7 +294,7 @@ class Lot:
     version: str = __version__
 
 
-def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) -> bool:
+def train_share(problem: Problem, lot: WorkerShare, tell: Callable[[int, bytes], None]) -> bool:
     """Train a lot on one thread, and tell each outcome with its place among all jobs; whether Ctrl-C ended it.
 
     Raises:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, described
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 from wellposed.ops.norms import length
@@ -128,7 +128,7 @@ class Chargeable(ABC):
         return snake_case(type(self).__name__)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 
@@ -379,7 +379,7 @@ class Term:
         return f"{self.charge} on {self.place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
 
 
-def shown(value: object) -> str:
+def setting_text(value: object) -> str:
     """A setting as text; tensors by their shape."""
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
@@ -399,7 +399,7 @@ def array(owner: object, name: str) -> Any:
     Raises:
         InputError: it holds something that is no number, or NaN.
     """
-    given = plain(getattr(owner, name))
+    given = to_python(getattr(owner, name))
     try:
         found = torch.as_tensor(given) if isinstance(given, Tensor) or hasattr(given, "__array__") else given
         found = torch.tensor(given, dtype=torch.float64) if isinstance(given, (list, tuple)) else found
@@ -421,7 +421,7 @@ def array(owner: object, name: str) -> Any:
 def at_least_zero(owner: object, **values: float) -> None:
     """Refuse strengths and bounds that are negative, infinite or not numbers; those of numpy become Python's own."""
     for name, value in values.items():
-        number = plain(value)
+        number = to_python(value)
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number <= LARGEST:
             hint = "" if isinstance(number, (int, float)) else " Give a Python number: float(...)."
             raise InputError(

@@ -109,7 +109,7 @@ class OptimizerSpec(Section):
     @classmethod
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
@@ -184,7 +184,7 @@ class ScheduleSpec(Section):
         """A function alone is a schedule; sequences become tuples, so that a recipe equals itself read back."""
         if callable(given):
             given = {"name": given}
-        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @field_validator("name", mode="before")
     @classmethod
@@ -226,7 +226,9 @@ class ScheduleSpec(Section):
                     f"a schedule that is a function takes no settings; it was given {listed(self.settings)}"
                 )
             return self.name
-        course: Course = made(COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"])
+        course: Course = build_object(
+            COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"]
+        )
         return course
 
     def rate(self, base: float, step: int, total: int, epoch_steps: int) -> float:
@@ -267,7 +269,7 @@ class TermSpec(Section):
     @classmethod
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return written(given, cls.model_fields) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -300,12 +302,12 @@ class TermSpec(Section):
                 f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}"
             )
         others = ["how", "schedule", "warmup"]
-        charge: Chargeable = made(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
+        charge: Chargeable = build_object(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
         schedule = scheduled(self.schedule, self.warmup, total_steps)
         return charge.on(None if self.on == "weights" else self.on, how=self.how, schedule=schedule)
 
 
-def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
+def build_object(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
     """An object from its settings.
 
     Raises:
@@ -339,7 +341,7 @@ def writable(parameter: inspect.Parameter) -> bool:
     return parameter.name not in ("reference", "convention")
 
 
-def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
+def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
     """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
 
     Raises:
@@ -411,7 +413,7 @@ class PlaceSpec(Section):
             raise ValueError(
                 f"there is no noise {self.kind!r}.{did_you_mean(self.kind, NOISES)} Known: {listed(NOISES, 20)}"
             )
-        noise = made(NOISES[self.kind], f"noise {self.kind!r}", self.settings, ["schedule", "warmup"])
+        noise = build_object(NOISES[self.kind], f"noise {self.kind!r}", self.settings, ["schedule", "warmup"])
         placed: Placed = noise.on(self.on, schedule=scheduled(self.schedule, self.warmup, total_steps))
         return placed
 

@@ -20,9 +20,9 @@ from wellposed.core.files import write_atomically
 from wellposed.core.shared import alone
 from wellposed.core.signs import escaped, visible
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.caveats import understood
-from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
-from wellposed.diagnosis.turning_point import Turn, counted, give_or_take
+from wellposed.diagnosis.caveats import reading_notes
+from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shorten_middle
+from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take
 from wellposed.reporting import figures as draw
 
 KINDS = (".svg", ".png", ".html")
@@ -92,8 +92,11 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     curves, turned = one.curves, one.turn
     certain = turned if turned is not None and turned.certain else None
     level = _level(one, certain)
-    both = [*map(float, measure.known(curves.train_loss)), *map(float, measure.known(curves.valid_loss))]
-    frame = drawing.limits(both, [level, level + certain.rise] if certain is not None else [])
+    both = [
+        *map(float, measure.finite_values(curves.train_loss)),
+        *map(float, measure.finite_values(curves.valid_loss)),
+    ]
+    frame = drawing.axis_limits(both, [level, level + certain.rise] if certain is not None else [])
     span = draw.epoch_span(curves.epoch.tolist())
 
     def paint(axes: Any) -> None:
@@ -156,8 +159,8 @@ def _mark_turn(
     )  # fmt: skip
     right = turned.epoch > (span[0] + span[1]) / 2
     axes.annotate(
-        f"turned: {counted(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 2),
-        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
+        f"turned: {format_place(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"),
+        xytext=(-4 if right else 4, 2), textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
     )  # fmt: skip
 
 
@@ -231,7 +234,7 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
         panel = _panel(one, number).replace(
             "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{drawing.WIDTH}" height="{HEIGHT}" ', 1
         )
-        source = escaped(shortened(one.source, LONGEST_SOURCE))
+        source = escaped(shorten_middle(one.source, LONGEST_SOURCE))
         parts.append(
             f'<text x="{x}" y="{y + 16}" style="font-size: 16px; font-weight: 640; fill: var(--ink)">'
             f"{escaped(_heading(one))}</text>"
@@ -274,7 +277,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
             axes = figure.add_axes(box, facecolor=LIGHT["card"])
             _paint(one, colour)(axes)
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
-            source = shortened(visible(one.source), LONGEST_SOURCE)
+            source = shorten_middle(visible(one.source), LONGEST_SOURCE)
             figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
         drawing.lettered(figure, back=False)
         out = io.BytesIO()
@@ -323,7 +326,7 @@ def _card(one: Diagnosis, number: int) -> str:
     )
     told = "".join(
         f"<details><summary>{name}</summary><ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul></details>"
-        for name, texts in (("How it was read", understood(one.curves)), ("Not known from these curves", one.limits))
+        for name, texts in (("How it was read", reading_notes(one.curves)), ("Not known from these curves", one.limits))
         if texts
     )
     count = f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}"

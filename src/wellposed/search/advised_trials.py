@@ -102,7 +102,7 @@ def paired(plain: str, changed: Run) -> tuple[float | None, float | None]:
     return mean - Z * se, mean + Z * se
 
 
-def told(advice: Mapping[str, Any]) -> str:
+def advice_sentence(advice: Mapping[str, Any]) -> str:
     """A piece of advice and what became of it, as a sentence."""
     began = f"{advice['finding'].replace('_', ' ')}: {advice['says']}"
     if "helped" not in advice:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.baseline import diverged
@@ -17,7 +17,7 @@ from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
 from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
 from wellposed.study.fingerprint import content
-from wellposed.study.ranking import learned
+from wellposed.study.ranking import ended_usable
 from wellposed.training.run import Run
 
 PAIRS = (4, 5, 10)
@@ -55,7 +55,7 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConfirmationPlan:
     """How many pairs at first, for how many epochs, on how many rows (None: all)."""
 
     pairs: int
@@ -70,8 +70,8 @@ def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Conf
         ProblemError: without a search, the baseline diverged.
         TrainingError, InputError: a recipe cannot be trained.
     """
-    report("phase", text="confirmation")
-    how = plan(bench, baseline, best, epochs)
+    emit("phase", text="confirmation")
+    how = plan_pairs(bench, baseline, best, epochs)
     if how.rows is not None:
         bench.notes.append(
             f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
@@ -84,7 +84,7 @@ def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Conf
     if cut:
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
     found = Confirmed(baseline, best, pairs or cut, epochs=how.epochs, rows=how.rows)
-    if bench.account.budget.none and pairs and not learned(pairs[0][0]):
+    if bench.account.budget.none and pairs and not ended_usable(pairs[0][0]):
         raise diverged([baseline.optimizer.lr])
     if found.pairs and not bench.interrupted:
         looked_at(bench, found, whole=bool(pairs))
@@ -124,24 +124,24 @@ def another_look(bench: Bench) -> int:
 # --- plans
 
 
-def plan(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Plan:
+def plan_pairs(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> ConfirmationPlan:
     """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
     if not bench.account.timed:
-        return Plan(PAIRS[1], epochs, None)
+        return ConfirmationPlan(PAIRS[1], epochs, None)
     pair = [baseline] if baseline == best else [baseline, best]
     left = seconds_left(bench, same=baseline == best) - PAIRS[0] * scoring(bench, pair)
     each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
     fit = int(left / max(each, 1e-9))
     if fit >= PAIRS[2]:
         longer = min(LONGER, left / (PAIRS[2] * each))
-        return Plan(PAIRS[1], min(MOST_EPOCHS, int(longer * epochs)), None)
+        return ConfirmationPlan(PAIRS[1], min(MOST_EPOCHS, int(longer * epochs)), None)
     if fit >= PAIRS[0]:
-        return Plan(min(fit, PAIRS[1]), epochs, None)
+        return ConfirmationPlan(min(fit, PAIRS[1]), epochs, None)
     fewer, rows = fewer_rows(bench, "confirmation", pair * PAIRS[0], left, epochs)
-    return Plan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
+    return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: Plan) -> int:
+def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan) -> int:
     """How many more pairs fit now that the first have shown how long they take."""
     pair = [baseline] if baseline == best else [baseline, best]
     each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scoring(bench, pair)
@@ -165,7 +165,7 @@ def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
 
 
 def trained_pairs(
-    bench: Bench, baseline: Recipe, best: Recipe, how: Plan, first: int, count: int
+    bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan, first: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
     """Pairs of runs with the seeds from ``first`` on, all trained together: whole ones, and those that the clock cut."""
     recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]

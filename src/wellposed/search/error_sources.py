@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import TrainingError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.decomposition.error_budget import error_budget, least_seconds
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
@@ -23,7 +23,7 @@ MOST_RUNS = 3
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedBudget:
     """A budget that could be measured: whose, of which runs, and what it takes at least."""
 
     name: str
@@ -41,7 +41,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     bench.notes += [too_late(plan, time_left(bench)) for plan in able if plan not in chosen]
     found: dict[str, Any] = {}
     for place, plan in enumerate(chosen):
-        report("phase", text="error budget")
+        emit("phase", text="error budget")
         share = plan.seconds / sum(other.seconds for other in chosen[place:])
         try:
             budget = error_budget(
@@ -63,19 +63,21 @@ def time_left(bench: Bench) -> float:
     return max(bench.account.deadline(1.0) - bench.writing - time.monotonic(), 0.0)
 
 
-def planned(bench: Bench, shown: Confirmed, name: str, side: int) -> Planned | None:
+def planned(bench: Bench, shown: Confirmed, name: str, side: int) -> PlannedBudget | None:
     """The budget of one side of the confirmation, of fewer runs where that makes it fit; None where no run ended by itself."""
     runs = [pair[side] for pair in shown.pairs if pair[side].stopped in ("epochs", "patience")][:MOST_RUNS]
     if not runs:
         return None
     for some in dict.fromkeys((len(runs), min(len(runs), FEWEST_RUNS))):
-        plan = Planned(name, runs[:some], max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs[:some])))
+        plan = PlannedBudget(
+            name, runs[:some], max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs[:some]))
+        )
         if plan.seconds <= time_left(bench):
             break
     return plan
 
 
-def affordable(plans: Sequence[Planned], left: float) -> list[Planned]:
+def affordable(plans: Sequence[PlannedBudget], left: float) -> list[PlannedBudget]:
     """Both budgets where the time is enough, else that of the best recipe, else that of the baseline.
 
     Example:
@@ -88,7 +90,7 @@ def affordable(plans: Sequence[Planned], left: float) -> list[Planned]:
     return [plan for plan in reversed(plans) if plan.seconds <= left][:1]
 
 
-def too_late(plan: Planned, left: float) -> str:
+def too_late(plan: PlannedBudget, left: float) -> str:
     """The note that the time was not enough."""
     whose = {"baseline": "tuned baseline", "best": "best recipe"}[plan.name]
     return (

@@ -11,14 +11,14 @@ import torch
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.diagnosis.diagnose import Diagnosis, diagnose
 from wellposed.parallel.executors import ENGINES
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
-from wellposed.search.advised_trials import told
+from wellposed.search.advised_trials import advice_sentence
 from wellposed.search.baseline import findings_of, tuned_baseline
 from wellposed.search.confirmation import Confirmed, confirmed
 from wellposed.search.error_sources import error_budgets
@@ -174,7 +174,7 @@ class Search:
 
     def check(self) -> None:
         """Fail early and clearly on what cannot be trained."""
-        report("phase", text="checks")
+        emit("phase", text="checks")
         if not self.account.budget.none:
             require("optuna", "search")
             require("scipy", "search")
@@ -188,7 +188,7 @@ class Search:
 
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
-        report("phase", text="references")
+        emit("phase", text="references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
             said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
@@ -280,7 +280,7 @@ class Search:
             "warnings": [*problem.warnings, *data.warnings],
             "seconds": self.account.elapsed,
             "space": self.space.told() if self.space is not None else [],
-            "advice": [{**advice, "told": told(advice)} for advice in bench.state.advice],
+            "advice": [{**advice, "told": advice_sentence(advice)} for advice in bench.state.advice],
         }
 
     def stand_in(self, recipe: Recipe) -> Run:

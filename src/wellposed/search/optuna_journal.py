@@ -16,7 +16,7 @@ from typing import Any
 from wellposed.core.errors import FormatError, require
 from wellposed.core.files import opened, replace
 from wellposed.core.reading import read_bytes
-from wellposed.search.proposals import choices_of, quietly, said
+from wellposed.search.proposals import choices_of, quietly, to_optuna
 from wellposed.search.space import Space
 from wellposed.study.trials import Trial
 
@@ -122,7 +122,7 @@ class Journal:
 
     def _said(self, name: str, value: Any) -> Any:
         dimension = self._space.dimensions.get(name) if self._space is not None else None
-        return value if dimension is None else said(dimension, value)
+        return value if dimension is None else to_optuna(dimension, value)
 
     def _holding(self, name: str, value: Any) -> Any:
         """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""

@@ -37,7 +37,7 @@ def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[Dimension]
     return found
 
 
-def widened(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
+def widening_note(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
     """A sentence that says which ranges were widened; empty where none was."""
     wider = [
         f"{d.name} from {d.low:g} to {d.high:g} became {now[d.name].low:g} to {now[d.name].high:g}"
@@ -49,7 +49,7 @@ def widened(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
     return f"The best recipe so far lay at the border of the space, which was widened there: {'; '.join(wider)}."
 
 
-def shrink(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:
+def narrow_rates(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:
     """Learning rates of a lot in which many diverged, with a range that ends where the first of them did."""
     found = []
     for name in RATES:

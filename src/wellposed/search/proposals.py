@@ -126,7 +126,7 @@ class Proposals:
         return study
 
     def _said(self, point: Point) -> Point:
-        return {name: said(self.space.dimensions[name], value) for name, value in point.items()}
+        return {name: to_optuna(self.space.dimensions[name], value) for name, value in point.items()}
 
     def _distributions(self, point: Point) -> dict[str, Any]:
         return {name: distribution(self.space.dimensions[name]) for name in point}
@@ -173,7 +173,7 @@ def choices_of(dimension: Dimension) -> tuple[Any, ...]:
     return choices if plain and len(set(choices)) == len(choices) else tuple(map(repr, choices))
 
 
-def said(dimension: Dimension, value: Any) -> Any:
+def to_optuna(dimension: Dimension, value: Any) -> Any:
     """A value as Optuna says it."""
     if dimension.kind != "choice":
         return value

@@ -148,7 +148,7 @@ class Space:
         self.problem, self.baseline = problem, baseline
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
-        self.refused = refused(problem, baseline)
+        self.refused = refused_ingredients(problem, baseline)
         self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.declared = tuple(declared)
@@ -295,7 +295,7 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 """Cocktails to begin with: ingredients with their sizes."""
 
 
-def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
+def refused_ingredients(problem: Problem, baseline: Recipe) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
@@ -303,14 +303,14 @@ def refused(problem: Problem, baseline: Recipe) -> dict[str, str]:
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, _middle(ingredient))
         try:
-            tried(problem, Recipe(**values), shared)
+            try_step(problem, Recipe(**values), shared)
         except Exception as error:
             # Whatever it is, it is what the search would meet; the plain recipe was tried before and took its steps.
             found[ingredient.name] = str(error) or type(error).__name__
     return found
 
 
-def tried(problem: Problem, recipe: Recipe, shared: Shared) -> None:
+def try_step(problem: Problem, recipe: Recipe, shared: Shared) -> None:
     """One step of a few rows, of a model that is thrown away."""
     with seeded(0, "tried"), threads_of(1):
         training = Training.begin(problem, recipe, 0, torch.device("cpu"), math.inf, None, PROBE_ROWS, shared=shared)

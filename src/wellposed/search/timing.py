@@ -52,7 +52,7 @@ Shape = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrialTiming:
     """What a recipe took in a lot: epochs, its share of the seconds, and whether the clock cut it."""
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Trained:
     cut: bool
 
     @classmethod
-    def of(cls, run: Run) -> Trained:
+    def of(cls, run: Run) -> TrialTiming:
         """What a run says of itself."""
         return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == "budget")
 
@@ -156,7 +156,7 @@ class Pace:
     def factor(self, recipe: Recipe) -> float:
         """What training together makes of the time alone of an epoch: of recipes of this shape, or of the shape most alike in
         time, from which a slower one gains less; 1 before anything was trained together."""
-        if (shape := shape_of(recipe)) in self._factors:
+        if (shape := recipe_shape(recipe)) in self._factors:
             return self._factors[shape]
         alike = [other for other in self._factors if other[-1] == shape[-1]]
         if not alike:
@@ -166,12 +166,12 @@ class Pace:
         found = self._factors[nearest]
         return max(found, min(1.0, found * math.pow(alone / self._alone[nearest], SLOWER)))
 
-    def took(self, kind: str, lot: Sequence[Trained], rows: int, seconds: float) -> None:
+    def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
         and what is spent between epochs."""
-        shapes: dict[Shape, list[Trained]] = defaultdict(list)
+        shapes: dict[Shape, list[TrialTiming]] = defaultdict(list)
         for one in lot:
-            shapes[shape_of(one.recipe)].append(one)
+            shapes[recipe_shape(one.recipe)].append(one)
         for shape, members in shapes.items():
             together = sum(one.seconds for one in members)
             alone = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
@@ -241,7 +241,7 @@ class Pace:
         return max(1, min(most, int(seconds / max(self.seconds(kind, recipes, 1, rows), 1e-9))))
 
 
-def shape_of(recipe: Recipe) -> Shape:
+def recipe_shape(recipe: Recipe) -> Shape:
     """What recipes have in common that one program trains; sharpness takes each gradient twice, and noise on
     weights goes through Python."""
     sharp = bool(recipe.sharpness.radius)

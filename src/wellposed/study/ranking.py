@@ -42,7 +42,7 @@ def chosen(run: Run) -> dict[str, float]:
     return dict.fromkeys(("valid_loss", "train_loss", "valid_metric"), math.nan)
 
 
-def learned(run: Run) -> bool:
+def ended_usable(run: Run) -> bool:
     """Whether it ended with a finite loss, and not in its first epoch, whatever its first weights happen to score."""
     return math.isfinite(chosen(run)["valid_loss"]) and not (run.stopped == "diverged" and len(run.history) == 1)
 

@@ -84,7 +84,7 @@ class Pending:
 
 
 @dataclass
-class Failed:
+class FailedTrial:
     """A recipe that could not be trained, and why."""
 
     index: int
@@ -132,7 +132,7 @@ class State:
     pending: list[Pending] = field(default_factory=list)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedTrial] = field(default_factory=list)
     seconds: Finite = 0.0
     finished: dict[str, Finite] = field(default_factory=dict)
     looking: str | None = None

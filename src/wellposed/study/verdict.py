@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
-from wellposed.core.formats import MISSING, counted, decimals_for, fixed, percent, score, signed
-from wellposed.core.records import known, mapping, number, part, rows, text
+from wellposed.core.formats import MISSING, count_noun, decimals_for, fixed, percent, score, signed
+from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
 
@@ -114,7 +114,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
     """What the record proves, in plain words, with the references that are ahead."""
     references = tuple(winners(record))
     found = mapping(record.get("improvement"))
-    estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     if _is_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
         return Verdict("unproven", "Not shown:", claim, "The baseline stays the best recipe.", references=references)
@@ -125,7 +125,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
     decimals = decimals_for(high - low)
     size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(found)
-    one_pair = number(found.get("pairs")) == 1
+    one_pair = number_or_nan(found.get("pairs")) == 1
     if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
         claim = f"the best recipe is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
@@ -143,7 +143,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
 
 def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
     """How many more seeds or rows it takes, and how to get them; where the record does not say, what limits."""
-    needs, pairs, amount = needed(found), number(found.get("pairs")), untouched_rows(record)
+    needs, pairs, amount = needed(found), number_or_nan(found.get("pairs")), untouched_rows(record)
     if pairs == 1:
         return ONE_PAIR
     if needs is None or not (pairs >= 1 and amount >= 1):
@@ -157,7 +157,7 @@ def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
 def needed(found: dict[str, Any]) -> Needs | None:
     """The ``needs`` of an ``improvement``; None where the record has none, or odd ones."""
     needs = mapping(found.get("needs"))
-    gain, smallest, power = (number(needs.get(key)) for key in ("gain", "smallest", "power"))
+    gain, smallest, power = (number_or_nan(needs.get(key)) for key in ("gain", "smallest", "power"))
     if not (math.isfinite(gain) and math.isfinite(smallest)):
         return None
     both = [_whole(value) for value in needs["both"]] if isinstance(needs.get("both"), list) else []
@@ -168,7 +168,7 @@ def needed(found: dict[str, Any]) -> Needs | None:
 
 
 def _whole(value: Any) -> int | None:
-    found = number(value)
+    found = number_or_nan(value)
     return int(found) if 1 <= found < 1e9 else None
 
 
@@ -183,37 +183,41 @@ def _is_baseline(record: dict[str, Any]) -> bool:
 
 def untouched_rows(record: dict[str, Any]) -> float:
     """How many rows the comparison stands on; NaN where the record does not say."""
-    amounts = known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))])
+    amounts = finite_numbers(
+        [number_or_nan(part(record, "confirmation", "rows")), number_or_nan(part(record, "data", "test"))]
+    )
     return amounts[0] if amounts else math.nan
 
 
 def _rows(record: dict[str, Any]) -> str:
     amount = untouched_rows(record)
-    return counted(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
+    return count_noun(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
 
 
 def _interval(found: dict[str, Any]) -> str:
     """``95 % interval 0.004 to 0.020, 5 paired seeds``; what is missing is said to be missing."""
-    low, high, level, pairs = (number(found.get(key)) for key in ("low", "high", "level", "pairs"))
+    low, high, level, pairs = (number_or_nan(found.get(key)) for key in ("low", "high", "level", "pairs"))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
         decimals = decimals_for(high - low)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {fixed(low, decimals)} to {fixed(high, decimals)}"]
     if math.isfinite(pairs):
-        parts.append(counted(pairs, "paired seed"))
+        parts.append(count_noun(pairs, "paired seed"))
     return ", ".join(parts)
 
 
 def network_score(record: dict[str, Any]) -> float:
     """The best recipe's score on the untouched rows; the baseline's where it is missing."""
-    scores = known([number(part(record, "best", "test")), number(part(record, "baseline", "test"))])
+    scores = finite_numbers(
+        [number_or_nan(part(record, "best", "test")), number_or_nan(part(record, "baseline", "test"))]
+    )
     return scores[0] if scores else math.nan
 
 
 def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     """The references that have a score, by their key."""
-    found = {key: number(part(record, "references", key)) for key in REFERENCES}
+    found = {key: number_or_nan(part(record, "references", key)) for key in REFERENCES}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 

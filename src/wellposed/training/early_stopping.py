@@ -47,7 +47,7 @@ def monitored(recipe: Recipe) -> dict[str, Monitor]:
     return found
 
 
-def higher_is_better(problem: Problem, monitor: Monitor) -> bool:
+def monitor_is_score(problem: Problem, monitor: Monitor) -> bool:
     """Whether more of it is better: only of some metrics."""
     return monitor.endswith("_metric") and problem.metric is not None and problem.metric.higher_is_better
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset, moved
 from wellposed.losses.metrics import Metric
-from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
+from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
 
 Forward = Callable[[nn.Module, Any], Any]
 BATCH = 1024
@@ -52,7 +52,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Evaluation:
     """Loss with its standard error and each row's part; the metric and each row's part, where there is one."""
 
-    loss: Average
+    loss: MeanLoss
     metric: float
     metric_rows: Tensor | None
 
@@ -82,7 +82,7 @@ def evaluate(
                 if kept <= KEPT_OUTPUTS:
                     outputs.append(loss.response(predicted.float()).cpu())
                     targets.append(target.cpu())
-    measured = average(parts, weights)
+    measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)
     target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
@@ -153,7 +153,7 @@ def evaluations(
         else:
             parts = [loss.per_example(one, target) for one in outputs]
             totals, counts = torch.stack([p.total for p in parts]), torch.stack([p.count for p in parts])
-        losses = averages(totals, counts, None if weights is None else torch.cat(weights))
+        losses = mean_losses(totals, counts, None if weights is None else torch.cat(weights))
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]

@@ -80,7 +80,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What was seen in one pass. ``layers`` are in the order in which data reach them.
 
     Attributes:
@@ -300,7 +300,9 @@ def _hooked(eyes: _Eyes) -> Iterator[None]:
             handle.remove()
 
 
-def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch], rows: int | None = None) -> Look:
+def inspect_network(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch], rows: int | None = None
+) -> Inspection:
     """One forward and backward pass in training mode.
 
     Args:
@@ -342,7 +344,7 @@ def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch
     if not seen:
         raise Unseen("There were no rows to look at.")
     layers = [_layer(leaf, grad, seen, eyes) for leaf, grad in zip(trained, sums, strict=True)]
-    return Look(
+    return Inspection(
         layers=tuple(_ordered(layers, eyes)) if any(grad is not None for grad in sums) else (),
         units=tuple(Units(place, high.numel(), int((high <= 0).sum())) for place, high in eyes.relus.items()),
         silent=tuple(name for name in eyes.called if _silent(eyes, name)),
@@ -478,7 +480,7 @@ def norm_disagreement(
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
     Raises:
-        Unseen: as `look`.
+        Unseen: as `inspect_network`.
     """
     return _of_mode(model, predict, loss, batches, norms=True)
 
@@ -491,7 +493,7 @@ def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
     Raises:
-        Unseen: as `look`.
+        Unseen: as `inspect_network`.
     """
     return _of_mode(model, predict, loss, batches, norms=False)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.checks import Count, checked
-from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guarded
-from wellposed.core.progress import report
+from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
+from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, moved
 from wellposed.data.data import Prepared
-from wellposed.losses.criterion import wide
+from wellposed.losses.criterion import at_least_single
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradient_noise import GradientNoise
@@ -33,13 +33,13 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
-from wellposed.optim.wrapper import inside, needs_its_optimizer
+from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
-from wellposed.training.early_stopping import Patience, check_monitors, higher_is_better
+from wellposed.training.early_stopping import Patience, check_monitors, monitor_is_score
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.measures import like_for_like, term_facts, weight_facts
@@ -172,10 +172,10 @@ class Training:
         check_noise(problem, recipe)
         check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
-        build = guarded("optimizer=", make) if make else recipe.optimizer.build
+        build = guard_call("optimizer=", make) if make else recipe.optimizer.build
         inner = build(list(model.parameters()))
         check_optimizer(inner)
-        steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
+        steps = count_steps(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         needs_its_optimizer("fit", model, terms)
         terms.seed = seed
@@ -213,15 +213,15 @@ class Training:
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
             History(facts), Streams(seed), scaler,
-            PlateauClock(course, higher_is_better(problem, course.monitor)) if isinstance(course, Plateau) else None,
-            Patience(recipe.stopping, higher_is_better(problem, recipe.stopping.monitor)),
+            PlateauClock(course, monitor_is_score(problem, course.monitor)) if isinstance(course, Plateau) else None,
+            Patience(recipe.stopping, monitor_is_score(problem, recipe.stopping.monitor)),
             perturb(model, placed, seed) if placed else None, needs,
         )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return steps_of(self.rows_per_epoch, self.recipe)
+        return count_steps(self.rows_per_epoch, self.recipe)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -377,12 +377,12 @@ class Training:
     ) -> tuple[Any, Tensor | None]:
         """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
         if self.recipe.noise.label_smoothing:
-            target = smoothed(self.problem, outputs, target, self.recipe.noise.label_smoothing)
+            target = smooth_targets(self.problem, outputs, target, self.recipe.noise.label_smoothing)
         if mixing:
             if self.problem.loss.name == "binary_cross_entropy":
-                target = target.to(wide(outputs).dtype)
+                target = target.to(at_least_single(outputs).dtype)
             elif (classes := classes_of(outputs, target)) is not None:
-                target = smooth_classes(target, classes, 0.0, wide(outputs).dtype)
+                target = smooth_classes(target, classes, 0.0, at_least_single(outputs).dtype)
             target = mixed(target, *mixing)
             weight = None if weight is None else mixed(weight, *mixing)
         return target, weight
@@ -466,7 +466,7 @@ class Training:
     def enter(self, row: dict[str, float]) -> None:
         """Add an epoch to the history."""
         self.history.append(row)
-        report("epoch", row=row, of=self.recipe.epochs)
+        emit("epoch", row=row, of=self.recipe.epochs)
 
     def measure(self, model: nn.Module, probe: Probe) -> Any:
         """Evaluate a model on a probe."""
@@ -488,7 +488,7 @@ class Training:
         """The run with its best weights, in evaluation mode, on the CPU."""
         if self.perturbed is not None:
             self.perturbed.remove()
-        inner = inside(self.optimizer, Regularized)
+        inner = find_wrapper(self.optimizer, Regularized)
         if inner is not None:  # an exception keeps the optimizer, and so its hooks
             inner.remove()
         if self.best:
@@ -545,7 +545,7 @@ def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
     return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in model.modules()) else rows
 
 
-def steps_of(rows: int, recipe: Recipe) -> int:
+def count_steps(rows: int, recipe: Recipe) -> int:
     """Optimizer steps for so many rows."""
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
@@ -765,16 +765,16 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
-def smoothed(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
+def smooth_targets(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
     """Targets with label smoothing.
 
     Raises:
         ProblemError: the targets are no class indices, one a row.
     """
     if problem.loss.name == "binary_cross_entropy":
-        return smooth_binary(target.to(wide(outputs).dtype), amount)
+        return smooth_binary(target.to(at_least_single(outputs).dtype), amount)
     if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
         raise ProblemError(
             "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
         )
-    return smooth_classes(target, outputs.shape[1], amount, wide(outputs).dtype)
+    return smooth_classes(target, outputs.shape[1], amount, at_least_single(outputs).dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wellposed.core.selectors import leaves
 from wellposed.losses.metrics import Metric
-from wellposed.losses.per_example import Average, Loss
+from wellposed.losses.per_example import Loss, MeanLoss
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
 
 MOST_NUMBERS = 2**24
@@ -57,7 +57,7 @@ def term_facts(values: dict[str, float]) -> dict[str, float]:
     return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
 
 
-def rise_since(best: Tensor | None, now: Average) -> tuple[float, float]:
+def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
     """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
     if best is None or len(best) != len(now.rows):
         return 0.0, 0.0

@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from wellposed.core.checks import Positive, Within, checked
-from wellposed.core.errors import DataError, InputError, guarded
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import seeded
 from wellposed.data.arrays import moved, split_batch
 from wellposed.losses.per_example import Loss
 from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import Wrapper, bare, inside, needs_its_optimizer
+from wellposed.optim.wrapper import Wrapper, find_wrapper, needs_its_optimizer, unwrap_optimizer
 from wellposed.training.evaluate import call
 
 DIVERGED = 4.0
@@ -122,10 +122,10 @@ def lr_range_test(
     """
     _check(model, optimizer, data, low, high)
     criterion = Loss(loss)
-    outputs_of = guarded(
+    outputs_of = guard_call(
         "forward=" if forward else "The model", forward or (lambda net, batch: call(net, split_batch(batch)[0]))
     )
-    target_of = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
+    target_of = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
 
     def cost(batch: Any) -> Tensor:
         outputs = outputs_of(model, batch)
@@ -163,7 +163,7 @@ def lr_range_test(
 
 def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: float) -> None:
     needs_its_optimizer("lr_range_test", model, optimizer)
-    if isinstance(bare(optimizer), torch.optim.LBFGS):
+    if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
         raise InputError("LBFGS takes many steps in one, so a range test says nothing; lr=1 is its natural rate.")
     if not low < high:
         raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
@@ -181,7 +181,7 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
 
 def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
     """The terms that `regularize` enforces in the loss."""
-    regularized = inside(optimizer, Regularized)
+    regularized = find_wrapper(optimizer, Regularized)
     if regularized is None or not any(term.how == "loss" for term in regularized.terms):
         return 0.0
     return regularized.penalty(outputs if isinstance(outputs, Tensor) else None)

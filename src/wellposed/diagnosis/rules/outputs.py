@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wellposed.diagnosis.signals import Signals, Targets
-    from wellposed.training.inspection import Look
+    from wellposed.training.inspection import Inspection
 
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""
@@ -70,7 +70,7 @@ class WrongOutput(Inside):
     def _is_log(outputs: Tensor) -> bool:
         return outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
 
-    def _found(self, look: Look, made: str, loss: str, lever: str) -> Finding:
+    def _found(self, look: Inspection, made: str, loss: str, lever: str) -> Finding:
         outputs = look.outputs
         low, high = (float(outputs.min()), float(outputs.max())) if outputs is not None else (0.0, 0.0)
         return self.finding(
@@ -78,7 +78,7 @@ class WrongOutput(Inside):
             f"The output does not fit the loss: the network ends in {made}, and the loss is {loss}.",
         )  # fmt: skip
 
-    def _outside(self, look: Look, made: str, targets: Targets) -> Finding | None:
+    def _outside(self, look: Inspection, made: str, targets: Targets) -> Finding | None:
         low, high = BOUNDED[made]
         slack = 1e-3 * max(targets.spread, 1e-12)
         outside = float(((targets.values < low - slack) | (targets.values > high + slack)).double().mean())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from wellposed.core.errors import WellposedError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.core.random import seeded, untouched
 from wellposed.data.arrays import Arrays, Source, Subset
 from wellposed.losses.per_example import Loss
@@ -27,7 +27,7 @@ from wellposed.parallel.population.lowering import Lowered, lowered
 from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.population import Population
 from wellposed.parallel.population.stacks import Stacks
-from wellposed.parallel.population.tracing import NotStackable, shape_of, traced
+from wellposed.parallel.population.tracing import NotStackable, node_shape, traced
 from wellposed.parallel.population.update_rules import confidence
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
@@ -63,7 +63,7 @@ class Shape:
 
 
 @dataclass
-class Alone:
+class SingleJob:
     """A job that is trained by itself, an epoch at a time; the same interface as `Population`."""
 
     number: int
@@ -149,16 +149,16 @@ def train_population(
     Raises:
         KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
     """
-    return Together(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
+    return PopulationTrainer(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
 
 
 def why_alone(problem: Problem, jobs: Sequence[Job], device: torch.device) -> dict[int, str]:
     """The jobs that cannot be trained together with others, by number, and why."""
-    together = Together(problem, list(jobs), device, math.inf, None, None, None)
-    return {group.number: group.says for group in together.groups if isinstance(group, Alone)}
+    together = PopulationTrainer(problem, list(jobs), device, math.inf, None, None, None)
+    return {group.number: group.says for group in together.groups if isinstance(group, SingleJob)}
 
 
-class Together:
+class PopulationTrainer:
     """All jobs, sorted into populations."""
 
     def __init__(
@@ -172,7 +172,7 @@ class Together:
         self.untold: list[int] = []
         self.shared: dict[Sample, Shared] = {}
         self.models: dict[str, Template | str] = {}
-        self.groups: list[Population | Alone] = self.sorted_out()
+        self.groups: list[Population | SingleJob] = self.sorted_out()
 
     def run(self) -> list[Outcome]:
         """Advance the group that is furthest behind, until nothing is left."""
@@ -201,7 +201,7 @@ class Together:
         """Ask which of those that are in training shall stop."""
         running = {slot.number: (group, slot) for group in self.groups for slot in group.slots}
         running = {n: (g, s) for n, (g, s) in running.items() if s.training.history.rows}
-        report("population", training=len(running), done=len(self.outcomes), of=len(self.jobs))
+        emit("population", training=len(running), done=len(self.outcomes), of=len(self.jobs))
         if self.cull is None or not running:
             return
         standings = [Standing(n, s.training.history, s.training.recipe.epochs) for n, (_, s) in sorted(running.items())]
@@ -237,18 +237,18 @@ class Together:
             self.problem, job.recipe, job.seed, self.device, self.deadline, job.rows, self.probe_rows, shared=shared
         )
 
-    def sorted_out(self) -> list[Population | Alone]:
+    def sorted_out(self) -> list[Population | SingleJob]:
         """A population for each shape, in the order of the first job of each; and those that are trained alone."""
         shapes: dict[Shape, list[tuple[int, Job]]] = defaultdict(list)
-        groups: list[Population | Alone] = []
+        groups: list[Population | SingleJob] = []
         for number, job in enumerate(self.jobs):
             try:
                 shapes[self.shape(job)].append((number, job))
             except NotStackable as reason:
-                groups.append(Alone(number, job, self.begin, self.ended, self.deadline, f"alone: {reason}"))
+                groups.append(SingleJob(number, job, self.begin, self.ended, self.deadline, f"alone: {reason}"))
             except WellposedError:  # it cannot be trained: it says why when it begins
-                groups.append(Alone(number, job, self.begin, self.ended, self.deadline, "alone"))
-        found: list[Population | Alone] = [self.population(shape, members) for shape, members in shapes.items()]
+                groups.append(SingleJob(number, job, self.begin, self.ended, self.deadline, "alone"))
+        found: list[Population | SingleJob] = [self.population(shape, members) for shape, members in shapes.items()]
         return found + groups
 
     def shape(self, job: Job) -> Shape:
@@ -355,7 +355,7 @@ def convolution_work(module: fx.GraphModule) -> int:
     for node in module.graph.nodes:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-            work += math.prod((shape_of(node) or ())[1:]) * layer.weight[0].numel()
+            work += math.prod((node_shape(node) or ())[1:]) * layer.weight[0].numel()
     return work
 
 
@@ -423,7 +423,7 @@ def check_problem(problem: Problem, shared: Shared) -> None:
     if problem.forward is not call:
         raise NotStackable("the problem has a forward of its own")
     for source in (shared.data.train, shared.data.train_clean, shared.data.valid):
-        if not in_memory(source):
+        if not is_one_tensor(source):
             raise NotStackable("its rows are fetched one by one")
     if problem.loss.name == "cross_entropy":
         targets = shared.data.train.targets()
@@ -431,8 +431,8 @@ def check_problem(problem: Problem, shared: Shared) -> None:
             raise NotStackable("some rows do not count")
 
 
-def in_memory(source: Source) -> bool:
+def is_one_tensor(source: Source) -> bool:
     """Whether rows are one tensor."""
     if isinstance(source, Subset):
-        return in_memory(source.source)
+        return is_one_tensor(source.source)
     return isinstance(source, Arrays) and isinstance(source.inputs, Tensor)

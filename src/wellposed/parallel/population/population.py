@@ -18,7 +18,7 @@ from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.parallel.jobs import Job, NotBegun, Outcome
 from wellposed.parallel.population.batch_rows import Batch, Feed
 from wellposed.parallel.population.eager import Eager
@@ -330,7 +330,7 @@ class Population:
                     training.averager.module.get_buffer(name).copy_(count)
         if self.rules.rule["kind"][place] == NO_UPDATE:
             return
-        terms = inside(training.optimizer, Regularized)
+        terms = find_wrapper(training.optimizer, Regularized)
         assert terms is not None
         taken = int(self.rules.steps[place]) - terms.steps
         terms.steps += taken

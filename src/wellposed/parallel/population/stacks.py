@@ -73,11 +73,11 @@ class Stacks:
         for moment in self.moments:
             for stack in moment.values():
                 stack.at(place).zero_()
-        settle(model, self.weights, self.buffers, place)
+        move_into_stack(model, self.weights, self.buffers, place)
         for name, parameter in model.named_parameters():
             parameter.grad = self.gradients[name].at(place).zero_()
         if average is not None:
-            settle(average, self.averages, self.average_buffers, place)
+            move_into_stack(average, self.averages, self.average_buffers, place)
 
 
 def stacked(tensors: Mapping[str, Tensor], places: int) -> dict[str, Stack]:
@@ -91,7 +91,7 @@ def floating(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, weights: Mapping[str, Stack], buffers: Mapping[str, Stack], place: int) -> None:
+def move_into_stack(model: nn.Module, weights: Mapping[str, Stack], buffers: Mapping[str, Stack], place: int) -> None:
     """Move a model's tensors into a place: they become views."""
     for name, parameter in model.named_parameters():
         parameter.data = weights[name].at(place).copy_(parameter.data)

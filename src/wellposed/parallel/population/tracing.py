@@ -117,7 +117,7 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
         for m, mode in modes:
             m.training = mode
     for node in module.graph.nodes:
-        found = shape_of(node)
+        found = node_shape(node)
         if found is not None and node.op != "output" and (not found or found[0] != len(example)):
             raise NotStackable("a value has no axis of examples first")
         _check_examples(node)
@@ -163,7 +163,7 @@ def _graph(model: nn.Module) -> fx.Graph:
     return graph
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+def node_shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value; None where it is no tensor."""
     shape = getattr(node.meta.get("tensor_meta"), "shape", None)
     return None if shape is None else tuple(shape)
@@ -184,8 +184,8 @@ def _check(node: fx.Node, module: fx.GraphModule) -> None:
 
 def _check_examples(node: fx.Node) -> None:
     """Refuse what looks at other examples, or at how many there are: in a population there are those of all slots."""
-    shapes = [shape_of(given) for given in node.all_input_nodes]
-    if shape_of(node) is not None and node.target not in RESHAPES and None in shapes:
+    shapes = [node_shape(given) for given in node.all_input_nodes]
+    if node_shape(node) is not None and node.target not in RESHAPES and None in shapes:
         raise NotStackable("it computes with sizes")
     if not shapes or None in shapes or node.op == "output":
         return
