@@ -146,6 +146,10 @@ def test_squared_error_has_the_parts_of_its_mean_squares(crossed: bool, resample
     losses = RowLosses(Loss("squared_error"), y, None, f[0, 0])
     found = decomposed(f, losses, crossed)
     assert {name: part.estimate for name, part in found.items()} == pytest.approx(closed_form(f, y, crossed), abs=1e-12)
+    mean = decomposed(f, RowLosses(Loss("mse"), y, None, f[0, 0]), crossed)
+    assert {name: 2 * part.estimate for name, part in mean.items()} == pytest.approx(
+        {name: part.estimate for name, part in found.items()}
+    )
     # bias^2 of the mean prediction, less what the mean of R x S still varies
     plain = float((f.mean((0, 1)) - y).square().sum(-1).mean())
     one, two = found["data"].estimate, found["seeds"].estimate

@@ -64,6 +64,8 @@ def test_cross_entropy_of_one_row_by_hand() -> None:
         ("cross_entropy", nn.CrossEntropyLoss()),
         ("squared_error", nn.MSELoss()),
         ("absolute_error", nn.L1Loss()),
+        ("mse", nn.MSELoss()),
+        ("mae", nn.L1Loss()),
         ("huber", nn.HuberLoss()),
         ("huber:0.25", nn.HuberLoss(delta=0.25)),
         ("poisson", nn.PoissonNLLLoss()),
@@ -88,14 +90,53 @@ def test_every_named_loss_is_tried_above() -> None:
     assert {cls.name for cls in losses_by_name().values()} == tried | {"quantile"}  # which is scikit-learn's, below
 
 
-def test_squared_error_sums_over_outputs_and_torchs_averages() -> None:
-    outputs, target = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
-    assert Loss("squared_error").mean(outputs, target).item() == 5.0
-    assert Loss(nn.MSELoss()).mean(outputs, target).item() == 2.5
+AVERAGES = {"mse": ("squared_error", nn.MSELoss()), "mae": ("absolute_error", nn.L1Loss())}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, 3), (N, 3, 2)])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_mean_error_is_torchs_over_outputs_too_and_its_sum_has_another_name(
+    name: str, shape: tuple[int, ...], weighted: bool, draw: torch.Generator
+) -> None:
+    total, module = AVERAGES[name]
+    outputs, target = scores(draw, *shape).requires_grad_(), scores(draw, *shape)
+    weight = torch.rand(N, generator=draw, dtype=torch.float64) if weighted else None
+    mine = Loss(name).mean(outputs, target, weight)
+    each = type(module)(reduction="none")(outputs, target).reshape(N, -1)
+    theirs = module(outputs, target) if weight is None else (each.mean(1) * weight).sum() / weight.sum()
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(torch.autograd.grad(mine, outputs), torch.autograd.grad(theirs, outputs))
+    summed = Loss(total).mean(outputs, target, weight)
+    torch.testing.assert_close(summed, mine * each.shape[1])
+    found, sums = (mean_loss([Loss(one).per_example(outputs, target)]) for one in (name, total))
+    torch.testing.assert_close(found.rows * each.shape[1], sums.rows)
+    assert found.se * each.shape[1] == pytest.approx(sums.se)
+
+
+@pytest.mark.parametrize("name", ["huber", "quantile:0.8", "poisson", "binary_cross_entropy"])
+def test_other_losses_add_up_over_outputs(name: str, draw: torch.Generator) -> None:
+    outputs, target = scores(draw, N, 3), torch.randint(0, 2, (N, 3), generator=draw).double()
+    alone = sum(Loss(name).mean(outputs[:, q], target[:, q]) for q in range(3))
+    torch.testing.assert_close(Loss(name).mean(outputs, target), alone)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_mean_error_trains_as_torchs_does(name: str, outputs: int, draw: torch.Generator) -> None:
+    x, y = torch.randn(24, 2, generator=draw), torch.randn(24, outputs, generator=draw)
+    data = wp.Data(train=(x, y), valid=(x, y))
+    recipe = wp.Recipe(epochs=2, batch_size=8)
+    mine, theirs = (
+        wp.fit(wp.Problem(lambda: nn.Linear(2, outputs), loss, data, metric="r2"), recipe, seed=0)
+        for loss in (name, AVERAGES[name][1])
+    )
+    for key in ("train_loss", "valid_loss", "valid_loss_se", "cost"):
+        assert [row[key] for row in mine.history.rows] == pytest.approx([row[key] for row in theirs.history.rows])
 
 
 def test_short_names_and_unknown_ones() -> None:
-    assert Loss("mse").name == "squared_error"
+    assert Loss("mse").summed == Loss("squared_error").summed == Loss(nn.MSELoss()).summed == "squared_error"
     assert Loss("ce").classifies
     with pytest.raises(InputError, match="Did you mean 'cross_entropy'"):
         Loss("cross_entrpy")
@@ -507,6 +548,8 @@ DOMAINS: dict[str, list[tuple[Tensor, str]]] = {
     "poisson": [(SIGNS, "at least 0; the smallest is -1")],
     "squared_error": [],
     "absolute_error": [],
+    "mse": [],
+    "mae": [],
     "huber": [],
     "quantile": [],
 }

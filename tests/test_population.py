@@ -330,7 +330,9 @@ def test_the_kernel_takes_these_structures() -> None:
 
 @BOTH
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber"])
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "mse", "mae", "huber"]
+)
 def test_every_loss(loss: str, weighted: bool, compiled: bool) -> None:
     given = problem("no_norm", loss, weighted=weighted)
     smoothing = {"label_smoothing": 0.2} if given.loss.classifies else {}

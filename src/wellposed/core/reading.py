@@ -97,7 +97,8 @@ def check_memory(what: str, need: float, error: type[InputError]) -> None:
         enough = f"{2 ** math.ceil(math.log2(max(need / 2**30, 1)))}GiB" if math.isfinite(need) else "more"
         raise error(
             f"{what}: reading takes about {format_bytes(need)} of memory, and may take {format_bytes(limit)}. "
-            f"If the file is what it should be and the memory is there, allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
+            f"If the file is what it should be and the memory is there, "
+            f"allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
         )
 
 

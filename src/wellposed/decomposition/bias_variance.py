@@ -224,7 +224,7 @@ class BiasVariance:
     def __str__(self) -> str:
         first = self.points[0]
         names = [name for name in NAMES if name in first.parts]
-        squared = {"bias": "noise + bias²"} if self.loss == "squared_error" else {}
+        squared = {"bias": "noise + bias²"} if self.loss in ("squared_error", "mse") else {}
         header = ["", *(squared.get(name, NAMES[name]) for name in names), "on all rows"]
         rows = [
             [point.name, *(_cell(point.parts[name]) for name in names), f"{point.whole:.4g}"] for point in self.points

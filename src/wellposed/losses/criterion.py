@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.ops.norms import at_least_float32
 
 T = TypeVar("T")
+
+AVERAGED = 8
+"""Added to the number of a loss in ``kernel.c``: a mean over outputs in place of their sum."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ class Criterion(ABC):
     """Whether outputs are predictions of the target itself, number by number."""
     affine: ClassVar[bool] = True
     """Whether the target may be shifted and scaled before training, as columns of a table are."""
+    averages: ClassVar[type[Criterion] | None] = None
+    """The loss whose sum over outputs this one divides by their number."""
     kernel: ClassVar[int | None] = None
     """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
 
     @abstractmethod
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A value for each example or token, and which count (None: all).
+        """A value for each example, token or number that counts as one in the mean, and which count (None: all).
 
         Raises:
             TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
@@ -127,6 +133,4 @@ def match_shapes(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def at_least_single(outputs: Tensor) -> Tensor:
     """At least single precision: in half precision the differences of a loss would be lost."""
-    if not outputs.is_floating_point():
-        return outputs.to(torch.get_default_dtype())
-    return outputs.float() if outputs.element_size() < 4 else outputs
+    return at_least_float32(outputs) if outputs.is_floating_point() else outputs.to(torch.get_default_dtype())

@@ -738,7 +738,7 @@ def metric(name: str | Metric) -> Metric:
 
 
 def default_metric(loss: Loss) -> Metric | None:
-    """Accuracy where a loss classifies, R2 where it is the squared error, else none."""
+    """Accuracy where a loss classifies, R2 where it is the squared error (its mean over outputs too), else none."""
     if loss.classifies:
         return Accuracy()
-    return R2() if loss.name == "squared_error" else None
+    return R2() if loss.summed == "squared_error" else None

@@ -23,7 +23,7 @@ from wellposed.core.errors import InputError, ProblemError, TargetError, describ
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
-from wellposed.losses.regression import SquaredError
+from wellposed.losses.regression import MeanSquaredError
 from wellposed.losses.targets import (
     IGNORED,
     need_classes,
@@ -84,7 +84,7 @@ TORCH: dict[type[nn.Module], _Known] = {
     nn.MultiMarginLoss: _Known(F.multi_margin_loss, need_classes, elementwise=False),
     nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
     nn.HingeEmbeddingLoss: _Known(F.hinge_embedding_loss, need_signs),
-    nn.MSELoss: _Known(F.mse_loss, need_numbers, SquaredError, numeric=True),
+    nn.MSELoss: _Known(F.mse_loss, need_numbers, MeanSquaredError, numeric=True),
     nn.L1Loss: _Known(F.l1_loss, need_numbers, numeric=True),
     nn.SmoothL1Loss: _Known(F.smooth_l1_loss, need_numbers, numeric=True),
     nn.HuberLoss: _Known(F.huber_loss, need_numbers, numeric=True),
@@ -99,8 +99,8 @@ class Loss:
 
     Args:
         given: a name of `losses_by_name`, with its number if it takes one (``"huber:0.5"``); a `Criterion`
-            (``wp.Huber(0.5)``); a torch loss module; a function with ``reduction=``; or any callable ``loss(outputs, target)`` that returns values for each
-            example, values with a mask, or their mean.
+            (``wp.Huber(0.5)``); a torch loss module; a function with ``reduction=``; or any callable
+            ``loss(outputs, target)`` that returns values for each example, values with a mask, or their mean.
         by_example: smoothing of a torch cross-entropy with class weights is weighed by the class of the example, not by
             the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
     Attributes:
@@ -148,6 +148,12 @@ class Loss:
         """Whether outputs are known to be predictions of the target itself, number by number."""
         known = self.criterion or self.known
         return known is not None and known.numeric
+
+    @property
+    def summed(self) -> str:
+        """The name of the loss before it is averaged over outputs: ``"squared_error"`` of ``"mse"``; else its own name."""
+        known = self.criterion or (self.known.same if self.known is not None else None)
+        return self.name if known is None or known.averages is None else known.averages.name
 
     @property
     def affine(self) -> bool:

@@ -45,7 +45,7 @@ def strong_convexity(cost: Cost, point: CostPoint) -> float | None:
         return None
     squares = {key: total.l2 for key, total in totals.items()}
     table = None
-    if cost.loss.name == "squared_error" and layer.in_features < MOST_FEATURES:
+    if cost.loss.summed == "squared_error" and layer.in_features < MOST_FEATURES:
         table = double_table(cost, layer)
     lowest = min(squares.values()) if table is None else _curvature(table[0], point.units, layer, squares)
     return max(lowest - taken, 0.0)
@@ -89,7 +89,7 @@ def linear_duality_gap(cost: Cost, point: CostPoint) -> tuple[float | None, list
     layer = layer_of(cost)
     charged = {id(part.leaf.tensor): part for part in cost.charges.parts if isinstance(part, ChargedParameter)}
     weight = None if layer is None else charged.get(id(layer.weight))
-    if layer is None or weight is None or cost.loss.name not in duality.LOSSES:
+    if layer is None or weight is None or cost.loss.summed not in duality.LOSSES:
         return None, []
     total, bias = weight.total, charged.get(id(layer.bias))
     group = total.core if type(total.core) is GroupL2 else None
@@ -104,11 +104,11 @@ def linear_duality_gap(cost: Cost, point: CostPoint) -> tuple[float | None, list
     w = layer.weight.detach().double()
     b = None if layer.bias is None else layer.bias.detach().double()
     z = x @ w.T if b is None else x @ w.T + b
-    mean = float(duality.losses(cost.loss.name, z, y).sum()) / point.units
+    mean = float(duality.losses(cost.loss.summed, z, y).sum()) / point.units
     if not math.isclose(mean, point.loss, rel_tol=1e3 * torch.finfo(layer.weight.dtype).eps, abs_tol=1e-12):
         return None, ["no duality gap: the loss weighs or smooths its targets, and its conjugate is not known here."]
     found = duality.duality_gap(
-        cost.loss.name,
+        cost.loss.summed,
         x,
         y,
         w,
