@@ -685,7 +685,7 @@ def test_a_hierarchy_is_judged_by_its_residual() -> None:
     assert any("residual" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("penalty", [wp.Confidence(0.1), wp.LogitNorm(0.1), wp.Jacobian(0.1)])
+@pytest.mark.parametrize("penalty", [wp.Confidence(0.1), wp.LogitL2(0.1), wp.Jacobian(0.1)])
 def test_penalties_of_outputs_by_finite_differences(penalty: FunctionalPenalty) -> None:
     net, (x, _) = linear(3), data()
     rows = (x, torch.arange(N) % 3)

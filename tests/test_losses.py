@@ -673,7 +673,7 @@ refused = {{
     "watch, validation": lambda: both(y, bad, "cross_entropy"),
     "certify": lambda: wp.certify(net(), "cross_entropy", (x, bad)),
     "range test": lambda: wp.lr_range_test((m := net()), torch.optim.SGD(m.parameters(), lr=1.0), "cross_entropy", [(x, bad)]),
-    "mixed": lambda: wp.mixed(bad, torch.randperm(n), 0.5, classes=3),
+    "mixed": lambda: wp.mixed_targets(bad, torch.randperm(n), 0.5, classes=3),
 }} | {{
     "metric " + name: lambda kind=kind: kind().rows(torch.randn(n, 3), bad) for name, kind in metrics(True).items()
 }}

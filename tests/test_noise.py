@@ -30,7 +30,7 @@ from wellposed.noise.activations import (
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.gradient_noise import annealed_variance, gradient_noise
 from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 from wellposed.noise.weights import drop_connect, weight_noise
 
@@ -799,11 +799,11 @@ def test_a_mixture_by_timms_formulas() -> None:
     torch.testing.assert_close(blend(x, flip, lam), theirs)
     one, other = (nn.functional.one_hot(t, 3).double() for t in (y, y.flip(0)))
     wanted = one * lam[:, None] + other * (1 - lam[:, None])
-    torch.testing.assert_close(mixed(y, flip, lam, classes=3).double(), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mixed_targets(y, flip, lam, classes=3).double(), wanted, rtol=1e-6, atol=1e-6)
     smooth = (smooth_classes(t, 3, 0.1, torch.float64) for t in (y, y.flip(0)))
     first, second = smooth
     wanted = first * lam[:, None] + second * (1 - lam[:, None])
-    torch.testing.assert_close(mixed(first, flip, lam), wanted)
+    torch.testing.assert_close(mixed_targets(first, flip, lam), wanted)
 
 
 def test_losses_are_mixed_by_each_examples_weight() -> None:
@@ -815,10 +815,10 @@ def test_losses_are_mixed_by_each_examples_weight() -> None:
         return nn.functional.cross_entropy(f, t, reduction="none")
 
     wanted = lam * loss(logits, y) + (1 - lam) * loss(logits, y[permutation])
-    found = loss(logits, mixed(y, permutation, lam, classes=4).double())
+    found = loss(logits, mixed_targets(y, permutation, lam, classes=4).double())
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     with pytest.raises(ShapeError, match=r"one weight or by 5; weight has shape \(4,\)"):
-        mixed(y, permutation, lam[:4], classes=4)
+        mixed_targets(y, permutation, lam[:4], classes=4)
 
 
 @pytest.mark.parametrize(
@@ -852,10 +852,10 @@ def check_mixed(mix: Callable[..., Tensor]) -> None:
 
 
 def test_mixed_targets() -> None:
-    check_mixed(mixed)
+    check_mixed(mixed_targets)
     for wrong in (
-        lambda t, p, w, classes=None: mixed(t, p, 1 - w, classes),
-        lambda t, p, w, classes=None: mixed(t, p.argsort(), w, classes),
+        lambda t, p, w, classes=None: mixed_targets(t, p, 1 - w, classes),
+        lambda t, p, w, classes=None: mixed_targets(t, p.argsort(), w, classes),
         lambda t, p, w, classes=None: w * t + (1 - w) * t[p],
     ):
         with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):

@@ -23,7 +23,7 @@ from wellposed.noise.activations import dropout_mask
 from wellposed.noise.gradient_noise import GradientNoise, annealed_variance
 from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.perturb import (
     NOISES,
@@ -734,7 +734,7 @@ def check_manifold(make: Callable[..., Any]) -> None:
     assert torch.equal(model.eval()(x), clean)
     assert mix.weight == 1
     assert torch.equal(mix.permutation, torch.arange(30))
-    torch.testing.assert_close(mixed(clean, mix.permutation, mix.weight), clean)
+    torch.testing.assert_close(mixed_targets(clean, mix.permutation, mix.weight), clean)
     mix.step = 29
     torch.testing.assert_close(model.train()(x), y)
     mix.remove()
@@ -840,7 +840,7 @@ def use(method: str, kind: str) -> Tensor:
             permutation, weight = mix.permutation, mix.weight
         else:
             out = model(x)
-    nn.functional.cross_entropy(out, mixed(target, permutation, weight)).backward()
+    nn.functional.cross_entropy(out, mixed_targets(target, permutation, weight)).backward()
     if method == "gradient_noise":
         before = model[4].weight.grad.clone()
         GradientNoise(model, eta=0.1)()

@@ -6,7 +6,7 @@ wp.norms                         gains and shifts of norms and layer scales
 wp.embeddings                    tables of tokens and positions, tied heads too
 wp.convs                         kernels of convolutions
 wp.inputs                        the first weight that the model registers
-wp.heads                         the last weight that the model registers
+wp.outputs                       the last weight that the model registers
 "encoder.*"                      a glob over parameter and module names, among wp.weights
 wp.named("encoder.norm.*")       a glob over any parameter
 nn.Linear                        a module type, among wp.weights
@@ -31,7 +31,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, SelectorError, described, did_you_mean, listed
+from wellposed.core.errors import RENAMED, InputError, SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
 
@@ -170,7 +170,7 @@ class Selector:
     """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``, also with what `selector` takes.
 
     ``wp.weights`` are matrices and kernels, ``wp.biases`` what is added, ``wp.norms`` gains and shifts, ``wp.embeddings``
-    tables of tokens and positions, ``wp.convs`` kernels of convolutions, ``wp.inputs`` and ``wp.heads`` the first and the
+    tables of tokens and positions, ``wp.convs`` kernels of convolutions, ``wp.inputs`` and ``wp.outputs`` the first and the
     last weight in the order of registration; ``wp.named(glob)`` any parameter by its name.
     """
 
@@ -216,10 +216,10 @@ biases = Selector("biases", _with_role("bias"))
 norms = Selector("norms", _with_role("norm"))
 embeddings = Selector("embeddings", _with_role("embedding"))
 inputs = Selector("inputs", _at_end(last=False))
-heads = Selector("heads", _at_end(last=True))
+outputs = Selector("outputs", _at_end(last=True))
 convs = Selector("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
 
-ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, heads, convs)}
+ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
 
 
 def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
@@ -248,6 +248,10 @@ def selector(value: object) -> Selector:
     if isinstance(value, str):
         if value in ROLES:
             return ROLES[value]
+        if RENAMED.get(value) in ROLES:
+            raise SelectorError(
+                f'There is no role {value!r}.{did_you_mean(value, ROLES)} Write "{value}.*" for modules of that name.'
+            )
         if value.startswith("named:"):
             return named(value.removeprefix("named:"))
         matching = weights & named(value)

@@ -241,7 +241,7 @@ def mixup_or_cutmix(
         >>> x, y = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> source = torch.Generator().manual_seed(0)
         >>> x, permutation, weight = wp.mixup_or_cutmix(x, 0.8, 1.0, source, mode="elem")
-        >>> weight.shape, wp.mixed(y, permutation, weight, classes=3).shape
+        >>> weight.shape, wp.mixed_targets(y, permutation, weight, classes=3).shape
         (torch.Size([6]), torch.Size([6, 3]))
     """
     for concentration in (mixup_concentration, cutmix_concentration):

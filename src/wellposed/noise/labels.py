@@ -42,7 +42,7 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
 
 
 @checked
-def mixed(
+def mixed_targets(
     target: Tensor,
     permutation: Tensor,
     weight: Annotated[float, Within(0, 1)] | Tensor,

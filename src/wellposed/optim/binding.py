@@ -321,7 +321,7 @@ def _check_together(charged: Charged) -> None:
     if len(squares) > 1:
         raise CompositionError(
             f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "
-            "Give one, or subtract one selector from the other (wp.weights - wp.heads)."
+            "Give one, or subtract one selector from the other (wp.weights - wp.outputs)."
         )
     charged.check()
 

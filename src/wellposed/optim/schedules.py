@@ -492,7 +492,7 @@ class Staircase:
 
 @checked
 @dataclass(frozen=True)
-class Shaped:
+class NamedSchedule:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.
 
     Args:
@@ -501,7 +501,7 @@ class Shaped:
         warmup: in [0, 1): the share of the steps over which the factor first rises linearly from 0.
     Example:
         >>> import wellposed as wp
-        >>> [round(wp.shaped("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
+        >>> [round(wp.named_schedule("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
         [0.091, 0.909, 1.0, 0.505]
     """
 
@@ -520,4 +520,4 @@ class Shaped:
         return rate_at(SHAPES[self.name], 1.0, min(step, self.total_steps - 1), self.total_steps, self.warmup)
 
 
-ramp, decay_to, staircase, shaped = Ramp, DecayTo, Staircase, Shaped
+ramp, decay_to, staircase, named_schedule = Ramp, DecayTo, Staircase, NamedSchedule

@@ -226,7 +226,7 @@ class Confidence(FunctionalPenalty):
 
 @checked
 @dataclass(frozen=True)
-class LogitNorm(FunctionalPenalty):
+class LogitL2(FunctionalPenalty):
     """``strength/2 * mean_i |outputs_i|_2^2``: small logits, which cannot be sure of anything.
 
     Unlike `Confidence` it also fixes the constant that softmax does not see.

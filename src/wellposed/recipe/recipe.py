@@ -31,7 +31,7 @@ from wellposed.core.registry import classes_in
 from wellposed.noise.inputs import MixMode
 from wellposed.noise.perturb import NOISES, Placed
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
-from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, rate_at, shaped
+from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, named_schedule, rate_at
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
 
 SCHEMA = 1
@@ -333,7 +333,7 @@ def scheduled(name: str, warmup: float, total_steps: int | None) -> Schedule | N
     """The factor of a size over training; None where it is constant, or where training is not known yet."""
     if total_steps is None or (name == "constant" and not warmup):
         return None
-    return shaped(name, total_steps, warmup)
+    return named_schedule(name, total_steps, warmup)
 
 
 def writable(parameter: inspect.Parameter) -> bool:

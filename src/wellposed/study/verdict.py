@@ -91,7 +91,7 @@ def setting(value: Any) -> str:
     return text(value, 200)
 
 
-OF_OUTPUTS = ("confidence", "consistency", "jacobian", "logit_norm")
+OF_OUTPUTS = ("confidence", "consistency", "jacobian", "logit_l2")
 """Penalties that look at outputs, so that what they are ``on`` says nothing. A list that a test holds: reports need no torch."""
 
 

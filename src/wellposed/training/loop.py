@@ -25,7 +25,7 @@ from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
@@ -383,8 +383,8 @@ class Training:
                 target = target.to(at_least_single(outputs).dtype)
             elif (classes := classes_of(outputs, target)) is not None:
                 target = smooth_classes(target, classes, 0.0, at_least_single(outputs).dtype)
-            target = mixed(target, *mixing)
-            weight = None if weight is None else mixed(weight, *mixing)
+            target = mixed_targets(target, *mixing)
+            weight = None if weight is None else mixed_targets(weight, *mixing)
         return target, weight
 
     def loss_sums(
