@@ -38,7 +38,7 @@ from wellposed.decomposition.learning_curve import (
     learning_curve,
 )
 from wellposed.decomposition.repeated_training import rows_on
-from wellposed.decomposition.variance_components import RowLosses, decomposed
+from wellposed.decomposition.variance_components import RowLosses, decompose
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
 from wellposed.statistics.power_law import SHAPE
@@ -123,7 +123,7 @@ def coverage(data: Path, pool: int = 120, draws: int = 200) -> None:
                     r = torch.from_numpy(rng.choice(pool, resamples, replace=False))
                     i = torch.from_numpy(rng.choice(len(target), rows, replace=False))
                     few = outputs[r][:, :, i]
-                    found = decomposed(few, RowLosses(given.loss, target[i], None, few[0, 0]), False)
+                    found = decompose(few, RowLosses(given.loss, target[i], None, few[0, 0]), False)
                     for part in parts:
                         held[part] += found[part].low <= truth[part] <= found[part].high
                 cells = " | ".join(f"{100 * held[part] / draws:.0f}" for part in parts)

@@ -18,7 +18,7 @@ from wellposed.core.drawing import (
     VALID,
     axis_limits,
     draw_markers,
-    drawn,
+    render_svg,
     tick_labels,
     ticks,
 )
@@ -82,7 +82,7 @@ def trade_off(name: str, found: BiasVariance) -> str:
         axes.set_xlabel(_axis_of(found))
         _beside(axes, [(parts[key][-1].estimate, word, colour) for key, word, colour in shown], frame)
 
-    return drawn(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
+    return render_svg(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
 
 
 def learning_curves(name: str, found: LearningCurve) -> str:
@@ -127,7 +127,7 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             xytext=(0, 6), textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return drawn(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
+    return render_svg(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
 
 
 def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) -> str:
@@ -182,7 +182,7 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return drawn(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
+    return render_svg(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
 
 
 def _log_places(strengths: Sequence[float]) -> list[float]:

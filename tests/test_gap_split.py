@@ -251,13 +251,13 @@ class TestMutants:
         run = busy()
         honest = wp.gap_split(run)
         assert batch_norms(run.model)
-        right = module.seen
+        right = module.loss_as_trained
 
         def wrong(problem: Any, state: Any, view: Any, **settings: Any) -> Any:
             mode = "evaluation" if view.mode == "norms" else view.mode
             return right(problem, state, type(view)(view.recipe, mode, view.augmented, view.smooth), **settings)
 
-        monkeypatch.setattr(module, "seen", wrong)
+        monkeypatch.setattr(module, "loss_as_trained", wrong)
         assert "batch_norm" not in names(wp.gap_split(run))
         assert honest["batch_norm"].estimate != 0.0
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError
-from wellposed.losses.metrics import metric, metrics, scaled
+from wellposed.losses.metrics import in_target_units, metric, metrics
 from wellposed.losses.per_example import TORCH, Loss, PerExample, losses_by_name, mean_loss
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.ready_problems import TableMLP
@@ -515,10 +515,10 @@ def test_right_or_wrong_is_exactly_one_or_zero(draw: torch.Generator) -> None:
 def test_metrics_in_the_units_of_the_target(draw: torch.Generator) -> None:
     outputs, target = scores(draw, 30), scores(draw, 30)
     for name in ("rmse", "mae"):
-        wide = scaled(metric(name), 10.0)
+        wide = in_target_units(metric(name), 10.0)
         assert wide.score(outputs, target) == pytest.approx(metric(name).score(outputs * 10, target * 10))
         assert (wide.name, wide.higher_is_better) == (name, False)
-    assert scaled(metric("r2"), 10.0).name == "r2"
+    assert in_target_units(metric("r2"), 10.0).name == "r2"
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:

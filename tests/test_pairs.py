@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError
 from wellposed.core.selectors import select
-from wellposed.optim.binding import joined
+from wellposed.optim.binding import join_operators
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, Penalty
 from wellposed.recipe.recipe import chargeables
 from wellposed.testing.laws import Case, rival_points
@@ -225,7 +225,7 @@ def test_an_accepted_pair_in_a_metric(a: Chargeable, b: Chargeable) -> None:
         penalties = [c for c in charges if isinstance(c, Penalty)]
         if not penalties or not all(c.traits.diagonal for c in penalties):
             return
-        prox, rest = joined("w", penalties, [c for c in charges if isinstance(c, Constraint)])
+        prox, rest = join_operators("w", penalties, [c for c in charges if isinstance(c, Constraint)])
         if rest or not prox.diagonal:
             return
         step = case.metric()

@@ -85,7 +85,9 @@ def same(a: Outcome, b: Outcome) -> bool:
 
 def test_the_cluster_gives_the_runs_of_this_process(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packings: list[wp.Problem] = []
-    monkeypatch.setattr(cluster, "packed", lambda given, *rest: packings.append(given) or transfer.packed(given, *rest))
+    monkeypatch.setattr(
+        cluster, "pack_problem", lambda given, *rest: packings.append(given) or transfer.pack_problem(given, *rest)
+    )
     given = problem()
     expected = train(given, jobs(), "inprocess")
     told: dict[int, Outcome] = {}
@@ -196,7 +198,7 @@ def test_a_bug_there_is_raised_here(nodes: Any) -> None:
     wrong = transfer.WorkerShare((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
     task = ray.remote(max_retries=0)(cluster.train_remotely)
     cluster.connect(ray)
-    tasks = cluster.Tasks(ray, task, given, cluster.stored(ray, given), jobs(1), None, 1)
+    tasks = cluster.Tasks(ray, task, given, cluster.store_problem(ray, given), jobs(1), None, 1)
     with pytest.raises(TrainingError, match=r"sent jobs by wellposed 0\.0\.0") as caught:
         tasks.train([wrong])
     assert "In a Ray worker" in caught.value.__notes__[0]

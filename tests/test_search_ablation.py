@@ -27,7 +27,7 @@ from wellposed.search.holdout import with_test
 from wellposed.search.improve import improve
 from wellposed.search.runner import Bench
 from wellposed.study.budget import Account, Budget
-from wellposed.study.resume import continued
+from wellposed.study.resume import continue_account
 from wellposed.study.trials import State, Trial
 from wellposed.training.problem import Problem
 
@@ -234,7 +234,7 @@ def test_more_minutes_go_on_where_fewer_have_ended(tmp_path: Path) -> None:
     first = improve(problem(), "2s", out=tmp_path / "run")
     with pytest.raises(InputError, match="has spent its budget of 2s"):
         improve(problem(), "2s", out=tmp_path / "run", resume=True)
-    account = continued(
+    account = continue_account(
         tmp_path / "run", State.load(tmp_path / "run"), Account(Budget.parse("10s"), 0.0), "other rows", 0.5
     )
     assert account.budget.amount == 8.0, "what was spent before counts"

@@ -198,12 +198,14 @@ def test_where_many_diverge_the_rates_are_cut(space: Space) -> None:
 def test_a_best_rate_at_the_edge_of_divergence_is_said() -> None:
     fine = [trial(rate=rate, valid=valid) for rate, valid in ((1e-3, 0.6), (3e-3, 0.8))]
     gone = [trial(rate=1e-2, valid=math.nan, loss=math.nan), trial(rate=3e-2, valid=math.nan, loss=math.nan)]
-    said = playbook.edge(fine + gone, 1.0, "the baseline")
+    said = playbook.edge_note(fine + gone, 1.0, "the baseline")
     assert "0.003 with adamw" in said
     assert "0.01 diverged" in said
-    assert playbook.edge([*fine, trial(rate=1e-2, valid=0.7), *gone[1:]], 1.0, "") == "", "there is a rate in between"
-    assert playbook.edge(fine, 1.0, "") == ""
-    assert playbook.edge(gone, 1.0, "") == ""
+    assert playbook.edge_note([*fine, trial(rate=1e-2, valid=0.7), *gone[1:]], 1.0, "") == "", (
+        "there is a rate in between"
+    )
+    assert playbook.edge_note(fine, 1.0, "") == ""
+    assert playbook.edge_note(gone, 1.0, "") == ""
 
 
 # --- the journal ---------------------------------------------------------------------------------------------------

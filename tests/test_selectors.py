@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import wellposed as wp
 from wellposed.core.errors import SelectorError, ShapeError
-from wellposed.core.selectors import leaves, select, selector, unwrapped
+from wellposed.core.selectors import leaves, select, selector, unwrap_model
 
 
 def chosen(model: nn.Module, value: object) -> list[str]:
@@ -330,13 +330,13 @@ def test_wrapped_models_have_the_names_of_the_inner_one() -> None:
     net = nested()
     compiled = torch.compile(net, backend="eager")
     for outer in (compiled, nn.DataParallel(net), nn.DataParallel(nn.DataParallel(net)), nn.DataParallel(compiled)):
-        assert unwrapped(outer) is net
+        assert unwrap_model(outer) is net
         assert [leaf.name for leaf in leaves(outer)] == [name for name, _ in net.named_parameters()]
         for value in ("encoder.*", "head", wp.weights, wp.named("encoder.1"), nn.Linear, wp.outputs):
             assert chosen(outer, value) == chosen(net, value)
         with pytest.raises(SelectorError, match=r"Did you mean 'head.weight'\?"):
             select(outer, "hed.weight")
-    assert unwrapped(net) is net
+    assert unwrap_model(net) is net
 
 
 def test_a_layer_that_is_compiled_alone_keeps_its_name() -> None:

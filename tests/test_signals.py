@@ -950,10 +950,10 @@ def test_the_first_pass_is_one_batch() -> None:
 
 def test_copies_are_counted_within_and_across() -> None:
     x, y = torch.arange(20.0)[:, None].repeat(1, 3), torch.zeros(20)
-    seen = measure.copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
+    seen = measure.exact_copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
     assert seen is not None
     assert (seen.valid, seen.within, seen.rows) == (2 / 8, 4 / 10, 8)
-    other = measure.copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
+    other = measure.exact_copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
     assert other is not None
     assert other.valid == 0  # equal inputs with another target are no copies
     del y
@@ -992,7 +992,7 @@ def test_the_noise_of_labels_is_estimated_without_bias() -> None:
             y = torch.randint(4, (2000,), generator=g)
             scores = 4.0 * F.one_hot(y, 4) + torch.randn(2000, 4, generator=g)
             flip = torch.rand(2000, generator=g) < share
-            seen = measure.wrong(scores, torch.where(flip, (y + 1) % 4, y))
+            seen = measure.wrong_labels(scores, torch.where(flip, (y + 1) % 4, y))
             assert seen is not None
             estimates.append(seen.sure)
         assert float(np.mean(estimates)) == pytest.approx(share, abs=3 * (share * (1 - share) / 400 / 30) ** 0.5)
@@ -1002,7 +1002,7 @@ def test_overlapping_classes_have_few_errors_among_the_surest() -> None:
     g = drawn(0)
     y = torch.randint(2, (4000,), generator=g)
     score = 0.7 * (2.0 * y - 1) + torch.randn(4000, generator=g)
-    seen = measure.wrong(score, y)
+    seen = measure.wrong_labels(score, y)
     assert seen is not None
     assert seen.all > 0.2
     assert seen.sure < 0.3 * seen.all
@@ -1120,9 +1120,9 @@ def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
 def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
     broken = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=0.6))
     assert broken.signals is not None
-    alive, died = learning_rates.killed(broken.signals)
+    alive, died = learning_rates.newly_dead_units(broken.signals)
     assert alive >= 8
-    assert died >= alive / 2 or learning_rates.thrown(broken.signals) >= 10
+    assert died >= alive / 2 or learning_rates.distance_from_start(broken.signals) >= 10
     assert learning_rates.RateTooHigh()._broke(broken) is not None
     sane = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=3e-3))
     assert learning_rates.RateTooHigh().judge(sane) is None
@@ -1131,7 +1131,7 @@ def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
 def test_units_that_a_decay_takes_to_nothing_were_not_killed_by_the_rate() -> None:
     curves = Curves.of(looped(mlp, blobs, epochs=10, optimizer=adamw(3e-3, 60.0)))
     assert curves.signals is not None
-    assert learning_rates.thrown(curves.signals) < 2
+    assert learning_rates.distance_from_start(curves.signals) < 2
     assert learning_rates.RateTooHigh()._broke(curves) is None
 
 
@@ -1142,7 +1142,7 @@ def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
     answers = torch.stack([-x[:, 0], x[:, 0]], 1) * 5
     right = (x[:, 0] > 0).long()
     flipped = torch.where(torch.rand(600, generator=g) < 0.3, 1 - right, right)
-    narrow, noise = (measure.wrong(answers, labels, x) for labels in (y, flipped))
+    narrow, noise = (measure.wrong_labels(answers, labels, x) for labels in (y, flipped))
     assert narrow is not None
     assert noise is not None
     assert narrow.shared > 0.8

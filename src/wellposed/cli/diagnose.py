@@ -10,7 +10,7 @@ import typer
 
 from wellposed.cli.failures import sentence
 from wellposed.cli.options import MaxMemory
-from wellposed.cli.terminal import complain, hand_over, say, takes, width
+from wellposed.cli.terminal import complain, hand_over, say, stdout_encodes, terminal_width
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis
@@ -80,7 +80,7 @@ def _show(found: Diagnoses, details: bool) -> None:
     """One source with everything; several as a table, the worst first."""
     from wellposed.reporting.sketch import SIGNS, sketch
 
-    columns = width()
+    columns = terminal_width()
     if len(found) > 1:
         say(found.table(columns))
         if not details:
@@ -88,6 +88,6 @@ def _show(found: Diagnoses, details: bool) -> None:
     for one in found.worst_first if details or len(found) == 1 else ():
         if len(found) > 1:
             say()
-        if columns is not None and (drawing := sketch(one, columns, ascii_only=not takes(SIGNS))):
+        if columns is not None and (drawing := sketch(one, columns, ascii_only=not stdout_encodes(SIGNS))):
             say(f"{drawing}\n")
         say(str(one))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wellposed.cli.interrupts import Interrupts
-from wellposed.cli.terminal import complain, explain, speaking, undelivered
+from wellposed.cli.terminal import complain, explain, harmless_streams, undelivered
 
 
 class Stopped(Exception):
@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 def run_command(command: Callable[[], Any], debug: bool) -> int:
     """Run a command; the exit status. ``debug`` shows the traceback."""
-    with Interrupts() as interrupts, speaking():
+    with Interrupts() as interrupts, harmless_streams():
         try:
             status = _status(command, debug)
             missing = undelivered()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wellposed.cli.options import MaxMemory
-from wellposed.cli.terminal import apart, complain, decode_argument, hand_over, say
+from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def improve(
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     began = clock.monotonic()  # imports take seconds, and count
-    from wellposed.cli.progress_bar import progress
+    from wellposed.cli.progress_bar import show_progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
     from wellposed.study.budget import Budget
@@ -76,7 +76,7 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with progress(spent, quiet or as_json), apart():
+    with show_progress(spent, quiet or as_json), stdout_to_stderr():
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page

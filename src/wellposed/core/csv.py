@@ -45,7 +45,7 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
 
 def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
-    text, delimiter = _delimiter(uncommented(text))
+    text, delimiter = _delimiter(strip_comments(text))
     check_cells(f"'{path}'", 1, text.count(delimiter) + text.count("\n"))
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -73,7 +73,7 @@ def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     return {name: [row[i].strip() if i < len(row) else "" for row in body] for i, name in enumerate(names)}
 
 
-def uncommented(text: str) -> str:
+def strip_comments(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
     lines = text.split("\n")
     count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
-from wellposed.core.formats import fixed, signed
+from wellposed.core.formats import format_decimals, with_sign
 from wellposed.core.records import finite_numbers
-from wellposed.core.shared import alone
-from wellposed.core.signs import escaped
+from wellposed.core.shared import exclusively
+from wellposed.core.signs import escape_html
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
 
@@ -107,7 +107,7 @@ def named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
     axes.tick_params(axis="y", pad=pad, labelcolor=INK)
     axes.grid(False)
     axes.yaxis.set_major_locator(ticker.FixedLocator(range(len(names))))
-    axes.yaxis.set_major_formatter(ticker.FixedFormatter(names))  # whose names `lettered` can change
+    axes.yaxis.set_major_formatter(ticker.FixedFormatter(names))  # whose names `replace_missing_signs` can change
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -132,7 +132,7 @@ def tick_labels(ticks: Sequence[float], sign: bool = False) -> list[str]:
     decimals = next((d for d in range(7) if _is_whole(step / size * 10**d)), 7)
     if decimals == 7 or largest >= 1e10:
         return ["0" if tick == 0 else f"{tick:.2g}".replace("-", "−").replace("e+", "e") for tick in ticks]
-    written = signed if sign else fixed
+    written = with_sign if sign else format_decimals
     return ["0" if abs(tick) < step / 1e6 else written(tick / size, decimals) + unit for tick in ticks]
 
 
@@ -140,26 +140,26 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
-def drawn(
+def render_svg(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     canvas = require("matplotlib.backends.backend_svg", "report")
-    with alone(), matplotlib.rc_context():
+    with exclusively(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
         figure = figures.Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))
         canvas.FigureCanvasSVG(figure)
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)
         paint(figure.add_axes(box))
-        stand_ins = lettered(figure)
+        stand_ins = replace_missing_signs(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
     for stand_in, sign in stand_ins.items():
-        svg = svg.replace(stand_in, escaped(sign))
+        svg = svg.replace(stand_in, escape_html(sign))
     return _inlined(svg, name, label, height)
 
 
@@ -170,7 +170,7 @@ STAND_INS = "".join(map(chr, range(0x2801, 0x2900)))
 BOX = "\u25a1"
 
 
-def lettered(figure: Any, back: bool = True) -> dict[str, str]:
+def replace_missing_signs(figure: Any, back: bool = True) -> dict[str, str]:
     """Put signs that the font can draw in place of those that it cannot (Chinese, emoji), which are measured all the same.
 
     Args:
@@ -211,7 +211,7 @@ def _inlined(svg: str, name: str, label: str, height: int) -> str:
     for sentinel, variable in VARIABLES.items():
         body = body.replace(sentinel, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
-    words = escaped(label)
+    words = escape_html(label)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{words}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'

@@ -10,7 +10,7 @@ from wellposed.core.records import number_or_nan, text
 MISSING = "–"
 
 
-def fixed(value: float, decimals: int) -> str:
+def format_decimals(value: float, decimals: int) -> str:
     """A number with that many decimals, thousands separated, a real minus sign, and no minus zero."""
     if not math.isfinite(value):
         return MISSING
@@ -29,7 +29,7 @@ def score(value: Any) -> str:
     size = abs(found)
     if 0 < size < 1e-3:
         return f"{found:.2g}".replace("-", "−")
-    return fixed(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
+    return format_decimals(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
 
 
 def decimals_for(width: float) -> int:
@@ -39,15 +39,15 @@ def decimals_for(width: float) -> int:
     return min(max(1 - math.floor(math.log10(width)), 0), 8)
 
 
-def signed(value: float, decimals: int) -> str:
+def with_sign(value: float, decimals: int) -> str:
     """A difference with its sign."""
-    written = fixed(value, decimals)
+    written = format_decimals(value, decimals)
     return f"+{written}" if value > 0 and written.strip("0.,") else written
 
 
 def count(value: Any) -> str:
     """A whole number with thousands separated, or a dash."""
-    return fixed(number_or_nan(value), 0)
+    return format_decimals(number_or_nan(value), 0)
 
 
 def count_noun(amount: float, noun: str) -> str:

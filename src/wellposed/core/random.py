@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.shared import alone
+from wellposed.core.shared import exclusively
 
 Key = int | str
 
@@ -53,7 +53,7 @@ def random_bits(count: int, source: torch.Generator) -> Tensor:
 @contextmanager
 def untouched() -> Iterator[None]:
     """Give torch's (all devices), numpy's and Python's global random state back as it was. Other threads of wellposed wait."""
-    with alone():
+    with exclusively():
         cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
         started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         cuda = torch.cuda.get_rng_state_all() if started else None

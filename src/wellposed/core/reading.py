@@ -50,7 +50,7 @@ def reading_up_to(memory: int | str) -> Iterator[None]:
         >>> with wp.reading_up_to("16GiB"):
         ...     pass  # wp.diagnose("huge.csv"), wp.improve(...)
     """
-    token = _limit.set(size(memory))
+    token = _limit.set(parse_bytes(memory))
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def memory_limit() -> int:
     return _limit.get()
 
 
-def size(given: int | str) -> int:
+def parse_bytes(given: int | str) -> int:
     """Bytes of ``"4GiB"``, ``"500M"`` or a number.
 
     Raises:

@@ -10,7 +10,7 @@ from wellposed.core.numbers import LARGEST
 from wellposed.core.signs import visible
 
 
-def cleaned(value: Any) -> Any:
+def clean_json(value: Any) -> Any:
     """The value as plain JSON types whose strings can be written and shown: control characters and lone surrogates are spelled out.
 
     Example:

@@ -119,13 +119,13 @@ def _is_gain(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
     return parameter.ndim == second.ndim and sum(size > 1 for size in parameter.shape) <= 1
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The model inside of ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``: names are its own."""
     inner = model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+    return unwrap_model(inner) if isinstance(inner, nn.Module) else model
 
 
-def unscripted(caller: str, model: nn.Module) -> None:
+def refuse_scripted(caller: str, model: nn.Module) -> None:
     """Refuse a model that was scripted: it takes no hooks and cannot be frozen.
 
     Raises:
@@ -141,7 +141,7 @@ def leaves(model: nn.Module) -> list[Leaf]:
     A parameter that is tied between an embedding and a weight (a language model's head) is an embedding. A compiled or
     parallel model is seen through: names are those of the model inside.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     names: dict[int, list[str]] = {}
     first: dict[int, tuple[nn.Parameter, nn.Module]] = {}
     roles: dict[int, list[Role]] = {}
@@ -358,7 +358,7 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
     Raises:
         SelectorError: nothing matches, or ``where`` is none of these.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
     found: dict[str, nn.Module] = {}
     for part in parts:

@@ -43,7 +43,7 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(_escape(sign) if _is_hidden(sign) and sign not in keep else sign for sign in text)
 
 
-def escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     """The text for a page: visible, and no part of the page's own language."""
     return html.escape(visible(text))
 

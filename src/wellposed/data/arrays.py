@@ -49,7 +49,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def moved(batch: Any, device: torch.device | str) -> Any:
+def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``."""
     if isinstance(batch, Tensor):
         if batch.is_meta and torch.device(device).type != "meta":
@@ -58,11 +58,11 @@ def moved(batch: Any, device: torch.device | str) -> Any:
             )
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: moved(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(moved(value, device) for value in batch))
+        return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(moved(value, device) for value in batch)
+        return type(batch)(to_device(value, device) for value in batch)
     return batch
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from wellposed.core.errors import DataError, FormatError, described, did_you_mean, listed, require
 from wellposed.core.files import check_schema
 from wellposed.core.numbers import LARGEST
-from wellposed.core.schemas import Finite, Scale, validated
+from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data.columns import (
     KINDS,
     MOST_LEVELS,
@@ -324,13 +324,13 @@ class TableEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "columns", "description of a table's columns")
-        columns = validated(list[dict[str, Any]], saved.get("columns"), "The description of a table's columns")
+        columns = validate(list[dict[str, Any]], saved.get("columns"), "The description of a table's columns")
         return cls(tuple(_column_from(item) for item in columns))
 
 
 def _column_from(item: Mapping[str, Any]) -> Column:
-    kind: str = validated(cast(Any, Kind), item.get("kind"), "The kind of a column")
-    return validated(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
+    kind: str = validate(cast(Any, Kind), item.get("kind"), "The kind of a column")
+    return validate(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 
 def _checked_kinds(kinds: Mapping[str, str], names: list[str]) -> Mapping[str, str]:
@@ -426,7 +426,7 @@ class TargetEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
-        found = validated(cls, saved, "The description of a target", ("labels", "mean", "scale"))
+        found = validate(cls, saved, "The description of a target", ("labels", "mean", "scale"))
         if (found.labels is None) != (found.task == "regression"):
             raise FormatError(
                 f"The description of a target is damaged: a {found.task} has {described(found.labels)} as labels."

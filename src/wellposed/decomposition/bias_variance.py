@@ -31,15 +31,15 @@ from wellposed.decomposition.repeated_training import (
     recipes_by_name,
     rows_on,
     train_complete,
-    varied,
     weakest_first,
+    with_amount,
 )
 from wellposed.decomposition.variance_components import (
     FEWEST,
     LEVEL,
     RowLosses,
     VarianceComponent,
-    decomposed,
+    decompose,
     half_over,
     zero_one,
 )
@@ -324,7 +324,7 @@ def bias_variance(
         losses = RowLosses(problem.loss, target, weight, outputs[0, 0])
         whole = float(losses(torch.stack(found[None]).double()).mean()) if None in found else math.nan
         shown = zero_one(outputs, target, losses.share) if problem.loss.classifies and weight is None else None
-        parts = decomposed(outputs, losses, crossed)
+        parts = decompose(outputs, losses, crossed)
         strength = None if strengths is None else float(strengths[i])
         points.append(BiasVarianceRow(name, recipe, parts, shown, whole, tuple(complete), strength))
     return BiasVariance(
@@ -356,7 +356,7 @@ def bias_variance_path(
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")
     base, what = as_recipe(recipe), vary if isinstance(vary, str) else "strength"
     label = what.rpartition(".")[2]
-    several = {f"{label} {amount_of(value)}": varied(base, vary, value) for value in ordered}
+    several = {f"{label} {amount_of(value)}": with_amount(base, vary, value) for value in ordered}
     found = bias_variance(problem, several, **settings)
     points = tuple(replace(point, strength=value) for point, value in zip(found.points, ordered, strict=True))
     notes = (*found.notes, STOPPED) if what == "epochs" and base.stopping.keep == "best" else found.notes

@@ -8,7 +8,7 @@ from typing import Any
 
 from wellposed.decomposition.budget_terms import MATTERS, BudgetTerm, BudgetTerms
 from wellposed.decomposition.rivals import without_regularization
-from wellposed.diagnosis.advice import MOST_CHANGES, advised, recipe_difference
+from wellposed.diagnosis.advice import MOST_CHANGES, changes_for, recipe_difference
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.recipe.recipe import Recipe
 
@@ -37,7 +37,7 @@ def _changes(budget: BudgetTerms, name: str) -> tuple[Change, ...]:
     recipe = budget.recipe
     if name == "underfits":
         return () if budget.larger is None else (_change(recipe, recipe.replace(model=dict(budget.larger))),)
-    changes = advised(name, recipe, budget.room)
+    changes = changes_for(name, recipe, budget.room)
     if name != "over_regularized":
         return changes
     none = _change(recipe, without_regularization(recipe))
@@ -129,7 +129,7 @@ def _named(
     elif part.name in ("gap", "floor", "capacity", "charged", "regularization"):
         says += " Whether its lever helps was not tried."
     first = () if measured is None else (_change(budget.recipe, measured),)
-    others = [change for change in advised(name, budget.recipe, budget.room) if change.recipe != measured]
+    others = [change for change in changes_for(name, budget.recipe, budget.room) if change.recipe != measured]
     half = (part.high - part.low) / 2
     sure = 1.0 if half <= 0 else 1 - math.exp(-part.low / half)
     return Finding(

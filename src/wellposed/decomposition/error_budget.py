@@ -31,12 +31,12 @@ from wellposed.decomposition.rivals import (
     FEW_ADAM_RATES,
     Objective,
     larger_model_settings,
+    relative_cost,
     rival_epochs,
     rival_recipes,
-    unregularized,
-    weight,
+    unregularized_rivals,
 )
-from wellposed.decomposition.training_cost import State, View, penalty_costs, seen
+from wellposed.decomposition.training_cost import State, View, loss_as_trained, penalty_costs
 from wellposed.diagnosis.advice import Room
 from wellposed.losses.per_example import MeanLoss
 from wellposed.optim.averaging import batch_norms
@@ -49,7 +49,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import batches_of, call, evaluate
 from wellposed.training.history import History
 from wellposed.training.problem import Problem
-from wellposed.training.resampling import sampled
+from wellposed.training.resampling import with_sample
 from wellposed.training.run import Run
 
 Array = npt.NDArray[np.float64]
@@ -182,8 +182,8 @@ class RivalPlan:
         """Their recipes, by kind."""
         return {
             "rivals": rival_recipes(objective, self.length, self.few),
-            "same": unregularized(recipe, self.length, few=self.few) if objective.regularized else [],
-            "larger": [] if bigger is None else unregularized(recipe, self.length, bigger, self.few),
+            "same": unregularized_rivals(recipe, self.length, few=self.few) if objective.regularized else [],
+            "larger": [] if bigger is None else unregularized_rivals(recipe, self.length, bigger, self.few),
         }
 
     def jobs(self, objective: Objective, seeds: int, weighs: float) -> float:
@@ -204,7 +204,7 @@ def least_seconds(problem: Problem, recipe: Recipe, runs: Sequence[Run]) -> floa
     Args:
         runs: of the recipe, one or more; they tell how long an epoch takes.
     """
-    weighs = weight(problem, recipe, larger_model_settings(problem, recipe))
+    weighs = relative_cost(problem, recipe, larger_model_settings(problem, recipe))
     jobs = RivalPlan(1, few=True).jobs(Objective.of(problem, recipe), len(runs), weighs)
     return jobs * _pace(runs) * max(len(run.history) for run in runs) / TRAINING_SHARE
 
@@ -322,7 +322,7 @@ class _Probe:
         whole = RivalPlan(length)
         if math.isinf(self.deadline):
             return whole
-        weighs = weight(self.problem, self.recipe, bigger)
+        weighs = relative_cost(self.problem, self.recipe, bigger)
         pace = _pace(list(own.values()))
         for plan in (whole, RivalPlan(length, few=True)):
             jobs = plan.jobs(self.objective, len(own), weighs)
@@ -436,7 +436,7 @@ class _Probe:
     def losses(self, run: Run) -> tuple[float, MeanLoss]:
         """The data loss on all training rows, and on each validation row."""
         began = time.perf_counter()
-        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
         sides = []
         for source in (data.train_clean, data.valid):
             weights = None if source.weight is None else [source.weight]
@@ -464,7 +464,7 @@ class _Probe:
         if plain:
             return training + penalty
         mode: Any = "noise" if self.objective.noisy else "evaluation"
-        noisy = seen(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
+        noisy = loss_as_trained(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
         return noisy.loss + float(noisy.outputs.mean()) + penalty
 
     @property
@@ -507,7 +507,7 @@ class _Probe:
 
     def polished(self, best: Found, seed: int, terms: Recipe, pending: int) -> Found | None:
         """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""
-        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
         if best.by is None or data.train.weight is not None:
             return None
         model = self.problem.build(best.by.model, seed)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from wellposed.core import drawing
-from wellposed.decomposition.waterfall import WaterfallBar, draw_waterfall, on_any_ground, spoken
+from wellposed.decomposition.waterfall import WaterfallBar, bars_in_words, draw_waterfall, on_any_ground
 
 NAMES = {
     "generalization": "true gap",
@@ -52,7 +52,7 @@ def gap_picture(shares: Sequence[Numbers], visible: float) -> str:
     steps = gap_bars(shares, visible)
     if not all(math.isfinite(step.size) for step in steps):
         return ""
-    label = f"What the visible gap is made of: {spoken(steps, NAMES)}"
+    label = f"What the visible gap is made of: {bars_in_words(steps, NAMES)}"
     return on_any_ground(
         draw_waterfall("gap-split", label, steps, gap_frame(steps), "generalization", NAMES, COLOURS, LEFT)
     )

@@ -35,7 +35,7 @@ from wellposed.core.errors import InputError, described, listed
 from wellposed.core.random import seeded, untouched
 from wellposed.decomposition import gap_figure
 from wellposed.decomposition.picture import figure_html
-from wellposed.decomposition.training_cost import DRAWS, View, loss_parts, penalty_costs, seen, set_mode
+from wellposed.decomposition.training_cost import DRAWS, View, loss_as_trained, loss_parts, penalty_costs, set_mode
 from wellposed.losses.per_example import MeanLoss, PerExample, mean_loss
 from wellposed.noise.hooks import Hook, Hooked
 from wellposed.optim.regularize import Regularized
@@ -44,7 +44,7 @@ from wellposed.statistics.intervals import crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import batches_of, evaluate
 from wellposed.training.loop import Training
-from wellposed.training.resampling import Sample, sampled
+from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -287,7 +287,7 @@ def _of_run(run: Run, draws: int, level: float) -> GapSplit:
     steps = math.ceil(rows / (recipe.batch_size * recipe.accumulate)) * (epoch + 1)
 
     def stage(view: View) -> Stage:
-        found = seen(problem, raw, view, seed=run.seed, rows=limit, draws=draws, step=steps)
+        found = loss_as_trained(problem, raw, view, seed=run.seed, rows=limit, draws=draws, step=steps)
         return Stage(found.rows, found.outputs)
 
     in_cost, everything = penalty_costs(problem, recipe, raw, seed=run.seed, step=steps, rows=limit)
@@ -367,7 +367,7 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
 
 def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
     """The loss in evaluation mode, and each row's part."""
-    data = sampled(run.problem.prepared, Sample(rows))
+    data = with_sample(run.problem.prepared, Sample(rows))
     source = data.train_clean if side == "train" else data.valid
     weights = None if source.weight is None else [source.weight]
     device = next((p.device for p in run.model.parameters()), torch.device("cpu"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from wellposed.core.signs import escaped
+from wellposed.core.signs import escape_html
 
 
 def figure_html(text: str, draw: Callable[[], str]) -> str:
@@ -15,7 +15,7 @@ def figure_html(text: str, draw: Callable[[], str]) -> str:
         text: what ``print`` shows.
         draw: gives the figure as SVG, or an empty string where there is nothing to draw.
     """
-    lines = "\n".join(map(escaped, text.split("\n")))
+    lines = "\n".join(map(escape_html, text.split("\n")))
     printed = f"<pre>{lines}</pre>"
     if find_spec("matplotlib") is None or not (figure := draw()):
         return printed

@@ -50,7 +50,7 @@ def recipes_by_name(recipes: Recipes) -> dict[str, Recipe]:
     return found
 
 
-def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
+def with_amount(recipe: Recipe, vary: Vary, value: float) -> Recipe:
     """The recipe with one amount set.
 
     Args:

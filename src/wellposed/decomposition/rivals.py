@@ -134,7 +134,7 @@ def rival_epochs(took: int, steps_per_epoch: int) -> int:
     return max(LONGER * took, math.ceil(FEWEST_STEPS / max(1, steps_per_epoch)))
 
 
-def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
+def relative_cost(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
     """About how many times as long the network with other settings takes to train: by its weights, at least 1; 0 for none."""
     if settings is None:
         return 0.0
@@ -160,10 +160,10 @@ def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[
     ways += [{"name": name, "lr": rate, **adam} for rate in rates if objective.fixed or rate >= own.lr]
     if objective.fixed and not few:
         ways += [{"name": "sgd", "lr": rate, "momentum": 0.9, "nesterov": True} for rate in SGD_RATES]
-    return _distinct([trained_out(objective.recipe, way, epochs) for way in ways])
+    return _distinct([long_training(objective.recipe, way, epochs) for way in ways])
 
 
-def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
+def long_training(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     """The recipe by another optimizer, annealed over so many epochs, with the weights of the last one."""
     changed = {
         **recipe.model_dump(),
@@ -174,13 +174,13 @@ def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     return Recipe(**{**changed, "stopping": {"patience": 0, "keep": "last"}})
 
 
-def unregularized(
+def unregularized_rivals(
     recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None, few: bool = False
 ) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
     silent = without_regularization(recipe.replace(model=dict(settings or {})))
     return [
-        trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
+        long_training(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
     ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.random import generator, reseed, seeded, stream_seed
-from wellposed.data.arrays import moved
+from wellposed.data.arrays import to_device
 from wellposed.losses.per_example import Loss, PerExample, mean_loss
 from wellposed.noise.activations import Streams, dropout_from_streams, dropouts
 from wellposed.optim.regularize import Regularized
@@ -78,7 +78,7 @@ class View:
         return bool(drawn or active or batched)
 
 
-def seen(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
+def loss_as_trained(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
          step: int = 0) -> Seen:  # fmt: skip
     """The loss of these weights on all training rows as the recipe's training would see it.
 
@@ -181,7 +181,7 @@ def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, T
     source = training.data.train if view.augmented else training.data.train_clean
     inputs, target = source.batch(index)
     weight = None if source.weight is None else source.weight[index]
-    inputs, mixing = training.disturbed(moved(inputs, training.device))
+    inputs, mixing = training.disturbed(to_device(inputs, training.device))
     differentiated = "inputs" in training.needs
     if differentiated:
         inputs = inputs.detach().requires_grad_()
@@ -193,7 +193,7 @@ def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, T
             given = inputs if differentiated else None
             penalty = training.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
     with torch.no_grad():
-        told, weight = training.told(outputs.detach(), moved(target, training.device), weight, mixing)
+        told, weight = training.told(outputs.detach(), to_device(target, training.device), weight, mixing)
         return loss_parts(training.problem.loss, outputs.detach(), told, view.smooth), weight, float(penalty)
 
 

@@ -133,7 +133,9 @@ def draw_waterfall(
             if row + 1 < len(steps):
                 axes.vlines(step.end, row + 0.27, row + 0.73, color=drawing.MUTED, linewidth=1, zorder=1)
             written = (
-                formats.fixed(step.size, decimals) if step.name == "valid" else formats.signed(step.size, decimals)
+                formats.format_decimals(step.size, decimals)
+                if step.name == "valid"
+                else formats.with_sign(step.size, decimals)
             )
             bold = step.name == lever or row + 1 == len(steps)
             axes.annotate(
@@ -147,7 +149,7 @@ def draw_waterfall(
         drawing.ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return drawing.drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
+    return drawing.render_svg(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
 
 
 def budget_picture(record: Any, recipe: str) -> str:
@@ -161,7 +163,7 @@ def budget_picture(record: Any, recipe: str) -> str:
     if not steps:
         return ""
     lever = lever_of(steps, next(iter(rows(part(record, "findings"))), {}))
-    label = f"Error budget of {recipe}: {spoken(steps, NAMES)}"
+    label = f"Error budget of {recipe}: {bars_in_words(steps, NAMES)}"
     return on_any_ground(draw_waterfall("error-budget", label, steps, budget_frame([steps]), lever))
 
 
@@ -171,7 +173,7 @@ def on_any_ground(svg: str) -> str:
     return standalone(svg.replace("var(--card)", "none"))
 
 
-def spoken(steps: Sequence[WaterfallBar], names: Mapping[str, str]) -> str:
+def bars_in_words(steps: Sequence[WaterfallBar], names: Mapping[str, str]) -> str:
     """The bars in words."""
     return ", ".join(f"{names[step.name]} {formats.score(step.size)}" for step in steps)
 

@@ -121,7 +121,7 @@ def window(count: int) -> int:
     return max(1, min(LONGEST_WINDOW, count // 10))
 
 
-def steady(values: Array) -> Array:
+def running_median(values: Array) -> Array:
     """Running median of three, so that one spike is no level: ``(n,)`` to ``(n,)``. Under 12 values it returns them."""
     if len(values) < 12:
         return values
@@ -132,7 +132,7 @@ def steady(values: Array) -> Array:
 
 def end(y: Array) -> float:
     """The level at the end: the mean of the last `window` known values, single spikes taken out; NaN without any."""
-    values = steady(finite_values(y))
+    values = running_median(finite_values(y))
     return float(values[-window(len(values)) :].mean()) if len(values) else math.nan
 
 
@@ -175,16 +175,16 @@ def swings(y: Array) -> tuple[float, float]:
     than 14 values are known.
     """
     values = finite_values(y)
-    values = np.concatenate([values[: len(values) // 2], unstepped(values[len(values) // 2 :])])
+    values = np.concatenate([values[: len(values) // 2], without_last_step(values[len(values) // 2 :])])
     count = max(7, len(values) // 4)
     if len(values) < 2 * count:
         return 0.0, 0.0
     quarters = np.stack([values[-count:], values[-2 * count : -count]])
-    now, before = np.median(np.abs(unbent(quarters)), axis=1) * GAUSSIAN_MAD * math.sqrt(count / (count - 3))
+    now, before = np.median(np.abs(without_parabola(quarters)), axis=1) * GAUSSIAN_MAD * math.sqrt(count / (count - 3))
     return float(now), float(before)
 
 
-def unbent(rows: Array) -> Array:
+def without_parabola(rows: Array) -> Array:
     """What a parabola leaves of each row: ``(curves, n)`` to ``(curves, n)``."""
     x = np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2
     basis = np.stack([np.ones(len(x)), x, x * x - float(x @ x) / len(x)])
@@ -199,7 +199,7 @@ def common(a: Array, b: Array) -> float:
     if half.shape[1] < 8:
         return 0.0
     unit = np.abs(half).max(axis=1, keepdims=True)
-    rest = unbent(half / np.where(unit > 0, unit, 1.0))
+    rest = without_parabola(half / np.where(unit > 0, unit, 1.0))
     size = np.sqrt((rest * rest).sum(axis=1))
     return float(rest[0] @ rest[1] / (size[0] * size[1])) if size.min() > 1e-12 else 0.0
 
@@ -230,7 +230,7 @@ def last_step(values: Array) -> tuple[int, int] | None:
     return (deepest + width, deepest + 2 * width) if -change[deepest] > STEP * usual else None
 
 
-def unstepped(values: Array) -> Array:
+def without_last_step(values: Array) -> Array:
     """The curve without its sudden fall: what lies before is brought to the level after it, what falls is left out."""
     step = last_step(values)
     if step is None:
@@ -246,12 +246,12 @@ def level_se(y: Array) -> float:
 
     White noise shrinks with the root of the window. Where differences over a window are wider than over one epoch, the
     fluctuation is slow and shrinks less, see `SLOW_POWER`, until a whole window counts as one value. A sudden fall is no
-    noise, see `unstepped`.
+    noise, see `without_last_step`.
     """
     values = finite_values(y)
     width = window(len(values))
     later = values[len(values) // 2 :] if len(values) >= 12 else values
-    later = unstepped(later)
+    later = without_last_step(later)
     fast, lag = noise(later), max(width, 4)
     slow = noise(later, lag) if len(later) >= 4 * lag else 0.0  # in less, a bend of the curve would look like noise
     if slow <= fast:
@@ -376,7 +376,7 @@ def material_rise(y: Array, reference: float | None = None) -> float:
     values = finite_values(y)
     if len(values) == 0:
         return math.nan
-    best = float(running_mean(steady(values), window(len(values))).min())
+    best = float(running_mean(running_median(values), window(len(values))).min())
     progress = max((start(y) if reference is None else reference) - best, 0.0)
     if best <= 0:
         return RISE_OF_BEST * max(progress, float(np.ptp(values)))
@@ -393,7 +393,7 @@ def rise(y: Array, reference: float | None = None) -> Rise:
     if len(values) < 3:
         return Rise(math.nan, -math.inf, math.inf, math.inf, material_rise(y, reference), 0, False)
     width, se = window(len(values)), level_se(y)
-    levels = running_mean(steady(values), width)
+    levels = running_mean(running_median(values), width)
     lowest = int(levels.argmin())
     rivals = np.count_nonzero(levels <= levels[lowest] + 2 * Z * se) / width
     estimate = float(levels[-1] - levels[lowest]) - se * math.sqrt(2 * math.log(max(rivals, 1.0)))

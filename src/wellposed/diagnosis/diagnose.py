@@ -27,7 +27,7 @@ def rules() -> tuple[Rule, ...]:
     return tuple(rule() for rule in classes_in("wellposed.diagnosis.rules", Rule).values())  # type: ignore[type-abstract]
 
 
-def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
+def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest; a
     cause before what it explains.
 
@@ -82,7 +82,7 @@ def diagnose(source: Any) -> Diagnosis:
         'overfits'
     """
     curves = Curves.of(source)
-    findings = judged(curves, rules())
+    findings = apply_rules(curves, rules())
     if hasattr(source, "recipe") and hasattr(source, "problem"):
         findings = _advised(findings, source)
     return Diagnosis(findings, curves)

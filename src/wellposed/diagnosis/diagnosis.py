@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from wellposed.core.files import jsonable
-from wellposed.core.signs import escaped, visible
+from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import limitations as limits
 from wellposed.diagnosis.caveats import reading_notes, reading_of
@@ -102,23 +102,23 @@ class Diagnosis(Sequence[Finding]):
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it, in whatever colours the notebook has."""
-        parts = [f"<p><b>{escaped(', '.join(self.names))}</b> · {escaped(self.source)} · {_extent(self)}</p>"]
+        parts = [f"<p><b>{escape_html(', '.join(self.names))}</b> · {escape_html(self.source)} · {_extent(self)}</p>"]
         rows = [
             _html_row(
-                f"<b>{escaped(finding.name)}</b>", f"{finding.confidence:.2f}",
-                escaped(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escaped, _told(finding))),
+                f"<b>{escape_html(finding.name)}</b>", f"{finding.confidence:.2f}",
+                escape_html(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escape_html, _told(finding))),
             )
             for finding in self.findings
         ]  # fmt: skip
         parts.append(_html_table(("finding", "confidence", "axis | lever", "what it says"), rows))
         if self.turn is not None:
-            parts.append(f"<p>{escaped(self.turn.says(self.axis))}</p>")
+            parts.append(f"<p>{escape_html(self.turn.says(self.axis))}</p>")
         for title, sentences in (
             ("How it was read", reading_notes(self.curves)),
             ("Not known from these curves", self.limits),
         ):
             if sentences:
-                items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
+                items = "".join(f"<li>{escape_html(sentence)}</li>" for sentence in sentences)
                 parts.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
         return f"<div>{''.join(parts)}</div>"
 
@@ -212,8 +212,8 @@ class Diagnoses(Sequence[Diagnosis]):
     def _repr_html_(self) -> str:
         """The table, and each diagnosis behind a click."""
         rows = [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
-        table = _html_table(HEAD, [_html_row(*map(escaped, row)) for row in rows])
-        parts = [(escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
+        table = _html_table(HEAD, [_html_row(*map(escape_html, row)) for row in rows])
+        parts = [(escape_html(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
         return table + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
 
 

@@ -105,7 +105,7 @@ def inputs_of(batch: Any) -> Any:
     return next(iter(inputs.values())) if isinstance(inputs, dict) and len(inputs) == 1 else inputs
 
 
-def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
+def exact_copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
     """Exact copies of inputs and target on both sides; None where there is too much to search.
 
     Args:
@@ -235,7 +235,7 @@ def _correlation(a: Numbers, b: Numbers) -> float:
     return float(a @ b) / size if size > 0 else 0.0
 
 
-def order(given: Any, target_of: Any = None) -> Order | None:
+def row_order(given: Any, target_of: Any = None) -> Order | None:
     """In which order a loader gives its rows, by the targets of `BLOCKS` batches spread over it.
 
     None where the loader shuffles, the order is not known (a tuple of arrays is cut into batches by the loop), or a
@@ -304,7 +304,7 @@ class Wrong:
     shared: float = math.nan
 
 
-def wrong(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wrong | None:
+def wrong_labels(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wrong | None:
     """How often labels contradict the network where it is surest; None unless outputs are scores of classes.
 
     Errors from overlapping classes lie near the boundary, where the network is unsure; wrong labels lie anywhere. So

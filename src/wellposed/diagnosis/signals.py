@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import leaves, unwrapped
-from wellposed.data.arrays import Source, moved
+from wellposed.core.selectors import leaves, unwrap_model
+from wellposed.data.arrays import Source, to_device
 from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
@@ -38,7 +38,7 @@ from wellposed.training.inspection import (
     inspect_network,
     noise_toll,
     norm_disagreement,
-    rebatched,
+    rebatch,
 )
 from wellposed.training.loop_activity import Forwards, distances, samples
 from wellposed.training.run import Run
@@ -175,7 +175,7 @@ def _of_run(run: Run) -> dict[str, Any]:
     size = max(run.recipe.batch_size, 2)
 
     def predict(model: nn.Module, batch: Any) -> Any:
-        return problem.forward(model, moved(batch, device))
+        return problem.forward(model, to_device(batch, device))
 
     some = torch.randperm(len(data.train_clean), generator=generator(0, "look"))
     numbers = _row_numbers(data.train_clean)
@@ -214,7 +214,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     with seeded(0, "look"):  # Datasets that draw do so under a state of their own
         first = list(_answers(watch, "train", MOST_ROWS))
     limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
-    kept = list(rebatched(first, min(size, limit), limit))
+    kept = list(rebatch(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
     sizes = {leaf.name: float(leaf.tensor.detach().float().norm()) for leaf in leaves(watch.model)}
     left = notes.gradients[0] if notes.gradients else {}
@@ -236,7 +236,7 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
         ),
         "wrong": {side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
         "forwards": tuple(notes.forwards),
-        "order": measure.order(loader, watch.target_of),
+        "order": measure.row_order(loader, watch.target_of),
         **_network(watch.model, seen, kept, size),
         **_rows_of(loader, watch.given["valid"], seen, kept, watch),
         "charges": _charges_of(
@@ -312,7 +312,9 @@ class _Seen:
         if not outputs or not all(isinstance(t, Tensor) and 0 < t.ndim <= 2 for t in [*outputs, *targets]):
             return None
         alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
-        return measure.wrong(torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None)
+        return measure.wrong_labels(
+            torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
+        )
 
     def _miss(self, unseen: Unseen) -> None:
         if str(unseen) not in self.missing:
@@ -321,11 +323,11 @@ class _Seen:
 
 def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     for batch, target in batches:
-        yield moved(batch, device), moved(target, device)
+        yield to_device(batch, device), to_device(target, device)
 
 
 def _network(model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> dict[str, Any]:
-    modules = list(unwrapped(model).named_modules())
+    modules = list(unwrap_model(model).named_modules())
     norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
     close = bool(norms) and size <= SMALL_BATCH
     return {
@@ -352,7 +354,7 @@ def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watc
     coded = targets is not None and targets.codes and not seen.loss.classifies and 3 <= targets.distinct <= 100
     same = found["copies"]
     return found | {
-        "copies": same if same is not None and same.valid > 0 else measure.copies(ours, theirs, share),
+        "copies": same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
         "giveaway": measure.giveaway(*few),
         "gain": measure.code_gain(*few) if coded else None,
     }
@@ -413,7 +415,7 @@ def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | floa
         charged = {id(p) for group in decay.param_groups if group.get("weight_decay") for p in group["params"]}
     else:
         charged = {id(p) for p in model.parameters()} if decay else set()
-    names = {leaf.name for leaf in leaves(unwrapped(model)) if id(leaf.tensor) in charged}
+    names = {leaf.name for leaf in leaves(unwrap_model(model)) if id(leaf.tensor) in charged}
     outward = [layer.outward for layer in seen.layers if layer.name in names and math.isfinite(layer.outward)]
     return max(-math.fsum(outward) / 2, 0.0)
 

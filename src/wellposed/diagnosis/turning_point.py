@@ -98,7 +98,7 @@ def turn(curves: Curves) -> Turn | None:
     rise = measure.valid_rise(curves)
     if len(at) < FEWEST or not math.isfinite(rise.estimate) or rise.estimate <= 0 or rise.epochs == 0:
         return None
-    values = measure.steady(curves.valid_loss[at])
+    values = measure.running_median(curves.valid_loss[at])
     width = measure.window(len(at))
     levels = measure.running_mean(values, width)
     lowest = int(levels.argmin())

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.csv import text_of, uncommented
+from wellposed.core.csv import strip_comments, text_of
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import TIMES, check_memory, format_bytes
 from wellposed.logs import event_files
@@ -60,7 +60,7 @@ def _file(path: Path) -> list[Log]:
 
 def _is_table(text: str) -> bool:
     """Whether the first line is a header: names without numbers, one of which is a loss."""
-    first = uncommented(text.lstrip("\ufeff")).partition("\n")[0]
+    first = strip_comments(text.lstrip("\ufeff")).partition("\n")[0]
     names = re.split(r"[,;\t]", first)
     return len(names) > 1 and any(parse_name(name).is_loss for name in names) and not SAID.search(first)
 

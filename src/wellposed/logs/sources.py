@@ -66,12 +66,12 @@ def read_each(source: Any) -> list[Table | DataError]:
 
 def _tried(log: Log) -> Table | DataError:
     try:
-        return tabulated(one_side_a_column(log))
+        return log_columns(one_side_a_column(log))
     except DataError as error:
         return DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")
 
 
-def tabulated(log: Log) -> Table:
+def log_columns(log: Log) -> Table:
     """A log's columns by our names, one entry an epoch or an evaluation.
 
     Raises:

@@ -30,7 +30,7 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | Non
         need_distributions("cross_entropy", target)
         outputs = at_least_single(outputs)
         return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
-    outputs, target = indexed("cross_entropy", outputs, target)
+    outputs, target = class_indices("cross_entropy", outputs, target)
     values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
     mask = target != IGNORED
     return values, None if bool(mask.all()) else mask
@@ -41,7 +41,7 @@ def is_distribution(outputs: Tensor, target: Tensor) -> bool:
     return target.is_floating_point() and target.shape == outputs.shape and outputs.ndim > 1
 
 
-def indexed(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
+def class_indices(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
     """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output.
 
     Raises:

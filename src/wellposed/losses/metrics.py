@@ -717,7 +717,7 @@ class _Restored(Metric):
         )
 
 
-def scaled(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
+def in_target_units(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
     return _Restored(inner, scale, mean) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
 

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
 from wellposed.core.registry import classes_in
-from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
+from wellposed.losses.classification import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    class_indices,
+    classes_second,
+    is_distribution,
+)
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
 from wellposed.losses.regression import MeanSquaredError
 from wellposed.losses.targets import (
@@ -390,7 +396,7 @@ def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -
     """Values of a torch loss whose targets are looked at first."""
     name = known.same.name if known.same is not None else type(loose).__name__
     if known.check is need_classes:
-        return loose(*indexed(name, outputs, target))
+        return loose(*class_indices(name, outputs, target))
     known.check(name, target)
     return loose(*match_shapes(outputs, target)) if known.elementwise else loose(outputs, target)
 
@@ -416,7 +422,7 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Ca
             need_distributions(name, target)
             loose.weight = None if given.weight is None else given.weight.to(outputs)
             return loose(outputs, target)  # type: ignore[no-any-return]
-        outputs, target = indexed(name, outputs, target, given.ignore_index)
+        outputs, target = class_indices(name, outputs, target, given.ignore_index)
         counts = target != given.ignore_index
         if given.weight is not None:
             weight = given.weight.to(outputs)

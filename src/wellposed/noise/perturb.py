@@ -24,7 +24,7 @@ from wellposed.core.selectors import Selector, select, selector, weights
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.places import inside_attention, owners, places, refreshed
+from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
 from wellposed.noise.weights import drop_connect, weight_noise
 from wellposed.penalties.base import Schedule, at_least_zero, setting_text
 
@@ -362,7 +362,7 @@ class Perturbed(Hooked):
         """Let parameters be seen again."""
         taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
         for owner in dict.fromkeys(taken):
-            refreshed(owner)
+            refresh_recurrent(owner)
 
     def _size(self, site: Site) -> float:
         return site.placed.size(site.base, self._streams.step)
@@ -409,7 +409,7 @@ class Perturbed(Hooked):
                     self._shadows.append((owner, name))
                     owner.__dict__[name] = noised
             for owner in dict.fromkeys(owner for owner, _, _ in found):
-                refreshed(owner)
+                refresh_recurrent(owner)
 
         return shadow
 

@@ -54,7 +54,7 @@ class Valued(torch.autograd.Function):
         return None, grads[0]
 
 
-def valued(value: Tensor, likewise: Tensor) -> Tensor:
+def with_gradient_of(value: Tensor, likewise: Tensor) -> Tensor:
     """``value``, bit for bit, with the gradient of ``likewise``: of what is projected, where what is feasible comes back."""
     found: Tensor = Valued.apply(value, likewise)  # type: ignore[no-untyped-call]
     return found

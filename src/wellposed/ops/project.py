@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import largest, lengths, power_of_two, valued
+from wellposed.ops.norms import largest, lengths, power_of_two, with_gradient_of
 
 ULPS = 4
 """How many times the machine's epsilon a group may exceed its bound and still count as feasible."""
@@ -108,7 +108,7 @@ def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
         first[:, 0] = 1.0
         near = (norms - 1.0).abs() <= slack(rows)
         nearest = torch.where(some, unit, first)
-        return valued(torch.where(near, rows, nearest), nearest)
+        return with_gradient_of(torch.where(near, rows, nearest), nearest)
 
     return by_rows(w, axis, nearest)
 
@@ -160,7 +160,7 @@ def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
         projected = _onto_simplex(rows.to(sum_dtype(w)), total).to(w.dtype)
         gap = (rows.sum(dim=1, keepdim=True, dtype=sum_dtype(w)) - total).abs()
         inside = (rows >= 0).all(dim=1, keepdim=True) & (gap <= total * slack(rows))
-        return valued(torch.where(inside, rows, projected), projected)
+        return with_gradient_of(torch.where(inside, rows, projected), projected)
 
     return by_rows(w, axis, nearest)
 

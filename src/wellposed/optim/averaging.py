@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import to_python
-from wellposed.core.selectors import unscripted, unwrapped
+from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.optim.zeros import keeps_zeros
 
 SCHEMA = 1
@@ -91,7 +91,7 @@ class Average:
         buffers: Buffers = "copy",
     ) -> None:
         warmup = "none" if warmup is None else warmup
-        unscripted("Average", model)
+        refuse_scripted("Average", model)
         if not any(True for _ in model.parameters()):
             raise InputError(
                 f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."
@@ -101,7 +101,7 @@ class Average:
         self.module.eval()
         self.ema, self.warmup, self.start, self.buffers, self.count = ema, warmup, start, buffers, 0
         self._model = model
-        _MADE.setdefault(unwrapped(model), WeakSet()).add(self)
+        _MADE.setdefault(unwrap_model(model), WeakSet()).add(self)
 
     def __repr__(self) -> str:
         return f"Average({type(self.module).__name__}, {self.says}, count={self.count})"
@@ -147,7 +147,7 @@ class Average:
 
     def remove(self) -> None:
         """Take the average out of the audit of its model: it is over. It stays as it is."""
-        _MADE.get(unwrapped(self._model), WeakSet()).discard(self)
+        _MADE.get(unwrap_model(self._model), WeakSet()).discard(self)
 
     def redo_batch_norm(
         self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
@@ -179,7 +179,7 @@ class Average:
 
 def averages_of(model: nn.Module) -> list[Average]:
     """The averages of a model that are in use."""
-    return list(_MADE.get(unwrapped(model), ()))
+    return list(_MADE.get(unwrap_model(model), ()))
 
 
 def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> str:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
-from wellposed.optim.composition import check_after, intersection, ordered
+from wellposed.optim.composition import check_after, intersection, order_constraints
 from wellposed.optim.optimizer_metrics import check_momentum
 from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
@@ -125,13 +125,13 @@ class Charged:
         """At a step, or with full strengths."""
         charges = [(b, b.charge if step is None else b.now(step)) for b in self.bounds]
         by = {how: [charge for b, charge in charges if b.how == how] for how in ("decay", "prox", "project")}
-        constraints = ordered(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
+        constraints = order_constraints(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
         penalties = [p for p in by["prox"] if isinstance(p, Penalty)]
         several = [b for b, charge in charges if isinstance(charge, Multiplier)]
         multiplier = next((charge for _, charge in charges if isinstance(charge, Multiplier)), None)
         prox, rest = None, constraints
         if penalties:
-            prox, rest = joined(self.leaf.name, penalties, constraints)
+            prox, rest = join_operators(self.leaf.name, penalties, constraints)
         elif several and several[0].how == "prox":
             prox = JointProx()
         return StepPlan(
@@ -163,7 +163,7 @@ class CoupledCharge:
         return charge
 
 
-def joined(
+def join_operators(
     name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
 ) -> tuple[JointProx, list[Constraint]]:
     """The joint operator, and the constraints that are projected on after it.

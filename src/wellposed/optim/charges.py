@@ -29,10 +29,10 @@ from wellposed.optim.stationarity import (
     Stationarity,
     joint_step,
     measure_of,
-    projected,
+    project_on_all,
     smooth_gradient,
     stationarity,
-    summed,
+    sum_penalties,
 )
 from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, Penalty, Term
@@ -68,7 +68,7 @@ class ChargedParameter:
     @property
     def total(self) -> JointProx:
         """The sum of the penalties."""
-        return summed(self.leaf.name, self.penalties)
+        return sum_penalties(self.leaf.name, self.penalties)
 
     def value(self, ws: Tensors) -> float:
         """What the penalties charge."""
@@ -80,7 +80,7 @@ class ChargedParameter:
 
     def feasible(self, ws: Tensors) -> list[Tensor]:
         """Projected on the constraints."""
-        return [projected(self.leaf.name, ws[0], self.constraints)]
+        return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
         """The joint proximal step.

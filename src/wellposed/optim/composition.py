@@ -58,7 +58,7 @@ def is_cone(interval: Interval) -> bool:
     return plain and interval in ((0.0, math.inf), (-math.inf, 0.0))
 
 
-def ordered(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
+def order_constraints(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
     """Constraints in the order in which projecting on one after the other is projecting on all.
 
     Raises:

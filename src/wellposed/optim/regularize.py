@@ -17,7 +17,7 @@ from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError
 from wellposed.core.random import stream_seed
-from wellposed.core.selectors import modules, unwrapped
+from wellposed.core.selectors import modules, unwrap_model
 from wellposed.ops.shards import unshard
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, BoundTerm, Charged, CoupledCharge, StepPlan, bind, check_groups
@@ -63,7 +63,7 @@ class Regularized(Wrapper):
         self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
-        self._model = weakref.ref(unwrapped(model))
+        self._model = weakref.ref(unwrap_model(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None

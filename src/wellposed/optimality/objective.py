@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import reseed
-from wellposed.data.arrays import moved, real_numbers, split_batch
+from wellposed.data.arrays import real_numbers, split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
-from wellposed.training.watch import Batches, Target, kept, side_of
+from wellposed.training.watch import Batches, Target, cache_batches, side_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Cost:
         self.call = guard_call("The model", call)
         self.charges = Charges.of(net, terms, optimizer)
         self.params = self.charges.params
-        self.batches = kept(all_rows(data, self.params[0].dtype))
+        self.batches = cache_batches(all_rows(data, self.params[0].dtype))
         self._differentiates = any("inputs" in penalty.needs for penalty in self.charges.functional)
 
     @contextmanager
@@ -105,7 +105,7 @@ class Cost:
         loss, functional = _Mean(params), _Mean(params)
         for batch in self.batches():
             batches += 1
-            batch = moved(batch, self.params[0].device)
+            batch = to_device(batch, self.params[0].device)
             with torch.set_grad_enabled(bool(params) or bool(penalties)):
                 outputs, inputs = self._outputs(batch)
                 total, units = self.loss.parts(outputs, self.target(batch)).sums()

@@ -1,4 +1,4 @@
-"""Jobs trained on a Ray cluster: the problem once in the object store, lots of jobs as tasks that any worker can repeat."""
+"""Jobs trained on a Ray cluster: the problem once in the object store, shares of jobs as tasks that any worker can repeat."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ import torch
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import emit, reporting_to
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
-from wellposed.parallel.transfer import Parcel, WorkerShare, packed, received, shares, train_share, unpacked
+from wellposed.parallel.transfer import (
+    Parcel,
+    WorkerShare,
+    even_shares,
+    pack_problem,
+    train_share,
+    unpack_outcome,
+    unpack_problem,
+)
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
 RETRIES = 3
-"""Times that a lot whose worker or node died is trained again: nodes that can be taken away at any time often are."""
+"""Times that a share whose worker or node died is trained again: nodes that can be taken away at any time often are."""
 LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
 
@@ -62,13 +70,13 @@ def train_on_ray(
     if kind == "cuda" and not count:
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
-    lots = [
+    shares = [
         WorkerShare(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
-        for places in shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
+        for places in even_shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
     ]
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
     with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
-        return Tasks(ray, task, problem, stored(ray, problem), jobs, done, count).train(lots)
+        return Tasks(ray, task, problem, store_problem(ray, problem), jobs, done, count).train(shares)
 
 
 def ray_resource(device: str | torch.device) -> str:
@@ -122,22 +130,22 @@ class Ours(io.TextIOBase):
 _stored: weakref.WeakKeyDictionary[Problem, tuple[str, Any]] = weakref.WeakKeyDictionary()
 
 
-def stored(ray: ModuleType, problem: Problem) -> Any:
+def store_problem(ray: ModuleType, problem: Problem) -> Any:
     """Where the problem lies in the object store; put there at the first call, and kept as long as the problem."""
     session = ray.get_runtime_context().get_job_id()
     known = _stored.get(problem)
     if known is None or known[0] != session:
-        known = session, ray.put(packed(problem, require("ray.cloudpickle", "ray"), ENGINE))
+        known = session, ray.put(pack_problem(problem, require("ray.cloudpickle", "ray"), ENGINE))
         _stored[problem] = known
     return known[1]
 
 
 Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
-"""Each outcome with its place, whether an interrupt ended the lot, and notes for the user."""
+"""Each outcome with its place, whether an interrupt ended the share, and notes for the user."""
 
 
-def train_remotely(parcel: Parcel, lot: WorkerShare, left: float) -> Answer:
-    """The task: train a lot within the seconds that are left."""
+def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> Answer:
+    """The task: train a share within the seconds that are left."""
     deadline = time.monotonic() + left
     told: list[tuple[int, bytes]] = []
     notes: list[str] = []
@@ -147,7 +155,9 @@ def train_remotely(parcel: Parcel, lot: WorkerShare, left: float) -> Answer:
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_share(unpacked(parcel), replace(lot, deadline=deadline), lambda *outcome: told.append(outcome))
+        ended = train_share(
+            unpack_problem(parcel), replace(share, deadline=deadline), lambda *outcome: told.append(outcome)
+        )
     return told, ended, notes
 
 
@@ -166,19 +176,19 @@ class Tasks:
     running: dict[Any, WorkerShare] = field(default_factory=dict)
     interrupted: bool = False
 
-    def train(self, lots: Sequence[WorkerShare]) -> list[Outcome]:
+    def train(self, shares: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
         """
-        waiting = list(reversed(lots))
+        waiting = list(reversed(shares))
         try:
             while (waiting or self.running) and not self.interrupted:
                 # No more than can run, so that each leaves with the time that is left then.
                 while waiting and len(self.running) < self.count:
-                    lot = waiting.pop()
-                    self.running[self.task.remote(self.parcel, lot, lot.deadline - time.monotonic())] = lot
+                    share = waiting.pop()
+                    self.running[self.task.remote(self.parcel, share, share.deadline - time.monotonic())] = share
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for reference in ready:
                     self.take(reference)
@@ -191,7 +201,7 @@ class Tasks:
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""
-        lot = self.running.pop(reference)
+        share = self.running.pop(reference)
         errors = self.ray.exceptions
         try:
             told, interrupted, notes = self.ray.get(reference)
@@ -199,16 +209,16 @@ class Tasks:
             raise original_error(error) from error
         except errors.RayError as error:
             said = " ".join(str(error).split())
-            for place in lot.places:
-                self.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
+            for place in share.places:
+                self.finish_job(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
             return
         for text in notes:
             emit("note", text=text)
         for place, answer in told:
-            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+            self.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
 
-    def settle(self, place: int, outcome: Outcome) -> None:
+    def finish_job(self, place: int, outcome: Outcome) -> None:
         """A job has ended."""
         self.outcomes[place] = outcome
         if self.done is not None:

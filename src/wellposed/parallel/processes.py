@@ -35,7 +35,15 @@ from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
 from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Parcel, WorkerShare, packed, received, shares, train_share, unpacked
+from wellposed.parallel.transfer import (
+    Parcel,
+    WorkerShare,
+    even_shares,
+    pack_problem,
+    train_share,
+    unpack_outcome,
+    unpack_problem,
+)
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -86,13 +94,13 @@ def train_in_processes(
     count = (
         min(workers or cores(), len(jobs)) if where.type == "cpu" else min(workers or cores(), len(jobs), ON_ONE_GPU)
     )
-    start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
+    start = fork_worker if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
-    lots = [
+    shares = [
         WorkerShare(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
-        for places in shares(jobs, count)
+        for places in even_shares(jobs, count)
     ]
-    return Crew(problem, jobs, start, done).train(lots)
+    return Crew(problem, jobs, start, done).train(shares)
 
 
 def cores() -> int:
@@ -123,7 +131,7 @@ def warm_up() -> None:
 class Worker:
     """One process and what it still has to tell."""
 
-    lot: WorkerShare
+    share: WorkerShare
     line: Connection
     alive: Callable[[], bool]
     kill: Callable[[], None]
@@ -132,7 +140,7 @@ class Worker:
     waiting: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.waiting = set(self.lot.places)
+        self.waiting = set(self.share.places)
 
     def ask_to_end(self) -> None:
         """Let it hand over what it has, and end."""
@@ -162,7 +170,7 @@ class Crew:
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, lots: Sequence[WorkerShare]) -> list[Outcome]:
+    def train(self, shares: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -170,8 +178,8 @@ class Crew:
         """
         try:
             try:
-                for lot in lots:
-                    self.add(lot)
+                for share in shares:
+                    self.add(share)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
@@ -183,11 +191,11 @@ class Crew:
                 worker.end()
         return so_far(self.outcomes, len(self.jobs), self.ending is not None)
 
-    def add(self, lot: WorkerShare, tries: int = 1) -> None:
+    def add(self, share: WorkerShare, tries: int = 1) -> None:
         """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
-            worker = self.start(self.problem, lot, self.workers)
+            worker = self.start(self.problem, share, self.workers)
             worker.tries = tries
             self.workers.append(worker)
         finally:
@@ -227,9 +235,9 @@ class Crew:
         else:
             place, answer = said
             worker.waiting.discard(place)
-            self.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+            self.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
 
-    def settle(self, place: int, outcome: Outcome) -> None:
+    def finish_job(self, place: int, outcome: Outcome) -> None:
         """A job has ended."""
         self.outcomes[place] = outcome
         if self.done is not None:
@@ -251,22 +259,24 @@ class Crew:
     def lose(self, worker: Worker) -> None:
         """A worker died: train again what it had not told, or say that it cannot be trained."""
         status = self.dismiss(worker)
-        left = tuple(place for place in worker.lot.places if place in worker.waiting)
+        left = tuple(place for place in worker.share.places if place in worker.waiting)
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            self.add(replaced(worker.lot, left, self.jobs), worker.tries + 1)
+            self.add(with_fewer_jobs(worker.share, left, self.jobs), worker.tries + 1)
             return
         for place in left:
-            self.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
+            self.finish_job(place, TrainingError(f"{describe_death(status)} Train fewer at a time, or smaller ones."))
 
 
-def replaced(lot: WorkerShare, places: tuple[int, ...], jobs: Sequence[Job]) -> WorkerShare:
+def with_fewer_jobs(share: WorkerShare, places: tuple[int, ...], jobs: Sequence[Job]) -> WorkerShare:
     """The same for fewer jobs."""
-    return WorkerShare(places, tuple(jobs[i] for i in places), lot.device, lot.deadline, lot.probe_rows, lot.cull)
+    return WorkerShare(
+        places, tuple(jobs[i] for i in places), share.device, share.deadline, share.probe_rows, share.cull
+    )
 
 
-def died(status: int | None) -> str:
+def describe_death(status: int | None) -> str:
     """What is known of the death of the last of `TRIES` workers."""
     how = f"with exit status {status}"
     if status is not None and status < 0:
@@ -279,12 +289,12 @@ def died(status: int | None) -> str:
 # Two ways to start a worker
 
 
-def forked(problem: Problem, lot: WorkerShare, others: Sequence[Worker]) -> Worker:
+def fork_worker(problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
     """A worker that is a copy of this process."""
     context = mp.get_context("fork")
     here, there = context.Pipe()
     inherited = [here, *(worker.line for worker in others)]
-    process = context.Process(target=_begin, args=(problem, lot, there, inherited, os.getpid()), daemon=True)
+    process = context.Process(target=_begin, args=(problem, share, there, inherited, os.getpid()), daemon=True)
     with warnings_apart():  # that threads are not copied is known, and provided for
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         process.start()
@@ -294,14 +304,16 @@ def forked(problem: Problem, lot: WorkerShare, others: Sequence[Worker]) -> Work
         process.join()
         return process.exitcode
 
-    return Worker(lot, here, process.is_alive, process.kill, join)
+    return Worker(share, here, process.is_alive, process.kill, join)
 
 
-def _begin(problem: Problem, lot: WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int) -> None:
+def _begin(
+    problem: Problem, share: WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int
+) -> None:
     die_with(parent)
     for other in inherited:  # a line ends for its reader only when nobody holds the other end
         other.close()
-    work(problem, lot, line, parent)
+    work(problem, share, line, parent)
 
 
 class Fresh:
@@ -314,10 +326,10 @@ class Fresh:
 
     def __init__(self, problem: Problem) -> None:
         self.pickling = require("cloudpickle", "processes")
-        self.parcel = packed(problem, self.pickling, ENGINE)
+        self.parcel = pack_problem(problem, self.pickling, ENGINE)
 
-    def __call__(self, problem: Problem, lot: WorkerShare, others: Sequence[Worker]) -> Worker:
-        """A worker that has been sent the problem and its lot."""
+    def __call__(self, problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
+        """A worker that has been sent the problem and its share."""
         here, there = mp.Pipe()
         with there:
             command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(there.fileno()), str(os.getpid())]
@@ -325,27 +337,27 @@ class Fresh:
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
         # In a thread, since a new interpreter takes seconds until it reads.
-        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(lot)), daemon=True).start()
-        return Worker(lot, here, lambda: process.poll() is None, process.kill, process.wait)
+        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(share)), daemon=True).start()
+        return Worker(share, here, lambda: process.poll() is None, process.kill, process.wait)
 
-    def _feed(self, line: Connection, lot: bytes) -> None:
+    def _feed(self, line: Connection, share: bytes) -> None:
         memory = self.parcel.memory
         with suppress(OSError):  # the worker died: noticed by who listens
             line.send_bytes(self.parcel.body)
             line.send_bytes(str(len(memory)).encode())
             for part in memory:
                 line.send_bytes(part.data)
-            line.send_bytes(lot)
+            line.send_bytes(share)
 
 
 def serve() -> None:
-    """What a fresh worker does: take the problem and its lot from the line that it was started with."""
+    """What a fresh worker does: take the problem and its share from the line that it was started with."""
     line, parent = Connection(int(sys.argv[2])), int(sys.argv[3])
     die_with(parent)
     body = line.recv_bytes()
     memory = tuple(np.frombuffer(line.recv_bytes(), np.uint8) for _ in range(int(line.recv_bytes())))
-    lot: WorkerShare = pickle.loads(line.recv_bytes())
-    work(unpacked(Parcel(body, memory)), lot, line, parent)
+    share: WorkerShare = pickle.loads(line.recv_bytes())
+    work(unpack_problem(Parcel(body, memory)), share, line, parent)
 
 
 # The worker
@@ -359,8 +371,8 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work(problem: Problem, lot: WorkerShare, line: Connection, parent: int) -> None:
-    """Train a lot and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
+def work(problem: Problem, share: WorkerShare, line: Connection, parent: int) -> None:
+    """Train a share and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
     interrupts = WorkerInterrupts(line, parent)
 
     def tell(*message: Any) -> None:
@@ -378,7 +390,7 @@ def work(problem: Problem, lot: WorkerShare, line: Connection, parent: int) -> N
     interrupted = False
     try:
         with reporting_to(forward):
-            interrupted = train_share(problem, lot, lambda place, answer: tell("done", place, answer))
+            interrupted = train_share(problem, share, lambda place, answer: tell("done", place, answer))
     except KeyboardInterrupt:
         interrupted = True
     except Exception as error:

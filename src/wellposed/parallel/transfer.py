@@ -36,7 +36,7 @@ from wellposed.training.run import Run
 # Shares
 
 
-def shares(jobs: Sequence[Job], count: int) -> list[list[int]]:
+def even_shares(jobs: Sequence[Job], count: int) -> list[list[int]]:
     """The places of the jobs in ``count`` shares of nearly equal size, none of them empty.
 
     Jobs that can be trained together are dealt out evenly, so that shares take equally long and each is a fair sample.
@@ -52,7 +52,7 @@ def _kind(job: Job) -> tuple[Any, ...]:
     return settings, job.recipe.batch_size, job.rows or 0, job.sample.own, job.recipe.epochs
 
 
-def placed(cull: Cull | None, places: Sequence[int]) -> Cull | None:
+def cull_by_place(cull: Cull | None, places: Sequence[int]) -> Cull | None:
     """``cull`` asked about a share, in the places that the jobs have among all."""
     if cull is None:
         return None
@@ -81,7 +81,7 @@ class Parcel:
         return len(self.body) + sum(part.nbytes for part in self.memory)
 
 
-def packed(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
+def pack_problem(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     """The problem as it travels, its rows split and encoded here, once.
 
     Args:
@@ -106,7 +106,7 @@ def packed(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     return Parcel(body.getvalue(), tuple(np.frombuffer(part.raw(), np.uint8) for part in memory))
 
 
-def unpacked(parcel: Parcel) -> Problem:
+def unpack_problem(parcel: Parcel) -> Problem:
     """The problem of a parcel; its rows are read where they lie."""
     problem: Problem = pickle.loads(parcel.body, buffers=parcel.memory)
     return problem
@@ -207,12 +207,12 @@ class SentError:
     trained: SentRun | None
 
 
-def sent(outcome: Outcome) -> bytes:
+def pack_outcome(outcome: Outcome) -> bytes:
     """An outcome as it travels back."""
     return pickle.dumps(_trained(outcome) if isinstance(outcome, Run) else _failed(outcome), protocol=5)
 
 
-def received(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
+def unpack_outcome(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
     """The outcome that was sent, with the model built anew by the problem that stayed here.
 
     Args:
@@ -294,21 +294,21 @@ class WorkerShare:
     version: str = __version__
 
 
-def train_share(problem: Problem, lot: WorkerShare, tell: Callable[[int, bytes], None]) -> bool:
-    """Train a lot on one thread, and tell each outcome with its place among all jobs; whether Ctrl-C ended it.
+def train_share(problem: Problem, share: WorkerShare, tell: Callable[[int, bytes], None]) -> bool:
+    """Train a share on one thread, and tell each outcome with its place among all jobs; whether Ctrl-C ended it.
 
     Raises:
         TrainingError: this process has another version of wellposed.
     """
-    if lot.version != __version__:
+    if share.version != __version__:
         raise TrainingError(
-            f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {lot.version}. "
+            f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {share.version}. "
             "Install the same version on both sides."
         )
     # One thread: as many workers as cores share them, and OpenMP's pool of threads does not survive a fork.
     torch.set_num_threads(1)
     outcomes = train_inprocess(
-        problem, lot.jobs, device=lot.device, deadline=lot.deadline, probe_rows=lot.probe_rows,
-        cull=placed(lot.cull, lot.places), done=lambda i, outcome: tell(lot.places[i], sent(outcome)),
+        problem, share.jobs, device=share.device, deadline=share.deadline, probe_rows=share.probe_rows,
+        cull=cull_by_place(share.cull, share.places), done=lambda i, outcome: tell(share.places[i], pack_outcome(outcome)),
     )  # fmt: skip
     return any(interrupted(outcome) for outcome in outcomes)

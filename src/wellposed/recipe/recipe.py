@@ -303,7 +303,7 @@ class TermSpec(Section):
             )
         others = ["how", "schedule", "warmup"]
         charge: Chargeable = build_object(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
-        schedule = scheduled(self.schedule, self.warmup, total_steps)
+        schedule = strength_schedule(self.schedule, self.warmup, total_steps)
         return charge.on(None if self.on == "weights" else self.on, how=self.how, schedule=schedule)
 
 
@@ -329,7 +329,7 @@ def check_shape(name: str, of: str) -> None:
         raise ValueError(f"there is no schedule {name!r} for {of}.{did_you_mean(name, SHAPES)} Known: {listed(SHAPES)}")
 
 
-def scheduled(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
+def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
     """The factor of a size over training; None where it is constant, or where training is not known yet."""
     if total_steps is None or (name == "constant" and not warmup):
         return None
@@ -414,7 +414,7 @@ class PlaceSpec(Section):
                 f"there is no noise {self.kind!r}.{did_you_mean(self.kind, NOISES)} Known: {listed(NOISES, 20)}"
             )
         noise = build_object(NOISES[self.kind], f"noise {self.kind!r}", self.settings, ["schedule", "warmup"])
-        placed: Placed = noise.on(self.on, schedule=scheduled(self.schedule, self.warmup, total_steps))
+        placed: Placed = noise.on(self.on, schedule=strength_schedule(self.schedule, self.warmup, total_steps))
         return placed
 
 
@@ -556,7 +556,7 @@ class Recipe(Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise RecipeError(explained(error)) from None
+            raise RecipeError(explain_errors(error)) from None
 
     @classmethod
     def from_toml(cls, path_or_text: str | Path) -> Recipe:
@@ -705,7 +705,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): values}
 
 
-def explained(error: ValidationError) -> str:
+def explain_errors(error: ValidationError) -> str:
     """Pydantic's findings as one sentence each, with a suggestion for an unknown key."""
     sentences = []
     for problem in error.errors():

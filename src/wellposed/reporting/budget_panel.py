@@ -7,7 +7,7 @@ from typing import Any
 
 from wellposed.core import formats
 from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text, texts
-from wellposed.decomposition.waterfall import NAMES, budget_bars, draw_waterfall, lever_of, spoken
+from wellposed.decomposition.waterfall import NAMES, bars_in_words, budget_bars, draw_waterfall, lever_of
 
 MOST_NOTES = 8
 
@@ -16,7 +16,7 @@ def panel(side: str, title: str, record: Any, frame: tuple[float, float]) -> dic
     """What the template shows of one side's budget."""
     steps = budget_bars(record)
     finding = next(iter(rows(part(record, "findings"))), {})
-    label = f"{title}: {spoken(steps, NAMES)}"
+    label = f"{title}: {bars_in_words(steps, NAMES)}"
     return {
         "side": title,
         "svg": draw_waterfall(f"{side}-budget", label, steps, frame, lever_of(steps, finding)),
@@ -43,11 +43,11 @@ def _facts(record: Any) -> list[tuple[str, str]]:
             continue
         decimals = formats.decimals_for(high - low if math.isfinite(high - low) else abs(estimate))
         span = (
-            f" ({formats.signed(low, decimals)} to {formats.signed(high, decimals)})"
+            f" ({formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)})"
             if finite_numbers([low, high])
             else ""
         )
-        facts.append((name, f"{formats.signed(estimate, decimals)}{span}"))
+        facts.append((name, f"{formats.with_sign(estimate, decimals)}{span}"))
     seeds = (
         finite_numbers([number_or_nan(seed) for seed in part(record, "seeds") or []])
         if isinstance(part(record, "seeds"), list)

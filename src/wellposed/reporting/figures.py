@@ -26,11 +26,11 @@ from wellposed.core.drawing import (
     _padded,
     axis_limits,
     draw_markers,
-    drawn,
     named_rows,
+    render_svg,
     ticks,
 )
-from wellposed.core.formats import decimals_for, fixed, score, signed
+from wellposed.core.formats import decimals_for, format_decimals, score, with_sign
 from wellposed.core.records import finite_numbers
 
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
@@ -66,7 +66,7 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
 
     def paint(axes: Any) -> None:
         for curve, colour, dashes in ((train, TRAIN, (0, (4, 2))), (valid, VALID, "solid")):
-            kept = thinned(len(curve.values), chosen)
+            kept = thin_out(len(curve.values), chosen)
             x, y, se = (np.asarray(part, dtype=float)[kept] for part in (curve.epochs, curve.values, curve.se))
             if np.isfinite(se).any():
                 axes.fill_between(x, y - se, y + se, color=colour, alpha=0.18, linewidth=0)
@@ -80,7 +80,7 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
         axes.set_xlabel("epoch")
         _mark_chosen(axes, valid, chosen, span)
 
-    return drawn(name, label, 230, paint, bottom=40)
+    return render_svg(name, label, 230, paint, bottom=40)
 
 
 def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]) -> None:
@@ -91,7 +91,7 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
     axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     draw_markers(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
     axes.annotate(
-        f"chosen: epoch {fixed(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
+        f"chosen: epoch {format_decimals(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
         textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def epoch_span(epochs: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1, high + 1)
 
 
-def thinned(length: int, chosen: int) -> list[int]:
+def thin_out(length: int, chosen: int) -> list[int]:
     if length <= MOST_POINTS:
         return list(range(length))
     kept = {round(i) for i in np.linspace(0, length - 1, MOST_POINTS)}
@@ -125,7 +125,7 @@ def loss_waterfall(
         for row, (_, start, width, colour) in enumerate(steps):
             gap = row == 1
             axes.barh(row, width, left=start, height=0.56, color=colour, alpha=0.45 if gap else 1, linewidth=0)
-            text = signed(width, decimals) if gap else fixed(width, decimals)
+            text = with_sign(width, decimals) if gap else format_decimals(width, decimals)
             end = max(start + width, start)
             axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
         axes.vlines([train, valid], [0.28, 1.28], [0.72, 1.72], color=MUTED, linewidth=1)
@@ -140,7 +140,7 @@ def loss_waterfall(
         ticks(axes.xaxis, *frame)
         axes.set_xlim(*frame)
 
-    return drawn(name, label, 162, paint, left=98, right=12)
+    return render_svg(name, label, 162, paint, left=98, right=12)
 
 
 def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
@@ -176,7 +176,7 @@ def dots(name: str, label: str, marks: Sequence[Mark]) -> str:
         ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return drawn(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
+    return render_svg(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
 
 
 def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
@@ -188,7 +188,7 @@ def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
     return axis_limits(found, found)
 
 
-def trials(
+def draw_trials(
     name: str, label: str, order: Sequence[float], scores: Sequence[float], baseline: Sequence[bool], higher: bool
 ) -> str:
     """The validation score of each recipe in the order of trying, and the best score so far as a line."""
@@ -209,11 +209,11 @@ def trials(
         axes.set_xlim(low - 0.5, high + 0.5)
         axes.set_xlabel("recipe, in the order of trying")
 
-    return drawn(name, label, 250, paint, bottom=40)
+    return render_svg(name, label, 250, paint, bottom=40)
 
 
 def outside(scores: Sequence[float], higher: bool) -> int:
-    """How many scores `trials` draws at the edge of its frame."""
+    """How many scores `draw_trials` draws at the edge of its frame."""
     low, high = axis_limits(scores, _running_best(scores, higher)[-1:])
     return sum(not low <= value <= high for value in finite_numbers(list(scores)))
 
@@ -248,4 +248,4 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
                 ha=ha, va="bottom", color=MUTED,
             )  # fmt: skip
 
-    return drawn(name, label, 124 if pairs else 92, paint, left=104, right=16)
+    return render_svg(name, label, 124 if pairs else 92, paint, left=104, right=16)

@@ -17,7 +17,7 @@ from wellposed.core.errors import FormatError, InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.core.reading import read_bytes
 from wellposed.core.records import (
-    cleaned,
+    clean_json,
     finite_numbers,
     listing,
     mapping,
@@ -96,7 +96,7 @@ def render(record: dict[str, Any]) -> str:
         MissingExtra: jinja2 or matplotlib is not installed.
     """
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
-    tidy = cleaned(record)
+    tidy = clean_json(record)
     source = importlib.resources.files("wellposed.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
     return str(_environment().from_string(source).render(**_view(tidy)))
 
@@ -124,7 +124,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": text(record.get("name"), 120),
         "verdict": verdict.verdict(record),
-        "emptied": verdict.emptied(record),
+        "emptied": verdict.emptied_note(record),
         "metric": verdict.metric_name(record),
         "directed": part(record, "metric", "name") is not None,
         "higher": verdict.higher_is_better(record),
@@ -347,8 +347,10 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
             continue
         decimals = formats.decimals_for(high - low)
         sure = "new" if low > 0 else "old" if high < 0 else ""
-        interval = f"{formats.signed(low, decimals)} to {formats.signed(high, decimals)}"
-        worths.append({"name": name, "worth": formats.signed(estimate, decimals), "interval": interval, "sure": sure})
+        interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+        worths.append(
+            {"name": name, "worth": formats.with_sign(estimate, decimals), "interval": interval, "sure": sure}
+        )
     if not worths:
         return None
     found = mapping(record.get("simplest"))
@@ -361,7 +363,7 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         ),
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": formats.signed(difference, decimals),
+        "difference": formats.with_sign(difference, decimals),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 
@@ -413,7 +415,7 @@ def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], highe
         f"validation {verdict.metric_name(record)} of {formats.count_noun(len(searched), 'recipe')} in the order of trying; "
         f"the best has {formats.score(best)}"
     )
-    return figures.trials(
+    return figures.draw_trials(
         "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
     )
 
@@ -471,12 +473,12 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     differences = finite_numbers([pair["difference"] for pair in pairs])
     decimals = formats.decimals_for(high - low)
     for pair in pairs:
-        pair["signed"] = formats.signed(pair["difference"], decimals)
+        pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))
     drawable = all(math.isfinite(value) for value in (estimate, low, high))
     size, span = (
-        formats.signed(estimate, decimals),
-        f"{formats.fixed(low, decimals)} to {formats.fixed(high, decimals)}",
+        formats.with_sign(estimate, decimals),
+        f"{formats.format_decimals(low, decimals)} to {formats.format_decimals(high, decimals)}",
     )
     label = f"Improvement {size}, interval {span}"
     return {
@@ -503,7 +505,7 @@ def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
             "seed": seeds[place] if place < len(seeds) else str(place + 1),
             "baseline": a,
             "best": b,
-            "difference": verdict.improved(a, b, higher),
+            "difference": verdict.score_gain(a, b, higher),
         }
         for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100])
     ]

@@ -17,8 +17,8 @@ import numpy as np
 from wellposed.core import drawing
 from wellposed.core.errors import InputError, listed, require
 from wellposed.core.files import write_atomically
-from wellposed.core.shared import alone
-from wellposed.core.signs import escaped, visible
+from wellposed.core.shared import exclusively
+from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_notes
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shorten_middle
@@ -109,7 +109,7 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
             at = np.isfinite(y)
             if not at.any():
                 continue
-            kept = draw.thinned(int(at.sum()), -1)
+            kept = draw.thin_out(int(at.sum()), -1)
             dot = "o" if at.sum() < 3 else ""
             axes.plot(
                 curves.epoch[at][kept], y[at][kept], color=ink, linestyle=dashes, marker=dot, markersize=4, label=label
@@ -199,7 +199,9 @@ LEFT, RIGHT, BOTTOM = 48, 66, 64
 
 
 def _panel(one: Diagnosis, number: int) -> str:
-    return drawing.drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
+    return drawing.render_svg(
+        f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM
+    )
 
 
 # Files
@@ -234,13 +236,13 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
         panel = _panel(one, number).replace(
             "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{drawing.WIDTH}" height="{HEIGHT}" ', 1
         )
-        source = escaped(shorten_middle(one.source, LONGEST_SOURCE))
+        source = escape_html(shorten_middle(one.source, LONGEST_SOURCE))
         parts.append(
             f'<text x="{x}" y="{y + 16}" style="font-size: 16px; font-weight: 640; fill: var(--ink)">'
-            f"{escaped(_heading(one))}</text>"
+            f"{escape_html(_heading(one))}</text>"
             f'<text x="{x}" y="{y + 35}" style="font-size: 12px; fill: var(--muted)">{source}</text>{panel}'
         )
-    words = escaped("; ".join(f"{one.source}: {_said(one)}" for one in shown))
+    words = escape_html("; ".join(f"{one.source}: {_said(one)}" for one in shown))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
@@ -258,7 +260,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
     named = {f"{sentinel}": LIGHT[name] for sentinel, name in drawing.VARIABLES.items()}
     colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in drawing.STYLE.items()}
-    with alone(), matplotlib.rc_context():
+    with exclusively(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
         figure = figures.Figure(
@@ -279,7 +281,7 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
             source = shorten_middle(visible(one.source), LONGEST_SOURCE)
             figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
-        drawing.lettered(figure, back=False)
+        drawing.replace_missing_signs(figure, back=False)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
@@ -311,26 +313,26 @@ def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{escaped(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
-        f"<body><main><h1>{escaped(title)}</h1>{cards}{rest}</main></body></html>\n"
+        f"<title>{escape_html(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
+        f"<body><main><h1>{escape_html(title)}</h1>{cards}{rest}</main></body></html>\n"
     )
 
 
 def _card(one: Diagnosis, number: int) -> str:
     turned = one.turn
-    said = f'<p class="turn">{escaped(turned.says(one.axis))}</p>' if turned is not None else ""
+    said = f'<p class="turn">{escape_html(turned.says(one.axis))}</p>' if turned is not None else ""
     findings = "".join(
-        f'<div class="finding"><h3>{escaped(f.name)} <span>confidence {f.confidence:.2f} · {escaped(f.axis)} | {escaped(f.pulls)}'
-        f"</span></h3><p>{escaped(f.says)}</p><p><b>Next:</b> {escaped(f.lever)}.</p></div>"
+        f'<div class="finding"><h3>{escape_html(f.name)} <span>confidence {f.confidence:.2f} · '
+        f"{escape_html(f.axis)} | {escape_html(f.pulls)}</span></h3><p>{escape_html(f.says)}</p><p><b>Next:</b> {escape_html(f.lever)}.</p></div>"
         for f in one
     )
     told = "".join(
-        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul></details>"
+        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{escape_html(text)}</li>' for text in texts)}</ul></details>"
         for name, texts in (("How it was read", reading_notes(one.curves)), ("Not known from these curves", one.limits))
         if texts
     )
     count = f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}"
     return (
-        f"<article><h2>{escaped(', '.join(one.names))}</h2><p>{escaped(one.source)} · {count}</p>"
+        f"<article><h2>{escape_html(', '.join(one.names))}</h2><p>{escape_html(one.source)} · {count}</p>"
         f'<div class="pair"><figure>{_panel(one, number)}</figure><div>{said}{findings}{told}</div></div></article>'
     )

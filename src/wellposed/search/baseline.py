@@ -10,7 +10,7 @@ from wellposed.core.progress import emit
 from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.playbook import edge
+from wellposed.search.playbook import edge_note
 from wellposed.search.rate_grid import BASELINE_RATES, FEWEST_RATES, next_rates
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
@@ -58,8 +58,8 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     if not trials:
         return plain  # interrupted before the first one ended
     if not any(math.isfinite(trial.valid_loss) for trial in trials):
-        raise diverged(trial.built.optimizer.lr for trial in trials)
-    if said := edge(trials, bench.sign, "the baseline"):
+        raise divergence_error(trial.built.optimizer.lr for trial in trials)
+    if said := edge_note(trials, bench.sign, "the baseline"):
         bench.notes.append(said)
     return max(trials, key=bench.rank).built
 
@@ -88,7 +88,7 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
     return bench.state.findings
 
 
-def diverged(rates: Iterable[float]) -> ProblemError:
+def divergence_error(rates: Iterable[float]) -> ProblemError:
     """The error for a baseline that learns nothing at any rate."""
     return ProblemError(
         f"Plain training diverged in its first epoch, at every learning rate tried ({listed(f'{r:g}' for r in rates)}): "

@@ -11,12 +11,12 @@ import numpy as np
 from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.baseline import diverged
+from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
 from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
-from wellposed.study.fingerprint import content
+from wellposed.study.fingerprint import content_digest
 from wellposed.study.ranking import ended_usable
 from wellposed.training.run import Run
 
@@ -63,7 +63,7 @@ class ConfirmationPlan:
     rows: int | None
 
 
-def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confirmed:
+def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confirmed:
     """Paired runs of both recipes, and one look at the test rows.
 
     Raises:
@@ -85,13 +85,13 @@ def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Conf
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
     found = Confirmed(baseline, best, pairs or cut, epochs=how.epochs, rows=how.rows)
     if bench.account.budget.none and pairs and not ended_usable(pairs[0][0]):
-        raise diverged([baseline.optimizer.lr])
+        raise divergence_error([baseline.optimizer.lr])
     if found.pairs and not bench.interrupted:
-        looked_at(bench, found, whole=bool(pairs))
+        score_test_rows(bench, found, whole=bool(pairs))
     return found
 
 
-def looked_at(bench: Bench, found: Confirmed, whole: bool) -> None:
+def score_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
     """Look at the test rows. A best recipe that diverged gives its place to the baseline."""
     tested = [(ours.row_scores("test"), ours.row_scores("test") if theirs is ours else theirs.row_scores("test"))
               for ours, theirs in found.pairs]  # fmt: skip
@@ -113,7 +113,7 @@ def looked_at(bench: Bench, found: Confirmed, whole: bool) -> None:
 def another_look(bench: Bench) -> int:
     """The number of this look at the test rows. It is written down before anything is shown; a process that was killed in
     between showed nothing, and its look is made again as the same."""
-    state, rows = bench.state, content(bench.problem.prepared.test).hex()
+    state, rows = bench.state, content_digest(bench.problem.prepared.test).hex()
     if state.looking != rows:
         state.looks[rows] = state.looks.get(rows, 0) + 1
         state.looking = rows

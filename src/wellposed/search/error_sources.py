@@ -36,7 +36,7 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     if bench.interrupted or not bench.account.timed:
         return {}
     sides = {"baseline": 0, "best": 1} if shown.best != shown.baseline else {"baseline": 0}
-    able = [plan for name, side in sides.items() if (plan := planned(bench, shown, name, side)) is not None]
+    able = [plan for name, side in sides.items() if (plan := plan_budget(bench, shown, name, side)) is not None]
     chosen = affordable(able, time_left(bench))
     bench.notes += [too_late(plan, time_left(bench)) for plan in able if plan not in chosen]
     found: dict[str, Any] = {}
@@ -63,7 +63,7 @@ def time_left(bench: Bench) -> float:
     return max(bench.account.deadline(1.0) - bench.writing - time.monotonic(), 0.0)
 
 
-def planned(bench: Bench, shown: Confirmed, name: str, side: int) -> PlannedBudget | None:
+def plan_budget(bench: Bench, shown: Confirmed, name: str, side: int) -> PlannedBudget | None:
     """The budget of one side of the confirmation, of fewer runs where that makes it fit; None where no run ended by itself."""
     runs = [pair[side] for pair in shown.pairs if pair[side].stopped in ("epochs", "patience")][:MOST_RUNS]
     if not runs:

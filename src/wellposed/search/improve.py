@@ -20,22 +20,22 @@ from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
 from wellposed.search.advised_trials import advice_sentence
 from wellposed.search.baseline import findings_of, tuned_baseline
-from wellposed.search.confirmation import Confirmed, confirmed
+from wellposed.search.confirmation import Confirmed, confirm
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
-from wellposed.search.holdout import plain_recipe, prepared, with_test
+from wellposed.search.holdout import plain_recipe, prepare_data, with_test
 from wellposed.search.lots import Rounds
-from wellposed.search.playbook import edge
+from wellposed.search.playbook import edge_note
 from wellposed.search.references import References, references
 from wellposed.search.runner import Bench
 from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
-from wellposed.search.timing_probes import settle_pace
+from wellposed.search.timing_probes import measure_pace
 from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import fingerprint
-from wellposed.study.folder import claimed
-from wellposed.study.ranking import best_loss, chosen, shown_score
-from wellposed.study.resume import resumed
+from wellposed.study.folder import claim_folder
+from wellposed.study.ranking import best_loss, chosen_row, shown_score
+from wellposed.study.resume import resume_study
 from wellposed.study.study import Study
 from wellposed.study.trials import STATE, State
 from wellposed.training.device import resolve_device
@@ -95,7 +95,7 @@ def improve(
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(claimed(folder, resume))
+            stack.enter_context(claim_folder(folder, resume))
         elif resume:
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
@@ -127,11 +127,11 @@ class Search:
         own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
         if problem.data.test is None:
             problem = with_test(problem)
-        self.plain = plain_recipe(len(prepared(problem).train))
+        self.plain = plain_recipe(len(prepare_data(problem).train))
         name = problem.metric.name if problem.metric else "loss"
         state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
-            state, account = resumed(folder, state, account, problem, budget_split.SEARCH)
+            state, account = resume_study(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
         self.bench = Bench(problem, account, state, folder, device, engine)
@@ -143,7 +143,7 @@ class Search:
         with bench.pace.calm():
             self.check()
         found = self.references()
-        self.plain, epochs, rows = settle_pace(bench, self.plain)
+        self.plain, epochs, rows = measure_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
         with bench.pace.calm():
@@ -155,7 +155,7 @@ class Search:
             self.note_edge()
             best = best_of_finalists(bench, baseline, epochs)
         with bench.pace.calm():
-            shown = confirmed(bench, baseline, best, epochs)
+            shown = confirm(bench, baseline, best, epochs)
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
@@ -206,7 +206,7 @@ class Search:
 
     def note_edge(self) -> None:
         """Say where the search's best learning rate stands at the edge of divergence."""
-        if said := edge(self.bench.state.of("search"), self.bench.sign, "the search"):
+        if said := edge_note(self.bench.state.of("search"), self.bench.sign, "the search"):
             self.bench.notes.append(said)
 
     # --- the study
@@ -260,7 +260,7 @@ class Search:
         scores: dict[str, dict[str, list[float]]] = {}
         for name, side in (("baseline", 0), ("best", 1)):
             tested = [sign * float(pair[side].mean()) for pair in shown.tested]
-            valid = [shown_score(chosen(pair[side])) for pair in pairs]
+            valid = [shown_score(chosen_row(pair[side])) for pair in pairs]
             scores[name] = {"valid": valid, "test": tested or [float("nan")]}
         budget = self.account.budget
         return {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import FormatError, require
-from wellposed.core.files import opened, replace
+from wellposed.core.files import open_for_appending, replace
 from wellposed.core.reading import read_bytes
 from wellposed.search.proposals import choices_of, quietly, to_optuna
 from wellposed.search.space import Space
@@ -143,7 +143,7 @@ def _backend(path: Path) -> Any:
     Nobody else writes, since this process has claimed the folder: what is in the file is read once.
     """
     base: Any = require("optuna.storages.journal", "search").BaseJournalBackend
-    with opened(path, path.parent) as file:
+    with open_for_appending(path, path.parent) as file:
         held: list[dict[str, Any]] = [json.loads(line) for line in file.read().splitlines()]
 
     class Lines(base):  # type: ignore[misc]
@@ -152,7 +152,7 @@ def _backend(path: Path) -> Any:
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-            with opened(path, path.parent) as file:
+            with open_for_appending(path, path.parent) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())
                 os.fsync(file.fileno())
             held.extend(map(json.loads, lines))

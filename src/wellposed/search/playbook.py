@@ -68,7 +68,7 @@ def narrow_rates(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, st
     return found
 
 
-def edge(trials: Sequence[Trial], sign: float, whose: str) -> str:
+def edge_note(trials: Sequence[Trial], sign: float, whose: str) -> str:
     """A sentence where the best learning rate stands at the edge of divergence: the next higher one tried diverged."""
     known = [trial for trial in trials if not trial.diverged]
     if not known:

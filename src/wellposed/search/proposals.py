@@ -147,7 +147,7 @@ class Proposals:
         point: Point = {}
         for name, dimension in self.space.dimensions.items():
             if dimension.active(point):
-                value = suggested(trial, dimension)
+                value = suggest_value(trial, dimension)
                 point[name] = dimension.back(dimension.scaled(value)) if dimension.kind == "size" else value
         return point
 
@@ -183,7 +183,7 @@ def to_optuna(dimension: Dimension, value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else repr(value)
 
 
-def suggested(trial: Any, dimension: Dimension) -> Any:
+def suggest_value(trial: Any, dimension: Dimension) -> Any:
     """The value that a trial of Optuna suggests."""
     if dimension.kind == "size":
         return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)

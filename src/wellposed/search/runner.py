@@ -22,10 +22,10 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.optuna_journal import Journal
 from wellposed.search.space import Point
-from wellposed.search.successive_halving import Halving, reached
+from wellposed.search.successive_halving import Halving, reached_rungs
 from wellposed.search.timing import Pace, TrialTiming
 from wellposed.study.budget import Account
-from wellposed.study.ranking import Rank, chosen, ended_usable, shown_score, sign_of
+from wellposed.study.ranking import Rank, chosen_row, ended_usable, shown_score, sign_of
 from wellposed.study.trials import BOOKED, FailedTrial, Pending, State, Trial
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -238,7 +238,7 @@ class Bench:
             self.short(kind)
             if not ended_usable(run):
                 return None
-        last, finite = chosen(run), ended_usable(run)
+        last, finite = chosen_row(run), ended_usable(run)
         trial = Trial(
             index=planned.index,
             kind=kind,
@@ -254,7 +254,7 @@ class Bench:
             stopped=run.stopped,
             train_rows=rows or self.total,
             params=dict(planned.point),
-            rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
+            rungs=[] if kind != "search" else reached_rungs(run.history, planned.run.epochs, self.sign),
             findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run.history)],
         )
         self.runs[trial.index] = run

@@ -123,7 +123,7 @@ class Pace:
     def _measured(self, recipe: Recipe, probe_rows: int | None, threads: int) -> Speed:
         try:
             with threads_of(threads):
-                return Speed(*measured(self.problem, recipe, self.device, probe_rows), threads)
+                return Speed(*measure_speed(self.problem, recipe, self.device, probe_rows), threads)
         except WellposedError:
             raise
         except Exception as error:
@@ -258,7 +258,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 
-def measured(
+def measure_speed(
     problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
 ) -> tuple[float, float, float]:
     """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""

@@ -23,7 +23,7 @@ WARM, EPOCHS = 1, 3
 """Epochs of a first lot, which pays for what is made once, and of the one that is timed."""
 
 
-def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
+def measure_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
     """The plain recipe with a batch size that suits the machine, and the epochs and rows (None: all) of the search's runs."""
     account, pace, total = bench.account, bench.pace, bench.total
     if not account.timed:

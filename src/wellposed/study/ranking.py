@@ -35,7 +35,7 @@ def standing_rank(history: History, sign: float) -> Rank:
     return rank_of(shown_score(row), row["valid_loss"], sign)
 
 
-def chosen(run: Run) -> dict[str, float]:
+def chosen_row(run: Run) -> dict[str, float]:
     """The history's row of the epoch whose weights were kept; NaN where none was."""
     if run.history.rows and run.best_epoch >= 0:
         return run.history.rows[run.best_epoch]
@@ -44,7 +44,7 @@ def chosen(run: Run) -> dict[str, float]:
 
 def ended_usable(run: Run) -> bool:
     """Whether it ended with a finite loss, and not in its first epoch, whatever its first weights happen to score."""
-    return math.isfinite(chosen(run)["valid_loss"]) and not (run.stopped == "diverged" and len(run.history) == 1)
+    return math.isfinite(chosen_row(run)["valid_loss"]) and not (run.stopped == "diverged" and len(run.history) == 1)
 
 
 def shown_score(row: Mapping[str, float]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
-from wellposed.core.formats import MISSING, count_noun, decimals_for, fixed, percent, score, signed
+from wellposed.core.formats import MISSING, count_noun, decimals_for, format_decimals, percent, score, with_sign
 from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
@@ -112,7 +112,7 @@ def _term(term: dict[str, Any]) -> str:
 
 def verdict(record: dict[str, Any]) -> Verdict:
     """What the record proves, in plain words, with the references that are ahead."""
-    references = tuple(winners(record))
+    references = tuple(references_ahead(record))
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     if _is_baseline(record) and not estimate:
@@ -123,7 +123,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
         support = "Nothing is proven about new data."
         return Verdict("missing", "Not shown:", claim, support, references=references)
     decimals = decimals_for(high - low)
-    size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
+    size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(found)
     one_pair = number_or_nan(found.get("pairs")) == 1
     if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
@@ -137,24 +137,24 @@ def verdict(record: dict[str, Any]) -> Verdict:
         support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
     else:
         claim = "the best recipe is not ahead of the tuned baseline"
-        support = f"on {rows} (difference {signed(estimate, decimals)} {metric_name(record)}, {interval})."
+        support = f"on {rows} (difference {with_sign(estimate, decimals)} {metric_name(record)}, {interval})."
     return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
 
 
 def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
     """How many more seeds or rows it takes, and how to get them; where the record does not say, what limits."""
-    needs, pairs, amount = needed(found), number_or_nan(found.get("pairs")), untouched_rows(record)
+    needs, pairs, amount = stated_needs(found), number_or_nan(found.get("pairs")), untouched_rows(record)
     if pairs == 1:
         return ONE_PAIR
     if needs is None or not (pairs >= 1 and amount >= 1):
         return LIMITS.get(text(found.get("limited_by")), "")
-    smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     advice = [MORE_PAIRS] if needs.pairs or needs.both else []
     advice += [MORE_ROWS] if needs.rows or needs.both else []
     return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
 
 
-def needed(found: dict[str, Any]) -> Needs | None:
+def stated_needs(found: dict[str, Any]) -> Needs | None:
     """The ``needs`` of an ``improvement``; None where the record has none, or odd ones."""
     needs = mapping(found.get("needs"))
     gain, smallest, power = (number_or_nan(needs.get(key)) for key in ("gain", "smallest", "power"))
@@ -201,7 +201,7 @@ def _interval(found: dict[str, Any]) -> str:
     if math.isfinite(low) and math.isfinite(high):
         decimals = decimals_for(high - low)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
-        parts = [f"{name} {fixed(low, decimals)} to {fixed(high, decimals)}"]
+        parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
         parts.append(count_noun(pairs, "paired seed"))
     return ", ".join(parts)
@@ -221,7 +221,7 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def winners(record: dict[str, Any]) -> list[str]:
+def references_ahead(record: dict[str, Any]) -> list[str]:
     """A sentence for each reference that is ahead of the network or as good, the best one first; then what to do."""
     network, sign = network_score(record), 1.0 if higher_is_better(record) else -1.0
     if not math.isfinite(network):
@@ -247,7 +247,7 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def emptied(record: dict[str, Any]) -> str:
+def emptied_note(record: dict[str, Any]) -> str:
     """A sentence that names each charged parameter of the best model whose weights are all exactly zero; else empty.
 
     Example:
@@ -260,7 +260,7 @@ def emptied(record: dict[str, Any]) -> str:
     return f"Nothing is left of {listed(names)} in the best model: {whose} are exactly 0." if names else ""
 
 
-def improved(before: float, after: float, higher: bool) -> float:
+def score_gain(before: float, after: float, higher: bool) -> float:
     """The difference between two scores, positive where the second is better."""
     return (after - before) if higher else (before - after)
 
@@ -276,7 +276,8 @@ def source_of_change(before: tuple[float, float], after: tuple[float, float], se
     gap = (after[1] - after[0]) - (before[1] - before[0])
     total = cost + gap
     decimals = decimals_for(max(abs(cost), abs(gap)))
-    moved = f"training cost {signed(cost, decimals)}, gap {signed(gap, decimals)}, validation loss {signed(total, decimals)}"
+    changes = [with_sign(change, decimals) for change in (cost, gap, total)]
+    moved = "training cost {}, gap {}, validation loss {}".format(*changes)
     return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, se)}"
 
 

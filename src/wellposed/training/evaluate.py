@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.random import seeded, untouched
-from wellposed.data.arrays import Arrays, Source, Subset, moved
+from wellposed.data.arrays import Arrays, Source, Subset, to_device
 from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
 
@@ -74,7 +74,7 @@ def evaluate(
     kept = 0
     with evaluating(model):
         for inputs, target in batches:
-            inputs, target = moved(inputs, device), moved(target, device)
+            inputs, target = to_device(inputs, device), to_device(target, device)
             predicted = forward(model, inputs)
             parts.append(loss.per_example(predicted, target))
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
@@ -110,7 +110,7 @@ class Probe:
         self.weights = None if source.weight is None else [source.weight[index]]
         self._held: list[tuple[Any, Any]] | None = None
         if _in_memory(source):
-            self._held = [moved(batch, device) for batch in batches_of(source, index)]
+            self._held = [to_device(batch, device) for batch in batches_of(source, index)]
 
     def __len__(self) -> int:
         return len(self.index)

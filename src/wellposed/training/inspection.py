@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from wellposed.core.errors import TargetError, WellposedError
 from wellposed.core.random import seeded
-from wellposed.core.selectors import Leaf, leaves, unwrapped
+from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
 
 MOST_ROWS = (
@@ -313,7 +313,7 @@ def inspect_network(
     Raises:
         Unseen: the model's own code raised, or the loss does not take its outputs.
     """
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     found = [leaf for leaf in leaves(inner) if leaf.role in ("weight", "embedding") and leaf.tensor.is_floating_point()]
     eyes = _Eyes(*_watched(inner, found))
     trained = [leaf for leaf in found if leaf.tensor.requires_grad]
@@ -447,7 +447,7 @@ def _numbers(batch: Any) -> int:
     return sum(_numbers(value) for value in values)
 
 
-def rebatched(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
+def rebatch(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
     """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
     left = rows
     for batch, target in batches:
@@ -503,7 +503,7 @@ def _of_mode(
     model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch], norms: bool
 ) -> tuple[float, float, float]:
     """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []
     with as_training(inner):

@@ -18,7 +18,7 @@ from wellposed.core.checks import Count, checked
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
 from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
-from wellposed.data.arrays import Source, moved
+from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Prepared
 from wellposed.losses.criterion import at_least_single
 from wellposed.losses.targets import IGNORED
@@ -44,7 +44,7 @@ from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.measures import like_for_like, term_facts, weight_facts
 from wellposed.training.problem import Problem
-from wellposed.training.resampling import Sample, sampled
+from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
@@ -201,7 +201,7 @@ class Training:
             "epochs_planned": recipe.epochs,
             "train_rows": len(data.train),
             "task": data.task,
-            "regularized": regularized(recipe),
+            "regularized": regularizers(recipe),
             **shared.constant,
             **shared.facts,
         }
@@ -342,7 +342,7 @@ class Training:
         if self.perturbed is not None:
             self.perturbed.step = self.streams.step * self.passes
         inputs, target = self.data.train.batch(index)
-        inputs, target = moved(inputs, self.device), moved(target, self.device)
+        inputs, target = to_device(inputs, self.device), to_device(target, self.device)
         weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
         inputs, mixing = self.disturbed(inputs)
         differentiated = "inputs" in self.needs
@@ -437,7 +437,7 @@ class Training:
     def forward_clean(self, module: nn.Module, index: Tensor) -> Any:
         """Clean training rows through a model."""
         inputs, _ = self.data.train_clean.batch(index)
-        return self.problem.forward(module, moved(inputs, self.device))
+        return self.problem.forward(module, to_device(inputs, self.device))
 
     def record(self, row: dict[str, float], began: float) -> None:
         """Evaluate like for like, add the row to the history, and keep the weights if they are the best."""
@@ -523,7 +523,7 @@ class Shared:
 
         Of ``others`` that evaluate as many rows the validation rows are taken, which are the same.
         """
-        data = sampled(problem.prepared, sample)
+        data = with_sample(problem.prepared, sample)
         facts = {name: number for name, number in vars(sample).items() if name != "rows" and number is not None}
         probes = equal_probes(data.train_clean, data.valid, probe_rows, device, [other.probes[1] for other in others])
         return cls(data, probes, problem.constant(), facts)
@@ -620,7 +620,7 @@ def equal_probes(
     return Probe(train, some(train, "train"), device), same or Probe(valid, some(valid, "valid"), device)
 
 
-def regularized(recipe: Recipe) -> dict[str, float]:
+def regularizers(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     noise = recipe.noise
     found = {f"{t.penalty} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
@@ -666,14 +666,14 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (noise.mixup or noise.cutmix or noise.label_smoothing) and masked(problem):
+    if (noise.mixup or noise.cutmix or noise.label_smoothing) and has_masked_targets(problem):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
         )
 
 
-def masked(problem: Problem) -> bool:
+def has_masked_targets(problem: Problem) -> bool:
     """Whether a class index of the training rows says that its row does not count."""
     targets = problem.prepared.train_clean.targets()
     if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
@@ -718,7 +718,7 @@ def check_charges(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."
         )
     with evaluating(model):
-        outputs = problem.forward(model, moved(inputs, device))
+        outputs = problem.forward(model, to_device(inputs, device))
     for charge in of_classes:
         check_axis(loss, outputs, target, charge)
 

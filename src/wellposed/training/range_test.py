@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import seeded
-from wellposed.data.arrays import moved, split_batch
+from wellposed.data.arrays import split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.hooks import Hook, Hooked
@@ -150,7 +150,7 @@ def lr_range_test(
         for rate, batch in zip(rates, endless(data), strict=False):
             _set_rates(optimizer, [rate * ratio for ratio in ratios])
             optimizer.zero_grad()
-            value = cost(moved(batch, device))
+            value = cost(to_device(batch, device))
             number = float(value.detach())
             if not math.isfinite(number) or _exceeds([*losses, number], width):
                 stopped = "diverged"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
-from wellposed.data.arrays import Source, moved
+from wellposed.data.arrays import Source, to_device
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
@@ -77,7 +77,7 @@ class Run:
         """The model's outputs on the rows of a source, on the CPU."""
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         with evaluating(self.model):
-            parts = [self.problem.forward(self.model, moved(x, device)).cpu() for x, _ in batches_of(source)]
+            parts = [self.problem.forward(self.model, to_device(x, device)).cpu() for x, _ in batches_of(source)]
         return torch.cat(parts)
 
     def audit(self) -> Audit:

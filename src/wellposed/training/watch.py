@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampl
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import DataError, guard_call
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import unscripted
-from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
+from wellposed.core.selectors import refuse_scripted
+from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
 from wellposed.losses.metrics import Metric, default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
@@ -27,9 +27,9 @@ from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
 from wellposed.training.history import History
-from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatched
+from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
-from wellposed.training.loop_activity import Notes, attached
+from wellposed.training.loop_activity import Notes, note_forwards
 from wellposed.training.measures import constant_facts, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
@@ -100,7 +100,7 @@ class Watch:
         rows: Annotated[int, Within(2)] | None = None,
         seed: int = 0,
     ) -> None:
-        unscripted("watch", model)
+        refuse_scripted("watch", model)
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
@@ -133,7 +133,7 @@ class Watch:
             }
         )
         self.notes = Notes.of(model)
-        self.close = attached(model, self.notes, self)
+        self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
         self._began = time.perf_counter()
@@ -173,7 +173,7 @@ class Watch:
             return None, "The first weights could not be looked at: the network makes them at its first batch."
         try:
             return inspect_network(
-                self.model, self.forward, self.loss, rebatched(self.batches("train"), FEW_ROWS, FEW_ROWS)
+                self.model, self.forward, self.loss, rebatch(self.batches("train"), FEW_ROWS, FEW_ROWS)
             ), ""
         except Unseen as unseen:
             return None, str(unseen)
@@ -186,7 +186,7 @@ class Watch:
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
         """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
         for batch in self.probes[side].batches():
-            yield moved(batch, self.device), self.target_of(batch)
+            yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
         with seeded(0, "watch"), self.notes.blind():
@@ -335,7 +335,7 @@ class _Probe:
 
     def __init__(self, side: Side, rows: int, name: str, seed: int) -> None:
         index = some_rows(side.size, rows, generator(seed, "probe", name))
-        self.batches = kept(lambda: side.batches(index))
+        self.batches = cache_batches(lambda: side.batches(index))
 
 
 def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
@@ -354,7 +354,7 @@ def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
 Batches = Callable[[], Iterable[Any]]
 
 
-def kept(batches: Batches) -> Batches:
+def cache_batches(batches: Batches) -> Batches:
     """A way to go through batches again and again: held in memory up to `KEPT_BYTES`, fetched each time beyond."""
     held, size = [], 0
     for batch in batches():

@@ -172,7 +172,7 @@ class RateTooHigh(Rule):
         signals = curves.signals
         if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
             return None
-        moved, (alive, died) = thrown(signals), killed(signals)
+        moved, (alive, died) = distance_from_start(signals), newly_dead_units(signals)
         dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
         if not dead and not moved >= self.THROWN:
             return None
@@ -192,7 +192,7 @@ class RateTooHigh(Rule):
 
     def _jumped(self, curves: Curves) -> Finding | None:
         values = measure.finite_values(curves.train_loss)
-        if (begun := began(curves)) is not None:
+        if (begun := initial_loss(curves)) is not None:
             values = np.concatenate([[begun], values])
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
@@ -295,7 +295,7 @@ class RateTooLow(Rule):
         )  # fmt: skip
 
 
-def began(curves: Curves) -> float | None:
+def initial_loss(curves: Curves) -> float | None:
     """The loss at the first weights, or the constant prediction's where that is more; None where neither is known.
 
     A network with batch norms is not asked: after an epoch its running statistics lag behind.
@@ -312,7 +312,7 @@ def much_left(curves: Curves, share: float) -> bool:
     return not shows_learning(curves) or (left is not None and left.certain and left.train >= share)
 
 
-def thrown(signals: Signals) -> float:
+def distance_from_start(signals: Signals) -> float:
     """How far the weights went from where they began, over their size there: the median of the layers; 0 where unknown."""
     layers = signals.last.layers if signals.last is not None else ()
     far = [signals.moved[layer.name] for layer in layers if layer.role == "weight" and layer.name in signals.moved]
@@ -320,7 +320,7 @@ def thrown(signals: Signals) -> float:
     return float(np.median(far)) if far else 0.0
 
 
-def killed(signals: Signals) -> tuple[int, int]:
+def newly_dead_units(signals: Signals) -> tuple[int, int]:
     """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
     if signals.first is None or signals.last is None:
         return 0, 0

@@ -107,7 +107,7 @@ def shows_learning(curves: Curves) -> bool:
     if share is not None and share.of == "error":
         if _mended_enough(curves, share):
             return True
-        if not share.certain and not mended(curves):
+        if not share.certain and not error_improved(curves):
             return False
     for y in (curves.train_loss, curves.valid_loss):
         depth, se, reference = descent(y, curves.fact("constant_loss"))
@@ -136,7 +136,7 @@ def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
     return share.valid < 1 - max(MENDED_SHARE, 3 * se)
 
 
-def mended(curves: Curves) -> bool:
+def error_improved(curves: Curves) -> bool:
     """Whether the error rate on either side ever came below 97 % of its highest value."""
     rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
     return any(

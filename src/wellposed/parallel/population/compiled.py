@@ -67,13 +67,13 @@ class Kernel:
 
 
 def kernel() -> Kernel | None:
-    """The kernel; None where there is none, and `found` says why."""
-    known = found()
+    """The kernel; None where there is none, and `load_kernel` says why."""
+    known = load_kernel()
     return known if isinstance(known, Kernel) else None
 
 
 @functools.cache
-def found() -> Kernel | str:
+def load_kernel() -> Kernel | str:
     """The kernel, or why there is none: no Linux, a torch whose BLAS (MKL) cannot be reached, no compiler, one that hangs.
 
     One answer for the whole life of the process.

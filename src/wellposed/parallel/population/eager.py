@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from wellposed.data.arrays import moved
+from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_mask
 from wellposed.parallel.population.batch_rows import Batch
 from wellposed.parallel.population.stacks import Stack, Stacks
@@ -177,7 +177,7 @@ class Eager:
             name: b.clone(memory_format=torch.contiguous_format)
             for name, b in self._of(self.stacks.buffers, places).items()
         }
-        inputs = torch.stack([moved(batch.inputs_of(j), self.device) for j in range(len(places))])
+        inputs = torch.stack([to_device(batch.inputs_of(j), self.device) for j in range(len(places))])
         run = StackedModel(self.module, len(places), weights, buffers, self._masks(trainings, batch.rows))
         outputs = run.run(inputs.flatten(0, 1))
         outputs = outputs.view(len(places), batch.rows, *outputs.shape[1:])
@@ -217,7 +217,7 @@ class Eager:
 
     def _cost(self, j: int, training: Training, outputs: Tensor, batch: Batch) -> Tensor:
         """A slot's mean loss, with what its outputs are charged."""
-        target, weight = moved(batch.target_of(j), self.device), moved(batch.weight_of(j), self.device)
+        target, weight = to_device(batch.target_of(j), self.device), to_device(batch.weight_of(j), self.device)
         total, count = training.loss_sums(outputs, target, weight, batch.mixing.get(j))
         cost = total / count.clamp_min(TINY)
         return cost + training.optimizer.outputs_penalty(outputs) if training.needs else cost

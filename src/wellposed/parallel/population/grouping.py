@@ -20,14 +20,13 @@ from wellposed.losses.per_example import Loss
 from wellposed.noise.perturb import ParameterNoise
 from wellposed.optim.schedules import Custom
 from wellposed.parallel.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
-from wellposed.parallel.population.compiled import Kernel, kernel
-from wellposed.parallel.population.compiled import found as found_kernel
+from wellposed.parallel.population.compiled import Kernel, kernel, load_kernel
 from wellposed.parallel.population.eager import Eager
-from wellposed.parallel.population.lowering import Lowered, lowered
+from wellposed.parallel.population.lowering import Lowered, lower
 from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.population import Population
 from wellposed.parallel.population.stacks import Stacks
-from wellposed.parallel.population.tracing import NotStackable, node_shape, traced
+from wellposed.parallel.population.tracing import NotStackable, node_shape, trace
 from wellposed.parallel.population.update_rules import confidence
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
@@ -335,7 +334,7 @@ class Template:
         inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
         if not isinstance(inputs, Tensor) or len(inputs) < 2:
             raise NotStackable("its inputs are not one tensor")
-        module = traced(model, inputs.to(device))
+        module = trace(model, inputs.to(device))
         types = {p.dtype for p in model.parameters()} | {b.dtype for b in model.buffers() if b.is_floating_point()}
         if len(types) != 1:
             raise NotStackable("its weights have several types")
@@ -369,7 +368,7 @@ def native(
     """
     built = kernel() if device.type == "cpu" else None
     if built is None:
-        why = f": {found_kernel()}" if device.type == "cpu" else ""
+        why = f": {load_kernel()}" if device.type == "cpu" else ""
         raise NotStackable(f"there is no compiled kernel for {device.type}{why}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
@@ -377,7 +376,7 @@ def native(
         raise NotStackable(
             "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
         )
-    found = lowered(module)
+    found = lower(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
         raise NotStackable("the targets are not one class index a row")

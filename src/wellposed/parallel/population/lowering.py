@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from wellposed.parallel.population.stacks import padded
+from wellposed.parallel.population.stacks import padded_size
 from wellposed.parallel.population.tracing import NotStackable, name_of, node_shape, sites
 
 LINEAR, POINT, ADD = 0, 1, 2
@@ -71,7 +71,7 @@ class Lowered:
     sites: list[tuple[str, str, int]] = field(default_factory=list)
 
 
-def lowered(module: fx.GraphModule) -> Lowered:
+def lower(module: fx.GraphModule) -> Lowered:
     """The operations of a traced model.
 
     Raises:
@@ -257,7 +257,7 @@ def layout(found: Lowered, batch: int, longest: int) -> Layout:
 
     def take(count: int) -> int:
         nonlocal end
-        at, end = end, end + padded(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
+        at, end = end, end + padded_size(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
         return at
 
     uses = [0] * len(found.sizes)

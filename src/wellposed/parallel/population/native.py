@@ -17,7 +17,7 @@ from wellposed.noise.activations import LEVELS
 from wellposed.parallel.population.batch_rows import Batch
 from wellposed.parallel.population.compiled import Kernel
 from wellposed.parallel.population.lowering import LAYER_NORM, LINEAR, NO_NORM, Layout, Lowered, layout
-from wellposed.parallel.population.stacks import ALIGNED_BYTES, Stacks, padded
+from wellposed.parallel.population.stacks import ALIGNED_BYTES, Stacks, padded_size
 from wellposed.training.loop import Training
 
 OP = np.dtype(
@@ -82,7 +82,7 @@ class Program:
         self.leaves = list(stacks.weights)
         self.layout = layout(found, batch, longest(stacks))
         self._held: dict[str, Any] = {}
-        self.workspace = torch.zeros(threads, padded(self.layout.size, first.element_size()), dtype=first.dtype)
+        self.workspace = torch.zeros(threads, padded_size(self.layout.size, first.element_size()), dtype=first.dtype)
         self.moves = np.array(
             [bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64
         )

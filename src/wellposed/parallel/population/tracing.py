@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-from wellposed.core.shared import alone
+from wellposed.core.shared import exclusively
 
 
 class NotStackable(Exception):
@@ -56,7 +56,7 @@ METHODS = (
     "add",
     "mul",
 )
-"""Functions and methods of the same kind. A reshape keeps the first axis, which `traced` checks."""
+"""Functions and methods of the same kind. A reshape keeps the first axis, which `trace` checks."""
 RESHAPES = ("view", "reshape", "flatten", "size", torch.flatten)
 """What may be given sizes that the model asked for."""
 
@@ -67,7 +67,7 @@ class _Tracer(fx.Tracer):
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph; one thread traces at a time, since what torch replaced it puts back in order."""
         self.thread = threading.get_ident()
-        with alone():
+        with exclusively():
             return super().trace(*args, **kwargs)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ class _Tracer(fx.Tracer):
         return type(module) in (*WEIGHTED, *DROPOUTS, *BARE) or super().is_leaf_module(module, name)
 
 
-def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """The graph of a model, each node with the shape of its value for the rows of ``example``.
 
     Args:
