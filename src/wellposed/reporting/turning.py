@@ -323,7 +323,8 @@ def _card(one: Diagnosis, number: int) -> str:
     said = f'<p class="turn">{escape_html(turned.says(one.axis))}</p>' if turned is not None else ""
     findings = "".join(
         f'<div class="finding"><h3>{escape_html(f.name)} <span>confidence {f.confidence:.2f} · '
-        f"{escape_html(f.axis)} | {escape_html(f.pulls)}</span></h3><p>{escape_html(f.says)}</p><p><b>Next:</b> {escape_html(f.lever)}.</p></div>"
+        f"{escape_html(f.axis)} | {escape_html(f.pulls)}</span></h3><p>{escape_html(f.says)}</p>"
+        f"<p><b>Next:</b> {escape_html(f.lever)}.</p></div>"
         for f in one
     )
     told = "".join(
