@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# What this process ignores, a program that it starts ignores too: under nohup, or behind a shell's "&", no Ctrl-C would reach the
+# programs that tests interrupt.
+for number, handler in (
+    ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)) if os.name == "posix" else ()
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture

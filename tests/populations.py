@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import WellposedError
-from wellposed.parallel.jobs import Job, Outcome
+from wellposed.parallel.jobs import Conditions, Job, Outcome
 from wellposed.parallel.population.grouping import train_population
 from wellposed.training.loop import fit
 
@@ -190,7 +190,7 @@ def recipe(**settings: Any) -> wp.Recipe:
 
 
 def together(problem: wp.Problem, jobs: Sequence[Job], compiled: bool = True, **settings: Any) -> list[Outcome]:
-    return train_population(problem, jobs, device=CPU, compiled=compiled, **settings)
+    return train_population(problem, jobs, Conditions(CPU, **settings), compiled)
 
 
 def alone(problem: wp.Problem, job: Job) -> Outcome:

@@ -329,6 +329,21 @@ def test_buffers_are_the_models_also_after_it_moved() -> None:
     assert int(average.module[1].num_batches_tracked) == 4
 
 
+@pytest.mark.parametrize("buffers", ["copy", "average"])
+def test_whole_number_weights_are_copied(buffers: Any) -> None:
+    """Quantized weights are parameters of whole numbers, which have no mean."""
+    net = network()
+    net.register_parameter("quantized", torch.nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False))
+    average = Average(net, ema=0.5, buffers=buffers)
+    average.update()
+    net.quantized.data.fill_(7)
+    net[0].bias.data += 1.0
+    before = average.module[0].bias.clone()
+    average.update()
+    assert average.module.quantized.tolist() == [7, 7, 7]
+    assert bool((average.module[0].bias > before).all())
+
+
 def test_the_first_update_copies_and_the_model_is_left_alone() -> None:
     net = network()
     average = Average(net, ema=0.999)

@@ -97,7 +97,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "binary": ("t.csv", b"a,kind\n\0,1\n" * 20, "binary"),
     "cut gz": ("t.csv.gz", GZ[:-12], "not a whole gzip file"),
     "no gz": ("t.csv.gz", b"a,kind\n1,2\n", "not a whole gzip file.*rename"),
-    "cut parquet": ("t.parquet", b"PAR1abcPAR1", "not a whole Parquet file"),
+    "cut parquet": ("t.parquet", b"PAR1abcPAR1", "cannot be read as a Parquet file"),
     "empty parquet": ("t.parquet", b"", "empty"),
     "cut npz": ("t.npz", b"PK\x03\x04abc", "not a whole .npz"),
     "empty": ("t.csv", b"", "'t.csv' is empty. A table needs"),

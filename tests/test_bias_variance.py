@@ -24,7 +24,7 @@ from wellposed.decomposition.bias_variance import BiasVariance, BiasVarianceRow
 from wellposed.decomposition.repeated_training import format_interval, recipes_by_name, weakest_first, with_amount
 from wellposed.decomposition.variance_components import RowLosses, decompose, hits, loss_over_seeds
 from wellposed.losses.per_example import Loss
-from wellposed.parallel.jobs import Job
+from wellposed.parallel.jobs import Conditions, Job
 from wellposed.parallel.population.grouping import train_population
 from wellposed.statistics.intervals import crossed_interval
 from wellposed.training.loop import fit
@@ -66,7 +66,7 @@ def test_a_resample_is_training_on_its_rows(how: str) -> None:
         recipe = recipe.replace(accumulate=2, batch_size=8)
     given = problem(weight=weight)
     jobs = [Job(recipe, 5, resample=0), Job(recipe, 5, resample=3), Job(recipe, 6, resample=3), Job(recipe, 5)]
-    outcomes = train_population(given, jobs, device=CPU, compiled=how == "compiled")
+    outcomes = train_population(given, jobs, Conditions(CPU), how == "compiled")
     for job, run in zip(jobs, outcomes, strict=True):
         assert isinstance(run, Run)
         assert how in run.engine
@@ -83,8 +83,8 @@ def test_a_resample_is_training_on_its_rows(how: str) -> None:
 def test_jobs_on_all_rows_are_untouched_by_those_on_samples() -> None:
     recipe = wp.Recipe(epochs=2, batch_size=16)
     plain = [Job(recipe, seed) for seed in range(2)]
-    before = train_population(problem(), plain, device=CPU)
-    beside = train_population(problem(), [*plain, *(Job(recipe, 0, resample=r) for r in range(3))], device=CPU)
+    before = train_population(problem(), plain, Conditions(CPU))
+    beside = train_population(problem(), [*plain, *(Job(recipe, 0, resample=r) for r in range(3))], Conditions(CPU))
     for one, other in zip(before, beside, strict=False):
         assert isinstance(one, Run)
         assert isinstance(other, Run)

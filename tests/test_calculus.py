@@ -425,7 +425,9 @@ def test_the_learning_rate_alone_is_the_wrong_metric(name: str, monkeypatch: pyt
         return float(group["lr"])
 
     monkeypatch.setattr(optimizer_metrics, "_sgd", wrong)
-    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.SGD, wrong)
+    monkeypatch.setitem(
+        optimizer_metrics.METRICS, torch.optim.SGD, optimizer_metrics.OptimizerMetric(wrong, euclidean=True)
+    )
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())
@@ -441,7 +443,8 @@ def test_the_learning_rate_alone_is_the_wrong_metric_of_adaptive_optimizers(
     from wellposed.optim import optimizer_metrics
 
     cls = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name]
-    monkeypatch.setitem(optimizer_metrics.METRICS, cls, lambda group, state, count: float(group["lr"]))
+    wrong = optimizer_metrics.OptimizerMetric(lambda group, state, count: float(group["lr"]))
+    monkeypatch.setitem(optimizer_metrics.METRICS, cls, wrong)
     X, y = table()
     wanted, penalty = oracle("lasso", 0.3, X, y)
     found, _ = solve(OPTIMIZERS[name], X, y, penalty.on())

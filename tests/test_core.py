@@ -11,16 +11,22 @@ import random
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections import UserDict
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from wellposed.core import errors
+from wellposed.core.batches import bytes_in, count_numbers, examples_in, examples_of, tensors_in
 from wellposed.core.errors import FormatError, InputError, MissingExtra, WellposedError, did_you_mean, listed, require
 from wellposed.core.files import jsonable, read_json, write_atomically, write_json
+from wellposed.core.preserve import buffers_kept, modes_kept, random_states_kept
 from wellposed.core.progress import emit, reporting_to
 from wellposed.core.random import (
     generator,
@@ -29,7 +35,6 @@ from wellposed.core.random import (
     reseed,
     seeded,
     stream_seed,
-    untouched,
 )
 from wellposed.core.registry import classes_in, lookup, snake_case
 
@@ -107,12 +112,12 @@ def draw_all() -> tuple[float, float, float]:
     return float(torch.rand(())), random.random(), float(np.random.rand())  # noqa: NPY002
 
 
-def test_untouched_gives_all_three_states_back_also_after_an_error() -> None:
+def test_random_states_kept_gives_all_three_states_back_also_after_an_error() -> None:
     before = global_state()
-    with untouched():
+    with random_states_kept():
         draw_all()
     assert global_state() == before
-    with pytest.raises(ZeroDivisionError), untouched():
+    with pytest.raises(ZeroDivisionError), random_states_kept():
         draw_all()[0] / 0
     assert global_state() == before
 
@@ -126,7 +131,7 @@ def test_seeded_is_a_function_of_its_stream() -> None:
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 3
     assert global_state() == before
-    with untouched():
+    with random_states_kept():
         reseed(0, "model")
         assert draw_all() == drawn[0]
 
@@ -336,3 +341,45 @@ def test_a_training_error_keeps_its_run() -> None:
     assert error.run == 3
     assert isinstance(error, RuntimeError)
     assert errors.TrainingError("diverged").run is None
+
+
+def test_batches_of_any_shape_are_walked() -> None:
+    @dataclass
+    class Pair:
+        x: Tensor
+        name: str
+
+    class Tokens(UserDict[str, Tensor]):
+        """A mapping that is no dict, as a tokenizer's batch."""
+
+    batch = (torch.ones(3, 2), {"a": [torch.zeros(3)], "b": None}, Pair(torch.ones(3), "p"), Tokens(t=torch.ones(2)))
+    assert count_numbers(batch) == 6 + 3 + 3 + 2
+    assert bytes_in(batch) == 4 * count_numbers(batch)
+    assert [tuple(found.shape) for found in tensors_in(batch)] == [(3, 2), (3,), (3,), (2,)]
+    assert examples_in(batch) == 3
+    assert examples_in("nothing") == 0
+    x, inner, pair, tokens = examples_of(batch, torch.tensor([0, 2]), 3)
+    assert x.shape == (2, 2)
+    assert inner["a"][0].shape == (2,)
+    assert inner["b"] is None
+    assert (pair.x.shape, pair.name) == ((2,), "p")
+    assert type(tokens) is dict
+    assert len(tokens["t"]) == 2  # it had two rows, not three: left whole
+    assert examples_of(batch, slice(0, 1), 3)[0].shape == (1, 2)
+
+
+def test_buffers_and_modes_come_back_as_the_same_tensors() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
+    model.register_buffer("wide", torch.ones(1).expand(4))  # cannot be written to
+    model.register_buffer("none", None)
+    model[1].eval()
+    before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    with suppress(ZeroDivisionError), modes_kept(model, training=True), buffers_kept(model):
+        assert model[1].training
+        model(torch.randn(5, 2))
+        model[0].running_var = torch.zeros(2)
+        _ = 1 / 0
+    assert [module.training for module in model.modules()] == [True, True, False]
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0]
+        assert torch.equal(buffer, before[name][1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,17 +14,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_first_example_finds_what_the_readme_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    shown = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    assert code is not None
     names: dict[str, object] = {}
-    exec(code[1], names)
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code, names)
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    said, heading, audit = shown.partition("parameter  shape")
     printed = capsys.readouterr().out
-    assert "overfits" in printed
-    assert re.search(r"^overfits, confidence", printed, re.MULTILINE)
-    assert re.search(r"^overfits, confidence", shown[0], re.MULTILINE)
-    audit = str(names["optimizer"].audit())  # type: ignore[attr-defined]
-    assert audit.strip() == shown[1].strip()
+    assert printed.endswith(heading + audit)
+    # The numbers of a diagnosis depend on the machine a little; its words do not.
+    for mine, theirs in zip(said.splitlines()[:4], printed.splitlines()[:4], strict=True):
+        assert re.sub(r"[\d.]+", "#", mine) == re.sub(r"[\d.]+", "#", theirs)
 
 
 def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,11 +32,40 @@ def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture
     assert re.fullmatch(r"6 (compiled|torch) population of 6\n", capsys.readouterr().out)
 
 
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", EXTENDING, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_of_extending_runs_and_is_short(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(EXAMPLES[name].splitlines()) < 30
+    (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(f"{name}.py", run_name="__main__")
+
+
+def test_the_recipe_of_extending_finds_its_penalty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wellposed import Recipe
+
+    (tmp_path / "tolls.py").write_text(EXAMPLES["tolls"])
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"```toml\n(.*?)```", EXTENDING, re.DOTALL)
+    assert text is not None
+    assert Recipe.from_toml(text[1]).describe().endswith("toll 0.01")
+    monkeypatch.delitem(sys.modules, "tolls")
+
+
 def test_links_and_images_exist() -> None:
     for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
             if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                linked = page.parent / target if target else page
+                assert linked.exists(), f"{page.name} links to {target}"
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else []
+                names = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert not anchor or anchor in names, f"{page.name} links to {target}#{anchor}"
 
 
 def test_the_readme_names_the_commands_of_the_makefile() -> None:

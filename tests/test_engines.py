@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from wellposed.core.errors import InputError, MissingExtra, ProblemError, Recipe
 from wellposed.core.progress import reporting_to
 from wellposed.parallel import executors, processes, transfer
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job, Outcome, Standing
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Standing
 from wellposed.training.loop import fit
 from wellposed.training.ready_problems import file_problem
 
@@ -67,8 +66,11 @@ def train(engine: str, given: wp.Problem, jobs: Sequence[Job] = JOBS, **settings
     return train_jobs(given, jobs, engine=engine, device="cpu", **settings)
 
 
-forked = partial(processes.train_in_processes, device="cpu", deadline=math.inf, workers=2, fork=True)
-fresh = partial(processes.train_in_processes, device="cpu", deadline=math.inf, workers=2, fork=False)
+def workers(given: wp.Problem, jobs: Sequence[Job], fork: bool, **settings: Any) -> list[Outcome]:
+    return processes.train_in_processes(given, jobs, Conditions("cpu", **settings), workers=2, fork=fork)
+
+
+forked, fresh = partial(workers, fork=True), partial(workers, fork=False)
 
 
 def same(a: Outcome, b: Outcome) -> bool:
@@ -98,11 +100,11 @@ def python(code: str, *arguments: object, timeout: float = 60, **settings: Any) 
 
 def test_shares_have_every_place_once_and_the_kinds_dealt_out_evenly() -> None:
     jobs = [Job(recipe(model={"width": width}), seed) for width in (4, 8, 16) for seed in range(4)]
-    dealt = transfer.even_shares(jobs, 2)
+    dealt = [lot.places for lot in transfer.lots(jobs, 2, Conditions())]
     assert sorted(place for places in dealt for place in places) == list(range(12))
     for places in dealt:
         assert [jobs[place].recipe.model["width"] for place in places] == [4, 4, 8, 8, 16, 16]
-    assert transfer.even_shares(jobs[:2], 5) == [[0], [1]]
+    assert [lot.places for lot in transfer.lots(jobs[:2], 5, Conditions())] == [(0,), (1,)]
 
 
 def test_cull_is_asked_in_the_places_of_all_jobs() -> None:
@@ -112,11 +114,11 @@ def test_cull_is_asked_in_the_places_of_all_jobs() -> None:
         asked.extend(standing.job for standing in standings)
         return [7]
 
-    placed = transfer.cull_by_place(cull, (2, 7, 9))
+    placed = Conditions(cull=cull).among((2, 7, 9)).cull
     assert placed is not None
-    assert placed([Standing(0, wp.History(), 3), Standing(1, wp.History(), 3)]) == {1}
+    assert placed([Standing(0, wp.History(), 3), Standing(1, wp.History(), 3)]) == [1]
     assert asked == [2, 7]
-    assert transfer.cull_by_place(None, (0,)) is None
+    assert Conditions().among((0,)).cull is None
 
 
 # What travels
@@ -265,7 +267,7 @@ def test_a_bug_is_raised_with_where_it_happened(monkeypatch: pytest.MonkeyPatch,
     def broken(*given: Any, **settings: Any) -> None:
         raise error
 
-    monkeypatch.setattr(transfer, "train_inprocess", broken)
+    monkeypatch.setattr(transfer, "train_population", broken)
     with pytest.raises(type(error), match="in a worker") as caught:
         forked(problem(), JOBS)
     assert "raise error" in caught.value.__notes__[0]
@@ -371,6 +373,33 @@ def test_what_a_dead_worker_had_not_told_is_trained_again(tmp_path: Path, engine
     assert all(map(same, train("inprocess", given, MORTAL), runs))
 
 
+class Among:
+    """Stops job 2 after two epochs where it was judged among others, as halving does; kills its process in the first of them."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.seen = folder, set[int]()
+
+    def __call__(self, standings: Sequence[Standing]) -> list[int]:
+        self.seen |= {standing.job for standing in standings}
+        late = [standing.job for standing in standings if standing.job == 2 and len(standing.history) == 2]
+        if late and self.folder is not None and not any(self.folder.iterdir()):
+            (self.folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return late if len(self.seen) > 1 else []
+
+
+@pytest.mark.parametrize("engine", [forked, pytest.param(fresh, marks=pytest.mark.slow)], ids=["fork", "fresh"])
+def test_a_death_does_not_change_what_is_stopped(tmp_path: Path, engine: Callable[..., list[Outcome]]) -> None:
+    """Job 0 has ended and been told when the worker dies; its replacement judges job 2 beside it all the same."""
+    given, told = problem(), list[int]()
+    undisturbed = engine(given, MORTAL, cull=Among(None))
+    runs = engine(given, MORTAL, cull=Among(tmp_path), done=lambda place, outcome: told.append(place))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(told) == [0, 1, 2, 3], "each once"
+    assert [run.stopped for run in runs if isinstance(run, wp.Run)] == ["epochs", "epochs", "culled", "epochs"]
+    assert all(map(same, undisturbed, runs))
+
+
 def test_two_deaths_are_an_error_that_says_so(tmp_path: Path) -> None:
     outcomes = forked(problem(), MORTAL, cull=deadly(tmp_path, 99))
     assert [isinstance(outcome, wp.Run) for outcome in outcomes] == [True, True, False, True]
@@ -448,7 +477,10 @@ def all_gone(pids: Sequence[int]) -> bool:
 def test_ctrl_c_ends_every_worker_and_keeps_what_there_is(tmp_path: Path) -> None:
     program, workers = started(tmp_path)
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-    out, err = program.communicate(timeout=30)
+    try:
+        out, err = program.communicate(timeout=30)
+    finally:
+        program.kill()  # one that did not end would train beside all tests after this
     assert out.splitlines() == ["[(0, 'epochs'), (1, 'epochs')]", "{'interrupted'}"]
     assert err == ""
     assert program.returncode == 0

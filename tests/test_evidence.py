@@ -11,7 +11,16 @@ import torch
 
 from wellposed.core.errors import DataError, InputError
 from wellposed.statistics.compare import compare
-from wellposed.statistics.intervals import POWER, Interval, Needs, crossed_interval, look_level, mean_squares, power
+from wellposed.statistics.intervals import (
+    POWER,
+    Interval,
+    Needs,
+    crossed_interval,
+    look_level,
+    mean_squares,
+    of_itself,
+    power,
+)
 from wellposed.statistics.student import student_quantile
 
 
@@ -291,6 +300,22 @@ def test_a_real_gain_is_shown_a_null_one_is_not_and_a_loss_is_said() -> None:
     assert "the smallest gain that 5 pairs of seeds on 300 rows would have shown is 0.0" in str(null)
     assert "smallest gain" not in str(gain)
     assert gain.to_dict()["pairs"] == 5
+
+
+def test_a_recipe_against_itself_has_the_noise_of_two_trainings() -> None:
+    rng = np.random.default_rng(3)
+    rows, seeds, found, wanted = 60, 4, [], []
+    for _ in range(300):
+        effect = rng.normal(size=(rows, 1))
+        a, b = (effect + 0.3 * rng.normal(size=(1, seeds)) + 0.5 * rng.normal(size=(rows, seeds)) for _ in range(2))
+        found.append(of_itself(a).squares)
+        wanted.append(crossed_interval(b - a).squares)
+    assert np.mean(found, axis=0) == pytest.approx(np.mean(wanted, axis=0), rel=0.1)
+    alone = of_itself(a)
+    assert (alone.estimate, alone.low, alone.high, alone.pairs, alone.rows) == (0, 0, 0, seeds, rows)
+    assert alone.needs.smallest > 0
+    assert alone.needs.pairs is None
+    assert of_itself(a[:, 0]).needs.smallest == 0
 
 
 def test_swapping_sides_turns_the_interval_round() -> None:

@@ -29,7 +29,11 @@ from wellposed.core.errors import FolderInUse, InputError, WellposedError  # noq
 from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
-from wellposed.search import confirmation, timing  # noqa: E402
+from wellposed.search import (  # noqa: E402
+    confirmation,
+    runner,
+    timing,
+)
 from wellposed.search import improve as searching  # noqa: E402
 from wellposed.search.improve import improve, with_test  # noqa: E402
 from wellposed.search.rate_grid import BASELINE_RATES, next_rates  # noqa: E402
@@ -530,9 +534,9 @@ def test_what_held_the_baseline_back_is_known_after_going_on(tmp_path: Path, mon
     told: list[list[str]] = []
     drawn = Space.__init__
 
-    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], ranges: Any) -> None:
+    def noted(self: Space, of: Problem, baseline: Recipe, findings: list[str], *rest: Any) -> None:
         told.append(list(findings))
-        drawn(self, of, baseline, findings, ranges)
+        drawn(self, of, baseline, findings, *rest)
 
     monkeypatch.setattr(Space, "__init__", noted)
     for resume in (False, True):
@@ -656,7 +660,7 @@ def test_a_baseline_that_fails_in_training_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(Space, "recipe"), (searching, "best_of_finalists"), (confirmation, "crossed_interval"), (searching, "diagnose")],
+    [(Space, "recipe"), (searching, "best_of_finalists"), (confirmation, "crossed_interval"), (runner, "diagnose")],
 )
 def test_a_mistake_of_ours_is_not_swallowed(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -16,8 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
-from wellposed.optim.kernels import group_soft_threshold_, group_soft_thresholds_, soft_threshold_
-from wellposed.optim.optimizer_metrics import BEFORE, METRICS, Diagonal, Metric, needs_metric
+from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
+from wellposed.optim.optimizer_metrics import METRICS, Diagonal, Metric, needs_metric
+
+
+def group_soft_threshold_(w: Tensor, metric: Any, strength: float, axis: int, radius: Tensor | None = None) -> Tensor:
+    """`group_soft_thresholds_` of one parameter."""
+    return group_soft_thresholds_([w], [metric], [strength], axis, [radius])[0]
+
 
 SHAPES = ((1, 7), (7, 1), (24, 20), (9, 8, 3, 3))
 LAYOUTS = ("contiguous", "transposed", "channels_last", "with gaps")
@@ -182,7 +188,7 @@ def test_every_metric_of_an_optimizer(name: str, count: int) -> None:
     for step in range(count):
         w.grad = drawn((12, 9), "contiguous", torch.float64, seed=step + 5)
         w.grad[:, 2] = 0.0
-        look = BEFORE.get(needs_metric(optimizer))
+        look = needs_metric(optimizer).before
         before = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
         optimizer.step()
     metric = needs_metric(optimizer)(optimizer.param_groups[0], {**optimizer.state[w], **before}, count)

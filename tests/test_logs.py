@@ -26,7 +26,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import diagnose, diagnose_many, rules
 from wellposed.diagnosis.diagnosis import Diagnosis
 from wellposed.diagnosis.finding import Change, Finding
-from wellposed.logs import Log, Reading, cells, column_names, documents, event_files, folders, read
+from wellposed.logs import Log, Reading, cells, column_names, documents, event_files, folders, prose, read
 from wellposed.logs.log import columns_of
 
 EPOCHS, TURN, STEPS = 30, 11, 8  # steps an epoch
@@ -645,7 +645,27 @@ def test_other_tables_that_people_have(tmp_path: Path) -> None:
         read(path)
 
 
+def test_binary_data_are_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1, 7, 2, 1])))
+    with pytest.raises(DataError, match="holds binary data, not text"):
+        read(path)
+
+
 # Event files
+
+
+def test_several_losses_of_one_rank_in_event_files_are_read(tmp_path: Path) -> None:
+    """A detector logs three losses for each side: the one that is kept must be the one that is asked for."""
+    writer = summary_writer(tmp_path / "tb")
+    for i in range(EPOCHS):
+        for part, size in (("box", 1.0), ("cls", 2.0), ("dfl", 3.0)):
+            writer.add_scalar(f"train/{part}_loss", size / (i + 1), i)
+            writer.add_scalar(f"val/{part}_loss", size / (i + 1) + 0.1, i)
+    writer.close()
+    table = read(next((tmp_path / "tb").iterdir()))
+    assert len(table.columns["train_loss"]) == EPOCHS
+    np.testing.assert_allclose(table.columns["valid_loss"] - table.columns["train_loss"], 0.1, atol=1e-6)
 
 
 def test_checksums_are_those_of_the_standard() -> None:
@@ -709,7 +729,7 @@ def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
         (
             "log.csv",
             b"epoch,loss\n0,0.5\n1,0,4\n",
-            "row 3 than its header has names .*separate the columns by semicolons",
+            "3 cells on line 3, more than its header's 2.*separate the columns by semicolons",
         ),
         ("log.csv", b"epoch,loss,val_loss\n0,1,1e\n", "'val_loss' has '1e' in row 1"),
         ("log.csv", b"epoch,loss,val_loss\n0,1_000,1\n", "'1_000' in row 1"),
@@ -1075,3 +1095,34 @@ def test_a_column_whose_name_has_a_line_end_is_told_in_one_line() -> None:
     with pytest.raises(DataError) as caught:
         cells.cell_numbers(["one"], "train\nloss")
     assert str(caught.value) == "Column 'train loss' has 'one' in row 1; a number is needed."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['loss\n"0.5\n' + "0.4\n" * 300_000, 'epoch loss\n1 "0.5\n' + "1 0.4\n" * 300_000, '"epoch,loss\n' + "1,0.5\n" * 300_000,
+     'a,loss\n1,"0.5\n' + "\n" * 300_000, '# written by hand\nloss\n"0.5\n' + "0.4\n" * 300_000],
+    ids=["one column", "blanks", "header", "blank lines", "remark"],
+)  # fmt: skip
+def test_lines_that_can_say_nothing_are_not_searched(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open quote over millions of lines is refused as fast as the text is read."""
+    searched: list[str] = []
+    real = prose._values
+    monkeypatch.setattr(prose, "_values", lambda line: searched.append(line) or real(line))
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"not a readable CSV file|no column of losses|more cells"):
+        diagnose(tmp_path / "log.csv")
+    assert len(searched) <= 3
+
+
+@pytest.mark.parametrize("quantity", [*prose.QUANTITY.split("|"), "Top1", "LOSS", "Acc", "eRR", "Learning Rate", "LR"])
+@pytest.mark.parametrize("place", ["ep 3", "Epoch: 3", "EPS#3", "step=3", "Iteration (3", "iters 3", "STEPS [3"])
+def test_every_line_that_says_something_is_searched(quantity: str, place: str) -> None:
+    lines = [f"{quantity}: 0.5", place, f"x {place} y"]
+    assert prose.SAID.search(lines[0])
+    assert any(where.search(place) for where in prose.PLACE.values())
+    for line in lines:
+        assert [*prose.speaking(f"1\n\n2\n{line}\n3")] == [line]
+        assert [*prose.speaking(line)] == [line]
+    assert [*prose.speaking("\n".join(lines))] == lines

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import wellposed as wp
-from wellposed.core.errors import InputError, ProblemError
+from wellposed.core.errors import InputError, ProblemError, TargetError
 from wellposed.losses.metrics import in_target_units, metric, metrics
 from wellposed.losses.per_example import TORCH, Loss, PerExample, losses_by_name, mean_loss
 from wellposed.training.checkpoint import load, save_run
@@ -182,6 +182,15 @@ def test_a_callable_that_broadcasts_is_found_out(draw: torch.Generator) -> None:
 def test_labels_that_the_outputs_cannot_express(draw: torch.Generator) -> None:
     with pytest.raises(ProblemError, match="label 4 needs 5 outputs, there are 4"):
         Loss("cross_entropy").mean(scores(draw, N, CLASSES), torch.full((N,), 4))
+
+
+def test_a_label_far_beyond_the_others_may_mark_no_class(draw: torch.Generator) -> None:
+    """255 is what segmentation masks say of a border."""
+    outputs, target = torch.randn(2, 5, 4, 4, generator=draw), torch.randint(0, 5, (2, 4, 4), generator=draw)
+    target[:, 0] = 255
+    with pytest.raises(TargetError, match=r"label 255 needs 256 outputs.*leave it out.*ignore_index=255"):
+        Loss("cross_entropy").mean(outputs, target)
+    assert bool(Loss(torch.nn.CrossEntropyLoss(ignore_index=255)).mean(outputs, target).isfinite())
 
 
 def test_labels_in_a_column(draw: torch.Generator) -> None:

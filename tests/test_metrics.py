@@ -63,7 +63,7 @@ def follow(make: Make, gradients: list[Tensor]) -> tuple[Tensor, torch.optim.Opt
     for gradient in gradients:
         before = w.detach().clone()
         w.grad = gradient.clone()
-        look = optimizer_metrics.BEFORE.get(needs_metric(optimizer))
+        look = needs_metric(optimizer).before
         with torch.no_grad():
             seen = look(w, optimizer.param_groups[0], optimizer.state[w]) if look else {}
         optimizer.before = seen  # type: ignore[attr-defined]
@@ -227,7 +227,8 @@ WRONG: list[tuple[str, type[torch.optim.Optimizer], Any]] = [
 def test_a_wrong_metric_is_caught(
     name: str, cls: type[torch.optim.Optimizer], wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(optimizer_metrics.METRICS, cls, wrong)
+    metric = optimizer_metrics.OptimizerMetric(wrong, euclidean=cls is torch.optim.SGD)
+    monkeypatch.setitem(optimizer_metrics.METRICS, cls, metric)
     if name == "rmsprop_centered":
         assert gradient_error(OPTIMIZERS[name]) > 1e-3
         return
@@ -252,17 +253,18 @@ def _not_clipped(w: Tensor, group: Any, state: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "wrong"),
+    ("name", "cls", "wrong"),
     [
-        ("adadelta", optimizer_metrics._adadelta, _after),
-        ("adafactor", optimizer_metrics._adafactor, _of_another_size),
-        ("adafactor", optimizer_metrics._adafactor, _not_clipped),
+        ("adadelta", torch.optim.Adadelta, _after),
+        ("adafactor", torch.optim.Adafactor, _of_another_size),
+        ("adafactor", torch.optim.Adafactor, _not_clipped),
     ],
 )
 def test_a_wrong_moment_before_the_step_is_caught(
-    name: str, metric: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, cls: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(optimizer_metrics.BEFORE, metric, wrong)
+    metric = optimizer_metrics.OptimizerMetric(optimizer_metrics.METRICS[cls].step, wrong)
+    monkeypatch.setitem(optimizer_metrics.METRICS, cls, metric)
     assert max(gradient_error(NO_FIRST_MOMENT[name], count=count) for count in range(2, 20)) > 1e-3
 
 
@@ -305,7 +307,7 @@ def test_a_nadam_with_one_momentum_only_is_caught(monkeypatch: pytest.MonkeyPatc
         now = float(group["betas"][0]) * (1 - 0.5 * 0.96 ** (count * float(group["momentum_decay"])))
         return optimizer_metrics._nadam(group, state, count).times(1 - now)
 
-    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.NAdam, at_once)
+    monkeypatch.setitem(optimizer_metrics.METRICS, torch.optim.NAdam, optimizer_metrics.OptimizerMetric(at_once))
     assert impulse_error(OPTIMIZERS["nadam"]) > 0.1
 
 
@@ -499,7 +501,7 @@ def test_a_subclass_that_steps_as_its_parent_is_known() -> None:
     class Named(torch.optim.RAdam):
         pass
 
-    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is optimizer_metrics._radam
+    assert metric_of(Named([nn.Parameter(torch.ones(1))])) is optimizer_metrics.METRICS[torch.optim.RAdam]
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])

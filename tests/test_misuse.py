@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import math
 import pickle
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import wellposed as wp
 from wellposed.core.checks import checked
+from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
+from wellposed.study.trials import State
 
 ROWS = 24
 X = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
@@ -120,6 +124,10 @@ CALLS: dict[str, Call] = {
     "HalfSpace": charge(normal=1.0, limit=5.0),
     "Huber": loss(delta=1.0),
     "Quantile": loss(level=0.5),
+    "Metric": Call(
+        lambda: {"function": lambda outputs, target: (outputs - target).abs().mean(), "higher_is_better": False},
+        lambda made: wp.fit(wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (X, X[:, :1]), metric=made), RECIPE),
+    ),
     "Poisson": loss(),
     "reading_up_to": Call(lambda: {"memory": "1GiB"}, lambda made: made.__enter__()),
     "mixup_or_cutmix": Call(
@@ -341,10 +349,12 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
-    "WellposedError",
+    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
+    "Term", *(name for name in wp.__all__ if name.endswith("Error")),
+    "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
+    "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip
-"""What is given back, and not made by a caller."""
+"""What is given back, or is the base or a part of what a caller writes, and is not called with values."""
 RANGES = {  # what an annotation of plain types lets through and is no right value
     ("fit", "rows"): ("zero", "minus one"),
     ("fit", "probe_rows"): ("zero", "minus one"),
@@ -456,7 +466,8 @@ def test_ranges_name_values_and_parameters_that_there_are() -> None:
 def test_a_sentence_says_what_was_given_and_what_is_needed() -> None:
     for call, says in (
         (lambda: wp.fit(problem(), RECIPE, seed=1.5), "fit needs seed= to be a whole number; it was given 1.5."),
-        (lambda: wp.fit(problem(), RECIPE, seed=2**63), r"a whole number; it was given .* Whole numbers are below 2\*\*63\."),
+        (lambda: wp.fit(problem(), RECIPE, rows=2**63), r"fit needs rows= .* Whole numbers are below 2\*\*63\."),
+        (lambda: wp.fit(problem(), RECIPE, seed=2**64), r"a whole number; it was given .* Seeds go from -2\*\*63 to 2\*\*64 - 1\."),
         (lambda: wp.fit(problem(), RECIPE, rows=-1), "fit needs rows= to be a whole number >= 1 or None; it was given -1."),
         (lambda: wp.L1(True), "L1 needs a finite strength >= 0; it was given True."),
         (lambda: wp.Problem("mlp", "mse", (X, Y)), "Problem needs model= to be a function; it was given 'mlp'."),
@@ -474,6 +485,97 @@ def test_numbers_of_numpy_and_tensors_are_numbers() -> None:
     assert wp.fit(problem(), RECIPE, seed=np.int64(3)).seed == 3
     assert len(wp.fit_many(problem(), RECIPE, np.arange(2), engine="inprocess")) == 2
     assert wp.ramp(torch.tensor(4))(2) == 0.5
+
+
+SEEDS = [0, 2**63, np.uint64(2**64 - 1), torch.tensor(-1)]
+"""Ends of what torch.seed() and numpy's SeedSequence give, and one with a sign."""
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=str)
+def test_every_seed_of_64_bits_is_taken_wherever_a_seed_is(seed: Any) -> None:
+    taken = [
+        (name, key)
+        for name in CALLS
+        for key in inspect.signature(getattr(wp, name)).parameters
+        if key in ("seed", "seeds", "split_seed") and name not in SLOW
+    ]
+    assert len(taken) >= 6
+    for name, key in taken:
+        getattr(wp, name)(**CALLS[name].given() | {key: [seed, 5] if key == "seeds" else seed})
+
+
+def test_a_seed_of_64_bits_is_kept_as_it_is_and_gives_the_same_again(tmp_path: Path) -> None:
+    runs = wp.fit_many(problem(), RECIPE, np.array([2**64 - 1, 2**63], np.uint64), engine="inprocess")
+    assert [run.seed for run in runs] == [2**64 - 1, 2**63]
+    assert {type(run.seed) for run in runs} == {int}
+    again = wp.fit(problem(), RECIPE, seed=2**64 - 1)
+    assert again.history["valid_loss"] == pytest.approx(runs[0].history["valid_loss"], rel=1e-5)
+    state = State("data", "r2", 2**64 - 1, own_test=False)
+    state.save(tmp_path)
+    assert State.load(tmp_path).seed == 2**64 - 1
+
+
+NUMBERS = [1.0, 2.0, 3.0]
+ARRAYS = {
+    "list": NUMBERS, "tuple": tuple(NUMBERS), "range": range(1, 4), "tensors": [torch.tensor(x) for x in NUMBERS],
+    "float32": np.array(NUMBERS, np.float32), "reversed": np.array(NUMBERS[::-1])[::-1], "big endian": np.array(NUMBERS, ">f8"),
+    "read-only": np.broadcast_to(np.array(NUMBERS), 3), "series": pd.Series(NUMBERS, index=[7, 8, 9]),
+    "nullable": pd.Series([1, 2, 3], dtype="Int64"),
+}  # fmt: skip
+BIAS = leaves(nn.Linear(1, 3))[1]
+TAKES: dict[str, Callable[[Any], Any]] = {
+    "WeightedL1": lambda v: wp.WeightedL1(0.1, v).weights,
+    "L1SP": lambda v: wp.L1SP(0.1, v).reference,
+    "L2SP": lambda v: wp.L2SP(0.1, v).reference,
+    "L2SP by name": lambda v: wp.L2SP(0.1, {"bias": v}).at(BIAS).reference,
+    "Box low": lambda v: wp.Box(v, 9.0).low,
+    "Box high": lambda v: wp.Box(-9.0, v).high,
+    "HalfSpace normal": lambda v: wp.HalfSpace(v, 1.0).normal,
+    "HalfSpace limit": lambda v: wp.HalfSpace(1.0, v, by="input").limit,
+    "GroupL2 weights": lambda v: wp.GroupL2(0.1, by="input", weights=v).weights,
+    "TiedGroups weights": lambda v: wp.TiedGroups(0.1, {"w": "input"}, weights=v).weights,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("takes", TAKES)
+@pytest.mark.filterwarnings("error")
+def test_where_a_tensor_is_taken_an_array_of_any_kind_is(takes: str, kind: str) -> None:
+    assert TAKES[takes](ARRAYS[kind]).tolist() == NUMBERS
+
+
+@pytest.mark.parametrize("given", [[1, 0, 1], np.array([1, 0, 1], np.uint8), pd.Series([1, 0, 1], index=[5, 6, 7])])
+def test_group_numbers_are_any_array_of_integers(given: Any) -> None:
+    found: Any = wp.GroupL2(0.1, by=given).by
+    assert found.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("takes", TAKES)
+@pytest.mark.parametrize(
+    "wrong", [["a"], [[1.0], [2.0, 3.0]], [1.0, True], [None], pd.Series(["a"]), [math.nan]], ids=str
+)
+def test_what_is_no_array_of_numbers_is_refused(takes: str, wrong: Any) -> None:
+    with pytest.raises(wp.WellposedError, match="needs"):
+        TAKES[takes](wrong)
+
+
+def test_a_space_takes_every_collection_and_a_set_in_the_same_order_always() -> None:
+    for given in (
+        {8, 2, 4},
+        (v for v in (2, 4, 8)),
+        np.array([2, 4, 8]),
+        {2: "", 4: "", 8: ""}.keys(),
+        pd.Series([2, 4, 8]),
+    ):
+        space = wp.Problem(lambda data, width=2: net(), "mse", (X, Y), space={"width": given}).space["width"]
+        assert space == [2, 4, 8]
+        assert {type(value) for value in space} == {int}
+    words = wp.Problem(lambda data, act="": net(), "mse", (X, Y), space={"act": {"tanh", "elu", "relu", None}}).space[
+        "act"
+    ]
+    assert words == [None, "elu", "relu", "tanh"]
+    with pytest.raises(wp.WellposedError, match="space= to be a mapping"):
+        wp.Problem(lambda data, width=2: net(), "mse", (X, Y), space={"width": itertools.count()})  # type: ignore[dict-item]
 
 
 def test_a_checked_class_and_function_keep_their_signatures_and_copies() -> None:

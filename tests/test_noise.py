@@ -837,6 +837,24 @@ def test_impossible_mixing(call: Callable[[Tensor], object], message: str) -> No
         call(images(4))
 
 
+def test_classes_that_no_memory_holds_are_refused_before_any_is_taken() -> None:
+    labels, order = torch.arange(16), torch.randperm(16)
+    with pytest.raises(InputError, match=r"1,000,000,000 classes for each of 16 labels: .* 238 GiB .* the model has"):
+        mixed_targets(labels, order, 0.5, classes=10**9)
+    with wp.reading_up_to("1MiB"), pytest.raises(InputError, match="may take 1 MiB"):
+        mixed_targets(labels, order, 0.5, classes=10**5)
+    assert mixed_targets(labels, order, 0.5, classes=10**5).shape == (16, 10**5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[0, 1, 1], [0, 1, 3], [-1, 0, 1], [0, 1, 10**15], [0, 1], [False, True, True], [0.0, 1.0, 2.0]], ids=str
+)
+def test_what_is_no_permutation_is_refused(wrong: list[Any]) -> None:
+    with pytest.raises(ShapeError, match="mixed needs the permutation of the 3 rows"):
+        mixed_targets(torch.zeros(3), torch.tensor(wrong), 0.5)
+    assert mixed_targets(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5).shape == (0,)
+
+
 def check_mixed(mix: Callable[..., Tensor]) -> None:
     """Cross entropy of mixed targets is the mixture of the two cross entropies."""
     logits = torch.randn(6, 4, generator=generator(0))

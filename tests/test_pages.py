@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import runpy
 import time
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 import wellposed as wp
 from wellposed.core.errors import WellposedError
-from wellposed.noise.perturb import Placed
+from wellposed.noise.noise import Placed
 from wellposed.optim.regularize import Regularized
 from wellposed.penalties.base import Chargeable, Constraint, Term
 
@@ -175,7 +176,11 @@ def test_the_page_names_what_there_is_to_choose_from() -> None:
     """A penalty or a constraint that no line mentions would never be chosen."""
     page = read("which.md")
     public = [
-        name for name in wp.__all__ if isinstance(getattr(wp, name), type) and issubclass(getattr(wp, name), Chargeable)
+        name
+        for name in wp.__all__
+        if isinstance(value := getattr(wp, name), type)
+        and issubclass(value, Chargeable)
+        and not inspect.isabstract(value)
     ]
     missing = [name for name in public if f"wp.{name}" not in page]
     assert not missing, f"docs/which.md says nothing of {missing}: give each a line, or a word under Relatives"

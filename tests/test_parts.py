@@ -17,7 +17,9 @@ import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError, TrainingError
 from wellposed.core.random import generator
 from wellposed.noise.inputs import mixup, mixup_or_cutmix
-from wellposed.noise.perturb import NOISES, WeightNoise
+from wellposed.noise.noise import PLACED
+from wellposed.noise.noise import kinds as noises
+from wellposed.noise.perturb import WeightNoise
 from wellposed.optim.schedules import NamedSchedule, named_schedule
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.coupled import CoupledPenalty
@@ -247,7 +249,7 @@ OFF = [name for name, (_, _, off) in PARTS.items() if off is not None]
 
 def test_every_part_is_here() -> None:
     assert set(chargeables()) <= set(PARTS)
-    assert {f"place {name}" for name in NOISES} <= set(PARTS)
+    assert {f"place {name}" for name, kind in noises().items() if kind.acts in PLACED} <= set(PARTS)
     missing = set(Recipe().noise.model_dump()) - {"places"} - set(PARTS)
     assert not missing
     kinds = (Penalty, CoupledPenalty, FunctionalPenalty)

@@ -25,23 +25,20 @@ from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
+from wellposed.noise.noise import PLACED, Noise, Placed, kinds
 from wellposed.noise.perturb import (
-    NOISES,
-    ActivationNoise,
     DropConnect,
     Dropout,
     GaussianDropout,
-    Noise,
-    ParameterNoise,
     Perturbed,
-    Placed,
     SpatialDropout,
     StochasticDepth,
     WeightNoise,
     perturb,
 )
-from wellposed.noise.support import KINDS, SUPPORT
+from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 
+NOISES = {name: kind for name, kind in kinds().items() if kind.acts in PLACED}
 Perturb = Callable[..., Any]
 ROOT = Path(__file__).parent.parent
 
@@ -206,7 +203,7 @@ def check_size_0(make: Perturb, zero: Placed) -> None:
 @pytest.mark.parametrize("name", NOISES)
 def test_size_0_is_plain_bit_for_bit(name: str) -> None:
     cls = NOISES[name]
-    check_size_0(perturb, cls(0.0).on(wp.weights if issubclass(cls, ParameterNoise) else ["0", nn.ReLU]))
+    check_size_0(perturb, cls(0.0).on(wp.weights if cls.acts == "weights" else ["0", nn.ReLU]))
     scheduled = cls(0.5).on("3" if name != "spatial_dropout" else "2", schedule=lambda step: 0.0)
     check_size_0(perturb, scheduled)
 
@@ -611,7 +608,7 @@ def test_every_noise_has_a_name_and_is_in_the_registry() -> None:
     assert list(NOISES) == sorted(NOISES)
     assert {name: cls(0.1).name for name, cls in NOISES.items()} == {name: name for name in NOISES}
     here = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Noise)}
-    assert set(NOISES.values()) == here - {Noise, ActivationNoise, ParameterNoise}
+    assert set(NOISES.values()) == here - {Noise}
     assert set(NOISES) <= set(SUPPORT)
     assert set(NOISES.values()) <= {placed.noise.__class__ for placed in EVERY} | {SpatialDropout}
 
@@ -848,6 +845,36 @@ def use(method: str, kind: str) -> Tensor:
     elif method != "label_smoothing":
         assert not torch.equal(out, model.eval()(batch(kind))), "it does something"
     return out
+
+
+NO_RECIPE = "A recipe has no such key: it is for your own loop."
+
+KINDS: tuple[str, ...] = ("table", "image", "tokens", "search")
+"""``table``: floating (examples, features); ``image``: floating (examples, channels, height, width); ``tokens``: integer
+(examples, places); ``search``: as a part of a recipe, and so in a search of many recipes."""
+
+
+def _cells(table: str = "", image: str = "", tokens: str = "", search: str = "") -> dict[str, str]:
+    return {"table": table, "image": image, "tokens": tokens, "search": search}
+
+
+SUPPORT: dict[str, dict[str, str]] = {
+    "gaussian": _cells(tokens=NO_NUMBERS),
+    "cutout": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
+    "mixup": _cells(tokens=NO_NUMBERS),
+    "cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
+    "mixup_or_cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
+    "manifold_mixup": _cells(search=NO_RECIPE),
+    "label_smoothing": _cells(),
+    "dropout": _cells(),
+    "spatial_dropout": _cells(table=NO_CHANNELS),
+    "gaussian_dropout": _cells(),
+    "drop_connect": _cells(),
+    "weight_noise": _cells(),
+    "stochastic_depth": _cells(),
+    "gradient_noise": _cells(),
+}
+"""Method -> kind -> ``""`` where it is supported, else why it is refused."""
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "search"])

@@ -27,10 +27,19 @@ from wellposed.parallel.jobs import Job, Outcome
 from wellposed.parallel.population import compiled
 from wellposed.parallel.population import grouping as together_module
 from wellposed.parallel.population.compiled import Kernel, kernel
-from wellposed.parallel.population.native import CHARGE, RULE, Int, P, check_sizes
+from wellposed.parallel.population.native import CHARGE, OP, RULE, Int, P, _Step
 from wellposed.training.run import Run
 
 pytestmark = pytest.mark.skipif(kernel() is None, reason="no C compiler, or another BLAS")
+
+
+def check_sizes(kernel: Kernel) -> None:
+    """Refuse a library whose structures are not these."""
+    sizes = [kernel.library.wp_sizes(Int(i)) for i in range(4)]
+    ours = [OP.itemsize, RULE.itemsize, CHARGE.itemsize, ctypes.sizeof(_Step)]
+    assert sizes == ours, f"kernel.c and native.py differ: {sizes}, {ours}"
+
+
 SOURCE = Path(compiled.__file__).parent
 TOLERANCE = 1e-9
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch.utils.data import (
 import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError
 from wellposed.data.arrays import Arrays, Source
+from wellposed.data.encoding import TableEncoder
 
 N, FEATURES, CLASSES = 60, 4, 3
 DRAW = torch.Generator().manual_seed(0)
@@ -462,3 +464,123 @@ def test_a_device_that_is_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"The device 'cuda' cannot be used: .* Give cpu, or auto"):
             wp.fit(problem(), SHORT, device="cuda")
+
+
+AMOUNTS = [
+    "poisson", "huber", "quantile:0.9", "mse", "mae", "squared_error", "absolute_error", wp.Huber(0.5), nn.MSELoss(), nn.L1Loss(),
+    nn.HuberLoss(), nn.SmoothL1Loss(), nn.PoissonNLLLoss(), nn.functional.mse_loss,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", AMOUNTS, ids=lambda loss: getattr(loss, "__name__", str(loss)))
+@pytest.mark.parametrize("of", ["frame", "array"])
+def test_counts_are_amounts_where_the_loss_says_so(loss: Any, of: str) -> None:
+    """Whole numbers of few values are taken for classes, unless the loss compares amounts."""
+    counts = np.arange(120) % 6
+    x = pd.DataFrame({"a": np.linspace(0, 1, 120)}) if of == "frame" else np.linspace(0, 1, 120)[:, None]
+    problem = wp.Problem(lambda data: nn.Linear(data.features, data.outputs), loss, (x, counts))
+    assert (problem.prepared.task, problem.prepared.outputs) == ("regression", 1)
+    assert np.isfinite(wp.fit(problem, wp.Recipe(epochs=1)).history["valid_loss"][-1])
+
+
+@pytest.mark.parametrize("of", ["frame", "array"])
+def test_a_loss_that_leaves_a_doubt_lets_the_target_decide(of: str) -> None:
+    counts = np.arange(120) % 6
+    x = pd.DataFrame({"a": np.linspace(0, 1, 120)}) if of == "frame" else np.linspace(0, 1, 120)[:, None]
+    for loss in ("cross_entropy", nn.CrossEntropyLoss(), lambda outputs, target: (outputs.sum(1) - target) ** 2):
+        assert wp.Problem(lambda data: nn.Linear(1, data.outputs), loss, (x, counts)).prepared.task == "classification"
+    named = wp.Problem(lambda data: nn.Linear(1, 6), "mse", wp.Data((x, counts), task="classification"))
+    assert named.prepared.task == "classification"
+    words = wp.Problem(lambda data: nn.Linear(1, 1), "mse", (pd.DataFrame({"a": counts}), ["p", "q"] * 60))
+    assert words.prepared.task == "classification"
+
+
+def test_what_would_be_ignored_is_refused() -> None:
+    x, y = np.linspace(0, 1, 40)[:, None], np.arange(40) % 2
+    frame = pd.DataFrame(x, columns=["a"])
+    with pytest.raises(DataError, match=r"kinds= names the kinds of a frame's columns.*Give X as a frame"):
+        wp.Data((x, y), kinds={"x0": "category"}).prepare()
+    for given in ({"train_clean": (x, y)}, {"collate_fn": list}):
+        with pytest.raises(DataError, match=f"{next(iter(given))}= is for arrays and Datasets"):
+            wp.Data((frame, y), **given).prepare()  # type: ignore[arg-type]
+    assert wp.Data((frame, y), kinds={"a": "number"}).prepare().features == 1
+
+
+def test_a_space_holds_what_a_study_can_keep() -> None:
+    for factory in (lambda data, **settings: nn.Linear(1, 1), lambda data, clip=1.0: nn.Linear(1, 1)):
+        with pytest.raises(ProblemError, match=r"clip.* has inf, which a study cannot keep"):
+            wp.Problem(factory, "mse", (X, Y), space={"clip": [1.0, np.inf]})
+        with pytest.raises(ProblemError, match="no values"):
+            wp.Problem(factory, "mse", (X, Y), space={"clip": []})
+
+
+def columns() -> dict[str, Any]:
+    """One column of each kind that a frame may hold."""
+    numbers, days = np.arange(60) % 7, pd.date_range("2024-01-01", periods=60)
+    words = np.array(["x", "y", "z"])[np.arange(60) % 3]
+    return {
+        "number": numbers * 1.5, "whole": numbers, "small": numbers.astype("uint8"), "half": numbers.astype("float16"),
+        "nullable whole": pd.Series(numbers, dtype="Int64").where(numbers > 1), "boolean": numbers > 3,
+        "nullable number": pd.Series(numbers, dtype="Float64").where(numbers > 1),
+        "nullable boolean": pd.Series(numbers > 3, dtype="boolean").where(numbers > 1),
+        "category": pd.Categorical(words), "ordered": pd.Categorical(words, ordered=True), "intervals": pd.cut(numbers, 3),
+        "text": words, "string": pd.Series(words, dtype="string").where(numbers > 1), "objects": pd.Series([1, "x", None] * 20),
+        "date": days, "zoned": days.tz_localize("Europe/Berlin"), "no date": pd.Series(days).where(numbers > 1),
+        "duration": pd.to_timedelta(numbers, unit="h"), "month": pd.period_range("2020-01", periods=60, freq="M"),
+        "written": days.strftime("%Y-%m-%d"), "sparse": pd.arrays.SparseArray(numbers * 1.0), "empty": np.full(60, np.nan),
+        "infinite": np.where(numbers > 5, np.inf, numbers), "nested": pd.Series([[1, 2]] * 60),
+    }  # fmt: skip
+
+
+KINDS = {"month": "date", "duration": "number", "date": "date", "zoned": "date", "nullable boolean": "boolean"}
+
+
+@pytest.mark.parametrize("kind", columns())
+def test_a_column_of_every_kind_is_trained_on(kind: str) -> None:
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 60), "b": columns()[kind]}, index=np.arange(60)[::-1])
+    problem = wp.Problem(
+        lambda data: nn.Linear(data.features, data.outputs), "mse", wp.Data((frame, frame["a"] * 2), test=0.2)
+    )
+    for run in (
+        wp.fit(problem, wp.Recipe(epochs=1)),
+        *wp.fit_many(problem, wp.Recipe(epochs=1), [0, 1], engine="inprocess"),
+    ):
+        assert np.isfinite(run.history["valid_loss"][-1])
+    assert problem.prepared.encoder is not None
+    if kind in KINDS:
+        assert type(problem.prepared.encoder.columns[1]).__name__.lower().startswith(KINDS[kind])
+
+
+def test_durations_of_arrow_are_numbers() -> None:
+    pytest.importorskip("pyarrow")
+    hours = pd.Series(pd.to_timedelta(np.arange(40) % 5, unit="h"))
+    plain, arrow = (
+        TableEncoder.fit(pd.DataFrame({"a": c})).transform({"a": c})
+        for c in (hours, hours.astype("duration[ns][pyarrow]"))
+    )
+    np.testing.assert_array_equal(plain, arrow)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (lambda f, y: {"train": f}, r"a frame alone has no target\. Write \(frame\.drop"),
+        (lambda f, y: {"train": (f, np.zeros((40, 2)))}, r"one value for each row; this one has shape \(40, 2\)"),
+        (lambda f, y: {"train": (f, y), "valid": f}, r"valid= is a share .*, or \(X, y\) with a frame X"),
+        (lambda f, y: {"train": (f, y), "valid": True}, r"valid= is a share .* it was given True"),
+        (lambda f, y: {"train": (f, y), "test": (f,)}, r"test= is a share"),
+        (lambda f, y: {"train": (f, pd.date_range("2024", periods=40))}, r"The target 'y' holds dates"),
+    ],
+)
+def test_frames_that_are_no_data_are_refused_in_a_sentence(data: Any, says: str) -> None:
+    frame = pd.DataFrame({"a": np.arange(40.0)})
+    with pytest.raises(DataError, match=says):
+        wp.Data(**data(frame, frame["a"])).prepare()
+
+
+def test_the_target_of_a_frame_may_be_a_column_of_an_array() -> None:
+    frame, y = pd.DataFrame({"a": np.arange(40.0)}), np.arange(40.0)
+    column, flat = (wp.Data((frame, target)).prepare().train.targets() for target in (y[:, None], y))
+    assert column is not None
+    assert flat is not None
+    torch.testing.assert_close(column, flat)

@@ -525,7 +525,6 @@ def test_one_that_forgets_is_caught(forgotten: Any, monkeypatch: pytest.MonkeyPa
     kept = tuple(keep for keep in range_test.KEPT if keep is not forgotten)
     monkeypatch.setattr(range_test, "KEPT", kept)
     checks: dict[Any, list[Callable[[], None]]] = {
-        range_test.modes_kept: [test_the_mode_is_training],
         range_test.forward_noise_kept: [
             lambda: test_noise_goes_on_where_it_was("perturb", "sgd"),
             lambda: test_noise_goes_on_where_it_was("mixup", "lookahead"),
@@ -538,6 +537,21 @@ def test_one_that_forgets_is_caught(forgotten: Any, monkeypatch: pytest.MonkeyPa
     for check in checks.get(forgotten, [lambda: test_everything_is_as_it_was("sgd", True)]):
         with pytest.raises(AssertionError):
             check()
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "check"),
+    [
+        ("modes_kept", lambda: test_the_mode_is_training()),
+        ("buffers_kept", lambda: test_everything_is_as_it_was("sgd", True)),
+    ],
+)
+def test_one_that_forgets_a_part_of_the_model_is_caught(
+    forgotten: str, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_test, forgotten, lambda model: nullcontext())
+    with pytest.raises(AssertionError):
+        check()
 
 
 def test_one_that_forgets_the_random_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from wellposed.core.errors import InputError, ProblemError, TrainingError
 from wellposed.core.progress import reporting_to
 from wellposed.parallel import cluster, transfer
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job, Outcome, Standing
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes, Standing
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wellposed[ray]'")
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray has no local clusters here")
@@ -195,10 +194,10 @@ def test_a_gpu_that_no_node_has_is_refused(nodes: Any) -> None:
 
 def test_a_bug_there_is_raised_here(nodes: Any) -> None:
     given = problem()
-    wrong = transfer.WorkerShare((0,), tuple(jobs(1)), "cpu", math.inf, None, None, version="0.0.0")
+    wrong = transfer.WorkerShare((0,), tuple(jobs(1)), Conditions("cpu"), version="0.0.0")
     task = ray.remote(max_retries=0)(cluster.train_remotely)
     cluster.connect(ray)
-    tasks = cluster.Tasks(ray, task, given, cluster.store_problem(ray, given), jobs(1), None, 1)
+    tasks = cluster.Tasks(ray, task, given, cluster.store_problem(ray, given), jobs(1), Outcomes(1, None), 1)
     with pytest.raises(TrainingError, match=r"sent jobs by wellposed 0\.0\.0") as caught:
         tasks.train([wrong])
     assert "In a Ray worker" in caught.value.__notes__[0]
@@ -236,7 +235,10 @@ def test_ctrl_c_keeps_what_has_ended_and_output_has_our_words_alone(nodes: Any, 
     assert program.stdout.readline() == "trained\n"  # of a job whose first worker died, which Ray would print
     time.sleep(1.0)
     program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=60)
+    try:
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()  # one that did not end would train beside all tests after this
     assert out == "['epochs']\n"
     assert err == ""
     assert (tmp_path / "died").exists()
@@ -258,7 +260,7 @@ def test_notes_of_workers_are_told_here(nodes: Any) -> None:
 
 
 def test_a_node_that_is_taken_away(nodes: Any, tmp_path: Path) -> None:
-    """Both nodes are in the middle when one goes; its lot is trained again on the other."""
+    """Both nodes are in the middle when one goes; its lot is trained again on the other. Another comes then, for the next tests."""
     (tmp_path / "running").mkdir()
 
     def net(width: int = 4) -> nn.Module:
@@ -282,4 +284,6 @@ def test_a_node_that_is_taken_away(nodes: Any, tmp_path: Path) -> None:
     found = train(given, wanted)
     thread.join()
     assert eventually(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 1)
+    nodes.add_node(**node())
+    nodes.wait_for_nodes()
     assert all(map(same, train(given, wanted, "inprocess"), found))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +25,8 @@ from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
 from wellposed.optim.schedules import COURSES, SHAPES, Monitor, named_schedule
 from wellposed.recipe.presets import PRESETS, as_recipe
-from wellposed.recipe.recipe import NoiseSpec, Recipe, chargeables, optimizers
+from wellposed.recipe.recipe import NoiseSpec, Recipe, Section, chargeables, optimizers
+from wellposed.study.trials import Pending, State, Trial
 
 # Everything a recipe can say, at random.
 
@@ -415,3 +422,117 @@ def test_schedules_at_both_ends() -> None:
     assert factor("cosine", 15, 20, warmup=0.5) == pytest.approx(factor("cosine", 5, 10))
     for name in SHAPES:
         assert all(0 < factor(name, i, total, 0.3) <= 1 for total in (1, 2, 7) for i in range(total))
+
+
+def numbered() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A recipe with True in the place of each number that a recipe has, read from its sections; and some nested deeper."""
+    sections = {"": Recipe, **{k: type(v) for k, v in Recipe() if isinstance(v, Section)}}
+    for name, cls in sections.items():
+        for key, field in cls.model_fields.items():
+            kinds = str(field.annotation)
+            if re.search(r"\b(int|float)\b", kinds) and "bool" not in kinds and key != "model":
+                yield f"{name}.{key}", {key: True} if not name else {name: {key: True}}
+    yield from {
+        "optimizer.momentum": {"optimizer": {"name": "sgd", "momentum": True}},
+        "optimizer.betas": {"optimizer": {"name": "adam", "betas": (0.9, True)}},
+        "schedule.gamma": {"schedule": {"name": "step", "gamma": True}},
+        "schedule.milestones": {"schedule": {"name": "multistep", "milestones": [True, 3]}},
+        "terms.strength": {"terms": [{"penalty": "l1", "strength": True}]},
+        "terms.bound": {"terms": [{"penalty": "max_norm", "bound": True}]},
+        "terms.warmup": {"terms": [{"penalty": "l1", "strength": 0.1, "warmup": True}]},
+        "terms.mix": {"terms": [{"penalty": "elastic_net", "strength": 0.1, "mix": True}]},
+        "terms.low": {"terms": [{"penalty": "box", "low": [0.0, True], "high": 2.0}]},
+        "terms.heads": {"terms": [{"penalty": "group_l2", "strength": 0.1, "by": "head", "heads": True}]},
+        "places.rate": {"noise": {"places": [{"kind": "dropout", "on": "*", "rate": True}]}},
+        "places.warmup": {"noise": {"places": [{"kind": "dropout", "on": "*", "rate": 0.1, "warmup": True}]}},
+        "numpy": {"epochs": np.True_},
+    }.items()
+
+
+@pytest.mark.parametrize(("name", "values"), list(numbered()), ids=lambda part: part if isinstance(part, str) else "")
+def test_true_is_no_number_anywhere_in_a_recipe(name: str, values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"True|False|torch\.bool"):
+        Recipe(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": np.int64(3), "clip": np.float32(0.5)},
+        {"optimizer": {"name": "sgd", "momentum": np.float32(0.5), "nesterov": np.True_}},
+        {"optimizer": {"name": "adam", "betas": np.array([0.8, 0.9])}},
+        {"schedule": {"name": "multistep", "milestones": np.array([3, 5])}},
+        {"schedule": {"name": "step", "step_size": np.int64(3), "gamma": np.float32(0.5), "per": np.int64(4)}},
+        {"schedule": {"name": np.str_("cosine"), "warmup": np.float64(0.1)}},
+        {"model": {"width": np.int64(4), "norm": np.False_, "sizes": np.array([1, 2])}},
+        {"terms": [{"penalty": "box", "low": np.array([0.0, 1.0]), "high": pd.Series([2, 3], index=[5, 6])}]},
+        {"terms": [{"penalty": "weighted_l1", "strength": 0.1, "weights": [1, 2]}]},
+        {"terms": [{"penalty": "weighted_l1", "strength": np.float32(0.5), "weights": np.array([True, False])}]},
+        {"noise": {"places": [{"kind": "dropout", "on": np.array(["0", "1"]), "rate": np.float32(0.25)}]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_and_arrays_of_numpy_are_written_and_read_back(values: dict[str, Any]) -> None:
+    recipe = Recipe(**values)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+INFINITE = [
+    {"terms": [{"penalty": "box", "low": 0.0, "high": math.inf}]},
+    {"terms": [{"penalty": "box", "low": [[-math.inf, 0.0]], "high": math.inf}]},
+    {"model": {"clip": math.inf, "ends": [-math.inf, 1.0], "norm": "inf"}},
+    {"optimizer": {"name": "adam", "eps": math.inf}},
+]
+
+
+@pytest.mark.parametrize("values", INFINITE, ids=str)
+def test_infinities_survive_every_file_that_keeps_a_recipe(values: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe(**values)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    strict = json.dumps(recipe.to_dict(), allow_nan=False)
+    assert Recipe(**json.loads(strict)) == recipe
+    trial = Trial(0, "search", recipe.to_dict(), "", 0, 0.0, 0.0, 0.0, 1, 0, 0.0, "epochs", 9)
+    lot = [Pending(1, recipe.to_dict(), {}, 3, None)]
+    State("data", "r2", 0, own_test=False, trials=[trial], pending=lot, planned=2).save(tmp_path)
+    state = State.load(tmp_path)
+    assert state.trials[0].built == Recipe(**state.pending[0].recipe) == recipe
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"terms": [{"penalty": "box", "low": math.nan, "high": 1.0}]},
+        {"optimizer": {"name": "adam", "betas": (math.nan, 0.9)}},
+        {"schedule": {"name": "step", "gamma": math.nan}},
+        {"noise": {"places": [{"kind": "dropout", "on": "*", "rate": math.nan}]}},
+        {"model": {"a": [math.nan]}},
+    ],
+    ids=str,
+)
+def test_nan_is_in_no_recipe(values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="nan"):
+        Recipe(**values)
+
+
+ARRAYS = {
+    "rates": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [1, 2, 3]',
+    "rates of each": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [[1, 2, 3], [1, 2, 3], [0, 0, 0], [1.5, 2, 3]]',
+    "mask": 'penalty = "weighted_l1"\nstrength = 0.1\nweights = [true, false, true]',
+    "weights of inputs": 'penalty = "group_l2"\nstrength = 0.1\nby = "input"\nweights = [1, 2, 0]',
+    "group numbers": 'penalty = "group_l2"\nstrength = 0.1\nby = [[0, 1, 1], [0, 1, 1], [2, 2, 2], [-1, -1, -1]]',
+    "block": 'penalty = "group_l2"\nstrength = 0.1\nby = "block"\nblock = [2, 3]',
+    "ends": 'penalty = "box"\nlow = [-inf, 0, 0]\nhigh = [1, inf, 2.5]',
+    "normal and limits": 'penalty = "half_space"\nnormal = [1, 2, 3]\nlimit = [1, 1, 1, 2]\nby = "unit"',
+    "weights of rows": 'penalty = "row_l21"\nstrength = 0.1\nweights = [1, 2, 3, 4]',
+}
+
+
+@pytest.mark.parametrize("term", ARRAYS)
+def test_arrays_in_toml_terms_are_trained_with(term: str) -> None:
+    recipe = Recipe.from_toml(f'epochs = 1\n[[terms]]\n{ARRAYS[term]}\non = "0.weight"')
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    problem = wp.Problem(lambda data: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), "mse", (x, x[:, 0]))
+    alone, among = wp.fit(problem, recipe), wp.fit_many(problem, [recipe, recipe], [0, 1], engine="inprocess")[0]
+    assert among.history["valid_loss"] == pytest.approx(alone.history["valid_loss"], rel=1e-4)

@@ -24,6 +24,7 @@ from wellposed.core.signs import HIDDEN
 from wellposed.reporting import figures
 from wellposed.reporting import html as page
 from wellposed.study import verdict
+from wellposed.study.study import summary
 
 pytest.importorskip("jinja2")
 matplotlib = pytest.importorskip("matplotlib")
@@ -285,7 +286,25 @@ def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) ->
     record["differences"] = {}
     record["improvement"].update(estimate=0.0, low=0.0, high=0.0, shown=False)
     assert "no recipe of the search beat the tuned baseline" in verdict.verdict(record).sentence
-    assert "Nothing: the tuned baseline is the best recipe." in read(page.render(record)).text
+    shown = read(page.render(record)).text
+    assert "tuned baseline" in shown
+    for twice in ("best recipe", "Best recipe", "What changed in the recipe", "better by"):
+        assert twice not in shown, twice
+
+
+def test_where_the_baseline_stays_the_best_it_is_shown_once_with_what_could_have_been_seen(
+    record: dict[str, Any],
+) -> None:
+    record["recipes"]["best"] = record["recipes"]["baseline"]
+    record["improvement"] |= {"estimate": 0.0, "low": 0.0, "high": 0.0, "shown": False, "pairs": 5}
+    record["improvement"]["needs"] = {"gain": 0.0, "smallest": 0.0123, "power": 0.8}
+    record["trials"] += [trial(90, "finalist") | {"describe": describe} for describe in ("x", "y", "x")]
+    said = verdict.verdict(record)
+    assert "the best 2 of them again with new seeds" in said.support
+    assert "a gain of 0.012 accuracy with probability 0.8" in said.limits
+    assert summary(record).count("on untouched rows (") == 1
+    record["improvement"]["needs"]["smallest"] = 0.0  # one pair, or written before this was measured
+    assert verdict.verdict(record).limits == ""
 
 
 def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
@@ -597,16 +616,11 @@ def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: 
 
 
 def test_penalties_of_outputs_are_on_nothing() -> None:
-    from wellposed.penalties.base import FunctionalPenalty
-    from wellposed.recipe.recipe import chargeables
+    from wellposed.recipe.recipe import Recipe
 
-    found = [
-        name
-        for name, cls in chargeables().items()
-        if issubclass(cls, FunctionalPenalty) and "activations" not in cls.needs
-    ]
-    assert sorted(found) == sorted(verdict.OF_OUTPUTS)
-    assert verdict.setting([{"penalty": "confidence", "strength": 0.1, "on": "weights"}]) == "confidence 0.1"
+    terms = [{"penalty": "confidence", "strength": 0.1}, {"penalty": "l1", "strength": 0.1}]
+    found = Recipe(terms=terms).differences(Recipe())["terms"]
+    assert verdict.setting(found[0]) == "confidence 0.1; l1 0.1 on weights"
 
 
 # Labels in any script

@@ -22,6 +22,7 @@ from wellposed.decomposition.learning_curve import as_many_steps
 from wellposed.optim.schedules import (
     COURSES,
     SHAPES,
+    TORCH_NAMES,
     Plateau,
     PlateauClock,
     decay_to,
@@ -236,6 +237,18 @@ def test_a_long_training_overflows_nothing() -> None:
     assert ScheduleSpec(name="cosine_restarts", T_0=1).rate(1.0, 10**7, 10**8, 1) == 1.0
 
 
+@pytest.mark.parametrize("name", TORCH_NAMES)
+def test_the_name_of_a_scheduler_of_torch_leads_to_ours(name: str) -> None:
+    for called in (name, getattr(torch_schedules, name)):
+        with pytest.raises(RecipeError, match=f"torch's {name} is '{TORCH_NAMES[name]}' here.*function of the count"):
+            Recipe(schedule={"name": called})
+
+
+def test_a_schedule_without_settings_says_so() -> None:
+    with pytest.raises(RecipeError, match=r"'one_cycle' takes no div_factor\. It takes no settings"):
+        Recipe(schedule={"name": "one_cycle", "div_factor": 500})
+
+
 # ---- a plateau
 
 VALUES = st.floats(-3, 3) | st.floats(0.99, 1.01) | st.sampled_from([math.nan, math.inf, 0.0, 1.0])
@@ -248,6 +261,7 @@ PLATEAUS = st.fixed_dictionaries(
         "min_lr": st.sampled_from([0.0, 1e-3, 0.2, 0.5]),
         "threshold": st.sampled_from([0.0, 1e-4, 0.1]),
         "threshold_mode": st.sampled_from(["rel", "abs"]),
+        "eps": st.sampled_from([0.0, 1e-6, 1e-2]),
     },
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wellposed.data.data import Data
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ingredients import INGREDIENTS, contents, parts
+from wellposed.search.ingredients import contents, ingredients, parts
 from wellposed.search.space import Dimension, Space
 from wellposed.training.problem import Problem
 
@@ -86,7 +86,7 @@ def test_every_point_is_a_recipe_that_has_what_the_point_says() -> None:
         assert recipe.optimizer.lr == point.get("rate", point.get("sgd_rate"))
 
 
-@pytest.mark.parametrize("ingredient", INGREDIENTS, ids=lambda i: i.name)
+@pytest.mark.parametrize("ingredient", ingredients(), ids=lambda i: i.name)
 def test_an_ingredient_that_is_put_in_is_recognized_and_taken_out_again(ingredient: Any) -> None:
     values = BASELINE.model_dump()
     ingredient.put(values, ingredient.high)
@@ -128,7 +128,7 @@ def test_a_diagnosis_steers_what_is_tried_first() -> None:
     assert regularizers(overfits) > 1.2 * regularizers(plain) > 1.5 * regularizers(underfits)
     widths = [[p["model.width"] for p in draws(space, 300)] for space in (plain, underfits)]
     assert np.mean(widths[1]) > np.mean(widths[0]) + 0.5, "capacity where it underfits"
-    strong, none = (sum(bool(v) for i in INGREDIENTS if i.regularizes for v in [space.starts()[0].get(i.name)])
+    strong, none = (sum(bool(v) for i in ingredients() if i.regularizes for v in [space.starts()[0].get(i.name)])
                     for space in (overfits, underfits))  # fmt: skip
     assert strong >= 3
     assert none == 0

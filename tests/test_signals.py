@@ -149,7 +149,7 @@ def mlp(inputs: int = 12, outs: int = 4, depth: int = 2, act: Callable[[], nn.Mo
         norm: Callable[[int], nn.Module] | None = None, drop: float = 0.0, width: int = WIDTH) -> nn.Sequential:  # fmt: skip
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Linear(width if i else input_scales, width), *([norm(width)] if norm else []), act()]
+        layers += [nn.Linear(width if i else inputs, width), *([norm(width)] if norm else []), act()]
         layers += [nn.Dropout(drop)] if drop else []
     return nn.Sequential(*layers, nn.Linear(width, outs))
 
@@ -517,6 +517,18 @@ def found(make: Case, seed: int = 0) -> list[str]:
     return [finding.name for finding in inside if finding is not None]
 
 
+def test_complex_weights_are_watched_without_a_warning() -> None:
+    """As of a Fourier neural operator; a warning is an error in this suite."""
+    net = nn.Linear(3, 1)
+    net.register_parameter("spectrum", nn.Parameter(torch.tensor([1.0 + 2.0j, 3.0j])))
+    x, y = torch.randn(20, 3), torch.randn(20, 1)
+    watch = wp.watch(net, nn.MSELoss(), train=(x, y), valid=(x, y))
+    watch.epoch()
+    net.spectrum.data *= 1j  # the same sizes, other numbers
+    watch.epoch()
+    assert wp.diagnose(watch).findings
+
+
 def test_the_rules_found_are_those_that_are_tested() -> None:
     assert NAMES == PLANTED.keys() == NEAR_MISSES.keys()
 
@@ -857,9 +869,7 @@ def test_units_of_a_convolution_are_its_channels() -> None:
 
 def test_a_run_is_looked_into_at_its_first_and_chosen_weights() -> None:
     x, y = blobs(0, rows=400)
-    problem = wp.Problem(
-        lambda data, width=16: mlp(row_faults.features, row_faults.outputs, width=width), "cross_entropy", (x, y)
-    )
+    problem = wp.Problem(lambda data, width=16: mlp(data.features, data.outputs, width=width), "cross_entropy", (x, y))
     run = wp.fit(problem, wp.Recipe(epochs=4), seed=3)
     before = torch.get_rng_state()
     signals = wp.diagnose(run).curves.signals

@@ -14,6 +14,7 @@ from wellposed.core.errors import DataError, FormatError
 
 pd = pytest.importorskip("pandas")
 
+from wellposed.core.csv import csv_columns  # noqa: E402
 from wellposed.data.columns import as_days, as_numbers, column_kind  # noqa: E402 - needs pandas
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz  # noqa: E402
 from wellposed.data.table_files import as_frame, read_table  # noqa: E402
@@ -95,7 +96,7 @@ def test_csv_tsv_and_parquet_give_one_frame(tmp_path: Path) -> None:
             assert read["x"].tolist() == ["NA", "b", "c"]  # a text among texts, not a missing value
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_seen(tmp_path: Path, separator: str) -> None:
     text = f"\n\na{separator}b{separator}c\n1{separator}x y{separator}3\n2{separator}z{separator}4\n"
     frame = read_table(written(tmp_path / "t.csv", "﻿" + text))
@@ -107,6 +108,25 @@ def test_decimal_commas_and_words_for_missing(tmp_path: Path) -> None:
     frame = read_table(written(tmp_path / "t.csv", "a;b\n1,5;NA\n2,25;3\n-1,0;?\n"))
     assert frame["a"].tolist() == [1.5, 2.25, -1.0]
     assert frame["b"].isna().tolist() == [True, False, True]
+
+
+def test_decimal_commas_beside_a_word_for_missing(tmp_path: Path) -> None:
+    """A column of both was text, since its words kept it from being read as numbers."""
+    frame = read_table(written(tmp_path / "t.csv", "day;rate\n18/04;-0,368\n15/04;-\n13/04;2\n"))
+    np.testing.assert_array_equal(frame["rate"], [-0.368, np.nan, 2.0])
+
+
+def test_a_bar_in_texts_is_no_separator(tmp_path: Path) -> None:
+    frame = read_table(written(tmp_path / "t.csv", "kind,genres\na,x|y\nb,y\n"))
+    assert frame["genres"].tolist() == ["x|y", "y"]
+
+
+def test_a_time_beyond_the_calendar_in_a_structure_is_one_sentence(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    late = arrow.array([{"at": 1_608_809_472_000_000}], arrow.struct([("at", arrow.timestamp("ms"))]))
+    parquet.write_table(arrow.table({"seen": late}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"has a cell that cannot be taken \(year 52951 is out of range\)"):
+        read_table(tmp_path / "t.parquet")
 
 
 def test_one_column_quotes_utf16_and_short_rows(tmp_path: Path) -> None:
@@ -133,7 +153,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "zipped.csv.gz": (b"a,b\n1,2\n", "not a whole gzip"),
     "cut.csv.gz": (gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "not a whole gzip"),
     "damaged.csv.gz": (gzip.compress(b"a,b\n1,2\n")[:12] + b"xxxxxxxx", "not a whole gzip"),
-    "damaged.parquet": (b"PAR1 nothing PAR1", "not a whole Parquet"),
+    "damaged.parquet": (b"PAR1 nothing PAR1", "cannot be read as a Parquet file"),
     "empty.parquet": (b"", "is empty"),
     "table.xlsx": (b"PK", "Give one of"),
     "noextension": (b"a", "Give one of"),
@@ -667,3 +687,29 @@ def test_the_encoder_sees_training_rows_only() -> None:
     before, after = (TableEncoder.fit(f.iloc[train]) for f in (frame, changed))
     assert before == after
     assert TableEncoder.fit(changed) != before  # the change would have been noticed
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "loss,phase\n1.5,a\n2.5,b\n",
+        "loss;phase\n1.5;a\n2.5;b\n",
+        "loss\tphase\n1.5\ta\n2.5\tb\n",
+        "loss|phase\n1.5|a\n2.5|b\n",
+        'sep=;\nloss;phase\n1.5;"a"\n2.5;b\n',
+        '"loss","phase"\r\n1.5,"a"\r\n2.5,"b"\r\n',
+    ],
+)
+def test_tables_and_logs_are_read_by_the_same_rules(tmp_path: Path, text: str, encoding: str) -> None:
+    path = written(tmp_path / "t.csv", text.encode(encoding))
+    frame, columns = read_table(path), csv_columns(path)
+    assert frame["loss"].tolist() == [float(cell) for cell in columns["loss"]] == [1.5, 2.5]
+    assert frame["phase"].tolist() == columns["phase"] == ["a", "b"]
+
+
+def test_blanks_are_separators_between_numbers_only(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path / "n.csv", "a  b\n1 2\n3  4\n")).shape == (2, 2)
+    assert list(read_table(written(tmp_path / "t.csv", "city name\nNew York\nSan Jose\n")).columns) == ["city name"]
+    assert list(read_table(written(tmp_path / "a.csv", "the address\n12 Main\n3 Side\n")).columns) == ["the address"]
+    assert list(csv_columns(written(tmp_path / "q.csv", '"a,b";c\n1;2\n'))) == ["a,b", "c"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
+import gc
 import io
 import json
 import os
@@ -17,7 +19,8 @@ import time
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -734,6 +737,73 @@ def test_signals_are_left_as_they_were() -> None:
     assert statuses == [0]
 
 
+def in_a_destructor() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    Dying()
+
+
+def in_a_weak_callback() -> None:
+    class Dying:
+        pass
+
+    dying = Dying()
+    kept = weakref.ref(dying, lambda _: signal.raise_signal(signal.SIGINT))
+    del dying
+    assert kept() is None
+
+
+def in_a_callback_of_the_collector() -> None:
+    def called(phase: str, info: dict[str, int]) -> None:
+        gc.callbacks.remove(called)
+        signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(called)
+    gc.collect()
+
+
+def in_a_call_from_c() -> None:
+    signalled = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    signalled()
+
+
+@unix
+@pytest.mark.parametrize(
+    "place", [in_a_destructor, in_a_weak_callback, in_a_callback_of_the_collector, in_a_call_from_c]
+)
+def test_an_interrupt_that_python_cannot_hand_on_comes_a_moment_later(
+    restored: None, place: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python would write it on stderr with a traceback, and go on as if nobody had asked to end."""
+
+    def placed() -> None:
+        place()
+        time.sleep(60)
+
+    with Interrupts() as found:
+        with pytest.raises(KeyboardInterrupt):
+            placed()
+        assert found.came is signal.SIGINT
+    assert capsys.readouterr().err == ""
+
+
+@unix
+def test_what_else_python_cannot_hand_on_is_told_as_ever(restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            raise ValueError
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_type))
+    before = sys.unraisablehook
+    with Interrupts():
+        Dying()
+    assert told == [ValueError]
+    assert sys.unraisablehook is before
+
+
 @unix
 @pytest.mark.parametrize("when", [2, 4, 7])
 def test_a_burst_of_signals_while_a_trial_is_written_keeps_the_study(
@@ -865,7 +935,7 @@ from pathlib import Path
 import torch, wellposed as wp
 from wellposed.parallel import processes
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job
+from wellposed.parallel.jobs import Conditions, Job
 
 way, folder = sys.argv[1], Path(sys.argv[2])
 if way == "number":
@@ -894,7 +964,7 @@ def fork_holder(start):
 processes.forked = fork_holder(processes.forked)
 problem = wp.Problem(lambda: Net(2, 2), "cross_entropy", (torch.randn(20, 2), torch.arange(20) % 2))
 recipe = wp.Recipe(epochs=10**9, batch_size=8, stopping={"patience": 0})
-processes.train_in_processes(problem, [Job(recipe, seed) for seed in range(2)], device="cpu", deadline=1e18, workers=2, fork=True)
+processes.train_in_processes(problem, [Job(recipe, seed) for seed in range(2)], Conditions("cpu"), workers=2, fork=True)
 """
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections import UserDict, namedtuple
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,8 @@ from torch.utils.data import (
 )
 
 import wellposed as wp
-from wellposed.core.errors import DataError, InputError, ProblemError
+from wellposed.core.errors import DataError, InputError, ProblemError, TargetError
+from wellposed.losses.metrics import Metric
 from wellposed.training import watch as watching
 from wellposed.training.watch import FEWEST, MOST, probe_rows
 
@@ -533,6 +535,188 @@ def test_what_cannot_be_watched_is_said_in_a_sentence(name: str, side: str, data
     sides = {"train": data, "valid": data, side: given}
     with pytest.raises(DataError, match=sentence):
         wp.watch(net, "cross_entropy", **sides)
+
+
+def held(x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Every form in which all targets lie in memory."""
+    rows = TensorDataset(x, y)
+    return {
+        "arrays": (x, y),
+        "numpy": (x.numpy(), y.numpy()),
+        "TensorDataset": rows,
+        "part of one": Subset(rows, range(len(y))),
+        "loader": DataLoader(rows, batch_size=8, shuffle=True),
+        "loader of a part": DataLoader(Subset(rows, range(len(y))), batch_size=8),
+        "loader of some rows": DataLoader(rows, batch_size=8, sampler=SubsetRandomSampler(range(len(y)))),
+        "loader that weighs": DataLoader(rows, sampler=WeightedRandomSampler([1.0] * len(y), len(y))),
+        "batches": list(zip(x.split(8), y.split(8), strict=True)),
+        "mappings": [{"x": a, "y": b} for a, b in zip(x.split(8), y.split(8), strict=True)],
+    }
+
+
+@pytest.mark.parametrize("name", held(torch.zeros(2, 1), torch.zeros(2)))
+@pytest.mark.parametrize("side", ["train", "valid"])
+@pytest.mark.parametrize("label", [CLASSES, -1])
+def test_a_label_that_has_no_output_is_found_in_every_row_that_lies_in_memory(
+    name: str, side: str, label: int, data: Any, net: nn.Module
+) -> None:
+    """Each row in its turn, most of which no probe of five has."""
+    x, y = data
+    words: dict[str, Any] = {"forward": lambda model, batch: model(batch["x"])} if name == "mappings" else {}
+    other = held(x, y)[name]
+    wp.watch(net, "cross_entropy", other, other, rows=5, **words)
+    for row in range(0, ROWS, 3):
+        wrong = y.clone()
+        wrong[row] = label
+        sides = {"train": other, "valid": other, side: held(x, wrong)[name]}
+        with pytest.raises(TargetError, match=str(label)):
+            wp.watch(net, "cross_entropy", **sides, rows=5, **words)
+
+
+def test_rows_that_a_loader_leaves_out_may_have_any_label(data: Any, net: nn.Module) -> None:
+    x, y = data
+    y = y.clone()
+    y[::2] = 99
+    odd, rows = list(range(1, ROWS, 2)), TensorDataset(x, y)
+    for given in (
+        DataLoader(rows, sampler=SubsetRandomSampler(odd)),
+        DataLoader(Subset(rows, odd)),
+        DataLoader(Subset(rows, range(ROWS)), sampler=SubsetRandomSampler(odd)),
+        Subset(rows, odd),
+    ):
+        wp.watch(net, "cross_entropy", given, given, rows=5)
+
+
+class Mishap(Exception):
+    """What nobody but its author expects."""
+
+
+class Trap:
+    """Raises at its n-th call, counted from 0."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Mishap("my own words")
+
+
+class Trapped(Metric):
+    """Somebody's own metric."""
+
+    name = "trapped"
+
+    def __init__(self, trap: Trap) -> None:
+        self.trap = trap
+
+    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        self.trap.step()
+        return (outputs.argmax(1) == target).double()
+
+
+class TrappedRows(Dataset[Any]):
+    """Somebody's own data."""
+
+    def __init__(self, x: Tensor, y: Tensor, trap: Trap) -> None:
+        self.x, self.y, self.trap = x, y, trap
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        self.trap.step()
+        return self.x[i], self.y[i]
+
+
+@dataclass(frozen=True)
+class TrappedPenalty(wp.GroupL2):
+    """Somebody's own penalty."""
+
+    trap: Trap = field(default_factory=lambda: Trap(0), compare=False)
+
+    def value(self, w: Tensor) -> Tensor:
+        self.trap.step()
+        return super().value(w)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        self.trap.step()
+        return super().prox(w, step)
+
+
+def trapped(kind: str, last: int, data: Any) -> dict[str, Any]:
+    """What `watch` and `fit` are given, one of which raises in its turn."""
+    trap, (x, y) = Trap(last), data
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        trap.step()
+        return F.cross_entropy(outputs, target, reduction="none")
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                trap.step()
+            return super().forward(x)
+
+    return {
+        "model": Net(FEATURES, CLASSES) if kind == "model" else nn.Linear(FEATURES, CLASSES),
+        "loss": loss if kind == "loss" else "cross_entropy",
+        "metric": Trapped(trap) if kind == "metric" else None,
+        "data": TrappedRows(x, y, trap) if kind == "data" else TensorDataset(x, y),
+    }
+
+
+def by_watch(model: nn.Module, loss: Any, metric: Any, data: Any) -> None:
+    wp.watch(model, loss, data, data, metric=metric, rows=5).epoch()
+
+
+def by_fit(model: nn.Module, loss: Any, metric: Any, data: Any) -> None:
+    wp.fit(wp.Problem(lambda: model, loss, wp.Data(data, valid=data), metric=metric), wp.Recipe(epochs=1))
+
+
+SAID = {
+    "loss": "the loss 'loss', which was given Tensor of shape",
+    "model": "the model in evaluation mode, which was given Tensor of shape",
+    "metric": "the metric 'trapped', which was given Tensor of shape",
+    "data": "the Dataset, which was given ",
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("entry", [by_watch, by_fit])
+def test_what_a_persons_own_code_raises_stays_and_says_where(entry: Any, kind: str, data: Any) -> None:
+    """Whenever it raises, its exception is what comes out, or the cause of it; a note says whose it is, on which shapes."""
+    raised: list[Exception] = []
+    for last in range(12):
+        try:
+            entry(**trapped(kind, last, data))
+        except Exception as error:
+            raised.append(error)
+    assert raised
+    for error in raised:
+        mishap: BaseException = error
+        while mishap.__cause__ is not None:
+            mishap = mishap.__cause__
+        assert isinstance(mishap, Mishap)
+        assert "my own words" in str(error)
+        noted = any(SAID[kind] in note for note in getattr(mishap, "__notes__", ()))
+        assert noted or (kind == "model" and error is not mishap), "else a sentence of ours says so"
+
+
+@pytest.mark.parametrize("how", ["prox", "loss"])
+def test_what_a_persons_own_penalty_raises_stays_and_says_where(how: str, net: nn.Module, data: Any) -> None:
+    term = TrappedPenalty(0.1, trap=Trap(0)).on("0.weight", how=how)
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, term)
+
+    def step() -> None:
+        (F.cross_entropy(net(data[0]), data[1]) + optimizer.penalty()).backward()
+        optimizer.step()
+
+    with pytest.raises(Mishap, match="my own words") as caught:
+        step()
+    assert "TrappedPenalty(" in caught.value.__notes__[0]
+    assert "Parameter of shape (8, 6)" in caught.value.__notes__[0]
 
 
 def test_a_model_a_loss_and_a_metric_that_are_none(data: Any, net: nn.Module) -> None:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from wellposed.constraints.multiplier import NormBound
     from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex, TopK
     from wellposed.constraints.spectral import Orthogonal, SpectralBall
-    from wellposed.core.errors import WellposedError
+    from wellposed.core.errors import (
+        CompositionError,
+        DataError,
+        InputError,
+        ProblemError,
+        RecipeError,
+        SelectorError,
+        ShapeError,
+        TrainingError,
+        WellposedError,
+    )
     from wellposed.core.reading import reading_up_to
     from wellposed.core.selectors import biases, convs, embeddings, inputs, named, norms, outputs, weights
     from wellposed.data.data import Data
@@ -33,12 +43,16 @@ if TYPE_CHECKING:
     from wellposed.decomposition.measured_budget import ErrorBudget
     from wellposed.diagnosis.diagnose import diagnose, diagnose_many
     from wellposed.diagnosis.finding import Finding
+    from wellposed.diagnosis.rules.rule import Rule
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.logs.log import Log
+    from wellposed.losses.any_metric import Metric
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
     from wellposed.noise.labels import mixed_targets
     from wellposed.noise.mixing import ManifoldMixup
+    from wellposed.noise.noise import Noise
     from wellposed.noise.perturb import (
         DropConnect,
         Dropout,
@@ -50,12 +64,23 @@ if TYPE_CHECKING:
     )
     from wellposed.optim.averaging import Average
     from wellposed.optim.lookahead import Lookahead
+    from wellposed.optim.optimizer_metrics import Diagonal, OptimizerMetric
     from wellposed.optim.regularize import regularize
     from wellposed.optim.schedules import decay_to, named_schedule, ramp, staircase
     from wellposed.optim.sharpness import SAM
     from wellposed.optimality.certify import Certificate, certify
     from wellposed.optimality.settle import settle
     from wellposed.parallel.executors import fit_many
+    from wellposed.penalties.base import (
+        Constraint,
+        Context,
+        CoupledPenalty,
+        FunctionalPenalty,
+        Penalty,
+        Searched,
+        Term,
+        Traits,
+    )
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
@@ -78,9 +103,29 @@ if TYPE_CHECKING:
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
-    "core.errors": ["WellposedError"],
+    "core.errors": [
+        "CompositionError",
+        "DataError",
+        "InputError",
+        "ProblemError",
+        "RecipeError",
+        "SelectorError",
+        "ShapeError",
+        "TrainingError",
+        "WellposedError",
+    ],
     "core.reading": ["reading_up_to"],
     "core.selectors": ["biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"],
+    "penalties.base": [
+        "Constraint",
+        "Context",
+        "CoupledPenalty",
+        "FunctionalPenalty",
+        "Penalty",
+        "Searched",
+        "Term",
+        "Traits",
+    ],
     "penalties.elementwise": ["L1", "L2", "ElasticNet", "WeightedL1"],
     "penalties.nonconvex": ["L0", "MCP", "SCAD"],
     "penalties.reference": ["L1SP", "L2SP"],
@@ -94,11 +139,13 @@ _PLACES = {
     "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
     "constraints.multiplier": ["NormBound"],
+    "losses.any_metric": ["Metric"],
     "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradient_noise": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
     "noise.labels": ["mixed_targets"],
     "noise.mixing": ["ManifoldMixup"],
+    "noise.noise": ["Noise"],
     "noise.perturb": [
         "DropConnect",
         "Dropout",
@@ -111,6 +158,7 @@ _PLACES = {
     "data.data": ["Data"],
     "optim.averaging": ["Average"],
     "optim.lookahead": ["Lookahead"],
+    "optim.optimizer_metrics": ["Diagonal", "OptimizerMetric"],
     "optim.regularize": ["regularize"],
     "optim.schedules": ["decay_to", "ramp", "named_schedule", "staircase"],
     "optim.sharpness": ["SAM"],
@@ -129,6 +177,8 @@ _PLACES = {
     "decomposition.measured_budget": ["ErrorBudget"],
     "decomposition.error_budget": ["error_budget"],
     "statistics.compare": ["compare"],
+    "logs.log": ["Log"],
+    "diagnosis.rules.rule": ["Rule"],
     "diagnosis.finding": ["Finding"],
     "decomposition.learning_curve": ["LearningCurve", "learning_curve"],
     "decomposition.gap_split": ["GapSplit", "gap_split"],
@@ -155,14 +205,21 @@ __all__ = [
     "BiasVariance",
     "Box",
     "Certificate",
+    "CompositionError",
     "Confidence",
     "Consistency",
+    "Constraint",
+    "Context",
+    "CoupledPenalty",
     "Data",
+    "DataError",
+    "Diagonal",
     "DropConnect",
     "Dropout",
     "ElasticNet",
     "ErrorBudget",
     "Finding",
+    "FunctionalPenalty",
     "GapSplit",
     "GaussianDropout",
     "GradientNoise",
@@ -172,27 +229,39 @@ __all__ = [
     "Hierarchical",
     "History",
     "Huber",
+    "InputError",
     "Jacobian",
     "L1Ball",
     "L2Ball",
     "LInfBall",
     "LearningCurve",
+    "Log",
     "LogitL2",
     "Lookahead",
     "ManifoldMixup",
     "MaxNorm",
+    "Metric",
+    "Noise",
     "NonNegative",
     "NormBound",
     "Nuclear",
+    "OptimizerMetric",
     "Orthogonal",
     "Orthogonality",
+    "Penalty",
     "Poisson",
     "Problem",
+    "ProblemError",
     "Quantile",
     "RangeTest",
     "Recipe",
+    "RecipeError",
     "RowL21",
+    "Rule",
     "Run",
+    "Searched",
+    "SelectorError",
+    "ShapeError",
     "Simplex",
     "SparseGroup",
     "SpatialDropout",
@@ -200,9 +269,12 @@ __all__ = [
     "SpectralBall",
     "StochasticDepth",
     "Study",
+    "Term",
     "TiedGroups",
     "TopK",
     "TotalVariation",
+    "TrainingError",
+    "Traits",
     "UnitNorm",
     "Watch",
     "WeightNoise",

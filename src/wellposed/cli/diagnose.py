@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wellposed.cli.failures import sentence
-from wellposed.cli.options import MaxMemory
+from wellposed.cli.options import MaxMemory, Rules, imported_types
 from wellposed.cli.terminal import complain, hand_over, say, stdout_encodes, terminal_width
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def diagnose(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
     ] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="A log reader of your own; may be given several times."),
+    ] = None,
+    rule: Rules = None,
     max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
@@ -39,7 +44,7 @@ def diagnose(
         from wellposed.reporting.turning import check_name
 
         check_name(figure)
-    found, unread = _all_of(sources)
+    found, unread = _all_of(sources, imported_types(reader, "reader"), imported_types(rule, "rule"))
     if as_json and (len(found) or not unread):
         hand_over(json.dumps([jsonable(one.to_dict()) for one in found]) + "\n")
     elif not as_json:
@@ -54,7 +59,7 @@ def diagnose(
         raise typer.Exit(1)
 
 
-def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
+def _all_of(sources: list[str], readers: list[Any], rules: list[Any]) -> tuple[Diagnoses, bool]:
     """What can be read is judged; each source that cannot gets its sentence on stderr."""
     from wellposed.core.errors import WellposedError
     from wellposed.diagnosis.diagnose import every_run, worst_first
@@ -64,7 +69,7 @@ def _all_of(sources: list[str]) -> tuple[Diagnoses, bool]:
     unread = False
     for source in sources:
         try:
-            runs: list[Diagnosis | Exception] = [*every_run(source)]
+            runs: list[Diagnosis | Exception] = [*every_run(source, readers, rules)]
         except (WellposedError, OSError) as error:
             runs = [error]
         for one in runs:

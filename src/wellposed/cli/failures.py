@@ -12,7 +12,7 @@ from wellposed.cli.interrupts import Interrupts
 from wellposed.cli.terminal import complain, explain, harmless_streams, undelivered
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """Ctrl-C, or what ends like it, came before there was anything to keep, or after all was kept."""
 
 
@@ -38,7 +38,7 @@ def _status(command: Callable[[], Any], debug: bool) -> int:
         ended = command()
     except SystemExit as error:
         ended = error.code if isinstance(error.code, int) or not error.code else 1
-    except Stopped:
+    except Interrupted:
         raise KeyboardInterrupt from None
     except Exception as error:
         show = getattr(error, "show", None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
 import sys
 import time as clock
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory
+from wellposed.cli.options import MaxMemory, Rules, imported_types
 from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
@@ -26,10 +28,11 @@ PROBLEM_FILE = re.compile(r"\.py:[A-Za-z_]\w*$")
 
 
 def improve(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: scikit-learn's handwritten digits."
+            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
@@ -52,6 +55,7 @@ def improve(
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
+    rule: Rules = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -64,7 +68,8 @@ def improve(
     max_memory: MaxMemory = None,
 ) -> None:
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
-    began = clock.monotonic()  # imports take seconds, and count
+    # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
+    began = clock.monotonic() if context.obj is None else float(context.obj)
     from wellposed.cli.progress_bar import show_progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
@@ -77,6 +82,7 @@ def improve(
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
     with show_progress(spent, quiet or as_json), stdout_to_stderr():
+        from wellposed.core.drawing import left_out
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
@@ -97,7 +103,7 @@ def improve(
         try:
             study = search(
                 problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command,
+                command=command, rules=imported_types(rule, "rule"),
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -109,11 +115,17 @@ def improve(
             if same_page(folder):
                 raise
             study = None
-        page = report(study or folder)
+        late = study is not None and study.late
+        with left_out() if late else contextlib.nullcontext():
+            page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
     for kind in ("warning", "note"):
         for said in texts(record.get(f"{kind}s"), most=2000):
             complain(f"{kind}: {said}")
+    if late:
+        complain(
+            f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
+        )
     if as_json:
         hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
     else:
@@ -135,6 +147,7 @@ def problem_of(
 ) -> Problem:
     """The problem that the arguments describe."""
     from wellposed.core.errors import InputError
+    from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.tables import prepare_table, read_table
     from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
 
@@ -152,25 +165,16 @@ def problem_of(
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
         return image_problem(data, metric=metric)
+    held: Any = None
     if data is None:
-        frame, name, target = _example(), "digits", target or "target"
+        (frame, held), name, target, valid = noisy_digits(), "noisy-digits", target or "target", VALID
     else:
-        frame, name = read_table(data), _stem(data)
+        frame, name, valid = read_table(data), _stem(data), 0.2
     table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
-    rows = None if test is None else labelled_rows(read_table(test), table)
-    return table_problem(table, metric=metric, test=rows)
-
-
-def _example() -> Any:
-    """1,797 real handwritten digits, 64 grey values each; ships with scikit-learn."""
-    from wellposed.core.errors import require
-
-    require("sklearn", "tables")
-    from sklearn.datasets import load_digits
-
-    frame = load_digits(as_frame=True).frame.copy()
-    frame["target"] = [f"digit {label}" for label in frame["target"]]
-    return frame
+    if data is None:
+        table = replace(table, warnings=(ABOUT, *table.warnings))
+    held = held if test is None else read_table(test)
+    return table_problem(table, metric=metric, test=None if held is None else labelled_rows(held, table), valid=valid)
 
 
 def _stem(data: str) -> str:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule", metavar="PACKAGE.MODULE:CLASS", help="A finding rule of your own; may be given several times."
+    ),
+]
+
+
+def imported_types(names: list[str] | None, kind: str) -> list[Any]:
+    """What the import names stand for."""
+    from wellposed.core.registry import import_typed
+
+    return [import_typed(name, kind) for name in names or []]
 
 
 def _allowed(context: typer.Context, memory: str | None) -> None:

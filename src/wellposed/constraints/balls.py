@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from wellposed.core.errors import InputError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
-from wellposed.penalties.base import Constraint, Traits, at_least_zero, needs_axes
+from wellposed.penalties.base import Constraint, Penalty, Searched, Traits, at_least_zero, needs_axes
 from wellposed.penalties.layouts import laid_out
 
 WAYS: dict[str, int | None] = {**AXES, "all": None}
@@ -22,10 +23,40 @@ Units and inputs of transposed kernels are found where they are; see `wellposed.
 """
 
 
+def positively_homogeneous(cores: Sequence[Penalty]) -> bool:
+    """Whether all are convex with ``g(c u) = c g(u)`` for c > 0."""
+    return all(core.traits.convex and core.traits.homogeneous == 1 for core in cores)
+
+
+def _cut_alike(core: Penalty, constraint: Constraint) -> bool:
+    """Whether the groups of a penalty are those of the norm ball: units or inputs, by whatever name."""
+    ways = [
+        AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)
+    ]
+    return core.merged(core) is not None and ways[0] is not None and ways[0] == ways[1]
+
+
+class Bounded(Constraint):
+    """A set of what is not larger than a bound."""
+
+    bound: float
+
+    @property
+    def traits(self) -> Traits:
+        """Only a bound of 0 makes zeros."""
+        return Traits(sparse=self.bound == 0)
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, bound=self.bound)
+
+
 class GroupConstraint(Constraint):
     """A set for each group of weights; ``by`` says what a group is."""
 
     by: str
+
+    def __post_init__(self) -> None:
+        _ = self.axis
 
     @property
     def axis(self) -> int | None:
@@ -52,9 +83,17 @@ class GroupConstraint(Constraint):
             needs_axes(self, name, w, 2)
 
 
+class BoundedGroups(Bounded, GroupConstraint):
+    """A bound for each group of weights."""
+
+    def __post_init__(self) -> None:
+        Bounded.__post_init__(self)
+        GroupConstraint.__post_init__(self)
+
+
 @checked
 @dataclass(frozen=True)
-class MaxNorm(GroupConstraint):
+class MaxNorm(BoundedGroups):
     """``|w_g|_2 <= bound`` for every group, projected after each step: ``w_g *= min(1, bound/|w_g|)``.
 
     Args:
@@ -71,24 +110,23 @@ class MaxNorm(GroupConstraint):
 
     bound: float
     by: str = "unit"
-
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
-        _ = self.axis
+    keeps_signs: ClassVar[bool] = True
+    searched: ClassVar[Searched] = Searched(
+        low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1, amount="bound", without=("group_l2",)
+    )
 
     def project(self, w: Tensor) -> Tensor:
         """The nearest feasible weights; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, self.axis)
 
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After absolute values, and after group norms whose groups are its own: units or inputs, by whatever name."""
+        return positively_homogeneous(cores) if self.by == "all" else all(_cut_alike(core, self) for core in cores)
+
 
 @checked
 @dataclass(frozen=True)
-class L2Ball(Constraint):
+class L2Ball(Bounded):
     """``|w|_2 <= bound`` for the whole tensor: `MaxNorm` by all.
 
     Args:
@@ -100,23 +138,20 @@ class L2Ball(Constraint):
     """
 
     bound: float
-
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
+    keeps_signs: ClassVar[bool] = True
 
     def project(self, w: Tensor) -> Tensor:
         """``w * min(1, bound/|w|)``; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, None)
 
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After anything convex with ``g(c u) = c g(u)``."""
+        return positively_homogeneous(cores)
+
 
 @checked
 @dataclass(frozen=True)
-class L1Ball(GroupConstraint):
+class L1Ball(BoundedGroups):
     """``|w_g|_1 <= bound`` for every group: weights shrink by a common amount, and small ones become exactly zero.
 
     Args:
@@ -130,19 +165,21 @@ class L1Ball(GroupConstraint):
 
     bound: float
     by: str = "all"
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
-        _ = self.axis
+    keeps_signs: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits()
 
     def project(self, w: Tensor) -> Tensor:
         """``sign(w) * max(|w| - theta, 0)`` with the theta that meets the bound; a feasible group is unchanged."""
         return into_l1_ball(w, self.bound, self.axis)
 
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After absolute values of one strength."""
+        return not weighted and not cores
+
 
 @checked
 @dataclass(frozen=True)
-class LInfBall(Constraint):
+class LInfBall(Bounded):
     """``|w_i| <= bound`` for every weight.
 
     Args:
@@ -150,14 +187,6 @@ class LInfBall(Constraint):
     """
 
     bound: float
-
-    @property
-    def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
-        return Traits(sparse=self.bound == 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, bound=self.bound)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -186,9 +215,6 @@ class UnitNorm(GroupConstraint):
 
     by: str = "unit"
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
-
-    def __post_init__(self) -> None:
-        _ = self.axis
 
     def project(self, w: Tensor) -> Tensor:
         """``w_g/|w_g|``; a group of norm 1 comes back unchanged."""

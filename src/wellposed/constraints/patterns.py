@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -16,7 +17,7 @@ from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
-from wellposed.penalties.base import ByValue, Constraint, Numbers, Traits, array, at_least_zero, setting_text
+from wellposed.penalties.base import ByValue, Constraint, Numbers, Penalty, Traits, array, at_least_zero, setting_text
 from wellposed.penalties.elementwise import broadcasts
 
 
@@ -252,7 +253,7 @@ class Simplex(GroupConstraint):
 
     def __post_init__(self) -> None:
         at_least_zero(self, total=self.total)
-        _ = self.axis
+        super().__post_init__()
 
     def project(self, w: Tensor) -> Tensor:
         """``max(w - theta, 0)`` with the theta that meets the total; a feasible group comes back unchanged."""
@@ -284,6 +285,7 @@ class TopK(GroupConstraint):
     keep: float
     by: str = "all"
     traits: ClassVar[Traits] = Traits(convex=False)
+    keeps_signs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         convert_numbers(self, "keep")
@@ -304,3 +306,7 @@ class TopK(GroupConstraint):
     def project(self, w: Tensor) -> Tensor:
         """The largest magnitudes of each group; among equal ones the lowest index."""
         return keep_largest(w, self.count(w), self.axis)
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After absolute values of one strength."""
+        return not weighted and not cores

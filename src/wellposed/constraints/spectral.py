@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.ops.singular_values import clip_spectrum, on_matrices, onto_orthonormal
-from wellposed.penalties.base import Constraint, Traits, at_least_zero
-from wellposed.penalties.matrix import OfMatrices, check_parts
+from wellposed.penalties.base import Constraint, Penalty, Traits, at_least_zero
+from wellposed.penalties.matrix import Nuclear, OfMatrices, check_parts
 
 
 @checked
@@ -47,6 +48,10 @@ class SpectralBall(OfMatrices, Constraint):
     def project(self, w: Tensor) -> Tensor:
         """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
         return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """After the nuclear norm of the same matrices."""
+        return not thresholds and all(isinstance(core, Nuclear) and core.parts == self.parts for core in cores)
 
 
 @checked

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from wellposed.core.errors import InputError, WellposedError, described, did_you_mean
-from wellposed.core.numbers import to_python
+from wellposed.core.numbers import arrayed, to_python
 
 C = TypeVar("C", bound=Callable[..., Any])
 MOST = 1_000_000
@@ -53,11 +53,15 @@ Level = Annotated[float, Within(0, 1, open="both")]
 """A probability that is neither 0 nor 1."""
 Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 """A finite number above 0."""
+Seed = Annotated[int, "seed"]
+"""What draws are a function of: any whole number of 64 bits, with a sign or without, as torch and numpy have them."""
 
 
 def matches_annotation(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
+    if hint == Seed:
+        return SCALARS[Seed].holds(value)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
         return matches_annotation(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
@@ -98,6 +102,9 @@ SCALARS: dict[object, Scalar] = {
     type(None): Scalar("None", lambda value: value is None),
     bool: Scalar("True or False", lambda value: isinstance(value, bool)),
     int: Scalar("a whole number", lambda value: _is_number(value) and isinstance(value, int) and abs(value) < 2**63),
+    Seed: Scalar(
+        "a whole number", lambda value: _is_number(value) and isinstance(value, int) and -(2**63) <= value < 2**64
+    ),
     float: Scalar("a number", _is_number),
     str: Scalar("text", lambda value: isinstance(value, str)),
     Path: Scalar("a path", lambda value: isinstance(value, Path)),
@@ -139,6 +146,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 def words(hint: Any) -> str:
     """What an annotation says, for a person."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
+    if hint == Seed:
+        return SCALARS[Seed].name
     if origin is Annotated:
         return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
     if origin in (Union, types.UnionType):
@@ -213,14 +222,14 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
             if key in bound.arguments:
                 value = bound.arguments[key]
                 value = value if of_tensors else to_python(value)
-                if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max:
+                if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max and hint != Seed:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
                 known = matches_annotation(value, hint)
                 if not known:
                     value = _written_out(value, hint)
                     known = matches_annotation(value, hint)
                 bound.arguments[key] = value
-                known = known or (own and of_tensors and _becomes_tensor(value))
+                known = known or (own and of_tensors and _become_tensors(value, hint))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
@@ -230,13 +239,26 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
 
 
 def _written_out(value: Any, hint: Any) -> Any:
-    """A generator, a set or a view of a dict as a list, where a sequence is needed; one without an end stays as it is."""
+    """A generator, a set or a view of a dict as a list, where a sequence is needed; one without an end stays as it is.
+
+    A set has no order, and that of its texts changes from process to process: its list is sorted.
+    """
+    held = [get_args(one)[1] for one in (hint, *get_args(hint)) if get_origin(one) is Mapping]
+    if held and isinstance(value, Mapping):
+        return {key: _written_out(item, held[0]) for key, item in value.items()}
     needed = [get_origin(one) for one in (hint, *get_args(hint))]
     listable = isinstance(value, (Iterator, Collection)) and not hasattr(value, "__getitem__")
     if Sequence not in needed or not listable:
         return value
-    found = list(itertools.islice(value, MOST + 1))
+    found = _in_order(value) if isinstance(value, (set, frozenset)) else list(itertools.islice(value, MOST + 1))
     return found if len(found) <= MOST else value
+
+
+def _in_order(values: Collection[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:  # of several kinds
+        return sorted(values, key=lambda value: (type(value).__name__, repr(value)))
 
 
 def _parts(hint: Any) -> list[Any]:
@@ -248,9 +270,15 @@ def _takes_tensors(hint: Any) -> bool:
     return any(getattr(one, "__name__", "") == "Tensor" for one in _parts(hint))
 
 
-def _becomes_tensor(value: Any) -> bool:
-    """Whether it is a list or an array, in place of a tensor: whether that is taken, a dataclass says itself."""
-    return isinstance(value, (list, tuple)) or type(value).__module__ == "numpy"
+def _become_tensors(value: Any, hint: Any) -> bool:
+    """Whether it is a list, an array or a mapping of them in place of tensors: which it takes, a dataclass says itself."""
+    if not isinstance(value, Mapping):
+        return arrayed(value)
+    held = [get_args(one) for one in _parts(hint) if get_origin(one) is Mapping]
+    return any(
+        all(matches_annotation(k, key) and (matches_annotation(v, item) or arrayed(v)) for k, v in value.items())
+        for key, item in held
+    )
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:
@@ -272,5 +300,6 @@ def _refusal(name: str, key: str, value: object, hint: Any) -> WellposedError:
     choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
     nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
     whole = isinstance(value, (int, float)) and abs(value) >= 2**63 and int in _parts(hint)
-    limit = " Whole numbers are below 2**63." if whole else ""
+    range_ = "Seeds go from -2**63 to 2**64 - 1." if hint == Seed else "Whole numbers are below 2**63."
+    limit = f" {range_}" if whole else ""
     return InputError(f"{name} needs {key}= to be {words(hint)}; it was given {described(value)}.{nearest}{limit}")

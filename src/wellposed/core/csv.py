@@ -1,37 +1,161 @@
-"""The text of a file of logs, plain or compressed, in whatever encoding its mark says, and not without end."""
+"""Delimited text, as tables and as logs have it: one decoder, one way to find the sign between cells, one set of rules.
+
+`wellposed.data.table_files` gives what is found here to pandas, `wellposed.logs.delimited` keeps it as columns of text.
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import check_cells, read_bytes
 
-MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+SEPARATORS = (",", ";", "\t", "|")  # in order of preference: a comma that fits wins
+SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
+NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write it.
+
+    Raises:
+        DataError: it is another encoding, or no text.
+    """
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"0x{content[error.start]:02x}" if error.start < len(content) else "its end"
+        raise DataError(
+            f"'{path}' is not UTF-8 text (byte {byte} at position {error.start}). "
+            "Save it as UTF-8; if it was written as latin1, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+        ) from None
+    if "\0" in text:
+        raise DataError(
+            f"'{path}' holds binary data, not text. Give CSV or TSV in UTF-8; a Parquet file ends in .parquet."
+        )
+    return text
 
 
 def text_of(path: Path) -> str:
-    """The text of a file, unpacked if its name ends in ``.gz``. UTF-8, or UTF-16 with its mark, as spreadsheets write.
+    """The text of a log, unpacked if its name ends in ``.gz``.
 
     Raises:
         DataError: it cannot be read, is no text, or is larger than memory allows.
     """
-    data = bytes_of(path)
-    coding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    return decoded(read_bytes(path, "log", DataError, packed=path.suffix == ".gz"), path)
+
+
+def separated(text: str, path: Path) -> tuple[str, str]:
+    """The text and the sign between its cells.
+
+    A spreadsheet's line ``sep=;`` says it, and is taken off; then comes the tab of a ``.tsv`` file; then the first of
+    `SEPARATORS` that gives all of the first records the same number of cells, quotes counted; then blanks between numbers,
+    which are replaced by tabs; then the sign that the header has most of.
+    """
+    first, _, rest = text.partition("\n")
+    if len(sign := first.strip("\r ")) == 5 and sign.lower().startswith("sep="):
+        return rest, sign[-1]
+    header = text.strip().partition("\n")[0]
+    if "\t" in header and re.search(r"\.tsv(\.gz)?$", path.name, re.IGNORECASE):
+        return text, "\t"
+    for separator in SEPARATORS:
+        widths = {len(record) for _, record in first_records(text, path, separator)}
+        if len(widths) == 1 and max(widths) > 1:
+            return text, separator
+    most = max(SEPARATORS, key=header.count)
+    if most not in header and (rows := _between_blanks(text)):
+        return "\n".join(map("\t".join, rows)), "\t"
+    return text, most
+
+
+def _between_blanks(text: str) -> list[list[str]]:
+    """The cells of a table written with blanks, below whose header most are numbers; empty if the text is none."""
+    width = len(text.lstrip().partition("\n")[0].split())
+    if width < 2:  # before a large text is taken apart
+        return []
+    rows = [line.split() for line in text.split("\n") if line.strip()]
+    if len(rows) < 2 or {len(row) for row in rows} != {width}:
+        return []
+    cells = [cell for row in rows[1:] for cell in row]
+    return rows if 2 * sum(NUMBER.fullmatch(cell) is not None for cell in cells) > len(cells) else []
+
+
+def first_records(text: str, path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """As `records`, as many as are looked at to see what a file is."""
+    return (found for _, found in zip(range(SNIFFED_RECORDS), records(text, path, separator), strict=False))
+
+
+def records(text: str, path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record that is not blank, with the line it ends on.
+
+    Raises:
+        DataError: quotes are not closed.
+    """
+    reader = csv.reader(lines(text), delimiter=separator)
     try:
-        return data.decode(coding)
-    except UnicodeDecodeError:
-        raise DataError(f"'{path}' is not UTF-8 text; save it as CSV in UTF-8.") from None
+        for record in reader:
+            if len(record) > 1 or any(cell.strip() for cell in record):
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise DataError(
+            f"'{path}' cannot be read as a table near line {reader.line_num}: {error}. Check its quotes."
+        ) from None
 
 
-def bytes_of(path: Path) -> bytes:
-    """The bytes of a file, unpacked if its name ends in ``.gz``."""
-    return read_bytes(path, "log", DataError, packed=path.suffix == ".gz")
+def lines(text: str) -> Iterator[str]:
+    """Each line with its end, without a copy of the text."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
+    """The names in the first record; an empty one is named by its place, ``column_3``.
+
+    Raises:
+        DataError: there is no record, or a name stands twice.
+    """
+    _, first = next(found, (0, []))
+    if not first:
+        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
+    names = [name.strip() or f"column_{place}" for place, name in enumerate(first, start=1)]
+    refuse_duplicates(names, f"'{path}'")
+    return names
+
+
+def refuse_duplicates(names: Iterable[str], what: str) -> None:
+    """Refuse two columns of one name.
+
+    Raises:
+        DataError: there are such.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{what} has more than one column named {listed(repr(n) for n in twice)}. Give each column its own name."
+        )
+
+
+def too_wide(path: Path, line: int, cells: int, width: int, separator: str) -> DataError:
+    """What is said of a record that has more cells than the header."""
+    return DataError(
+        f"'{path}' has {cells} cells on line {line}, more than its header's {width}. "
+        "Quote cells that hold the separator, or mend the header."
+        + (" If decimals are written with commas, separate the columns by semicolons." if separator == "," else "")
+    )
+
+
+def no_rows(path: Path) -> DataError:
+    """What is said of a table that ends after its header."""
+    return DataError(f"'{path}' has a header and no rows. Give a table with rows.")
 
 
 def csv_columns(path: Path) -> dict[str, list[str]]:
@@ -44,37 +168,30 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
 
 
 def split_columns(text: str, path: Path) -> dict[str, list[str]]:
-    """The columns of delimited text. A header that is repeated further down, as by a run that was resumed, is no row."""
-    text, delimiter = _delimiter(strip_comments(text))
-    check_cells(f"'{path}'", 1, text.count(delimiter) + text.count("\n"))
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        rows = [row for row in table if "".join(row).strip()]
-    except csv.Error as error:
-        raise DataError(f"'{path}' is not a readable CSV file: {error}.") from None
-    if not rows:
-        raise DataError(f"'{path}' is empty; a header and at least one row are needed.")
-    header = [name.strip() for name in rows[0]]
-    body = [row for row in rows[1:] if row != rows[0]]
+    """The columns of a log's text, without remarks before the header and rows of empty cells. A header that is repeated
+    further down, as by a run that was resumed, is no row."""
+    text, separator = separated(strip_comments(text), path)
+    check_cells(f"'{path}'", 1, text.count(separator) + text.count("\n"))
+    found = ((line, record) for line, record in records(text, path, separator) if "".join(record).strip())
+    names = header_of(found, path)
+    width = len(names)
+    body: list[list[str]] = []
+    for line, record in found:
+        cells = [cell.strip() for cell in record]
+        if any(cells[width:]):
+            raise too_wide(path, line, len(cells), width, separator)
+        if any(cell and cell != name for cell, name in zip(cells, names, strict=False)):
+            body.append(cells[:width] + [""] * (width - len(cells)))
     if not body:
-        raise DataError(f"'{path}' has a header but no rows.")
-    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise DataError(f"'{path}' has the column {listed(repeated)} more than once; rename one of them.")
-    width = len(header)
+        raise no_rows(path)
     check_cells(f"'{path}'", len(body), width)
-    if long := [number for number, row in enumerate(body, 2) if any(cell.strip() for cell in row[width:])]:
-        raise DataError(
-            f"'{path}' has more cells in row {long[0]} than its header has names ({width})."
-            + (" If decimals are written with commas, separate the columns by semicolons." if delimiter == "," else "")
-        )
-    names = [name or f"column {number}" for number, name in enumerate(header, 1)]
-    if all(len(row) == width for row in body):
-        return {name: list(map(str.strip, cells)) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
-    return {name: [row[i].strip() if i < len(row) else "" for row in body] for i, name in enumerate(names)}
+    return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
 
 
 def strip_comments(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
+    if not text.startswith("#"):
+        return text
     lines = text.split("\n")
     count = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
     if count == 0:
@@ -82,17 +199,3 @@ def strip_comments(text: str) -> str:
     if re.match(r'\s*"?[-+.\d]', lines[count]):
         count -= 1
     return "\n".join(lines[count:]).lstrip("# ")
-
-
-def _delimiter(text: str) -> tuple[str, str]:
-    """The text without a spreadsheet's ``sep=;`` line, and the sign between its cells."""
-    first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
-        return rest, first.strip()[-1]
-    found = max(",;\t", key=first.count)
-    if found in first:
-        return text, found
-    rows = [line.split() for line in text.split("\n") if line.strip()]
-    if "|" not in first and len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])} != {1}:
-        return "\n".join("\t".join(row) for row in rows), "\t"
-    return text, "|" if "|" in first else found

@@ -7,10 +7,12 @@ something is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,40 @@ VARIABLES = {
     INK: "ink", MUTED: "muted", LINE: "line", TRAIN: "train", VALID: "valid",
     BASELINE: "baseline", BEST: "best", REFERENCE: "reference", PAPER: "card",
 }  # fmt: skip
+
+
+NOT_DRAWN = (
+    '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
+)
+_left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
+
+
+LIGHT = {
+    "paper": "#f6f5f2", "card": "#ffffff", "ink": "#1c2025", "muted": "#59616b", "line": "#dddfe2", "code": "#f1f0ec",
+    "train": "#1768ac", "valid": "#c24e00", "baseline": "#686f79", "best": "#0b7a5c", "reference": "#868d96",
+    "shown": "#0b7a5c", "unproven": "#875a00", "worse": "#b3261e", "missing": "#59616b",
+}  # fmt: skip
+DARK = {
+    "paper": "#121417", "card": "#1a1d21", "ink": "#e7e9ec", "muted": "#a4acb6", "line": "#33383f", "code": "#22262b",
+    "train": "#6db3f2", "valid": "#f59b52", "baseline": "#a9b1bb", "best": "#45cba0", "reference": "#89919b",
+    "shown": "#45cba0", "unproven": "#e6b450", "worse": "#ff8a80", "missing": "#a4acb6",
+}  # fmt: skip
+PAPER_THEME = LIGHT | {
+    "paper": "#fff", "card": "#fff", "ink": "#000", "muted": "#444", "line": "#bbb", "code": "#fff", "missing": "#444",
+}  # fmt: skip
+"""The colours of pages and figures, for light and dark screens, and printed."""
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
+
+
+def variables(colours: Mapping[str, str]) -> str:
+    """Colours as declarations of CSS variables."""
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+
+
+def theme() -> str:
+    """The CSS that makes variables of all colours, by the reader's light or dark theme."""
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}"
+    return f":root {{ color-scheme: light dark; {variables(LIGHT)} }}\n{dark}"
 
 
 STYLE: dict[str, Any] = {
@@ -140,22 +176,41 @@ def _is_whole(value: float) -> bool:
     return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
+@contextlib.contextmanager
+def canvas(backend: str, width: float, height: float, style: Mapping[str, Any]) -> Iterator[Any]:
+    """A fresh figure of that many points, drawn by a backend of matplotlib's in our own style, whatever the user's is."""
+    matplotlib = require("matplotlib", "report")
+    figures = require("matplotlib.figure", "report")
+    drawer = require(f"matplotlib.backends.backend_{backend}", "report")
+    with exclusively(), matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        figure = figures.Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        getattr(drawer, f"FigureCanvas{backend.upper() if backend == 'svg' else backend.title()}")(figure)
+        yield figure
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Inside the block no figure is drawn: where it would stand, the page says that there was no time for it."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def render_svg(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
-    """Paint on a fresh canvas of our own style, whatever the user's style is, and give it back as inline SVG."""
-    matplotlib = require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    canvas = require("matplotlib.backends.backend_svg", "report")
-    with exclusively(), matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
-        figure = figures.Figure(figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH))
-        canvas.FigureCanvasSVG(figure)
+    """Paint on a fresh `canvas`, and give it back as inline SVG."""
+    if _left_out.get():
+        return NOT_DRAWN
+    out = io.StringIO()
+    with canvas("svg", WIDTH, height, {**STYLE, "svg.hashsalt": name}) as figure:
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)
         paint(figure.add_axes(box))
         stand_ins = replace_missing_signs(figure)
-        out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
     for stand_in, sign in stand_ins.items():

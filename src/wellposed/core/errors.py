@@ -21,7 +21,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date, time
 from types import ModuleType
 from typing import Any, TypeVar
@@ -144,6 +145,20 @@ def guard_call(what: str, function: Callable[..., T]) -> Callable[..., T]:
             raise InputError(f"{what} raised {type(error).__name__}: {first_line(error)}.") from error
 
     return asked
+
+
+@contextmanager
+def noting(what: object, *given: object) -> Iterator[None]:
+    """What somebody's own code raises inside the block stays what it is, and gets a note: who raised it, on what."""
+    try:
+        yield
+    except WellposedError:
+        raise
+    except Exception as error:
+        note = f"Raised by {what}, which was given {listed(map(described, given))}."
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:

@@ -261,7 +261,10 @@ def _descriptor(path: Path) -> int | None:
 
 
 def jsonable(value: Any) -> Any:
-    """The value with what JSON cannot say (NaN, infinities, numpy and path types) put into what it can."""
+    """The value with what JSON cannot say (NaN, infinities, numpy and path types) put into what it can.
+
+    An infinity becomes ``null``, as a measurement that there is none of; that of a setting is `spelled` first.
+    """
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -273,6 +276,35 @@ def jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return jsonable(value.tolist())
     return str(value)
+
+
+INFINITIES = {math.inf: "inf", -math.inf: "-inf"}
+
+
+def spelled(value: Any) -> Any:
+    """Settings with an infinity as ``{"float": "inf"}``, since JSON has none; `meant` reads it.
+
+    Example:
+        >>> spelled({"high": math.inf}), meant(spelled({"high": math.inf}))
+        ({'high': {'float': 'inf'}}, {'high': inf})
+    """
+    if isinstance(value, dict):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spelled(item) for item in value]
+    return {"float": INFINITIES[value]} if isinstance(value, float) and value in INFINITIES else value
+
+
+def meant(value: Any, levels: int = 40) -> Any:
+    """Inverse of `spelled`. No setting is nested so deeply as ``levels``; what a stranger's file nests deeper stays as it is."""
+    if not levels:
+        return value
+    if isinstance(value, dict):
+        text: Any = value.get("float") if len(value) == 1 else None
+        if text in INFINITIES.values():
+            return float(text)
+        return {key: meant(item, levels - 1) for key, item in value.items()}
+    return type(value)(meant(item, levels - 1) for item in value) if type(value) in (list, tuple) else value
 
 
 def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -19,6 +20,13 @@ def to_python(value: object) -> Any:
     if getattr(found, "ndim", None) == 0 and hasattr(found, "item") and readable:
         found = found.item()
     return found if isinstance(found, (int, float)) or not isinstance(found, Real) else float(found)
+
+
+def arrayed(value: object) -> bool:
+    """Whether a value is a list, an array, a column or a frame, which may stand where a tensor is needed; a tensor is not."""
+    if isinstance(value, Sequence):
+        return not isinstance(value, (str, bytes, bytearray))
+    return hasattr(value, "__array__") and not hasattr(value, "layout")
 
 
 def convert_numbers(owner: object, *names: str) -> None:

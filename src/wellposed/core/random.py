@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.shared import exclusively
+from wellposed.core.preserve import random_states_kept
 
 Key = int | str
 
@@ -51,32 +51,15 @@ def random_bits(count: int, source: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
-    """Give torch's (all devices), numpy's and Python's global random state back as it was. Other threads of wellposed wait."""
-    with exclusively():
-        cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
-        started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.get_rng_state_all() if started else None
-        try:
-            yield
-        finally:
-            torch.set_rng_state(cpu)
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002 - the user's own state goes back
-            if cuda is not None:
-                torch.cuda.set_rng_state_all(cuda)
-
-
-@contextmanager
 def seeded(seed: int, *keys: Key) -> Iterator[None]:
     """Run other people's code (factories, data sets, collate functions) with every global generator set to a stream."""
-    with untouched():
+    with random_states_kept():
         reseed(seed, *keys)
         yield
 
 
 def reseed(seed: int, *keys: Key) -> None:
-    """Set every global generator to a stream. For use inside `untouched`."""
+    """Set every global generator to a stream. For use inside `random_states_kept`."""
     value = stream_seed(seed, *keys)
     # Not torch.manual_seed: without a started CUDA it formats and keeps a traceback at each call.
     torch.default_generator.manual_seed(value)

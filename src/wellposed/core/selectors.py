@@ -176,6 +176,8 @@ class Selector:
 
     text: str
     choose: Callable[[list[Leaf]], list[Leaf]]
+    said: str | tuple[str, ...] | None = None
+    """What a recipe writes for it; None where only Python can say it."""
 
     def __or__(self, other: object) -> Selector:
         return _combine(self, selector(other), "|", lambda mine, theirs: mine or theirs)
@@ -196,7 +198,9 @@ def _combine(a: Selector, b: Selector, sign: str, keep: Callable[[bool, bool], b
         theirs = {id(leaf.tensor) for leaf in b.choose(candidates)}
         return [leaf for leaf in candidates if keep(id(leaf.tensor) in mine, id(leaf.tensor) in theirs)]
 
-    return Selector(f"({a.text} {sign} {b.text})", choose)
+    words = [(said,) if isinstance(said, str) else said for said in (a.said, b.said) if said]
+    said = tuple(dict.fromkeys(word for part in words for word in part)) if sign == "|" and len(words) == 2 else None
+    return Selector(f"({a.text} {sign} {b.text})", choose, said)
 
 
 def _with_role(role: Role) -> Callable[[list[Leaf]], list[Leaf]]:
@@ -211,13 +215,17 @@ def _at_end(last: bool) -> Callable[[list[Leaf]], list[Leaf]]:
     return choose
 
 
-weights = Selector("weights", _with_role("weight"))
-biases = Selector("biases", _with_role("bias"))
-norms = Selector("norms", _with_role("norm"))
-embeddings = Selector("embeddings", _with_role("embedding"))
-inputs = Selector("inputs", _at_end(last=False))
-outputs = Selector("outputs", _at_end(last=True))
-convs = Selector("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
+def _role(name: str, choose: Callable[[list[Leaf]], list[Leaf]]) -> Selector:
+    return Selector(name, choose, name)
+
+
+weights = _role("weights", _with_role("weight"))
+biases = _role("biases", _with_role("bias"))
+norms = _role("norms", _with_role("norm"))
+embeddings = _role("embeddings", _with_role("embedding"))
+inputs = _role("inputs", _at_end(last=False))
+outputs = _role("outputs", _at_end(last=True))
+convs = _role("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
 
 ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
 
@@ -234,7 +242,7 @@ def named(pattern: str) -> Selector:
 
     Names match whole: ``"1.weight"`` does not match ``"11.weight"``.
     """
-    return Selector(f"named:{pattern}", _glob(pattern))
+    return Selector(f"named:{pattern}", _glob(pattern), f"named:{pattern}")
 
 
 def selector(value: object) -> Selector:
@@ -255,7 +263,7 @@ def selector(value: object) -> Selector:
         if value.startswith("named:"):
             return named(value.removeprefix("named:"))
         matching = weights & named(value)
-        return Selector(value, matching.choose)
+        return Selector(value, matching.choose, value)
     if isinstance(value, type) and issubclass(value, nn.Module):
         return Selector(
             value.__name__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from torch.utils.data import (
 )
 from torch.utils.data import Subset as Rows
 
-from wellposed.core.errors import DataError, described, first_line
+from wellposed.core.batches import mapped, tensors_in
+from wellposed.core.errors import DataError, described, first_line, noting
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -38,7 +39,8 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
             if key in batch:
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
         raise DataError(
-            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}."
+            f"A batch is a mapping with keys {list(batch)}; the target must be one of {', '.join(TARGET_KEYS)}, or give "
+            "forward= and target= to say how it is read."
         )
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
@@ -51,25 +53,28 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``."""
-    if isinstance(batch, Tensor):
-        if batch.is_meta and torch.device(device).type != "meta":
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.is_meta and torch.device(device).type != "meta":
             raise DataError(
                 "A tensor on the device meta has a shape and no numbers, so it is no data; give one with numbers."
             )
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
+        return leaf.to(device, non_blocking=True)
+
+    return mapped(one, batch)
 
 
 class Source(ABC):
     """Rows that can be asked for by index; ``weight`` has one number a row, or is None."""
 
     weight: Tensor | None = None
+
+    @property
+    def arrays(self) -> Arrays | None:
+        """The arrays that the rows are taken from; None where rows are fetched one by one."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -92,19 +97,25 @@ class Arrays(Source):
     """Tensors with rows first: ``inputs`` is a tensor, or a tuple or mapping of tensors."""
 
     def __init__(self, inputs: Any, target: Tensor, weight: Tensor | None = None) -> None:
-        sizes = {len(part) for part in _parts(inputs)} | {len(target)}
+        sizes = {len(part) for part in tensors_in(inputs)} | {len(target)}
         if len(sizes) > 1:
             raise DataError(f"Inputs and targets must have equally many rows; they have {sorted(sizes)}.")
         if len(target) == 0:
             raise DataError("The data are empty: there is no row.")
         self.inputs, self.target, self.weight = inputs, target, weight
 
+    @property
+    def arrays(self) -> Arrays:
+        """These."""
+        return self
+
     def __len__(self) -> int:
         return len(self.target)
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
         """The rows at ``index``."""
-        return _indexed(self.inputs, index), self.target.index_select(0, index)
+        inputs = mapped(lambda part: _rows(part, index), self.inputs)
+        return inputs, self.target.index_select(0, index)
 
     def targets(self) -> Tensor:
         """All targets."""
@@ -128,9 +139,13 @@ class Items(Source):
 
     def raw(self, index: Tensor) -> Any:
         """The collated batch as the loader would give it."""
-        items = [self.dataset[int(i)] for i in index]
+        items = []
+        for i in index.tolist():
+            with noting("the Dataset", i):
+                items.append(self.dataset[i])
         try:
-            return self.collate(items)
+            with noting("collate_fn", items):
+                return self.collate(items)
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
             raise DataError(
                 f"The examples of the data cannot be put into a batch: {first_line(error)}. The first is {described(items[0])}; "
@@ -148,6 +163,11 @@ class Subset(Source):
     def __init__(self, source: Source, index: Tensor) -> None:
         self.source, self.index = source, index
         self.weight = None if source.weight is None else source.weight[index]
+
+    @property
+    def arrays(self) -> Arrays | None:
+        """Those of the other source."""
+        return self.source.arrays
 
     def __len__(self) -> int:
         return len(self.index)
@@ -191,6 +211,10 @@ def source_of(
     if _is_pair(given):
         inputs, target = tensors(given[0], double), target_tensor(given[1], double)
         return Arrays(inputs, target, None if weight is None else weight_tensor(weight, len(target)))
+    if hasattr(given, "columns"):
+        raise DataError(
+            'Data are (X, y); a frame alone has no target. Write (frame.drop(columns=["y"]), frame["y"]), say.'
+        )
     listlike = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, Dataset) or (listlike and not isinstance(given, (str, bytes, Mapping))):
         source: Source = Items(given, collate)
@@ -297,12 +321,12 @@ def tensors(value: Any, double: bool = False) -> Any:
     Args:
         double: whether doubles stay doubles.
     """
-    if isinstance(value, Mapping):
-        return {key: tensors(part, double) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(tensors(part, double) for part in value)
-    value = real_numbers(value, "Inputs", "Give numbers, or a frame to have columns encoded.")
-    return _single(value, "Inputs") if value.dtype == torch.float64 and not double else value
+
+    def one(part: Any) -> Tensor:
+        found = real_numbers(part, "Inputs", "Give numbers, or a frame to have columns encoded.")
+        return _single(found, "Inputs") if found.dtype == torch.float64 and not double else found
+
+    return mapped(one, value, whole=lambda part: isinstance(part, list))
 
 
 def target_tensor(value: Any, double: bool = False) -> Tensor:
@@ -328,20 +352,6 @@ def weight_tensor(value: Any, rows: int) -> Tensor:
     ):
         raise DataError(f"weight= needs {rows} finite numbers >= 0, not all 0; it has shape {tuple(weight.shape)}.")
     return weight
-
-
-def _parts(inputs: Any) -> Sequence[Any]:
-    if isinstance(inputs, Mapping):
-        return list(inputs.values())
-    return inputs if isinstance(inputs, tuple) else [inputs]
-
-
-def _indexed(inputs: Any, index: Tensor) -> Any:
-    if isinstance(inputs, Mapping):
-        return {key: _rows(part, index) for key, part in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_rows(part, index) for part in inputs)
-    return _rows(inputs, index)
 
 
 def _rows(part: Any, index: Tensor) -> Any:

@@ -88,7 +88,7 @@ def _kind_of_texts(codes: Integers, names: list[str]) -> Kind:
     if not names:
         return "number"
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    numbers = counts[~np.isnan(numbers_in(names))].sum() / counts.sum()
+    numbers = counts[~np.isnan(parse_numbers(names))].sum() / counts.sum()
     if numbers >= MOSTLY or (numbers >= 0.5 and len(names) > MOST_LEVELS):
         return "number"
     written = np.array([_DATE.fullmatch(name) is not None for name in names])
@@ -103,7 +103,7 @@ def is_text(column: pd.Series[Any]) -> bool:
     return bool(types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype))
 
 
-def numbers_in(names: Iterable[str]) -> Floats:
+def parse_numbers(names: Iterable[str]) -> Floats:
     """Texts as float64: NaN for what is no number, 1 and 0 for true and false."""
     pandas = require("pandas", "tables")
     words = {"true": "1", "false": "0"}
@@ -123,7 +123,7 @@ def as_numbers(column: pd.Series[Any]) -> Floats:
     if types.is_numeric_dtype(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     codes, names = category_codes(column)
-    return np.append(numbers_in(names), np.nan)[codes]
+    return np.append(parse_numbers(names), np.nan)[codes]
 
 
 def as_truths(column: pd.Series[Any]) -> Floats:

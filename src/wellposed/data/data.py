@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import DataError, did_you_mean
+from wellposed.core.batches import tensors_in
+from wellposed.core.checks import Seed, checked
+from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
-from wellposed.data.tables import TableEncoder, TargetEncoder
+from wellposed.data.tables import TableEncoder, TargetEncoder, Task
 
 TASKS = ("classification", "regression")
 MOST_CLASSES = 2**18
@@ -41,7 +42,7 @@ class Data:
         collate_fn: makes a batch of a list of items.
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
-        kinds: kinds of a frame's columns, overriding what is inferred.
+        kinds: kinds of a frame's columns, overriding what is inferred; for a frame only.
     """
 
     train: Any
@@ -53,17 +54,18 @@ class Data:
     train_clean: Any = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     task: str | None = None
-    split_seed: int = 0
+    split_seed: Seed = 0
     kinds: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         convert_numbers(self, "valid", "test")
 
-    def prepare(self, standardize: bool = True) -> Prepared:
+    def prepare(self, standardize: bool = True, of_numbers: Task | None = None) -> Prepared:
         """Split and encode; the same for the same ``split_seed``.
 
         Args:
             standardize: the numeric target of a frame is shifted and scaled to mean 0 and deviation 1 on training rows.
+            of_numbers: the task of a target of numbers, where `task` is None and the loss says it; else the target's type decides.
         Raises:
             DataError: something given cannot be used.
         """
@@ -71,9 +73,10 @@ class Data:
             raise DataError(
                 f"There is no task {self.task!r}.{did_you_mean(self.task, TASKS)} Use {' or '.join(TASKS)}."
             )
+        _check_used(self)
         if _is_frame_pair(self.train):
-            return _prepare_frames(self, standardize)
-        return _prepare_sources(self)
+            return _prepare_frames(self, standardize, of_numbers)
+        return _prepare_sources(self, of_numbers)
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,28 @@ class Prepared:
         """The same with at most ``rows`` training rows, stratified by class; validation and test stay whole."""
         if rows >= len(self.train):
             return self
-        target = self.train.targets()
-        classes = target.numpy() if target is not None and not target.is_floating_point() and target.ndim == 1 else None
+        classes = _classes_of(self.train.targets()) if self.task == "classification" else None
         _, kept = split(len(self.train), rows / len(self.train), seed=seed, stream="rows", target=classes)
         index = torch.from_numpy(np.asarray(kept))
         changed = {**self.__dict__, "train": self.train.subset(index), "train_clean": self.train_clean.subset(index)}
         return Prepared(**changed)
+
+
+def _check_used(data: Data) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        DataError: saying what it is for.
+    """
+    if _is_frame_pair(data.train):
+        for name in ("train_clean", "collate_fn"):
+            if getattr(data, name) is not None:
+                raise DataError(f"{name}= is for arrays and Datasets; a frame is encoded row by row. Leave it out.")
+    elif data.kinds:
+        raise DataError(
+            "kinds= names the kinds of a frame's columns, and these data are no frame (X, y). Give X as a frame, such as "
+            'pandas.DataFrame(X, columns=["a", "b"]).'
+        )
 
 
 def _is_frame_pair(given: Any) -> bool:
@@ -159,12 +178,16 @@ def _classes_of(target: Tensor | None) -> np.ndarray | None:
     return target.numpy()
 
 
-def _prepare_sources(data: Data) -> Prepared:
+def _prepare_sources(data: Data, of_numbers: Task | None) -> Prepared:
     train = source_of(data.train, data.collate_fn, data.weight)
     clean = train if data.train_clean is None else source_of(data.train_clean, data.collate_fn, data.weight)
     if len(clean) != len(train):
         raise DataError(f"train_clean has {len(clean)} rows and train {len(train)}; they must be the same rows.")
-    index, valid_index, test_index = _indices(data, len(train), _classes_of(train.targets()), _duplicates(train))
+    inputs, target = clean.batch(torch.arange(min(2, len(clean))))
+    targets = clean.targets()
+    task = data.task or of_numbers or _task_of(target if targets is None else targets)
+    labels = _classes_of(train.targets()) if task == "classification" else None
+    index, valid_index, test_index = _indices(data, len(train), labels, _duplicates(train))
     valid = _part_or_own(data.valid, clean, valid_index, data, "valid")
     if valid is None:
         raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
@@ -172,13 +195,7 @@ def _prepare_sources(data: Data) -> Prepared:
     rows = torch.from_numpy(index)
     whole = len(index) == len(train)
     parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
-    inputs, target = clean.batch(torch.arange(min(2, len(clean))))
-    first = (
-        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
-    )
-    shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
-    targets = clean.targets()
-    task = data.task or _task_of(target if targets is None else targets)
+    shape = next((tuple(part.shape[1:]) for part in tensors_in(inputs)), ())
     outputs = _outputs_of(targets, target, task)
     return Prepared(*parts, valid, test, task, shape, outputs)
 
@@ -224,7 +241,7 @@ def _outputs_of(targets: Tensor | None, batch_target: Any, task: str) -> int:
     return math.prod(batch_target.shape[1:])
 
 
-def _prepare_frames(data: Data, standardize: bool) -> Prepared:
+def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> Prepared:
     """Frames are encoded by what the training rows say, and only by that."""
     from wellposed.data.table_files import as_frame
     from wellposed.data.tables import infer_task
@@ -232,7 +249,7 @@ def _prepare_frames(data: Data, standardize: bool) -> Prepared:
     frame, target = as_frame(data.train[0]), _series(data.train[1])
     if len(frame) != len(target):
         raise DataError(f"X has {len(frame)} rows and y {len(target)}; they must be equally many.")
-    task = data.task or infer_task(target)
+    task = data.task or infer_task(target, of_numbers)
     labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
     duplicates = duplicate_ids(frame, target)
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
@@ -247,20 +264,26 @@ def _prepare_frames(data: Data, standardize: bool) -> Prepared:
         y = torch.from_numpy(answers.transform(outcome))
         return Arrays(x, y, None if part is None or weight is None else weight[torch.from_numpy(part)])
 
-    def own_or_part(given: Any, part: np.ndarray) -> Arrays | None:
+    def own_or_part(given: Any, part: np.ndarray, name: str) -> Arrays | None:
         if given is None:
             return None
-        if isinstance(given, (int, float)):
+        if _is_share(given, name):
             return rows(frame.iloc[part], target.iloc[part], part)
+        if not _is_frame_pair(given):
+            raise DataError(
+                f"{name}= is a share of the training rows, or (X, y) with a frame X as in train=; it was given {described(given)}."
+            )
         return rows(as_frame(given[0]), _series(given[1]))
 
     train = rows(frame.iloc[index], target.iloc[index], index)
-    valid = own_or_part(data.valid, valid_index)
+    valid = own_or_part(data.valid, valid_index, "valid")
     if valid is None:
         raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
     outputs = len(answers.classes) if answers.classes is not None else 1
     width = len(encoder.names)
-    return Prepared(train, train, valid, own_or_part(data.test, test_index), task, (width,), outputs, encoder, answers)
+    return Prepared(
+        train, train, valid, own_or_part(data.test, test_index, "test"), task, (width,), outputs, encoder, answers
+    )
 
 
 def _series(values: Any) -> Any:
@@ -275,4 +298,9 @@ def _series(values: Any) -> Any:
         if values.shape[1] != 1:
             raise DataError(f"The target of a frame is one column; this one has {values.shape[1]}. Give one of them.")
         return values.iloc[:, 0].reset_index(drop=True)
-    return pd.Series(np.asarray(values))
+    values = array_of(values, "The target")
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise DataError(f"The target of a frame is one value for each row; this one has shape {values.shape}.")
+    return pd.Series(values)

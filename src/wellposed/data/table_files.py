@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from wellposed.core.csv import (
+    decoded,
+    first_records,
+    header_of,
+    lines,
+    no_rows,
+    records,
+    refuse_duplicates,
+    separated,
+    too_wide,
+)  # fmt: skip
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.reading import check_memory, memory_limit, open_regular, read_bytes
 from wellposed.core.shared import warnings_apart
@@ -21,8 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz", ".parquet.gz")
-SEPARATORS = (",", ";", "\t")  # in order of preference: a comma that fits wins
-SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
 
 # A word for "missing", in lower case. It means missing only in a column whose other values are all numbers: among
 # texts, "NA" may be Namibia and "none" a kind of fence.
@@ -33,8 +42,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read ``.csv``, ``.tsv`` or ``.parquet``, each also with ``.gz``, as a frame of ``(rows, columns)``.
 
     Numbers and ``True``/``False`` are parsed, other texts stay texts, an empty cell is missing. Text must be UTF-8 (or
-    UTF-16 with its byte order mark). The separator of a ``.csv`` is a comma, a semicolon or a tab: the first one that
-    gives every record the same number of cells. With a semicolon, ``1,5`` is a number where no cell is written ``1.5``.
+    UTF-16 with its byte order mark). The sign between cells is found as by `wellposed.core.csv.separated`: a comma, a
+    semicolon, a tab, a bar, or blanks between numbers. With a semicolon, ``1,5`` is a number where no cell is written ``1.5``.
     A row with fewer cells than the header is filled with missing values; a header cell that is empty is named
     ``column_3`` by its place.
 
@@ -52,7 +61,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     content = read_bytes(path, "table", DataError, packed=packed)
     if extension == ".parquet.gz":
         return _from_parquet(io.BytesIO(content), path)
-    return _from_text(_decoded(content, path), path, "\t" if extension.startswith(".tsv") else None)
+    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
+    text = decoded(content, path).replace("\r\n", "\n").replace("\r", "\n")
+    return _from_text(text, path)
 
 
 def as_frame(x: Any) -> pd.DataFrame:
@@ -81,7 +92,12 @@ def as_frame(x: Any) -> pd.DataFrame:
     else:
         frame = _from_array(x)
     frame.columns = pandas.Index([str(name) for name in frame.columns], dtype=object)
-    _refuse_duplicates(frame.columns, "The table")
+    refuse_duplicates(frame.columns, "The table")
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, pandas.PeriodDtype):  # months and the like are their first moment
+            frame[name] = frame[name].dt.to_timestamp()
+        elif str(kind).startswith("duration["):  # Arrow's durations are pandas' own
+            frame[name] = frame[name].astype("timedelta64[ns]")
     result: pd.DataFrame = frame.reset_index(drop=True)
     return result
 
@@ -102,41 +118,15 @@ def _short(error: BaseException) -> str:
     return lines[0].rstrip(".")[:120] if lines else type(error).__name__
 
 
-def _decoded(content: bytes, path: Path) -> str:
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = f"0x{content[error.start]:02x}" if error.start < len(content) else "its end"
-        raise DataError(
-            f"'{path}' is not UTF-8 text (byte {byte} at position {error.start}). "
-            "Save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
-        ) from None
-    if "\0" in text:
-        raise DataError(f"'{path}' holds binary data, not text. Give a table as CSV, TSV or Parquet.")
-    if not text.strip():
-        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
-    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _refuse_duplicates(names: Iterable[str], what: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{what} has more than one column named {listed(repr(n) for n in twice)}. Give each column its own name."
-        )
-
-
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
-def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
+def _from_text(text: str, path: Path) -> pd.DataFrame:
     pandas = require("pandas", "tables")
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
-        longest = max(map(len, _lines(text)))
+        longest = max(map(len, lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
-    separator = separator or _sniffed(text, path)
+    text, separator = separated(text, path)
     header = _checked_header(text, path, separator)
     decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
     errors = pandas.errors
@@ -144,7 +134,7 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
         with warnings_apart():
             warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
             frame = pandas.read_csv(
-                io.BytesIO(_below_header(text, separator).encode()),  # a StringIO takes four bytes for each sign
+                io.BytesIO(_below_header(text, path, separator).encode()),  # a StringIO takes four bytes for each sign
                 sep=separator,
                 header=None,
                 names=header,
@@ -156,93 +146,41 @@ def _from_text(text: str, path: Path, separator: str | None) -> pd.DataFrame:
             )
     except (errors.ParserError, errors.EmptyDataError, errors.ParserWarning, ValueError, OverflowError) as error:
         raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
-    return _missing_words_removed(frame)
-
-
-def _records(text: str, path: Path, separator: str) -> Iterable[tuple[int, list[str]]]:
-    """Each record that is not blank, with the line it ends on."""
-    reader = csv.reader(_lines(text), delimiter=separator)
-    try:
-        for record in reader:
-            if not _blank(record):
-                yield reader.line_num, record
-    except csv.Error as error:
-        raise DataError(
-            f"'{path}' cannot be read as a table near line {reader.line_num}: {error}. Check its quotes."
-        ) from None
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Each line with its end, without a copy of the text."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start) + 1 or len(text)
-        yield text[start:end]
-        start = end
-
-
-def _blank(record: list[str]) -> bool:
-    return not record or (len(record) == 1 and not record[0].strip())
-
-
-def _sniffed(text: str, path: Path) -> str:
-    for separator in SEPARATORS:
-        records = zip(range(SNIFFED_RECORDS), _records(text, path, separator), strict=False)
-        widths = {len(record) for _, (_, record) in records}
-        if len(widths) == 1 and max(widths) > 1:
-            return separator
-    # Records of unequal length: take what the header is written with, and let the check of the rows speak.
-    header = text.strip().split("\n", 1)[0]
-    return max(SEPARATORS, key=header.count)
+    return _missing_words_removed(frame, decimal)
 
 
 def _checked_header(text: str, path: Path, separator: str) -> list[str]:
     """The names in the first record, after checking every row against their number."""
-    records = iter(_records(text, path, separator))
-    _, first = next(records, (0, []))
-    if not first:
-        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
-    names = [name.strip() or f"column_{place}" for place, name in enumerate(first, start=1)]
-    _refuse_duplicates(names, f"'{path}'")
+    found = records(text, path, separator)
+    names = header_of(found, path)
     rows = 0
-    for line, record in records:
+    for line, record in found:
         rows += 1
         if len(record) > len(names):
-            raise DataError(
-                f"'{path}' has {len(record)} cells on line {line}, more than its header's {len(names)}. "
-                "Quote cells that hold the separator, or mend the header."
-            )
+            raise too_wide(path, line, len(record), len(names), separator)
     if rows == 0:
-        raise DataError(f"'{path}' has a header and no rows. Give a table with rows.")
+        raise no_rows(path)
     # pandas holds the text, where each cell begins, and its value; a column costs a kilobyte before it has a row.
     need = 4 * len(text) + rows * (24 + 24 * len(names)) + 1024 * len(names)
     check_memory(f"'{path}' has {rows:,} rows of {len(names):,} cells", need, DataError)
     return names
 
 
-def _below_header(text: str, separator: str) -> str:
+def _below_header(text: str, path: Path, separator: str) -> str:
     """The text after the first record that is not blank."""
-    reader = csv.reader(_lines(text), delimiter=separator)
-    next(record for record in reader if not _blank(record))
-    start = 0
-    for _ in range(reader.line_num):
-        start = text.find("\n", start) + 1 or len(text)
-    return text[start:]
+    line, _ = next(records(text, path, separator))
+    return text[sum(map(len, itertools.islice(lines(text), line))) :]
 
 
 _WITH_COMMA, _WITH_POINT = re.compile(r"\s*[-+]?\d+,\d+\s*"), re.compile(r"\s*[-+]?\d*\.\d+\s*")
 
 
 def _has_decimal_commas(text: str, path: Path) -> bool:
-    cells = [
-        cell
-        for _, (_, record) in zip(range(SNIFFED_RECORDS), _records(text, path, ";"), strict=False)
-        for cell in record
-    ]
+    cells = [cell for _, record in first_records(text, path, ";") for cell in record]
     return any(map(_WITH_COMMA.fullmatch, cells)) and not any(map(_WITH_POINT.fullmatch, cells))
 
 
-def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
+def _missing_words_removed(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
     """Text columns that hold only numbers and words for "missing" become numbers."""
     pandas = require("pandas", "tables")
     for name in frame.columns:
@@ -253,7 +191,8 @@ def _missing_words_removed(frame: pd.DataFrame) -> pd.DataFrame:
         words = np.array([text.lower() in MISSING_WORDS or not text for text in texts], dtype=bool)
         if not words.any() or words.all():
             continue
-        numbers = pandas.to_numeric(pandas.Series(texts, dtype=object).mask(words), errors="coerce")
+        cells = pandas.Series(texts, dtype=object).mask(words)
+        numbers = pandas.to_numeric(cells.str.replace(decimal, ".", regex=False), errors="coerce")
         if numbers.isna().to_numpy().sum() == words.sum():
             frame[name] = np.append(numbers.to_numpy(dtype=np.float64), np.nan)[codes]
     return frame
@@ -269,14 +208,17 @@ def _from_parquet(content: BinaryIO, path: Path) -> pd.DataFrame:
     try:
         file = parquet.ParquetFile(content)
         _check_parquet(content, file, path)
-        _refuse_duplicates(file.schema_arrow.names, f"'{path}'")
+        refuse_duplicates(file.schema_arrow.names, f"'{path}'")
         # The index that pandas leaves in a file names rows; it is no column that anybody chose.
         columns = [name for name in file.schema_arrow.names if not re.fullmatch(r"__index_level_\d+__", name)]
         table = file.read(columns=columns)
         table.validate(full=True)  # that texts are UTF-8, which else is found out where they are used
-        frame = table.to_pandas(ignore_metadata=True)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' is not a whole Parquet file ({_short(error)}). Make it again.") from None
+        raise DataError(f"'{path}' cannot be read as a Parquet file ({_short(error)}). Make it again.") from None
+    try:
+        frame = table.to_pandas(ignore_metadata=True)
+    except (ValueError, OverflowError) as error:  # such as a time in a year that Python has no date for
+        raise DataError(f"'{path}' has a cell that cannot be taken ({_short(error)}). Leave its column out.") from None
     if len(frame) == 0:
         raise DataError(f"'{path}' has columns and no rows. Give a table with rows.")
     return as_frame(frame)

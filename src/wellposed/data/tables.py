@@ -25,7 +25,7 @@ from wellposed.data.columns import (
     column_kind,
     distinct,
     is_text,
-    numbers_in,
+    parse_numbers,
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
@@ -138,9 +138,11 @@ def prepare_table(
     return TableData(features, goal, groups, moments, name, decided, tuple(warnings), table_hash(features, goal))
 
 
-def infer_task(target: Any) -> Task:
+def infer_task(target: Any, of_numbers: Task | None = None) -> Task:
     """The task that a target asks for, by the rules of `prepare_table`; missing values are not looked at.
 
+    Args:
+        of_numbers: the task of a target that holds numbers, where something else than their values says it.
     Raises:
         DataError: the target is all missing, infinite, or holds dates.
 
@@ -148,11 +150,11 @@ def infer_task(target: Any) -> Task:
         >>> infer_task([0.5, 1.5, 2.5]), infer_task(["a", "b", "a"])
         ('regression', 'classification')
     """
-    series = require("pandas", "tables").Series(target)
+    series = require("pandas", "tables").Series(target, name=getattr(target, "name", None) or "y")
     there = series[~_missing(series)]
     if len(there) == 0:
         raise DataError("The target is missing in all rows. Give values.")
-    return _task(there, None, [])
+    return _task(there, None, [], of_numbers)
 
 
 def table_hash(frame: pd.DataFrame, target: pd.Series[Any]) -> str:
@@ -283,7 +285,7 @@ def _numeric_target(target: pd.Series[Any]) -> Floats | None:
     return None if np.isnan(y).any() else y
 
 
-def _task(target: pd.Series[Any], task: str | None, warnings: list[str]) -> Task:
+def _task(target: pd.Series[Any], task: str | None, warnings: list[str], of_numbers: Task | None = None) -> Task:
     if task not in (None, "classification", "regression"):
         known = ("classification", "regression")
         raise DataError(f"There is no task {task!r}.{did_you_mean(str(task), known)} Use {known[0]} or {known[1]}.")
@@ -310,7 +312,7 @@ def _task(target: pd.Series[Any], task: str | None, warnings: list[str]) -> Task
         if column_kind(target) == "date":
             raise DataError(f"The target {target.name!r} holds dates. Turn them into numbers or classes first.")
         return "classification"
-    return _task_of_numbers(target, y, warnings)
+    return of_numbers or _task_of_numbers(target, y, warnings)
 
 
 def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> Task:
@@ -332,7 +334,7 @@ def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> 
 def _example(target: pd.Series[Any]) -> str:
     if is_text(target):
         names = category_codes(target)[1]
-        texts = [name for name, number in zip(names, numbers_in(names), strict=True) if np.isnan(number)]
+        texts = [name for name, number in zip(names, parse_numbers(names), strict=True) if np.isnan(number)]
         return listed(map(repr, texts), 3)
     kinds: dict[str, str] = {"boolean": "true and false", "date": "dates"}
     return kinds.get(column_kind(target), "categories")
@@ -416,7 +418,7 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
             continue
         codes, names = category_codes(frame[name])
         kind = column_kind(frame[name])
-        numbers = np.append(numbers_in(names), np.nan)[codes]
+        numbers = np.append(parse_numbers(names), np.nan)[codes]
         if kind == "number":
             replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
         there = codes >= 0

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, guard_call, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
+from wellposed.core.registry import lookup
 from wellposed.decomposition.repeated_training import (
     PROBE_ROWS,
     Recipes,
@@ -124,10 +125,7 @@ class BiasVariance:
         Raises:
             InputError: there is none.
         """
-        for point in self.points:
-            if point.name == name:
-                return point
-        raise InputError(f"There is no recipe {name!r}; there are {', '.join(point.name for point in self.points)}.")
+        return lookup("recipe", name, {point.name: point for point in self.points})
 
     def difference(self, one: str, other: str, part: str = "loss", level: float = LEVEL) -> Interval:
         """How much higher a part is for ``one`` than for the ``other``: paired, since both had the same resamples and rows.
@@ -255,7 +253,7 @@ def bias_variance(
     recipes: Recipes,
     *,
     resamples: int = 20,
-    seeds: Sequence[int] = (0, 1),
+    seeds: Sequence[Seed] = (0, 1),
     crossed: bool = False,
     strengths: Sequence[float] | None = None,
     on: str | None = None,
@@ -288,7 +286,7 @@ def bias_variance(
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
     """
-    several, numbers = recipes_by_name(recipes), list(seeds)
+    several, numbers = recipes_by_name(recipes), list(map(int, seeds))
     _check(resamples, numbers, strengths, several)
     where = evaluated_on(problem, on)
     # All recipes of a resample together, so that a deadline leaves whole resamples. None is all rows, each once.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import emit
 from wellposed.decomposition.budget_findings import to_try
@@ -46,8 +46,8 @@ from wellposed.parallel.jobs import Job, interrupted
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
-from wellposed.training.evaluate import batches_of, call, evaluate
-from wellposed.training.history import History
+from wellposed.training.evaluate import batches_of, call
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import with_sample
 from wellposed.training.run import Run
@@ -78,7 +78,7 @@ def error_budget(
     problem: Problem,
     recipe: Recipe | str | Path = "baseline",
     *,
-    seeds: Iterable[int] | None = None,
+    seeds: Iterable[Seed] | None = None,
     runs: Sequence[Run] | Run = (),
     epochs: int | None = None,
     rows: int | None = None,
@@ -118,7 +118,7 @@ def error_budget(
     """
     recipe = as_recipe(recipe)
     given = _checked_runs(problem, recipe, [runs] if isinstance(runs, Run) else list(runs))
-    numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(seeds)
+    numbers = [run.seed for run in given] or list(SEEDS) if seeds is None else list(map(int, seeds))
     numbers += [run.seed for run in given if run.seed not in numbers]
     if not numbers or len(set(numbers)) < len(numbers) or not 0 < level < 1:
         raise InputError(
@@ -141,7 +141,7 @@ def _checked_runs(problem: Problem, recipe: Recipe, runs: list[Run]) -> list[Run
             raise InputError(
                 "runs= must be of this problem and this recipe. Leave them out, and the recipe is trained."
             )
-        if run.stopped not in ("epochs", "patience", "diverged"):
+        if run.stopped not in (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED):
             raise InputError(
                 f"A run that was stopped from outside ({run.stopped!r}) has no end of its own. Leave it out."
             )
@@ -294,7 +294,7 @@ class _Probe:
 
     def rows_of(self, run: Run | None) -> Array | None:
         """The validation loss, each row's part; None where the run did not come to its own end, or lost the numbers."""
-        if run is None or run.stopped not in ("epochs", "patience") or run.best_epoch < 0:
+        if run is None or run.stopped not in (Stopped.EPOCHS, Stopped.PATIENCE) or run.best_epoch < 0:
             return None
         rows = self.losses(run)[1].rows.numpy().astype(np.float64)
         return rows if np.isfinite(rows).all() else None
@@ -355,13 +355,15 @@ class _Probe:
         trained = self.train(jobs, None)
         ends: dict[int, Run] = {}
         for job, run in zip(jobs, trained, strict=True):
-            if run is None or run.stopped == "budget":
+            if run is None or run.stopped == Stopped.BUDGET:
                 raise TrainingError(
                     "The recipe's own runs did not end in the time that was given. Give the budget more seconds, or runs."
                 )
             (ends if job.recipe is last else runs)[job.seed] = run
         kept = {
-            s: r for s, r in runs.items() if r.best_epoch >= 0 and "diverged" not in (r.stopped, ends.get(s, r).stopped)
+            s: r
+            for s, r in runs.items()
+            if r.best_epoch >= 0 and Stopped.DIVERGED not in (r.stopped, ends.get(s, r).stopped)
         }
         if not kept:
             raise TrainingError(
@@ -405,7 +407,7 @@ class _Probe:
                 continue
             emit("error_budget", jobs=len(jobs))
             trained = self.train([job for _, job in jobs], PROBE_ROWS, SHARE)
-            missing = [run is None or run.stopped == "budget" for run in trained]
+            missing = [run is None or run.stopped == Stopped.BUDGET for run in trained]
             cut += sum(missing)
             self.hurried = self.hurried or (math.isfinite(self.deadline) and 2 * sum(missing) > len(missing))
             for (kind, job), run in zip(jobs, trained, strict=True):
@@ -437,30 +439,15 @@ class _Probe:
         """The data loss on all training rows, and on each validation row."""
         began = time.perf_counter()
         data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
-        sides = []
-        for source in (data.train_clean, data.valid):
-            weights = None if source.weight is None else [source.weight]
-            device = next((p.device for p in run.model.parameters()), None)
-            assert device is not None  # a model without parameters cannot be trained
-            sides.append(
-                evaluate(
-                    run.model,
-                    batches_of(source),
-                    self.problem.loss,
-                    None,
-                    device=device,
-                    forward=self.problem.forward,
-                    weights=weights,
-                ).loss
-            )
+        training, valid = run.losses(data.train_clean), run.losses(data.valid)
         self.pass_ = max(self.pass_, time.perf_counter() - began)
-        return sides[0].mean, sides[1]
+        return training.mean, valid
 
     def cost(self, state: State, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
         recipe = self.objective.cost
         _, penalty = penalty_costs(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
-        plain = not self.objective.noisy and not recipe.noise.label_smoothing and not self._functional
+        plain = not self.objective.noisy and not recipe.noise.acting("labels") and not self._functional
         if plain:
             return training + penalty
         mode: Any = "noise" if self.objective.noisy else "evaluation"
@@ -482,7 +469,7 @@ class _Probe:
         self, found: Mapping[tuple[str, int], Sequence[Found]], seeds: Sequence[int]
     ) -> dict[tuple[str, int], Found]:
         """The best rival of each seed, and the best network without regularization, settled where nothing is drawn."""
-        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.label_smoothing
+        quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.acting("labels")
         wanted = [
             (kind, seed)
             for kind in (("rivals", "same") if quiet else ("same",))
@@ -557,7 +544,7 @@ class _Probe:
     def kin(self, found: Sequence[Found]) -> dict[str, Any]:
         """What the recipe's own optimizer reaches at its own rate, and what it or its kind does at any."""
         own = self.recipe.optimizer
-        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.name) == _kind(own.name)]
+        kind = [one for one in found if one.by is not None and _kind(one.by.optimizer.title) == _kind(own.title)]
         same = [one.training for one in kind if one.by is not None and one.by.optimizer.lr == own.lr]
         best = min(kind, key=lambda one: one.training, default=None)
         return {

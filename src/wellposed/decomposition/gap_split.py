@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,22 +27,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, listed
-from wellposed.core.random import seeded, untouched
+from wellposed.core.preserve import buffers_kept, modes_kept
+from wellposed.core.random import seeded
 from wellposed.decomposition import gap_figure
 from wellposed.decomposition.picture import figure_html
 from wellposed.decomposition.training_cost import DRAWS, View, loss_as_trained, loss_parts, penalty_costs, set_mode
 from wellposed.losses.per_example import MeanLoss, PerExample, mean_loss
-from wellposed.noise.hooks import Hook, Hooked
+from wellposed.noise.hooks import hooked
+from wellposed.noise.noise import PLACED
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper
 from wellposed.statistics.intervals import crossed_interval
 from wellposed.statistics.student import student_quantile
-from wellposed.training.evaluate import batches_of, evaluate
+from wellposed.training.evaluate import evaluate
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
@@ -336,11 +340,11 @@ def _taken_away(run: Run, whole: Stage, stage: Any) -> Iterator[tuple[str, Stage
     """Each thing that is taken away, and the cost without it and all before it."""
     recipe = run.recipe
     yield "penalty", Stage(whole.rows, np.zeros(1))
-    recipe = recipe.replace(terms=[], noise={"label_smoothing": 0.0})
+    recipe = recipe.replace(terms=[], noise=recipe.noise.without("labels"))
     yield "smoothing", stage(View(recipe, smooth=False))
-    recipe = recipe.replace(noise={"input": 0.0, "cutout": 0.0, "mixup": 0.0, "cutmix": 0.0})
+    recipe = recipe.replace(noise=recipe.noise.without("inputs"))
     yield "inputs", stage(View(recipe, augmented=False, smooth=False))
-    recipe = recipe.replace(noise={"dropout": 0.0, "places": []})
+    recipe = recipe.replace(noise=recipe.noise.without(*PLACED))
     yield "dropout", stage(View(recipe, "norms", augmented=False, smooth=False))
     yield "batch_norm", stage(View(recipe, "evaluation", augmented=False, smooth=False))
 
@@ -355,7 +359,7 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
                 break
     state = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
     reached = float(training.history.rows[-1]["train_loss"])
-    training.finish("epochs")
+    training.finish(Stopped.EPOCHS)
     was = float(run.history.rows[epoch]["train_loss"])
     if not math.isclose(reached, was, rel_tol=1e-3, abs_tol=1e-6):
         notes.append(
@@ -369,17 +373,7 @@ def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
     """The loss in evaluation mode, and each row's part."""
     data = with_sample(run.problem.prepared, Sample(rows))
     source = data.train_clean if side == "train" else data.valid
-    weights = None if source.weight is None else [source.weight]
-    device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
-    found = evaluate(
-        run.model,
-        batches_of(source),
-        run.problem.loss,
-        None,
-        device=device,
-        forward=run.problem.forward,
-        weights=weights,
-    ).loss
+    found = run.losses(source)
     return found.mean, found.rows.numpy().astype(np.float64)
 
 
@@ -444,9 +438,13 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
     """Each watched training row's part of the loss with each draw, in one mode of the model."""
     found: list[Array] = []
     for draw in range(draws):
-        with _restored(watch.model), torch.no_grad(), seeded(0, "gap", draw), watch.notes.blind():
-            for owner in perturbers(watch.model):  # each draw is another step of theirs
-                owner.step += draw * (watch.rows // batch_size + 2)
+        with ExitStack() as stack:
+            for owner in hooked(watch.model):  # each draw is another step of theirs
+                stack.enter_context(owner.ahead(draw * (watch.rows // batch_size + 2)))
+            for kept in (modes_kept(watch.model), buffers_kept(watch.model), torch.no_grad()):
+                stack.enter_context(kept)
+            stack.enter_context(seeded(0, "gap", draw))
+            stack.enter_context(watch.notes.blind())
             set_mode(watch.model, "training" if mode == "unsmoothed" else mode)  # type: ignore[arg-type]
             parts: list[PerExample] = []
             for batch, _ in watch.batches("train"):
@@ -460,42 +458,10 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
 
 
 def _split(batch: Any, size: int) -> Iterator[Any]:
-    """Smaller batches of a batch of tensors; anything else as it is."""
-    if isinstance(batch, Mapping):
-        parts = {key: list(_split(value, size)) for key, value in batch.items()}
-        count = min((len(part) for part in parts.values()), default=0)
-        yield from ({key: part[i] for key, part in parts.items()} for i in range(count))
-    elif isinstance(batch, (tuple, list)):
-        yield from zip(*(list(_split(value, size)) for value in batch), strict=True)
-    elif isinstance(batch, Tensor) and batch.ndim:
-        pieces = list(torch.split(batch, size))
-        if len(pieces) > 1 and len(pieces[-1]) == 1:
-            pieces[-2:] = [torch.cat(pieces[-2:])]
-        yield from pieces
-    else:
-        yield batch
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Modes, buffers, random states and the steps of `perturb` come back."""
-    steps = [(owner, owner.step) for owner in perturbers(model)]
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with untouched():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for buffer, before in buffers:
-            buffer.data.copy_(before)
-        for owner, step in steps:
-            owner.step = step
-
-
-def perturbers(model: nn.Module) -> list[Hooked]:
-    """What puts noise on the model by hooks, each once."""
-    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    found = [hook.owner for hook in hooks if isinstance(hook, Hook)]
-    return list({id(owner): owner for owner in found}.values())
+    """Smaller batches of a batch; one row alone, which batch norms refuse, joins those before it."""
+    count = examples_in(batch)
+    starts = range(0, max(count, 1), size)
+    if len(starts) > 1 and count % size == 1:
+        starts = starts[:-1]
+    for start in starts:
+        yield examples_of(batch, slice(start, count if start == starts[-1] else start + size), count)

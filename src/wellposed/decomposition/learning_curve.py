@@ -20,6 +20,7 @@ import torch
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.files import jsonable
+from wellposed.core.registry import lookup
 from wellposed.decomposition.repeated_training import (
     PROBE_ROWS,
     Recipes,
@@ -115,10 +116,7 @@ class LearningCurve:
         Raises:
             InputError: there is none.
         """
-        for curve in self.curves:
-            if curve.name == name:
-                return curve
-        raise InputError(f"There is no recipe {name!r}; there are {', '.join(curve.name for curve in self.curves)}.")
+        return lookup("recipe", name, {curve.name: curve for curve in self.curves})
 
     def differences(self, one: str, other: str) -> dict[int, Interval]:
         """How much higher the loss of ``one`` is than that of the ``other``, by training rows: paired by draw and row.

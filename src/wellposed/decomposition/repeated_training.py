@@ -16,6 +16,7 @@ from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job, NotBegun, interrupted
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe, chargeables
+from wellposed.training.history import Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -26,7 +27,7 @@ PROBE_ROWS = 2000
 """Rows of either side that an epoch is judged by: their mean is known to a few percent of its spread, and runs are many."""
 LESS_IS_STRONGER = ("epochs", "stopping.patience", "clip")
 """Of these the smaller number regularizes more, as of every bound."""
-WHOLE = ("epochs", "patience", "diverged")
+WHOLE = (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED)
 """How a run stops that was not cut off: the others were trained less than their recipe says."""
 
 

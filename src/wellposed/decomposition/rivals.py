@@ -9,17 +9,18 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.optim import Optimizer
 
 from wellposed.core.errors import ProblemError
 from wellposed.noise.activations import dropouts
+from wellposed.noise.noise import Where
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.optimizer_metrics import is_adaptive
 from wellposed.optim.regularize import regularize
-from wellposed.recipe.recipe import Recipe
+from wellposed.recipe.recipe import NoiseSpec, Recipe
 from wellposed.training.problem import Problem
 
 ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -94,18 +95,18 @@ class Objective:
             fixed = False
         if not fixed:
             notes.append(
-                f"Decay under {recipe.optimizer.name} minimizes no fixed cost. Its best weights are the lowest training loss "
+                f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
                 "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
             )
         notes += _beside(recipe)
         plain = {"name": recipe.optimizer.name, "lr": recipe.optimizer.lr, **settings}
         changed = {**recipe.model_dump(), "terms": terms, "optimizer": plain, "averaging": {}, "lookahead": {}}
-        changed["noise"] = {**changed["noise"], "gradient": 0.0}
+        changed["noise"] = recipe.noise.without("gradients")  # it only smooths the way
         changed["precision"] = "float32"
         noise = recipe.noise
         rates = [one.p for one in dropouts(model).values()] if noise.dropout is None else [noise.dropout]
-        noisy = any((*rates, noise.input, noise.cutout, noise.mixup, noise.cutmix, noise.places))
-        more = bool(terms or own or noisy or noise.label_smoothing or recipe.sharpness.radius)
+        noisy = any(rates) or noise.drawn
+        more = bool(terms or own or noisy or noise.acting("labels") or recipe.sharpness.radius)
         cost = Recipe(**{**changed, "terms": counted})
         return cls(Recipe(**changed), cost, fixed, noisy, more, tuple(notes))
 
@@ -189,7 +190,7 @@ def without_regularization(recipe: Recipe) -> Recipe:
     optimizer = recipe.optimizer.model_dump() | (
         {"weight_decay": 0.0} if recipe.optimizer.settings.get("weight_decay") else {}
     )
-    silent = {"noise": {"dropout": 0.0}, "terms": [], "sharpness": {}, "optimizer": optimizer}
+    silent = {"noise": NoiseSpec().without(*get_args(Where)), "terms": [], "sharpness": {}, "optimizer": optimizer}
     return Recipe(**{**recipe.model_dump(), **silent})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,7 +72,7 @@ class View:
     def noisy(self, model: nn.Module) -> bool:
         """Whether another draw can give another loss."""
         noise = self.recipe.noise
-        drawn = noise.input or noise.cutout or noise.mixup or noise.cutmix
+        drawn = any(one.random for one in noise.acting("inputs", "labels"))
         active = self.mode in ("training", "noise") and (noise.places or any(one.p for one in dropouts(model).values()))
         batched = self.mode in ("training", "norms") and any(isinstance(one, _BatchNorm) for one in model.modules())
         return bool(drawn or active or batched)
@@ -113,7 +113,7 @@ def penalty_costs(
     training.model.load_state_dict(dict(state))
     optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None  # a training has one
-    optimizer.steps = step
+    optimizer.at_step(step)
     with torch.no_grad():
         found = float(optimizer.weights_penalty()), math.fsum(optimizer.values().values())
     _closed(training)
@@ -139,10 +139,10 @@ def _one_draw(training: Training, state: State, view: View, seed: int, draw: int
     model = training.model
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
     set_mode(model, view.mode)
-    training.streams = Streams(stream_seed(seed, "draw", draw))
+    training = replace(training, streams=Streams(stream_seed(seed, "draw", draw)))
     optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None
-    optimizer.steps = step
+    optimizer.at_step(step)
     parts: list[PerExample] = []
     weights: list[Tensor] = []
     order: list[Tensor] = []

@@ -1,1 +1,1 @@
-"""What the curves of a run say: findings with their uncertainty, and paired evidence that one run is better."""
+"""What holds a run back, and which lever to pull: findings with their uncertainty, from curves and from inside the network."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +17,9 @@ from wellposed.diagnosis.finding import Change, Finding
 from wellposed.noise.activations import dropouts
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.rules.rule import Rule
 
 MOST_CHANGES = 3
 """Changes that a finding proposes: more would be a search."""
@@ -188,14 +192,10 @@ def with_less_regularization(by: float) -> Move:
              **({"strength": t.strength / by} if t.strength is not None else {})}
             for t in recipe.terms
         ]  # fmt: skip
-        noise = {
-            key: float(f"{value / by:.3g}")
-            for key in ("dropout", "label_smoothing", "input", "cutout", "mixup", "cutmix", "gradient")
-            if (value := getattr(recipe.noise, key))
-        }
+        noise = recipe.noise.weaker(lambda size: float(f"{size / by:.3g}"))
         if recipe.noise.dropout is None and room.rate:
-            noise["dropout"] = float(f"{room.rate / by:.3g}")
-        values: dict[str, Any] = {"terms": terms, "noise": {**noise, "places": []}}
+            noise |= {"dropout": float(f"{room.rate / by:.3g}")}
+        values: dict[str, Any] = {"terms": terms, "noise": noise}
         if decay := recipe.optimizer.settings.get("weight_decay"):
             values["optimizer"] = {"weight_decay": decay / by}
         return recipe.replace(**values)
@@ -256,23 +256,24 @@ ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
 """For each finding the moves to try, in order; moves of one entry are made together."""
 
 
-def changes_for(name: str, recipe: Recipe, room: Room) -> tuple[Change, ...]:
+def changes_for(name: str, recipe: Recipe, room: Room, rules: Sequence[Rule] = ()) -> tuple[Change, ...]:
     """The changes of a recipe that pull the lever of a finding, the first to be tried first; empty where none can."""
     found: list[Change] = []
     tried = [recipe]
-    for moves in ADVICE.get(name, ()):
-        changed = recipe
-        for move in moves:
-            changed = move(changed, room)
+    own = (changed for rule in rules if rule.name == name for changed in rule.advice(recipe))
+    moved = (reduce(lambda so_far, move: move(so_far, room), moves, recipe) for moves in ADVICE.get(name, ()))
+    for changed in (*own, *moved):
         if changed not in tried:
             tried.append(changed)
             found.append(Change(recipe_difference(recipe, changed), changed))
     return tuple(found[:MOST_CHANGES])
 
 
-def with_advice(findings: Sequence[Finding], recipe: Recipe, room: Room) -> tuple[Finding, ...]:
+def with_advice(
+    findings: Sequence[Finding], recipe: Recipe, room: Room, rules: Sequence[Rule] = ()
+) -> tuple[Finding, ...]:
     """The findings with the changes of this recipe that pull their levers."""
-    return tuple(replace(finding, changes=changes_for(finding.name, recipe, room)) for finding in findings)
+    return tuple(replace(finding, changes=changes_for(finding.name, recipe, room, rules)) for finding in findings)
 
 
 def recipe_difference(old: Recipe, new: Recipe) -> str:
@@ -286,9 +287,9 @@ def recipe_difference(old: Recipe, new: Recipe) -> str:
     for term in new.terms:
         amount = before.get((term.penalty, term.on))
         if amount is None:
-            words.append(f"{term.penalty} {term.amount:.3g} added")
+            words.append(f"{term.name} {term.amount:.3g} added")
         elif amount != term.amount:
-            words.append(f"{term.penalty} {amount:.3g} -> {term.amount:.3g}")
+            words.append(f"{term.name} {amount:.3g} -> {term.amount:.3g}")
     return ", ".join(words)
 
 

@@ -8,7 +8,7 @@ where the source gives them; a plain log does not).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -65,15 +65,16 @@ class Curves:
     signals: Signals | None = None
 
     @classmethod
-    def of(cls, source: Any) -> Self:
-        """The curves of a Watch, Run, History, frame, dict of lists, list of dicts, CSV file or run folder.
+    def of(cls, source: Any, readers: Sequence[logs.Reader] = ()) -> Self:
+        """The curves of a Watch, Run, History, frame, dict of lists, list of dicts, CSV file or run folder, or of what one of the
+        readers knows.
 
         Raises:
             DataError: the source cannot be read or has no losses.
         """
         if isinstance(source, cls):
             return source
-        table = logs.read(source)
+        table = logs.read(source, readers)
         count = len(table.columns["epoch"])
         arrays = {name: _bounded(table.columns.get(name, np.full(count, np.nan))) for name in ARRAYS}
         inside = _signals(source)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wellposed import logs
 from wellposed.core.checks import checked
-from wellposed.core.errors import DataError
+from wellposed.core.errors import DataError, InputError, described, guard_call
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
@@ -23,8 +23,39 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
-    """One instance of every rule, found by introspection."""
+    """One instance of every rule of ours, found by introspection."""
     return tuple(rule() for rule in classes_in("wellposed.diagnosis.rules", Rule).values())  # type: ignore[type-abstract]
+
+
+def own_rules(given: Sequence[Rule | type[Rule]]) -> tuple[Rule, ...]:
+    """Rules of somebody's own as instances.
+
+    Raises:
+        InputError: something is no rule, or has the name of another.
+    """
+    found: list[Rule] = []
+    for one in given:
+        rule = one() if isinstance(one, type) and issubclass(one, Rule) else one
+        missing = [key for key in ("name", "severity", "axis", "pulls") if not hasattr(rule, key)]
+        if not isinstance(rule, Rule) or missing:
+            raise InputError(
+                f"A rule is a wp.Rule with a name, a severity, an axis and what it pulls; {described(one)} "
+                f"{'has no ' + missing[0] if isinstance(rule, Rule) else 'is none'}."
+            )
+        if any(other.name == rule.name for other in (*rules(), *found)):
+            raise InputError(f"There is a rule {rule.name!r} already. Give {type(rule).__name__} another name.")
+        found.append(rule)
+    return tuple(found)
+
+
+def _with(own: Sequence[Rule]) -> tuple[Rule, ...]:
+    return (*rules(), *own)
+
+
+def _asked(rule: Rule, curves: Curves) -> Finding | None:
+    """What a rule says; the error of one that somebody wrote is told as theirs."""
+    ours = type(rule).__module__.startswith("wellposed.")
+    return rule.judge(curves) if ours else guard_call(f"The rule {rule.name!r}", rule.judge)(curves)
 
 
 def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
@@ -35,12 +66,12 @@ def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     """
     by = list(by)
     rule_of = {rule.name: rule for rule in by}
-    findings = [found for rule in by if not rule.residual and (found := rule.judge(curves)) is not None]
+    findings = [found for rule in by if not rule.residual and (found := _asked(rule, curves)) is not None]
     if any(found.name == "diverged" for found in findings):
         findings = [found for found in findings if not rule_of[found.name].of_fit]
     if all(found.name == "noisy_evidence" for found in findings):
-        findings += [found for rule in by if rule.residual and (found := rule.judge(curves)) is not None]
-    ordered = sorted(findings, key=lambda found: (-round(found.confidence, 2), rule_of[found.name].severity))
+        findings += [found for rule in by if rule.residual and (found := _asked(rule, curves)) is not None]
+    ordered = sorted(findings, key=lambda found: (-round(found.confidence, 2), found.severity))
     return causes_first(ordered, {name: rule.explains for name, rule in rule_of.items()})
 
 
@@ -62,7 +93,7 @@ def causes_first(findings: Sequence[Finding], explains: Mapping[str, Collection[
 
 
 @checked
-def diagnose(source: Any) -> Diagnosis:
+def diagnose(source: Any, *, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()) -> Diagnosis:
     """What holds this run back, how sure, and which lever to pull.
 
     Args:
@@ -70,6 +101,9 @@ def diagnose(source: Any) -> Diagnosis:
             JSON or JSON lines (also .gz), event files of TensorBoard, a file or folder that Keras, Lightning,
             transformers or wandb left, or a run folder of ours. Losses are needed; standard errors, metrics, the
             constant prediction's loss and the cost make the verdict surer where they are given.
+        readers: of your own, asked before ours: functions from a source to one that is read here, such as a dict of lists, or None
+            where it is not theirs.
+        rules: of your own, asked beside ours.
     Returns:
         A `Diagnosis`: a sequence of at least one `Finding`, the surest first.
     Raises:
@@ -81,26 +115,29 @@ def diagnose(source: Any) -> Diagnosis:
         >>> diagnose({"loss": falling, "val_loss": turning})[0].name
         'overfits'
     """
-    curves = Curves.of(source)
-    findings = apply_rules(curves, rules())
+    curves, own = Curves.of(source, readers), own_rules(rules)
+    findings = apply_rules(curves, _with(own))
     if hasattr(source, "recipe") and hasattr(source, "problem"):
-        findings = _advised(findings, source)
+        findings = _advised(findings, source, own)
     return Diagnosis(findings, curves)
 
 
-def _advised(findings: tuple[Finding, ...], run: Run) -> tuple[Finding, ...]:
+def _advised(findings: tuple[Finding, ...], run: Run, own: Sequence[Rule]) -> tuple[Finding, ...]:
     """With the changes of the run's recipe. Only here is torch needed, which logs alone do without."""
     from wellposed.diagnosis.advice import Room, with_advice
 
-    return with_advice(findings, run.recipe, Room.of(run.problem, run.model))
+    return with_advice(findings, run.recipe, Room.of(run.problem, run.model), own)
 
 
 @checked
-def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
+def diagnose_many(
+    sources: Iterable[Any], *, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()
+) -> Diagnoses:
     """`diagnose` of every run in each source: a file may hold several, a folder many.
 
     Args:
         sources: what `diagnose` takes, and files and folders with several runs.
+        readers, rules: as of `diagnose`.
     Returns:
         The diagnoses in the given order. Printed, they are one table, the worst first.
     Raises:
@@ -108,22 +145,25 @@ def diagnose_many(sources: Iterable[Any]) -> Diagnoses:
     """
     found = []
     for source in sources:
-        for one in every_run(source):
+        for one in every_run(source, readers, rules):
             if isinstance(one, DataError):
                 raise one
             found.append(one)
     return Diagnoses(tuple(found), worst_first(found))
 
 
-def every_run(source: Any) -> list[Diagnosis | DataError]:
+def every_run(
+    source: Any, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()
+) -> list[Diagnosis | DataError]:
     """`diagnose` of every run in one source; for one of several that cannot be read, the reason.
 
     Raises:
         DataError: the source itself cannot be read.
     """
     if isinstance(source, Curves) or not isinstance(source, (str, Path, Mapping, Sequence)):
-        return [diagnose(source)]
-    return [one if isinstance(one, DataError) else diagnose(one) for one in logs.read_each(source)]
+        return [diagnose(source, readers=readers, rules=rules)]
+    found = logs.read_each(source, readers)
+    return [one if isinstance(one, DataError) else diagnose(one, rules=rules) for one in found]
 
 
 def worst_first(found: Sequence[Diagnosis]) -> tuple[tuple[int, int], ...]:
@@ -131,11 +171,9 @@ def worst_first(found: Sequence[Diagnosis]) -> tuple[tuple[int, int], ...]:
 
     By the severity of that finding, then by its confidence.
     """
-    severity = {rule.name: rule.severity for rule in rules()}
-    mildest = max(severity.values(), default=0)
     ranks = []
     for position, one in enumerate(found):
         likely = [i for i, finding in enumerate(one) if finding.confidence >= 0.5] or [0]
-        worst = min(likely, key=lambda i: (severity.get(one[i].name, mildest), -one[i].confidence))
-        ranks.append((severity.get(one[worst].name, mildest), -one[worst].confidence, position, worst))
+        worst = min(likely, key=lambda i: (one[i].severity, -one[i].confidence))
+        ranks.append((one[worst].severity, -one[worst].confidence, position, worst))
     return tuple((position, worst) for *_, position, worst in sorted(ranks))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Number = float | int | str | bool
 
 
+MILDEST = 99
 AXES = ("optimization", "regularization", "evidence", "none")
 """What fails: the training cost that is reached, the gap to new rows, the evidence itself, or nothing."""
 PULLS = ("optimizer", "schedule", "capacity", "regularizer", "data", "loop", "none")
@@ -45,6 +46,7 @@ class Finding:
         says: one plain sentence for a person.
         axis: one of `AXES`: what fails.
         pulls: one of `PULLS`: the kind of lever.
+        severity: of its rule, 0 the worst; decides between equally sure findings.
         changes: of the recipe, the first to be tried first; empty where the recipe is not known or cannot help.
     """
 
@@ -56,6 +58,7 @@ class Finding:
     axis: str = "none"
     pulls: str = "none"
     changes: tuple[Change, ...] = ()
+    severity: int = MILDEST
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, ready for JSON.

@@ -18,7 +18,7 @@ from torch.utils.data import Subset as Part
 
 from wellposed.core.errors import DataError
 from wellposed.core.random import seeded
-from wellposed.data.arrays import Arrays, Items, Source, Subset, in_numpy, rows_of, source_of, split_batch
+from wellposed.data.arrays import Items, Source, in_numpy, rows_of, source_of, split_batch
 from wellposed.data.splits import duplicate_ids
 
 Numbers = npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ class Order:
 def array_source(given: Any) -> Source | None:
     """The rows of a side where they are arrays, without fetching item by item; else None."""
     if isinstance(given, Source):
-        return given if _held(given) else None
+        return given if given.arrays is not None else None
     if isinstance(given, DataLoader):
         if isinstance(given.dataset, Dataset) and given.batch_sampler is not None:
             try:
@@ -81,10 +81,6 @@ def array_source(given: Any) -> Source | None:
     if isinstance(given, (tuple, Dataset)):
         return array_source(source_of(given))
     return None
-
-
-def _held(source: Source) -> bool:
-    return isinstance(source, Arrays) or (isinstance(source, Subset) and _held(source.source))
 
 
 def sample_table(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:

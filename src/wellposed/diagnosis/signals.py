@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wellposed.core.batches import count_numbers
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import leaves, unwrap_model
 from wellposed.data.arrays import Source, to_device
@@ -40,7 +41,7 @@ from wellposed.training.inspection import (
     norm_disagreement,
     rebatch,
 )
-from wellposed.training.loop_activity import Forwards, distances, samples
+from wellposed.training.loop_activity import Forwards, distances, real, samples
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -144,7 +145,7 @@ class Signals:
     moved: Mapping[str, float] = field(default_factory=dict)
     unheld: tuple[str, ...] = ()
     targets: Targets | None = None
-    wrong: Mapping[str, Wrong] = field(default_factory=dict)
+    wrong: Mapping[str, Wrong | None] = field(default_factory=dict)
     copies: Copies | None = None
     giveaway: Giveaway | None = None
     order: Order | None = None
@@ -158,18 +159,18 @@ class Signals:
     toll: Toll | None = None
     missing: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, source: Any) -> Self | None:
+    @staticmethod
+    def of(source: Any) -> Signals | None:
         """The signals of a Watch or a Run; None for anything else."""
         if isinstance(source, Run):
-            return cls(**_of_run(source))
+            return _of_run(source)
         if isinstance(source, Watch):
             with source.notes.blind():
-                return cls(**_of_watch(source))
+                return _of_watch(source)
         return None
 
 
-def _of_run(run: Run) -> dict[str, Any]:
+def _of_run(run: Run) -> Signals:
     problem, data = run.problem, run.problem.prepared
     device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
     size = max(run.recipe.batch_size, 2)
@@ -191,22 +192,25 @@ def _of_run(run: Run) -> dict[str, Any]:
     }
     steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
     last = seen.look(run.model, kept)
-    return {
-        "loop": False,
-        "loss": problem.loss,
-        "first": None if lazy else seen.look(fresh, kept),
-        "last": last,
-        "moved": distances(began, samples(run.model)),
-        "wrong": {side: seen.wrong(run.model, batches) for side, batches in answers.items()},
-        **_network(run.model, seen, kept, size),
-        **_rows_of(data.train_clean, data.valid, seen, kept),
-        "charges": _charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
-        "toll": seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
-        "missing": tuple(seen.missing),
-    }
+    found = Signals(
+        loop=False,
+        loss=problem.loss,
+        first=None if lazy else seen.look(fresh, kept),
+        last=last,
+        moved=distances(began, samples(run.model)),
+        wrong={side: seen.wrong(run.model, batches) for side, batches in answers.items()},
+    )
+    found = _with_network(found, run.model, seen, kept, size)
+    found = _with_rows(found, data.train_clean, data.valid, seen, kept)
+    return replace(
+        found,
+        charges=_charges_of(run.model, _optimizer_of(run), [steps * lr for lr in run.history["lr"]], {}),
+        toll=seen.toll(run.model, kept, last, run.recipe.optimizer.settings.get("weight_decay") or 0.0),
+        missing=tuple(seen.missing),
+    )
 
 
-def _of_watch(watch: Watch) -> dict[str, Any]:
+def _of_watch(watch: Watch) -> Signals:
     notes = watch.notes
     trained, rows = sum(f.trained for f in notes.forwards), sum(f.rows for f in notes.forwards)
     loader = watch.given["train"]
@@ -216,35 +220,37 @@ def _of_watch(watch: Watch) -> dict[str, Any]:
     limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
     kept = list(rebatch(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
-    sizes = {leaf.name: float(leaf.tensor.detach().float().norm()) for leaf in leaves(watch.model)}
+    sizes = {leaf.name: float(real(leaf.tensor).norm()) for leaf in leaves(watch.model)}
     left = notes.gradients[0] if notes.gradients else {}
     held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
     last = seen.look(watch.model, kept)
-    return {
-        "loop": True,
-        "loss": watch.loss,
-        "first": watch.first,
-        "last": last,
-        "left": {name: norm / sizes[name] for name, norm in left.items() if sizes.get(name)},
-        "moved": notes.moved(watch.model),
-        "unheld": tuple(
+    found = Signals(
+        loop=True,
+        loss=watch.loss,
+        first=watch.first,
+        last=last,
+        left={name: norm / sizes[name] for name, norm in left.items() if sizes.get(name)},
+        moved=notes.moved(watch.model),
+        unheld=tuple(
             leaf.name
             for leaf in leaves(watch.model)
             if held is not None and leaf.tensor.requires_grad and id(leaf.tensor) not in held
         ),
-        "wrong": {side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
-        "forwards": tuple(notes.forwards),
-        "order": measure.row_order(loader, watch.target_of),
-        **_network(watch.model, seen, kept, size),
-        **_rows_of(loader, watch.given["valid"], seen, kept, watch),
-        "charges": _charges_of(
-            watch.model, watch.optimizer, [n * lr for n, lr in zip(steps, rates, strict=False)], left
-        ),
-        "toll": seen.toll(watch.model, kept, last, watch.optimizer),
-        "missing": tuple(seen.missing),
-    }
+        wrong={side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
+        forwards=tuple(notes.forwards),
+        order=measure.row_order(loader, watch.target_of),
+    )
+    found = _with_network(found, watch.model, seen, kept, size)
+    found = _with_rows(found, loader, watch.given["valid"], seen, kept, watch)
+    taken = [n * lr for n, lr in zip(steps, rates, strict=False)]
+    return replace(
+        found,
+        charges=_charges_of(watch.model, watch.optimizer, taken, left),
+        toll=seen.toll(watch.model, kept, last, watch.optimizer),
+        missing=tuple(seen.missing),
+    )
 
 
 def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batch]:
@@ -326,19 +332,18 @@ def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         yield to_device(batch, device), to_device(target, device)
 
 
-def _network(model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> dict[str, Any]:
+def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> Signals:
     modules = list(unwrap_model(model).named_modules())
     norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
     close = bool(norms) and size <= SMALL_BATCH
-    return {
-        "batch": size,
-        "norms": norms,
-        "moody": any(isinstance(m, MOODY) and getattr(m, "p", 1) != 0 for _, m in modules),
-        "disagreement": seen.disagreement(model, kept) if close else None,
-    }
+    moody = any(isinstance(m, MOODY) and getattr(m, "p", 1) != 0 for _, m in modules)
+    apart = seen.disagreement(model, kept) if close else None
+    return replace(found, batch=size, norms=norms, moody=moody, disagreement=apart)
 
 
-def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None) -> dict[str, Any]:
+def _with_rows(
+    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None
+) -> Signals:
     """What the rows say: of all of them where they are at hand, else of the probes' rows."""
     share = 1.0
     ours, theirs = (_whole(measure.array_source(side)) for side in (train, valid))
@@ -347,17 +352,18 @@ def _rows_of(train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watc
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
     looked = [target for _, target in kept if isinstance(target, Tensor)]
     targets = Targets.of(torch.cat(looked)) if len(looked) == len(kept) and looked else None
-    found: dict[str, Any] = {"targets": targets, "copies": measure.same_rows(train, valid)}
+    same = measure.same_rows(train, valid)
     if ours is None or theirs is None:
-        return found
+        return replace(found, targets=targets, copies=same)
     few = [_thinned(side) for side in (ours, theirs)]
     coded = targets is not None and targets.codes and not seen.loss.classifies and 3 <= targets.distinct <= 100
-    same = found["copies"]
-    return found | {
-        "copies": same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
-        "giveaway": measure.giveaway(*few),
-        "gain": measure.code_gain(*few) if coded else None,
-    }
+    return replace(
+        found,
+        targets=targets,
+        copies=same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
+        giveaway=measure.giveaway(*few),
+        gain=measure.code_gain(*few) if coded else None,
+    )
 
 
 def _whole(source: Source | None) -> tuple[Tensor, Tensor] | None:
@@ -386,21 +392,14 @@ def _probe_table(watch: Watch, side: str) -> tuple[Tensor, Tensor] | None:
 def _row_numbers(source: Source) -> int:
     """Numbers in the inputs of one row."""
     inputs, _ = source.batch(torch.arange(1))
-    return _size(inputs)
+    return count_numbers(inputs)
 
 
 def _numbers_of(batches: list[Batch]) -> int:
     if not batches:
         return 0
     batch, target = batches[0]
-    return _size(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel()
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return sum(_size(part) for part in parts)
+    return count_numbers(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
 
 
 def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | float | None) -> float:

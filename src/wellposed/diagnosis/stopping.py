@@ -21,6 +21,7 @@ from wellposed.core.checks import Level, checked
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.curves import GAUSSIAN_MAD, SECOND_DIFFERENCE
 from wellposed.logs import Array
+from wellposed.training.history import Stopped
 
 # Of the 419 published histories by which benchmarks/stopping.py calibrates, a share of (EVEN / evidence) ** POWER passed an
 # evidence and found a better epoch afterwards, from shares of a third to a hundredth; of 880 others, fewer.
@@ -50,7 +51,7 @@ class StopWhenSure:
         Args:
             history: a `History` or a Watch (its ``column``), or the losses so far, one an epoch.
         """
-        return "turned" if self.doubt(history) <= self.risk else None
+        return Stopped.TURNED if self.doubt(history) <= self.risk else None
 
     def doubt(self, history: Any) -> float:
         """The risk that a better epoch is still to come, as far as the losses tell: from 1, at the best epoch, towards 0."""

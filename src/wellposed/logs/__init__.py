@@ -6,6 +6,6 @@ Readers (`delimited`, `documents`, `prose`, `tensorboard`, `folders`, `objects`)
 """
 
 from wellposed.logs.log import Array, Log, Reading, Table
-from wellposed.logs.sources import read, read_all, read_each
+from wellposed.logs.sources import Reader, read, read_all, read_each
 
-__all__ = ["Array", "Log", "Reading", "Table", "read", "read_all", "read_each"]
+__all__ = ["Array", "Log", "Reader", "Reading", "Table", "read", "read_all", "read_each"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,17 +105,15 @@ def _with_losses(sources: Sequence[tuple[str, Callable[[], list[Log]]]]) -> list
     left: list[str] = []
     for name, read in sources:
         try:
-            mine = [log for log in read() if {"train_loss", "valid_loss"} & set(guess(_sided(log)).taken)]
+            mine = [
+                log for log in read() if {"train_loss", "valid_loss"} & set(guess(one_side_a_column(log).columns).taken)
+            ]
         except DataError:
             mine = []
         found += mine
         left += [] if mine else [name]
     note = (f"In the folder, but without losses: {listed(left, 4)}.",) if left else ()
     return [replace(log, notes=(*log.notes, *note)) for log in found]
-
-
-def _sided(log: Log) -> Iterable[str]:
-    return one_side_a_column(log).columns
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -217,9 +215,11 @@ def _rows(key: str, columns: dict[str, list[tuple[int, float]]]) -> dict[str, li
     used = {tag: entries for tag, entries in columns.items() if tag in taken and tag != key}
     total = sum(len(entries) for entries in used.values())
     rows: dict[str, list[Any]] = {key: [step for entries in used.values() for step, _ in entries]}
-    rows |= dict.fromkeys((tag for tag in columns if tag not in used and tag != key), [None] * total)
-    at = 0
-    for tag, entries in used.items():
-        rows[tag] = [None] * at + [value for _, value in entries] + [None] * (total - at - len(entries))
-        at += len(entries)
+    at, empty = 0, [None] * total
+    for tag, entries in columns.items():  # in their order, by which the same ones are taken when it is asked again
+        if tag in used:
+            rows[tag] = [None] * at + [value for _, value in entries] + [None] * (total - at - len(entries))
+            at += len(entries)
+        elif tag != key:
+            rows[tag] = empty
     return rows

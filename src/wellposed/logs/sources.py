@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import DataError, listed
+from wellposed.core.errors import DataError, guard_call, listed
 from wellposed.logs.cells import cell_numbers, has_commas
 from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, guess
 from wellposed.logs.folders import read_path
@@ -21,13 +22,18 @@ LONGEST_NAME = 60  # signs of a column's name in a message
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
 
-def read(source: Any) -> Table:
+Reader = Callable[[Any], Any]
+"""A reader of somebody's own: from a source (a `Path`, where a name of one was given) to what is read here, a dict of lists, rows,
+a frame, a `Log` or, of several runs, a list of `Log`; None where the source is no log of its kind."""
+
+
+def read(source: Any, readers: Sequence[Reader] = ()) -> Table:
     """The curves of one run: of a Watch, Run, History, frame, dict of lists, list of dicts, a file or a folder.
 
     Raises:
         DataError: there is nothing to read, no column of losses among what was found, or more than one run.
     """
-    found = read_all(source)
+    found = read_all(source, readers)
     if len(found) > 1:
         raise DataError(
             f"'{source}' holds {len(found)} runs ({listed((table.name for table in found), 3)}); diagnose() judges one. "
@@ -36,20 +42,20 @@ def read(source: Any) -> Table:
     return found[0]
 
 
-def read_all(source: Any) -> list[Table]:
+def read_all(source: Any, readers: Sequence[Reader] = ()) -> list[Table]:
     """The curves of every run in a source.
 
     Raises:
         DataError: as `read`, but for the number of runs.
     """
-    found = read_each(source)
+    found = read_each(source, readers)
     for one in found:
         if isinstance(one, DataError):
             raise one
     return [one for one in found if isinstance(one, Table)]
 
 
-def read_each(source: Any) -> list[Table | DataError]:
+def read_each(source: Any, readers: Sequence[Reader] = ()) -> list[Table | DataError]:
     """The curves of every run in a source; for a run among several that cannot be read, the reason.
 
     Raises:
@@ -59,9 +65,27 @@ def read_each(source: Any) -> list[Table | DataError]:
         return [source]
     if isinstance(source, str) and not source:  # of an unset variable; as a path it would be the folder one is in
         raise DataError("The name of the source is empty; give a file or a folder of logs.")
-    found = read_path(Path(source)) if isinstance(source, (str, Path)) else read_object(source)
+    source = Path(source) if isinstance(source, str) else source
+    found = read_by(source, readers)
+    if found is None:
+        found = read_path(source) if isinstance(source, Path) else read_object(source)
     logs = [run for log in found for run in runs(log)]
     return [_tried(log) for log in logs]
+
+
+def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
+    """What the first reader gives that knows the source; None where none does."""
+    for reader in readers:
+        name = getattr(reader, "__name__", type(reader).__name__)
+        found = guard_call(f"The reader {name}", reader)(source)
+        if isinstance(found, Log):
+            return [found]
+        if isinstance(found, (list, tuple)) and found and all(isinstance(one, Log) for one in found):
+            return list(found)
+        if found is not None:
+            whose = str(source) if isinstance(source, Path) else name
+            return [replace(log, name=whose) for log in read_object(found)]
+    return None
 
 
 def _tried(log: Log) -> Table | DataError:
@@ -130,7 +154,7 @@ def _cut(name: str) -> str:
 
 def _hint(columns: Iterable[str]) -> str:
     names = {name.strip().lower() for name in columns}
-    if all(re.fullmatch(r"[-+.\de]+|column \d+", name) for name in names):
+    if all(re.fullmatch(r"[-+.\de]+|column_\d+", name) for name in names):
         return " Its first row has numbers only: give the columns names."
     if {"wall time", "step", "value"} <= names:
         return " This is one curve, exported by TensorBoard without its name: give the event files or their folder."

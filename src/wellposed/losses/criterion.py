@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -40,13 +41,16 @@ class Criterion(ABC):
     kernel: ClassVar[int | None] = None
     """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
 
-    @abstractmethod
+    formula: ClassVar[Callable[..., tuple[Tensor, Tensor | None]]]
+    """The pure function of outputs, target and the parameters."""
+
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """A value for each example, token or number that counts as one in the mean, and which count (None: all).
 
         Raises:
             TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
         """
+        return type(self).formula(outputs, target, *vars(self).values())
 
     @abstractmethod
     def check(self, target: Tensor, classes: int | None = None) -> None:

@@ -4,7 +4,8 @@
 (balanced accuracy, F1, R2, RMSE, AUC) the numbers are its linearization: score plus the row's influence. So the paired interval
 of two models' rows is the delta method's, which the tests hold against the jackknife.
 
-A metric is a frozen dataclass with at most one number, found by introspection: ``"top_k_accuracy:5"`` is ``TopKAccuracy(5)``.
+A metric of ours is a frozen dataclass with at most one number, found by introspection: ``"top_k_accuracy:5"`` is
+``TopKAccuracy(5)``. Any other metric is a callable, see `wellposed.losses.any_metric.Metric`.
 Outputs are logits or log-probabilities, ``(n, classes)`` in any of `cross_entropy`'s layouts or ``(n,)`` of the second of two
 classes; or numbers. Weights are scikit-learn's ``sample_weight``. No metric is NaN where outputs are finite: what is not defined on
 the targets is refused, and `undefined` says why beforehand.
@@ -12,74 +13,21 @@ the targets is refused, and `undefined` says why beforehand.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
+from wellposed.losses.any_metric import Metric
 from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
-from wellposed.losses.criterion import from_spec, match_shapes, to_spec
+from wellposed.losses.criterion import from_spec, match_shapes
 from wellposed.losses.per_example import Loss, PerExample, mean_loss, per_example
+from wellposed.losses.score import Score
 from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_shares
-
-
-@dataclass(frozen=True)
-class Metric(ABC):
-    """A score of outputs on targets."""
-
-    name: ClassVar[str]
-    title: ClassVar[str] = ""
-    """As people write it; by default the name with blanks."""
-    classifies: ClassVar[bool] = False
-    """Whether outputs are scores of classes; else they are numbers."""
-    higher_is_better: ClassVar[bool] = True
-    in_units: ClassVar[bool] = False
-    """Whether the score changes when the target is shifted or scaled, so that it is taken in the target's own units."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", to_spec(type(self).name, self))
-
-    @abstractmethod
-    def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(n,)``, float64: each example's part; the mean is the score.
-
-        Args:
-            weight: ``(n,)``, >= 0; None: all count alike.
-        Raises:
-            InputError, ValueError: the metric is not defined on these targets, or they do not fit the outputs.
-        """
-
-    def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``(models, n)``: `rows` of several models' outputs ``(models, n, ...)`` on the same targets."""
-        return torch.stack([self.rows(one, target, weight) for one in outputs])
-
-    def score(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> float:
-        """The metric over all rows."""
-        return float(self.rows(outputs, target, weight).mean())
-
-    def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
-        """Why the metric has no value on these targets, whatever the outputs; empty where it has one."""
-        if not len(target):
-            return f"{self.name} needs at least one row."
-        if weight is not None and not bool(weight.sum() > 0):
-            return f"{self.name} needs a row that counts; all weights are 0."
-        if self.classifies and not target.is_floating_point() and bool((target == IGNORED).all()):
-            return f"{self.name} needs a row that counts; all labels are {IGNORED}, which leaves them out."
-        return ""
-
-    def require(self, target: Tensor, weight: Tensor | None = None) -> None:
-        """Refuse targets on which the metric has no value.
-
-        Raises:
-            InputError: with the reason.
-        """
-        if reason := self.undefined(target, weight):
-            raise InputError(reason)
-
 
 # --- rows from units
 
@@ -119,7 +67,7 @@ class _Units:
         return score + torch.zeros(self.rows, dtype=torch.float64).index_add_(0, self.row, parts)
 
 
-def _units(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | None) -> _Units:
+def _units(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> _Units:
     """Scores and labels of the units that count, in double precision; probabilities as targets give their likeliest class.
 
     Raises:
@@ -166,7 +114,7 @@ def _is_binary(outputs: Tensor, target: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Accuracy(Metric):
+class Accuracy(Score):
     """Share of units (rows, tokens) whose highest score is the label; a single logit says the second class above 0."""
 
     name = "accuracy"
@@ -189,7 +137,7 @@ class Accuracy(Metric):
 
 
 @dataclass(frozen=True)
-class TopKAccuracy(Metric):
+class TopKAccuracy(Score):
     """Share of units whose label is among the ``k`` highest scores; 1 from as many ``k`` as there are classes.
 
     Of equal scores the later classes come first, as in scikit-learn's ``top_k_accuracy_score``. As text ``"top_k_accuracy:5"``.
@@ -223,7 +171,7 @@ class TopKAccuracy(Metric):
 
 
 @dataclass(frozen=True)
-class LogLoss(Metric):
+class LogLoss(Score):
     """Mean cross-entropy of the class scores, in nats."""
 
     name = "log_loss"
@@ -240,7 +188,7 @@ class LogLoss(Metric):
 
 
 @dataclass(frozen=True)
-class Brier(Metric):
+class Brier(Score):
     """Mean squared distance of the predicted probabilities to what happened, as scikit-learn's ``brier_score_loss``.
 
     ``(p - y)^2`` of the second of two classes, in [0, 1]; of more classes ``sum_c (p_c - y_c)^2``, in [0, 2].
@@ -271,7 +219,7 @@ def _positive(scores: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ECE(Metric):
+class ECE(Score):
     """Expected calibration error: ``sum_b |sum_(i in b) w_i (confidence_i - right_i)| / sum w`` over bins of equal width.
 
     The confidence is the highest probability, and right is whether its class is the label; of a single logit it is the
@@ -316,7 +264,7 @@ class ECE(Metric):
 
 
 @dataclass(frozen=True)
-class _Counted(Metric):
+class _Counted(Score):
     """A metric that is a function of three shares for each class: labels, predictions, and labels that were predicted.
 
     The classes are those that a label or a prediction has. A share of nothing (no prediction of a class, say) is 0, as
@@ -370,6 +318,27 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 0.0)
 
 
+def _averages(cls: type[_Counted]) -> type[_Counted]:
+    """Declare the metric of several classes, too: ``f1_macro``, ``f1_micro`` and ``f1_weighted`` beside ``f1``."""
+    said = {
+        "macro": "Mean over the classes that a label or a prediction has.",
+        "micro": "Of all classes' rows together, which is the accuracy.",
+        "weighted": "Mean over the classes by their rows.",
+    }
+    for over, doc in said.items():
+        title = f"{over} {cls.title}" if cls.title else ""
+        own = {
+            "name": f"{cls.name}_{over}",
+            "title": title,
+            "average": over,
+            "__doc__": doc,
+            "__module__": __name__,
+        }
+        name = f"{cls.__name__}{over.capitalize()}"
+        globals()[name] = dataclass(frozen=True)(type(name, (cls,), own))
+    return cls
+
+
 @dataclass(frozen=True)
 class BalancedAccuracy(_Counted):
     """Mean over the classes that have rows of the share of these rows that are right."""
@@ -381,6 +350,7 @@ class BalancedAccuracy(_Counted):
         return _ratio(hit, labelled)[labelled > 0]
 
 
+@_averages
 @dataclass(frozen=True)
 class Recall(_Counted):
     """Share of the second class's rows that are predicted as such; 0 where it has none. Two classes."""
@@ -393,30 +363,7 @@ class Recall(_Counted):
         return _ratio(hit, labelled)
 
 
-@dataclass(frozen=True)
-class RecallMacro(Recall):
-    """Mean of the classes' recalls; a class is one that a label or a prediction has."""
-
-    name = "recall_macro"
-    average = "macro"
-
-
-@dataclass(frozen=True)
-class RecallMicro(Recall):
-    """Recall of all classes' rows together, which is the accuracy."""
-
-    name = "recall_micro"
-    average = "micro"
-
-
-@dataclass(frozen=True)
-class RecallWeighted(Recall):
-    """Mean of the classes' recalls by their rows, which is the accuracy."""
-
-    name = "recall_weighted"
-    average = "weighted"
-
-
+@_averages
 @dataclass(frozen=True)
 class Precision(_Counted):
     """Share of the rows predicted as the second class that are; 0 where none is predicted. Two classes."""
@@ -429,30 +376,7 @@ class Precision(_Counted):
         return _ratio(hit, predicted)
 
 
-@dataclass(frozen=True)
-class PrecisionMacro(Precision):
-    """Mean of the classes' precisions; a class is one that a label or a prediction has."""
-
-    name = "precision_macro"
-    average = "macro"
-
-
-@dataclass(frozen=True)
-class PrecisionMicro(Precision):
-    """Precision of all classes' rows together, which is the accuracy."""
-
-    name = "precision_micro"
-    average = "micro"
-
-
-@dataclass(frozen=True)
-class PrecisionWeighted(Precision):
-    """Mean of the classes' precisions by their rows."""
-
-    name = "precision_weighted"
-    average = "weighted"
-
-
+@_averages
 @dataclass(frozen=True)
 class F1(_Counted):
     """``2 hits / (labels + predictions)`` of the second class, the harmonic mean of precision and recall. Two classes."""
@@ -467,34 +391,7 @@ class F1(_Counted):
 
 
 @dataclass(frozen=True)
-class F1Macro(F1):
-    """Mean of the classes' F1; a class is one that a label or a prediction has."""
-
-    name = "f1_macro"
-    title = "macro F1"
-    average = "macro"
-
-
-@dataclass(frozen=True)
-class F1Micro(F1):
-    """F1 of all classes' rows together, which is the accuracy."""
-
-    name = "f1_micro"
-    title = "micro F1"
-    average = "micro"
-
-
-@dataclass(frozen=True)
-class F1Weighted(F1):
-    """Mean of the classes' F1 by their rows."""
-
-    name = "f1_weighted"
-    title = "weighted F1"
-    average = "weighted"
-
-
-@dataclass(frozen=True)
-class AUC(Metric):
+class AUC(Score):
     """Area under the ROC curve: the chance that a positive row scores above a negative one. Two classes, both present."""
 
     name = "auc"
@@ -553,7 +450,7 @@ def _each(values: Tensor) -> PerExample:
 
 
 @dataclass(frozen=True)
-class _OfNumbers(Metric):
+class _OfNumbers(Score):
     """A mean over rows and outputs of what each number is off by."""
 
     higher_is_better = False
@@ -573,7 +470,7 @@ class _OfNumbers(Metric):
         return self.off(outputs, target).reshape(len(target), -1).mean(1)
 
 
-def _numbers(metric: Metric, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Outputs and targets in double precision and one shape, checked."""
     metric.require(target, weight)
     need_numbers(metric.name, target)
@@ -652,7 +549,7 @@ class RMSE(_OfNumbers):
 
 
 @dataclass(frozen=True)
-class R2(Metric):
+class R2(Score):
     """``1 - sum (y - f)^2 / sum (y - mean y)^2``, over all outputs together.
 
     Where the target is constant (one row, say) it is 1 if every prediction is exact and 0 if not, as in scikit-learn.
@@ -693,10 +590,10 @@ class R2(Metric):
 
 
 @dataclass(frozen=True)
-class _Restored(Metric):
+class _Restored(Score):
     """A metric of standardized targets, in the target's own units."""
 
-    inner: Metric
+    inner: Score
     scale: float
     mean: float
 
@@ -712,32 +609,42 @@ class _Restored(Metric):
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The inner rows of both in the target's units."""
-        return self.inner.rows(
-            outputs.double() * self.scale + self.mean, target.double() * self.scale + self.mean, weight
-        )
+        return self.inner.rows(self._restored(outputs), self._restored(target), weight)
+
+    def at_once(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """As the inner metric."""
+        return self.inner.at_once(self._restored(outputs), self._restored(target), weight)
+
+    def _restored(self, given: Tensor) -> Tensor:
+        return given.double() * self.scale + self.mean
 
 
-def in_target_units(inner: Metric, scale: float, mean: float = 0.0) -> Metric:
+def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
     return _Restored(inner, scale, mean) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
 
 
-def metrics(classifying: bool | None = None) -> dict[str, type[Metric]]:
+def metrics(classifying: bool | None = None) -> dict[str, type[Score]]:
     """Every metric by name; those for classes (True) or for numbers (False)."""
-    found: dict[str, type[Metric]] = classes_in("wellposed.losses", Metric)  # type: ignore[type-abstract]
-    return {name: cls for name, cls in found.items() if classifying in (None, cls.classifies)}
+    found: dict[str, type[Score]] = classes_in("wellposed.losses", Score)  # type: ignore[type-abstract]
+    return {name: cls for name, cls in found.items() if cls is not Metric and classifying in (None, cls.classifies)}
 
 
-def metric(name: str | Metric) -> Metric:
-    """The metric of that name, with its number after a colon if it takes one: ``"pinball:0.9"``.
+def metric(given: Any, loss: Loss | None = None) -> Score:
+    """The metric of that name, with its number after a colon if it takes one: ``"pinball:0.9"``; or any callable, see `Metric`.
 
+    Args:
+        loss: says whether a callable is given classes or numbers.
     Raises:
-        InputError: there is none; the nearest is suggested.
+        InputError: there is none of that name (the nearest is suggested), or a callable does not say whether more is better.
     """
-    return name if isinstance(name, Metric) else from_spec("metric", name, metrics())
+    if isinstance(given, str):
+        return from_spec("metric", given, metrics())
+    given = given if isinstance(given, Score) else Metric(given)
+    return given.of(loss.classifies) if isinstance(given, Metric) and loss is not None else given
 
 
-def default_metric(loss: Loss) -> Metric | None:
+def default_metric(loss: Loss) -> Score | None:
     """Accuracy where a loss classifies, R2 where it is the squared error (its mean over outputs too), else none."""
     if loss.classifies:
         return Accuracy()

@@ -14,12 +14,12 @@ import inspect
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed
+from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import (
     BinaryCrossEntropy,
@@ -106,7 +106,8 @@ class Loss:
     Args:
         given: a name of `losses_by_name`, with its number if it takes one (``"huber:0.5"``); a `Criterion`
             (``wp.Huber(0.5)``); a torch loss module; a function with ``reduction=``; or any callable
-            ``loss(outputs, target)`` that returns values for each example, values with a mask, or their mean.
+            ``loss(outputs, target)`` that returns values for each example, values with a mask, their mean, or their sum.
+            Which of these it is, is found by calling it.
         by_example: smoothing of a torch cross-entropy with class weights is weighed by the class of the example, not by
             the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
     Attributes:
@@ -123,6 +124,7 @@ class Loss:
         if isinstance(given, str):
             self.criterion = from_spec("loss", given, losses_by_name())
         given = _as_module(given)
+        self._sums: bool | None = None
         self.known = _known(given)
         self.module: Any = given if isinstance(given, nn.Module) else None
         if self.criterion is not None:
@@ -164,7 +166,9 @@ class Loss:
     @property
     def affine(self) -> bool:
         """Whether the target may be shifted and scaled before training."""
-        return self.criterion is None or self.criterion.affine
+        if self.criterion is not None:
+            return self.criterion.affine
+        return self.known is None or self.known.numeric  # counts and shares are none any more once they are shifted
 
     def compiled(self) -> int | None:
         """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
@@ -217,6 +221,13 @@ class Loss:
         return known is not None and known.classifies
 
     @property
+    def task(self) -> Literal["regression"] | None:
+        """``"regression"`` where every target is an amount, whole numbers too: not where they may be classes or shares."""
+        check = None if self.known is None else getattr(self.known.check, "func", self.known.check)
+        amounts = check is need_numbers if self.criterion is None else not self.criterion.classifies
+        return "regression" if amounts else None
+
+    @property
     def weighted(self) -> bool:
         """Whether a torch loss weighs classes: ``weight`` of a cross-entropy, ``pos_weight`` of a binary one."""
         return getattr(self.module, "pos_weight", None) is not None or (
@@ -245,6 +256,7 @@ class Loss:
             return self._call(functools.partial(_softened, self.module, softened), outputs, target)  # type: ignore[no-any-return]
         units = self._call(self._units, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
+            units = self._mean(units, outputs, target)
             if weighted:
                 raise ProblemError(
                     "Example weights need a loss that returns a value for each example; this one returns their mean. "
@@ -261,7 +273,7 @@ class Loss:
         """
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
-            return self._sliced(outputs, target, units)
+            return self._sliced(outputs, target, self._mean(units, outputs, target))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
@@ -277,6 +289,15 @@ class Loss:
             f"The loss {self.name!r} returned {len(values)} values for {rows} examples. Return one for each example, or "
             "their mean, a tensor without axes."
         )
+
+    def _mean(self, value: Tensor, outputs: Any, target: Any) -> Tensor:
+        """The mean over examples, also where the loss is their sum: that doubles where each example is given twice."""
+        rows = _rows(outputs)
+        if self._sums is None and rows and rows == _rows(target) and float(value.detach()):
+            with torch.no_grad():
+                twice = self._call(self._units, torch.cat([outputs, outputs]), torch.cat([target, target]))
+            self._sums = bool(torch.isclose(twice.float(), 2.0 * value.detach().float(), rtol=1e-3))
+        return value / rows if self._sums else value
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
@@ -313,7 +334,8 @@ class Loss:
 
     def _call(self, units: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Any:
         try:
-            return units(outputs, target)
+            with noting(f"the loss {self.name!r}", outputs, target):
+                return units(outputs, target)
         except TargetError:  # it says what is wrong with the targets
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
@@ -383,13 +405,41 @@ def _unreduced(given: Any, by_example: bool) -> Callable[[Any, Any], Any]:
         if given.reduction == "batchmean":
             return lambda outputs, target: loose(outputs, target).flatten(1).sum(1)
         return loose
+    if isinstance(given, nn.Module) and isinstance(getattr(given, "reduction", None), str):
+        bare: Any = copy.copy(given)
+        bare.reduction = "none"
+        return _Probed(given, bare)
     try:
         has_reduction = "reduction" in inspect.signature(given).parameters
     except (TypeError, ValueError):
         has_reduction = False
     if has_reduction and not isinstance(given, type):
-        return lambda outputs, target: given(outputs, target, reduction="none")
+        return _Probed(given, functools.partial(given, reduction="none"))
     return given  # type: ignore[no-any-return]
+
+
+class _Probed:
+    """A loss with its reduction taken out, if that is found to give values whose mean or sum the loss is; else as it is."""
+
+    def __init__(self, given: Callable[..., Any], loose: Callable[..., Any]) -> None:
+        self.given, self.loose = given, loose
+        self.chosen: Callable[..., Any] | None = None
+
+    def __call__(self, outputs: Any, target: Any) -> Any:
+        if self.chosen is None:
+            with torch.no_grad():
+                self.chosen = self.loose if self._agree(outputs, target) else self.given
+        return self.chosen(outputs, target)
+
+    def _agree(self, outputs: Any, target: Any) -> bool:
+        whole = self.given(outputs, target)
+        try:
+            values = self.loose(outputs, target)
+        except (TypeError, ValueError, NotImplementedError, RuntimeError, KeyError):
+            return False
+        if not isinstance(values, Tensor) or values.ndim == 0 or not isinstance(whole, Tensor):
+            return False
+        return whole.ndim > 0 or any(torch.isclose(whole, one, rtol=1e-3) for one in (values.mean(), values.sum()))
 
 
 def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -> Any:

@@ -38,6 +38,20 @@ def absolute_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     return over_outputs((outputs - target).abs()), None
 
 
+def mse(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
+    """``(y - f)^2`` of each number, since each counts as one in the mean; torch's ``mse_loss``."""
+    need_numbers("mse", target)
+    outputs, target = match_shapes(outputs, target)
+    return (outputs - target).square(), None
+
+
+def mae(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
+    """``|y - f|`` of each number, since each counts as one in the mean; torch's ``l1_loss``."""
+    need_numbers("mae", target)
+    outputs, target = match_shapes(outputs, target)
+    return (outputs - target).abs(), None
+
+
 def huber(outputs: Tensor, target: Tensor, delta: float = 1.0) -> tuple[Tensor, None]:
     """``sum_outputs h(y - f)`` with ``h(r) = r^2/2`` for ``|r| <= delta`` and ``delta (|r| - delta/2)`` beyond.
 
@@ -97,11 +111,8 @@ class SquaredError(_OfNumbers):
     """``sum_outputs (y - f)^2``, without 1/2. Convex in the outputs."""
 
     name = "squared_error"
+    formula = staticmethod(squared_error)
     kernel = 1
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `squared_error`."""
-        return squared_error(outputs, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The mean."""
@@ -113,11 +124,8 @@ class AbsoluteError(_OfNumbers):
     """``sum_outputs |y - f|``. Convex in the outputs."""
 
     name = "absolute_error"
+    formula = staticmethod(absolute_error)
     kernel = 3
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `absolute_error`."""
-        return absolute_error(outputs, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The median; of two in the middle the smaller."""
@@ -129,14 +137,9 @@ class MeanSquaredError(SquaredError):
     """``mean_outputs (y - f)^2``, torch's ``mse_loss``: `SquaredError` divided by the number of outputs."""
 
     name = "mse"
+    formula = staticmethod(mse)
     averages = SquaredError
     kernel = AVERAGED + 1
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A value for each number, since each counts as one in the mean."""
-        need_numbers(self.name, target)
-        outputs, target = match_shapes(outputs, target)
-        return (outputs - target).square(), None
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,9 @@ class MeanAbsoluteError(AbsoluteError):
     """``mean_outputs |y - f|``, torch's ``l1_loss``: `AbsoluteError` divided by the number of outputs."""
 
     name = "mae"
+    formula = staticmethod(mae)
     averages = AbsoluteError
     kernel = AVERAGED + 3
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A value for each number, since each counts as one in the mean."""
-        need_numbers(self.name, target)
-        outputs, target = match_shapes(outputs, target)
-        return (outputs - target).abs(), None
 
 
 @checked
@@ -174,15 +172,12 @@ class Huber(_OfNumbers):
     delta: float = 1.0
 
     name = "huber"
+    formula = staticmethod(huber)
     kernel = 4
 
     def __post_init__(self) -> None:
         if not 0.0 < self.delta < math.inf:
             raise InputError(f"Huber's delta is a finite number > 0; it was given {self.delta!r}. Write Huber(1.0).")
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `huber`."""
-        return huber(outputs, target, self.delta)
 
     def compiled(self) -> int | None:
         """The kernel computes delta 1."""
@@ -210,15 +205,12 @@ class Quantile(_OfNumbers):
     level: float = 0.5
 
     name = "quantile"
+    formula = staticmethod(quantile)
     aliases = ("pinball",)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
             raise InputError(f"A quantile's level lies in (0, 1); it was given {self.level!r}. Write Quantile(0.9).")
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `quantile`."""
-        return quantile(outputs, target, self.level)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The training targets' quantile: of ``n`` sorted ones number ``ceil(level n)``."""
@@ -239,13 +231,10 @@ class Poisson(_OfNumbers):
     """
 
     name = "poisson"
+    formula = staticmethod(poisson)
     aliases = ("poisson_nll",)
     numeric = False
     affine = False
-
-    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `poisson`."""
-        return poisson(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Finite numbers >= 0."""

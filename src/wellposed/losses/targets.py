@@ -111,6 +111,8 @@ def need_classes(name: str, target: Tensor, classes: int | None = None, ignored:
         advice = f"Number the classes 0 to {classes - 1}, or give the model an output for each."
         if low >= 1 and high == classes:
             advice = "They count from 1: subtract 1."
+        elif high > classes and extremes(target[target != high])[1] < classes:
+            advice += f" If it marks what has no class, leave it out: nn.CrossEntropyLoss(ignore_index={high:.0f})."
         raise TargetError(
             f"{name}: label {high:.0f} needs {high + 1:.0f} outputs, there are {classes}; the labels go from {low:.0f} to "
             f"{high:.0f}. {advice}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import move_noise
+from wellposed.noise.noise import Key, Noise, SearchedNoise
 from wellposed.noise.support import needs_source
 from wellposed.penalties.base import at_least_zero
 
@@ -41,6 +43,38 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
     return grad + math.sqrt(variance) * move_noise(grad, noise)
 
 
+@dataclass(frozen=True)
+class Annealed(Noise):
+    """`gradient_noise` whose variance dies out as ``eta/(1 + t)^0.55``; ``eta`` >= 0 is that of the first step."""
+
+    eta: float
+
+    acts = "gradients"
+    size_field, share, order, site = "eta", False, 11, "gradient"
+    keys = (
+        Key(
+            name="gradient", field="eta", title="gradient_noise",
+            searched=SearchedNoise(low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04, rank=6),
+        ),
+    )  # fmt: skip
+
+    def at(self, step: int) -> float:
+        """The variance at a step."""
+        return annealed_variance(self.eta, step)
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """See `gradient_noise`; ``size`` is the variance."""
+        return gradient_noise(x, size, source)
+
+
+@torch.no_grad()
+def disturb_gradients(model: nn.Module, noise: Noise, size: float, step: int, seed: int) -> None:
+    """Put noise on every gradient that there is; frozen parameters are passed over."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.requires_grad:
+            parameter.grad = noise.apply(parameter.grad, size, generator(seed, noise.stream, step, name))
+
+
 @checked
 class GradientNoise:
     """Add ``N(0, eta/(1+t)^decay)`` to every gradient at step ``t``; call it between ``backward`` and ``step``.
@@ -63,16 +97,12 @@ class GradientNoise:
         >>> _ = optimizer.register_step_pre_hook(GradientNoise(net, eta=0.01))
     """
 
-    def __init__(self, model: nn.Module, eta: float, decay: float = 0.55, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, eta: float, decay: float = 0.55, seed: Seed = 0) -> None:
         at_least_zero(self, eta=eta, decay=decay)
         self.model, self.eta, self.decay, self.seed, self.step = model, float(eta), float(decay), seed, 0
 
-    @torch.no_grad()
     def __call__(self, *_: object) -> None:
         """Disturb the gradients that there are, and move on by one step."""
         variance = annealed_variance(self.eta, self.step, self.decay)
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and parameter.requires_grad:
-                source = generator(self.seed, "gradient", self.step, name)
-                parameter.grad = gradient_noise(parameter.grad, variance, source)
+        disturb_gradients(self.model, Annealed(self.eta), variance, self.step, self.seed)
         self.step += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,8 +59,7 @@ class Hooked:
             raise InputError(f"Noise is put on a torch.nn.Module; it was given {type(model).__name__}.")
         if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{name} needs the model as it was before torch.compile or scripting; give it that one.")
-        hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
-        if any(isinstance(hook, Hook) and type(hook.owner) is type(self) for hook in hooks):
+        if any(type(owner) is type(self) for owner in hooked(model)):
             raise CompositionError(f"This model is {name} already. Call remove() first, or give all noise in one call.")
         self.model = model
         self._streams = Streams(seed)
@@ -76,6 +76,16 @@ class Hooked:
     def step(self, step: int) -> None:
         self._step = self._streams.step = int(step)
         self._calls.clear()
+
+    @contextmanager
+    def ahead(self, steps: int) -> Iterator[None]:
+        """Inside, the draws are those of so many steps later; afterwards the next draws are those that were next before."""
+        before = self._step
+        self.step = before + steps
+        try:
+            yield
+        finally:
+            self.step = before
 
     def before(self, module: nn.Module, call: Callable[..., Any]) -> None:
         """Call before a module's forward, and before other people's hooks."""
@@ -118,6 +128,12 @@ class Hooked:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.remove()
+
+
+def hooked(model: nn.Module) -> list[Hooked]:
+    """What `perturb` and `ManifoldMixup` have put on the model, each once."""
+    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    return list({id(hook.owner): hook.owner for hook in hooks if isinstance(hook, Hook)}.values())
 
 
 def one_tensor(place: str, module: nn.Module, output: object, method: str) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
+from wellposed.core.numbers import convert_numbers
+from wellposed.noise.noise import Key, Noise, SearchedNoise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 
 
@@ -260,3 +264,98 @@ def mixup_or_cutmix(
     boxed, kept = _boxed(x, permutation, drawn, source)
     images = torch.where(cut.view(-1, 1, 1, 1).to(x.device), boxed, blend(x, permutation, drawn))
     return images, permutation, torch.where(cut, torch.as_tensor(kept), drawn)
+
+
+# --- as kinds of a recipe
+
+
+@dataclass(frozen=True)
+class Gaussian(Noise):
+    """`gaussian` of standard deviation ``std``, in units of the inputs."""
+
+    std: float
+
+    acts = "inputs"
+    size_field, share, order, site = "std", False, 2, "x"
+    keys = (
+        Key(
+            name="input", field="std", title="input_noise",
+            searched=SearchedNoise(low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25, rank=2),
+        ),
+    )  # fmt: skip
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """See `gaussian`."""
+        return gaussian(x, size, source)
+
+
+@dataclass(frozen=True)
+class Cutout(Noise):
+    """`cutout` of a share ``area`` of each image, in [0, 1)."""
+
+    area: float
+
+    acts = "inputs"
+    size_field, order, images = "area", 3, True
+    keys = (
+        Key(
+            name="cutout", field="area", title="cutout",
+            searched=SearchedNoise(low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False, rank=5),
+        ),
+    )  # fmt: skip
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """See `cutout`."""
+        return cutout(x, size, source)
+
+
+@dataclass(frozen=True)
+class Mixing(Noise):
+    """`mixup`, `cutmix`, or one of them drawn each time, see `mixup_or_cutmix`.
+
+    Args:
+        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by; 0 is off.
+        switch_prob: in [0, 1], of cutmix where both are on.
+        mode: ``"batch"``: one weight and one of both for each batch; ``"elem"``: for each example.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch_prob: float = 0.5
+    mode: MixMode = "batch"
+
+    acts, mixes = "inputs", True
+    share, order, site = False, 10, "mix"
+    keys = (
+        Key(
+            name="mixup", field="mixup", title="mixup",
+            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, rank=3),
+        ),
+        Key(
+            name="cutmix", field="cutmix", title="cutmix",
+            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",), rank=4),
+        ),
+        Key(name="switch_prob", field="switch_prob", off=0.5, type=Annotated[float, Field(ge=0, le=1)]),
+        Key(name="mix_mode", field="mode", off="batch", type=MixMode),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        convert_numbers(self, "mixup", "cutmix", "switch_prob")
+
+    @property
+    def size(self) -> float:
+        """The larger concentration."""
+        return max(self.mixup, self.cutmix)
+
+    @property
+    def images(self) -> bool:  # type: ignore[override]
+        """Whether boxes are cut."""
+        return bool(self.cutmix)
+
+    def uncompiled(self, classes: bool) -> str:
+        """The kernel mixes class indices by one weight for a batch."""
+        return "classes are mixed by a weight for each example" if classes and self.mode == "elem" else ""
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> tuple[Tensor, Tensor, Weight]:
+        """See `mixup_or_cutmix`."""
+        return mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
+from wellposed.core.reading import format_bytes, memory_limit
 from wellposed.noise.inputs import rowwise
+from wellposed.noise.noise import Key, Noise, SearchedNoise
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,6 +44,20 @@ def smooth_binary(target: Tensor, amount: float) -> Tensor:
     return target * (1.0 - amount) + 0.5 * amount
 
 
+HELD = 16
+"""Bytes for each probability while targets are mixed: float32, and four of them are held at once."""
+
+
+def _is_permutation(numbers: Tensor, rows: int) -> bool:
+    """Whether each of ``0 .. rows - 1`` is there once. It is asked at each step, so nothing is sorted."""
+    if numbers.shape != (rows,) or numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        return False
+    if not rows:
+        return True
+    low, high = torch.aminmax(numbers)
+    return int(low) >= 0 and int(high) < rows and bool((torch.bincount(numbers, minlength=rows) == 1).all())
+
+
 @checked
 def mixed_targets(
     target: Tensor,
@@ -60,16 +77,11 @@ def mixed_targets(
     Returns:
         The shape of ``target``; for class indices ``(n, classes)``, which ``cross_entropy`` takes.
     Raises:
-        InputError: class indices without ``classes``, or outside them.
+        InputError: class indices without ``classes``, or outside them, or more classes than there is memory for.
         ShapeError: the permutation is not of the target's rows, or there are several weights that are not one for each.
     """
     rows = len(target) if target.ndim else -1
-    whole = not permutation.is_floating_point() and not permutation.is_complex()
-    if (
-        not whole
-        or permutation.shape != (rows,)
-        or not torch.equal(permutation.sort().values.cpu(), torch.arange(rows))
-    ):
+    if not _is_permutation(permutation, rows):
         raise ShapeError(
             f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
             f"{permutation.dtype} of shape {tuple(permutation.shape)}."
@@ -88,6 +100,43 @@ def mixed_targets(
             raise InputError(
                 f"Class indices ({target.dtype}) cannot be mixed; their probabilities can. Give classes=, how many there are."
             )
+        need = HELD * target.numel() * classes
+        if need > memory_limit():
+            raise InputError(
+                f"mixed_targets makes a probability of each of {classes:,} classes for each of {target.numel():,} labels: this "
+                f"takes about {format_bytes(need)} of memory, and may take {format_bytes(memory_limit())}. Give as classes= how "
+                "many outputs the model has, or allow more with wp.reading_up_to(...)."
+            )
         target = smooth_classes(target.long(), classes, 0.0)
     kept = rowwise(weight, target)
     return kept * target + (1.0 - kept) * target[permutation.to(target.device)]
+
+
+@dataclass(frozen=True)
+class LabelSmoothing(Noise):
+    """`smooth_classes`, or `smooth_binary` where each output is a label of its own; ``amount`` in [0, 1)."""
+
+    amount: float
+
+    acts = "labels"
+    size_field, order, random, of_classes = "amount", 1, False, True
+    keys = (
+        Key(
+            name="label_smoothing", field="amount", title="label_smoothing", says="smoothing",
+            searched=SearchedNoise(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
+        ),
+    )  # fmt: skip
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """See `smooth_binary`."""
+        return smooth_binary(x, size)
+
+    def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
+        """Smoothed; nothing is drawn."""
+        if classes is None:
+            return smooth_binary(target.to(dtype), self.amount)
+        return smooth_classes(target, classes, self.amount, dtype)
+
+    def uncompiled(self, classes: bool) -> str:
+        """The kernel smooths."""
+        return ""

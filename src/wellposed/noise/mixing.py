@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.inputs import blend, mixing_weight
@@ -42,7 +42,7 @@ class ManifoldMixup(Hooked):
     """
 
     def __init__(
-        self, model: nn.Module, where: object, concentration: float = 2.0, *, inputs: bool = False, seed: int = 0
+        self, model: nn.Module, where: object, concentration: float = 2.0, *, inputs: bool = False, seed: Seed = 0
     ) -> None:
         super().__init__(model, seed)
         mixing_weight(concentration, torch.Generator().manual_seed(0))  # refuses what is no concentration

@@ -1,155 +1,40 @@
 """`perturb`: noise on the activations, weights and depth of any model, in anybody's own loop.
 
-Noise                of a rate or a standard deviation, bound to places with `on`
-├── ActivationNoise  disturbs the outputs of modules: Dropout, SpatialDropout, GaussianDropout, StochasticDepth
-└── ParameterNoise   disturbs parameters for one forward: DropConnect, WeightNoise
+Dropout, SpatialDropout, GaussianDropout, StochasticDepth disturb the outputs of modules; DropConnect and WeightNoise disturb
+parameters for one forward. Each is bound to places with `wellposed.noise.noise.Noise.on`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, SelectorError, described
-from wellposed.core.numbers import convert_numbers
-from wellposed.core.registry import classes_in, snake_case
-from wellposed.core.selectors import Selector, select, selector, weights
+from wellposed.core.checks import Seed, checked
+from wellposed.core.errors import InputError, SelectorError
+from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
+from wellposed.noise.noise import Key, Noise, Placed, SearchedNoise
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
 from wellposed.noise.weights import drop_connect, weight_noise
-from wellposed.penalties.base import Schedule, at_least_zero, setting_text
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
 
 
-class Noise(ABC):
-    """A kind of noise and its size; off in evaluation, and off at size 0, bit for bit."""
-
-    size_field: ClassVar[str] = "rate"
-
-    def __post_init__(self) -> None:
-        convert_numbers(self, self.size_field)
-        self.check_size(getattr(self, self.size_field))
-
-    @property
-    def size(self) -> float:
-        """The rate, or the standard deviation."""
-        return float(getattr(self, self.size_field))
-
-    def check_size(self, size: float) -> None:
-        """Refuse a rate that is not in [0, 1)."""
-        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < 1:
-            raise InputError(f"{type(self).__name__} needs a rate in [0, 1); it was given {size!r}.")
-
-    def sizes(self, count: int) -> list[float]:
-        """The size at each of ``count`` places; the same unless the class says otherwise."""
-        return [self.size] * count
-
-    @abstractmethod
-    def on(self, where: Any, schedule: Schedule | None = None) -> Placed:
-        """Bind to places.
-
-        Args:
-            where: a selector of modules (activations, depth) or of parameters (weights).
-            schedule: the factor of the size at a training forward, 0 for the first.
-        """
-
-    @property
-    def name(self) -> str:
-        """The name in recipes: ``dropout``, ``drop_connect``."""
-        return snake_case(type(self).__name__)
-
-    def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({values})"
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Noise, bound to the modules or parameters that ``where`` selects."""
-
-    noise: Noise
-    where: object
-    schedule: Schedule | None = None
-
-    @staticmethod
-    def refused(caller: str, given: object) -> InputError:
-        """What is said where noise that is bound to a place is needed and something else is given, or is among it."""
-        if isinstance(given, (list, tuple)):
-            given = next((one for one in given if not isinstance(one, Placed)), None)
-        if isinstance(given, Noise):
-            return InputError(f"Noise is bound to a place with .on(...); {given} is not. Write {given}.on(...).")
-        return InputError(
-            f'{caller} needs noise at a place, such as wp.Dropout(0.1).on("encoder.*"), or a list of such; it was given '
-            f"{described(given)}."
-        )
-
-    def __str__(self) -> str:
-        return f"{self.noise} on {self.where}"
-
-    def size(self, base: float, step: int) -> float:
-        """The size at a training forward.
-
-        Raises:
-            InputError: the schedule makes it impossible.
-        """
-        if self.schedule is None:
-            return base
-        size = base * float(self.schedule(step))
-        self.noise.check_size(size)
-        return size
-
-
-class ActivationNoise(Noise):
-    """Noise on the outputs of modules."""
-
-    @abstractmethod
-    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
-        """The disturbed output; ``entered`` is the module's first input, where that is a tensor."""
-
-    def on(self, where: object, schedule: Schedule | None = None) -> Placed:
-        """Bind to modules: a glob, a module type, a predicate ``(name, module)``, or a list of these.
-
-        Of the modules that a glob matches, those inside another one of them are left out: ``"layers.*"`` is each layer,
-        not what is in it.
-        """
-        return Placed(self, where, _schedule(schedule))
-
-
-class ParameterNoise(Noise):
-    """Noise on parameters, for the time of one forward of the module that holds them."""
-
-    @abstractmethod
-    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """The disturbed parameter, with a gradient to the clean one."""
-
-    def on(self, where: object = weights, schedule: Schedule | None = None) -> Placed:
-        """Bind to parameters, as a penalty: ``wp.weights`` (the default), a glob, a module type, a predicate."""
-        return Placed(self, selector(where), _schedule(schedule))
-
-
-def _schedule(schedule: Schedule | None) -> Schedule | None:
-    if schedule is not None and not callable(schedule):
-        raise InputError(f"A schedule is a function of the step, such as lambda step: 0.5; {schedule!r} is none.")
-    return schedule
-
-
 @checked
 @dataclass(frozen=True)
-class Dropout(ActivationNoise):
+class Dropout(Noise):
     """Each number of an output is 0 with probability ``rate``, else divided by ``1 - rate``.
 
-    On a dropout layer it takes the place of the layer's own; on any other module it is put behind it.
+    On a dropout layer it takes the place of the layer's own; on any other module it is put behind it. A recipe's key
+    ``dropout`` needs no place: it is the rate of every dropout layer of the model, whose own is kept where it is left out.
 
     Args:
         rate: in [0, 1). 0 is off.
@@ -159,14 +44,23 @@ class Dropout(ActivationNoise):
 
     rate: float
 
-    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+    acts = "activations"
+    order = 0
+    keys = (
+        Key(
+            name="dropout", field="rate", off=None, title="dropout",
+            searched=SearchedNoise(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
+        ),
+    )  # fmt: skip
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.activations.dropout`."""
         return dropout(x, size, source)
 
 
 @checked
 @dataclass(frozen=True)
-class SpatialDropout(ActivationNoise):
+class SpatialDropout(Noise):
     """Each channel of each example is 0 as a whole with probability ``rate``, else divided by ``1 - rate``.
 
     Args:
@@ -179,14 +73,16 @@ class SpatialDropout(ActivationNoise):
     rate: float
     axis: int = 1
 
-    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+    acts = "activations"
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.activations.spatial_dropout`."""
         return spatial_dropout(x, size, source, self.axis)
 
 
 @checked
 @dataclass(frozen=True)
-class GaussianDropout(ActivationNoise):
+class GaussianDropout(Noise):
     """Each number of an output is multiplied by a draw from ``N(1, rate/(1 - rate))``.
 
     Args:
@@ -197,14 +93,16 @@ class GaussianDropout(ActivationNoise):
 
     rate: float
 
-    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+    acts = "activations"
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.activations.gaussian_dropout`."""
         return gaussian_dropout(x, size, source)
 
 
 @checked
 @dataclass(frozen=True)
-class StochasticDepth(ActivationNoise):
+class StochasticDepth(Noise):
     """A residual branch is 0 for an example with probability ``rate``, else divided by ``1 - rate``.
 
     Args:
@@ -222,6 +120,8 @@ class StochasticDepth(ActivationNoise):
     of: Literal["branch", "block"] = "branch"
     by: Literal["example", "batch"] = "example"
 
+    acts = "depth"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.of not in ("branch", "block") or self.by not in ("example", "batch"):
@@ -234,7 +134,11 @@ class StochasticDepth(ActivationNoise):
         """Rising linearly, or the same everywhere."""
         return linear_rates(self.rate, count) if self.linear else [self.rate] * count
 
-    def apply(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
+        """`wellposed.noise.depth.stochastic_depth` of a branch."""
+        return self.behind(x, size, source, None)
+
+    def behind(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
         """`wellposed.noise.depth.stochastic_depth`."""
         if self.of == "block" and entered is None:
             raise InputError("StochasticDepth(of='block') needs a block whose first input is a tensor; it is none.")
@@ -243,7 +147,7 @@ class StochasticDepth(ActivationNoise):
 
 @checked
 @dataclass(frozen=True)
-class DropConnect(ParameterNoise):
+class DropConnect(Noise):
     """Each weight is 0 with probability ``rate`` for one forward, else divided by ``1 - rate``.
 
     Args:
@@ -254,14 +158,17 @@ class DropConnect(ParameterNoise):
 
     rate: float
 
-    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
+    acts = "weights"
+    searched = SearchedNoise(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
+
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.drop_connect`."""
-        return drop_connect(w, size, source)
+        return drop_connect(x, size, source)
 
 
 @checked
 @dataclass(frozen=True)
-class WeightNoise(ParameterNoise):
+class WeightNoise(Noise):
     """Normal noise is added to each weight for one forward.
 
     Args:
@@ -273,15 +180,14 @@ class WeightNoise(ParameterNoise):
 
     std: float
     relative: bool = False
-    size_field: ClassVar[str] = "std"
 
-    def check_size(self, size: float) -> None:
-        """Refuse a standard deviation that is negative or no finite number."""
-        at_least_zero(self, std=size)
+    acts = "weights"
+    size_field, share = "std", False
+    searched = SearchedNoise(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
-    def apply(self, w: Tensor, size: float, source: torch.Generator) -> Tensor:
+    def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.weight_noise`."""
-        return weight_noise(w, size, source, self.relative)
+        return weight_noise(x, size, source, self.relative)
 
 
 @dataclass
@@ -312,7 +218,7 @@ class Perturbed(Hooked):
         on_outputs: dict[nn.Module, list[Site]] = {}
         on_weights: dict[nn.Module, list[tuple[nn.Module, str, Site]]] = {}
         for index, placed in enumerate(noises):
-            if isinstance(placed.noise, ParameterNoise):
+            if placed.noise.acts == "weights":
                 for caller, owner, name, site in self._parameters(index, placed):
                     on_weights.setdefault(caller, []).append((owner, name, site))
             else:
@@ -389,9 +295,9 @@ class Perturbed(Hooked):
             changed = None
             for site in sites:
                 size, noise = self._size(site), site.placed.noise
-                if size and isinstance(noise, ActivationNoise):
+                if size:
                     x = one_tensor(site.place, module, output, type(noise).__name__)
-                    output = changed = noise.apply(x, size, self._source(site), entered)
+                    output = changed = noise.behind(x, size, self._source(site), entered)
             return changed
 
         return disturb
@@ -404,7 +310,7 @@ class Perturbed(Hooked):
                 return
             for owner, name, site in found:
                 size, noise = self._size(site), site.placed.noise
-                if size and isinstance(noise, ParameterNoise):
+                if size:
                     noised = noise.apply(getattr(owner, name), size, self._source(site))
                     self._shadows.append((owner, name))
                     owner.__dict__[name] = noised
@@ -420,7 +326,7 @@ class Perturbed(Hooked):
         found: dict[str, Tensor] = {}
         for site in self.sites:
             size, noise = self._size(site), site.placed.noise
-            if size and isinstance(noise, ParameterNoise):
+            if size and noise.acts == "weights":
                 w = found.get(site.place, self.model.get_parameter(site.place))
                 found[site.place] = noise.apply(w, size, self._source(site))
         return found
@@ -494,7 +400,7 @@ def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
 
 
 @checked
-def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) -> Perturbed:
+def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: Seed = 0) -> Perturbed:
     """Put noise into a model: at each forward in training mode a new draw, in evaluation none.
 
     Draws are functions of ``(seed, step, place)`` and leave torch's global random state alone. Parameters, state and
@@ -527,7 +433,3 @@ def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: int = 0) 
         if not isinstance(placed, Placed):
             raise Placed.refused("perturb", placed)
     return Perturbed(model, noises, seed)
-
-
-NOISES: dict[str, type[Noise]] = classes_in("wellposed.noise", Noise)  # type: ignore[type-abstract]
-"""Every kind of noise by its name in recipes."""

@@ -10,34 +10,6 @@ from wellposed.core.errors import InputError, ShapeError, described
 NO_CHANNELS = "Spatial dropout needs channels with an axis beside them, such as (examples, channels, height, width)."
 NO_IMAGE = "It cuts a box out of an image, and needs floating inputs (examples, channels, height, width)."
 NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of them."
-NO_RECIPE = "A recipe has no such key: it is for your own loop."
-
-KINDS: tuple[str, ...] = ("table", "image", "tokens", "search")
-"""``table``: floating (examples, features); ``image``: floating (examples, channels, height, width); ``tokens``: integer
-(examples, places); ``search``: as a part of a recipe, and so in a search of many recipes."""
-
-
-def _cells(table: str = "", image: str = "", tokens: str = "", search: str = "") -> dict[str, str]:
-    return {"table": table, "image": image, "tokens": tokens, "search": search}
-
-
-SUPPORT: dict[str, dict[str, str]] = {
-    "gaussian": _cells(tokens=NO_NUMBERS),
-    "cutout": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
-    "mixup": _cells(tokens=NO_NUMBERS),
-    "cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
-    "mixup_or_cutmix": _cells(table=NO_IMAGE, tokens=NO_IMAGE),
-    "manifold_mixup": _cells(search=NO_RECIPE),
-    "label_smoothing": _cells(),
-    "dropout": _cells(),
-    "spatial_dropout": _cells(table=NO_CHANNELS),
-    "gaussian_dropout": _cells(),
-    "drop_connect": _cells(),
-    "weight_noise": _cells(),
-    "stochastic_depth": _cells(),
-    "gradient_noise": _cells(),
-}
-"""Method -> kind -> ``""`` where it is supported, else why it is refused."""
 
 
 def needs_numbers(method: str, x: Tensor) -> None:

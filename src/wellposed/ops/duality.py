@@ -47,7 +47,7 @@ def conjugates(name: str, v: Tensor, y: Tensor) -> Tensor:
     return (entropy + torch.xlogy(1.0 - p, 1.0 - p) if name == "binary_cross_entropy" else entropy).sum(1)
 
 
-def best_shift(name: str, z: Tensor, y: Tensor, steps: int = 100) -> Tensor:
+def best_shift(name: str, z: Tensor, y: Tensor) -> Tensor:
     """``argmin_b sum_i l(z_i + b, y_i)``, ``(outputs,)``, by Newton's method with halved steps.
 
     There the slopes of every output sum to zero, as a free bias demands of a dual point. Where the minimum is at
@@ -55,7 +55,7 @@ def best_shift(name: str, z: Tensor, y: Tensor, steps: int = 100) -> Tensor:
     """
     b = z.new_zeros(z.shape[1])
     cost = losses(name, z, y).sum()
-    for _ in range(steps):
+    for _ in range(100):
         slope = slopes(name, z + b, y).sum(0)
         move = torch.linalg.pinv(_curvature(name, z + b), hermitian=True) @ slope
         if not bool(move.abs().max() > 4 * torch.finfo(z.dtype).eps * (1.0 + b.abs().max())):

@@ -17,7 +17,6 @@ from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.binding import Binding, BoundTerm, Charged
 from wellposed.optim.optimizer_metrics import (
-    BEFORE,
     RAMP_STEPS,
     Diagonal,
     decays_by_its_step,
@@ -226,7 +225,6 @@ def _waiting(optimizer: Optimizer, groups: Mapping[int, Any], one: Charged) -> b
     state = optimizer.state.get(w)
     if metric is None or not state or id(w) not in groups or all(bound.how != "prox" for bound in one.bounds):
         return False
-    before = BEFORE.get(metric)
-    given = state if before is None else state | before(w, groups[id(w)], state)
+    given = state if metric.before is None else state | metric.before(w, groups[id(w)], state)
     found = metric(groups[id(w)], given, max(1, int(state.get("step", 1))))
     return isinstance(found, Diagonal) and found.spared() is not None

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.checks import Level, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import to_python
+from wellposed.core.preserve import modes_kept
 from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.optim.zeros import keeps_zeros
 
@@ -131,14 +132,19 @@ class Average:
         """Take the model's current weights in: after each step (EMA), or once an epoch (equal)."""
         share = self.share(float(self.count))
         # Asked for at each update: moving a model to another device or precision gives it new buffers.
-        current, average = list[Tensor](self._model.parameters()), list[Tensor](self.module.parameters())
+        weights = list(zip(self.module.parameters(), self._model.parameters(), strict=True))
+        buffers = list(zip(self.module.buffers(), self._model.buffers(), strict=True))
         sparse = keeps_zeros(self._model)
-        masked = [(mean, w) for mean, w in zip(average, current, strict=True) if id(w) in sparse]
-        for mine, theirs in zip(self.module.buffers(), self._model.buffers(), strict=True):
-            if self.buffers == "average" and (mine.is_floating_point() or mine.is_complex()):
+        masked = [(mean, w) for mean, w in weights if id(w) in sparse]
+        average, current = list[Tensor](), list[Tensor]()
+        for mine, theirs in weights + buffers if self.buffers == "average" else weights:
+            if mine.is_floating_point() or mine.is_complex():
                 average.append(mine)
                 current.append(theirs)
             else:
+                mine.copy_(theirs)  # counts and quantized weights have no mean
+        if self.buffers == "copy":
+            for mine, theirs in buffers:
                 mine.copy_(theirs)
         torch._foreach_lerp_(average, [w.detach() for w in current], share)
         for mean, weight in masked:
@@ -210,19 +216,16 @@ def redo_batch_norm(model: nn.Module, forwards: Iterable[Callable[[], object]]) 
     layers = batch_norms(model)
     if not layers:
         return
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
-    model.eval()
-    try:
-        for i, forward in enumerate(forwards):
-            for layer in layers:
-                if i == 0:
-                    layer.reset_running_stats()
-                    layer.momentum = None
-                    layer.train()
-            forward()
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, training in modes:
-            module.training = training
+    with modes_kept(model, training=False):
+        try:
+            for i, forward in enumerate(forwards):
+                for layer in layers:
+                    if i == 0:
+                        layer.reset_running_stats()
+                        layer.momentum = None
+                        layer.train()
+                forward()
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum

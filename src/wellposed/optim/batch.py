@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.errors import noting
 from wellposed.ops.groups import AXES
 from wellposed.ops.shards import unshard
 from wellposed.optim.binding import Charged
@@ -37,7 +38,9 @@ class AxisGroups:
 
 
 def axis_groups(core: Penalty | None, w: Tensor) -> AxisGroups | None:
-    """What the kernels need to know of a core, or None where it is of another kind."""
+    """What the kernels need to know of a core, or None where it is of another kind, or has an operator of its own."""
+    if isinstance(core, (RowL21, GroupL2)) and type(core).prox not in (RowL21.prox, GroupL2.prox):
+        return None
     if isinstance(core, RowL21):
         core = core.rows_of(w)
     if isinstance(core, GroupL2) and isinstance(core.by, str) and core.by in AXES:
@@ -104,7 +107,8 @@ def _alone(move: Move) -> None:
         step = (move.metric.steps() if diagonal else unshard(move.metric.overall())).to(dtype)
     else:
         step = move.metric
-    assemble_(w, lambda u, step, spared: move.prox(u.to(dtype), step, spared), step, spared)
+    with noting(move.prox.core, w):
+        assemble_(w, lambda u, step, spared: move.prox(u.to(dtype), step, spared), step, spared)
 
 
 def assemble_(w: Tensor, operator: Callable[..., Tensor], *more: object) -> None:

@@ -225,6 +225,11 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
             _check_kind(leaf)
             check_parametrized(leaf, "project" if isinstance(term.charge, Multiplier) else term.how)
             charge = term.charge.at(leaf)
+            if term.how == "decay" and not isinstance(charge, (L2, Multiplier)):
+                raise CompositionError(
+                    f"how='decay' shrinks weights as L2 does, and {charge} is no wp.L2. Leave 'decay' out of the hows of "
+                    f"{type(charge).__name__}, and take 'prox' or 'loss'."
+                )
             charge.check(leaf.name, leaf.tensor)
             _check_size(leaf, charge)
             charged.setdefault(id(leaf.tensor), Charged(leaf)).bounds.append(BoundTerm(term, charge))

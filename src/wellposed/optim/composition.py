@@ -7,6 +7,8 @@ Projecting after a proximal step is the joint step in these cases (equal steps; 
 - a norm ball around 0 after anything convex with ``g(c u) = c g(u)`` for c > 0, if no part of it reaches across balls;
 - an L1 ball after L1; the largest ``k`` after L1; clipped singular values after the nuclear norm;
 - two sets: an interval that ends at 0 before norm balls, the L1 ball and the largest ``k``; intervals among themselves.
+
+Each set says itself which of this holds for it (`Constraint.follows`, `Constraint.keeps_signs`).
 """
 
 from __future__ import annotations
@@ -19,14 +21,10 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.ops.groups import AXES
 from wellposed.ops.project import End
 from wellposed.penalties.base import Constraint, Penalty
 
 Interval = tuple[End, End]
-
-AFTER_CONE = ("max_norm", "l2_ball", "l1_ball", "top_k")
-"""Sets whose projection keeps signs and zeros, so that a cone of fixed signs may come first."""
 
 
 def intersection(constraints: Sequence[Constraint]) -> Interval | None:
@@ -70,7 +68,7 @@ def order_constraints(name: str, constraints: Sequence[Constraint]) -> list[Cons
     if meeting is not None and bool(torch.as_tensor(meeting[0] > meeting[1]).any()):
         raise CompositionError(f"{name!r}: nothing satisfies {' and '.join(map(str, intervals))} at once.")
     cone = meeting is None or is_cone(meeting)
-    if len(rest) > 1 or (rest and intervals and not (cone and rest[0].name in AFTER_CONE)):
+    if len(rest) > 1 or (rest and intervals and not (cone and rest[0].keeps_signs)):
         raise CompositionError(
             f"{name!r} has two constraints, {' and '.join(map(str, constraints))}; projecting on one leaves the other. "
             "Give one, or constrain different parameters."
@@ -88,35 +86,8 @@ def check_after(name: str, penalties: Sequence[Penalty], constraint: Constraint)
     weighted = any(not isinstance(part.l1, float | int) for part in parts)
     thresholds = weighted or any(part.l1 for part in parts)
     cores = [part.core for part in parts if part.core is not None]
-    if not _proven(constraint, weighted, thresholds, cores):
+    if (thresholds or cores) and not constraint.follows(weighted, thresholds, cores):
         raise CompositionError(
             f"{' and '.join(map(str, penalties))} with {constraint} have no proven joint step on {name!r}. "
             'Enforce the penalty with how="loss", or charge different parameters.'
         )
-
-
-def _proven(constraint: Constraint, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-    if not thresholds and not cores:
-        return True
-    kind = constraint.name
-    if kind == "l2_ball" or (kind == "max_norm" and getattr(constraint, "by", None) == "all"):
-        return all(core.traits.convex and core.traits.homogeneous == 1 for core in cores)
-    if kind == "max_norm":
-        return all(_cut_alike(core, constraint) for core in cores)
-    if kind in ("l1_ball", "top_k"):
-        return not weighted and not cores
-    if kind == "spectral_ball":
-        return not thresholds and all(core.name == "nuclear" and _same_parts(core, constraint) for core in cores)
-    return False
-
-
-def _cut_alike(core: Penalty, constraint: Constraint) -> bool:
-    """Whether the groups of a penalty are those of the norm ball: units or inputs, by whatever name."""
-    ways = [
-        AXES.get(by) if isinstance(by := getattr(charge, "by", "unit"), str) else None for charge in (core, constraint)
-    ]
-    return core.merged(core) is not None and ways[0] is not None and ways[0] == ways[1]
-
-
-def _same_parts(core: Penalty, constraint: Constraint) -> bool:
-    return bool(getattr(core, "parts", 1) == getattr(constraint, "parts", 1))

@@ -186,13 +186,6 @@ def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tenso
     return sparing(wide, spared, along(wide, axis), lambda w: group_soft_threshold(w, steps, strength, axis))
 
 
-def group_soft_threshold_(
-    w: Tensor, metric: Metric, strength: float, axis: int, radius: Tensor | None = None
-) -> Tensor:
-    """`group_soft_thresholds_` of one parameter."""
-    return group_soft_thresholds_([w], [metric], [strength], axis, [radius])[0]
-
-
 def _packed_groups(part: list[Item], scale: _Scale, radius: Tensor, axis: int) -> Tensor:
     """The step on several small tensors: rows of one length follow each other, other tensors have one shape."""
     (flat, second), (rows, *columns) = _packed(part), part[0][0].shape

@@ -6,15 +6,17 @@ moves by ``-t * gradient``, and ``w = prox_t(w - t * gradient)`` says that ``-gr
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wellposed.core.errors import CompositionError, listed
+from wellposed.core.errors import CompositionError, InputError, described, listed
 
 
 class Diagonal(NamedTuple):
@@ -62,6 +64,33 @@ EffectiveStep = Callable[[Group, State, int], Metric]
 """From a parameter's group, its state and the number of steps that it has taken (>= 1)."""
 Before = Callable[[Tensor, Group, State], State]
 """From a parameter, its group and its state as they are before a step: what the step uses and then overwrites."""
+
+
+@dataclass(frozen=True)
+class OptimizerMetric:
+    """What a proximal step needs to know of an optimizer: the total weight that one gradient finally receives.
+
+    A class of yours declares it, and every penalty works with it; `wellposed.testing.check_optimizer` proves it.
+
+    Args:
+        step: from a parameter's group, its state after the step and the number of steps that it has taken (>= 1), to the weight:
+            a number, or a `Diagonal` with one for each coordinate.
+        before: from a parameter, its group and its state as they are before a step, to what ``step`` is to find in the state
+            beside it: what the optimizer uses and then overwrites.
+        euclidean: every coordinate has the same step, whatever gradients have come: ``step`` gives a number.
+    Example:
+        >>> class Plain(torch.optim.SGD):
+        ...     effective_step = OptimizerMetric(lambda group, state, count: group["lr"], euclidean=True)
+    """
+
+    step: EffectiveStep
+    before: Before | None = None
+    euclidean: bool = False
+
+    def __call__(self, group: Group, state: State, count: int) -> Metric:
+        """The effective step."""
+        return self.step(group, state, count)
+
 
 RAMP_STEPS = 100
 """Steps over which proximal strengths rise from 0 under an adaptive optimizer: its second moment is then an average of
@@ -181,26 +210,20 @@ def _corrected(second: Tensor, lr: float, group: Group, count: int) -> Diagonal:
     return Diagonal(second, lr * root, float(group["eps"]) * root)
 
 
-METRICS: dict[type[Optimizer], EffectiveStep] = {
-    torch.optim.SGD: _sgd,
-    torch.optim.Adam: _adam,
-    torch.optim.AdamW: _adam,
-    torch.optim.NAdam: _nadam,
-    torch.optim.RAdam: _radam,
-    torch.optim.Adamax: _adamax,
-    torch.optim.RMSprop: _rmsprop,
-    torch.optim.Adagrad: _adagrad,
-    torch.optim.Adadelta: _adadelta,
-    torch.optim.Adafactor: _adafactor,
-    torch.optim.ASGD: _asgd,
+METRICS: dict[type[Optimizer], OptimizerMetric] = {
+    torch.optim.SGD: OptimizerMetric(_sgd, euclidean=True),
+    torch.optim.Adam: OptimizerMetric(_adam),
+    torch.optim.AdamW: OptimizerMetric(_adam),
+    torch.optim.NAdam: OptimizerMetric(_nadam),
+    torch.optim.RAdam: OptimizerMetric(_radam),
+    torch.optim.Adamax: OptimizerMetric(_adamax),
+    torch.optim.RMSprop: OptimizerMetric(_rmsprop),
+    torch.optim.Adagrad: OptimizerMetric(_adagrad),
+    torch.optim.Adadelta: OptimizerMetric(_adadelta, _adadelta_before),
+    torch.optim.Adafactor: OptimizerMetric(_adafactor, _adafactor_before),
+    torch.optim.ASGD: OptimizerMetric(_asgd, _asgd_before, euclidean=True),
 }
-
-BEFORE: dict[EffectiveStep, Before] = {
-    _adadelta: _adadelta_before,
-    _adafactor: _adafactor_before,
-    _asgd: _asgd_before,
-}
-"""What a metric must be told of the moment before the step, since the state afterwards no longer has it."""
+"""Of torch's own optimizers. One of somebody else's says its own, as its class attribute ``effective_step``."""
 
 REASONS = {
     "LBFGS": "it moves along a direction that mixes all coordinates",
@@ -212,33 +235,44 @@ REASONS = {
 """Why an optimizer, by the name of its class, has no step for each coordinate."""
 
 
-def metric_of(optimizer: Optimizer) -> EffectiveStep | None:
-    """The effective step of an optimizer, or None where it is not known."""
+def metric_of(optimizer: Optimizer) -> OptimizerMetric | None:
+    """The metric of an optimizer: what its class declares as ``effective_step``, or torch's; None where it is not known."""
     for cls in type(optimizer).__mro__:
-        known = METRICS.get(cls)
+        known = vars(cls).get("effective_step", METRICS.get(cls))
         if known is not None:
+            if not isinstance(known, OptimizerMetric):
+                raise InputError(
+                    f"{cls.__name__}.effective_step is a wp.OptimizerMetric; it was given {described(known)}."
+                )
             # A subclass that steps in its own way has a metric of its own; AdamW is a subclass of Adam that does not.
-            return known if getattr(type(optimizer), "step", None) is getattr(cls, "step", None) else None
+            return known if _own_step(type(optimizer)) is _own_step(cls) else None
     return None
+
+
+def _own_step(cls: type[Optimizer]) -> Any:
+    """The function that steps, without what torch wraps around it in each class of which it first makes an object."""
+    return inspect.unwrap(getattr(cls, "step", None))  # type: ignore[arg-type]
 
 
 def is_adaptive(optimizer: Optimizer) -> bool:
     """Whether the metric depends on the gradients that have come."""
     metric = metric_of(optimizer)
-    return metric is not None and not is_euclidean(optimizer)
+    return metric is not None and not metric.euclidean
 
 
 def is_euclidean(optimizer: Optimizer) -> bool:
     """Whether every coordinate has the same step."""
-    return metric_of(optimizer) in (_sgd, _asgd)
+    metric = metric_of(optimizer)
+    return metric is not None and metric.euclidean
 
 
 def decays_by_its_step(optimizer: Optimizer) -> bool:
     """Whether ``w *= 1 - lr*s`` beside the step is an L2 in the loss: every step of every coordinate is ``lr`` times a number."""
-    return metric_of(optimizer) is _sgd
+    metric = metric_of(optimizer)
+    return metric is not None and metric.step is _sgd
 
 
-def needs_metric(optimizer: Optimizer) -> EffectiveStep:
+def needs_metric(optimizer: Optimizer) -> OptimizerMetric:
     """The effective step, or a refusal with the reason.
 
     Raises:
@@ -250,7 +284,8 @@ def needs_metric(optimizer: Optimizer) -> EffectiveStep:
         reason = f"{name} has none: {REASONS[name]}" if name in REASONS else f"that of {name} is not known"
         raise CompositionError(
             f"how='prox' needs the step that a gradient receives in each coordinate, and {reason}. "
-            f'Use .on(..., how="loss") with optimizer.penalty(), or one of {listed((c.__name__ for c in METRICS), 20)}.'
+            f'Use .on(..., how="loss") with optimizer.penalty(), or one of {listed((c.__name__ for c in METRICS), 20)}; a class of '
+            "your own may say it: effective_step = wp.OptimizerMetric(...)."
         )
     return metric
 

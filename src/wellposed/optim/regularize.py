@@ -15,18 +15,17 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError
+from wellposed.core.errors import CompositionError, FormatError, noting
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrap_model
 from wellposed.ops.shards import unshard
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
 from wellposed.optim.binding import Binding, BoundTerm, Charged, CoupledCharge, StepPlan, bind, check_groups
 from wellposed.optim.optimizer_metrics import (
-    BEFORE,
     RAMP_STEPS,
     Diagonal,
-    EffectiveStep,
     Metric,
+    OptimizerMetric,
     is_adaptive,
     needs_metric,
 )
@@ -66,7 +65,7 @@ class Regularized(Wrapper):
         self._model = weakref.ref(unwrap_model(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
-        self._metric: EffectiveStep | None = needs_metric(optimizer) if proximal else None
+        self._metric: OptimizerMetric | None = needs_metric(optimizer) if proximal else None
         self._before: dict[int, dict[str, Any]] = {}
         self._ramps = is_adaptive(optimizer)
         self._rates = [first_rates(group) for group in optimizer.param_groups]
@@ -94,6 +93,10 @@ class Regularized(Wrapper):
     def binding(self) -> Binding:
         """What each parameter is charged, as it was resolved when this optimizer was made."""
         return self._binding
+
+    def at_step(self, steps: int) -> None:
+        """Schedules and warm-ups go on as after so many steps, which were taken in another way."""
+        self.steps = steps
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -198,7 +201,7 @@ class Regularized(Wrapper):
 
     def _look_before(self, moving: Moving) -> None:
         """Keep what the metric needs of the moment before the optimizer's step, for parameters with a proximal step."""
-        before = None if self._metric is None else BEFORE.get(self._metric)
+        before = None if self._metric is None else self._metric.before
         if before is None:
             return
         groups = self._groups()
@@ -259,10 +262,10 @@ class Regularized(Wrapper):
         By the parameter's own steps: one that joins late has no second moment yet.
         """
         assert self._metric is not None
+        state = self.optimizer.state.get(one.leaf.tensor, {}) | self._before.get(id(one.leaf.tensor), {})
         if not self._ramps:
-            return self._metric(group, self._before.get(id(one.leaf.tensor), {}), 1)
-        state = self.optimizer.state[one.leaf.tensor] | self._before.get(id(one.leaf.tensor), {})
-        one.count = int(state["step"]) if one.count is None else one.count + 1
+            return self._metric(group, state, 1)
+        one.count = int(state.get("step", 1)) if one.count is None else one.count + 1
         metric = self._metric(group, state, one.count)
         ramp = min(1.0, one.count / RAMP_STEPS)
         return metric * ramp if isinstance(metric, float) else metric.times(ramp)
@@ -326,11 +329,13 @@ class Regularized(Wrapper):
             for bound in one.bounds:
                 charge = bound.now(self.steps) if bound.how == "loss" else None
                 if isinstance(charge, Penalty) and charge.strength:
-                    total = total + charge.value(unshard(one.leaf.tensor))
+                    with noting(charge, one.leaf.tensor):
+                        total = total + charge.value(unshard(one.leaf.tensor))
         for coupled in self._binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
-                total = total + charge.value(coupled.tensors)
+                with noting(charge, *coupled.tensors):
+                    total = total + charge.value(coupled.tensors)
         return total
 
     def outputs_penalty(
@@ -356,7 +361,8 @@ class Regularized(Wrapper):
         kept = self._recorder.taken(names) if self._recorder is not None else {}
         context = Context(outputs, inputs, reference, kept, self.steps, stream_seed(self.seed, "penalty", site))
         context.needs(charge)
-        return charge.value(context)
+        with noting(charge, outputs, inputs, reference):
+            return charge.value(context)
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:

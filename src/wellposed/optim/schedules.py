@@ -255,8 +255,8 @@ def _power(gamma: float, times: int) -> float:
 class Plateau(Course):
     """Multiply the rate by ``factor`` after more than ``patience`` epochs without a better ``monitor``.
 
-    Torch's ``ReduceLROnPlateau``, with its defaults: the rate becomes ``max(factor * rate, min_lr)``, unless that is less than
-    1e-8 below it. Whether higher or lower is better is known of each monitor.
+    Torch's ``ReduceLROnPlateau``, with its defaults: the rate becomes ``max(factor * rate, min_lr)``, unless that is no more
+    than ``eps`` below it. Whether higher or lower is better is known of each monitor.
 
     Args:
         factor: in (0, 1).
@@ -266,6 +266,7 @@ class Plateau(Course):
         threshold_mode: ``"rel"`` (then ``threshold`` < 1) or ``"abs"``.
         cooldown: >= 0, epochs after a reduction in which nothing is counted as bad.
         min_lr: >= 0, no reduction goes below it.
+        eps: >= 0, a reduction by no more than this is not made.
         monitor: one of `Monitor`.
     """
 
@@ -275,6 +276,7 @@ class Plateau(Course):
     threshold_mode: Literal["rel", "abs"] = "rel"
     cooldown: Annotated[int, Within(0)] = 0
     min_lr: Size = 0.0
+    eps: Size = 1e-8
     monitor: Monitor = "valid_loss"
 
     def __post_init__(self) -> None:
@@ -300,9 +302,6 @@ class PlateauClock:
         higher: whether more of what is monitored is better.
     """
 
-    EPS = 1e-8
-    """Reductions by less are not made, as in torch."""
-
     def __init__(self, settings: Plateau, higher: bool = False) -> None:
         self.settings, self.sign = settings, -1.0 if higher else 1.0
         self.best = math.inf
@@ -326,7 +325,7 @@ class PlateauClock:
         """``base`` after the reductions so far."""
         for _ in range(self.reductions):
             lower = max(base * self.settings.factor, self.settings.min_lr)
-            if base - lower <= self.EPS:
+            if base - lower <= self.settings.eps:
                 break
             base = lower
         return base
@@ -364,6 +363,20 @@ COURSES: dict[str, type[Course]] = {
     )
 }  # fmt: skip
 """Every schedule of the learning rate, by its name in recipes."""
+
+TORCH_NAMES = {
+    "StepLR": "step",
+    "MultiStepLR": "multistep",
+    "ExponentialLR": "exponential",
+    "LinearLR": "linear",
+    "PolynomialLR": "polynomial",
+    "CosineAnnealingLR": "cosine",
+    "CosineAnnealingWarmRestarts": "cosine_restarts",
+    "ReduceLROnPlateau": "plateau",
+}
+"""torch's schedulers that are a course of ours, by the name that a script calls them."""
+
+BY_FUNCTION = "Any other schedule is a function of the count: Recipe(schedule=lambda epoch: 0.95**epoch)."
 
 SHAPES: dict[str, Course] = {
     name: cls()

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from wellposed.core.errors import DataError, InputError, guard_call
+from wellposed.core.preserve import buffers_kept
 from wellposed.core.random import reseed
 from wellposed.data.arrays import real_numbers, split_batch, to_device
 from wellposed.losses.per_example import Loss
@@ -78,14 +79,8 @@ class Cost:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode without gradients; modes, buffers and all random states come back."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
-        try:
-            with evaluating(self.net):
-                yield
-        finally:
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.data.copy_(before)
+        with buffers_kept(self.net), evaluating(self.net):
+            yield
 
     def at(self) -> CostPoint:
         """The cost and its gradient at the weights as they are; inside `frozen`."""

@@ -20,12 +20,13 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
 from wellposed.core.progress import emit, reporting_to
-from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.parallel.transfer import (
     Parcel,
     WorkerShare,
-    even_shares,
+    by_value,
     pack_problem,
+    shares,
     train_share,
     unpack_outcome,
     unpack_problem,
@@ -39,16 +40,7 @@ LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
 
 
-def train_on_ray(
-    problem: Problem,
-    jobs: Sequence[Job],
-    *,
-    device: str | torch.device = "auto",
-    deadline: float,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
-) -> list[Outcome]:
+def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) -> list[Outcome]:
     """Train every job as part of some Ray task; see `wellposed.parallel.executors.train_jobs`.
 
     If Ray is not connected yet, ``ray.init()`` finds the cluster of Ray's own configuration (``RAY_ADDRESS``, or the latest
@@ -63,20 +55,20 @@ def train_on_ray(
         MissingExtra: Ray is not installed.
     """
     ray = require("ray", "ray")
-    kind = ray_resource(device)
+    kind = ray_resource(conditions.device)
     connect(ray)
     resources = ray.cluster_resources()
     count = int(resources.get("CPU" if kind != "cuda" else "GPU", 0))
     if kind == "cuda" and not count:
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
-    shares = [
-        WorkerShare(tuple(places), tuple(jobs[i] for i in places), kind, deadline, probe_rows, cull)
-        for places in even_shares(jobs, max(min(count, len(jobs)), math.ceil(len(jobs) / LOT)))
-    ]
+    several = max(min(count, len(jobs)), math.ceil(len(jobs) / LOT))
+    waiting = shares(jobs, several, replace(conditions, device=kind, done=None))
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    with contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
-        return Tasks(ray, task, problem, store_problem(ray, problem), jobs, done, count).train(shares)
+    own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
+    with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
+        told = Outcomes(len(jobs), conditions.done)
+        return Tasks(ray, task, problem, store_problem(ray, problem), jobs, told, count).train(waiting)
 
 
 def ray_resource(device: str | torch.device) -> str:
@@ -146,7 +138,7 @@ Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
 
 def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> Answer:
     """The task: train a share within the seconds that are left."""
-    deadline = time.monotonic() + left
+    share = replace(share, conditions=replace(share.conditions, deadline=time.monotonic() + left))
     told: list[tuple[int, bytes]] = []
     notes: list[str] = []
 
@@ -155,9 +147,7 @@ def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> Answer:
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_share(
-            unpack_problem(parcel), replace(share, deadline=deadline), lambda *outcome: told.append(outcome)
-        )
+        ended = train_share(unpack_problem(parcel), share, lambda *outcome: told.append(outcome))
     return told, ended, notes
 
 
@@ -170,9 +160,8 @@ class Tasks:
     problem: Problem
     parcel: Any
     jobs: Sequence[Job]
-    done: Done | None
+    told: Outcomes
     count: int
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
     running: dict[Any, WorkerShare] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -188,7 +177,9 @@ class Tasks:
                 # No more than can run, so that each leaves with the time that is left then.
                 while waiting and len(self.running) < self.count:
                     share = waiting.pop()
-                    self.running[self.task.remote(self.parcel, share, share.deadline - time.monotonic())] = share
+                    self.running[self.task.remote(self.parcel, share, share.conditions.deadline - time.monotonic())] = (
+                        share
+                    )
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for reference in ready:
                     self.take(reference)
@@ -197,7 +188,7 @@ class Tasks:
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
-        return so_far(self.outcomes, len(self.jobs), self.interrupted)
+        return self.told.so_far(self.interrupted)
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""
@@ -210,19 +201,15 @@ class Tasks:
         except errors.RayError as error:
             said = " ".join(str(error).split())
             for place in share.places:
-                self.finish_job(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
+                self.told.finish_job(
+                    place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}")
+                )
             return
         for text in notes:
             emit("note", text=text)
         for place, answer in told:
-            self.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
-
-    def finish_job(self, place: int, outcome: Outcome) -> None:
-        """A job has ended."""
-        self.outcomes[place] = outcome
-        if self.done is not None:
-            self.done(place, outcome)
 
 
 def original_error(error: Any) -> BaseException:

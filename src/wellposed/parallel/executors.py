@@ -6,19 +6,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from wellposed.core.checks import Count, checked
+from wellposed.core.checks import Count, Seed, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
 from wellposed.core.progress import emit
-from wellposed.parallel.inprocess import train_inprocess
-from wellposed.parallel.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, interrupted
-from wellposed.parallel.population.grouping import why_alone
+from wellposed.parallel.jobs import Conditions, Cull, Done, Job, NotBegun, Outcome, Outcomes, interrupted
+from wellposed.parallel.population.grouping import train_population, why_alone
 from wellposed.parallel.processes import cores, forkable, train_in_processes
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
@@ -71,23 +69,11 @@ def train_jobs(
         if done is not None:
             done(place, outcome)
 
-    return train(problem, jobs, device=device, deadline=deadline, probe_rows=probe_rows, cull=cull, done=ended)
+    return train(problem, jobs, Conditions(device, deadline, probe_rows, cull, ended))
 
 
-class Engine(Protocol):
-    """What `train_jobs` asks to train."""
-
-    def __call__(
-        self,
-        problem: Problem,
-        jobs: Sequence[Job],
-        *,
-        device: str | torch.device,
-        deadline: float,
-        probe_rows: int | None,
-        cull: Cull | None,
-        done: Done | None,
-    ) -> list[Outcome]: ...
+Engine = Callable[[Problem, Sequence[Job], Conditions], list[Outcome]]
+"""What `train_jobs` asks to train."""
 
 
 def engine_of(name: str) -> Engine:
@@ -100,7 +86,7 @@ def engine_of(name: str) -> Engine:
     if name == "auto":
         return train_auto
     if name == "inprocess":
-        return train_inprocess
+        return train_population
     if name == "processes":
         return train_in_processes
     if name == "ray":
@@ -114,73 +100,35 @@ TOGETHER = 5
 """How many times faster a job is among others of its shape than alone, about; shares out what time there is."""
 
 
-def train_auto(
-    problem: Problem,
-    jobs: Sequence[Job],
-    *,
-    device: str | torch.device,
-    deadline: float,
-    probe_rows: int | None,
-    cull: Cull | None,
-    done: Done | None,
-) -> list[Outcome]:
+def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) -> list[Outcome]:
     """In this process what can be trained together; then what must be trained alone in several processes, where that is at
     least two jobs, a fork is safe, and there are cores and threads for it."""
-    where = resolve_device(device)
+    where = resolve_device(conditions.device)
     several = len(jobs) > 1 and forkable(where) and min(cores(), torch.get_num_threads()) > 1
-    alone = set(why_alone(problem, jobs, where)) if several else set()
+    alone = sorted(why_alone(problem, jobs, where)) if several else []
     if len(alone) < 2:
-        return train_inprocess(
-            problem, jobs, device=where, deadline=deadline, probe_rows=probe_rows, cull=cull, done=done
-        )
-    outcomes: dict[int, Outcome] = {}
-    parts: list[tuple[Engine, list[int]]] = [
-        (train_inprocess, [i for i in range(len(jobs)) if i not in alone]),
-        (train_in_processes, sorted(alone)),
-    ]
+        return train_population(problem, jobs, replace(conditions, device=where))
+    told = Outcomes(len(jobs), conditions.done)
     left = (len(jobs) - len(alone)) / TOGETHER
-    for train, numbers in parts:
+    here = [i for i in range(len(jobs)) if i not in alone]
+    parts: list[tuple[Engine, list[int], float]] = [
+        (train_population, here, left / (left + len(alone))), (train_in_processes, alone, 1.0),
+    ]  # fmt: skip
+    for train, places, share in parts:
         now = time.monotonic()
-        share = left / (left + len(alone)) if train is train_inprocess else 1.0
-        part = JobSubset(numbers, outcomes, done, cull)
-        if numbers:
-            train(
-                problem, [jobs[i] for i in numbers], device=where, deadline=now + share * (deadline - now),
-                probe_rows=probe_rows, cull=part.cull if cull is not None else None, done=part.done,
-            )  # fmt: skip
-        if any(interrupted(outcome) for outcome in outcomes.values()):
+        part = replace(conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.settle)
+        if places:
+            train(problem, [jobs[i] for i in places], part.among(places))
+        if any(map(interrupted, told.outcomes.values())):
             break
-    return [outcomes[i] for i in sorted(outcomes)]
-
-
-@dataclass
-class JobSubset:
-    """Some of the jobs, by their numbers among all."""
-
-    numbers: list[int]
-    outcomes: dict[int, Outcome]
-    told: Done | None
-    judge: Cull | None
-
-    def done(self, place: int, outcome: Outcome) -> None:
-        """One of them has ended."""
-        self.outcomes[self.numbers[place]] = outcome
-        if self.told is not None:
-            self.told(self.numbers[place], outcome)
-
-    def cull(self, standings: Sequence[Standing]) -> list[int]:
-        """Which of them shall stop."""
-        assert self.judge is not None
-        places = {self.numbers[one.job]: one.job for one in standings}
-        stopped = self.judge([replace(one, job=self.numbers[one.job]) for one in standings])
-        return [places[number] for number in stopped if number in places]
+    return told.so_far(ended=False)
 
 
 @checked
 def fit_many(
     problem: Problem,
     recipes: Sequence[Recipe | str | Path] | Recipe | str | Path,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[Seed] = (0,),
     *,
     engine: str = "auto",
     device: str | torch.device = "auto",
@@ -200,7 +148,7 @@ def fit_many(
         WellposedError: a recipe cannot be used, or a run failed: then the first such error, after all others have ended.
     """
     several = [recipes] if isinstance(recipes, (Recipe, str, Path)) else list(recipes)
-    jobs = [Job(recipe, seed, rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
+    jobs = [Job(recipe, int(seed), rows) for recipe, seed in itertools.product(map(as_recipe, several), seeds)]
     if optimizer is None and stop is None:
         told: dict[int, Outcome] = {}
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from wellposed.core.errors import TrainingError, WellposedError
 from wellposed.recipe.recipe import Recipe
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.resampling import Sample
 from wellposed.training.run import Run
 
@@ -46,18 +49,7 @@ Outcome = Run | WellposedError
 
 def interrupted(outcome: Outcome) -> bool:
     """Whether Ctrl-C ended it."""
-    return isinstance(outcome, Run) and outcome.stopped == "interrupted"
-
-
-def so_far(outcomes: Mapping[int, Outcome], count: int, ended: bool) -> list[Outcome]:
-    """The outcomes by the place of their jobs, of ``count`` in all; ``ended`` says that Ctrl-C came.
-
-    Raises:
-        KeyboardInterrupt: it came when all had ended: no outcome says so, and whoever asked would go on.
-    """
-    if ended and len(outcomes) == count and not any(map(interrupted, outcomes.values())):
-        raise KeyboardInterrupt
-    return [outcomes[place] for place in sorted(outcomes)]
+    return isinstance(outcome, Run) and outcome.stopped == Stopped.INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -85,3 +77,55 @@ Cull = Callable[[Sequence[Standing]], Collection[int]]
 
 Done = Callable[[int, Outcome], None]
 """Called with a job's place and outcome as soon as it has ended."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions jobs are trained, wherever that is; see `wellposed.parallel.executors.train_jobs`."""
+
+    device: str | torch.device = "auto"
+    deadline: float = math.inf
+    probe_rows: int | None = None
+    cull: Cull | None = None
+    done: Done | None = None
+
+    def among(self, places: Sequence[int]) -> Conditions:
+        """The same for a share of the jobs: asked and told by the places that these have among all."""
+        cull, done = self.cull, self.done
+        local = {place: i for i, place in enumerate(places)}
+
+        def asked(standings: Sequence[Standing]) -> list[int]:
+            assert cull is not None
+            named = cull([replace(standing, job=places[standing.job]) for standing in standings])
+            return [local[place] for place in named if place in local]
+
+        def told(i: int, outcome: Outcome) -> None:
+            assert done is not None
+            done(places[i], outcome)
+
+        return replace(self, cull=cull and asked, done=done and told)
+
+
+@dataclass
+class Outcomes:
+    """The outcomes of ``count`` jobs so far, by their places."""
+
+    count: int
+    done: Done | None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    def finish_job(self, place: int, outcome: Outcome) -> None:
+        """A job has ended, and whoever asked is told."""
+        self.outcomes[place] = outcome
+        if self.done is not None:
+            self.done(place, outcome)
+
+    def so_far(self, ended: bool) -> list[Outcome]:
+        """The outcomes in the order of the jobs; ``ended`` says that Ctrl-C came.
+
+        Raises:
+            KeyboardInterrupt: it came when all had ended: no outcome says so, and whoever asked would go on.
+        """
+        if ended and len(self.outcomes) == self.count and not any(map(interrupted, self.outcomes.values())):
+            raise KeyboardInterrupt
+        return [self.outcomes[place] for place in sorted(self.outcomes)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import ctypes
 import json
+import math
 import multiprocessing as mp
 import os
 import pickle
@@ -23,7 +24,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -33,13 +34,14 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
-from wellposed.parallel.jobs import Cull, Done, Job, Outcome, so_far
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.parallel.population.compiled import kernel
 from wellposed.parallel.transfer import (
     Parcel,
     WorkerShare,
-    even_shares,
+    by_value,
     pack_problem,
+    shares,
     train_share,
     unpack_outcome,
     unpack_problem,
@@ -66,19 +68,15 @@ FRESH = (
 def train_in_processes(
     problem: Problem,
     jobs: Sequence[Job],
-    *,
-    device: str | torch.device = "auto",
-    deadline: float,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
+    conditions: Conditions,
     workers: int | None = None,
     fork: bool | None = None,
 ) -> list[Outcome]:
     """Train every job in some worker; see `wellposed.parallel.executors.train_jobs`.
 
     Each outcome is told as it comes. A worker that dies is noticed, and what it had not told is trained again in a new one,
-    once. A copy of ``cull`` judges each worker's share; what it remembers stays there.
+    once; without a deadline among the whole share, so that a death changes nothing but the time. A copy of ``cull`` judges
+    each worker's share; what it remembers stays there.
 
     Args:
         workers: how many processes, >= 1; None takes as many as there are cores.
@@ -90,17 +88,12 @@ def train_in_processes(
     if os.name != "posix":
         raise InputError('The engine "processes" needs Linux or macOS; use engine="inprocess" or "ray".')
     problem.prepared  # noqa: B018 - once, not in each worker
-    where = resolve_device(device)
-    count = (
-        min(workers or cores(), len(jobs)) if where.type == "cpu" else min(workers or cores(), len(jobs), ON_ONE_GPU)
-    )
+    where = resolve_device(conditions.device)
+    count = min(workers or cores(), len(jobs), len(jobs) if where.type == "cpu" else ON_ONE_GPU)
     start = fork_worker if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
-    shares = [
-        WorkerShare(tuple(places), tuple(jobs[i] for i in places), str(where), deadline, probe_rows, cull)
-        for places in even_shares(jobs, count)
-    ]
-    return Crew(problem, jobs, start, done).train(shares)
+    sent = replace(conditions, device=str(where), done=None)
+    return Crew(problem, jobs, start, Outcomes(len(jobs), conditions.done)).train(shares(jobs, count, sent))
 
 
 def cores() -> int:
@@ -139,9 +132,6 @@ class Worker:
     tries: int = 1
     waiting: set[int] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.waiting = set(self.share.places)
-
     def ask_to_end(self) -> None:
         """Let it hand over what it has, and end."""
         with suppress(OSError):
@@ -164,13 +154,12 @@ class Crew:
     problem: Problem
     jobs: Sequence[Job]
     start: Start
-    done: Done | None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    told: Outcomes
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, shares: Sequence[WorkerShare]) -> list[Outcome]:
+    def train(self, waiting: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -178,8 +167,8 @@ class Crew:
         """
         try:
             try:
-                for share in shares:
-                    self.add(share)
+                for share in waiting:
+                    self.add(share, share.places)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
@@ -189,14 +178,17 @@ class Crew:
         finally:
             for worker in self.workers:
                 worker.end()
-        return so_far(self.outcomes, len(self.jobs), self.ending is not None)
+        return self.told.so_far(self.ending is not None)
 
-    def add(self, share: WorkerShare, tries: int = 1) -> None:
-        """Start a worker. Signals wait until it is in the list of those that are ended, and answers them itself."""
+    def add(self, share: WorkerShare, waiting: Sequence[int], tries: int = 1) -> None:
+        """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
+
+        Signals wait until it is in the list of those that are ended, and answers them itself.
+        """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             worker = self.start(self.problem, share, self.workers)
-            worker.tries = tries
+            worker.waiting, worker.tries = set(waiting), tries
             self.workers.append(worker)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -234,14 +226,10 @@ class Crew:
                 self.interrupt()
         else:
             place, answer = said
+            if place not in worker.waiting:  # told by the worker that this one replaces
+                return
             worker.waiting.discard(place)
-            self.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
-
-    def finish_job(self, place: int, outcome: Outcome) -> None:
-        """A job has ended."""
-        self.outcomes[place] = outcome
-        if self.done is not None:
-            self.done(place, outcome)
+            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
         """Ask every worker to end."""
@@ -257,23 +245,25 @@ class Crew:
         return worker.end()
 
     def lose(self, worker: Worker) -> None:
-        """A worker died: train again what it had not told, or say that it cannot be trained."""
+        """A worker died: train again what it had not told, or say that it cannot be trained.
+
+        Without a deadline the new worker trains the whole share: what is judged and stopped together must be so again, or a death
+        would change which jobs are stopped. Under one, time is dearer, and it trains what is left.
+        """
         status = self.dismiss(worker)
         left = tuple(place for place in worker.share.places if place in worker.waiting)
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            self.add(with_fewer_jobs(worker.share, left, self.jobs), worker.tries + 1)
+            share = worker.share
+            if not math.isinf(share.conditions.deadline):
+                share = replace(share, places=left, jobs=tuple(self.jobs[i] for i in left))
+            self.add(share, left, worker.tries + 1)
             return
         for place in left:
-            self.finish_job(place, TrainingError(f"{describe_death(status)} Train fewer at a time, or smaller ones."))
-
-
-def with_fewer_jobs(share: WorkerShare, places: tuple[int, ...], jobs: Sequence[Job]) -> WorkerShare:
-    """The same for fewer jobs."""
-    return WorkerShare(
-        places, tuple(jobs[i] for i in places), share.device, share.deadline, share.probe_rows, share.cull
-    )
+            self.told.finish_job(
+                place, TrainingError(f"{describe_death(status)} Train fewer at a time, or smaller ones.")
+            )
 
 
 def describe_death(status: int | None) -> str:
@@ -336,8 +326,10 @@ class Fresh:
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
+        with by_value(self.pickling, problem, share.jobs):
+            jobs = self.pickling.dumps(share)
         # In a thread, since a new interpreter takes seconds until it reads.
-        threading.Thread(target=self._feed, args=(here, self.pickling.dumps(share)), daemon=True).start()
+        threading.Thread(target=self._feed, args=(here, jobs), daemon=True).start()
         return Worker(share, here, lambda: process.poll() is None, process.kill, process.wait)
 
     def _feed(self, line: Connection, share: bytes) -> None:

@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -23,47 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from wellposed._version import __version__
+from wellposed.core.batches import mapped
 from wellposed.core.errors import ProblemError, TrainingError, WellposedError
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays
 from wellposed.noise.activations import set_dropout
-from wellposed.parallel.inprocess import train_inprocess
-from wellposed.parallel.jobs import Cull, Job, Outcome, Standing, interrupted
+from wellposed.noise.noise import THEIRS, Kind
+from wellposed.parallel.jobs import Conditions, Job, Outcome, interrupted
+from wellposed.parallel.population.grouping import train_population
 from wellposed.training.history import History
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
-
-# Shares
-
-
-def even_shares(jobs: Sequence[Job], count: int) -> list[list[int]]:
-    """The places of the jobs in ``count`` shares of nearly equal size, none of them empty.
-
-    Jobs that can be trained together are dealt out evenly, so that shares take equally long and each is a fair sample.
-    """
-    order = sorted(range(len(jobs)), key=lambda place: (*_kind(jobs[place]), place))
-    dealt = (sorted(order[first::count]) for first in range(count))
-    return [places for places in dealt if places]
-
-
-def _kind(job: Job) -> tuple[Any, ...]:
-    """Equal for jobs of one shape and one way through the data."""
-    settings = sorted((key, repr(value)) for key, value in job.recipe.model.items())
-    return settings, job.recipe.batch_size, job.rows or 0, job.sample.own, job.recipe.epochs
-
-
-def cull_by_place(cull: Cull | None, places: Sequence[int]) -> Cull | None:
-    """``cull`` asked about a share, in the places that the jobs have among all."""
-    if cull is None:
-        return None
-
-    def asked(standings: Sequence[Standing]) -> set[int]:
-        local = {place: i for i, place in enumerate(places)}
-        named = cull([replace(standing, job=places[standing.job]) for standing in standings])
-        return {local[place] for place in named}
-
-    return asked
-
 
 # Problems
 
@@ -94,7 +64,7 @@ def pack_problem(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     light = copy.copy(problem)
     light.data = None  # type: ignore[assignment]
     body, memory = io.BytesIO(), list[pickle.PickleBuffer]()
-    with by_value(problem, pickling):
+    with by_value(pickling, problem):
         try:
             _pickler(pickling)(body, protocol=5, buffer_callback=memory.append).dump(light)
         except Exception as error:
@@ -116,8 +86,7 @@ def _pickler(pickling: ModuleType) -> Any:
     class Pickler(pickling.CloudPickler):  # type: ignore[misc, name-defined]
         def reducer_override(self, value: Any) -> Any:
             if type(value) is Arrays:
-                parts = value.inputs, value.target, value.weight
-                return _arrays_of, tuple(map(_as_numpy, parts))
+                return _arrays_of, mapped(_as_numpy, (value.inputs, value.target, value.weight))
             return super().reducer_override(value)
 
     return Pickler
@@ -131,10 +100,6 @@ class _Numbers:
 
 
 def _as_numpy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_numpy(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_as_numpy, value))
     if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad:
         with contextlib.suppress(
             TypeError, RuntimeError
@@ -144,10 +109,6 @@ def _as_numpy(value: Any) -> Any:
 
 
 def _as_tensor(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_tensor(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_as_tensor, value))
     if isinstance(value, _Numbers):
         with warnings_apart():
             warnings.filterwarnings("ignore", message=".*not writable")  # training reads its rows only
@@ -156,13 +117,22 @@ def _as_tensor(value: Any) -> Any:
 
 
 def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
-    return Arrays(_as_tensor(inputs), _as_tensor(target), _as_tensor(weight))
+    parts = (inputs, target, weight)
+    return Arrays(*mapped(_as_tensor, parts, whole=lambda part: isinstance(part, _Numbers)))
 
 
 @contextlib.contextmanager
-def by_value(problem: Problem, pickling: ModuleType) -> Iterator[None]:
-    """Send along the modules of the problem's parts that nobody else could import: a file given as FILE.py:NAME."""
-    parts = (problem.model, problem.forward, problem.loss.given, type(problem))
+def by_value(pickling: ModuleType, problem: Problem, jobs: Sequence[Job] = ()) -> Iterator[None]:
+    """Send along the modules of a problem, and of what its recipes name, that nobody else could import: a file FILE.py:NAME."""
+    parts: list[Any] = [
+        problem.model,
+        problem.forward,
+        problem.loss.given,
+        problem.measured_by,
+        type(problem),
+        *THEIRS.values(),
+    ]
+    parts += [part for job in jobs for part in job.recipe.classes]
     names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
     ours = [sys.modules[name] for name in names if name in sys.modules and not _importable(name)]
     fresh = [module for module in ours if module.__name__ not in pickling.list_registry_pickle_by_value()]
@@ -282,16 +252,31 @@ class WorkerShare:
 
     Attributes:
         places: of the jobs, among all.
-        deadline: a value of ``time.monotonic()`` on the worker's machine.
+        conditions: told by nobody here; the deadline is a value of ``time.monotonic()`` on the worker's machine.
+        noises: kinds of noise that are not ours, by the names in recipes.
     """
 
     places: tuple[int, ...]
     jobs: tuple[Job, ...]
-    device: str
-    deadline: float
-    probe_rows: int | None
-    cull: Cull | None
+    conditions: Conditions
     version: str = __version__
+    noises: Mapping[str, Kind] = field(default_factory=lambda: dict(THEIRS))
+
+
+def shares(jobs: Sequence[Job], count: int, conditions: Conditions) -> list[WorkerShare]:
+    """The jobs in ``count`` shares of nearly equal size, none of them empty.
+
+    Jobs that can be trained together are dealt out evenly, so that shares take equally long and each is a fair sample.
+    """
+    order = sorted(range(len(jobs)), key=lambda place: (*_kind(jobs[place]), place))
+    dealt = (tuple(sorted(order[first::count])) for first in range(count))
+    return [WorkerShare(places, tuple(jobs[i] for i in places), conditions) for places in dealt if places]
+
+
+def _kind(job: Job) -> tuple[Any, ...]:
+    """Equal for jobs of one shape and one way through the data."""
+    settings = sorted((key, repr(value)) for key, value in job.recipe.model.items())
+    return settings, job.recipe.batch_size, job.rows or 0, job.sample.own, job.recipe.epochs
 
 
 def train_share(problem: Problem, share: WorkerShare, tell: Callable[[int, bytes], None]) -> bool:
@@ -305,10 +290,8 @@ def train_share(problem: Problem, share: WorkerShare, tell: Callable[[int, bytes
             f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {share.version}. "
             "Install the same version on both sides."
         )
+    THEIRS.update(share.noises)
     # One thread: as many workers as cores share them, and OpenMP's pool of threads does not survive a fork.
     torch.set_num_threads(1)
-    outcomes = train_inprocess(
-        problem, share.jobs, device=share.device, deadline=share.deadline, probe_rows=share.probe_rows,
-        cull=cull_by_place(share.cull, share.places), done=lambda i, outcome: tell(share.places[i], pack_outcome(outcome)),
-    )  # fmt: skip
-    return any(interrupted(outcome) for outcome in outcomes)
+    conditions = replace(share.conditions, done=lambda place, outcome: tell(place, pack_outcome(outcome)))
+    return any(map(interrupted, train_population(problem, share.jobs, conditions.among(share.places))))

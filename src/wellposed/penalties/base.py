@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, described
-from wellposed.core.numbers import to_python
+from wellposed.core.numbers import arrayed, to_python
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 from wellposed.ops.norms import length
@@ -55,10 +56,42 @@ class Traits:
     sparse: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a search tries of a charge: sizes on a logarithmic scale, and what else it is made with.
+
+    Attributes:
+        low, high: between which its size is tried; ``least`` and ``most``: how far a best size at the border may widen them.
+        odds: how likely it is in a first recipe, in (0, 1).
+        amount: the field that is its size.
+        settings: other keys of its term, such as ``on``.
+        without: ingredients that it cannot be combined with; it is tried where they are out.
+    """
+
+    low: float
+    high: float
+    least: float
+    most: float
+    odds: float
+    amount: str = "strength"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
 class Chargeable(ABC):
     """A penalty or a constraint: something that can be bound to parameters with `on`."""
 
     hows: ClassVar[tuple[How, ...]]
+    searched: ClassVar[Searched | None] = None
+    """What a search tries of it; None where it is only tried in a recipe of somebody's own. Not inherited."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a field that would hide a method, such as ``at: float``."""
+        methods = ("on", "at", "check", "times", "name", "everywhere", "placed", "default_how")
+        if taken := [name for name in methods if name in vars(cls).get("__annotations__", {})]:
+            raise InputError(
+                f"{cls.__name__} has a field {taken[0]!r}, which hides a method of {cls.__mro__[1].__name__}."
+            )
 
     @property
     def traits(self) -> Traits:
@@ -96,6 +129,11 @@ class Chargeable(ABC):
     def everywhere(self) -> Selector:
         """Where it is charged if nothing is said: weight matrices and kernels."""
         return weights
+
+    @classmethod
+    def placed(cls) -> bool:
+        """Whether `on` says where it acts; not so of what looks at the model's outputs."""
+        return True
 
     @property
     def default_how(self) -> How:
@@ -136,7 +174,9 @@ class ByValue:
     """Equality of charges that hold tensors, for dataclasses with ``eq=False``: tensors are compared by what they hold."""
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(_same(*pair) for pair in zip(_held(self), _held(other), strict=True))
+        return type(other) is type(self) and all(
+            equal_settings(*pair) for pair in zip(_held(self), _held(other), strict=True)
+        )
 
     def __hash__(self) -> int:
         plainly = (value for value in _held(self) if not isinstance(value, (Tensor, Mapping)))
@@ -147,7 +187,8 @@ def _held(charge: object) -> list[Any]:
     return [getattr(charge, f.name) for f in fields(charge)]  # type: ignore[arg-type]
 
 
-def _same(a: object, b: object) -> bool:
+def equal_settings(a: object, b: object) -> bool:
+    """Whether two values are equal, tensors by what they hold."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
     return a == b
@@ -307,14 +348,24 @@ class FunctionalPenalty(Chargeable):
     """Which of a `Context` it looks at. One that needs ``activations`` is bound to modules, others to the whole model."""
     strength: float
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether it takes outputs for logits of classes, along ``axis`` (1), or one by one where ``binary``."""
+        return False
+
     def on(self, where: object = None, how: How | None = None, schedule: Schedule | None = None) -> Term:
         """Bind to modules, if it charges activations, else to the whole model; see `Chargeable.on`."""
-        looks = "activations" in self.needs
+        looks = self.placed()
         if where is not None and not looks:
             raise InputError(f"{type(self).__name__} charges what the model puts out; write .on() without a selector.")
         if where is None and looks:
             raise InputError(f'{type(self).__name__} needs modules: .on("encoder.*"), .on(nn.ReLU).')
         return replace(super().on(weights, how, schedule), where=where if looks else "outputs")
+
+    @classmethod
+    def placed(cls) -> bool:
+        """Only activations have a place, which is a module."""
+        return "activations" in cls.needs
 
     @abstractmethod
     def value(self, context: Context) -> Tensor:
@@ -325,6 +376,19 @@ class Constraint(Chargeable):
     """A set that weights must stay in."""
 
     hows: ClassVar[tuple[How, ...]] = ("project",)
+    keeps_signs: ClassVar[bool] = False
+    """Whether the projection keeps signs and zeros of every point, so that weights of fixed signs may be projected on first."""
+
+    def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
+        """Whether projecting after a proximal step is the joint step; after squares alone it always is, and is not asked.
+
+        Declare only what is proven (docs/derivations/composition.md): by default nothing is.
+
+        Args:
+            thresholds: absolute values are charged; ``weighted`` says that they have a strength for each coordinate.
+            cores: what else is charged (`Summands.core`).
+        """
+        return False
 
     @property
     def interval(self) -> tuple[float | Tensor, float | Tensor] | None:
@@ -390,22 +454,47 @@ Numbers = float | Tensor
 """A number for all, or numbers for each; `array` makes tensors of lists and arrays."""
 
 
-def array(owner: object, name: str) -> Any:
+def tensor_of(given: object) -> Tensor | None:
+    """A list, an array, a column or a frame as a tensor of its own; None for anything else, a tensor too.
+
+    Whole numbers are int64, booleans stay what they are, and other numbers are float64.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: it holds what is no number, numbers and booleans together, tensors with a gradient,
+            or rows of different lengths.
+    """
+    if not arrayed(given):
+        return None
+    found = np.asarray(given)
+    if found.dtype.kind not in "biuf" or isinstance(given, Sequence):
+        kinds = {type(to_python(leaf)) for leaf in np.asarray(given, dtype=object).flat}
+        if not kinds <= {int, float} and kinds != {bool}:
+            raise TypeError("it holds what is no number")
+    whole = found.dtype.kind in "iu" and (found.dtype != np.uint64 or bool((found < 2**63).all()))
+    kept = np.bool_ if found.dtype.kind == "b" else np.int64 if whole else np.float64
+    return torch.from_numpy(found.astype(kept, order="C"))
+
+
+def array(owner: object, name: str, masks: bool = False) -> Any:
     """A setting that is a number for all, or numbers for each: those of arrays, lists and tuples become a tensor.
 
     Numbers become Python's own. A tensor is kept as it is; others are held in float64, and are used in the type of the
     weights.
 
+    Args:
+        masks: whether booleans are taken, for 0 and 1.
     Raises:
         InputError: it holds something that is no number, or NaN.
     """
     given = to_python(getattr(owner, name))
     try:
-        found = torch.as_tensor(given) if isinstance(given, Tensor) or hasattr(given, "__array__") else given
-        found = torch.tensor(given, dtype=torch.float64) if isinstance(given, (list, tuple)) else found
+        found = tensor_of(given)
+        found = given if found is None else found
     except (TypeError, ValueError, RuntimeError):
         found = None
-    wrong = isinstance(found, Tensor) and (found.is_complex() or found.dtype == torch.bool or bool(found.isnan().any()))
+    wrong = isinstance(found, Tensor) and (
+        found.is_complex() or (found.dtype == torch.bool and not masks) or bool(found.isnan().any())
+    )
     if wrong or (found is None and given is not None):
         raise InputError(
             f"{type(owner).__name__} needs {name} as a number, or as numbers in a list, an array or a tensor; it was given "

@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, ShapeError, described
+from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
-from wellposed.penalties.base import How, Penalty, Schedule, Summands, Term, Traits, at_least_zero, setting_text
+from wellposed.penalties.base import (
+    How,
+    Penalty,
+    Schedule,
+    Searched,
+    Summands,
+    Term,
+    Traits,
+    array,
+    at_least_zero,
+    setting_text,
+)
 
 Scaling = Literal["torch", "composer", "independent", "timm"]
 """How decoupled decay follows the learning rate; see `L2.decoupled`."""
@@ -103,6 +114,7 @@ class L1(Separable):
     convention: str = field(default="", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=1)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    searched: ClassVar[Searched] = Searched(low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.12)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
@@ -139,8 +151,8 @@ class WeightedL1(Separable):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        weights: the rates ``c``, finite and >= 0: a number, or a tensor that broadcasts to the parameter (a mask of
-            booleans too). 0 leaves a weight free. They are constants: no gradient flows to them.
+        weights: the rates ``c``, finite and >= 0: a number, or a tensor, an array or lists that broadcast to the parameter
+            (a mask of booleans too). 0 leaves a weight free. They are constants: no gradient flows to them.
     Raises:
         InputError: a rate is negative or not finite.
         ShapeError: the rates do not broadcast to a parameter.
@@ -158,17 +170,12 @@ class WeightedL1(Separable):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        if not isinstance(self.weights, Tensor):
-            given: Any = self.weights
-            if isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) > 0:
-                raise InputError(
-                    f"WeightedL1 needs weights as a number or a tensor; it was given {described(given)}. "
-                    "Write torch.as_tensor(...)."
-                )
-            at_least_zero(self, weights=self.weights)
-        elif self.weights.is_complex() or not bool((torch.isfinite(self.weights) & (self.weights >= 0)).all()):
+        weights = self.weights if isinstance(self.weights, Tensor) else array(self, "weights", masks=True)
+        if not isinstance(weights, Tensor):
+            at_least_zero(self, weights=weights)
+        elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise InputError(
-                f"WeightedL1 needs finite weights >= 0; the tensor {setting_text(self.weights)} that it was given holds others. "
+                f"WeightedL1 needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds others. "
                 "Clamp what they are computed from away from 0."
             )
 
@@ -226,6 +233,7 @@ class L2(Separable):
     scaling: str = field(default="torch", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
+    searched: ClassVar[Searched] = Searched(low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)

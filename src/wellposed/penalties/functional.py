@@ -20,7 +20,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.numbers import convert_numbers
 from wellposed.core.random import generator
-from wellposed.penalties.base import Context, FunctionalPenalty, Traits, at_least_zero
+from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits, at_least_zero
 
 Of = Literal["logits", "values"]
 
@@ -100,6 +100,9 @@ class OfActivations(FunctionalPenalty):
     needs: ClassVar[tuple[str, ...]] = ("activations",)
     traits: ClassVar[Traits] = OF_A_NETWORK
 
+    def __post_init__(self) -> None:
+        at_least_zero(self, strength=self.strength)
+
     @abstractmethod
     def of(self, activation: Tensor) -> Tensor:
         """The charge of each coordinate at strength 1."""
@@ -149,9 +152,6 @@ class ActivationL1(OfActivations):
 
     strength: float
 
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
-
     def of(self, activation: Tensor) -> Tensor:
         """``|a|``, whose gradient at 0 is taken as 0."""
         return activation.abs()
@@ -172,9 +172,6 @@ class ActivationL2(OfActivations):
     """
 
     strength: float
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def of(self, activation: Tensor) -> Tensor:
         """``a^2/2``."""
@@ -208,12 +205,18 @@ class Confidence(FunctionalPenalty):
     strength: float
     binary: bool = False
     axis: int = 1
+    searched: ClassVar[Searched] = Searched(low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05)
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
         _flags(self, binary=self.binary)
         _axis(self)
+
+    @property
+    def of_classes(self) -> bool:
+        """Entropy is one of classes."""
+        return True
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient."""
@@ -299,6 +302,11 @@ class Consistency(FunctionalPenalty):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
         _flags(self, both=self.both, binary=self.binary)
         _axis(self)
+
+    @property
+    def of_classes(self) -> bool:
+        """Not where values are compared."""
+        return self.of != "values"
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +21,14 @@ from wellposed.penalties.base import (
     ByValue,
     How,
     Penalty,
+    Searched,
     Summands,
     Traits,
     array,
     at_least_zero,
     needs_axes,
     setting_text,
+    tensor_of,
 )
 from wellposed.penalties.layouts import laid_out
 
@@ -179,10 +180,9 @@ def group_numbers(owner: object, given: object) -> object:
     Raises:
         InputError: they are no numbers, or rows of different lengths.
     """
-    if not isinstance(given, (tuple, list, np.ndarray)):
-        return given
     try:
-        return torch.as_tensor(given)
+        found = tensor_of(given)
+        return given if found is None else found
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
             f"{type(owner).__name__} takes group numbers as lists of integers of one length; it was given {described(given)}."
@@ -267,6 +267,9 @@ class GroupL2(GroupPenalty):
     block: tuple[int, int] | None = None
     weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
+    searched: ClassVar[Searched] = Searched(
+        low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08, settings={"by": "input", "on": "inputs"}
+    )
 
     @property
     def traits(self) -> Traits:

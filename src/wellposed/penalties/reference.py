@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
-from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import unshard
-from wellposed.penalties.base import How, Penalty, Summands, Traits, at_least_zero, setting_text
+from wellposed.penalties.base import How, Penalty, Summands, Traits, array, at_least_zero, setting_text, tensor_of
 from wellposed.penalties.elementwise import broadcasts
 
 Reference = float | Tensor | Mapping[str, Tensor] | None
@@ -27,8 +26,8 @@ class Towards(Penalty):
     """``g(w - w0)``: what the penalties towards a reference ``w0`` have in common.
 
     Attributes:
-        reference: a number; a tensor that broadcasts to the parameter; a mapping of the model's parameter names to tensors,
-            such as the ``state_dict`` of a pretrained model; or None, the weights at the moment of binding.
+        reference: a number; a tensor, an array or lists that broadcast to the parameter; a mapping of the model's parameter
+            names to tensors, such as the ``state_dict`` of a pretrained model; or None, the weights at the moment of binding.
     """
 
     reference: Reference
@@ -36,16 +35,16 @@ class Towards(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        if not isinstance(self.reference, Tensor):
-            convert_numbers(self, "reference")
-        given = self.reference
+        given: Any = self.reference
+        if not isinstance(given, (Tensor, Mapping, nn.Module)):
+            given = array(self, "reference")
         if isinstance(given, Tensor) and given.is_complex():
             raise InputError(f"{type(self).__name__} needs a reference of real numbers; it was given {given.dtype}.")
         number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
         if not (given is None or number or isinstance(given, (Tensor, Mapping))):
             raise InputError(
                 f"{type(self).__name__} needs a reference that is a finite number, a tensor, a state_dict or None; "
-                f"it was given {described(given)}.{_way_to(given)}"
+                f"it was given {described(given)}.{' Write model.state_dict().' if isinstance(given, nn.Module) else ''}"
             )
 
     def __str__(self) -> str:
@@ -87,11 +86,14 @@ class Towards(Penalty):
     def _picked(self, tensors: Mapping[str, Tensor], leaf: Leaf) -> Tensor:
         """The tensor of a mapping that has one of the parameter's names."""
         for name in (leaf.name, *leaf.aliases):
-            found = tensors.get(name)
-            if found is not None and not isinstance(found, Tensor):
+            given = tensors.get(name)
+            try:
+                found = given if isinstance(given, Tensor) else tensor_of(given)
+            except (TypeError, ValueError, RuntimeError):
+                found = None
+            if given is not None and found is None:
                 raise InputError(
-                    f"{type(self).__name__} needs tensors in its reference; that of {name!r} is {described(found)}."
-                    f"{_way_to(found)}"
+                    f"{type(self).__name__} needs tensors in its reference; that of {name!r} is {described(given)}."
                 )
             if isinstance(found, Tensor):
                 if found.shape != leaf.tensor.shape:
@@ -130,13 +132,6 @@ class Towards(Penalty):
         if isinstance(self.reference, Tensor):
             return self.reference
         return self.origin(torch.empty(0))
-
-
-def _way_to(given: object) -> str:
-    """How to make a reference of what was given, where one can."""
-    if isinstance(given, nn.Module):
-        return " Write model.state_dict()."
-    return " Write torch.as_tensor(...)." if hasattr(given, "__array__") else ""
 
 
 @checked

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 import torch
@@ -17,22 +17,47 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    InstanceOf,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    create_model,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from torch import nn
 
 from wellposed.core.errors import RecipeError, described, did_you_mean, listed
-from wellposed.core.files import check_schema
+from wellposed.core.files import check_schema, meant, spelled
 from wellposed.core.reading import check_memory, read_bytes
-from wellposed.core.registry import classes_in
-from wellposed.noise.inputs import MixMode
-from wellposed.noise.perturb import NOISES, Placed
+from wellposed.core.registry import (
+    classes_in,
+    import_name,
+    imported,
+    importing,
+    is_import_name,
+    is_importable,
+    snake_case,
+)
+from wellposed.core.selectors import ROLES, Selector
+from wellposed.noise.noise import PLACED, THEIRS, Key, Kind, Noise, Placed, Where, keyed, kinds, noise_name
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
-from wellposed.optim.schedules import COURSES, SHAPES, Course, Custom, Monitor, named_schedule, rate_at
+from wellposed.optim.schedules import (
+    BY_FUNCTION,
+    COURSES,
+    SHAPES,
+    TORCH_NAMES,
+    Course,
+    Custom,
+    Monitor,
+    named_schedule,
+    rate_at,
+)
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
+from wellposed.recipe.held import Held, nested_values, sayable, taken_apart, tuples, words_of
 
 SCHEMA = 1
 
@@ -54,6 +79,15 @@ class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value := tuples(value), bool) and types & {int, float} and bool not in types:
+            raise ValueError(f"a number is needed, and {value} is none")
+        return value
 
     def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """All values, those of ``change`` in place of the old."""
@@ -86,24 +120,47 @@ def fusable(parameter: Any) -> bool:
 
 
 class OptimizerSpec(Section):
-    """``name`` is any class of ``torch.optim``, or the class itself; its other settings stand beside it (``momentum = 0.9``)."""
+    """``name`` is any class of ``torch.optim``, by its name or itself; or a class of one's own, which TOML calls by its import
+    name. Its other settings stand beside it (``momentum = 0.9``)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
-    name: str = "adamw"
+    name: Any = "adamw"
     lr: Positive = 1e-3
 
-    @field_validator("name", mode="before")
+    @field_validator("name")
     @classmethod
-    def _known(cls, name: Any) -> str:
+    def _known(cls, name: Any) -> str | type[torch.optim.Optimizer]:
+        if is_import_name(name):
+            name = imported(name, "optimizer")
         if isinstance(name, type) and issubclass(name, torch.optim.Optimizer):
-            name = name.__name__
+            ours = name.__name__.lower()
+            return ours if optimizers().get(ours) is name else name
         if not isinstance(name, str) or name.lower() not in optimizers():
             raise ValueError(
-                f"there is no optimizer {name!r} in torch.optim.{did_you_mean(str(name), optimizers())} "
-                "One from elsewhere goes to wp.fit(..., optimizer=lambda parameters: ...)"
+                f"there is no optimizer {name!r} in torch.optim.{did_you_mean(str(name), optimizers())} One of your own is given "
+                "as a class, or by its import name 'package.module:Class'"
             )
         return name.lower()
+
+    @field_serializer("name", when_used="json")
+    def _named(self, name: Any) -> str:
+        return self.says
+
+    @property
+    def kind(self) -> type[torch.optim.Optimizer]:
+        """The class."""
+        return self.name if isinstance(self.name, type) else optimizers()[self.name]
+
+    @property
+    def title(self) -> str:
+        """What it is called: ``adamw``, and ``mine`` for a class ``Mine`` of somebody's own."""
+        return self.kind.__name__.lower()
+
+    @property
+    def says(self) -> str:
+        """How TOML says it: ``adamw``, or an import name."""
+        return import_name(self.name) if isinstance(self.name, type) else str(self.name)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,11 +170,18 @@ class OptimizerSpec(Section):
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
-        known = set(inspect.signature(optimizers()[self.name]).parameters) - {"params"}
-        for key in self.settings:
+        parameters = inspect.signature(self.kind).parameters
+        known = set(parameters) - {"params"}
+        for key, value in self.settings.items():
             if key not in known:
                 raise ValueError(
-                    f"{self.name} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                    f"{self.title} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
+                )
+            if "bool" not in str(parameters[key].annotation) and any(
+                isinstance(one, bool) for one in nested_values(value)
+            ):
+                raise ValueError(
+                    f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
         return self
 
@@ -132,7 +196,7 @@ class OptimizerSpec(Section):
         Raises:
             RecipeError: the optimizer refuses a setting.
         """
-        cls: Any = optimizers()[self.name]
+        cls: Any = self.kind
         settings = self.settings
         known = inspect.signature(cls).parameters
         parameters = list(parameters)
@@ -144,7 +208,7 @@ class OptimizerSpec(Section):
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
             return built
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"[optimizer] {self.name} does not accept {settings}: {error}.") from None
+            raise RecipeError(f"[optimizer] {self.title} does not accept {settings}: {error}.") from None
 
 
 class ScheduleSpec(Section):
@@ -194,9 +258,10 @@ class ScheduleSpec(Section):
         if callable(name) and not isinstance(name, type):
             return Custom(name)
         if not isinstance(name, str) or name not in COURSES:
-            raise ValueError(
-                f"there is no schedule {name!r}.{did_you_mean(str(name), COURSES)} Known: {listed(COURSES, 20)}"
-            )
+            called = getattr(name, "__name__", str(name))  # torch's class, or its name
+            ours = TORCH_NAMES.get(called)
+            hint = did_you_mean(called, COURSES) if ours is None else f" torch's {called} is {ours!r} here."
+            raise ValueError(f"there is no schedule {called!r}.{hint} Known: {listed(COURSES, 20)}. {BY_FUNCTION}")
         return name
 
     @field_serializer("name", when_used="json")
@@ -257,25 +322,105 @@ class TermSpec(Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
-    penalty: str
+    penalty: Any
     strength: NonNegative | None = None
     bound: NonNegative | None = None
-    on: str | tuple[str, ...] = "weights"
+    on: Any = "weights"
     how: How | None = None
-    schedule: str = "constant"
+    schedule: Any = "constant"
     warmup: Rate = 0.0
 
     @model_validator(mode="before")
     @classmethod
     def _writable(cls, given: Any) -> Any:
-        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        """A term in Python is taken apart; sequences become tuples, so that a recipe equals itself read back; what TOML cannot
+        say is refused."""
+        if isinstance(given, Term):
+            return taken_apart(given)
+        if isinstance(given, Chargeable):
+            raise ValueError(str(Term.refused("A recipe", given)).removesuffix("."))
         return to_settings(given, cls.model_fields) if isinstance(given, Mapping) else given
+
+    @field_validator("penalty")
+    @classmethod
+    def _charge(cls, penalty: Any) -> str | type[Chargeable]:
+        """One of ours by its name; the class of one that somebody wrote, which TOML calls by its import name."""
+        if is_import_name(penalty):
+            penalty = imported(penalty, "penalty")
+        if isinstance(penalty, type) and issubclass(penalty, Chargeable) and not inspect.isabstract(penalty):
+            ours = snake_case(penalty.__name__)
+            return ours if chargeables().get(ours) is penalty else penalty
+        if not isinstance(penalty, str):
+            raise ValueError(
+                f"a penalty or a constraint is needed, by its name or as a class of wp.Penalty, wp.Constraint or "
+                f"wp.FunctionalPenalty with all their methods; it was given {described(penalty)}"
+            )
+        return penalty
+
+    @field_validator("on")
+    @classmethod
+    def _place(cls, on: Any) -> Any:
+        return on if isinstance(on, Held) else words_of(on)
+
+    @field_validator("schedule")
+    @classmethod
+    def _shape(cls, schedule: Any) -> Any:
+        if isinstance(schedule, str):
+            check_shape(schedule, "a strength")
+        elif not isinstance(schedule, Held) and not callable(schedule):
+            raise ValueError(f"a schedule is a name or a function of the step; it was given {described(schedule)}")
+        return Held(schedule) if callable(schedule) else schedule
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
-        check_shape(self.schedule, "a strength")
         self.build()
         return self
+
+    @model_serializer(mode="plain")
+    def _as_keys(self, info: SerializationInfo) -> dict[str, Any]:
+        """All keys as they are; for JSON as words: a class by its import name, and no place where there is none to say."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        if info.exclude_defaults:
+            values = {k: v for k, v in values.items() if v != type(self).model_fields[k].default}
+        values |= self.model_extra or {}
+        if info.mode == "python":
+            return values
+        if not self.charge.placed():
+            values.pop("on", None)
+        if isinstance(self.penalty, type):
+            values["penalty"] = import_name(self.penalty)
+        return {key: repr(value) if isinstance(value, Held) else value for key, value in values.items()}
+
+    @property
+    def charge(self) -> type[Chargeable]:
+        """The class of the penalty or the constraint.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if isinstance(self.penalty, type):
+            return self.penalty
+        known = chargeables()
+        if self.penalty not in known:
+            raise ValueError(
+                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}. One of "
+                "your own has an import name, 'package.module:Class'"
+            )
+        return known[self.penalty]
+
+    @property
+    def name(self) -> str:
+        """What it is called: ``l1``, ``max_norm``, and ``mine`` for a class ``Mine`` of somebody's own."""
+        return snake_case(self.penalty.__name__) if isinstance(self.penalty, type) else str(self.penalty)
+
+    @property
+    def unsaid(self) -> str:
+        """What of the term only Python can say; empty where TOML can say all of it."""
+        if isinstance(self.penalty, type) and not is_importable(self.penalty):
+            return f"its class {import_name(self.penalty)} cannot be imported: define it in a module, outside of any function"
+        values = {"on": self.on, "schedule": self.schedule, **self.settings}
+        found = next((key for key, value in values.items() if isinstance(value, Held)), None)
+        return f"its {found} is {values[found]}, which is more than text and numbers" if found else ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -296,15 +441,16 @@ class TermSpec(Section):
         Raises:
             ValueError: the penalty is not known or does not take what was given.
         """
-        known = chargeables()
-        if self.penalty not in known:
-            raise ValueError(
-                f"there is no penalty {self.penalty!r}.{did_you_mean(self.penalty, known)} Known: {listed(known, 40)}"
-            )
-        others = ["how", "schedule", "warmup"]
-        charge: Chargeable = build_object(known[self.penalty], f"penalty {self.penalty!r}", self.settings, others)
-        schedule = strength_schedule(self.schedule, self.warmup, total_steps)
-        return charge.on(None if self.on == "weights" else self.on, how=self.how, schedule=schedule)
+        settings = {key: value.value if isinstance(value, Held) else value for key, value in self.settings.items()}
+        charge: Chargeable = build_object(
+            self.charge, f"penalty {self.name!r}", settings, ["how", "schedule", "warmup"]
+        )
+        if isinstance(self.schedule, Held):
+            schedule = None if total_steps is None else self.schedule.value
+        else:
+            schedule = strength_schedule(self.schedule, self.warmup, total_steps)
+        where = self.on.value if isinstance(self.on, Held) else self.on
+        return charge.on(None if where == "weights" else where, how=self.how, schedule=schedule)
 
 
 def build_object(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
@@ -313,11 +459,11 @@ def build_object(cls: type[Any], what: str, given: Mapping[str, Any], others: Se
     Raises:
         ValueError: something is missing, or not known.
     """
-    taken = [name for name, parameter in inspect.signature(cls).parameters.items() if writable(parameter)]
-    needed = [name for name in taken if inspect.signature(cls).parameters[name].default is inspect.Parameter.empty]
+    taken = inspect.signature(cls).parameters
+    needed = [name for name, parameter in taken.items() if parameter.default is inspect.Parameter.empty]
     if extra := [key for key in given if key not in taken]:
         hint = did_you_mean(extra[0], [*taken, *others])
-        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken)}")
+        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
     if missing := [key for key in needed if key not in given]:
         raise ValueError(f"{what} needs {listed(missing)}")
     return cls(**given)
@@ -336,23 +482,16 @@ def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Sche
     return named_schedule(name, total_steps, warmup)
 
 
-def writable(parameter: inspect.Parameter) -> bool:
-    """Whether a recipe can say this argument of a charge: numbers, text, and mappings of them, but no tensors."""
-    return parameter.name not in ("reference", "convention")
-
-
 def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
     """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
 
     Raises:
         ValueError: a value cannot be written as TOML.
     """
-    values = {key: _tuples(value) for key, value in given.items()}
+    values = {key: tuples(value) for key, value in given.items()}
     for key, value in values.items():
         parts = value.values() if tables and isinstance(value, Mapping) else (value,)
-        if key not in fields and not all(
-            isinstance(leaf, (bool, int, float, str)) for p in parts for leaf in _flat_in(p)
-        ):
+        if key not in fields and not isinstance(value, Held) and not all(map(sayable, parts)):
             raise ValueError(
                 f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
                 "out"
@@ -360,18 +499,9 @@ def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool = 
     return values
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth."""
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _flat_in(value: Any) -> Iterator[Any]:
-    """What nested tuples hold."""
-    if isinstance(value, tuple):
-        for part in value:
-            yield from _flat_in(part)
-    else:
-        yield value
+def _types(annotation: Any) -> set[Any]:
+    """What an annotation is made of."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
 
 
 class PlaceSpec(Section):
@@ -386,6 +516,12 @@ class PlaceSpec(Section):
     on: str | tuple[str, ...]
     schedule: str = "constant"
     warmup: Rate = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -409,41 +545,159 @@ class PlaceSpec(Section):
         Raises:
             ValueError: the kind is not known or does not take what was given.
         """
-        if self.kind not in NOISES:
-            raise ValueError(
-                f"there is no noise {self.kind!r}.{did_you_mean(self.kind, NOISES)} Known: {listed(NOISES, 20)}"
-            )
-        noise = build_object(NOISES[self.kind], f"noise {self.kind!r}", self.settings, ["schedule", "warmup"])
+        noise = made_noise(self.kind, self.settings, ["schedule", "warmup"])
         placed: Placed = noise.on(self.on, schedule=strength_schedule(self.schedule, self.warmup, total_steps))
         return placed
 
 
-class NoiseSpec(Section):
-    """Noise on inputs, labels, layers and gradients; 0 is off.
+def _number(kind: Kind, key: Key) -> tuple[Any, Any]:
+    """What the recipe takes for a key, and its default."""
+    taken = key.type or (Rate if kind.share else NonNegative)
+    return (taken | None if key.off is None else taken), key.off
+
+
+KEYS: Any = {key.name: _number(kind, key) for kind in keyed() for key in kind.keys}
+_Numbers: Any = create_model("_Numbers", __base__=Section, **KEYS)
+SIZES = {key.name: key for kind in keyed() for key in kind.keys if key.title}
+SAYS = {key.title: key.says for key in SIZES.values() if key.says}
+
+
+class NoiseSpec(_Numbers):  # type: ignore[misc]
+    """Noise on inputs, labels, layers and gradients; 0 is off. Its numbers are the keys of our kinds of noise.
+
+    In Python it may be a noise or a list of them: ``Recipe(noise=[wp.Dropout(0.2).on("encoder.*"), Mine(0.1)])``.
 
     Args:
-        dropout: rate of every dropout layer, in [0, 1); left out, the model keeps its own.
-        label_smoothing: in [0, 1).
-        input: standard deviation, in units of the inputs.
-        cutout: share of an image's area that is blanked, in [0, 1).
-        mixup, cutmix: concentration of the Beta distribution that two examples are mixed by. With both, one of them is drawn
-            each time, cutmix with probability ``switch_prob``.
-        switch_prob: in [0, 1], as in timm.
-        mix_mode: ``"batch"``: one weight and one of mixup and cutmix for each batch; ``"elem"``: for each example.
-        gradient: variance of noise on gradients at the first step; it dies out as ``1/(1 + t)^0.55``.
         places: noise on chosen modules and weights.
+        own: noise of a kind that is not ours. One that is known by a name may be written by it too: ``{"mine": 0.1}``.
     """
 
-    dropout: Rate | None = None
-    label_smoothing: Rate = 0.0
-    input: NonNegative = 0.0
-    cutout: Rate = 0.0
-    mixup: NonNegative = 0.0
-    cutmix: NonNegative = 0.0
-    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
-    mix_mode: MixMode = "batch"
-    gradient: NonNegative = 0.0
     places: tuple[PlaceSpec, ...] = ()
+    own: tuple[InstanceOf[Noise], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_keys(cls, given: Any) -> Any:
+        """Noises as keys, places or kinds of one's own; a known kind by its name."""
+        given = [given] if isinstance(given, (Noise, Placed)) else given
+        if isinstance(given, (list, tuple)):
+            given = {"own": given}
+        if not isinstance(given, Mapping):
+            return given
+        values = {key: value for key, value in given.items() if key not in THEIRS}
+        values["own"] = []
+        sizes = {key: value for key, value in given.items() if key in THEIRS}
+        for one in (_made_of(one) for one in given.get("own", ())):
+            if isinstance(one, Placed):
+                values["places"] = [*values.get("places", ()), _placed(one)]
+            elif one.keys:
+                values |= {key.name: getattr(one, key.field) for key in one.keys}
+            elif type(one) not in map(THEIRS.get, sizes):
+                values["own"].append(one)
+        values["own"] += [_made_of({"kind": key, THEIRS[key].size_field: size}) for key, size in sizes.items() if size]
+        values["own"].sort(key=lambda noise: (noise.order, noise.name))  # as it acts, however it was written
+        return values
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Kinds of one's own by their names and settings; as TOML by a key alone where that says it all."""
+        values: dict[str, Any] = write(self)
+        if self.own:
+            own = [{"kind": noise_name(type(one)), **vars(one)} for one in self.own]
+            alone = [len(one) == 2 and ":" not in one["kind"] and info.mode == "json" for one in own]
+            values |= {one["kind"]: noise.size for one, noise, key in zip(own, self.own, alone, strict=True) if key}
+            values["own"] = [one for one, key in zip(own, alone, strict=True) if not key]
+        return values if values.get("own") else {key: value for key, value in values.items() if key != "own"}
+
+    def __getattr__(self, name: str) -> Any:
+        """The size of a known kind of noise that is not ours."""
+        if name in THEIRS:
+            return next((one.size for one in self.own if type(one) is THEIRS[name]), 0.0)
+        return super().__getattr__(name)
+
+    @cached_property
+    def active(self) -> tuple[Noise, ...]:
+        """What is on and needs no place, in the order in which it acts."""
+        on = [kind for kind in keyed() if any(getattr(self, key.name) for key in kind.keys if key.title)]
+        ours = (kind(**{key.field: getattr(self, key.name) for key in kind.keys}) for kind in on)
+        return tuple(sorted((*ours, *(one for one in self.own if one.size)), key=lambda noise: noise.order))
+
+    def acting(self, *where: Where) -> tuple[Noise, ...]:
+        """What is on there and needs no place."""
+        return tuple(noise for noise in self.active if noise.acts in where)
+
+    def without(self, *where: Where) -> NoiseSpec:
+        """The same with nothing on there, the model's own dropout neither."""
+        numbers = {key.name: 0.0 for kind in keyed() if kind.acts in where for key in kind.keys if key.title}
+        places = [place for place in self.places if place.build().noise.acts not in where]
+        own = [noise for noise in self.own if noise.acts not in where]
+        return NoiseSpec(**{**self.model_dump(), **numbers, "places": places, "own": own})
+
+    def weaker(self, by: Callable[[float], float]) -> dict[str, Any]:
+        """The changes that make every size smaller; noise at places is taken out."""
+        numbers = {name: by(size) for name in SIZES if (size := getattr(self, name))}
+        own = [replace(one, **{one.size_field: by(one.size)}) for one in self.own]  # type: ignore[type-var]
+        return {**numbers, "places": [], **({"own": own} if own else {})}
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The size of everything that is on and needs no place, as histories and searches call it."""
+        ours = {key.title: getattr(self, name) for name, key in SIZES.items()}
+        return {name: float(size) for name, size in (ours | {one.name: one.size for one in self.own}).items() if size}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the cost is random by it; the model's own dropout is not looked at."""
+        return bool(self.places) or any(noise.random for noise in self.acting("inputs", "labels"))
+
+
+def _made_of(given: Any) -> Noise | Placed:
+    """A noise from its name and settings, as they were written.
+
+    Raises:
+        ValueError: it is none, its kind is not known, or it needs a place.
+    """
+    if isinstance(given, Mapping) and "kind" in given:
+        given = made_noise(given["kind"], {key: value for key, value in given.items() if key != "kind"})
+    if isinstance(given, Noise) and given.acts in PLACED and not given.keys:
+        raise ValueError(f"{given} needs a place. Write {given}.on(...)")
+    if not isinstance(given, (Noise, Placed)):
+        raise ValueError(
+            f"{described(given)} is no noise. Give a wp.Noise, or one that is bound to a place with .on(...)"
+        )
+    return given
+
+
+def _placed(given: Placed) -> dict[str, Any]:
+    """A noise at its place as a recipe writes it.
+
+    Raises:
+        ValueError: the place is a predicate or the schedule a function, which a recipe cannot write.
+    """
+    where = given.where
+    on = where.text if isinstance(where, Selector) and ROLES.get(where.text) is where else where
+    names = on if isinstance(on, (list, tuple)) else [on]
+    if given.schedule is not None or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{given} cannot be written in a recipe: give names or globs as its place, and no function as schedule"
+        )
+    return {"kind": noise_name(type(given.noise)), "on": on, **vars(given.noise)}
+
+
+def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = ()) -> Noise:
+    """A noise by its name in recipes.
+
+    Raises:
+        ValueError: the kind is not known or does not take what was given.
+    """
+    known = kinds()
+    if kind not in known:
+        hint = f"{did_you_mean(kind, known)} Known: {listed(known, 20)}"
+        if ":" in str(kind):
+            hint = " Import it, and give it a name with @wp.Noise.known_as"
+        raise ValueError(f"there is no noise {kind!r}.{hint}")
+    noise: Noise = build_object(known[kind], f"noise {kind!r}", settings, others)
+    return noise
 
 
 class SharpnessSpec(Section):
@@ -552,9 +806,14 @@ class Recipe(Section):
     lookahead: LookaheadSpec = LookaheadSpec()
     stopping: StoppingSpec = StoppingSpec()
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, (Term, Chargeable)) else given
+
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**meant(values))
         except ValidationError as error:
             raise RecipeError(explain_errors(error)) from None
 
@@ -577,7 +836,8 @@ class Recipe(Section):
             raise RecipeError(f"{where} is nested too deeply for a recipe.") from None
         check_schema(values.pop("schema", SCHEMA), SCHEMA, where.strip("'"), "recipe")
         try:
-            return cls(**values)
+            with importing():
+                return cls(**values)
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
 
@@ -585,9 +845,11 @@ class Recipe(Section):
         """The recipe as TOML: what differs from the defaults, and ``epochs``, ``batch_size`` and the optimizer always.
 
         Raises:
-            RecipeError: the schedule is a function, which TOML cannot say.
+            RecipeError: the schedule is a function, or a term holds what TOML cannot say; a class of one's own is written by its
+                import name.
         """
-        return self._toml(self.to_dict())
+        self._check_written()
+        return self._toml(self._shown())
 
     @staticmethod
     def _toml(values: dict[str, Any]) -> str:
@@ -600,23 +862,39 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists.
+        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+
+        JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
         Raises:
-            RecipeError: the schedule is a function, which they cannot say.
+            RecipeError: the schedule is a function, or a term holds what only Python can say.
         """
+        self._check_written()
+        found: dict[str, Any] = spelled(self._shown())
+        return found
+
+    def _check_written(self) -> None:
+        for term in self.terms:
+            if term.unsaid:
+                raise RecipeError(
+                    f"The term {term.name} cannot be written down: {term.unsaid}. Or keep the recipe in Python."
+                )
+        if isinstance(self.optimizer.name, type) and not is_importable(self.optimizer.name):
+            raise RecipeError(
+                f"The optimizer {import_name(self.optimizer.name)} cannot be imported, so it cannot be written down: define it in "
+                "a module, outside of any function. Or keep the recipe in Python."
+            )
         if isinstance(self.schedule.name, Custom):
             raise RecipeError(
                 f"The schedule {self.schedule.name} is a function, which cannot be written down. Take one of "
                 f"{listed(COURSES, 20)}, or keep the recipe in Python."
             )
-        return self._shown()
 
     def _shown(self) -> dict[str, Any]:
         """As `to_dict`, a function by its name."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         always = {"epochs": self.epochs, "batch_size": self.batch_size}
-        optimizer = {"name": self.optimizer.name, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
+        optimizer = {"name": self.optimizer.says, "lr": self.optimizer.lr, **values.pop("optimizer", {})}
         return {**always, **{k: v for k, v in values.items() if k not in always}, "optimizer": optimizer}
 
     def replace(self, **changes: Any) -> Recipe:
@@ -642,6 +920,11 @@ class Recipe(Section):
         """The terms with their penalties and selectors; strengths follow their schedules over ``total_steps``."""
         return [spec.build(total_steps) for spec in self.terms]
 
+    @property
+    def classes(self) -> list[type]:
+        """The classes that somebody wrote: of penalties, constraints and optimizers."""
+        return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
+
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
@@ -649,22 +932,21 @@ class Recipe(Section):
         found = {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
         if self.schedule.name != other.schedule.name:  # two functions may have one name
             found["schedule.name"] = (str(self.schedule.name), str(other.schedule.name))
+        if self.terms != other.terms and "terms" not in found:  # nor need two classes, or two tensors, read differently
+            found["terms"] = ([str(term.build()) for term in self.terms], [str(term.build()) for term in other.terms])
         return found
+
+    def __hash__(self) -> int:
+        return hash((self.epochs, self.batch_size, self.optimizer.name, self.optimizer.lr, self.terms))
 
     def describe(self) -> str:
         """One line for a person: the optimizer and everything that is switched on."""
-        parts = [f"{self.optimizer.name} lr {self.optimizer.lr:.2g}"]
+        parts = [f"{self.optimizer.title} lr {self.optimizer.lr:.2g}"]
         if self.schedule.name != "constant":
             parts.append(str(self.schedule.name))
-        parts += [t.penalty if t.strength is t.bound is None else f"{t.penalty} {t.amount:.2g}" for t in self.terms]
+        parts += [t.name if t.strength is t.bound is None else f"{t.name} {t.amount:.2g}" for t in self.terms]
         for label, value in (
-            ("dropout", self.noise.dropout),
-            ("smoothing", self.noise.label_smoothing),
-            ("input noise", self.noise.input),
-            ("cutout", self.noise.cutout),
-            ("mixup", self.noise.mixup),
-            ("cutmix", self.noise.cutmix),
-            ("gradient noise", self.noise.gradient),
+            *((SAYS.get(name, name.replace("_", " ")), size) for name, size in self.noise.sizes.items()),
             *((place.kind, place.amount) for place in self.noise.places),
             ("sharpness", self.sharpness.radius),
             ("lookahead", self.lookahead.every),

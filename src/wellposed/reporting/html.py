@@ -97,13 +97,29 @@ def render(record: dict[str, Any]) -> str:
     """
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
     tidy = clean_json(record)
-    source = importlib.resources.files("wellposed.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return str(_environment().from_string(source).render(**_view(tidy)))
+    return page("report.html.j2", _view(tidy))
+
+
+def page(template: str, view: dict[str, Any]) -> str:
+    """A page of this folder's template in the one style of all pages; every text of the view is escaped.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    themes = {"theme": drawing.theme(), "paper": drawing.variables(drawing.PAPER_THEME), "font": drawing.FONT}
+    return str(_environment().get_template(template).render(**view, **{k: _safe(v) for k, v in themes.items()}))
+
+
+def _safe(made: str) -> Any:
+    """What was made here, and holds nothing of a user's."""
+    return require("markupsafe", "report").Markup(made)
 
 
 def _environment() -> Any:
     jinja2 = require("jinja2", "report")
+    folder = importlib.resources.files("wellposed.reporting")
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -115,8 +131,13 @@ def _environment() -> Any:
         formats.number_or_text,
     )  # fmt: skip
     environment.filters.update({kind.__name__: kind for kind in kinds})
-    environment.filters["drawn"] = require("markupsafe", "report").Markup  # only what `figures` drew
+    environment.filters["drawn"] = _safe  # only what `drawing.drawn` made
     return environment
+
+
+def _sides(record: dict[str, Any]) -> dict[str, str]:
+    """What each side of the study is called; the baseline alone where it stayed the best, so that nothing is shown twice."""
+    return {side: SIDES[side] for side in verdict.sides(record)}
 
 
 def _view(record: dict[str, Any]) -> dict[str, Any]:
@@ -156,9 +177,10 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
     cells = []
     chose = f"{metric}; the search chose on these"
     for key, label, note in (("test", "on untouched rows", metric), ("valid", "on validation rows", chose)):
-        before, after = part(record, "baseline", key), part(record, "best", key)
-        if finite_numbers([number_or_nan(before), number_or_nan(after)]):
-            cells.append({"label": label, "before": formats.score(before), "value": formats.score(after), "note": note})
+        values = [part(record, side, key) for side in _sides(record)]
+        if finite_numbers([number_or_nan(value) for value in values]):
+            before = formats.score(values[0]) if len(values) == 2 else ""
+            cells.append({"label": label, "before": before, "value": formats.score(values[-1]), "note": note})
     tried = number_or_nan(record.get("recipes_tried"))
     if math.isfinite(tried):
         seconds = number_or_nan(record.get("seconds"))
@@ -179,13 +201,11 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     labels = {"constant": "constant", "linear": "linear model", "boosting": "boosting"}
     marks = [figures.Mark(labels[key], value, drawing.REFERENCE) for key, value in scores.items()]
-    for side, label, colour in (
-        ("baseline", "tuned baseline", drawing.BASELINE),
-        ("best", "best recipe", drawing.BEST),
-    ):
+    colours = {"baseline": drawing.BASELINE, "best": drawing.BEST}
+    for side, title in _sides(record).items():
         value = number_or_nan(part(record, side, "test"))
         if math.isfinite(value):
-            marks.append(figures.Mark(label, value, colour))
+            marks.append(figures.Mark(title.lower(), value, colours[side]))
     marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
     listed = ", ".join(f"{mark.label} {formats.score(mark.value)}" for mark in marks)
     label = f"{verdict.metric_name(record)} on the same untouched rows, best first: {listed}"
@@ -195,7 +215,7 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
 def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     """The facts and rows of each side that has any."""
     found = {}
-    for side in SIDES:
+    for side in _sides(record):
         history = mapping(part(record, "histories", side))
         if epochs := rows(history.get("rows")):
             found[side] = (mapping(history.get("facts")), epochs)
@@ -267,7 +287,8 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
             found[side] = pair
             constants.append(number_or_nan(facts.get("constant_loss")))
             errors.append(number_or_nan(row.get("valid_loss_se")))
-    budgets = {side: one for side in SIDES if waterfall.budget_bars(one := part(record, "error_budget", side))}
+    sides = _sides(record)
+    budgets = {side: one for side in sides if waterfall.budget_bars(one := part(record, "error_budget", side))}
     if not found and not budgets:
         return None
     constant = (finite_numbers(constants) or [math.nan])[0]
@@ -278,7 +299,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
         budget_panel.panel(side, title, budgets[side], wide)
         if side in budgets
         else {"side": title, "svg": _waterfall(side, *plain[side], frame, constant), "budget": False}
-        for side, title in SIDES.items()
+        for side, title in sides.items()
         if side in budgets or side in plain
     ]
     said = ""
@@ -299,7 +320,7 @@ def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float]
 def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The findings of each side: full ones where they are recorded, else their names."""
     sides = []
-    for side, title in SIDES.items():
+    for side, title in _sides(record).items():
         full = rows(part(record, "diagnoses", side, "findings"))
         findings = full or [{"name": name} for name in texts(part(record, side, "findings"), 80)]
         if findings:
@@ -324,17 +345,18 @@ def _finding(finding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
-    """What differs between the two recipes; None where the record does not say."""
+    """What differs between the two recipes; None where there is one, or the record does not say."""
+    if len(_sides(record)) == 1:
+        return None
     before, after = (text(part(record, side, "recipe"), 600) for side in SIDES)
-    differences = record.get("differences")
     pairs = [
         (text(key, 120), verdict.setting(change[0]), verdict.setting(change[1]))
-        for key, change in list(mapping(differences).items())[:200]
+        for key, change in list(mapping(record.get("differences")).items())[:200]
         if isinstance(change, list) and len(change) == 2
     ]
     if not (pairs or before or after):
         return None
-    return {"pairs": pairs, "known": isinstance(differences, dict), "before": before, "after": after}
+    return {"pairs": pairs, "before": before, "after": after}
 
 
 def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -436,7 +458,7 @@ def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
 def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Who is charged what: the best recipe's audit first."""
     audits = []
-    for side in ("best", "baseline"):
+    for side in reversed(_sides(record)):
         audit = mapping(part(record, "audits", side))
         lines = rows(audit.get("rows"))
         if lines:
@@ -464,7 +486,8 @@ def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The paired comparison on the untouched rows: its interval and each seed's scores."""
+    """The comparison on the untouched rows: its interval and each seed's scores."""
+    alone = len(_sides(record)) == 1
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     pairs = _pairs(record)
@@ -475,13 +498,14 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     for pair in pairs:
         pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))
-    drawable = all(math.isfinite(value) for value in (estimate, low, high))
+    drawable = not alone and all(math.isfinite(value) for value in (estimate, low, high))
     size, span = (
         formats.with_sign(estimate, decimals),
         f"{formats.format_decimals(low, decimals)} to {formats.format_decimals(high, decimals)}",
     )
     label = f"Improvement {size}, interval {span}"
     return {
+        "alone": alone,
         "svg": figures.interval("improvement", label, estimate, low, high, differences) if drawable else "",
         "pairs": pairs,
         "estimate": size,
@@ -532,7 +556,8 @@ def _reproduce(record: dict[str, Any]) -> dict[str, Any]:
         facts.append(("seeds of the pairs", seeds))
     if digest := text(part(record, "data", "sha256"), 128):
         facts.append(("data, SHA-256", digest))
-    recipes = {SIDES[side]: text(part(record, "recipes", side), TOML_LENGTH) for side in ("best", "baseline")}
+    sides = reversed(_sides(record).items())
+    recipes = {title: text(part(record, "recipes", side), TOML_LENGTH) for side, title in sides}
     return {
         "facts": facts,
         "command": text(record.get("command"), 2000),

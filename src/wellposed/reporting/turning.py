@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from wellposed.core import drawing
-from wellposed.core.errors import InputError, listed, require
+from wellposed.core.errors import InputError, listed
 from wellposed.core.files import write_atomically
-from wellposed.core.shared import exclusively
+from wellposed.core.records import clean_json
 from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_notes
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shorten_middle
 from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take
 from wellposed.reporting import figures as draw
+from wellposed.reporting.html import page
 
 KINDS = (".svg", ".png", ".html")
 MOST_PANELS = 12  # more are a wall; the table names the others
@@ -32,15 +33,6 @@ HEAD = 42  # units above a panel for the finding and the source
 GAP = 24  # units between panels
 DOTS_PER_INCH = 200
 LONGEST_SOURCE = 58  # signs of a source that fit above a panel
-LIGHT = {
-    "ink": "#1c2025", "muted": "#59616b", "line": "#dddfe2", "train": "#1768ac", "valid": "#c24e00", "baseline": "#686f79",
-    "best": "#0b7a5c", "reference": "#868d96", "card": "#ffffff", "paper": "#f6f5f2",
-}  # fmt: skip
-DARK = {
-    "ink": "#e7e9ec", "muted": "#a4acb6", "line": "#33383f", "train": "#6db3f2", "valid": "#f59b52", "baseline": "#a9b1bb",
-    "best": "#45cba0", "reference": "#89919b", "card": "#1a1d21", "paper": "#121417",
-}  # fmt: skip
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 
 
 @dataclass(frozen=True)
@@ -224,11 +216,6 @@ def _size(count: int) -> tuple[int, int]:
     return GAP + across * (drawing.WIDTH + GAP), GAP + down * (HEAD + HEIGHT + GAP)
 
 
-def _theme() -> str:
-    light, dark = ("; ".join(f"--{name}: {value}" for name, value in theme.items()) for theme in (LIGHT, DARK))
-    return f":root {{ color-scheme: light dark; {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
-
-
 def _svg(shown: Sequence[Diagnosis]) -> str:
     width, height = _size(len(shown))
     parts = []
@@ -246,27 +233,20 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
-        f"<style>{_theme()} text {{ font-family: {FONT}; font-variant-numeric: tabular-nums }}"
+        f"<style>{drawing.theme()} text {{ font-family: {drawing.FONT}; font-variant-numeric: tabular-nums }}"
         ".plot { overflow: visible }</style>"
         f'<rect width="100%" height="100%" style="fill: var(--card)"/>{"".join(parts)}</svg>\n'
     )
 
 
 def _png(shown: Sequence[Diagnosis]) -> bytes:
-    matplotlib = require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    canvas = require("matplotlib.backends.backend_agg", "report")
     width, height = _size(len(shown))
-    named = {f"{sentinel}": LIGHT[name] for sentinel, name in drawing.VARIABLES.items()}
-    colour = Ink(**{name: LIGHT[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
+    light = drawing.LIGHT
+    named = {sentinel: light[name] for sentinel, name in drawing.VARIABLES.items()}
+    colour = Ink(**{name: light[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in drawing.STYLE.items()}
-    with exclusively(), matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style)
-        figure = figures.Figure(
-            figsize=(width / drawing.POINTS_PER_INCH, height / drawing.POINTS_PER_INCH), facecolor=LIGHT["card"]
-        )
-        canvas.FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    with drawing.canvas("agg", width, height, style | {"figure.facecolor": light["card"]}) as figure:
         for one, (x, y) in zip(shown, _places(len(shown)), strict=True):
             base = height - y - HEAD - HEIGHT
             inside = HEIGHT - BOTTOM - drawing.TOP
@@ -276,64 +256,39 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
                 (drawing.WIDTH - LEFT - RIGHT) / width,
                 inside / height,
             )
-            axes = figure.add_axes(box, facecolor=LIGHT["card"])
+            axes = figure.add_axes(box, facecolor=light["card"])
             _paint(one, colour)(axes)
-            figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=LIGHT["ink"])
+            figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=light["ink"])
             source = shorten_middle(visible(one.source), LONGEST_SOURCE)
-            figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=LIGHT["muted"])
+            figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=light["muted"])
         drawing.replace_missing_signs(figure, back=False)
-        out = io.BytesIO()
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
 
 
-PAGE_STYLE = """
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 FONT; overflow-wrap: anywhere; }
-body { font-variant-numeric: tabular-nums; }
-main { max-width: 60rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem) clamp(1rem, 4vw, 2.5rem) 4rem; }
-h1 { font-size: clamp(1.4rem, 1.05rem + 1.6vw, 2rem); line-height: 1.2; letter-spacing: -.015em; margin: 0 0 1.5rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.25rem; margin-top: 1rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2rem; align-items: start; }
-h2 { font-size: 1.125rem; margin: 0; } h2 + p { margin: .1rem 0 .75rem; color: var(--muted); font-size: .875rem; }
-h3 { font-size: 1rem; margin: 0; } h3 span { font-weight: 400; color: var(--muted); font-size: .8125rem; }
-.finding + .finding { margin-top: .9rem; padding-top: .9rem; border-top: 1px solid var(--line); }
-.finding p { margin: .25rem 0 0; } .turn { margin: 0 0 1rem; }
-details { margin-top: .9rem; font-size: .875rem; color: var(--muted); } summary { cursor: pointer; }
-figure { margin: 0; } ul { margin: .4rem 0 0; padding-left: 1.1rem; }
-.plot { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; } .plot text { font-family: inherit; }
-""".replace("FONT", FONT)
-
-
 def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
     title = f"{len(found)} sources, the worst first" if len(found) > 1 else _heading(shown[0])
-    more = len(found) - len(shown)
-    rest = f"<p>{more} more, less severe than these, are not drawn.</p>" if more else ""
-    cards = "".join(_card(one, number) for number, one in enumerate(shown))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{escape_html(title)} – wellposed diagnose</title><style>{_theme()}{PAGE_STYLE}</style></head>"
-        f"<body><main><h1>{escape_html(title)}</h1>{cards}{rest}</main></body></html>\n"
-    )
+    cards = [clean_json(_card(one)) | {"panel": _panel(one, number)} for number, one in enumerate(shown)]
+    return page("curves.html.j2", {"title": title, "cards": cards, "more": len(found) - len(shown)})
 
 
-def _card(one: Diagnosis, number: int) -> str:
-    turned = one.turn
-    said = f'<p class="turn">{escape_html(turned.says(one.axis))}</p>' if turned is not None else ""
-    findings = "".join(
-        f'<div class="finding"><h3>{escape_html(f.name)} <span>confidence {f.confidence:.2f} · '
-        f"{escape_html(f.axis)} | {escape_html(f.pulls)}</span></h3><p>{escape_html(f.says)}</p>"
-        f"<p><b>Next:</b> {escape_html(f.lever)}.</p></div>"
-        for f in one
-    )
-    told = "".join(
-        f"<details><summary>{name}</summary><ul>{''.join(f'<li>{escape_html(text)}</li>' for text in texts)}</ul></details>"
-        for name, texts in (("How it was read", reading_notes(one.curves)), ("Not known from these curves", one.limits))
-        if texts
-    )
-    count = f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}"
-    return (
-        f"<article><h2>{escape_html(', '.join(one.names))}</h2><p>{escape_html(one.source)} · {count}</p>"
-        f'<div class="pair"><figure>{_panel(one, number)}</figure><div>{said}{findings}{told}</div></div></article>'
-    )
+def _card(one: Diagnosis) -> dict[str, Any]:
+    """What the page says of one source."""
+    return {
+        "names": ", ".join(one.names),
+        "source": one.source,
+        "count": f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}",
+        "turn": "" if one.turn is None else one.turn.says(one.axis),
+        "findings": [
+            {
+                "name": f.name,
+                "confidence": f.confidence,
+                "axis": f.axis,
+                "pulls": f.pulls,
+                "says": f.says,
+                "lever": f.lever,
+            }
+            for f in one
+        ],
+        "told": {"How it was read": reading_notes(one.curves), "Not known from these curves": list(one.limits)},
+    }

@@ -21,6 +21,7 @@ from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
 from wellposed.statistics.intervals import Interval, crossed_interval
 from wellposed.statistics.student import student_quantile
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 LEVEL = 0.95
@@ -191,4 +192,4 @@ def scores(
 
 def ended_by_itself(run: Run | None) -> bool:
     """Whether a run was trained to its own end."""
-    return run is not None and run.stopped != "budget"
+    return run is not None and run.stopped != Stopped.BUDGET

@@ -16,6 +16,7 @@ from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search.runner import Bench
 from wellposed.study.trials import Trial
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 MOST_ADVICE = 3
@@ -33,7 +34,7 @@ def first_changes(bench: Bench, baseline: Recipe) -> list[tuple[str, Change]]:
     found: list[tuple[str, Change]] = []
     tried = [baseline]
     for name in bench.state.findings:
-        for change in changes_for(name, baseline, room):
+        for change in changes_for(name, baseline, room, bench.rules):
             trained = change.recipe.replace(epochs=baseline.epochs, stopping=baseline.stopping)
             if trained not in tried:
                 tried.append(trained)
@@ -116,5 +117,5 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
         if advice["low"] is None
         else "no difference beyond the noise of the rows"
     )
-    early = " Halving stopped it early." if advice["stopped"] == "culled" else ""
+    early = " Halving stopped it early." if advice["stopped"] == Stopped.CULLED else ""
     return f"{began}. Validation loss {advice['before']:.4g} -> {advice['after']:.4g}: {verdict}.{early}"

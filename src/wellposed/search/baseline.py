@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from wellposed.core.errors import ProblemError, listed
 from wellposed.core.progress import emit
-from wellposed.diagnosis.diagnose import diagnose
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.playbook import edge_note
@@ -83,7 +82,7 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
             if run is None and bench.state.confirmed:
                 break  # the baseline of a study that goes on, and what was seen of it then
             late = bench.account.timed and bench.account.spent >= bench.until(budget_split.SEARCH)
-            bench.state.findings = trial.findings if run is None or late else diagnose(run).names
+            bench.state.findings = trial.findings if run is None or late else bench.diagnosed(run).names
             bench.keep()
     return bench.state.findings
 

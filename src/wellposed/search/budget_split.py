@@ -22,6 +22,8 @@ LATEST, ENDS = 1.0, 1.2
 WRITING, MOST_WRITING = 2.5, 0.25
 """Seconds in which a machine that does nothing else looks at the last runs, writes all files and draws the page; and the largest
 share of a budget that is kept for it there, so that a budget of a few seconds still trains."""
+DRAWING = 1.5
+"""Of these seconds, what the figures take, and the end of the process."""
 SLOWEST = 8.0
 """How many times slower than alone the writing is expected to be at most."""
 STARTED = 0.25

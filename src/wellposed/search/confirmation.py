@@ -15,9 +15,10 @@ from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
-from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level
+from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level, of_itself
 from wellposed.study.fingerprint import content_digest
 from wellposed.study.ranking import ended_usable
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 PAIRS = (4, 5, 10)
@@ -87,11 +88,11 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
     if bench.account.budget.none and pairs and not ended_usable(pairs[0][0]):
         raise divergence_error([baseline.optimizer.lr])
     if found.pairs and not bench.interrupted:
-        score_test_rows(bench, found, whole=bool(pairs))
+        look_at_test_rows(bench, found, whole=bool(pairs))
     return found
 
 
-def score_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
+def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
     """Look at the test rows. A best recipe that diverged gives its place to the baseline."""
     tested = [(ours.row_scores("test"), ours.row_scores("test") if theirs is ours else theirs.row_scores("test"))
               for ours, theirs in found.pairs]  # fmt: skip
@@ -103,14 +104,17 @@ def score_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
         found.pairs = [(ours, ours) for ours, _ in found.pairs]
         tested = [(ours, ours) for ours, _ in tested]
     found.tested = tested
-    found.looks = another_look(bench)
+    found.looks = count_look(bench)
     if whole:
         # Only a gain counts, so the error of a two-sided interval is one-sided: its level may use twice ALPHA.
         level = look_level(found.looks, 2.0 * ALPHA)
-        found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
+        if found.best == found.baseline:
+            found.interval = of_itself(np.stack([scores for scores, _ in tested], axis=1), level)
+        else:
+            found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
 
 
-def another_look(bench: Bench) -> int:
+def count_look(bench: Bench) -> int:
     """The number of this look at the test rows. It is written down before anything is shown; a process that was killed in
     between showed nothing, and its look is made again as the same."""
     state, rows = bench.state, content_digest(bench.problem.prepared.test).hex()
@@ -178,5 +182,5 @@ def trained_pairs(
     for place in range(0, len(runs), len(recipes)):
         ours, theirs = runs[place], runs[place + len(recipes) - 1]
         if ours is not None and theirs is not None:
-            (cut if "budget" in (ours.stopped, theirs.stopped) else whole).append((ours, theirs))
+            (cut if Stopped.BUDGET in (ours.stopped, theirs.stopped) else whole).append((ours, theirs))
     return whole, cut

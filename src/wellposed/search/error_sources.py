@@ -12,6 +12,7 @@ from wellposed.core.progress import emit
 from wellposed.decomposition.error_budget import error_budget, least_seconds
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 SHORTEST = 4.0
@@ -65,7 +66,7 @@ def time_left(bench: Bench) -> float:
 
 def plan_budget(bench: Bench, shown: Confirmed, name: str, side: int) -> PlannedBudget | None:
     """The budget of one side of the confirmation, of fewer runs where that makes it fit; None where no run ended by itself."""
-    runs = [pair[side] for pair in shown.pairs if pair[side].stopped in ("epochs", "patience")][:MOST_RUNS]
+    runs = [pair[side] for pair in shown.pairs if pair[side].stopped in (Stopped.EPOCHS, Stopped.PATIENCE)][:MOST_RUNS]
     if not runs:
         return None
     for some in dict.fromkeys((len(runs), min(len(runs), FEWEST_RUNS))):

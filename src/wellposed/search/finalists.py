@@ -12,6 +12,7 @@ from wellposed.search import budget_split
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
 from wellposed.study.trials import rank_trials
+from wellposed.training.history import Stopped
 
 SIZES = ((8, 3), (5, 3), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
 """How many finalists there are with how many seeds, where there is time: the first that fits."""
@@ -27,12 +28,14 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         first = [
             t
             for t in bench.state.of("baseline", "search")
-            if t.built != baseline and t.stopped not in ("culled", "budget")
+            if t.built != baseline and t.stopped not in (Stopped.CULLED, Stopped.BUDGET)
         ]
         own = [t for t in bench.state.of("baseline") if t.built == baseline]
         return max([*own, *first], key=bench.rank).built if own else baseline
     searched = rank_trials(bench.state.of("search"), bench.sign)
-    several = list({trial.built.to_toml(): trial.built for trial in searched if trial.stopped != "culled"}.values())
+    several = list(
+        {trial.built.to_toml(): trial.built for trial in searched if trial.stopped != Stopped.CULLED}.values()
+    )
     count, seeds, epochs, rows = plan_finalists(bench, [baseline, *several], len(searched), epochs)
     candidates = [baseline, *several[:count]]
     lot = [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.progress import emit
-from wellposed.diagnosis.diagnose import Diagnosis, diagnose
+from wellposed.diagnosis.diagnose import Diagnosis, own_rules
+from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import ENGINES
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
@@ -58,13 +60,14 @@ CUT = {
 def improve(
     problem: Problem,
     budget: str | Budget = "5m",
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
     *,
     recipe: Recipe | str | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
     resume: bool = False,
+    rules: Sequence[Rule | type[Rule]] = (),
     command: str = "wp.improve",
     began: float | None = None,
 ) -> Study:
@@ -78,8 +81,9 @@ def improve(
             budget in minutes bounds the wall-clock of everything here, confirmation included.
         seed: of the proposals and of the runs.
         out: a folder for the study; None keeps it in memory.
-        recipe: one of your own, tried first.
+        recipe: one of your own, tried first. Of penalties and constraints in it that you wrote, other sizes are tried too.
         engine: where recipes are trained: ``auto``, ``inprocess``, ``processes`` or ``ray``.
+        rules: of your own, asked beside ours what holds a run back; what they advise is tried first too.
         began: value of ``time.monotonic()`` when the clock of the budget started; None is now.
         resume: go on with the study in ``out``, with a larger budget than it has spent: its trials are kept, and the
             confirmation counts as another look.
@@ -99,7 +103,7 @@ def improve(
         elif resume:
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
-        search = Search(problem, account, seed, folder, resolve_device(device), resume, engine)
+        search = Search(problem, account, seed, folder, resolve_device(device), resume, engine, own_rules(rules))
         if recipe is not None:
             search.own = as_recipe(recipe)
             search.own.to_dict()  # refuses what a study could not write down
@@ -108,6 +112,7 @@ def improve(
             study.folder = folder
             study.save(folder)
             search.close()
+        study.late = search.bench.late()
     return study
 
 
@@ -123,6 +128,7 @@ class Search:
         device: torch.device,
         resume: bool,
         engine: str = "auto",
+        rules: Sequence[Rule] = (),
     ) -> None:
         own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
         if problem.data.test is None:
@@ -134,7 +140,7 @@ class Search:
             state, account = resume_study(folder, state, account, problem, budget_split.SEARCH)
         self.problem, self.account, self.folder = problem, account, folder
         self.own: Recipe | None = None
-        self.bench = Bench(problem, account, state, folder, device, engine)
+        self.bench = Bench(problem, account, state, folder, device, engine, rules)
         self.space: Space | None = None
 
     def run(self, command: str) -> Study:
@@ -199,7 +205,7 @@ class Search:
         """The space around the baseline; None after Ctrl-C."""
         bench = self.bench
         try:
-            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges)
+            return Space(self.problem, baseline, findings_of(bench, baseline), bench.state.ranges, self.own)
         except KeyboardInterrupt:
             bench.interrupted = True
             return None
@@ -230,11 +236,11 @@ class Search:
     def diagnosed(self, run: Run) -> Diagnosis:
         """What holds a run back, seen from inside; by its curves alone where the time is over."""
         if not self.account.timed or self.account.spent < budget_split.LATEST:
-            return diagnose(run)
+            return self.bench.diagnosed(run)
         said = "There was no time to look inside the models: the diagnoses are of their curves alone."
         if said not in self.bench.notes:
             self.bench.notes.append(said)
-        return diagnose(run.history)
+        return self.bench.diagnosed(run.history)
 
     def _say_shortfall(self) -> None:
         notes, failed = self.bench.notes, self.bench.state.failed

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wellposed.recipe.recipe import Recipe
+from wellposed.noise.noise import PLACED, SearchedNoise, kinds
+from wellposed.penalties.base import Chargeable, Constraint, FunctionalPenalty
+from wellposed.recipe.recipe import Recipe, TermSpec, chargeables
 
 Values = dict[str, Any]
 """A recipe in the making, as the arguments of `Recipe`."""
@@ -88,7 +90,7 @@ class Setting(Ingredient):
 class Charge(Ingredient):
     """A term; ``amount`` names its size, ``settings`` what else it is made with."""
 
-    penalty: str
+    penalty: str | type[Chargeable]
     amount: str = "strength"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,33 +130,46 @@ def _set(values: Values, path: str, value: Any) -> None:
     (values.setdefault(section, {}) if section else values)[key] = value
 
 
-INGREDIENTS: tuple[Ingredient, ...] = (
-    Charge(name="l2", penalty="l2", low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5),
-    Charge(name="l1", penalty="l1", low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.12),
-    Charge(
-        name="group_l2", penalty="group_l2", settings={"by": "input", "on": "inputs"},
-        low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08,
-    ),
-    Charge(
-        name="max_norm", penalty="max_norm", amount="bound", without=("group_l2",),
-        low=1.0, high=4.0, least=0.1, most=30.0, odds=0.1,
-    ),
-    Charge(name="confidence", penalty="confidence", low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05),
-    Setting(name="dropout", path="noise.dropout", off=None, low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False),
-    Setting(name="label_smoothing", path="noise.label_smoothing", low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25),
-    Setting(name="input_noise", path="noise.input", low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25),
-    Setting(name="mixup", path="noise.mixup", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15),
-    Setting(name="cutmix", path="noise.cutmix", low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",)),
-    Setting(name="cutout", path="noise.cutout", low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False),
-    Setting(name="gradient_noise", path="noise.gradient", low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04),
-    Place(
-        name="drop_connect", kind="drop_connect", amount="rate",
-        low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04,
-    ),
-    Place(
-        name="weight_noise", kind="weight_noise", amount="std",
-        low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04,
-    ),
+def _charges() -> list[Charge]:
+    """The charges that say what a search tries of them: penalties of weights, then their constraints, then penalties of
+    outputs; of each the likelier first."""
+    declared = [(name, cls, searched) for name, cls in chargeables().items() if (searched := vars(cls).get("searched"))]
+    declared.sort(key=lambda one: (issubclass(one[1], FunctionalPenalty), issubclass(one[1], Constraint), -one[2].odds))
+    return [Charge(name=name, penalty=name, **vars(searched)) for name, _, searched in declared]
+
+
+WITHIN, AT_MOST = 10.0, 1000.0
+"""The size of a charge that somebody wrote is tried within the first factor of that in their recipe, and widened to the second."""
+OWN_ODDS = 0.3
+
+
+def own_charges(recipe: Recipe | None) -> tuple[Charge, ...]:
+    """The charges in a recipe that somebody wrote, with the settings that they have there."""
+    terms = {} if recipe is None else {term.penalty: term for term in recipe.terms if isinstance(term.penalty, type)}
+    return tuple(charge for term in terms.values() if (charge := _own(term)) is not None)
+
+
+def _own(term: TermSpec) -> Charge | None:
+    """None where it has no size that could be tried."""
+    declared, size = vars(term.penalty).get("searched"), term.amount
+    known = {ingredient.name for ingredient in ingredients()}
+    name = term.name if term.name not in known else f"own_{term.name}"
+    if declared is not None:
+        amount, given = declared.amount, vars(declared)
+    elif size:
+        amount = "strength" if term.strength is not None else "bound"
+        ends = {"low": size / WITHIN, "high": size * WITHIN, "least": size / AT_MOST, "most": size * AT_MOST}
+        given = {**ends, "odds": OWN_ODDS}
+    else:
+        return None
+    settings = {k: v for k, v in term.model_dump(exclude_defaults=True).items() if k not in ("penalty", amount)}
+    return Charge(**{"name": name, "penalty": term.penalty, "amount": amount, **given, "settings": settings})
+
+
+TERMS: tuple[Ingredient, ...] = tuple(_charges())
+"""What weights are charged."""
+
+WAYS: tuple[Ingredient, ...] = (
     Setting(
         name="ema", path="averaging.ema", rest=True, regularizes=False,
         low=1e-3, high=3e-2, least=2e-4, most=0.2, odds=0.4,
@@ -173,7 +188,32 @@ INGREDIENTS: tuple[Ingredient, ...] = (
     ),
     Setting(name="clip", path="clip", regularizes=False, low=0.3, high=3.0, least=0.01, most=30.0, odds=0.25),
 )  # fmt: skip
-"""Everything that a cocktail may contain, declared once: the sampler, the widening and the ablation read it here."""
+"""How the cost is minimized."""
+
+
+def ingredients() -> tuple[Ingredient, ...]:
+    """Everything that a cocktail may contain, declared once: the sampler, the widening and the ablation read it here."""
+    return (*TERMS, *noises(), *WAYS)
+
+
+def noises() -> list[Ingredient]:
+    """The kinds of noise that say how a search tries them."""
+    found: list[tuple[int, Ingredient]] = []
+    for name, kind in kinds().items():
+        for key in kind.keys:
+            if how := key.searched:
+                setting = Setting(name=key.title, path=f"noise.{key.name}", off=key.off, **_ranges(how))
+                found.append((how.rank, setting))
+        if how := kind.searched:
+            if kind.acts in PLACED:
+                found.append((how.rank, Place(name=name, kind=name, amount=kind.size_field, **_ranges(how))))
+            else:
+                found.append((how.rank, Setting(name=name, path=f"noise.{name}", **_ranges(how))))
+    return [ingredient for _, ingredient in sorted(found, key=lambda one: one[0])]
+
+
+def _ranges(how: SearchedNoise) -> dict[str, Any]:
+    return {key: value for key, value in vars(how).items() if key != "rank"}
 
 
 @dataclass(frozen=True)
@@ -212,5 +252,5 @@ def parts(baseline: Recipe) -> tuple[FixedPart, ...]:
 
 def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | FixedPart]:
     """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
-    everything: tuple[Ingredient | FixedPart, ...] = (*INGREDIENTS, *parts(baseline))
+    everything: tuple[Ingredient | FixedPart, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
     return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]

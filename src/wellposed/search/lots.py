@@ -13,13 +13,14 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split, playbook
 from wellposed.search.advised_trials import first_changes, measure_against, note_advice
 from wellposed.search.confirmation import PAIRS
-from wellposed.search.proposals import Proposals, Told
+from wellposed.search.proposals import Proposals, TrialResult
 from wellposed.search.runner import Bench, PlannedTrial
 from wellposed.search.space import Point, Space
 from wellposed.search.successive_halving import Halving
 from wellposed.search.timing import with_epochs
 from wellposed.study.ranking import WORST
 from wellposed.study.trials import Pending, Trial
+from wellposed.training.history import Stopped
 
 LOTS, FEWEST_TOGETHER, MOST_TOGETHER = 5, 4, 48
 """Lots that a search has at least, where it has enough recipes for them, and how many recipes one has."""
@@ -130,7 +131,7 @@ class Rounds:
         """The lot of the search that is being trained."""
         return [pending for pending in self.bench.state.pending if pending.kind == "search"]
 
-    def told(self) -> list[Told]:
+    def told(self) -> list[TrialResult]:
         """What became of every point so far, the baseline's own among them."""
         found = []
         for trial in self.bench.state.of("baseline", "search"):
@@ -138,8 +139,8 @@ class Rounds:
             if trial.kind == "baseline":
                 point = self.space.plain(trial.built.optimizer.lr)
             if point:
-                culled = trial.epochs if trial.stopped == "culled" else None
-                found.append(Told(point, WORST if trial.diverged else self.bench.rank(trial), culled))
+                culled = trial.epochs if trial.stopped == Stopped.CULLED else None
+                found.append(TrialResult(point, WORST if trial.diverged else self.bench.rank(trial), culled))
         return found
 
     def plan_lot(self) -> None:
@@ -178,7 +179,7 @@ class Rounds:
         state.lots += 1
         self.bench.keep()
 
-    def group(self, lot: int, number: int, told: Sequence[Told], count: int) -> tuple[Point, int]:
+    def group(self, lot: int, number: int, told: Sequence[TrialResult], count: int) -> tuple[Point, int]:
         """The shared settings of a group, and how many recipes of it fit; slow ones get fewer, too slow ones are passed over."""
         bench = self.bench
         if not bench.account.timed:

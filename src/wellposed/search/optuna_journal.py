@@ -1,7 +1,7 @@
 """The trials for Optuna's own tools, in the study's folder: ``optuna-dashboard optuna.journal`` opens it.
 
-`state` is the truth. A trial is written here in one line when it has ended, so that none is ever left running; what a killed
-process did not write is added when the study goes on, and a file that does not fit the state is made anew from it.
+`state` is the truth. A trial is written here in one line when it has ended, so that none is ever left running; when a study
+goes on, the file is made anew from the state, whatever a killed process or somebody else left in it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import FormatError, require
+from wellposed.core.errors import require
 from wellposed.core.files import open_for_appending, replace
-from wellposed.core.reading import read_bytes
 from wellposed.search.proposals import choices_of, quietly, to_optuna
 from wellposed.search.space import Space
 from wellposed.study.trials import Trial
+from wellposed.training.history import Stopped
 
 FILE = "optuna.journal"
 KINDS = ("baseline", "search")
@@ -39,58 +39,21 @@ class Journal:
         self._space: Space | None = None
 
     def open(self, space: Space, trials: Iterable[Trial]) -> None:
-        """Bring the file to these trials: what is missing is added; one that is damaged or has others is made anew."""
+        """Make the file anew from the trials of the state, whatever it held; in place at once, when it is whole."""
         self._space = space
-        wanted = {trial.index: trial for trial in trials if trial.kind in KINDS}
         for stale in self.path.parent.glob(f"{FILE}.*"):  # of a process that was killed: nobody else is in the folder
             stale.unlink()
+        fresh = self.path.with_name(f"{FILE}.new")
         with quietly():
-            held = self._held()
-            if held is None or not held <= set(wanted):
-                self._rewrite(wanted.values())
-                return
+            self._opened(fresh).add_trials([self._frozen(trial) for trial in trials if trial.kind in KINDS])
+            replace(fresh, self.path)
             self._study = self._opened(self.path)
-            for index in sorted(set(wanted) - held):
-                self._study.add_trial(self._frozen(wanted[index]))
 
     def add(self, trial: Trial) -> None:
         """Write a trial that has ended; before `open` nothing is written, and `open` does it."""
         if trial.kind in KINDS and self._study is not None:
             with quietly():
                 self._study.add_trial(self._frozen(trial))
-
-    def _held(self) -> set[int] | None:
-        """The numbers of the trials in the file; None where it is missing, damaged, or no journal of ours."""
-        try:
-            content = read_bytes(self.path, "JSON", FormatError)
-        except FormatError:
-            return None
-        if not content.endswith(b"\n"):  # the last line of a process that was killed while it wrote
-            return None
-        held = set()
-        try:
-            for line in content.splitlines():
-                attributes = json.loads(line).get("user_attrs")
-                if attributes:
-                    held.add(int(attributes["trial"]))
-            if held != {trial.user_attrs["trial"] for trial in self._opened(self.path).trials}:
-                return None
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            AssertionError,
-        ):  # a stranger's link is a ValueError too
-            return None
-        return held
-
-    def _rewrite(self, trials: Iterable[Trial]) -> None:
-        fresh = self.path.with_name(f"{FILE}.new")
-        study = self._opened(fresh)
-        study.add_trials([self._frozen(trial) for trial in trials])
-        replace(fresh, self.path)
-        self._study = self._opened(self.path)
 
     def _opened(self, path: Path) -> Any:
         optuna = require("optuna", "search")
@@ -104,7 +67,7 @@ class Journal:
         """The trial as Optuna keeps it: one that diverged has failed, one that halving stopped is pruned."""
         optuna = require("optuna", "search")
         states = optuna.trial.TrialState
-        state = states.FAIL if trial.diverged else states.PRUNED if trial.stopped == "culled" else states.COMPLETE
+        state = states.FAIL if trial.diverged else states.PRUNED if trial.stopped == Stopped.CULLED else states.COMPLETE
         score = trial.valid if math.isfinite(trial.valid) else trial.valid_loss
         sign = 1.0 if self.maximize else -1.0
         rungs = {int(epoch): sign * rank for epoch, rank, _ in trial.rungs if rank is not None and math.isfinite(rank)}

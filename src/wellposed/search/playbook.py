@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from wellposed.search.space import Dimension, Space
 from wellposed.study.ranking import WORST
 from wellposed.study.trials import Trial
+from wellposed.training.history import Stopped
 
 BEST_OF = 8
 """Trials from which a best point at the border says something about the range."""
@@ -22,7 +23,7 @@ REMEDIES = "warm it up, clip gradients, take another optimizer, or normalize ins
 
 def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[Dimension]:
     """Dimensions whose best point lies at the border of their range, widened there."""
-    known = [trial for trial in trials if trial.params and trial.rank(sign) > WORST and trial.stopped != "culled"]
+    known = [trial for trial in trials if trial.params and trial.rank(sign) > WORST and trial.stopped != Stopped.CULLED]
     if len(known) < BEST_OF:
         return []
     best = max(known, key=lambda trial: trial.rank(sign))
@@ -80,6 +81,6 @@ def edge_note(trials: Sequence[Trial], sign: float, whose: str) -> str:
     if not higher or not rates[higher[0]]:
         return ""
     return (
-        f"The best learning rate of {whose}, {optimizer.lr:g} with {optimizer.name}, stands at the edge of divergence: "
+        f"The best learning rate of {whose}, {optimizer.lr:g} with {optimizer.title}, stands at the edge of divergence: "
         f"{higher[0]:g} diverged. That is a problem of stability to be solved first: {REMEDIES}; then tune the rate again."
     )

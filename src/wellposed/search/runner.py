@@ -15,7 +15,8 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, WellposedError
 from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
-from wellposed.diagnosis.diagnose import diagnose
+from wellposed.diagnosis.diagnose import Diagnosis, diagnose
+from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job, Outcome
 from wellposed.recipe.recipe import Recipe
@@ -27,6 +28,7 @@ from wellposed.search.timing import Pace, TrialTiming
 from wellposed.study.budget import Account
 from wellposed.study.ranking import Rank, chosen_row, ended_usable, shown_score, sign_of
 from wellposed.study.trials import BOOKED, FailedTrial, Pending, State, Trial
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -63,10 +65,17 @@ class Bench:
     """
 
     def __init__(
-        self, problem: Problem, account: Account, state: State, folder: Path | None, device: torch.device, engine: str
+        self,
+        problem: Problem,
+        account: Account,
+        state: State,
+        folder: Path | None,
+        device: torch.device,
+        engine: str,
+        rules: Sequence[Rule] = (),
     ) -> None:
         self.problem, self.account, self.state, self.folder = problem, account, state, folder
-        self.device, self.engine, self.seed = device, engine, state.seed
+        self.device, self.engine, self.seed, self.rules = device, engine, state.seed, rules
         self.pace = Pace(problem, account, device)
         self.sign = sign_of(problem)
         self.journal = None if folder is None else Journal(folder, self.sign > 0)
@@ -75,7 +84,7 @@ class Bench:
         self.interrupted = False
         self.cut: Run | None = None
         self.before, self.start = state.seconds, 0.0
-        self.slower, self.seen = 1.0, (time.monotonic() - time.process_time(), 0.0)
+        self.slower, self.seen = 1.0, (time.monotonic(), busy_seconds())
         self.cut_short: dict[str, int] = {}
         self.booked = {trial.index for trial in state.of(*BOOKED)}
         self.numbered: set[int] = set()
@@ -101,6 +110,15 @@ class Bench:
     def latest(self) -> float:
         """The share of the budget by which any training is cut, so that all is written in time."""
         return budget_split.ENDS - self.writing / self.account.budget.amount if self.account.timed else math.inf
+
+    def late(self) -> bool:
+        """Whether figures would be drawn when all should have been written."""
+        self.look_around()
+        account = self.account
+        return (
+            account.timed
+            and account.elapsed + self.slower * budget_split.DRAWING > budget_split.ENDS * account.budget.amount
+        )
 
     @property
     def total(self) -> int:
@@ -208,7 +226,7 @@ class Bench:
         except KeyboardInterrupt:  # before the first step
             self.interrupted = True
             return runs
-        if len(outcomes) < len(jobs) or any(getattr(o, "stopped", "") == "interrupted" for o in outcomes):
+        if len(outcomes) < len(jobs) or any(getattr(o, "stopped", "") == Stopped.INTERRUPTED for o in outcomes):
             self.interrupted = True
         if errors:
             raise errors[0]
@@ -230,11 +248,11 @@ class Bench:
         note: Callable[[Trial, Run], None] | None,
     ) -> Run | None:
         """Book a run and keep it; None for one that was interrupted, or cut before its first epoch."""
-        if run.stopped == "interrupted":
+        if run.stopped == Stopped.INTERRUPTED:
             # Half a run says nothing of its recipe; the study goes on with a whole one.
             self.interrupted, self.cut = True, run
             return None
-        if run.stopped == "budget":
+        if run.stopped == Stopped.BUDGET:
             self.short(kind)
             if not ended_usable(run):
                 return None
@@ -255,7 +273,7 @@ class Bench:
             train_rows=rows or self.total,
             params=dict(planned.point),
             rungs=[] if kind != "search" else reached_rungs(run.history, planned.run.epochs, self.sign),
-            findings=[] if kind != "baseline" else [finding.name for finding in diagnose(run.history)],
+            findings=[] if kind != "baseline" else [finding.name for finding in self.diagnosed(run.history)],
         )
         self.runs[trial.index] = run
         known = trial.index in self.state.ended() and kind in (*BOOKED, "finalist")
@@ -287,6 +305,10 @@ class Bench:
     def short(self, kind: str) -> None:
         """The clock cut a recipe."""
         self.cut_short[kind] = self.cut_short.get(kind, 0) + 1
+
+    def diagnosed(self, run: Run | History) -> Diagnosis:
+        """What holds a run back; rules of the user's own are asked too."""
+        return diagnose(run, rules=self.rules)
 
     # --- what is kept
 

@@ -19,7 +19,8 @@ from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.presets import PRESETS
 from wellposed.recipe.recipe import Recipe
-from wellposed.search.ingredients import INGREDIENTS, Ingredient, contents
+from wellposed.search.ingredients import Ingredient, contents, ingredients, own_charges
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Shared, Training
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample
@@ -96,7 +97,7 @@ class Dimension:
         """Whether a value is one of this dimension."""
         if self.kind == "size":
             return isinstance(value, (int, float)) and self.low <= value <= self.high
-        return value in (True, False) if self.kind == "in" else any(same(value, c) for c in self.choices)
+        return value in (True, False) if self.kind == "in" else any(same_choice(value, c) for c in self.choices)
 
     def side(self, value: float) -> Literal["low", "high"] | None:
         """At which border of the range a value lies; None inside."""
@@ -136,6 +137,7 @@ class Space:
         findings: names of findings about the baseline; they move the odds: where it overfits, what regularizes is likelier;
             where it underfits, that is rarer, and optimization and capacity are tried.
         ranges: of dimensions that were widened or shrunk before.
+        own: a recipe of the user's; penalties and constraints in it that they wrote are ingredients too.
     """
 
     def __init__(
@@ -144,12 +146,14 @@ class Space:
         baseline: Recipe,
         findings: Collection[str],
         ranges: Mapping[str, Sequence[float]] | None = None,
+        own: Recipe | None = None,
     ) -> None:
         self.problem, self.baseline = problem, baseline
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
-        self.refused = refused_ingredients(problem, baseline)
-        self.ingredients = tuple(i for i in INGREDIENTS if i.name not in self.refused)
+        known = (*ingredients(), *own_charges(own))
+        self.refused = refused_ingredients(problem, baseline, known)
+        self.ingredients = tuple(i for i in known if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.declared = tuple(declared)
         self.dimensions = {dimension.name: dimension for dimension in declared}
@@ -295,13 +299,13 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 """Cocktails to begin with: ingredients with their sizes."""
 
 
-def refused_ingredients(problem: Problem, baseline: Recipe) -> dict[str, str]:
+def refused_ingredients(problem: Problem, baseline: Recipe, known: Sequence[Ingredient]) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
-    for ingredient in INGREDIENTS:
+    for ingredient in known:
         values = baseline.replace(epochs=1).model_dump()
-        ingredient.put(values, _middle(ingredient))
+        ingredient.put(values, math.sqrt(ingredient.low * ingredient.high))
         try:
             try_step(problem, Recipe(**values), shared)
         except Exception as error:
@@ -317,21 +321,17 @@ def try_step(problem: Problem, recipe: Recipe, shared: Shared) -> None:
         training.model.train()
         with dropout_from_streams(training.model, training.streams):
             training.step(0, torch.arange(min(PROBE_ROWS, len(training.data.train))))
-        training.finish("epochs")
+        training.finish(Stopped.EPOCHS)
 
 
 def default_of(problem: Problem, key: str, values: Sequence[Any]) -> Any:
     """The factory's own value of a setting where it is one of the space's, else the middle one."""
     parameter = inspect.signature(problem.model).parameters.get(key)
     own = None if parameter is None else parameter.default
-    return own if any(same(own, value) for value in values) else values[len(values) // 2]
+    return own if any(same_choice(own, value) for value in values) else values[len(values) // 2]
 
 
-def _middle(ingredient: Ingredient) -> float:
-    return math.sqrt(ingredient.low * ingredient.high)
-
-
-def same(a: Any, b: Any) -> bool:
+def same_choice(a: Any, b: Any) -> bool:
     """Whether two choices are the same: True is not 1."""
     return type(a) is type(b) and bool(a == b)
 

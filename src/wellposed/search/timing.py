@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from wellposed.core.errors import ProblemError, WellposedError
-from wellposed.core.random import untouched
+from wellposed.core.preserve import random_states_kept
 from wellposed.core.shared import threads_of
 from wellposed.noise.activations import dropout_from_streams
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.study.budget import Account
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -63,7 +64,7 @@ class TrialTiming:
     @classmethod
     def of(cls, run: Run) -> TrialTiming:
         """What a run says of itself."""
-        return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == "budget")
+        return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def measure_speed(
     problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
 ) -> tuple[float, float, float]:
     """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""
-    with untouched():
+    with random_states_kept():
         training = Training.begin(problem, recipe, 0, device, math.inf, None, probe_rows)
         training.model.train()
         times = []

@@ -13,6 +13,7 @@ from wellposed.search import budget_split
 from wellposed.search.rate_grid import BASELINE_RATES
 from wellposed.search.runner import Bench
 from wellposed.search.timing import FEWEST_EPOCHS, TrialTiming
+from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
 SLOW_STEP, SLOW_BATCH = 0.02, 64
@@ -81,7 +82,7 @@ def time_lot(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int, 
             deadline=bench.account.deadline(ends),
             probe_rows=bench.pace.probe_rows(rows),
         )  # fmt: skip
-    if any(getattr(outcome, "stopped", "") == "interrupted" for outcome in outcomes):
+    if any(getattr(outcome, "stopped", "") == Stopped.INTERRUPTED for outcome in outcomes):
         raise KeyboardInterrupt  # nothing was trained yet that could be kept
     runs = [outcome for outcome in outcomes if isinstance(outcome, Run)]
     trained = sum(len(run.history) for run in runs)

@@ -116,6 +116,25 @@ def crossed_interval(differences: npt.ArrayLike, level: float = 0.95) -> Interva
     return Interval(estimate, estimate - below, estimate + above, level, seeds, rows, side, squares)
 
 
+def of_itself(scores: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """A recipe compared with itself: no difference, and the noise of a comparison with another one that does not differ more from
+    it, row by row, than a second training does. So its `Interval.needs` says what such a comparison would have shown at least.
+
+    Args:
+        scores: ``(rows, seeds)`` of one recipe, finite. From one seed alone no noise is known, and it is taken as 0.
+        level: inside (0, 1).
+    Raises:
+        DataError, InputError: see `crossed_interval`.
+    """
+    s = _checked(scores)
+    rows, seeds = s.shape
+    _, of_seeds, rest = mean_squares(s)
+    # Two trainings share the rows' effects, which drop out; the variances of the other two add.
+    squares = (2 * rest, 2 * of_seeds, 2 * rest)
+    side = _limited_by(squares, rows, seeds, (1 + _checked_level(level)) / 2)
+    return Interval(0.0, 0.0, 0.0, level, seeds, rows, side, squares)
+
+
 def _checked_level(level: float) -> float:
     if not 0 < level < 1:
         raise InputError(f"level must lie inside (0, 1); given {level}.")

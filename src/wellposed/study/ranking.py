@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
 
@@ -44,7 +44,9 @@ def chosen_row(run: Run) -> dict[str, float]:
 
 def ended_usable(run: Run) -> bool:
     """Whether it ended with a finite loss, and not in its first epoch, whatever its first weights happen to score."""
-    return math.isfinite(chosen_row(run)["valid_loss"]) and not (run.stopped == "diverged" and len(run.history) == 1)
+    return math.isfinite(chosen_row(run)["valid_loss"]) and not (
+        run.stopped == Stopped.DIVERGED and len(run.history) == 1
+    )
 
 
 def shown_score(row: Mapping[str, float]) -> float:

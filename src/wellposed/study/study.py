@@ -40,6 +40,7 @@ class Study:
         trials: every recipe that was tried.
         references: test scores of a constant, a linear model and histogram boosting.
         ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
+        late: whether its clock leaves no time to draw figures.
         simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
     """
 
@@ -55,6 +56,7 @@ class Study:
     ablation: list[dict[str, Any]]
     simplest: dict[str, Any] | None
     folder: Path | None = None
+    late: bool = False
 
     @property
     def shown(self) -> bool:
@@ -154,7 +156,7 @@ def summary(record: dict[str, Any]) -> str:
         *said.references,
         *filter(None, [verdict.emptied_note(record)]),
     ]
-    for name in ("baseline", "best"):
+    for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
     if references := mapping(part(record, "references")):

@@ -13,6 +13,7 @@ from wellposed.core.files import jsonable, read_json, write_atomically
 from wellposed.core.schemas import Finite, Stored, Whole, validate
 from wellposed.recipe.recipe import Recipe
 from wellposed.study.ranking import WORST, Rank, rank_of
+from wellposed.training.history import Stopped
 
 SCHEMA = 1
 STATE = "state.json"
@@ -58,7 +59,7 @@ class Trial:
     @property
     def diverged(self) -> bool:
         """Whether its cost left the numbers."""
-        return self.stopped == "diverged" or not math.isfinite(self.valid_loss)
+        return self.stopped == Stopped.DIVERGED or not math.isfinite(self.valid_loss)
 
     def rank(self, sign: float) -> Rank:
         """How it ranks; ``sign`` is 1 where a higher score is better, else -1."""

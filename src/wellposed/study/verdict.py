@@ -91,10 +91,6 @@ def setting(value: Any) -> str:
     return text(value, 200)
 
 
-OF_OUTPUTS = ("confidence", "consistency", "jacobian", "logit_l2")
-"""Penalties that look at outputs, so that what they are ``on`` says nothing. A list that a test holds: reports need no torch."""
-
-
 def _term(term: dict[str, Any]) -> str:
     parts = [text(term["penalty"], 60)]
     for key, label in (
@@ -105,7 +101,7 @@ def _term(term: dict[str, Any]) -> str:
         ("on", "on "),
         ("how", "by "),
     ):
-        if term.get(key) is not None and not (key == "on" and parts[0] in OF_OUTPUTS):
+        if term.get(key) is not None:
             parts.append(f"{label}{setting(term[key])}")
     return " ".join(parts)
 
@@ -115,9 +111,9 @@ def verdict(record: dict[str, Any]) -> Verdict:
     references = tuple(references_ahead(record))
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
-    if _is_baseline(record) and not estimate:
+    if kept_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
-        return Verdict("unproven", "Not shown:", claim, "The baseline stays the best recipe.", references=references)
+        return Verdict("unproven", "Not shown:", claim, _tried(record), _could_have_seen(record, found), references)
     if not math.isfinite(estimate):
         claim = "the best recipe and the tuned baseline were not compared on untouched rows."
         support = "Nothing is proven about new data."
@@ -172,7 +168,37 @@ def _whole(value: Any) -> int | None:
     return int(found) if 1 <= found < 1e9 else None
 
 
-def _is_baseline(record: dict[str, Any]) -> bool:
+def _tried(record: dict[str, Any]) -> str:
+    """``40 recipes were tried, and the best 3 again with new seeds; the baseline stays the best.``"""
+    tried = number_or_nan(record.get("recipes_tried"))
+    again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
+    rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
+    best = f", the best {'one' if rivals == 1 else rivals} of them again with new seeds" if rivals else ""
+    return (
+        f"{count_noun(tried, 'recipe')} were tried{best}. The baseline stays the best."
+        if tried > 1
+        else "It stays the best."
+    )
+
+
+def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
+    """How large a gain the confirmation would have shown, by the noise between its runs of the baseline; empty where unknown."""
+    needs, pairs = stated_needs(found), number_or_nan(found.get("pairs"))
+    if needs is None or not (needs.smallest > 0 and pairs > 1):
+        return ""
+    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    return (
+        f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
+        f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
+    )
+
+
+def sides(record: dict[str, Any]) -> tuple[str, ...]:
+    """What there is to show of a study: ``baseline`` and ``best``, or the baseline alone where it stayed the best."""
+    return ("baseline",) if kept_baseline(record) else ("baseline", "best")
+
+
+def kept_baseline(record: dict[str, Any]) -> bool:
     """Whether the study kept the baseline as its best recipe."""
     before, after = part(record, "recipes", "baseline"), part(record, "recipes", "best")
     if before is not None and after is not None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import ShapeError, WellposedError
+from wellposed.ops.prox import soft_threshold
 from wellposed.penalties.base import Chargeable, Constraint, Penalty
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,))
@@ -599,6 +600,15 @@ def nearest(constraint: Constraint, case: Case) -> None:
     w = case.w
     p = constraint.project(w)
     best = float((w - p).norm())
+    for u in feasible(constraint, p, case):
+        gap = best - float((w - u).norm())
+        allowed = case.tolerance * max(1.0, float(w.norm()))
+        holds(gap <= allowed, f"a feasible point is nearer to w than its projection, by {gap:.3g}")
+
+
+def feasible(constraint: Constraint, p: Tensor, case: Case) -> Iterator[Tensor]:
+    """Points of the set: around ``p``, on the way from it to ``w``, and further away."""
+    w, best = case.w, float((case.w - p).norm())
     others = [constraint.project(case.other), constraint.project(torch.zeros_like(w))]
     others += [constraint.project(p + scale * best * case.noise(salt)) for salt, scale in enumerate(NOISES)]
     others += [p + share * (w - p) for share in (1e-6, 1e-3, 0.1, 0.5, 0.9)]
@@ -607,11 +617,33 @@ def nearest(constraint: Constraint, case: Case) -> None:
         u = p.clone().reshape(-1)
         u[i] = w.reshape(-1)[i]
         others.append(u.view(p.shape))
-    for u in others:
-        if torch.equal(constraint.project(u), u):
-            gap = best - float((w - u).norm())
-            allowed = case.tolerance * max(1.0, float(w.norm()))
-            holds(gap <= allowed, f"a feasible point is nearer to w than its projection, by {gap:.3g}")
+    yield from (u for u in others if torch.equal(constraint.project(u), u))
+
+
+def keeps_signs(constraint: Constraint, case: Case) -> None:
+    """Where ``keeps_signs`` says so, the projection turns no sign around and makes nothing of a zero."""
+    if constraint.keeps_signs:
+        p = constraint.project(case.w)
+        holds(bool((p * case.w >= 0).all()), "the projection turns a sign around; declare keeps_signs=False")
+        holds(bool((p[case.w == 0] == 0).all()), "the projection moves a zero; declare keeps_signs=False")
+
+
+def follows_thresholds(constraint: Constraint, case: Case) -> None:
+    """Where `follows` says so, projecting after the proximal step of absolute values is the step of both."""
+    if not constraint.follows(False, True, ()):
+        return
+    w, t = case.w, case.step
+    p = constraint.project(soft_threshold(w, t))
+
+    def cost(u: Tensor) -> float:
+        return 0.5 * float((u - w).square().sum(dtype=torch.float64)) + t * float(u.abs().sum(dtype=torch.float64))
+
+    best = cost(p)
+    for u in feasible(constraint, p, case):
+        allowed = case.tolerance * max(1.0, abs(best))
+        holds(
+            cost(u) >= best - allowed, f"absolute values, then the set, is not the joint step, by {best - cost(u):.3g}"
+        )
 
 
 def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
@@ -685,6 +717,8 @@ CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
     projection_nonexpansive,
     projection_symmetric,
     projection_sparse,
+    keeps_signs,
+    follows_thresholds,
     projection_in_single_precision,
     projection_not_finite,
     projection_gradients,

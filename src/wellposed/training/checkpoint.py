@@ -17,8 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from wellposed.core.batches import examples_in
 from wellposed.core.errors import DataError, FormatError, InputError, first_line, listed
-from wellposed.core.files import read_json, write_atomically, write_json
+from wellposed.core.files import meant, read_json, spelled, write_atomically, write_json
 from wellposed.core.reading import read_bytes
 from wellposed.core.schemas import validate
 from wellposed.data.arrays import Arrays, tensors
@@ -51,7 +52,7 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
     description = {
         "schema": SCHEMA,
         "architecture": name if known else None,
-        "settings": settings,
+        "settings": spelled(settings),
         "task": prepared.task,
         "metric": problem.metric.name if problem.metric else None,
         "loss": None if problem.loss.criterion is None else str(problem.loss),
@@ -70,10 +71,7 @@ def save_run(run: Run, folder: str | Path, within: str | Path | None = None) -> 
 def rows_without_target(inputs: Any) -> Arrays:
     """Arrays of which only the inputs matter: a tensor, or a tuple or mapping of them."""
     inputs = tensors(inputs)
-    first = (
-        next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0] if isinstance(inputs, tuple) else inputs
-    )
-    return Arrays(inputs, torch.zeros(len(first)))
+    return Arrays(inputs, torch.zeros(examples_in(inputs)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         )
     try:
         weights = read_weights(read_bytes(folder / WEIGHTS, "model", FormatError, called="file of weights"))
-        model = _built(description.architecture, description.settings, problem, folder, weights)
+        model = _built(description.architecture, meant(description.settings), problem, folder, weights)
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise FormatError(f"The weights at '{folder / WEIGHTS}' do not fit the model: {first_line(error)}.") from None

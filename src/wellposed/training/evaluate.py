@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.random import seeded, untouched
-from wellposed.data.arrays import Arrays, Source, Subset, to_device
-from wellposed.losses.metrics import Metric
+from wellposed.core.errors import noting
+from wellposed.core.preserve import modes_kept, random_states_kept
+from wellposed.core.random import seeded
+from wellposed.data.arrays import Source, to_device
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
+from wellposed.losses.score import Score
 
 Forward = Callable[[nn.Module, Any], Any]
 BATCH = 1024
@@ -37,15 +39,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, own random state; every module's mode and all random states come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with untouched(), torch.no_grad():
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with random_states_kept(), modes_kept(model, training=False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -61,13 +56,17 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
     loss: Loss,
-    metric: Metric | None,
+    metric: Score | None,
     *,
     device: torch.device,
     forward: Forward = call,
     weights: list[Tensor] | None = None,
+    by_row: bool = False,
 ) -> Evaluation:
-    """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows."""
+    """Evaluate on batches of ``(inputs, target)``; a metric that is not defined on the targets is NaN without rows.
+
+    ``by_row``: each row's part of the metric is needed, also where it costs more than the score.
+    """
     parts: list[PerExample] = []
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
@@ -75,7 +74,8 @@ def evaluate(
     with evaluating(model):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
-            predicted = forward(model, inputs)
+            with noting("the model in evaluation mode", inputs):
+                predicted = forward(model, inputs)
             parts.append(loss.per_example(predicted, target))
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
@@ -88,7 +88,9 @@ def evaluate(
     target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
     if metric.undefined(target, weight):
         return Evaluation(measured, float("nan"), None)
-    rows = metric.rows(torch.cat(outputs), target, weight)
+    together = torch.cat(outputs)
+    with noting(f"the metric {metric.name!r}", together, target):
+        rows = (metric.rows if by_row else metric.at_once)(together, target, weight)
     return Evaluation(measured, float(rows.mean()), rows)
 
 
@@ -109,7 +111,7 @@ class Probe:
         self.index, self.source = index, source
         self.weights = None if source.weight is None else [source.weight[index]]
         self._held: list[tuple[Any, Any]] | None = None
-        if _in_memory(source):
+        if source.arrays is not None:
             self._held = [to_device(batch, device) for batch in batches_of(source, index)]
 
     def __len__(self) -> int:
@@ -126,10 +128,6 @@ class Probe:
             yield batch
 
 
-def _in_memory(source: Source) -> bool:
-    return isinstance(source, Arrays) or (isinstance(source, Subset) and _in_memory(source.source))
-
-
 def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
     """Each row's part of a metric with the sign that makes higher better."""
     values = rows.double().cpu().numpy()
@@ -137,7 +135,7 @@ def signed_rows(rows: Tensor, higher_is_better: bool) -> np.ndarray:
 
 
 def evaluations(
-    outputs: Tensor, target: Tensor, loss: Loss, metric: Metric | None, weights: list[Tensor] | None = None
+    outputs: Tensor, target: Tensor, loss: Loss, metric: Score | None, weights: list[Tensor] | None = None
 ) -> list[Evaluation]:
     """`evaluate` of several models on the same rows, from their outputs.
 
@@ -157,6 +155,8 @@ def evaluations(
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]
-        scored = metric.rows_of_many(loss.response(outputs.float()).cpu(), known, weight)
+        predicted = loss.response(outputs.float()).cpu()
+        with noting(f"the metric {metric.name!r}", predicted, known):
+            scored = metric.rows_of_many(predicted, known, weight)
         means = scored.mean(1).tolist()
     return [Evaluation(one, mean, row) for one, mean, row in zip(losses, means, scored, strict=True)]

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from wellposed.core.files import check_schema, jsonable, write_atomically
 from wellposed.core.schemas import Stored, validate
 
 SCHEMA = 1
+
+
+class Stopped(StrEnum):
+    """Why a training ended: after its epochs, by patience, at the turn, by the clock, ..."""
+
+    EPOCHS = "epochs"
+    PATIENCE = "patience"
+    TURNED = "turned"
+    BUDGET = "budget"
+    DIVERGED = "diverged"
+    CULLED = "culled"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+    __repr__ = str.__repr__  # as the word that is saved
 
 
 @dataclass

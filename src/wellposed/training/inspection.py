@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from wellposed.core.batches import count_numbers, examples_of
 from wellposed.core.errors import TargetError, WellposedError
+from wellposed.core.preserve import buffers_kept, modes_kept
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
+from wellposed.training.loop_activity import real
 
 MOST_ROWS = (
     512  # one row in 512 is seen with a chance of 63 % if it is one in 512: a unit that never fires here is rare
@@ -269,22 +272,8 @@ def channels(module: nn.Module, x: Tensor) -> int:
 @contextmanager
 def as_training(model: nn.Module) -> Iterator[None]:
     """Training mode and random state of our own; modes, buffers and random states come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [
-        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
-    ]
-    try:
-        with seeded(0, "look"):
-            for module, _ in modes:
-                module.training = True
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, name, buffer, value in kept:
-                module._buffers[name] = buffer
-                buffer.copy_(value)
+    with modes_kept(model, training=True), buffers_kept(model), seeded(0, "look"):
+        yield
 
 
 @contextmanager
@@ -339,7 +328,7 @@ def inspect_network(
                 grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
                 sums = [_added(s, g, size) for s, g in zip(sums, grads, strict=True)]
             total, seen = total + size * float(mean.detach()), seen + size
-            if seen >= (rows or MOST_ROWS) or seen * _numbers(batch) // max(size, 1) >= MOST_NUMBERS:
+            if seen >= (rows or MOST_ROWS) or seen * count_numbers(batch) // max(size, 1) >= MOST_NUMBERS:
                 break
     if not seen:
         raise Unseen("There were no rows to look at.")
@@ -391,7 +380,7 @@ def _watched(model: nn.Module, found: Sequence[Leaf]) -> tuple[dict[int, str], d
 
 
 def _layer(leaf: Leaf, grad: Tensor | None, rows: int, eyes: _Eyes) -> Layer:
-    size = float(leaf.tensor.detach().float().norm())
+    size = float(real(leaf.tensor).norm())
     gradient = math.nan if grad is None else float(grad.norm()) / rows
     module = eyes.names.get(id(leaf.module), "")
     outward = 0.0 if grad is None else float((grad * leaf.tensor.detach()).sum()) / rows
@@ -440,36 +429,16 @@ def _rows(target: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-def _numbers(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return batch.numel()
-    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
-    return sum(_numbers(value) for value in values)
-
-
 def rebatch(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
     """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
     left = rows
     for batch, target in batches:
         count = _rows(target)
         for start in range(0, min(count, left), size):
-            stop = min(start + size, count)
-            yield _cut(batch, start, stop, count), _cut(target, start, stop, count)
+            yield examples_of((batch, target), slice(start, start + size), count)
         left -= count
         if left <= 0:
             return
-
-
-def _cut(value: Any, start: int, stop: int, count: int) -> Any:
-    if isinstance(value, Tensor):
-        return value[start:stop] if value.ndim and len(value) == count else value
-    if isinstance(value, dict):
-        return {key: _cut(part, start, stop, count) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_cut(part, start, stop, count) for part in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_cut(part, start, stop, count) for part in value)
-    return value
 
 
 def norm_disagreement(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.checks import Count, checked
+from wellposed.core.checks import Count, Seed, checked
 from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
 from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
@@ -23,9 +23,10 @@ from wellposed.data.data import Prepared
 from wellposed.losses.criterion import at_least_single
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
-from wellposed.noise.gradient_noise import GradientNoise
-from wellposed.noise.inputs import Weight, cutout, gaussian, mixup_or_cutmix
-from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
+from wellposed.noise.gradient_noise import disturb_gradients
+from wellposed.noise.inputs import Weight
+from wellposed.noise.labels import mixed_targets, smooth_classes
+from wellposed.noise.noise import Noise
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
@@ -35,13 +36,12 @@ from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
 from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.penalties.functional import Confidence, Consistency
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
 from wellposed.training.early_stopping import Patience, check_monitors, monitor_is_score
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.measures import like_for_like, term_facts, weight_facts
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample, with_sample
@@ -62,7 +62,7 @@ REDONE_BATCHES = 50
 def fit(
     problem: Problem,
     recipe: Recipe | str | Path = "baseline",
-    seed: int = 0,
+    seed: Seed = 0,
     *,
     device: str | torch.device = "auto",
     deadline: float = math.inf,
@@ -94,20 +94,21 @@ def fit(
     recipe = as_recipe(recipe)
     with seeded(seed, "begin"):
         training = Training.begin(problem, recipe, seed, resolve_device(device), deadline, rows, probe_rows, optimizer)
+    why: str = Stopped.EPOCHS
     try:
         for epoch in range(recipe.epochs):
             with seeded(seed, "begin", epoch):
                 training.epoch(epoch)
-            training.stopped = training.stopped or training.patience() or (stop(training.history) if stop else None)
-            if training.stopped:
+            if ended := training.stopped or training.patience() or (stop(training.history) if stop else None):
+                why = ended
                 break
     except KeyboardInterrupt:
-        training.stopped = "interrupted"
+        why = Stopped.INTERRUPTED
     except Exception as error:
         if isinstance(error, WellposedError) and not training.history.rows:
             raise
-        raise failure(error, training.finish("failed")) from error
-    return training.finish(training.stopped or "epochs")
+        raise failure(error, training.finish(Stopped.FAILED)) from error
+    return training.finish(why)
 
 
 def failure(error: Exception, run: Run | None) -> TrainingError:
@@ -140,7 +141,7 @@ class Training:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_rows: Tensor | None = None
-    stopped: str | None = None
+    stopped: Stopped | None = None
 
     @classmethod
     def begin(
@@ -174,7 +175,7 @@ class Training:
         shared.check(problem, recipe, model, device)
         build = guard_call("optimizer=", make) if make else recipe.optimizer.build
         inner = build(list(model.parameters()))
-        check_optimizer(inner)
+        check_optimizer_in_loop(inner)
         steps = count_steps(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         needs_its_optimizer("fit", model, terms)
@@ -245,9 +246,9 @@ class Training:
                 cost, norm = self.step(epoch, index)
                 costs, norms, steps = costs + cost, norms + norm, steps + 1
                 if not math.isfinite(cost):
-                    self.stopped = "diverged"
+                    self.stop(Stopped.DIVERGED)
                 elif time.monotonic() > self.deadline:
-                    self.stopped = "budget"
+                    self.stop(Stopped.BUDGET)
                 if self.stopped:
                     break
         if isinstance(self.optimizer, Lookahead):
@@ -283,8 +284,9 @@ class Training:
         streams, recipe = self.streams, self.recipe
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model, recipe.clip)
-        if recipe.noise.gradient:
-            disturb_gradients(self.model, recipe.noise.gradient, self.optimizer.steps, self.seed)
+        for noise in recipe.noise.acting("gradients"):
+            taken = self.optimizer.steps
+            disturb_gradients(self.model, noise, noise.at(taken), taken, self.seed)
         if math.isfinite(total):
             taken = self.optimizer.steps
             self.scaler.step(self.optimizer)
@@ -359,25 +361,21 @@ class Training:
 
     def disturbed(self, inputs: Any) -> tuple[Any, Mixing | None]:
         """Inputs with the noise of this step, and how examples were mixed, where they were."""
-        noise, streams = self.recipe.noise, self.streams
-        if noise.input:
-            inputs = gaussian(inputs, noise.input, streams.at("input", "x"))
-        if noise.cutout:
-            inputs = cutout(inputs, noise.cutout, streams.at("input", "cutout"))
-        if not (noise.mixup or noise.cutmix):
-            return inputs, None
-        inputs, permutation, kept = mixup_or_cutmix(
-            inputs, noise.mixup, noise.cutmix, streams.at("input", "mix"),
-            switch_prob=noise.switch_prob, mode=noise.mix_mode,
-        )  # fmt: skip
-        return inputs, (permutation, kept)
+        mixing: Mixing | None = None
+        for noise in self.recipe.noise.acting("inputs"):
+            disturbed = noise.apply(inputs, noise.size, self.streams.at("input", noise.stream))
+            if noise.mixes:
+                inputs, *mixing = disturbed
+            else:
+                inputs = disturbed
+        return inputs, mixing
 
     def told(
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Any, Tensor | None]:
         """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
-        if self.recipe.noise.label_smoothing:
-            target = smooth_targets(self.problem, outputs, target, self.recipe.noise.label_smoothing)
+        for noise in self.recipe.noise.acting("labels"):
+            target = relabelled(self.problem, noise, outputs, target, self.streams.at("label", noise.stream))
         if mixing:
             if self.problem.loss.name == "binary_cross_entropy":
                 target = target.to(at_least_single(outputs).dtype)
@@ -391,9 +389,9 @@ class Training:
         self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
-        smoothing = self.recipe.noise.label_smoothing
+        noise = self.recipe.noise
         target, weight = self.told(outputs, target, weight, mixing)
-        softened = smoothing if smoothing or mixing else None
+        softened = noise.label_smoothing if mixing or noise.acting("labels") else None
         return self.problem.loss.parts(outputs, target, weight is not None, softened).sums(weight)
 
     @property
@@ -461,7 +459,7 @@ class Training:
         if self.plateau is not None:
             self.plateau.update(row[self.plateau.settings.monitor])
         if math.isnan(train.loss.mean):
-            self.stopped = self.stopped or "diverged"
+            self.stop(Stopped.DIVERGED)
 
     def enter(self, row: dict[str, float]) -> None:
         """Add an epoch to the history."""
@@ -480,9 +478,13 @@ class Training:
         self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.history.facts["chosen"] = epoch
 
-    def patience(self) -> str | None:
+    def patience(self) -> Stopped | None:
         """The word for having waited long enough."""
-        return "patience" if self.waiting.over else None
+        return Stopped.PATIENCE if self.waiting.over else None
+
+    def stop(self, why: Stopped) -> None:
+        """Let training end after this epoch; the first reason stays."""
+        self.stopped = self.stopped or why
 
     def finish(self, stopped: str) -> Run:
         """The run with its best weights, in evaluation mode, on the CPU."""
@@ -550,14 +552,6 @@ def count_steps(rows: int, recipe: Recipe) -> int:
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
 
-@torch.no_grad()
-def disturb_gradients(model: nn.Module, variance: float, step: int, seed: int) -> None:
-    """Annealed noise on every gradient; see `wellposed.noise.gradient_noise.GradientNoise`."""
-    noise = GradientNoise(model, variance, seed=seed)
-    noise.step = step
-    noise()
-
-
 def classes_of(outputs: Tensor, target: Tensor) -> int | None:
     """How many classes class indices have; None where targets are numbers or probabilities already."""
     return None if target.is_floating_point() else outputs.shape[1]
@@ -622,11 +616,9 @@ def equal_probes(
 
 def regularizers(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
-    noise = recipe.noise
-    found = {f"{t.penalty} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
-    found |= {"dropout": noise.dropout or 0.0, "label_smoothing": noise.label_smoothing, "input_noise": noise.input}
-    found |= {"cutout": noise.cutout, "mixup": noise.mixup, "cutmix": noise.cutmix, "gradient_noise": noise.gradient}
-    found |= {f"{place.kind} on {place.on}": place.amount for place in noise.places}
+    found = {f"{t.name} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
+    found |= recipe.noise.sizes
+    found |= {f"{place.kind} on {place.on}": place.amount for place in recipe.noise.places}
     found |= {"sharpness": recipe.sharpness.radius}
     if recipe.optimizer.settings.get("weight_decay"):
         found["weight_decay"] = float(recipe.optimizer.settings["weight_decay"])
@@ -640,33 +632,32 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
         ProblemError: label smoothing without classes, noise on inputs that are no floating numbers or no images, or
             targets that cannot be mixed.
     """
-    if recipe.noise.label_smoothing and not problem.loss.classifies:
-        raise ProblemError(
-            f"Label smoothing needs the loss cross_entropy or binary_cross_entropy; this is {problem.loss.name!r}. "
-            "Leave label_smoothing out of the recipe."
-        )
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
-    noise = recipe.noise
     floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
-    for name, size in (
-        ("input", noise.input),
-        ("cutout", noise.cutout),
-        ("mixup", noise.mixup),
-        ("cutmix", noise.cutmix),
-    ):
-        if size and not floating:
-            raise ProblemError(f"Noise {name!r} needs inputs that are one floating tensor. Leave [noise] {name} out.")
-        if size and name in ("cutout", "cutmix") and inputs.ndim != 4:
+    softens = mixes = False
+    for noise in recipe.noise.active:
+        names = noise.called
+        softens, mixes = softens or noise.acts == "labels", mixes or noise.mixes
+        if noise.of_classes and not problem.loss.classifies:
             raise ProblemError(
-                f"Noise {name!r} needs images (rows, channels, height, width); one input has shape {tuple(inputs.shape[1:])}. "
-                f"Leave [noise] {name} out."
+                f"{names[0].replace('_', ' ').capitalize()} needs the loss cross_entropy or binary_cross_entropy; this is "
+                f"{problem.loss.name!r}. Leave {names[0]} out of the recipe."
             )
-    if (noise.mixup or noise.cutmix) and not mixable(problem, target):
+        if noise.acts == "inputs" and not floating:
+            raise ProblemError(
+                f"Noise {names[0]!r} needs inputs that are one floating tensor. Leave [noise] {names[0]} out."
+            )
+        if noise.images and inputs.ndim != 4:
+            raise ProblemError(
+                f"Noise {names[-1]!r} needs images (rows, channels, height, width); one input has shape "
+                f"{tuple(inputs.shape[1:])}. Leave [noise] {names[-1]} out."
+            )
+    if mixes and not mixable(problem, target):
         raise ProblemError(
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (noise.mixup or noise.cutmix or noise.label_smoothing) and has_masked_targets(problem):
+    if (mixes or softens) and has_masked_targets(problem):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
@@ -702,18 +693,18 @@ def check_charges(
     if not charges:
         return
     inputs, target = problem.prepared.train_clean.batch(torch.arange(1))
-    if any("inputs" in charge.needs for charge in charges) and not (
-        isinstance(inputs, Tensor) and inputs.is_floating_point()
-    ):
+    differentiates = next((charge for charge in charges if "inputs" in charge.needs), None)
+    if differentiates is not None and not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
         raise ProblemError(
-            "The penalty jacobian needs inputs that are one floating tensor. Leave it out, or give the model embeddings."
+            f"The penalty {differentiates.name} needs inputs that are one floating tensor. Leave it out, or give the "
+            "model embeddings."
         )
-    of_classes = [c for c in charges if isinstance(c, (Confidence, Consistency)) and getattr(c, "of", "") != "values"]
+    of_classes = [charge for charge in charges if charge.of_classes]
     if not of_classes:
         return
     loss = problem.loss.name
     if problem.loss.criterion is not None and not problem.loss.classifies:
-        way = ', or set of = "values"' if isinstance(of_classes[0], Consistency) else ""
+        way = ', or set of = "values"' if hasattr(of_classes[0], "of") else ""
         raise ProblemError(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."
         )
@@ -723,7 +714,7 @@ def check_charges(
         check_axis(loss, outputs, target, charge)
 
 
-def check_axis(loss: str, outputs: Any, target: Any, charge: Confidence | Consistency) -> None:
+def check_axis(loss: str, outputs: Any, target: Any, charge: FunctionalPenalty) -> None:
     """Refuse a penalty of classes that looks for them where the loss does not.
 
     Raises:
@@ -731,18 +722,19 @@ def check_axis(loss: str, outputs: Any, target: Any, charge: Confidence | Consis
     """
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         return
-    if loss == "binary_cross_entropy" and not charge.binary and outputs.shape[1:].numel() > 1:
+    binary, along = getattr(charge, "binary", False), getattr(charge, "axis", 1)
+    if loss == "binary_cross_entropy" and not binary and outputs.shape[1:].numel() > 1:
         raise ProblemError(
             f"The penalty {charge.name} takes the {outputs.shape[1:].numel()} outputs as one distribution, and the loss "
             "binary_cross_entropy as a label each. Set binary = true."
         )
-    if loss != "cross_entropy" or charge.binary or not isinstance(target, Tensor) or target.shape == outputs.shape:
+    if loss != "cross_entropy" or binary or not isinstance(target, Tensor) or target.shape == outputs.shape:
         return
     by_torch = outputs.shape[:1] + outputs.shape[2:] == target.shape
     axis = outputs.ndim - 1 if not by_torch and outputs.shape[:-1] == target.shape else 1
-    if charge.axis % outputs.ndim != axis:
+    if along % outputs.ndim != axis:
         raise ProblemError(
-            f"The penalty {charge.name} looks for classes on axis {charge.axis}, and the loss finds them on axis {axis} of "
+            f"The penalty {charge.name} looks for classes on axis {along}, and the loss finds them on axis {axis} of "
             f"outputs of shape {tuple(outputs.shape)}. Set axis = {1 if axis == 1 else -1}."
         )
 
@@ -754,7 +746,7 @@ UNFIT: dict[type[torch.optim.Optimizer], str] = {
 """Optimizers of torch that the training loop cannot use, and why."""
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+def check_optimizer_in_loop(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that the loop cannot use.
 
     Raises:
@@ -765,16 +757,18 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             raise RecipeError(f"{cls.__name__} does not work in fit: {reason}. Use adamw, adam or sgd.")
 
 
-def smooth_targets(problem: Problem, outputs: Tensor, target: Tensor, amount: float) -> Tensor:
-    """Targets with label smoothing.
+def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, source: torch.Generator) -> Tensor:
+    """Targets with noise on labels.
 
     Raises:
-        ProblemError: the targets are no class indices, one a row.
+        ProblemError: class indices that are not one a row.
     """
+    dtype, indices = at_least_single(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
-        return smooth_binary(target.to(at_least_single(outputs).dtype), amount)
-    if outputs.ndim != 2 or target.ndim != 1 or target.is_floating_point():
+        return noise.labels(target, None, dtype, source)
+    if (indices or noise.of_classes) and (outputs.ndim != 2 or target.ndim != 1 or not indices):
         raise ProblemError(
-            "Label smoothing needs one class index for each row; leave label_smoothing out of the recipe."
+            f"{noise.called[0].replace('_', ' ').capitalize()} needs one class index for each row; leave {noise.called[0]} out of "
+            "the recipe."
         )
-    return smooth_classes(target, outputs.shape[1], amount, at_least_single(outputs).dtype)
+    return noise.labels(target, outputs.shape[1] if indices else None, dtype, source)

@@ -92,9 +92,16 @@ def samples(model: nn.Module) -> dict[str, Tensor]:
     return {leaf.name: _sample(leaf) for leaf in leaves(model) if not is_lazy(leaf.tensor) and leaf.tensor.numel()}
 
 
+def real(weight: Tensor) -> Tensor:
+    """A weight in single precision without its gradient; of a complex one the sizes, whose norm is its norm."""
+    return (weight.detach().abs() if weight.is_complex() else weight.detach()).float()
+
+
 @torch.no_grad()
 def _sample(leaf: Leaf) -> Tensor:
     flat = leaf.tensor.detach().flatten()
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).flatten()
     if len(flat) > SAMPLED:
         some = torch.randint(len(flat), (SAMPLED,), generator=generator(0, "notes", len(flat)))
         flat = flat[some.to(flat.device)]
@@ -117,7 +124,7 @@ def distances(first: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> dict[s
 def gradients_left(model: nn.Module) -> dict[str, float]:
     """Norms of the gradients that lie at the parameters; empty where all are 0 or none is there."""
     left = {leaf.name: leaf.tensor.grad for leaf in leaves(model) if leaf.tensor.grad is not None}
-    norms = {name: float(grad.detach().float().norm()) for name, grad in left.items() if not grad.is_sparse}
+    norms = {name: float(real(grad).norm()) for name, grad in left.items() if not grad.is_sparse}
     return norms if any(norms.values()) else {}
 
 

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.selectors import leaves
-from wellposed.losses.metrics import Metric
 from wellposed.losses.per_example import Loss, MeanLoss
+from wellposed.losses.score import Score
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
+from wellposed.training.loop_activity import real
 
 MOST_NUMBERS = 2**24
 """Outputs that are computed at once: 64 MiB."""
 
 
-def constant_facts(loss: Loss, metric: Metric | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
+def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
     """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets.
 
     As the loss says (class shares for cross-entropy, the mean for squared error); empty where it does not, and for targets
@@ -70,7 +71,7 @@ def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
 def weight_facts(model: nn.Module) -> dict[str, float]:
     """Norm of all parameters, and the share of exact zeros among weight matrices."""
     found = leaves(model)
-    norm = math.sqrt(math.fsum(float(leaf.tensor.detach().float().square().sum()) for leaf in found))
+    norm = math.sqrt(math.fsum(float(real(leaf.tensor).square().sum()) for leaf in found))
     weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
     count = sum(w.numel() for w in weights)
     zeros = sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)

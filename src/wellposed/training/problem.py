@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
+from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded
 from wellposed.data.arrays import to_device
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import Metric, default_metric, in_target_units
+from wellposed.losses.metrics import default_metric, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.score import Score
 from wellposed.training.evaluate import Forward, call, evaluating
 from wellposed.training.measures import constant_facts
 
@@ -53,7 +56,7 @@ class Problem:
         data: Any,
         *,
         space: Mapping[str, Sequence[Any]] | None = None,
-        metric: str | Metric | None = None,
+        metric: Any = None,
         forward: Forward = call,
         name: str = "problem",
         warnings: Sequence[str] = (),
@@ -68,8 +71,8 @@ class Problem:
         self.warnings, self.sha256 = tuple(warnings), sha256
         self.loss = Loss(loss, by_example=True)
         self.data = data if isinstance(data, Data) else Data(train=data)
-        self.space = {key: list(values) for key, values in (space or {}).items()}
-        self._metric = None if metric is None else named_metric(metric)
+        self.space = {key: list(map(to_python, values)) for key, values in (space or {}).items()}
+        self._metric = None if metric is None else named_metric(metric, self.loss)
         self._check_space()
 
     @staticmethod
@@ -83,10 +86,15 @@ class Problem:
     @cached_property
     def prepared(self) -> Prepared:
         """The data, split and encoded once."""
-        return self.data.prepare(standardize=self.loss.affine)
+        return self.data.prepare(self.loss.affine, self.loss.task)
+
+    @property
+    def measured_by(self) -> Any:
+        """The metric's function, where it is somebody's own."""
+        return getattr(self._metric, "function", None)
 
     @cached_property
-    def metric(self) -> Metric | None:
+    def metric(self) -> Score | None:
         """The metric that people read."""
         if self._metric is not None:
             target = self.prepared.target
@@ -107,15 +115,18 @@ class Problem:
 
     def _check_space(self) -> None:
         parameters = _parameters(self.model)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key, values in self.space.items():
-            if key not in parameters:
+            if not takes_all and key not in parameters:
                 raise ProblemError(
                     f"space has {key!r}, which the model's factory does not take.{did_you_mean(key, parameters)}"
                 )
             if not values:
                 raise ProblemError(f"space[{key!r}] has no values; give a list such as [64, 128].")
+            if unsaid := [value for value in values if isinstance(value, float) and not math.isfinite(value)]:
+                raise ProblemError(
+                    f"space[{key!r}] has {unsaid[0]}, which a study cannot keep; give finite numbers, or text."
+                )
 
     def build(self, settings: Mapping[str, Any], seed: int) -> nn.Module:
         """A new model; its initialization is a function of the seed alone.

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
-from wellposed.core.checks import Positive, Within, checked
+from wellposed.core.batches import mapped
+from wellposed.core.checks import Positive, Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, guard_call
+from wellposed.core.preserve import buffers_kept, modes_kept
 from wellposed.core.random import seeded
 from wellposed.data.arrays import split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.noise.gradient_noise import GradientNoise
-from wellposed.noise.hooks import Hook, Hooked
+from wellposed.noise.hooks import hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, find_wrapper, needs_its_optimizer, unwrap_optimizer
 from wellposed.training.evaluate import call
@@ -88,7 +90,7 @@ def lr_range_test(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     target: Callable[[Any], Any] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> RangeTest:
     """Train for some steps at rates ``low * (high/low)^(i/(steps - 1))`` and watch the loss; then undo all of it.
 
@@ -139,6 +141,8 @@ def lr_range_test(
     stopped = "high"
     width = smooth * steps
     with ExitStack() as stack:
+        stack.enter_context(modes_kept(model))
+        stack.enter_context(buffers_kept(model))
         for keep in KEPT:
             stack.enter_context(keep(model, optimizer, data))
         stack.enter_context(seeded(seed, "range_test"))
@@ -292,14 +296,15 @@ def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
 
 @contextmanager
 def weights_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Parameters, bit for bit."""
-    kept = [(p, p.detach().clone()) for p in _parameters(model, optimizer)]
+    """Parameters, bit for bit, and which of them are trained."""
+    kept = [(p, p.requires_grad, p.detach().clone()) for p in _parameters(model, optimizer)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, values in kept:
+            for parameter, trained, values in kept:
                 parameter.copy_(values)
+                parameter.requires_grad_(trained)
 
 
 @contextmanager
@@ -316,49 +321,15 @@ def gradients_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterato
             parameter.grad = gradient
 
 
-@contextmanager
-def buffers_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Buffers, the tensors themselves, with what they hold; those that are not saved too."""
-    kept = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, values in kept:
-                if buffer is not None and values is not None:
-                    buffer.copy_(values)
-                module._buffers[name] = buffer
-
-
-@contextmanager
-def modes_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Training or evaluation, for each module, and which parameters are trained."""
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [(p, p.requires_grad) for p in _parameters(model, optimizer)]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, required in trained:
-            parameter.requires_grad_(required)
-
-
 def _copied(value: Any) -> Any:
     """A copy down to tensors, of what an optimizer keeps; parameters stay themselves."""
-    if isinstance(value, nn.Parameter):
-        return value
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item) for item in value)
-    return copy.copy(value)
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, nn.Parameter):
+            return leaf
+        return leaf.detach().clone() if isinstance(leaf, Tensor) else copy.copy(leaf)
+
+    return mapped(one, value)
 
 
 def _put_back(old: Any, values: Any) -> Any:
@@ -470,16 +441,10 @@ def generators_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterat
             _set_state(source, state)
 
 
-def hooked_noises(model: nn.Module) -> list[Hooked]:
-    """What `perturb` and `ManifoldMixup` have put on the model, each once."""
-    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
-    return list({id(hook.owner): hook.owner for hook in hooks if isinstance(hook, Hook)}.values())
-
-
 @contextmanager
 def forward_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
     """Where the draws of `perturb` and `ManifoldMixup` are, and how often there were any."""
-    noises = hooked_noises(model)
+    noises = hooked(model)
     parts = [part for noise in noises for part in (noise, noise._streams, *getattr(noise, "sites", ()))]
     kept = [
         (part, {k: copy.copy(value) if isinstance(value, (list, dict)) else value for k, value in vars(part).items()})
@@ -509,7 +474,6 @@ def gradient_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> It
 
 
 KEPT: tuple[Keep, ...] = (
-    weights_kept, gradients_kept, buffers_kept, modes_kept, optimizer_kept, generators_kept,
-    forward_noise_kept, gradient_noise_kept,
+    weights_kept, gradients_kept, optimizer_kept, generators_kept, forward_noise_kept, gradient_noise_kept,
 )  # fmt: skip
-"""All that is put back, beside the global random states, which `seeded` keeps."""
+"""All that is put back, beside modes and buffers, and the global random states, which `seeded` keeps."""

@@ -76,23 +76,23 @@ def table_problem(
     *,
     metric: str | None = None,
     test: tuple[Any, Any] | None = None,
-    kinds: dict[str, str] | None = None,
+    valid: float = 0.2,
 ) -> Problem:
     """A perceptron for a table: cross-entropy for classes, squared error of the standardized target for numbers.
 
     Args:
         table: what `prepare_table` gave.
         metric: a metric's name; by default accuracy or R2.
-        kinds: of columns (``number``, ``category``, ``boolean``, ``date``), overriding what is inferred.
         test: features and target of rows of their own for the confirmation; by default some are split off.
+        valid: the share of the other rows on which is chosen.
     Raises:
         InputError: the metric is not known or not for this task.
     """
     classifying = table.task == "classification"
     check_metric(metric, classifying)
     data = Data(
-        train=(table.frame, table.target), test=test,
-        groups=table.groups, time=table.time, task=table.task, kinds=kinds,
+        train=(table.frame, table.target), valid=valid, test=test,
+        groups=table.groups, time=table.time, task=table.task,
     )  # fmt: skip
     return Problem(
         TableMLP(), "cross_entropy" if classifying else "squared_error", data, name=table.name,

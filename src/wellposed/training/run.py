@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
 from wellposed.data.arrays import Source, to_device
+from wellposed.losses.per_example import MeanLoss
+from wellposed.losses.score import Score
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import Evaluation, batches_of, evaluate, evaluating, signed_rows
-from wellposed.training.history import History
+from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 
 
@@ -27,7 +29,7 @@ class Run:
         model: in evaluation mode, on the CPU.
         history: like-for-like curves.
         recipe, seed, problem: what was trained.
-        stopped: ``epochs``, ``patience``, ``budget``, ``diverged``, ``culled`` or ``interrupted``.
+        stopped: a `Stopped`, or the word of a ``stop=`` of the user's own.
         engine: how it was trained: ``alone``, ``population of 32``, ``processes: population of 16``, ``ray: alone``, say.
     """
 
@@ -36,7 +38,7 @@ class Run:
     recipe: Recipe
     seed: int
     problem: Problem
-    stopped: str = "epochs"
+    stopped: str = Stopped.EPOCHS
     engine: str = "alone"
 
     @property
@@ -54,11 +56,18 @@ class Run:
         targets = source.targets()
         if self.problem.metric is not None and targets is not None:
             self.problem.metric.require(targets, source.weight)
+        return self._measured(source, self.problem.metric)
+
+    def losses(self, source: Source) -> MeanLoss:
+        """The data loss on the rows of a source."""
+        return self._measured(source, None).loss
+
+    def _measured(self, source: Source, metric: Score | None) -> Evaluation:
         weights = None if source.weight is None else [source.weight]
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(
-            self.model, batches_of(source), self.problem.loss, self.problem.metric,
-            device=device, forward=self.problem.forward, weights=weights,
+            self.model, batches_of(source), self.problem.loss, metric,
+            device=device, forward=self.problem.forward, weights=weights, by_row=True,
         )  # fmt: skip
 
     def score(self, on: str = "valid") -> float:

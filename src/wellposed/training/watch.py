@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,20 +13,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
-from wellposed.core.checks import Within, checked
-from wellposed.core.errors import DataError, guard_call
+from wellposed.core.batches import bytes_in, examples_in, examples_of
+from wellposed.core.checks import Seed, Within, checked
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
-from wellposed.losses.metrics import Metric, default_metric
+from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
@@ -94,11 +104,11 @@ class Watch:
         valid: Any,
         *,
         optimizer: Optimizer | None = None,
-        metric: str | Metric | None = None,
+        metric: Any = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         target: Target | None = None,
         rows: Annotated[int, Within(2)] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         refuse_scripted("watch", model)
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
@@ -112,13 +122,13 @@ class Watch:
         sides = {name: side_of(side, double) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Metric | None = named_metric(metric) if metric is not None else default_metric(self.loss)
+        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
         self.first, self.unseen = self._look()
         with seeded(seed, "watch"):
             targets = [self._targets(side) for side in self.probes]
-        self._check(*targets)
+        self._check(targets, [side.targets() for side in sides.values() if target is None])
         constant = constant_facts(self.loss, self.metric, *targets)
         self.history = History(
             {
@@ -193,18 +203,31 @@ class Watch:
             batches = self.batches(side)
             return evaluate(self.model, batches, self.loss, self.metric, device=self.device, forward=self.forward)
 
-    def _check(self, *targets: Tensor | None) -> None:
+    def _check(self, targets: Sequence[Tensor | None], whole: Sequence[Tensor | None]) -> None:
         """Targets of both sides against loss, outputs and metric, before anything is counted of them.
+
+        Args:
+            targets: of the probes.
+            whole: of all rows, where they lie in memory; of others the loop's own loss sees what no probe has.
 
         Raises:
             TargetError: a target that the loss does not take, or a label without an output.
             InputError: the metric is not defined on the validation rows.
         """
-        outputs, target = (None, None) if self.first is None else (self.first.outputs, self.first.target)
-        for known in targets:
+        outputs, target = self._shown() if self.first is None else (self.first.outputs, self.first.target)
+        for known in (*targets, *whole):
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
             self.metric.require(targets[-1])
+
+    def _shown(self) -> tuple[Any, Any]:
+        """Outputs and target of a batch in evaluation mode, where training mode failed: batch norm refuses a single row."""
+        if any(is_lazy(p) for p in self.model.parameters()):
+            return None, None
+        with suppress(InputError), seeded(0, "watch"), evaluating(self.model):
+            for batch, target in self.batches("train"):
+                return self.forward(self.model, batch), target
+        return None, None
 
     def _targets(self, side: str) -> Tensor | None:
         """The targets of a probe, where they are one tensor a batch."""
@@ -271,6 +294,8 @@ class Side:
 
     size: int
     batches: Callable[[Tensor], Iterator[Any]]
+    targets: Callable[[], Tensor | None]
+    """All of them where they lie in memory: they are looked at without a pass over the rows."""
 
 
 def side_of(given: Any, double: bool = False) -> Side:
@@ -285,15 +310,36 @@ def side_of(given: Any, double: bool = False) -> Side:
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
         fetch = guard_call("The Dataset", items.raw)
         if kept is None:
-            return Side(len(items), lambda index: map(fetch, torch.split(index, BATCH)))
-        return Side(len(kept), lambda index: map(fetch, torch.split(kept[index], BATCH)))
+            return Side(len(items), lambda index: map(fetch, torch.split(index, BATCH)), lambda: _targets_in(given))
+        return Side(
+            len(kept), lambda index: map(fetch, torch.split(kept[index], BATCH)), lambda: _targets_in(given, kept)
+        )
     if _is_batches(given):
-        return Side(sum(_size(batch) for batch in given), lambda index: _picked(given, index))
+        size = sum(examples_in(batch) for batch in given)
+        return Side(size, lambda index: _picked(given, index), lambda: _targets_among(given))
     if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
     source = source_of(given, double=double)
     fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
-    return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)))
+    return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)), source.targets)
+
+
+def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor | None:
+    """The targets of a loader over these rows of a TensorDataset, or of a part of one."""
+    data: Any = loader.dataset
+    if type(data) is Subset:
+        part = torch.as_tensor(data.indices, dtype=torch.long)
+        data, rows = data.dataset, part if rows is None else part[rows]
+    if type(data) is not TensorDataset or len(data.tensors) < 2 or loader.collate_fn is not default_collate:
+        return None
+    found: Tensor = data.tensors[-1]
+    return found if rows is None else found[rows.to(found.device)]
+
+
+def _targets_among(batches: list[Any]) -> Tensor | None:
+    """The targets of a list of batches."""
+    found = [split_batch(batch)[1] for batch in batches]
+    return torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
 
 
 def _is_batches(side: Any) -> bool:
@@ -306,28 +352,15 @@ def _is_batches(side: Any) -> bool:
     return len({len(part) for part in parts}) == 1 and any(part.ndim > 1 for part in parts)
 
 
-def _size(batch: Any) -> int:
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
-
-
 def _picked(batches: list[Any], index: Tensor) -> Iterator[Any]:
     """The examples of these numbers, those of a batch together."""
     start = 0
     for batch in batches:
-        size = _size(batch)
+        size = examples_in(batch)
         local = index[(index >= start) & (index < start + size)] - start
         if len(local):
-            yield _indexed(batch, local, size)
+            yield examples_of(batch, local, size)
         start += size
-
-
-def _indexed(batch: Any, index: Tensor, size: int) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _indexed(value, index, size) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return tuple(_indexed(value, index, size) for value in batch)
-    return batch[index.to(batch.device)] if isinstance(batch, Tensor) and batch.ndim and len(batch) == size else batch
 
 
 class _Probe:
@@ -359,14 +392,7 @@ def cache_batches(batches: Batches) -> Batches:
     held, size = [], 0
     for batch in batches():
         held.append(batch)
-        size += _bytes(batch)
+        size += bytes_in(batch)
         if size > KEPT_BYTES:
             return batches
     return lambda: held
-
-
-def _bytes(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return batch.numel() * batch.element_size()
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return sum(_bytes(value) for value in values)

@@ -11,6 +11,7 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.learning_rates import RateTooHigh
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, descent, end_of, ends_annealed, falls, shows_learning
+from wellposed.training.history import Stopped
 
 
 class Diverged(Rule):
@@ -28,7 +29,7 @@ class Diverged(Rule):
     LEVER = "lower the learning rate (by ten to begin with), warm it up, or clip gradients; look for bad rows"
 
     def judge(self, curves: Curves) -> Finding | None:
-        stopped, broken = curves.facts.get("stopped") == "diverged", self._broken(curves)
+        stopped, broken = curves.facts.get("stopped") == Stopped.DIVERGED, self._broken(curves)
         if stopped or broken is not None:
             epoch = float(curves.epoch[broken]) if broken is not None and len(curves) else math.nan
             where = "the run broke off" if broken is None else f"from epoch {epoch:g} on no loss is a finite number"
@@ -125,7 +126,7 @@ class Undertrained(Rule):
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
         if not losses or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
             return None
-        if curves.facts.get("stopped") in ("patience", "turned"):
+        if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None
         if not all(falls(y, curves.fact("constant_loss")) for y in losses) or ends_annealed(curves):
             return None

@@ -1,7 +1,8 @@
 """What a rule is, and what several of them ask of curves.
 
 A rule is one small class for each finding: its definition, the reasons for its thresholds, and the lever it names. It returns a
-`Finding`, or None where its definition does not hold. Rules are found by introspection; a new one is a new class in this folder.
+`Finding`, or None where its definition does not hold. Ours are found by introspection; a new one is a new class in this folder.
+One of somebody's own is a subclass too, and is given to `wellposed.diagnose(source, rules=[...])`.
 All thresholds are ratios or multiples of the noise, so that the unit of the loss plays no part.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from wellposed.logs import Array
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
+    from wellposed.recipe.recipe import Recipe
 
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
@@ -49,10 +51,14 @@ class Rule(ABC):
     def judge(self, curves: Curves) -> Finding | None:
         """The finding, or None where the definition does not hold."""
 
+    def advice(self, recipe: Recipe) -> Iterable[Recipe]:
+        """Recipes that pull the lever, the one to be tried first first; those of ours are in `wellposed.diagnosis.advice`."""
+        return ()
+
     def finding(self, confidence: float, evidence: Mapping[str, Number], lever: str, says: str) -> Finding:
         """A finding under this rule's name, its confidence held inside [0, 1]."""
         sure = min(max(float(confidence), 0.0), 1.0)
-        return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls)
+        return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls, severity=self.severity)
 
 
 class Inside(Rule):

@@ -90,8 +90,7 @@ class Feed:
             self.lane_of[live],
         )  # fmt: skip
         for j, training in enumerate(trainings):
-            noise = training.recipe.noise
-            if noise.input or noise.cutout or noise.mixup or noise.cutmix:
+            if training.recipe.noise.acting("inputs"):
                 found.own[j], mixing = training.disturbed(found.inputs_of(j))
                 if mixing is not None:
                     found.mixing[j] = mixing

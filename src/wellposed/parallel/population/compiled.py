@@ -145,7 +145,7 @@ def _built() -> ctypes.CDLL:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise Missing("no C compiler")
-    here, folder = Path(__file__).parent, _cache()
+    here, folder = Path(__file__).parent, _make_cache()
     sources = [(here / name).read_bytes() for name in SOURCES]
     digest = hashlib.sha256()
     for part in (*sources, repr((FLAGS, compiler, _version(compiler), _processor())).encode()):
@@ -170,7 +170,7 @@ def _built() -> ctypes.CDLL:
     return library
 
 
-def _cache() -> Path | None:
+def _make_cache() -> Path | None:
     """A folder that only this user can write to; None where there is none."""
     try:
         folder = Path.home() / ".cache" / "wellposed"

@@ -15,7 +15,7 @@ from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_mask
 from wellposed.parallel.population.batch_rows import Batch
 from wellposed.parallel.population.stacks import Stack, Stacks
-from wellposed.parallel.population.tracing import DROPOUTS, name_of, sites
+from wellposed.parallel.population.tracing import DROPOUTS, layer_name, sites
 from wellposed.training.evaluate import BATCH
 from wellposed.training.loop import TINY, Training
 
@@ -49,7 +49,9 @@ class StackedModel(fx.Interpreter):
             return args[0] if self.masks is None or n not in self.masks else args[0] * self.masks[n]
         stacked = LAYERS.get(type(layer))
         return (
-            layer(*args, **kwargs) if stacked is None else stacked(self, name_of(self.graph_module, n), layer, args[0])
+            layer(*args, **kwargs)
+            if stacked is None
+            else stacked(self, layer_name(self.graph_module, n), layer, args[0])
         )
 
     def part(self, owner: str, name: str) -> Tensor | None:
@@ -148,7 +150,7 @@ class Eager:
         self.module, self.stacks, self.device = module, stacks, device
         self.streams = sites(module)
         self.leaves = list(stacks.weights)
-        self.calls = Counter(name_of(module, node) for node in module.graph.nodes if node.op == "call_module")
+        self.calls = Counter(layer_name(module, node) for node in module.graph.nodes if node.op == "call_module")
         """How often each layer is called in a pass."""
         whole = module.get_submodule("0") if module.meta["single"] else module
         trained = {name for name, weight in whole.named_parameters() if weight.requires_grad}

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from wellposed.core.errors import WellposedError
+from wellposed.core.preserve import random_states_kept
 from wellposed.core.progress import emit
-from wellposed.core.random import seeded, untouched
-from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.core.random import seeded
 from wellposed.losses.per_example import Loss
-from wellposed.noise.perturb import ParameterNoise
 from wellposed.optim.schedules import Custom
-from wellposed.parallel.jobs import Cull, Done, Job, NotBegun, Outcome, Standing, so_far
+from wellposed.parallel.jobs import Conditions, Job, NotBegun, Outcome, Outcomes, Standing
 from wellposed.parallel.population.compiled import Kernel, kernel, load_kernel
 from wellposed.parallel.population.eager import Eager
 from wellposed.parallel.population.lowering import Lowered, lower
@@ -30,7 +29,9 @@ from wellposed.parallel.population.tracing import NotStackable, node_shape, trac
 from wellposed.parallel.population.update_rules import confidence
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
+from wellposed.training.device import resolve_device
 from wellposed.training.evaluate import call
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Shared, Training, failure
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import Sample
@@ -69,7 +70,6 @@ class SingleJob:
     job: Job
     begin: Any
     ended: Any
-    deadline: float
     says: str
     training: Training | None = None
     epoch: int = 0
@@ -104,7 +104,7 @@ class SingleJob:
         self.epoch += 1
         stopped = training.stopped or training.patience()
         if stopped or self.epoch >= self.job.recipe.epochs:
-            self.end(self, stopped or "epochs")
+            self.end(self, stopped or Stopped.EPOCHS)
 
     def end(self, slot: Any, stopped: str) -> None:
         """It has ended by itself, or was stopped."""
@@ -120,20 +120,12 @@ class SingleJob:
         if isinstance(error, WellposedError) and (self.training is None or not self.training.history.rows):
             self.ended(self.number, error)
             return
-        run = None if self.training is None else self.training.finish("failed")
+        run = None if self.training is None else self.training.finish(Stopped.FAILED)
         self.ended(self.number, failure(error, run))
 
 
 def train_population(
-    problem: Problem,
-    jobs: Sequence[Job],
-    *,
-    device: torch.device,
-    deadline: float = math.inf,
-    probe_rows: int | None = None,
-    cull: Cull | None = None,
-    done: Done | None = None,
-    compiled: bool = True,
+    problem: Problem, jobs: Sequence[Job], conditions: Conditions, compiled: bool = True
 ) -> list[Outcome]:
     """Train every job in this process; those that allow it together.
 
@@ -148,26 +140,23 @@ def train_population(
     Raises:
         KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
     """
-    return PopulationTrainer(problem, list(jobs), device, deadline, probe_rows, cull, done, compiled).run()
+    return PopulationTrainer(problem, jobs, conditions, compiled).run()
 
 
 def why_alone(problem: Problem, jobs: Sequence[Job], device: torch.device) -> dict[int, str]:
     """The jobs that cannot be trained together with others, by number, and why."""
-    together = PopulationTrainer(problem, list(jobs), device, math.inf, None, None, None)
+    together = PopulationTrainer(problem, jobs, Conditions(device))
     return {group.number: group.says for group in together.groups if isinstance(group, SingleJob)}
 
 
 class PopulationTrainer:
     """All jobs, sorted into populations."""
 
-    def __init__(
-        self, problem: Problem, jobs: list[Job], device: torch.device, deadline: float, probe_rows: int | None,
-        cull: Cull | None, done: Done | None, compiled: bool = True,
-    ) -> None:  # fmt: skip
+    def __init__(self, problem: Problem, jobs: Sequence[Job], conditions: Conditions, compiled: bool = True) -> None:
         self.compiled = compiled
-        self.problem, self.jobs, self.device, self.deadline = problem, jobs, device, deadline
-        self.probe_rows, self.cull, self.done = probe_rows, cull, done
-        self.outcomes: dict[int, Outcome] = {}
+        self.problem, self.jobs, self.conditions = problem, jobs, conditions
+        self.device = resolve_device(conditions.device)
+        self.told = Outcomes(len(jobs), conditions.done)
         self.untold: list[int] = []
         self.shared: dict[Sample, Shared] = {}
         self.models: dict[str, Template | str] = {}
@@ -180,8 +169,8 @@ class PopulationTrainer:
             while waiting := [group for group in self.groups if not group.over]:
                 group = min(waiting, key=lambda g: g.progress)
                 try:
-                    with untouched():
-                        group.advance(late=begun and time.monotonic() > self.deadline)
+                    with random_states_kept():
+                        group.advance(late=begun and time.monotonic() > self.conditions.deadline)
                     begun = True
                 except Exception as error:
                     group.fail(error)
@@ -190,50 +179,50 @@ class PopulationTrainer:
         except KeyboardInterrupt:
             for group in self.groups:
                 for slot in list(group.slots):
-                    group.end(slot, "interrupted")
+                    group.end(slot, Stopped.INTERRUPTED)
             self.tell()
-            return so_far(self.outcomes, len(self.jobs), ended=True)
+            return self.told.so_far(ended=True)
         self.tell()
-        return so_far(self.outcomes, len(self.jobs), ended=False)
+        return self.told.so_far(ended=False)
 
     def judge(self) -> None:
         """Ask which of those that are in training shall stop."""
         running = {slot.number: (group, slot) for group in self.groups for slot in group.slots}
         running = {n: (g, s) for n, (g, s) in running.items() if s.training.history.rows}
-        emit("population", training=len(running), done=len(self.outcomes), of=len(self.jobs))
-        if self.cull is None or not running:
+        emit("population", training=len(running), done=len(self.told.outcomes), of=len(self.jobs))
+        if self.conditions.cull is None or not running:
             return
         standings = [Standing(n, s.training.history, s.training.recipe.epochs) for n, (_, s) in sorted(running.items())]
-        for number in self.cull(standings):
+        for number in self.conditions.cull(standings):
             if number in running:
                 group, slot = running[number]
-                group.end(slot, "culled")
+                group.end(slot, Stopped.CULLED)
         self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """A job has ended."""
-        self.outcomes[number] = outcome
+        self.told.outcomes[number] = outcome
         self.untold.append(number)
 
     def tell(self) -> None:
         """Say which jobs have ended: not in the middle of a group's work, whose failure an error there is not."""
         while self.untold:
             number = self.untold.pop(0)
-            if self.done is not None:
-                self.done(number, self.outcomes[number])
+            self.told.settle(number, self.told.outcomes[number])
 
     def rows(self, sample: Sample) -> Shared:
         """What jobs on equal rows share."""
         if sample not in self.shared:
             others = self.shared.values()
-            self.shared[sample] = Shared.of(self.problem, sample, self.probe_rows, self.device, others)
+            self.shared[sample] = Shared.of(self.problem, sample, self.conditions.probe_rows, self.device, others)
         return self.shared[sample]
 
     def begin(self, job: Job) -> Training:
         """The run of a job."""
         shared = self.rows(job.sample)
+        asked = self.conditions
         return Training.begin(
-            self.problem, job.recipe, job.seed, self.device, self.deadline, job.rows, self.probe_rows, shared=shared
+            self.problem, job.recipe, job.seed, self.device, asked.deadline, job.rows, asked.probe_rows, shared=shared
         )
 
     def sorted_out(self) -> list[Population | SingleJob]:
@@ -244,9 +233,9 @@ class PopulationTrainer:
             try:
                 shapes[self.shape(job)].append((number, job))
             except NotStackable as reason:
-                groups.append(SingleJob(number, job, self.begin, self.ended, self.deadline, f"alone: {reason}"))
+                groups.append(SingleJob(number, job, self.begin, self.ended, f"alone: {reason}"))
             except WellposedError:  # it cannot be trained: it says why when it begins
-                groups.append(SingleJob(number, job, self.begin, self.ended, self.deadline, "alone"))
+                groups.append(SingleJob(number, job, self.begin, self.ended, "alone"))
         found: list[Population | SingleJob] = [self.population(shape, members) for shape, members in shapes.items()]
         return found + groups
 
@@ -275,9 +264,8 @@ class PopulationTrainer:
         )
         added = {id(term) for term in terms if classes and confidence(term)}
         others = [term for term in terms if id(term) not in added]
-        each = classes and recipe.noise.mix_mode == "elem" and bool(recipe.noise.mixup or recipe.noise.cutmix)
-        why = template.why
-        why = why or ("classes are mixed by a weight for each example" if each else "")
+        by_torch = next((why for noise in recipe.noise.active if (why := noise.uncompiled(classes))), "")
+        why = template.why or by_torch
         why = why or ("a penalty looks at outputs" if any(map(needs, others)) else "")
         eager = template.found is None or not self.compiled or bool(why)
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
@@ -312,7 +300,7 @@ class PopulationTrainer:
         how = "torch" if shape.eager else "compiled"
         why = f": {shape.why}" if shape.why and self.compiled else ""
         return Population(
-            self.problem, members, places, self.begin, engine, self.ended, self.deadline,
+            self.problem, members, places, self.begin, engine, self.ended, self.conditions.deadline,
             f"{how} population of {places}{why}",
         )  # fmt: skip
 
@@ -405,7 +393,7 @@ def check_recipe(recipe: Recipe) -> None:
     if isinstance(recipe.schedule.name, Custom):
         raise NotStackable("its schedule is a function of somebody's own")
     for place in recipe.noise.places:
-        if not isinstance(place.build().noise, ParameterNoise):
+        if place.build().noise.acts != "weights":
             raise NotStackable(f"{place.kind} is drawn inside the model")
     for term in recipe.build_terms():
         looked = sorted(set(needs(term)) - {"outputs"})
@@ -422,16 +410,9 @@ def check_problem(problem: Problem, shared: Shared) -> None:
     if problem.forward is not call:
         raise NotStackable("the problem has a forward of its own")
     for source in (shared.data.train, shared.data.train_clean, shared.data.valid):
-        if not is_one_tensor(source):
+        if source.arrays is None or not isinstance(source.arrays.inputs, Tensor):
             raise NotStackable("its rows are fetched one by one")
     if problem.loss.name == "cross_entropy":
         targets = shared.data.train.targets()
         if targets is not None and not targets.is_floating_point() and targets.numel() and int(targets.min()) < 0:
             raise NotStackable("some rows do not count")
-
-
-def is_one_tensor(source: Source) -> bool:
-    """Whether rows are one tensor."""
-    if isinstance(source, Subset):
-        return is_one_tensor(source.source)
-    return isinstance(source, Arrays) and isinstance(source.inputs, Tensor)

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from wellposed.parallel.population.stacks import padded_size
-from wellposed.parallel.population.tracing import NotStackable, name_of, node_shape, sites
+from wellposed.parallel.population.tracing import NotStackable, layer_name, node_shape, sites
 
 LINEAR, POINT, ADD = 0, 1, 2
 NO_NORM, LAYER_NORM, BATCH_NORM = 0, 1, 2
@@ -113,7 +113,7 @@ def _layer(
     found: Lowered, node: fx.Node, module: fx.GraphModule, values: dict[fx.Node, int],
     streams: dict[fx.Node, str], used: set[str],
 ) -> int:  # fmt: skip
-    layer, name = module.get_submodule(str(node.target)), name_of(module, node)
+    layer, name = module.get_submodule(str(node.target)), layer_name(module, node)
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(node.args) > 1 or node.kwargs:
         raise NotStackable(f"{name!r} is called with more than one tensor")

@@ -228,8 +228,8 @@ class Given:
             found.weight = found.lanes(batch.weight.to(dtype), batch.lane)
         shape = torch.empty(batch.rows, outputs, dtype=dtype)
         for j, training in enumerate(trainings):
-            mixing, smoothing = batch.mixing.get(j), training.recipe.noise.label_smoothing
-            if mixing is None and (classes or not smoothing):
+            mixing, labels = batch.mixing.get(j), training.recipe.noise.acting("labels")
+            if mixing is None and (classes or not labels):
                 continue
             target, weight = training.told(shape, batch.target_of(j), batch.weight_of(j), mixing)
             if found.target is not None:
@@ -324,10 +324,3 @@ def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[st
             row["mean"] = place(buffers, op.normed, "running_mean")
             row["var"] = place(buffers, op.normed, "running_var")
     return rows
-
-
-def check_sizes(kernel: Kernel) -> None:
-    """Refuse a library whose structures are not these."""
-    sizes = [kernel.library.wp_sizes(Int(i)) for i in range(4)]
-    ours = [OP.itemsize, RULE.itemsize, CHARGE.itemsize, ctypes.sizeof(_Step)]
-    assert sizes == ours, f"kernel.c and native.py differ: {sizes}, {ours}"

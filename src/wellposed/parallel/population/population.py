@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import WellposedError
+from wellposed.core.errors import WellposedError, listed
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
@@ -26,6 +26,7 @@ from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.stacks import Stacks, give_own_memory
 from wellposed.parallel.population.update_rules import NO_UPDATE, Rules, ascends_itself, rates
 from wellposed.training.evaluate import Evaluation, Probe, evaluations
+from wellposed.training.history import Stopped
 from wellposed.training.loop import Training, failure
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -59,7 +60,8 @@ class Slot:
         try:
             yield
         except Exception as error:
-            self.error, self.training.stopped = error, "failed"
+            self.error = error
+            self.training.stop(Stopped.FAILED)
 
 
 class Population:
@@ -150,7 +152,8 @@ class Population:
         training = slot.training
         run = training.finish(stopped)
         give_own_memory(training.model)
-        run.engine = self.says
+        own = [cls.__name__ for cls in training.recipe.classes] if isinstance(self.engine, Program) else []
+        run.engine = f"{self.says}, {listed(own)} by torch" if own else self.says
         self.slots.remove(slot)
         self.free.append(slot.place)
         return run
@@ -166,7 +169,7 @@ class Population:
 
     def lose(self, slot: Slot, error: Exception) -> None:
         """A run ended by an exception, which keeps what was reached."""
-        run = self.remove(slot, "failed")
+        run = self.remove(slot, Stopped.FAILED)
         if isinstance(error, WellposedError) and not run.history.rows:
             self.ended(slot.number, error)
             return
@@ -207,7 +210,7 @@ class Population:
             slot.epoch += 1
             stopped = training.stopped or training.patience()
             if stopped or slot.epoch >= training.recipe.epochs:
-                self.end(slot, stopped or "epochs")
+                self.end(slot, stopped or Stopped.EPOCHS)
 
     def unharmed(self, slots: list[Slot]) -> list[Slot]:
         """Those that go on; the others are taken out."""
@@ -232,7 +235,7 @@ class Population:
             late = time.monotonic() > self.deadline
             for slot in chosen:
                 if late:
-                    slot.training.stopped = slot.training.stopped or "budget"
+                    slot.training.stop(Stopped.BUDGET)
             live = np.array([i for i in live if slots[i].training.stopped is None], np.int64)
             if not len(live):
                 break
@@ -270,7 +273,7 @@ class Population:
                 training.streams.step += 1
             slot.costs, slot.norms, slot.steps = slot.costs + total, slot.norms + float(norms[j]), slot.steps + 1
             if not math.isfinite(total):
-                training.stopped = "diverged"
+                training.stop(Stopped.DIVERGED)
                 self.rules.back(places[j : j + 1])
 
     def gradients(
@@ -332,8 +335,9 @@ class Population:
             return
         terms = find_wrapper(training.optimizer, Regularized)
         assert terms is not None
-        taken = int(self.rules.steps[place]) - terms.steps
-        terms.steps += taken
+        steps = int(self.rules.steps[place])
+        taken = steps - terms.steps
+        terms.at_step(steps)
         training.optimizer.param_groups[0]["lr"] = float(self.rules.last[place])
         if training.averager is not None and training.recipe.averaging.ema:
             training.averager.count += taken

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from wellposed.core.preserve import modes_kept
 from wellposed.core.shared import exclusively
 
 
@@ -106,16 +107,11 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder" and not node.args]
     if len(placeholders) != 1:
         raise NotStackable(f"it takes {len(placeholders)} inputs")
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with modes_kept(model, training=False), torch.no_grad():
             ShapeProp(module).propagate(example)
     except Exception as error:
         raise NotStackable(f"its graph does not run ({type(error).__name__})") from error
-    finally:
-        for m, mode in modes:
-            m.training = mode
     for node in module.graph.nodes:
         found = node_shape(node)
         if found is not None and node.op != "output" and (not found or found[0] != len(example)):
@@ -124,7 +120,7 @@ def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     return module
 
 
-def name_of(module: fx.GraphModule, node: fx.Node) -> str:
+def layer_name(module: fx.GraphModule, node: fx.Node) -> str:
     """What the layer that a node calls is called in the model that was traced; empty where it is the whole model."""
     return "" if module.meta["single"] else str(node.target)
 
@@ -143,21 +139,18 @@ def _told(graph: fx.Graph) -> str:
 
 def _graph(model: nn.Module) -> fx.Graph:
     """The graph of a model in training, which must be that in evaluation too."""
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        evaluated = _Tracer().trace(model)
-        model.train()
-        if not all(m.training for m in model.modules()):
-            raise NotStackable("some of its layers stay in evaluation mode")
-        graph = _Tracer().trace(model)
+        with modes_kept(model):
+            model.eval()
+            evaluated = _Tracer().trace(model)
+            model.train()
+            if not all(m.training for m in model.modules()):
+                raise NotStackable("some of its layers stay in evaluation mode")
+            graph = _Tracer().trace(model)
     except NotStackable:
         raise
     except Exception as error:  # whatever somebody's forward does with a value that is not there
         raise NotStackable(f"its forward cannot be traced ({type(error).__name__})") from error
-    finally:
-        for m, mode in modes:
-            m.training = mode
     if _told(evaluated) != _told(graph):
         raise NotStackable("its forward is another one in evaluation")
     return graph

@@ -57,7 +57,7 @@ def kernel_can_step(training: Training) -> bool:
         return False
     groups = optimizer.param_groups
     binding = optimizer.binding
-    if len(groups) != 1 or any(groups[0].get(setting) for setting in UNKNOWN) or recipe.noise.gradient:
+    if len(groups) != 1 or any(groups[0].get(setting) for setting in UNKNOWN) or recipe.noise.acting("gradients"):
         return False
     if binding.coupled or any(term.how == "loss" and not confidence(term) for term in optimizer.terms):
         return False

@@ -1,0 +1,85 @@
+"""Batches of any shape: tensors in tuples, lists, mappings, dataclasses, and these in one another.
+
+Torch's pytrees know tuples, named tuples, lists and dicts. Mappings of another kind (a tokenizer's batch) and dataclasses are
+leaves to them, and are opened here; a mapping comes back as a dict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_iter, tree_map
+
+
+def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool] | None = None) -> Any:
+    """The batch with ``change(leaf)`` in place of each leaf; its containers are new ones.
+
+    Args:
+        whole: what of containers is a leaf; None opens all of them.
+
+    Example:
+        >>> mapped(abs, (-1, {"a": [-2, 3]}))
+        (1, {'a': [2, 3]})
+    """
+    if isinstance(batch, Tensor):  # most batches, and several times as fast
+        return change(batch)
+
+    def changed(leaf: Any) -> Any:
+        if whole is None or not whole(leaf):
+            if isinstance(leaf, Mapping):
+                return {key: mapped(change, value, whole) for key, value in leaf.items()}
+            if _is_dataclass(leaf):
+                return dataclasses.replace(
+                    leaf, **{name: mapped(change, value, whole) for name, value in _fields(leaf).items()}
+                )
+        return change(leaf)
+
+    return tree_map(changed, batch, is_leaf=whole)
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, in order."""
+    for leaf in tree_iter(batch):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from tensors_in(list(leaf.values()))
+        elif _is_dataclass(leaf):
+            yield from tensors_in(list(_fields(leaf).values()))
+
+
+def count_numbers(batch: Any) -> int:
+    """How many numbers all tensors of a batch have."""
+    return sum(tensor.numel() for tensor in tensors_in(batch))
+
+
+def bytes_in(batch: Any) -> int:
+    """The memory of all tensors of a batch."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch))
+
+
+def examples_in(batch: Any) -> int:
+    """The length of the first tensor of a batch that has an axis; 0 where there is none."""
+    return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+
+
+def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:
+    """Some examples of a batch of ``count``: what has as many rows is indexed, anything else is left whole."""
+
+    def chosen(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.ndim or len(leaf) != count:
+            return leaf
+        return leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
+
+    return mapped(chosen, batch)
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
