@@ -850,7 +850,7 @@ def test_classes_that_no_memory_holds_are_refused_before_any_is_taken() -> None:
     "wrong", [[0, 1, 1], [0, 1, 3], [-1, 0, 1], [0, 1, 10**15], [0, 1], [False, True, True], [0.0, 1.0, 2.0]], ids=str
 )
 def test_what_is_no_permutation_is_refused(wrong: list[Any]) -> None:
-    with pytest.raises(ShapeError, match="mixed needs the permutation of the 3 rows"):
+    with pytest.raises(ShapeError, match="mixed_targets needs the permutation of the 3 rows"):
         mixed_targets(torch.zeros(3), torch.tensor(wrong), 0.5)
     assert mixed_targets(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5).shape == (0,)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wellposed.cli.failures import sentence
-from wellposed.cli.options import MaxMemory, Rules, imported_types
+from wellposed.cli.options import MaxMemory, RuleNames, imported_types
 from wellposed.cli.terminal import complain, hand_over, say, stdout_encodes, terminal_width
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def diagnose(
         list[str] | None,
         typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="A log reader of your own; may be given several times."),
     ] = None,
-    rule: Rules = None,
+    rule: RuleNames = None,
     max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""

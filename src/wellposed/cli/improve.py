@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory, Rules, imported_types
+from wellposed.cli.options import MaxMemory, RuleNames, imported_types
 from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
@@ -55,7 +55,7 @@ def improve(
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
-    rule: Rules = None,
+    rule: RuleNames = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",

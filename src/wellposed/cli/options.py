@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-Rules = Annotated[
+RuleNames = Annotated[
     list[str] | None,
     typer.Option(
         "--rule", metavar="PACKAGE.MODULE:CLASS", help="A finding rule of your own; may be given several times."

@@ -49,7 +49,7 @@ class Within:
 
 Count = Annotated[int, Within(1)]
 """How many of something, at least one."""
-Level = Annotated[float, Within(0, 1, open="both")]
+ConfidenceLevel = Annotated[float, Within(0, 1, open="both")]
 """A probability that is neither 0 nor 1."""
 Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 """A finite number above 0."""

@@ -25,8 +25,8 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, did_you_mean
 
 LIMIT = 4 * 2**30
-Kind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
-TIMES: dict[Kind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2, "page": 2}
+FileKind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
+TIMES: dict[FileKind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2, "page": 2}
 """Memory that one byte of a file takes at most, about, when it is read: ``[[],[],`` is 24 times as large as a list in Python.
 A recipe is read by slow code, and has a few hundred bytes."""
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -137,7 +137,7 @@ def path_is_folder(path: Path) -> bool:
 
 
 def read_bytes(
-    path: str | Path, kind: Kind, error: type[InputError], called: str = "file", packed: bool = False
+    path: str | Path, kind: FileKind, error: type[InputError], called: str = "file", packed: bool = False
 ) -> bytes:
     """The content of a regular file that memory allows for.
 
@@ -176,7 +176,7 @@ def read_bytes(
             raise error(f"'{path}' cannot be read: {reason.strerror or reason}.") from None
 
 
-def _check(path: Path, kind: Kind, large: str, count: int, error: type[InputError]) -> None:
+def _check(path: Path, kind: FileKind, large: str, count: int, error: type[InputError]) -> None:
     check_memory(f"'{path}' has {large}, which is much for a {kind}", count * TIMES[kind], error)
 
 

@@ -16,8 +16,8 @@ from wellposed.core.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["number", "category", "boolean", "date"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+ColumnKind = Literal["number", "category", "boolean", "date"]
+KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
 Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -60,7 +60,7 @@ def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
     return np.asarray(codes, dtype=np.int64), list(uniques)
 
 
-def column_kind(column: pd.Series[Any]) -> Kind:
+def column_kind(column: pd.Series[Any]) -> ColumnKind:
     """The kind of a column, by its type and, for texts, by its values.
 
     - booleans, or only the texts true and false: ``boolean``;
@@ -84,7 +84,7 @@ def column_kind(column: pd.Series[Any]) -> Kind:
     return _kind_of_texts(codes, names)
 
 
-def _kind_of_texts(codes: Integers, names: list[str]) -> Kind:
+def _kind_of_texts(codes: Integers, names: list[str]) -> ColumnKind:
     if not names:
         return "number"
     counts = np.bincount(codes[codes >= 0], minlength=len(names))

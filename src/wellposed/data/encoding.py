@@ -21,8 +21,8 @@ from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data.columns import (
     KINDS,
     MOST_LEVELS,
+    ColumnKind,
     Floats,
-    Kind,
     as_days,
     as_numbers,
     as_truths,
@@ -89,7 +89,7 @@ def squash(x: Floats, center: float, scale: float) -> Floats:
 class Column(ABC):
     """What the training rows taught about one column. ``missing``: if some had no value, a 0/1 feature says so."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[ColumnKind]
     name: str
     missing: bool
 
@@ -329,7 +329,7 @@ class TableEncoder:
 
 
 def _column_from(item: Mapping[str, Any]) -> Column:
-    kind: str = validate(cast(Any, Kind), item.get("kind"), "The kind of a column")
+    kind: str = validate(cast(Any, ColumnKind), item.get("kind"), "The kind of a column")
     return validate(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 

@@ -36,7 +36,7 @@ from wellposed.decomposition.rivals import (
     rival_recipes,
     unregularized_rivals,
 )
-from wellposed.decomposition.training_cost import State, View, loss_as_trained, penalty_costs
+from wellposed.decomposition.training_cost import StateDict, View, loss_as_trained, penalty_costs
 from wellposed.diagnosis.advice import Room
 from wellposed.losses.per_example import MeanLoss
 from wellposed.optim.averaging import batch_norms
@@ -158,7 +158,7 @@ class Found:
         by: the recipe that found them, None where it is the budget's own; ``polished`` by full-batch steps.
     """
 
-    state: State
+    state: StateDict
     training: float
     valid: MeanLoss
     cost: float
@@ -443,7 +443,7 @@ class _Probe:
         self.pass_ = max(self.pass_, time.perf_counter() - began)
         return training.mean, valid
 
-    def cost(self, state: State, seed: int, training: float) -> float:
+    def cost(self, state: StateDict, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
         recipe = self.objective.cost
         _, penalty = penalty_costs(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)

@@ -25,11 +25,11 @@ LEFT = 152
 """Room for the longest name."""
 
 
-Numbers = tuple[str, float, float, float]
+ShareNumbers = tuple[str, float, float, float]
 """A share of the gap: its name, its estimate, and the ends of its interval."""
 
 
-def gap_bars(shares: Sequence[Numbers], visible: float) -> list[WaterfallBar]:
+def gap_bars(shares: Sequence[ShareNumbers], visible: float) -> list[WaterfallBar]:
     """The true gap, the shares from the inside out, and their sum, the visible gap.
 
     That is the order of the table turned around: a reader begins with what is so, and sees what is laid upon it.
@@ -42,7 +42,7 @@ def gap_bars(shares: Sequence[Numbers], visible: float) -> list[WaterfallBar]:
     return [*steps, WaterfallBar("visible", 0.0, visible, math.nan, math.nan)]
 
 
-def gap_picture(shares: Sequence[Numbers], visible: float) -> str:
+def gap_picture(shares: Sequence[ShareNumbers], visible: float) -> str:
     """The waterfall of a visible gap as a figure of its own: SVG that is readable on white and on dark ground; empty where a
     loss is not finite.
 

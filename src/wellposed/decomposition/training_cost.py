@@ -27,7 +27,7 @@ from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 
 Array = npt.NDArray[np.float64]
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 Mode = Literal["training", "noise", "norms", "evaluation"]
 """Which modules are in training mode: all, all but batch norm, batch norm alone, none."""
 
@@ -78,7 +78,7 @@ class View:
         return bool(drawn or active or batched)
 
 
-def loss_as_trained(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
+def loss_as_trained(problem: Problem, state: StateDict, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
          step: int = 0) -> Seen:  # fmt: skip
     """The loss of these weights on all training rows as the recipe's training would see it.
 
@@ -102,7 +102,7 @@ def loss_as_trained(problem: Problem, state: State, view: View, *, seed: int = 0
 
 
 def penalty_costs(
-    problem: Problem, recipe: Recipe, state: State, *, seed: int, step: int = 0, rows: int | None = None
+    problem: Problem, recipe: Recipe, state: StateDict, *, seed: int, step: int = 0, rows: int | None = None
 ) -> tuple[float, float]:
     """What the weights are charged in the cost that training minimizes (``how="loss"``), and by all terms together.
 
@@ -134,7 +134,7 @@ def _augments(training: Training, view: View) -> bool:
     return view.augmented and training.data.train is not training.data.train_clean
 
 
-def _one_draw(training: Training, state: State, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
+def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
     """Each row's part of the loss, in the rows' order, and what the outputs are charged on average."""
     model = training.model
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw

@@ -51,15 +51,15 @@ class Room:
         return cls(bool(rates), problem.loss.classifies, dict(problem.space), float(max(rates, default=0.0)))
 
 
-Move = Callable[[Recipe, Room], Recipe]
+RecipeMove = Callable[[Recipe, Room], Recipe]
 
 
-def with_lower_rate(by: float) -> Move:
+def with_lower_rate(by: float) -> RecipeMove:
     """The learning rate divided by ``by`` > 1."""
     return lambda recipe, room: _rated(recipe, recipe.optimizer.lr / by)
 
 
-def with_higher_rate(by: float) -> Move:
+def with_higher_rate(by: float) -> RecipeMove:
     """The learning rate times ``by`` > 1."""
     return lambda recipe, room: _rated(recipe, recipe.optimizer.lr * by)
 
@@ -88,7 +88,7 @@ def with_usual_rate(recipe: Recipe, room: Room) -> Recipe:
     return _rated(recipe, usual)
 
 
-def with_more_epochs(by: float) -> Move:
+def with_more_epochs(by: float) -> RecipeMove:
     """So many times the epochs, and the patience with them."""
     return lambda recipe, room: recipe.replace(
         epochs=round(by * recipe.epochs), stopping={"patience": round(by * recipe.stopping.patience)}
@@ -128,7 +128,7 @@ def with_larger_model(recipe: Recipe, room: Room) -> Recipe:
     return recipe.replace(model=chosen) if chosen else recipe
 
 
-def with_dropout(rate: float) -> Move:
+def with_dropout(rate: float) -> RecipeMove:
     """Dropout of at least ``rate``, where the model has a place for it."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -142,7 +142,7 @@ def with_dropout(rate: float) -> Move:
 MOST_DECAY, MORE_DECAY = 3.0, 10.0
 
 
-def with_decay(strength: float) -> Move:
+def with_decay(strength: float) -> RecipeMove:
     """Decay of the weights with ``strength``; ten times as much where there is decay already."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -167,7 +167,7 @@ def with_selective_decay(recipe: Recipe, room: Room) -> Recipe:
     return recipe.replace(optimizer={"weight_decay": 0.0}, terms=terms)
 
 
-def with_label_smoothing(rate: float) -> Move:
+def with_label_smoothing(rate: float) -> RecipeMove:
     """Labels smoothed by at least ``rate``, where there are labels."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -183,7 +183,7 @@ def with_averaging(recipe: Recipe, room: Room) -> Recipe:
     return recipe if recipe.averaging.ema or recipe.averaging.swa else recipe.replace(averaging={"ema": 0.99})
 
 
-def with_less_regularization(by: float) -> Move:
+def with_less_regularization(by: float) -> RecipeMove:
     """Every strength, rate and noise that regularizes divided by ``by`` > 1, the model's own dropout too; bounds times it."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -203,12 +203,12 @@ def with_less_regularization(by: float) -> Move:
     return move
 
 
-def with_larger_batches(least: int) -> Move:
+def with_larger_batches(least: int) -> RecipeMove:
     """Batches of at least so many rows."""
     return lambda recipe, room: recipe if recipe.batch_size >= least else recipe.replace(batch_size=least)
 
 
-ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
+ADVICE: dict[str, tuple[tuple[RecipeMove, ...], ...]] = {
     "diverged": ((with_lower_rate(10),), (with_lower_rate(10), with_clipping, with_annealing), (with_lower_rate(100),)),
     "not_learning": (
         (with_usual_rate,),

@@ -21,7 +21,7 @@ from wellposed.core.random import seeded
 from wellposed.data.arrays import Items, Source, in_numpy, rows_of, source_of, split_batch
 from wellposed.data.splits import duplicate_ids
 
-Numbers = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
 MOST_JUDGED = 2048  # rows of each side by which single features are judged
@@ -195,17 +195,17 @@ def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Give
     return Giveaway(best, float(explained[best]), float(max(explained[strange], default=0.0)), len(x_valid))
 
 
-def _flat_table(side: tuple[Tensor, Tensor]) -> Numbers | None:
+def _flat_table(side: tuple[Tensor, Tensor]) -> Array | None:
     x = side[0]
     return x.detach().cpu().double().numpy() if x.ndim == 2 and x.is_floating_point() else None
 
 
-def _flat_target(y: Tensor) -> Numbers | None:
+def _flat_target(y: Tensor) -> Array | None:
     y = y.flatten(1).squeeze(1) if y.ndim > 1 and y[0].numel() == 1 else y
     return y.detach().cpu().double().numpy() if y.ndim == 1 else None
 
 
-def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbers]:
+def _shares(y: Array, y_valid: Array, classes: bool) -> tuple[Array, Array]:
     """Columns to be predicted: one for each class of integers, else the number itself."""
     if not classes:
         return y[:, None], y_valid[:, None]
@@ -213,7 +213,7 @@ def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbe
     return (y[:, None] == names).astype(np.float64), (y_valid[:, None] == names).astype(np.float64)
 
 
-def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
+def _neighbours_error(x: Array, y: Array, x_valid: Array, y_valid: Array) -> float:
     """Squared error of the mean target of the training rows of the same value, or of the `NEAREST`."""
     by = np.argsort(x, kind="stable")
     x, sums = x[by], np.concatenate([np.zeros((1, y.shape[1])), np.cumsum(y[by], axis=0)])
@@ -225,7 +225,7 @@ def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers
     return float(np.square(y_valid - means).sum())
 
 
-def _correlation(a: Numbers, b: Numbers) -> float:
+def _correlation(a: Array, b: Array) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / size if size > 0 else 0.0
@@ -265,7 +265,7 @@ def _is_classes(target: Tensor) -> bool:
     return not target.is_floating_point() or len(set(target.flatten().tolist())) <= 2
 
 
-def resemblance(y: Numbers, classes: bool) -> Order | None:
+def resemblance(y: Array, classes: bool) -> Order | None:
     """Intraclass correlation of targets within batches ``(batches, rows)``: ``1 - within / total``.
 
     For classes the variances are those of their indicators. ``z`` is its distance from 0 under shuffling, from the F
@@ -375,7 +375,7 @@ def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tup
     return float(by_class.mean()), float(rounded.mean()), float(difference.std() / math.sqrt(len(difference)))
 
 
-def _features(x: Tensor) -> Numbers | None:
+def _features(x: Tensor) -> Array | None:
     if x.ndim < 2 or not x.is_floating_point():
         return None
     flat = x.detach().flatten(1).double().cpu().numpy()

@@ -32,9 +32,9 @@ from wellposed.training.inspection import (
     FEWEST_ROWS,
     MOST_NUMBERS,
     MOST_ROWS,
-    Batch,
     Inspection,
     Predict,
+    RowsWithTargets,
     Unseen,
     inspect_network,
     noise_toll,
@@ -191,11 +191,11 @@ def _of_run(run: Run) -> Signals:
         "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
     }
     steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
-    last = seen.look(run.model, kept)
+    last = seen.inspect(run.model, kept)
     found = Signals(
         loop=False,
         loss=problem.loss,
-        first=None if lazy else seen.look(fresh, kept),
+        first=None if lazy else seen.inspect(fresh, kept),
         last=last,
         moved=distances(began, samples(run.model)),
         wrong={side: seen.wrong(run.model, batches) for side, batches in answers.items()},
@@ -225,7 +225,7 @@ def _of_watch(watch: Watch) -> Signals:
     held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
-    last = seen.look(watch.model, kept)
+    last = seen.inspect(watch.model, kept)
     found = Signals(
         loop=True,
         loss=watch.loss,
@@ -253,7 +253,7 @@ def _of_watch(watch: Watch) -> Signals:
     )
 
 
-def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batch]:
+def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[RowsWithTargets]:
     """At most so many rows of a side: of all its rows where they are at hand, else the probe's."""
     source = measure.array_source(watch.given[side])
     if source is None or not watch.plain:
@@ -278,14 +278,14 @@ class _Seen:
     rows: int
     missing: list[str] = field(default_factory=list)
 
-    def look(self, model: nn.Module, batches: list[Batch]) -> Inspection | None:
+    def inspect(self, model: nn.Module, batches: list[RowsWithTargets]) -> Inspection | None:
         try:
             return inspect_network(model, self.predict, self.loss, batches, self.rows)
         except Unseen as unseen:
             self._miss(unseen)
             return None
 
-    def disagreement(self, model: nn.Module, batches: list[Batch]) -> tuple[float, float, float] | None:
+    def disagreement(self, model: nn.Module, batches: list[RowsWithTargets]) -> tuple[float, float, float] | None:
         try:
             return norm_disagreement(model, self.predict, self.loss, batches)
         except Unseen as unseen:
@@ -293,7 +293,7 @@ class _Seen:
             return None
 
     def toll(
-        self, model: nn.Module, batches: list[Batch], last: Inspection | None, decay: Optimizer | float | None
+        self, model: nn.Module, batches: list[RowsWithTargets], last: Inspection | None, decay: Optimizer | float | None
     ) -> Toll | None:
         """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
         try:
@@ -303,7 +303,7 @@ class _Seen:
             return None
         return Toll(noise, error, _decay_of(model, last, decay), loss)
 
-    def wrong(self, model: nn.Module, batches: Iterator[Batch]) -> Wrong | None:
+    def wrong(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Wrong | None:
         """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
         if not (self.loss.classifies or self.loss.name == "NLLLoss"):
             return None
@@ -327,12 +327,12 @@ class _Seen:
             self.missing.append(str(unseen))
 
 
-def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _moved(batches: Iterator[RowsWithTargets], device: torch.device) -> Iterator[RowsWithTargets]:
     for batch, target in batches:
         yield to_device(batch, device), to_device(target, device)
 
 
-def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> Signals:
+def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[RowsWithTargets], size: int) -> Signals:
     modules = list(unwrap_model(model).named_modules())
     norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
     close = bool(norms) and size <= SMALL_BATCH
@@ -342,7 +342,7 @@ def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Batc
 
 
 def _with_rows(
-    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None
+    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[RowsWithTargets], watch: Watch | None = None
 ) -> Signals:
     """What the rows say: of all of them where they are at hand, else of the probes' rows."""
     share = 1.0
@@ -395,7 +395,7 @@ def _row_numbers(source: Source) -> int:
     return count_numbers(inputs)
 
 
-def _numbers_of(batches: list[Batch]) -> int:
+def _numbers_of(batches: list[RowsWithTargets]) -> int:
     if not batches:
         return 0
     batch, target = batches[0]

@@ -83,18 +83,20 @@ def mixed_targets(
     rows = len(target) if target.ndim else -1
     if not _is_permutation(permutation, rows):
         raise ShapeError(
-            f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
+            f"mixed_targets needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
             f"{permutation.dtype} of shape {tuple(permutation.shape)}."
         )
     if target.is_complex():
-        raise InputError("mixed needs class indices, probabilities or real targets; it was given complex numbers.")
+        raise InputError(
+            "mixed_targets needs class indices, probabilities or real targets; it was given complex numbers."
+        )
     if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:
         raise ShapeError(
             f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
             f"{tuple(weight.shape)}."
         )
     if isinstance(weight, Tensor) and not bool(((weight >= 0) & (weight <= 1)).all()):
-        raise InputError("mixed needs weights in [0, 1], as mixup gave them; one of these is outside, or NaN.")
+        raise InputError("mixed_targets needs weights in [0, 1], as mixup gave them; one of these is outside, or NaN.")
     if not target.is_floating_point():
         if classes is None:
             raise InputError(

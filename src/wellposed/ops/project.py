@@ -204,11 +204,11 @@ def keep_largest(w: Tensor, keep: int, axis: int | None) -> Tensor:
     return by_rows(w, axis, nearest)
 
 
-End = float | Tensor
+IntervalEnd = float | Tensor
 """An end of an interval: a number, or one for each weight, which may be infinite."""
 
 
-def into_interval(w: Tensor, low: End, high: End) -> Tensor:
+def into_interval(w: Tensor, low: IntervalEnd, high: IntervalEnd) -> Tensor:
     """Project onto ``{u : low_i <= u_i <= high_i}``: clip. An end may be infinite; what is not finite is not clipped.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.checks import Level, checked
+from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
 from wellposed.core.numbers import to_python
 from wellposed.core.preserve import modes_kept
@@ -85,7 +85,7 @@ class Average:
     def __init__(
         self,
         model: nn.Module,
-        ema: Level | None = None,
+        ema: ConfidenceLevel | None = None,
         *,
         warmup: Warmup | Callable[[float], float] | None = "ratio",
         start: Start = "update",

@@ -14,7 +14,7 @@ from wellposed.ops.groups import AXES
 from wellposed.ops.shards import unshard
 from wellposed.optim.binding import Charged
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
-from wellposed.optim.optimizer_metrics import Diagonal, Metric
+from wellposed.optim.optimizer_metrics import Diagonal, MetricOrStep
 from wellposed.optim.proximal import JointProx
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.group import GroupL2
@@ -26,7 +26,7 @@ class Move(NamedTuple):
 
     one: Charged
     prox: JointProx
-    metric: Metric
+    metric: MetricOrStep
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.ops.project import End, into_interval
+from wellposed.ops.project import IntervalEnd, into_interval
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.optim.composition import is_cone
 from wellposed.penalties.base import Penalty, setting_text
 
-Step = float | Tensor
+StepSize = float | Tensor
 Center = float | Tensor | None
 
 
@@ -35,7 +35,7 @@ class JointProx:
 
     squares: tuple[tuple[float, Center], ...] = ()
     l1: float | Tensor = 0.0
-    interval: tuple[End, End] | None = None
+    interval: tuple[IntervalEnd, IntervalEnd] | None = None
     core: Penalty | None = None
 
     @property
@@ -61,7 +61,7 @@ class JointProx:
             self.interval is None and isinstance(self.l1, float) and all(center is None for _, center in self.squares)
         )
 
-    def __call__(self, w: Tensor, step: Step, spared: Tensor | None = None) -> Tensor:
+    def __call__(self, w: Tensor, step: StepSize, spared: Tensor | None = None) -> Tensor:
         """The joint minimizer; step 0 returns ``w``. A step for each coordinate where `diagonal`, else a number.
 
         ``spared``: see `Penalty.prox_sparing`.
@@ -89,7 +89,9 @@ def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value.to(device=w.device, dtype=w.dtype) if isinstance(value, Tensor) else value
 
 
-def joint(name: str, penalties: Sequence[Penalty], interval: tuple[End, End] | None = None) -> JointProx:
+def joint(
+    name: str, penalties: Sequence[Penalty], interval: tuple[IntervalEnd, IntervalEnd] | None = None
+) -> JointProx:
     """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in.
 
     Raises:

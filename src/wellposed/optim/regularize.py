@@ -24,7 +24,7 @@ from wellposed.optim.binding import Binding, BoundTerm, Charged, CoupledCharge, 
 from wellposed.optim.optimizer_metrics import (
     RAMP_STEPS,
     Diagonal,
-    Metric,
+    MetricOrStep,
     OptimizerMetric,
     is_adaptive,
     needs_metric,
@@ -256,7 +256,7 @@ class Regularized(Wrapper):
         multiplier = _multiplier(one, plan)
         one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
 
-    def _step_of(self, one: Charged, group: Group) -> Metric:
+    def _step_of(self, one: Charged, group: Group) -> MetricOrStep:
         """The effective step of a parameter, with the ramp of adaptive optimizers.
 
         By the parameter's own steps: one that joins late has no second moment yet.

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Literal
 
-from wellposed.core.checks import Count, Level, Positive, Within, checked
+from wellposed.core.checks import ConfidenceLevel, Count, Positive, Within, checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
 from wellposed.core.numbers import to_python
 from wellposed.core.registry import snake_case
@@ -270,7 +270,7 @@ class Plateau(Course):
         monitor: one of `Monitor`.
     """
 
-    factor: Level = 0.1
+    factor: ConfidenceLevel = 0.1
     patience: Annotated[int, Within(0)] = 10
     threshold: Size = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"

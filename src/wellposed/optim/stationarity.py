@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wellposed.core.errors import CompositionError
 from wellposed.optim.binding import join_operators
-from wellposed.optim.composition import Interval, intersection, order_constraints
+from wellposed.optim.composition import WeightInterval, intersection, order_constraints
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.penalties.base import Chargeable, Constraint, Penalty
 
@@ -85,7 +85,7 @@ def smooth_gradient(w: Tensor, grad: Tensor, total: JointProx) -> Tensor:
     return grad
 
 
-def distance(w: Tensor, grad: Tensor, total: JointProx, interval: Interval | None = None) -> Tensor:
+def distance(w: Tensor, grad: Tensor, total: JointProx, interval: WeightInterval | None = None) -> Tensor:
     """Distance of ``-grad`` to the subdifferential of squares, absolute values and core, 0-d.
 
     Each number takes off its gradient what the slopes of its absolute value (and of an interval, whose normal cone is open
@@ -104,7 +104,7 @@ def distance(w: Tensor, grad: Tensor, total: JointProx, interval: Interval | Non
     return size
 
 
-def _slopes(w: Tensor, l1: float | Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
+def _slopes(w: Tensor, l1: float | Tensor, interval: WeightInterval) -> tuple[Tensor, Tensor]:
     """The least and the largest slope of ``l1 |w_i|`` on an interval."""
     size = torch.zeros_like(w) + (l1.to(w) if isinstance(l1, Tensor) else l1)
     least = torch.where(w > 0, size, -size).masked_fill(w <= interval[0], -math.inf)

@@ -24,7 +24,7 @@ PATIENCE = 1000
 ROUNDING = 16
 """Units of rounding of the cost within which two costs cannot be told apart: sums over rows round more than once."""
 
-Tensors = list[Tensor]
+TensorList = list[Tensor]
 
 
 @checked
@@ -129,7 +129,7 @@ class _Descent:
             ]
         return [f"settling used up its {steps} steps; the violation was still falling or above the tolerance."]
 
-    def _step(self, y: Tensors, at: CostPoint) -> tuple[Tensors, float]:
+    def _step(self, y: TensorList, at: CostPoint) -> tuple[TensorList, float]:
         """One proximal step from ``y``, of a length at which the quadratic model lies above the cost."""
         self.step *= GROWTH
         while True:
@@ -149,11 +149,11 @@ class _Descent:
                 return u, smooth
             self.step *= 0.5
 
-    def _set(self, values: Tensors) -> None:
+    def _set(self, values: TensorList) -> None:
         for p, value in zip(self.params, values, strict=True):
             p.copy_(value)
 
-    def _at(self, values: Tensors) -> CostPoint:
+    def _at(self, values: TensorList) -> CostPoint:
         self._set(values)
         return self.cost.at()
 
@@ -161,7 +161,7 @@ class _Descent:
         return math.hypot(*(found.violation for _, found in self.cost.charges.judged(point.grads)))
 
 
-def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensors:
+def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> TensorList:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 

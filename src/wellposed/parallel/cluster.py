@@ -132,11 +132,11 @@ def store_problem(ray: ModuleType, problem: Problem) -> Any:
     return known[1]
 
 
-Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
+RemoteAnswer = tuple[list[tuple[int, bytes]], bool, list[str]]
 """Each outcome with its place, whether an interrupt ended the share, and notes for the user."""
 
 
-def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> Answer:
+def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> RemoteAnswer:
     """The task: train a share within the seconds that are left."""
     share = replace(share, conditions=replace(share.conditions, deadline=time.monotonic() + left))
     told: list[tuple[int, bytes]] = []

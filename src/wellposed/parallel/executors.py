@@ -116,7 +116,9 @@ def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) ->
     ]  # fmt: skip
     for train, places, share in parts:
         now = time.monotonic()
-        part = replace(conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.settle)
+        part = replace(
+            conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.finish_job
+        )
         if places:
             train(problem, [jobs[i] for i in places], part.among(places))
         if any(map(interrupted, told.outcomes.values())):

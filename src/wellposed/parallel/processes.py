@@ -144,7 +144,7 @@ class Worker:
         return self.join()
 
 
-Start = Callable[[Problem, WorkerShare, "Sequence[Worker]"], Worker]
+StartWorker = Callable[[Problem, WorkerShare, "Sequence[Worker]"], Worker]
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Crew:
 
     problem: Problem
     jobs: Sequence[Job]
-    start: Start
+    start: StartWorker
     told: Outcomes
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None

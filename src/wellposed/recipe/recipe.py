@@ -68,10 +68,10 @@ def _is_a_number(value: float) -> float:
     return value
 
 
-Number = Annotated[float, AfterValidator(_is_a_number)]
-Scalar = bool | int | Number | str
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FiniteNumber = Annotated[float, AfterValidator(_is_a_number)]
+TomlScalar = bool | int | FiniteNumber | str
+NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -126,7 +126,7 @@ class OptimizerSpec(Section):
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: Any = "adamw"
-    lr: Positive = 1e-3
+    lr: PositiveNumber = 1e-3
 
     @field_validator("name")
     @classmethod
@@ -323,8 +323,8 @@ class TermSpec(Section):
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: Any
-    strength: NonNegative | None = None
-    bound: NonNegative | None = None
+    strength: NonNegativeNumber | None = None
+    bound: NonNegativeNumber | None = None
     on: Any = "weights"
     how: How | None = None
     schedule: Any = "constant"
@@ -552,7 +552,7 @@ class PlaceSpec(Section):
 
 def _number(kind: Kind, key: Key) -> tuple[Any, Any]:
     """What the recipe takes for a key, and its default."""
-    taken = key.type or (Rate if kind.share else NonNegative)
+    taken = key.type or (Rate if kind.share else NonNegativeNumber)
     return (taken | None if key.off is None else taken), key.off
 
 
@@ -703,7 +703,7 @@ def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = (
 class SharpnessSpec(Section):
     """Sharpness-aware minimization: ``radius`` of the ascent, 0 is off; ``adaptive`` for ASAM. Each step costs two."""
 
-    radius: NonNegative = 0.0
+    radius: NonNegativeNumber = 0.0
     adaptive: bool = False
 
 
@@ -772,7 +772,7 @@ class StoppingSpec(Section):
 
     patience: Annotated[int, Field(ge=0)] = 20
     monitor: Monitor = "valid_loss"
-    min_delta: NonNegative = 0.0
+    min_delta: NonNegativeNumber = 0.0
     baseline: Annotated[float, Field(allow_inf_nan=False)] | None = None
     keep: Literal["best", "last"] = "best"
 
@@ -794,9 +794,9 @@ class Recipe(Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulate: Annotated[int, Field(ge=1)] = 1
-    clip: NonNegative = 0.0
+    clip: NonNegativeNumber = 0.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    model: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    model: dict[str, TomlScalar | list[TomlScalar]] = Field(default_factory=dict)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     terms: tuple[TermSpec, ...] = ()

@@ -49,7 +49,7 @@ FEWEST_RECIPES = 20
 """With fewer recipes a search says little."""
 
 
-Shape = tuple[Any, ...]
+TrainingShape = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Pace:
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
         self._speeds: dict[tuple[Any, ...], Speed] = {}
-        self._factors: dict[Shape, float] = {}
-        self._alone: dict[Shape, float] = {}
+        self._factors: dict[TrainingShape, float] = {}
+        self._alone: dict[TrainingShape, float] = {}
         self._lasting: dict[str, float] = {}
         self._around: dict[str, float] = {}
         self._last_around = 1.0
@@ -170,7 +170,7 @@ class Pace:
     def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
         and what is spent between epochs."""
-        shapes: dict[Shape, list[TrialTiming]] = defaultdict(list)
+        shapes: dict[TrainingShape, list[TrialTiming]] = defaultdict(list)
         for one in lot:
             shapes[recipe_shape(one.recipe)].append(one)
         for shape, members in shapes.items():
@@ -242,7 +242,7 @@ class Pace:
         return max(1, min(most, int(seconds / max(self.seconds(kind, recipes, 1, rows), 1e-9))))
 
 
-def recipe_shape(recipe: Recipe) -> Shape:
+def recipe_shape(recipe: Recipe) -> TrainingShape:
     """What recipes have in common that one program trains; sharpness takes each gradient twice, and noise on
     weights goes through Python."""
     sharp = bool(recipe.sharpness.radius)

@@ -302,8 +302,8 @@ def source_of_change(before: tuple[float, float], after: tuple[float, float], se
     gap = (after[1] - after[0]) - (before[1] - before[0])
     total = cost + gap
     decimals = decimals_for(max(abs(cost), abs(gap)))
-    changes = [with_sign(change, decimals) for change in (cost, gap, total)]
-    moved = "training cost {}, gap {}, validation loss {}".format(*changes)
+    training, apart, valid = (with_sign(change, decimals) for change in (cost, gap, total))
+    moved = f"training cost {training}, gap {apart}, validation loss {valid}"
     return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, se)}"
 
 

@@ -33,7 +33,7 @@ FEWEST_ROWS = 32
 STILL = 1e-5  # of the size of what is seen: float32 differs by less where nothing varies
 TAKEN = 1e-3  # of the variation of its inputs, what a layer that says nothing leaves: a sigmoid leaves a quarter
 
-Batch = tuple[Any, Any]
+RowsWithTargets = tuple[Any, Any]
 Predict = Callable[[nn.Module, Any], Any]
 
 
@@ -290,7 +290,7 @@ def _hooked(eyes: _Eyes) -> Iterator[None]:
 
 
 def inspect_network(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch], rows: int | None = None
+    model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[RowsWithTargets], rows: int | None = None
 ) -> Inspection:
     """One forward and backward pass in training mode.
 
@@ -429,7 +429,7 @@ def _rows(target: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-def rebatch(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
+def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS) -> Iterator[RowsWithTargets]:
     """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
     left = rows
     for batch, target in batches:
@@ -442,7 +442,7 @@ def rebatch(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Itera
 
 
 def norm_disagreement(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
 ) -> tuple[float, float, float]:
     """How much the loss of the same rows differs with batch norms in training mode, all else in evaluation mode.
 
@@ -454,7 +454,9 @@ def norm_disagreement(
     return _of_mode(model, predict, loss, batches, norms=True)
 
 
-def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]) -> tuple[float, float, float]:
+def noise_toll(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
+) -> tuple[float, float, float]:
     """How much the loss of the same rows is raised by what the model draws in training mode: dropout and other noise.
 
     Batch norms stay in evaluation mode, so that only noise differs.
@@ -469,7 +471,7 @@ def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence
 
 @torch.no_grad()
 def _of_mode(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch], norms: bool
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets], norms: bool
 ) -> tuple[float, float, float]:
     """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
     inner = unwrap_model(model)

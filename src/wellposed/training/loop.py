@@ -48,7 +48,7 @@ from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
-Mixing = tuple[Tensor, Weight]
+MixingDraw = tuple[Tensor, Weight]
 """The permutation that examples were mixed with, and the weight that they kept: one for all, or one for each."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -359,9 +359,9 @@ class Training:
                 penalty = self.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
             return *self.loss_sums(outputs, target, weight, mixing), penalty
 
-    def disturbed(self, inputs: Any) -> tuple[Any, Mixing | None]:
+    def disturbed(self, inputs: Any) -> tuple[Any, MixingDraw | None]:
         """Inputs with the noise of this step, and how examples were mixed, where they were."""
-        mixing: Mixing | None = None
+        mixing: MixingDraw | None = None
         for noise in self.recipe.noise.acting("inputs"):
             disturbed = noise.apply(inputs, noise.size, self.streams.at("input", noise.stream))
             if noise.mixes:
@@ -371,7 +371,7 @@ class Training:
         return inputs, mixing
 
     def told(
-        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: MixingDraw | None
     ) -> tuple[Any, Tensor | None]:
         """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
         for noise in self.recipe.noise.acting("labels"):
@@ -386,7 +386,7 @@ class Training:
         return target, weight
 
     def loss_sums(
-        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: MixingDraw | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
         noise = self.recipe.noise

@@ -284,7 +284,7 @@ def _result(rates: list[float], losses: list[float], width: float, stopped: str)
 
 # What is put back. Each is a context manager over (model, optimizer, data).
 
-Keep = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
+Restorer = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
 
 
 def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
@@ -473,7 +473,7 @@ def gradient_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> It
             noise.step = step
 
 
-KEPT: tuple[Keep, ...] = (
+KEPT: tuple[Restorer, ...] = (
     weights_kept, gradients_kept, optimizer_kept, generators_kept, forward_noise_kept, gradient_noise_kept,
 )  # fmt: skip
 """All that is put back, beside modes and buffers, and the global random states, which `seeded` keeps."""

@@ -6,7 +6,7 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import Rule, end_of, falls
 
@@ -54,7 +54,7 @@ class Overfits(Rule):
         if not loss_turned(curves, self.BELIEF):
             return None
         error = measure.error_rise(curves)
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material,
             "epochs": rise.epochs, "gap": measure.generalization_gap(curves).estimate, **end_of(curves),
         }  # fmt: skip

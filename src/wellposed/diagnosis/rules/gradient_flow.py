@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from wellposed.training.inspection import Inspection
 
 
-def relative(look: Inspection | None) -> dict[str, float]:
+def relative(inspection: Inspection | None) -> dict[str, float]:
     """Gradient over size of each weight that the loss depends on, in the order in which data reach them."""
-    if look is None:
+    if inspection is None:
         return {}
-    return {layer.name: layer.relative for layer in look.layers if layer.role == "weight" and layer.gradient > 0}
+    return {layer.name: layer.relative for layer in inspection.layers if layer.role == "weight" and layer.gradient > 0}
 
 
 def ends(gradients: dict[str, float]) -> tuple[float, float]:
@@ -125,14 +125,14 @@ class ExplodingGradients(Inside):
 
     @staticmethod
     def _elasticity(curves: Curves, signals: Signals) -> tuple[float, str]:
-        look = signals.first
-        if look is None:
+        inspection = signals.first
+        if inspection is None:
             return 0.0, ""
         reference = curves.fact("constant_loss")
-        scale = abs(reference) if reference else abs(look.loss)
+        scale = abs(reference) if reference else abs(inspection.loss)
         found = [
             (layer.gradient * layer.size / scale, layer.name)
-            for layer in look.layers if layer.role == "weight" and math.isfinite(layer.gradient) and scale > 0
+            for layer in inspection.layers if layer.role == "weight" and math.isfinite(layer.gradient) and scale > 0
         ]  # fmt: skip
         return max(found, default=(0.0, ""))
 

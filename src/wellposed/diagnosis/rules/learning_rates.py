@@ -9,7 +9,7 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Rule, end_of, ends_annealed, falls, shows_learning
 from wellposed.logs import Array
@@ -176,7 +176,7 @@ class RateTooHigh(Rule):
         dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
         if not dead and not moved >= self.THROWN:
             return None
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": moved,
             "threshold": self.FARTHER if dead else self.THROWN,
             **end_of(curves),
@@ -324,7 +324,7 @@ def newly_dead_units(signals: Signals) -> tuple[int, int]:
     """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
     if signals.first is None or signals.last is None:
         return 0, 0
-    alive, left = (sum(u.count - u.dead for u in look.units) for look in (signals.first, signals.last))
+    alive, left = (sum(u.count - u.dead for u in inspection.units) for inspection in (signals.first, signals.last))
     return alive, max(alive - left, 0)
 
 

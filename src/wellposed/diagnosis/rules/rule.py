@@ -17,7 +17,7 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Rule(ABC):
         """Recipes that pull the lever, the one to be tried first first; those of ours are in `wellposed.diagnosis.advice`."""
         return ()
 
-    def finding(self, confidence: float, evidence: Mapping[str, Number], lever: str, says: str) -> Finding:
+    def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:
         """A finding under this rule's name, its confidence held inside [0, 1]."""
         sure = min(max(float(confidence), 0.0), 1.0)
         return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls, severity=self.severity)
@@ -164,6 +164,6 @@ def regularizes(curves: Curves) -> bool:
     return bool(what)
 
 
-def end_of(curves: Curves) -> dict[str, Number]:
+def end_of(curves: Curves) -> dict[str, EvidenceValue]:
     """The levels at the end, for the evidence."""
     return {"train_loss": measure.end(curves.train_loss), "valid_loss": measure.end(curves.valid_loss)}

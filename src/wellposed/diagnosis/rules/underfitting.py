@@ -6,7 +6,7 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, regularizes, shows_learning
@@ -106,7 +106,7 @@ class OverRegularized(Rule):
         if excess is not None and not excess >= self.EXCESS:
             return None
         sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
             **end_of(curves),
         }  # fmt: skip

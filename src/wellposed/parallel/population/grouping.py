@@ -208,7 +208,7 @@ class PopulationTrainer:
         """Say which jobs have ended: not in the middle of a group's work, whose failure an error there is not."""
         while self.untold:
             number = self.untold.pop(0)
-            self.told.settle(number, self.told.outcomes[number])
+            self.told.finish_job(number, self.told.outcomes[number])
 
     def rows(self, sample: Sample) -> Shared:
         """What jobs on equal rows share."""
