@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import wellposed as wp
-from wellposed.core.registry import import_name, is_importable, typed
+from wellposed.core.registry import import_name, import_typed, is_importable
 from wellposed.core.selectors import leaves, selector
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
@@ -285,7 +285,7 @@ def test_a_term_is_taken_by_a_recipe_as_it_is_by_regularize() -> None:
         (lambda: wp.L1(1e-3).on(), {"penalty": "l1", "strength": 1e-3}),
         (lambda: wp.L2(0.1).on(how="prox"), {"penalty": "l2", "strength": 0.1, "how": "prox"}),
         (
-            lambda: wp.MaxNorm(2.0, by="input").on(wp.heads),
+            lambda: wp.MaxNorm(2.0, by="input").on(wp.outputs),
             {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "heads"},
         ),
         (lambda: wp.L1(1.0).on(wp.named("*.bias")), {"penalty": "l1", "strength": 1.0, "on": "named:*.bias"}),
@@ -309,7 +309,7 @@ def _is_weight(name: str, parameter: Tensor) -> bool:
     [
         lambda: wp.L1(0.01).on(_is_weight),
         lambda: wp.L1(0.01).on(nn.Linear),
-        lambda: wp.L1(0.01).on(wp.weights - wp.heads),
+        lambda: wp.L1(0.01).on(wp.weights - wp.outputs),
         lambda: wp.L1(0.01).on(schedule=wp.ramp(10)),
         lambda: wp.L2SP(0.01, reference={"body.0.weight": torch.ones(4, 6)}).on("body.0.weight"),
         lambda: wp.ActivationL2(0.01).on(nn.Tanh),
@@ -692,5 +692,5 @@ def test_a_module_that_cannot_be_imported_is_told(
     with pytest.raises(wp.RecipeError, match=said):
         wp.Recipe.from_toml('[[terms]]\npenalty = "failing_module:Mine"\n')
     with pytest.raises(wp.InputError, match=said):
-        typed("failing_module:Mine", "rule")
+        import_typed("failing_module:Mine", "rule")
     assert import_name(Toll) == "test_extending:Toll"

@@ -23,7 +23,7 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
-from wellposed.optim.schedules import COURSES, SHAPES, Monitor, shaped
+from wellposed.optim.schedules import COURSES, SHAPES, Monitor, named_schedule
 from wellposed.recipe.presets import PRESETS, as_recipe
 from wellposed.recipe.recipe import NoiseSpec, Recipe, Section, chargeables, optimizers
 from wellposed.study.trials import Pending, State, Trial
@@ -401,7 +401,7 @@ def test_fused_updates_are_the_plain_ones_to_rounding() -> None:
 
 
 def factor(name: str, step: int, total: int, warmup: float = 0.0) -> float:
-    return shaped(name, total, warmup)(step)
+    return named_schedule(name, total, warmup)(step)
 
 
 def test_schedules_at_both_ends() -> None:

@@ -164,13 +164,13 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
     """
-    return split(text_of(path), path)
+    return split_columns(text_of(path), path)
 
 
-def split(text: str, path: Path) -> dict[str, list[str]]:
+def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of a log's text, without remarks before the header and rows of empty cells. A header that is repeated
     further down, as by a run that was resumed, is no row."""
-    text, separator = separated(uncommented(text), path)
+    text, separator = separated(strip_comments(text), path)
     check_cells(f"'{path}'", 1, text.count(separator) + text.count("\n"))
     found = ((line, record) for line, record in records(text, path, separator) if "".join(record).strip())
     names = header_of(found, path)
@@ -188,7 +188,7 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
 
 
-def uncommented(text: str) -> str:
+def strip_comments(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
     if not text.startswith("#"):
         return text

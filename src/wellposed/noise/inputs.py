@@ -12,8 +12,8 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import settle
-from wellposed.noise.noise import Key, Noise, Searched
+from wellposed.core.numbers import convert_numbers
+from wellposed.noise.noise import Key, Noise, SearchedNoise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 
 
@@ -245,7 +245,7 @@ def mixup_or_cutmix(
         >>> x, y = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> source = torch.Generator().manual_seed(0)
         >>> x, permutation, weight = wp.mixup_or_cutmix(x, 0.8, 1.0, source, mode="elem")
-        >>> weight.shape, wp.mixed(y, permutation, weight, classes=3).shape
+        >>> weight.shape, wp.mixed_targets(y, permutation, weight, classes=3).shape
         (torch.Size([6]), torch.Size([6, 3]))
     """
     for concentration in (mixup_concentration, cutmix_concentration):
@@ -280,7 +280,7 @@ class Gaussian(Noise):
     keys = (
         Key(
             name="input", field="std", title="input_noise",
-            searched=Searched(low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25, rank=2),
+            searched=SearchedNoise(low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25, rank=2),
         ),
     )  # fmt: skip
 
@@ -300,7 +300,7 @@ class Cutout(Noise):
     keys = (
         Key(
             name="cutout", field="area", title="cutout",
-            searched=Searched(low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False, rank=5),
+            searched=SearchedNoise(low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False, rank=5),
         ),
     )  # fmt: skip
 
@@ -329,18 +329,18 @@ class Mixing(Noise):
     keys = (
         Key(
             name="mixup", field="mixup", title="mixup",
-            searched=Searched(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, rank=3),
+            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, rank=3),
         ),
         Key(
             name="cutmix", field="cutmix", title="cutmix",
-            searched=Searched(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",), rank=4),
+            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",), rank=4),
         ),
         Key(name="switch_prob", field="switch_prob", off=0.5, type=Annotated[float, Field(ge=0, le=1)]),
         Key(name="mix_mode", field="mode", off="batch", type=MixMode),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        settle(self, "mixup", "cutmix", "switch_prob")
+        convert_numbers(self, "mixup", "cutmix", "switch_prob")
 
     @property
     def size(self) -> float:

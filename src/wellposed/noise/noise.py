@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import selector, weights
-from wellposed.penalties.base import Schedule, at_least_zero, shown
+from wellposed.penalties.base import Schedule, at_least_zero, setting_text
 
 K = TypeVar("K", bound="type[Noise]")
 Where = Literal["inputs", "labels", "activations", "depth", "weights", "gradients"]
@@ -28,7 +28,7 @@ PLACED: tuple[Where, ...] = ("activations", "depth", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched:
+class SearchedNoise:
     """How a search tries a size; see `wellposed.search.ingredients.Ingredient` for the ranges.
 
     Attributes:
@@ -64,7 +64,7 @@ class Key:
     title: str = ""
     says: str = ""
     type: Any = None
-    searched: Searched | None = None
+    searched: SearchedNoise | None = None
 
 
 class Noise(ABC):
@@ -106,10 +106,10 @@ class Noise(ABC):
     random: ClassVar[bool] = True
     of_classes: ClassVar[bool] = False
     site: ClassVar[str] = ""
-    searched: ClassVar[Searched | None] = None
+    searched: ClassVar[SearchedNoise | None] = None
 
     def __post_init__(self) -> None:
-        settle(self, self.size_field)
+        convert_numbers(self, self.size_field)
         self.check_size(getattr(self, self.size_field))
 
     @property
@@ -213,7 +213,7 @@ class Noise(ABC):
         return declare
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 
@@ -268,7 +268,7 @@ def keyed() -> list[Kind]:
     return sorted((kind for kind in kinds().values() if kind.keys), key=lambda kind: kind.order)
 
 
-def name_of(kind: Kind) -> str:
+def noise_name(kind: Kind) -> str:
     """The name that a recipe writes: the known one, else ``module:Class``, by which the kind is known from now on."""
     for name, known in kinds().items():
         if known is kind:

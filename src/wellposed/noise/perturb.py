@@ -20,8 +20,8 @@ from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.noise import Key, Noise, Placed, Searched
-from wellposed.noise.places import inside_attention, owners, places, refreshed
+from wellposed.noise.noise import Key, Noise, Placed, SearchedNoise
+from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
 from wellposed.noise.weights import drop_connect, weight_noise
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -49,7 +49,7 @@ class Dropout(Noise):
     keys = (
         Key(
             name="dropout", field="rate", off=None, title="dropout",
-            searched=Searched(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
+            searched=SearchedNoise(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
         ),
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ class DropConnect(Noise):
     rate: float
 
     acts = "weights"
-    searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
+    searched = SearchedNoise(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.drop_connect`."""
@@ -183,7 +183,7 @@ class WeightNoise(Noise):
 
     acts = "weights"
     size_field, share = "std", False
-    searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
+    searched = SearchedNoise(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.weight_noise`."""
@@ -268,7 +268,7 @@ class Perturbed(Hooked):
         """Let parameters be seen again."""
         taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
         for owner in dict.fromkeys(taken):
-            refreshed(owner)
+            refresh_recurrent(owner)
 
     def _size(self, site: Site) -> float:
         return site.placed.size(site.base, self._streams.step)
@@ -315,7 +315,7 @@ class Perturbed(Hooked):
                     self._shadows.append((owner, name))
                     owner.__dict__[name] = noised
             for owner in dict.fromkeys(owner for owner, _, _ in found):
-                refreshed(owner)
+                refresh_recurrent(owner)
 
         return shadow
 

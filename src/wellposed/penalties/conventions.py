@@ -75,7 +75,7 @@ def decay_per_strength(scaling: str, lr: float, first: float, largest: float) ->
     return 1.0 if scaling == "independent" else lr
 
 
-def written(name: str, **given: float | None) -> str:
+def call_text(name: str, **given: float | None) -> str:
     """``prior(std=0.5, m=100)``: the convention as it was called, without what was left out."""
     return f"{name}({', '.join(f'{key}={value}' for key, value in given.items() if value is not None)})"
 

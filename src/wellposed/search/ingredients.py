@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wellposed.noise.noise import PLACED, Searched, kinds
+from wellposed.noise.noise import PLACED, SearchedNoise, kinds
 from wellposed.penalties.base import Chargeable, Constraint, FunctionalPenalty
 from wellposed.recipe.recipe import Recipe, TermSpec, chargeables
 
@@ -212,12 +212,12 @@ def noises() -> list[Ingredient]:
     return [ingredient for _, ingredient in sorted(found, key=lambda one: one[0])]
 
 
-def _ranges(how: Searched) -> dict[str, Any]:
+def _ranges(how: SearchedNoise) -> dict[str, Any]:
     return {key: value for key, value in vars(how).items() if key != "rank"}
 
 
 @dataclass(frozen=True)
-class Part:
+class FixedPart:
     """A part that every recipe has; without it means: as in the baseline.
 
     Attributes:
@@ -240,17 +240,17 @@ class Part:
         return Recipe(**{**recipe.model_dump(), **{key: theirs[key] for key in self.keys}})
 
 
-def parts(baseline: Recipe) -> tuple[Part, ...]:
+def parts(baseline: Recipe) -> tuple[FixedPart, ...]:
     """The parts of a recipe that are not ingredients."""
     return (
-        Part("optimizer", ("optimizer",), baseline),
-        Part("schedule", ("schedule",), baseline),
-        Part("batch_size", ("batch_size",), baseline),
-        Part("model", ("model",), baseline),
+        FixedPart("optimizer", ("optimizer",), baseline),
+        FixedPart("schedule", ("schedule",), baseline),
+        FixedPart("batch_size", ("batch_size",), baseline),
+        FixedPart("model", ("model",), baseline),
     )
 
 
-def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | Part]:
+def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | FixedPart]:
     """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
-    everything: tuple[Ingredient | Part, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
+    everything: tuple[Ingredient | FixedPart, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
     return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]
