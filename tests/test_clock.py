@@ -25,6 +25,7 @@ import torch
 import wellposed.search.improve as improving
 from wellposed.data.tables import prepare_table
 from wellposed.parallel.population.population import Population
+from wellposed.search import runner
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study, summary
 from wellposed.training.loop import Training
@@ -51,7 +52,7 @@ class Machine:
         self.takes(patch, Population, "measured", lambda population, slots: 0.005 * len(slots) + 0.01)
         self.takes(patch, Training, "step", lambda *_: 0.01)
         self.takes(patch, Training, "record", lambda *_: 0.01)
-        self.takes(patch, improving, "diagnose", lambda *_: 0.3)
+        self.takes(patch, runner, "diagnose", lambda *_: 0.3)
         self.takes(patch, Study, "save", lambda *_: 0.2)
         for model, per_round in (
             (sklearn.ensemble.HistGradientBoostingClassifier, 0.01),
