@@ -607,7 +607,7 @@ READERS = """
 import json, os, signal, sys, time
 import torch, pandas, pyarrow.parquet
 torch.set_num_threads(1)
-from wellposed.cli.failures import guarded
+from wellposed.cli.failures import run_command
 from wellposed.cli.main import _main
 from wellposed.search import improve as _, proposals as __
 from wellposed.reporting import html as ___
@@ -625,7 +625,7 @@ for words in json.load(sys.stdin):
     sys.argv = ["wellposed", *words]
     signal.alarm(60)
     try:
-        code = guarded(_main, False)
+        code = run_command(_main, False)
     except Late:
         code = "late"
     signal.alarm(0)
