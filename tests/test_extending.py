@@ -286,7 +286,7 @@ def test_a_term_is_taken_by_a_recipe_as_it_is_by_regularize() -> None:
         (lambda: wp.L2(0.1).on(how="prox"), {"penalty": "l2", "strength": 0.1, "how": "prox"}),
         (
             lambda: wp.MaxNorm(2.0, by="input").on(wp.outputs),
-            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "heads"},
+            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "outputs"},
         ),
         (lambda: wp.L1(1.0).on(wp.named("*.bias")), {"penalty": "l1", "strength": 1.0, "on": "named:*.bias"}),
         (lambda: wp.L1(1.0).on(["a.*", "b.*"]), {"penalty": "l1", "strength": 1.0, "on": ["a.*", "b.*"]}),

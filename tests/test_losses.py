@@ -688,7 +688,7 @@ refused = {{
 }}
 taken = {{
     "watch of a loss of one's own": lambda: both(bad, bad, loose),
-    "wrong labels": lambda: rows.wrong(torch.randn(n, 3), bad, x),
+    "wrong labels": lambda: rows.wrong_labels(torch.randn(n, 3), bad, x),
     "split": split,
 }}
 from wellposed.core.errors import InputError

@@ -96,7 +96,8 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(COURSES)))
     counts, factors = st.integers(1, 10**6), st.floats(1e-6, 10.0)
     kinds = {
-        "Count": counts, "Positive": factors, "Size": st.floats(0, 1e6), "Level": st.floats(0.01, 0.99), "Count | None": counts,
+        "Count": counts, "Positive": factors, "Size": st.floats(0, 1e6), "ConfidenceLevel": st.floats(0.01, 0.99),
+            "Count | None": counts,
         "Size | None": st.floats(0, 1e6), "Sequence[Annotated[int, Within(0)]]": st.lists(counts, min_size=1, max_size=4),
         "Annotated[int, Within(0)]": st.integers(0, 1000), "Monitor": st.sampled_from(get_args(Monitor)),
         "Literal['rel', 'abs']": st.just("abs"),

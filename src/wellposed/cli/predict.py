@@ -30,7 +30,8 @@ def predict(
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
     with stdout_to_stderr():  # what a problem file prints is no prediction
-        text = to_csv(prediction_columns(run, data))
+        columns = prediction_columns(run, data)
+        text = to_csv(columns)
     if out is not None:
         write_atomically(out, text)
     else:

@@ -14,7 +14,8 @@ theirs                                                        strength
 ============================================================  =============================================
 
 Under squared error with targets of standard deviation ``noise_std``, ``-log p = (y - f)^2/(2 noise_std^2)``: both priors are
-multiplied by ``2 noise_std^2``. docs/derivations/elementwise.md has the algebra.
+multiplied by ``2 noise_std^2``. ``"mse"`` averages over ``k`` outputs what squared error adds up: there ``m`` is the number of
+values, rows times ``k``, and strengths without ``m`` are divided by ``k``. docs/derivations/elementwise.md has the algebra.
 """
 
 from __future__ import annotations
