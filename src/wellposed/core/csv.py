@@ -64,7 +64,7 @@ def separated(text: str, path: Path) -> tuple[str, str]:
     header = text.strip().partition("\n")[0]
     if "\t" in header and re.search(r"\.tsv(\.gz)?$", path.name, re.IGNORECASE):
         return text, "\t"
-    for separator in SEPARATORS:
+    for separator in filter(text.__contains__, SEPARATORS):
         widths = {len(record) for _, record in first_records(text, path, separator)}
         if len(widths) == 1 and max(widths) > 1:
             return text, separator
