@@ -622,8 +622,8 @@ def test_a_saved_history_keeps_its_facts(tmp_path: Path) -> None:
         ("epoch,loss,val_loss\n", "no rows"),
         ("a,b\n1,2\n", "no column of losses. Found: a, b. Needed"),
         ("epoch,loss\n1,tensor(0.5)\n", "'loss' has 'tensor\\(0.5\\)' in row 1"),
-        ("loss,loss\n1,2\n", "more than once"),
-        ("epoch,loss\n1,2,3\n", "more cells in row 2"),
+        ("loss,loss\n1,2\n", "more than one column named"),
+        ("epoch,loss\n1,2,3\n", "cells on line 2, more than"),
     ],
 )
 def test_bad_files_get_one_clear_sentence(tmp_path: Path, text: str, said: str) -> None:

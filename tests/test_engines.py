@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -374,14 +375,14 @@ def test_what_a_dead_worker_had_not_told_is_trained_again(tmp_path: Path, engine
 
 
 class Among:
-    """Stops job 2 after two epochs where it was judged among others, as halving does; kills its process in the first of them."""
+    """Stops job 2 after eight epochs where it was judged among others, as halving does; kills its process in the first of them."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.seen = folder, set[int]()
 
     def __call__(self, standings: Sequence[Standing]) -> list[int]:
         self.seen |= {standing.job for standing in standings}
-        late = [standing.job for standing in standings if standing.job == 2 and len(standing.history) == 2]
+        late = [standing.job for standing in standings if standing.job == 2 and len(standing.history) == 8]
         if late and self.folder is not None and not any(self.folder.iterdir()):
             (self.folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -392,8 +393,11 @@ class Among:
 def test_a_death_does_not_change_what_is_stopped(tmp_path: Path, engine: Callable[..., list[Outcome]]) -> None:
     """Job 0 has ended and been told when the worker dies; its replacement judges job 2 beside it all the same."""
     given, told = problem(), list[int]()
-    undisturbed = engine(given, MORTAL, cull=Among(None))
-    runs = engine(given, MORTAL, cull=Among(tmp_path), done=lambda place, outcome: told.append(place))
+    mortal = [
+        replace(job, recipe=job.recipe.replace(epochs=2 if place == 0 else 9)) for place, job in enumerate(MORTAL)
+    ]
+    undisturbed = engine(given, mortal, cull=Among(None))
+    runs = engine(given, mortal, cull=Among(tmp_path), done=lambda place, outcome: told.append(place))
     assert len(list(tmp_path.iterdir())) == 1
     assert sorted(told) == [0, 1, 2, 3], "each once"
     assert [run.stopped for run in runs if isinstance(run, wp.Run)] == ["epochs", "epochs", "culled", "epochs"]

@@ -19,7 +19,7 @@ import wellposed as wp
 from wellposed.core.registry import import_name, import_typed, is_importable
 from wellposed.core.selectors import leaves, selector
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job
+from wellposed.parallel.jobs import Conditions, Job
 from wellposed.parallel.processes import train_in_processes
 from wellposed.study.trials import State
 from wellposed.testing import LawBroken, check_constraint, check_optimizer, check_penalty, check_reader, check_rule
@@ -286,7 +286,7 @@ def test_a_term_is_taken_by_a_recipe_as_it_is_by_regularize() -> None:
         (lambda: wp.L2(0.1).on(how="prox"), {"penalty": "l2", "strength": 0.1, "how": "prox"}),
         (
             lambda: wp.MaxNorm(2.0, by="input").on(wp.outputs),
-            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "heads"},
+            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "outputs"},
         ),
         (lambda: wp.L1(1.0).on(wp.named("*.bias")), {"penalty": "l1", "strength": 1.0, "on": "named:*.bias"}),
         (lambda: wp.L1(1.0).on(["a.*", "b.*"]), {"penalty": "l1", "strength": 1.0, "on": ["a.*", "b.*"]}),
@@ -458,7 +458,7 @@ def test_fresh_interpreters_get_the_classes(tmp_path: Path, monkeypatch: pytest.
         pass
 
     jobs = [Job(recipe(terms=[Local(0.1).on()])), Job(recipe("constraint"))]
-    found = train_in_processes(problem(), jobs, deadline=float("inf"), workers=1, fork=False)
+    found = train_in_processes(problem(), jobs, Conditions(), workers=1, fork=False)
     for run, job in zip(found, jobs, strict=True):
         assert isinstance(run, wp.Run), run
         torch.testing.assert_close(weights(run), weights(wp.fit(problem(), job.recipe)), rtol=1e-4, atol=1e-5)

@@ -193,7 +193,7 @@ def test_the_loop_applies_it_from_its_stream_and_size_0_is_plain(blank: Any) -> 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error", "binary_cross_entropy"])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_population_is_equal_to_the_run_alone(loss: str, compiled: bool) -> None:
-    from wellposed.parallel.jobs import Job
+    from wellposed.parallel.jobs import Conditions, Job
     from wellposed.parallel.population.grouping import train_population
 
     noises: list[Any] = [
@@ -203,7 +203,7 @@ def test_a_population_is_equal_to_the_run_alone(loss: str, compiled: bool) -> No
     recipes = [recipe(noise=noise) for noise in noises] + [recipe(noise=noises[0], sharpness={"radius": 0.05})]
     given = problem(loss)
     jobs = [Job(one, seed) for seed, one in enumerate(recipes)]
-    together = train_population(given, jobs, device=torch.device("cpu"), compiled=compiled)
+    together = train_population(given, jobs, Conditions("cpu"), compiled=compiled)
     for job, run in zip(jobs, together, strict=True):
         assert isinstance(run, wp.Run), run
         alone = wp.fit(given, job.recipe, job.seed)

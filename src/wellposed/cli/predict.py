@@ -30,7 +30,8 @@ def predict(
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
     with stdout_to_stderr():  # what a problem file prints is no prediction
-        text = to_csv(prediction_columns(run, data))
+        columns = prediction_columns(run, data)
+        text = csv_text(columns)
     if out is not None:
         write_atomically(out, text)
     else:
@@ -79,7 +80,7 @@ def safe(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def to_csv(columns: dict[str, Any]) -> str:
+def csv_text(columns: dict[str, Any]) -> str:
     """Columns as CSV; several numbers a row become ``prediction_0``, ``prediction_1``, ..."""
     for name in [name for name, column in columns.items() if column.ndim == 2]:
         columns = {**columns, **{f"{name}_{place}": part for place, part in enumerate(columns[name].T)}}

@@ -64,7 +64,7 @@ def separated(text: str, path: Path) -> tuple[str, str]:
     header = text.strip().partition("\n")[0]
     if "\t" in header and re.search(r"\.tsv(\.gz)?$", path.name, re.IGNORECASE):
         return text, "\t"
-    for separator in SEPARATORS:
+    for separator in filter(text.__contains__, SEPARATORS):
         widths = {len(record) for _, record in first_records(text, path, separator)}
         if len(widths) == 1 and max(widths) > 1:
             return text, separator
@@ -170,8 +170,9 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
 def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of a log's text, without remarks before the header and rows of empty cells. A header that is repeated
     further down, as by a run that was resumed, is no row."""
-    text, separator = separated(strip_comments(text), path)
-    check_cells(f"'{path}'", 1, text.count(separator) + text.count("\n"))
+    text = strip_comments(text)
+    check_cells(f"'{path}'", 1, max(map(text.count, SEPARATORS)) + text.count("\n"))
+    text, separator = separated(text, path)
     found = ((line, record) for line, record in records(text, path, separator) if "".join(record).strip())
     names = header_of(found, path)
     width = len(names)

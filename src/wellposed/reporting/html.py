@@ -115,11 +115,14 @@ def _safe(made: str) -> Any:
     return require("markupsafe", "report").Markup(made)
 
 
+def _template(name: str) -> str:
+    return importlib.resources.files("wellposed.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
 def _environment() -> Any:
     jinja2 = require("jinja2", "report")
-    folder = importlib.resources.files("wellposed.reporting")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(_template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
