@@ -655,4 +655,4 @@ def test_every_place_that_draws_a_figure_looks_at_its_letters() -> None:
         if isinstance(node, ast.FunctionDef) and "savefig" in ast.dump(node)
     ]
     assert len(places) == 2
-    assert all("lettered" in ast.dump(node) for node in places)
+    assert all("replace_missing_signs" in ast.dump(node) for node in places)
