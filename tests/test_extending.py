@@ -19,7 +19,7 @@ import wellposed as wp
 from wellposed.core.registry import import_name, is_importable, typed
 from wellposed.core.selectors import leaves, selector
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job
+from wellposed.parallel.jobs import Conditions, Job
 from wellposed.parallel.processes import train_in_processes
 from wellposed.study.trials import State
 from wellposed.testing import LawBroken, check_constraint, check_optimizer, check_penalty, check_reader, check_rule
@@ -458,7 +458,7 @@ def test_fresh_interpreters_get_the_classes(tmp_path: Path, monkeypatch: pytest.
         pass
 
     jobs = [Job(recipe(terms=[Local(0.1).on()])), Job(recipe("constraint"))]
-    found = train_in_processes(problem(), jobs, deadline=float("inf"), workers=1, fork=False)
+    found = train_in_processes(problem(), jobs, Conditions("cpu"), workers=1, fork=False)
     for run, job in zip(found, jobs, strict=True):
         assert isinstance(run, wp.Run), run
         torch.testing.assert_close(weights(run), weights(wp.fit(problem(), job.recipe)), rtol=1e-4, atol=1e-5)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import like
-from wellposed.noise.noise import Key, Noise, Searched
+from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_source
-from wellposed.penalties.base import at_least_zero
+from wellposed.penalties.base import Searched, at_least_zero
 
 
 def annealed(eta: float, step: int, decay: float = 0.55) -> float:

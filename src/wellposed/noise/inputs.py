@@ -13,8 +13,9 @@ from torch import Tensor
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import settle
-from wellposed.noise.noise import Key, Noise, Searched
+from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
+from wellposed.penalties.base import Searched
 
 
 def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:

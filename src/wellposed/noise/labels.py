@@ -12,7 +12,8 @@ from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.reading import memory_limit, told
 from wellposed.noise.inputs import rowwise
-from wellposed.noise.noise import Key, Noise, Searched
+from wellposed.noise.noise import Key, Noise
+from wellposed.penalties.base import Searched
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:

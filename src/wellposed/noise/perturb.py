@@ -20,9 +20,10 @@ from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.noise import Key, Noise, Placed, Searched
+from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refreshed
 from wellposed.noise.weights import drop_connect, weight_noise
+from wellposed.penalties.base import Searched
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
