@@ -28,7 +28,7 @@ from benchmarks.planted.parts import PARTS, kinds_of
 
 import wellposed as wp
 from wellposed.core.files import jsonable, write_atomically
-from wellposed.diagnosis.advice import ADVICE, Room, advised
+from wellposed.diagnosis.advice import ADVICE, Room, changes_for
 
 LEAST = 1e-3
 """A relative gain below one in a thousand is none."""
@@ -91,7 +91,7 @@ def gain(before: float, after: float) -> float:
 
 def random_change(recipe: wp.Recipe, room: Room, seed: str) -> tuple[str, wp.Recipe]:
     """The first change of a finding drawn at random."""
-    able = [changes[0] for name in sorted(ADVICE) if (changes := advised(name, recipe, room))]
+    able = [changes[0] for name in sorted(ADVICE) if (changes := changes_for(name, recipe, room))]
     chosen = random.Random(f"lever/{seed}").choice(able)
     return chosen.says, chosen.recipe
 

@@ -28,9 +28,17 @@ from torch import nn
 import wellposed as wp
 from wellposed.data.images import image_tensor, read_npz
 from wellposed.data.tables import prepare_table, read_table
-from wellposed.decomposition.learning_curve import HELP, NOT, UNKNOWN, Curve, LearningCurve, curve_of, learning_curve
+from wellposed.decomposition.learning_curve import (
+    HELP,
+    NOT,
+    UNKNOWN,
+    LearningCurve,
+    RecipeCurve,
+    curve_of,
+    learning_curve,
+)
 from wellposed.decomposition.repeated_training import rows_on
-from wellposed.decomposition.variance_components import RowLosses, decomposed
+from wellposed.decomposition.variance_components import RowLosses, decompose
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
 from wellposed.statistics.power_law import SHAPE
@@ -115,7 +123,7 @@ def coverage(data: Path, pool: int = 120, draws: int = 200) -> None:
                     r = torch.from_numpy(rng.choice(pool, resamples, replace=False))
                     i = torch.from_numpy(rng.choice(len(target), rows, replace=False))
                     few = outputs[r][:, :, i]
-                    found = decomposed(few, RowLosses(given.loss, target[i], None, few[0, 0]), False)
+                    found = decompose(few, RowLosses(given.loss, target[i], None, few[0, 0]), False)
                     for part in parts:
                         held[part] += found[part].low <= truth[part] <= found[part].high
                 cells = " | ".join(f"{100 * held[part] / draws:.0f}" for part in parts)
@@ -170,7 +178,7 @@ def summed(tally: list[tuple[bool, float, float, float, str, bool]]) -> None:
         print(f"{verdict!r}: {len(mine)} curves, of which twice the rows took away more than 5 % in {sum(mine)}")
 
 
-def judged(name: str, curve: Curve) -> tuple[bool, float, float, float, str, bool]:
+def judged(name: str, curve: RecipeCurve) -> tuple[bool, float, float, float, str, bool]:
     """One row of the table."""
     *known, beyond = curve.levels
     before = curve_of(curve.name, curve.recipe, known)

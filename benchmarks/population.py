@@ -26,7 +26,7 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.shared import threads_of
 from wellposed.parallel.jobs import Conditions, Job
-from wellposed.parallel.population.grouping import Together
+from wellposed.parallel.population.grouping import PopulationTrainer
 from wellposed.parallel.population.population import Population
 
 FEATURES, CLASSES, BATCH = 64, 10, 128
@@ -55,7 +55,7 @@ def population(width: int, rate: float, slots: int, rows: int, one_seed: bool = 
     """A population whose slots have seeds of their own, or one for all, as in a search."""
     recipes = [wp.Recipe(batch_size=BATCH, optimizer={"lr": 1e-3 * (1 + i / slots)}) for i in range(slots)]
     jobs = [Job(recipe, 0 if one_seed else seed) for seed, recipe in enumerate(recipes)]
-    together = Together(problem(width, rate, rows), jobs, Conditions("cpu"))
+    together = PopulationTrainer(problem(width, rate, rows), jobs, Conditions("cpu"))
     (group,) = together.groups
     assert isinstance(group, Population)
     group.fill()

@@ -16,15 +16,15 @@ from wellposed.core.drawing import (
     REFERENCE,
     TRAIN,
     VALID,
-    drawn,
-    limits,
-    points,
+    axis_limits,
+    draw_markers,
+    render_svg,
     tick_labels,
     ticks,
 )
 from wellposed.core.errors import InputError
 from wellposed.decomposition.bias_variance import BiasVariance
-from wellposed.decomposition.learning_curve import Curve, LearningCurve
+from wellposed.decomposition.learning_curve import LearningCurve, RecipeCurve
 from wellposed.decomposition.repeated_training import amount_of, is_bound
 
 COLOURS = (VALID, TRAIN, BEST, REFERENCE)
@@ -55,7 +55,7 @@ def trade_off(name: str, found: BiasVariance) -> str:
     parts = {key: [point.parts[key] for point in found.points] for key, _, _ in shown}
     best = found.points.index(found.best)
     values = [end for each in parts.values() for part in each for end in (part.estimate, part.low, part.high)]
-    frame = limits([part.estimate for each in parts.values() for part in each], _inner(values))
+    frame = axis_limits([part.estimate for each in parts.values() for part in each], _inner(values))
     frame = (frame[0] if min(part.estimate for each in parts.values() for part in each) < 0 else 0.0, frame[1])
     label = (
         f"{bias} and variance of {found.loss} against the strength; the lowest loss is at {amount_of(strengths[best])}."
@@ -67,9 +67,9 @@ def trade_off(name: str, found: BiasVariance) -> str:
             axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
             y = [part.estimate for part in parts[key]]
             axes.plot(places, y, color=colour, linewidth=2.4 if key == "loss" else 2)
-            points(axes, list(zip(places, y, strict=True)), colour, "o", 4.5)
+            draw_markers(axes, list(zip(places, y, strict=True)), colour, "o", 4.5)
         axes.axvline(places[best], color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        points(axes, [(places[best], parts["loss"][best].estimate)], INK, "o", 8)
+        draw_markers(axes, [(places[best], parts["loss"][best].estimate)], INK, "o", 8)
         right = best > len(places) / 2
         axes.annotate(
             f"lowest: {amount_of(strengths[best])}", (places[best], 1), xycoords=("data", "axes fraction"),
@@ -82,7 +82,7 @@ def trade_off(name: str, found: BiasVariance) -> str:
         axes.set_xlabel(_axis_of(found))
         _beside(axes, [(parts[key][-1].estimate, word, colour) for key, word, colour in shown], frame)
 
-    return drawn(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
+    return render_svg(name, label, 270, paint, bottom=44, right=_room([word for _, word, _ in shown]), left=46)
 
 
 def learning_curves(name: str, found: LearningCurve) -> str:
@@ -95,7 +95,7 @@ def learning_curves(name: str, found: LearningCurve) -> str:
     curves = found.curves[: len(COLOURS)]
     values = [x.valid.estimate for c in curves for x in c.levels] + [x.train for c in curves for x in c.levels]
     ends = [end for c in curves for x in c.levels for end in (max(x.valid.low, 0.0), x.valid.high)]
-    frame = limits(values, _inner([*values, *ends]))
+    frame = axis_limits(values, _inner([*values, *ends]))
     frame = (max(frame[0], 0.0) if min(values) >= 0 else frame[0], frame[1])
     sizes = [x.rows for x in curves[0].levels]
     label = (
@@ -112,7 +112,7 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             axes.plot(rows, [v.estimate for v in valid], color=colour)
             axes.plot(rows, [level.train for level in curve.levels], color=colour, linestyle=(0, (4, 2)), linewidth=1.5)
             dots = [(n, v.estimate) for n, v in zip(rows, valid, strict=True) if frame[0] <= v.estimate <= frame[1]]
-            points(axes, dots, colour, "o", 4.5)
+            draw_markers(axes, dots, colour, "o", 4.5)
             _ahead(axes, curve, colour)
         axes.set_xscale("log")
         _row_ticks(axes, sizes, found)
@@ -127,7 +127,7 @@ def learning_curves(name: str, found: LearningCurve) -> str:
             xytext=(0, 6), textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return drawn(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
+    return render_svg(name, label, 280, paint, bottom=44, right=_room([curve.name for curve in curves]), left=46)
 
 
 def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) -> str:
@@ -150,7 +150,7 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             }
         )
     values = [value for each in shown for triple in each.values() for value in triple]
-    frame = limits([triple[0] for each in shown for triple in each.values()], [*_inner(values), 0.0])
+    frame = axis_limits([triple[0] for each in shown for triple in each.values()], [*_inner(values), 0.0])
     sizes = list(shown[0])
     label = (
         f"Share of {found.loss} that regularization takes away, in percent, at {sizes[0]} to {sizes[-1]} training rows."
@@ -165,7 +165,7 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             y, low, high = (np.array([triple[k] for triple in each.values()]) for k in range(3))
             axes.vlines(x, low, high, color=colour, linewidth=2, alpha=0.55)
             axes.plot(x, y, color=colour, linewidth=1.6)
-            points(axes, list(zip(x, y.tolist(), strict=True)), colour, "o", 6)
+            draw_markers(axes, list(zip(x, y.tolist(), strict=True)), colour, "o", 6)
         axes.set_xscale("log")
         _row_ticks(axes, sizes, None)
         ticks(axes.yaxis, *frame, sign=True)
@@ -182,7 +182,7 @@ def needed(name: str, found: LearningCurve, pairs: Sequence[tuple[str, str]]) ->
             textcoords="offset points", va="bottom", color=MUTED, fontsize=11,
         )  # fmt: skip
 
-    return drawn(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
+    return render_svg(name, label, 250, paint, bottom=44, right=_room([plain for plain, _ in pairs]), left=46)
 
 
 def _log_places(strengths: Sequence[float]) -> list[float]:
@@ -221,7 +221,7 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _ahead(axes: Any, curve: Curve, colour: str) -> None:
+def _ahead(axes: Any, curve: RecipeCurve, colour: str) -> None:
     """The law's mean from the last size to twice the rows, dotted, and the interval there."""
     if curve.law is None or curve.gain is None:
         return
@@ -235,7 +235,7 @@ def _ahead(axes: Any, curve: Curve, colour: str) -> None:
     )
 
 
-def _end_of(curve: Curve) -> float:
+def _end_of(curve: RecipeCurve) -> float:
     return curve.last.valid.estimate - (0.0 if curve.gain is None else curve.gain.estimate)
 
 

@@ -173,7 +173,7 @@ def problem(
     if loss == "binary_cross_entropy":
         y, yv = (torch.stack([numbers(a, NOISE[:n])[:, 0] > 0, a[:, 1] > 0], 1) for a, n in ((X, ROWS), (XV, 20)))
         outputs = 2
-    elif loss in ("squared_error", "absolute_error", "huber"):
+    elif loss in ("squared_error", "absolute_error", "mse", "mae", "huber"):
         y, yv = numbers(X, NOISE[:ROWS]), numbers(XV, NOISE[ROWS:])
         outputs = 2
     weight = torch.linspace(0, 2, ROWS) if weighted else None

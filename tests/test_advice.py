@@ -13,7 +13,7 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.diagnosis import advice
-from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, advised, with_advice
+from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, changes_for, with_advice
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.finding import AXES, PULLS, Finding
 from wellposed.search import advised_trials as trying
@@ -48,7 +48,7 @@ def test_every_finding_has_an_axis_a_kind_of_lever_and_advice_where_a_recipe_can
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 @pytest.mark.parametrize("name", sorted(ADVICE))
 def test_changes_differ_from_the_recipe_and_from_each_other_and_say_how(name: str, recipe: Any, room: Room) -> None:
-    changes = advised(name, recipe, room)
+    changes = changes_for(name, recipe, room)
     assert len(changes) <= MOST_CHANGES
     tried = [recipe]
     for change in changes:
@@ -67,7 +67,7 @@ def _divided(rate: float | None) -> list[float]:
 
 
 def only(name: str, recipe: Any, room: Room = ROOMY) -> Any:
-    return advised(name, recipe, room)[0].recipe
+    return changes_for(name, recipe, room)[0].recipe
 
 
 def test_the_first_change_pulls_the_lever_in_its_direction() -> None:
@@ -113,7 +113,7 @@ def test_not_learning_goes_towards_the_usual_rate_from_either_side() -> None:
 def test_what_no_recipe_can_mend_has_no_change() -> None:
     (told,) = with_advice([Finding("wrong_loss", 1.0)], PLAIN, ROOMY)
     assert told.changes == ()
-    assert advised("healthy", PLAIN, ROOMY) == ()
+    assert changes_for("healthy", PLAIN, ROOMY) == ()
 
 
 def small_problem(rows: int = 90) -> Any:
@@ -131,7 +131,7 @@ def test_the_diagnosis_of_a_run_names_the_changes_of_its_recipe() -> None:
     run = wp.fit(small_problem(), wp.Recipe(epochs=60, optimizer={"lr": 2e-2}, stopping={"patience": 0}), seed=0)
     found = {finding.name: finding for finding in wp.diagnose(run)}
     name = next(name for name in found if name in ADVICE)
-    assert found[name].changes == advised(name, run.recipe, Room.of(run.problem, run.model))
+    assert found[name].changes == changes_for(name, run.recipe, Room.of(run.problem, run.model))
     assert found[name].to_dict()["changes"] == [change.says for change in found[name].changes]
     assert Room.of(run.problem, run.model) == Room(True, True, {})
 
@@ -141,7 +141,7 @@ def test_improve_tries_advice_first_and_writes_down_what_became_of_it(tmp_path: 
     record = json.loads((tmp_path / "study" / "study.json").read_text())
     findings = [f for f in State.load(tmp_path / "study").findings if f in ADVICE]
     assert findings
-    able = [finding for finding in findings if finding != "undertrained" or len(advised(finding, PLAIN, ROOMY)) > 1]
+    able = [finding for finding in findings if finding != "undertrained" or len(changes_for(finding, PLAIN, ROOMY)) > 1]
     assert [told["finding"] for told in record["advice"]] == able[: trying.MOST_ADVICE]
     assert not any(
         str(told["says"]).startswith("epochs") for told in record["advice"]
@@ -161,14 +161,14 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
     recipe = wp.Recipe(epochs=8, optimizer={"lr": 1e-2})
     good, bad = wp.fit(problem, recipe, seed=0), wp.fit(problem, recipe.replace(optimizer={"lr": 1e-6}), seed=0)
     kept = {name: trying.losses_of(run) for name, run in (("good", good), ("bad", bad))}
-    low, high = trying.paired(kept["bad"], good)
+    low, high = trying.paired_gain(kept["bad"], good)
     assert low is not None
     assert high is not None
     assert 0 < low < high
-    assert trying.paired(kept["good"], bad) == pytest.approx((-high, -low))
-    assert trying.paired(kept["good"], good) == (0.0, 0.0)  # equal runs did not help
+    assert trying.paired_gain(kept["good"], bad) == pytest.approx((-high, -low))
+    assert trying.paired_gain(kept["good"], good) == (0.0, 0.0)  # equal runs did not help
     for lost in ("", "AAAA", "no base64", kept["bad"][:-16]):
-        assert trying.paired(lost, good) == (None, None)
+        assert trying.paired_gain(lost, good) == (None, None)
 
 
 def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +193,6 @@ def test_a_change_is_of_the_given_recipe_and_leaves_it_as_it_was() -> None:
     strong = RECIPES["strong"]
     kept = strong.to_toml()
     for name in ADVICE:
-        advised(name, strong, ROOMY)
+        changes_for(name, strong, ROOMY)
     assert strong.to_toml() == kept
     assert before == ROOMY

@@ -126,9 +126,9 @@ MISUSE = {
     "a model without numbers": lambda: wp.fit(
         wp.Problem(lambda: nn.Linear(3, 1, device="meta"), "squared_error", wp.Data((X, Y))), wp.Recipe(epochs=1)
     ),
-    "a permutation of fractions": lambda: wp.mixed(LABELS, ORDER.float(), 0.5, 3),
-    "weights that are NaN": lambda: wp.mixed(LABELS, ORDER, torch.full((3,), torch.nan), 3),
-    "weights beyond 1": lambda: wp.mixed(LABELS, ORDER, torch.full((3,), 2.0), 3),
+    "a permutation of fractions": lambda: wp.mixed_targets(LABELS, ORDER.float(), 0.5, 3),
+    "weights that are NaN": lambda: wp.mixed_targets(LABELS, ORDER, torch.full((3,), torch.nan), 3),
+    "weights beyond 1": lambda: wp.mixed_targets(LABELS, ORDER, torch.full((3,), 2.0), 3),
     "images without rows": lambda: wp.cutmix(torch.zeros(2, 1, 0, 4), 1.0, torch.Generator()),
     "groups of several kinds": lambda: split(4, 0.5, seed=0, groups=np.array(["a", None, 1, "b"], dtype=object)),
     "times as text": lambda: split(4, 0.5, seed=0, time=np.array(["mon", "tue", "wed", "thu"])),

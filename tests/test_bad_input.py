@@ -735,7 +735,7 @@ def test_a_terminal_is_not_steered_by_predictions(monkeypatch: pytest.MonkeyPatc
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(predict, "predicted", lambda run, data: {"prediction": np.array([ANSI], object)})
+    monkeypatch.setattr(predict, "prediction_columns", lambda run, data: {"prediction": np.array([ANSI], object)})
     monkeypatch.setattr(sys, "stdout", Terminal())
     predict.predict(Path("run"), "t.csv", None)
     assert_harmless(sys.stdout.getvalue())  # type: ignore[attr-defined]

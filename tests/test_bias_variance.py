@@ -20,9 +20,9 @@ import wellposed as wp
 from wellposed.core.drawing import standalone
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.decomposition import repeated_training, variance_components
-from wellposed.decomposition.bias_variance import BiasVariance, Point
-from wellposed.decomposition.repeated_training import bounded, named, varied, weakest_first
-from wellposed.decomposition.variance_components import RowLosses, decomposed, hits, within
+from wellposed.decomposition.bias_variance import BiasVariance, BiasVarianceRow
+from wellposed.decomposition.repeated_training import format_interval, recipes_by_name, weakest_first, with_amount
+from wellposed.decomposition.variance_components import RowLosses, decompose, hits, loss_over_seeds
 from wellposed.losses.per_example import Loss
 from wellposed.parallel.jobs import Conditions, Job
 from wellposed.parallel.population.grouping import train_population
@@ -144,8 +144,12 @@ def test_squared_error_has_the_parts_of_its_mean_squares(crossed: bool, resample
     f = torch.randn(resamples, seeds, 7, 2, generator=draw, dtype=torch.float64)
     y = torch.randn(7, 2, generator=draw, dtype=torch.float64)
     losses = RowLosses(Loss("squared_error"), y, None, f[0, 0])
-    found = decomposed(f, losses, crossed)
+    found = decompose(f, losses, crossed)
     assert {name: part.estimate for name, part in found.items()} == pytest.approx(closed_form(f, y, crossed), abs=1e-12)
+    mean = decompose(f, RowLosses(Loss("mse"), y, None, f[0, 0]), crossed)
+    assert {name: 2 * part.estimate for name, part in mean.items()} == pytest.approx(
+        {name: part.estimate for name, part in found.items()}
+    )
     # bias^2 of the mean prediction, less what the mean of R x S still varies
     plain = float((f.mean((0, 1)) - y).square().sum(-1).mean())
     one, two = found["data"].estimate, found["seeds"].estimate
@@ -167,7 +171,7 @@ def test_cross_entropy_is_that_of_the_geometric_mean_and_a_divergence() -> None:
     assert torch.allclose(loss, bias + divergence, atol=1e-12)  # the identity, for any number of members
     losses = RowLosses(Loss("cross_entropy"), y, None, z[0, 0])
     assert losses(z.mean(0))[0] == pytest.approx(bias.numpy())
-    found = decomposed(z, losses, False)
+    found = decompose(z, losses, False)
     assert found["variance"].estimate == pytest.approx(float(divergence.mean()), rel=0.01)
     assert found["variance"].estimate > float(divergence.mean())
 
@@ -200,7 +204,7 @@ def simulated(name: str, crossed: bool, members: int = 4, draws: int = 150) -> t
         data = spread["data"] * normal(members, 1, rows, outputs)
         seeds = spread["seeds"] * normal(1 if crossed else members, 2, rows, outputs)
         f = mean + data + seeds + spread["both"] * normal(members, 2, rows, outputs)
-        found.append({n: part.estimate for n, part in decomposed(f, losses, crossed).items()})
+        found.append({n: part.estimate for n, part in decompose(f, losses, crossed).items()})
     means = {n: float(np.mean([f[n] for f in found])) for n in truth}
     errors = {n: float(np.std([f[n] for f in found]) / np.sqrt(draws)) for n in truth}
     return means, errors, truth
@@ -239,7 +243,7 @@ RIGHT = variance_components.at_centre
 MUTANTS: dict[str, tuple[str, Callable[..., object]]] = {
     "no correction for resamples": ("at_centre", uncorrected_centre),
     "corrected the wrong way": ("at_centre", variance_alone),
-    "no correction for seeds": ("within", uncorrected_within),
+    "no correction for seeds": ("loss_over_seeds", uncorrected_within),
 }
 
 
@@ -255,13 +259,13 @@ def test_wrong_estimates_are_seen(mutant: str, name: str, monkeypatch: pytest.Mo
 def test_what_a_resample_leaves_out_is_the_estimate_without_it() -> None:
     f = torch.randn(5, 2, 6, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     losses = RowLosses(Loss("cross_entropy"), torch.tensor([0, 1, 2, 2, 1, 0]), None, f[0, 0])
-    for layout in (variance_components.nested, variance_components.crossed):
+    for layout in (variance_components.nested_components, variance_components.crossed_components):
         whole = layout(f, losses)
         for r in range(5):
             kept = [i for i in range(5) if i != r]
             for name, values in layout(f[kept], losses).items():
                 assert whole[name][1 + r] == pytest.approx(values[0], abs=1e-12)
-    assert within(f, losses).shape == (5, 6)
+    assert loss_over_seeds(f, losses).shape == (5, 6)
 
 
 def test_a_row_of_weight_2_is_a_row_twice() -> None:
@@ -269,7 +273,7 @@ def test_a_row_of_weight_2_is_a_row_twice() -> None:
     y, twice = torch.tensor([0, 1, 2, 1, 0]), torch.tensor([0, 0, 1, 2, 3, 4])
     weighted = RowLosses(Loss("cross_entropy"), y, torch.tensor([2.0, 1, 1, 1, 1]), f[0, 0])
     repeated = RowLosses(Loss("cross_entropy"), y[twice], None, f[0, 0, twice])
-    one, other = decomposed(f, weighted, False), decomposed(f[:, :, twice], repeated, False)
+    one, other = decompose(f, weighted, False), decompose(f[:, :, twice], repeated, False)
     assert {n: p.estimate for n, p in one.items()} == pytest.approx({n: p.estimate for n, p in other.items()})
     assert float(weighted.share.mean()) == pytest.approx(1)
 
@@ -278,8 +282,7 @@ def test_a_callable_loss_is_the_loss_by_name() -> None:
     f = torch.randn(4, 2, 5, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 1, 0])
     parts = [
-        decomposed(f, RowLosses(Loss(loss), y, None, f[0, 0]), True)
-        for loss in ("cross_entropy", nn.CrossEntropyLoss())
+        decompose(f, RowLosses(Loss(loss), y, None, f[0, 0]), True) for loss in ("cross_entropy", nn.CrossEntropyLoss())
     ]
     assert {n: p.estimate for n, p in parts[0].items()} == pytest.approx({n: p.estimate for n, p in parts[1].items()})
     with pytest.raises(InputError, match="one number for all"):
@@ -310,12 +313,12 @@ def test_intervals_cover(name: str) -> None:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    def case(members: int, rows: int) -> dict[str, variance_components.Part]:
+    def case(members: int, rows: int) -> dict[str, variance_components.VarianceComponent]:
         x, y = normal(rows, 2), normal(rows, 2)
         common = spread * normal(members, 1, 1, 2)  # an effect that all rows share, as that of a shifted network is
         f = x + common * (0.5 + x[:, :1].abs()) + 0.5 * normal(members, 1, rows, 2)
         target = (y[:, 0] > 0).long() if name == "cross_entropy" else y
-        return decomposed(f, RowLosses(Loss(name), target, None, f[0, 0]), False)
+        return decompose(f, RowLosses(Loss(name), target, None, f[0, 0]), False)
 
     truth = [case(60, 2000) for _ in range(12)]
     for part in ("loss", "bias", "variance"):
@@ -419,10 +422,10 @@ def test_an_order_that_is_the_wrong_way_round_is_seen() -> None:
     assert weakest_first("terms.l2", [3, 1, 1]) == [1, 3]
     assert weakest_first("terms.max_norm", [0, 3, np.inf]) == [np.inf, 3, 0]
     assert weakest_first(lambda recipe, value: recipe, [3, 1]) == [1, 3]
-    bounded_at = varied(wp.Recipe(), "terms.max_norm", 2.0)
+    bounded_at = with_amount(wp.Recipe(), "terms.max_norm", 2.0)
     assert bounded_at.terms[0].bound == 2.0
-    assert varied(bounded_at, "terms.max_norm", 1.0).terms[0].bound == 1.0
-    assert varied(bounded_at, "terms.max_norm", np.inf).terms == ()
+    assert with_amount(bounded_at, "terms.max_norm", 1.0).terms[0].bound == 1.0
+    assert with_amount(bounded_at, "terms.max_norm", np.inf).terms == ()
     found = wp.bias_variance_path(problem(), wp.Recipe(), "epochs", [1, 2], resamples=3, seeds=(0,))
     assert "kept its best epoch" in str(found)
 
@@ -513,7 +516,7 @@ def test_a_difference_of_crossed_recipes_is_over_seeds_too() -> None:
     points = {}
     for name, scale in (("plain", 1.0), ("same", 1.0), ("less", 0.2)):
         f = scale * by_seed + 0.01 * normal(6, 4, 40, 1)
-        points[name] = Point(name, wp.Recipe(), decomposed(f, losses, True), None, 0.0, tuple(range(6)))
+        points[name] = BiasVarianceRow(name, wp.Recipe(), decompose(f, losses, True), None, 0.0, tuple(range(6)))
     found = BiasVariance(tuple(points.values()), "squared_error", "test", 40, 40, 4, True)
     same, less = (found.difference("plain", other) for other in ("same", "less"))
     tables = [points[name].parts["loss"].table for name in ("plain", "less")]
@@ -596,21 +599,21 @@ def test_input_that_cannot_be_used() -> None:
     with pytest.raises(InputError, match="must not fall"):
         wp.bias_variance(problem(), [recipe, recipe], strengths=(1, 0))
     with pytest.raises(InputError, match="no recipe"):
-        named([])
+        recipes_by_name([])
     with pytest.raises(InputError, match="same name"):
-        named(["baseline", "baseline"])
+        recipes_by_name(["baseline", "baseline"])
     with pytest.raises(InputError, match="needs strengths"):
         wp.bias_variance_path(problem(), recipe, "terms.l2", [])
     with pytest.raises(InputError, match="nothing 'strength'"):
-        varied(recipe, "strength", 1)
+        with_amount(recipe, "strength", 1)
 
 
 def test_a_recipe_is_varied() -> None:
     recipe = wp.Recipe(terms=[{"penalty": "l2", "strength": 1.0, "how": "loss"}])
-    assert varied(recipe, "terms.l2", 0.5).terms[0].strength == 0.5
-    assert varied(recipe, "terms.l2", 0.5).terms[0].how == "loss"
-    assert [term.penalty for term in varied(recipe, "terms.l1", 0.5).terms] == ["l2", "l1"]
-    assert varied(recipe, "noise.dropout", 0.5).noise.dropout == 0.5
-    assert varied(recipe, "clip", 2.0).clip == 2.0
-    assert bounded(0.51234, 0.49, 0.534) == "0.512 [0.490, 0.534]"
-    assert bounded(1234.5, 1200, 1300) == "1234 [1200, 1300]"
+    assert with_amount(recipe, "terms.l2", 0.5).terms[0].strength == 0.5
+    assert with_amount(recipe, "terms.l2", 0.5).terms[0].how == "loss"
+    assert [term.penalty for term in with_amount(recipe, "terms.l1", 0.5).terms] == ["l2", "l1"]
+    assert with_amount(recipe, "noise.dropout", 0.5).noise.dropout == 0.5
+    assert with_amount(recipe, "clip", 2.0).clip == 2.0
+    assert format_interval(0.51234, 0.49, 0.534) == "0.512 [0.490, 0.534]"
+    assert format_interval(1234.5, 1200, 1300) == "1234 [1200, 1300]"

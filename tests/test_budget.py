@@ -188,7 +188,7 @@ def test_large_data_are_searched_on_fewer_rows_and_that_is_said() -> None:
 
 def test_plans_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step takes 10 ms and an evaluation 20 ms: 2 steps of 32 rows are an epoch of 40 ms alone."""
-    monkeypatch.setattr(timing, "measured", lambda *_: (0.01, 0.02, 1e-5))
+    monkeypatch.setattr(timing, "measure_speed", lambda *_: (0.01, 0.02, 1e-5))
     recipe = Recipe(batch_size=32)
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
     assert plans.seconds("baseline", [recipe] * 5, epochs=10, rows=60) == pytest.approx(2.0)
@@ -206,14 +206,14 @@ def test_plans_follow_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 rows, 2 steps of 10 ms and an evaluation of 20 ms: 40 ms an epoch alone."""
-    monkeypatch.setattr(timing, "measured", lambda *_: (0.01, 0.02, 1e-5))
+    monkeypatch.setattr(timing, "measure_speed", lambda *_: (0.01, 0.02, 1e-5))
     recipe, noisy = Recipe(batch_size=32, epochs=10), Recipe(batch_size=32, noise={"places": [
         {"kind": "drop_connect", "on": "weights", "rate": 0.1}
     ]})  # fmt: skip
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
 
-    def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[timing.Trained]:
-        return [timing.Trained(recipe, epochs, each * epochs, cut)] * count
+    def lot(each: float, epochs: int = 10, count: int = 5, cut: bool = False) -> list[timing.TrialTiming]:
+        return [timing.TrialTiming(recipe, epochs, each * epochs, cut)] * count
 
     plans.took("baseline", lot(each=0.008), 60, seconds=0.4)
     assert plans.seconds("finalist", [recipe], 10, 60) == pytest.approx(0.08), "five times as fast together"
@@ -233,11 +233,11 @@ def test_the_pace_is_learned_from_lots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_larger_model_gains_less_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        timing, "measured", lambda problem, recipe, *_: (1e-4 * recipe.model.get("width", 1), 0.0, 1e-5)
+        timing, "measure_speed", lambda problem, recipe, *_: (1e-4 * recipe.model.get("width", 1), 0.0, 1e-5)
     )
     plans = timing.Pace(linear(), Account(Budget.parse("100s"), time.monotonic()), torch.device("cpu"))
     small, large, largest = (Recipe(batch_size=32, epochs=10, model={"width": width}) for width in (1, 16, 10_000))
-    plans.took("baseline", [timing.Trained(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
+    plans.took("baseline", [timing.TrialTiming(small, 10, 0.1 * 10 * 2e-4, False)] * 8, 60, seconds=1.0)
     assert plans.factor(small) == pytest.approx(0.1)
     assert plans.factor(large) == pytest.approx(0.8)
     assert plans.factor(largest) == 1.0
@@ -247,7 +247,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The study is done, its scores are shown, nothing is claimed, and the command ends with 0."""
-    monkeypatch.setattr(timing, "measured", lambda *_: (1e-5, 1e-5, 1e-8))  # ever so hopeful
+    monkeypatch.setattr(timing, "measure_speed", lambda *_: (1e-5, 1e-5, 1e-8))  # ever so hopeful
     monkeypatch.setattr(timing.Pace, "took", lambda *_: None)  # and never taught better
 
     class Slow(nn.Module):

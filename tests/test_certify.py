@@ -107,7 +107,7 @@ def test_l1_l2_and_groups_together() -> None:
             else:
                 pull = 0.4 * float(column[i].sign()) + s * float(column[i] / column.norm())
                 parts.append((float(g[i]) + pull) ** 2)
-    found = certify(net, "mse", (x, y), terms)
+    found = certify(net, "squared_error", (x, y), terms)
     assert found.violation == pytest.approx(math.sqrt(sum(parts)), rel=1e-12)
     penalty = 0.4 * w.abs().sum() + 0.15 * w.square().sum() + s * w.norm(dim=0).sum()
     assert found.penalty == pytest.approx(float(penalty), rel=1e-13)
@@ -121,7 +121,7 @@ def test_the_distance_is_the_least_over_the_subdifferential() -> None:
         net.weight.zero_()
     dw, _ = gradient(net, x, y)
     terms = [wp.L1(0.2).on(), wp.GroupL2(0.3, by="input").on()]
-    row = certify(net, "mse", (x, y), terms).rows[0]
+    row = certify(net, "squared_error", (x, y), terms).rows[0]
     draw = torch.Generator().manual_seed(0)
     box = 0.4 * torch.rand(2000, *dw.shape, generator=draw, dtype=torch.float64) - 0.2
     box[0] = (-dw).clamp(-0.2, 0.2)
@@ -137,7 +137,7 @@ def test_the_distance_is_the_least_over_the_subdifferential() -> None:
 def test_one_penalty_is_judged_by_its_own_violation(penalty: Penalty) -> None:
     net, (x, y) = linear(2), data(2)
     dw, _ = gradient(net, x, y)
-    row = certify(net, "mse", (x, y), [penalty.on(how="loss")]).rows[0]
+    row = certify(net, "squared_error", (x, y), [penalty.on(how="loss")]).rows[0]
     assert row.violation == pytest.approx(float(penalty.violation(net.weight.detach(), dw)), rel=1e-13)
 
 
@@ -172,14 +172,14 @@ def test_groups_of_any_shape(name: str, l1: float) -> None:
         else:
             squares += max(float(soft.norm()) - s, 0.0) ** 2
     terms = [penalty.on(), wp.L1(l1).on(), wp.L2(0.3).on(how="prox")]
-    found = certify(net, "mse", (x, y), terms)
+    found = certify(net, "squared_error", (x, y), terms)
     assert found.violation == pytest.approx(math.sqrt(squares), rel=1e-12)
     assert found.rows[0].measure == "distance"
     assert found.gap is not None
     if not l1:
-        alone = certify(net, "mse", (x, y), [penalty.on()]).rows[0]
+        alone = certify(net, "squared_error", (x, y), [penalty.on()]).rows[0]
         assert alone.violation == pytest.approx(float(penalty.violation(w, dw)), rel=1e-12)
-    best = settle(net, "mse", (x, y), terms, tolerance=1e-8)
+    best = settle(net, "squared_error", (x, y), terms, tolerance=1e-8)
     assert best.optimal
     assert 0 <= (best.gap or 0.0) < 1e-6
 
@@ -211,12 +211,12 @@ def test_every_kind_is_judged_by_its_own_violation_also_beside_squares(name: str
     w = net.weight.detach()
     for l2 in (0.0, 0.3):
         terms = [penalty.on(), wp.L2(l2).on(how="loss")]
-        found = certify(net, "mse", (x, y), terms)
+        found = certify(net, "squared_error", (x, y), terms)
         assert found.rows[0].violation == pytest.approx(float(bound.violation(w, dw + l2 * w)), rel=1e-12)
         assert found.rows[0].measure == "distance"
         assert found.penalty == pytest.approx(float(bound.value(w) + 0.5 * l2 * w.square().sum()), rel=1e-12)
         assert found.convex == bound.traits.convex
-    after = settle(net, "mse", (x, y), terms, tolerance=1e-7)
+    after = settle(net, "squared_error", (x, y), terms, tolerance=1e-7)
     assert after.optimal
     near = after.gap is not None and after.gap <= 1e-7
     assert str(after).startswith(f"optimal to {after.gap:.3g}: " if near else "stationary to 1e-07: ")
@@ -233,13 +233,13 @@ def test_group_norms_in_another_convention_go_with_l1() -> None:
     net, rows = linear(3), data(3)
     ours = [wp.GroupL2(0.3 / math.sqrt(D)).on(), wp.L1(0.1).on()]
     theirs = [wp.RowL21(0.3).on(), wp.L1(0.1).on()]
-    assert certify(net, "mse", rows, theirs).rows[0] == replace(
-        certify(net, "mse", rows, ours).rows[0], terms=("RowL21(strength=0.3)", "L1(strength=0.1)")
+    assert certify(net, "squared_error", rows, theirs).rows[0] == replace(
+        certify(net, "squared_error", rows, ours).rows[0], terms=("RowL21(strength=0.3)", "L1(strength=0.1)")
     )
 
 
 def test_a_penalty_without_subdifferential_is_judged_by_its_residual() -> None:
-    found = certify(linear(), "mse", data(), [L0(0.1).on()])
+    found = certify(linear(), "squared_error", data(), [L0(0.1).on()])
     assert found.rows[0].measure == "residual"
     assert any("residual" in note for note in found.notes)
     assert found.distance_bound is None
@@ -250,7 +250,7 @@ def test_two_penalties_without_a_known_sum_are_refused() -> None:
     net = linear(3)
     terms = [wp.GroupL2(0.1, by="input").on(how="loss"), wp.GroupL2(0.1).on(how="loss")]
     with pytest.raises(CompositionError, match=r"stationarity of GroupL2.* and GroupL2.* together on 'weight'"):
-        certify(net, "mse", data(3), terms)
+        certify(net, "squared_error", data(3), terms)
 
 
 # Constraints.
@@ -263,7 +263,7 @@ def test_an_interval_has_one_sided_conditions(flipped: bool) -> None:
         net.weight.copy_(torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5, 0.5]]))
         net.weight.copy_(1 - net.weight if flipped else net.weight)
     dw, _ = gradient(net, x, y)
-    row = certify(net, "mse", (x, y), [Interval(0.0, 1.0).on(), wp.L1(0.1).on()]).rows[0]
+    row = certify(net, "squared_error", (x, y), [Interval(0.0, 1.0).on(), wp.L1(0.1).on()]).rows[0]
     w, g = net.weight.detach()[0], dw[0] + 0.1
     wanted = torch.where(w == 0, (-g).clamp_min(0), torch.where(w == 1, g.clamp_min(0), g))
     assert row.violation == pytest.approx(float(wanted.norm()), rel=1e-12)
@@ -277,13 +277,13 @@ def test_a_ball_is_judged_by_its_residual_and_infeasibility_counts() -> None:
     dw, _ = gradient(net, x, y)
     ball = wp.MaxNorm(0.5)
     w = net.weight.detach()
-    found = certify(net, "mse", (x, y), [ball.on()])
+    found = certify(net, "squared_error", (x, y), [ball.on()])
     row = found.rows[0]
     assert row.violation == pytest.approx(float((w - ball.project(w - dw)).norm()), rel=1e-12)
     assert row.infeasible == pytest.approx(float(w.norm()) - 0.5, rel=1e-9)
     assert ("weight: the violation is the distance" in str(found)) == (row.violation == row.infeasible)
     assert not found.optimal
-    after = settle(net, "mse", (x, y), [ball.on()], tolerance=1e-9)
+    after = settle(net, "squared_error", (x, y), [ball.on()], tolerance=1e-9)
     assert after.optimal
     assert float(net.weight.detach().norm()) == pytest.approx(0.5)
     # Minus the gradient points straight out of the ball.
@@ -296,17 +296,17 @@ def test_a_norm_bound_is_judged_as_the_ball_that_it_comes_to() -> None:
     from wellposed.constraints.multiplier import NormBound
 
     net, rows = linear(), data()
-    found = certify(net, "mse", rows, [NormBound(0.5).on()])
-    assert found.violation == certify(net, "mse", rows, [L2Ball(0.5).on()]).violation
-    assert settle(net, "mse", rows, [NormBound(0.5).on()], tolerance=1e-8).optimal
+    found = certify(net, "squared_error", rows, [NormBound(0.5).on()])
+    assert found.violation == certify(net, "squared_error", rows, [L2Ball(0.5).on()]).violation
+    assert settle(net, "squared_error", rows, [NormBound(0.5).on()], tolerance=1e-8).optimal
     with pytest.raises(CompositionError, match="takes its bound after 200 steps"):
-        certify(net, "mse", rows, [NormBound().on()])
+        certify(net, "squared_error", rows, [NormBound().on()])
 
 
 def test_a_ball_and_an_l1_settle_where_no_rival_is_better() -> None:
     net, (x, y) = linear(), data()
     terms = [wp.MaxNorm(0.5).on(), wp.L1(0.3).on()]
-    found = settle(net, "mse", (x, y), terms, tolerance=1e-9)
+    found = settle(net, "squared_error", (x, y), terms, tolerance=1e-9)
     assert found.optimal
     w, b = net.weight.detach(), net.bias.detach()
     draw = torch.Generator().manual_seed(0)
@@ -320,7 +320,7 @@ def test_a_ball_and_an_l1_settle_where_no_rival_is_better() -> None:
 def test_a_box_with_l1_settles_where_the_projected_path_ends() -> None:
     net, (x, y) = linear(), data()
     terms = [wp.Box(-0.2, 0.4).on(), wp.L1(0.2).on()]
-    found = settle(net, "mse", (x, y), terms, tolerance=1e-9)
+    found = settle(net, "squared_error", (x, y), terms, tolerance=1e-9)
     assert found.optimal
     assert found.rows[0].measure == "distance"
     w, b = net.weight.detach()[0].clone(), net.bias.detach().clone()
@@ -340,12 +340,12 @@ def test_a_fixed_point_is_never_called_optimal() -> None:
     """A constraint beside a penalty with no proven joint step."""
     net, rows = linear(3), data(3)
     terms = [MCP(0.1).on(how="loss"), wp.MaxNorm(0.5).on()]
-    found = certify(net, "mse", rows, terms, tolerance=1e9)
+    found = certify(net, "squared_error", rows, terms, tolerance=1e9)
     assert found.rows[0].measure == "fixed point"
     assert str(found).startswith("not proven stationary: ")
     assert any("not proven to be stationary" in note for note in found.notes)
     with pytest.raises(CompositionError, match=r"No joint step is known for MCP.* on 'weight'"):
-        settle(net, "mse", rows, terms)
+        settle(net, "squared_error", rows, terms)
 
 
 # What is judged: rows, mode, parameters.
@@ -354,17 +354,17 @@ def test_a_fixed_point_is_never_called_optimal() -> None:
 @pytest.mark.parametrize("batch", [7, 16, 50])
 def test_batches_of_unequal_size_count_by_their_rows(batch: int) -> None:
     net, (x, y) = linear(), data()
-    whole = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
+    whole = certify(net, "squared_error", (x, y), [wp.L1(0.1).on()])
     loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
     parts = [(x[i : i + batch], y[i : i + batch]) for i in range(0, N, batch)]
     gaps = []
     for given in (loader, TensorDataset(x, y), parts, iter(parts), (part for part in parts)):
-        found = certify(net, "mse", given, [wp.L1(0.1).on()])
+        found = certify(net, "squared_error", given, [wp.L1(0.1).on()])
         assert found.violation == pytest.approx(whole.violation, rel=1e-12)
         assert found.objective == pytest.approx(whole.objective, rel=1e-12)
         gaps.append(found.gap)
     assert gaps == pytest.approx([whole.gap] * 5, rel=1e-9)
-    arrays = certify(net, "mse", (x.numpy(), y.numpy()), [wp.L1(0.1).on()])
+    arrays = certify(net, "squared_error", (x.numpy(), y.numpy()), [wp.L1(0.1).on()])
     assert arrays.violation == pytest.approx(whole.violation, rel=1e-12)
 
 
@@ -407,14 +407,18 @@ def test_the_model_is_left_as_it_was_and_judged_in_evaluation_mode() -> None:
     modes = [module.training for module in net.modules()]
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    found = certify(net, "mse", DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True), [wp.L1(0.01).on()])
+    found = certify(
+        net, "squared_error", DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True), [wp.L1(0.01).on()]
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert modes == [module.training for module in net.modules()]
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in state.items())
     assert all(torch.equal(p.grad, grads[name]) for name, p in net.named_parameters() if p.grad is not None)
     net.eval()
     assert found.loss == pytest.approx(float((net(x) - y).square().mean().detach()), rel=1e-5)
-    assert certify(net, "mse", (x, y), [wp.L1(0.01).on()]).violation == pytest.approx(found.violation, rel=1e-4)
+    assert certify(net, "squared_error", (x, y), [wp.L1(0.01).on()]).violation == pytest.approx(
+        found.violation, rel=1e-4
+    )
 
 
 def test_tied_parameters_count_once() -> None:
@@ -429,7 +433,7 @@ def test_tied_parameters_count_once() -> None:
 
     torch.manual_seed(0)
     net, (x, y) = Tied(), data(D)
-    found = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
+    found = certify(net, "squared_error", (x, y), [wp.L1(0.1).on()])
     assert [row.parameter for row in found.rows] == ["one.weight = two.weight", "one.bias", "two.bias"]
     assert found.penalty == pytest.approx(0.1 * float(net.one.weight.abs().sum().detach()))
 
@@ -437,22 +441,22 @@ def test_tied_parameters_count_once() -> None:
 def test_frozen_parameters_and_those_of_no_optimizer_are_left_out() -> None:
     net, (x, y) = linear(), data()
     net.bias.requires_grad_(False)
-    found = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
+    found = certify(net, "squared_error", (x, y), [wp.L1(0.1).on()])
     assert [row.parameter for row in found.rows] == ["weight"]
     assert found.gap is not None
     net.bias.requires_grad_(True)
     optimizer = wp.regularize(torch.optim.SGD([net.weight], lr=0.1), net, [wp.L1(0.1).on()])
-    same = certify(net, "mse", (x, y), optimizer)
+    same = certify(net, "squared_error", (x, y), optimizer)
     assert [row.parameter for row in same.rows] == ["weight"]
     assert same.violation == found.violation
     net.requires_grad_(False)
     with pytest.raises(InputError, match="no trained parameter"):
-        certify(net, "mse", (x, y))
+        certify(net, "squared_error", (x, y))
 
 
 def test_a_layer_that_is_gone_is_named() -> None:
     net, (x, y) = linear(), data()
-    found = settle(net, "mse", (x, y), [wp.L1(100.0).on()])
+    found = settle(net, "squared_error", (x, y), [wp.L1(100.0).on()])
     assert found.rows[0].gone
     assert found.rows[0].zeros == 1
     assert any("weight is zero as a whole" in note for note in found.notes)
@@ -466,42 +470,44 @@ def test_a_layer_that_is_gone_is_named() -> None:
 def test_decay_is_an_l2_under_plain_sgd_and_refused_elsewhere() -> None:
     net, (x, y) = linear(), data()
     decay = [wp.L2(0.2).on()]
-    wanted = certify(net, "mse", (x, y), [wp.L2(0.2).on(how="prox")])
+    wanted = certify(net, "squared_error", (x, y), [wp.L2(0.2).on(how="prox")])
     plain = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, decay)
-    assert certify(net, "mse", (x, y), plain).violation == wanted.violation
-    assert certify(net, "mse", (x, y), decay, plain.optimizer).objective == wanted.objective
+    assert certify(net, "squared_error", (x, y), plain).violation == wanted.violation
+    assert certify(net, "squared_error", (x, y), decay, plain.optimizer).objective == wanted.objective
     with pytest.raises(CompositionError, match=r"depends on the optimizer. Give optimizer=.*how='prox' or how='loss'"):
-        certify(net, "mse", (x, y), decay)
+        certify(net, "squared_error", (x, y), decay)
     momentum = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), net, decay)
     with pytest.raises(CompositionError, match=r"What it solves: loss \+ 0.02/2 \|w\|\^2 \(momentum divides decay\)"):
-        certify(net, "mse", (x, y), momentum)
+        certify(net, "squared_error", (x, y), momentum)
     adam = wp.regularize(torch.optim.Adam(net.parameters()), net, decay)
     with pytest.raises(CompositionError, match=r"with Adam.*no fixed objective: decay in the optimizer's own metric"):
-        certify(net, "mse", (x, y), adam)
+        certify(net, "squared_error", (x, y), adam)
     with pytest.raises(CompositionError, match="momentum divides decay"):
-        settle(net, "mse", (x, y), momentum)
+        settle(net, "squared_error", (x, y), momentum)
 
 
 def test_an_optimizers_own_weight_decay_is_judged_too() -> None:
     net, (x, y) = linear(), data()
     own = torch.optim.Adam(net.parameters(), weight_decay=0.2)
     terms = [wp.L2(0.2).on(wp.named("*"), how="prox")]
-    assert certify(net, "mse", (x, y), [], own).violation == pytest.approx(certify(net, "mse", (x, y), terms).violation)
+    assert certify(net, "squared_error", (x, y), [], own).violation == pytest.approx(
+        certify(net, "squared_error", (x, y), terms).violation
+    )
     with pytest.raises(CompositionError, match=r"AdamW's weight_decay on 'weight' minimizes no fixed objective"):
-        certify(net, "mse", (x, y), [], torch.optim.AdamW(net.parameters()))
+        certify(net, "squared_error", (x, y), [], torch.optim.AdamW(net.parameters()))
 
 
 def test_strengths_that_follow_a_schedule_need_the_step() -> None:
     net, (x, y) = linear(), data()
     ramped = [wp.L1(0.2).on(schedule=lambda step: min(1.0, step / 10))]
     with pytest.raises(InputError, match="depends on the step"):
-        certify(net, "mse", (x, y), ramped)
+        certify(net, "squared_error", (x, y), ramped)
     optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.0), net, ramped)
     for _ in range(6):
         net(x).square().mean().backward()
         optimizer.step()
-    half = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
-    assert certify(net, "mse", (x, y), optimizer).objective == pytest.approx(half.objective)
+    half = certify(net, "squared_error", (x, y), [wp.L1(0.1).on()])
+    assert certify(net, "squared_error", (x, y), optimizer).objective == pytest.approx(half.objective)
 
 
 def test_a_reference_is_that_of_the_optimizer_and_not_taken_anew() -> None:
@@ -511,10 +517,13 @@ def test_a_reference_is_that_of_the_optimizer_and_not_taken_anew() -> None:
     net(x).square().mean().backward()
     optimizer.step()
     moved_by = float((net.weight.detach() - start).square().sum())
-    assert certify(net, "mse", (x, y), optimizer).penalty == pytest.approx(0.2 * moved_by)
-    assert certify(net, "mse", (x, y), optimizer.terms).penalty == 0
+    assert certify(net, "squared_error", (x, y), optimizer).penalty == pytest.approx(0.2 * moved_by)
+    assert certify(net, "squared_error", (x, y), optimizer.terms).penalty == 0
     inside = wp.Lookahead(wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [wp.L1(0.1).on()]))
-    assert certify(net, "mse", (x, y), inside).violation == certify(net, "mse", (x, y), [wp.L1(0.1).on()]).violation
+    assert (
+        certify(net, "squared_error", (x, y), inside).violation
+        == certify(net, "squared_error", (x, y), [wp.L1(0.1).on()]).violation
+    )
 
 
 @pytest.mark.parametrize("charge", [wp.Nuclear(0.2), wp.TotalVariation(0.1), MCP(0.1), wp.SparseGroup(0.1, by="input")])
@@ -524,16 +533,16 @@ def test_plain_sgd_comes_to_rest_at_what_is_certified(charge: Penalty) -> None:
     for _ in range(1500):
         net.weight.grad, net.bias.grad = gradient(net, x, y)
         optimizer.step()
-    found = certify(net, "mse", (x, y), optimizer)
+    found = certify(net, "squared_error", (x, y), optimizer)
     assert found.optimal
     assert found.rows[0].measure == "distance"
 
 
 def test_euclidean_steps_of_an_adaptive_optimizer_are_noted() -> None:
     net, (x, y) = linear(), data()
-    found = certify(net, "mse", (x, y), [wp.MaxNorm(1.0).on()], torch.optim.Adam(net.parameters()))
+    found = certify(net, "squared_error", (x, y), [wp.MaxNorm(1.0).on()], torch.optim.Adam(net.parameters()))
     assert any("Euclidean under Adam" in note for note in found.notes)
-    found = certify(net, "mse", (x, y), [wp.MaxNorm(1.0).on()], torch.optim.SGD(net.parameters(), lr=0.1))
+    found = certify(net, "squared_error", (x, y), [wp.MaxNorm(1.0).on()], torch.optim.SGD(net.parameters(), lr=0.1))
     assert not any("Euclidean" in note for note in found.notes)
 
 
@@ -601,7 +610,7 @@ class Bridge(CoupledPenalty):
 
 def test_functional_penalties_are_part_of_the_smooth_cost() -> None:
     net, (x, y) = linear(), data()
-    found = certify(net, "mse", (x, y), [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()])
+    found = certify(net, "squared_error", (x, y), [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()])
     w = net.weight.detach()
     assert found.penalty == pytest.approx(
         float((0.1 * net(x).square().mean() + 0.2 * w.square().sum()).detach() + 0.1 * w.abs().sum())
@@ -612,28 +621,28 @@ def test_functional_penalties_are_part_of_the_smooth_cost() -> None:
     assert found.violation == pytest.approx(math.hypot(float(dw.norm()), float(db.norm())), rel=1e-10)
     assert found.gap is None
     parts = DataLoader(TensorDataset(x, y), batch_size=7)
-    other = certify(net, "mse", parts, [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()])
+    other = certify(net, "squared_error", parts, [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()])
     assert other.violation == pytest.approx(found.violation, rel=1e-10)
-    assert settle(net, "mse", (x, y), [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()]).optimal
+    assert settle(net, "squared_error", (x, y), [Outputs(0.1).on(), InputGradient(0.2).on(), wp.L1(0.1).on()]).optimal
     with pytest.raises(InputError, match="looks at reference"):
-        certify(net, "mse", (x, y), [ToTeacher(0.1).on()])
+        certify(net, "squared_error", (x, y), [ToTeacher(0.1).on()])
 
 
 def test_coupled_parameters_make_one_row() -> None:
     net, (x, y) = linear(), data()
     terms = [Bridge(0.4).on(), wp.L2(0.1).on(wp.named("*"), how="loss")]
-    found = certify(net, "mse", (x, y), terms)
+    found = certify(net, "squared_error", (x, y), terms)
     assert [row.parameter for row in found.rows] == ["weight & bias"]
     dw, db = gradient(net, x, y)
     w = torch.cat([net.weight.detach().flatten(), net.bias.detach()])
     g = torch.cat([dw.flatten(), db]) + 0.1 * w
     assert found.violation == pytest.approx(float((g + 0.4 * w / w.norm()).norm()), rel=1e-12)
-    assert settle(net, "mse", (x, y), terms, tolerance=1e-8).optimal
-    assert settle(net, "mse", (x, y), [Bridge(100.0).on()], tolerance=1e-8).rows[0].gone
+    assert settle(net, "squared_error", (x, y), terms, tolerance=1e-8).optimal
+    assert settle(net, "squared_error", (x, y), [Bridge(100.0).on()], tolerance=1e-8).rows[0].gone
     with pytest.raises(CompositionError, match="together with the other terms on 'weight' is not known"):
-        certify(net, "mse", (x, y), [Bridge(0.4).on(), wp.L1(0.1).on(how="loss")])
+        certify(net, "squared_error", (x, y), [Bridge(0.4).on(), wp.L1(0.1).on(how="loss")])
     with pytest.raises(CompositionError, match=r"Bridge.* together with Bridge"):
-        certify(net, "mse", (x, y), [Bridge(0.4).on(how="loss"), Bridge(0.1).on(how="loss")])
+        certify(net, "squared_error", (x, y), [Bridge(0.4).on(how="loss"), Bridge(0.1).on(how="loss")])
 
 
 def test_an_input_that_two_layers_share_is_one_row() -> None:
@@ -641,7 +650,7 @@ def test_an_input_that_two_layers_share_is_one_row() -> None:
     net, rows = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 1)).double(), data()
     tied = wp.TiedGroups(0.05, {"0.weight": "unit", "0.bias": "unit", "2.weight": "input"})
     terms = [tied.on(), wp.L2(0.01).on("0", how="loss")]
-    found = settle(net, "mse", rows, terms, tolerance=1e-7)
+    found = settle(net, "squared_error", rows, terms, tolerance=1e-7)
     assert found.optimal
     assert [row.parameter for row in found.rows] == ["2.bias", "0.weight & 0.bias & 2.weight"]
     assert found.rows[1].measure == "distance"
@@ -653,7 +662,7 @@ def test_an_input_that_two_layers_share_is_one_row() -> None:
 
 def test_a_bias_that_is_coupled_has_no_gap() -> None:
     """It is neither free nor fixed: no dual point is known."""
-    found = certify(linear(3), "mse", data(3), [wp.TiedGroups(0.1, {"bias": "unit"}).on(), wp.L1(0.1).on()])
+    found = certify(linear(3), "squared_error", data(3), [wp.TiedGroups(0.1, {"bias": "unit"}).on(), wp.L1(0.1).on()])
     assert found.gap is None
     assert found.strong_convexity is None
 
@@ -670,13 +679,13 @@ def test_a_hierarchy_is_judged_by_its_residual() -> None:
     torch.manual_seed(0)
     net, rows = Skipping().double(), data()
     terms = [wp.Hierarchical(0.2, skip="skip.weight", first="first.weight").on()]
-    found = certify(net, "mse", rows, terms)
+    found = certify(net, "squared_error", rows, terms)
     assert found.rows[-1].parameter == "skip.weight & first.weight"
     assert found.rows[-1].measure == "residual"
     assert any("residual" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("penalty", [wp.Confidence(0.1), wp.LogitNorm(0.1), wp.Jacobian(0.1)])
+@pytest.mark.parametrize("penalty", [wp.Confidence(0.1), wp.LogitL2(0.1), wp.Jacobian(0.1)])
 def test_penalties_of_outputs_by_finite_differences(penalty: FunctionalPenalty) -> None:
     net, (x, _) = linear(3), data()
     rows = (x, torch.arange(N) % 3)
@@ -698,7 +707,7 @@ def test_penalties_of_outputs_by_finite_differences(penalty: FunctionalPenalty) 
 
 
 def test_random_projections_are_said() -> None:
-    found = certify(linear(3), "mse", data(3), [wp.Jacobian(0.1, projections=1).on()])
+    found = certify(linear(3), "squared_error", data(3), [wp.Jacobian(0.1, projections=1).on()])
     assert any("one draw" in note for note in found.notes)
 
 
@@ -706,6 +715,7 @@ def test_random_projections_are_said() -> None:
 
 LOSSES: dict[str, tuple[Any, int]] = {
     "squared_error": ("squared_error", 2),
+    "mse": ("mse", 3),
     "mse_module": (nn.MSELoss(), 2),
     "cross_entropy": ("cross_entropy", 3),
     "binary_cross_entropy": ("binary_cross_entropy", 1),
@@ -782,7 +792,7 @@ def test_the_gap_of_ridge_by_hand() -> None:
     x = x[:, :1]
     net = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     nn.init.zeros_(net.weight)
-    found = certify(net, "mse", (x, y), [wp.L2(0.5).on(how="loss")])
+    found = certify(net, "squared_error", (x, y), [wp.L2(0.5).on(how="loss")])
     c, q = float((x * y).mean()), float(x.square().mean())
     assert found.gap == pytest.approx((2 * c) ** 2 / (2 * 0.5), rel=1e-12)
     assert found.gap > c**2 / (q + 0.25)
@@ -805,10 +815,10 @@ def test_conjugates_are_the_supremum(name: str) -> None:
 
 def test_where_no_gap_is_known() -> None:
     net, (x, y) = linear(), data()
-    assert certify(net, "mse", (x, y), [wp.L1(0.1).on(wp.named("*"))]).gap is None
+    assert certify(net, "squared_error", (x, y), [wp.L1(0.1).on(wp.named("*"))]).gap is None
     assert certify(net, "absolute_error", (x, y), [wp.L1(0.1).on()]).gap is None
-    assert certify(nn.Sequential(linear(), nn.Identity()), "mse", (x, y), [wp.L1(0.1).on()]).gap is None
-    assert certify(nn.Sequential(linear()), "mse", (x, y), [wp.L1(0.1).on()]).gap is not None
+    assert certify(nn.Sequential(linear(), nn.Identity()), "squared_error", (x, y), [wp.L1(0.1).on()]).gap is None
+    assert certify(nn.Sequential(linear()), "squared_error", (x, y), [wp.L1(0.1).on()]).gap is not None
     weighted = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0], dtype=torch.float64))
     found = certify(net, weighted, (x, (y > 0).double()), [wp.L1(0.1).on()])
     assert found.gap is None
@@ -837,11 +847,11 @@ def test_settling_never_raises_the_cost_of_a_network() -> None:
     net = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     rows = data()
     terms = [wp.L1(0.01).on(), wp.GroupL2(0.01).on("0")]
-    costs = [certify(net, "mse", rows, terms).objective]
+    costs = [certify(net, "squared_error", rows, terms).objective]
     for _ in range(20):
-        costs.append(settle(net, "mse", rows, terms, steps=15, tolerance=0.0).objective)
+        costs.append(settle(net, "squared_error", rows, terms, steps=15, tolerance=0.0).objective)
     assert all(b <= a + 1e-13 for a, b in pairwise(costs))
-    found = settle(net, "mse", rows, terms, tolerance=1e-7)
+    found = settle(net, "squared_error", rows, terms, tolerance=1e-7)
     assert found.optimal
     assert not found.convex
     assert str(found).startswith("stationary to 1e-07: ")
@@ -852,7 +862,7 @@ def test_single_precision_ends_with_a_sentence() -> None:
     torch.manual_seed(0)
     x, y = (t.float() for t in data())
     net = nn.Linear(D, 1)
-    found = settle(net, "mse", (x, y), [wp.L1(0.1).on()], tolerance=1e-12, steps=4000)
+    found = settle(net, "squared_error", (x, y), [wp.L1(0.1).on()], tolerance=1e-12, steps=4000)
     assert found.violation < 1e-4
     assert any("rounding in float32" in note for note in found.notes)
     assert not found.optimal
@@ -862,12 +872,12 @@ def test_steps_that_are_used_up_are_said_and_progress_is_reported() -> None:
     events: list[str] = []
     net, rows = linear(), data()
     with reporting_to(lambda event, fields: events.append(event)):
-        short = settle(net, "mse", rows, [wp.L1(0.1).on()], steps=3)
-        assert settle(net, "mse", rows, [wp.L1(0.1).on()], tolerance=0.0, steps=400).notes
+        short = settle(net, "squared_error", rows, [wp.L1(0.1).on()], steps=3)
+        assert settle(net, "squared_error", rows, [wp.L1(0.1).on()], tolerance=0.0, steps=400).notes
     assert any("used up its 3 steps" in note for note in short.notes)
     assert "settle" in events
     kept = [p.detach().clone() for p in net.parameters()]
-    settle(net, "mse", rows, [wp.L1(0.5).on()], steps=0)
+    settle(net, "squared_error", rows, [wp.L1(0.5).on()], steps=0)
     assert all(torch.equal(a, b) for a, b in zip(kept, net.parameters(), strict=True))
 
 
@@ -877,7 +887,7 @@ def test_settling_leaves_all_but_the_weights_as_it_was() -> None:
     buffers = {name: b.clone() for name, b in net.named_buffers()}
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    settle(net, "mse", (x, y), [wp.L1(0.01).on()], steps=5)
+    settle(net, "squared_error", (x, y), [wp.L1(0.01).on()], steps=5)
     assert torch.equal(torch.get_rng_state(), before)
     assert net.training
     assert all(p.grad is None for p in net.parameters())
@@ -889,15 +899,15 @@ def test_settling_leaves_all_but_the_weights_as_it_was() -> None:
 
 def test_a_certificate_is_readable_and_goes_to_json() -> None:
     net, rows = linear(), data()
-    settle(net, "mse", rows, [wp.L1(0.1).on()], tolerance=1e-9)
-    found = certify(net, "mse", rows, [wp.L1(0.1).on()])
+    settle(net, "squared_error", rows, [wp.L1(0.1).on()], tolerance=1e-9)
+    found = certify(net, "squared_error", rows, [wp.L1(0.1).on()])
     text = str(found)
     for part in ("optimal to ", "objective", "duality gap", "of the minimizer", "weight", "L1(strength=0.1)"):
         assert part in text
     assert json.loads(json.dumps(found.to_dict()))["optimal"] is True
     assert isinstance(found, Certificate)
     assert found.distance_bound is not None
-    assert str(certify(linear(seed=5), "mse", rows, [wp.L1(0.1).on()])).startswith("not optimal: ")
+    assert str(certify(linear(seed=5), "squared_error", rows, [wp.L1(0.1).on()])).startswith("not optimal: ")
     assert str(certify(linear(seed=5), "huber", rows, [wp.L1(0.1).on()])).startswith("not stationary: ")
 
 
@@ -921,21 +931,21 @@ def test_only_a_gap_is_called_optimal() -> None:
 def test_what_cannot_be_judged() -> None:
     net, rows = linear(), data()
     with pytest.raises(InputError, match=r"to be an nn\.Module"):
-        certify("net", "mse", rows)  # type: ignore[arg-type]
+        certify("net", "squared_error", rows)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"bound with \.on"):
-        certify(net, "mse", rows, [wp.L1(0.1)])  # type: ignore[list-item]
+        certify(net, "squared_error", rows, [wp.L1(0.1)])  # type: ignore[list-item]
     with pytest.raises(InputError, match="has no terms"):
-        certify(net, "mse", rows, torch.optim.SGD(net.parameters(), lr=0.1))
+        certify(net, "squared_error", rows, torch.optim.SGD(net.parameters(), lr=0.1))
     with pytest.raises(DataError, match="equally many rows"):
-        certify(net, "mse", (rows[0], rows[1][:-1]))
+        certify(net, "squared_error", (rows[0], rows[1][:-1]))
     with pytest.raises(DataError, match="the data are empty"):
-        certify(net, "mse", [])
+        certify(net, "squared_error", [])
     with pytest.raises(InputError, match="steps= to be a whole number >= 0"):
-        settle(net, "mse", rows, steps=-1)
+        settle(net, "squared_error", rows, steps=-1)
     with torch.no_grad():
         net.weight.fill_(math.nan)
-    assert not certify(net, "mse", rows).optimal
-    assert any("not finite" in note for note in settle(net, "mse", rows).notes)
+    assert not certify(net, "squared_error", rows).optimal
+    assert any("not finite" in note for note in settle(net, "squared_error", rows).notes)
 
 
 # The tests of the tests: certifiers that are wrong in one way each.
@@ -993,7 +1003,7 @@ def any_bias(patch: pytest.MonkeyPatch) -> None:
 
 
 def shrinks_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(duality, "inside", lambda c, l1, group, groups: c.new_ones(()))
+    patch.setattr(duality, "largest_feasible_factor", lambda c, l1, group, groups: c.new_ones(()))
 
 
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., None], tuple[Any, ...]]] = [
@@ -1025,11 +1035,11 @@ def test_without_centering_the_gap_would_not_bound(monkeypatch: pytest.MonkeyPat
     x, y = data()
     y = y + 5.0
     net = linear()
-    found = certify(net, "mse", (x, y), [wp.L1(0.1).on()])
+    found = certify(net, "squared_error", (x, y), [wp.L1(0.1).on()])
     assert found.gap is None
     monkeypatch.undo()
     w, b = net.weight.detach(), net.bias.detach()
-    best = settle(linear(), "mse", (x, y), [wp.L1(0.1).on()], tolerance=1e-10)
+    best = settle(linear(), "squared_error", (x, y), [wp.L1(0.1).on()], tolerance=1e-10)
     u = duality.slopes("squared_error", x @ w.T + b, y) / N
     given: dict[str, Any] = {
         "l1": 0.1,

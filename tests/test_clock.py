@@ -25,11 +25,13 @@ import torch
 import wellposed.search.improve as improving
 from wellposed.data.tables import prepare_table
 from wellposed.parallel.population.population import Population
+from wellposed.search import runner
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study, summary
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 from wellposed.training.ready_problems import table_problem
+from wellposed.training.run import Run
 
 BUDGET, MOST = 30.0, 36.0
 
@@ -51,7 +53,7 @@ class Machine:
         self.takes(patch, Population, "measured", lambda population, slots: 0.005 * len(slots) + 0.01)
         self.takes(patch, Training, "step", lambda *_: 0.01)
         self.takes(patch, Training, "record", lambda *_: 0.01)
-        self.takes(patch, improving, "diagnose", lambda *_: 0.3)
+        self.takes(patch, runner, "diagnose", lambda of, *_: 0.3 if isinstance(of, Run) else 0.01)
         self.takes(patch, Study, "save", lambda *_: 0.2)
         for model, per_round in (
             (sklearn.ensemble.HistGradientBoostingClassifier, 0.01),

@@ -297,3 +297,17 @@ def test_impossible_amounts(value: Any) -> None:
         wp.L2.decoupled(1.5, "independent")
     with pytest.raises(InputError, match="L2 scales decay as torch, composer, independent, timm; it was given 'keras'"):
         wp.L2.decoupled(0.1, "keras")
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_under_a_mean_over_outputs_m_counts_values(outputs: int) -> None:
+    """Of ridge and prior: rows under the sum, rows times outputs under the mean; the solution is scikit-learn's."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 4, generator=draw, dtype=torch.float64)
+    y = torch.randn(40, outputs, generator=draw, dtype=torch.float64)
+    wanted = Ridge(alpha=3.0).fit(x.numpy(), y.numpy())
+    for loss, m in (("squared_error", 40), ("mse", 40 * outputs), (nn.MSELoss(), 40 * outputs)):
+        for penalty in (wp.L2.ridge(3.0, m=m), wp.L2.prior(std=0.5, m=m, noise_std=0.5 * math.sqrt(3.0))):
+            net = nn.Linear(4, outputs, dtype=torch.float64)
+            assert wp.settle(net, loss, (x, y), [penalty.on(how="loss")], tolerance=1e-10).optimal
+            assert net.weight.detach().numpy() == pytest.approx(wanted.coef_.reshape(outputs, 4), abs=1e-8)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from wellposed.core import errors
-from wellposed.core.batches import bytes_in, examples_in, examples_of, numbers_in, tensors_in
+from wellposed.core.batches import bytes_in, count_numbers, examples_in, examples_of, tensors_in
 from wellposed.core.errors import FormatError, InputError, MissingExtra, WellposedError, did_you_mean, listed, require
 from wellposed.core.files import jsonable, read_json, write_atomically, write_json
 from wellposed.core.preserve import buffers_kept, modes_kept, random_states_kept
-from wellposed.core.progress import report, reporting_to
+from wellposed.core.progress import emit, reporting_to
 from wellposed.core.random import (
     generator,
     numpy_generator,
@@ -233,15 +233,15 @@ def test_saved_files_are_refused_clearly(tmp_path: Path) -> None:
 def test_the_sink_hears_everything_inside_its_block_only(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
     inner: list[str] = []
-    report("before")
+    emit("before")
     with reporting_to(lambda event, fields: heard.append((event, fields))):
-        report("epoch", number=3, loss=0.5)
+        emit("epoch", number=3, loss=0.5)
         with reporting_to(lambda event, fields: inner.append(event)):
-            report("nested")
-        report("epoch", number=4)
+            emit("nested")
+        emit("epoch", number=4)
     with pytest.raises(RuntimeError, match="inside"), reporting_to(lambda event, fields: heard.append((event, fields))):
         raise RuntimeError("inside")
-    report("after")
+    emit("after")
     assert heard == [("epoch", {"number": 3, "loss": 0.5}), ("epoch", {"number": 4})]
     assert inner == ["nested"]
     assert capfd.readouterr() == ("", "")
@@ -353,8 +353,8 @@ def test_batches_of_any_shape_are_walked() -> None:
         """A mapping that is no dict, as a tokenizer's batch."""
 
     batch = (torch.ones(3, 2), {"a": [torch.zeros(3)], "b": None}, Pair(torch.ones(3), "p"), Tokens(t=torch.ones(2)))
-    assert numbers_in(batch) == 6 + 3 + 3 + 2
-    assert bytes_in(batch) == 4 * numbers_in(batch)
+    assert count_numbers(batch) == 6 + 3 + 3 + 2
+    assert bytes_in(batch) == 4 * count_numbers(batch)
     assert [tuple(found.shape) for found in tensors_in(batch)] == [(3, 2), (3,), (3,), (2,)]
     assert examples_in(batch) == 3
     assert examples_in("nothing") == 0

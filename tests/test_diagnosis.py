@@ -16,7 +16,7 @@ import pytest
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.diagnose import causes_first, diagnose, diagnose_many, judged, rules
+from wellposed.diagnosis.diagnose import apply_rules, causes_first, diagnose, diagnose_many, rules
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules import convergence, generalization, learning_rates, noise_level, underfitting
 from wellposed.diagnosis.rules.rule import Inside, Rule, falls
@@ -267,7 +267,7 @@ def mistakes(name: str, by: list[Rule]) -> int:
 
 
 def names(source: Any, by: list[Rule]) -> list[str]:
-    return [finding.name for finding in judged(Curves.of(source), by)]
+    return [finding.name for finding in apply_rules(Curves.of(source), by)]
 
 
 def test_the_rules_of_curves_found_are_those_that_are_tested() -> None:
@@ -374,7 +374,7 @@ class NoiseForgotten(noise_level.NoisyEvidence):
 
 class ShortIsEnough(noise_level.NotEnoughEvidence):
     def judge(self, curves: Curves) -> Finding | None:
-        return None if len(measure.known(curves.valid_loss)) < 3 else super().judge(curves)
+        return None if len(measure.finite_values(curves.valid_loss)) < 3 else super().judge(curves)
 
 
 class LastSwingsOnly(learning_rates.Oscillates):

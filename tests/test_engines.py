@@ -127,10 +127,10 @@ def test_cull_is_asked_in_the_places_of_all_jobs() -> None:
 
 def test_arrays_travel_apart_and_once() -> None:
     given = problem()
-    parcel = transfer.packed(given, cloudpickle, "processes")
+    parcel = transfer.pack_problem(given, cloudpickle, "processes")
     assert sum(part.nbytes for part in parcel.memory) == sum(t.nbytes for t in (X, Y, XV, YV))
     assert parcel.size - len(parcel.body) == sum(part.nbytes for part in parcel.memory)
-    there = transfer.unpacked(parcel)
+    there = transfer.unpack_problem(parcel)
     inputs, target = there.prepared.train.batch(torch.arange(ROWS))
     assert torch.equal(inputs, X)
     assert torch.equal(target, Y)
@@ -139,9 +139,9 @@ def test_arrays_travel_apart_and_once() -> None:
 
 
 def test_rows_are_read_where_they_lie() -> None:
-    parcel = transfer.packed(problem(), cloudpickle, "processes")
+    parcel = transfer.pack_problem(problem(), cloudpickle, "processes")
     memory = [np.array(part) for part in parcel.memory]  # of our own, so that it can be written to
-    there = transfer.unpacked(transfer.Parcel(parcel.body, tuple(memory)))
+    there = transfer.unpack_problem(transfer.Parcel(parcel.body, tuple(memory)))
     for part in memory:
         part[:] = 0
     assert not there.prepared.train.batch(torch.arange(ROWS))[0].any()
@@ -155,9 +155,9 @@ def test_a_problem_of_a_file_travels_with_its_code(tmp_path: Path) -> None:
         "task = wp.Problem(net, 'cross_entropy', (torch.randn(20, 2), torch.arange(20) % 2))\n"
     )
     given = file_problem(f"{file}:task")
-    parcel = transfer.packed(given, cloudpickle, "processes")
+    parcel = transfer.pack_problem(given, cloudpickle, "processes")
     del sys.modules[given.model.__module__]
-    assert isinstance(transfer.unpacked(parcel).build({}, 0), nn.Linear)
+    assert isinstance(transfer.unpack_problem(parcel).build({}, 0), nn.Linear)
     assert not cloudpickle.list_registry_pickle_by_value()
 
 
@@ -165,7 +165,7 @@ def test_a_problem_that_cannot_travel_is_refused() -> None:
     lock = threading.Lock()
     given = problem(lambda: nn.Linear(FEATURES, 2) if lock else nn.Identity())
     with pytest.raises(ProblemError, match=r"engine 'ray' sends the problem .*inprocess"):
-        transfer.packed(given, cloudpickle, "ray")
+        transfer.pack_problem(given, cloudpickle, "ray")
 
 
 def test_a_run_is_built_anew_with_what_its_state_leaves_out() -> None:
@@ -182,7 +182,7 @@ def test_a_run_is_built_anew_with_what_its_state_leaves_out() -> None:
     given = problem(Counting)
     job = Job(recipe(noise={"dropout": 0.25}))
     run = wp.fit(given, job.recipe, device="cpu")
-    back = transfer.received(transfer.sent(run), given, job, "processes")
+    back = transfer.unpack_outcome(transfer.pack_outcome(run), given, job, "processes")
     assert same(run, back)
     assert isinstance(back, wp.Run)
     assert back.model.seen == run.model.seen > 3
@@ -195,7 +195,7 @@ def test_only_the_weights_of_a_run_travel() -> None:
     run = wp.fit(problem(), recipe(), device="cpu")
     stack = torch.zeros(1000, 8, FEATURES)
     run.model[0].weight = nn.Parameter(stack[3])  # a slot of a population
-    assert len(transfer.sent(run)) < stack.nbytes / 10
+    assert len(transfer.pack_outcome(run)) < stack.nbytes / 10
 
 
 def test_errors_travel_with_what_was_reached() -> None:
@@ -205,7 +205,7 @@ def test_errors_travel_with_what_was_reached() -> None:
     given, job = problem(), Job(recipe())
     with pytest.raises(TrainingError) as caught:
         wp.fit(given, job.recipe, device="cpu", stop=stop)
-    back = transfer.received(transfer.sent(caught.value), given, job, "processes")
+    back = transfer.unpack_outcome(transfer.pack_outcome(caught.value), given, job, "processes")
     assert isinstance(back, TrainingError)
     assert str(back) == str(caught.value)
     assert same(back.run, caught.value.run)
@@ -215,7 +215,9 @@ def test_errors_travel_with_what_was_reached() -> None:
 def test_weights_that_do_not_fit_are_said() -> None:
     widths = iter((3, 4))
     given, job = problem(lambda: nn.Sequential(nn.Linear(FEATURES, next(widths)), nn.LazyLinear(2))), Job(recipe())
-    back = transfer.received(transfer.sent(wp.fit(given, job.recipe, device="cpu")), given, job, "processes")
+    back = transfer.unpack_outcome(
+        transfer.pack_outcome(wp.fit(given, job.recipe, device="cpu")), given, job, "processes"
+    )
     assert isinstance(back, TrainingError)
     assert "do not fit the model that the factory builds" in str(back)
 
@@ -239,7 +241,7 @@ def test_the_comparison_sees_a_difference() -> None:
     given = problem()
     run, other = train("auto", given, [Job(recipe()), Job(recipe(), seed=1)])
     assert not same(run, other)
-    other = transfer.received(transfer.sent(run), given, Job(recipe()), "processes")
+    other = transfer.unpack_outcome(transfer.pack_outcome(run), given, Job(recipe()), "processes")
     assert same(run, other)
     next(other.model.parameters()).data[0] += 1e-7
     assert not same(run, other)

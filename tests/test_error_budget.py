@@ -20,9 +20,9 @@ from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
 from wellposed.decomposition import picture
 from wellposed.decomposition.budget_terms import TERMS, Levels, Remedy, cross_fitted
-from wellposed.decomposition.error_budget import Plan
+from wellposed.decomposition.error_budget import RivalPlan
 from wellposed.decomposition.measured_budget import ErrorBudget
-from wellposed.decomposition.rivals import Objective, larger, rivals
+from wellposed.decomposition.rivals import Objective, larger_model_settings, rival_recipes
 from wellposed.diagnosis.finding import Change
 from wellposed.models.mlp import MLP
 
@@ -369,7 +369,9 @@ class TestObjective:
         objective = Objective.of(of, decayed)
         assert not objective.fixed
         assert "no fixed cost" in objective.notes[0]
-        assert all(rival.optimizer.name == "adamw" and rival.optimizer.lr >= 1e-3 for rival in rivals(objective, 10))
+        assert all(
+            rival.optimizer.name == "adamw" and rival.optimizer.lr >= 1e-3 for rival in rival_recipes(objective, 10)
+        )
         assert made([levels_of()] * 2).shortfall is not None
         assert dataclasses.replace(made([levels_of()] * 2), objective=objective).shortfall is None
         both = [*decayed.model_dump()["terms"], {"penalty": "l1", "strength": 0.1}]
@@ -409,12 +411,12 @@ class TestObjective:
         assert budget["floor"].estimate == pytest.approx(mean_square(X[:120], Y[:120], ridge(0.0)), abs=1e-5)
 
     def test_larger_networks(self) -> None:
-        assert larger(problem(net), adam()) == {"width": 64, "depth": 2}
-        assert larger(problem(linear), adam()) is None
+        assert larger_model_settings(problem(net), adam()) == {"width": 64, "depth": 2}
+        assert larger_model_settings(problem(linear), adam()) is None
         with_space = wp.Problem(
             lambda size=8: MLP(4, 1, width=size), "squared_error", problem().data, space={"size": [8, 32]}
         )
-        assert larger(with_space, adam()) == {"size": 32}
+        assert larger_model_settings(with_space, adam()) == {"size": 32}
 
 
 class TestGiven:
@@ -462,11 +464,11 @@ class TestGiven:
         of = problem(net)
         objective = Objective.of(of, adam(terms=[{"penalty": "l2", "strength": 0.1, "how": "loss"}]))
         for few in (False, True):
-            plan = Plan(10, few)
+            plan = RivalPlan(10, few)
             kinds = plan.kinds(objective, objective.recipe, {"width": 32})
             first = sum(len(recipes) for recipes in kinds.values())
             assert plan.jobs(objective, 3, 1.0) == first + 2 * plan.on * len(kinds)
-        assert Plan(10, True).jobs(objective, 3, 9.0) <= Plan(10).jobs(objective, 3, 9.0) / 2
+        assert RivalPlan(10, True).jobs(objective, 3, 9.0) <= RivalPlan(10).jobs(objective, 3, 9.0) / 2
 
     def test_little_time_makes_short_rivals(self, trained: Trained) -> None:
         of, runs, _, _ = trained
@@ -514,11 +516,11 @@ class TestReport:
         from wellposed.reporting import budget_panel as drawn
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
-        steps = waterfall.steps_of(record)
+        steps = waterfall.budget_bars(record)
         names = [step.name for step in steps]
         assert names == ["floor", "capacity", "charged", "optimization", "stopping", "gap", "valid"]
         assert steps[-2].end == pytest.approx(steps[-1].size)
-        shown = drawn.panel("best", "Best recipe", record, waterfall.frame_of([steps]))
+        shown = drawn.panel("best", "Best recipe", record, waterfall.budget_frame([steps]))
         assert "generalization gap" in shown["says"] or "stopping" in shown["says"]
         assert shown["svg"].count("<text") >= 2 * len(steps)
         assert all(f">{name}<" in shown["svg"] for name in ("floor", "capacity", "validation"))
@@ -539,7 +541,7 @@ class TestReport:
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
         damage(record)
-        assert waterfall.steps_of(record) == []
+        assert waterfall.budget_bars(record) == []
 
     def test_the_page_shows_it_in_place_of_two_bars(self, trained: Trained) -> None:
         pytest.importorskip("jinja2")

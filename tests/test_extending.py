@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import wellposed as wp
-from wellposed.core.registry import import_name, is_importable, typed
+from wellposed.core.registry import import_name, import_typed, is_importable
 from wellposed.core.selectors import leaves, selector
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Conditions, Job
@@ -285,8 +285,8 @@ def test_a_term_is_taken_by_a_recipe_as_it_is_by_regularize() -> None:
         (lambda: wp.L1(1e-3).on(), {"penalty": "l1", "strength": 1e-3}),
         (lambda: wp.L2(0.1).on(how="prox"), {"penalty": "l2", "strength": 0.1, "how": "prox"}),
         (
-            lambda: wp.MaxNorm(2.0, by="input").on(wp.heads),
-            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "heads"},
+            lambda: wp.MaxNorm(2.0, by="input").on(wp.outputs),
+            {"penalty": "max_norm", "bound": 2.0, "by": "input", "on": "outputs"},
         ),
         (lambda: wp.L1(1.0).on(wp.named("*.bias")), {"penalty": "l1", "strength": 1.0, "on": "named:*.bias"}),
         (lambda: wp.L1(1.0).on(["a.*", "b.*"]), {"penalty": "l1", "strength": 1.0, "on": ["a.*", "b.*"]}),
@@ -309,7 +309,7 @@ def _is_weight(name: str, parameter: Tensor) -> bool:
     [
         lambda: wp.L1(0.01).on(_is_weight),
         lambda: wp.L1(0.01).on(nn.Linear),
-        lambda: wp.L1(0.01).on(wp.weights - wp.heads),
+        lambda: wp.L1(0.01).on(wp.weights - wp.outputs),
         lambda: wp.L1(0.01).on(schedule=wp.ramp(10)),
         lambda: wp.L2SP(0.01, reference={"body.0.weight": torch.ones(4, 6)}).on("body.0.weight"),
         lambda: wp.ActivationL2(0.01).on(nn.Tanh),
@@ -458,7 +458,7 @@ def test_fresh_interpreters_get_the_classes(tmp_path: Path, monkeypatch: pytest.
         pass
 
     jobs = [Job(recipe(terms=[Local(0.1).on()])), Job(recipe("constraint"))]
-    found = train_in_processes(problem(), jobs, Conditions("cpu"), workers=1, fork=False)
+    found = train_in_processes(problem(), jobs, Conditions(), workers=1, fork=False)
     for run, job in zip(found, jobs, strict=True):
         assert isinstance(run, wp.Run), run
         torch.testing.assert_close(weights(run), weights(wp.fit(problem(), job.recipe)), rtol=1e-4, atol=1e-5)
@@ -692,5 +692,5 @@ def test_a_module_that_cannot_be_imported_is_told(
     with pytest.raises(wp.RecipeError, match=said):
         wp.Recipe.from_toml('[[terms]]\npenalty = "failing_module:Mine"\n')
     with pytest.raises(wp.InputError, match=said):
-        typed("failing_module:Mine", "rule")
+        import_typed("failing_module:Mine", "rule")
     assert import_name(Toll) == "test_extending:Toll"

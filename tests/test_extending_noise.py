@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError
 from wellposed.decomposition.gap_split import gap_split
-from wellposed.decomposition.rivals import Objective, bare
-from wellposed.diagnosis.advice import Room, milder, said
+from wellposed.decomposition.rivals import Objective, without_regularization
+from wellposed.diagnosis.advice import Room, recipe_difference, with_less_regularization
 from wellposed.losses.metrics import metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.noise import THEIRS, kinds
@@ -237,11 +237,13 @@ def test_rivals_advice_and_search_treat_it(blank: Any) -> None:
     assert objective.noisy
     assert objective.regularized
     assert objective.recipe.noise.own == (Blank(0.3),), "noise on gradients only smooths the way"
-    assert bare(made).noise == NoiseSpec(dropout=0.0)
+    assert without_regularization(made).noise == NoiseSpec(dropout=0.0)
     assert Objective.of(problem(), recipe(noise=Shrunk(0.5))).noisy is False
-    weaker = milder(3)(made, Room())
+    weaker = with_less_regularization(3)(made, Room())
     assert weaker.noise.own == (Blank(0.1), Shrunk(0.167))
-    assert "blank 0.3 -> 0.1" in said(recipe(noise=Blank(0.3)), milder(3)(recipe(noise=Blank(0.3)), Room()))
+    assert "blank 0.3 -> 0.1" in recipe_difference(
+        recipe(noise=Blank(0.3)), with_less_regularization(3)(recipe(noise=Blank(0.3)), Room())
+    )
     assert [one.name for one in contents(made, recipe())] == ["dropout", "blank"]
     (own,) = [one for one in ingredients() if one.name == "blank"]
     values: dict[str, Any] = {}

@@ -25,8 +25,16 @@ import pytest
 import wellposed
 from wellposed.core import files
 from wellposed.core.errors import DataError, FormatError, InputError, RecipeError
-from wellposed.core.files import PARTIAL, opened, read_json, sweep, write_atomically
-from wellposed.core.reading import LIMIT, check_memory, open_regular, read_bytes, reading_up_to, size, told
+from wellposed.core.files import PARTIAL, open_for_appending, read_json, sweep, write_atomically
+from wellposed.core.reading import (
+    LIMIT,
+    check_memory,
+    format_bytes,
+    open_regular,
+    parse_bytes,
+    read_bytes,
+    reading_up_to,
+)
 from wellposed.data.images import read_npz
 from wellposed.data.table_files import read_table
 from wellposed.logs import read_all
@@ -81,6 +89,12 @@ ALLOWED = {
     ("search/optuna_journal.py", "stale.unlink()"): "a name in the folder; what a link points to stays",
     ("search/lots.py", "bench.journal.open("): "no file",
     ("training/checkpoint.py", "save(weights)"): "into bytes",
+    ("testing/rule_laws.py", "path.read_bytes()"): "a check that its user runs, on a file of the user's own",
+    ("testing/rule_laws.py", "tempfile.TemporaryDirectory()"): "a folder that the check makes and takes away",
+    ("testing/rule_laws.py", "part.write_bytes("): "in that folder",
+    ("testing/rule_laws.py", "other.write_bytes("): "in that folder",
+    ("testing/rule_laws.py", "foreign[0].mkdir()"): "in that folder",
+    ("testing/rule_laws.py", "one.read_bytes()"): "in that folder",
     ("parallel/population/compiled.py", "Path('/proc/self/maps').read_text("): "of the system",
     ("parallel/population/compiled.py", "Path('/proc/cpuinfo').read_text("): "of the system",
     ("parallel/population/compiled.py", "Path(entry.path, 'stat').read_text("): "of the system",
@@ -332,7 +346,7 @@ def test_an_empty_folder_with_a_link_as_lock_is_refused(tmp_path: Path) -> None:
             "folder": Path.mkdir,
         }[kind](lock)
         with pytest.raises(InputError, match=r"\.lock' is a link, a pipe or a folder"):
-            opened(lock, tmp_path / "run")
+            open_for_appending(lock, tmp_path / "run")
         lock.rmdir() if kind == "folder" else lock.unlink()
     assert (tmp_path / "mine").read_text() == "precious"
 
@@ -541,13 +555,13 @@ def test_files_makes_partial_names_that_sweep_knows(tmp_path: Path, monkeypatch:
     [(1, 1), ("1", 1), ("4GiB", LIMIT), ("4 gb", LIMIT), ("500M", 500 * 2**20), ("1.5k", 1536), ("2T", 2 * 2**40)],
 )
 def test_sizes(given: int | str, bytes_: int) -> None:
-    assert size(given) == bytes_
+    assert parse_bytes(given) == bytes_
 
 
 @pytest.mark.parametrize("given", [0, -1, "", "x", "4X", "GiB", "nan", "1e9", "9" * 400, None, 1.5e-9])
 def test_no_sizes(given: Any) -> None:
     with pytest.raises(InputError, match="is no amount of memory"):
-        size(given)
+        parse_bytes(given)
 
 
 def test_the_limit_holds_in_its_block_and_says_what_would_do() -> None:
@@ -562,7 +576,7 @@ def test_the_limit_holds_in_its_block_and_says_what_would_do() -> None:
         check_memory("x", 5 * 2**30, DataError)
     with pytest.raises(DataError):
         check_memory("x", float("inf"), DataError)
-    assert [told(n) for n in (5, 2048, 3 * 2**20, 2**30 * 3 // 2, 2**50)] == [
+    assert [format_bytes(n) for n in (5, 2048, 3 * 2**20, 2**30 * 3 // 2, 2**50)] == [
         "5 bytes", "2 KiB", "3 MiB", "1.5 GiB", "1,048,576 GiB"
     ]  # fmt: skip
 
@@ -599,8 +613,8 @@ READERS = """
 import json, os, signal, sys, time
 import torch, pandas, pyarrow.parquet
 torch.set_num_threads(1)
-from wellposed.cli.failures import guarded
-from wellposed.cli.main import _main
+from wellposed.cli.failures import run_command
+from wellposed.cli.app import app
 from wellposed.search import improve as _, proposals as __
 from wellposed.reporting import html as ___
 from wellposed.training import checkpoint as ____
@@ -617,7 +631,7 @@ for words in json.load(sys.stdin):
     sys.argv = ["wellposed", *words]
     signal.alarm(60)
     try:
-        code = guarded(_main, False)
+        code = run_command(lambda: app(prog_name="wellposed", standalone_mode=False), False)
     except Late:
         code = "late"
     signal.alarm(0)

@@ -22,7 +22,7 @@ from wellposed.penalties.functional import (
     Confidence,
     Consistency,
     Jacobian,
-    LogitNorm,
+    LogitL2,
     OfActivations,
 )
 
@@ -76,7 +76,7 @@ def confidence_form(cls: Make) -> None:
     equal(cls(1.0).value(Context(outputs=f64([[0.0, 1e4, 0.0, -1e4]]))), math.log(4.0))
 
 
-def logit_norm_form(cls: Make) -> None:
+def logit_l2_form(cls: Make) -> None:
     """0.5/2 * ((9 + 16) + (1 + 0))/2; of tokens a mean over positions."""
     outputs = f64([[3.0, -4.0], [1.0, 0.0]])
     equal(cls(0.5).value(Context(outputs=outputs)), 3.25)
@@ -133,7 +133,7 @@ FORMS: dict[type[FunctionalPenalty], Callable[[Make], None]] = {
     Confidence: confidence_form,
     Consistency: consistency_form,
     Jacobian: jacobian_form,
-    LogitNorm: logit_norm_form,
+    LogitL2: logit_l2_form,
 }
 
 GIVEN: dict[type[FunctionalPenalty], list[dict[str, Any]]] = {
@@ -142,7 +142,7 @@ GIVEN: dict[type[FunctionalPenalty], list[dict[str, Any]]] = {
     Confidence: [{}, {"binary": True}],
     Consistency: [{}, {"both": False}, {"temperature": 3.0}, {"binary": True}, {"of": "values"}],
     Jacobian: [{}],
-    LogitNorm: [{}],
+    LogitL2: [{}],
 }
 
 
@@ -348,24 +348,24 @@ class ConfidenceDetached(Confidence):
         return super().value(replace(context, outputs=context.outputs.detach())) + 0 * context.outputs.sum()
 
 
-class LogitNormWithoutHalf(LogitNorm):
+class LogitL2WithoutHalf(LogitL2):
     def value(self, context: Context) -> Tensor:
         return 2 * super().value(context)
 
 
-class LogitNormOfTheBatch(LogitNorm):
+class LogitL2OfTheBatch(LogitL2):
     def value(self, context: Context) -> Tensor:
         assert context.outputs is not None
         return super().value(context) * context.outputs.shape[0]
 
 
-class LogitNormOfCoordinates(LogitNorm):
+class LogitL2OfCoordinates(LogitL2):
     def value(self, context: Context) -> Tensor:
         assert context.outputs is not None
         return 0.5 * self.strength * context.outputs.square().mean()
 
 
-class LogitNormCentered(LogitNorm):
+class LogitL2Centered(LogitL2):
     def value(self, context: Context) -> Tensor:
         assert context.outputs is not None
         outputs = context.outputs
@@ -495,7 +495,7 @@ def test_large_and_small_logits(size: float, dtype: torch.dtype) -> None:
         Consistency(1.0),
         Consistency(1.0, both=False),
         Consistency(1.0, temperature=4.0, binary=True),
-        LogitNorm(1e-6),
+        LogitL2(1e-6),
     ):
         value = penalty.value(Context(outputs=outputs, reference=reference))
         (grad,) = torch.autograd.grad(value, outputs)
@@ -605,7 +605,7 @@ OUT = X * 2
     ("penalty", "context", "message"),
     [
         (Confidence(1.0), Context(), r"Confidence needs the outputs.*Call optimizer.penalty\(outputs\)"),
-        (LogitNorm(0.0), Context(), "LogitNorm needs the outputs"),
+        (LogitL2(0.0), Context(), "LogitL2 needs the outputs"),
         (Consistency(1.0), Context(OUT), r"needs the reference.*penalty\(outputs, reference=\.\.\.\)"),
         (
             Jacobian(1.0),
@@ -622,7 +622,7 @@ OUT = X * 2
         (Consistency(1.0), Context(OUT, None, OUT[:, :1]), r"outputs have \(2, 3\) and the reference has \(2, 1\)"),
         (Confidence(1.0), Context(OUT.sum()), "first axis of examples; they are a single number"),
         (Confidence(1.0, axis=2), Context(OUT), r"classes on axis 2; the outputs have shape \(2, 3\)"),
-        (LogitNorm(1.0, axis=-2), Context(OUT), r"whose axis 0 is the batch"),
+        (LogitL2(1.0, axis=-2), Context(OUT), r"whose axis 0 is the batch"),
     ],
 )
 def test_refusals(penalty: FunctionalPenalty, context: Context, message: str) -> None:
@@ -652,4 +652,4 @@ def test_impossible_settings() -> None:
     with pytest.raises(ShapeError, match="looks for classes"):
         Confidence(1.0, axis=3).value(Context(OUT))
     with pytest.raises(InputError, match="which is not 0; it was given 0"):
-        LogitNorm(1.0, axis=0)
+        LogitL2(1.0, axis=0)

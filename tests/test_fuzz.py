@@ -83,6 +83,7 @@ NO_READER = {
     "parallel/population/compiled.py",  # our own source, the library made of it, whose digest is checked, and /proc
     "parallel/processes.py", "parallel/transfer.py",  # between our own processes
     "cli/terminal.py",  # the null device
+    "testing/rule_laws.py",  # a check that its user runs, on a file of the user's own
     "search/lots.py",  # opens the journal, in `search/optuna_journal.py`
 }  # fmt: skip
 

@@ -131,10 +131,10 @@ class TestRun:
 class TestFigure:
     def test_begins_with_the_true_gap_and_ends_with_the_visible_one(self) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.decomposition.gap_figure import NAMES, steps_of
+        from wellposed.decomposition.gap_figure import NAMES, gap_bars
 
         split = wp.gap_split(busy())
-        steps = steps_of([(s.name, s.estimate, s.low, s.high) for s in split.shares], split.visible)
+        steps = gap_bars([(s.name, s.estimate, s.low, s.high) for s in split.shares], split.visible)
         assert [step.name for step in steps] == [*reversed(module.STEPS), "visible"]
         assert (steps[0].start, steps[0].size) == (0.0, pytest.approx(split.true))
         assert steps[-2].end == pytest.approx(steps[-1].size) == pytest.approx(split.visible)
@@ -145,7 +145,7 @@ class TestFigure:
 
     def test_a_loss_that_is_no_number_is_not_drawn(self) -> None:
         pytest.importorskip("matplotlib")
-        lost = GapSplit(math.nan, 0.1, 0.2, (module.Share("moving", math.nan, math.nan, math.nan),))
+        lost = GapSplit(math.nan, 0.1, 0.2, (module.GapShare("moving", math.nan, math.nan, math.nan),))
         assert "<svg" not in lost._repr_html_()
         assert "nan" in lost._repr_html_()
 
@@ -251,13 +251,13 @@ class TestMutants:
         run = busy()
         honest = wp.gap_split(run)
         assert batch_norms(run.model)
-        right = module.seen
+        right = module.loss_as_trained
 
         def wrong(problem: Any, state: Any, view: Any, **settings: Any) -> Any:
             mode = "evaluation" if view.mode == "norms" else view.mode
             return right(problem, state, type(view)(view.recipe, mode, view.augmented, view.smooth), **settings)
 
-        monkeypatch.setattr(module, "seen", wrong)
+        monkeypatch.setattr(module, "loss_as_trained", wrong)
         assert "batch_norm" not in names(wp.gap_split(run))
         assert honest["batch_norm"].estimate != 0.0
 

@@ -20,7 +20,7 @@ from wellposed.ops.hierarchy import hierarchical_prox
 from wellposed.ops.variation_prox import variation_prox
 from wellposed.penalties.coupled import TiedGroups
 from wellposed.penalties.elementwise import L1
-from wellposed.penalties.group import Grouped, GroupL2, GroupMCP, SparseGroup
+from wellposed.penalties.group import GroupL2, GroupMCP, GroupPenalty, SparseGroup
 from wellposed.penalties.hierarchical import Hierarchical
 from wellposed.penalties.variation import TotalVariation
 from wellposed.testing import check_penalty
@@ -114,7 +114,7 @@ def test_unpacked_projections_have_consecutive_rows() -> None:
 
 
 @pytest.mark.parametrize("kind", [GroupL2, SparseGroup, GroupMCP])
-def test_own_groups_that_are_axes(kind: type[Grouped]) -> None:
+def test_own_groups_that_are_axes(kind: type[GroupPenalty]) -> None:
     w, grad, t = normal(4, 3, 2), normal(4, 3, 2, seed=1), 2 * uniform(4, 3, 2)
     own = kind(0.4, by=torch.arange(4).view(4, 1, 1))
     axis = kind(0.4, by="unit")
@@ -147,7 +147,7 @@ def test_own_groups_have_their_own_sizes() -> None:
     ],
     ids=str,
 )
-def test_laws_of_other_groupings(charge: Grouped, shapes: list[tuple[int, ...]]) -> None:
+def test_laws_of_other_groupings(charge: GroupPenalty, shapes: list[tuple[int, ...]]) -> None:
     check_penalty(charge, shapes=shapes)
 
 

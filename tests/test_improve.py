@@ -39,7 +39,7 @@ from wellposed.search.improve import improve, with_test  # noqa: E402
 from wellposed.search.rate_grid import BASELINE_RATES, next_rates  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
-from wellposed.study.folder import claimed  # noqa: E402
+from wellposed.study.folder import claim_folder  # noqa: E402
 from wellposed.study.ranking import WORST, rank_of  # noqa: E402
 from wellposed.study.study import State, Study  # noqa: E402
 from wellposed.training.problem import Problem  # noqa: E402
@@ -453,7 +453,7 @@ def test_new_test_rows_start_again_with_the_first_look_and_are_then_needed(tmp_p
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with claimed(tmp_path / "run", resume=False), pytest.raises(FolderInUse, match="Another process works in"):
+    with claim_folder(tmp_path / "run", resume=False), pytest.raises(FolderInUse, match="Another process works in"):
         improve(problem(), "0", out=tmp_path / "run")
     assert not (tmp_path / "run").exists(), "a folder without content is taken away"
     improve(problem(), "0", out=tmp_path / "run")

@@ -17,7 +17,7 @@ from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_soft_threshold, shrink, soft_threshold
 from wellposed.optim import kernels
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
-from wellposed.optim.optimizer_metrics import METRICS, Diagonal, Metric, needs_metric
+from wellposed.optim.optimizer_metrics import METRICS, Diagonal, MetricOrStep, needs_metric
 
 
 def group_soft_threshold_(w: Tensor, metric: Any, strength: float, axis: int, radius: Tensor | None = None) -> Tensor:
@@ -86,14 +86,14 @@ def copied(w: Tensor) -> Tensor:
     return room.as_strided(w.shape, w.stride()).copy_(w)
 
 
-def steps_of(metric: Metric) -> float | Tensor:
+def steps_of(metric: MetricOrStep) -> float | Tensor:
     """The reference's steps; low precision is computed in float32."""
     if not isinstance(metric, Diagonal):
         return metric
     return metric._replace(second=metric.second.to(torch.promote_types(metric.second.dtype, torch.float32))).steps()
 
 
-def reference(w: Tensor, metric: Metric, strength: float, axis: int) -> Tensor:
+def reference(w: Tensor, metric: MetricOrStep, strength: float, axis: int) -> Tensor:
     """The operator on what has had gradients; what has not stays as long as its group, or as nothing of that has."""
     if not isinstance(metric, Diagonal):
         return group_soft_threshold(w, metric, strength, axis)
@@ -104,7 +104,7 @@ def reference(w: Tensor, metric: Metric, strength: float, axis: int) -> Tensor:
     return torch.where(spared & ~gone, w, u)
 
 
-def moved_norms(u: Tensor, metric: Metric, axis: int) -> Tensor:
+def moved_norms(u: Tensor, metric: MetricOrStep, axis: int) -> Tensor:
     """Norms of the groups without what has had no gradient."""
     moved = u.masked_fill(metric.second <= metric.floor, 0.0) if isinstance(metric, Diagonal) else u
     return group_norms(moved, axis).flatten()
@@ -121,7 +121,7 @@ def starts(norms: Tensor) -> list[Tensor | None]:
     return [None, norms, norms * 1e-6, norms * 1e6, torch.full_like(norms, math.nan), norms - 1.0]
 
 
-def assert_same(got: Tensor, expected: Tensor, w: Tensor, metric: Metric, name: str = "") -> None:
+def assert_same(got: Tensor, expected: Tensor, w: Tensor, metric: MetricOrStep, name: str = "") -> None:
     """Equal to rounding, equal zeros, and what has no step is untouched."""
     expected, tolerance = expected.to(got.dtype), TOLERANCES[got.dtype]
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * 0.1, equal_nan=True, msg=name or None)
@@ -200,7 +200,7 @@ def test_every_metric_of_an_optimizer(name: str, count: int) -> None:
         assert_same(v, reference(w, metric, strength, 0), w, metric)
 
 
-def several(count: int, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Metric]]:
+def several(count: int, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[MetricOrStep]]:
     """Tensors of several shapes with metrics of several families, some large enough to be cut."""
     shapes = ((4, 4), (3, 4), (4, 4, 3, 3), (2, 36), (1, 5), (300, 70))
     ws = [drawn(shapes[i % len(shapes)], LAYOUTS[i // 7 % 4], dtype, seed=i) for i in range(count)]
@@ -389,7 +389,7 @@ class Memory(TorchDispatchMode):
 )
 def test_scratch_is_smaller_than_the_weights_and_nothing_stays(shapes: tuple[tuple[int, ...], ...]) -> None:
     ws = [drawn(shape, "contiguous", torch.float32) for shape in shapes]
-    metrics: list[Metric] = [metric_for(w) for w in ws]
+    metrics: list[MetricOrStep] = [metric_for(w) for w in ws]
     size = sum(w.numel() * w.element_size() for w in ws)
     with Memory() as memory:
         soft_threshold_(ws, metrics, [0.1] * len(ws), [0.0] * len(ws))
@@ -421,7 +421,7 @@ def test_many_small_tensors_cost_a_handful_of_calls() -> None:
     found: dict[str, list[int]] = {"soft": [], "unit": [], "input": []}
     for count in (64, 512):
         ws = [drawn((16, 16), "contiguous", torch.float32, seed=i) for i in range(count)]
-        metrics: list[Metric] = [metric_for(w, "none") for w in ws]
+        metrics: list[MetricOrStep] = [metric_for(w, "none") for w in ws]
         radii = [group_norms(w, 0).flatten() for w in ws]
         rest: tuple[Any, ...] = ([0.01] * count, [0.0] * count)
         for name, run in {
@@ -450,11 +450,11 @@ def broken(name: str) -> tuple[str, Any]:
     def no_floor(second: Tensor, floor: float, value: float, out: Tensor) -> Tensor:
         return threshold(second, 1e-3, value, out=out)
 
-    def doubled(metric: Metric, strength: float) -> Any:
+    def doubled(metric: MetricOrStep, strength: float) -> Any:
         found = original(metric, strength)
         return found._replace(amount=2 * found.amount)
 
-    def rootless(metric: Metric, strength: float) -> Any:
+    def rootless(metric: MetricOrStep, strength: float) -> Any:
         return original(metric, strength)._replace(root=False)
 
     def off_by_some(x: Tensor) -> Tensor:

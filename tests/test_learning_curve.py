@@ -20,8 +20,8 @@ from wellposed.decomposition.learning_curve import (
     HELP,
     NOT,
     UNKNOWN,
-    Curve,
     LearningCurve,
+    RecipeCurve,
     as_many_steps,
     curve_of,
     level_of,
@@ -129,7 +129,7 @@ def test_losses_that_have_no_law() -> None:
 # --- the verdict
 
 
-def curve(loss: np.ndarray, noise: float = 0.01, train: float = 0.0, rows: int = 400, draws: int = 5) -> Curve:
+def curve(loss: np.ndarray, noise: float = 0.01, train: float = 0.0, rows: int = 400, draws: int = 5) -> RecipeCurve:
     """From losses of rows and draws with that mean."""
     rng = np.random.default_rng(2)
     common = rng.gamma(2.0, size=(1, rows))
@@ -140,7 +140,7 @@ def curve(loss: np.ndarray, noise: float = 0.01, train: float = 0.0, rows: int =
     return curve_of("one", wp.Recipe(), levels)
 
 
-def told(found: Curve) -> str | None:
+def told(found: RecipeCurve) -> str | None:
     findings = LearningCurve((found,), "squared_error", "test", 400, 5, 0.05).findings()
     return findings[0].name + " " + findings[0].pulls if findings else None
 

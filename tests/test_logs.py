@@ -306,7 +306,7 @@ def hundredfold(patch: pytest.MonkeyPatch) -> None:
     """A decimal comma taken for a separator of thousands."""
     patch.setattr(cells, "COMMA", re.compile("never"))
     patch.setattr(cells, "THOUSANDS", re.compile(r"\d+,\d+"))
-    patch.setattr(cells.number, "__defaults__", (True,))
+    patch.setattr(cells.cell_number, "__defaults__", (True,))
 
 
 MUTANTS = {
@@ -325,14 +325,14 @@ def test_wrong_guesses_are_caught(mutant: str, tmp_path: Path, monkeypatch: pyte
     spoil, writer = MUTANTS[mutant]
     (tmp_path / "sound").mkdir()
     check(writer, "overfits", tmp_path / "sound")
-    column_names.understood.cache_clear()
+    column_names.parse_name.cache_clear()
     spoil(monkeypatch)
     (tmp_path / "spoilt").mkdir()
     try:
         with pytest.raises((AssertionError, DataError)):
             check(writer, "overfits", tmp_path / "spoilt")
     finally:
-        column_names.understood.cache_clear()
+        column_names.parse_name.cache_clear()
 
 
 # Names
@@ -1093,7 +1093,7 @@ def test_a_column_whose_name_has_a_line_end_is_told_in_one_line() -> None:
         diagnose({"train_loss": ["one", "two"], "val\nloss": [1.0, 2.0]})
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError) as caught:
-        cells.numbers(["one"], "train\nloss")
+        cells.cell_numbers(["one"], "train\nloss")
     assert str(caught.value) == "Column 'train loss' has 'one' in row 1; a number is needed."
 
 

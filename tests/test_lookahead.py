@@ -16,7 +16,7 @@ import wellposed as wp
 from wellposed.core.errors import CompositionError, FormatError, InputError
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import bare, inside
+from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
 
 
 def network() -> nn.Sequential:
@@ -116,13 +116,13 @@ def test_wrappers_are_found_in_a_chain() -> None:
     inner = torch.optim.SGD(net.parameters(), lr=0.1)
     regularized = wp.regularize(inner, net, [wp.L1(0.01).on(how="loss")])
     optimizer = Lookahead(regularized)
-    assert inside(optimizer, Lookahead) is optimizer
-    assert inside(inner, Lookahead) is None
-    assert inside(None, Lookahead) is None
+    assert find_wrapper(optimizer, Lookahead) is optimizer
+    assert find_wrapper(inner, Lookahead) is None
+    assert find_wrapper(None, Lookahead) is None
     assert optimizer.terms is regularized.terms
     assert float(optimizer.penalty().detach()) > 0
-    assert inside(optimizer, Regularized) is regularized
-    assert bare(optimizer) is inner
+    assert find_wrapper(optimizer, Regularized) is regularized
+    assert unwrap_optimizer(optimizer) is inner
 
 
 def test_schedulers_reach_the_inner_rate() -> None:

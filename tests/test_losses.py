@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, TargetError
-from wellposed.losses.metrics import metric, metrics, scaled
-from wellposed.losses.per_example import TORCH, Loss, PerExample, average, named
+from wellposed.losses.metrics import in_target_units, metric, metrics
+from wellposed.losses.per_example import TORCH, Loss, PerExample, losses_by_name, mean_loss
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.ready_problems import TableMLP
 
@@ -64,6 +64,8 @@ def test_cross_entropy_of_one_row_by_hand() -> None:
         ("cross_entropy", nn.CrossEntropyLoss()),
         ("squared_error", nn.MSELoss()),
         ("absolute_error", nn.L1Loss()),
+        ("mse", nn.MSELoss()),
+        ("mae", nn.L1Loss()),
         ("huber", nn.HuberLoss()),
         ("huber:0.25", nn.HuberLoss(delta=0.25)),
         ("poisson", nn.PoissonNLLLoss()),
@@ -85,17 +87,56 @@ def test_named_losses_are_torchs_means(name: str, module: nn.Module, draw: torch
 
 def test_every_named_loss_is_tried_above() -> None:
     tried = {name.partition(":")[0] for name, _ in test_named_losses_are_torchs_means.pytestmark[0].args[1]}
-    assert {cls.name for cls in named().values()} == tried | {"quantile"}  # which is scikit-learn's, below
+    assert {cls.name for cls in losses_by_name().values()} == tried | {"quantile"}  # which is scikit-learn's, below
 
 
-def test_squared_error_sums_over_outputs_and_torchs_averages() -> None:
-    outputs, target = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])
-    assert Loss("squared_error").mean(outputs, target).item() == 5.0
-    assert Loss(nn.MSELoss()).mean(outputs, target).item() == 2.5
+AVERAGES = {"mse": ("squared_error", nn.MSELoss()), "mae": ("absolute_error", nn.L1Loss())}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (N, 3), (N, 3, 2)])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_mean_error_is_torchs_over_outputs_too_and_its_sum_has_another_name(
+    name: str, shape: tuple[int, ...], weighted: bool, draw: torch.Generator
+) -> None:
+    total, module = AVERAGES[name]
+    outputs, target = scores(draw, *shape).requires_grad_(), scores(draw, *shape)
+    weight = torch.rand(N, generator=draw, dtype=torch.float64) if weighted else None
+    mine = Loss(name).mean(outputs, target, weight)
+    each = type(module)(reduction="none")(outputs, target).reshape(N, -1)
+    theirs = module(outputs, target) if weight is None else (each.mean(1) * weight).sum() / weight.sum()
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(torch.autograd.grad(mine, outputs), torch.autograd.grad(theirs, outputs))
+    summed = Loss(total).mean(outputs, target, weight)
+    torch.testing.assert_close(summed, mine * each.shape[1])
+    found, sums = (mean_loss([Loss(one).per_example(outputs, target)]) for one in (name, total))
+    torch.testing.assert_close(found.rows * each.shape[1], sums.rows)
+    assert found.se * each.shape[1] == pytest.approx(sums.se)
+
+
+@pytest.mark.parametrize("name", ["huber", "quantile:0.8", "poisson", "binary_cross_entropy"])
+def test_other_losses_add_up_over_outputs(name: str, draw: torch.Generator) -> None:
+    outputs, target = scores(draw, N, 3), torch.randint(0, 2, (N, 3), generator=draw).double()
+    alone = sum(Loss(name).mean(outputs[:, q], target[:, q]) for q in range(3))
+    torch.testing.assert_close(Loss(name).mean(outputs, target), alone)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_mean_error_trains_as_torchs_does(name: str, outputs: int, draw: torch.Generator) -> None:
+    x, y = torch.randn(24, 2, generator=draw), torch.randn(24, outputs, generator=draw)
+    data = wp.Data(train=(x, y), valid=(x, y))
+    recipe = wp.Recipe(epochs=2, batch_size=8)
+    mine, theirs = (
+        wp.fit(wp.Problem(lambda: nn.Linear(2, outputs), loss, data, metric="r2"), recipe, seed=0)
+        for loss in (name, AVERAGES[name][1])
+    )
+    for key in ("train_loss", "valid_loss", "valid_loss_se", "cost"):
+        assert [row[key] for row in mine.history.rows] == pytest.approx([row[key] for row in theirs.history.rows])
 
 
 def test_short_names_and_unknown_ones() -> None:
-    assert Loss("mse").name == "squared_error"
+    assert Loss("mse").summed == Loss("squared_error").summed == Loss(nn.MSELoss()).summed == "squared_error"
     assert Loss("ce").classifies
     with pytest.raises(InputError, match="Did you mean 'cross_entropy'"):
         Loss("cross_entrpy")
@@ -187,7 +228,7 @@ def test_masked_tokens_in_both_layouts(classes_last: bool, ignored: int, draw: t
         assert loss.mean(given, target).item() == pytest.approx(wanted), loss.name
         part = loss.per_example(given, target)
         torch.testing.assert_close(part.count, (target != ignored).double().sum(1))
-        measured = average([part])
+        measured = mean_loss([part])
         assert measured.mean == pytest.approx(wanted)
         assert measured.rows.mean().item() == pytest.approx(wanted)
 
@@ -205,18 +246,18 @@ def test_an_example_without_a_unit_counts_nothing() -> None:
     outputs, target = torch.randn(3, 2, 4), torch.tensor([[-100] * 4, [1, 0, -100, 1], [0, 0, 0, 0]])
     part = Loss("cross_entropy").per_example(outputs, target)
     assert part.total[0] == 0
-    assert average([part]).mean == pytest.approx(F.cross_entropy(outputs, target).item())
+    assert mean_loss([part]).mean == pytest.approx(F.cross_entropy(outputs, target).item())
     nothing = Loss("cross_entropy").mean(outputs[:1].requires_grad_(), target[:1])
     assert nothing.item() == 0.0
     nothing.backward()
-    assert math.isnan(average([Loss("cross_entropy").per_example(outputs[:1], target[:1])]).mean)
+    assert math.isnan(mean_loss([Loss("cross_entropy").per_example(outputs[:1], target[:1])]).mean)
 
 
 def test_the_standard_error_of_masked_tokens_is_that_of_a_ratio(draw: torch.Generator) -> None:
     """Examples are the draws, not tokens: compared with the spread over many redrawn data sets."""
     count = torch.randint(1, 9, (4000, 50), generator=draw).double()
     level = torch.randn(4000, 50, generator=draw).double()
-    found = [average([PerExample(t, c)]) for t, c in zip(count * level, count, strict=True)]
+    found = [mean_loss([PerExample(t, c)]) for t, c in zip(count * level, count, strict=True)]
     spread = np.std([a.mean for a in found])
     assert np.mean([a.se for a in found]) == pytest.approx(spread, rel=0.05)
 
@@ -235,7 +276,7 @@ def test_class_weights_are_torchs(tokens: bool, smoothing: float, draw: torch.Ge
     plain = nn.CrossEntropyLoss(weight)(outputs, target).item()
     for loss in (Loss(module), Loss(same)):
         assert loss.mean(outputs, target).item() == pytest.approx(module(outputs, target).item())
-        assert average([loss.per_example(outputs, target)]).mean == pytest.approx(plain)
+        assert mean_loss([loss.per_example(outputs, target)]).mean == pytest.approx(plain)
     nll = nn.NLLLoss(weight)
     assert Loss(nll).mean(outputs.log_softmax(1), target).item() == pytest.approx(plain)
 
@@ -246,7 +287,7 @@ def test_example_weights(draw: torch.Generator) -> None:
     wanted = (weight * squares).sum() / weight.sum()
     loss = Loss("squared_error")
     assert loss.mean(outputs, target, weight).item() == pytest.approx(wanted.item())
-    measured = average([loss.per_example(outputs, target)], [weight])
+    measured = mean_loss([loss.per_example(outputs, target)], [weight])
     assert measured.mean == pytest.approx(wanted.item())
     residual = weight * (squares - wanted)
     assert measured.se == pytest.approx(math.sqrt(N / (N - 1) * residual.square().sum().item()) / weight.sum().item())
@@ -268,7 +309,7 @@ def test_a_mean_is_asked_example_by_example(draw: torch.Generator) -> None:
     outputs, target = scores(draw, N), scores(draw, N)
     part = Loss(lambda f, y: (f - y).abs().mean()).per_example(outputs, target)
     torch.testing.assert_close(part.total, (outputs - target).abs().float())
-    assert average([part]).se == pytest.approx((outputs - target).abs().std().item() / math.sqrt(N), rel=1e-5)
+    assert mean_loss([part]).se == pytest.approx((outputs - target).abs().std().item() / math.sqrt(N), rel=1e-5)
 
 
 def test_a_loss_that_couples_examples_counts_batches(draw: torch.Generator) -> None:
@@ -281,8 +322,8 @@ def test_a_loss_that_couples_examples_counts_batches(draw: torch.Generator) -> N
     assert [part.total.shape for part in parts] == [(1,), (1,)]
     values = [coupled(f, y).item() for f, y in batches]
     # A batch of twice as many rows counts twice.
-    assert average(parts).mean == pytest.approx((2 * values[0] + values[1]) / 3, rel=1e-5)
-    assert math.isnan(average(parts[:1]).se)
+    assert mean_loss(parts).mean == pytest.approx((2 * values[0] + values[1]) / 3, rel=1e-5)
+    assert math.isnan(mean_loss(parts[:1]).se)
 
 
 def test_a_mean_over_tokens_is_no_mean_over_examples(draw: torch.Generator) -> None:
@@ -291,7 +332,7 @@ def test_a_mean_over_tokens_is_no_mean_over_examples(draw: torch.Generator) -> N
 
     outputs, target = scores(draw, N, TIME, CLASSES), masked(labels(draw, N, TIME))
     part = Loss(token_mean).per_example(outputs, target)
-    assert average([part]).mean == pytest.approx(token_mean(outputs, target).item(), rel=1e-5)
+    assert mean_loss([part]).mean == pytest.approx(token_mean(outputs, target).item(), rel=1e-5)
     assert part.total.shape == (1,)
 
 
@@ -322,7 +363,7 @@ def test_label_smoothing_trains_but_is_not_measured(smoothing: object, draw: tor
     assert loss.mean(outputs, target).item() == pytest.approx(
         F.cross_entropy(outputs, target, label_smoothing=0.3).item()
     )
-    measured = average([loss.per_example(outputs, target)])
+    measured = mean_loss([loss.per_example(outputs, target)])
     assert measured.mean == pytest.approx(F.cross_entropy(outputs, target).item())
 
 
@@ -346,14 +387,14 @@ def test_half_precision_outputs_are_compared_in_single(name: str) -> None:
 
 def test_mean_and_standard_error_are_the_textbooks(draw: torch.Generator) -> None:
     values = scores(draw, 31)
-    measured = average([PerExample(values[:20], torch.ones(20)), PerExample(values[20:], torch.ones(11))])
+    measured = mean_loss([PerExample(values[:20], torch.ones(20)), PerExample(values[20:], torch.ones(11))])
     assert measured.mean == pytest.approx(values.mean().item())
     assert measured.se == pytest.approx(values.std().item() / math.sqrt(31))
     torch.testing.assert_close(measured.rows, values)
 
 
 def test_one_example_has_no_standard_error() -> None:
-    measured = average([PerExample(torch.ones(1), torch.ones(1))])
+    measured = mean_loss([PerExample(torch.ones(1), torch.ones(1))])
     assert (measured.mean, math.isnan(measured.se)) == (1.0, True)
 
 
@@ -483,10 +524,10 @@ def test_right_or_wrong_is_exactly_one_or_zero(draw: torch.Generator) -> None:
 def test_metrics_in_the_units_of_the_target(draw: torch.Generator) -> None:
     outputs, target = scores(draw, 30), scores(draw, 30)
     for name in ("rmse", "mae"):
-        wide = scaled(metric(name), 10.0)
+        wide = in_target_units(metric(name), 10.0)
         assert wide.score(outputs, target) == pytest.approx(metric(name).score(outputs * 10, target * 10))
         assert (wide.name, wide.higher_is_better) == (name, False)
-    assert scaled(metric("r2"), 10.0).name == "r2"
+    assert in_target_units(metric("r2"), 10.0).name == "r2"
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
@@ -516,6 +557,8 @@ DOMAINS: dict[str, list[tuple[Tensor, str]]] = {
     "poisson": [(SIGNS, "at least 0; the smallest is -1")],
     "squared_error": [],
     "absolute_error": [],
+    "mse": [],
+    "mae": [],
     "huber": [],
     "quantile": [],
 }
@@ -561,7 +604,7 @@ def doors(loss: object, x: Tensor, y: Tensor, outputs: int) -> dict[str, Callabl
 
 def cases() -> list[tuple[object, Tensor, str]]:
     found: list[tuple[object, Tensor, str]] = []
-    for name in sorted({cls.name for cls in named().values()}):
+    for name in sorted({cls.name for cls in losses_by_name().values()}):
         bad = [(y, "NaN or infinite") for y in BAD.values()]
         found += [(name, y, match) for y, match in [*DOMAINS[name], *bad]]
     for module in TORCH:
@@ -639,13 +682,13 @@ refused = {{
     "watch, validation": lambda: both(y, bad, "cross_entropy"),
     "certify": lambda: wp.certify(net(), "cross_entropy", (x, bad)),
     "range test": lambda: wp.lr_range_test((m := net()), torch.optim.SGD(m.parameters(), lr=1.0), "cross_entropy", [(x, bad)]),
-    "mixed": lambda: wp.mixed(bad, torch.randperm(n), 0.5, classes=3),
+    "mixed": lambda: wp.mixed_targets(bad, torch.randperm(n), 0.5, classes=3),
 }} | {{
     "metric " + name: lambda kind=kind: kind().rows(torch.randn(n, 3), bad) for name, kind in metrics(True).items()
 }}
 taken = {{
     "watch of a loss of one's own": lambda: both(bad, bad, loose),
-    "wrong labels": lambda: rows.wrong(torch.randn(n, 3), bad, x),
+    "wrong labels": lambda: rows.wrong_labels(torch.randn(n, 3), bad, x),
     "split": split,
 }}
 from wellposed.core.errors import InputError
@@ -718,7 +761,7 @@ def test_poisson_is_torchs_with_a_logarithm_of_the_rate(draw: torch.Generator) -
     assert Loss("poisson").mean(outputs, target).item() == pytest.approx(each.sum(1).mean().item())
 
 
-@pytest.mark.parametrize("name", sorted({cls.name for cls in named().values()}))
+@pytest.mark.parametrize("name", sorted({cls.name for cls in losses_by_name().values()}))
 def test_the_constant_of_a_loss_is_its_best(name: str, draw: torch.Generator) -> None:
     """No other constant costs less on the training targets."""
     loss = Loss(name + ":0.8" if name == "quantile" else name)

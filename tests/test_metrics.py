@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import CompositionError
 from wellposed.optim import optimizer_metrics
-from wellposed.optim.optimizer_metrics import Diagonal, Metric, is_adaptive, metric_of, needs_metric
+from wellposed.optim.optimizer_metrics import Diagonal, MetricOrStep, is_adaptive, metric_of, needs_metric
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -51,7 +51,7 @@ SIZES = torch.tensor([0.03, 0.5, 2.0, 40.0], dtype=torch.float64)
 def steps_now(optimizer: torch.optim.Optimizer, w: Tensor) -> Tensor:
     """The metric as tensor, in the state that the optimizer is in."""
     state = {**optimizer.state[w], **getattr(optimizer, "before", {})}
-    metric: Metric = needs_metric(optimizer)(optimizer.param_groups[0], state, int(state.get("step", 1)))
+    metric: MetricOrStep = needs_metric(optimizer)(optimizer.param_groups[0], state, int(state.get("step", 1)))
     return metric.steps() if isinstance(metric, Diagonal) else torch.full_like(w, metric)
 
 
@@ -168,37 +168,37 @@ def test_centered_variance_0() -> None:
     torch.testing.assert_close(moved[-1], torch.tensor([-0.04, 0.0]), rtol=1e-2, atol=0)
 
 
-def _lr(group: Any, state: Any, count: int) -> Metric:
+def _lr(group: Any, state: Any, count: int) -> MetricOrStep:
     return float(group["lr"])
 
 
-def _no_root(group: Any, state: Any, count: int) -> Metric:
+def _no_root(group: Any, state: Any, count: int) -> MetricOrStep:
     right = optimizer_metrics._adam(group, state, count)
     return Diagonal(right.second, right.scale, right.eps, root=False)
 
 
-def _no_bias_correction(group: Any, state: Any, count: int) -> Metric:
+def _no_bias_correction(group: Any, state: Any, count: int) -> MetricOrStep:
     return Diagonal(state["exp_avg_sq"], float(group["lr"]), float(group["eps"]))
 
 
-def _eps_not_corrected(group: Any, state: Any, count: int) -> Metric:
+def _eps_not_corrected(group: Any, state: Any, count: int) -> MetricOrStep:
     root = math.sqrt(1 - float(group["betas"][1]) ** count)
     return Diagonal(state["exp_avg_sq"], float(group["lr"]) * root, float(group["eps"]))
 
 
 def _forgets(name: str, value: float, right: Any) -> Any:
-    def wrong(group: Any, state: Any, count: int) -> Metric:
+    def wrong(group: Any, state: Any, count: int) -> MetricOrStep:
         return right({**group, name: value}, state, count)  # type: ignore[no-any-return]
 
     return wrong
 
 
-def _adagrad_without_the_root(group: Any, state: Any, count: int) -> Metric:
+def _adagrad_without_the_root(group: Any, state: Any, count: int) -> MetricOrStep:
     right = optimizer_metrics._adagrad(group, state, count)
     return Diagonal(right.second, right.scale, right.eps, right.floor, root=False)
 
 
-def _adamax_with_a_root(group: Any, state: Any, count: int) -> Metric:
+def _adamax_with_a_root(group: Any, state: Any, count: int) -> MetricOrStep:
     right = optimizer_metrics._adamax(group, state, count)
     return Diagonal(right.second, right.scale, 0.0, right.floor)
 
@@ -303,7 +303,7 @@ def test_a_resumed_optimizer_takes_the_same_proximal_steps(name: str) -> None:
 def test_a_nadam_with_one_momentum_only_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a gradient receives at once is a tenth to a half of all; both parts count."""
 
-    def at_once(group: Any, state: Any, count: int) -> Metric:
+    def at_once(group: Any, state: Any, count: int) -> MetricOrStep:
         now = float(group["betas"][0]) * (1 - 0.5 * 0.96 ** (count * float(group["momentum_decay"])))
         return optimizer_metrics._nadam(group, state, count).times(1 - now)
 

@@ -115,7 +115,7 @@ CALLS: dict[str, Call] = {
     "ActivationL1": activations(strength=0.1),
     "ActivationL2": activations(strength=0.1),
     **dict.fromkeys(
-        ("Confidence", "Consistency", "Jacobian", "LogitNorm"), Call(lambda: {"strength": 0.1}, lambda made: made.on())
+        ("Confidence", "Consistency", "Jacobian", "LogitL2"), Call(lambda: {"strength": 0.1}, lambda made: made.on())
     ),
     "Hierarchical": Call(lambda: {"strength": 0.1, "skip": "0.weight", "first": "1.weight"}),
     "TiedGroups": Call(lambda: {"strength": 0.1, "axes": {"0.weight": "unit"}}),
@@ -149,10 +149,10 @@ CALLS: dict[str, Call] = {
     "cutmix": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
     "mixup": Call(lambda: {"x": images(), "concentration": 1.0, "source": source()}),
     "cutout": Call(lambda: {"x": images(), "share": 0.2, "source": source()}),
-    "mixed": Call(lambda: {"target": Y, "permutation": torch.randperm(ROWS), "weight": 0.3, "classes": 2}),
+    "mixed_targets": Call(lambda: {"target": Y, "permutation": torch.randperm(ROWS), "weight": 0.3, "classes": 2}),
     "decay_to": Call(lambda: {"steps": 10}, lambda made: made(3)),
     "ramp": Call(lambda: {"steps": 10}, lambda made: made(3)),
-    "shaped": Call(lambda: {"name": "cosine", "total_steps": 10}, lambda made: made(3)),
+    "named_schedule": Call(lambda: {"name": "cosine", "total_steps": 10}, lambda made: made(3)),
     "staircase": Call(lambda: {"stairs": {0: 1.0, 5: 0.1}}, lambda made: made(3)),
     "named": Call(lambda: {"pattern": "0.*"}, lambda made: wp.L1(0.1).on(made)),
     "Data": Call(lambda: {"train": (X, Y)}, lambda made: made.prepare()),
@@ -391,7 +391,7 @@ RANGES = {  # what an annotation of plain types lets through and is no right val
     ("certify", "loss"): ("loss of one", "loss of too few", "loss of too many", "loss of nothing"),
     ("certify", "optimizer"): ("another's optimizer",),
     ("lr_range_test", "optimizer"): ("another's optimizer",),
-    ("mixed", "weight"): ("minus one", "fraction", "inf"),
+    ("mixed_targets", "weight"): ("minus one", "fraction", "inf"),
     ("Data", "weight"): ("zero", "text", "sparse tensor", "lengths differ"),
     ("Data", "train"): (
         "complex pair",

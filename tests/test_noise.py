@@ -28,9 +28,9 @@ from wellposed.noise.activations import (
     spatial_dropout,
 )
 from wellposed.noise.depth import linear_rates, stochastic_depth
-from wellposed.noise.gradient_noise import annealed, gradient_noise
+from wellposed.noise.gradient_noise import annealed_variance, gradient_noise
 from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_binary, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 from wellposed.noise.weights import drop_connect, weight_noise
 
@@ -799,11 +799,11 @@ def test_a_mixture_by_timms_formulas() -> None:
     torch.testing.assert_close(blend(x, flip, lam), theirs)
     one, other = (nn.functional.one_hot(t, 3).double() for t in (y, y.flip(0)))
     wanted = one * lam[:, None] + other * (1 - lam[:, None])
-    torch.testing.assert_close(mixed(y, flip, lam, classes=3).double(), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mixed_targets(y, flip, lam, classes=3).double(), wanted, rtol=1e-6, atol=1e-6)
     smooth = (smooth_classes(t, 3, 0.1, torch.float64) for t in (y, y.flip(0)))
     first, second = smooth
     wanted = first * lam[:, None] + second * (1 - lam[:, None])
-    torch.testing.assert_close(mixed(first, flip, lam), wanted)
+    torch.testing.assert_close(mixed_targets(first, flip, lam), wanted)
 
 
 def test_losses_are_mixed_by_each_examples_weight() -> None:
@@ -815,10 +815,10 @@ def test_losses_are_mixed_by_each_examples_weight() -> None:
         return nn.functional.cross_entropy(f, t, reduction="none")
 
     wanted = lam * loss(logits, y) + (1 - lam) * loss(logits, y[permutation])
-    found = loss(logits, mixed(y, permutation, lam, classes=4).double())
+    found = loss(logits, mixed_targets(y, permutation, lam, classes=4).double())
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     with pytest.raises(ShapeError, match=r"one weight or by 5; weight has shape \(4,\)"):
-        mixed(y, permutation, lam[:4], classes=4)
+        mixed_targets(y, permutation, lam[:4], classes=4)
 
 
 @pytest.mark.parametrize(
@@ -840,19 +840,19 @@ def test_impossible_mixing(call: Callable[[Tensor], object], message: str) -> No
 def test_classes_that_no_memory_holds_are_refused_before_any_is_taken() -> None:
     labels, order = torch.arange(16), torch.randperm(16)
     with pytest.raises(InputError, match=r"1,000,000,000 classes for each of 16 labels: .* 238 GiB .* the model has"):
-        mixed(labels, order, 0.5, classes=10**9)
+        mixed_targets(labels, order, 0.5, classes=10**9)
     with wp.reading_up_to("1MiB"), pytest.raises(InputError, match="may take 1 MiB"):
-        mixed(labels, order, 0.5, classes=10**5)
-    assert mixed(labels, order, 0.5, classes=10**5).shape == (16, 10**5)
+        mixed_targets(labels, order, 0.5, classes=10**5)
+    assert mixed_targets(labels, order, 0.5, classes=10**5).shape == (16, 10**5)
 
 
 @pytest.mark.parametrize(
     "wrong", [[0, 1, 1], [0, 1, 3], [-1, 0, 1], [0, 1, 10**15], [0, 1], [False, True, True], [0.0, 1.0, 2.0]], ids=str
 )
 def test_what_is_no_permutation_is_refused(wrong: list[Any]) -> None:
-    with pytest.raises(ShapeError, match="mixed needs the permutation of the 3 rows"):
-        mixed(torch.zeros(3), torch.tensor(wrong), 0.5)
-    assert mixed(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5).shape == (0,)
+    with pytest.raises(ShapeError, match="mixed_targets needs the permutation of the 3 rows"):
+        mixed_targets(torch.zeros(3), torch.tensor(wrong), 0.5)
+    assert mixed_targets(torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5).shape == (0,)
 
 
 def check_mixed(mix: Callable[..., Tensor]) -> None:
@@ -870,10 +870,10 @@ def check_mixed(mix: Callable[..., Tensor]) -> None:
 
 
 def test_mixed_targets() -> None:
-    check_mixed(mixed)
+    check_mixed(mixed_targets)
     for wrong in (
-        lambda t, p, w, classes=None: mixed(t, p, 1 - w, classes),
-        lambda t, p, w, classes=None: mixed(t, p.argsort(), w, classes),
+        lambda t, p, w, classes=None: mixed_targets(t, p, 1 - w, classes),
+        lambda t, p, w, classes=None: mixed_targets(t, p.argsort(), w, classes),
         lambda t, p, w, classes=None: w * t + (1 - w) * t[p],
     ):
         with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
@@ -915,9 +915,9 @@ def test_a_share_is_below_1(share: object) -> None:
 
 
 def test_the_variance_of_gradient_noise_dies_out() -> None:
-    assert annealed(0.3, 0) == pytest.approx(0.3)
-    assert annealed(1.0, 99) == pytest.approx(100**-0.55)
-    assert annealed(1.0, 99, decay=0.0) == 1.0
+    assert annealed_variance(0.3, 0) == pytest.approx(0.3)
+    assert annealed_variance(1.0, 99) == pytest.approx(100**-0.55)
+    assert annealed_variance(1.0, 99, decay=0.0) == 1.0
     grad = torch.zeros(200_000, dtype=torch.float64)
     noise = gradient_noise(grad, 0.04, generator(0))
     assert noise.dtype == torch.float64

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError
 from wellposed.core.selectors import select
-from wellposed.optim.binding import joined
+from wellposed.optim.binding import join_operators
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, Penalty
 from wellposed.recipe.recipe import chargeables
-from wellposed.testing.laws import Case, rivals
+from wellposed.testing.laws import Case, rival_points
 
 ROWS, COLUMNS = 6, 4
 
@@ -141,7 +141,7 @@ def candidates(charges: list[Chargeable], p: Tensor, case: Case) -> Iterator[Ten
     a, b = charges
     first, second = apply(a, case.w, case.step), apply(b, case.w, case.step)
     orders = [first, second, apply(b, first, case.step), apply(a, second, case.step)]
-    for u in (*orders, *((p + u) / 2 for u in orders), *(u for _, u in rivals(p, case))):
+    for u in (*orders, *((p + u) / 2 for u in orders), *(u for _, u in rival_points(p, case))):
         for x in (a, b), (b, a):
             v = u
             for charge in x:
@@ -225,7 +225,7 @@ def test_an_accepted_pair_in_a_metric(a: Chargeable, b: Chargeable) -> None:
         penalties = [c for c in charges if isinstance(c, Penalty)]
         if not penalties or not all(c.traits.diagonal for c in penalties):
             return
-        prox, rest = joined("w", penalties, [c for c in charges if isinstance(c, Constraint)])
+        prox, rest = join_operators("w", penalties, [c for c in charges if isinstance(c, Constraint)])
         if rest or not prox.diagonal:
             return
         step = case.metric()

@@ -20,7 +20,7 @@ from wellposed.noise.inputs import mixup, mixup_or_cutmix
 from wellposed.noise.noise import PLACED
 from wellposed.noise.noise import kinds as noises
 from wellposed.noise.perturb import WeightNoise
-from wellposed.optim.schedules import Shaped, shaped
+from wellposed.optim.schedules import NamedSchedule, named_schedule
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.coupled import CoupledPenalty
 from wellposed.penalties.functional import FunctionalPenalty
@@ -126,7 +126,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "confidence": {},
     "consistency": {"temperature": 2.0},
     "jacobian": {"projections": 1},
-    "logit_norm": {},
+    "logit_l2": {},
     "elastic_net": {"mix": 0.3},
     "group_l2": {"by": "block", "block": [2, 2], "on": "layers.*"},
     "group_mcp": {"gamma": 4.0},
@@ -482,7 +482,7 @@ def test_an_impossible_setting_is_one_sentence(given: dict[str, Any]) -> None:
 
 OF_OUTPUTS = {
     "confidence": {"axis": -1},
-    "logit_norm": {"axis": -1},
+    "logit_l2": {"axis": -1},
     "jacobian": {},
     "consistency": {"axis": -1},
     "activation_l1": {"on": "head"},
@@ -539,7 +539,7 @@ def test_a_strength_follows_its_schedule_over_all_of_training(shape: tuple[str, 
     done = 3 * (run.best_epoch + 1)
     expected = whole.build({}, 0).idle.weight.detach().clone()
     for step in range(done):
-        expected *= 1 - 0.1 * 0.5 * shaped(name, steps, warmup)(step)
+        expected *= 1 - 0.1 * 0.5 * named_schedule(name, steps, warmup)(step)
     torch.testing.assert_close(run.model.idle.weight.detach(), expected, rtol=1e-5, atol=1e-7)
     assert run.best_epoch == 2
 
@@ -561,7 +561,7 @@ def test_the_size_of_a_noise_follows_its_schedule_over_all_of_training(
     fit(problem(), recipe(**place("weight_noise", "head", std=0.1, schedule="cosine"), **around))
     passes = 2 if "terms" in around else 1
     batches = 3 * 2 * passes
-    expected = [0.1 * shaped("cosine", batches)(i) for i in range(batches)]
+    expected = [0.1 * named_schedule("cosine", batches)(i) for i in range(batches)]
     if "sharpness" in around:
         assert sizes[::2] == sizes[1::2] == pytest.approx(expected)
     else:
@@ -570,13 +570,13 @@ def test_the_size_of_a_noise_follows_its_schedule_over_all_of_training(
 
 def test_schedules_end_with_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[tuple[int, int]] = set()
-    call = Shaped.__call__
+    call = NamedSchedule.__call__
 
-    def spied(self: Shaped, step: int) -> float:
+    def spied(self: NamedSchedule, step: int) -> float:
         asked.add((step, self.total_steps))
         return call(self, step)
 
-    monkeypatch.setattr(Shaped, "__call__", spied)
+    monkeypatch.setattr(NamedSchedule, "__call__", spied)
     on = {**term("confidence", strength=0.1, **SCHEDULED), "accumulate": 2, "lookahead": {"every": 2}}
     fit(problem(), recipe(epochs=3, batch_size=4, **on))
     assert asked == {(step, 9) for step in range(9)}

@@ -20,10 +20,10 @@ from wellposed.core.errors import CompositionError, InputError, RecipeError, Sel
 from wellposed.core.random import generator
 from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
-from wellposed.noise.gradient_noise import GradientNoise, annealed
+from wellposed.noise.gradient_noise import GradientNoise, annealed_variance
 from wellposed.noise.hooks import Hook
 from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
-from wellposed.noise.labels import mixed, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.noise import PLACED, Noise, Placed, kinds
 from wellposed.noise.perturb import (
@@ -626,8 +626,8 @@ def check_gradient_noise(make: Callable[..., Any]) -> None:
         noise()
         found = model[0].weight.grad - 1
         assert (given == 1).all(), "in place"
-        assert float(found.square().mean()) == pytest.approx(annealed(0.5, step), rel=0.02)
-        assert abs(float(found.mean())) < 4 * (annealed(0.5, step) / 90_000) ** 0.5
+        assert float(found.square().mean()) == pytest.approx(annealed_variance(0.5, step), rel=0.02)
+        assert abs(float(found.mean())) < 4 * (annealed_variance(0.5, step) / 90_000) ** 0.5
     assert torch.equal(torch.get_rng_state(), state)
     assert model[1].weight.grad is None
     again = make(model, eta=0.5, seed=1)
@@ -731,7 +731,7 @@ def check_manifold(make: Callable[..., Any]) -> None:
     assert torch.equal(model.eval()(x), clean)
     assert mix.weight == 1
     assert torch.equal(mix.permutation, torch.arange(30))
-    torch.testing.assert_close(mixed(clean, mix.permutation, mix.weight), clean)
+    torch.testing.assert_close(mixed_targets(clean, mix.permutation, mix.weight), clean)
     mix.step = 29
     torch.testing.assert_close(model.train()(x), y)
     mix.remove()
@@ -837,7 +837,7 @@ def use(method: str, kind: str) -> Tensor:
             permutation, weight = mix.permutation, mix.weight
         else:
             out = model(x)
-    nn.functional.cross_entropy(out, mixed(target, permutation, weight)).backward()
+    nn.functional.cross_entropy(out, mixed_targets(target, permutation, weight)).backward()
     if method == "gradient_noise":
         before = model[4].weight.grad.clone()
         GradientNoise(model, eta=0.1)()

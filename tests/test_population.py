@@ -48,7 +48,7 @@ from wellposed.parallel.population.eager import Eager, StackedModel
 from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.population import Population
 from wellposed.parallel.population.stacks import Stacks
-from wellposed.parallel.population.tracing import traced
+from wellposed.parallel.population.tracing import trace
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
@@ -330,7 +330,9 @@ def test_the_kernel_takes_these_structures() -> None:
 
 @BOTH
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "huber"])
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", "binary_cross_entropy", "squared_error", "absolute_error", "mse", "mae", "huber"]
+)
 def test_every_loss(loss: str, weighted: bool, compiled: bool) -> None:
     given = problem("no_norm", loss, weighted=weighted)
     smoothing = {"label_smoothing": 0.2} if given.loss.classifies else {}
@@ -393,7 +395,7 @@ def test_stacked_layers_are_the_layers(
     weights = {n: torch.stack([m.get_parameter(n).detach() for m in models]) for n, _ in models[0].named_parameters()}
     weights = {n: w.requires_grad_() for n, w in weights.items()}
     buffers = {n: torch.stack([m.get_buffer(n).clone() for m in models]) for n, b in models[0].named_buffers()}
-    out = StackedModel(traced(models[0], x[0]), 3, weights, buffers, {} if training else None).run(x.flatten(0, 1))
+    out = StackedModel(trace(models[0], x[0]), 3, weights, buffers, {} if training else None).run(x.flatten(0, 1))
     out = out.view(3, 5, *out.shape[1:])
     found = torch.autograd.grad((out**2).sum(), list(weights.values()))
     for i, model in enumerate(models):
@@ -1175,7 +1177,7 @@ def test_an_exception_at_the_start_is_told_of_that_job(
     given = problem()
     jobs = [Job(recipe(), seed) for seed in range(3)]
     wanted = together(given, jobs, compiled)
-    owner, name = (Population, "settle") if begun else (together_module.Together, "begin")
+    owner, name = (Population, "move_in") if begun else (together_module.PopulationTrainer, "begin")
     usual = getattr(owner, name)
 
     def broken(self: Any, one: Any) -> Any:
@@ -1376,7 +1378,7 @@ AROUND_MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Callable[..., Any]], b
     "average not evaluated, by torch": (Eager, "outputs", not_averaged, False),
     "outputs of another": (Program, "outputs", turned, True),
     "outputs of another, by torch": (Eager, "outputs", turned, False),
-    "steps not told": (Population, "settle_steps", nothing, True),
+    "steps not told": (Population, "hand_back_steps", nothing, True),
     "noise on weights not undone in gradients": (population_module, "through", nothing, True),
 }
 

@@ -111,9 +111,9 @@ def test_callers_at_once_get_their_own_bits() -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty home, in which the kernel is looked for anew."""
     monkeypatch.setattr(compiled.Path, "home", lambda: tmp_path)
-    compiled.found.cache_clear()
+    compiled.load_kernel.cache_clear()
     yield tmp_path
-    compiled.found.cache_clear()
+    compiled.load_kernel.cache_clear()
 
 
 def cached(home: Path) -> list[Path]:
@@ -167,7 +167,7 @@ WRONG_COMPILERS = {
 @pytest.mark.parametrize("script", WRONG_COMPILERS)
 def test_a_compiler_that_fails_leaves_nothing(script: str, compiler: Callable[[str], Path], home: Path) -> None:
     compiler(script.replace("REAL", str(REAL)))
-    assert WRONG_COMPILERS[script] in str(compiled.found())
+    assert WRONG_COMPILERS[script] in str(compiled.load_kernel())
     assert compiled.kernel() is None
     assert cached(home) == []
 
@@ -188,17 +188,17 @@ def test_a_compiler_that_does_not_end_is_given_up_and_not_asked_again(
     monkeypatch.setattr(compiled, "WORK", 0.5)
     calls = compiler(script)
     began = time.monotonic()
-    assert compiled.found() == "the C compiler does not end"
+    assert compiled.load_kernel() == "the C compiler does not end"
     assert time.monotonic() - began < 60.0
     (first,) = map(int, calls.read_text().split())
     assert not alive(first)
     assert [path.suffix for path in cached(home)] == [".hangs"]
-    compiled.found.cache_clear()  # another process
-    assert compiled.found() == "the C compiler does not end"
+    compiled.load_kernel.cache_clear()  # another process
+    assert compiled.load_kernel() == "the C compiler does not end"
     assert len(calls.read_text().split()) == 1
     os.utime(cached(home)[0], (0, 0))
-    compiled.found.cache_clear()  # another day
-    compiled.found()
+    compiled.load_kernel.cache_clear()  # another day
+    compiled.load_kernel()
     assert len(calls.read_text().split()) == 2
 
 
@@ -219,12 +219,12 @@ def test_a_folder_that_others_can_write_to_is_not_used(compiler: Callable[[str],
     folder.mkdir(parents=True)
     for count, mode in enumerate((0o777, 0o770, 0o702), 1):
         folder.chmod(mode)
-        compiled.found.cache_clear()
+        compiled.load_kernel.cache_clear()
         assert compiled.kernel() is not None
         assert cached(home) == []
         assert len(calls.read_text().split()) == 2 * count
     folder.chmod(0o700)
-    compiled.found.cache_clear()
+    compiled.load_kernel.cache_clear()
     assert compiled.kernel() is not None
     assert [path.stat().st_mode & 0o777 for path in cached(home)] == [0o600]
 
@@ -253,7 +253,7 @@ def test_without_room_for_files_torch_does_it(
 ) -> None:
     compiler(f'exec {REAL} "$@"')
     monkeypatch.setattr(tempfile, "tempdir", str(home / "nothing"))
-    assert compiled.found() == "the C compiler leaves no library"
+    assert compiled.load_kernel() == "the C compiler leaves no library"
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -289,13 +289,13 @@ def damaged_in_turn(home: Path) -> None:
     """In a process of its own, which a library that is cut would kill: each damage, and what is found then."""
     compiled.FLAGS = QUICK  # type: ignore[assignment]
     compiled.Path.home = lambda: home  # type: ignore[method-assign,assignment]
-    compiled.found.cache_clear()
-    compiled.found()
+    compiled.load_kernel.cache_clear()
+    compiled.load_kernel()
     (path,) = cached(home)
     whole = path.read_bytes()
     for name, damage in DAMAGES.items():
         damage(path)
-        compiled.found.cache_clear()
+        compiled.load_kernel.cache_clear()
         built = compiled.kernel()
         assert built is not None, name
         check_sizes(built)
@@ -337,7 +337,7 @@ def test_a_library_of_another_processor_is_not_loaded(
 
     def built() -> int:
         """How many are in the cache when the kernel was looked for, and how often the compiler was asked."""
-        compiled.found.cache_clear()
+        compiled.load_kernel.cache_clear()
         assert compiled.kernel() is not None
         assert len(calls.read_text().split()) == 2 * len(cached(home))
         return len(cached(home))
@@ -558,6 +558,7 @@ CASES: dict[str, Case] = {
     "binary": Case(lambda: problem("no_norm", "binary_cross_entropy")),
     "squared": Case(lambda: problem("no_norm", "squared_error")),
     "absolute": Case(lambda: problem("no_norm", "absolute_error")),
+    "mean of squares": Case(lambda: problem("no_norm", "mse"), optimizer=SGD),
     "huber": Case(lambda: problem("no_norm", "huber")),
     "sharp": Case(lambda: problem("batch"), sharpness={"radius": 0.3}),
     "adaptive": Case(problem, sharpness={"radius": 0.3, "adaptive": True}),
@@ -681,6 +682,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "weights not in the cost": ("weighted", "total += value * (weight ? weight[i] : 1)", "total += value"),
     "weights do not sum": ("weighted", "for (int64_t i = 0; i < s->batch; i++) size += weight[i];", "size = s->batch;"),
     "half of the square": ("squared", "slope = 2 * r;", "slope = r;"),
+    "a mean over outputs as a sum": ("mean of squares", "size *= c;", ";"),
     "huber as squares": ("huber", "slope = r > 1 ? 1 : r < -1 ? -1 : r;", "slope = r;"),
     "absolute as 0 and 1": ("absolute", "slope = r > 0 ? 1 : r < 0 ? -1 : 0;", "slope = r > 0 ? 1 : 0;"),
     "binary with the label turned": ("binary", "FN(sigmoid)(a[q]) - t[q]", "FN(sigmoid)(a[q]) - (1 - t[q])"),
@@ -729,7 +731,7 @@ def test_a_compiler_is_bounded_by_the_system_too() -> None:
     import resource
 
     with subprocess.Popen(["sleep", "60"]) as process:
-        compiled.bounded(process.pid)
+        compiled.limit_process(process.pid)
         assert resource.prlimit(process.pid, resource.RLIMIT_CPU)[0] == 2 * compiled.WORK + 1
         process.kill()
-    compiled.bounded(process.pid)  # it has ended: nothing to be said
+    compiled.limit_process(process.pid)  # it has ended: nothing to be said

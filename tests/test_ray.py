@@ -21,7 +21,7 @@ from wellposed.core.errors import InputError, ProblemError, TrainingError
 from wellposed.core.progress import reporting_to
 from wellposed.parallel import cluster, transfer
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Conditions, Job, Outcome, Standing, Told
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes, Standing
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'wellposed[ray]'")
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray has no local clusters here")
@@ -84,7 +84,9 @@ def same(a: Outcome, b: Outcome) -> bool:
 
 def test_the_cluster_gives_the_runs_of_this_process(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packings: list[wp.Problem] = []
-    monkeypatch.setattr(cluster, "packed", lambda given, *rest: packings.append(given) or transfer.packed(given, *rest))
+    monkeypatch.setattr(
+        cluster, "pack_problem", lambda given, *rest: packings.append(given) or transfer.pack_problem(given, *rest)
+    )
     given = problem()
     expected = train(given, jobs(), "inprocess")
     told: dict[int, Outcome] = {}
@@ -192,10 +194,10 @@ def test_a_gpu_that_no_node_has_is_refused(nodes: Any) -> None:
 
 def test_a_bug_there_is_raised_here(nodes: Any) -> None:
     given = problem()
-    wrong = transfer.Lot((0,), tuple(jobs(1)), Conditions("cpu"), version="0.0.0")
+    wrong = transfer.WorkerShare((0,), tuple(jobs(1)), Conditions("cpu"), version="0.0.0")
     task = ray.remote(max_retries=0)(cluster.train_remotely)
     cluster.connect(ray)
-    tasks = cluster.Tasks(ray, task, given, cluster.stored(ray, given), jobs(1), Told(1, None), 1)
+    tasks = cluster.Tasks(ray, task, given, cluster.store_problem(ray, given), jobs(1), Outcomes(1, None), 1)
     with pytest.raises(TrainingError, match=r"sent jobs by wellposed 0\.0\.0") as caught:
         tasks.train([wrong])
     assert "In a Ray worker" in caught.value.__notes__[0]

@@ -23,7 +23,7 @@ from torch import nn
 import wellposed as wp
 from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
-from wellposed.optim.schedules import COURSES, SHAPES, Monitor, shaped
+from wellposed.optim.schedules import COURSES, SHAPES, Monitor, named_schedule
 from wellposed.recipe.presets import PRESETS, as_recipe
 from wellposed.recipe.recipe import NoiseSpec, Recipe, Section, chargeables, optimizers
 from wellposed.study.trials import Pending, State, Trial
@@ -96,7 +96,8 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
     name = draw(st.sampled_from(sorted(COURSES)))
     counts, factors = st.integers(1, 10**6), st.floats(1e-6, 10.0)
     kinds = {
-        "Count": counts, "Positive": factors, "Size": st.floats(0, 1e6), "Level": st.floats(0.01, 0.99), "Count | None": counts,
+        "Count": counts, "Positive": factors, "Size": st.floats(0, 1e6), "ConfidenceLevel": st.floats(0.01, 0.99),
+            "Count | None": counts,
         "Size | None": st.floats(0, 1e6), "Sequence[Annotated[int, Within(0)]]": st.lists(counts, min_size=1, max_size=4),
         "Annotated[int, Within(0)]": st.integers(0, 1000), "Monitor": st.sampled_from(get_args(Monitor)),
         "Literal['rel', 'abs']": st.just("abs"),
@@ -401,7 +402,7 @@ def test_fused_updates_are_the_plain_ones_to_rounding() -> None:
 
 
 def factor(name: str, step: int, total: int, warmup: float = 0.0) -> float:
-    return shaped(name, total, warmup)(step)
+    return named_schedule(name, total, warmup)(step)
 
 
 def test_schedules_at_both_ends() -> None:

@@ -730,8 +730,8 @@ def test_terms_are_frozen_and_readable() -> None:
     term = wp.L1(0.1).on("encoder.*")
     assert isinstance(term, Term)
     assert str(term) == "L1(strength=0.1) on encoder.* by prox"
-    assert str(wp.MaxNorm(3.0, by="input").on(wp.weights - wp.heads)) == (
-        "MaxNorm(bound=3.0, by='input') on (weights - heads) by project"
+    assert str(wp.MaxNorm(3.0, by="input").on(wp.weights - wp.outputs)) == (
+        "MaxNorm(bound=3.0, by='input') on (weights - outputs) by project"
     )
     with pytest.raises(AttributeError):
         term.how = "loss"  # type: ignore[misc]

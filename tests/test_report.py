@@ -19,7 +19,7 @@ import pytest
 
 from wellposed.core import drawing, formats
 from wellposed.core.errors import FormatError, InputError
-from wellposed.core.records import cleaned
+from wellposed.core.records import clean_json
 from wellposed.core.signs import HIDDEN
 from wellposed.reporting import figures
 from wellposed.reporting import html as page
@@ -358,8 +358,8 @@ def test_scores_are_written_for_people(given: float | None, said: str) -> None:
 
 
 def test_no_minus_zero() -> None:
-    assert formats.fixed(-0.0004, 3) == "0.000"
-    assert formats.signed(0.0004, 3) == "0.000"
+    assert formats.format_decimals(-0.0004, 3) == "0.000"
+    assert formats.with_sign(0.0004, 3) == "0.000"
 
 
 def test_durations() -> None:
@@ -474,7 +474,7 @@ def test_the_hostile_test_would_see_a_page_without_escapes(
 
 
 def test_signs_that_no_file_can_hold_are_spelled_out() -> None:
-    assert cleaned({"a\ud800": ["x\x00y\n"]}) == {"a\\ud800": ["x\\x00y\n"]}
+    assert clean_json({"a\ud800": ["x\x00y\n"]}) == {"a\\ud800": ["x\\x00y\n"]}
 
 
 def test_numbers_that_are_missing_are_dashes(record: dict[str, Any]) -> None:
@@ -596,7 +596,7 @@ def test_a_layer_of_the_best_model_that_is_gone_is_named_in_one_sentence(
     record["audits"]["best"]["rows"] += gone
     whose = "all its weights" if len(names) == 1 else "all their weights"
     sentence = f"Nothing is left of {', '.join(names)} in the best model: {whose} are exactly 0."
-    assert verdict.emptied(record) == sentence
+    assert verdict.emptied_note(record) == sentence
     source = page.render(record)
     assert read(source).text.count(sentence) == 1
     assert read(source).text.index(sentence) < read(source).text.index("Learning curves")
@@ -606,13 +606,13 @@ def test_a_layer_of_the_best_model_that_is_gone_is_named_in_one_sentence(
 @pytest.mark.parametrize("gone", [False, None, "yes", 1, []])
 def test_nothing_is_said_to_be_gone_that_is_there(record: dict[str, Any], gone: Any) -> None:
     """Records that were written before a row said so, and odd ones, say nothing."""
-    assert verdict.emptied(record) == ""
+    assert verdict.emptied_note(record) == ""
     for row in record["audits"]["best"]["rows"]:
         row["gone"] = gone
     record["audits"]["best"]["rows"] += ["no row", {"gone": True}, {"parameter": [1], "gone": True}]
-    assert verdict.emptied(record) == ""
+    assert verdict.emptied_note(record) == ""
     assert "Nothing is left of" not in page.render(record)
-    assert verdict.emptied({"audits": {"best": 3}}) == ""
+    assert verdict.emptied_note({"audits": {"best": 3}}) == ""
 
 
 def test_penalties_of_outputs_are_on_nothing() -> None:

@@ -26,9 +26,9 @@ from wellposed.optim.schedules import (
     Plateau,
     PlateauClock,
     decay_to,
+    named_schedule,
     ramp,
     rate_at,
-    shaped,
     staircase,
 )
 from wellposed.recipe.recipe import Recipe, ScheduleSpec
@@ -74,21 +74,21 @@ def test_a_staircase_does_not_change_with_the_mapping_it_came_from() -> None:
 @pytest.mark.parametrize("name", list(SHAPES))
 @pytest.mark.parametrize("warmup", [0.0, 0.3])
 def test_shaped_is_the_learning_rates_factor(name: str, warmup: float) -> None:
-    found = shaped(name, 20, warmup)
+    found = named_schedule(name, 20, warmup)
     rates = [rate_at(SHAPES[name], 1.0, step, 20, warmup) for step in range(20)]
     assert [found(step) for step in range(20)] == rates
     assert found(20) == found(10**6) == rates[-1]
 
 
 @pytest.mark.parametrize("make", [lambda: ramp(3), lambda: decay_to(3, 0.5), lambda: staircase({3: 0.5}),
-                                  lambda: shaped("cosine", 3, 0.1)])  # fmt: skip
+                                  lambda: named_schedule("cosine", 3, 0.1)])  # fmt: skip
 def test_schedules_can_be_shown_compared_and_stored(make: Any) -> None:
     schedule = make()
     assert schedule == make()
     assert hash(schedule) == hash(make())
     assert pickle.loads(pickle.dumps(schedule)) == schedule
     assert "3" in repr(schedule)
-    assert schedule not in (ramp(4), decay_to(4), staircase({4: 0.5}), shaped("cosine", 4))
+    assert schedule not in (ramp(4), decay_to(4), staircase({4: 0.5}), named_schedule("cosine", 4))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_schedules_can_be_shown_compared_and_stored(make: Any) -> None:
         (lambda: staircase({-1: 0.5}), "stairs= to be a mapping from a whole number >= 0 to a number"),
         (lambda: staircase({1: -0.5}), "it was given {1: -0.5}"),
         (lambda: staircase({1: math.inf}), "it was given {1: inf}"),
-        (lambda: shaped("cosin", 5), "no shape 'cosin'. Did you mean 'cosine'"),
-        (lambda: shaped("plateau", 5), "no shape 'plateau'"),
-        (lambda: shaped("cosine", 0), "total_steps= to be a whole number >= 1"),
-        (lambda: shaped("cosine", 5, 1.0), r"a number in \[0, 1\); it was given 1.0"),
+        (lambda: named_schedule("cosin", 5), "no shape 'cosin'. Did you mean 'cosine'"),
+        (lambda: named_schedule("plateau", 5), "no shape 'plateau'"),
+        (lambda: named_schedule("cosine", 0), "total_steps= to be a whole number >= 1"),
+        (lambda: named_schedule("cosine", 5, 1.0), r"a number in \[0, 1\); it was given 1.0"),
     ],
 )  # fmt: skip
 def test_impossible_settings(make: Any, message: str) -> None:

@@ -27,7 +27,7 @@ from wellposed.search.holdout import with_test
 from wellposed.search.improve import improve
 from wellposed.search.runner import Bench
 from wellposed.study.budget import Account, Budget
-from wellposed.study.resume import continued
+from wellposed.study.resume import continue_account
 from wellposed.study.trials import State, Trial
 from wellposed.training.problem import Problem
 
@@ -234,7 +234,7 @@ def test_more_minutes_go_on_where_fewer_have_ended(tmp_path: Path) -> None:
     first = improve(problem(), "2s", out=tmp_path / "run")
     with pytest.raises(InputError, match="has spent its budget of 2s"):
         improve(problem(), "2s", out=tmp_path / "run", resume=True)
-    account = continued(
+    account = continue_account(
         tmp_path / "run", State.load(tmp_path / "run"), Account(Budget.parse("10s"), 0.0), "other rows", 0.5
     )
     assert account.budget.amount == 8.0, "what was spent before counts"
@@ -274,7 +274,7 @@ def test_pairs_are_whole_or_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None
         return runs
 
     monkeypatch.setattr(at, "train", cut)
-    plan = confirmation.Plan(3, 3, None)
+    plan = confirmation.ConfirmationPlan(3, 3, None)
     whole, rest = confirmation.trained_pairs(at, BASELINE, BASELINE.replace(clip=1.0), plan, 0, 3)
     assert (len(whole), len(rest)) == (1, 2)
     assert [a.seed for a, _ in whole + rest] == [1000, 1001, 1002]

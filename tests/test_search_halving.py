@@ -7,7 +7,7 @@ import math
 import pytest
 
 from wellposed.parallel.jobs import Standing
-from wellposed.search.successive_halving import FEWEST, Halving, losers, reached, rungs
+from wellposed.search.successive_halving import FEWEST, Halving, losers, reached_rungs, rungs
 from wellposed.study.ranking import WORST
 from wellposed.training.history import History
 
@@ -102,7 +102,7 @@ def test_a_lot_that_was_cut_and_goes_on_stops_the_same_ones(ended: set[int]) -> 
     before = [
         (int(epoch), (a, b))
         for job in ended
-        for epoch, a, b in reached(history(curves[job][: lengths[job]]), EPOCHS, 1.0)
+        for epoch, a, b in reached_rungs(history(curves[job][: lengths[job]]), EPOCHS, 1.0)
     ]
     again = run(curves, Halving(1.0, before), alive=set(curves) - ended)
     assert again == {job: epoch for job, epoch in whole.items() if job not in ended}

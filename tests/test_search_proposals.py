@@ -22,7 +22,7 @@ from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import playbook  # noqa: E402
 from wellposed.search.lots import shared_out  # noqa: E402
 from wellposed.search.optuna_journal import FILE, Journal  # noqa: E402
-from wellposed.search.proposals import Proposals, Told  # noqa: E402
+from wellposed.search.proposals import Proposals, TrialResult  # noqa: E402
 from wellposed.search.space import Space  # noqa: E402
 from wellposed.study.ranking import WORST  # noqa: E402
 from wellposed.study.trials import STATE, WRITTEN, State, Trial  # noqa: E402
@@ -44,10 +44,10 @@ def space(problem: Problem) -> Space:
     return Space(problem, Recipe(batch_size=32, optimizer={"lr": 3e-3}), ())
 
 
-def told(space: Space, proposals: Proposals, count: int, score: Any) -> list[Told]:
+def told(space: Space, proposals: Proposals, count: int, score: Any) -> list[TrialResult]:
     """Quasi-random points with what a score says of them."""
     points = proposals.ask(count, 0, 0, [])
-    return [Told(point, (score(point), 0.0)) for point in points]
+    return [TrialResult(point, (score(point), 0.0)) for point in points]
 
 
 # --- proposals -----------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_learned_points_go_where_it_is_good(space: Space) -> None:
     learned = proposals.ask(24, 48, 1, known)
     assert np.mean([score(p) for p in learned]) > np.mean([t.rank[0] for t in known]) + 0.3
     assert np.mean([p["dropout"] for p in learned]) < 0.3
-    backwards = [Told(t.point, (-t.rank[0], 0.0)) for t in known]
+    backwards = [TrialResult(t.point, (-t.rank[0], 0.0)) for t in known]
     mutant = proposals.ask(24, 48, 1, backwards)
     assert np.mean([score(p) for p in mutant]) < np.mean([score(p) for p in learned]) - 0.3
 
@@ -122,7 +122,9 @@ def test_settings_that_optuna_takes_for_equal_or_cannot_keep_come_back_as_they_a
         Recipe(batch_size=32), (),
     )  # fmt: skip
     proposals = Proposals(space, 0, quasi=4)
-    known = [Told(point, (0.5 + i / 100, 0.0)) for i, point in enumerate(Proposals(space, 0, 99).ask(16, 0, 0, []))]
+    known = [
+        TrialResult(point, (0.5 + i / 100, 0.0)) for i, point in enumerate(Proposals(space, 0, 99).ask(16, 0, 0, []))
+    ]
     found = [*(t.point for t in known), *proposals.ask(12, 16, 1, known)]
     found += [p for lot in range(6) for p in proposals.ask(2, 16, lot, known, proposals.group(lot, 0, known))]
     assert {(type(p["model.flag"]), p["model.flag"]) for p in found} == {(int, 1), (bool, True), (float, 2.0)}
@@ -136,9 +138,9 @@ def test_points_of_another_space_are_not_told_and_diverged_ones_are(space: Space
     proposals = Proposals(space, 0, quasi=0)
     known = told(space, Proposals(space, 0, 99), 12, lambda p: 0.5)
     known += [
-        Told({**known[0].point, "gone": 1.0}, (9.0, 0.0)),
-        Told(known[1].point, WORST),
-        Told(known[2].point, (0.1, 0.0), 5),
+        TrialResult({**known[0].point, "gone": 1.0}, (9.0, 0.0)),
+        TrialResult(known[1].point, WORST),
+        TrialResult(known[2].point, (0.1, 0.0), 5),
     ]
     assert len(proposals.ask(3, 20, 1, known)) == 3
 
@@ -181,15 +183,15 @@ def test_a_best_point_at_the_border_widens_the_space_there(space: Space) -> None
     assert playbook.widen(space, [*inside[:3], best], 1.0) == [], "of four trials, the best says nothing of a range"
     before = space.declared
     space.changed(wider)
-    assert "l2.size from 0.001 to 1 became 0.001 to 3" in playbook.widened(before, space.dimensions)
-    assert playbook.widened(before, {d.name: d for d in before}) == ""
+    assert "l2.size from 0.001 to 1 became 0.001 to 3" in playbook.widening_note(before, space.dimensions)
+    assert playbook.widening_note(before, {d.name: d for d in before}) == ""
 
 
 def test_where_many_diverge_the_rates_are_cut(space: Space) -> None:
     fine = [trial(i, 0.5, params={"rate": 1e-3}) for i in range(4)]
     broken = [trial(i, math.nan, loss=math.nan, params={"rate": rate}) for i, rate in enumerate((6e-3, 9e-3, 1.2e-2))]
-    assert playbook.shrink(space, fine + broken[:2]) == []
-    ((dimension, said),) = playbook.shrink(space, fine + broken)
+    assert playbook.narrow_rates(space, fine + broken[:2]) == []
+    ((dimension, said),) = playbook.narrow_rates(space, fine + broken)
     assert dimension.name == "rate"
     assert dimension.high < 6e-3
     assert "3 of 7 recipes" in said
@@ -198,12 +200,14 @@ def test_where_many_diverge_the_rates_are_cut(space: Space) -> None:
 def test_a_best_rate_at_the_edge_of_divergence_is_said() -> None:
     fine = [trial(rate=rate, valid=valid) for rate, valid in ((1e-3, 0.6), (3e-3, 0.8))]
     gone = [trial(rate=1e-2, valid=math.nan, loss=math.nan), trial(rate=3e-2, valid=math.nan, loss=math.nan)]
-    said = playbook.edge(fine + gone, 1.0, "the baseline")
+    said = playbook.edge_note(fine + gone, 1.0, "the baseline")
     assert "0.003 with adamw" in said
     assert "0.01 diverged" in said
-    assert playbook.edge([*fine, trial(rate=1e-2, valid=0.7), *gone[1:]], 1.0, "") == "", "there is a rate in between"
-    assert playbook.edge(fine, 1.0, "") == ""
-    assert playbook.edge(gone, 1.0, "") == ""
+    assert playbook.edge_note([*fine, trial(rate=1e-2, valid=0.7), *gone[1:]], 1.0, "") == "", (
+        "there is a rate in between"
+    )
+    assert playbook.edge_note(fine, 1.0, "") == ""
+    assert playbook.edge_note(gone, 1.0, "") == ""
 
 
 # --- the journal ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import wellposed as wp
 from wellposed.core.errors import SelectorError, ShapeError
-from wellposed.core.selectors import leaves, select, selector, unwrapped
+from wellposed.core.selectors import leaves, select, selector, unwrap_model
 
 
 def chosen(model: nn.Module, value: object) -> list[str]:
@@ -231,12 +231,12 @@ def test_the_older_weight_norm() -> None:
     assert roles(net) == {"weight_v": "weight", "weight_g": "norm", "bias": "bias"}
 
 
-def test_inputs_heads_and_convs() -> None:
+def test_inputs_outputs_and_convs() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     assert chosen(net, wp.inputs) == ["1.weight"]
-    assert chosen(net, wp.heads) == ["4.weight"]
+    assert chosen(net, wp.outputs) == ["4.weight"]
     assert chosen(net, wp.convs) == ["1.weight", "2.weight"]
-    for text in ("weights", "biases", "norms", "inputs", "heads", "convs"):
+    for text in ("weights", "biases", "norms", "inputs", "outputs", "convs"):
         assert chosen(net, text) == chosen(net, getattr(wp, text))
 
 
@@ -273,9 +273,9 @@ def test_named_takes_any_parameter() -> None:
 
 def test_sets() -> None:
     net = nested()
-    heads, inside = wp.heads, selector("encoder")
-    assert chosen(net, wp.weights - wp.heads) == ["encoder.0.weight", "encoder.2.0.weight", "encoder_two.weight"]
-    assert chosen(net, heads | inside) == ["encoder.0.weight", "encoder.2.0.weight", "head.weight"]
+    outputs, inside = wp.outputs, selector("encoder")
+    assert chosen(net, wp.weights - wp.outputs) == ["encoder.0.weight", "encoder.2.0.weight", "encoder_two.weight"]
+    assert chosen(net, outputs | inside) == ["encoder.0.weight", "encoder.2.0.weight", "head.weight"]
     assert chosen(net, wp.weights & "encoder.0.*") == ["encoder.0.weight"]
     assert chosen(net, (wp.biases | wp.norms) & wp.named("encoder.*")) == [
         "encoder.0.bias",
@@ -283,11 +283,11 @@ def test_sets() -> None:
         "encoder.1.bias",
         "encoder.2.0.bias",
     ]
-    assert chosen(net, wp.weights - "head" - nn.LayerNorm) == chosen(net, wp.weights - wp.heads)
-    assert repr(wp.weights - (wp.heads | wp.inputs)) == "(weights - (heads | inputs))"
+    assert chosen(net, wp.weights - "head" - nn.LayerNorm) == chosen(net, wp.weights - wp.outputs)
+    assert repr(wp.weights - (wp.outputs | wp.inputs)) == "(weights - (outputs | inputs))"
     # The order of registration, whatever the order of the union.
-    assert chosen(net, ["head", "encoder"]) == chosen(net, ["encoder", "head"]) == chosen(net, heads | inside)
-    assert not wp.heads.choose([])
+    assert chosen(net, ["head", "encoder"]) == chosen(net, ["encoder", "head"]) == chosen(net, outputs | inside)
+    assert not wp.outputs.choose([])
 
 
 def test_types_and_predicates() -> None:
@@ -330,13 +330,13 @@ def test_wrapped_models_have_the_names_of_the_inner_one() -> None:
     net = nested()
     compiled = torch.compile(net, backend="eager")
     for outer in (compiled, nn.DataParallel(net), nn.DataParallel(nn.DataParallel(net)), nn.DataParallel(compiled)):
-        assert unwrapped(outer) is net
+        assert unwrap_model(outer) is net
         assert [leaf.name for leaf in leaves(outer)] == [name for name, _ in net.named_parameters()]
-        for value in ("encoder.*", "head", wp.weights, wp.named("encoder.1"), nn.Linear, wp.heads):
+        for value in ("encoder.*", "head", wp.weights, wp.named("encoder.1"), nn.Linear, wp.outputs):
             assert chosen(outer, value) == chosen(net, value)
         with pytest.raises(SelectorError, match=r"Did you mean 'head.weight'\?"):
             select(outer, "hed.weight")
-    assert unwrapped(net) is net
+    assert unwrap_model(net) is net
 
 
 def test_a_layer_that_is_compiled_alone_keeps_its_name() -> None:

@@ -39,7 +39,7 @@ from wellposed.diagnosis.rules import (
 from wellposed.diagnosis.rules.rule import Inside
 from wellposed.diagnosis.signals import Signals, Toll
 from wellposed.losses.per_example import Loss
-from wellposed.training.inspection import Unseen, look
+from wellposed.training.inspection import Unseen, inspect_network
 from wellposed.training.watch import FEW_ROWS
 
 NAMES = {rule.name for rule in rules() if isinstance(rule, Inside)}
@@ -824,7 +824,7 @@ def test_forwards_are_counted_by_gradients_and_mode() -> None:
 def test_gradients_are_those_of_the_mean_loss() -> None:
     torch.manual_seed(0)
     net, (x, y) = mlp(), blobs(0, rows=90)
-    seen = look(
+    seen = inspect_network(
         net,
         lambda m, b: m(b),
         LOSS,
@@ -853,7 +853,7 @@ def test_rectifiers_are_seen_as_modules_functions_and_in_place() -> None:
     net, (x, y) = Mixed(), blobs(0, rows=100)
     with torch.no_grad():
         net.b.bias[:2] = -1e3
-    seen = look(net, lambda m, b: m(b), LOSS, [(x, y)])
+    seen = inspect_network(net, lambda m, b: m(b), LOSS, [(x, y)])
     assert [(u.count, u.dead) for u in seen.units[:2]] == [(6, 0), (6, 2)]
     assert [u.place for u in seen.units] == ["ReLU 1 after a", "ReLU 2 after b", "ReLU 3 after c"]
 
@@ -863,7 +863,7 @@ def test_units_of_a_convolution_are_its_channels() -> None:
     net, (x, y) = cnn(norm=False), images(0, rows=100)
     with torch.no_grad():
         net[0].bias[3] = -1e3
-    seen = look(net, lambda m, b: m(b), LOSS, [(x, y)])
+    seen = inspect_network(net, lambda m, b: m(b), LOSS, [(x, y)])
     assert (seen.units[0].count, seen.units[0].dead) == (8, 1)
 
 
@@ -945,7 +945,7 @@ def test_what_cannot_be_looked_into_is_said() -> None:
     assert diagnosis.curves.signals is not None
     assert [sentence for sentence in diagnosis.limits if "no teacher" in sentence]
     with pytest.raises(Unseen, match="no teacher"):
-        look(Shy(), lambda m, b: m(b), LOSS, [(x, y)])
+        inspect_network(Shy(), lambda m, b: m(b), LOSS, [(x, y)])
 
 
 def test_the_first_pass_is_one_batch() -> None:
@@ -960,10 +960,10 @@ def test_the_first_pass_is_one_batch() -> None:
 
 def test_copies_are_counted_within_and_across() -> None:
     x, y = torch.arange(20.0)[:, None].repeat(1, 3), torch.zeros(20)
-    seen = measure.copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
+    seen = measure.exact_copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
     assert seen is not None
     assert (seen.valid, seen.within, seen.rows) == (2 / 8, 4 / 10, 8)
-    other = measure.copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
+    other = measure.exact_copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
     assert other is not None
     assert other.valid == 0  # equal inputs with another target are no copies
     del y
@@ -1002,7 +1002,7 @@ def test_the_noise_of_labels_is_estimated_without_bias() -> None:
             y = torch.randint(4, (2000,), generator=g)
             scores = 4.0 * F.one_hot(y, 4) + torch.randn(2000, 4, generator=g)
             flip = torch.rand(2000, generator=g) < share
-            seen = measure.wrong(scores, torch.where(flip, (y + 1) % 4, y))
+            seen = measure.wrong_labels(scores, torch.where(flip, (y + 1) % 4, y))
             assert seen is not None
             estimates.append(seen.sure)
         assert float(np.mean(estimates)) == pytest.approx(share, abs=3 * (share * (1 - share) / 400 / 30) ** 0.5)
@@ -1012,7 +1012,7 @@ def test_overlapping_classes_have_few_errors_among_the_surest() -> None:
     g = drawn(0)
     y = torch.randint(2, (4000,), generator=g)
     score = 0.7 * (2.0 * y - 1) + torch.randn(4000, generator=g)
-    seen = measure.wrong(score, y)
+    seen = measure.wrong_labels(score, y)
     assert seen is not None
     assert seen.all > 0.2
     assert seen.sure < 0.3 * seen.all
@@ -1118,7 +1118,7 @@ def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
     watch = wp.watch(
         net, "squared_error", train=(x[:500], y[:500]), valid=(x[500:], y[500:]), optimizer=optimizer, rows=500
     )
-    seen = look(net, lambda model, batch: model(batch), Loss("squared_error"), [(x, y)], rows=len(x))
+    seen = inspect_network(net, lambda model, batch: model(batch), Loss("squared_error"), [(x, y)], rows=len(x))
     assert -seen.layers[0].outward / 2 == pytest.approx(0.25 * float(w.square().sum()), rel=1e-3)
     signals = Signals.of(watch)
     assert signals is not None
@@ -1130,9 +1130,9 @@ def test_what_a_decay_costs_at_rest_is_half_its_pull() -> None:
 def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
     broken = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=0.6))
     assert broken.signals is not None
-    alive, died = learning_rates.killed(broken.signals)
+    alive, died = learning_rates.newly_dead_units(broken.signals)
     assert alive >= 8
-    assert died >= alive / 2 or learning_rates.thrown(broken.signals) >= 10
+    assert died >= alive / 2 or learning_rates.distance_from_start(broken.signals) >= 10
     assert learning_rates.RateTooHigh()._broke(broken) is not None
     sane = Curves.of(looped(lambda: mlp(depth=3), blobs, epochs=10, lr=3e-3))
     assert learning_rates.RateTooHigh().judge(sane) is None
@@ -1141,7 +1141,7 @@ def test_a_rate_that_breaks_the_network_is_seen_inside() -> None:
 def test_units_that_a_decay_takes_to_nothing_were_not_killed_by_the_rate() -> None:
     curves = Curves.of(looped(mlp, blobs, epochs=10, optimizer=adamw(3e-3, 60.0)))
     assert curves.signals is not None
-    assert learning_rates.thrown(curves.signals) < 2
+    assert learning_rates.distance_from_start(curves.signals) < 2
     assert learning_rates.RateTooHigh()._broke(curves) is None
 
 
@@ -1152,7 +1152,7 @@ def test_labels_that_a_narrow_network_misses_are_not_called_wrong() -> None:
     answers = torch.stack([-x[:, 0], x[:, 0]], 1) * 5
     right = (x[:, 0] > 0).long()
     flipped = torch.where(torch.rand(600, generator=g) < 0.3, 1 - right, right)
-    narrow, noise = (measure.wrong(answers, labels, x) for labels in (y, flipped))
+    narrow, noise = (measure.wrong_labels(answers, labels, x) for labels in (y, flipped))
     assert narrow is not None
     assert noise is not None
     assert narrow.shared > 0.8

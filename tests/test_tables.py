@@ -15,7 +15,7 @@ from wellposed.core.errors import DataError, FormatError
 pd = pytest.importorskip("pandas")
 
 from wellposed.core.csv import csv_columns  # noqa: E402
-from wellposed.data.columns import as_days, as_numbers, kind_of  # noqa: E402 - needs pandas
+from wellposed.data.columns import as_days, as_numbers, column_kind  # noqa: E402 - needs pandas
 from wellposed.data.images import image_tensor, pixel_statistics, read_npz  # noqa: E402
 from wellposed.data.table_files import as_frame, read_table  # noqa: E402
 from wellposed.data.tables import (  # noqa: E402
@@ -198,7 +198,7 @@ def test_as_frame_takes_every_table() -> None:
         frame = as_frame(x)
         assert list(frame.columns) == ["x0", "x1"]
         assert frame["x0"].tolist() == [1.0, 0.0]
-        assert kind_of(frame["x0"]) == "number"
+        assert column_kind(frame["x0"]) == "number"
     odd = as_frame(pd.DataFrame({1: [1], ("a", 2): [2]}, index=["k"]))
     assert list(odd.columns) == ["1", "('a', 2)"]
     assert odd.index.tolist() == [0]
@@ -425,7 +425,7 @@ def test_preparing_anything_gives_a_table_or_a_sentence(seed: int) -> None:
     ],
 )
 def test_kind(values: object, kind: str) -> None:
-    assert kind_of(pd.Series(values)) == kind
+    assert column_kind(pd.Series(values)) == kind
 
 
 def test_dates_and_numbers_are_read() -> None:
@@ -682,7 +682,7 @@ def test_the_encoder_sees_training_rows_only() -> None:
     train, held = np.arange(0, 600), np.arange(600, len(frame))
     changed = frame.copy()
     for column in frame.columns:
-        text = kind_of(frame[column]) == "category"
+        text = column_kind(frame[column]) == "category"
         changed.loc[held, column] = "never seen" if text else 12345
     before, after = (TableEncoder.fit(f.iloc[train]) for f in (frame, changed))
     assert before == after

@@ -504,7 +504,7 @@ def test_no_name_in_a_table_steers_the_terminal_or_a_page(tmp_path: Path, monkey
         found = call(*words)
         assert found.status == (words[0] == "predict"), found.err
         said += [found.out, found.err]
-    said.append(Path("f.html").read_text(encoding="utf-8"))
+    said.append(Path("f.html").read_text(encoding="utf-8").replace("\t", ""))
     for text in said:
         assert not hidden(text), text[:1000]
     assert "\\x1b[31m" in "".join(said[2:])
@@ -941,7 +941,7 @@ way, folder = sys.argv[1], Path(sys.argv[2])
 if way == "number":
     processes.die_with = lambda parent: None
 if way == "system":
-    processes.Interrupts._wait = lambda self: None
+    processes.WorkerInterrupts._wait = lambda self: None
 torch.set_num_threads(1)
 parent = os.getpid()
 
@@ -961,7 +961,7 @@ def fork_holder(start):
         return worker
     return started
 
-processes.forked = fork_holder(processes.forked)
+processes.fork_worker = fork_holder(processes.fork_worker)
 problem = wp.Problem(lambda: Net(2, 2), "cross_entropy", (torch.randn(20, 2), torch.arange(20) % 2))
 recipe = wp.Recipe(epochs=10**9, batch_size=8, stopping={"patience": 0})
 processes.train_in_processes(problem, [Job(recipe, seed) for seed in range(2)], Conditions("cpu"), workers=2, fork=True)

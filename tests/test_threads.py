@@ -20,7 +20,7 @@ from torch import nn
 
 import wellposed as wp
 from wellposed.core import shared
-from wellposed.parallel.population.tracing import traced
+from wellposed.parallel.population.tracing import trace
 
 SOURCE = Path(wp.__file__).parent
 THREADS, REPEATS = 8, 3
@@ -145,7 +145,7 @@ def test_a_model_that_is_traced_leaves_the_calls_of_others_alone() -> None:
 
     other = threading.Thread(target=call)
     other.start()
-    traced(nn.Sequential(nn.Linear(3, 3), Slow()), torch.zeros(2, 3))
+    trace(nn.Sequential(nn.Linear(3, 3), Slow()), torch.zeros(2, 3))
     other.join()
     assert found == [(4, 2)]
 
@@ -160,7 +160,7 @@ def test_a_new_thread_has_as_many_threads_of_torch_as_the_process_had() -> None:
             go_on.wait()
 
     def look() -> None:
-        with shared.alone():
+        with shared.exclusively():
             found.append(torch.get_num_threads())
 
     wanted = torch.get_num_threads()
@@ -180,7 +180,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with shared.alone():
+        with shared.exclusively():
             inside.set()
             go_on.wait()
 
@@ -189,7 +189,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     inside.wait()
     child = os.fork()
     if not child:
-        with shared.alone():
+        with shared.exclusively():
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     go_on.set()

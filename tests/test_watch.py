@@ -30,7 +30,7 @@ from torch.utils.data import (
 
 import wellposed as wp
 from wellposed.core.errors import DataError, InputError, ProblemError, TargetError
-from wellposed.losses.metrics import Metric
+from wellposed.losses.score import Score
 from wellposed.training import watch as watching
 from wellposed.training.watch import FEWEST, MOST, probe_rows
 
@@ -603,7 +603,7 @@ class Trap:
             raise Mishap("my own words")
 
 
-class Trapped(Metric):
+class Trapped(Score):
     """Somebody's own metric."""
 
     name = "trapped"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         WellposedError,
     )
     from wellposed.core.reading import reading_up_to
-    from wellposed.core.selectors import biases, convs, embeddings, heads, inputs, named, norms, weights
+    from wellposed.core.selectors import biases, convs, embeddings, inputs, named, norms, outputs, weights
     from wellposed.data.data import Data
     from wellposed.decomposition.bias_variance import BiasVariance, bias_variance, bias_variance_path
     from wellposed.decomposition.error_budget import error_budget
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from wellposed.losses.regression import Huber, Poisson, Quantile
     from wellposed.noise.gradient_noise import GradientNoise
     from wellposed.noise.inputs import cutmix, cutout, mixup, mixup_or_cutmix
-    from wellposed.noise.labels import mixed
+    from wellposed.noise.labels import mixed_targets
     from wellposed.noise.mixing import ManifoldMixup
     from wellposed.noise.noise import Noise
     from wellposed.noise.perturb import (
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from wellposed.optim.lookahead import Lookahead
     from wellposed.optim.optimizer_metrics import Diagonal, OptimizerMetric
     from wellposed.optim.regularize import regularize
-    from wellposed.optim.schedules import decay_to, ramp, shaped, staircase
+    from wellposed.optim.schedules import decay_to, named_schedule, ramp, staircase
     from wellposed.optim.sharpness import SAM
     from wellposed.optimality.certify import Certificate, certify
     from wellposed.optimality.settle import settle
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     )
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
-    from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitNorm
+    from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
     from wellposed.penalties.group import GroupL2, GroupMCP, SparseGroup
     from wellposed.penalties.hierarchical import Hierarchical
     from wellposed.penalties.matrix import Nuclear, Orthogonality, RowL21, Spectral
@@ -115,7 +115,7 @@ _PLACES = {
         "WellposedError",
     ],
     "core.reading": ["reading_up_to"],
-    "core.selectors": ["biases", "convs", "embeddings", "heads", "inputs", "named", "norms", "weights"],
+    "core.selectors": ["biases", "convs", "embeddings", "outputs", "inputs", "named", "norms", "weights"],
     "penalties.base": [
         "Constraint",
         "Context",
@@ -134,7 +134,7 @@ _PLACES = {
     "penalties.matrix": ["Nuclear", "Orthogonality", "RowL21", "Spectral"],
     "penalties.coupled": ["TiedGroups"],
     "penalties.hierarchical": ["Hierarchical"],
-    "penalties.functional": ["ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitNorm"],
+    "penalties.functional": ["ActivationL1", "ActivationL2", "Confidence", "Consistency", "Jacobian", "LogitL2"],
     "constraints.balls": ["L1Ball", "L2Ball", "LInfBall", "MaxNorm", "UnitNorm"],
     "constraints.patterns": ["Box", "HalfSpace", "NonNegative", "Simplex", "TopK"],
     "constraints.spectral": ["Orthogonal", "SpectralBall"],
@@ -143,7 +143,7 @@ _PLACES = {
     "losses.regression": ["Huber", "Poisson", "Quantile"],
     "noise.gradient_noise": ["GradientNoise"],
     "noise.inputs": ["cutmix", "cutout", "mixup", "mixup_or_cutmix"],
-    "noise.labels": ["mixed"],
+    "noise.labels": ["mixed_targets"],
     "noise.mixing": ["ManifoldMixup"],
     "noise.noise": ["Noise"],
     "noise.perturb": [
@@ -160,7 +160,7 @@ _PLACES = {
     "optim.lookahead": ["Lookahead"],
     "optim.optimizer_metrics": ["Diagonal", "OptimizerMetric"],
     "optim.regularize": ["regularize"],
-    "optim.schedules": ["decay_to", "ramp", "shaped", "staircase"],
+    "optim.schedules": ["decay_to", "ramp", "named_schedule", "staircase"],
     "optim.sharpness": ["SAM"],
     "recipe.recipe": ["Recipe"],
     "optimality.certify": ["Certificate", "certify"],
@@ -187,6 +187,7 @@ _PLACES = {
     "study.study": ["Study"],
     "reporting.html": ["report"],
 }
+_RENAMED = {"LogitNorm": "LogitL2", "heads": "outputs", "mixed": "mixed_targets", "shaped": "named_schedule"}
 _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
@@ -235,7 +236,7 @@ __all__ = [
     "LInfBall",
     "LearningCurve",
     "Log",
-    "LogitNorm",
+    "LogitL2",
     "Lookahead",
     "ManifoldMixup",
     "MaxNorm",
@@ -296,23 +297,23 @@ __all__ = [
     "fit",
     "fit_many",
     "gap_split",
-    "heads",
     "improve",
     "inputs",
     "learning_curve",
     "lr_range_test",
-    "mixed",
+    "mixed_targets",
     "mixup",
     "mixup_or_cutmix",
     "named",
+    "named_schedule",
     "norms",
+    "outputs",
     "perturb",
     "ramp",
     "reading_up_to",
     "regularize",
     "report",
     "settle",
-    "shaped",
     "staircase",
     "stop_when_sure",
     "watch",
@@ -322,6 +323,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that ``import wellposed`` costs nothing."""
+    if name in _RENAMED:
+        raise AttributeError(f"wellposed.{name} is called wellposed.{_RENAMED[name]} now.")
     if name not in _WHERE:
         raise AttributeError(f"module 'wellposed' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"wellposed.{_WHERE[name]}"), name)

@@ -17,7 +17,7 @@ from wellposed.constraints.patterns import Box, HalfSpace, NonNegative, Simplex,
 from wellposed.constraints.spectral import Orthogonal, SpectralBall
 from wellposed.ops.norms import group_norms
 from wellposed.ops.project import simplex_threshold
-from wellposed.ops.singular_values import as_matrices, back, spectral_map
+from wellposed.ops.singular_values import as_matrices, from_matrices, spectral_map
 
 GIVEN: dict[str, list[dict[str, Any]]] = {
     "max_norm": [{"bound": 1.0}, {"bound": 0.7, "by": "input"}, {"bound": 0.0}, {"bound": 2.0, "by": "all"}],
@@ -414,7 +414,7 @@ class SpectralScaledDown(SpectralBall):
     def project(self, w: Tensor) -> Tensor:
         a = as_matrices(w, self.parts)
         top = torch.linalg.matrix_norm(a, ord=2, keepdim=True)
-        return back(torch.where(top > self.bound * (1 + 1e-9), a * (self.bound / top), a), w)
+        return from_matrices(torch.where(top > self.bound * (1 + 1e-9), a * (self.bound / top), a), w)
 
 
 class SpectralFrobenius(SpectralBall):
@@ -424,7 +424,7 @@ class SpectralFrobenius(SpectralBall):
 
 class SpectralNotIdempotent(SpectralBall):
     def project(self, w: Tensor) -> Tensor:
-        return back(spectral_map(as_matrices(w, self.parts), lambda s: s.clamp_max(self.bound)), w)
+        return from_matrices(spectral_map(as_matrices(w, self.parts), lambda s: s.clamp_max(self.bound)), w)
 
 
 class SpectralForgetsItsParts(SpectralBall):
@@ -437,19 +437,19 @@ class OrthogonalByGramSchmidt(Orthogonal):
 
     def project(self, w: Tensor) -> Tensor:
         a = as_matrices(w, self.parts)
-        if float((back(Orthogonal().project(a[0]), a[0]) - a[0]).abs().max()) == 0.0 and self.parts == 1:
+        if float((from_matrices(Orthogonal().project(a[0]), a[0]) - a[0]).abs().max()) == 0.0 and self.parts == 1:
             return w
         wide = a.shape[-2] <= a.shape[-1]
         q, r = torch.linalg.qr(a.mT if wide else a)
         q = q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q).unsqueeze(-2)
-        return back(q.mT if wide else q, w)
+        return from_matrices(q.mT if wide else q, w)
 
 
 class OrthogonalWithoutFullRank(Orthogonal):
     """What is zero stays zero."""
 
     def project(self, w: Tensor) -> Tensor:
-        return back(spectral_map(as_matrices(w, self.parts), lambda s: (s > 1e-9).to(s)), w)
+        return from_matrices(spectral_map(as_matrices(w, self.parts), lambda s: (s > 1e-9).to(s)), w)
 
 
 class OrthogonalOneStep(Orthogonal):
@@ -457,7 +457,7 @@ class OrthogonalOneStep(Orthogonal):
 
     def project(self, w: Tensor) -> Tensor:
         a = as_matrices(w, self.parts)
-        return back(1.5 * a - 0.5 * a @ a.mT @ a, w)
+        return from_matrices(1.5 * a - 0.5 * a @ a.mT @ a, w)
 
 
 class OrthogonalForgetsItsParts(Orthogonal):

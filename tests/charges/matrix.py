@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charges import equal
 from wellposed.ops.prox import group_soft_threshold, soft_threshold
-from wellposed.ops.singular_values import as_matrices, back, soft_threshold_spectrum, spectral_map
+from wellposed.ops.singular_values import as_matrices, from_matrices, soft_threshold_spectrum, spectral_map
 from wellposed.penalties.base import Traits
 from wellposed.penalties.matrix import Nuclear, Orthogonality, RowL21, Spectral
 
@@ -103,7 +103,7 @@ class NuclearOfTheEntries(Nuclear):
 class NuclearHardThreshold(Nuclear):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         cut = float(step) * self.strength
-        return back(spectral_map(as_matrices(w, self.parts), lambda s: s * (s > cut)), w)
+        return from_matrices(spectral_map(as_matrices(w, self.parts), lambda s: s * (s > cut)), w)
 
 
 class NuclearIsFrobenius(Nuclear):
@@ -114,7 +114,7 @@ class NuclearIsFrobenius(Nuclear):
 class NuclearForgetsItsParts(Nuclear):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         a = as_matrices(w)
-        return back(soft_threshold_spectrum(a, torch.as_tensor(step).to(a) * self.strength), w)
+        return from_matrices(soft_threshold_spectrum(a, torch.as_tensor(step).to(a) * self.strength), w)
 
 
 class NuclearViolationWithoutTheFreePart(Nuclear):
@@ -143,7 +143,9 @@ class SpectralScaled(Spectral):
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         cut = float(step) * self.strength
-        return back(spectral_map(as_matrices(w, self.parts), lambda s: s * (1 - cut / s[..., :1]).clamp_min(0)), w)
+        return from_matrices(
+            spectral_map(as_matrices(w, self.parts), lambda s: s * (1 - cut / s[..., :1]).clamp_min(0)), w
+        )
 
 
 class SpectralLowersOne(Spectral):
@@ -155,7 +157,7 @@ class SpectralLowersOne(Spectral):
         def lowered(s: Tensor) -> Tensor:
             return torch.cat([(s[..., :1] - cut).clamp_min(0), s[..., 1:]], dim=-1)
 
-        return back(spectral_map(as_matrices(w, self.parts), lowered), w)
+        return from_matrices(spectral_map(as_matrices(w, self.parts), lowered), w)
 
 
 class SpectralIsNuclear(Spectral):
@@ -189,14 +191,14 @@ class OrthogonalityOfTheLargerGram(Orthogonality):
 class OrthogonalityOneGradientStep(Orthogonality):
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         a = as_matrices(w, self.parts)
-        return back(a - step * self.strength * ((a @ a.mT) @ a - a), w)
+        return from_matrices(a - step * self.strength * ((a @ a.mT) @ a - a), w)
 
 
 class OrthogonalityOnTheOrthogonal(Orthogonality):
     """Straight to the polar factor."""
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        return back(spectral_map(as_matrices(w, self.parts), torch.ones_like), w)
+        return from_matrices(spectral_map(as_matrices(w, self.parts), torch.ones_like), w)
 
 
 class OrthogonalitySaysItIsConvex(Orthogonality):

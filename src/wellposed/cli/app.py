@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from wellposed._version import __version__
 from wellposed.cli import diagnose, improve, predict, recipe, report
-from wellposed.cli.failures import Stopped
+from wellposed.cli.failures import Interrupted
 from wellposed.cli.terminal import say
 
 
@@ -21,7 +21,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            raise Stopped from interrupt
+            raise Interrupted from interrupt
 
 
 app = typer.Typer(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wellposed.cli.failures import sentence
-from wellposed.cli.options import MaxMemory, Rules, typed
-from wellposed.cli.terminal import complain, hand_over, say, takes, width
+from wellposed.cli.options import MaxMemory, RuleNames, imported_types
+from wellposed.cli.terminal import complain, hand_over, say, stdout_encodes, terminal_width
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis
@@ -34,7 +34,7 @@ def diagnose(
         list[str] | None,
         typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="A log reader of your own; may be given several times."),
     ] = None,
-    rule: Rules = None,
+    rule: RuleNames = None,
     max_memory: MaxMemory = None,
 ) -> None:
     """Say what holds a model back, from its training curves."""
@@ -44,7 +44,7 @@ def diagnose(
         from wellposed.reporting.turning import check_name
 
         check_name(figure)
-    found, unread = _all_of(sources, typed(reader, "reader"), typed(rule, "rule"))
+    found, unread = _all_of(sources, imported_types(reader, "reader"), imported_types(rule, "rule"))
     if as_json and (len(found) or not unread):
         hand_over(json.dumps([jsonable(one.to_dict()) for one in found]) + "\n")
     elif not as_json:
@@ -85,7 +85,7 @@ def _show(found: Diagnoses, details: bool) -> None:
     """One source with everything; several as a table, the worst first."""
     from wellposed.reporting.sketch import SIGNS, sketch
 
-    columns = width()
+    columns = terminal_width()
     if len(found) > 1:
         say(found.table(columns))
         if not details:
@@ -93,6 +93,6 @@ def _show(found: Diagnoses, details: bool) -> None:
     for one in found.worst_first if details or len(found) == 1 else ():
         if len(found) > 1:
             say()
-        if columns is not None and (drawing := sketch(one, columns, ascii_only=not takes(SIGNS))):
+        if columns is not None and (drawing := sketch(one, columns, ascii_only=not stdout_encodes(SIGNS))):
             say(f"{drawing}\n")
         say(str(one))

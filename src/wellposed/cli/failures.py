@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from wellposed.cli.interrupts import Interrupts
-from wellposed.cli.terminal import complain, explain, speaking, undelivered
+from wellposed.cli.terminal import complain, explain, harmless_streams, undelivered
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """Ctrl-C, or what ends like it, came before there was anything to keep, or after all was kept."""
 
 
-def guarded(command: Callable[[], Any], debug: bool) -> int:
+def run_command(command: Callable[[], Any], debug: bool) -> int:
     """Run a command; the exit status. ``debug`` shows the traceback."""
-    with Interrupts() as interrupts, speaking():
+    with Interrupts() as interrupts, harmless_streams():
         try:
             status = _status(command, debug)
             missing = undelivered()
@@ -38,7 +38,7 @@ def _status(command: Callable[[], Any], debug: bool) -> int:
         ended = command()
     except SystemExit as error:
         ended = error.code if isinstance(error.code, int) or not error.code else 1
-    except Stopped:
+    except Interrupted:
         raise KeyboardInterrupt from None
     except Exception as error:
         show = getattr(error, "show", None)

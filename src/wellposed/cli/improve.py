@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory, Rules, typed
-from wellposed.cli.terminal import apart, complain, hand_over, say, spelled
+from wellposed.cli.options import MaxMemory, RuleNames, imported_types
+from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def improve(
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
-    rule: Rules = None,
+    rule: RuleNames = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
@@ -70,7 +70,7 @@ def improve(
     """Train, diagnose, search, confirm on untouched rows, and write a report."""
     # Imports take seconds, and count: `wellposed.cli.main.run` hands over when the process began.
     began = clock.monotonic() if context.obj is None else float(context.obj)
-    from wellposed.cli.progress_bar import progress
+    from wellposed.cli.progress_bar import show_progress
     from wellposed.core.errors import InputError, StudyFinished, did_you_mean, listed
     from wellposed.core.files import read_json
     from wellposed.study.budget import Budget
@@ -81,7 +81,7 @@ def improve(
         raise typer.BadParameter("give --budget or --recipes, not both")
     spent = Budget.parse(f"{recipes} recipes" if recipes is not None else DEFAULT_BUDGET if budget is None else budget)
     # What somebody's problem file prints is no result: stdout is kept for ours.
-    with progress(spent, quiet or as_json), apart():
+    with show_progress(spent, quiet or as_json), stdout_to_stderr():
         from wellposed.core.drawing import left_out
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
@@ -93,15 +93,17 @@ def improve(
         own = None if recipe is None else as_recipe(recipe)
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
-        columns = [spelled(name) or name for name in drop or []]
-        problem = problem_of(data, spelled(target), task, metric, columns, spelled(group), spelled(time), test)
+        columns = [decode_argument(name) or name for name in drop or []]
+        problem = problem_of(
+            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test
+        )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
         try:
             study = search(
                 problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command, rules=typed(rule, "rule"),
+                command=command, rules=imported_types(rule, "rule"),
                 began=began,
             )  # fmt: skip
         except KeyboardInterrupt:

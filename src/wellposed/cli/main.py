@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import Any
 
-from wellposed.cli.failures import guarded
+from wellposed.cli.failures import run_command
 
 
 def run() -> None:
@@ -21,7 +21,7 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    sys.exit(guarded(partial(_main, began), debug))
+    sys.exit(run_command(partial(_main, began), debug))
 
 
 def _main(began: float) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-Rules = Annotated[
+RuleNames = Annotated[
     list[str] | None,
     typer.Option(
         "--rule", metavar="PACKAGE.MODULE:CLASS", help="A finding rule of your own; may be given several times."
@@ -14,11 +14,11 @@ Rules = Annotated[
 ]
 
 
-def typed(names: list[str] | None, kind: str) -> list[Any]:
+def imported_types(names: list[str] | None, kind: str) -> list[Any]:
     """What the import names stand for."""
-    from wellposed.core.registry import typed
+    from wellposed.core.registry import import_typed
 
-    return [typed(name, kind) for name in names or []]
+    return [import_typed(name, kind) for name in names or []]
 
 
 def _allowed(context: typer.Context, memory: str | None) -> None:

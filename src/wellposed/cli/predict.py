@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from wellposed.cli.options import MaxMemory
-from wellposed.cli.terminal import apart, hand_over
+from wellposed.cli.terminal import hand_over, stdout_to_stderr
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -29,15 +29,16 @@ def predict(
 
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
-    with apart():  # what a problem file prints is no prediction
-        text = written(predicted(run, data))
+    with stdout_to_stderr():  # what a problem file prints is no prediction
+        columns = prediction_columns(run, data)
+        text = csv_text(columns)
     if out is not None:
         write_atomically(out, text)
     else:
         hand_over(text)
 
 
-def predicted(run: Path, data: str) -> dict[str, Any]:
+def prediction_columns(run: Path, data: str) -> dict[str, Any]:
     """Columns of predictions."""
     import dataclasses
 
@@ -79,7 +80,7 @@ def safe(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def written(columns: dict[str, Any]) -> str:
+def csv_text(columns: dict[str, Any]) -> str:
     """Columns as CSV; several numbers a row become ``prediction_0``, ``prediction_1``, ..."""
     for name in [name for name, column in columns.items() if column.ndim == 2]:
         columns = {**columns, **{f"{name}_{place}": part for place, part in enumerate(columns[name].T)}}

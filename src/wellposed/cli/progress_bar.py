@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from wellposed.cli.terminal import complain, live
+from wellposed.cli.terminal import complain, stderr_is_terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress(budget: Budget, quiet: bool) -> Iterator[None]:
+def show_progress(budget: Budget, quiet: bool) -> Iterator[None]:
     """Show what long work reports; ``quiet`` shows notes only."""
     from wellposed.core.progress import reporting_to
 
-    if quiet or not live():
-        with reporting_to(notes):
+    if quiet or not stderr_is_terminal():
+        with reporting_to(show_notes):
             yield
         return
     from rich.console import Console
@@ -32,7 +32,7 @@ def progress(budget: Budget, quiet: bool) -> Iterator[None]:
         yield
 
 
-def notes(event: str, fields: dict[str, Any]) -> None:
+def show_notes(event: str, fields: dict[str, Any]) -> None:
     """Only what must be said: a device that cannot be used, say."""
     if event == "note":
         complain(fields["text"])

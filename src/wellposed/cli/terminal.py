@@ -1,6 +1,6 @@
 """The one place through which a command speaks: sentences, data and errors, to whatever listens, or to nobody.
 
-`speaking` makes the two streams of the process harmless for the time of a command: a stream that was closed leads nowhere,
+`harmless_streams` makes the two streams of the process harmless for the time of a command: a stream that was closed leads nowhere,
 what cannot be written (a full disk, a reader that left, a terminal that was shut) is kept as a fact, and a sign that the
 encoding lacks gets its form in ASCII. So nothing that is printed, by us, by a library or by a problem file, can end a study.
 What names of others could do to a terminal is taken from them in `say` and `complain`.
@@ -65,7 +65,7 @@ def hand_over(text: str) -> None:
     sys.stdout.write(fit)
 
 
-def spelled(name: str | None) -> str | None:
+def decode_argument(name: str | None) -> str | None:
     """A name of a column as it was typed: where Python takes arguments for ASCII, its other signs come as single bytes."""
     if name is not None and name != name.encode("utf-8", "ignore").decode("utf-8"):
         with suppress(UnicodeError):
@@ -74,23 +74,23 @@ def spelled(name: str | None) -> str | None:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Send to stderr what somebody's problem file prints inside the block: stdout is kept for results."""
     with redirect_stdout(sys.stderr):
         yield
 
 
-def takes(signs: str) -> bool:
+def stdout_encodes(signs: str) -> bool:
     """Whether stdout has all these signs, for a drawing that has another form without them."""
     return fitting(signs, sys.stdout.encoding or "utf-8") == signs
 
 
-def width() -> int | None:
+def terminal_width() -> int | None:
     """Signs of a line where stdout is a terminal, else None."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def live() -> bool:
+def stderr_is_terminal() -> bool:
     """Whether stderr is a terminal that can show a bar."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in NO_BAR
 
@@ -100,7 +100,7 @@ def _lines(text: str) -> str:
 
 
 @contextmanager
-def speaking() -> Iterator[None]:
+def harmless_streams() -> Iterator[None]:
     """Make stdout and stderr harmless inside the block."""
     fill_gaps()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell that a home cannot be written

@@ -50,7 +50,7 @@ class Bounded(Constraint):
         at_least_zero(self, bound=self.bound)
 
 
-class Grouped(Constraint):
+class GroupConstraint(Constraint):
     """A set for each group of weights; ``by`` says what a group is."""
 
     by: str
@@ -83,12 +83,12 @@ class Grouped(Constraint):
             needs_axes(self, name, w, 2)
 
 
-class BoundedGroups(Bounded, Grouped):
+class BoundedGroups(Bounded, GroupConstraint):
     """A bound for each group of weights."""
 
     def __post_init__(self) -> None:
         Bounded.__post_init__(self)
-        Grouped.__post_init__(self)
+        GroupConstraint.__post_init__(self)
 
 
 @checked
@@ -200,7 +200,7 @@ class LInfBall(Bounded):
 
 @checked
 @dataclass(frozen=True)
-class UnitNorm(Grouped):
+class UnitNorm(GroupConstraint):
     """``|w_g|_2 = 1`` for every group: ``w_g /= |w_g|``. A group of zeros becomes the first unit vector.
 
     The sphere is not convex: of a group of zeros every point of it is a nearest one, and one is fixed.

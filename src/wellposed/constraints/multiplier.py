@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.ops.prox import shrink
 from wellposed.penalties.base import Chargeable, How, Traits
 
@@ -94,7 +94,7 @@ class NormBound(Multiplier):
     traits: ClassVar[Traits] = Traits(sparse=False)
 
     def __post_init__(self) -> None:
-        settle(self, "bound", "rate", "warm_steps")
+        convert_numbers(self, "bound", "rate", "warm_steps")
         if self.bound is not None and not (_is_number(self.bound) and 0 < self.bound < math.inf):
             raise InputError(
                 f"NormBound needs a finite bound > 0, or None for the norm after warm_steps; it was given {self.bound!r}."

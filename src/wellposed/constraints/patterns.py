@@ -10,14 +10,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from wellposed.constraints.balls import Grouped
+from wellposed.constraints.balls import GroupConstraint
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
-from wellposed.penalties.base import ByValue, Constraint, Numbers, Penalty, Traits, array, at_least_zero, shown
+from wellposed.penalties.base import ByValue, Constraint, Numbers, Penalty, Traits, array, at_least_zero, setting_text
 from wellposed.penalties.elementwise import broadcasts
 
 
@@ -73,12 +73,14 @@ class Box(ByValue, Constraint):
         numbers = all(isinstance(x, (int, float, Tensor)) and not isinstance(x, bool) for x in ends)
         # Comparisons with what is not a number are false.
         if not numbers or not (_all(low <= high) and _all(low < math.inf) and _all(high > -math.inf)):
-            raise InputError(f"Box needs numbers low <= high; it was given {shown(low)} and {shown(high)}.")
+            raise InputError(
+                f"Box needs numbers low <= high; it was given {setting_text(low)} and {setting_text(high)}."
+            )
         if all(_all(abs(end) == math.inf) for end in ends):
             raise InputError("Box needs at least one finite end; with both infinite, leave it out.")
 
     def __str__(self) -> str:
-        return f"Box(low={shown(self.low)}, high={shown(self.high)})"
+        return f"Box(low={setting_text(self.low)}, high={setting_text(self.high)})"
 
     __repr__ = __str__
 
@@ -90,11 +92,11 @@ class Box(ByValue, Constraint):
     def check(self, name: str, w: Tensor) -> None:
         """Refuse a parameter that an array does not broadcast to."""
         for end in ("low", "high"):
-            fits(self, end, getattr(self, end), name, w)
+            check_broadcast(self, end, getattr(self, end), name, w)
 
     def at(self, leaf: Leaf) -> Self:
         """With its arrays in the parameter's type and on its device."""
-        return replace(self, low=like(self.low, leaf.tensor), high=like(self.high, leaf.tensor))
+        return replace(self, low=cast_to_weights(self.low, leaf.tensor), high=cast_to_weights(self.high, leaf.tensor))
 
     def project(self, w: Tensor) -> Tensor:
         """``clip(w, low, high)``; what is not finite stays."""
@@ -103,7 +105,7 @@ class Box(ByValue, Constraint):
 
 @checked
 @dataclass(frozen=True, eq=False)
-class HalfSpace(ByValue, Grouped):
+class HalfSpace(ByValue, GroupConstraint):
     """``<a, w_g> <= limit_g`` for every group, ``a`` the normal: ``w_g -= max(<a, w_g> - limit_g, 0)/|a_g|^2 * a_g``.
 
     A budget that weights share (``normal=1``), an order that they keep, a response that stays below a limit. With minus the
@@ -141,25 +143,25 @@ class HalfSpace(ByValue, Grouped):
             value = array(self, name)
             number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
             if not number or not bool(torch.isfinite(torch.as_tensor(value)).all()):
-                raise InputError(f"HalfSpace needs a finite {name}; it was given {shown(value)}.")
+                raise InputError(f"HalfSpace needs a finite {name}; it was given {setting_text(value)}.")
         if _all(self.normal == 0):
             raise InputError("HalfSpace needs a normal that is not 0: it says nothing about the weights otherwise.")
         if isinstance(self.limit, Tensor) and (self.limit.ndim != 1 or self.axis is None):
             raise InputError(
                 f"HalfSpace needs one limit, or one for each group in a row, by unit or by input; it was given "
-                f"{shown(self.limit)} with by={self.by!r}."
+                f"{setting_text(self.limit)} with by={self.by!r}."
             )
         _ = self.axis
 
     def __str__(self) -> str:
-        return f"HalfSpace(normal={shown(self.normal)}, limit={shown(self.limit)}, by={self.by!r})"
+        return f"HalfSpace(normal={setting_text(self.normal)}, limit={setting_text(self.limit)}, by={self.by!r})"
 
     __repr__ = __str__
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors unless by all, and a parameter that the normal and the limits do not fit."""
         super().check(name, w)
-        fits(self, "normal", self.normal, name, w)
+        check_broadcast(self, "normal", self.normal, name, w)
         groups = 1 if self.axis is None else w.shape[self.axis]
         if isinstance(self.limit, Tensor) and len(self.limit) != groups:
             raise ShapeError(
@@ -178,7 +180,9 @@ class HalfSpace(ByValue, Grouped):
     def at(self, leaf: Leaf) -> Self:
         """With its arrays on the parameter's device, and the axis of a transposed convolution's units and inputs."""
         here = super().at(leaf)
-        return replace(here, normal=like(here.normal, leaf.tensor), limit=like(here.limit, leaf.tensor))
+        return replace(
+            here, normal=cast_to_weights(here.normal, leaf.tensor), limit=cast_to_weights(here.limit, leaf.tensor)
+        )
 
     def times(self, factor: float) -> Self:
         """The same with ``factor`` times the limit."""
@@ -206,13 +210,13 @@ def _all(holds: bool | Tensor) -> bool:
     return bool(torch.as_tensor(holds).all())
 
 
-def like(value: float | Tensor, w: Tensor) -> float | Tensor:
+def cast_to_weights(value: float | Tensor, w: Tensor) -> float | Tensor:
     """An array in the type of a parameter, float32 at least, and on its device; a number as it is."""
     wide = torch.promote_types(w.dtype, torch.float32)
     return value.to(device=w.device, dtype=wide) if isinstance(value, Tensor) else value
 
 
-def fits(owner: object, setting: str, value: float | Tensor, name: str, w: Tensor) -> None:
+def check_broadcast(owner: object, setting: str, value: float | Tensor, name: str, w: Tensor) -> None:
     """Refuse an array that does not broadcast to a parameter.
 
     Raises:
@@ -227,7 +231,7 @@ def fits(owner: object, setting: str, value: float | Tensor, name: str, w: Tenso
 
 @checked
 @dataclass(frozen=True)
-class Simplex(Grouped):
+class Simplex(GroupConstraint):
     """``w_i >= 0`` and ``sum_i w_i = total`` in every group: weights that mix, many of them exactly zero.
 
     Args:
@@ -258,7 +262,7 @@ class Simplex(Grouped):
 
 @checked
 @dataclass(frozen=True)
-class TopK(Grouped):
+class TopK(GroupConstraint):
     """At most ``keep`` weights of every group are not zero: the largest magnitudes stay, the others become 0.
 
     Not convex. The projected step is iterative hard thresholding; its `violation` is the residual of that step, which
@@ -284,7 +288,7 @@ class TopK(Grouped):
     keeps_signs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        settle(self, "keep")
+        convert_numbers(self, "keep")
         count = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 0
         if not count and not (isinstance(self.keep, float) and 0.0 < self.keep < 1.0):
             raise InputError(

@@ -51,7 +51,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
             yield from tensors_in(list(_fields(leaf).values()))
 
 
-def numbers_in(batch: Any) -> int:
+def count_numbers(batch: Any) -> int:
     """How many numbers all tensors of a batch have."""
     return sum(tensor.numel() for tensor in tensors_in(batch))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from wellposed.core.errors import InputError, WellposedError, described, did_you_mean
-from wellposed.core.numbers import arrayed, plain
+from wellposed.core.numbers import arrayed, to_python
 
 C = TypeVar("C", bound=Callable[..., Any])
 MOST = 1_000_000
@@ -49,7 +49,7 @@ class Within:
 
 Count = Annotated[int, Within(1)]
 """How many of something, at least one."""
-Level = Annotated[float, Within(0, 1, open="both")]
+ConfidenceLevel = Annotated[float, Within(0, 1, open="both")]
 """A probability that is neither 0 nor 1."""
 Positive = Annotated[float, Within(0, sys.float_info.max, open="low")]
 """A finite number above 0."""
@@ -57,16 +57,16 @@ Seed = Annotated[int, "seed"]
 """What draws are a function of: any whole number of 64 bits, with a sign or without, as torch and numpy have them."""
 
 
-def fits(value: object, hint: Any) -> bool:
+def matches_annotation(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
     if hint == Seed:
         return SCALARS[Seed].holds(value)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
-        return fits(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
+        return matches_annotation(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
     if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(matches_annotation(value, one) for one in inner)
     if origin is Literal:
         return any(_is_kind(value, one) and value == one for one in inner)
     if isinstance(origin, type):
@@ -128,7 +128,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
     """Whether a container is of its kind and holds what it should."""
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and all(
-            fits(plain(key), inner[0]) and fits(plain(item), inner[1]) for key, item in value.items()
+            matches_annotation(to_python(key), inner[0]) and matches_annotation(to_python(item), inner[1])
+            for key, item in value.items()
         )
     if not issubclass(kind, Iterable):
         return isinstance(value, kind)
@@ -136,10 +137,10 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
         return False
     if kind is tuple and inner[-1] is not Ellipsis:
         fixed = isinstance(value, (tuple, list)) and len(value) == len(inner)
-        return fixed and all(fits(plain(item), one) for item, one in zip(value, inner, strict=True))
+        return fixed and all(matches_annotation(to_python(item), one) for item, one in zip(value, inner, strict=True))
     if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         return kind is Iterable  # used up by looking
-    return getattr(value, "ndim", 1) == 1 and all(fits(plain(item), inner[0]) for item in value)
+    return getattr(value, "ndim", 1) == 1 and all(matches_annotation(to_python(item), inner[0]) for item in value)
 
 
 def words(hint: Any) -> str:
@@ -220,13 +221,13 @@ def _checking(function: Callable[..., Any], name: str, owner: type | None) -> Ca
         for key, (hint, of_tensors) in hints().items():
             if key in bound.arguments:
                 value = bound.arguments[key]
-                value = value if of_tensors else plain(value)
+                value = value if of_tensors else to_python(value)
                 if isinstance(value, int) and 2**63 <= abs(value) <= sys.float_info.max and hint != Seed:
                     value = float(value)  # a number of this size, which most libraries take as a float alone
-                known = fits(value, hint)
+                known = matches_annotation(value, hint)
                 if not known:
                     value = _written_out(value, hint)
-                    known = fits(value, hint)
+                    known = matches_annotation(value, hint)
                 bound.arguments[key] = value
                 known = known or (own and of_tensors and _become_tensors(value, hint))
                 refusal = refusal or (None if known else _refusal(name, key, value, hint))
@@ -274,7 +275,10 @@ def _become_tensors(value: Any, hint: Any) -> bool:
     if not isinstance(value, Mapping):
         return arrayed(value)
     held = [get_args(one) for one in _parts(hint) if get_origin(one) is Mapping]
-    return any(all(fits(k, key) and (fits(v, item) or arrayed(v)) for k, v in value.items()) for key, item in held)
+    return any(
+        all(matches_annotation(k, key) and (matches_annotation(v, item) or arrayed(v)) for k, v in value.items())
+        for key, item in held
+    )
 
 
 def _own_words(function: Callable[..., Any], bound: inspect.BoundArguments) -> WellposedError | None:

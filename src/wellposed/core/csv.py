@@ -64,7 +64,7 @@ def separated(text: str, path: Path) -> tuple[str, str]:
     header = text.strip().partition("\n")[0]
     if "\t" in header and re.search(r"\.tsv(\.gz)?$", path.name, re.IGNORECASE):
         return text, "\t"
-    for separator in SEPARATORS:
+    for separator in filter(text.__contains__, SEPARATORS):
         widths = {len(record) for _, record in first_records(text, path, separator)}
         if len(widths) == 1 and max(widths) > 1:
             return text, separator
@@ -164,14 +164,15 @@ def csv_columns(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
     """
-    return split(text_of(path), path)
+    return split_columns(text_of(path), path)
 
 
-def split(text: str, path: Path) -> dict[str, list[str]]:
+def split_columns(text: str, path: Path) -> dict[str, list[str]]:
     """The columns of a log's text, without remarks before the header and rows of empty cells. A header that is repeated
     further down, as by a run that was resumed, is no row."""
-    text, separator = separated(uncommented(text), path)
-    check_cells(f"'{path}'", 1, text.count(separator) + text.count("\n"))
+    text = strip_comments(text)
+    check_cells(f"'{path}'", 1, max(map(text.count, SEPARATORS)) + text.count("\n"))
+    text, separator = separated(text, path)
     found = ((line, record) for line, record in records(text, path, separator) if "".join(record).strip())
     names = header_of(found, path)
     width = len(names)
@@ -188,7 +189,7 @@ def split(text: str, path: Path) -> dict[str, list[str]]:
     return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
 
 
-def uncommented(text: str) -> str:
+def strip_comments(text: str) -> str:
     """Without remarks before the header. One right before numbers is the header itself, as numpy writes it."""
     if not text.startswith("#"):
         return text

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from wellposed.core.errors import require
-from wellposed.core.formats import fixed, signed
-from wellposed.core.records import known
-from wellposed.core.shared import alone
-from wellposed.core.signs import escaped
+from wellposed.core.formats import format_decimals, with_sign
+from wellposed.core.records import finite_numbers
+from wellposed.core.shared import exclusively
+from wellposed.core.signs import escape_html
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
 
@@ -106,15 +106,15 @@ STYLE: dict[str, Any] = {
 }
 
 
-def limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
+def axis_limits(values: Sequence[float], needed: Sequence[float] = (), pad: float = 0.07) -> tuple[float, float]:
     """A frame around the values that a few wild ones cannot stretch beyond twice the rest; ``needed`` are always inside."""
     low, high = _bulk(values)
-    low, high = min([low, *known(list(needed))]), max([high, *known(list(needed))])
+    low, high = min([low, *finite_numbers(list(needed))]), max([high, *finite_numbers(list(needed))])
     return _padded(low, high, pad)
 
 
 def _bulk(values: Sequence[float]) -> tuple[float, float]:
-    found = sorted(known(list(values)))
+    found = sorted(finite_numbers(list(values)))
     if not found:
         return 0.0, 1.0
     inner_low, inner_high = (float(end) for end in np.quantile(found, [0.05, 0.95]))
@@ -129,7 +129,7 @@ def _padded(low: float, high: float, pad: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def points(axes: Any, dots: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
+def draw_markers(axes: Any, dots: Sequence[tuple[float, float]], colour: str, sign: str, size: float = 6.5) -> None:
     """Markers with a thin rim, so that they stand apart where they meet."""
     axes.plot(
         [x for x, _ in dots], [y for _, y in dots], sign, linestyle="", color=colour, markersize=size,
@@ -143,7 +143,7 @@ def named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
     axes.tick_params(axis="y", pad=pad, labelcolor=INK)
     axes.grid(False)
     axes.yaxis.set_major_locator(ticker.FixedLocator(range(len(names))))
-    axes.yaxis.set_major_formatter(ticker.FixedFormatter(names))  # whose names `lettered` can change
+    axes.yaxis.set_major_formatter(ticker.FixedFormatter(names))  # whose names `replace_missing_signs` can change
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -168,7 +168,7 @@ def tick_labels(ticks: Sequence[float], sign: bool = False) -> list[str]:
     decimals = next((d for d in range(7) if _is_whole(step / size * 10**d)), 7)
     if decimals == 7 or largest >= 1e10:
         return ["0" if tick == 0 else f"{tick:.2g}".replace("-", "−").replace("e+", "e") for tick in ticks]
-    written = signed if sign else fixed
+    written = with_sign if sign else format_decimals
     return ["0" if abs(tick) < step / 1e6 else written(tick / size, decimals) + unit for tick in ticks]
 
 
@@ -182,7 +182,7 @@ def canvas(backend: str, width: float, height: float, style: Mapping[str, Any]) 
     matplotlib = require("matplotlib", "report")
     figures = require("matplotlib.figure", "report")
     drawer = require(f"matplotlib.backends.backend_{backend}", "report")
-    with alone(), matplotlib.rc_context():
+    with exclusively(), matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
         figure = figures.Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
@@ -200,7 +200,7 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
-def drawn(
+def render_svg(
     name: str, label: str, height: int, paint: Callable[[Any], None], left: int = 54, right: int = 12, bottom: int = 26
 ) -> str:
     """Paint on a fresh `canvas`, and give it back as inline SVG."""
@@ -210,11 +210,11 @@ def drawn(
     with canvas("svg", WIDTH, height, {**STYLE, "svg.hashsalt": name}) as figure:
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - TOP) / height)
         paint(figure.add_axes(box))
-        stand_ins = lettered(figure)
+        stand_ins = replace_missing_signs(figure)
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
     for stand_in, sign in stand_ins.items():
-        svg = svg.replace(stand_in, escaped(sign))
+        svg = svg.replace(stand_in, escape_html(sign))
     return _inlined(svg, name, label, height)
 
 
@@ -225,7 +225,7 @@ STAND_INS = "".join(map(chr, range(0x2801, 0x2900)))
 BOX = "\u25a1"
 
 
-def lettered(figure: Any, back: bool = True) -> dict[str, str]:
+def replace_missing_signs(figure: Any, back: bool = True) -> dict[str, str]:
     """Put signs that the font can draw in place of those that it cannot (Chinese, emoji), which are measured all the same.
 
     Args:
@@ -266,7 +266,7 @@ def _inlined(svg: str, name: str, label: str, height: int) -> str:
     for sentinel, variable in VARIABLES.items():
         body = body.replace(sentinel, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
-    words = escaped(label)
+    words = escape_html(label)
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{words}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'

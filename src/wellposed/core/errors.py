@@ -98,9 +98,16 @@ class MissingExtra(WellposedError, ImportError):
     """An optional dependency is not installed."""
 
 
+RENAMED = {"heads": "outputs", "logit_norm": "logit_l2"}
+"""Names in recipes that were given up, and what they are called now."""
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest candidate, or an empty string."""
-    near = difflib.get_close_matches(str(name), [str(c) for c in candidates], n=1, cutoff=0.55)
+    """``" Did you mean 'x'?"`` for the nearest candidate, the new name of one that was renamed, or an empty string."""
+    names = [str(c) for c in candidates]
+    if (now := RENAMED.get(str(name))) in names:
+        return f" It is called {now!r} now."
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -122,7 +129,7 @@ def first_line(error: BaseException) -> str:
     return (said[:300] + " ..." if len(said) > 300 else said).rstrip(".") or type(error).__name__
 
 
-def guarded(what: str, function: Callable[..., T]) -> Callable[..., T]:
+def guard_call(what: str, function: Callable[..., T]) -> Callable[..., T]:
     """A function that a person gave, whose own errors are told as what they are: the person's, with the place.
 
     Raises:

@@ -79,7 +79,7 @@ def write_json(path: str | Path, value: dict[str, Any], within: str | Path | Non
     return write_atomically(path, json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n", within)
 
 
-def opened(path: Path, within: Path) -> BinaryIO:
+def open_for_appending(path: Path, within: Path) -> BinaryIO:
     """A file in a folder of ours for reading and appending, made if absent, never truncated, not through links.
 
     Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from wellposed.core.records import number, text
+from wellposed.core.records import number_or_nan, text
 
 MISSING = "–"
 
 
-def fixed(value: float, decimals: int) -> str:
+def format_decimals(value: float, decimals: int) -> str:
     """A number with that many decimals, thousands separated, a real minus sign, and no minus zero."""
     if not math.isfinite(value):
         return MISSING
@@ -25,11 +25,11 @@ def score(value: Any) -> str:
         >>> score(0.8831), score(14.256), score(1234.5), score(0.00012), score(None)
         ('0.8831', '14.26', '1,234', '0.00012', '–')
     """
-    found = number(value)
+    found = number_or_nan(value)
     size = abs(found)
     if 0 < size < 1e-3:
         return f"{found:.2g}".replace("-", "−")
-    return fixed(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
+    return format_decimals(found, 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0)
 
 
 def decimals_for(width: float) -> int:
@@ -39,31 +39,31 @@ def decimals_for(width: float) -> int:
     return min(max(1 - math.floor(math.log10(width)), 0), 8)
 
 
-def signed(value: float, decimals: int) -> str:
+def with_sign(value: float, decimals: int) -> str:
     """A difference with its sign."""
-    written = fixed(value, decimals)
+    written = format_decimals(value, decimals)
     return f"+{written}" if value > 0 and written.strip("0.,") else written
 
 
 def count(value: Any) -> str:
     """A whole number with thousands separated, or a dash."""
-    return fixed(number(value), 0)
+    return format_decimals(number_or_nan(value), 0)
 
 
-def counted(amount: float, noun: str) -> str:
+def count_noun(amount: float, noun: str) -> str:
     """``1 paired seed``, ``1,200 untouched rows``."""
     return f"{count(amount)} {noun}{'' if amount == 1 else 's'}"
 
 
 def percent(value: Any) -> str:
     """A share as a percentage: ``95 %``, ``97.5 %``."""
-    found = number(value)
+    found = number_or_nan(value)
     return f"{found * 100:.4g} %" if math.isfinite(found) else MISSING
 
 
 def duration(value: Any) -> str:
     """Seconds as people say them: ``48 s``, ``4 min 58 s``, ``2 h 5 min``."""
-    seconds = number(value)
+    seconds = number_or_nan(value)
     if not math.isfinite(seconds) or seconds < 0:
         return MISSING
     if seconds < 10:

@@ -10,7 +10,7 @@ LARGEST = 1e100
 """Beyond it, squares, differences and quantiles overflow: a target is refused, and a loss of this size has diverged."""
 
 
-def plain(value: object) -> Any:
+def to_python(value: object) -> Any:
     """A number of numpy's or another library's, or a 0-d tensor, as Python's; anything else as it is.
 
     A tensor that requires a gradient stays one: as a number it would silently be a constant.
@@ -29,7 +29,7 @@ def arrayed(value: object) -> bool:
     return hasattr(value, "__array__") and not hasattr(value, "layout")
 
 
-def settle(owner: object, *names: str) -> None:
-    """Make settings of an object, frozen or not, `plain`."""
+def convert_numbers(owner: object, *names: str) -> None:
+    """Make settings of an object, frozen or not, `to_python`."""
     for name in names:
-        object.__setattr__(owner, name, plain(getattr(owner, name)))
+        object.__setattr__(owner, name, to_python(getattr(owner, name)))

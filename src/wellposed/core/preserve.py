@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wellposed.core.shared import alone
+from wellposed.core.shared import exclusively
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def random_states_kept() -> Iterator[None]:
     """Torch's (all devices), numpy's and Python's global random states come back. Other threads of wellposed wait."""
-    with alone():
+    with exclusively():
         cpu, python, legacy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - kept, not used
         started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         cuda = torch.cuda.get_rng_state_all() if started else None

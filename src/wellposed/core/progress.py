@@ -21,7 +21,7 @@ def silent(event: str, fields: dict[str, Any]) -> None:
 _sink: ContextVar[Sink] = ContextVar("wellposed_progress", default=silent)
 
 
-def report(event: str, **fields: Any) -> None:
+def emit(event: str, **fields: Any) -> None:
     """Tell the current sink that ``event`` happened."""
     _sink.get()(event, fields)
 

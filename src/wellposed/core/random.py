@@ -17,10 +17,10 @@ from torch import Tensor
 
 from wellposed.core.preserve import random_states_kept
 
-Key = int | str
+StreamKey = int | str
 
 
-def stream_seed(seed: int, *keys: Key) -> int:
+def stream_seed(seed: int, *keys: StreamKey) -> int:
     """A 63-bit seed that is a hash of ``(seed, *keys)``: equal keys give equal seeds, on every machine.
 
     Example:
@@ -33,12 +33,12 @@ def stream_seed(seed: int, *keys: Key) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def generator(seed: int, *keys: Key) -> torch.Generator:
+def generator(seed: int, *keys: StreamKey) -> torch.Generator:
     """A torch generator on the CPU for the stream ``keys``."""
     return torch.Generator().manual_seed(stream_seed(seed, *keys))
 
 
-def numpy_generator(seed: int, *keys: Key) -> np.random.Generator:
+def numpy_generator(seed: int, *keys: StreamKey) -> np.random.Generator:
     """A numpy generator for the stream ``keys``."""
     return np.random.default_rng(stream_seed(seed, *keys))
 
@@ -51,14 +51,14 @@ def random_bits(count: int, source: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def seeded(seed: int, *keys: Key) -> Iterator[None]:
+def seeded(seed: int, *keys: StreamKey) -> Iterator[None]:
     """Run other people's code (factories, data sets, collate functions) with every global generator set to a stream."""
     with random_states_kept():
         reseed(seed, *keys)
         yield
 
 
-def reseed(seed: int, *keys: Key) -> None:
+def reseed(seed: int, *keys: StreamKey) -> None:
     """Set every global generator to a stream. For use inside `random_states_kept`."""
     value = stream_seed(seed, *keys)
     # Not torch.manual_seed: without a started CUDA it formats and keeps a traceback at each call.

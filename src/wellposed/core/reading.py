@@ -25,8 +25,8 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, did_you_mean
 
 LIMIT = 4 * 2**30
-Kind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
-TIMES: dict[Kind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2, "page": 2}
+FileKind = Literal["table", "log", "JSON", "recipe", "array", "model", "page"]
+TIMES: dict[FileKind, int] = {"table": 4, "log": 16, "JSON": 32, "recipe": 1024, "array": 2, "model": 2, "page": 2}
 """Memory that one byte of a file takes at most, about, when it is read: ``[[],[],`` is 24 times as large as a list in Python.
 A recipe is read by slow code, and has a few hundred bytes."""
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -50,7 +50,7 @@ def reading_up_to(memory: int | str) -> Iterator[None]:
         >>> with wp.reading_up_to("16GiB"):
         ...     pass  # wp.diagnose("huge.csv"), wp.improve(...)
     """
-    token = _limit.set(size(memory))
+    token = _limit.set(parse_bytes(memory))
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def memory_limit() -> int:
     return _limit.get()
 
 
-def size(given: int | str) -> int:
+def parse_bytes(given: int | str) -> int:
     """Bytes of ``"4GiB"``, ``"500M"`` or a number.
 
     Raises:
@@ -75,7 +75,7 @@ def size(given: int | str) -> int:
     return count
 
 
-def told(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for a person: ``3 MiB``, ``1.5 GiB``."""
     for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= one:
@@ -96,8 +96,9 @@ def check_memory(what: str, need: float, error: type[InputError]) -> None:
     if need > limit:
         enough = f"{2 ** math.ceil(math.log2(max(need / 2**30, 1)))}GiB" if math.isfinite(need) else "more"
         raise error(
-            f"{what}: reading takes about {told(need)} of memory, and may take {told(limit)}. If the file is what it should "
-            f"be and the memory is there, allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
+            f"{what}: reading takes about {format_bytes(need)} of memory, and may take {format_bytes(limit)}. "
+            f"If the file is what it should be and the memory is there, "
+            f"allow more: --max-memory {enough}, or wp.reading_up_to({enough!r})."
         )
 
 
@@ -136,7 +137,7 @@ def path_is_folder(path: Path) -> bool:
 
 
 def read_bytes(
-    path: str | Path, kind: Kind, error: type[InputError], called: str = "file", packed: bool = False
+    path: str | Path, kind: FileKind, error: type[InputError], called: str = "file", packed: bool = False
 ) -> bytes:
     """The content of a regular file that memory allows for.
 
@@ -149,21 +150,21 @@ def read_bytes(
     with open_regular(path, error, called) as file:
         try:
             count = os.fstat(file.fileno()).st_size
-            _check(path, kind, told(count), count, error)
+            _check(path, kind, format_bytes(count), count, error)
             if not packed:
                 return file.read(count)
             if count > CHUNK:  # zeros behind a gzip file are passed over one by one
                 file.seek(-CHUNK, os.SEEK_END)
                 if not any(file.read(CHUNK)):
                     raise error(
-                        f"'{path}' ends with more than {told(CHUNK)} of zeros, which no gzip file has. Make it again."
+                        f"'{path}' ends with more than {format_bytes(CHUNK)} of zeros, which no gzip file has. Make it again."
                     )
                 file.seek(0)
             with gzip.GzipFile(fileobj=file) as unpacked:
                 count = 0
                 while part := len(unpacked.read(CHUNK)):
                     count += part
-                    _check(path, kind, f"{told(count)} or more, unpacked", count, error)
+                    _check(path, kind, f"{format_bytes(count)} or more, unpacked", count, error)
                 unpacked.seek(0)
                 return unpacked.read(count)
         except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
@@ -175,7 +176,7 @@ def read_bytes(
             raise error(f"'{path}' cannot be read: {reason.strerror or reason}.") from None
 
 
-def _check(path: Path, kind: Kind, large: str, count: int, error: type[InputError]) -> None:
+def _check(path: Path, kind: FileKind, large: str, count: int, error: type[InputError]) -> None:
     check_memory(f"'{path}' has {large}, which is much for a {kind}", count * TIMES[kind], error)
 
 

@@ -10,7 +10,7 @@ from wellposed.core.numbers import LARGEST
 from wellposed.core.signs import visible
 
 
-def cleaned(value: Any) -> Any:
+def clean_json(value: Any) -> Any:
     """The value as plain JSON types whose strings can be written and shown: control characters and lone surrogates are spelled out.
 
     Example:
@@ -54,19 +54,19 @@ def rows(value: Any) -> list[dict[str, Any]]:
     return [item for item in listing(value) if isinstance(item, dict)]
 
 
-def number(value: Any) -> float:
+def number_or_nan(value: Any) -> float:
     """The number, or NaN for what is none: null, text, true and false, and what is too large to reckon with."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST < value < LARGEST:
         return math.nan
     return float(value)
 
 
-def numbers(value: Any) -> list[float]:
+def numbers_or_nan(value: Any) -> list[float]:
     """Each item of a list as a number."""
-    return [number(item) for item in listing(value)]
+    return [number_or_nan(item) for item in listing(value)]
 
 
-def known(values: list[float]) -> list[float]:
+def finite_numbers(values: list[float]) -> list[float]:
     """The finite ones."""
     return [value for value in values if math.isfinite(value)]
 

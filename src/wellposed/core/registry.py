@@ -122,7 +122,7 @@ def _found(module: str, path: str) -> Any:
     return found
 
 
-def typed(name: str, kind: str) -> Any:
+def import_typed(name: str, kind: str) -> Any:
     """`imported`, of a name that the user typed on the command line."""
     if not is_import_name(name):
         raise InputError(f"A {kind} of your own is named as 'package.module:Class'; it was given {name!r}.")

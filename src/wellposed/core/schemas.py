@@ -29,7 +29,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def validated(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) -> T:
+def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) -> T:
     """A value that was read from JSON, as an object of ``kind``; no type is taken for another.
 
     Args:

@@ -6,7 +6,7 @@ wp.norms                         gains and shifts of norms and layer scales
 wp.embeddings                    tables of tokens and positions, tied heads too
 wp.convs                         kernels of convolutions
 wp.inputs                        the first weight that the model registers
-wp.heads                         the last weight that the model registers
+wp.outputs                       the last weight that the model registers
 "encoder.*"                      a glob over parameter and module names, among wp.weights
 wp.named("encoder.norm.*")       a glob over any parameter
 nn.Linear                        a module type, among wp.weights
@@ -31,7 +31,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, SelectorError, described, did_you_mean, listed
+from wellposed.core.errors import RENAMED, InputError, SelectorError, described, did_you_mean, listed
 
 Role = Literal["weight", "bias", "norm", "embedding"]
 
@@ -119,13 +119,13 @@ def _is_gain(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
     return parameter.ndim == second.ndim and sum(size > 1 for size in parameter.shape) <= 1
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The model inside of ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``: names are its own."""
     inner = model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+    return unwrap_model(inner) if isinstance(inner, nn.Module) else model
 
 
-def unscripted(caller: str, model: nn.Module) -> None:
+def refuse_scripted(caller: str, model: nn.Module) -> None:
     """Refuse a model that was scripted: it takes no hooks and cannot be frozen.
 
     Raises:
@@ -141,7 +141,7 @@ def leaves(model: nn.Module) -> list[Leaf]:
     A parameter that is tied between an embedding and a weight (a language model's head) is an embedding. A compiled or
     parallel model is seen through: names are those of the model inside.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     names: dict[int, list[str]] = {}
     first: dict[int, tuple[nn.Parameter, nn.Module]] = {}
     roles: dict[int, list[Role]] = {}
@@ -170,7 +170,7 @@ class Selector:
     """A choice among a model's parameters. Combine with ``|``, ``&`` and ``-``, also with what `selector` takes.
 
     ``wp.weights`` are matrices and kernels, ``wp.biases`` what is added, ``wp.norms`` gains and shifts, ``wp.embeddings``
-    tables of tokens and positions, ``wp.convs`` kernels of convolutions, ``wp.inputs`` and ``wp.heads`` the first and the
+    tables of tokens and positions, ``wp.convs`` kernels of convolutions, ``wp.inputs`` and ``wp.outputs`` the first and the
     last weight in the order of registration; ``wp.named(glob)`` any parameter by its name.
     """
 
@@ -224,10 +224,10 @@ biases = _role("biases", _with_role("bias"))
 norms = _role("norms", _with_role("norm"))
 embeddings = _role("embeddings", _with_role("embedding"))
 inputs = _role("inputs", _at_end(last=False))
-heads = _role("heads", _at_end(last=True))
+outputs = _role("outputs", _at_end(last=True))
 convs = _role("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
 
-ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, heads, convs)}
+ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
 
 
 def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
@@ -256,6 +256,10 @@ def selector(value: object) -> Selector:
     if isinstance(value, str):
         if value in ROLES:
             return ROLES[value]
+        if RENAMED.get(value) in ROLES:
+            raise SelectorError(
+                f'There is no role {value!r}.{did_you_mean(value, ROLES)} Write "{value}.*" for modules of that name.'
+            )
         if value.startswith("named:"):
             return named(value.removeprefix("named:"))
         matching = weights & named(value)
@@ -362,7 +366,7 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
     Raises:
         SelectorError: nothing matches, or ``where`` is none of these.
     """
-    model = unwrapped(model)
+    model = unwrap_model(model)
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
     found: dict[str, nn.Module] = {}
     for part in parts:

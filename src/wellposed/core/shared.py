@@ -1,6 +1,6 @@
 """What all threads of a process share: random states, the filters of warnings, torch's threads, matplotlib's style.
 
-Whatever changes one of them for a while does so inside `alone`, so that wellposed gives the same results in several Python
+Whatever changes one of them for a while does so inside `exclusively`, so that wellposed gives the same results in several Python
 threads at once as in one after another. The turn is handed on after each epoch; user's code outside wellposed is not waited for.
 """
 
@@ -17,7 +17,7 @@ _turn = threading.RLock()
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def exclusively() -> Iterator[None]:
     """Inside the block no other thread of this process is inside one; the same thread may be so several times."""
     with _turn:
         # A new thread takes over how many threads torch has from whoever asks first, which must not be in another one's block.
@@ -29,7 +29,7 @@ def alone() -> Iterator[None]:
 @contextlib.contextmanager
 def warnings_apart(record: bool = False) -> Iterator[list[warnings.WarningMessage] | None]:
     """`warnings.catch_warnings` that leaves no other thread's filters behind."""
-    with alone(), warnings.catch_warnings(record=record) as seen:
+    with exclusively(), warnings.catch_warnings(record=record) as seen:
         yield seen
 
 
@@ -39,9 +39,9 @@ def threads_of(count: int) -> Iterator[None]:
     import torch
 
     with contextlib.ExitStack() as stack:
-        with alone():
+        with exclusively():
             if (before := torch.get_num_threads()) != count:
-                stack.enter_context(alone())  # the turn is kept, and none is needed where nothing changes
+                stack.enter_context(exclusively())  # the turn is kept, and none is needed where nothing changes
                 stack.callback(torch.set_num_threads, before)
                 torch.set_num_threads(count)
         yield

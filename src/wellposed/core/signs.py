@@ -43,7 +43,7 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(_escape(sign) if _is_hidden(sign) and sign not in keep else sign for sign in text)
 
 
-def escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     """The text for a page: visible, and no part of the page's own language."""
     return html.escape(visible(text))
 
@@ -61,7 +61,7 @@ def fitting(text: str, encoding: str, lossless: bool = False) -> str:
     return text.encode(encoding, LOSSLESS if lossless else READABLE).decode(encoding)
 
 
-def plain(sign: str) -> str:
+def sign_name(sign: str) -> str:
     """A sign in ASCII: as people write it where they do, else its number."""
     if sign.isascii():
         return sign
@@ -72,12 +72,12 @@ def plain(sign: str) -> str:
             return case(letter.removeprefix(name).split()[0].replace("LAMDA", "LAMBDA"))
     parts = [part for part in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(part)]
     if not parts or parts == [sign]:
-        return number(sign)
+        return sign_code(sign)
     raised = "^" if unicodedata.decomposition(sign).startswith("<super>") else ""
-    return raised + "".join(map(plain, parts))
+    return raised + "".join(map(sign_name, parts))
 
 
-def number(sign: str) -> str:
+def sign_code(sign: str) -> str:
     r"""``\u2212``: as Python, JSON and TOML write it (``\U0001f600`` beyond 16 bits)."""
     return f"\\u{ord(sign):04x}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08x}"
 
@@ -87,19 +87,19 @@ def _is_hidden(sign: str) -> bool:
 
 
 def _escape(sign: str) -> str:
-    return NAMED.get(sign) or (f"\\x{ord(sign):02x}" if ord(sign) < 256 else number(sign))
+    return NAMED.get(sign) or (f"\\x{ord(sign):02x}" if ord(sign) < 256 else sign_code(sign))
 
 
 def _readable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(plain, error.object[error.start : error.end])), error.end
+    return "".join(map(sign_name, error.object[error.start : error.end])), error.end
 
 
 def _lossless(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(number, error.object[error.start : error.end])), error.end
+    return "".join(map(sign_code, error.object[error.start : error.end])), error.end
 
 
 codecs.register_error(READABLE, _readable)

@@ -51,7 +51,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def moved(batch: Any, device: torch.device | str) -> Any:
+def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor on ``device``."""
 
     def one(leaf: Any) -> Any:

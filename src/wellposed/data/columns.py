@@ -16,8 +16,8 @@ from wellposed.core.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["number", "category", "boolean", "date"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+ColumnKind = Literal["number", "category", "boolean", "date"]
+KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
 Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -36,7 +36,7 @@ def level_name(value: Any) -> str:
     return str(value)
 
 
-def levels(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
+def category_codes(column: pd.Series[Any]) -> tuple[Integers, list[str]]:
     """``codes`` into ``names``, the distinct categories in order of appearance; -1 where missing (an empty text is)."""
     codes, uniques = distinct(column)
     place: dict[str, int] = {"": -1}
@@ -60,7 +60,7 @@ def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
     return np.asarray(codes, dtype=np.int64), list(uniques)
 
 
-def kind_of(column: pd.Series[Any]) -> Kind:
+def column_kind(column: pd.Series[Any]) -> ColumnKind:
     """The kind of a column, by its type and, for texts, by its values.
 
     - booleans, or only the texts true and false: ``boolean``;
@@ -76,7 +76,7 @@ def kind_of(column: pd.Series[Any]) -> Kind:
         return "date"
     if types.is_numeric_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
         return "number"
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     if names and {name.lower() for name in names} <= {"true", "false"}:
         return "boolean"
     if isinstance(column.dtype, require("pandas", "tables").CategoricalDtype):
@@ -84,11 +84,11 @@ def kind_of(column: pd.Series[Any]) -> Kind:
     return _kind_of_texts(codes, names)
 
 
-def _kind_of_texts(codes: Integers, names: list[str]) -> Kind:
+def _kind_of_texts(codes: Integers, names: list[str]) -> ColumnKind:
     if not names:
         return "number"
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    numbers = counts[~np.isnan(numbers_in(names))].sum() / counts.sum()
+    numbers = counts[~np.isnan(parse_numbers(names))].sum() / counts.sum()
     if numbers >= MOSTLY or (numbers >= 0.5 and len(names) > MOST_LEVELS):
         return "number"
     written = np.array([_DATE.fullmatch(name) is not None for name in names])
@@ -103,7 +103,7 @@ def is_text(column: pd.Series[Any]) -> bool:
     return bool(types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype))
 
 
-def numbers_in(names: Iterable[str]) -> Floats:
+def parse_numbers(names: Iterable[str]) -> Floats:
     """Texts as float64: NaN for what is no number, 1 and 0 for true and false."""
     pandas = require("pandas", "tables")
     words = {"true": "1", "false": "0"}
@@ -122,13 +122,13 @@ def as_numbers(column: pd.Series[Any]) -> Floats:
         return np.real(column.to_numpy()).astype(np.float64)
     if types.is_numeric_dtype(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    codes, names = levels(column)
-    return np.append(numbers_in(names), np.nan)[codes]
+    codes, names = category_codes(column)
+    return np.append(parse_numbers(names), np.nan)[codes]
 
 
 def as_truths(column: pd.Series[Any]) -> Floats:
     """``(rows,)`` float64: 1 true, 0 false, NaN where missing or neither. So do yes, no, y, n, t, f, 1, 0."""
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     values = [1.0 if n.lower() in TRUE_WORDS else 0.0 if n.lower() in FALSE_WORDS else np.nan for n in names]
     return np.array([*values, np.nan])[codes]
 
@@ -141,7 +141,7 @@ def as_days(column: pd.Series[Any]) -> Floats:
         return as_numbers(column)
     if types.is_datetime64_any_dtype(column.dtype):
         return _days(pandas.DatetimeIndex(column))
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     return np.append(_days_in(names), np.nan)[codes]
 
 

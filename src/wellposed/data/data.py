@@ -14,7 +14,7 @@ from torch import Tensor
 from wellposed.core.batches import tensors_in
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import DataError, described, did_you_mean
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder, Task
@@ -58,7 +58,7 @@ class Data:
     kinds: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        settle(self, "valid", "test")
+        convert_numbers(self, "valid", "test")
 
     def prepare(self, standardize: bool = True, of_numbers: Task | None = None) -> Prepared:
         """Split and encode; the same for the same ``split_seed``.

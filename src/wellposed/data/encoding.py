@@ -17,19 +17,19 @@ from pydantic import Field
 from wellposed.core.errors import DataError, FormatError, described, did_you_mean, listed, require
 from wellposed.core.files import check_schema
 from wellposed.core.numbers import LARGEST
-from wellposed.core.schemas import Finite, Scale, validated
+from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data.columns import (
     KINDS,
     MOST_LEVELS,
+    ColumnKind,
     Floats,
-    Kind,
     as_days,
     as_numbers,
     as_truths,
+    category_codes,
+    column_kind,
     distinct,
-    kind_of,
     level_name,
-    levels,
 )
 from wellposed.data.table_files import as_frame
 
@@ -89,7 +89,7 @@ def squash(x: Floats, center: float, scale: float) -> Floats:
 class Column(ABC):
     """What the training rows taught about one column. ``missing``: if some had no value, a 0/1 feature says so."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[ColumnKind]
     name: str
     missing: bool
 
@@ -165,7 +165,7 @@ class CategoryColumn(Column):
 
     @classmethod
     def learn(cls, values: pd.Series[Any], most_levels: int) -> CategoryColumn:
-        codes, names = levels(values)
+        codes, names = category_codes(values)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         # The most frequent first, equally frequent ones by name: the order of the rows must not matter.
         ranked = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
@@ -178,7 +178,7 @@ class CategoryColumn(Column):
         return self._with_missing([*known, f"{self.name} (other)"] if self.other else known)
 
     def encode(self, values: pd.Series[Any]) -> Matrix:
-        codes, names = levels(values)
+        codes, names = category_codes(values)
         nowhere = -1
         place = {level: i for i, level in enumerate(self.levels)}
         other = len(self.levels) if self.other else nowhere
@@ -261,7 +261,7 @@ class TableEncoder:
         Args:
             frame: ``(rows, columns)`` of features, rows >= 1: anything that `as_frame` takes. Not modified.
             kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``; the others
-                are inferred, see `kind_of`.
+                are inferred, see `column_kind`.
         Raises:
             DataError: there is no row or no column, or ``kinds`` names an unknown column or kind.
         """
@@ -271,7 +271,7 @@ class TableEncoder:
                 f"The training rows are {table.shape[0]} x {table.shape[1]}; an encoder needs at least one of both."
             )
         given = _checked_kinds(kinds or {}, list(table.columns))
-        found: dict[str, str] = {name: given.get(name) or kind_of(table[name]) for name in table.columns}
+        found: dict[str, str] = {name: given.get(name) or column_kind(table[name]) for name in table.columns}
         categories = sum(kind == "category" for kind in found.values())
         most_levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2))
         return cls(tuple(_BY_KIND[kind].learn(table[name], most_levels) for name, kind in found.items()))
@@ -324,13 +324,13 @@ class TableEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "columns", "description of a table's columns")
-        columns = validated(list[dict[str, Any]], saved.get("columns"), "The description of a table's columns")
+        columns = validate(list[dict[str, Any]], saved.get("columns"), "The description of a table's columns")
         return cls(tuple(_column_from(item) for item in columns))
 
 
 def _column_from(item: Mapping[str, Any]) -> Column:
-    kind: str = validated(cast(Any, Kind), item.get("kind"), "The kind of a column")
-    return validated(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
+    kind: str = validate(cast(Any, ColumnKind), item.get("kind"), "The kind of a column")
+    return validate(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 
 def _checked_kinds(kinds: Mapping[str, str], names: list[str]) -> Mapping[str, str]:
@@ -393,7 +393,7 @@ class TargetEncoder:
         if self.classes is None:
             scaled: Floats = (_finite_numbers(target) - self.mean) / self.scale
             return scaled.astype(np.float32)
-        codes, names = levels(target)
+        codes, names = category_codes(target)
         _refuse_missing(codes < 0)
         place = {name: i for i, name in enumerate(self.classes)}
         unknown = [name for name in names if name not in place]
@@ -426,7 +426,7 @@ class TargetEncoder:
             FormatError: the description has another schema or is damaged.
         """
         check_schema(saved.get("schema"), SCHEMA, "target", "description of a target")
-        found = validated(cls, saved, "The description of a target", ("labels", "mean", "scale"))
+        found = validate(cls, saved, "The description of a target", ("labels", "mean", "scale"))
         if (found.labels is None) != (found.task == "regression"):
             raise FormatError(
                 f"The description of a target is damaged: a {found.task} has {described(found.labels)} as labels."

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from wellposed.core.errors import DataError, listed
-from wellposed.core.reading import check_memory, open_regular, told
+from wellposed.core.reading import check_memory, format_bytes, open_regular
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -110,7 +110,7 @@ def arrays_in(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Array], list
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         found = {key: members[key] for key in wanted if key in members}
         unpacked = sum(info.file_size for info in found.values())
-        check_memory(f"'{path}' has {listed(found)} of {told(unpacked)} together", 2 * unpacked, DataError)
+        check_memory(f"'{path}' has {listed(found)} of {format_bytes(unpacked)} together", 2 * unpacked, DataError)
         return {key: _array(archive, info, key, path) for key, info in found.items()}, list(members)
 
 

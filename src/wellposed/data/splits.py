@@ -10,7 +10,7 @@ import numpy as np
 
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.random import numpy_generator
-from wellposed.data.columns import is_text, levels
+from wellposed.data.columns import category_codes, is_text
 from wellposed.data.table_files import as_frame
 
 Rows: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -297,7 +297,7 @@ def _target_ids(target: Any) -> Rows:
 
 def _column_ids(column: Any) -> Rows:
     if is_text(column):
-        return levels(column)[0]
+        return category_codes(column)[0]
     return np.asarray(require("pandas", "tables").factorize(column)[0], dtype=np.int64)
 
 

@@ -21,11 +21,11 @@ from wellposed.data.columns import (
     Integers,
     as_days,
     as_numbers,
+    category_codes,
+    column_kind,
     distinct,
     is_text,
-    kind_of,
-    levels,
-    numbers_in,
+    parse_numbers,
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
@@ -91,7 +91,7 @@ def prepare_table(
 
     Left out, each with a warning: rows without target or time; columns that are all missing or constant, or that name
     rows (nearly all texts different; numbers that count the rows). Infinite features become missing; a column of mostly
-    numbers with some texts becomes numbers, the texts missing (`kind_of` says when). Only warned about: columns that
+    numbers with some texts becomes numbers, the texts missing (`column_kind` says when). Only warned about: columns that
     give the target away, classes with fewer than 5 rows (a class with one row is always a training row, so it is never
     scored), exact copies of rows. Group and time are not features. Nothing here is learned from values across rows
     except these choices of columns.
@@ -161,8 +161,8 @@ def table_hash(frame: pd.DataFrame, target: pd.Series[Any]) -> str:
     """SHA-256 of names and values, column by column: numbers as little-endian float64, others as their categories."""
     found = hashlib.sha256()
     for title, column in [*frame.items(), ("", target)]:
-        if is_text(column) or kind_of(column) in ("category", "boolean"):
-            codes, names = levels(column)
+        if is_text(column) or column_kind(column) in ("category", "boolean"):
+            codes, names = category_codes(column)
             content = codes.astype("<i8").tobytes() + "\x1f".join(names).encode("utf-8", "surrogatepass")
         else:
             values = as_numbers(column)
@@ -223,7 +223,7 @@ def _why(warnings: list[str]) -> str:
 
 def _missing(column: pd.Series[Any]) -> Truths:
     if is_text(column):
-        return np.asarray(levels(column)[0] < 0)
+        return np.asarray(category_codes(column)[0] < 0)
     return np.asarray(column.isna().to_numpy(dtype=bool))
 
 
@@ -245,7 +245,7 @@ def _rows_with_target(table: pd.DataFrame, target: str, warnings: list[str]) -> 
 
 
 def _moments(column: pd.Series[Any]) -> Floats:
-    kind = kind_of(column)
+    kind = column_kind(column)
     if kind not in ("number", "date"):
         raise DataError(
             f"The time {str(column.name)!r} holds neither numbers nor dates. "
@@ -279,7 +279,7 @@ def _group_ids(column: pd.Series[Any]) -> Integers:
 
 def _numeric_target(target: pd.Series[Any]) -> Floats | None:
     """The target as numbers, or None if any value is none."""
-    if kind_of(target) in ("boolean", "category", "date"):
+    if column_kind(target) in ("boolean", "category", "date"):
         return None
     y = as_numbers(target)
     return None if np.isnan(y).any() else y
@@ -309,7 +309,7 @@ def _task(target: pd.Series[Any], task: str | None, warnings: list[str], of_numb
             )
         return "regression"
     if y is None:
-        if kind_of(target) == "date":
+        if column_kind(target) == "date":
             raise DataError(f"The target {target.name!r} holds dates. Turn them into numbers or classes first.")
         return "classification"
     return of_numbers or _task_of_numbers(target, y, warnings)
@@ -333,15 +333,15 @@ def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> 
 
 def _example(target: pd.Series[Any]) -> str:
     if is_text(target):
-        names = levels(target)[1]
-        texts = [name for name, number in zip(names, numbers_in(names), strict=True) if np.isnan(number)]
+        names = category_codes(target)[1]
+        texts = [name for name, number in zip(names, parse_numbers(names), strict=True) if np.isnan(number)]
         return listed(map(repr, texts), 3)
     kinds: dict[str, str] = {"boolean": "true and false", "date": "dates"}
-    return kinds.get(kind_of(target), "categories")
+    return kinds.get(column_kind(target), "categories")
 
 
 def _checked_target(target: pd.Series[Any], task: Task, warnings: list[str]) -> pd.Series[Any]:
-    codes, values = levels(target)
+    codes, values = category_codes(target)
     counts = np.bincount(codes)
     if len(values) < 2:
         raise DataError(
@@ -389,7 +389,7 @@ def _leave_out(names: Sequence[str], why: str, warnings: list[str]) -> None:
 
 def _variety(column: pd.Series[Any]) -> tuple[int, bool]:
     """Number of distinct values, and whether any is missing. One value and missing ones are still two kinds of rows."""
-    codes, names = levels(column) if is_text(column) else distinct(column)
+    codes, names = category_codes(column) if is_text(column) else distinct(column)
     return len(names), bool((codes < 0).any())
 
 
@@ -398,7 +398,7 @@ def _finite(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     found: dict[str, int] = {}
     replaced: dict[str, Floats] = {}
     for name in frame.columns:
-        if is_text(frame[name]) or kind_of(frame[name]) != "number":
+        if is_text(frame[name]) or column_kind(frame[name]) != "number":
             continue
         x = as_numbers(frame[name])
         if np.isinf(x).any():
@@ -416,9 +416,9 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     for name in frame.columns:
         if not is_text(frame[name]):
             continue
-        codes, names = levels(frame[name])
-        kind = kind_of(frame[name])
-        numbers = np.append(numbers_in(names), np.nan)[codes]
+        codes, names = category_codes(frame[name])
+        kind = column_kind(frame[name])
+        numbers = np.append(parse_numbers(names), np.nan)[codes]
         if kind == "number":
             replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
         there = codes >= 0
@@ -443,9 +443,9 @@ def _names_rows(column: pd.Series[Any]) -> bool:
     types = require("pandas", "tables").api.types
     if types.is_integer_dtype(column.dtype):
         return _counts_rows(column)
-    if not is_text(column) or kind_of(column) != "category":
+    if not is_text(column) or column_kind(column) != "category":
         return False
-    codes, names = levels(column)
+    codes, names = category_codes(column)
     there = int((codes >= 0).sum())
     return there >= LEAST_FOR_ID and len(names) >= UNIQUE_SHARE * there
 
@@ -482,17 +482,17 @@ def _tells_class(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
 
     Missing is a category, and the last place in the order: a date that only one class has gives it away.
     """
-    y, classes = levels(target)
+    y, classes = category_codes(target)
     allowed = LEAK_ERRORS * len(y)
 
     def tells(column: pd.Series[Any]) -> bool:
-        kind = kind_of(column)
+        kind = column_kind(column)
         ordered = kind in ("number", "date")
         if ordered:
             x = as_numbers(column) if kind == "number" else as_days(column)
             places: Integers = np.unique(np.where(np.isnan(x), np.inf, x), return_inverse=True)[1].astype(np.int64)
         else:
-            places = levels(column)[0] + 1
+            places = category_codes(column)[0] + 1
         count = int(places.max()) + 1
         if not ordered and count > 2 * len(classes) + 1:  # many small categories are pure by chance
             return False
@@ -514,7 +514,7 @@ def _tells_number(target: pd.Series[Any]) -> Callable[[pd.Series[Any]], bool]:
     y = target.to_numpy(dtype=np.float64)
 
     def tells(column: pd.Series[Any]) -> bool:
-        if kind_of(column) != "number":
+        if column_kind(column) != "number":
             return False
         x = as_numbers(column)
         there = np.isfinite(x)

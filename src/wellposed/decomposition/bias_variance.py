@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from wellposed.core.checks import Seed, checked
-from wellposed.core.errors import InputError, TrainingError, guarded, require
+from wellposed.core.errors import InputError, TrainingError, guard_call, require
 from wellposed.core.files import jsonable
 from wellposed.core.random import stream_seed
 from wellposed.core.registry import lookup
@@ -27,15 +27,23 @@ from wellposed.decomposition.repeated_training import (
     Vary,
     aligned_table,
     amount_of,
-    bounded,
     evaluated_on,
-    named,
+    format_interval,
+    recipes_by_name,
     rows_on,
-    trained,
-    varied,
+    train_complete,
     weakest_first,
+    with_amount,
 )
-from wellposed.decomposition.variance_components import FEWEST, LEVEL, Part, RowLosses, decomposed, half_over, zero_one
+from wellposed.decomposition.variance_components import (
+    FEWEST,
+    LEVEL,
+    RowLosses,
+    VarianceComponent,
+    decompose,
+    half_over,
+    zero_one,
+)
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.presets import as_recipe
@@ -65,7 +73,7 @@ STOPPED = (
 
 
 @dataclass(frozen=True)
-class Point:
+class BiasVarianceRow:
     """One recipe.
 
     Attributes:
@@ -78,8 +86,8 @@ class Point:
 
     name: str
     recipe: Recipe
-    parts: Mapping[str, Part]
-    zero_one: Mapping[str, Part] | None
+    parts: Mapping[str, VarianceComponent]
+    zero_one: Mapping[str, VarianceComponent] | None
     whole: float
     resamples: tuple[int, ...]
     strength: float | None = None
@@ -96,7 +104,7 @@ class BiasVariance:
         notes: what the numbers cannot say.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[BiasVarianceRow, ...]
     loss: str
     on: str
     rows: int
@@ -107,11 +115,11 @@ class BiasVariance:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def best(self) -> Point:
+    def best(self) -> BiasVarianceRow:
         """The recipe with the lowest loss; of equal ones the first."""
         return min(self.points, key=lambda point: point.parts["loss"].estimate)
 
-    def point(self, name: str) -> Point:
+    def point(self, name: str) -> BiasVarianceRow:
         """The recipe of that name.
 
         Raises:
@@ -149,7 +157,7 @@ class BiasVariance:
         found = (self._end(self.points[0], "variance"), self._end(self.points[-1], "bias"))
         return tuple(finding for finding in found if finding is not None)
 
-    def _end(self, end: Point, part: str) -> Finding | None:
+    def _end(self, end: BiasVarianceRow, part: str) -> Finding | None:
         best = self.best
         if end is best or len(self.points) < 2:
             return None
@@ -173,7 +181,7 @@ class BiasVariance:
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
 
-        def of(parts: Mapping[str, Part] | None) -> dict[str, Any] | None:
+        def of(parts: Mapping[str, VarianceComponent] | None) -> dict[str, Any] | None:
             names = ("estimate", "low", "high")
             return None if parts is None else {k: {n: getattr(p, n) for n in names} for k, p in parts.items()}
 
@@ -214,7 +222,7 @@ class BiasVariance:
     def __str__(self) -> str:
         first = self.points[0]
         names = [name for name in NAMES if name in first.parts]
-        squared = {"bias": "noise + bias²"} if self.loss == "squared_error" else {}
+        squared = {"bias": "noise + bias²"} if self.loss in ("squared_error", "mse") else {}
         header = ["", *(squared.get(name, NAMES[name]) for name in names), "on all rows"]
         rows = [
             [point.name, *(_cell(point.parts[name]) for name in names), f"{point.whole:.4g}"] for point in self.points
@@ -235,8 +243,8 @@ class BiasVariance:
         return "\n".join([*lines, "", *self.notes, *map(str, self.findings())])
 
 
-def _cell(part: Part) -> str:
-    return bounded(part.estimate, part.low, part.high)
+def _cell(part: VarianceComponent) -> str:
+    return format_interval(part.estimate, part.low, part.high)
 
 
 @checked
@@ -278,7 +286,7 @@ def bias_variance(
         Geman, Bienenstock & Doursat (1992); Heskes (1998), Neural Computation 10; Yang et al. (2020), ICML, whose central
         prediction of cross-entropy this is; Gupta et al. (2022), for seeds and data.
     """
-    several, numbers = named(recipes), list(map(int, seeds))
+    several, numbers = recipes_by_name(recipes), list(map(int, seeds))
     _check(resamples, numbers, strengths, several)
     where = evaluated_on(problem, on)
     # All recipes of a resample together, so that a deadline leaves whole resamples. None is all rows, each once.
@@ -290,7 +298,7 @@ def bias_variance(
         else Job(several[name], seed if crossed else stream_seed(seed, "resample", r), resample=r)
         for r, name, seed in keys
     ]
-    ended = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    ended = train_complete(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
     source, target, weight = rows_on(problem, where)
     points, dropped = [], 0
     for i, (name, recipe) in enumerate(several.items()):
@@ -314,9 +322,9 @@ def bias_variance(
         losses = RowLosses(problem.loss, target, weight, outputs[0, 0])
         whole = float(losses(torch.stack(found[None]).double()).mean()) if None in found else math.nan
         shown = zero_one(outputs, target, losses.share) if problem.loss.classifies and weight is None else None
-        parts = decomposed(outputs, losses, crossed)
+        parts = decompose(outputs, losses, crossed)
         strength = None if strengths is None else float(strengths[i])
-        points.append(Point(name, recipe, parts, shown, whole, tuple(complete), strength))
+        points.append(BiasVarianceRow(name, recipe, parts, shown, whole, tuple(complete), strength))
     return BiasVariance(
         tuple(points), problem.loss.name, where, len(target), len(problem.prepared.train), len(numbers), crossed,
         notes=_notes(problem, where, several, len(numbers), crossed, dropped),
@@ -340,13 +348,13 @@ def bias_variance_path(
     Example:
         ``wp.bias_variance_path(problem, "baseline", "terms.l2", [0, .01, .03, .1, .3, 1])``
     """
-    vary = vary if isinstance(vary, str) else guarded("vary=", vary)
+    vary = vary if isinstance(vary, str) else guard_call("vary=", vary)
     ordered = weakest_first(vary, strengths)
     if not ordered:
         raise InputError("A path needs strengths, and there is none. Give for example [0, 0.01, 0.1, 1].")
     base, what = as_recipe(recipe), vary if isinstance(vary, str) else "strength"
     label = what.rpartition(".")[2]
-    several = {f"{label} {amount_of(value)}": varied(base, vary, value) for value in ordered}
+    several = {f"{label} {amount_of(value)}": with_amount(base, vary, value) for value in ordered}
     found = bias_variance(problem, several, **settings)
     points = tuple(replace(point, strength=value) for point, value in zip(found.points, ordered, strict=True))
     notes = (*found.notes, STOPPED) if what == "epochs" and base.stopping.keep == "best" else found.notes

@@ -6,9 +6,9 @@ import math
 from itertools import groupby
 from typing import Any
 
-from wellposed.decomposition.budget_terms import MATTERS, BudgetTerms, Part
-from wellposed.decomposition.rivals import bare
-from wellposed.diagnosis.advice import MOST_CHANGES, advised, said
+from wellposed.decomposition.budget_terms import MATTERS, BudgetTerm, BudgetTerms
+from wellposed.decomposition.rivals import without_regularization
+from wellposed.diagnosis.advice import MOST_CHANGES, changes_for, recipe_difference
 from wellposed.diagnosis.finding import Change, Finding
 from wellposed.recipe.recipe import Recipe
 
@@ -18,7 +18,7 @@ RATE_FACTOR = 3
 """A rival's rate that differs by less than this from the recipe's is the same to within what a search would tell."""
 
 
-def _evidence(part: Part, budget: BudgetTerms) -> dict[str, Any]:
+def _evidence(part: BudgetTerm, budget: BudgetTerms) -> dict[str, Any]:
     share = part.estimate / budget.valid.estimate if budget.valid.estimate > 0 else math.nan
     return {"estimate": part.estimate, "low": part.low, "high": part.high, "share": share}
 
@@ -37,15 +37,15 @@ def _changes(budget: BudgetTerms, name: str) -> tuple[Change, ...]:
     recipe = budget.recipe
     if name == "underfits":
         return () if budget.larger is None else (_change(recipe, recipe.replace(model=dict(budget.larger))),)
-    changes = advised(name, recipe, budget.room)
+    changes = changes_for(name, recipe, budget.room)
     if name != "over_regularized":
         return changes
-    none = _change(recipe, bare(recipe))
+    none = _change(recipe, without_regularization(recipe))
     return changes if none.recipe in [recipe, *(change.recipe for change in changes)] else (*changes, none)
 
 
 def _change(recipe: Recipe, changed: Recipe) -> Change:
-    return Change(said(recipe, changed), changed)
+    return Change(recipe_difference(recipe, changed), changed)
 
 
 def remarks(budget: BudgetTerms) -> tuple[str, ...]:
@@ -77,14 +77,14 @@ SAYS = {
 }
 
 
-def _between(gain: Part) -> str:
+def _between(gain: BudgetTerm) -> str:
     return f"{gain.estimate:.3g} [{gain.low:.3g}, {gain.high:.3g}]"
 
 
 def _on_the_way(budget: BudgetTerms) -> str:
     assert budget.way_gain is not None
     rival = _rival(budget)
-    how = "" if rival is None else f" ({said(budget.recipe, rival)})"
+    how = "" if rival is None else f" ({recipe_difference(budget.recipe, rival)})"
     return (
         f"Optimization is not named, since the validation loss does not improve where the same cost is minimized better: by "
         f"{_between(budget.valid_gain)}. But on the way there, stopped at its best epoch, the same training{how} lowers it by "
@@ -98,7 +98,7 @@ def _rival(budget: BudgetTerms) -> Recipe | None:
     return None if rival is None else _trained_like(budget.recipe, rival)
 
 
-def finding_of(budget: BudgetTerms, part: Part) -> Finding:
+def finding_of(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     """The finding that a part names, by its own function."""
     made = {
         "floor": _of_floor, "capacity": _of_capacity, "charged": _of_charges, "regularization": _of_charges,
@@ -109,7 +109,7 @@ def finding_of(budget: BudgetTerms, part: Part) -> Finding:
 
 def _named(
     budget: BudgetTerms,
-    part: Part,
+    part: BudgetTerm,
     name: str,
     axis: str,
     pulls: str,
@@ -129,7 +129,7 @@ def _named(
     elif part.name in ("gap", "floor", "capacity", "charged", "regularization"):
         says += " Whether its lever helps was not tried."
     first = () if measured is None else (_change(budget.recipe, measured),)
-    others = [change for change in advised(name, budget.recipe, budget.room) if change.recipe != measured]
+    others = [change for change in changes_for(name, budget.recipe, budget.room) if change.recipe != measured]
     half = (part.high - part.low) / 2
     sure = 1.0 if half <= 0 else 1 - math.exp(-part.low / half)
     return Finding(
@@ -144,11 +144,11 @@ def _named(
     )
 
 
-def _share(budget: BudgetTerms, part: Part) -> str:
+def _share(budget: BudgetTerms, part: BudgetTerm) -> str:
     return f"{part.estimate:.3g} of the validation loss of {budget.valid.estimate:.3g}"
 
 
-def _of_floor(budget: BudgetTerms, part: Part) -> Finding:
+def _of_floor(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     return _named(
         budget, part, "underfits", "optimization", "capacity",
         "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor",
@@ -157,7 +157,7 @@ def _of_floor(budget: BudgetTerms, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_capacity(budget: BudgetTerms, part: Part) -> Finding:
+def _of_capacity(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     return _named(
         budget, part, "underfits", "optimization", "capacity", "a larger network",
         f"{_share(budget, part)} is for want of capacity: a larger network fits the training rows so much better.",
@@ -165,7 +165,7 @@ def _of_capacity(budget: BudgetTerms, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_charges(budget: BudgetTerms, part: Part) -> Finding:
+def _of_charges(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     if not budget.objective.regularized:  # nothing is charged: what is left above the floor is the network's
         return _of_capacity(budget, part)
     return _named(
@@ -174,7 +174,7 @@ def _of_charges(budget: BudgetTerms, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_optimization(budget: BudgetTerms, part: Part) -> Finding:
+def _of_optimization(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     name, pulls, lever = _fault(budget)
     return _named(
         budget, part, name, "optimization", pulls, lever,
@@ -211,7 +211,7 @@ def _median(values: list[float]) -> float:
     return found[len(found) // 2] if found else math.nan
 
 
-def _of_stopping(budget: BudgetTerms, part: Part) -> Finding:
+def _of_stopping(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     if budget.longer_harms:
         return _named(
             budget, part, "overfits", "regularization", "regularizer",
@@ -226,7 +226,7 @@ def _of_stopping(budget: BudgetTerms, part: Part) -> Finding:
     )  # fmt: skip
 
 
-def _of_gap(budget: BudgetTerms, part: Part) -> Finding:
+def _of_gap(budget: BudgetTerms, part: BudgetTerm) -> Finding:
     return _named(
         budget, part, "overfits", "regularization", "regularizer", "a stronger regularizer, or more data",
         f"{_share(budget, part)} is the generalization gap between training and validation rows.",
@@ -268,7 +268,7 @@ def nothing_found(budget: BudgetTerms) -> Finding:
     return Finding("healthy", 0.7, _evidence(largest, budget), f"nothing; {more}, if the loss is to be lower", says)
 
 
-def _possible(budget: BudgetTerms) -> Part | None:
+def _possible(budget: BudgetTerms) -> BudgetTerm | None:
     """The gain that may be largest still, where it would matter."""
     gains = [budget.gain(remedy) for remedy in budget.remedies]
     if any(part.name == "optimization" for part in budget.suspects):

@@ -30,7 +30,7 @@ TERMS = ("floor", "regularization", "optimization", "stopping", "gap")
 
 
 @dataclass(frozen=True)
-class Part:
+class BudgetTerm:
     """One number with its interval.
 
     Attributes:
@@ -128,7 +128,7 @@ class Answer:
     """
 
     remedy: Remedy
-    gain: Part
+    gain: BudgetTerm
     helps: bool
 
 
@@ -186,23 +186,23 @@ class BudgetTerms:
     remedies: tuple[Remedy, ...] = ()
     hurried: bool = False
 
-    def _by_seed(self, name: str, of: Callable[[Levels], float]) -> Part:
+    def _by_seed(self, name: str, of: Callable[[Levels], float]) -> BudgetTerm:
         """A part that only seeds vary: the training rows are the problem's."""
         values = tuple(of(one) for one in self.levels)
         half = _half_width(values, self.level)
         mean = math.fsum(values) / len(values)
-        return Part(name, values, mean - half, mean + half)
+        return BudgetTerm(name, values, mean - half, mean + half)
 
-    def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> Part:
+    def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> BudgetTerm:
         """A part that seeds and validation rows vary."""
         return self._of_rows(name, np.stack([of(one) for one in self.levels], axis=1))
 
-    def _of_rows(self, name: str, rows: Array) -> Part:
+    def _of_rows(self, name: str, rows: Array) -> BudgetTerm:
         found = crossed_interval(rows, self.level)
-        return Part(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
+        return BudgetTerm(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[BudgetTerm, ...]:
         """The five terms, in the order of `TERMS`: they add up to `valid`."""
         return (
             self._by_seed("floor", lambda one: one.floor),
@@ -212,7 +212,7 @@ class BudgetTerms:
             self._by_rows("gap", lambda one: one.valid - one.chosen),
         )
 
-    def __getitem__(self, name: str) -> Part:
+    def __getitem__(self, name: str) -> BudgetTerm:
         """A term by its name, or ``"valid"``, ``"capacity"``, ``"charged"``, ``"valid_gain"``, ``"way_gain"``,
         ``"going_on"``, ``"shortfall"``.
 
@@ -228,12 +228,12 @@ class BudgetTerms:
         return known[name]
 
     @cached_property
-    def valid(self) -> Part:
+    def valid(self) -> BudgetTerm:
         """V(chosen), the sum of the terms."""
         return self._by_rows("valid", lambda one: one.valid)
 
     @cached_property
-    def apart(self) -> tuple[Part, ...]:
+    def apart(self) -> tuple[BudgetTerm, ...]:
         """What the regularization term is made of: ``capacity``, by which the same network without regularization stays
         above the floor, and ``charged``, what the terms and the noise add. Empty where no larger network was trained."""
         if self.larger is None:
@@ -244,7 +244,7 @@ class BudgetTerms:
         )
 
     @cached_property
-    def shortfall(self) -> Part | None:
+    def shortfall(self) -> BudgetTerm | None:
         """``cost(w_end) - cost(w*)``: a lower bound of what optimization left, since a better optimum may exist. None where
         the recipe minimizes no cost."""
         if not self.objective.fixed:
@@ -252,12 +252,12 @@ class BudgetTerms:
         return self._by_seed("shortfall", lambda one: one.cost_end - one.cost_best)
 
     @cached_property
-    def valid_gain(self) -> Part:
+    def valid_gain(self) -> BudgetTerm:
         """V(chosen) - V(w*): whether better optimization would help on new rows, and not only on the training rows."""
         return self._by_rows("valid_gain", lambda one: one.valid - one.valid_best)
 
     @cached_property
-    def way_gain(self) -> Part | None:
+    def way_gain(self) -> BudgetTerm | None:
         """V(chosen) less V on the way to w*, both at the epoch of lowest validation loss: whether better optimization helps
         where training is stopped as the recipe stops it. Measured where w* itself is not shown to help; else None."""
         if any(one.valid_way is None for one in self.levels):
@@ -267,18 +267,18 @@ class BudgetTerms:
         )
 
     @cached_property
-    def going_on(self) -> Part:
+    def going_on(self) -> BudgetTerm:
         """V(w_end) - V(chosen): above zero, going on did harm."""
         return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
 
     @property
-    def _split(self) -> tuple[Part, ...]:
+    def _split(self) -> tuple[BudgetTerm, ...]:
         """The terms, with what regularization is made of in its place."""
         split = self.apart or (self["regularization"],)
         return (self["floor"], *split, self["optimization"], self["stopping"], self["gap"])
 
     @cached_property
-    def suspects(self) -> tuple[Part, ...]:
+    def suspects(self) -> tuple[BudgetTerm, ...]:
         """Parts whose levers are pulled, the largest first: clearly above zero and worth it, or large and not clear, since seeds
         that end in different valleys make wide intervals; the epoch that was chosen only where going on clearly helps or harms."""
         scale = 0.0 if self.hurried else abs(self.valid.estimate)
@@ -290,7 +290,7 @@ class BudgetTerms:
         return tuple(sorted(clear, key=lambda part: -part.estimate))
 
     @cached_property
-    def candidates(self) -> tuple[Part, ...]:
+    def candidates(self) -> tuple[BudgetTerm, ...]:
         """What is named, the largest first: suspects but for those whose lever was pulled, and the validation loss did not clearly
         improve. Optimization is named only where it improves at w*; what is not clear, only where its lever clearly helps."""
         named = [part for part in self.suspects if not self.refuted(part) and (part.low > 0 or self.proven(part))]
@@ -298,7 +298,7 @@ class BudgetTerms:
             named = [part for part in named if part.estimate >= max(one.estimate for one in self._split)]
         return tuple(named)
 
-    def name_of(self, part: Part) -> str:
+    def name_of(self, part: BudgetTerm) -> str:
         """The name of the finding that a part makes; optimization has several, see `_fault`."""
         if part.name == "stopping":
             return "overfits" if self.longer_harms else "undertrained"
@@ -306,12 +306,12 @@ class BudgetTerms:
             return "over_regularized" if self.objective.regularized else "underfits"
         return {"floor": "underfits", "capacity": "underfits", "gap": "overfits"}.get(part.name, part.name)
 
-    def tried(self, part: Part) -> tuple[Remedy, ...]:
+    def tried(self, part: BudgetTerm) -> tuple[Remedy, ...]:
         """The changes that were tried for a part."""
         name = self.name_of(part)
         return tuple(remedy for remedy in self.remedies if remedy.name == name)
 
-    def gain(self, remedy: Remedy) -> Part:
+    def gain(self, remedy: Remedy) -> BudgetTerm:
         """V(chosen) less V of a remedy, both stopped by the recipe's rule."""
         return self._of_rows(remedy.name, self._gains((remedy,))[0])
 
@@ -320,7 +320,7 @@ class BudgetTerms:
         valid = np.stack([one.valid for one in self.levels], axis=1)
         return valid - np.stack([np.stack(remedy.valid, axis=1) for remedy in remedies])
 
-    def answer(self, part: Part) -> Answer | None:
+    def answer(self, part: BudgetTerm) -> Answer | None:
         """What the best of the changes that were tried for a part takes off the validation loss; None where none was tried."""
         tried = self.tried(part)
         if not tried:
@@ -330,12 +330,12 @@ class BudgetTerms:
         gain = self._of_rows(part.name, cross_fitted(gains))
         return Answer(best, gain, self._worth(gain))
 
-    def proven(self, part: Part) -> bool:
+    def proven(self, part: BudgetTerm) -> bool:
         """Whether a part's lever was pulled and the validation loss clearly improved."""
         answer = self.answer(part)
         return not self.refuted(part) if part.name == "optimization" else answer is not None and answer.helps
 
-    def refuted(self, part: Part) -> bool:
+    def refuted(self, part: BudgetTerm) -> bool:
         """Whether a part's lever was pulled and the validation loss did not clearly improve."""
         if part.name == "optimization":
             return not self._worth(self.valid_gain)
@@ -358,11 +358,11 @@ class BudgetTerms:
         """Whether better optimization clearly lowers the validation loss where it is stopped as the recipe is, but not at w*."""
         return self.way_gain is not None and self._worth(self.way_gain) and not self._worth(self.valid_gain)
 
-    def _worth(self, gain: Part) -> bool:
+    def _worth(self, gain: BudgetTerm) -> bool:
         """Whether a gain on validation rows is clear, and large enough to be named."""
         return gain.estimate >= MATERIAL * abs(self.valid.estimate) and self._above_zero(gain)
 
-    def _above_zero(self, part: Part) -> bool:
+    def _above_zero(self, part: BudgetTerm) -> bool:
         """Whether a difference of validation losses is above zero. Only one side counts, so that the level is of one side: the
         interval at ``2 level - 1``."""
         if part.rows is None or len(self.seeds) < 2 or self.level <= 0.5:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.decomposition.budget_findings import to_try
 from wellposed.decomposition.budget_terms import Levels, Remedy
 from wellposed.decomposition.measured_budget import ErrorBudget
@@ -30,15 +30,15 @@ from wellposed.decomposition.rivals import (
     ADAM_RATES,
     FEW_ADAM_RATES,
     Objective,
-    larger,
+    larger_model_settings,
+    relative_cost,
     rival_epochs,
-    rivals,
-    unregularized,
-    weight,
+    rival_recipes,
+    unregularized_rivals,
 )
-from wellposed.decomposition.training_cost import State, View, charged, seen
+from wellposed.decomposition.training_cost import StateDict, View, loss_as_trained, penalty_costs
 from wellposed.diagnosis.advice import Room
-from wellposed.losses.per_example import Average
+from wellposed.losses.per_example import MeanLoss
 from wellposed.optim.averaging import batch_norms
 from wellposed.optimality.settle import settle
 from wellposed.parallel.executors import train_jobs
@@ -49,7 +49,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.training.evaluate import batches_of, call
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
-from wellposed.training.resampling import sampled
+from wellposed.training.resampling import with_sample
 from wellposed.training.run import Run
 
 Array = npt.NDArray[np.float64]
@@ -158,16 +158,16 @@ class Found:
         by: the recipe that found them, None where it is the budget's own; ``polished`` by full-batch steps.
     """
 
-    state: State
+    state: StateDict
     training: float
-    valid: Average
+    valid: MeanLoss
     cost: float
     by: Recipe | None = None
     polished: bool = False
 
 
 @dataclass(frozen=True)
-class Plan:
+class RivalPlan:
     """Which rivals are trained: for so many epochs, and ``few`` where time is short."""
 
     length: int
@@ -181,15 +181,15 @@ class Plan:
     def kinds(self, objective: Objective, recipe: Recipe, bigger: Mapping[str, Any] | None) -> dict[str, list[Recipe]]:
         """Their recipes, by kind."""
         return {
-            "rivals": rivals(objective, self.length, self.few),
-            "same": unregularized(recipe, self.length, few=self.few) if objective.regularized else [],
-            "larger": [] if bigger is None else unregularized(recipe, self.length, bigger, self.few),
+            "rivals": rival_recipes(objective, self.length, self.few),
+            "same": unregularized_rivals(recipe, self.length, few=self.few) if objective.regularized else [],
+            "larger": [] if bigger is None else unregularized_rivals(recipe, self.length, bigger, self.few),
         }
 
     def jobs(self, objective: Objective, seeds: int, weighs: float) -> float:
         """How many there are; larger ones count ``weighs`` times."""
         rates = len(FEW_ADAM_RATES if self.few else ADAM_RATES)
-        first = len(rivals(objective, 1, self.few)) + rates * (objective.regularized + weighs)
+        first = len(rival_recipes(objective, 1, self.few)) + rates * (objective.regularized + weighs)
         return first + (seeds - 1) * self.on * (1 + objective.regularized + weighs)
 
 
@@ -204,8 +204,8 @@ def least_seconds(problem: Problem, recipe: Recipe, runs: Sequence[Run]) -> floa
     Args:
         runs: of the recipe, one or more; they tell how long an epoch takes.
     """
-    weighs = weight(problem, recipe, larger(problem, recipe))
-    jobs = Plan(1, few=True).jobs(Objective.of(problem, recipe), len(runs), weighs)
+    weighs = relative_cost(problem, recipe, larger_model_settings(problem, recipe))
+    jobs = RivalPlan(1, few=True).jobs(Objective.of(problem, recipe), len(runs), weighs)
     return jobs * _pace(runs) * max(len(run.history) for run in runs) / TRAINING_SHARE
 
 
@@ -242,7 +242,7 @@ class _Probe:
             seed: (self.found("own", own[seed], own=True), self.found("own", ends[seed], own=True)) for seed in own
         }
         steps = math.ceil(min(self.rows or math.inf, len(self.problem.prepared.train)) / self.recipe.batch_size)
-        bigger = larger(self.problem, self.recipe)
+        bigger = larger_model_settings(self.problem, self.recipe)
         length = epochs or rival_epochs(max(len(run.history) for run in own.values()), steps)
         took = max(len(run.history) for run in own.values())
         plan = self.affordable(length, took, own, bigger)
@@ -278,7 +278,7 @@ class _Probe:
         jobs = [Job(change.recipe, seed, self.rows) for _, change in changes for seed in budget.seeds]
         if not jobs:
             return ()
-        report("error_budget", jobs=len(jobs))
+        emit("error_budget", jobs=len(jobs))
         rows = [self.rows_of(run) for run in self.train(jobs, None)]
         tried = []
         for place, (name, change) in enumerate(changes):
@@ -316,15 +316,15 @@ class _Probe:
             for seed, one in zip(budget.seeds, budget.levels, strict=True)
         )
 
-    def affordable(self, length: int, took: int, own: Mapping[int, Run], bigger: Mapping[str, Any] | None) -> Plan:
+    def affordable(self, length: int, took: int, own: Mapping[int, Run], bigger: Mapping[str, Any] | None) -> RivalPlan:
         """The rivals that fit into the time, by the pace of the recipe's own runs: a schedule that is cut off has not come down,
         and is worse than a short one. First there are fewer, then they are shorter."""
-        whole = Plan(length)
+        whole = RivalPlan(length)
         if math.isinf(self.deadline):
             return whole
-        weighs = weight(self.problem, self.recipe, bigger)
+        weighs = relative_cost(self.problem, self.recipe, bigger)
         pace = _pace(list(own.values()))
-        for plan in (whole, Plan(length, few=True)):
+        for plan in (whole, RivalPlan(length, few=True)):
             jobs = plan.jobs(self.objective, len(own), weighs)
             left = TRAINING_SHARE * (self.deadline - SPARE * self.look * jobs - time.monotonic())
             fits = max(1, int(left / max(jobs * pace, 1e-9)))
@@ -405,7 +405,7 @@ class _Probe:
             jobs = [(kind, Job(recipe, seed, self.rows)) for kind in going for recipe in going[kind] for seed in stage]
             if not jobs:
                 continue
-            report("error_budget", jobs=len(jobs))
+            emit("error_budget", jobs=len(jobs))
             trained = self.train([job for _, job in jobs], PROBE_ROWS, SHARE)
             missing = [run is None or run.stopped == Stopped.BUDGET for run in trained]
             cut += sum(missing)
@@ -435,23 +435,23 @@ class _Probe:
         self.look = max(self.look, time.perf_counter() - began)
         return Found(state, training, valid, cost, None if own else run.recipe)
 
-    def losses(self, run: Run) -> tuple[float, Average]:
+    def losses(self, run: Run) -> tuple[float, MeanLoss]:
         """The data loss on all training rows, and on each validation row."""
         began = time.perf_counter()
-        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
         training, valid = run.losses(data.train_clean), run.losses(data.valid)
         self.pass_ = max(self.pass_, time.perf_counter() - began)
         return training.mean, valid
 
-    def cost(self, state: State, seed: int, training: float) -> float:
+    def cost(self, state: StateDict, seed: int, training: float) -> float:
         """The expected noisy loss in evaluation mode of batch norm, plus all penalties; the data loss where there is no cost."""
         recipe = self.objective.cost
-        _, penalty = charged(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
+        _, penalty = penalty_costs(self.problem, recipe, state, seed=seed, step=self.last_step, rows=self.rows)
         plain = not self.objective.noisy and not recipe.noise.acting("labels") and not self._functional
         if plain:
             return training + penalty
         mode: Any = "noise" if self.objective.noisy else "evaluation"
-        noisy = seen(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
+        noisy = loss_as_trained(self.problem, state, View(recipe, mode), rows=self.rows, step=self.last_step)
         return noisy.loss + float(noisy.outputs.mean()) + penalty
 
     @property
@@ -494,7 +494,7 @@ class _Probe:
 
     def polished(self, best: Found, seed: int, terms: Recipe, pending: int) -> Found | None:
         """The weights settled by full-batch steps on the cost of ``terms``; None where its cost is not smooth in this way."""
-        data = sampled(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
+        data = with_sample(self.problem.prepared, Job(self.recipe, rows=self.rows).sample)
         if best.by is None or data.train.weight is not None:
             return None
         model = self.problem.build(best.by.model, seed)

@@ -36,19 +36,19 @@ from wellposed.core.errors import InputError, described, listed
 from wellposed.core.preserve import buffers_kept, modes_kept
 from wellposed.core.random import seeded
 from wellposed.decomposition import gap_figure
-from wellposed.decomposition.picture import shown
-from wellposed.decomposition.training_cost import DRAWS, View, charged, loss_parts, seen, set_mode
-from wellposed.losses.per_example import Average, PerExample, average
+from wellposed.decomposition.picture import figure_html
+from wellposed.decomposition.training_cost import DRAWS, View, loss_as_trained, loss_parts, penalty_costs, set_mode
+from wellposed.losses.per_example import MeanLoss, PerExample, mean_loss
 from wellposed.noise.hooks import hooked
 from wellposed.noise.noise import PLACED
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.statistics.intervals import crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import evaluate
 from wellposed.training.history import Stopped
 from wellposed.training.loop import Training
-from wellposed.training.resampling import Sample, sampled
+from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -72,7 +72,7 @@ SAYS = {
 
 
 @dataclass(frozen=True)
-class Share:
+class GapShare:
     """What one thing makes of the visible gap: positive widens it, negative hides some of it.
 
     Attributes:
@@ -110,7 +110,7 @@ class GapSplit:
     logged: float
     training: float
     valid: float
-    shares: tuple[Share, ...]
+    shares: tuple[GapShare, ...]
     level: float = 0.95
     epoch: int = -1
     notes: tuple[str, ...] = ()
@@ -126,10 +126,10 @@ class GapSplit:
         return self.valid - self.training
 
     @cached_property
-    def _by_name(self) -> dict[str, Share]:
+    def _by_name(self) -> dict[str, GapShare]:
         return {share.name: share for share in self.shares}
 
-    def __getitem__(self, name: str) -> Share:
+    def __getitem__(self, name: str) -> GapShare:
         """A share by its name.
 
         Raises:
@@ -163,7 +163,7 @@ class GapSplit:
 
     def _repr_html_(self) -> str:
         """The waterfall and the text, as a notebook shows them."""
-        return shown(str(self), self.figure)
+        return figure_html(str(self), self.figure)
 
     def figure(self) -> str:
         """The waterfall from the true gap to the visible one as SVG; empty where a loss is not finite.
@@ -171,10 +171,10 @@ class GapSplit:
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        return gap_figure.picture([(s.name, s.estimate, s.low, s.high) for s in self.shares], self.visible)
+        return gap_figure.gap_picture([(s.name, s.estimate, s.low, s.high) for s in self.shares], self.visible)
 
 
-def _interval(share: Share) -> str:
+def _interval(share: GapShare) -> str:
     return f"[{share.low:+.4f}, {share.high:+.4f}]" if math.isfinite(share.low) else ""
 
 
@@ -238,39 +238,39 @@ class Stage:
         return float(self.rows.mean() + self.more.mean())
 
 
-def _between(name: str, before: Stage, after: Stage, level: float) -> Share:
+def _between(name: str, before: Stage, after: Stage, level: float) -> GapShare:
     """What the step from ``before`` to ``after`` hid of the gap: the fall of the training cost, as a part of the gap."""
     estimate = after.value - before.value
     if before.rows.shape[0] != after.rows.shape[0]:  # a loss that is one number for a batch on one side
-        return Share(name, estimate, math.nan, math.nan)
+        return GapShare(name, estimate, math.nan, math.nan)
     draws = max(before.rows.shape[1], after.rows.shape[1], len(before.more), len(after.more))
     added = np.broadcast_to(after.more, (draws,)) - np.broadcast_to(before.more, (draws,))
     shape = (len(before.rows), draws)
     difference = np.broadcast_to(after.rows, shape) - np.broadcast_to(before.rows, shape) + added
     if float(np.abs(difference - difference.mean()).max()) == 0.0 or len(difference) < 2:
-        return Share(name, estimate, estimate, estimate)
+        return GapShare(name, estimate, estimate, estimate)
     found = crossed_interval(difference, level)
-    return Share(name, estimate, found.low, found.high)
+    return GapShare(name, estimate, found.low, found.high)
 
 
-def _moving(logged: float, now: Stage, level: float) -> Share:
+def _moving(logged: float, now: Stage, level: float) -> GapShare:
     """The logged cost has one draw of the noise for each row, and this is the expectation over draws."""
     estimate = now.value - logged
     means = now.rows.mean(axis=0) + now.more
     if len(means) < 2:
-        return Share("moving", estimate, estimate, estimate)
+        return GapShare("moving", estimate, estimate, estimate)
     half = student_quantile((1 + level) / 2, len(means) - 1) * float(means.std(ddof=1)) * math.sqrt(1 + 1 / len(means))
-    return Share("moving", estimate, estimate - half, estimate + half)
+    return GapShare("moving", estimate, estimate - half, estimate + half)
 
 
-def _true(training: float, valid: Array, level: float) -> Share:
+def _true(training: float, valid: Array, level: float) -> GapShare:
     """The generalization gap; the training rows are all that there are, the validation rows a sample."""
     difference = valid - training
     estimate = float(difference.mean())
     if len(difference) < 2:
-        return Share("generalization", estimate, math.nan, math.nan)
+        return GapShare("generalization", estimate, math.nan, math.nan)
     found = crossed_interval(difference, level)
-    return Share("generalization", estimate, found.low, found.high)
+    return GapShare("generalization", estimate, found.low, found.high)
 
 
 # --- a run
@@ -291,10 +291,10 @@ def _of_run(run: Run, draws: int, level: float) -> GapSplit:
     steps = math.ceil(rows / (recipe.batch_size * recipe.accumulate)) * (epoch + 1)
 
     def stage(view: View) -> Stage:
-        found = seen(problem, raw, view, seed=run.seed, rows=limit, draws=draws, step=steps)
+        found = loss_as_trained(problem, raw, view, seed=run.seed, rows=limit, draws=draws, step=steps)
         return Stage(found.rows, found.outputs)
 
-    in_cost, everything = charged(problem, recipe, raw, seed=run.seed, step=steps, rows=limit)
+    in_cost, everything = penalty_costs(problem, recipe, raw, seed=run.seed, step=steps, rows=limit)
     if everything > in_cost and in_cost == 0:
         notes.append(
             "Decay and proximal terms are enforced beside the cost, so that they are no part of what is logged."
@@ -312,28 +312,28 @@ def _of_run(run: Run, draws: int, level: float) -> GapSplit:
     if averaged:
         shares.append(_between("averaging", before, clean, level))
     else:  # rounding, and losses that are one number for a batch
-        shares[-1] = Share(shares[-1].name, *(value + clean.value - before.value for value in _numbers(shares[-1])))
+        shares[-1] = GapShare(shares[-1].name, *(value + clean.value - before.value for value in _numbers(shares[-1])))
     shares.append(_true(training[0], valid[1], level))
     kept = _there(shares, logged)
     return GapSplit(logged, training[0], valid[0], _exact(kept, valid[0] - logged), level, epoch, tuple(notes))
 
 
-def _there(shares: Sequence[Share], logged: float) -> list[Share]:
+def _there(shares: Sequence[GapShare], logged: float) -> list[GapShare]:
     """Without those that are nothing but rounding: their cause is not in the recipe."""
     least = ROUNDING * max(1.0, abs(logged))
     always = ("moving", "unseen", "generalization")
     return [share for share in shares if share.name in always or max(map(abs, _numbers(share))) > least]
 
 
-def _numbers(share: Share) -> tuple[float, float, float]:
+def _numbers(share: GapShare) -> tuple[float, float, float]:
     return share.estimate, share.low, share.high
 
 
-def _exact(shares: Sequence[Share], visible: float) -> tuple[Share, ...]:
+def _exact(shares: Sequence[GapShare], visible: float) -> tuple[GapShare, ...]:
     """The shares, with what rounding is left put into the first."""
     rest = visible - math.fsum(share.estimate for share in shares)
     first = shares[0]
-    return (Share(first.name, *(value + rest for value in _numbers(first))), *shares[1:])
+    return (GapShare(first.name, *(value + rest for value in _numbers(first))), *shares[1:])
 
 
 def _taken_away(run: Run, whole: Stage, stage: Any) -> Iterator[tuple[str, Stage]]:
@@ -371,7 +371,7 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
 
 def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
     """The loss in evaluation mode, and each row's part."""
-    data = sampled(run.problem.prepared, Sample(rows))
+    data = with_sample(run.problem.prepared, Sample(rows))
     source = data.train_clean if side == "train" else data.valid
     found = run.losses(source)
     return found.mean, found.rows.numpy().astype(np.float64)
@@ -382,7 +382,7 @@ def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
 
 def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, level: float) -> GapSplit:
     """From the model as it stands, on the rows that are watched."""
-    regularized = inside(watch.optimizer, Regularized)
+    regularized = find_wrapper(watch.optimizer, Regularized)
     penalty = 0.0
     if regularized is not None:
         with torch.no_grad():
@@ -408,7 +408,7 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     else:
         half = _rows_half(cost, level)
         unseen = cost.value - logged
-        shares.insert(0, Share("unseen", unseen, unseen - half, unseen + half))
+        shares.insert(0, GapShare("unseen", unseen, unseen - half, unseen + half))
         notes.append(
             "Unseen are weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and penalties on "
             "outputs; its interval says how far the watched rows can mislead."
@@ -426,7 +426,7 @@ def _rows_half(stage: Stage, level: float) -> float:
     return (found.high - found.low) / 2
 
 
-def _watched_loss(watch: Watch, side: str) -> Average:
+def _watched_loss(watch: Watch, side: str) -> MeanLoss:
     """The loss of the watched rows in evaluation mode."""
     with seeded(0, "watch"), watch.notes.blind():
         return evaluate(
@@ -451,7 +451,7 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
                 for part in _split(batch, batch_size):
                     outputs = watch.forward(watch.model, part)
                     parts.append(loss_parts(watch.loss, outputs, watch.target_of(part), smooth))
-            found.append(average(parts).rows.numpy().astype(np.float64))
+            found.append(mean_loss(parts).rows.numpy().astype(np.float64))
         if draw == 1 and np.array_equal(found[0], found[1]):  # nothing is drawn
             return found[0][:, None]
     return np.stack(found, axis=1)

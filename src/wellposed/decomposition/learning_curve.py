@@ -25,11 +25,11 @@ from wellposed.decomposition.repeated_training import (
     PROBE_ROWS,
     Recipes,
     aligned_table,
-    bounded,
     evaluated_on,
-    named,
+    format_interval,
+    recipes_by_name,
     rows_on,
-    trained,
+    train_complete,
 )
 from wellposed.decomposition.variance_components import LEVEL, Array, RowLosses
 from wellposed.diagnosis.finding import Finding
@@ -68,7 +68,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Curve:
+class RecipeCurve:
     """A recipe at every size.
 
     Attributes:
@@ -102,7 +102,7 @@ class LearningCurve:
         matters: the share of the present loss that is worth having.
     """
 
-    curves: tuple[Curve, ...]
+    curves: tuple[RecipeCurve, ...]
     loss: str
     on: str
     rows: int
@@ -110,7 +110,7 @@ class LearningCurve:
     matters: float
     notes: tuple[str, ...] = ()
 
-    def curve(self, name: str) -> Curve:
+    def curve(self, name: str) -> RecipeCurve:
         """The recipe of that name.
 
         Raises:
@@ -130,7 +130,7 @@ class LearningCurve:
         """For each recipe the lever: data, capacity, or that it cannot be told."""
         return tuple(found for curve in self.curves if (found := self._finding(curve)) is not None)
 
-    def _finding(self, curve: Curve) -> Finding | None:
+    def _finding(self, curve: RecipeCurve) -> Finding | None:
         gap, now = curve.last.gap, curve.last.valid.estimate
         if curve.gain is None or curve.verdict == UNKNOWN:
             return Finding(
@@ -210,7 +210,7 @@ class LearningCurve:
         ]
         return "\n".join(lines)
 
-    def _said(self, curve: Curve) -> str:
+    def _said(self, curve: RecipeCurve) -> str:
         if curve.rises:
             return f"{curve.name}: {curve.verdict}; the loss rises at {curve.rises} rows. Next: {LONGER}"
         if curve.gain is None:
@@ -224,7 +224,7 @@ class LearningCurve:
 
 
 def _cell(interval: Interval) -> str:
-    return bounded(interval.estimate, interval.low, interval.high)
+    return format_interval(interval.estimate, interval.low, interval.high)
 
 
 @checked
@@ -260,7 +260,7 @@ def learning_curve(
     Source:
         Cortes et al. (1994) for the form; Hestness et al. (2017) for networks.
     """
-    several = named(recipes)
+    several = recipes_by_name(recipes)
     total = len(problem.prepared.train)
     counts = row_counts(sizes, total)
     if repeats < FEWEST_DRAWS:
@@ -272,7 +272,7 @@ def learning_curve(
     where = evaluated_on(problem, on)
     keys = [(draw, name, rows) for draw in range(repeats) for name in several for rows in counts]
     jobs = [Job(as_many_steps(several[name], rows, total), draw, rows, draw) for draw, name, rows in keys]
-    ended = trained(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    ended = train_complete(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
     source, target, weight = rows_on(problem, where)
     outputs = {i: run.outputs(source) for i, run in ended.runs.items()}
     wild = {keys[i] for i, found in outputs.items() if not bool(torch.isfinite(found).all())}
@@ -365,11 +365,11 @@ def level_of(rows: int, losses: Array, share: Array, train: Sequence[float]) -> 
     return Level(rows, float(np.mean(train)), crossed_interval(table, LEVEL), crossed_interval(above, LEVEL), table)
 
 
-def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float = MATTERS) -> Curve:
+def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float = MATTERS) -> RecipeCurve:
     """Fit, and judge what twice the rows would bring."""
     means = np.array([level.table.mean(0) for level in levels])
     if len(levels) < FEWEST_SIZES or not (np.isfinite(means).all() and (means.mean(1) > 0).all()):
-        return Curve(name, recipe, tuple(levels), None, None, UNKNOWN)
+        return RecipeCurve(name, recipe, tuple(levels), None, None, UNKNOWN)
     sizes = [float(level.rows) for level in levels]
     # Training loss rises with rows, and the loss of other rows falls to where the two meet: not below training loss as it is.
     floor = max(0.0, levels[-1].valid.estimate - levels[-1].gap.high)
@@ -381,7 +381,7 @@ def curve_of(name: str, recipe: Recipe, levels: Sequence[Level], matters: float 
     worth = matters * float(means[-1].mean())
     rises = first_rise(levels)
     verdict = UNKNOWN if rises else HELP if gain.low > worth else NOT if gain.high < worth else UNKNOWN
-    return Curve(name, recipe, tuple(levels), law, gain, verdict, rises)
+    return RecipeCurve(name, recipe, tuple(levels), law, gain, verdict, rises)
 
 
 def first_rise(levels: Sequence[Level]) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 from wellposed.core.files import jsonable
 from wellposed.decomposition import waterfall
 from wellposed.decomposition.budget_findings import finding_of, nothing_found, remarks
-from wellposed.decomposition.budget_terms import BudgetTerms, Part
-from wellposed.decomposition.picture import shown
+from wellposed.decomposition.budget_terms import BudgetTerm, BudgetTerms
+from wellposed.decomposition.picture import figure_html
 from wellposed.diagnosis.finding import Finding
 
 
@@ -65,7 +65,7 @@ class ErrorBudget(BudgetTerms):
 
     def _repr_html_(self) -> str:
         """The waterfall and the text, as a notebook shows them."""
-        return shown(str(self), self.figure)
+        return figure_html(str(self), self.figure)
 
     def figure(self) -> str:
         """The waterfall as SVG; empty where a loss is not finite.
@@ -73,7 +73,7 @@ class ErrorBudget(BudgetTerms):
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        return waterfall.picture(jsonable(self.to_dict()), self.recipe.describe())
+        return waterfall.budget_picture(jsonable(self.to_dict()), self.recipe.describe())
 
 
 WIDTH = 28
@@ -92,7 +92,7 @@ WORDS = {
 
 def _table(budget: ErrorBudget) -> str:
     """Each term with its interval and a bar from where the last one ended."""
-    lines: list[tuple[str, Part, float]] = []
+    lines: list[tuple[str, BudgetTerm, float]] = []
     start = 0.0
     for part in budget.parts:
         lines.append((WORDS[part.name], part, start))
@@ -115,7 +115,7 @@ def _table(budget: ErrorBudget) -> str:
     return "\n".join([*table, *_sentences(budget)])
 
 
-def _interval(part: Part) -> str:
+def _interval(part: BudgetTerm) -> str:
     return f"[{part.low:+.4f}, {part.high:+.4f}]" if math.isfinite(part.low) else "[one seed]"
 
 

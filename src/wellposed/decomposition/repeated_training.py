@@ -31,7 +31,7 @@ WHOLE = (Stopped.EPOCHS, Stopped.PATIENCE, Stopped.DIVERGED)
 """How a run stops that was not cut off: the others were trained less than their recipe says."""
 
 
-def named(recipes: Recipes) -> dict[str, Recipe]:
+def recipes_by_name(recipes: Recipes) -> dict[str, Recipe]:
     """The recipes by name: that of the mapping, the preset's, or ``recipe 1``, ``recipe 2``, ... in their order.
 
     Raises:
@@ -51,7 +51,7 @@ def named(recipes: Recipes) -> dict[str, Recipe]:
     return found
 
 
-def varied(recipe: Recipe, vary: Vary, value: float) -> Recipe:
+def with_amount(recipe: Recipe, vary: Vary, value: float) -> Recipe:
     """The recipe with one amount set.
 
     Args:
@@ -111,7 +111,7 @@ def amount_of(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedJobs:
     """What came of jobs.
 
     Attributes:
@@ -123,7 +123,7 @@ class Trained:
     interrupted: bool
 
 
-def trained(
+def train_complete(
     problem: Problem,
     jobs: Sequence[Job],
     *,
@@ -131,7 +131,7 @@ def trained(
     device: str | torch.device,
     deadline: float,
     probe_rows: int | None,
-) -> Trained:
+) -> TrainedJobs:
     """Train the jobs; runs that were cut off, by the deadline or Ctrl-C, are left out.
 
     Raises:
@@ -151,7 +151,7 @@ def trained(
         if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
     runs = {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
-    return Trained(runs, stopped or any(map(interrupted, told.values())))
+    return TrainedJobs(runs, stopped or any(map(interrupted, told.values())))
 
 
 def evaluated_on(problem: Problem, on: str | None) -> str:
@@ -198,7 +198,7 @@ def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def bounded(estimate: float, low: float, high: float) -> str:
+def format_interval(estimate: float, low: float, high: float) -> str:
     """``0.512 [0.490, 0.534]``: two digits of half the interval's width, since more say nothing."""
     half = (high - low) / 2
     if not (math.isfinite(half) and half > 0):

@@ -135,7 +135,7 @@ def rival_epochs(took: int, steps_per_epoch: int) -> int:
     return max(LONGER * took, math.ceil(FEWEST_STEPS / max(1, steps_per_epoch)))
 
 
-def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
+def relative_cost(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None) -> float:
     """About how many times as long the network with other settings takes to train: by its weights, at least 1; 0 for none."""
     if settings is None:
         return 0.0
@@ -143,7 +143,7 @@ def weight(problem: Problem, recipe: Recipe, settings: Mapping[str, Any] | None)
     return float(max(1.0, more / max(1, now)) ** SUBLINEAR)
 
 
-def rivals(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]:
+def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]:
     """Recipes that minimize the same cost by other rates, schedules and optimizers, longer; fewer of them where time is short.
 
     Where decay has no cost, only those that decay at least as long: a rate that is lower on average would fit before the
@@ -161,10 +161,10 @@ def rivals(objective: Objective, epochs: int, few: bool = False) -> list[Recipe]
     ways += [{"name": name, "lr": rate, **adam} for rate in rates if objective.fixed or rate >= own.lr]
     if objective.fixed and not few:
         ways += [{"name": "sgd", "lr": rate, "momentum": 0.9, "nesterov": True} for rate in SGD_RATES]
-    return _distinct([trained_out(objective.recipe, way, epochs) for way in ways])
+    return _distinct([long_training(objective.recipe, way, epochs) for way in ways])
 
 
-def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
+def long_training(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     """The recipe by another optimizer, annealed over so many epochs, with the weights of the last one."""
     changed = {
         **recipe.model_dump(),
@@ -175,17 +175,17 @@ def trained_out(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     return Recipe(**{**changed, "stopping": {"patience": 0, "keep": "last"}})
 
 
-def unregularized(
+def unregularized_rivals(
     recipe: Recipe, epochs: int, settings: Mapping[str, Any] | None = None, few: bool = False
 ) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
-    silent = bare(recipe.replace(model=dict(settings or {})))
+    silent = without_regularization(recipe.replace(model=dict(settings or {})))
     return [
-        trained_out(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
+        long_training(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
     ]
 
 
-def bare(recipe: Recipe) -> Recipe:
+def without_regularization(recipe: Recipe) -> Recipe:
     """The recipe without regularization: no terms, no noise, none of the model's own dropout, no decay of the optimizer."""
     optimizer = recipe.optimizer.model_dump() | (
         {"weight_decay": 0.0} if recipe.optimizer.settings.get("weight_decay") else {}
@@ -198,7 +198,7 @@ def _distinct(recipes: list[Recipe]) -> list[Recipe]:
     return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
-def larger(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:
+def larger_model_settings(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:
     """Settings of the model that make it larger, or None where none is known to.
 
     Settings of the problem's space take its largest value, or those that are a width or a depth by their name are

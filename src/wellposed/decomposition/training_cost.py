@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.random import generator, reseed, seeded, stream_seed
-from wellposed.data.arrays import moved
-from wellposed.losses.per_example import Loss, PerExample, average
+from wellposed.data.arrays import to_device
+from wellposed.losses.per_example import Loss, PerExample, mean_loss
 from wellposed.noise.activations import Streams, dropout_from_streams, dropouts
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 
 Array = npt.NDArray[np.float64]
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 Mode = Literal["training", "noise", "norms", "evaluation"]
 """Which modules are in training mode: all, all but batch norm, batch norm alone, none."""
 
@@ -78,7 +78,7 @@ class View:
         return bool(drawn or active or batched)
 
 
-def seen(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
+def loss_as_trained(problem: Problem, state: StateDict, view: View, *, seed: int = 0, rows: int | None = None, draws: int = DRAWS,
          step: int = 0) -> Seen:  # fmt: skip
     """The loss of these weights on all training rows as the recipe's training would see it.
 
@@ -101,8 +101,8 @@ def seen(problem: Problem, state: State, view: View, *, seed: int = 0, rows: int
     return Seen(np.stack([rows for rows, _ in parts], axis=1), np.array([charged for _, charged in parts]))
 
 
-def charged(
-    problem: Problem, recipe: Recipe, state: State, *, seed: int, step: int = 0, rows: int | None = None
+def penalty_costs(
+    problem: Problem, recipe: Recipe, state: StateDict, *, seed: int, step: int = 0, rows: int | None = None
 ) -> tuple[float, float]:
     """What the weights are charged in the cost that training minimizes (``how="loss"``), and by all terms together.
 
@@ -111,7 +111,7 @@ def charged(
     """
     training = Training.begin(problem, recipe, seed, torch.device("cpu"), math.inf, rows, 2)
     training.model.load_state_dict(dict(state))
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None  # a training has one
     optimizer.at_step(step)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def _closed(training: Training) -> None:
     """Take the hooks away."""
     if training.perturbed is not None:
         training.perturbed.remove()
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     if optimizer is not None:
         optimizer.remove()
 
@@ -134,13 +134,13 @@ def _augments(training: Training, view: View) -> bool:
     return view.augmented and training.data.train is not training.data.train_clean
 
 
-def _one_draw(training: Training, state: State, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
+def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
     """Each row's part of the loss, in the rows' order, and what the outputs are charged on average."""
     model = training.model
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
     set_mode(model, view.mode)
     training = replace(training, streams=Streams(stream_seed(seed, "draw", draw)))
-    optimizer = inside(training.optimizer, Regularized)
+    optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None
     optimizer.at_step(step)
     parts: list[PerExample] = []
@@ -161,7 +161,7 @@ def _one_draw(training: Training, state: State, view: View, seed: int, draw: int
             if weight is not None:
                 weights.append(weight)
     taken = torch.cat(order)
-    rows = average(parts, weights or None).rows.numpy()
+    rows = mean_loss(parts, weights or None).rows.numpy()
     if len(rows) == len(taken):
         rows = rows[np.argsort(taken.numpy())]
     return rows.astype(np.float64), charge / len(taken)
@@ -181,7 +181,7 @@ def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, T
     source = training.data.train if view.augmented else training.data.train_clean
     inputs, target = source.batch(index)
     weight = None if source.weight is None else source.weight[index]
-    inputs, mixing = training.disturbed(moved(inputs, training.device))
+    inputs, mixing = training.disturbed(to_device(inputs, training.device))
     differentiated = "inputs" in training.needs
     if differentiated:
         inputs = inputs.detach().requires_grad_()
@@ -193,7 +193,7 @@ def _batch(training: Training, index: Tensor, view: View) -> tuple[PerExample, T
             given = inputs if differentiated else None
             penalty = training.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
     with torch.no_grad():
-        told, weight = training.told(outputs.detach(), moved(target, training.device), weight, mixing)
+        told, weight = training.told(outputs.detach(), to_device(target, training.device), weight, mixing)
         return loss_parts(training.problem.loss, outputs.detach(), told, view.smooth), weight, float(penalty)
 
 

@@ -33,7 +33,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Part:
+class VarianceComponent:
     """One summand: its estimate and 95 % interval over resamples and rows (and seeds, where they are crossed).
 
     Attributes:
@@ -124,21 +124,21 @@ def at_centre(members: Tensor, losses: RowLosses, left_out: bool = True) -> Arra
     return np.concatenate([estimate, left])
 
 
-def without(members: Tensor, axis: int, i: int) -> Tensor:
+def leave_out(members: Tensor, axis: int, i: int) -> Tensor:
     """The members without the ``i``-th along an axis."""
     kept = [j for j in range(members.shape[axis]) if j != i]
     return members.index_select(axis, torch.tensor(kept))
 
 
-def within(outputs: Tensor, losses: RowLosses) -> Array:
+def loss_over_seeds(outputs: Tensor, losses: RowLosses) -> Array:
     """The loss at the output expected over seeds, for each resample: ``(resamples, rows)``, jackknifed over seeds."""
     seeds = outputs.shape[1]
     whole = losses(outputs.mean(1))
-    one = np.mean([losses(without(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
+    one = np.mean([losses(leave_out(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
     return np.asarray(seeds * whole - (seeds - 1) * one)
 
 
-def nested(outputs: Tensor, losses: RowLosses) -> dict[str, Array]:
+def nested_components(outputs: Tensor, losses: RowLosses) -> dict[str, Array]:
     """The parts where each resample has seeds of its own: ``loss = bias + data + seeds``.
 
     Args:
@@ -149,12 +149,12 @@ def nested(outputs: Tensor, losses: RowLosses) -> dict[str, Array]:
     loss, bias = mean_of(each.mean(1)), at_centre(outputs.mean(1), losses)
     parts = {"loss": loss, "bias": bias, "variance": loss - bias}
     if seeds > 1:
-        between = mean_of(within(outputs, losses))
+        between = mean_of(loss_over_seeds(outputs, losses))
         parts |= {"data": between - bias, "seeds": loss - between}
     return parts
 
 
-def crossed(outputs: Tensor, losses: RowLosses, left_out: bool = True) -> dict[str, Array]:
+def crossed_components(outputs: Tensor, losses: RowLosses, left_out: bool = True) -> dict[str, Array]:
     """The parts where every resample has the same seeds, at least two: ``loss = bias + data + seeds + both``."""
     resamples, seeds = outputs.shape[:2]
     each = losses(outputs.flatten(0, 1)).reshape(resamples, seeds, -1)
@@ -166,9 +166,9 @@ def crossed(outputs: Tensor, losses: RowLosses, left_out: bool = True) -> dict[s
         return mean_of(values) if left_out else values.mean(0, keepdims=True)
 
     whole = centre(outputs.mean(1))
-    one = np.mean([centre(without(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
+    one = np.mean([centre(leave_out(outputs, 1, s).mean(1)) for s in range(seeds)], axis=0)
     loss, bias = of(each.mean(1)), seeds * whole - (seeds - 1) * one
-    by_data = of(within(outputs, losses))
+    by_data = of(loss_over_seeds(outputs, losses))
     by_seeds = np.mean([centre(outputs[:, s]) for s in range(seeds)], axis=0)
     return {
         "loss": loss, "bias": bias, "variance": loss - bias, "data": by_data - bias, "seeds": by_seeds - bias,
@@ -213,7 +213,9 @@ def hits(outputs: Tensor, target: Tensor) -> dict[str, Array] | None:
 VARIANCES = ("variance", "data", "seeds", "both")
 
 
-def part_of(quantity: Array, share: Array, over_seeds: Array | None = None, variance: bool = False) -> Part:
+def part_of(
+    quantity: Array, share: Array, over_seeds: Array | None = None, variance: bool = False
+) -> VarianceComponent:
     """The estimate and its interval: pseudo-values of resamples and rows, which are crossed.
 
     A variance that is clearly above zero has its interval on the scale of its logarithm, since estimates of it by few
@@ -241,7 +243,7 @@ def part_of(quantity: Array, share: Array, over_seeds: Array | None = None, vari
     low, high = estimate - below, estimate + above
     if variance and estimate > max(below, above):
         low, high = estimate * math.exp(-below / estimate), estimate * math.exp(above / estimate)
-    return Part(estimate, low, high, table, seeds)
+    return VarianceComponent(estimate, low, high, table, seeds)
 
 
 def half_over(seeds: Array, level: float) -> float:
@@ -251,7 +253,7 @@ def half_over(seeds: Array, level: float) -> float:
     return student_quantile((1 + level) / 2, len(seeds) - 1) * float(seeds.std(ddof=1)) / math.sqrt(len(seeds))
 
 
-def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, Part]:
+def decompose(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, VarianceComponent]:
     """Every part of the loss with its interval.
 
     Args:
@@ -261,19 +263,19 @@ def decomposed(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, 
     outputs = outputs.double()
     seeds = outputs.shape[1]
     if not crossing or seeds == 1:
-        return _parts(nested(outputs, losses), losses.share, {})
+        return _parts(nested_components(outputs, losses), losses.share, {})
     over: dict[str, Array] = {}
     if seeds >= FEWEST:
-        others = [crossed(without(outputs, 1, s), losses, left_out=False) for s in range(seeds)]
+        others = [crossed_components(leave_out(outputs, 1, s), losses, left_out=False) for s in range(seeds)]
         over = {name: np.array([float(found[name].mean()) for found in others]) for name in others[0]}
-    return _parts(crossed(outputs, losses), losses.share, over)
+    return _parts(crossed_components(outputs, losses), losses.share, over)
 
 
-def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dict[str, Part]:
+def _parts(found: dict[str, Array], share: Array, over: dict[str, Array]) -> dict[str, VarianceComponent]:
     return {name: part_of(values, share, over.get(name), name in VARIANCES) for name, values in found.items()}
 
 
-def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, Part] | None:
+def zero_one(outputs: Tensor, target: Tensor, share: Array) -> dict[str, VarianceComponent] | None:
     """The parts of 0-1 loss with their intervals, of the rows whose ``share`` of the loss is not 0: the others have no label;
     see `hits`."""
     kept = torch.from_numpy(np.flatnonzero(share))

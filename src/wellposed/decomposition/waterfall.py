@@ -9,7 +9,7 @@ from typing import Any
 
 from wellposed.core import drawing, formats
 from wellposed.core.drawing import standalone
-from wellposed.core.records import mapping, number, part, rows, text
+from wellposed.core.records import mapping, number_or_nan, part, rows, text
 
 NAMES = {
     "floor": "floor",
@@ -40,7 +40,7 @@ NARROWEST = 0.012
 
 
 @dataclass(frozen=True)
-class Step:
+class WaterfallBar:
     """One bar: where it starts, how long it is, and where its end lies with certainty."""
 
     name: str
@@ -61,10 +61,10 @@ class Step:
         return ends if all(math.isfinite(end) for end in ends) else None
 
 
-def steps_of(record: Any) -> list[Step]:
+def budget_bars(record: Any) -> list[WaterfallBar]:
     """The bars of a budget's record, in order; empty where it is damaged or does not add up."""
     apart = {text(one.get("name"), 40): one for one in rows(part(record, "apart"))}
-    found: list[Step] = []
+    found: list[WaterfallBar] = []
     start = 0.0
     for one in rows(part(record, "parts")):
         name = text(one.get("name"), 40)
@@ -85,14 +85,14 @@ def steps_of(record: Any) -> list[Step]:
     return [*found, total]
 
 
-def _step(one: dict[str, Any], start: float) -> Step | None:
-    name, size = text(one.get("name"), 40), number(one.get("estimate"))
+def _step(one: dict[str, Any], start: float) -> WaterfallBar | None:
+    name, size = text(one.get("name"), 40), number_or_nan(one.get("estimate"))
     if name not in NAMES or not math.isfinite(size):
         return None
-    return Step(name, start, size, number(one.get("low")), number(one.get("high")))
+    return WaterfallBar(name, start, size, number_or_nan(one.get("low")), number_or_nan(one.get("high")))
 
 
-def frame_of(several: Sequence[Sequence[Step]]) -> tuple[float, float]:
+def budget_frame(several: Sequence[Sequence[WaterfallBar]]) -> tuple[float, float]:
     """One frame for several budgets: from zero, or below it where a bar goes there; whiskers may not press bars together."""
     ends = [end for steps in several for step in steps for end in (step.start, step.end)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
@@ -104,8 +104,8 @@ def frame_of(several: Sequence[Sequence[Step]]) -> tuple[float, float]:
     return (low - 0.03 * span if low < 0 else 0.0), high + 0.03 * span
 
 
-def waterfall(
-    name: str, label: str, steps: Sequence[Step], frame: tuple[float, float], lever: str = "",
+def draw_waterfall(
+    name: str, label: str, steps: Sequence[WaterfallBar], frame: tuple[float, float], lever: str = "",
     names: Mapping[str, str] = NAMES, colours: Mapping[str, str] = COLOURS, left: int = 112,
 ) -> str:  # fmt: skip
     """The terms below one another, each from where the last one ended, with its interval, and their sum at the bottom.
@@ -133,7 +133,9 @@ def waterfall(
             if row + 1 < len(steps):
                 axes.vlines(step.end, row + 0.27, row + 0.73, color=drawing.MUTED, linewidth=1, zorder=1)
             written = (
-                formats.fixed(step.size, decimals) if step.name == "valid" else formats.signed(step.size, decimals)
+                formats.format_decimals(step.size, decimals)
+                if step.name == "valid"
+                else formats.with_sign(step.size, decimals)
             )
             bold = step.name == lever or row + 1 == len(steps)
             axes.annotate(
@@ -147,22 +149,22 @@ def waterfall(
         drawing.ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return drawing.drawn(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
+    return drawing.render_svg(name, label, ROOM + ROW * len(steps), paint, left=left, right=VALUES)
 
 
-def picture(record: Any, recipe: str) -> str:
+def budget_picture(record: Any, recipe: str) -> str:
     """The waterfall of an error budget's record as a figure of its own, SVG that is readable on white and on dark ground; empty
     where a loss is not finite.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    steps = steps_of(record)
+    steps = budget_bars(record)
     if not steps:
         return ""
     lever = lever_of(steps, next(iter(rows(part(record, "findings"))), {}))
-    label = f"Error budget of {recipe}: {spoken(steps, NAMES)}"
-    return on_any_ground(waterfall("error-budget", label, steps, frame_of([steps]), lever))
+    label = f"Error budget of {recipe}: {bars_in_words(steps, NAMES)}"
+    return on_any_ground(draw_waterfall("error-budget", label, steps, budget_frame([steps]), lever))
 
 
 def on_any_ground(svg: str) -> str:
@@ -171,7 +173,7 @@ def on_any_ground(svg: str) -> str:
     return standalone(svg.replace("var(--card)", "none"))
 
 
-def spoken(steps: Sequence[Step], names: Mapping[str, str]) -> str:
+def bars_in_words(steps: Sequence[WaterfallBar], names: Mapping[str, str]) -> str:
     """The bars in words."""
     return ", ".join(f"{names[step.name]} {formats.score(step.size)}" for step in steps)
 
@@ -188,7 +190,7 @@ def _whisker(axes: Any, row: int, ends: tuple[float, float], frame: tuple[float,
             axes.vlines(end, row - 0.12, row + 0.12, color=drawing.INK, linewidth=1.2, zorder=4)
 
 
-def lever_of(steps: Sequence[Step], finding: dict[str, Any]) -> str:
+def lever_of(steps: Sequence[WaterfallBar], finding: dict[str, Any]) -> str:
     """The bar whose size is the evidence of the first finding."""
-    size = number(part(finding, "evidence", "estimate"))
+    size = number_or_nan(part(finding, "evidence", "estimate"))
     return next((step.name for step in steps if step.name != "valid" and step.size == size), "")

@@ -51,15 +51,15 @@ class Room:
         return cls(bool(rates), problem.loss.classifies, dict(problem.space), float(max(rates, default=0.0)))
 
 
-Move = Callable[[Recipe, Room], Recipe]
+RecipeMove = Callable[[Recipe, Room], Recipe]
 
 
-def slower(by: float) -> Move:
+def with_lower_rate(by: float) -> RecipeMove:
     """The learning rate divided by ``by`` > 1."""
     return lambda recipe, room: _rated(recipe, recipe.optimizer.lr / by)
 
 
-def faster(by: float) -> Move:
+def with_higher_rate(by: float) -> RecipeMove:
     """The learning rate times ``by`` > 1."""
     return lambda recipe, room: _rated(recipe, recipe.optimizer.lr * by)
 
@@ -80,7 +80,7 @@ def usual_rate(recipe: Recipe) -> float | None:
     return None if rate is None else rate * (1.0 - float(momentum))
 
 
-def towards_usual(recipe: Recipe, room: Room) -> Recipe:
+def with_usual_rate(recipe: Recipe, room: Room) -> Recipe:
     """The optimizer's usual learning rate, where the recipe's is a factor of ten or more away from it."""
     usual = usual_rate(recipe)
     if usual is None or 0.1 < recipe.optimizer.lr / usual < 10.0:
@@ -88,33 +88,33 @@ def towards_usual(recipe: Recipe, room: Room) -> Recipe:
     return _rated(recipe, usual)
 
 
-def longer(by: float) -> Move:
+def with_more_epochs(by: float) -> RecipeMove:
     """So many times the epochs, and the patience with them."""
     return lambda recipe, room: recipe.replace(
         epochs=round(by * recipe.epochs), stopping={"patience": round(by * recipe.stopping.patience)}
     )
 
 
-def annealed(recipe: Recipe, room: Room) -> Recipe:
+def with_annealing(recipe: Recipe, room: Room) -> Recipe:
     """A learning rate that is warmed up and comes down to zero, so that the end is calm."""
     if recipe.schedule.name in ("cosine", "one_cycle"):
         return recipe
     return recipe.replace(schedule={"name": "cosine", "warmup": max(recipe.schedule.warmup, 0.05)})
 
 
-def clipped(recipe: Recipe, room: Room) -> Recipe:
+def with_clipping(recipe: Recipe, room: Room) -> Recipe:
     """Gradients with a norm of at most 1."""
     return recipe if 0 < recipe.clip <= 1 else recipe.replace(clip=1.0)
 
 
-def adaptive(recipe: Recipe, room: Room) -> Recipe:
+def with_adaptive_optimizer(recipe: Recipe, room: Room) -> Recipe:
     """AdamW with a usual rate in the place of another optimizer: each weight gets a step of its own size."""
     if recipe.optimizer.name in ("adamw", "adam", "nadam", "radam"):
         return recipe
     return Recipe(**{**recipe.model_dump(), "optimizer": {"name": "adamw", "lr": USUAL_RATES["adamw"]}})
 
 
-def larger(recipe: Recipe, room: Room) -> Recipe:
+def with_larger_model(recipe: Recipe, room: Room) -> Recipe:
     """The next larger value of each of the model's settings that is a number, where the problem has one."""
     chosen = {}
     for key, values in room.settings.items():
@@ -128,7 +128,7 @@ def larger(recipe: Recipe, room: Room) -> Recipe:
     return recipe.replace(model=chosen) if chosen else recipe
 
 
-def dropped(rate: float) -> Move:
+def with_dropout(rate: float) -> RecipeMove:
     """Dropout of at least ``rate``, where the model has a place for it."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -142,13 +142,13 @@ def dropped(rate: float) -> Move:
 MOST_DECAY, MORE_DECAY = 3.0, 10.0
 
 
-def decayed(strength: float) -> Move:
+def with_decay(strength: float) -> RecipeMove:
     """Decay of the weights with ``strength``; ten times as much where there is decay already."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
         own = [t for t in recipe.terms if t.penalty == "l2" and t.on == "weights"]
         if recipe.optimizer.settings.get("weight_decay"):
-            return selective(recipe, room)
+            return with_selective_decay(recipe, room)
         amount = min(max(strength, MORE_DECAY * own[0].amount), MOST_DECAY) if own else strength
         others = [t.model_dump() for t in recipe.terms if t not in own]
         term = {**own[0].model_dump(), "strength": amount} if own else {"penalty": "l2", "strength": amount}
@@ -157,7 +157,7 @@ def decayed(strength: float) -> Move:
     return move
 
 
-def selective(recipe: Recipe, room: Room) -> Recipe:
+def with_selective_decay(recipe: Recipe, room: Room) -> Recipe:
     """The optimizer's decay of everything becomes one of weight matrices alone, with the same strength."""
     decay = recipe.optimizer.settings.get("weight_decay")
     if not isinstance(decay, (int, float)) or not decay:
@@ -167,7 +167,7 @@ def selective(recipe: Recipe, room: Room) -> Recipe:
     return recipe.replace(optimizer={"weight_decay": 0.0}, terms=terms)
 
 
-def smoothed(rate: float) -> Move:
+def with_label_smoothing(rate: float) -> RecipeMove:
     """Labels smoothed by at least ``rate``, where there are labels."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -178,12 +178,12 @@ def smoothed(rate: float) -> Move:
     return move
 
 
-def averaged(recipe: Recipe, room: Room) -> Recipe:
+def with_averaging(recipe: Recipe, room: Room) -> Recipe:
     """An exponential average of the weights in the place of the last ones."""
     return recipe if recipe.averaging.ema or recipe.averaging.swa else recipe.replace(averaging={"ema": 0.99})
 
 
-def milder(by: float) -> Move:
+def with_less_regularization(by: float) -> RecipeMove:
     """Every strength, rate and noise that regularizes divided by ``by`` > 1, the model's own dropout too; bounds times it."""
 
     def move(recipe: Recipe, room: Room) -> Recipe:
@@ -203,35 +203,60 @@ def milder(by: float) -> Move:
     return move
 
 
-def batched(least: int) -> Move:
+def with_larger_batches(least: int) -> RecipeMove:
     """Batches of at least so many rows."""
     return lambda recipe, room: recipe if recipe.batch_size >= least else recipe.replace(batch_size=least)
 
 
-ADVICE: dict[str, tuple[tuple[Move, ...], ...]] = {
-    "diverged": ((slower(10),), (slower(10), clipped, annealed), (slower(100),)),
-    "not_learning": ((towards_usual,), (milder(10),), (slower(10),), (faster(10),)),
-    "undertrained": ((longer(3),), (faster(3), annealed)),
-    "slow": ((adaptive, annealed), (faster(5), annealed), (longer(3),)),
-    "rate_too_low": ((faster(10),), (faster(100),), (adaptive,)),
-    "rate_too_high": ((slower(10),), (slower(3), clipped, annealed), (slower(100),)),
-    "oscillates": ((annealed,), (slower(5),), (averaged,)),
-    "underfits": ((larger,), (faster(3), annealed), (milder(10),)),
-    "over_regularized": ((milder(10),), (milder(3),), (milder(100),)),
-    "overfits": ((decayed(0.5),), (dropped(0.3), decayed(0.5), smoothed(0.05)), (dropped(0.5), decayed(3.0))),
-    "overconfident": ((decayed(0.5), smoothed(0.05)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
-    "noisy_evidence": ((annealed, averaged), (slower(3),)),
-    "label_noise": ((decayed(0.5), smoothed(0.1)), (dropped(0.3), decayed(0.5)), (slower(3), averaged)),
-    "vanishing_gradients": ((faster(3), annealed), (adaptive,)),
-    "exploding_gradients": ((clipped,), (slower(10), clipped), (slower(100),)),
-    "dying_units": ((slower(10), annealed), (slower(10), clipped)),
-    "batch_too_small": ((batched(32),), (slower(3), averaged)),
-    "decayed_norms": ((selective,),),
+ADVICE: dict[str, tuple[tuple[RecipeMove, ...], ...]] = {
+    "diverged": ((with_lower_rate(10),), (with_lower_rate(10), with_clipping, with_annealing), (with_lower_rate(100),)),
+    "not_learning": (
+        (with_usual_rate,),
+        (with_less_regularization(10),),
+        (with_lower_rate(10),),
+        (with_higher_rate(10),),
+    ),
+    "undertrained": ((with_more_epochs(3),), (with_higher_rate(3), with_annealing)),
+    "slow": ((with_adaptive_optimizer, with_annealing), (with_higher_rate(5), with_annealing), (with_more_epochs(3),)),
+    "rate_too_low": ((with_higher_rate(10),), (with_higher_rate(100),), (with_adaptive_optimizer,)),
+    "rate_too_high": (
+        (with_lower_rate(10),),
+        (with_lower_rate(3), with_clipping, with_annealing),
+        (with_lower_rate(100),),
+    ),
+    "oscillates": ((with_annealing,), (with_lower_rate(5),), (with_averaging,)),
+    "underfits": ((with_larger_model,), (with_higher_rate(3), with_annealing), (with_less_regularization(10),)),
+    "over_regularized": (
+        (with_less_regularization(10),),
+        (with_less_regularization(3),),
+        (with_less_regularization(100),),
+    ),
+    "overfits": (
+        (with_decay(0.5),),
+        (with_dropout(0.3), with_decay(0.5), with_label_smoothing(0.05)),
+        (with_dropout(0.5), with_decay(3.0)),
+    ),
+    "overconfident": (
+        (with_decay(0.5), with_label_smoothing(0.05)),
+        (with_dropout(0.3), with_decay(0.5)),
+        (with_lower_rate(3), with_averaging),
+    ),
+    "noisy_evidence": ((with_annealing, with_averaging), (with_lower_rate(3),)),
+    "label_noise": (
+        (with_decay(0.5), with_label_smoothing(0.1)),
+        (with_dropout(0.3), with_decay(0.5)),
+        (with_lower_rate(3), with_averaging),
+    ),
+    "vanishing_gradients": ((with_higher_rate(3), with_annealing), (with_adaptive_optimizer,)),
+    "exploding_gradients": ((with_clipping,), (with_lower_rate(10), with_clipping), (with_lower_rate(100),)),
+    "dying_units": ((with_lower_rate(10), with_annealing), (with_lower_rate(10), with_clipping)),
+    "batch_too_small": ((with_larger_batches(32),), (with_lower_rate(3), with_averaging)),
+    "decayed_norms": ((with_selective_decay,),),
 }
 """For each finding the moves to try, in order; moves of one entry are made together."""
 
 
-def advised(name: str, recipe: Recipe, room: Room, rules: Sequence[Rule] = ()) -> tuple[Change, ...]:
+def changes_for(name: str, recipe: Recipe, room: Room, rules: Sequence[Rule] = ()) -> tuple[Change, ...]:
     """The changes of a recipe that pull the lever of a finding, the first to be tried first; empty where none can."""
     found: list[Change] = []
     tried = [recipe]
@@ -240,7 +265,7 @@ def advised(name: str, recipe: Recipe, room: Room, rules: Sequence[Rule] = ()) -
     for changed in (*own, *moved):
         if changed not in tried:
             tried.append(changed)
-            found.append(Change(said(recipe, changed), changed))
+            found.append(Change(recipe_difference(recipe, changed), changed))
     return tuple(found[:MOST_CHANGES])
 
 
@@ -248,10 +273,10 @@ def with_advice(
     findings: Sequence[Finding], recipe: Recipe, room: Room, rules: Sequence[Rule] = ()
 ) -> tuple[Finding, ...]:
     """The findings with the changes of this recipe that pull their levers."""
-    return tuple(replace(finding, changes=advised(finding.name, recipe, room, rules)) for finding in findings)
+    return tuple(replace(finding, changes=changes_for(finding.name, recipe, room, rules)) for finding in findings)
 
 
-def said(old: Recipe, new: Recipe) -> str:
+def recipe_difference(old: Recipe, new: Recipe) -> str:
     """The difference of two recipes in a few words: ``"lr 0.1 -> 0.01, l2 0.1 added"``."""
     words = [
         f"{NAMED.get(key, key.rpartition('.')[2].replace('_', ' '))} {_short(key, a)} -> {_short(key, b)}"

@@ -39,7 +39,7 @@ def reading_of(curves: Curves) -> Reading:
     return found if isinstance(found, Reading) else Reading(format=OURS)
 
 
-def limits(curves: Curves) -> list[str]:
+def limitations(curves: Curves) -> list[str]:
     """What these curves cannot tell, a sentence each; empty where they are like for like and complete."""
     said = []
     reading = reading_of(curves)
@@ -63,7 +63,7 @@ def limits(curves: Curves) -> list[str]:
     return said
 
 
-def understood(curves: Curves) -> list[str]:
+def reading_notes(curves: Curves) -> list[str]:
     """Which column was taken for what, what was left, and what had to be decided; nothing for a history of ours."""
     reading = reading_of(curves)
     if reading.format == OURS:

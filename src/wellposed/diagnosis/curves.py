@@ -112,7 +112,7 @@ def _signals(source: Any) -> Signals | None:
     return Signals.of(source)
 
 
-def known(y: Array) -> Array:
+def finite_values(y: Array) -> Array:
     """The finite entries, in order."""
     return y[np.isfinite(y)]
 
@@ -122,7 +122,7 @@ def window(count: int) -> int:
     return max(1, min(LONGEST_WINDOW, count // 10))
 
 
-def steady(values: Array) -> Array:
+def running_median(values: Array) -> Array:
     """Running median of three, so that one spike is no level: ``(n,)`` to ``(n,)``. Under 12 values it returns them."""
     if len(values) < 12:
         return values
@@ -133,14 +133,14 @@ def steady(values: Array) -> Array:
 
 def end(y: Array) -> float:
     """The level at the end: the mean of the last `window` known values, single spikes taken out; NaN without any."""
-    values = steady(known(y))
+    values = running_median(finite_values(y))
     return float(values[-window(len(values)) :].mean()) if len(values) else math.nan
 
 
 def start(y: Array) -> float:
     """The level before training got anywhere: the median of the first three known values of a long curve, so that
     one spike says nothing; the first value of a short one."""
-    values = known(y)
+    values = finite_values(y)
     if len(values) == 0:
         return math.nan
     return float(np.median(values[: 3 if len(values) >= 30 else 1]))
@@ -160,7 +160,7 @@ def noise(y: Array, lag: int = 1) -> float:
     A straight trend cancels exactly and outliers do not move a median. Rounded curves, where most differences are 0,
     fall back on the mean. 0 where fewer than ``2 * lag + 1`` values are known.
     """
-    values = known(y)
+    values = finite_values(y)
     if len(values) < 2 * lag + 1:
         return 0.0
     size = np.abs(values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag])
@@ -175,17 +175,17 @@ def swings(y: Array) -> tuple[float, float]:
     the epochs count; widened for the three numbers that a parabola takes. A sudden fall is no swing. Zeros where fewer
     than 14 values are known.
     """
-    values = known(y)
-    values = np.concatenate([values[: len(values) // 2], unstepped(values[len(values) // 2 :])])
+    values = finite_values(y)
+    values = np.concatenate([values[: len(values) // 2], without_last_step(values[len(values) // 2 :])])
     count = max(7, len(values) // 4)
     if len(values) < 2 * count:
         return 0.0, 0.0
     quarters = np.stack([values[-count:], values[-2 * count : -count]])
-    now, before = np.median(np.abs(unbent(quarters)), axis=1) * GAUSSIAN_MAD * math.sqrt(count / (count - 3))
+    now, before = np.median(np.abs(without_parabola(quarters)), axis=1) * GAUSSIAN_MAD * math.sqrt(count / (count - 3))
     return float(now), float(before)
 
 
-def unbent(rows: Array) -> Array:
+def without_parabola(rows: Array) -> Array:
     """What a parabola leaves of each row: ``(curves, n)`` to ``(curves, n)``."""
     x = np.arange(rows.shape[1]) - (rows.shape[1] - 1) / 2
     basis = np.stack([np.ones(len(x)), x, x * x - float(x @ x) / len(x)])
@@ -200,7 +200,7 @@ def common(a: Array, b: Array) -> float:
     if half.shape[1] < 8:
         return 0.0
     unit = np.abs(half).max(axis=1, keepdims=True)
-    rest = unbent(half / np.where(unit > 0, unit, 1.0))
+    rest = without_parabola(half / np.where(unit > 0, unit, 1.0))
     size = np.sqrt((rest * rest).sum(axis=1))
     return float(rest[0] @ rest[1] / (size[0] * size[1])) if size.min() > 1e-12 else 0.0
 
@@ -231,7 +231,7 @@ def last_step(values: Array) -> tuple[int, int] | None:
     return (deepest + width, deepest + 2 * width) if -change[deepest] > STEP * usual else None
 
 
-def unstepped(values: Array) -> Array:
+def without_last_step(values: Array) -> Array:
     """The curve without its sudden fall: what lies before is brought to the level after it, what falls is left out."""
     step = last_step(values)
     if step is None:
@@ -247,12 +247,12 @@ def level_se(y: Array) -> float:
 
     White noise shrinks with the root of the window. Where differences over a window are wider than over one epoch, the
     fluctuation is slow and shrinks less, see `SLOW_POWER`, until a whole window counts as one value. A sudden fall is no
-    noise, see `unstepped`.
+    noise, see `without_last_step`.
     """
-    values = known(y)
+    values = finite_values(y)
     width = window(len(values))
     later = values[len(values) // 2 :] if len(values) >= 12 else values
-    later = unstepped(later)
+    later = without_last_step(later)
     fast, lag = noise(later), max(width, 4)
     slow = noise(later, lag) if len(later) >= 4 * lag else 0.0  # in less, a bend of the curve would look like noise
     if slow <= fast:
@@ -295,7 +295,7 @@ def trend(y: Array, of: int | None = None) -> Trend:
     levels off has a small one. The quarter is one of ``of`` epochs, where ``y`` is the beginning of a longer curve. After a
     sudden fall within it, the trend is that of what comes after, where that is long enough to have one.
     """
-    values = known(y)
+    values = finite_values(y)
     count = min(len(values), max(4, round(END_SHARE * (of or len(values)))))
     half = len(values) // 2
     if step := last_step(values[half:]):
@@ -374,10 +374,10 @@ def material_rise(y: Array, reference: float | None = None) -> float:
     Both are ratios, so that the unit of the loss plays no part. ``reference`` is the level without learning; the start
     of the curve where it is not known. Losses that cross zero (densities) are judged by the progress alone.
     """
-    values = known(y)
+    values = finite_values(y)
     if len(values) == 0:
         return math.nan
-    best = float(running_mean(steady(values), window(len(values))).min())
+    best = float(running_mean(running_median(values), window(len(values))).min())
     progress = max((start(y) if reference is None else reference) - best, 0.0)
     if best <= 0:
         return RISE_OF_BEST * max(progress, float(np.ptp(values)))
@@ -390,11 +390,11 @@ def rise(y: Array, reference: float | None = None) -> Rise:
     The minimum of ``m`` levels that noise alone could have made lowest lies about ``sqrt(2 ln m)`` standard errors too
     low; this is taken off the estimate.
     """
-    values = known(y)
+    values = finite_values(y)
     if len(values) < 3:
         return Rise(math.nan, -math.inf, math.inf, math.inf, material_rise(y, reference), 0, False)
     width, se = window(len(values)), level_se(y)
-    levels = running_mean(steady(values), width)
+    levels = running_mean(running_median(values), width)
     lowest = int(levels.argmin())
     rivals = np.count_nonzero(levels <= levels[lowest] + 2 * Z * se) / width
     estimate = float(levels[-1] - levels[lowest]) - se * math.sqrt(2 * math.log(max(rivals, 1.0)))
@@ -408,7 +408,7 @@ def rise(y: Array, reference: float | None = None) -> Rise:
 def valid_rise(curves: Curves) -> Rise:
     """`rise` of the validation loss, with the sampling of rows where paired differences on the same rows are known."""
     plain = rise(curves.valid_loss, curves.fact("constant_loss"))
-    paired, errors = known(curves.valid_rise), known(curves.valid_rise_se)
+    paired, errors = finite_values(curves.valid_rise), finite_values(curves.valid_rise_se)
     if len(paired) < 3 or len(errors) == 0 or not math.isfinite(plain.estimate):
         return plain
     se = math.hypot(plain.se, float(errors[-1]))
@@ -428,10 +428,10 @@ class Gap:
     rows: bool
 
 
-def gap(curves: Curves) -> Gap:
+def generalization_gap(curves: Curves) -> Gap:
     """The generalization gap of the loss at the end: ``valid - train``, both as `end` levels."""
     estimate = end(curves.valid_loss) - end(curves.train_loss)
-    errors = [known(e) for e in (curves.train_loss_se, curves.valid_loss_se)]
+    errors = [finite_values(e) for e in (curves.train_loss_se, curves.valid_loss_se)]
     rows = all(len(e) for e in errors)
     se = math.hypot(level_se(curves.valid_loss), level_se(curves.train_loss), *(float(e[-1]) for e in errors if len(e)))
     return Gap(estimate, estimate - Z * se, estimate + Z * se, se, rows)
@@ -446,7 +446,7 @@ def is_classification(curves: Curves) -> bool:
 def error_rate(curves: Curves, side: str) -> Array | None:
     """The metric of ``side`` (``train`` or ``valid``) as an error in [0, 1], lower is better; None if it is not one."""
     y = curves.train_metric if side == "train" else curves.valid_metric
-    values = known(y)
+    values = finite_values(y)
     if len(values) == 0 or not is_classification(curves) or values.min() < 0:
         return None
     scale = 1.0 if values.max() <= 1 else 100.0
@@ -471,10 +471,10 @@ def error_rise(curves: Curves) -> Rise | None:
     """
     error = error_rate(curves, "valid")
     best = best_index(curves)
-    if error is None or best is None or len(known(error)) < 3:
+    if error is None or best is None or len(finite_values(error)) < 3:
         return None
-    width = window(len(known(error)))
-    around = known(error[max(0, best - width // 2) : best + width // 2 + 1])
+    width = window(len(finite_values(error)))
+    around = finite_values(error[max(0, best - width // 2) : best + width // 2 + 1])
     if len(around) == 0:
         return None
     base, last = float(around.mean()), end(error)
@@ -487,7 +487,7 @@ def error_rise(curves: Curves) -> Rise | None:
 
 
 @dataclass(frozen=True)
-class Share:
+class RelativeError:
     """What is left of what the constant prediction leaves: 1 is no learning, 0 is no error. ``of`` says of which."""
 
     train: float
@@ -496,7 +496,7 @@ class Share:
     certain: bool
 
 
-def remaining(curves: Curves) -> Share | None:
+def remaining(curves: Curves) -> RelativeError | None:
     """The error at the end as a share of the constant prediction's: of the error rate, else of the loss.
 
     ``certain`` is whether the constant prediction is known; otherwise the start of training stands in for it, which a
@@ -506,11 +506,15 @@ def remaining(curves: Curves) -> Share | None:
     chance = chance_error(curves)
     if rates[0] is not None and rates[1] is not None:
         # An untrained network makes the most errors; a log that begins later is taken to have begun at a coin's toss.
-        reference = chance if chance else max(float(known(rates[0]).max()), float(known(rates[1]).max()), 0.5)
-        return Share(end(rates[0]) / reference, end(rates[1]) / reference, "error", bool(chance))
-    values = known(curves.train_loss)
+        reference = (
+            chance if chance else max(float(finite_values(rates[0]).max()), float(finite_values(rates[1]).max()), 0.5)
+        )
+        return RelativeError(end(rates[0]) / reference, end(rates[1]) / reference, "error", bool(chance))
+    values = finite_values(curves.train_loss)
     constant = curves.fact("constant_loss")
     reference = constant if constant is not None else (float(values[0]) if len(values) else math.nan)
     if len(values) == 0 or values.min() < 0 or not reference > 0:
         return None
-    return Share(end(curves.train_loss) / reference, end(curves.valid_loss) / reference, "loss", constant is not None)
+    return RelativeError(
+        end(curves.train_loss) / reference, end(curves.valid_loss) / reference, "loss", constant is not None
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wellposed import logs
 from wellposed.core.checks import checked
-from wellposed.core.errors import DataError, InputError, described, guarded
+from wellposed.core.errors import DataError, InputError, described, guard_call
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
@@ -55,10 +55,10 @@ def _with(own: Sequence[Rule]) -> tuple[Rule, ...]:
 def _asked(rule: Rule, curves: Curves) -> Finding | None:
     """What a rule says; the error of one that somebody wrote is told as theirs."""
     ours = type(rule).__module__.startswith("wellposed.")
-    return rule.judge(curves) if ours else guarded(f"The rule {rule.name!r}", rule.judge)(curves)
+    return rule.judge(curves) if ours else guard_call(f"The rule {rule.name!r}", rule.judge)(curves)
 
 
-def judged(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
+def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest; a
     cause before what it explains.
 
@@ -116,7 +116,7 @@ def diagnose(source: Any, *, readers: Sequence[logs.Reader] = (), rules: Sequenc
         'overfits'
     """
     curves, own = Curves.of(source, readers), own_rules(rules)
-    findings = judged(curves, _with(own))
+    findings = apply_rules(curves, _with(own))
     if hasattr(source, "recipe") and hasattr(source, "problem"):
         findings = _advised(findings, source, own)
     return Diagnosis(findings, curves)

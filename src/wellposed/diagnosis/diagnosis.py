@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from wellposed.core.files import jsonable
-from wellposed.core.signs import escaped, visible
+from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.caveats import limits as limits
-from wellposed.diagnosis.caveats import reading_of, understood
+from wellposed.diagnosis.caveats import limitations as limits
+from wellposed.diagnosis.caveats import reading_notes, reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.turning_point import Turn, counted, give_or_take, turn
+from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take, turn
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Diagnosis(Sequence[Finding]):
             lines += [f"  {line}" for line in _told(finding)]
         if self.turn is not None:
             lines += ["", self.turn.says(self.axis)]
-        if read_as := understood(self.curves):
+        if read_as := reading_notes(self.curves):
             lines += ["", "How it was read:", *(f"  - {sentence}" for sentence in read_as)]
         if self.limits:
             lines += ["", "Not known from these curves:", *(f"  - {sentence}" for sentence in self.limits)]
@@ -102,23 +102,23 @@ class Diagnosis(Sequence[Finding]):
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it, in whatever colours the notebook has."""
-        parts = [f"<p><b>{escaped(', '.join(self.names))}</b> · {escaped(self.source)} · {_extent(self)}</p>"]
+        parts = [f"<p><b>{escape_html(', '.join(self.names))}</b> · {escape_html(self.source)} · {_extent(self)}</p>"]
         rows = [
             _html_row(
-                f"<b>{escaped(finding.name)}</b>", f"{finding.confidence:.2f}",
-                escaped(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escaped, _told(finding))),
+                f"<b>{escape_html(finding.name)}</b>", f"{finding.confidence:.2f}",
+                escape_html(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escape_html, _told(finding))),
             )
             for finding in self.findings
         ]  # fmt: skip
         parts.append(_html_table(("finding", "confidence", "axis | lever", "what it says"), rows))
         if self.turn is not None:
-            parts.append(f"<p>{escaped(self.turn.says(self.axis))}</p>")
+            parts.append(f"<p>{escape_html(self.turn.says(self.axis))}</p>")
         for title, sentences in (
-            ("How it was read", understood(self.curves)),
+            ("How it was read", reading_notes(self.curves)),
             ("Not known from these curves", self.limits),
         ):
             if sentences:
-                items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in sentences)
+                items = "".join(f"<li>{escape_html(sentence)}</li>" for sentence in sentences)
                 parts.append(f"<details><summary>{title}</summary><ul>{items}</ul></details>")
         return f"<div>{''.join(parts)}</div>"
 
@@ -206,14 +206,14 @@ class Diagnoses(Sequence[Diagnosis]):
                 cell.rjust(size) if right else cell.ljust(size)
                 for cell, size, right in zip(row[:-1], sizes, RIGHT, strict=True)
             ]
-            lines.append("  ".join([*cells, shortened(row[-1], room)]).rstrip())
+            lines.append("  ".join([*cells, shorten_middle(row[-1], room)]).rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """The table, and each diagnosis behind a click."""
         rows = [_row(self.diagnoses[position], self.diagnoses[position][index]) for position, index in self.order]
-        table = _html_table(HEAD, [_html_row(*map(escaped, row)) for row in rows])
-        parts = [(escaped(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
+        table = _html_table(HEAD, [_html_row(*map(escape_html, row)) for row in rows])
+        parts = [(escape_html(f"{', '.join(one.names)} · {one.source}"), one._repr_html_()) for one in self.worst_first]
         return table + "".join(f"<details><summary>{title}</summary>{inside}</details>" for title, inside in parts)
 
 
@@ -230,11 +230,11 @@ def _row(one: Diagnosis, worst: Finding) -> tuple[str, ...]:
     beside = ", ".join(name for name in one.names if name != worst.name)
     return (
         worst.name, f"{worst.confidence:.2f}", beside, best, str(len(one.curves)),
-        "" if certain is None else counted(certain.epoch), rise, visible(one.source),
+        "" if certain is None else format_place(certain.epoch), rise, visible(one.source),
     )  # fmt: skip
 
 
-def shortened(text: str, width: int | None) -> str:
+def shorten_middle(text: str, width: int | None) -> str:
     """Text of at most ``width`` signs, cut in the middle: paths differ at their ends."""
     if width is None or len(text) <= width:
         return text

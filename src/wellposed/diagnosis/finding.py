@@ -11,7 +11,7 @@ from wellposed.core.files import jsonable
 if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
 
-Number = float | int | str | bool
+EvidenceValue = float | int | str | bool
 
 
 MILDEST = 99
@@ -52,7 +52,7 @@ class Finding:
 
     name: str
     confidence: float
-    evidence: Mapping[str, Number] = field(default_factory=dict)
+    evidence: Mapping[str, EvidenceValue] = field(default_factory=dict)
     lever: str = ""
     says: str = ""
     axis: str = "none"

@@ -21,7 +21,7 @@ from wellposed.core.random import seeded
 from wellposed.data.arrays import Items, Source, in_numpy, rows_of, source_of, split_batch
 from wellposed.data.splits import duplicate_ids
 
-Numbers = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
 MOST_JUDGED = 2048  # rows of each side by which single features are judged
@@ -65,7 +65,7 @@ class Order:
     of: str
 
 
-def in_memory(given: Any) -> Source | None:
+def array_source(given: Any) -> Source | None:
     """The rows of a side where they are arrays, without fetching item by item; else None."""
     if isinstance(given, Source):
         return given if given.arrays is not None else None
@@ -76,14 +76,14 @@ def in_memory(given: Any) -> Source | None:
             except DataError:  # a sampler of its own: which rows it draws is not known
                 return None
             source = source_of(given.dataset, given.collate_fn)
-            return in_memory(source if kept is None else source.subset(kept))
+            return array_source(source if kept is None else source.subset(kept))
         return None
     if isinstance(given, (tuple, Dataset)):
-        return in_memory(source_of(given))
+        return array_source(source_of(given))
     return None
 
 
-def table_of(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
+def sample_table(source: Source, most: int | None = None) -> tuple[Tensor, Tensor] | None:
     """Inputs and targets of (evenly spaced) rows; None where inputs are not one tensor."""
     index = torch.arange(len(source))
     if most is not None and len(index) > most:
@@ -101,7 +101,7 @@ def inputs_of(batch: Any) -> Any:
     return next(iter(inputs.values())) if isinstance(inputs, dict) and len(inputs) == 1 else inputs
 
 
-def copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
+def exact_copies(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], share: float = 1.0) -> Copies | None:
     """Exact copies of inputs and target on both sides; None where there is too much to search.
 
     Args:
@@ -195,17 +195,17 @@ def giveaway(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> Give
     return Giveaway(best, float(explained[best]), float(max(explained[strange], default=0.0)), len(x_valid))
 
 
-def _flat_table(side: tuple[Tensor, Tensor]) -> Numbers | None:
+def _flat_table(side: tuple[Tensor, Tensor]) -> Array | None:
     x = side[0]
     return x.detach().cpu().double().numpy() if x.ndim == 2 and x.is_floating_point() else None
 
 
-def _flat_target(y: Tensor) -> Numbers | None:
+def _flat_target(y: Tensor) -> Array | None:
     y = y.flatten(1).squeeze(1) if y.ndim > 1 and y[0].numel() == 1 else y
     return y.detach().cpu().double().numpy() if y.ndim == 1 else None
 
 
-def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbers]:
+def _shares(y: Array, y_valid: Array, classes: bool) -> tuple[Array, Array]:
     """Columns to be predicted: one for each class of integers, else the number itself."""
     if not classes:
         return y[:, None], y_valid[:, None]
@@ -213,7 +213,7 @@ def _shares(y: Numbers, y_valid: Numbers, classes: bool) -> tuple[Numbers, Numbe
     return (y[:, None] == names).astype(np.float64), (y_valid[:, None] == names).astype(np.float64)
 
 
-def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers) -> float:
+def _neighbours_error(x: Array, y: Array, x_valid: Array, y_valid: Array) -> float:
     """Squared error of the mean target of the training rows of the same value, or of the `NEAREST`."""
     by = np.argsort(x, kind="stable")
     x, sums = x[by], np.concatenate([np.zeros((1, y.shape[1])), np.cumsum(y[by], axis=0)])
@@ -225,13 +225,13 @@ def _neighbours_error(x: Numbers, y: Numbers, x_valid: Numbers, y_valid: Numbers
     return float(np.square(y_valid - means).sum())
 
 
-def _correlation(a: Numbers, b: Numbers) -> float:
+def _correlation(a: Array, b: Array) -> float:
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / size if size > 0 else 0.0
 
 
-def order(given: Any, target_of: Any = None) -> Order | None:
+def row_order(given: Any, target_of: Any = None) -> Order | None:
     """In which order a loader gives its rows, by the targets of `BLOCKS` batches spread over it.
 
     None where the loader shuffles, the order is not known (a tuple of arrays is cut into batches by the loop), or a
@@ -250,7 +250,7 @@ def order(given: Any, target_of: Any = None) -> Order | None:
     starts = np.linspace(0, rows - size, count).astype(int)
     width = min(size, 32)  # of larger batches their beginning tells as much
     index = torch.from_numpy((starts[:, None] + np.arange(width)).reshape(-1))
-    source = in_memory(given)
+    source = array_source(given)
     if source is not None:
         target: Any = source.batch(index)[1]
     else:
@@ -265,7 +265,7 @@ def _is_classes(target: Tensor) -> bool:
     return not target.is_floating_point() or len(set(target.flatten().tolist())) <= 2
 
 
-def resemblance(y: Numbers, classes: bool) -> Order | None:
+def resemblance(y: Array, classes: bool) -> Order | None:
     """Intraclass correlation of targets within batches ``(batches, rows)``: ``1 - within / total``.
 
     For classes the variances are those of their indicators. ``z`` is its distance from 0 under shuffling, from the F
@@ -300,7 +300,7 @@ class Wrong:
     shared: float = math.nan
 
 
-def wrong(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wrong | None:
+def wrong_labels(outputs: Tensor, target: Tensor, inputs: Tensor | None = None) -> Wrong | None:
     """How often labels contradict the network where it is surest; None unless outputs are scores of classes.
 
     Errors from overlapping classes lie near the boundary, where the network is unsure; wrong labels lie anywhere. So
@@ -375,7 +375,7 @@ def code_gain(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> tup
     return float(by_class.mean()), float(rounded.mean()), float(difference.std() / math.sqrt(len(difference)))
 
 
-def _features(x: Tensor) -> Numbers | None:
+def _features(x: Tensor) -> Array | None:
     if x.ndim < 2 or not x.is_floating_point():
         return None
     flat = x.detach().flatten(1).double().cpu().numpy()

@@ -17,29 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wellposed.core.batches import numbers_in
+from wellposed.core.batches import count_numbers
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import leaves, unwrapped
-from wellposed.data.arrays import Source, moved
+from wellposed.core.selectors import leaves, unwrap_model
+from wellposed.data.arrays import Source, to_device
 from wellposed.diagnosis import row_checks as measure
 from wellposed.diagnosis.row_checks import Copies, Giveaway, Order, Wrong
 from wellposed.losses.per_example import Loss
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.regularize import Regularized, regularize
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.training.evaluate import batches_of, evaluating
 from wellposed.training.inspection import (
     FEWEST_ROWS,
     MOST_NUMBERS,
     MOST_ROWS,
-    Batch,
-    Look,
+    Inspection,
     Predict,
+    RowsWithTargets,
     Unseen,
-    look,
+    inspect_network,
     noise_toll,
     norm_disagreement,
-    rebatched,
+    rebatch,
 )
 from wellposed.training.loop_activity import Forwards, distances, real, samples
 from wellposed.training.run import Run
@@ -96,7 +96,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Charges:
+class NormDecay:
     """Norm parameters that a decay charges, and how much of them it took over the run: ``1 - prod(1 - lr * decay)``."""
 
     names: tuple[str, ...]
@@ -139,8 +139,8 @@ class Signals:
 
     loop: bool
     loss: Loss
-    first: Look | None = None
-    last: Look | None = None
+    first: Inspection | None = None
+    last: Inspection | None = None
     left: Mapping[str, float] = field(default_factory=dict)
     moved: Mapping[str, float] = field(default_factory=dict)
     unheld: tuple[str, ...] = ()
@@ -155,7 +155,7 @@ class Signals:
     batch: int | None = None
     norms: tuple[str, ...] = ()
     disagreement: tuple[float, float, float] | None = None
-    charges: Charges | None = None
+    charges: NormDecay | None = None
     toll: Toll | None = None
     missing: tuple[str, ...] = ()
 
@@ -176,7 +176,7 @@ def _of_run(run: Run) -> Signals:
     size = max(run.recipe.batch_size, 2)
 
     def predict(model: nn.Module, batch: Any) -> Any:
-        return problem.forward(model, moved(batch, device))
+        return problem.forward(model, to_device(batch, device))
 
     some = torch.randperm(len(data.train_clean), generator=generator(0, "look"))
     numbers = _row_numbers(data.train_clean)
@@ -191,11 +191,11 @@ def _of_run(run: Run) -> Signals:
         "train": _moved(batches_of(data.train_clean, some[:MOST_ANSWERS]), device),
     }
     steps = math.ceil(len(data.train) / (run.recipe.batch_size * run.recipe.accumulate))
-    last = seen.look(run.model, kept)
+    last = seen.inspect(run.model, kept)
     found = Signals(
         loop=False,
         loss=problem.loss,
-        first=None if lazy else seen.look(fresh, kept),
+        first=None if lazy else seen.inspect(fresh, kept),
         last=last,
         moved=distances(began, samples(run.model)),
         wrong={side: seen.wrong(run.model, batches) for side, batches in answers.items()},
@@ -218,14 +218,14 @@ def _of_watch(watch: Watch) -> Signals:
     with seeded(0, "look"):  # Datasets that draw do so under a state of their own
         first = list(_answers(watch, "train", MOST_ROWS))
     limit = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // max(_numbers_of(first), 1)))
-    kept = list(rebatched(first, min(size, limit), limit))
+    kept = list(rebatch(first, min(size, limit), limit))
     seen = _Seen(watch.loss, watch.forward, limit, [watch.unseen] if watch.unseen else [])
     sizes = {leaf.name: float(real(leaf.tensor).norm()) for leaf in leaves(watch.model)}
     left = notes.gradients[0] if notes.gradients else {}
     held = {id(p) for group in watch.optimizer.param_groups for p in group["params"]} if watch.optimizer else None
     steps = [f.trained + f.trained_evaluating for f in notes.forwards]
     rates = watch.history["lr"] if watch.optimizer is not None and len(watch.history) else []
-    last = seen.look(watch.model, kept)
+    last = seen.inspect(watch.model, kept)
     found = Signals(
         loop=True,
         loss=watch.loss,
@@ -240,7 +240,7 @@ def _of_watch(watch: Watch) -> Signals:
         ),
         wrong={side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
         forwards=tuple(notes.forwards),
-        order=measure.order(loader, watch.target_of),
+        order=measure.row_order(loader, watch.target_of),
     )
     found = _with_network(found, watch.model, seen, kept, size)
     found = _with_rows(found, loader, watch.given["valid"], seen, kept, watch)
@@ -253,9 +253,9 @@ def _of_watch(watch: Watch) -> Signals:
     )
 
 
-def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[Batch]:
+def _answers(watch: Watch, side: str, most: int = MOST_ANSWERS) -> Iterator[RowsWithTargets]:
     """At most so many rows of a side: of all its rows where they are at hand, else the probe's."""
-    source = measure.in_memory(watch.given[side])
+    source = measure.array_source(watch.given[side])
     if source is None or not watch.plain:
         return watch.batches(side)
     some = torch.randperm(len(source), generator=generator(0, "look", side))[:most]
@@ -278,14 +278,14 @@ class _Seen:
     rows: int
     missing: list[str] = field(default_factory=list)
 
-    def look(self, model: nn.Module, batches: list[Batch]) -> Look | None:
+    def inspect(self, model: nn.Module, batches: list[RowsWithTargets]) -> Inspection | None:
         try:
-            return look(model, self.predict, self.loss, batches, self.rows)
+            return inspect_network(model, self.predict, self.loss, batches, self.rows)
         except Unseen as unseen:
             self._miss(unseen)
             return None
 
-    def disagreement(self, model: nn.Module, batches: list[Batch]) -> tuple[float, float, float] | None:
+    def disagreement(self, model: nn.Module, batches: list[RowsWithTargets]) -> tuple[float, float, float] | None:
         try:
             return norm_disagreement(model, self.predict, self.loss, batches)
         except Unseen as unseen:
@@ -293,7 +293,7 @@ class _Seen:
             return None
 
     def toll(
-        self, model: nn.Module, batches: list[Batch], last: Look | None, decay: Optimizer | float | None
+        self, model: nn.Module, batches: list[RowsWithTargets], last: Inspection | None, decay: Optimizer | float | None
     ) -> Toll | None:
         """The toll; ``decay`` is the optimizer that applies it, or its strength for every parameter."""
         try:
@@ -303,7 +303,7 @@ class _Seen:
             return None
         return Toll(noise, error, _decay_of(model, last, decay), loss)
 
-    def wrong(self, model: nn.Module, batches: Iterator[Batch]) -> Wrong | None:
+    def wrong(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Wrong | None:
         """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
         if not (self.loss.classifies or self.loss.name == "NLLLoss"):
             return None
@@ -318,20 +318,22 @@ class _Seen:
         if not outputs or not all(isinstance(t, Tensor) and 0 < t.ndim <= 2 for t in [*outputs, *targets]):
             return None
         alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
-        return measure.wrong(torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None)
+        return measure.wrong_labels(
+            torch.cat(outputs).cpu(), torch.cat(targets).cpu(), torch.cat(inputs) if alike else None
+        )
 
     def _miss(self, unseen: Unseen) -> None:
         if str(unseen) not in self.missing:
             self.missing.append(str(unseen))
 
 
-def _moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _moved(batches: Iterator[RowsWithTargets], device: torch.device) -> Iterator[RowsWithTargets]:
     for batch, target in batches:
-        yield moved(batch, device), moved(target, device)
+        yield to_device(batch, device), to_device(target, device)
 
 
-def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Batch], size: int) -> Signals:
-    modules = list(unwrapped(model).named_modules())
+def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[RowsWithTargets], size: int) -> Signals:
+    modules = list(unwrap_model(model).named_modules())
     norms = tuple(name for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm))
     close = bool(norms) and size <= SMALL_BATCH
     moody = any(isinstance(m, MOODY) and getattr(m, "p", 1) != 0 for _, m in modules)
@@ -340,11 +342,11 @@ def _with_network(found: Signals, model: nn.Module, seen: _Seen, kept: list[Batc
 
 
 def _with_rows(
-    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[Batch], watch: Watch | None = None
+    found: Signals, train: Any, valid: Any, seen: _Seen, kept: list[RowsWithTargets], watch: Watch | None = None
 ) -> Signals:
     """What the rows say: of all of them where they are at hand, else of the probes' rows."""
     share = 1.0
-    ours, theirs = (_whole(measure.in_memory(side)) for side in (train, valid))
+    ours, theirs = (_whole(measure.array_source(side)) for side in (train, valid))
     if watch is not None and (ours is None or theirs is None):
         ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
@@ -358,7 +360,7 @@ def _with_rows(
     return replace(
         found,
         targets=targets,
-        copies=same if same is not None and same.valid > 0 else measure.copies(ours, theirs, share),
+        copies=same if same is not None and same.valid > 0 else measure.exact_copies(ours, theirs, share),
         giveaway=measure.giveaway(*few),
         gain=measure.code_gain(*few) if coded else None,
     )
@@ -367,7 +369,7 @@ def _with_rows(
 def _whole(source: Source | None) -> tuple[Tensor, Tensor] | None:
     if source is None or len(source) * _row_numbers(source) > measure.MOST_HASHED:
         return None
-    return measure.table_of(source)
+    return measure.sample_table(source)
 
 
 def _thinned(side: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -390,17 +392,17 @@ def _probe_table(watch: Watch, side: str) -> tuple[Tensor, Tensor] | None:
 def _row_numbers(source: Source) -> int:
     """Numbers in the inputs of one row."""
     inputs, _ = source.batch(torch.arange(1))
-    return numbers_in(inputs)
+    return count_numbers(inputs)
 
 
-def _numbers_of(batches: list[Batch]) -> int:
+def _numbers_of(batches: list[RowsWithTargets]) -> int:
     if not batches:
         return 0
     batch, target = batches[0]
-    return numbers_in(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
+    return count_numbers(batch) // max(len(target) if isinstance(target, Tensor) and target.ndim else 1, 1)
 
 
-def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | None) -> float:
+def _decay_of(model: nn.Module, seen: Inspection | None, decay: Optimizer | float | None) -> float:
     """What an optimizer's own weight decay costs at rest: half of how fast the loss would fall if what it charges grew.
 
     Where ``loss + strength / 2 * |w|^2`` is least, the gradient times ``w`` is ``-strength * |w|^2``. Of a decoupled decay
@@ -412,14 +414,14 @@ def _decay_of(model: nn.Module, seen: Look | None, decay: Optimizer | float | No
         charged = {id(p) for group in decay.param_groups if group.get("weight_decay") for p in group["params"]}
     else:
         charged = {id(p) for p in model.parameters()} if decay else set()
-    names = {leaf.name for leaf in leaves(unwrapped(model)) if id(leaf.tensor) in charged}
+    names = {leaf.name for leaf in leaves(unwrap_model(model)) if id(leaf.tensor) in charged}
     outward = [layer.outward for layer in seen.layers if layer.name in names and math.isfinite(layer.outward)]
     return max(-math.fsum(outward) / 2, 0.0)
 
 
 def _charges_of(
     model: nn.Module, optimizer: Optimizer | None, lengths: list[float], left: Mapping[str, float]
-) -> Charges | None:
+) -> NormDecay | None:
     """Of an optimizer: its own weight decay, and the terms of `regularize` around it.
 
     Args:
@@ -431,7 +433,7 @@ def _charges_of(
     decays = {
         id(p): float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups for p in group["params"]
     }
-    regularized = inside(optimizer, Regularized)
+    regularized = find_wrapper(optimizer, Regularized)
     for one in regularized.binding.charged if regularized is not None else ():
         strengths = [float(getattr(bound.charge, "strength", 0.0)) for bound in one.bounds]
         decays[id(one.leaf.tensor)] = max([decays.get(id(one.leaf.tensor), 0.0), *strengths])
@@ -445,7 +447,7 @@ def _charges_of(
     return _charged(found, lengths, 1 / max(sum(sizes) / len(sizes), LEAST_MOMENT) if sizes else 1.0)
 
 
-def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> Charges | None:
+def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1.0) -> NormDecay | None:
     """Of strengths by norm parameter.
 
     Args:
@@ -457,4 +459,4 @@ def _charged(found: Mapping[str, float], lengths: list[float], metric: float = 1
         return None
     strength = max(found.values())
     length = math.fsum(length for length in lengths if math.isfinite(length))
-    return Charges(names, strength, 1 - math.exp(-strength * length * metric))
+    return NormDecay(names, strength, 1 - math.exp(-strength * length * metric))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.core.checks import Level, checked
+from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import InputError
 from wellposed.diagnosis.curves import GAUSSIAN_MAD, SECOND_DIFFERENCE
 from wellposed.logs import Array
@@ -69,7 +69,7 @@ class StopWhenSure:
 
 
 @checked
-def stop_when_sure(risk: Level = 0.05, *, column: str = "valid_loss") -> StopWhenSure:
+def stop_when_sure(risk: ConfidenceLevel = 0.05, *, column: str = "valid_loss") -> StopWhenSure:
     """Stop when validation has turned and going on will hardly find a better epoch, at a known risk of being wrong.
 
     For ``fit(..., stop=stop_when_sure())``, for an own loop (``if rule(watch): break``), and for a callback of any

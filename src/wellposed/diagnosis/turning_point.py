@@ -56,8 +56,8 @@ class Turn:
 
     def says(self, axis: str = "epoch") -> str:
         """One or two plain sentences."""
-        last = f"{counted(self.since)} {axis}{'' if self.since == 1 else 's'}"
-        turned = f"{axis} {counted(self.epoch)}"
+        last = f"{format_place(self.since)} {axis}{'' if self.since == 1 else 's'}"
+        turned = f"{axis} {format_place(self.epoch)}"
         share = "" if self.percent is None else f" ({self.percent:.3g} %)"
         rose = give_or_take(self.rise, self.low, self.high)
         if not self.certain:
@@ -65,7 +65,7 @@ class Turn:
                 f"Validation may have turned at {turned}, {last} before the end: it ended "
                 f"{rose} higher, and the noise is as large."
             )
-        low, high = counted(self.epoch_low), counted(self.epoch_high)
+        low, high = format_place(self.epoch_low), format_place(self.epoch_high)
         where = "" if low == high else f" (between {low} and {high})"
         said = (
             f"Validation turned at {turned}{where}, {last} before the end, and rose by "
@@ -81,7 +81,7 @@ class Turn:
         return said
 
 
-def counted(place: float) -> str:
+def format_place(place: float) -> str:
     """An epoch or a step as people write it: whole ones in full, however large; broken epochs to four digits."""
     return f"{place:.0f}" if place == round(place) else f"{place:.4g}"
 
@@ -98,7 +98,7 @@ def turn(curves: Curves) -> Turn | None:
     rise = measure.valid_rise(curves)
     if len(at) < FEWEST or not math.isfinite(rise.estimate) or rise.estimate <= 0 or rise.epochs == 0:
         return None
-    values = measure.steady(curves.valid_loss[at])
+    values = measure.running_median(curves.valid_loss[at])
     width = measure.window(len(at))
     levels = measure.running_mean(values, width)
     lowest = int(levels.argmin())

@@ -18,7 +18,7 @@ THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 LONGEST = 40  # signs of a cell that are shown
 
 
-def number(cell: Any, counts: bool = False) -> float | None:
+def cell_number(cell: Any, counts: bool = False) -> float | None:
     """A number; NaN for one written as such; None for what is missing.
 
     Args:
@@ -51,8 +51,8 @@ def _float(cell: Any) -> float:
         return math.inf if cell > 0 else -math.inf
 
 
-def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float | None]:
-    """`number` of each.
+def cell_numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float | None]:
+    """`cell_number` of each.
 
     Raises:
         DataError: a cell is no number.
@@ -64,16 +64,16 @@ def numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float
     found: list[float | None] = []
     for row, cell in enumerate(cells, 1):
         try:
-            found.append(number(cell, counts))
+            found.append(cell_number(cell, counts))
         except (TypeError, ValueError):
             raise DataError(
-                f"Column '{' '.join(name.split())}' has {shortened(cell)} in row {row}; a number is needed."
+                f"Column '{' '.join(name.split())}' has {shorten_cell(cell)} in row {row}; a number is needed."
             ) from None
     return found
 
 
 def plain_numbers(cells: list[Any]) -> list[float | None] | None:
-    """`number` of each at once, where all are floats, or text that is a float as it stands; None where they are not."""
+    """`cell_number` of each at once, where all are floats, or text that is a float as it stands; None where they are not."""
     kinds = set(map(type, cells))
     if kinds <= {float, type(None)}:
         return cells
@@ -87,7 +87,7 @@ def plain_numbers(cells: list[Any]) -> list[float | None] | None:
         return None
 
 
-def shortened(cell: Any) -> str:
+def shorten_cell(cell: Any) -> str:
     """A cell as it is shown in a message: not without end."""
     text = repr(cell)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from wellposed.core.errors import listed
-from wellposed.logs.log import plain
+from wellposed.logs.log import normalize_name
 
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
@@ -81,9 +81,9 @@ class Name:
 
 
 @lru_cache(maxsize=4096)
-def understood(text: str) -> Name:
+def parse_name(text: str) -> Name:
     """The parts of a name."""
-    words = [word for word in plain(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)).split("_") if word]
+    words = [word for word in normalize_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)).split("_") if word]
     words = [part for word in words for part in _unglued(word)]
     sides = [SIDES[word] for word in words if word in SIDES]
     rest = [word for word in words if word not in SIDES]
@@ -113,9 +113,9 @@ def guess(found: Iterable[str], metrics_of: str = NOBODY) -> Guess:
     """What each of the columns ``found`` is taken for; metrics without a side are of ``metrics_of``."""
     first: dict[str, str] = {}
     for name in found:
-        first.setdefault(plain(name), name)
-    names = [understood(name) for name in first.values()]
-    taken, notes = _losses([name for name in names if plain(name.text) not in OURS])
+        first.setdefault(normalize_name(name), name)
+    names = [parse_name(name) for name in first.values()]
+    taken, notes = _losses([name for name in names if normalize_name(name.text) not in OURS])
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]

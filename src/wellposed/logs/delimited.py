@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wellposed.core.csv import split
+from wellposed.core.csv import split_columns
 from wellposed.logs.column_names import EPOCHS, STEPS
 from wellposed.logs.in_memory import named_as
-from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, plain
+from wellposed.logs.log import FASTAI, LIGHTNING, OURS, WANDB, Log, normalize_name
 
 BETWEEN = " - "  # wandb writes "run - metric"; a run's own name may have it too, a metric's seldom
 RANGES = ("__MIN", "__MAX")
@@ -17,7 +17,7 @@ RANGES = ("__MIN", "__MAX")
 
 def read_delimited(path: Path, text: str) -> list[Log]:
     """The runs of a delimited file."""
-    columns = split(text, path)
+    columns = split_columns(text, path)
     blank = {name: [cell or None for cell in cells] for name, cells in columns.items()}
     notes = _blank_end(text)
     if by_run := _by_run(blank):
@@ -38,7 +38,7 @@ def _blank_end(text: str) -> tuple[str, ...]:
 
 
 def _writer(path: Path, columns: Mapping[str, object]) -> str:
-    names = {plain(name) for name in columns}
+    names = {normalize_name(name) for name in columns}
     if "train_loss_se" in names:
         return OURS
     if {"epoch", "train_loss", "valid_loss", "time"} <= names:
@@ -66,12 +66,12 @@ def _by_run(columns: Mapping[str, list[str | None]]) -> dict[str, dict[str, list
 
 
 def _axes(shared: Mapping[str, list[str | None]]) -> dict[str, list[str | None]]:
-    return {name: cells for name, cells in shared.items() if plain(name) in (*EPOCHS, *STEPS)}
+    return {name: cells for name, cells in shared.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
 
 
 def _used(columns: dict[str, list[str | None]]) -> dict[str, list[str | None]]:
     """The rows in which a run has any value: others belong to other runs."""
-    own = [cells for name, cells in columns.items() if plain(name) not in (*EPOCHS, *STEPS)]
+    own = [cells for name, cells in columns.items() if normalize_name(name) not in (*EPOCHS, *STEPS)]
     keep = [i for i, cells in enumerate(zip(*own, strict=True)) if any(cell is not None for cell in cells)]
     return {name: [cells[i] for i in keep] for name, cells in columns.items()}
 

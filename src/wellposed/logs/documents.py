@@ -15,7 +15,7 @@ from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of
 NAMES = ("run", "name", "id", "run_id", "path", "source")  # of a run, where a line has it
 
 
-def read_json(path: Path, text: str) -> list[Log]:
+def logs_from_json(path: Path, text: str) -> list[Log]:
     """The runs of a JSON document.
 
     Raises:

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.csv import text_of, uncommented
+from wellposed.core.csv import strip_comments, text_of
 from wellposed.core.errors import DataError, listed
-from wellposed.core.reading import TIMES, check_memory, told
+from wellposed.core.reading import TIMES, check_memory, format_bytes
 from wellposed.logs import event_files
-from wellposed.logs.column_names import SIDES, guess, understood
+from wellposed.logs.column_names import SIDES, guess, parse_name
 from wellposed.logs.delimited import read_delimited
-from wellposed.logs.documents import is_lines, read_json, read_lines
-from wellposed.logs.log import KERAS, TENSORBOARD, Log, plain
+from wellposed.logs.documents import is_lines, logs_from_json, read_lines
+from wellposed.logs.log import KERAS, TENSORBOARD, Log, normalize_name
 from wellposed.logs.prose import SAID, read_prose
 from wellposed.logs.shapes import one_side_a_column
 
@@ -48,11 +48,11 @@ def _file(path: Path) -> list[Log]:
     suffix = suffixes[-1] if suffixes else ""
     as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
     if as_json or suffix in (".json", ".jsonl", ".ndjson"):
-        check_memory(f"'{path}' has {told(len(text))} of JSON", TIMES["JSON"] * len(text), DataError)
+        check_memory(f"'{path}' has {format_bytes(len(text))} of JSON", TIMES["JSON"] * len(text), DataError)
     if suffix in (".jsonl", ".ndjson") or (as_json and is_lines(text)):
         return read_lines(path, text)
     if suffix == ".json" or as_json:
-        return read_json(path, text)
+        return logs_from_json(path, text)
     if not _is_table(text) and (said := read_prose(path, text)):
         return said
     return read_delimited(path, text)
@@ -60,9 +60,9 @@ def _file(path: Path) -> list[Log]:
 
 def _is_table(text: str) -> bool:
     """Whether the first line is a header: names without numbers, one of which is a loss."""
-    first = uncommented(text.lstrip("\ufeff")).partition("\n")[0]
+    first = strip_comments(text.lstrip("\ufeff")).partition("\n")[0]
     names = re.split(r"[,;\t]", first)
-    return len(names) > 1 and any(understood(name).is_loss for name in names) and not SAID.search(first)
+    return len(names) > 1 and any(parse_name(name).is_loss for name in names) and not SAID.search(first)
 
 
 # Folders
@@ -168,7 +168,7 @@ def _by_run(events: list[Path], top: Path) -> dict[Path, dict[str, list[Path]]]:
         folders.setdefault(file.parent, []).append(file)
     runs: dict[Path, dict[str, list[Path]]] = {}
     for folder, files in folders.items():
-        part = plain(folder.name)
+        part = normalize_name(folder.name)
         inside = folder != top and (part in SIDES or part.rsplit("_", 1)[-1] in SIDES)
         home, name = (folder.parent, folder.name) if inside else (folder, "")
         runs.setdefault(home, {})[name] = files

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from wellposed.core.errors import DataError, listed
-from wellposed.logs.log import KERAS, OURS, PLAIN, TRANSFORMERS, Log, columns_of, plain
+from wellposed.logs.log import KERAS, OURS, PLAIN, TRANSFORMERS, Log, columns_of, normalize_name
 
 
 def read_object(source: Any) -> list[Log]:
@@ -54,7 +54,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> Log:
 
 def named_as(columns: Mapping[str, Any]) -> str:
     """Whose names these are: Keras calls the training loss ``loss`` and the validation loss ``val_loss``."""
-    names = {plain(name) for name in columns}
+    names = {normalize_name(name) for name in columns}
     return KERAS if {"loss", "val_loss"} <= names and "train_loss" not in names else PLAIN
 
 

@@ -70,7 +70,7 @@ class Table:
     name: str = "curves"
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """``"Val Loss"``, ``"val/loss"`` and ``"val-loss"`` are one name: ``val_loss``."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
 

@@ -30,7 +30,7 @@ class Points:
     notes: list[str] = field(default_factory=list)
 
 
-def points(raw: Mapping[str, Cells], ours: bool = False) -> Points:
+def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     """Curves from cells.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wellposed.logs.column_names import NOBODY, SIDES, guess, understood
+from wellposed.logs.column_names import NOBODY, SIDES, guess, parse_name
 from wellposed.logs.log import TEXT, Log, columns_of
 
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|inf|-inf"
@@ -43,7 +43,7 @@ def read_prose(path: Path, text: str) -> list[Log]:
                 place[name] = int(found[1])
         if values := _values(end):
             rows.append({**place, **values})
-    rows = rows if len([row for row in rows if any(understood(name).is_loss for name in row)]) >= FEWEST_ROWS else []
+    rows = rows if len([row for row in rows if any(parse_name(name).is_loss for name in row)]) >= FEWEST_ROWS else []
     columns = columns_of(rows)
     if not {"train_loss", "valid_loss"} & set(guess(columns).taken):
         return []
@@ -69,7 +69,7 @@ def _values(line: str) -> Mapping[str, float]:
         name = f"{before[0] if before else ''}{said[1]}".strip().lower()
         value = float(said[2])
         found[name] = value / int(said[3]) if said[3] and int(said[3]) else value
-    if any(understood(name).side for name in found):
+    if any(parse_name(name).side for name in found):
         return found
     side = next((SIDES[word] for word in re.findall("[a-z]+", line.lower()) if word in SIDES), NOBODY)
     return {f"{side} {name}".strip(): value for name, value in found.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.logs.column_names import EPOCHS, SIDES, STEPS
-from wellposed.logs.log import Log, plain
+from wellposed.logs.log import Log, normalize_name
 
 ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
 GROUPS = ("run", "recipe", "trial", "run_id", "run_name", "experiment", "fold", "seed", "config")
@@ -20,7 +20,7 @@ def runs(log: Log) -> list[Log]:
     if len({len(cells) for cells in log.columns.values()}) > 1:
         return [log]  # it is refused later, by the names that matter
     _refuse_results(log)
-    key = next((name for name in log.columns if plain(name) in GROUPS and _tells_apart(log, name)), None)
+    key = next((name for name in log.columns if normalize_name(name) in GROUPS and _tells_apart(log, name)), None)
     if key is None:
         return [log]
     whose = [_label(cell) for cell in log.columns[key]]
@@ -36,7 +36,7 @@ def runs(log: Log) -> list[Log]:
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, as a list of runs exports it, has final results and no curves."""
     for name, cells in log.columns.items():
-        if plain(name) in ONE_EACH and len(cells) > 1:
+        if normalize_name(name) in ONE_EACH and len(cells) > 1:
             values = [_label(cell) for cell in cells if cell is not None]
             if len(set(values)) == len(cells) and all(re.search("[a-z]", value, re.IGNORECASE) for value in values):
                 raise DataError(
@@ -65,15 +65,15 @@ def one_side_a_column(log: Log) -> Log:
     """A table with one row for training and one for validation, as ``phase,epoch,loss``: a column for each side."""
     if len({len(cells) for cells in log.columns.values()}) > 1:
         return log
-    key = next((name for name in log.columns if plain(name) in PHASES and _names_sides(log, name)), None)
+    key = next((name for name in log.columns if normalize_name(name) in PHASES and _names_sides(log, name)), None)
     if key is None:
         return log
-    sides = [SIDES.get(plain(_label(cell)), "") for cell in log.columns[key]]
+    sides = [SIDES.get(normalize_name(_label(cell)), "") for cell in log.columns[key]]
     columns: dict[str, list[Any]] = {}
     for name, cells in log.columns.items():
         if name == key:
             continue
-        if plain(name) in (*EPOCHS, *STEPS):
+        if normalize_name(name) in (*EPOCHS, *STEPS):
             columns[name] = list(cells)
             continue
         for side in dict.fromkeys(side for side in sides if side):
@@ -85,5 +85,5 @@ def one_side_a_column(log: Log) -> Log:
 
 
 def _names_sides(log: Log, name: str) -> bool:
-    found = {plain(_label(cell)) for cell in log.columns[name] if cell is not None}
+    found = {normalize_name(_label(cell)) for cell in log.columns[name] if cell is not None}
     return len({SIDES.get(value) for value in found if value}) >= 2 and all(value in SIDES for value in found if value)

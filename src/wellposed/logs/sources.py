@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.errors import DataError, guarded, listed
-from wellposed.logs.cells import has_commas, numbers
+from wellposed.core.errors import DataError, guard_call, listed
+from wellposed.logs.cells import cell_numbers, has_commas
 from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, guess
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
 from wellposed.logs.log import FASTAI, Log, Reading, Table
-from wellposed.logs.points import points
+from wellposed.logs.points import points_from_cells
 from wellposed.logs.shapes import one_side_a_column, runs
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
@@ -77,7 +77,7 @@ def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
     """What the first reader gives that knows the source; None where none does."""
     for reader in readers:
         name = getattr(reader, "__name__", type(reader).__name__)
-        found = guarded(f"The reader {name}", reader)(source)
+        found = guard_call(f"The reader {name}", reader)(source)
         if isinstance(found, Log):
             return [found]
         if isinstance(found, (list, tuple)) and found and all(isinstance(one, Log) for one in found):
@@ -90,12 +90,12 @@ def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
 
 def _tried(log: Log) -> Table | DataError:
     try:
-        return tabulated(one_side_a_column(log))
+        return log_columns(one_side_a_column(log))
     except DataError as error:
         return DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")
 
 
-def tabulated(log: Log) -> Table:
+def log_columns(log: Log) -> Table:
     """A log's columns by our names, one entry an epoch or an evaluation.
 
     Raises:
@@ -107,7 +107,7 @@ def tabulated(log: Log) -> Table:
     for ours, theirs in found.taken.items():
         cells = log.columns[theirs]
         try:
-            raw[ours] = numbers(cells, theirs, counts=ours in ("epoch", "step"))
+            raw[ours] = cell_numbers(cells, theirs, counts=ours in ("epoch", "step"))
         except DataError as error:
             if ours in NEEDED:
                 raise
@@ -120,7 +120,7 @@ def tabulated(log: Log) -> Table:
     raw = {ours: cells for ours, cells in raw.items() if any(cell is not None for cell in cells)}
     _require_losses(log, raw)
     taken = {ours: theirs for ours, theirs in found.taken.items() if ours in raw}
-    curves = points(raw, "valid_rise" in raw)
+    curves = points_from_cells(raw, "valid_rise" in raw)
     if "step" in taken and "step" not in curves.columns and curves.axis == "epoch" and "epoch" not in taken:
         taken["epoch"] = taken["step"]
     facts = {"like_for_like": "train_loss_se" in raw and "valid_rise" in raw, **log.facts}

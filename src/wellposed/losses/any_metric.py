@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, first_line
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.losses.score import Score
 
 GROUPS = 100
@@ -124,7 +124,7 @@ class Metric(Score):
 
     def _value(self, outputs: Tensor, target: Tensor, weight: Tensor | None) -> float:
         try:
-            found = plain(self._called(*_alike(outputs, target), weight))
+            found = to_python(self._called(*_alike(outputs, target), weight))
         except Exception as error:  # whatever somebody's own function raises
             shapes = f"outputs are {tuple(outputs.shape)}, targets are {tuple(target.shape)} {target.dtype}"
             raise InputError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wellposed.losses.criterion import Criterion, aligned, over_outputs, wide
+from wellposed.losses.criterion import Criterion, at_least_single, match_shapes, over_outputs
 from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_shares
 
 MOST_COUNTED = 2**18
@@ -28,9 +28,9 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | Non
     """
     if is_distribution(outputs, target):
         need_distributions("cross_entropy", target)
-        outputs = wide(outputs)
+        outputs = at_least_single(outputs)
         return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
-    outputs, target = indexed("cross_entropy", outputs, target)
+    outputs, target = class_indices("cross_entropy", outputs, target)
     values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
     mask = target != IGNORED
     return values, None if bool(mask.all()) else mask
@@ -41,7 +41,7 @@ def is_distribution(outputs: Tensor, target: Tensor) -> bool:
     return target.is_floating_point() and target.shape == outputs.shape and outputs.ndim > 1
 
 
-def indexed(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
+def class_indices(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
     """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output.
 
     Raises:
@@ -107,7 +107,7 @@ def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tenso
         TargetError: a target is outside [0, 1], such as the labels -1 and 1, for which this loss has no lower bound.
     """
     need_shares("binary_cross_entropy", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs(F.binary_cross_entropy_with_logits(outputs, target, reduction="none")), None
 
 

@@ -16,8 +16,12 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, did_you_mean, listed
+from wellposed.ops.norms import at_least_float32
 
 T = TypeVar("T")
+
+AVERAGED = 8
+"""Added to the number of a loss in ``kernel.c``: a mean over outputs in place of their sum."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Criterion(ABC):
     """Whether outputs are predictions of the target itself, number by number."""
     affine: ClassVar[bool] = True
     """Whether the target may be shifted and scaled before training, as columns of a table are."""
+    averages: ClassVar[type[Criterion] | None] = None
+    """The loss whose sum over outputs this one divides by their number."""
     kernel: ClassVar[int | None] = None
     """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
 
@@ -39,7 +45,7 @@ class Criterion(ABC):
     """The pure function of outputs, target and the parameters."""
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A value for each example or token, and which count (None: all).
+        """A value for each example, token or number that counts as one in the mean, and which count (None: all).
 
         Raises:
             TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
@@ -69,16 +75,16 @@ class Criterion(ABC):
         return self.kernel
 
     def __str__(self) -> str:
-        return spelled(self.name, self)
+        return to_spec(self.name, self)
 
 
-def spelled(name: str, value: Any) -> str:
+def to_spec(name: str, value: Any) -> str:
     """``name``, or ``name:0.5`` where the one parameter is not its default."""
     given = [f"{number:g}" for field in fields(value) if (number := getattr(value, field.name)) != field.default]
     return ":".join([name, *given])
 
 
-def made(kind: str, text: str, choices: dict[str, type[T]]) -> T:
+def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
     """The loss or metric that a text such as ``"huber"`` or ``"huber:0.5"`` names.
 
     Args:
@@ -112,7 +118,7 @@ def over_outputs(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
-def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def match_shapes(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused.
 
     Raises:
@@ -125,12 +131,10 @@ def aligned(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             target = target.squeeze(-1)
     if outputs.shape != target.shape:
         raise ValueError(f"shapes {tuple(outputs.shape)} and {tuple(target.shape)} differ")
-    outputs = wide(outputs)
+    outputs = at_least_single(outputs)
     return outputs, target.to(outputs.dtype)
 
 
-def wide(outputs: Tensor) -> Tensor:
+def at_least_single(outputs: Tensor) -> Tensor:
     """At least single precision: in half precision the differences of a loss would be lost."""
-    if not outputs.is_floating_point():
-        return outputs.to(torch.get_default_dtype())
-    return outputs.float() if outputs.element_size() < 4 else outputs
+    return at_least_float32(outputs) if outputs.is_floating_point() else outputs.to(torch.get_default_dtype())

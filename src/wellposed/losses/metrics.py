@@ -24,8 +24,8 @@ from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
 from wellposed.losses.any_metric import Metric
 from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
-from wellposed.losses.criterion import aligned, made
-from wellposed.losses.per_example import Loss, PerExample, average, per_example
+from wellposed.losses.criterion import from_spec, match_shapes
+from wellposed.losses.per_example import Loss, PerExample, mean_loss, per_example
 from wellposed.losses.score import Score
 from wellposed.losses.targets import IGNORED, need_classes, need_numbers, need_shares
 
@@ -79,7 +79,7 @@ def _units(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None
         target = target.argmax(1)
     if _is_binary(outputs, target):
         need_shares(metric.name, target)
-        outputs, target = aligned(outputs, target)
+        outputs, target = match_shapes(outputs, target)
         label, scores = target.round().long(), outputs
     else:
         scores, target = classes_second(outputs, target)
@@ -442,7 +442,7 @@ def _share_below(values: Tensor, others: Tensor, share: Tensor) -> Tensor:
 
 
 def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
-    return average([part], None if weight is None else [weight]).rows
+    return mean_loss([part], None if weight is None else [weight]).rows
 
 
 def _each(values: Tensor) -> PerExample:
@@ -474,7 +474,7 @@ def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | No
     """Outputs and targets in double precision and one shape, checked."""
     metric.require(target, weight)
     need_numbers(metric.name, target)
-    return aligned(outputs.double(), target.double())
+    return match_shapes(outputs.double(), target.double())
 
 
 @dataclass(frozen=True)
@@ -619,7 +619,7 @@ class _Restored(Score):
         return given.double() * self.scale + self.mean
 
 
-def scaled(inner: Score, scale: float, mean: float = 0.0) -> Score:
+def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
     return _Restored(inner, scale, mean) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
 
@@ -639,13 +639,13 @@ def metric(given: Any, loss: Loss | None = None) -> Score:
         InputError: there is none of that name (the nearest is suggested), or a callable does not say whether more is better.
     """
     if isinstance(given, str):
-        return made("metric", given, metrics())
+        return from_spec("metric", given, metrics())
     given = given if isinstance(given, Score) else Metric(given)
     return given.of(loss.classifies) if isinstance(given, Metric) and loss is not None else given
 
 
 def default_metric(loss: Loss) -> Score | None:
-    """Accuracy where a loss classifies, R2 where it is the squared error, else none."""
+    """Accuracy where a loss classifies, R2 where it is the squared error (its mean over outputs too), else none."""
     if loss.classifies:
         return Accuracy()
-    return R2() if loss.name == "squared_error" else None
+    return R2() if loss.summed == "squared_error" else None

@@ -21,9 +21,15 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
-from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second, indexed, is_distribution
-from wellposed.losses.criterion import Criterion, aligned, made, wide
-from wellposed.losses.regression import SquaredError
+from wellposed.losses.classification import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    class_indices,
+    classes_second,
+    is_distribution,
+)
+from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
+from wellposed.losses.regression import MeanSquaredError
 from wellposed.losses.targets import (
     IGNORED,
     need_classes,
@@ -54,7 +60,7 @@ class PerExample:
         return total / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
-def named() -> dict[str, type[Criterion]]:
+def losses_by_name() -> dict[str, type[Criterion]]:
     """Every loss of ours by its name and its short names."""
     found = classes_in("wellposed.losses", Criterion)  # type: ignore[type-abstract]
     return found | {alias: cls for cls in found.values() for alias in cls.aliases}
@@ -84,7 +90,7 @@ TORCH: dict[type[nn.Module], _Known] = {
     nn.MultiMarginLoss: _Known(F.multi_margin_loss, need_classes, elementwise=False),
     nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
     nn.HingeEmbeddingLoss: _Known(F.hinge_embedding_loss, need_signs),
-    nn.MSELoss: _Known(F.mse_loss, need_numbers, SquaredError, numeric=True),
+    nn.MSELoss: _Known(F.mse_loss, need_numbers, MeanSquaredError, numeric=True),
     nn.L1Loss: _Known(F.l1_loss, need_numbers, numeric=True),
     nn.SmoothL1Loss: _Known(F.smooth_l1_loss, need_numbers, numeric=True),
     nn.HuberLoss: _Known(F.huber_loss, need_numbers, numeric=True),
@@ -98,9 +104,10 @@ class Loss:
     """A loss by name or by callable, that can be asked for each example's part.
 
     Args:
-        given: a name of `named`, with its number if it takes one (``"huber:0.5"``); a `Criterion` (``wp.Huber(0.5)``); a torch
-            loss module; a function with ``reduction=``; or any callable ``loss(outputs, target)`` that returns values for each
-            example, values with a mask, their mean, or their sum. Which of these it is, is found by calling it.
+        given: a name of `losses_by_name`, with its number if it takes one (``"huber:0.5"``); a `Criterion`
+            (``wp.Huber(0.5)``); a torch loss module; a function with ``reduction=``; or any callable
+            ``loss(outputs, target)`` that returns values for each example, values with a mask, their mean, or their sum.
+            Which of these it is, is found by calling it.
         by_example: smoothing of a torch cross-entropy with class weights is weighed by the class of the example, not by
             the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
     Attributes:
@@ -115,7 +122,7 @@ class Loss:
         self.given: Any = given
         self.criterion: Criterion | None = given if isinstance(given, Criterion) else None
         if isinstance(given, str):
-            self.criterion = made("loss", given, named())
+            self.criterion = from_spec("loss", given, losses_by_name())
         given = _as_module(given)
         self._sums: bool | None = None
         self.known = _known(given)
@@ -132,7 +139,9 @@ class Loss:
             self._units = _unreduced(given, by_example)
             self._clean = _unreduced(without_smoothing(given), by_example)
         else:
-            raise InputError(f"A loss is a name ({listed(named(), 40)}) or a callable; {described(given)} is neither.")
+            raise InputError(
+                f"A loss is a name ({listed(losses_by_name(), 40)}) or a callable; {described(given)} is neither."
+            )
 
     def __str__(self) -> str:
         return self.name if self.criterion is None else str(self.criterion)
@@ -147,6 +156,12 @@ class Loss:
         """Whether outputs are known to be predictions of the target itself, number by number."""
         known = self.criterion or self.known
         return known is not None and known.numeric
+
+    @property
+    def summed(self) -> str:
+        """The name of the loss before it is averaged over outputs: ``"squared_error"`` of ``"mse"``; else its own name."""
+        known = self.criterion or (self.known.same if self.known is not None else None)
+        return self.name if known is None or known.averages is None else known.averages.name
 
     @property
     def affine(self) -> bool:
@@ -431,9 +446,9 @@ def _checked(loose: nn.Module, known: _Known, outputs: Tensor, target: Tensor) -
     """Values of a torch loss whose targets are looked at first."""
     name = known.same.name if known.same is not None else type(loose).__name__
     if known.check is need_classes:
-        return loose(*indexed(name, outputs, target))
+        return loose(*class_indices(name, outputs, target))
     known.check(name, target)
-    return loose(*aligned(outputs, target)) if known.elementwise else loose(outputs, target)
+    return loose(*match_shapes(outputs, target)) if known.elementwise else loose(outputs, target)
 
 
 def without_smoothing(given: Any) -> Any:
@@ -457,7 +472,7 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Ca
             need_distributions(name, target)
             loose.weight = None if given.weight is None else given.weight.to(outputs)
             return loose(outputs, target)  # type: ignore[no-any-return]
-        outputs, target = indexed(name, outputs, target, given.ignore_index)
+        outputs, target = class_indices(name, outputs, target, given.ignore_index)
         counts = target != given.ignore_index
         if given.weight is not None:
             weight = given.weight.to(outputs)
@@ -482,7 +497,7 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
     """
     if isinstance(given, nn.CrossEntropyLoss):
         need_distributions("cross_entropy", target)
-        outputs = wide(outputs)
+        outputs = at_least_single(outputs)
         weight = given.weight.to(outputs)  # type: ignore[union-attr]
         uniform = amount / outputs.shape[1]
         share = ((target.to(outputs.dtype) - uniform) / (1.0 - amount)) * weight.view(1, -1, *[1] * (outputs.ndim - 2))
@@ -493,7 +508,7 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
         )
         return PerExample(_by_row(values), _by_row(own.squeeze(1)))
     need_shares("binary_cross_entropy", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     clean = (target - 0.5 * amount) / (1.0 - amount)
     own = given.pos_weight.to(outputs) * clean + 1.0 - clean
     tilted = (1.0 - amount) * given.pos_weight.to(outputs) * clean / own + 0.5 * amount
@@ -512,7 +527,7 @@ def _shape(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Average:
+class MeanLoss:
     """A mean with its standard error over examples, and what each example adds to it.
 
     ``rows[i]`` is example ``i``'s linearized part: the mean of ``rows`` is ``mean``, and differences of rows between
@@ -524,17 +539,17 @@ class Average:
     rows: Tensor
 
 
-def average(parts: list[PerExample], weights: list[Tensor] | None = None) -> Average:
+def mean_loss(parts: list[PerExample], weights: list[Tensor] | None = None) -> MeanLoss:
     """The mean over all parts with its standard error, by linearization of the ratio.
 
     ``se^2 = n/(n-1) * sum_i (w_i (total_i - mean*count_i))^2 / (sum_i w_i count_i)^2``; NaN for fewer than 2 examples.
     """
     total, count = torch.cat([p.total for p in parts]), torch.cat([p.count for p in parts])
-    return averages(total[None], count[None], None if weights is None else torch.cat(weights))[0]
+    return mean_losses(total[None], count[None], None if weights is None else torch.cat(weights))[0]
 
 
-def averages(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[Average]:
-    """`average` of several models on the same examples.
+def mean_losses(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list[MeanLoss]:
+    """`mean_loss` of several models on the same examples.
 
     Args:
         total, count: ``(models, n)``.
@@ -545,10 +560,10 @@ def averages(total: Tensor, count: Tensor, weight: Tensor | None = None) -> list
         total, count = total * weight.double().cpu(), count * weight.double().cpu()
     n, sizes = total.shape[1], count.sum(1)
     if n == 0:
-        return [Average(math.nan, math.nan, row) for row in total]
+        return [MeanLoss(math.nan, math.nan, row) for row in total]
     means = (total.sum(1) / sizes)[:, None]
     influence = (total - means * count) * (n / sizes)[:, None]
     spread = (influence.square().sum(1) / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(sizes, math.nan)
     plain = weight is None and bool((count == 1).all())
     rows = total if plain else means + influence
-    return [Average(mean, se, row) for mean, se, row in zip(means[:, 0].tolist(), spread.tolist(), rows, strict=True)]
+    return [MeanLoss(mean, se, row) for mean, se, row in zip(means[:, 0].tolist(), spread.tolist(), rows, strict=True)]

@@ -1,4 +1,9 @@
-"""Losses of numbers, summed over outputs. Each returns ``(values, None)``: a value for each example."""
+"""Losses of numbers. Each returns ``(values, None)``.
+
+Every loss of ours adds up over the outputs of an example, as a negative log-likelihood does, and is a mean over examples.
+The two that are called a mean, ``"mse"`` and ``"mae"``, are a mean over outputs too, as in torch and Keras: they return a
+value for each number.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from torch.nn import functional as F
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
-from wellposed.losses.criterion import Criterion, aligned, over_outputs
+from wellposed.losses.criterion import AVERAGED, Criterion, match_shapes, over_outputs
 from wellposed.losses.targets import need_numbers
 
 
@@ -22,28 +27,42 @@ def squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
         TargetError: a target is NaN or infinite, as for every loss here.
     """
     need_numbers("squared_error", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs((outputs - target).square()), None
 
 
 def absolute_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     """``sum_outputs |y - f|``."""
     need_numbers("absolute_error", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs((outputs - target).abs()), None
+
+
+def mse(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
+    """``(y - f)^2`` of each number, since each counts as one in the mean; torch's ``mse_loss``."""
+    need_numbers("mse", target)
+    outputs, target = match_shapes(outputs, target)
+    return (outputs - target).square(), None
+
+
+def mae(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
+    """``|y - f|`` of each number, since each counts as one in the mean; torch's ``l1_loss``."""
+    need_numbers("mae", target)
+    outputs, target = match_shapes(outputs, target)
+    return (outputs - target).abs(), None
 
 
 def huber(outputs: Tensor, target: Tensor, delta: float = 1.0) -> tuple[Tensor, None]:
     """``sum_outputs h(y - f)`` with ``h(r) = r^2/2`` for ``|r| <= delta`` and ``delta (|r| - delta/2)`` beyond.
 
-    This is torch's ``huber_loss``. ``delta`` > 0 is in the target's units: towards 0 the loss is ``delta`` times the absolute
-    error, towards infinity half the squared error.
+    Of each output this is torch's ``huber_loss``, which averages over outputs too. ``delta`` > 0 is in the target's units:
+    towards 0 the loss is ``delta`` times the absolute error, towards infinity half the squared error.
 
     Source:
         Huber (1964), Annals of Mathematical Statistics 35(1).
     """
     need_numbers("huber", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs(F.huber_loss(outputs, target, reduction="none", delta=delta)), None
 
 
@@ -57,7 +76,7 @@ def quantile(outputs: Tensor, target: Tensor, level: float = 0.5) -> tuple[Tenso
         Koenker & Bassett (1978), Econometrica 46(1).
     """
     need_numbers("quantile", target)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     left = target - outputs
     return over_outputs(torch.maximum(level * left, (level - 1.0) * left)), None
 
@@ -65,14 +84,14 @@ def quantile(outputs: Tensor, target: Tensor, level: float = 0.5) -> tuple[Tenso
 def poisson(outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
     """``sum_outputs exp(f) - y f``: the negative log-likelihood of counts ``y`` whose rate is ``exp(f)``.
 
-    This is torch's ``poisson_nll_loss`` with its defaults: the output is the logarithm of the rate, and ``log y!``, on which
-    nothing depends, is left out. Metrics see the rate.
+    Of each output this is torch's ``poisson_nll_loss`` with its defaults, which averages over outputs too. The
+    output is the logarithm of the rate, and ``log y!``, on which nothing depends, is left out. Metrics see the rate.
 
     Raises:
         TargetError: a target is negative, NaN or infinite.
     """
     need_numbers("poisson", target, least=0.0)
-    outputs, target = aligned(outputs, target)
+    outputs, target = match_shapes(outputs, target)
     return over_outputs(F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")), None
 
 
@@ -93,7 +112,6 @@ class SquaredError(_OfNumbers):
 
     name = "squared_error"
     formula = staticmethod(squared_error)
-    aliases = ("mse",)
     kernel = 1
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -107,7 +125,6 @@ class AbsoluteError(_OfNumbers):
 
     name = "absolute_error"
     formula = staticmethod(absolute_error)
-    aliases = ("mae",)
     kernel = 3
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -115,10 +132,30 @@ class AbsoluteError(_OfNumbers):
         return train.float().median()
 
 
+@dataclass(frozen=True)
+class MeanSquaredError(SquaredError):
+    """``mean_outputs (y - f)^2``, torch's ``mse_loss``: `SquaredError` divided by the number of outputs."""
+
+    name = "mse"
+    formula = staticmethod(mse)
+    averages = SquaredError
+    kernel = AVERAGED + 1
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(AbsoluteError):
+    """``mean_outputs |y - f|``, torch's ``l1_loss``: `AbsoluteError` divided by the number of outputs."""
+
+    name = "mae"
+    formula = staticmethod(mae)
+    averages = AbsoluteError
+    kernel = AVERAGED + 3
+
+
 @checked
 @dataclass(frozen=True)
 class Huber(_OfNumbers):
-    """``r^2/2`` for ``|r| <= delta`` and ``delta (|r| - delta/2)`` beyond, of ``r = y - f``; torch's ``huber_loss``.
+    """``r^2/2`` for ``|r| <= delta`` and ``delta (|r| - delta/2)`` beyond, of ``r = y - f``, summed over outputs.
 
     As text ``"huber"`` (delta 1) or ``"huber:0.5"``. Convex in the outputs.
 
@@ -150,7 +187,8 @@ class Huber(_OfNumbers):
 @checked
 @dataclass(frozen=True)
 class Quantile(_OfNumbers):
-    """``max(level r, (level - 1) r)`` of ``r = y - f``: the pinball loss, least at the quantile ``level`` of ``y``.
+    """``max(level r, (level - 1) r)`` of ``r = y - f``, summed over outputs: the pinball loss, least at the quantile
+    ``level`` of ``y``.
 
     As text ``"quantile:0.9"``. Convex in the outputs.
 
@@ -181,7 +219,7 @@ class Quantile(_OfNumbers):
 
 @dataclass(frozen=True)
 class Poisson(_OfNumbers):
-    """``exp(f) - y f``: counts ``y >= 0`` whose rate is ``exp(f)``; torch's ``poisson_nll_loss`` with its defaults.
+    """``exp(f) - y f``, summed over outputs: counts ``y >= 0`` whose rate is ``exp(f)``.
 
     As text ``"poisson"``. Convex in the outputs. The network gives the logarithm of the rate; metrics, references and
     predictions are of the rate, and the target of a table is not shifted.

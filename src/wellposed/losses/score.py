@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
-from wellposed.losses.criterion import spelled
+from wellposed.losses.criterion import to_spec
 from wellposed.losses.targets import IGNORED
 
 
@@ -28,7 +28,7 @@ class Score(ABC):
     """Whether the score changes when the target is shifted or scaled, so that it is taken in the target's own units."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", spelled(type(self).name, self))
+        object.__setattr__(self, "name", to_spec(type(self).name, self))
 
     @abstractmethod
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

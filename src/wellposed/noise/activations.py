@@ -44,7 +44,7 @@ def dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
     Source:
         Srivastava et al. (2014), JMLR 15.
     """
-    return x if rate == 0 else x * like(x, dropout_mask(x.shape, rate, source))
+    return x if rate == 0 else x * move_noise(x, dropout_mask(x.shape, rate, source))
 
 
 def spatial_dropout(x: Tensor, rate: float, source: torch.Generator, axis: int = 1) -> Tensor:
@@ -65,7 +65,7 @@ def spatial_dropout(x: Tensor, rate: float, source: torch.Generator, axis: int =
     if rate == 0:
         return x
     shape = [size if i in (0, axis % x.ndim) else 1 for i, size in enumerate(x.shape)]
-    return x * like(x, dropout_mask(tuple(shape), rate, source))
+    return x * move_noise(x, dropout_mask(tuple(shape), rate, source))
 
 
 def gaussian_dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
@@ -82,10 +82,10 @@ def gaussian_dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
         return x
     needs_source(source)
     noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
-    return x * like(x, 1.0 + (rate / (1.0 - rate)) ** 0.5 * noise)
+    return x * move_noise(x, 1.0 + (rate / (1.0 - rate)) ** 0.5 * noise)
 
 
-def like(x: Tensor, drawn: Tensor) -> Tensor:
+def move_noise(x: Tensor, drawn: Tensor) -> Tensor:
     """What was drawn on the CPU, on the device and in the type of ``x``."""
     return drawn.to(device=x.device, dtype=x.dtype)
 

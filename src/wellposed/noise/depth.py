@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import ShapeError
-from wellposed.noise.activations import dropout_mask, like
+from wellposed.noise.activations import dropout_mask, move_noise
 
 
 def stochastic_depth(
@@ -35,7 +35,7 @@ def stochastic_depth(
     if rate == 0:
         return x
     mask = dropout_mask((x.shape[0] if by == "example" else 1, *([1] * (x.ndim - 1))), rate, source)
-    return x * like(x, mask) if skip is None else skip + (x - skip) * like(x, mask)
+    return x * move_noise(x, mask) if skip is None else skip + (x - skip) * move_noise(x, mask)
 
 
 def linear_rates(rate: float, count: int) -> list[float]:

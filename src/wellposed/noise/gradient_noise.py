@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
-from wellposed.noise.activations import like
+from wellposed.noise.activations import move_noise
 from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_source
 from wellposed.penalties.base import Searched, at_least_zero
 
 
-def annealed(eta: float, step: int, decay: float = 0.55) -> float:
+def annealed_variance(eta: float, step: int, decay: float = 0.55) -> float:
     """The variance ``eta/(1 + step)^decay``; ``step`` is 0 for the first."""
     return float(eta / (1.0 + step) ** decay)
 
@@ -40,7 +40,7 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
         )
         return disturbed
     noise = torch.randn(grad.shape, generator=source, dtype=torch.float32)
-    return grad + math.sqrt(variance) * like(grad, noise)
+    return grad + math.sqrt(variance) * move_noise(grad, noise)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Annealed(Noise):
 
     def at(self, step: int) -> float:
         """The variance at a step."""
-        return annealed(self.eta, step)
+        return annealed_variance(self.eta, step)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """See `gradient_noise`; ``size`` is the variance."""
@@ -103,6 +103,6 @@ class GradientNoise:
 
     def __call__(self, *_: object) -> None:
         """Disturb the gradients that there are, and move on by one step."""
-        variance = annealed(self.eta, self.step, self.decay)
+        variance = annealed_variance(self.eta, self.step, self.decay)
         disturb_gradients(self.model, Annealed(self.eta), variance, self.step, self.seed)
         self.step += 1

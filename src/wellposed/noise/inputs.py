@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 from wellposed.penalties.base import Searched
@@ -246,7 +246,7 @@ def mixup_or_cutmix(
         >>> x, y = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> source = torch.Generator().manual_seed(0)
         >>> x, permutation, weight = wp.mixup_or_cutmix(x, 0.8, 1.0, source, mode="elem")
-        >>> weight.shape, wp.mixed(y, permutation, weight, classes=3).shape
+        >>> weight.shape, wp.mixed_targets(y, permutation, weight, classes=3).shape
         (torch.Size([6]), torch.Size([6, 3]))
     """
     for concentration in (mixup_concentration, cutmix_concentration):
@@ -341,7 +341,7 @@ class Mixing(Noise):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        settle(self, "mixup", "cutmix", "switch_prob")
+        convert_numbers(self, "mixup", "cutmix", "switch_prob")
 
     @property
     def size(self) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.reading import memory_limit, told
+from wellposed.core.reading import format_bytes, memory_limit
 from wellposed.noise.inputs import rowwise
 from wellposed.noise.noise import Key, Noise
 from wellposed.penalties.base import Searched
@@ -60,7 +60,7 @@ def _is_permutation(numbers: Tensor, rows: int) -> bool:
 
 
 @checked
-def mixed(
+def mixed_targets(
     target: Tensor,
     permutation: Tensor,
     weight: Annotated[float, Within(0, 1)] | Tensor,
@@ -84,18 +84,20 @@ def mixed(
     rows = len(target) if target.ndim else -1
     if not _is_permutation(permutation, rows):
         raise ShapeError(
-            f"mixed needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
+            f"mixed_targets needs the permutation of the {max(rows, 0)} rows of the target, as mixup gave it; it was given "
             f"{permutation.dtype} of shape {tuple(permutation.shape)}."
         )
     if target.is_complex():
-        raise InputError("mixed needs class indices, probabilities or real targets; it was given complex numbers.")
+        raise InputError(
+            "mixed_targets needs class indices, probabilities or real targets; it was given complex numbers."
+        )
     if isinstance(weight, Tensor) and weight.ndim and weight.shape != target.shape[:1]:
         raise ShapeError(
             f"Targets of {len(target)} examples are mixed by one weight or by {len(target)}; weight has shape "
             f"{tuple(weight.shape)}."
         )
     if isinstance(weight, Tensor) and not bool(((weight >= 0) & (weight <= 1)).all()):
-        raise InputError("mixed needs weights in [0, 1], as mixup gave them; one of these is outside, or NaN.")
+        raise InputError("mixed_targets needs weights in [0, 1], as mixup gave them; one of these is outside, or NaN.")
     if not target.is_floating_point():
         if classes is None:
             raise InputError(
@@ -104,9 +106,9 @@ def mixed(
         need = HELD * target.numel() * classes
         if need > memory_limit():
             raise InputError(
-                f"mixed makes a probability of each of {classes:,} classes for each of {target.numel():,} labels: this takes about "
-                f"{told(need)} of memory, and may take {told(memory_limit())}. Give as classes= how many outputs the model has, or "
-                "allow more with wp.reading_up_to(...)."
+                f"mixed_targets makes a probability of each of {classes:,} classes for each of {target.numel():,} labels: this "
+                f"takes about {format_bytes(need)} of memory, and may take {format_bytes(memory_limit())}. Give as classes= how "
+                "many outputs the model has, or allow more with wp.reading_up_to(...)."
             )
         target = smooth_classes(target.long(), classes, 0.0)
     kept = rowwise(weight, target)

@@ -38,7 +38,7 @@ class ManifoldMixup(Hooked):
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         >>> x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> with wp.ManifoldMixup(net, torch.nn.ReLU) as mix:
-        ...     target = torch.nn.functional.cross_entropy(net(x), wp.mixed(y, mix.permutation, mix.weight, classes=3))
+        ...     target = torch.nn.functional.cross_entropy(net(x), wp.mixed_targets(y, mix.permutation, mix.weight, classes=3))
     """
 
     def __init__(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import selector, weights
-from wellposed.penalties.base import Schedule, Searched, at_least_zero, shown
+from wellposed.penalties.base import Schedule, Searched, at_least_zero, setting_text
 
 K = TypeVar("K", bound="type[Noise]")
 Where = Literal["inputs", "labels", "activations", "depth", "weights", "gradients"]
@@ -91,7 +91,7 @@ class Noise(ABC):
     searched: ClassVar[Searched | None] = None
 
     def __post_init__(self) -> None:
-        settle(self, self.size_field)
+        convert_numbers(self, self.size_field)
         self.check_size(getattr(self, self.size_field))
 
     @property
@@ -195,7 +195,7 @@ class Noise(ABC):
         return declare
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 
@@ -250,7 +250,7 @@ def keyed() -> list[Kind]:
     return sorted((kind for kind in kinds().values() if kind.keys), key=lambda kind: kind.order)
 
 
-def name_of(kind: Kind) -> str:
+def noise_name(kind: Kind) -> str:
     """The name that a recipe writes: the known one, else ``module:Class``, by which the kind is known from now on."""
     for name, known in kinds().items():
         if known is kind:

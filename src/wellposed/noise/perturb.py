@@ -21,7 +21,7 @@ from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropo
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.noise import Key, Noise, Placed
-from wellposed.noise.places import inside_attention, owners, places, refreshed
+from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
 from wellposed.noise.weights import drop_connect, weight_noise
 from wellposed.penalties.base import Searched
 
@@ -269,7 +269,7 @@ class Perturbed(Hooked):
         """Let parameters be seen again."""
         taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
         for owner in dict.fromkeys(taken):
-            refreshed(owner)
+            refresh_recurrent(owner)
 
     def _size(self, site: Site) -> float:
         return site.placed.size(site.base, self._streams.step)
@@ -316,7 +316,7 @@ class Perturbed(Hooked):
                     self._shadows.append((owner, name))
                     owner.__dict__[name] = noised
             for owner in dict.fromkeys(owner for owner, _, _ in found):
-                refreshed(owner)
+                refresh_recurrent(owner)
 
         return shadow
 

@@ -60,7 +60,7 @@ def owners(model: nn.Module, leaf: Leaf) -> list[tuple[str, nn.Module, str]]:
     return list(found.values())
 
 
-def refreshed(module: nn.Module) -> None:
+def refresh_recurrent(module: nn.Module) -> None:
     """A recurrent layer keeps its weights in a list, too; let it take them up again."""
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()

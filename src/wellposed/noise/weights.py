@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wellposed.noise.activations import dropout_mask, like
+from wellposed.noise.activations import dropout_mask, move_noise
 from wellposed.noise.support import needs_source
 
 
@@ -19,7 +19,7 @@ def drop_connect(w: Tensor, rate: float, source: torch.Generator) -> Tensor:
     Source:
         Wan et al. (2013), ICML. One mask serves a whole batch here, where they draw one for each example.
     """
-    return w if rate == 0 else w * like(w, dropout_mask(w.shape, rate, source))
+    return w if rate == 0 else w * move_noise(w, dropout_mask(w.shape, rate, source))
 
 
 def weight_noise(w: Tensor, std: float, source: torch.Generator, relative: bool = False) -> Tensor:
@@ -35,6 +35,6 @@ def weight_noise(w: Tensor, std: float, source: torch.Generator, relative: bool 
     if std == 0:
         return w
     needs_source(source)
-    noise = like(w, torch.randn(w.shape, generator=source, dtype=torch.float32))
+    noise = move_noise(w, torch.randn(w.shape, generator=source, dtype=torch.float32))
     # e and e * sign(w) have one law; without the modulus the gradient is smooth at zero.
     return w * (1.0 + std * noise) if relative else w + std * noise

@@ -96,7 +96,9 @@ def excess(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups 
     return found if rest is None else torch.cat([found, rest.abs().flatten()])
 
 
-def inside(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None, halvings: int = 60) -> Tensor:
+def largest_feasible_factor(
+    c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None, halvings: int = 60
+) -> Tensor:
     """The largest ``a`` in [0, 1] with ``a*c`` in the dual ball, to one part in ``2^halvings``, 0-d."""
     low, high = c.new_zeros(()), c.new_ones(())
     if not bool(excess(c, l1, group, groups).max() > 0):
@@ -141,7 +143,7 @@ def dual(
     if l2 > 0:
         charge = excess(c, l1, group, groups).square().sum() / (2.0 * l2)
     else:
-        u, charge = u * inside(c, l1, group, groups), u.new_zeros(())
+        u, charge = u * largest_feasible_factor(c, l1, group, groups), u.new_zeros(())
     return (u * offset).sum() - conjugates(name, units * u, y).sum() / units - charge
 
 

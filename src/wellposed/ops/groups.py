@@ -200,7 +200,7 @@ def _fitting(numbers: Tensor, count: int) -> Tensor:
     return numbers
 
 
-def labelled(labels: Tensor, w: Tensor) -> Labelled:
+def groups_by_label(labels: Tensor, w: Tensor) -> Labelled:
     """Groups of ``w`` by the numbers in ``labels``, of its shape or broadcast to it; negative is no group.
 
     Raises:
@@ -234,7 +234,7 @@ def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tupl
         InputError: ``heads`` or ``block`` is missing.
     """
     if isinstance(by, Tensor):
-        return labelled(by, w)
+        return groups_by_label(by, w)
     shape = tuple(w.shape)
     if len(shape) < 2:
         raise ShapeError(f"groups by {by} need >= 2 axes; the shape is {shape}.")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import largest, lengths, power_of_two, rooted_sum, widened
+from wellposed.ops.norms import at_least_float32, largest, lengths, power_of_two, rooted_sum
 
 
 def hierarchical_prox(
@@ -37,10 +37,12 @@ def hierarchical_prox(
     if not theta.numel():
         return theta.clone(), w.clone()
     # In units of a power of two near the largest number of an input, squares neither overflow nor vanish.
-    both = torch.cat([widened(theta), widened(w)], 1)
+    both = torch.cat([at_least_float32(theta), at_least_float32(w)], 1)
     scale, sound = power_of_two(largest(both, 1)), torch.isfinite(both).all(1, keepdim=True)
-    small, weights = (torch.where(sound, widened(x) / scale, torch.zeros_like(widened(x))) for x in (theta, w))
-    tau, t = widened(theta_step), widened(step)
+    small, weights = (
+        torch.where(sound, at_least_float32(x) / scale, torch.zeros_like(at_least_float32(x))) for x in (theta, w)
+    )
+    tau, t = at_least_float32(theta_step), at_least_float32(step)
     length = _length(small, weights, tau, t, strength / scale, hierarchy)
     u = torch.where(sound & (tau > 0), _of_length(small, tau, length) * scale, theta)
     if math.isinf(hierarchy):

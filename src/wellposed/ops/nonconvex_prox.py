@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from wellposed.ops.norms import precise
-from wellposed.ops.prox import Step, soft_threshold
+from wellposed.ops.prox import StepSize, soft_threshold
 
 
-def hard_threshold(w: Tensor, threshold: Step) -> Tensor:
+def hard_threshold(w: Tensor, threshold: StepSize) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + sum_i threshold_i^2/2 [u_i != 0]``: ``w_i`` where ``|w_i| > threshold_i``, else 0."""
     return torch.where(w.abs() <= threshold, torch.zeros_like(w), w)  # what is not a number stays
 
 
 @precise
-def mcp_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
+def mcp_prox(w: Tensor, step: StepSize, strength: float, gamma: float) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i mcp(u_i)``, the minimax concave penalty.
 
     Where ``step < gamma`` the problem is convex: ``min(|w|, max(|w| - step*strength, 0)/(1 - step/gamma))``, firm
@@ -45,7 +45,7 @@ def mcp_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
 
 
 @precise
-def scad_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
+def scad_prox(w: Tensor, step: StepSize, strength: float, gamma: float) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i scad(u_i)``, the smoothly clipped absolute deviation.
 
     Where ``step < gamma - 1`` the problem is convex, and ``|u| = min(|w|, max(soft, middle))`` with ``soft = |w| -
@@ -62,11 +62,11 @@ def scad_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
         Fan & Li (2001), Journal of the American Statistical Association 96(456), for step 1.
     """
 
-    def convex(t: Step) -> Tensor:
+    def convex(t: StepSize) -> Tensor:
         middle = strength + (w.abs() - strength * (1.0 + t)) / (1.0 - t / (gamma - 1.0))
         return _shrunk(w, torch.maximum(soft_threshold(w, t * strength).abs(), middle))
 
-    def concave(t: Step) -> Tensor:
+    def concave(t: StepSize) -> Tensor:
         # At the threshold keeping w costs as much as the best point below: still soft thresholded, or 0 already.
         linear, root = 0.5 * (gamma + 1.0 + t), (t * (gamma + 1.0)) ** 0.5
         if isinstance(t, Tensor):
@@ -80,7 +80,7 @@ def scad_prox(w: Tensor, step: Step, strength: float, gamma: float) -> Tensor:
 
 
 def _by_curvature(
-    step: Step, limit: float, convex: Callable[[Step], Tensor], concave: Callable[[Step], Tensor]
+    step: StepSize, limit: float, convex: Callable[[StepSize], Tensor], concave: Callable[[StepSize], Tensor]
 ) -> Tensor:
     """``convex`` where the step is below ``limit``, one over the weak convexity, and ``concave`` from there on."""
     if not isinstance(step, Tensor):

@@ -23,7 +23,7 @@ Axes = int | tuple[int, ...] | None
 T = TypeVar("T")
 
 
-def widened(x: T) -> T:
+def at_least_float32(x: T) -> T:
     """A tensor of a type shorter than float32 in float32; anything else as it is."""
     given: Any = x
     short = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
@@ -35,7 +35,7 @@ def precise(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(operator)
     def wrapped(w: Tensor, *args: Any, **settings: Any) -> Tensor:
-        return operator(widened(w), *map(widened, args), **settings).to(w.dtype)
+        return operator(at_least_float32(w), *map(at_least_float32, args), **settings).to(w.dtype)
 
     return wrapped
 
@@ -54,7 +54,7 @@ class Valued(torch.autograd.Function):
         return None, grads[0]
 
 
-def valued(value: Tensor, likewise: Tensor) -> Tensor:
+def with_gradient_of(value: Tensor, likewise: Tensor) -> Tensor:
     """``value``, bit for bit, with the gradient of ``likewise``: of what is projected, where what is feasible comes back."""
     found: Tensor = Valued.apply(value, likewise)  # type: ignore[no-untyped-call]
     return found
@@ -94,7 +94,7 @@ def lengths(x: Tensor, dim: Axes = None) -> Tensor:
 
 def length(x: Tensor) -> Tensor:
     """``|x|_2`` of all numbers, 0-d."""
-    return lengths(widened(x.reshape(-1))).reshape(()).to(x.dtype)
+    return lengths(at_least_float32(x.reshape(-1))).reshape(()).to(x.dtype)
 
 
 def signs(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import largest, lengths, power_of_two, valued
+from wellposed.ops.norms import largest, lengths, power_of_two, with_gradient_of
 
 ULPS = 4
 """How many times the machine's epsilon a group may exceed its bound and still count as feasible."""
@@ -25,10 +25,10 @@ ULPS = 4
 
 def slack(rows: Tensor) -> float:
     """The relative excess that rounding alone may cause: of each number, and of their sum."""
-    return ULPS * torch.finfo(rows.dtype).eps + math.sqrt(rows.shape[1]) * torch.finfo(wide(rows)).eps
+    return ULPS * torch.finfo(rows.dtype).eps + math.sqrt(rows.shape[1]) * torch.finfo(sum_dtype(rows)).eps
 
 
-def wide(w: Tensor) -> torch.dtype:
+def sum_dtype(w: Tensor) -> torch.dtype:
     """The type for sums: float64, where the device has it."""
     return torch.float32 if w.device.type == "mps" else torch.float64
 
@@ -61,9 +61,9 @@ def by_rows(w: Tensor, axis: int | None, nearest: Callable[[Tensor], Tensor]) ->
 def row_norms(rows: Tensor) -> Tensor:
     """``(groups, 1)`` Euclidean norms in the wide type; the gradient at 0 is 0."""
     # Squares of float64 are added pairwise: a running sum would lose as many digits as the groups are long.
-    if rows.dtype == wide(rows):
+    if rows.dtype == sum_dtype(rows):
         return lengths(rows, 1)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=wide(rows))
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=sum_dtype(rows))
     return norms
 
 
@@ -101,14 +101,14 @@ def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
 
     def nearest(rows: Tensor) -> Tensor:
         some = (rows != 0).any(dim=1, keepdim=True)
-        scaled = rows.to(wide(w))
+        scaled = rows.to(sum_dtype(w))
         norms = lengths(scaled, 1)
         unit = (scaled / norms.where(some, torch.ones_like(norms))).to(w.dtype)
         first = torch.zeros_like(rows)
         first[:, 0] = 1.0
         near = (norms - 1.0).abs() <= slack(rows)
         nearest = torch.where(some, unit, first)
-        return valued(torch.where(near, rows, nearest), nearest)
+        return with_gradient_of(torch.where(near, rows, nearest), nearest)
 
     return by_rows(w, axis, nearest)
 
@@ -157,10 +157,10 @@ def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
     """
 
     def nearest(rows: Tensor) -> Tensor:
-        projected = _onto_simplex(rows.to(wide(w)), total).to(w.dtype)
-        gap = (rows.sum(dim=1, keepdim=True, dtype=wide(w)) - total).abs()
+        projected = _onto_simplex(rows.to(sum_dtype(w)), total).to(w.dtype)
+        gap = (rows.sum(dim=1, keepdim=True, dtype=sum_dtype(w)) - total).abs()
         inside = (rows >= 0).all(dim=1, keepdim=True) & (gap <= total * slack(rows))
-        return valued(torch.where(inside, rows, projected), projected)
+        return with_gradient_of(torch.where(inside, rows, projected), projected)
 
     return by_rows(w, axis, nearest)
 
@@ -178,8 +178,8 @@ def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
 
     def nearest(rows: Tensor) -> Tensor:
         size = rows.abs()
-        projected = rows.sign() * _onto_simplex(size.to(wide(w)), bound).to(w.dtype)
-        outside = size.sum(dim=1, keepdim=True, dtype=wide(w)) > bound * (1.0 + slack(rows))
+        projected = rows.sign() * _onto_simplex(size.to(sum_dtype(w)), bound).to(w.dtype)
+        outside = size.sum(dim=1, keepdim=True, dtype=sum_dtype(w)) > bound * (1.0 + slack(rows))
         return torch.where(outside | (bound == 0), projected, rows)
 
     return by_rows(w, axis, nearest)
@@ -204,11 +204,11 @@ def keep_largest(w: Tensor, keep: int, axis: int | None) -> Tensor:
     return by_rows(w, axis, nearest)
 
 
-End = float | Tensor
+IntervalEnd = float | Tensor
 """An end of an interval: a number, or one for each weight, which may be infinite."""
 
 
-def into_interval(w: Tensor, low: End, high: End) -> Tensor:
+def into_interval(w: Tensor, low: IntervalEnd, high: IntervalEnd) -> Tensor:
     """Project onto ``{u : low_i <= u_i <= high_i}``: clip. An end may be infinite; what is not finite is not clipped.
 
     Args:
@@ -234,17 +234,17 @@ def into_half_space(w: Tensor, normal: Tensor, bound: Tensor, axis: int | None) 
         bound: ``b``, 0-d or one for each group.
         axis: groups are counted along this axis; None is one group.
     """
-    a = as_rows(normal, axis).to(wide(w))
+    a = as_rows(normal, axis).to(sum_dtype(w))
     # Divided by a power of two, so that its square neither overflows nor vanishes.
     scale = power_of_two(largest(a, 1))
-    a, b = a / scale, bound.to(wide(w)).reshape(-1, 1) / scale
+    a, b = a / scale, bound.to(sum_dtype(w)).reshape(-1, 1) / scale
     square = a.square().sum(dim=1, keepdim=True)
 
     def over(rows: Tensor) -> Tensor:
         return ((rows * a).sum(dim=1, keepdim=True) - b).clamp_min(0.0)
 
     def nearest(rows: Tensor) -> Tensor:
-        found, some = rows.to(wide(w)), square > 0
+        found, some = rows.to(sum_dtype(w)), square > 0
         about = (found * a).abs().sum(dim=1, keepdim=True) + b.abs()
         outside = some & (over(found) > slack(rows) * about)
         for _ in range(2):  # the second step takes back the rounding of the first

@@ -13,10 +13,10 @@ from torch import Tensor
 from wellposed.ops.groups import Groups, along
 from wellposed.ops.norms import precise, rooted_sum
 
-Step = float | Tensor
+StepSize = float | Tensor
 
 
-def soft_threshold(w: Tensor, threshold: Step) -> Tensor:
+def soft_threshold(w: Tensor, threshold: StepSize) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + sum_i threshold_i |u_i|  =  w - clip(w, -threshold, threshold)``.
 
     A coordinate with ``|w_i| <= threshold_i`` becomes exactly 0. Threshold 0 returns ``w``.
@@ -27,12 +27,12 @@ def soft_threshold(w: Tensor, threshold: Step) -> Tensor:
     return w - w.clamp(-threshold, threshold) if threshold else w.clone()
 
 
-def shrink(w: Tensor, amount: Step) -> Tensor:
+def shrink(w: Tensor, amount: StepSize) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + 1/2 sum_i amount_i u_i^2  =  w / (1 + amount)``."""
     return w / (1.0 + amount)
 
 
-def soft_threshold_towards(w: Tensor, threshold: Step, kink: Step) -> Tensor:
+def soft_threshold_towards(w: Tensor, threshold: StepSize, kink: StepSize) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + sum_i threshold_i |u_i - kink_i|``.
 
     A coordinate with ``|w_i - kink_i| <= threshold_i`` becomes exactly ``kink_i``. Threshold 0 returns ``w``.
@@ -44,12 +44,12 @@ def soft_threshold_towards(w: Tensor, threshold: Step, kink: Step) -> Tensor:
 
 
 @precise
-def shrink_towards(w: Tensor, amount: Step, center: Step) -> Tensor:
+def shrink_towards(w: Tensor, amount: StepSize, center: StepSize) -> Tensor:
     """``argmin_u 1/2 |u - w|^2 + 1/2 sum_i amount_i (u_i - center_i)^2  =  (w + amount*center)/(1 + amount)``."""
     return (w + amount * center) / (1.0 + amount)
 
 
-def group_soft_threshold(w: Tensor, step: Step, strength: float, axis: int) -> Tensor:
+def group_soft_threshold(w: Tensor, step: StepSize, strength: float, axis: int) -> Tensor:
     """Shrink whole groups to zero: ``g(u) = strength * sum_g |u_g|_2``, a group being one index along ``axis``.
 
     With one step ``t`` for a group, ``u_g = max(1 - t*strength/|w_g|, 0) w_g``. With a step for each coordinate the
@@ -68,7 +68,7 @@ def group_soft_threshold(w: Tensor, step: Step, strength: float, axis: int) -> T
 
 
 @precise
-def group_shrink(w: Tensor, step: Step, strength: Step, groups: Groups) -> Tensor:
+def group_shrink(w: Tensor, step: StepSize, strength: StepSize, groups: Groups) -> Tensor:
     """`group_soft_threshold` of any groups: ``g(u) = sum_g strength_g |u_g|_2``.
 
     Args:
@@ -108,7 +108,7 @@ def _scaled(w: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @precise
-def group_minimax_shrink(w: Tensor, step: Step, strength: Step, gamma: float, groups: Groups) -> Tensor:
+def group_minimax_shrink(w: Tensor, step: StepSize, strength: StepSize, gamma: float, groups: Groups) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_g h_g(|u_g|)``, the minimax concave penalty of each group's norm.
 
     ``h(r) = s r - r^2/(2 gamma)`` up to ``r = gamma*s`` and constant from there. The global minimizer, for every step.
@@ -147,7 +147,7 @@ def group_minimax_shrink(w: Tensor, step: Step, strength: Step, gamma: float, gr
     return groups.join(torch.where(groups.spread(far), x, x * factor), w)
 
 
-def _radii(x: Tensor, shift: Tensor, gain: Tensor, groups: Groups, most: Step = math.inf) -> tuple[Tensor, Tensor]:
+def _radii(x: Tensor, shift: Tensor, gain: Tensor, groups: Groups, most: StepSize = math.inf) -> tuple[Tensor, Tensor]:
     """The first root of ``sum_i x_i^2/(gain_i r + shift_i)^2 = 1`` in every group at once, and where 0 is no minimum.
 
     ``phi(r) = (sum_i x_i^2/(gain_i r + shift_i)^2)^(-1/2)`` is concave where its denominators are positive, and the first
@@ -164,7 +164,7 @@ def _radii(x: Tensor, shift: Tensor, gain: Tensor, groups: Groups, most: Step = 
     return radius, alive
 
 
-def _climb(x: Tensor, shift: Tensor, gain: Tensor, groups: Groups, most: Step) -> tuple[Tensor, Tensor]:
+def _climb(x: Tensor, shift: Tensor, gain: Tensor, groups: Groups, most: StepSize) -> tuple[Tensor, Tensor]:
     """The radii without a gradient; ``x`` is of size 1, so that squares neither overflow nor vanish."""
     tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
     moves = shift > 0

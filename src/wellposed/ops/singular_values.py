@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import valued, widened
+from wellposed.ops.norms import at_least_float32, with_gradient_of
 from wellposed.ops.project import simplex_threshold
 
 Spectrum = Callable[[Tensor], Tensor]
@@ -24,11 +24,11 @@ Spectrum = Callable[[Tensor], Tensor]
 
 def as_matrices(w: Tensor, parts: int = 1) -> Tensor:
     """``(parts, rows/parts, everything else)`` of at least float32: axis 0 is cut into equal parts."""
-    matrices: Tensor = widened(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))
+    matrices: Tensor = at_least_float32(w).reshape(parts, w.shape[0] // parts, math.prod(w.shape[1:]))
     return matrices
 
 
-def back(matrices: Tensor, w: Tensor) -> Tensor:
+def from_matrices(matrices: Tensor, w: Tensor) -> Tensor:
     """The inverse of `as_matrices`, in the shape and type of ``w``."""
     return matrices.reshape(w.shape).to(w.dtype)
 
@@ -44,7 +44,7 @@ def on_matrices(w: Tensor, parts: int, operator: Callable[[Tensor], Tensor]) -> 
         return w.clone()
     a = as_matrices(w, parts)
     good = finite(a)
-    return back(torch.where(good, operator(a.where(good, torch.zeros_like(a))), a), w)
+    return from_matrices(torch.where(good, operator(a.where(good, torch.zeros_like(a))), a), w)
 
 
 class Decomposed(torch.autograd.Function):
@@ -137,10 +137,10 @@ def above_rounding(s: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
 def spectral_map(a: Tensor, change: Spectrum, slope: Spectrum = torch.zeros_like) -> Tensor:
     """``U change(sigma) V^T``; ``slope`` says how much a new value follows its own old one, where two are equal."""
     u, s, vh = svd(a)
-    return composed(a, u, s, vh, change(s), slope(s))
+    return compose_spectrum(a, u, s, vh, change(s), slope(s))
 
 
-def composed(a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
+def compose_spectrum(a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
     """``U diag(g) V^T`` with a gradient that is finite everywhere; see `Composed`."""
     found: Tensor = Composed.apply(a, u, s.detach(), vh, g, slope.detach())  # type: ignore[no-untyped-call]
     return found
@@ -174,7 +174,7 @@ def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
     theta = simplex_threshold(s, radius).clamp_min(0.0)
     some = s.sum(dim=-1, keepdim=True) > radius
     capped = torch.where(some, s.minimum(theta), torch.zeros_like(s))
-    return torch.where(radius > 0, composed(a, u, s, vh, capped, (some & (s < theta)).to(s.dtype)), a)
+    return torch.where(radius > 0, compose_spectrum(a, u, s, vh, capped, (some & (s < theta)).to(s.dtype)), a)
 
 
 def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
@@ -194,7 +194,7 @@ def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
     amount = amount.where(some, torch.ones_like(amount))
     # What is taken for 0 is brought there without its gradient being lost.
     root = largest_root(torch.where(alive, s, s - s.detach()), amount)
-    moved = composed(a, u, s, vh, torch.where(alive, root, root - root.detach()), _slope(root, amount))
+    moved = compose_spectrum(a, u, s, vh, torch.where(alive, root, root - root.detach()), _slope(root, amount))
     with torch.no_grad():
         length = largest_root(torch.zeros_like(s[..., :1]), amount).unsqueeze(-1)
         free = length * _complement(a, u, alive, vh, dtype)
@@ -243,7 +243,7 @@ def clip_spectrum(a: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
     u, s, vh = svd(a)
     outside = (s[..., :1] > bound * (1.0 + rounding(a, dtype))) | (bound == 0)
     below = s < bound
-    clipped = composed(a, u, s, vh, torch.where(below, s, torch.full_like(s, bound)), below.to(s.dtype))
+    clipped = compose_spectrum(a, u, s, vh, torch.where(below, s, torch.full_like(s, bound)), below.to(s.dtype))
     return torch.where(outside.unsqueeze(-1), clipped, a)
 
 
@@ -256,7 +256,7 @@ def onto_orthonormal(a: Tensor, dtype: torch.dtype) -> Tensor:
     eye = torch.eye(gram.shape[-1], dtype=a.dtype, device=a.device)
     gap = (gram - eye).abs().amax(dim=(-2, -1), keepdim=True)
     nearest = polar(a, dtype)
-    return valued(torch.where(gap <= rounding(a, dtype), a, nearest), nearest)
+    return with_gradient_of(torch.where(gap <= rounding(a, dtype), a, nearest), nearest)
 
 
 def smaller_gram(a: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ def polar(a: Tensor, dtype: torch.dtype) -> Tensor:
     """
     u, s, vh = svd(a)
     alive = above_rounding(s, a, dtype)
-    kept = composed(a, u, s, vh, alive.to(s.dtype), torch.zeros_like(s))
+    kept = compose_spectrum(a, u, s, vh, alive.to(s.dtype), torch.zeros_like(s))
     with torch.no_grad():
         free = _complement(a, u, alive, vh, dtype)
     return kept + free

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from wellposed.ops.norms import length, precise, signs
 
-Step = float | Tensor
+StepSize = float | Tensor
 
 
 @precise
-def variation_prox(w: Tensor, step: Step, strength: Step, axis: int = -1) -> Tensor:
+def variation_prox(w: Tensor, step: StepSize, strength: StepSize, axis: int = -1) -> Tensor:
     """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + sum_i strength_i |u_{i+1} - u_i|``, for each line along ``axis``.
 
     Forward, the derivative of the least cost of ``u_1..u_i`` as a function of ``u_i`` is a piecewise linear increasing

@@ -15,7 +15,7 @@ from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.averaging import averages_of
-from wellposed.optim.binding import Binding, Bound, Charged
+from wellposed.optim.binding import Binding, BoundTerm, Charged
 from wellposed.optim.optimizer_metrics import (
     RAMP_STEPS,
     Diagonal,
@@ -109,7 +109,7 @@ class Audit:
         return "\n".join([*lines, f"convention: {self.convention}", *self.notes])
 
 
-def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: Sequence[Bound]) -> list[AuditRow]:
+def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: Sequence[BoundTerm]) -> list[AuditRow]:
     """The rows of one parameter: one for each term, or one that says that there is none."""
     group = groups.get(id(leaf.tensor))
     name, shape = " = ".join(leaf.aliases), tuple(leaf.tensor.shape)
@@ -144,7 +144,9 @@ def _own_decay(optimizer: Optimizer, group: Mapping[str, Any], strength: float) 
     return "weight_decay", "decay", None, NO_OBJECTIVE
 
 
-def _solved(bound: Bound, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[float | None, str]:
+def _solved(
+    bound: BoundTerm, w: torch.Tensor, optimizer: Optimizer, group: Mapping[str, Any]
+) -> tuple[float | None, str]:
     """The effective strength of a term on one parameter and the objective that is solved."""
     charge = bound.charge
     if isinstance(charge, Constraint):

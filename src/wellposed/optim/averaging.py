@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wellposed.core.checks import Level, checked
+from wellposed.core.checks import ConfidenceLevel, checked
 from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.preserve import modes_kept
-from wellposed.core.selectors import unscripted, unwrapped
+from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.optim.zeros import keeps_zeros
 
 SCHEMA = 1
@@ -85,14 +85,14 @@ class Average:
     def __init__(
         self,
         model: nn.Module,
-        ema: Level | None = None,
+        ema: ConfidenceLevel | None = None,
         *,
         warmup: Warmup | Callable[[float], float] | None = "ratio",
         start: Start = "update",
         buffers: Buffers = "copy",
     ) -> None:
         warmup = "none" if warmup is None else warmup
-        unscripted("Average", model)
+        refuse_scripted("Average", model)
         if not any(True for _ in model.parameters()):
             raise InputError(
                 f"Average needs a model with weights; this {type(model).__name__} has none to be averaged."
@@ -102,7 +102,7 @@ class Average:
         self.module.eval()
         self.ema, self.warmup, self.start, self.buffers, self.count = ema, warmup, start, buffers, 0
         self._model = model
-        _MADE.setdefault(unwrapped(model), WeakSet()).add(self)
+        _MADE.setdefault(unwrap_model(model), WeakSet()).add(self)
 
     def __repr__(self) -> str:
         return f"Average({type(self.module).__name__}, {self.says}, count={self.count})"
@@ -122,7 +122,7 @@ class Average:
             return 1.0 / (t + 1.0)
         if self.start == "update" and t == 0:
             return 1.0
-        most = plain(WARMUPS[self.warmup](t) if isinstance(self.warmup, str) else self.warmup(t))
+        most = to_python(WARMUPS[self.warmup](t) if isinstance(self.warmup, str) else self.warmup(t))
         if not isinstance(most, (int, float)) or not 0.0 <= most <= 1.0:
             raise InputError(f"The warm-up of an Average gives a number in [0, 1]; at update {t:g} it gave {most!r}.")
         return 1.0 - min(self.ema, most)
@@ -153,7 +153,7 @@ class Average:
 
     def remove(self) -> None:
         """Take the average out of the audit of its model: it is over. It stays as it is."""
-        _MADE.get(unwrapped(self._model), WeakSet()).discard(self)
+        _MADE.get(unwrap_model(self._model), WeakSet()).discard(self)
 
     def redo_batch_norm(
         self, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
@@ -185,7 +185,7 @@ class Average:
 
 def averages_of(model: nn.Module) -> list[Average]:
     """The averages of a model that are in use."""
-    return list(_MADE.get(unwrapped(model), ()))
+    return list(_MADE.get(unwrap_model(model), ()))
 
 
 def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from wellposed.core.errors import noting
 from wellposed.ops.groups import AXES
-from wellposed.ops.shards import whole
+from wellposed.ops.shards import unshard
 from wellposed.optim.binding import Charged
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
-from wellposed.optim.optimizer_metrics import Diagonal, Metric
+from wellposed.optim.optimizer_metrics import Diagonal, MetricOrStep
 from wellposed.optim.proximal import JointProx
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.group import GroupL2
@@ -26,7 +26,7 @@ class Move(NamedTuple):
 
     one: Charged
     prox: JointProx
-    metric: Metric
+    metric: MetricOrStep
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _alone(move: Move) -> None:
     if isinstance(move.metric, Diagonal):
         diagonal = move.prox.diagonal
         spared = move.metric.spared() if diagonal else None
-        step = (move.metric.steps() if diagonal else whole(move.metric.overall())).to(dtype)
+        step = (move.metric.steps() if diagonal else unshard(move.metric.overall())).to(dtype)
     else:
         step = move.metric
     with noting(move.prox.core, w):
@@ -118,6 +118,6 @@ def assemble_(w: Tensor, operator: Callable[..., Tensor], *more: object) -> None
         return
     from torch.distributed.tensor import distribute_tensor
 
-    moved = operator(*(whole(x) if isinstance(x, Tensor) else x for x in (w, *more))).to(w.dtype)
+    moved = operator(*(unshard(x) if isinstance(x, Tensor) else x for x in (w, *more))).to(w.dtype)
     sharded: Any = w
     w.copy_(distribute_tensor(moved, sharded.device_mesh, sharded.placements))

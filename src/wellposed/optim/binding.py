@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
-from wellposed.optim.composition import check_after, intersection, ordered
+from wellposed.optim.composition import check_after, intersection, order_constraints
 from wellposed.optim.optimizer_metrics import check_momentum
 from wellposed.optim.parametrized import check_parametrized
 from wellposed.optim.proximal import JointProx, joint
@@ -33,7 +33,7 @@ from wellposed.penalties.reference import Towards
 
 
 @dataclass
-class Bound:
+class BoundTerm:
     """A term on one parameter: the charge with what the parameter fills in, and the term that it came from."""
 
     term: Term
@@ -56,7 +56,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What is done to one parameter at one step."""
 
     decays: tuple[L2, ...] = ()
@@ -78,12 +78,12 @@ class Charged:
     """
 
     leaf: Leaf
-    bounds: list[Bound] = field(default_factory=list)
+    bounds: list[BoundTerm] = field(default_factory=list)
     count: int | None = None
     radius: Tensor | None = None
     multiplier: Tensor | None = None
     norm: float | None = None
-    _plan: Plan | None = None
+    _plan: StepPlan | None = None
     _scheduled: bool = False
 
     @property
@@ -91,9 +91,9 @@ class Charged:
         """The terms as they were given."""
         return [bound.term for bound in self.bounds]
 
-    def referring(self) -> dict[str, tuple[Bound, Tensor]]:
+    def referring(self) -> dict[str, tuple[BoundTerm, Tensor]]:
         """Charges towards a tensor, with it, by their kind; ``l2_sp#2`` is the second of a kind."""
-        found: dict[str, tuple[Bound, Tensor]] = {}
+        found: dict[str, tuple[BoundTerm, Tensor]] = {}
         for bound in self.bounds:
             charge = bound.charge
             if isinstance(charge, Towards) and isinstance(charge.reference, Tensor):
@@ -101,7 +101,7 @@ class Charged:
                 found[f"{charge.name}#{same + 1}" if same else charge.name] = bound, charge.reference
         return found
 
-    def plan(self, step: int) -> Plan:
+    def plan(self, step: int) -> StepPlan:
         """What to do at a step (0 for the first); the same at every step unless a strength follows a schedule."""
         if self._plan is None or self._scheduled:
             self._plan = self._planned(step)
@@ -121,20 +121,20 @@ class Charged:
         """Plan anew: a charge has changed."""
         self._plan = None
 
-    def _planned(self, step: int | None) -> Plan:
+    def _planned(self, step: int | None) -> StepPlan:
         """At a step, or with full strengths."""
         charges = [(b, b.charge if step is None else b.now(step)) for b in self.bounds]
         by = {how: [charge for b, charge in charges if b.how == how] for how in ("decay", "prox", "project")}
-        constraints = ordered(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
+        constraints = order_constraints(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
         penalties = [p for p in by["prox"] if isinstance(p, Penalty)]
         several = [b for b, charge in charges if isinstance(charge, Multiplier)]
         multiplier = next((charge for _, charge in charges if isinstance(charge, Multiplier)), None)
         prox, rest = None, constraints
         if penalties:
-            prox, rest = joined(self.leaf.name, penalties, constraints)
+            prox, rest = join_operators(self.leaf.name, penalties, constraints)
         elif several and several[0].how == "prox":
             prox = JointProx()
-        return Plan(
+        return StepPlan(
             tuple(c for c in by["decay"] if isinstance(c, L2)),
             prox,
             tuple(rest),
@@ -147,7 +147,7 @@ class Charged:
 class CoupledCharge:
     """A coupled penalty and its parameters, in the order that its operators take them; ``counted`` knows their steps."""
 
-    bound: Bound
+    bound: BoundTerm
     leaves: tuple[Leaf, ...]
     counted: dict[int, Charged] = field(default_factory=dict)
 
@@ -163,7 +163,7 @@ class CoupledCharge:
         return charge
 
 
-def joined(
+def join_operators(
     name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
 ) -> tuple[JointProx, list[Constraint]]:
     """The joint operator, and the constraints that are projected on after it.
@@ -232,7 +232,7 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
                 )
             charge.check(leaf.name, leaf.tensor)
             _check_size(leaf, charge)
-            charged.setdefault(id(leaf.tensor), Charged(leaf)).bounds.append(Bound(term, charge))
+            charged.setdefault(id(leaf.tensor), Charged(leaf)).bounds.append(BoundTerm(term, charge))
     _check_optimizer(model, optimizer, terms)
     for one in charged.values():
         _check_together(one)
@@ -326,7 +326,7 @@ def _check_together(charged: Charged) -> None:
     if len(squares) > 1:
         raise CompositionError(
             f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "
-            "Give one, or subtract one selector from the other (wp.weights - wp.heads)."
+            "Give one, or subtract one selector from the other (wp.weights - wp.outputs)."
         )
     charged.check()
 
@@ -348,7 +348,7 @@ def _couple(model: nn.Module, term: Term, penalty: CoupledPenalty) -> CoupledCha
         found.append(matching[0])
     penalty = penalty.at_all(found)
     penalty.check_all([leaf.name for leaf in found], [leaf.tensor for leaf in found])
-    return CoupledCharge(Bound(term, penalty), tuple(found))
+    return CoupledCharge(BoundTerm(term, penalty), tuple(found))
 
 
 def _matching(model: nn.Module, where: object, penalty: CoupledPenalty) -> list[Leaf]:

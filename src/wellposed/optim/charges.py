@@ -22,19 +22,19 @@ from wellposed.constraints.multiplier import NormBound
 from wellposed.core.errors import CompositionError, InputError, listed
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.audit import Audit, AuditRow
-from wellposed.optim.binding import Binding, Bound, bind
+from wellposed.optim.binding import Binding, BoundTerm, bind
 from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized, checked_terms
 from wellposed.optim.stationarity import (
     Stationarity,
     joint_step,
     measure_of,
-    projected,
+    project_on_all,
     smooth_gradient,
     stationarity,
-    summed,
+    sum_penalties,
 )
-from wellposed.optim.wrapper import bare, inside
+from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
 from wellposed.penalties.base import Chargeable, Constraint, CoupledPenalty, FunctionalPenalty, Penalty, Term
 from wellposed.penalties.elementwise import L2
 
@@ -42,7 +42,7 @@ Tensors = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Alone:
+class ChargedParameter:
     """A parameter with all that charges it, at one step."""
 
     leaf: Leaf
@@ -68,7 +68,7 @@ class Alone:
     @property
     def total(self) -> JointProx:
         """The sum of the penalties."""
-        return summed(self.leaf.name, self.penalties)
+        return sum_penalties(self.leaf.name, self.penalties)
 
     def value(self, ws: Tensors) -> float:
         """What the penalties charge."""
@@ -80,7 +80,7 @@ class Alone:
 
     def feasible(self, ws: Tensors) -> list[Tensor]:
         """Projected on the constraints."""
-        return [projected(self.leaf.name, ws[0], self.constraints)]
+        return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
         """The joint proximal step.
@@ -98,7 +98,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Together:
+class CoupledParameters:
     """A coupled penalty and its parameters, each with no more than squares of its own.
 
     Raises:
@@ -106,7 +106,7 @@ class Together:
     """
 
     charge: CoupledPenalty
-    members: tuple[Alone, ...]
+    members: tuple[ChargedParameter, ...]
 
     def __post_init__(self) -> None:
         for member in self.members:
@@ -155,7 +155,7 @@ class Together:
         return self.charge.prox(shrunk, [step / (1.0 + step * total.l2) for total in totals])
 
 
-Part = Alone | Together
+ChargedPart = ChargedParameter | CoupledParameters
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Charges:
         optimizer: the bare one, or None.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ChargedPart, ...]
     functional: tuple[FunctionalPenalty, ...]
     terms: tuple[Term, ...]
     optimizer: Optimizer | None
@@ -182,13 +182,13 @@ class Charges:
             CompositionError: decay that solves no known objective, or coupled terms whose sum is not known.
             InputError: nothing is trained, or a term needs what is not there.
         """
-        wrapper = inside(terms if isinstance(terms, Optimizer) else optimizer, Regularized)
+        wrapper = find_wrapper(terms if isinstance(terms, Optimizer) else optimizer, Regularized)
         if isinstance(terms, Optimizer):
             if wrapper is None:
                 raise InputError("terms= is a list of terms or a regularized optimizer; this optimizer has no terms.")
             optimizer, terms = terms, wrapper.terms
-        found, plain = checked_terms(terms), None if optimizer is None else bare(optimizer)
-        alone = {id(leaf.tensor): Alone(leaf) for leaf in trained(net, plain)}
+        found, plain = checked_terms(terms), None if optimizer is None else unwrap_optimizer(optimizer)
+        alone = {id(leaf.tensor): ChargedParameter(leaf) for leaf in trained_parameters(net, plain)}
         if not alone:
             raise InputError("The model has no trained parameter to judge: none requires a gradient.")
         # Charges that keep the weights at the moment of binding are those of the optimizer, not new ones.
@@ -199,7 +199,7 @@ class Charges:
         _charge(alone, net, plain, binding, step)
         coupled = _coupled(alone, binding, step)
         inner = {id(member) for one in coupled for member in one.members}
-        functional = tuple(known_context(_now(Bound(term, term.charge), step)) for term in binding.functional)
+        functional = tuple(known_context(_now(BoundTerm(term, term.charge), step)) for term in binding.functional)
         return cls((*(one for one in alone.values() if id(one) not in inner), *coupled), functional, found, plain)
 
     @property
@@ -219,7 +219,7 @@ class Charges:
         """What is charged at the weights as they are, but for the functional penalties."""
         return math.fsum(part.value(ws) for part, ws in self.of_parts(self._now()))
 
-    def judged(self, grads: Tensors) -> list[tuple[Part, Stationarity]]:
+    def judged(self, grads: Tensors) -> list[tuple[ChargedPart, Stationarity]]:
         """How far each part is from stationary at the weights as they are."""
         return [(part, part.stationarity(ws, gs)) for part, ws, gs in self.of_parts(self._now(), grads)]
 
@@ -239,7 +239,7 @@ OWN = ("weight_decay", "lambd")
 """Settings by which an optimizer itself charges weights, as the audit names them."""
 
 
-def trained(net: nn.Module, optimizer: Optimizer | None) -> list[Leaf]:
+def trained_parameters(net: nn.Module, optimizer: Optimizer | None) -> list[Leaf]:
     """Every parameter that requires a gradient and, if there is an optimizer, is held by it; tied ones once."""
     found = [leaf for leaf in leaves(net) if leaf.tensor.requires_grad]
     if optimizer is None:
@@ -249,7 +249,11 @@ def trained(net: nn.Module, optimizer: Optimizer | None) -> list[Leaf]:
 
 
 def _charge(
-    alone: Mapping[int, Alone], net: nn.Module, optimizer: Optimizer | None, binding: Binding, step: int | None
+    alone: Mapping[int, ChargedParameter],
+    net: nn.Module,
+    optimizer: Optimizer | None,
+    binding: Binding,
+    step: int | None,
 ) -> None:
     """Give every trained parameter its charges."""
     audit = () if optimizer is None else Audit.of(net, optimizer, binding).rows
@@ -272,8 +276,8 @@ def _charge(
             found.add(as_set(now, bounded.norm), str(now))
 
 
-def _coupled(alone: Mapping[int, Alone], binding: Binding, step: int | None) -> list[Together]:
-    found: list[Together] = []
+def _coupled(alone: Mapping[int, ChargedParameter], binding: Binding, step: int | None) -> list[CoupledParameters]:
+    found: list[CoupledParameters] = []
     taken: dict[int, CoupledPenalty] = {}
     for one in binding.coupled:
         charge = _now(one.bound, step)
@@ -289,11 +293,11 @@ def _coupled(alone: Mapping[int, Alone], binding: Binding, step: int | None) -> 
                     "Charge different parameters."
                 )
             taken[id(member)] = charge
-        found.append(Together(charge, tuple(members)))
+        found.append(CoupledParameters(charge, tuple(members)))
     return found
 
 
-def _now(bound: Bound, step: int | None) -> Chargeable:
+def _now(bound: BoundTerm, step: int | None) -> Chargeable:
     """The charge with its strength at a step."""
     if bound.term.schedule is not None and step is None:
         raise InputError(
@@ -317,7 +321,7 @@ def own_decay(row: AuditRow, optimizer: Optimizer | None) -> L2:
     return L2(row.effective_strength)
 
 
-def refuse_unknown_decay(bound: Bound, row: AuditRow | None, optimizer: Optimizer | None) -> None:
+def refuse_unknown_decay(bound: BoundTerm, row: AuditRow | None, optimizer: Optimizer | None) -> None:
     """Pass where decay minimizes its own L2: under plain SGD.
 
     Raises:

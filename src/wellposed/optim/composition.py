@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.ops.project import End
+from wellposed.ops.project import IntervalEnd
 from wellposed.penalties.base import Constraint, Penalty
 
-Interval = tuple[End, End]
+WeightInterval = tuple[IntervalEnd, IntervalEnd]
 
 
-def intersection(constraints: Sequence[Constraint]) -> Interval | None:
+def intersection(constraints: Sequence[Constraint]) -> WeightInterval | None:
     """What all intervals among the constraints allow; None where there is none."""
     found = [c.interval for c in constraints if c.interval is not None]
     if not found:
@@ -36,27 +36,27 @@ def intersection(constraints: Sequence[Constraint]) -> Interval | None:
     return functools.reduce(_larger, lows), functools.reduce(_smaller, highs)
 
 
-def _larger(a: End, b: End) -> End:
+def _larger(a: IntervalEnd, b: IntervalEnd) -> IntervalEnd:
     """The larger of two ends, weight by weight where one of them is an array."""
     return torch.maximum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else max(a, b)
 
 
-def _smaller(a: End, b: End) -> End:
+def _smaller(a: IntervalEnd, b: IntervalEnd) -> IntervalEnd:
     return torch.minimum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else min(a, b)
 
 
-def _alike(a: End, b: End) -> tuple[Tensor, Tensor]:
+def _alike(a: IntervalEnd, b: IntervalEnd) -> tuple[Tensor, Tensor]:
     array = a if isinstance(a, Tensor) else b
     return tuple(torch.as_tensor(x).to(array) for x in (a, b))  # type: ignore[return-value, arg-type]
 
 
-def is_cone(interval: Interval) -> bool:
+def is_cone(interval: WeightInterval) -> bool:
     """Whether the interval is all that is >= 0, or all that is <= 0."""
     plain = not any(isinstance(end, Tensor) for end in interval)
     return plain and interval in ((0.0, math.inf), (-math.inf, 0.0))
 
 
-def ordered(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
+def order_constraints(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
     """Constraints in the order in which projecting on one after the other is projecting on all.
 
     Raises:

@@ -20,7 +20,7 @@ from torch import Tensor
 from wellposed.ops.groups import Tiled, along, sparing
 from wellposed.ops.norms import group_norms
 from wellposed.ops.prox import group_shrink, group_soft_threshold, shrink, soft_threshold
-from wellposed.optim.optimizer_metrics import Diagonal, Metric
+from wellposed.optim.optimizer_metrics import Diagonal, MetricOrStep
 
 CHUNK = 2**19
 """Elements of a chunk on a CPU: a few such buffers fit into the shared cache, and a call costs little beside its work."""
@@ -54,13 +54,15 @@ class _Scale(NamedTuple):
     root: bool
 
     @classmethod
-    def of(cls, metric: Metric, strength: float) -> _Scale:
+    def of(cls, metric: MetricOrStep, strength: float) -> _Scale:
         if isinstance(metric, Diagonal):
             return cls(metric.scale * strength, metric.eps, metric.floor, metric.root)
         return cls(metric * strength, None, 0.0, False)
 
 
-def soft_threshold_(ws: Sequence[Tensor], metrics: Sequence[Metric], l1: Sequence[float], l2: Sequence[float]) -> None:
+def soft_threshold_(
+    ws: Sequence[Tensor], metrics: Sequence[MetricOrStep], l1: Sequence[float], l2: Sequence[float]
+) -> None:
     """``w <- argmin_u 1/2 sum (u-w)^2/t + l1 |u|_1 + l2/2 |u|^2  =  soft(w, t*l1)/(1 + t*l2)``, for each parameter.
 
     Args:
@@ -129,7 +131,7 @@ def _thresholds(second: Tensor, scale: _Scale, amount: float, out: Tensor, spare
 
 def group_soft_thresholds_(
     ws: Sequence[Tensor],
-    metrics: Sequence[Metric],
+    metrics: Sequence[MetricOrStep],
     strengths: Sequence[float],
     axis: int,
     radii: Sequence[Tensor | None],
@@ -171,13 +173,13 @@ def group_soft_thresholds_(
     return [found[i] for i in range(len(ws))]
 
 
-def _moved_norms(w: Tensor, metric: Metric, axis: int) -> Tensor:
+def _moved_norms(w: Tensor, metric: MetricOrStep, axis: int) -> Tensor:
     """Norms of the groups without what has had no gradient."""
     spared = metric.spared() if isinstance(metric, Diagonal) else None
     return group_norms(w if spared is None else w.masked_fill(spared, 0.0), axis).flatten()
 
 
-def _by_operator(w: Tensor, metric: Metric, strength: float, axis: int) -> Tensor:
+def _by_operator(w: Tensor, metric: MetricOrStep, strength: float, axis: int) -> Tensor:
     """The step by `wellposed.ops.prox.group_soft_threshold`, leaving out what has had no gradient."""
     wide, steps = _wide(w, metric)
     spared = metric.spared() if isinstance(metric, Diagonal) else None
@@ -322,7 +324,7 @@ def _sides(x: Tensor, axis: int) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), 1, x.shape[axis], -1)
 
 
-def _second(w: Tensor, metric: Metric) -> Tensor:
+def _second(w: Tensor, metric: MetricOrStep) -> Tensor:
     """The second moment; where the step is a number, anything of the shape of ``w``."""
     return metric.second if isinstance(metric, Diagonal) else w
 
@@ -333,7 +335,7 @@ def _is_plain(w: Tensor, second: Tensor) -> bool:
     return fast and (w.is_contiguous() or w.permute(_by_stride(w)).is_contiguous())
 
 
-def _wide(w: Tensor, metric: Metric) -> tuple[Tensor, float | Tensor]:
+def _wide(w: Tensor, metric: MetricOrStep) -> tuple[Tensor, float | Tensor]:
     """Weights and steps in at least float32."""
     dtype = torch.promote_types(w.dtype, torch.float32)
     if not isinstance(metric, Diagonal):

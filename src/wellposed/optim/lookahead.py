@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, InputError
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import Wrapper, bare
+from wellposed.optim.wrapper import Wrapper, unwrap_optimizer
 
 SCHEMA = 1
 
@@ -54,9 +54,9 @@ class Lookahead(Wrapper):
             raise InputError(f"Lookahead needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
         if isinstance(optimizer, Lookahead):
             raise CompositionError("This optimizer looks ahead already. Give the one inside it.")
-        if isinstance(bare(optimizer), torch.optim.LBFGS):
+        if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
             raise CompositionError("LBFGS remembers how the gradient changed along its own steps; use Adam or SGD.")
-        every, share = plain(every), plain(share)
+        every, share = to_python(every), to_python(share)
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise InputError(f"Lookahead needs a whole number every >= 1; it was given {every!r}.")
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:

@@ -58,11 +58,11 @@ class Diagonal(NamedTuple):
 
 
 Group = dict[str, Any]
-State = dict[str, Any]
-Metric = float | Diagonal
-EffectiveStep = Callable[[Group, State, int], Metric]
+OptimizerState = dict[str, Any]
+MetricOrStep = float | Diagonal
+EffectiveStep = Callable[[Group, OptimizerState, int], MetricOrStep]
 """From a parameter's group, its state and the number of steps that it has taken (>= 1)."""
-Before = Callable[[Tensor, Group, State], State]
+Before = Callable[[Tensor, Group, OptimizerState], OptimizerState]
 """From a parameter, its group and its state as they are before a step: what the step uses and then overwrites."""
 
 
@@ -87,7 +87,7 @@ class OptimizerMetric:
     before: Before | None = None
     euclidean: bool = False
 
-    def __call__(self, group: Group, state: State, count: int) -> Metric:
+    def __call__(self, group: Group, state: OptimizerState, count: int) -> MetricOrStep:
         """The effective step."""
         return self.step(group, state, count)
 
@@ -97,20 +97,20 @@ RAMP_STEPS = 100
 about 100 squared gradients and known to ``sqrt(2/100)``, 14 %. Before, one small gradient would make a huge step."""
 
 
-def _sgd(group: Group, state: State, count: int) -> float:
+def _sgd(group: Group, state: OptimizerState, count: int) -> float:
     """``lr*(1 - dampening)/(1 - momentum)``, with Nesterov too: its look-ahead changes the path, not the sum."""
     momentum = float(group["momentum"])
     kept = 1.0 - float(group["dampening"]) if momentum else 1.0
     return float(group["lr"]) * kept / (1.0 - momentum)
 
 
-def _adam(group: Group, state: State, count: int) -> Diagonal:
+def _adam(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``lr/(sqrt(v_hat) + eps)``, with AMSGrad's maximum."""
     second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
     return _corrected(second, float(group["lr"]), group, count)
 
 
-def _nadam(group: Group, state: State, count: int) -> Diagonal:
+def _nadam(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """Adam's, times what a gradient receives at once and through the first moment, by the current momenta."""
     beta, decay = float(group["betas"][0]), float(group["momentum_decay"])
     now, following = (beta * (1.0 - 0.5 * 0.96 ** (step * decay)) for step in (count, count + 1))
@@ -119,7 +119,7 @@ def _nadam(group: Group, state: State, count: int) -> Diagonal:
     return _corrected(state["exp_avg_sq"], float(group["lr"]) * weight, group, count)
 
 
-def _radam(group: Group, state: State, count: int) -> Diagonal:
+def _radam(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """Adam's times the rectification where the variance is tractable; before, ``lr``, as the optimizer itself does."""
     beta, lr = float(group["betas"][1]), float(group["lr"])
     most = 2.0 / (1.0 - beta) - 1.0
@@ -131,12 +131,12 @@ def _radam(group: Group, state: State, count: int) -> Diagonal:
     return Diagonal(state["exp_avg_sq"], lr * math.sqrt(share) * correction, float(group["eps"]))
 
 
-def _adamax(group: Group, state: State, count: int) -> Diagonal:
+def _adamax(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``lr/u`` with ``u`` the infinity norm, which holds eps already: a coordinate without gradients has ``u = eps``."""
     return Diagonal(state["exp_inf"], float(group["lr"]), 0.0, 1.0001 * float(group["eps"]), root=False)
 
 
-def _rmsprop(group: Group, state: State, count: int) -> Diagonal:
+def _rmsprop(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``lr/(1 - momentum)/(sqrt(v) + eps)``, ``v`` less the squared mean where centered."""
     second = state["square_avg"]
     if group["centered"]:
@@ -146,31 +146,31 @@ def _rmsprop(group: Group, state: State, count: int) -> Diagonal:
     return Diagonal(second, float(group["lr"]) / (1.0 - float(group["momentum"])), float(group["eps"]))
 
 
-def _adagrad(group: Group, state: State, count: int) -> Diagonal:
+def _adagrad(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``lr/(1 + (count - 1)*lr_decay)/(sqrt(sum) + eps)``."""
     lr = float(group["lr"]) / (1.0 + (count - 1) * float(group["lr_decay"]))
     return Diagonal(state["sum"], lr, float(group["eps"]), float(group["initial_accumulator_value"]))
 
 
-def _adadelta_before(w: Tensor, group: Group, state: State) -> State:
+def _adadelta_before(w: Tensor, group: Group, state: OptimizerState) -> OptimizerState:
     """The squared movements that the step multiplies by; it adds its own to them."""
     moved = state.get("acc_delta")
     return {"acc_delta": torch.zeros_like(w) if moved is None else moved.clone()}
 
 
-def _adadelta(group: Group, state: State, count: int) -> Diagonal:
+def _adadelta(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``lr * sqrt(moved + eps)/sqrt(v + eps)``, ``moved`` the mean squared movement before the step."""
     eps, second = float(group["eps"]), state["square_avg"]
     ratio = (second + eps) / (state["acc_delta"] + eps)
     return Diagonal(ratio.masked_fill_(second == 0, 0.0), float(group["lr"]), 0.0)
 
 
-def _adafactor_before(w: Tensor, group: Group, state: State) -> State:
+def _adafactor_before(w: Tensor, group: Group, state: OptimizerState) -> OptimizerState:
     """The root mean square of the weights, which the step is relative to, and the gradient, whose size it clips."""
     return {"size": _mean_size(w), "gradient": w.grad}
 
 
-def _adafactor(group: Group, state: State, count: int) -> Diagonal:
+def _adafactor(group: Group, state: OptimizerState, count: int) -> Diagonal:
     """``a/(sqrt(v) max(1, rms(g/sqrt(v))/d))`` with ``a = max(eps2, rms(w)) min(lr, count^(-1/2))`` before the step.
 
     Of a matrix, ``v`` is the product of the means of its rows and columns over their mean: a number for each coordinate too.
@@ -194,12 +194,12 @@ def _mean_size(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
 
 
-def _asgd_before(w: Tensor, group: Group, state: State) -> State:
+def _asgd_before(w: Tensor, group: Group, state: OptimizerState) -> OptimizerState:
     """The learning rate of the step; it puts that of the next one in its place."""
     return {"eta": float(state["eta"] if "eta" in state else group["lr"])}
 
 
-def _asgd(group: Group, state: State, count: int) -> float:
+def _asgd(group: Group, state: OptimizerState, count: int) -> float:
     """``eta``, which falls as ``lr/(1 + lambd*lr*count)^alpha``; the same for all coordinates."""
     return float(state["eta"])
 

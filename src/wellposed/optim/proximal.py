@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.ops.project import End, into_interval
+from wellposed.ops.project import IntervalEnd, into_interval
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.optim.composition import is_cone
-from wellposed.penalties.base import Penalty, shown
+from wellposed.penalties.base import Penalty, setting_text
 
-Step = float | Tensor
+StepSize = float | Tensor
 Center = float | Tensor | None
 
 
@@ -35,7 +35,7 @@ class JointProx:
 
     squares: tuple[tuple[float, Center], ...] = ()
     l1: float | Tensor = 0.0
-    interval: tuple[End, End] | None = None
+    interval: tuple[IntervalEnd, IntervalEnd] | None = None
     core: Penalty | None = None
 
     @property
@@ -61,7 +61,7 @@ class JointProx:
             self.interval is None and isinstance(self.l1, float) and all(center is None for _, center in self.squares)
         )
 
-    def __call__(self, w: Tensor, step: Step, spared: Tensor | None = None) -> Tensor:
+    def __call__(self, w: Tensor, step: StepSize, spared: Tensor | None = None) -> Tensor:
         """The joint minimizer; step 0 returns ``w``. A step for each coordinate where `diagonal`, else a number.
 
         ``spared``: see `Penalty.prox_sparing`.
@@ -89,7 +89,9 @@ def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value.to(device=w.device, dtype=w.dtype) if isinstance(value, Tensor) else value
 
 
-def joint(name: str, penalties: Sequence[Penalty], interval: tuple[End, End] | None = None) -> JointProx:
+def joint(
+    name: str, penalties: Sequence[Penalty], interval: tuple[IntervalEnd, IntervalEnd] | None = None
+) -> JointProx:
     """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in.
 
     Raises:
@@ -107,18 +109,18 @@ def joint(name: str, penalties: Sequence[Penalty], interval: tuple[End, End] | N
         elif parts.core is not None:
             core = core.merged(parts.core)
             if core is None:
-                raise refused(name, penalties)
+                raise no_joint_step(name, penalties)
     thresholds = isinstance(l1, Tensor) or l1 > 0
     # Absolute values go before group norms only, and so does an interval that a factor in [0, 1] cannot leave: a cone.
     grouped = core is not None and core.merged(core) is not None
     if core is not None and thresholds and not grouped:
-        raise refused(name, penalties)
+        raise no_joint_step(name, penalties)
     if core is not None and interval is not None and not (grouped and is_cone(interval)):
-        raise refused(name, [*penalties, f"the interval ({', '.join(map(shown, interval))})"])
+        raise no_joint_step(name, [*penalties, f"the interval ({', '.join(map(setting_text, interval))})"])
     return JointProx(tuple(squares), l1, interval, core)
 
 
-def refused(name: str, charges: Sequence[object]) -> CompositionError:
+def no_joint_step(name: str, charges: Sequence[object]) -> CompositionError:
     """The refusal of charges that have no proven joint step."""
     return CompositionError(
         f"{' and '.join(str(charge) for charge in charges)} have no proven joint proximal step on {name!r}. "

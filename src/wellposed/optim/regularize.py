@@ -17,14 +17,14 @@ from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, noting
 from wellposed.core.random import stream_seed
-from wellposed.core.selectors import modules, unwrapped
-from wellposed.ops.shards import whole
+from wellposed.core.selectors import modules, unwrap_model
+from wellposed.ops.shards import unshard
 from wellposed.optim.batch import Move, assemble_, proximal_steps_
-from wellposed.optim.binding import Binding, Bound, Charged, CoupledCharge, Plan, bind, check_groups
+from wellposed.optim.binding import Binding, BoundTerm, Charged, CoupledCharge, StepPlan, bind, check_groups
 from wellposed.optim.optimizer_metrics import (
     RAMP_STEPS,
     Diagonal,
-    Metric,
+    MetricOrStep,
     OptimizerMetric,
     is_adaptive,
     needs_metric,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 Group = dict[str, Any]
-Moving = list[tuple[Charged, Group, Plan]]
+Moving = list[tuple[Charged, Group, StepPlan]]
 """Parameters that take a step, with their parameter groups and what is done to them in this step."""
 
 
@@ -62,7 +62,7 @@ class Regularized(Wrapper):
         self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
-        self._model = weakref.ref(unwrapped(model))
+        self._model = weakref.ref(unwrap_model(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: OptimizerMetric | None = needs_metric(optimizer) if proximal else None
@@ -250,13 +250,13 @@ class Regularized(Wrapper):
             one.norm = float(torch.linalg.vector_norm(one.leaf.tensor)) or None
         return multiplier if one.norm is None else multiplier.at_bound(one.norm)
 
-    def _adapt(self, one: Charged, plan: Plan, step: float | Tensor) -> None:
+    def _adapt(self, one: Charged, plan: StepPlan, step: float | Tensor) -> None:
         """Move the multiplier of a bound on."""
         assert plan.multiplier is not None
         multiplier = _multiplier(one, plan)
         one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
 
-    def _step_of(self, one: Charged, group: Group) -> Metric:
+    def _step_of(self, one: Charged, group: Group) -> MetricOrStep:
         """The effective step of a parameter, with the ramp of adaptive optimizers.
 
         By the parameter's own steps: one that joins late has no second moment yet.
@@ -330,7 +330,7 @@ class Regularized(Wrapper):
                 charge = bound.now(self.steps) if bound.how == "loss" else None
                 if isinstance(charge, Penalty) and charge.strength:
                     with noting(charge, one.leaf.tensor):
-                        total = total + charge.value(whole(one.leaf.tensor))
+                        total = total + charge.value(unshard(one.leaf.tensor))
         for coupled in self._binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
@@ -353,7 +353,7 @@ class Regularized(Wrapper):
     def _functional(
         self, site: int, term: Term, outputs: Tensor | None, inputs: Tensor | None, reference: Tensor | None
     ) -> Tensor | float:
-        charge = Bound(term, term.charge).now(self.steps)
+        charge = BoundTerm(term, term.charge).now(self.steps)
         assert isinstance(charge, FunctionalPenalty)
         if not charge.strength:
             return 0.0
@@ -375,7 +375,7 @@ class Regularized(Wrapper):
             alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
             key = f"{term} ({alike + 1})" if alike else str(term)
             if isinstance(term.charge, Penalty):
-                found[key] = sum(float(c.value(whole(w))) for c, w in charges if isinstance(c, Penalty))
+                found[key] = sum(float(c.value(unshard(w))) for c, w in charges if isinstance(c, Penalty))
             elif isinstance(term.charge, CoupledPenalty):
                 found[key] = sum(float(c.now(self.steps).value(c.tensors)) for c in several)
         return found
@@ -459,7 +459,7 @@ def first_rates(group: Group) -> tuple[float, float]:
     return first, first
 
 
-def _multiplier(one: Charged, plan: Plan) -> Tensor:
+def _multiplier(one: Charged, plan: StepPlan) -> Tensor:
     """The multiplier of a parameter, started if it has none yet."""
     assert plan.multiplier is not None
     if one.multiplier is None:

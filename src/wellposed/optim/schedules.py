@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Literal
 
-from wellposed.core.checks import Count, Level, Positive, Within, checked
+from wellposed.core.checks import ConfidenceLevel, Count, Positive, Within, checked
 from wellposed.core.errors import InputError, described, did_you_mean, listed
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.registry import snake_case
 from wellposed.penalties.base import Schedule
 
@@ -175,7 +175,7 @@ class Multistep(Course):
     gamma: Positive = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(sorted(map(plain, self.milestones))))
+        object.__setattr__(self, "milestones", tuple(sorted(map(to_python, self.milestones))))
         if not self.milestones:
             raise InputError("Multistep needs at least one milestone, such as [30, 60]; it was given none.")
 
@@ -270,7 +270,7 @@ class Plateau(Course):
         monitor: one of `Monitor`.
     """
 
-    factor: Level = 0.1
+    factor: ConfidenceLevel = 0.1
     patience: Annotated[int, Within(0)] = 10
     threshold: Size = 1e-4
     threshold_mode: Literal["rel", "abs"] = "rel"
@@ -417,7 +417,7 @@ def factor_at(schedule: Schedule, step: int) -> float:
         InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
     """
     try:
-        factor = plain(schedule(step))
+        factor = to_python(schedule(step))
     except TypeError as error:
         raise InputError(
             f"A schedule is a function of the step, such as wp.ramp(1000) or lambda step: 1.0; at step {step} "
@@ -491,7 +491,7 @@ class Staircase:
     stairs: Mapping[Annotated[int, Within(0)], Size] | tuple[tuple[Annotated[int, Within(0)], Size], ...]
 
     def __post_init__(self) -> None:
-        pairs = tuple(sorted((plain(step), plain(factor)) for step, factor in dict(self.stairs).items()))
+        pairs = tuple(sorted((to_python(step), to_python(factor)) for step, factor in dict(self.stairs).items()))
         if not pairs:
             raise InputError("Staircase needs at least one step, such as {1000: 0.5}; it was given none.")
         # A frozen dataclass of tuples can be compared and hashed, and does not change with the mapping it came from.
@@ -505,7 +505,7 @@ class Staircase:
 
 @checked
 @dataclass(frozen=True)
-class Shaped:
+class NamedSchedule:
     """One of `SHAPES` over ``total_steps``, as the learning rate follows it; its last value from then on.
 
     Args:
@@ -514,7 +514,7 @@ class Shaped:
         warmup: in [0, 1): the share of the steps over which the factor first rises linearly from 0.
     Example:
         >>> import wellposed as wp
-        >>> [round(wp.shaped("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
+        >>> [round(wp.named_schedule("cosine", 100, warmup=0.1)(step), 3) for step in (0, 9, 10, 55)]
         [0.091, 0.909, 1.0, 0.505]
     """
 
@@ -533,4 +533,4 @@ class Shaped:
         return rate_at(SHAPES[self.name], 1.0, min(step, self.total_steps - 1), self.total_steps, self.warmup)
 
 
-ramp, decay_to, staircase, shaped = Ramp, DecayTo, Staircase, Shaped
+ramp, decay_to, staircase, named_schedule = Ramp, DecayTo, Staircase, NamedSchedule

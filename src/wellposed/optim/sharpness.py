@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, InputError
 from wellposed.core.selectors import leaves
-from wellposed.optim.wrapper import bare
+from wellposed.optim.wrapper import unwrap_optimizer
 from wellposed.penalties.base import at_least_zero
 
 ETA = 0.01
@@ -103,7 +103,7 @@ class SAM:
         Raises:
             CompositionError: the optimizer itself calls the closure.
         """
-        if isinstance(bare(optimizer), torch.optim.LBFGS):
+        if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
             raise CompositionError(
                 "LBFGS asks for the loss at points of its own; SAM needs an optimizer that does not."
             )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import CompositionError
-from wellposed.optim.binding import joined
-from wellposed.optim.composition import Interval, intersection, ordered
+from wellposed.optim.binding import join_operators
+from wellposed.optim.composition import WeightInterval, intersection, order_constraints
 from wellposed.optim.proximal import JointProx, joint
 from wellposed.penalties.base import Chargeable, Constraint, Penalty
 
@@ -47,11 +47,11 @@ def stationarity(
     Raises:
         CompositionError: the subdifferential of the sum of the penalties is not known.
     """
-    total = summed(name, penalties)
+    total = sum_penalties(name, penalties)
     if not constraints:
         return Stationarity(float(distance(w, grad, total)), measure_of(total.core))
     step, proven = joint_step(name, penalties, constraints)
-    infeasible = _norm(w - projected(name, w, constraints))
+    infeasible = _norm(w - project_on_all(name, w, constraints))
     if infeasible == 0.0 and total.core is None and all(c.interval is not None for c in constraints):
         return Stationarity(float(distance(w, grad, total, intersection(constraints))), "distance")
     residual = _norm(w - step(w - grad, 1.0))
@@ -63,7 +63,7 @@ def measure_of(charge: Chargeable | None) -> Measure:
     return "distance" if charge is None or math.isfinite(charge.traits.weak_convexity) else "residual"
 
 
-def summed(name: str, penalties: Sequence[Penalty]) -> JointProx:
+def sum_penalties(name: str, penalties: Sequence[Penalty]) -> JointProx:
     """The sum of penalties as squares, absolute values, and one core.
 
     Raises:
@@ -85,7 +85,7 @@ def smooth_gradient(w: Tensor, grad: Tensor, total: JointProx) -> Tensor:
     return grad
 
 
-def distance(w: Tensor, grad: Tensor, total: JointProx, interval: Interval | None = None) -> Tensor:
+def distance(w: Tensor, grad: Tensor, total: JointProx, interval: WeightInterval | None = None) -> Tensor:
     """Distance of ``-grad`` to the subdifferential of squares, absolute values and core, 0-d.
 
     Each number takes off its gradient what the slopes of its absolute value (and of an interval, whose normal cone is open
@@ -104,7 +104,7 @@ def distance(w: Tensor, grad: Tensor, total: JointProx, interval: Interval | Non
     return size
 
 
-def _slopes(w: Tensor, l1: float | Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
+def _slopes(w: Tensor, l1: float | Tensor, interval: WeightInterval) -> tuple[Tensor, Tensor]:
     """The least and the largest slope of ``l1 |w_i|`` on an interval."""
     size = torch.zeros_like(w) + (l1.to(w) if isinstance(l1, Tensor) else l1)
     least = torch.where(w > 0, size, -size).masked_fill(w <= interval[0], -math.inf)
@@ -112,13 +112,13 @@ def _slopes(w: Tensor, l1: float | Tensor, interval: Interval) -> tuple[Tensor, 
     return least, most
 
 
-def projected(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
+def project_on_all(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
     """The nearest weights in all sets.
 
     Raises:
         CompositionError: projecting on one set leaves another.
     """
-    for constraint in ordered(name, constraints):
+    for constraint in order_constraints(name, constraints):
         w = constraint.project(w)
     return w
 
@@ -129,13 +129,13 @@ def joint_step(name: str, penalties: Sequence[Penalty], constraints: Sequence[Co
     Raises:
         CompositionError: not even the penalties, or the sets, have a joint step.
     """
-    sets = ordered(name, constraints)
+    sets = order_constraints(name, constraints)
     try:
-        prox, rest = joined(name, penalties, sets)
+        prox, rest = join_operators(name, penalties, sets)
         proven = True
     except CompositionError:
         prox, rest, proven = joint(name, penalties), sets, False
-    return lambda w, length: projected(name, prox(w, length), rest), proven
+    return lambda w, length: project_on_all(name, prox(w, length), rest), proven
 
 
 def _norm(w: Tensor) -> float:

@@ -81,14 +81,14 @@ class Wrapper(Optimizer):
         raise TypeError(f"{type(self).__name__} is not pickled; save optimizer.state_dict() and wrap again.")
 
 
-def bare(optimizer: Optimizer) -> Optimizer:
+def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside all wrappers."""
     while isinstance(optimizer, Wrapper):
         optimizer = optimizer.optimizer
     return optimizer
 
 
-def inside(optimizer: Optimizer | None, cls: type[W]) -> W | None:
+def find_wrapper(optimizer: Optimizer | None, cls: type[W]) -> W | None:
     """The wrapper of this class in a chain of wrappers, or None: ``inside(Lookahead(regularize(...)), Regularized)``."""
     while isinstance(optimizer, Wrapper):
         if isinstance(optimizer, cls):

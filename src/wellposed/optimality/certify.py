@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import listed
-from wellposed.optim.charges import Charges, Part
+from wellposed.optim.charges import ChargedPart, Charges
 from wellposed.optim.optimizer_metrics import is_adaptive
 from wellposed.optim.stationarity import Measure, Stationarity
 from wellposed.optimality import linear
-from wellposed.optimality.objective import Cost, Point
+from wellposed.optimality.objective import Cost, CostPoint
 from wellposed.penalties.base import Constraint, Term
 from wellposed.penalties.functional import Jacobian
 from wellposed.training.watch import Target
@@ -172,10 +172,10 @@ def certify(
         return certificate(cost, cost.at(), tolerance)
 
 
-def certificate(cost: Cost, point: Point, tolerance: float, notes: Sequence[str] = ()) -> Certificate:
+def certificate(cost: Cost, point: CostPoint, tolerance: float, notes: Sequence[str] = ()) -> Certificate:
     """Judge the weights as they are, of which ``point`` is the cost; inside `Cost.frozen`."""
     rows = tuple(_row(part, found) for part, found in cost.charges.judged(point.grads))
-    gap, why = linear.gap(cost, point)
+    gap, why = linear.linear_duality_gap(cost, point)
     return Certificate(
         objective=point.objective,
         loss=point.loss,
@@ -190,7 +190,7 @@ def certificate(cost: Cost, point: Point, tolerance: float, notes: Sequence[str]
     )
 
 
-def _row(part: Part, found: Stationarity) -> CertificateRow:
+def _row(part: ChargedPart, found: Stationarity) -> CertificateRow:
     numbers = sum(leaf.tensor.numel() for leaf in part.leaves)
     zeros = sum(int((leaf.tensor == 0).sum()) for leaf in part.leaves)
     return CertificateRow(
@@ -235,7 +235,7 @@ def _of_terms(charges: Charges) -> list[str]:
     ]
 
 
-def _of_numbers(cost: Cost, point: Point) -> list[str]:
+def _of_numbers(cost: Cost, point: CostPoint) -> list[str]:
     """What the numbers depend on beside the weights."""
     notes = []
     if cost.charges.functional and point.batches > 1:

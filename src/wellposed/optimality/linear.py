@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from wellposed.data.arrays import split_batch
 from wellposed.ops import duality
-from wellposed.optim.charges import Alone
-from wellposed.optimality.objective import Cost, Point
+from wellposed.optim.charges import ChargedParameter
+from wellposed.optimality.objective import Cost, CostPoint
 from wellposed.penalties.base import Constraint
 from wellposed.penalties.group import GroupL2
 
@@ -35,18 +35,18 @@ def is_convex(cost: Cost) -> bool:
     return layer_of(cost) is not None and all(c.traits.convex for part in cost.charges.parts for c in part.charges)
 
 
-def strong_convexity(cost: Cost, point: Point) -> float | None:
+def strong_convexity(cost: Cost, point: CostPoint) -> float | None:
     """mu >= 0, the smallest curvature of the smooth part less what weakly convex penalties take away; None: not known."""
     layer, parts = layer_of(cost), cost.charges.parts
-    totals = {id(part.leaf.tensor): part.total for part in parts if isinstance(part, Alone)}
+    totals = {id(part.leaf.tensor): part.total for part in parts if isinstance(part, ChargedParameter)}
     taken = max((t.core.traits.weak_convexity for t in totals.values() if t.core is not None), default=0.0)
     sets_are_convex = all(c.traits.convex for part in parts for c in part.charges if isinstance(c, Constraint))
     if layer is None or len(totals) < len(parts) or not math.isfinite(taken) or not sets_are_convex:
         return None
     squares = {key: total.l2 for key, total in totals.items()}
     table = None
-    if cost.loss.name == "squared_error" and layer.in_features < MOST_FEATURES:
-        table = table_of(cost, layer)
+    if cost.loss.summed == "squared_error" and layer.in_features < MOST_FEATURES:
+        table = double_table(cost, layer)
     lowest = min(squares.values()) if table is None else _curvature(table[0], point.units, layer, squares)
     return max(lowest - taken, 0.0)
 
@@ -61,7 +61,7 @@ def _curvature(x: Tensor, units: float, layer: nn.Linear, squares: dict[int, flo
     return float(values[0]) if values[0] > 1e-12 * values[-1] else 0.0
 
 
-def table_of(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
+def double_table(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
     """All rows in double precision, targets as columns; None where they are not such a table, or too many."""
     xs, ys, numbers = [], [], 0
     for batch in cost.batches():
@@ -84,12 +84,12 @@ def table_of(cost: Cost, layer: nn.Linear) -> tuple[Tensor, Tensor] | None:
     return (x, y) if y.shape[1] == layer.out_features else None
 
 
-def gap(cost: Cost, point: Point) -> tuple[float | None, list[str]]:
+def linear_duality_gap(cost: Cost, point: CostPoint) -> tuple[float | None, list[str]]:
     """The duality gap, and why there is none where one could be hoped for."""
     layer = layer_of(cost)
-    charged = {id(part.leaf.tensor): part for part in cost.charges.parts if isinstance(part, Alone)}
+    charged = {id(part.leaf.tensor): part for part in cost.charges.parts if isinstance(part, ChargedParameter)}
     weight = None if layer is None else charged.get(id(layer.weight))
-    if layer is None or weight is None or cost.loss.name not in duality.LOSSES:
+    if layer is None or weight is None or cost.loss.summed not in duality.LOSSES:
         return None, []
     total, bias = weight.total, charged.get(id(layer.bias))
     group = total.core if type(total.core) is GroupL2 else None
@@ -97,18 +97,18 @@ def gap(cost: Cost, point: Point) -> tuple[float | None, list[str]]:
     centered = any(center is not None for _, center in total.squares)
     if not alone or not weight.penalties or weight.constraints or group is not total.core or centered:
         return None, []
-    table = table_of(cost, layer)
+    table = double_table(cost, layer)
     if table is None:
         return None, ["no duality gap: the rows are no table of numbers, or too many."]
     x, y = table
     w = layer.weight.detach().double()
     b = None if layer.bias is None else layer.bias.detach().double()
     z = x @ w.T if b is None else x @ w.T + b
-    mean = float(duality.losses(cost.loss.name, z, y).sum()) / point.units
+    mean = float(duality.losses(cost.loss.summed, z, y).sum()) / point.units
     if not math.isclose(mean, point.loss, rel_tol=1e3 * torch.finfo(layer.weight.dtype).eps, abs_tol=1e-12):
         return None, ["no duality gap: the loss weighs or smooths its targets, and its conjugate is not known here."]
     found = duality.duality_gap(
-        cost.loss.name,
+        cost.loss.summed,
         x,
         y,
         w,

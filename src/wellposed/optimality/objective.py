@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from wellposed.core.errors import DataError, InputError, guarded
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.preserve import buffers_kept
 from wellposed.core.random import reseed
-from wellposed.data.arrays import moved, real_numbers, split_batch
+from wellposed.data.arrays import real_numbers, split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
-from wellposed.training.watch import Batches, Target, kept, side_of
+from wellposed.training.watch import Batches, Target, cache_batches, side_of
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """The cost at the weights of a moment.
 
     Attributes:
@@ -68,12 +68,12 @@ class Cost:
         target: Target | None = None,
     ) -> None:
         self.net, self.loss = net, Loss(loss)
-        self.forward = None if forward is None else guarded("forward=", forward)
-        self.target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
-        self.call = guarded("The model", call)
+        self.forward = None if forward is None else guard_call("forward=", forward)
+        self.target = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
+        self.call = guard_call("The model", call)
         self.charges = Charges.of(net, terms, optimizer)
         self.params = self.charges.params
-        self.batches = kept(all_rows(data, self.params[0].dtype))
+        self.batches = cache_batches(all_rows(data, self.params[0].dtype))
         self._differentiates = any("inputs" in penalty.needs for penalty in self.charges.functional)
 
     @contextmanager
@@ -82,14 +82,14 @@ class Cost:
         with buffers_kept(self.net), evaluating(self.net):
             yield
 
-    def at(self) -> Point:
+    def at(self) -> CostPoint:
         """The cost and its gradient at the weights as they are; inside `frozen`."""
         loss, functional, batches = self._means(self.params)
         grads = [a + b for a, b in zip(loss.gradient, functional.gradient, strict=True)]
-        return Point(loss.mean, functional.mean, self.charges.value(), grads, loss.count, batches)
+        return CostPoint(loss.mean, functional.mean, self.charges.value(), grads, loss.count, batches)
 
     def smooth(self) -> float:
-        """`Point.smooth` without gradients; inside `frozen`."""
+        """`CostPoint.smooth` without gradients; inside `frozen`."""
         loss, functional, _ = self._means(())
         return loss.mean + functional.mean
 
@@ -100,7 +100,7 @@ class Cost:
         loss, functional = _Mean(params), _Mean(params)
         for batch in self.batches():
             batches += 1
-            batch = moved(batch, self.params[0].device)
+            batch = to_device(batch, self.params[0].device)
             with torch.set_grad_enabled(bool(params) or bool(penalties)):
                 outputs, inputs = self._outputs(batch)
                 total, units = self.loss.parts(outputs, self.target(batch)).sums()

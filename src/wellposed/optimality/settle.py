@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.core.checks import Within, checked
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.optimality.certify import Certificate, certificate
-from wellposed.optimality.objective import Cost, Point
+from wellposed.optimality.objective import Cost, CostPoint
 from wellposed.penalties.base import Term
 from wellposed.training.watch import Target
 
@@ -24,7 +24,7 @@ PATIENCE = 1000
 ROUNDING = 16
 """Units of rounding of the cost within which two costs cannot be told apart: sums over rows round more than once."""
 
-Tensors = list[Tensor]
+TensorList = list[Tensor]
 
 
 @checked
@@ -118,7 +118,7 @@ class _Descent:
                 y = [a + weight * (a - b) for a, b in zip(w, last, strict=True)]
                 at_y = self._at(y)
             if number % 100 == 0:
-                report("settle", step=number, steps=steps, violation=best, objective=objective)
+                emit("settle", step=number, steps=steps, violation=best, objective=objective)
         self._set(w)
         if best <= self.tolerance or not steps:
             return []
@@ -129,7 +129,7 @@ class _Descent:
             ]
         return [f"settling used up its {steps} steps; the violation was still falling or above the tolerance."]
 
-    def _step(self, y: Tensors, at: Point) -> tuple[Tensors, float]:
+    def _step(self, y: TensorList, at: CostPoint) -> tuple[TensorList, float]:
         """One proximal step from ``y``, of a length at which the quadratic model lies above the cost."""
         self.step *= GROWTH
         while True:
@@ -149,19 +149,19 @@ class _Descent:
                 return u, smooth
             self.step *= 0.5
 
-    def _set(self, values: Tensors) -> None:
+    def _set(self, values: TensorList) -> None:
         for p, value in zip(self.params, values, strict=True):
             p.copy_(value)
 
-    def _at(self, values: Tensors) -> Point:
+    def _at(self, values: TensorList) -> CostPoint:
         self._set(values)
         return self.cost.at()
 
-    def _violation(self, point: Point) -> float:
+    def _violation(self, point: CostPoint) -> float:
         return math.hypot(*(found.violation for _, found in self.cost.charges.judged(point.grads)))
 
 
-def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensors:
+def _less(a: Sequence[Tensor], b: Sequence[Tensor]) -> TensorList:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Jobs trained on a Ray cluster: the problem once in the object store, lots of jobs as tasks that any worker can repeat."""
+"""Jobs trained on a Ray cluster: the problem once in the object store, shares of jobs as tasks that any worker can repeat."""
 
 from __future__ import annotations
 
@@ -19,14 +19,23 @@ from typing import Any
 import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, require
-from wellposed.core.progress import report, reporting_to
-from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
-from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
+from wellposed.core.progress import emit, reporting_to
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
+from wellposed.parallel.transfer import (
+    Parcel,
+    WorkerShare,
+    by_value,
+    pack_problem,
+    shares,
+    train_share,
+    unpack_outcome,
+    unpack_problem,
+)
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
 RETRIES = 3
-"""Times that a lot whose worker or node died is trained again: nodes that can be taken away at any time often are."""
+"""Times that a share whose worker or node died is trained again: nodes that can be taken away at any time often are."""
 LOT = 64
 """Jobs of one task, at most: what is lost with a worker, and as many as a population gains from."""
 
@@ -46,7 +55,7 @@ def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) 
         MissingExtra: Ray is not installed.
     """
     ray = require("ray", "ray")
-    kind = kind_of(conditions.device)
+    kind = ray_resource(conditions.device)
     connect(ray)
     resources = ray.cluster_resources()
     count = int(resources.get("CPU" if kind != "cuda" else "GPU", 0))
@@ -54,15 +63,15 @@ def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) 
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
     several = max(min(count, len(jobs)), math.ceil(len(jobs) / LOT))
-    waiting = lots(jobs, several, replace(conditions, device=kind, done=None))
+    waiting = shares(jobs, several, replace(conditions, device=kind, done=None))
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
     own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
     with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
-        told = Told(len(jobs), conditions.done)
-        return Tasks(ray, task, problem, stored(ray, problem), jobs, told, count).train(waiting)
+        told = Outcomes(len(jobs), conditions.done)
+        return Tasks(ray, task, problem, store_problem(ray, problem), jobs, told, count).train(waiting)
 
 
-def kind_of(device: str | torch.device) -> str:
+def ray_resource(device: str | torch.device) -> str:
     """``cpu``, which is ``auto``, or ``cuda``: which card it is there, Ray says.
 
     Raises:
@@ -113,23 +122,23 @@ class Ours(io.TextIOBase):
 _stored: weakref.WeakKeyDictionary[Problem, tuple[str, Any]] = weakref.WeakKeyDictionary()
 
 
-def stored(ray: ModuleType, problem: Problem) -> Any:
+def store_problem(ray: ModuleType, problem: Problem) -> Any:
     """Where the problem lies in the object store; put there at the first call, and kept as long as the problem."""
     session = ray.get_runtime_context().get_job_id()
     known = _stored.get(problem)
     if known is None or known[0] != session:
-        known = session, ray.put(packed(problem, require("ray.cloudpickle", "ray"), ENGINE))
+        known = session, ray.put(pack_problem(problem, require("ray.cloudpickle", "ray"), ENGINE))
         _stored[problem] = known
     return known[1]
 
 
-Answer = tuple[list[tuple[int, bytes]], bool, list[str]]
-"""Each outcome with its place, whether an interrupt ended the lot, and notes for the user."""
+RemoteAnswer = tuple[list[tuple[int, bytes]], bool, list[str]]
+"""Each outcome with its place, whether an interrupt ended the share, and notes for the user."""
 
 
-def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
-    """The task: train a lot within the seconds that are left."""
-    lot = replace(lot, conditions=replace(lot.conditions, deadline=time.monotonic() + left))
+def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> RemoteAnswer:
+    """The task: train a share within the seconds that are left."""
+    share = replace(share, conditions=replace(share.conditions, deadline=time.monotonic() + left))
     told: list[tuple[int, bytes]] = []
     notes: list[str] = []
 
@@ -138,7 +147,7 @@ def train_remotely(parcel: Parcel, lot: Lot, left: float) -> Answer:
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_lot(unpacked(parcel), lot, lambda *outcome: told.append(outcome))
+        ended = train_share(unpack_problem(parcel), share, lambda *outcome: told.append(outcome))
     return told, ended, notes
 
 
@@ -151,24 +160,26 @@ class Tasks:
     problem: Problem
     parcel: Any
     jobs: Sequence[Job]
-    told: Told
+    told: Outcomes
     count: int
-    running: dict[Any, Lot] = field(default_factory=dict)
+    running: dict[Any, WorkerShare] = field(default_factory=dict)
     interrupted: bool = False
 
-    def train(self, lots: Sequence[Lot]) -> list[Outcome]:
+    def train(self, shares: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
         """
-        waiting = list(reversed(lots))
+        waiting = list(reversed(shares))
         try:
             while (waiting or self.running) and not self.interrupted:
                 # No more than can run, so that each leaves with the time that is left then.
                 while waiting and len(self.running) < self.count:
-                    lot = waiting.pop()
-                    self.running[self.task.remote(self.parcel, lot, lot.conditions.deadline - time.monotonic())] = lot
+                    share = waiting.pop()
+                    self.running[self.task.remote(self.parcel, share, share.conditions.deadline - time.monotonic())] = (
+                        share
+                    )
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for reference in ready:
                     self.take(reference)
@@ -181,25 +192,27 @@ class Tasks:
 
     def take(self, reference: Any) -> None:
         """What a task returned, or why it did not."""
-        lot = self.running.pop(reference)
+        share = self.running.pop(reference)
         errors = self.ray.exceptions
         try:
             told, interrupted, notes = self.ray.get(reference)
         except errors.RayTaskError as error:
-            raise understood(error) from error
+            raise original_error(error) from error
         except errors.RayError as error:
             said = " ".join(str(error).split())
-            for place in lot.places:
-                self.told.settle(place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}"))
+            for place in share.places:
+                self.told.finish_job(
+                    place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}")
+                )
             return
         for text in notes:
-            report("note", text=text)
+            emit("note", text=text)
         for place, answer in told:
-            self.told.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
 
 
-def understood(error: Any) -> BaseException:
+def original_error(error: Any) -> BaseException:
     """What a task raised, as it was raised there, with where it happened."""
     cause: BaseException = getattr(error, "cause", error)
     if isinstance(cause, ModuleNotFoundError):

@@ -14,8 +14,8 @@ import torch
 
 from wellposed.core.checks import Count, Seed, checked
 from wellposed.core.errors import InputError, WellposedError, did_you_mean, listed
-from wellposed.core.progress import report
-from wellposed.parallel.jobs import Conditions, Cull, Done, Job, NotBegun, Outcome, Told, interrupted
+from wellposed.core.progress import emit
+from wellposed.parallel.jobs import Conditions, Cull, Done, Job, NotBegun, Outcome, Outcomes, interrupted
 from wellposed.parallel.population.grouping import train_population, why_alone
 from wellposed.parallel.processes import cores, forkable, train_in_processes
 from wellposed.recipe.presets import as_recipe
@@ -65,7 +65,7 @@ def train_jobs(
 
     def ended(place: int, outcome: Outcome) -> None:
         how = outcome.engine if isinstance(outcome, Run) else engine
-        report("trained", job=place, of=len(jobs), engine=how)
+        emit("trained", job=place, of=len(jobs), engine=how)
         if done is not None:
             done(place, outcome)
 
@@ -108,7 +108,7 @@ def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) ->
     alone = sorted(why_alone(problem, jobs, where)) if several else []
     if len(alone) < 2:
         return train_population(problem, jobs, replace(conditions, device=where))
-    told = Told(len(jobs), conditions.done)
+    told = Outcomes(len(jobs), conditions.done)
     left = (len(jobs) - len(alone)) / TOGETHER
     here = [i for i in range(len(jobs)) if i not in alone]
     parts: list[tuple[Engine, list[int], float]] = [
@@ -116,7 +116,9 @@ def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) ->
     ]  # fmt: skip
     for train, places, share in parts:
         now = time.monotonic()
-        part = replace(conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.settle)
+        part = replace(
+            conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.finish_job
+        )
         if places:
             train(problem, [jobs[i] for i in places], part.among(places))
         if any(map(interrupted, told.outcomes.values())):

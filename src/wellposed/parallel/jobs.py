@@ -107,14 +107,14 @@ class Conditions:
 
 
 @dataclass
-class Told:
+class Outcomes:
     """The outcomes of ``count`` jobs so far, by their places."""
 
     count: int
     done: Done | None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
-    def settle(self, place: int, outcome: Outcome) -> None:
+    def finish_job(self, place: int, outcome: Outcome) -> None:
         """A job has ended, and whoever asked is told."""
         self.outcomes[place] = outcome
         if self.done is not None:

@@ -32,11 +32,20 @@ import numpy as np
 import torch
 
 from wellposed.core.errors import InputError, TrainingError, require
-from wellposed.core.progress import report, reporting_to
+from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
-from wellposed.parallel.jobs import Conditions, Job, Outcome, Told
+from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import Lot, Parcel, by_value, lots, packed, received, train_lot, unpacked
+from wellposed.parallel.transfer import (
+    Parcel,
+    WorkerShare,
+    by_value,
+    pack_problem,
+    shares,
+    train_share,
+    unpack_outcome,
+    unpack_problem,
+)
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -81,10 +90,10 @@ def train_in_processes(
     problem.prepared  # noqa: B018 - once, not in each worker
     where = resolve_device(conditions.device)
     count = min(workers or cores(), len(jobs), len(jobs) if where.type == "cpu" else ON_ONE_GPU)
-    start = forked if (forkable(where) if fork is None else fork) else Fresh(problem)
+    start = fork_worker if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
     sent = replace(conditions, device=str(where), done=None)
-    return Crew(problem, jobs, start, Told(len(jobs), conditions.done)).train(lots(jobs, count, sent))
+    return Crew(problem, jobs, start, Outcomes(len(jobs), conditions.done)).train(shares(jobs, count, sent))
 
 
 def cores() -> int:
@@ -115,7 +124,7 @@ def warm_up() -> None:
 class Worker:
     """One process and what it still has to tell."""
 
-    lot: Lot
+    share: WorkerShare
     line: Connection
     alive: Callable[[], bool]
     kill: Callable[[], None]
@@ -135,7 +144,7 @@ class Worker:
         return self.join()
 
 
-Start = Callable[[Problem, Lot, "Sequence[Worker]"], Worker]
+StartWorker = Callable[[Problem, WorkerShare, "Sequence[Worker]"], Worker]
 
 
 @dataclass
@@ -144,13 +153,13 @@ class Crew:
 
     problem: Problem
     jobs: Sequence[Job]
-    start: Start
-    told: Told
+    start: StartWorker
+    told: Outcomes
     workers: list[Worker] = field(default_factory=list)
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, waiting: Sequence[Lot]) -> list[Outcome]:
+    def train(self, waiting: Sequence[WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -158,8 +167,8 @@ class Crew:
         """
         try:
             try:
-                for lot in waiting:
-                    self.add(lot, lot.places)
+                for share in waiting:
+                    self.add(share, share.places)
                 self.listen()
             except KeyboardInterrupt:
                 self.interrupt()
@@ -171,14 +180,14 @@ class Crew:
                 worker.end()
         return self.told.so_far(self.ending is not None)
 
-    def add(self, lot: Lot, waiting: Sequence[int], tries: int = 1) -> None:
+    def add(self, share: WorkerShare, waiting: Sequence[int], tries: int = 1) -> None:
         """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
 
         Signals wait until it is in the list of those that are ended, and answers them itself.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
-            worker = self.start(self.problem, lot, self.workers)
+            worker = self.start(self.problem, share, self.workers)
             worker.waiting, worker.tries = set(waiting), tries
             self.workers.append(worker)
         finally:
@@ -206,7 +215,7 @@ class Crew:
         self.hearing = None
         kind, *said = pickle.loads(message)
         if kind == "report":
-            report(said[0], **said[1])
+            emit(said[0], **said[1])
         elif kind == "failed":
             error, text = said
             error.add_note(f"In the worker:\n{text}")
@@ -220,7 +229,7 @@ class Crew:
             if place not in worker.waiting:  # told by the worker that this one replaces
                 return
             worker.waiting.discard(place)
-            self.told.settle(place, received(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
         """Ask every worker to end."""
@@ -238,24 +247,26 @@ class Crew:
     def lose(self, worker: Worker) -> None:
         """A worker died: train again what it had not told, or say that it cannot be trained.
 
-        Without a deadline the new worker trains the whole lot: what is judged and stopped together must be so again, or a death
+        Without a deadline the new worker trains the whole share: what is judged and stopped together must be so again, or a death
         would change which jobs are stopped. Under one, time is dearer, and it trains what is left.
         """
         status = self.dismiss(worker)
-        left = tuple(place for place in worker.lot.places if place in worker.waiting)
+        left = tuple(place for place in worker.share.places if place in worker.waiting)
         if self.ending is not None or not left:
             return
         if worker.tries < TRIES:
-            lot = worker.lot
-            if not math.isinf(lot.conditions.deadline):
-                lot = replace(lot, places=left, jobs=tuple(self.jobs[i] for i in left))
-            self.add(lot, left, worker.tries + 1)
+            share = worker.share
+            if not math.isinf(share.conditions.deadline):
+                share = replace(share, places=left, jobs=tuple(self.jobs[i] for i in left))
+            self.add(share, left, worker.tries + 1)
             return
         for place in left:
-            self.told.settle(place, TrainingError(f"{died(status)} Train fewer at a time, or smaller ones."))
+            self.told.finish_job(
+                place, TrainingError(f"{describe_death(status)} Train fewer at a time, or smaller ones.")
+            )
 
 
-def died(status: int | None) -> str:
+def describe_death(status: int | None) -> str:
     """What is known of the death of the last of `TRIES` workers."""
     how = f"with exit status {status}"
     if status is not None and status < 0:
@@ -268,12 +279,12 @@ def died(status: int | None) -> str:
 # Two ways to start a worker
 
 
-def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
+def fork_worker(problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
     """A worker that is a copy of this process."""
     context = mp.get_context("fork")
     here, there = context.Pipe()
     inherited = [here, *(worker.line for worker in others)]
-    process = context.Process(target=_begin, args=(problem, lot, there, inherited, os.getpid()), daemon=True)
+    process = context.Process(target=_begin, args=(problem, share, there, inherited, os.getpid()), daemon=True)
     with warnings_apart():  # that threads are not copied is known, and provided for
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         process.start()
@@ -283,14 +294,16 @@ def forked(problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
         process.join()
         return process.exitcode
 
-    return Worker(lot, here, process.is_alive, process.kill, join)
+    return Worker(share, here, process.is_alive, process.kill, join)
 
 
-def _begin(problem: Problem, lot: Lot, line: Connection, inherited: Sequence[Connection], parent: int) -> None:
+def _begin(
+    problem: Problem, share: WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int
+) -> None:
     die_with(parent)
     for other in inherited:  # a line ends for its reader only when nobody holds the other end
         other.close()
-    work(problem, lot, line, parent)
+    work(problem, share, line, parent)
 
 
 class Fresh:
@@ -303,40 +316,40 @@ class Fresh:
 
     def __init__(self, problem: Problem) -> None:
         self.pickling = require("cloudpickle", "processes")
-        self.parcel = packed(problem, self.pickling, ENGINE)
+        self.parcel = pack_problem(problem, self.pickling, ENGINE)
 
-    def __call__(self, problem: Problem, lot: Lot, others: Sequence[Worker]) -> Worker:
-        """A worker that has been sent the problem and its lot."""
+    def __call__(self, problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
+        """A worker that has been sent the problem and its share."""
         here, there = mp.Pipe()
         with there:
             command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(there.fileno()), str(os.getpid())]
             process = subprocess.Popen(
                 command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
-        with by_value(self.pickling, problem, lot.jobs):
-            jobs = self.pickling.dumps(lot)
+        with by_value(self.pickling, problem, share.jobs):
+            jobs = self.pickling.dumps(share)
         # In a thread, since a new interpreter takes seconds until it reads.
         threading.Thread(target=self._feed, args=(here, jobs), daemon=True).start()
-        return Worker(lot, here, lambda: process.poll() is None, process.kill, process.wait)
+        return Worker(share, here, lambda: process.poll() is None, process.kill, process.wait)
 
-    def _feed(self, line: Connection, lot: bytes) -> None:
+    def _feed(self, line: Connection, share: bytes) -> None:
         memory = self.parcel.memory
         with suppress(OSError):  # the worker died: noticed by who listens
             line.send_bytes(self.parcel.body)
             line.send_bytes(str(len(memory)).encode())
             for part in memory:
                 line.send_bytes(part.data)
-            line.send_bytes(lot)
+            line.send_bytes(share)
 
 
 def serve() -> None:
-    """What a fresh worker does: take the problem and its lot from the line that it was started with."""
+    """What a fresh worker does: take the problem and its share from the line that it was started with."""
     line, parent = Connection(int(sys.argv[2])), int(sys.argv[3])
     die_with(parent)
     body = line.recv_bytes()
     memory = tuple(np.frombuffer(line.recv_bytes(), np.uint8) for _ in range(int(line.recv_bytes())))
-    lot: Lot = pickle.loads(line.recv_bytes())
-    work(unpacked(Parcel(body, memory)), lot, line, parent)
+    share: WorkerShare = pickle.loads(line.recv_bytes())
+    work(unpack_problem(Parcel(body, memory)), share, line, parent)
 
 
 # The worker
@@ -350,9 +363,9 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work(problem: Problem, lot: Lot, line: Connection, parent: int) -> None:
-    """Train a lot and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
-    interrupts = Interrupts(line, parent)
+def work(problem: Problem, share: WorkerShare, line: Connection, parent: int) -> None:
+    """Train a share and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
+    interrupts = WorkerInterrupts(line, parent)
 
     def tell(*message: Any) -> None:
         written = pickle.dumps(message, protocol=5)
@@ -369,7 +382,7 @@ def work(problem: Problem, lot: Lot, line: Connection, parent: int) -> None:
     interrupted = False
     try:
         with reporting_to(forward):
-            interrupted = train_lot(problem, lot, lambda place, answer: tell("done", place, answer))
+            interrupted = train_share(problem, share, lambda place, answer: tell("done", place, answer))
     except KeyboardInterrupt:
         interrupted = True
     except Exception as error:
@@ -387,7 +400,7 @@ def travelling(error: Exception) -> Exception:
         return TrainingError(f"A worker stopped by {type(error).__name__}: {error}")
 
 
-class Interrupts:
+class WorkerInterrupts:
     """Ctrl-C as a worker sees it, and what ends like it: the parent's to answer, who then asks to end.
 
     A thread waits for that, and for the end of the parent, whom no worker outlives: its line ends, or, where a child of

@@ -51,7 +51,7 @@ class Parcel:
         return len(self.body) + sum(part.nbytes for part in self.memory)
 
 
-def packed(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
+def pack_problem(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     """The problem as it travels, its rows split and encoded here, once.
 
     Args:
@@ -76,7 +76,7 @@ def packed(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     return Parcel(body.getvalue(), tuple(np.frombuffer(part.raw(), np.uint8) for part in memory))
 
 
-def unpacked(parcel: Parcel) -> Problem:
+def unpack_problem(parcel: Parcel) -> Problem:
     """The problem of a parcel; its rows are read where they lie."""
     problem: Problem = pickle.loads(parcel.body, buffers=parcel.memory)
     return problem
@@ -156,7 +156,7 @@ def _importable(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Trained:
+class SentRun:
     """A run without what its parent has: problem, recipe and the model's structure."""
 
     weights: dict[str, Any]
@@ -168,28 +168,28 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Failed:
+class SentError:
     """An error of ours, with what was reached."""
 
     kind: type[WellposedError]
     arguments: tuple[Any, ...]
     notes: tuple[str, ...]
-    trained: Trained | None
+    trained: SentRun | None
 
 
-def sent(outcome: Outcome) -> bytes:
+def pack_outcome(outcome: Outcome) -> bytes:
     """An outcome as it travels back."""
     return pickle.dumps(_trained(outcome) if isinstance(outcome, Run) else _failed(outcome), protocol=5)
 
 
-def received(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
+def unpack_outcome(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
     """The outcome that was sent, with the model built anew by the problem that stayed here.
 
     Args:
         engine: whose worker it was; put before what the worker says of itself.
     """
-    value: Trained | Failed = pickle.loads(answer)
-    if isinstance(value, Trained):
+    value: SentRun | SentError = pickle.loads(answer)
+    if isinstance(value, SentRun):
         return _run(value, problem, job, engine)
     error = value.kind(*value.arguments)
     for note in value.notes:
@@ -200,26 +200,26 @@ def received(answer: bytes, problem: Problem, job: Job, engine: str) -> Outcome:
     return error
 
 
-def _trained(run: Run) -> Trained:
+def _trained(run: Run) -> SentRun:
     # Cloned: a view would take along all that it is a view of.
     weights = {name: _own(value) for name, value in run.model.state_dict().items()}
     buffers = {name: _own(value) for name, value in run.model.named_buffers() if name not in weights}
-    return Trained(weights, buffers, run.history.facts, run.history.rows, run.stopped, run.engine)
+    return SentRun(weights, buffers, run.history.facts, run.history.rows, run.stopped, run.engine)
 
 
 def _own(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
-def _failed(error: WellposedError) -> Failed:
+def _failed(error: WellposedError) -> SentError:
     notes = list(getattr(error, "__notes__", ()))
     if error.__cause__ is not None:
         notes.append("In the worker:\n" + "".join(traceback.format_exception(error.__cause__)).rstrip())
     run = error.run if isinstance(error, TrainingError) else None
-    return Failed(type(error), error.args, tuple(notes), _trained(run) if isinstance(run, Run) else None)
+    return SentError(type(error), error.args, tuple(notes), _trained(run) if isinstance(run, Run) else None)
 
 
-def _run(trained: Trained, problem: Problem, job: Job, engine: str) -> Outcome:
+def _run(trained: SentRun, problem: Problem, job: Job, engine: str) -> Outcome:
     try:
         model = problem.build(job.recipe.model, job.seed)
         if job.recipe.noise.dropout is not None:
@@ -236,7 +236,7 @@ def _run(trained: Trained, problem: Problem, job: Job, engine: str) -> Outcome:
 
 
 @torch.no_grad()
-def _filled(model: nn.Module, trained: Trained) -> None:
+def _filled(model: nn.Module, trained: SentRun) -> None:
     model.cpu().load_state_dict(trained.weights)
     own = dict(model.named_buffers())
     for name, value in trained.buffers.items():
@@ -247,7 +247,7 @@ def _filled(model: nn.Module, trained: Trained) -> None:
 
 
 @dataclass(frozen=True)
-class Lot:
+class WorkerShare:
     """Jobs that one worker trains, and how.
 
     Attributes:
@@ -263,14 +263,14 @@ class Lot:
     noises: Mapping[str, Kind] = field(default_factory=lambda: dict(THEIRS))
 
 
-def lots(jobs: Sequence[Job], count: int, conditions: Conditions) -> list[Lot]:
-    """The jobs in ``count`` lots of nearly equal size, none of them empty.
+def shares(jobs: Sequence[Job], count: int, conditions: Conditions) -> list[WorkerShare]:
+    """The jobs in ``count`` shares of nearly equal size, none of them empty.
 
-    Jobs that can be trained together are dealt out evenly, so that lots take equally long and each is a fair sample.
+    Jobs that can be trained together are dealt out evenly, so that shares take equally long and each is a fair sample.
     """
     order = sorted(range(len(jobs)), key=lambda place: (*_kind(jobs[place]), place))
     dealt = (tuple(sorted(order[first::count])) for first in range(count))
-    return [Lot(places, tuple(jobs[i] for i in places), conditions) for places in dealt if places]
+    return [WorkerShare(places, tuple(jobs[i] for i in places), conditions) for places in dealt if places]
 
 
 def _kind(job: Job) -> tuple[Any, ...]:
@@ -279,19 +279,19 @@ def _kind(job: Job) -> tuple[Any, ...]:
     return settings, job.recipe.batch_size, job.rows or 0, job.sample.own, job.recipe.epochs
 
 
-def train_lot(problem: Problem, lot: Lot, tell: Callable[[int, bytes], None]) -> bool:
-    """Train a lot on one thread, and tell each outcome with its place among all jobs; whether Ctrl-C ended it.
+def train_share(problem: Problem, share: WorkerShare, tell: Callable[[int, bytes], None]) -> bool:
+    """Train a share on one thread, and tell each outcome with its place among all jobs; whether Ctrl-C ended it.
 
     Raises:
         TrainingError: this process has another version of wellposed.
     """
-    if lot.version != __version__:
+    if share.version != __version__:
         raise TrainingError(
-            f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {lot.version}. "
+            f"A worker has wellposed {__version__}, and it was sent jobs by wellposed {share.version}. "
             "Install the same version on both sides."
         )
-    THEIRS.update(lot.noises)
+    THEIRS.update(share.noises)
     # One thread: as many workers as cores share them, and OpenMP's pool of threads does not survive a fork.
     torch.set_num_threads(1)
-    conditions = replace(lot.conditions, done=lambda place, outcome: tell(place, sent(outcome)))
-    return any(map(interrupted, train_population(problem, lot.jobs, conditions.among(lot.places))))
+    conditions = replace(share.conditions, done=lambda place, outcome: tell(place, pack_outcome(outcome)))
+    return any(map(interrupted, train_population(problem, share.jobs, conditions.among(share.places))))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError, ShapeError, described
-from wellposed.core.numbers import arrayed, plain
+from wellposed.core.numbers import arrayed, to_python
 from wellposed.core.registry import snake_case
 from wellposed.core.selectors import Leaf, Selector, selector, weights
 from wellposed.ops.norms import length
@@ -170,7 +170,7 @@ class Chargeable(ABC):
         return snake_case(type(self).__name__)
 
     def __str__(self) -> str:
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in fields(self) if f.repr)  # type: ignore[arg-type]
         return f"{type(self).__name__}({values})"
 
 
@@ -178,7 +178,9 @@ class ByValue:
     """Equality of charges that hold tensors, for dataclasses with ``eq=False``: tensors are compared by what they hold."""
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(same(*pair) for pair in zip(_held(self), _held(other), strict=True))
+        return type(other) is type(self) and all(
+            equal_settings(*pair) for pair in zip(_held(self), _held(other), strict=True)
+        )
 
     def __hash__(self) -> int:
         plainly = (value for value in _held(self) if not isinstance(value, (Tensor, Mapping)))
@@ -189,7 +191,7 @@ def _held(charge: object) -> list[Any]:
     return [getattr(charge, f.name) for f in fields(charge)]  # type: ignore[arg-type]
 
 
-def same(a: object, b: object) -> bool:
+def equal_settings(a: object, b: object) -> bool:
     """Whether two values are equal, tensors by what they hold."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.device == b.device and torch.equal(a, b)
@@ -445,7 +447,7 @@ class Term:
         return f"{self.charge} on {self.place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
 
 
-def shown(value: object) -> str:
+def setting_text(value: object) -> str:
     """A setting as text; tensors by their shape."""
     if isinstance(value, Tensor) and value.ndim:
         return f"<{'x'.join(map(str, value.shape))}>"
@@ -469,7 +471,7 @@ def tensor_of(given: object) -> Tensor | None:
         return None
     found = np.asarray(given)
     if found.dtype.kind not in "biuf" or isinstance(given, Sequence):
-        kinds = {type(plain(leaf)) for leaf in np.asarray(given, dtype=object).flat}
+        kinds = {type(to_python(leaf)) for leaf in np.asarray(given, dtype=object).flat}
         if not kinds <= {int, float} and kinds != {bool}:
             raise TypeError("it holds what is no number")
     whole = found.dtype.kind in "iu" and (found.dtype != np.uint64 or bool((found < 2**63).all()))
@@ -488,7 +490,7 @@ def array(owner: object, name: str, masks: bool = False) -> Any:
     Raises:
         InputError: it holds something that is no number, or NaN.
     """
-    given = plain(getattr(owner, name))
+    given = to_python(getattr(owner, name))
     try:
         found = tensor_of(given)
         found = given if found is None else found
@@ -512,7 +514,7 @@ def array(owner: object, name: str, masks: bool = False) -> Any:
 def at_least_zero(owner: object, **values: float) -> None:
     """Refuse strengths and bounds that are negative, infinite or not numbers; those of numpy become Python's own."""
     for name, value in values.items():
-        number = plain(value)
+        number = to_python(value)
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 <= number <= LARGEST:
             hint = "" if isinstance(number, (int, float)) else " Give a Python number: float(...)."
             raise InputError(

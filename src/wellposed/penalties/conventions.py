@@ -14,7 +14,8 @@ theirs                                                        strength
 ============================================================  =============================================
 
 Under squared error with targets of standard deviation ``noise_std``, ``-log p = (y - f)^2/(2 noise_std^2)``: both priors are
-multiplied by ``2 noise_std^2``. docs/derivations/elementwise.md has the algebra.
+multiplied by ``2 noise_std^2``. ``"mse"`` averages over ``k`` outputs what squared error adds up: there ``m`` is the number of
+values, rows times ``k``, and strengths without ``m`` are divided by ``k``. docs/derivations/elementwise.md has the algebra.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def decay_per_strength(scaling: str, lr: float, first: float, largest: float) ->
     return 1.0 if scaling == "independent" else lr
 
 
-def written(name: str, **given: float | None) -> str:
+def call_text(name: str, **given: float | None) -> str:
     """``prior(std=0.5, m=100)``: the convention as it was called, without what was left out."""
     return f"{name}({', '.join(f'{key}={value}' for key, value in given.items() if value is not None)})"
 

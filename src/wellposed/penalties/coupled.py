@@ -14,10 +14,10 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, Tiled, sparing
-from wellposed.ops.norms import widened
+from wellposed.ops.norms import at_least_float32
 from wellposed.ops.prox import group_shrink
 from wellposed.penalties.base import ByValue, CoupledPenalty, How, Traits, at_least_zero
-from wellposed.penalties.group import Weights, charged, check_weights, norm_violation
+from wellposed.penalties.group import Weights, check_weights, group_strength, norm_violation
 from wellposed.penalties.layouts import laid_out
 
 
@@ -94,7 +94,7 @@ class TiedGroups(ByValue, CoupledPenalty):
     def value(self, ws: Sequence[Tensor]) -> Tensor:
         """The charge of all groups, 0-d; its gradient at a zero group is 0."""
         x = self._gathered(ws)
-        return (self._scaled(x) * _rows(x).norms(widened(x))).sum().to(x.dtype)
+        return (self._scaled(x) * _rows(x).norms(at_least_float32(x))).sum().to(x.dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
         """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
@@ -123,7 +123,7 @@ class TiedGroups(ByValue, CoupledPenalty):
 
     def _scaled(self, x: Tensor) -> float | Tensor:
         """What the norm of a group is charged."""
-        return charged(self.strength, self.weights, _rows(x), x)
+        return group_strength(self.strength, self.weights, _rows(x), x)
 
     def _gathered(self, ws: Sequence[Tensor]) -> Tensor:
         """``(groups, size)``: the numbers of each group side by side."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import length, signs, unless_diverged, widened
+from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.penalties import conventions
 from wellposed.penalties.base import (
@@ -24,7 +24,7 @@ from wellposed.penalties.base import (
     Traits,
     array,
     at_least_zero,
-    shown,
+    setting_text,
 )
 
 Scaling = Literal["torch", "composer", "independent", "timm"]
@@ -61,14 +61,14 @@ class Separable(Penalty):
 
     def __str__(self) -> str:
         told = [f for f in fields(self) if f.repr or getattr(self, f.name) != f.default]  # type: ignore[arg-type]
-        values = ", ".join(f"{f.name}={shown(getattr(self, f.name))}" for f in told)
+        values = ", ".join(f"{f.name}={setting_text(getattr(self, f.name))}" for f in told)
         return f"{type(self).__name__}({values})"
 
     __repr__ = __str__
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i l1_i |w_i| + l2/2 * |w|_2^2``, 0-d."""
-        x = widened(w)
+        x = at_least_float32(w)
         total, l1 = x.new_zeros(()), _like(self.l1, x)
         if isinstance(l1, Tensor):
             total = total + (l1 * x.abs()).sum()
@@ -134,12 +134,12 @@ class L1(Separable):
             noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
         """
         strength = conventions.laplace_prior(scale, m, noise_std)
-        return cls(strength, convention=conventions.written("prior", scale=scale, m=m, noise_std=noise_std))
+        return cls(strength, convention=conventions.call_text("prior", scale=scale, m=m, noise_std=noise_std))
 
     @classmethod
     def lasso(cls, alpha: float) -> Self:
         """scikit-learn's ``Lasso(alpha)``, under squared error (a mean without 1/2): strength ``2*alpha``."""
-        return cls(conventions.lasso(alpha), convention=conventions.written("lasso", alpha=alpha))
+        return cls(conventions.lasso(alpha), convention=conventions.call_text("lasso", alpha=alpha))
 
 
 @checked
@@ -175,7 +175,7 @@ class WeightedL1(Separable):
             at_least_zero(self, weights=weights)
         elif weights.is_complex() or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise InputError(
-                f"WeightedL1 needs finite weights >= 0; the tensor {shown(weights)} that it was given holds others. "
+                f"WeightedL1 needs finite weights >= 0; the tensor {setting_text(weights)} that it was given holds others. "
                 "Clamp what they are computed from away from 0."
             )
 
@@ -279,12 +279,12 @@ class L2(Separable):
     @classmethod
     def textbook(cls, lam: float, m: int) -> Self:
         """``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples: strength ``lam/m``."""
-        return cls(conventions.textbook(lam, m), convention=conventions.written("textbook", lam=lam, m=m))
+        return cls(conventions.textbook(lam, m), convention=conventions.call_text("textbook", lam=lam, m=m))
 
     @classmethod
     def keras(cls, lam: float) -> Self:
         """``lam * |w|^2``, as of Keras's ``L2``, without 1/2: strength ``2*lam``."""
-        return cls(conventions.keras(lam), convention=conventions.written("keras", lam=lam))
+        return cls(conventions.keras(lam), convention=conventions.call_text("keras", lam=lam))
 
     @classmethod
     def prior(cls, std: float, m: int, noise_std: float | None = None) -> Self:
@@ -296,12 +296,12 @@ class L2(Separable):
             noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
         """
         strength = conventions.gaussian_prior(std, m, noise_std)
-        return cls(strength, convention=conventions.written("prior", std=std, m=m, noise_std=noise_std))
+        return cls(strength, convention=conventions.call_text("prior", std=std, m=m, noise_std=noise_std))
 
     @classmethod
     def ridge(cls, alpha: float, m: int) -> Self:
         """scikit-learn's ``Ridge(alpha)`` on ``m`` training examples, under squared error: strength ``2*alpha/m``."""
-        return cls(conventions.ridge(alpha, m), convention=conventions.written("ridge", alpha=alpha, m=m))
+        return cls(conventions.ridge(alpha, m), convention=conventions.call_text("ridge", alpha=alpha, m=m))
 
     @classmethod
     def decoupled(cls, amount: float, scaling: str = "torch") -> Self:
@@ -370,5 +370,5 @@ class ElasticNet(Separable):
     @classmethod
     def sklearn(cls, alpha: float, l1_ratio: float = 0.5) -> Self:
         """scikit-learn's ``ElasticNet(alpha, l1_ratio)``, under squared error: strength ``2*alpha``, mix ``l1_ratio``."""
-        convention = conventions.written("sklearn", alpha=alpha, l1_ratio=l1_ratio)
+        convention = conventions.call_text("sklearn", alpha=alpha, l1_ratio=l1_ratio)
         return cls(conventions.lasso(alpha), mix=l1_ratio, convention=convention)

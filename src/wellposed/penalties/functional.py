@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.random import generator
 from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits, at_least_zero
 
@@ -82,7 +82,7 @@ def _flags(owner: object, **values: object) -> None:
 
 
 def _axis(owner: Any) -> None:
-    settle(owner, "axis")
+    convert_numbers(owner, "axis")
     axis = owner.axis
     if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
         raise InputError(
@@ -229,7 +229,7 @@ class Confidence(FunctionalPenalty):
 
 @checked
 @dataclass(frozen=True)
-class LogitNorm(FunctionalPenalty):
+class LogitL2(FunctionalPenalty):
     """``strength/2 * mean_i |outputs_i|_2^2``: small logits, which cannot be sure of anything.
 
     Unlike `Confidence` it also fixes the constant that softmax does not see.
@@ -378,7 +378,7 @@ class Jacobian(FunctionalPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        settle(self, "projections")
+        convert_numbers(self, "projections")
         if not isinstance(self.projections, int) or isinstance(self.projections, bool) or self.projections < 0:
             raise InputError(f"Jacobian needs a whole number of projections >= 0; it was given {self.projections!r}.")
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import plain, settle
+from wellposed.core.numbers import convert_numbers, to_python
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, sparing
-from wellposed.ops.norms import length, signs, widened
+from wellposed.ops.norms import at_least_float32, length, signs
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
 from wellposed.penalties.base import (
     ByValue,
@@ -27,7 +27,7 @@ from wellposed.penalties.base import (
     array,
     at_least_zero,
     needs_axes,
-    shown,
+    setting_text,
     tensor_of,
 )
 from wellposed.penalties.layouts import laid_out
@@ -38,7 +38,7 @@ Membership = str | Tensor
 """Who is in a group: a way by name, or a number of its group for each weight."""
 
 
-class Grouped(ByValue, Penalty):
+class GroupPenalty(ByValue, Penalty):
     """What penalties of groups have in common: who is in a group, and how much each is charged.
 
     ``by`` says it:
@@ -75,16 +75,16 @@ class Grouped(ByValue, Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        settle(self, "heads")
+        convert_numbers(self, "heads")
         object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
-            object.__setattr__(self, "block", tuple(plain(side) for side in self.block))
+            object.__setattr__(self, "block", tuple(to_python(side) for side in self.block))
         check_grouping(self, self.by, self.heads, self.block)
         check_weights(self)
 
     def __str__(self) -> str:
         given = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in given if v is not None)})"
+        return f"{type(self).__name__}({', '.join(f'{k}={setting_text(v)}' for k, v in given if v is not None)})"
 
     @property
     def alike(self) -> bool:
@@ -123,7 +123,7 @@ class Grouped(ByValue, Penalty):
         if isinstance(self.by, str):
             needs_axes(self, name, w, 2)
         try:
-            charged(self.strength, self.weights, self.groups(w), w)
+            group_strength(self.strength, self.weights, self.groups(w), w)
         except InputError as error:
             raise type(error)(f"{type(self).__name__} cannot charge {name!r}: {error}") from None
 
@@ -137,10 +137,10 @@ class Grouped(ByValue, Penalty):
 
     def scaled(self, w: Tensor) -> float | Tensor:
         """``strength * sqrt(size of a group)``, or times its weight; compact where groups differ."""
-        return charged(self.strength, self.weights, self.groups(w), w)
+        return group_strength(self.strength, self.weights, self.groups(w), w)
 
 
-def charged(strength: float, weights: Weights, groups: Groups, w: Tensor) -> float | Tensor:
+def group_strength(strength: float, weights: Weights, groups: Groups, w: Tensor) -> float | Tensor:
     """``strength * weight``, or ``strength * sqrt(size)`` where there are no weights.
 
     Raises:
@@ -169,7 +169,7 @@ def check_weights(owner: Any) -> None:
     if isinstance(weights, Tensor):
         raise InputError(
             f"{type(owner).__name__} needs finite weights >= 0, a number or one for each group in a row; it was given "
-            f"{shown(weights)} {'with numbers below 0, or infinite' if weights.ndim == 1 else 'of several axes'}."
+            f"{setting_text(weights)} {'with numbers below 0, or infinite' if weights.ndim == 1 else 'of several axes'}."
         )
     at_least_zero(owner, weights=weights)
 
@@ -229,7 +229,7 @@ def norm_violation(
 
     ``h'(r) = max(strength - r/gamma, 0)``; off zero ``|grad_g + h'(|w_g|) w_g/|w_g||``, at zero ``max(|grad_g| - strength, 0)``.
     """
-    w, grad = widened(w), widened(grad)
+    w, grad = at_least_float32(w), at_least_float32(grad)
     x, slope, rest = groups.split(w), groups.split(grad), groups.rest(grad)
     norms = groups.norms(x)
     some = norms > 0
@@ -242,15 +242,15 @@ def norm_violation(
 
 @checked
 @dataclass(frozen=True, eq=False)
-class GroupL2(Grouped):
+class GroupL2(GroupPenalty):
     """``strength * sum_g c_g |w_g|_2``, ``c_g = sqrt(size_g)``: whole units, inputs, heads or blocks become exactly zero.
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        by: who is in a group; see `Grouped`.
+        by: who is in a group; see `GroupPenalty`.
         heads: the number of attention heads, for ``by="head"`` and its kin.
         block: rows and columns of a tile, for ``by="block"``.
-        weights: in place of ``sqrt(size_g)``: a number >= 0, or one for each group; see `Grouped`.
+        weights: in place of ``sqrt(size_g)``: a number >= 0, or one for each group; see `GroupPenalty`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or cannot be grouped so.
     Source:
@@ -283,7 +283,7 @@ class GroupL2(Grouped):
 
     def value(self, w: Tensor) -> Tensor:
         """The charge of all groups, 0-d; its gradient at a zero group is 0."""
-        groups, x = self.groups(w), widened(w)
+        groups, x = self.groups(w), at_least_float32(w)
         return (self.scaled(w) * groups.norms(groups.split(x))).sum().to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -297,7 +297,7 @@ class GroupL2(Grouped):
 
 @checked
 @dataclass(frozen=True, eq=False)
-class SparseGroup(Grouped):
+class SparseGroup(GroupPenalty):
     """``strength * (mix * |w|_1 + (1 - mix) * sum_g c_g |w_g|_2)``: zeros of whole groups, and inside of others.
 
     ``c_g`` is ``sqrt(size_g)``, or the group's weight.
@@ -305,7 +305,7 @@ class SparseGroup(Grouped):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
         mix: in [0, 1]; 1 is L1, 0 is GroupL2.
-        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`. What is in no group is
+        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`. What is in no group is
             charged by its absolute value only.
     Raises:
         ShapeError: a parameter cannot be grouped so.
@@ -348,7 +348,7 @@ class SparseGroup(Grouped):
 
     def value(self, w: Tensor) -> Tensor:
         """Both charges, 0-d."""
-        x = widened(w)
+        x = at_least_float32(w)
         return (self.l1 * x.abs().sum() + self.whole.value(x)).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -363,7 +363,7 @@ class SparseGroup(Grouped):
 
 @checked
 @dataclass(frozen=True, eq=False)
-class GroupMCP(Grouped):
+class GroupMCP(GroupPenalty):
     """``sum_g h(|w_g|_2)``, ``h(r) = s*r - r^2/(2*gamma)`` up to ``r = gamma*s``, ``gamma*s^2/2`` beyond; zeros without bias.
 
     ``s = strength*sqrt(size_g)`` (or times the group's weight): small groups become exactly zero as with GroupL2, large ones
@@ -376,7 +376,7 @@ class GroupMCP(Grouped):
         strength: >= 0, per mean loss. 0 charges nothing.
         gamma: > 0, in units of a step: groups of a norm above ``gamma*s`` are free. Infinity is GroupL2; towards 0 groups
             are kept or dropped as by their count.
-        by, heads, block, weights: who is in a group, and how much it is charged; see `Grouped`.
+        by, heads, block, weights: who is in a group, and how much it is charged; see `GroupPenalty`.
     Raises:
         ShapeError: a parameter cannot be grouped so.
     Source:
@@ -392,7 +392,7 @@ class GroupMCP(Grouped):
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        settle(self, "gamma")
+        convert_numbers(self, "gamma")
         number = isinstance(self.gamma, (int, float)) and not isinstance(self.gamma, bool)
         if not number or not self.gamma > 0:
             raise InputError(f"{type(self).__name__} needs gamma > 0; it was given {self.gamma!r}.")
@@ -405,7 +405,7 @@ class GroupMCP(Grouped):
 
     def value(self, w: Tensor) -> Tensor:
         """The charge, 0-d; its gradient at a zero group is 0."""
-        groups, x = self.groups(w), widened(w)
+        groups, x = self.groups(w), at_least_float32(w)
         norms = groups.norms(groups.split(x))
         if self.strength == 0:
             return (0.0 * norms.sum()).to(w.dtype)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.hierarchy import hierarchical_prox
-from wellposed.ops.norms import length, lengths, widened
+from wellposed.ops.norms import at_least_float32, length, lengths
 from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
 from wellposed.penalties.layouts import laid_out
 
@@ -55,7 +55,7 @@ class Hierarchical(CoupledPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        settle(self, "hierarchy")
+        convert_numbers(self, "hierarchy")
         number = isinstance(self.hierarchy, (int, float)) and not isinstance(self.hierarchy, bool)
         if not number or not self.hierarchy >= 0:
             raise InputError(f"Hierarchical needs hierarchy >= 0; it was given {self.hierarchy!r}.")
@@ -93,7 +93,7 @@ class Hierarchical(CoupledPenalty):
 
         The constraint is the prox's to keep.
         """
-        total = self.scaled(ws[0]) * lengths(widened(_inputs(ws[0])), 1).sum()
+        total = self.scaled(ws[0]) * lengths(at_least_float32(_inputs(ws[0])), 1).sum()
         sound = torch.isfinite(ws[1]).all()
         return torch.where(sound, total, torch.full_like(total, math.nan)).to(ws[0].dtype)
 

@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.norms import largest, length, lengths, power_of_two
@@ -37,7 +37,7 @@ from wellposed.ops.singular_values import (
     svd,
     toward_one,
 )
-from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, at_least_zero, needs_axes, shown
+from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, at_least_zero, needs_axes, setting_text
 from wellposed.penalties.group import GroupL2, Weights, check_weights
 from wellposed.penalties.layouts import laid_out
 
@@ -78,7 +78,7 @@ def parts_of(charge: object) -> int:
 
 def check_parts(owner: Any) -> None:
     """Refuse what is no whole number of parts."""
-    settle(owner, "parts")
+    convert_numbers(owner, "parts")
     parts = owner.parts
     if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
         raise InputError(f"{type(owner).__name__} needs a whole number of parts >= 1; it was given {parts!r}.")
@@ -326,7 +326,7 @@ class RowL21(ByValue, Penalty):
 
     def __str__(self) -> str:
         told = isinstance(self.weights, Tensor) or self.weights != 1.0
-        several = f", weights={shown(self.weights)}" if told else ""
+        several = f", weights={setting_text(self.weights)}" if told else ""
         return f"RowL21(strength={self.strength!r}{several})"
 
     def at(self, leaf: Leaf) -> Self:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
-from wellposed.core.numbers import settle
+from wellposed.core.numbers import convert_numbers
 from wellposed.ops.nonconvex_prox import hard_threshold, mcp_prox, scad_prox
-from wellposed.ops.norms import length, signs, unless_diverged, widened
+from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
 
@@ -75,7 +75,7 @@ class MCP(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*m_i - m_i^2/(2 gamma)`` with ``m_i = min(|w_i|, gamma*s)``, 0-d."""
-        m = widened(w).abs().clamp_max(self.gamma * self.strength)
+        m = at_least_float32(w).abs().clamp_max(self.gamma * self.strength)
         return (m * (self.strength - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class SCAD(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*min(|w_i|, gamma*s) - d_i^2/(2 (gamma - 1))`` with ``d_i = clip(|w_i| - s, 0, (gamma - 1) s)``, 0-d."""
-        size = widened(w).abs().clamp_max(self.gamma * self.strength)
+        size = at_least_float32(w).abs().clamp_max(self.gamma * self.strength)
         d = (size - self.strength).clamp_min(0.0)
         return (self.strength * size - d.square() / (2.0 * (self.gamma - 1.0))).sum().to(w.dtype)
 
@@ -160,11 +160,11 @@ class L0(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum_i [w_i != 0]``, 0-d; carries a gradient, which is zero."""
-        return (self.strength * signs(widened(w)).abs().sum()).to(w.dtype)
+        return (self.strength * signs(at_least_float32(w)).abs().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``w_i`` where ``|w_i| > sqrt(2*step*strength)``, else 0, also at the tie; see `hard_threshold`."""
-        return hard_threshold(w, (2.0 * self.strength * widened(step)) ** 0.5)
+        return hard_threshold(w, (2.0 * self.strength * at_least_float32(step)) ** 0.5)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|w - prox(w - step*grad, step)|/step``; every weight is a local minimum of ``g`` or flat, so no gradient tells."""
@@ -173,7 +173,7 @@ class L0(Penalty):
 
 def _above(owner: MCP | SCAD, bound: int) -> None:
     """Refuse a ``gamma`` that is no finite number above ``bound``."""
-    settle(owner, "gamma")
+    convert_numbers(owner, "gamma")
     gamma = owner.gamma
     number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
     if not number or not math.isfinite(gamma) or gamma <= bound:

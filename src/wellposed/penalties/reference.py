@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, described, did_you_mean, listed
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import length, signs, unless_diverged, widened
+from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
-from wellposed.ops.shards import whole
-from wellposed.penalties.base import How, Penalty, Summands, Traits, array, at_least_zero, shown, tensor_of
+from wellposed.ops.shards import unshard
+from wellposed.penalties.base import How, Penalty, Summands, Traits, array, at_least_zero, setting_text, tensor_of
 from wellposed.penalties.elementwise import broadcasts
 
 Reference = float | Tensor | Mapping[str, Tensor] | None
@@ -49,7 +49,7 @@ class Towards(Penalty):
 
     def __str__(self) -> str:
         given = self.reference
-        text = f"<{len(given)} tensors>" if isinstance(given, Mapping) else shown(given)
+        text = f"<{len(given)} tensors>" if isinstance(given, Mapping) else setting_text(given)
         return f"{type(self).__name__}(strength={self.strength!r}{'' if given is None else f', reference={text}'})"
 
     __repr__ = __str__
@@ -68,7 +68,7 @@ class Towards(Penalty):
             InputError: a mapping has none of the parameter's names, or the reference is not finite.
             ShapeError: a mapping has a tensor of another shape, or a tensor does not broadcast.
         """
-        found: object = whole(leaf.tensor) if self.reference is None else self.reference
+        found: object = unshard(leaf.tensor) if self.reference is None else self.reference
         if isinstance(found, Mapping):
             found = self._picked(found, leaf)
         if not isinstance(found, Tensor):
@@ -174,7 +174,7 @@ class L2SP(Towards):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength/2 * |w - w0|_2^2``, 0-d."""
-        x = widened(w)
+        x = at_least_float32(w)
         return (0.5 * self.strength * (x - self.origin(x)).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class L1SP(Towards):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * |w - w0|_1``, 0-d; its gradient at the reference is 0."""
-        x = widened(w)
+        x = at_least_float32(w)
         return (self.strength * (x - self.origin(x)).abs().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import settle
-from wellposed.ops.norms import unless_diverged, widened
+from wellposed.core.numbers import convert_numbers
+from wellposed.ops.norms import at_least_float32, unless_diverged
 from wellposed.ops.variation_prox import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
 
@@ -43,7 +43,7 @@ class TotalVariation(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        settle(self, "axis")
+        convert_numbers(self, "axis")
         if not isinstance(self.axis, int) or isinstance(self.axis, bool):
             raise InputError(f"TotalVariation needs axis, a whole number; it was given {self.axis!r}.")
 
@@ -57,7 +57,9 @@ class TotalVariation(Penalty):
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum |w_{i+1} - w_i|``, 0-d."""
-        return (self.strength * widened(w).diff(dim=self.axis).abs().sum()).to(w.dtype) if w.numel() else w.sum()
+        return (
+            (self.strength * at_least_float32(w).diff(dim=self.axis).abs().sum()).to(w.dtype) if w.numel() else w.sum()
+        )
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """Exact, also with a step for each coordinate; see `wellposed.ops.variation_prox.variation_prox`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wellposed.core.errors import described
-from wellposed.penalties.base import FunctionalPenalty, Term, same
+from wellposed.penalties.base import FunctionalPenalty, Term, equal_settings
 
 
 class Held:
@@ -25,7 +25,7 @@ class Held:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Held) and same(self.value, other.value)
+        return isinstance(other, Held) and equal_settings(self.value, other.value)
 
     def __hash__(self) -> int:
         return hash(type(self.value))
@@ -54,14 +54,14 @@ def tuples(value: Any) -> Any:
 
 def sayable(value: Any) -> bool:
     """Whether TOML can say this: a number that is not NaN, text, or nested lists of them."""
-    return all(isinstance(leaf, (bool, int, float, str)) and leaf == leaf for leaf in leaves(value))
+    return all(isinstance(leaf, (bool, int, float, str)) and leaf == leaf for leaf in nested_values(value))
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def nested_values(value: Any) -> Iterator[Any]:
     """What nested tuples hold."""
     if isinstance(value, tuple):
         for part in value:
-            yield from leaves(part)
+            yield from nested_values(part)
     else:
         yield value
 
@@ -108,4 +108,4 @@ def taken_apart(term: Term) -> dict[str, Any]:
 
 def _is_default(charge: object, field: Field[Any]) -> bool:
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    return default is not MISSING and same(getattr(charge, field.name), default)
+    return default is not MISSING and equal_settings(getattr(charge, field.name), default)

@@ -43,7 +43,7 @@ from wellposed.core.registry import (
     snake_case,
 )
 from wellposed.core.selectors import ROLES, Selector
-from wellposed.noise.noise import PLACED, THEIRS, Key, Kind, Noise, Placed, Where, keyed, kinds, name_of
+from wellposed.noise.noise import PLACED, THEIRS, Key, Kind, Noise, Placed, Where, keyed, kinds, noise_name
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
 from wellposed.optim.schedules import (
     BY_FUNCTION,
@@ -53,11 +53,11 @@ from wellposed.optim.schedules import (
     Course,
     Custom,
     Monitor,
+    named_schedule,
     rate_at,
-    shaped,
 )
 from wellposed.penalties.base import Chargeable, How, Schedule, Term
-from wellposed.recipe.held import Held, leaves, sayable, taken_apart, tuples, words_of
+from wellposed.recipe.held import Held, nested_values, sayable, taken_apart, tuples, words_of
 
 SCHEMA = 1
 
@@ -68,10 +68,10 @@ def _is_a_number(value: float) -> float:
     return value
 
 
-Number = Annotated[float, AfterValidator(_is_a_number)]
-Scalar = bool | int | Number | str
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FiniteNumber = Annotated[float, AfterValidator(_is_a_number)]
+TomlScalar = bool | int | FiniteNumber | str
+NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -126,7 +126,7 @@ class OptimizerSpec(Section):
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: Any = "adamw"
-    lr: Positive = 1e-3
+    lr: PositiveNumber = 1e-3
 
     @field_validator("name")
     @classmethod
@@ -166,7 +166,7 @@ class OptimizerSpec(Section):
     @classmethod
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _taken(self) -> Self:
@@ -177,7 +177,9 @@ class OptimizerSpec(Section):
                 raise ValueError(
                     f"{self.title} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
                 )
-            if "bool" not in str(parameters[key].annotation) and any(isinstance(one, bool) for one in leaves(value)):
+            if "bool" not in str(parameters[key].annotation) and any(
+                isinstance(one, bool) for one in nested_values(value)
+            ):
                 raise ValueError(
                     f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
@@ -246,7 +248,7 @@ class ScheduleSpec(Section):
         """A function alone is a schedule; sequences become tuples, so that a recipe equals itself read back."""
         if callable(given):
             given = {"name": given}
-        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @field_validator("name", mode="before")
     @classmethod
@@ -289,7 +291,9 @@ class ScheduleSpec(Section):
                     f"a schedule that is a function takes no settings; it was given {listed(self.settings)}"
                 )
             return self.name
-        course: Course = made(COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"])
+        course: Course = build_object(
+            COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"]
+        )
         return course
 
     def rate(self, base: float, step: int, total: int, epoch_steps: int) -> float:
@@ -319,8 +323,8 @@ class TermSpec(Section):
     model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     penalty: Any
-    strength: NonNegative | None = None
-    bound: NonNegative | None = None
+    strength: NonNegativeNumber | None = None
+    bound: NonNegativeNumber | None = None
     on: Any = "weights"
     how: How | None = None
     schedule: Any = "constant"
@@ -335,7 +339,7 @@ class TermSpec(Section):
             return taken_apart(given)
         if isinstance(given, Chargeable):
             raise ValueError(str(Term.refused("A recipe", given)).removesuffix("."))
-        return written(given, cls.model_fields) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields) if isinstance(given, Mapping) else given
 
     @field_validator("penalty")
     @classmethod
@@ -438,16 +442,18 @@ class TermSpec(Section):
             ValueError: the penalty is not known or does not take what was given.
         """
         settings = {key: value.value if isinstance(value, Held) else value for key, value in self.settings.items()}
-        charge: Chargeable = made(self.charge, f"penalty {self.name!r}", settings, ["how", "schedule", "warmup"])
+        charge: Chargeable = build_object(
+            self.charge, f"penalty {self.name!r}", settings, ["how", "schedule", "warmup"]
+        )
         if isinstance(self.schedule, Held):
             schedule = None if total_steps is None else self.schedule.value
         else:
-            schedule = scheduled(self.schedule, self.warmup, total_steps)
+            schedule = strength_schedule(self.schedule, self.warmup, total_steps)
         where = self.on.value if isinstance(self.on, Held) else self.on
         return charge.on(None if where == "weights" else where, how=self.how, schedule=schedule)
 
 
-def made(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
+def build_object(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
     """An object from its settings.
 
     Raises:
@@ -469,14 +475,14 @@ def check_shape(name: str, of: str) -> None:
         raise ValueError(f"there is no schedule {name!r} for {of}.{did_you_mean(name, SHAPES)} Known: {listed(SHAPES)}")
 
 
-def scheduled(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
+def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
     """The factor of a size over training; None where it is constant, or where training is not known yet."""
     if total_steps is None or (name == "constant" and not warmup):
         return None
-    return shaped(name, total_steps, warmup)
+    return named_schedule(name, total_steps, warmup)
 
 
-def written(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
+def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
     """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
 
     Raises:
@@ -515,7 +521,7 @@ class PlaceSpec(Section):
     @classmethod
     def _writable(cls, given: Any) -> Any:
         """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return written(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
@@ -540,13 +546,13 @@ class PlaceSpec(Section):
             ValueError: the kind is not known or does not take what was given.
         """
         noise = made_noise(self.kind, self.settings, ["schedule", "warmup"])
-        placed: Placed = noise.on(self.on, schedule=scheduled(self.schedule, self.warmup, total_steps))
+        placed: Placed = noise.on(self.on, schedule=strength_schedule(self.schedule, self.warmup, total_steps))
         return placed
 
 
 def _number(kind: Kind, key: Key) -> tuple[Any, Any]:
     """What the recipe takes for a key, and its default."""
-    taken = key.type or (Rate if kind.share else NonNegative)
+    taken = key.type or (Rate if kind.share else NonNegativeNumber)
     return (taken | None if key.off is None else taken), key.off
 
 
@@ -597,7 +603,7 @@ class NoiseSpec(_Numbers):  # type: ignore[misc]
         """Kinds of one's own by their names and settings; as TOML by a key alone where that says it all."""
         values: dict[str, Any] = write(self)
         if self.own:
-            own = [{"kind": name_of(type(one)), **vars(one)} for one in self.own]
+            own = [{"kind": noise_name(type(one)), **vars(one)} for one in self.own]
             alone = [len(one) == 2 and ":" not in one["kind"] and info.mode == "json" for one in own]
             values |= {one["kind"]: noise.size for one, noise, key in zip(own, self.own, alone, strict=True) if key}
             values["own"] = [one for one, key in zip(own, alone, strict=True) if not key]
@@ -675,7 +681,7 @@ def _placed(given: Placed) -> dict[str, Any]:
         raise ValueError(
             f"{given} cannot be written in a recipe: give names or globs as its place, and no function as schedule"
         )
-    return {"kind": name_of(type(given.noise)), "on": on, **vars(given.noise)}
+    return {"kind": noise_name(type(given.noise)), "on": on, **vars(given.noise)}
 
 
 def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = ()) -> Noise:
@@ -689,18 +695,18 @@ def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = (
         found = imported(kind, "noise")
         if not (isinstance(found, type) and issubclass(found, Noise)) or inspect.isabstract(found):
             raise ValueError(f"{kind!r} is {described(found)}; a class of wp.Noise with all its methods is needed")
-        name_of(found)  # known from now on
+        noise_name(found)  # known from now on
         known[kind] = found
     if kind not in known:
         raise ValueError(f"there is no noise {kind!r}.{did_you_mean(kind, known)} Known: {listed(known, 20)}")
-    noise: Noise = made(known[kind], f"noise {kind!r}", settings, others)
+    noise: Noise = build_object(known[kind], f"noise {kind!r}", settings, others)
     return noise
 
 
 class SharpnessSpec(Section):
     """Sharpness-aware minimization: ``radius`` of the ascent, 0 is off; ``adaptive`` for ASAM. Each step costs two."""
 
-    radius: NonNegative = 0.0
+    radius: NonNegativeNumber = 0.0
     adaptive: bool = False
 
 
@@ -769,7 +775,7 @@ class StoppingSpec(Section):
 
     patience: Annotated[int, Field(ge=0)] = 20
     monitor: Monitor = "valid_loss"
-    min_delta: NonNegative = 0.0
+    min_delta: NonNegativeNumber = 0.0
     baseline: Annotated[float, Field(allow_inf_nan=False)] | None = None
     keep: Literal["best", "last"] = "best"
 
@@ -791,9 +797,9 @@ class Recipe(Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulate: Annotated[int, Field(ge=1)] = 1
-    clip: NonNegative = 0.0
+    clip: NonNegativeNumber = 0.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    model: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    model: dict[str, TomlScalar | list[TomlScalar]] = Field(default_factory=dict)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     terms: tuple[TermSpec, ...] = ()
@@ -812,7 +818,7 @@ class Recipe(Section):
         try:
             super().__init__(**meant(values))
         except ValidationError as error:
-            raise RecipeError(explained(error)) from None
+            raise RecipeError(explain_errors(error)) from None
 
     @classmethod
     def from_toml(cls, path_or_text: str | Path) -> Recipe:
@@ -984,7 +990,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): values}
 
 
-def explained(error: ValidationError) -> str:
+def explain_errors(error: ValidationError) -> str:
     """Pydantic's findings as one sentence each, with a suggestion for an unknown key."""
     sentences = []
     for problem in error.errors():

@@ -6,20 +6,20 @@ import math
 from typing import Any
 
 from wellposed.core import formats
-from wellposed.core.records import known, mapping, number, part, rows, text, texts
-from wellposed.decomposition.waterfall import NAMES, lever_of, spoken, steps_of, waterfall
+from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text, texts
+from wellposed.decomposition.waterfall import NAMES, bars_in_words, budget_bars, draw_waterfall, lever_of
 
 MOST_NOTES = 8
 
 
 def panel(side: str, title: str, record: Any, frame: tuple[float, float]) -> dict[str, Any]:
     """What the template shows of one side's budget."""
-    steps = steps_of(record)
+    steps = budget_bars(record)
     finding = next(iter(rows(part(record, "findings"))), {})
-    label = f"{title}: {spoken(steps, NAMES)}"
+    label = f"{title}: {bars_in_words(steps, NAMES)}"
     return {
         "side": title,
-        "svg": waterfall(f"{side}-budget", label, steps, frame, lever_of(steps, finding)),
+        "svg": draw_waterfall(f"{side}-budget", label, steps, frame, lever_of(steps, finding)),
         "budget": True,
         "finding": text(finding.get("name"), 80).replace("_", " "),
         "says": text(finding.get("says"), 600),
@@ -38,18 +38,24 @@ def _facts(record: Any) -> list[tuple[str, str]]:
         ("way_gain", "validation gain on the way there"),
     ):
         one = mapping(part(record, key))
-        estimate, low, high = (number(one.get(end)) for end in ("estimate", "low", "high"))
+        estimate, low, high = (number_or_nan(one.get(end)) for end in ("estimate", "low", "high"))
         if not math.isfinite(estimate):
             continue
         decimals = formats.decimals_for(high - low if math.isfinite(high - low) else abs(estimate))
-        span = f" ({formats.signed(low, decimals)} to {formats.signed(high, decimals)})" if known([low, high]) else ""
-        facts.append((name, f"{formats.signed(estimate, decimals)}{span}"))
+        span = (
+            f" ({formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)})"
+            if finite_numbers([low, high])
+            else ""
+        )
+        facts.append((name, f"{formats.with_sign(estimate, decimals)}{span}"))
     seeds = (
-        known([number(seed) for seed in part(record, "seeds") or []]) if isinstance(part(record, "seeds"), list) else []
+        finite_numbers([number_or_nan(seed) for seed in part(record, "seeds") or []])
+        if isinstance(part(record, "seeds"), list)
+        else []
     )
     if seeds:
         facts.append(("seeds", formats.count(len(seeds))))
-    runs, seconds = number(part(record, "runs")), number(part(record, "seconds"))
+    runs, seconds = number_or_nan(part(record, "runs")), number_or_nan(part(record, "seconds"))
     if math.isfinite(runs) and math.isfinite(seconds):
-        facts.append(("measured by", f"{formats.counted(runs, 'run')}, {formats.duration(seconds)}"))
+        facts.append(("measured by", f"{formats.count_noun(runs, 'run')}, {formats.duration(seconds)}"))
     return facts

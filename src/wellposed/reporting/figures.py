@@ -24,14 +24,14 @@ from wellposed.core.drawing import (
     VALID,
     _bulk,
     _padded,
-    drawn,
-    limits,
+    axis_limits,
+    draw_markers,
     named_rows,
-    points,
+    render_svg,
     ticks,
 )
-from wellposed.core.formats import decimals_for, fixed, score, signed
-from wellposed.core.records import known
+from wellposed.core.formats import decimals_for, format_decimals, score, with_sign
+from wellposed.core.records import finite_numbers
 
 MOST_POINTS = 300  # of a curve; more are thinned out, the chosen epoch kept
 
@@ -56,8 +56,8 @@ class Mark:
 
 def common_limits(groups: Sequence[Sequence[float]], needed: Sequence[float]) -> tuple[float, float]:
     """One frame for several groups, each with its own bulk inside: a long history does not crowd out a short one."""
-    bulks = [_bulk(group) for group in groups if known(list(group))]
-    ends = [end for bulk in bulks for end in bulk] + known(list(needed))
+    bulks = [_bulk(group) for group in groups if finite_numbers(list(group))]
+    ends = [end for bulk in bulks for end in bulk] + finite_numbers(list(needed))
     return _padded(min(ends), max(ends), 0.07) if ends else (0.0, 1.0)
 
 
@@ -66,7 +66,7 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
 
     def paint(axes: Any) -> None:
         for curve, colour, dashes in ((train, TRAIN, (0, (4, 2))), (valid, VALID, "solid")):
-            kept = thinned(len(curve.values), chosen)
+            kept = thin_out(len(curve.values), chosen)
             x, y, se = (np.asarray(part, dtype=float)[kept] for part in (curve.epochs, curve.values, curve.se))
             if np.isfinite(se).any():
                 axes.fill_between(x, y - se, y + se, color=colour, alpha=0.18, linewidth=0)
@@ -80,7 +80,7 @@ def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame
         axes.set_xlabel("epoch")
         _mark_chosen(axes, valid, chosen, span)
 
-    return drawn(name, label, 230, paint, bottom=40)
+    return render_svg(name, label, 230, paint, bottom=40)
 
 
 def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]) -> None:
@@ -89,27 +89,29 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
     x = valid.epochs[chosen]
     right = x > (span[0] + span[1]) / 2
     axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    points(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
+    draw_markers(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
     axes.annotate(
-        f"chosen: epoch {fixed(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
+        f"chosen: epoch {format_decimals(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
         textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
     )  # fmt: skip
 
 
 def epoch_span(epochs: Sequence[float]) -> tuple[float, float]:
-    found = known(list(epochs)) or [0.0]
+    found = finite_numbers(list(epochs)) or [0.0]
     low, high = min(found), max(found)
     return (low, high) if high > low else (low - 1, high + 1)
 
 
-def thinned(length: int, chosen: int) -> list[int]:
+def thin_out(length: int, chosen: int) -> list[int]:
     if length <= MOST_POINTS:
         return list(range(length))
     kept = {round(i) for i in np.linspace(0, length - 1, MOST_POINTS)}
     return sorted(kept | {chosen} if 0 <= chosen < length else kept)
 
 
-def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[float, float], constant: float) -> str:
+def loss_waterfall(
+    name: str, label: str, train: float, valid: float, frame: tuple[float, float], constant: float
+) -> str:
     """Training loss, plus the gap with its sign, is the validation loss: three steps, one below the other."""
     steps = [
         ("training cost", 0.0, train, TRAIN),
@@ -123,7 +125,7 @@ def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[fl
         for row, (_, start, width, colour) in enumerate(steps):
             gap = row == 1
             axes.barh(row, width, left=start, height=0.56, color=colour, alpha=0.45 if gap else 1, linewidth=0)
-            text = signed(width, decimals) if gap else fixed(width, decimals)
+            text = with_sign(width, decimals) if gap else format_decimals(width, decimals)
             end = max(start + width, start)
             axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
         axes.vlines([train, valid], [0.28, 1.28], [0.72, 1.72], color=MUTED, linewidth=1)
@@ -138,12 +140,12 @@ def waterfall(name: str, label: str, train: float, valid: float, frame: tuple[fl
         ticks(axes.xaxis, *frame)
         axes.set_xlim(*frame)
 
-    return drawn(name, label, 162, paint, left=98, right=12)
+    return render_svg(name, label, 162, paint, left=98, right=12)
 
 
 def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
     """One frame for the waterfalls of several recipes, with room for the numbers beside the bars."""
-    ends = known([value for pair in pairs for value in pair])
+    ends = finite_numbers([value for pair in pairs for value in pair])
     low, high = min([0.0, *ends]), max([0.0, *ends])
     if math.isfinite(constant) and 0 < constant < 1.6 * high:
         high = max(high, constant)
@@ -174,32 +176,32 @@ def dots(name: str, label: str, marks: Sequence[Mark]) -> str:
         ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return drawn(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
+    return render_svg(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
 
 
 def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
     """Around all values, but for one that would press the others together: it is drawn at the edge."""
-    found = sorted(known(list(values)))
+    found = sorted(finite_numbers(list(values)))
     for inner in (found[1:], found[:-1]):
         if len(inner) >= 3 and found[-1] - found[0] > 8 * (inner[-1] - inner[0]) > 0:
-            return limits(inner, inner, pad=0.15)
-    return limits(found, found)
+            return axis_limits(inner, inner, pad=0.15)
+    return axis_limits(found, found)
 
 
-def trials(
+def draw_trials(
     name: str, label: str, order: Sequence[float], scores: Sequence[float], baseline: Sequence[bool], higher: bool
 ) -> str:
     """The validation score of each recipe in the order of trying, and the best score so far as a line."""
     running = _running_best(scores, higher)
-    frame = limits(scores, running[-1:])
+    frame = axis_limits(scores, running[-1:])
 
     def paint(axes: Any) -> None:
         axes.plot(order, running, color=BEST, drawstyle="steps-post", linewidth=1.5, zorder=2)
         for mine, colour, sign in ((True, BASELINE, "s"), (False, BEST, "o")):
             dots = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
-            points(axes, [(x, y) for x, y in dots if frame[0] <= y <= frame[1]], colour, sign)
-            points(axes, [(x, frame[0]) for x, y in dots if y < frame[0]], colour, "v")
-            points(axes, [(x, frame[1]) for x, y in dots if y > frame[1]], colour, "^")
+            draw_markers(axes, [(x, y) for x, y in dots if frame[0] <= y <= frame[1]], colour, sign)
+            draw_markers(axes, [(x, frame[0]) for x, y in dots if y < frame[0]], colour, "v")
+            draw_markers(axes, [(x, frame[1]) for x, y in dots if y > frame[1]], colour, "^")
         ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         low, high = min(order), max(order)
@@ -207,13 +209,13 @@ def trials(
         axes.set_xlim(low - 0.5, high + 0.5)
         axes.set_xlabel("recipe, in the order of trying")
 
-    return drawn(name, label, 250, paint, bottom=40)
+    return render_svg(name, label, 250, paint, bottom=40)
 
 
 def outside(scores: Sequence[float], higher: bool) -> int:
-    """How many scores `trials` draws at the edge of its frame."""
-    low, high = limits(scores, _running_best(scores, higher)[-1:])
-    return sum(not low <= value <= high for value in known(list(scores)))
+    """How many scores `draw_trials` draws at the edge of its frame."""
+    low, high = axis_limits(scores, _running_best(scores, higher)[-1:])
+    return sum(not low <= value <= high for value in finite_numbers(list(scores)))
 
 
 def _running_best(scores: Sequence[float], higher: bool) -> list[float]:
@@ -228,15 +230,15 @@ def _running_best(scores: Sequence[float], higher: bool) -> list[float]:
 def interval(name: str, label: str, estimate: float, low: float, high: float, pairs: Sequence[float]) -> str:
     """The improvement with its interval against zero, and below it the difference of each paired seed."""
     ends = [0.0, estimate, low, high, *pairs]
-    frame = limits(ends, ends, pad=0.1)
+    frame = axis_limits(ends, ends, pad=0.1)
 
     def paint(axes: Any) -> None:
         axes.axvspan(max(frame[0], 0.0), frame[1], color=BEST, alpha=0.08, linewidth=0)
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.hlines([0], low, high, color=BEST, linewidth=3)
-        points(axes, [(estimate, 0)], BEST, "o", size=10)
+        draw_markers(axes, [(estimate, 0)], BEST, "o", size=10)
         if pairs:
-            points(axes, [(pair, 1) for pair in pairs], MUTED, "D")
+            draw_markers(axes, [(pair, 1) for pair in pairs], MUTED, "D")
         named_rows(axes, ["improvement", "each seed"] if pairs else ["improvement"])
         ticks(axes.xaxis, *frame, most=4, sign=True)
         axes.set_xlim(*frame)
@@ -246,4 +248,4 @@ def interval(name: str, label: str, estimate: float, low: float, high: float, pa
                 ha=ha, va="bottom", color=MUTED,
             )  # fmt: skip
 
-    return drawn(name, label, 124 if pairs else 92, paint, left=104, right=16)
+    return render_svg(name, label, 124 if pairs else 92, paint, left=104, right=16)

@@ -16,7 +16,18 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import FormatError, InputError, require
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.core.reading import read_bytes
-from wellposed.core.records import cleaned, known, listing, mapping, number, numbers, part, rows, text, texts
+from wellposed.core.records import (
+    clean_json,
+    finite_numbers,
+    listing,
+    mapping,
+    number_or_nan,
+    numbers_or_nan,
+    part,
+    rows,
+    text,
+    texts,
+)
 from wellposed.decomposition import waterfall
 from wellposed.reporting import budget_panel, figures
 from wellposed.study import verdict
@@ -85,7 +96,7 @@ def render(record: dict[str, Any]) -> str:
         MissingExtra: jinja2 or matplotlib is not installed.
     """
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
-    tidy = cleaned(record)
+    tidy = clean_json(record)
     return page("report.html.j2", _view(tidy))
 
 
@@ -119,7 +130,8 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     kinds: tuple[Callable[..., str], ...] = (
-        formats.score, formats.count, formats.percent, formats.duration, verdict.setting, formats.counted, formats.number_or_text,
+        formats.score, formats.count, formats.percent, formats.duration, verdict.setting, formats.count_noun,
+        formats.number_or_text,
     )  # fmt: skip
     environment.filters.update({kind.__name__: kind for kind in kinds})
     environment.filters["drawn"] = _safe  # only what `drawing.drawn` made
@@ -136,7 +148,7 @@ def _view(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": text(record.get("name"), 120),
         "verdict": verdict.verdict(record),
-        "emptied": verdict.emptied(record),
+        "emptied": verdict.emptied_note(record),
         "metric": verdict.metric_name(record),
         "directed": part(record, "metric", "name") is not None,
         "higher": verdict.higher_is_better(record),
@@ -169,18 +181,18 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
     chose = f"{metric}; the search chose on these"
     for key, label, note in (("test", "on untouched rows", metric), ("valid", "on validation rows", chose)):
         values = [part(record, side, key) for side in _sides(record)]
-        if known([number(value) for value in values]):
+        if finite_numbers([number_or_nan(value) for value in values]):
             before = formats.score(values[0]) if len(values) == 2 else ""
             cells.append({"label": label, "before": before, "value": formats.score(values[-1]), "note": note})
-    tried = number(record.get("recipes_tried"))
+    tried = number_or_nan(record.get("recipes_tried"))
     if math.isfinite(tried):
-        seconds = number(record.get("seconds"))
+        seconds = number_or_nan(record.get("seconds"))
         note = f"in {formats.duration(seconds)}" if math.isfinite(seconds) else ""
         cells.append({"label": "recipes tried", "before": "", "value": formats.count(tried), "note": note})
-    size = number(part(record, "data", "rows"))
+    size = number_or_nan(part(record, "data", "rows"))
     if math.isfinite(size):
-        features = number(part(record, "data", "features"))
-        note = formats.counted(features, "feature") if math.isfinite(features) else ""
+        features = number_or_nan(part(record, "data", "features"))
+        note = formats.count_noun(features, "feature") if math.isfinite(features) else ""
         cells.append({"label": "rows of data", "before": "", "value": formats.count(size), "note": note})
     return cells
 
@@ -194,7 +206,7 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
     marks = [figures.Mark(labels[key], value, drawing.REFERENCE) for key, value in scores.items()]
     colours = {"baseline": drawing.BASELINE, "best": drawing.BEST}
     for side, title in _sides(record).items():
-        value = number(part(record, side, "test"))
+        value = number_or_nan(part(record, side, "test"))
         if math.isfinite(value):
             marks.append(figures.Mark(title.lower(), value, colours[side]))
     marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
@@ -214,12 +226,12 @@ def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[d
 
 
 def _column(epochs: list[dict[str, Any]], name: str) -> list[float]:
-    return [number(row.get(name)) for row in epochs]
+    return [number_or_nan(row.get(name)) for row in epochs]
 
 
 def _chosen(facts: dict[str, Any], epochs: list[dict[str, Any]]) -> int:
     """The index of the chosen epoch: as recorded, else the lowest validation loss; -1 where there is none."""
-    recorded = number(facts.get("chosen"))
+    recorded = number_or_nan(facts.get("chosen"))
     if math.isfinite(recorded) and 0 <= recorded < len(epochs):
         return int(recorded)
     losses = _column(epochs, "valid_loss")
@@ -234,7 +246,7 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
     for kind, title in (("loss", "loss"), ("metric", verdict.metric_name(record))):
         columns = (f"train_{kind}", f"valid_{kind}")
         groups = [[v for column in columns for v in _column(epochs, column)] for _, epochs in histories.values()]
-        values = [value for group in groups for value in known(group)]
+        values = [value for group in groups for value in finite_numbers(group)]
         if not values:
             continue
         chosen = [_column(epochs, f"valid_{kind}")[_chosen(facts, epochs)] for facts, epochs in histories.values()]
@@ -243,7 +255,7 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
         drawn = [
             {"side": SIDES[side], "svg": _curve(side, kind, title, *histories[side], frame)}
             for side in histories
-            if known([v for column in columns for v in _column(histories[side][1], column)])
+            if finite_numbers([v for column in columns for v in _column(histories[side][1], column)])
         ]
         panels.append({"kind": kind, "title": title, "panels": drawn, "cut": cut})
     return panels
@@ -252,13 +264,13 @@ def _curves(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _curve(
     side: str, kind: str, title: str, facts: dict[str, Any], epochs: list[dict[str, Any]], frame: tuple[float, float]
 ) -> str:
-    index = [number(row.get("epoch", place)) for place, row in enumerate(epochs)]
+    index = [number_or_nan(row.get("epoch", place)) for place, row in enumerate(epochs)]
     train, valid = (
         figures.Curve(index, _column(epochs, f"{name}_{kind}"), _column(epochs, f"{name}_{kind}_se"))
         for name in ("train", "valid")
     )
     chosen = _chosen(facts, epochs)
-    label = f"{SIDES[side]}: {title} against {formats.counted(len(epochs), 'epoch')}"
+    label = f"{SIDES[side]}: {title} against {formats.count_noun(len(epochs), 'epoch')}"
     if chosen >= 0:
         label += (
             f"; at the chosen epoch {formats.count(index[chosen])} training is {formats.score(train.values[chosen])} "
@@ -273,19 +285,19 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     constants, errors = [], []
     for side, (facts, epochs) in _histories(record).items():
         row = epochs[_chosen(facts, epochs)]
-        pair = number(row.get("train_loss")), number(row.get("valid_loss"))
+        pair = number_or_nan(row.get("train_loss")), number_or_nan(row.get("valid_loss"))
         if all(math.isfinite(value) for value in pair):
             found[side] = pair
-            constants.append(number(facts.get("constant_loss")))
-            errors.append(number(row.get("valid_loss_se")))
+            constants.append(number_or_nan(facts.get("constant_loss")))
+            errors.append(number_or_nan(row.get("valid_loss_se")))
     sides = _sides(record)
-    budgets = {side: one for side in sides if waterfall.steps_of(one := part(record, "error_budget", side))}
+    budgets = {side: one for side in sides if waterfall.budget_bars(one := part(record, "error_budget", side))}
     if not found and not budgets:
         return None
-    constant = (known(constants) or [math.nan])[0]
+    constant = (finite_numbers(constants) or [math.nan])[0]
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
-    wide = waterfall.frame_of([waterfall.steps_of(one) for one in budgets.values()])
+    wide = waterfall.budget_frame([waterfall.budget_bars(one) for one in budgets.values()])
     panels = [
         budget_panel.panel(side, title, budgets[side], wide)
         if side in budgets
@@ -295,7 +307,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     ]
     said = ""
     if len(found) == 2:
-        said = verdict.source_of_change(found["baseline"], found["best"], max(known(errors), default=0.0))
+        said = verdict.source_of_change(found["baseline"], found["best"], max(finite_numbers(errors), default=0.0))
     shown = bool(plain) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
 
@@ -305,7 +317,7 @@ def _waterfall(side: str, train: float, valid: float, frame: tuple[float, float]
         f"{SIDES[side]}: training cost {formats.score(train)} plus gap {formats.score(valid - train)} "
         f"is validation loss {formats.score(valid)}"
     )
-    return figures.waterfall(f"{side}-gap", label, train, valid, frame, constant)
+    return figures.loss_waterfall(f"{side}-gap", label, train, valid, frame, constant)
 
 
 def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -320,7 +332,7 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
-    confidence = number(finding.get("confidence"))
+    confidence = number_or_nan(finding.get("confidence"))
     evidence = [
         (text(key, 60).replace("_", " "), formats.number_or_text(value))
         for key, value in list(mapping(finding.get("evidence")).items())[:24]
@@ -354,25 +366,29 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
     """What each ingredient of the best recipe is worth, and the simplest recipe that is as good; None where it was not measured."""
     worths = []
     for one in rows(record.get("ablation"))[: MOST_FINDINGS * 2]:
-        estimate, low, high = (number(one.get(key)) for key in ("estimate", "low", "high"))
+        estimate, low, high = (number_or_nan(one.get(key)) for key in ("estimate", "low", "high"))
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
         decimals = formats.decimals_for(high - low)
         sure = "new" if low > 0 else "old" if high < 0 else ""
-        interval = f"{formats.signed(low, decimals)} to {formats.signed(high, decimals)}"
-        worths.append({"name": name, "worth": formats.signed(estimate, decimals), "interval": interval, "sure": sure})
+        interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+        worths.append(
+            {"name": name, "worth": formats.with_sign(estimate, decimals), "interval": interval, "sure": sure}
+        )
     if not worths:
         return None
     found = mapping(record.get("simplest"))
-    difference, error = (number(found.get(key)) for key in ("difference", "standard_error"))
+    difference, error = (number_or_nan(found.get(key)) for key in ("difference", "standard_error"))
     decimals = formats.decimals_for(4 * error)
     return {
         "worths": worths,
-        "pairs": max(known([number(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan),
+        "pairs": max(
+            finite_numbers([number_or_nan(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan
+        ),
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": formats.signed(difference, decimals),
+        "difference": formats.with_sign(difference, decimals),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 
@@ -390,7 +406,7 @@ def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
     sizes = {row["train_rows"] for row in ranked if math.isfinite(row["train_rows"])}
     return {
         "svg": _trials_figure(searched, record, higher),
-        "outside": figures.outside([number(trial.get("valid")) for trial in searched], higher),
+        "outside": figures.outside([number_or_nan(trial.get("valid")) for trial in searched], higher),
         "first": ranked[:FIRST_RECIPES],
         "rest": ranked[FIRST_RECIPES:],
         "again": [row for row in table if row["again"]],
@@ -405,9 +421,9 @@ def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str,
     for kind in ("baseline", "search"):
         mine = [row["valid"] for row in ranked if row["kind"] == kind]
         if mine:
-            best = (max if higher else min)(known(mine), default=math.nan)
+            best = (max if higher else min)(finite_numbers(mine), default=math.nan)
             facts += [(f"{kind} recipes", str(len(mine))), (f"{kind}, best", formats.score(best))]
-    seconds = known([row["seconds"] for row in ranked])
+    seconds = finite_numbers([row["seconds"] for row in ranked])
     if seconds:
         facts.append(("median time", formats.duration(sorted(seconds)[len(seconds) // 2])))
     failed = sum(math.isnan(row["valid"]) for row in ranked)
@@ -415,25 +431,25 @@ def _recipe_facts(ranked: list[dict[str, Any]], higher: bool) -> list[tuple[str,
 
 
 def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], higher: bool) -> str:
-    scores = [number(trial.get("valid")) for trial in searched]
-    if not known(scores):
+    scores = [number_or_nan(trial.get("valid")) for trial in searched]
+    if not finite_numbers(scores):
         return ""
     order = [float(place) for place in range(1, len(searched) + 1)]
-    best = max(known(scores)) if higher else min(known(scores))
+    best = max(finite_numbers(scores)) if higher else min(finite_numbers(scores))
     label = (
-        f"validation {verdict.metric_name(record)} of {formats.counted(len(searched), 'recipe')} in the order of trying; "
+        f"validation {verdict.metric_name(record)} of {formats.count_noun(len(searched), 'recipe')} in the order of trying; "
         f"the best has {formats.score(best)}"
     )
-    return figures.trials(
+    return figures.draw_trials(
         "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
     )
 
 
 def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
     columns = ("valid", "valid_loss", "train_loss", "epochs", "best_epoch", "seconds", "train_rows")
-    index = number(trial.get("index"))
+    index = number_or_nan(trial.get("index"))
     return {
-        **{column: number(trial.get(column)) for column in columns},
+        **{column: number_or_nan(trial.get(column)) for column in columns},
         "index": index if math.isfinite(index) else float(place),
         "kind": text(trial.get("kind"), 30) or "search",
         "again": trial.get("kind") == "confirmation",
@@ -463,7 +479,7 @@ def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
     shape = [formats.count(size) for size in listing(line.get("shape"))[:8]]
-    strength = number(line.get("effective_strength"))
+    strength = number_or_nan(line.get("effective_strength"))
     return {
         **{key: text(line.get(key), 200) for key in ("parameter", "role", "term", "how", "objective")},
         "shape": " × ".join(shape) or "scalar",
@@ -476,19 +492,19 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     """The comparison on the untouched rows: its interval and each seed's scores."""
     alone = len(_sides(record)) == 1
     found = mapping(record.get("improvement"))
-    estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     pairs = _pairs(record)
     if not math.isfinite(estimate) and not pairs:
         return None
-    differences = known([pair["difference"] for pair in pairs])
+    differences = finite_numbers([pair["difference"] for pair in pairs])
     decimals = formats.decimals_for(high - low)
     for pair in pairs:
-        pair["signed"] = formats.signed(pair["difference"], decimals)
-    looks = number(found.get("looks", record.get("looks")))
+        pair["signed"] = formats.with_sign(pair["difference"], decimals)
+    looks = number_or_nan(found.get("looks", record.get("looks")))
     drawable = not alone and all(math.isfinite(value) for value in (estimate, low, high))
     size, span = (
-        formats.signed(estimate, decimals),
-        f"{formats.fixed(low, decimals)} to {formats.fixed(high, decimals)}",
+        formats.with_sign(estimate, decimals),
+        f"{formats.format_decimals(low, decimals)} to {formats.format_decimals(high, decimals)}",
     )
     label = f"Improvement {size}, interval {span}"
     return {
@@ -508,7 +524,7 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
 def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Each seed with both scores; the difference is positive where the best recipe is better."""
     confirmation = mapping(record.get("confirmation"))
-    before, after = numbers(confirmation.get("baseline")), numbers(confirmation.get("best"))
+    before, after = numbers_or_nan(confirmation.get("baseline")), numbers_or_nan(confirmation.get("best"))
     seeds = [text(seed, 24) for seed in listing(confirmation.get("seeds"))]
     higher = verdict.higher_is_better(record)
     return [
@@ -516,7 +532,7 @@ def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
             "seed": seeds[place] if place < len(seeds) else str(place + 1),
             "baseline": a,
             "best": b,
-            "difference": verdict.improved(a, b, higher),
+            "difference": verdict.score_gain(a, b, higher),
         }
         for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100])
     ]
@@ -526,7 +542,11 @@ def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
     """How the rows were split."""
     labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
     data = mapping(record.get("data"))
-    return [(label, formats.count(data[key])) for key, label in labels.items() if math.isfinite(number(data.get(key)))]
+    return [
+        (label, formats.count(data[key]))
+        for key, label in labels.items()
+        if math.isfinite(number_or_nan(data.get(key)))
+    ]
 
 
 def _reproduce(record: dict[str, Any]) -> dict[str, Any]:

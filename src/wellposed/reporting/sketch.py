@@ -8,7 +8,7 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.diagnosis import Diagnosis
-from wellposed.diagnosis.turning_point import counted
+from wellposed.diagnosis.turning_point import format_place
 from wellposed.logs import Array
 
 HEIGHT = 12  # lines of the drawing: a bend shows, and a screen still has room for the verdict
@@ -27,7 +27,7 @@ def sketch(diagnosis: Diagnosis, width: int = 80, ascii_only: bool = False) -> s
     """
     curves = diagnosis.curves
     sides = [(curves.train_loss, 0), (curves.valid_loss, 1)]
-    shown = [y for y, _ in sides if len(measure.known(y)) > 1]
+    shown = [y for y, _ in sides if len(measure.finite_values(y)) > 1]
     if width < NARROWEST or not shown:
         return ""
     columns = min(width, WIDEST) - MARGIN - 1
@@ -46,7 +46,7 @@ def sketch(diagnosis: Diagnosis, width: int = 80, ascii_only: bool = False) -> s
 
 def _frame(shown: list[Array]) -> tuple[float, float]:
     """From the lowest value to the highest, but not so high that one wild start presses everything else flat."""
-    values = np.concatenate([measure.known(y) for y in shown])
+    values = np.concatenate([measure.finite_values(y) for y in shown])
     low, high = float(values.min()), float(values.max())
     usual = float(np.quantile(values, 0.95))
     if high - low > 4 * (usual - low) > 0:
@@ -77,12 +77,12 @@ def _label(row: int, low: float, high: float) -> str:
 def _below(diagnosis: Diagnosis, columns: int, signs: str) -> list[str]:
     """The axis' ends, the mark under the turning point, and what the signs mean."""
     x, turned = diagnosis.curves.epoch, diagnosis.turn
-    ends = f"{diagnosis.axis} {counted(x[0])}", counted(x[-1])
+    ends = f"{diagnosis.axis} {format_place(x[0])}", format_place(x[-1])
     lines = [" " * (MARGIN + 1) + ends[0] + ends[1].rjust(columns - len(ends[0]))]
     mark = ""
     if turned is not None and turned.certain and x[-1] > x[0]:
         place = round((turned.epoch - x[0]) / (x[-1] - x[0]) * (columns - 1))
         lines.insert(0, " " * (MARGIN + 1 + place) + signs[2])
-        mark = f"   {signs[2]} turned at {diagnosis.axis} {counted(turned.epoch)}"
+        mark = f"   {signs[2]} turned at {diagnosis.axis} {format_place(turned.epoch)}"
     lines.append(" " * (MARGIN + 1) + f"{signs[0]} training loss   {signs[1]} validation loss{mark}")
     return lines

@@ -17,12 +17,12 @@ import numpy as np
 from wellposed.core import drawing
 from wellposed.core.errors import InputError, listed
 from wellposed.core.files import write_atomically
-from wellposed.core.records import cleaned
-from wellposed.core.signs import escaped, visible
+from wellposed.core.records import clean_json
+from wellposed.core.signs import escape_html, visible
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.caveats import understood
-from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shortened
-from wellposed.diagnosis.turning_point import Turn, counted, give_or_take
+from wellposed.diagnosis.caveats import reading_notes
+from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shorten_middle
+from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take
 from wellposed.reporting import figures as draw
 from wellposed.reporting.html import page
 
@@ -84,8 +84,11 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     curves, turned = one.curves, one.turn
     certain = turned if turned is not None and turned.certain else None
     level = _level(one, certain)
-    both = [*map(float, measure.known(curves.train_loss)), *map(float, measure.known(curves.valid_loss))]
-    frame = drawing.limits(both, [level, level + certain.rise] if certain is not None else [])
+    both = [
+        *map(float, measure.finite_values(curves.train_loss)),
+        *map(float, measure.finite_values(curves.valid_loss)),
+    ]
+    frame = drawing.axis_limits(both, [level, level + certain.rise] if certain is not None else [])
     span = draw.epoch_span(curves.epoch.tolist())
 
     def paint(axes: Any) -> None:
@@ -98,7 +101,7 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
             at = np.isfinite(y)
             if not at.any():
                 continue
-            kept = draw.thinned(int(at.sum()), -1)
+            kept = draw.thin_out(int(at.sum()), -1)
             dot = "o" if at.sum() < 3 else ""
             axes.plot(
                 curves.epoch[at][kept], y[at][kept], color=ink, linestyle=dashes, marker=dot, markersize=4, label=label
@@ -148,8 +151,8 @@ def _mark_turn(
     )  # fmt: skip
     right = turned.epoch > (span[0] + span[1]) / 2
     axes.annotate(
-        f"turned: {counted(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 2),
-        textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
+        f"turned: {format_place(turned.epoch)}", (turned.epoch, 1), xycoords=("data", "axes fraction"),
+        xytext=(-4 if right else 4, 2), textcoords="offset points", ha="right" if right else "left", va="bottom", color=colour.ink,
     )  # fmt: skip
 
 
@@ -188,7 +191,9 @@ LEFT, RIGHT, BOTTOM = 48, 66, 64
 
 
 def _panel(one: Diagnosis, number: int) -> str:
-    return drawing.drawn(f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM)
+    return drawing.render_svg(
+        f"turn{number}", _said(one), HEIGHT, _paint(one, Ink()), left=LEFT, right=RIGHT, bottom=BOTTOM
+    )
 
 
 # Files
@@ -218,13 +223,13 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
         panel = _panel(one, number).replace(
             "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{drawing.WIDTH}" height="{HEIGHT}" ', 1
         )
-        source = escaped(shortened(one.source, LONGEST_SOURCE))
+        source = escape_html(shorten_middle(one.source, LONGEST_SOURCE))
         parts.append(
             f'<text x="{x}" y="{y + 16}" style="font-size: 16px; font-weight: 640; fill: var(--ink)">'
-            f"{escaped(_heading(one))}</text>"
+            f"{escape_html(_heading(one))}</text>"
             f'<text x="{x}" y="{y + 35}" style="font-size: 12px; fill: var(--muted)">{source}</text>{panel}'
         )
-    words = escaped("; ".join(f"{one.source}: {_said(one)}" for one in shown))
+    words = escape_html("; ".join(f"{one.source}: {_said(one)}" for one in shown))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
@@ -254,16 +259,16 @@ def _png(shown: Sequence[Diagnosis]) -> bytes:
             axes = figure.add_axes(box, facecolor=light["card"])
             _paint(one, colour)(axes)
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=light["ink"])
-            source = shortened(visible(one.source), LONGEST_SOURCE)
+            source = shorten_middle(visible(one.source), LONGEST_SOURCE)
             figure.text(x / width, 1 - (y + 35) / height, source, fontsize=11.5, color=light["muted"])
-        drawing.lettered(figure, back=False)
+        drawing.replace_missing_signs(figure, back=False)
         figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
 
 
 def _html(found: Diagnoses, shown: Sequence[Diagnosis]) -> str:
     title = f"{len(found)} sources, the worst first" if len(found) > 1 else _heading(shown[0])
-    cards = [cleaned(_card(one)) | {"panel": _panel(one, number)} for number, one in enumerate(shown)]
+    cards = [clean_json(_card(one)) | {"panel": _panel(one, number)} for number, one in enumerate(shown)]
     return page("curves.html.j2", {"title": title, "cards": cards, "more": len(found) - len(shown)})
 
 
@@ -285,5 +290,5 @@ def _card(one: Diagnosis) -> dict[str, Any]:
             }
             for f in one
         ],
-        "told": {"How it was read": understood(one.curves), "Not known from these curves": list(one.limits)},
+        "told": {"How it was read": reading_notes(one.curves), "Not known from these curves": list(one.limits)},
     }

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.ingredients import Ingredient, Part, contents
+from wellposed.search.ingredients import FixedPart, Ingredient, contents
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
 from wellposed.statistics.intervals import Interval, crossed_interval
@@ -39,7 +39,7 @@ CHAIN = 0.8
 class Worth:
     """What one ingredient is worth: the gain of having it, and the recipe without."""
 
-    ingredient: Ingredient | Part
+    ingredient: Ingredient | FixedPart
     without: Recipe
     interval: Interval
 
@@ -78,7 +78,7 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     inside = contents(best, baseline)
     if bench.interrupted or not inside:
         return found
-    report("phase", text="ablation")
+    emit("phase", text="ablation")
     without = [one.removed(best) for one in inside]
     pairs = affordable_pairs(bench, [best, *without], epochs, rows)
     if pairs < PAIRS[0] and bench.account.timed and epochs >= SHORTEST:
@@ -185,11 +185,11 @@ def scores(
     runs = bench.train("ablation", lot, rows, ends=bench.until(budget_split.ABLATION))
     found: list[list[np.ndarray]] = []
     for place in range(len(recipes)):
-        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if whole(run)]
+        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if ended_by_itself(run)]
         found.append([run.row_scores("valid") for run in ended if run is not None])
     return [[rows for rows in each if np.isfinite(rows).all()] for each in found]
 
 
-def whole(run: Run | None) -> bool:
+def ended_by_itself(run: Run | None) -> bool:
     """Whether a run was trained to its own end."""
     return run is not None and run.stopped != Stopped.BUDGET

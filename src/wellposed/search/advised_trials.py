@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.diagnosis.advice import Room, advised
+from wellposed.diagnosis.advice import Room, changes_for
 from wellposed.diagnosis.curves import Z
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
@@ -34,7 +34,7 @@ def first_changes(bench: Bench, baseline: Recipe) -> list[tuple[str, Change]]:
     found: list[tuple[str, Change]] = []
     tried = [baseline]
     for name in bench.state.findings:
-        for change in advised(name, baseline, room, bench.rules):
+        for change in changes_for(name, baseline, room, bench.rules):
             trained = change.recipe.replace(epochs=baseline.epochs, stopping=baseline.stopping)
             if trained not in tried:
                 tried.append(trained)
@@ -74,7 +74,7 @@ def note_advice(bench: Bench, baseline: Recipe, trial: Trial, run: Run) -> None:
     for advice in bench.state.advice:
         if advice["trial"] != trial.index or "helped" in advice or before is None:
             continue
-        low, high = paired(bench.state.losses, run)
+        low, high = paired_gain(bench.state.losses, run)
         advice |= {
             "before": before.valid_loss, "after": trial.valid_loss, "low": low, "high": high, "stopped": trial.stopped,
             "helped": low is not None and low > 0,
@@ -82,7 +82,7 @@ def note_advice(bench: Bench, baseline: Recipe, trial: Trial, run: Run) -> None:
         }  # fmt: skip
 
 
-def paired(plain: str, changed: Run) -> tuple[float | None, float | None]:
+def paired_gain(plain: str, changed: Run) -> tuple[float | None, float | None]:
     """By how much the validation loss fell, row by row: a 95 % interval over rows for these two runs; None where the rows of the
     first are not known, or some loss is not finite.
 
@@ -103,7 +103,7 @@ def paired(plain: str, changed: Run) -> tuple[float | None, float | None]:
     return mean - Z * se, mean + Z * se
 
 
-def told(advice: Mapping[str, Any]) -> str:
+def advice_sentence(advice: Mapping[str, Any]) -> str:
     """A piece of advice and what became of it, as a sentence."""
     began = f"{advice['finding'].replace('_', ' ')}: {advice['says']}"
     if "helped" not in advice:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 
 from wellposed.core.errors import ProblemError, listed
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.playbook import edge
+from wellposed.search.playbook import edge_note
 from wellposed.search.rate_grid import BASELINE_RATES, FEWEST_RATES, next_rates
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
@@ -22,14 +22,14 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     Raises:
         ProblemError: every rate diverged.
     """
-    report("phase", text="baseline")
+    emit("phase", text="baseline")
     if bench.account.budget.none:
         return plain
     limit = len(BASELINE_RATES)
     if bench.account.budget.unit == "recipes":
         limit = max(FEWEST_RATES, min(limit, int(bench.account.budget.amount) // 3))
     before = bench.state.trials if bench.state.lots or bench.account.timed else bench.begin_again()
-    done = {trial.built.optimizer.lr: trial for trial in tried(before, plain)}
+    done = {trial.built.optimizer.lr: trial for trial in tried_rates(before, plain)}
     while not bench.interrupted:
         if len(done) >= FEWEST_RATES and not may_go_on(bench):
             break
@@ -46,22 +46,24 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
         ]  # fmt: skip
         bench.train("baseline", lot, rows, ends=bench.until(budget_split.SEARCH))
         ended = {
-            rate: trial for trial in tried(bench.state.trials, plain) if (rate := trial.built.optimizer.lr) in rates
+            rate: trial
+            for trial in tried_rates(bench.state.trials, plain)
+            if (rate := trial.built.optimizer.lr) in rates
         }
         if not ended:
             break  # the clock cut them all
         done |= ended
-    trials = tried(bench.state.trials, plain)
+    trials = tried_rates(bench.state.trials, plain)
     if not trials:
         return plain  # interrupted before the first one ended
     if not any(math.isfinite(trial.valid_loss) for trial in trials):
-        raise diverged(trial.built.optimizer.lr for trial in trials)
-    if said := edge(trials, bench.sign, "the baseline"):
+        raise divergence_error(trial.built.optimizer.lr for trial in trials)
+    if said := edge_note(trials, bench.sign, "the baseline"):
         bench.notes.append(said)
     return max(trials, key=bench.rank).built
 
 
-def tried(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:
+def tried_rates(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:
     """The rates so far, of this very baseline: under a clock, another pace may have given it another batch size."""
     every = [trial for trial in trials if trial.kind == "baseline"]
     return [t for t in every if t.built == plain.replace(optimizer={"lr": t.built.optimizer.lr})] or every
@@ -85,7 +87,7 @@ def findings_of(bench: Bench, baseline: Recipe) -> list[str]:
     return bench.state.findings
 
 
-def diverged(rates: Iterable[float]) -> ProblemError:
+def divergence_error(rates: Iterable[float]) -> ProblemError:
     """The error for a baseline that learns nothing at any rate."""
     return ProblemError(
         f"Plain training diverged in its first epoch, at every learning rate tried ({listed(f'{r:g}' for r in rates)}): "

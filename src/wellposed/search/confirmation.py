@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.baseline import diverged
+from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
 from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level, of_itself
-from wellposed.study.fingerprint import content
-from wellposed.study.ranking import learned
+from wellposed.study.fingerprint import content_digest
+from wellposed.study.ranking import ended_usable
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
@@ -56,7 +56,7 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConfirmationPlan:
     """How many pairs at first, for how many epochs, on how many rows (None: all)."""
 
     pairs: int
@@ -64,15 +64,15 @@ class Plan:
     rows: int | None
 
 
-def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confirmed:
+def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confirmed:
     """Paired runs of both recipes, and one look at the test rows.
 
     Raises:
         ProblemError: without a search, the baseline diverged.
         TrainingError, InputError: a recipe cannot be trained.
     """
-    report("phase", text="confirmation")
-    how = plan(bench, baseline, best, epochs)
+    emit("phase", text="confirmation")
+    how = plan_pairs(bench, baseline, best, epochs)
     if how.rows is not None:
         bench.notes.append(
             f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
@@ -85,8 +85,8 @@ def confirmed(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Conf
     if cut:
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
     found = Confirmed(baseline, best, pairs or cut, epochs=how.epochs, rows=how.rows)
-    if bench.account.budget.none and pairs and not learned(pairs[0][0]):
-        raise diverged([baseline.optimizer.lr])
+    if bench.account.budget.none and pairs and not ended_usable(pairs[0][0]):
+        raise divergence_error([baseline.optimizer.lr])
     if found.pairs and not bench.interrupted:
         look_at_test_rows(bench, found, whole=bool(pairs))
     return found
@@ -117,7 +117,7 @@ def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
 def count_look(bench: Bench) -> int:
     """The number of this look at the test rows. It is written down before anything is shown; a process that was killed in
     between showed nothing, and its look is made again as the same."""
-    state, rows = bench.state, content(bench.problem.prepared.test).hex()
+    state, rows = bench.state, content_digest(bench.problem.prepared.test).hex()
     if state.looking != rows:
         state.looks[rows] = state.looks.get(rows, 0) + 1
         state.looking = rows
@@ -128,24 +128,24 @@ def count_look(bench: Bench) -> int:
 # --- plans
 
 
-def plan(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Plan:
+def plan_pairs(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> ConfirmationPlan:
     """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
     if not bench.account.timed:
-        return Plan(PAIRS[1], epochs, None)
+        return ConfirmationPlan(PAIRS[1], epochs, None)
     pair = [baseline] if baseline == best else [baseline, best]
     left = seconds_left(bench, same=baseline == best) - PAIRS[0] * scoring(bench, pair)
     each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
     fit = int(left / max(each, 1e-9))
     if fit >= PAIRS[2]:
         longer = min(LONGER, left / (PAIRS[2] * each))
-        return Plan(PAIRS[1], min(MOST_EPOCHS, int(longer * epochs)), None)
+        return ConfirmationPlan(PAIRS[1], min(MOST_EPOCHS, int(longer * epochs)), None)
     if fit >= PAIRS[0]:
-        return Plan(min(fit, PAIRS[1]), epochs, None)
+        return ConfirmationPlan(min(fit, PAIRS[1]), epochs, None)
     fewer, rows = fewer_rows(bench, "confirmation", pair * PAIRS[0], left, epochs)
-    return Plan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
+    return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: Plan) -> int:
+def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan) -> int:
     """How many more pairs fit now that the first have shown how long they take."""
     pair = [baseline] if baseline == best else [baseline, best]
     each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scoring(bench, pair)
@@ -169,7 +169,7 @@ def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
 
 
 def trained_pairs(
-    bench: Bench, baseline: Recipe, best: Recipe, how: Plan, first: int, count: int
+    bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan, first: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
     """Pairs of runs with the seeds from ``first`` on, all trained together: whole ones, and those that the clock cut."""
     recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import TrainingError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.decomposition.error_budget import error_budget, least_seconds
 from wellposed.search.confirmation import Confirmed
 from wellposed.search.runner import Bench
@@ -24,7 +24,7 @@ MOST_RUNS = 3
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedBudget:
     """A budget that could be measured: whose, of which runs, and what it takes at least."""
 
     name: str
@@ -37,12 +37,12 @@ def error_budgets(bench: Bench, shown: Confirmed) -> dict[str, Any]:
     if bench.interrupted or not bench.account.timed:
         return {}
     sides = {"baseline": 0, "best": 1} if shown.best != shown.baseline else {"baseline": 0}
-    able = [plan for name, side in sides.items() if (plan := planned(bench, shown, name, side)) is not None]
+    able = [plan for name, side in sides.items() if (plan := plan_budget(bench, shown, name, side)) is not None]
     chosen = affordable(able, time_left(bench))
     bench.notes += [too_late(plan, time_left(bench)) for plan in able if plan not in chosen]
     found: dict[str, Any] = {}
     for place, plan in enumerate(chosen):
-        report("phase", text="error budget")
+        emit("phase", text="error budget")
         share = plan.seconds / sum(other.seconds for other in chosen[place:])
         try:
             budget = error_budget(
@@ -64,19 +64,21 @@ def time_left(bench: Bench) -> float:
     return max(bench.account.deadline(1.0) - bench.writing - time.monotonic(), 0.0)
 
 
-def planned(bench: Bench, shown: Confirmed, name: str, side: int) -> Planned | None:
+def plan_budget(bench: Bench, shown: Confirmed, name: str, side: int) -> PlannedBudget | None:
     """The budget of one side of the confirmation, of fewer runs where that makes it fit; None where no run ended by itself."""
     runs = [pair[side] for pair in shown.pairs if pair[side].stopped in (Stopped.EPOCHS, Stopped.PATIENCE)][:MOST_RUNS]
     if not runs:
         return None
     for some in dict.fromkeys((len(runs), min(len(runs), FEWEST_RUNS))):
-        plan = Planned(name, runs[:some], max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs[:some])))
+        plan = PlannedBudget(
+            name, runs[:some], max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs[:some]))
+        )
         if plan.seconds <= time_left(bench):
             break
     return plan
 
 
-def affordable(plans: Sequence[Planned], left: float) -> list[Planned]:
+def affordable(plans: Sequence[PlannedBudget], left: float) -> list[PlannedBudget]:
     """Both budgets where the time is enough, else that of the best recipe, else that of the baseline.
 
     Example:
@@ -89,7 +91,7 @@ def affordable(plans: Sequence[Planned], left: float) -> list[Planned]:
     return [plan for plan in reversed(plans) if plan.seconds <= left][:1]
 
 
-def too_late(plan: Planned, left: float) -> str:
+def too_late(plan: PlannedBudget, left: float) -> str:
     """The note that the time was not enough."""
     whose = {"baseline": "tuned baseline", "best": "best recipe"}[plan.name]
     return (

@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import numpy as np
 
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
-from wellposed.study.trials import ranked
+from wellposed.study.trials import rank_trials
 from wellposed.training.history import Stopped
 
 SIZES = ((8, 3), (5, 3), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
@@ -22,7 +22,7 @@ WITHOUT_CLOCK, EACH = (3, 3), 12
 
 def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     """The recipe with the best mean in validation over new seeds, on all rows if time allows; the baseline is among them."""
-    report("phase", text="finalists")
+    emit("phase", text="finalists")
     if bench.account.timed and bench.account.spent >= bench.until(budget_split.CONFIRMATION):
         bench.notes.append("There was no time to train the best few again: the best of the search was taken as it is.")
         first = [
@@ -32,11 +32,11 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
         ]
         own = [t for t in bench.state.of("baseline") if t.built == baseline]
         return max([*own, *first], key=bench.rank).built if own else baseline
-    searched = ranked(bench.state.of("search"), bench.sign)
+    searched = rank_trials(bench.state.of("search"), bench.sign)
     several = list(
         {trial.built.to_toml(): trial.built for trial in searched if trial.stopped != Stopped.CULLED}.values()
     )
-    count, seeds, epochs, rows = plan(bench, [baseline, *several], len(searched), epochs)
+    count, seeds, epochs, rows = plan_finalists(bench, [baseline, *several], len(searched), epochs)
     candidates = [baseline, *several[:count]]
     lot = [
         bench.planned("finalist", recipe, with_epochs(recipe, epochs), bench.seed + again)
@@ -56,7 +56,7 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     return max(scored, key=lambda r: float(np.mean(scores[r.to_toml()])), default=baseline)
 
 
-def plan(bench: Bench, recipes: list[Recipe], tried: int, epochs: int) -> tuple[int, int, int, int | None]:
+def plan_finalists(bench: Bench, recipes: list[Recipe], tried: int, epochs: int) -> tuple[int, int, int, int | None]:
     """How many finalists with how many seeds, for how many epochs, on how many rows (None: all)."""
     if not bench.account.timed:
         return min(SIZES[0][0], max(WITHOUT_CLOCK[0], tried // EACH)), WITHOUT_CLOCK[1], epochs, None

@@ -20,7 +20,7 @@ def with_test(problem: Problem) -> Problem:
     return changed
 
 
-def prepared(problem: Problem) -> Prepared:
+def prepare_data(problem: Problem) -> Prepared:
     """The problem's data; whatever somebody's data set raises is said as one sentence.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.diagnosis.diagnose import Diagnosis, own_rules
 from wellposed.diagnosis.rules.rule import Rule
 from wellposed.parallel.executors import ENGINES
@@ -20,23 +20,23 @@ from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
-from wellposed.search.advised_trials import told
+from wellposed.search.advised_trials import advice_sentence
 from wellposed.search.baseline import findings_of, tuned_baseline
-from wellposed.search.confirmation import Confirmed, confirmed
+from wellposed.search.confirmation import Confirmed, confirm
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
-from wellposed.search.holdout import plain_recipe, prepared, with_test
+from wellposed.search.holdout import plain_recipe, prepare_data, with_test
 from wellposed.search.lots import Rounds
-from wellposed.search.playbook import edge
+from wellposed.search.playbook import edge_note
 from wellposed.search.references import References, references
 from wellposed.search.runner import Bench
 from wellposed.search.space import Space
 from wellposed.search.timing import FEWEST_RECIPES
-from wellposed.search.timing_probes import settle_pace
+from wellposed.search.timing_probes import measure_pace
 from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import fingerprint
-from wellposed.study.folder import claimed
-from wellposed.study.ranking import best_loss, chosen, shown_score
+from wellposed.study.folder import claim_folder
+from wellposed.study.ranking import best_loss, chosen_row, shown_score
 from wellposed.study.resume import resume_study
 from wellposed.study.study import Study
 from wellposed.study.trials import STATE, State
@@ -99,7 +99,7 @@ def improve(
     folder = Path(out) if out is not None else None
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(claimed(folder, resume))
+            stack.enter_context(claim_folder(folder, resume))
         elif resume:
             raise InputError("resume= needs the folder of the study: give out=.")
         account = Account(spent, time.monotonic() if began is None else began)
@@ -133,7 +133,7 @@ class Search:
         own_test = problem.data.test is not None and not isinstance(problem.data.test, float)
         if problem.data.test is None:
             problem = with_test(problem)
-        self.plain = plain_recipe(len(prepared(problem).train))
+        self.plain = plain_recipe(len(prepare_data(problem).train))
         name = problem.metric.name if problem.metric else "loss"
         state = State(fingerprint(problem), name, seed, own_test)
         if resume and folder is not None and (folder / STATE).exists():
@@ -149,7 +149,7 @@ class Search:
         with bench.pace.calm():
             self.check()
         found = self.references()
-        self.plain, epochs, rows = settle_pace(bench, self.plain)
+        self.plain, epochs, rows = measure_pace(bench, self.plain)
         baseline = tuned_baseline(bench, self.plain, epochs, rows)
         best = baseline
         with bench.pace.calm():
@@ -161,7 +161,7 @@ class Search:
             self.note_edge()
             best = best_of_finalists(bench, baseline, epochs)
         with bench.pace.calm():
-            shown = confirmed(bench, baseline, best, epochs)
+            shown = confirm(bench, baseline, best, epochs)
         taken = Ablation()
         if shown.looks and not self.account.budget.none:
             taken = ablation(bench, shown.baseline, shown.best, shown.epochs, shown.rows)
@@ -180,7 +180,7 @@ class Search:
 
     def check(self) -> None:
         """Fail early and clearly on what cannot be trained."""
-        report("phase", text="checks")
+        emit("phase", text="checks")
         if not self.account.budget.none:
             require("optuna", "search")
             require("scipy", "search")
@@ -194,7 +194,7 @@ class Search:
 
     def references(self) -> References:
         """A constant, a linear model and boosting on the same rows."""
-        report("phase", text="references")
+        emit("phase", text="references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
             said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
@@ -212,7 +212,7 @@ class Search:
 
     def note_edge(self) -> None:
         """Say where the search's best learning rate stands at the edge of divergence."""
-        if said := edge(self.bench.state.of("search"), self.bench.sign, "the search"):
+        if said := edge_note(self.bench.state.of("search"), self.bench.sign, "the search"):
             self.bench.notes.append(said)
 
     # --- the study
@@ -266,7 +266,7 @@ class Search:
         scores: dict[str, dict[str, list[float]]] = {}
         for name, side in (("baseline", 0), ("best", 1)):
             tested = [sign * float(pair[side].mean()) for pair in shown.tested]
-            valid = [shown_score(chosen(pair[side])) for pair in pairs]
+            valid = [shown_score(chosen_row(pair[side])) for pair in pairs]
             scores[name] = {"valid": valid, "test": tested or [float("nan")]}
         budget = self.account.budget
         return {
@@ -286,7 +286,7 @@ class Search:
             "warnings": [*problem.warnings, *data.warnings],
             "seconds": self.account.elapsed,
             "space": self.space.told() if self.space is not None else [],
-            "advice": [{**advice, "told": told(advice)} for advice in bench.state.advice],
+            "advice": [{**advice, "told": advice_sentence(advice)} for advice in bench.state.advice],
         }
 
     def stand_in(self, recipe: Recipe) -> Run:

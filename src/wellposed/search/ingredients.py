@@ -221,7 +221,7 @@ def noises() -> list[Ingredient]:
 
 
 @dataclass(frozen=True)
-class Part:
+class FixedPart:
     """A part that every recipe has; without it means: as in the baseline.
 
     Attributes:
@@ -244,17 +244,17 @@ class Part:
         return Recipe(**{**recipe.model_dump(), **{key: theirs[key] for key in self.keys}})
 
 
-def parts(baseline: Recipe) -> tuple[Part, ...]:
+def parts(baseline: Recipe) -> tuple[FixedPart, ...]:
     """The parts of a recipe that are not ingredients."""
     return (
-        Part("optimizer", ("optimizer",), baseline),
-        Part("schedule", ("schedule",), baseline),
-        Part("batch_size", ("batch_size",), baseline),
-        Part("model", ("model",), baseline),
+        FixedPart("optimizer", ("optimizer",), baseline),
+        FixedPart("schedule", ("schedule",), baseline),
+        FixedPart("batch_size", ("batch_size",), baseline),
+        FixedPart("model", ("model",), baseline),
     )
 
 
-def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | Part]:
+def contents(recipe: Recipe, baseline: Recipe) -> list[Ingredient | FixedPart]:
     """What a recipe has beyond its baseline: ingredients and parts, in the order in which they are declared."""
-    everything: tuple[Ingredient | Part, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
+    everything: tuple[Ingredient | FixedPart, ...] = (*ingredients(), *own_charges(recipe), *parts(baseline))
     return [one for one in everything if one.inside(recipe) and one.removed(recipe) != recipe]

@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 
 from wellposed.core.errors import InputError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split, playbook
 from wellposed.search.advised_trials import first_changes, measure_against, note_advice
 from wellposed.search.confirmation import PAIRS
-from wellposed.search.proposals import Proposals, Told
-from wellposed.search.runner import Bench, Planned
+from wellposed.search.proposals import Proposals, TrialResult
+from wellposed.search.runner import Bench, PlannedTrial
 from wellposed.search.space import Point, Space
 from wellposed.search.successive_halving import Halving
 from wellposed.search.timing import with_epochs
@@ -59,7 +59,7 @@ class Rounds:
 
     def run(self) -> None:
         """Lots until the search's share of the budget is gone."""
-        report("phase", text="search")
+        emit("phase", text="search")
         bench, state = self.bench, self.bench.state
         if bench.journal is not None:
             bench.journal.open(self.space, state.trials)
@@ -70,7 +70,7 @@ class Rounds:
             if not self.pending:
                 break
             self.finish_lot()
-        wider = playbook.widened(self.space.declared, self.space.dimensions)
+        wider = playbook.widening_note(self.space.declared, self.space.dimensions)
         bench.notes += [*([wider] if wider else []), *state.said]
         if self.passed:
             bench.notes.append(
@@ -131,7 +131,7 @@ class Rounds:
         """The lot of the search that is being trained."""
         return [pending for pending in self.bench.state.pending if pending.kind == "search"]
 
-    def told(self) -> list[Told]:
+    def told(self) -> list[TrialResult]:
         """What became of every point so far, the baseline's own among them."""
         found = []
         for trial in self.bench.state.of("baseline", "search"):
@@ -140,7 +140,7 @@ class Rounds:
                 point = self.space.plain(trial.built.optimizer.lr)
             if point:
                 culled = trial.epochs if trial.stopped == Stopped.CULLED else None
-                found.append(Told(point, WORST if trial.diverged else self.bench.rank(trial), culled))
+                found.append(TrialResult(point, WORST if trial.diverged else self.bench.rank(trial), culled))
         return found
 
     def plan_lot(self) -> None:
@@ -179,7 +179,7 @@ class Rounds:
         state.lots += 1
         self.bench.keep()
 
-    def group(self, lot: int, number: int, told: Sequence[Told], count: int) -> tuple[Point, int]:
+    def group(self, lot: int, number: int, told: Sequence[TrialResult], count: int) -> tuple[Point, int]:
         """The shared settings of a group, and how many recipes of it fit; slow ones get fewer, too slow ones are passed over."""
         bench = self.bench
         if not bench.account.timed:
@@ -244,7 +244,7 @@ class Rounds:
         state.pending, state.losses = [], ""
         bench.keep()
 
-    def expected_seconds(self, lot: Sequence[Planned], rows: int) -> float:
+    def expected_seconds(self, lot: Sequence[PlannedTrial], rows: int) -> float:
         """What a lot should take under a clock; 0 without one."""
         if not self.bench.account.timed:
             return 0.0
@@ -253,14 +253,14 @@ class Rounds:
         except InputError:  # one of them cannot be trained, and says so in a moment
             return 0.0
 
-    def planned(self, pending: Pending) -> Planned:
+    def planned(self, pending: Pending) -> PlannedTrial:
         """A pending recipe as it is trained."""
         recipe = Recipe(**pending.recipe)
-        return Planned(pending.index, recipe, with_epochs(recipe, pending.epochs), self.bench.seed, pending.params)
+        return PlannedTrial(pending.index, recipe, with_epochs(recipe, pending.epochs), self.bench.seed, pending.params)
 
     def look(self, lot: Sequence[Trial]) -> None:
         """Widen the space where the best point lies at its border, and shrink it where many diverged."""
-        shrunk = playbook.shrink(self.space, lot)
+        shrunk = playbook.narrow_rates(self.space, lot)
         widened = playbook.widen(self.space, self.bench.state.of("search"), self.bench.sign)
         changed = {dimension.name: dimension for dimension in [*widened, *(dimension for dimension, _ in shrunk)]}
         for dimension in changed.values():

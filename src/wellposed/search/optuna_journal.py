@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import require
-from wellposed.core.files import opened, replace
-from wellposed.search.proposals import choices_of, quietly, said
+from wellposed.core.files import open_for_appending, replace
+from wellposed.search.proposals import choices_of, quietly, to_optuna
 from wellposed.search.space import Space
 from wellposed.study.trials import Trial
 from wellposed.training.history import Stopped
@@ -85,7 +85,7 @@ class Journal:
 
     def _said(self, name: str, value: Any) -> Any:
         dimension = self._space.dimensions.get(name) if self._space is not None else None
-        return value if dimension is None else said(dimension, value)
+        return value if dimension is None else to_optuna(dimension, value)
 
     def _holding(self, name: str, value: Any) -> Any:
         """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""
@@ -106,7 +106,7 @@ def _backend(path: Path) -> Any:
     Nobody else writes, since this process has claimed the folder: what is in the file is read once.
     """
     base: Any = require("optuna.storages.journal", "search").BaseJournalBackend
-    with opened(path, path.parent) as file:
+    with open_for_appending(path, path.parent) as file:
         held: list[dict[str, Any]] = [json.loads(line) for line in file.read().splitlines()]
 
     class Lines(base):  # type: ignore[misc]
@@ -115,7 +115,7 @@ def _backend(path: Path) -> Any:
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-            with opened(path, path.parent) as file:
+            with open_for_appending(path, path.parent) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())
                 os.fsync(file.fileno())
             held.extend(map(json.loads, lines))

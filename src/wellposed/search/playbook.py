@@ -38,7 +38,7 @@ def widen(space: Space, trials: Sequence[Trial], sign: float) -> list[Dimension]
     return found
 
 
-def widened(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
+def widening_note(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
     """A sentence that says which ranges were widened; empty where none was."""
     wider = [
         f"{d.name} from {d.low:g} to {d.high:g} became {now[d.name].low:g} to {now[d.name].high:g}"
@@ -50,7 +50,7 @@ def widened(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -> str:
     return f"The best recipe so far lay at the border of the space, which was widened there: {'; '.join(wider)}."
 
 
-def shrink(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:
+def narrow_rates(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:
     """Learning rates of a lot in which many diverged, with a range that ends where the first of them did."""
     found = []
     for name in RATES:
@@ -69,7 +69,7 @@ def shrink(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:
     return found
 
 
-def edge(trials: Sequence[Trial], sign: float, whose: str) -> str:
+def edge_note(trials: Sequence[Trial], sign: float, whose: str) -> str:
     """A sentence where the best learning rate stands at the edge of divergence: the next higher one tried diverged."""
     known = [trial for trial in trials if not trial.diverged]
     if not known:

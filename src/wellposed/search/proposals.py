@@ -15,7 +15,7 @@ from typing import Any
 from wellposed.core.errors import require
 from wellposed.core.random import numpy_generator, stream_seed
 from wellposed.core.shared import warnings_apart
-from wellposed.search.space import Dimension, Point, Space, same
+from wellposed.search.space import Dimension, Point, Space, same_choice
 from wellposed.study.ranking import WORST, Rank
 
 MOST_DRAWS = 20
@@ -23,7 +23,7 @@ MOST_DRAWS = 20
 
 
 @dataclass(frozen=True)
-class Told:
+class TrialResult:
     """What became of a point.
 
     Attributes:
@@ -53,7 +53,7 @@ class Proposals:
         count: int,
         first: int,
         lot: int,
-        told: Sequence[Told],
+        told: Sequence[TrialResult],
         shared: Point | None = None,
         running: Sequence[Point] = (),
     ) -> list[Point]:
@@ -83,7 +83,7 @@ class Proposals:
                     drawn = 0
         return found
 
-    def group(self, lot: int, number: int, told: Sequence[Told]) -> Point:
+    def group(self, lot: int, number: int, told: Sequence[TrialResult]) -> Point:
         """Values of the shared dimensions for a group of a lot: drawn as the space says at first, later often those of one of
         the best that are told."""
         draw = numpy_generator(self.seed, "group", lot, number)
@@ -105,7 +105,7 @@ class Proposals:
             self._units.extend(_sobol(list(self.space.dimensions), self.seed, len(self._units), at + 1))
         return self.space.point(self._units[at], shared)
 
-    def _study(self, told: Sequence[Told], running: Sequence[Point], lot: int) -> Any:
+    def _study(self, told: Sequence[TrialResult], running: Sequence[Point], lot: int) -> Any:
         """Optuna's study in memory with all that was told: ranks in the place of scores, so that losses break ties."""
         optuna = require("optuna", "search")
         seed = stream_seed(self.seed, "proposals", lot) % 2**32
@@ -126,12 +126,12 @@ class Proposals:
         return study
 
     def _said(self, point: Point) -> Point:
-        return {name: said(self.space.dimensions[name], value) for name, value in point.items()}
+        return {name: to_optuna(self.space.dimensions[name], value) for name, value in point.items()}
 
     def _distributions(self, point: Point) -> dict[str, Any]:
         return {name: distribution(self.space.dimensions[name]) for name in point}
 
-    def _frozen(self, told: Told, value: float) -> Any:
+    def _frozen(self, told: TrialResult, value: float) -> Any:
         optuna = require("optuna", "search")
         distributions = self._distributions(told.point)
         if told.culled is None or told.rank == WORST:
@@ -147,7 +147,7 @@ class Proposals:
         point: Point = {}
         for name, dimension in self.space.dimensions.items():
             if dimension.active(point):
-                value = suggested(trial, dimension)
+                value = suggest_value(trial, dimension)
                 point[name] = dimension.back(dimension.scaled(value)) if dimension.kind == "size" else value
         return point
 
@@ -173,17 +173,17 @@ def choices_of(dimension: Dimension) -> tuple[Any, ...]:
     return choices if plain and len(set(choices)) == len(choices) else tuple(map(repr, choices))
 
 
-def said(dimension: Dimension, value: Any) -> Any:
+def to_optuna(dimension: Dimension, value: Any) -> Any:
     """A value as Optuna says it."""
     if dimension.kind != "choice":
         return value
     for choice, label in zip(dimension.choices, choices_of(dimension), strict=True):
-        if same(choice, value):
+        if same_choice(choice, value):
             return label
     return value if isinstance(value, (bool, int, float, str)) else repr(value)
 
 
-def suggested(trial: Any, dimension: Dimension) -> Any:
+def suggest_value(trial: Any, dimension: Dimension) -> Any:
     """The value that a trial of Optuna suggests."""
     if dimension.kind == "size":
         return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)

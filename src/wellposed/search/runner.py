@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from wellposed.core.errors import InputError, TrainingError, WellposedError
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
 from wellposed.diagnosis.diagnose import Diagnosis, diagnose
 from wellposed.diagnosis.rules.rule import Rule
@@ -23,11 +23,11 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.optuna_journal import Journal
 from wellposed.search.space import Point
-from wellposed.search.successive_halving import Halving, reached
-from wellposed.search.timing import Pace, Trained
+from wellposed.search.successive_halving import Halving, reached_rungs
+from wellposed.search.timing import Pace, TrialTiming
 from wellposed.study.budget import Account
-from wellposed.study.ranking import Rank, chosen, learned, shown_score, sign_of
-from wellposed.study.trials import BOOKED, Failed, Pending, State, Trial
+from wellposed.study.ranking import Rank, chosen_row, ended_usable, shown_score, sign_of
+from wellposed.study.trials import BOOKED, FailedTrial, Pending, State, Trial
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -39,7 +39,7 @@ LAST = 5
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrial:
     """A recipe that is to be trained.
 
     Attributes:
@@ -131,7 +131,7 @@ class Bench:
 
     # --- plans
 
-    def planned(self, kind: str, recipe: Recipe, run: Recipe, seed: int, point: Point | None = None) -> Planned:
+    def planned(self, kind: str, recipe: Recipe, run: Recipe, seed: int, point: Point | None = None) -> PlannedTrial:
         """A recipe to be trained; one that was planned before, since the last confirmation, keeps its number."""
         text = json.dumps((run if kind == "confirmation" else recipe).to_dict(), sort_keys=True)
         before: list[Pending | Trial] = [*self.state.pending, *self.state.trials[self.state.confirmed :]]
@@ -139,11 +139,11 @@ class Bench:
             known = one.index not in self.numbered and (one.kind, one.seed) == (kind, seed)
             if known and json.dumps(one.recipe, sort_keys=True) == text:
                 self.numbered.add(one.index)
-                return Planned(one.index, recipe, run, seed, point or {})
+                return PlannedTrial(one.index, recipe, run, seed, point or {})
         self.numbered.add(number := self.state.number())
-        return Planned(number, recipe, run, seed, point or {})
+        return PlannedTrial(number, recipe, run, seed, point or {})
 
-    def left(self, lot: Sequence[Planned]) -> list[Planned]:
+    def left(self, lot: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """What of a lot is still to be trained. Without a clock that is all of it unless every recipe has ended, since what is
         trained together and stopped together must be so again for equal results; under a clock only what has not ended."""
         ended = self.state.ended()
@@ -164,7 +164,7 @@ class Bench:
                 self.account.book(1)
         return kept
 
-    def waits(self, kind: str, lot: Sequence[Planned], rows: int | None) -> None:
+    def waits(self, kind: str, lot: Sequence[PlannedTrial], rows: int | None) -> None:
         """Write down a lot before it is trained, so that it keeps its numbers; the search has done so when it planned it."""
         if kind != "search":
             self.state.pending = [pending for pending in self.state.pending if pending.kind == "search"] + [
@@ -181,7 +181,7 @@ class Bench:
     def train(
         self,
         kind: str,
-        lot: Sequence[Planned],
+        lot: Sequence[PlannedTrial],
         rows: int | None = None,
         ends: float = math.inf,
         halving: Halving | None = None,
@@ -233,7 +233,7 @@ class Bench:
         if kind != "search" and not self.interrupted:
             self.state.pending = [pending for pending in self.state.pending if pending.kind != kind]
         if self.account.timed and not self.interrupted:
-            trained = [Trained.of(run) for run in runs if run is not None]
+            trained = [TrialTiming.of(run) for run in runs if run is not None]
             self.pace.took(kind, trained, rows or self.total, time.monotonic() - began)
         self._forget()
         return runs
@@ -241,7 +241,7 @@ class Bench:
     def _ended(
         self,
         kind: str,
-        planned: Planned,
+        planned: PlannedTrial,
         run: Run,
         rows: int | None,
         seconds: float,
@@ -254,9 +254,9 @@ class Bench:
             return None
         if run.stopped == Stopped.BUDGET:
             self.short(kind)
-            if not learned(run):
+            if not ended_usable(run):
                 return None
-        last, finite = chosen(run), learned(run)
+        last, finite = chosen_row(run), ended_usable(run)
         trial = Trial(
             index=planned.index,
             kind=kind,
@@ -272,7 +272,7 @@ class Bench:
             stopped=run.stopped,
             train_rows=rows or self.total,
             params=dict(planned.point),
-            rungs=[] if kind != "search" else reached(run.history, planned.run.epochs, self.sign),
+            rungs=[] if kind != "search" else reached_rungs(run.history, planned.run.epochs, self.sign),
             findings=[] if kind != "baseline" else [finding.name for finding in self.diagnosed(run.history)],
         )
         self.runs[trial.index] = run
@@ -288,10 +288,10 @@ class Bench:
         if self.journal is not None and not known:
             self.journal.add(trial)
         self._forget()
-        report("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
+        emit("trial", trial=trial, best=self.best_so_far(), elapsed=self.account.elapsed, spent=self.account.spent)
         return run
 
-    def _not_trained(self, kind: str, planned: Planned, error: WellposedError) -> None:
+    def _not_trained(self, kind: str, planned: PlannedTrial, error: WellposedError) -> None:
         """What cannot be trained is said and passed over in the search; baseline and confirmation need their runs."""
         if not isinstance(error, (TrainingError, InputError)):
             raise error
@@ -299,7 +299,7 @@ class Bench:
             return
         if kind in BOOKED:
             self.account.book(1)
-        self.state.failed.append(Failed(planned.index, kind, f"{planned.recipe.describe()}: {error}"))
+        self.state.failed.append(FailedTrial(planned.index, kind, f"{planned.recipe.describe()}: {error}"))
         self.keep()
 
     def short(self, kind: str) -> None:

@@ -97,7 +97,7 @@ class Dimension:
         """Whether a value is one of this dimension."""
         if self.kind == "size":
             return isinstance(value, (int, float)) and self.low <= value <= self.high
-        return value in (True, False) if self.kind == "in" else any(same(value, c) for c in self.choices)
+        return value in (True, False) if self.kind == "in" else any(same_choice(value, c) for c in self.choices)
 
     def side(self, value: float) -> Literal["low", "high"] | None:
         """At which border of the range a value lies; None inside."""
@@ -152,7 +152,7 @@ class Space:
         self.overfits = bool(set(findings) & {"overfits", "overconfident"})
         self.underfits = bool(set(findings) & {"underfits", "undertrained"}) and not self.overfits
         known = (*ingredients(), *own_charges(own))
-        self.refused = refused(problem, baseline, known)
+        self.refused = refused_ingredients(problem, baseline, known)
         self.ingredients = tuple(i for i in known if i.name not in self.refused)
         declared = [*self._parts(), *(d for i in self.ingredients for d in self._of(i))]
         self.declared = tuple(declared)
@@ -299,7 +299,7 @@ PLAIN: tuple[dict[str, Any], ...] = ({"clip": 1.0, "ema": 0.01}, {"schedule": "o
 """Cocktails to begin with: ingredients with their sizes."""
 
 
-def refused(problem: Problem, baseline: Recipe, known: Sequence[Ingredient]) -> dict[str, str]:
+def refused_ingredients(problem: Problem, baseline: Recipe, known: Sequence[Ingredient]) -> dict[str, str]:
     """The ingredients that the problem's model and data do not take, and why: one step is tried with each of them."""
     found: dict[str, str] = {}
     shared = Shared.of(problem, Sample(), PROBE_ROWS, torch.device("cpu"))
@@ -307,14 +307,14 @@ def refused(problem: Problem, baseline: Recipe, known: Sequence[Ingredient]) -> 
         values = baseline.replace(epochs=1).model_dump()
         ingredient.put(values, math.sqrt(ingredient.low * ingredient.high))
         try:
-            tried(problem, Recipe(**values), shared)
+            try_step(problem, Recipe(**values), shared)
         except Exception as error:
             # Whatever it is, it is what the search would meet; the plain recipe was tried before and took its steps.
             found[ingredient.name] = str(error) or type(error).__name__
     return found
 
 
-def tried(problem: Problem, recipe: Recipe, shared: Shared) -> None:
+def try_step(problem: Problem, recipe: Recipe, shared: Shared) -> None:
     """One step of a few rows, of a model that is thrown away."""
     with seeded(0, "tried"), threads_of(1):
         training = Training.begin(problem, recipe, 0, torch.device("cpu"), math.inf, None, PROBE_ROWS, shared=shared)
@@ -328,10 +328,10 @@ def default_of(problem: Problem, key: str, values: Sequence[Any]) -> Any:
     """The factory's own value of a setting where it is one of the space's, else the middle one."""
     parameter = inspect.signature(problem.model).parameters.get(key)
     own = None if parameter is None else parameter.default
-    return own if any(same(own, value) for value in values) else values[len(values) // 2]
+    return own if any(same_choice(own, value) for value in values) else values[len(values) // 2]
 
 
-def same(a: Any, b: Any) -> bool:
+def same_choice(a: Any, b: Any) -> bool:
     """Whether two choices are the same: True is not 1."""
     return type(a) is type(b) and bool(a == b)
 

@@ -79,7 +79,7 @@ class Halving:
         return stopped
 
 
-def reached(history: History, epochs: int, sign: float) -> list[list[float]]:
+def reached_rungs(history: History, epochs: int, sign: float) -> list[list[float]]:
     """The rungs that a run of so many planned epochs came to, each with its epoch and the rank that it had there."""
     return [
         [float(epoch), *standing_rank(History(history.facts, history.rows[:epoch]), sign)]

@@ -49,11 +49,11 @@ FEWEST_RECIPES = 20
 """With fewer recipes a search says little."""
 
 
-Shape = tuple[Any, ...]
+TrainingShape = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrialTiming:
     """What a recipe took in a lot: epochs, its share of the seconds, and whether the clock cut it."""
 
     recipe: Recipe
@@ -62,7 +62,7 @@ class Trained:
     cut: bool
 
     @classmethod
-    def of(cls, run: Run) -> Trained:
+    def of(cls, run: Run) -> TrialTiming:
         """What a run says of itself."""
         return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
@@ -95,8 +95,8 @@ class Pace:
         self.torch_threads = torch.get_num_threads()
         self.most = self.torch_threads if device.type == "cpu" else 1
         self._speeds: dict[tuple[Any, ...], Speed] = {}
-        self._factors: dict[Shape, float] = {}
-        self._alone: dict[Shape, float] = {}
+        self._factors: dict[TrainingShape, float] = {}
+        self._alone: dict[TrainingShape, float] = {}
         self._lasting: dict[str, float] = {}
         self._around: dict[str, float] = {}
         self._last_around = 1.0
@@ -124,7 +124,7 @@ class Pace:
     def _measured(self, recipe: Recipe, probe_rows: int | None, threads: int) -> Speed:
         try:
             with threads_of(threads):
-                return Speed(*measured(self.problem, recipe, self.device, probe_rows), threads)
+                return Speed(*measure_speed(self.problem, recipe, self.device, probe_rows), threads)
         except WellposedError:
             raise
         except Exception as error:
@@ -157,7 +157,7 @@ class Pace:
     def factor(self, recipe: Recipe) -> float:
         """What training together makes of the time alone of an epoch: of recipes of this shape, or of the shape most alike in
         time, from which a slower one gains less; 1 before anything was trained together."""
-        if (shape := shape_of(recipe)) in self._factors:
+        if (shape := recipe_shape(recipe)) in self._factors:
             return self._factors[shape]
         alike = [other for other in self._factors if other[-1] == shape[-1]]
         if not alike:
@@ -167,12 +167,12 @@ class Pace:
         found = self._factors[nearest]
         return max(found, min(1.0, found * math.pow(alone / self._alone[nearest], SLOWER)))
 
-    def took(self, kind: str, lot: Sequence[Trained], rows: int, seconds: float) -> None:
+    def took(self, kind: str, lot: Sequence[TrialTiming], rows: int, seconds: float) -> None:
         """Learn from a lot that took so long: what an epoch of each shape takes, how many of their epochs runs of this kind have,
         and what is spent between epochs."""
-        shapes: dict[Shape, list[Trained]] = defaultdict(list)
+        shapes: dict[TrainingShape, list[TrialTiming]] = defaultdict(list)
         for one in lot:
-            shapes[shape_of(one.recipe)].append(one)
+            shapes[recipe_shape(one.recipe)].append(one)
         for shape, members in shapes.items():
             together = sum(one.seconds for one in members)
             alone = sum(one.epochs * self.epoch(one.recipe, rows) for one in members)
@@ -242,7 +242,7 @@ class Pace:
         return max(1, min(most, int(seconds / max(self.seconds(kind, recipes, 1, rows), 1e-9))))
 
 
-def shape_of(recipe: Recipe) -> Shape:
+def recipe_shape(recipe: Recipe) -> TrainingShape:
     """What recipes have in common that one program trains; sharpness takes each gradient twice, and noise on
     weights goes through Python."""
     sharp = bool(recipe.sharpness.radius)
@@ -259,7 +259,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.replace(epochs=epochs, stopping={"patience": max(10, epochs // 5)})
 
 
-def measured(
+def measure_speed(
     problem: Problem, recipe: Recipe, device: torch.device, probe_rows: int | None
 ) -> tuple[float, float, float]:
     """The median of a few steps, an evaluation, and its part for one row, of a model that is thrown away."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.core.shared import threads_of
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
@@ -12,7 +12,7 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.rate_grid import BASELINE_RATES
 from wellposed.search.runner import Bench
-from wellposed.search.timing import FEWEST_EPOCHS, Trained
+from wellposed.search.timing import FEWEST_EPOCHS, TrialTiming
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
 
@@ -24,12 +24,12 @@ WARM, EPOCHS = 1, 3
 """Epochs of a first lot, which pays for what is made once, and of the one that is timed."""
 
 
-def settle_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
+def measure_pace(bench: Bench, plain: Recipe) -> tuple[Recipe, int, int | None]:
     """The plain recipe with a batch size that suits the machine, and the epochs and rows (None: all) of the search's runs."""
     account, pace, total = bench.account, bench.pace, bench.total
     if not account.timed:
         return plain, pace.search_plan(plain, total, 0.0)[0], None
-    report("phase", text="pace")
+    emit("phase", text="pace")
     if pace.speed(plain).step > SLOW_STEP:
         plain = plain.replace(batch_size=min(plain.batch_size, SLOW_BATCH))
     if account.spent < budget_split.STARTED:
@@ -60,17 +60,17 @@ def probe(bench: Bench, plain: Recipe) -> None:
     ):  # even so little is too much: the lots themselves will tell
         return
     ends = bench.account.spent + 2 * budget_split.PROBES
-    tried(bench, plain, WARM, rows, pace.together, ends)
+    time_lot(bench, plain, WARM, rows, pace.together, ends)
     found: dict[int, tuple[float, list[Run]]] = {}
     for threads in dict.fromkeys((1, pace.most)):
         if not found or bench.account.spent < ends:
-            found[threads] = tried(bench, plain, EPOCHS, rows, threads, ends)
+            found[threads] = time_lot(bench, plain, EPOCHS, rows, threads, ends)
     pace.together = min(found, key=lambda threads: found[threads][0])
     seconds, runs = found[pace.together]
-    pace.took("probe", [Trained.of(run) for run in runs], rows, seconds)
+    pace.took("probe", [TrialTiming.of(run) for run in runs], rows, seconds)
 
 
-def tried(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int, ends: float) -> tuple[float, list[Run]]:
+def time_lot(bench: Bench, plain: Recipe, epochs: int, rows: int, threads: int, ends: float) -> tuple[float, list[Run]]:
     """Seconds that a lot of plain recipes takes for so many epochs, and its runs; cut when the share ``ends`` is gone."""
     recipe = plain.replace(epochs=epochs, stopping={"patience": 0})
     rates = [BASELINE_RATES[number % len(BASELINE_RATES)] for number in range(TOGETHER)]

@@ -18,11 +18,11 @@ def fingerprint(problem: Problem) -> str:
     digest = hashlib.sha256()
     data = problem.prepared
     for source in (data.train_clean, data.valid, data.test):
-        digest.update(content(source))
+        digest.update(content_digest(source))
     return digest.hexdigest()
 
 
-def content(source: Source | None) -> bytes:
+def content_digest(source: Source | None) -> bytes:
     """A digest of the rows of a source."""
     if source is None:
         return b"none"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import FolderInUse, InputError
-from wellposed.core.files import PARTIAL, opened, sweep
+from wellposed.core.files import PARTIAL, open_for_appending, sweep
 from wellposed.study.trials import STATE
 
 LOCK = ".lock"
@@ -18,7 +18,7 @@ BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, resume: bool) -> Iterator[None]:
+def claim_folder(folder: Path, resume: bool) -> Iterator[None]:
     """Make the folder ours: it must be empty, or a study that is resumed; a second process is refused.
 
     Raises:
@@ -31,7 +31,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
             raise FolderInUse(f"'{folder}' is a file; give a folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
         content = {p.name for p in folder.iterdir() if not p.name.startswith(PARTIAL)} - {LOCK}
-        lock = opened(folder / LOCK, folder)
+        lock = open_for_appending(folder / LOCK, folder)
     except OSError as error:
         if isinstance(error, FolderInUse):
             raise

@@ -35,16 +35,18 @@ def standing_rank(history: History, sign: float) -> Rank:
     return rank_of(shown_score(row), row["valid_loss"], sign)
 
 
-def chosen(run: Run) -> dict[str, float]:
+def chosen_row(run: Run) -> dict[str, float]:
     """The history's row of the epoch whose weights were kept; NaN where none was."""
     if run.history.rows and run.best_epoch >= 0:
         return run.history.rows[run.best_epoch]
     return dict.fromkeys(("valid_loss", "train_loss", "valid_metric"), math.nan)
 
 
-def learned(run: Run) -> bool:
+def ended_usable(run: Run) -> bool:
     """Whether it ended with a finite loss, and not in its first epoch, whatever its first weights happen to score."""
-    return math.isfinite(chosen(run)["valid_loss"]) and not (run.stopped == Stopped.DIVERGED and len(run.history) == 1)
+    return math.isfinite(chosen_row(run)["valid_loss"]) and not (
+        run.stopped == Stopped.DIVERGED and len(run.history) == 1
+    )
 
 
 def shown_score(row: Mapping[str, float]) -> float:

@@ -9,7 +9,7 @@ from wellposed.core.errors import InputError, StudyFinished
 from wellposed.core.files import read_json
 from wellposed.core.records import listing
 from wellposed.study.budget import Account, Budget
-from wellposed.study.fingerprint import content
+from wellposed.study.fingerprint import content_digest
 from wellposed.study.study import STUDY
 from wellposed.study.trials import BOOKED, SCHEMA, State
 from wellposed.training.problem import Problem
@@ -42,7 +42,7 @@ def resume_study(folder: Path, fresh: State, account: Account, problem: Problem,
     if old.seed != fresh.seed:
         raise InputError(f"The study in '{folder}' has seed {old.seed}; resume it with --seed {old.seed}.")
     end_look(folder, old)
-    return old, continued(folder, old, account, content(problem.prepared.test).hex(), most)
+    return old, continue_account(folder, old, account, content_digest(problem.prepared.test).hex(), most)
 
 
 def end_look(folder: Path, state: State) -> None:
@@ -60,7 +60,7 @@ def end_look(folder: Path, state: State) -> None:
         state.save(folder)
 
 
-def continued(folder: Path, state: State, account: Account, rows: str, most: float) -> Account:
+def continue_account(folder: Path, state: State, account: Account, rows: str, most: float) -> Account:
     """The account with what the study has spent.
 
     Raises:

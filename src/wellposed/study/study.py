@@ -150,7 +150,12 @@ def summary(record: dict[str, Any]) -> str:
     """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
     said = verdict.verdict(record)
     metric = verdict.metric_name(record)
-    lines = [said.sentence, *filter(None, [said.limits]), *said.references, *filter(None, [verdict.emptied(record)])]
+    lines = [
+        said.sentence,
+        *filter(None, [said.limits]),
+        *said.references,
+        *filter(None, [verdict.emptied_note(record)]),
+    ]
     for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.files import jsonable, read_json, write_atomically
-from wellposed.core.schemas import Finite, Stored, Whole, validated
+from wellposed.core.schemas import Finite, Stored, Whole, validate
 from wellposed.recipe.recipe import Recipe
 from wellposed.study.ranking import WORST, Rank, rank_of
 from wellposed.training.history import Stopped
@@ -85,7 +85,7 @@ class Pending:
 
 
 @dataclass
-class Failed:
+class FailedTrial:
     """A recipe that could not be trained, and why."""
 
     index: int
@@ -133,7 +133,7 @@ class State:
     pending: list[Pending] = field(default_factory=list)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedTrial] = field(default_factory=list)
     seconds: Finite = 0.0
     finished: dict[str, Finite] = field(default_factory=dict)
     looking: str | None = None
@@ -167,7 +167,7 @@ class State:
             FormatError: missing, damaged, or of another schema.
         """
         value = read_json(folder / STATE, SCHEMA, "state of a study")
-        state = validated(cls, value, f"The state in '{folder / STATE}'", WRITTEN)
+        state = validate(cls, value, f"The state in '{folder / STATE}'", WRITTEN)
         state.planned = max(
             [state.planned, *(t.index + 1 for t in state.trials), *(p.index + 1 for p in state.pending)]
         )
@@ -196,7 +196,7 @@ class State:
         self.trials = sorted([t for t in self.trials if t.index != trial.index] + [trial], key=lambda t: t.index)
 
 
-def ranked(trials: Sequence[Trial], sign: float) -> list[Trial]:
+def rank_trials(trials: Sequence[Trial], sign: float) -> list[Trial]:
     """Trials that learned something, the best first."""
     return sorted((t for t in trials if t.rank(sign) > WORST), key=lambda t: t.rank(sign), reverse=True)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
-from wellposed.core.formats import MISSING, counted, decimals_for, fixed, percent, score, signed
-from wellposed.core.records import known, mapping, number, part, rows, text
+from wellposed.core.formats import MISSING, count_noun, decimals_for, format_decimals, percent, score, with_sign
+from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
 
@@ -108,9 +108,9 @@ def _term(term: dict[str, Any]) -> str:
 
 def verdict(record: dict[str, Any]) -> Verdict:
     """What the record proves, in plain words, with the references that are ahead."""
-    references = tuple(winners(record))
+    references = tuple(references_ahead(record))
     found = mapping(record.get("improvement"))
-    estimate, low, high = (number(found.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     if kept_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
         return Verdict("unproven", "Not shown:", claim, _tried(record), _could_have_seen(record, found), references)
@@ -119,9 +119,9 @@ def verdict(record: dict[str, Any]) -> Verdict:
         support = "Nothing is proven about new data."
         return Verdict("missing", "Not shown:", claim, support, references=references)
     decimals = decimals_for(high - low)
-    size = f"{fixed(abs(estimate), decimals)} {metric_name(record)}"
+    size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(found)
-    one_pair = number(found.get("pairs")) == 1
+    one_pair = number_or_nan(found.get("pairs")) == 1
     if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
         claim = f"the best recipe is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
@@ -133,27 +133,27 @@ def verdict(record: dict[str, Any]) -> Verdict:
         support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
     else:
         claim = "the best recipe is not ahead of the tuned baseline"
-        support = f"on {rows} (difference {signed(estimate, decimals)} {metric_name(record)}, {interval})."
+        support = f"on {rows} (difference {with_sign(estimate, decimals)} {metric_name(record)}, {interval})."
     return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
 
 
 def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
     """How many more seeds or rows it takes, and how to get them; where the record does not say, what limits."""
-    needs, pairs, amount = needed(found), number(found.get("pairs")), untouched_rows(record)
+    needs, pairs, amount = stated_needs(found), number_or_nan(found.get("pairs")), untouched_rows(record)
     if pairs == 1:
         return ONE_PAIR
     if needs is None or not (pairs >= 1 and amount >= 1):
         return LIMITS.get(text(found.get("limited_by")), "")
-    smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     advice = [MORE_PAIRS] if needs.pairs or needs.both else []
     advice += [MORE_ROWS] if needs.rows or needs.both else []
     return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
 
 
-def needed(found: dict[str, Any]) -> Needs | None:
+def stated_needs(found: dict[str, Any]) -> Needs | None:
     """The ``needs`` of an ``improvement``; None where the record has none, or odd ones."""
     needs = mapping(found.get("needs"))
-    gain, smallest, power = (number(needs.get(key)) for key in ("gain", "smallest", "power"))
+    gain, smallest, power = (number_or_nan(needs.get(key)) for key in ("gain", "smallest", "power"))
     if not (math.isfinite(gain) and math.isfinite(smallest)):
         return None
     both = [_whole(value) for value in needs["both"]] if isinstance(needs.get("both"), list) else []
@@ -164,18 +164,18 @@ def needed(found: dict[str, Any]) -> Needs | None:
 
 
 def _whole(value: Any) -> int | None:
-    found = number(value)
+    found = number_or_nan(value)
     return int(found) if 1 <= found < 1e9 else None
 
 
 def _tried(record: dict[str, Any]) -> str:
     """``40 recipes were tried, and the best 3 again with new seeds; the baseline stays the best.``"""
-    tried = number(record.get("recipes_tried"))
+    tried = number_or_nan(record.get("recipes_tried"))
     again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
     rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
     best = f", the best {'one' if rivals == 1 else rivals} of them again with new seeds" if rivals else ""
     return (
-        f"{counted(tried, 'recipe')} were tried{best}. The baseline stays the best."
+        f"{count_noun(tried, 'recipe')} were tried{best}. The baseline stays the best."
         if tried > 1
         else "It stays the best."
     )
@@ -183,12 +183,12 @@ def _tried(record: dict[str, Any]) -> str:
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     """How large a gain the confirmation would have shown, by the noise between its runs of the baseline; empty where unknown."""
-    needs, pairs = needed(found), number(found.get("pairs"))
+    needs, pairs = stated_needs(found), number_or_nan(found.get("pairs"))
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
-    smallest = f"{fixed(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     return (
-        f"What could have been seen: {counted(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
+        f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
         f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
     )
 
@@ -209,41 +209,45 @@ def kept_baseline(record: dict[str, Any]) -> bool:
 
 def untouched_rows(record: dict[str, Any]) -> float:
     """How many rows the comparison stands on; NaN where the record does not say."""
-    amounts = known([number(part(record, "confirmation", "rows")), number(part(record, "data", "test"))])
+    amounts = finite_numbers(
+        [number_or_nan(part(record, "confirmation", "rows")), number_or_nan(part(record, "data", "test"))]
+    )
     return amounts[0] if amounts else math.nan
 
 
 def _rows(record: dict[str, Any]) -> str:
     amount = untouched_rows(record)
-    return counted(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
+    return count_noun(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
 
 
 def _interval(found: dict[str, Any]) -> str:
     """``95 % interval 0.004 to 0.020, 5 paired seeds``; what is missing is said to be missing."""
-    low, high, level, pairs = (number(found.get(key)) for key in ("low", "high", "level", "pairs"))
+    low, high, level, pairs = (number_or_nan(found.get(key)) for key in ("low", "high", "level", "pairs"))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
         decimals = decimals_for(high - low)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
-        parts = [f"{name} {fixed(low, decimals)} to {fixed(high, decimals)}"]
+        parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
-        parts.append(counted(pairs, "paired seed"))
+        parts.append(count_noun(pairs, "paired seed"))
     return ", ".join(parts)
 
 
 def network_score(record: dict[str, Any]) -> float:
     """The best recipe's score on the untouched rows; the baseline's where it is missing."""
-    scores = known([number(part(record, "best", "test")), number(part(record, "baseline", "test"))])
+    scores = finite_numbers(
+        [number_or_nan(part(record, "best", "test")), number_or_nan(part(record, "baseline", "test"))]
+    )
     return scores[0] if scores else math.nan
 
 
 def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     """The references that have a score, by their key."""
-    found = {key: number(part(record, "references", key)) for key in REFERENCES}
+    found = {key: number_or_nan(part(record, "references", key)) for key in REFERENCES}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def winners(record: dict[str, Any]) -> list[str]:
+def references_ahead(record: dict[str, Any]) -> list[str]:
     """A sentence for each reference that is ahead of the network or as good, the best one first; then what to do."""
     network, sign = network_score(record), 1.0 if higher_is_better(record) else -1.0
     if not math.isfinite(network):
@@ -269,7 +273,7 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def emptied(record: dict[str, Any]) -> str:
+def emptied_note(record: dict[str, Any]) -> str:
     """A sentence that names each charged parameter of the best model whose weights are all exactly zero; else empty.
 
     Example:
@@ -282,7 +286,7 @@ def emptied(record: dict[str, Any]) -> str:
     return f"Nothing is left of {listed(names)} in the best model: {whose} are exactly 0." if names else ""
 
 
-def improved(before: float, after: float, higher: bool) -> float:
+def score_gain(before: float, after: float, higher: bool) -> float:
     """The difference between two scores, positive where the second is better."""
     return (after - before) if higher else (before - after)
 
@@ -298,7 +302,8 @@ def source_of_change(before: tuple[float, float], after: tuple[float, float], se
     gap = (after[1] - after[0]) - (before[1] - before[0])
     total = cost + gap
     decimals = decimals_for(max(abs(cost), abs(gap)))
-    moved = f"training cost {signed(cost, decimals)}, gap {signed(gap, decimals)}, validation loss {signed(total, decimals)}"
+    training, apart, valid = (with_sign(change, decimals) for change in (cost, gap, total))
+    moved = f"training cost {training}, gap {apart}, validation loss {valid}"
     return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, se)}"
 
 

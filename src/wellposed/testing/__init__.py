@@ -11,8 +11,8 @@ All are silent where every law holds and raise `LawBroken`, an AssertionError, w
 prox and violation belong together, never their scale: add one closed form, computed by hand.
 """
 
-from wellposed.testing.diagnosis import check_reader, check_rule
 from wellposed.testing.laws import LawBroken, check_constraint, check_penalty
 from wellposed.testing.optimizers import check_optimizer
+from wellposed.testing.rule_laws import check_reader, check_rule
 
 __all__ = ["LawBroken", "check_constraint", "check_optimizer", "check_penalty", "check_reader", "check_rule"]

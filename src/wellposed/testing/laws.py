@@ -118,7 +118,7 @@ def metrics_for(penalty: Penalty, case: Case) -> tuple[float | Tensor, ...]:
     return (case.step, case.metric()) if penalty.traits.diagonal else (case.step,)
 
 
-def rivals(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
+def rival_points(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
     """Points that must not be better than the minimizer ``p``."""
     w = case.w
     yield "w", w
@@ -180,7 +180,7 @@ def minimizes(penalty: Penalty, case: Case) -> None:
     """No rival has a lower objective than the prox."""
     p = penalty.prox(case.w, case.step)
     best = objective(penalty, p, case.w, case.step)
-    for name, u in rivals(p, case):
+    for name, u in rival_points(p, case):
         h = objective(penalty, u, case.w, case.step)
         holds(h >= best - case.tolerance * max(1.0, abs(best)), f"{name} is better than the prox by {best - h:.3g}")
 
@@ -200,7 +200,7 @@ def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
     for step in (full, partial):
         p = penalty.prox(case.w, step)
         best = objective(penalty, p, case.w, step)
-        for name, u in rivals(p, case):
+        for name, u in rival_points(p, case):
             u = torch.where(step > 0, u, case.w)
             h = objective(penalty, u, case.w, step)
             allowed = case.tolerance * max(1.0, abs(best))
@@ -232,7 +232,7 @@ def subgradient(penalty: Penalty, case: Case) -> None:
     p = penalty.prox(case.w, case.step)
     slope = (case.w - p) / case.step
     base = float(penalty.value(p))
-    for name, u in rivals(p, case):
+    for name, u in rival_points(p, case):
         lower = base + float((slope * (u - p)).sum(dtype=torch.float64))
         value = float(penalty.value(u))
         rounding = float((u - p).norm()) * float(case.w.norm()) / case.step

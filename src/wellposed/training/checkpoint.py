@@ -21,7 +21,7 @@ from wellposed.core.batches import examples_in
 from wellposed.core.errors import DataError, FormatError, InputError, first_line, listed
 from wellposed.core.files import meant, read_json, spelled, write_atomically, write_json
 from wellposed.core.reading import read_bytes
-from wellposed.core.schemas import validated
+from wellposed.core.schemas import validate
 from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.tables import TableEncoder, TargetEncoder
 from wellposed.losses.per_example import Loss
@@ -145,7 +145,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    description = validated(
+    description = validate(
         Description, read_json(path, SCHEMA, "model"), f"The model in '{path}'", ("architecture", "encoder", "target")
     )
     if description.encoder is not None and description.target is None:

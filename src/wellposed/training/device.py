@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from wellposed.core.errors import InputError, first_line
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.core.shared import warnings_apart
 
 
@@ -29,7 +29,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         torch.ones(2, device=chosen).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if device == "auto":
-            report("note", text=f"The device {wanted!r} cannot be used ({first_line(error)}); training on the CPU.")
+            emit("note", text=f"The device {wanted!r} cannot be used ({first_line(error)}); training on the CPU.")
             return torch.device("cpu")
         raise InputError(
             f"The device {wanted!r} cannot be used: {first_line(error)}. Give cpu, or auto, which takes what there is."
@@ -44,5 +44,5 @@ def _cuda_works() -> bool:
         works = torch.cuda.is_available()
     if seen and not works:
         reason = str(seen[0].message).strip().splitlines()[0]
-        report("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
+        emit("note", text=f"The GPU cannot be used ({reason}); training on the CPU.")
     return works

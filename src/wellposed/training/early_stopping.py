@@ -39,7 +39,7 @@ class Patience:
         return first
 
 
-def monitored(recipe: Recipe) -> dict[str, Monitor]:
+def monitored_values(recipe: Recipe) -> dict[str, Monitor]:
     """What stopping and the schedule look at, by the key that says so."""
     found = {"stopping": recipe.stopping.monitor}
     if isinstance(recipe.schedule.course, Plateau):
@@ -47,7 +47,7 @@ def monitored(recipe: Recipe) -> dict[str, Monitor]:
     return found
 
 
-def higher_is_better(problem: Problem, monitor: Monitor) -> bool:
+def monitor_is_score(problem: Problem, monitor: Monitor) -> bool:
     """Whether more of it is better: only of some metrics."""
     return monitor.endswith("_metric") and problem.metric is not None and problem.metric.higher_is_better
 
@@ -58,7 +58,7 @@ def check_monitors(problem: Problem, recipe: Recipe, measured: bool = True) -> N
     Raises:
         ProblemError: the problem has no metric, or too many outputs to keep for one.
     """
-    for section, monitor in monitored(recipe).items():
+    for section, monitor in monitored_values(recipe).items():
         if monitor.endswith("_metric") and not (problem.metric and measured):
             why = "the outputs are too many, or of a kind, that the metric is not measured" if problem.metric else (
                 'the problem has none. Give the problem metric="accuracy" or another one'

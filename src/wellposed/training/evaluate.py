@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from wellposed.core.errors import noting
 from wellposed.core.preserve import modes_kept, random_states_kept
 from wellposed.core.random import seeded
-from wellposed.data.arrays import Source, moved
-from wellposed.losses.per_example import Average, Loss, PerExample, average, averages
+from wellposed.data.arrays import Source, to_device
+from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
 from wellposed.losses.score import Score
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -47,7 +47,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Evaluation:
     """Loss with its standard error and each row's part; the metric and each row's part, where there is one."""
 
-    loss: Average
+    loss: MeanLoss
     metric: float
     metric_rows: Tensor | None
 
@@ -73,7 +73,7 @@ def evaluate(
     kept = 0
     with evaluating(model):
         for inputs, target in batches:
-            inputs, target = moved(inputs, device), moved(target, device)
+            inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):
                 predicted = forward(model, inputs)
             parts.append(loss.per_example(predicted, target))
@@ -82,7 +82,7 @@ def evaluate(
                 if kept <= KEPT_OUTPUTS:
                     outputs.append(loss.response(predicted.float()).cpu())
                     targets.append(target.cpu())
-    measured = average(parts, weights)
+    measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)
     target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
@@ -112,7 +112,7 @@ class Probe:
         self.weights = None if source.weight is None else [source.weight[index]]
         self._held: list[tuple[Any, Any]] | None = None
         if source.arrays is not None:
-            self._held = [moved(batch, device) for batch in batches_of(source, index)]
+            self._held = [to_device(batch, device) for batch in batches_of(source, index)]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -151,7 +151,7 @@ def evaluations(
         else:
             parts = [loss.per_example(one, target) for one in outputs]
             totals, counts = torch.stack([p.total for p in parts]), torch.stack([p.count for p in parts])
-        losses = averages(totals, counts, None if weights is None else torch.cat(weights))
+        losses = mean_losses(totals, counts, None if weights is None else torch.cat(weights))
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]

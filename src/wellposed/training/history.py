@@ -15,7 +15,7 @@ from typing import Any
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.files import check_schema, jsonable, write_atomically
-from wellposed.core.schemas import Stored, validated
+from wellposed.core.schemas import Stored, validate
 
 SCHEMA = 1
 
@@ -143,7 +143,7 @@ class History:
             FormatError: another schema, or damaged.
         """
         check_schema(value.get("schema"), SCHEMA, where, "history")
-        saved = validated(_Saved, value, f"The history in '{where}'")
+        saved = validate(_Saved, value, f"The history in '{where}'")
         return cls(saved.facts, saved.rows)
 
     def save(self, path: str | Path, within: str | Path | None = None) -> Path:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wellposed.core.batches import examples_of, numbers_in
+from wellposed.core.batches import count_numbers, examples_of
 from wellposed.core.errors import TargetError, WellposedError
 from wellposed.core.preserve import buffers_kept, modes_kept
 from wellposed.core.random import seeded
-from wellposed.core.selectors import Leaf, leaves, unwrapped
+from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
 from wellposed.training.loop_activity import real
 
@@ -33,7 +33,7 @@ FEWEST_ROWS = 32
 STILL = 1e-5  # of the size of what is seen: float32 differs by less where nothing varies
 TAKEN = 1e-3  # of the variation of its inputs, what a layer that says nothing leaves: a sigmoid leaves a quarter
 
-Batch = tuple[Any, Any]
+RowsWithTargets = tuple[Any, Any]
 Predict = Callable[[nn.Module, Any], Any]
 
 
@@ -83,7 +83,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What was seen in one pass. ``layers`` are in the order in which data reach them.
 
     Attributes:
@@ -289,7 +289,9 @@ def _hooked(eyes: _Eyes) -> Iterator[None]:
             handle.remove()
 
 
-def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch], rows: int | None = None) -> Look:
+def inspect_network(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[RowsWithTargets], rows: int | None = None
+) -> Inspection:
     """One forward and backward pass in training mode.
 
     Args:
@@ -300,7 +302,7 @@ def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch
     Raises:
         Unseen: the model's own code raised, or the loss does not take its outputs.
     """
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     found = [leaf for leaf in leaves(inner) if leaf.role in ("weight", "embedding") and leaf.tensor.is_floating_point()]
     eyes = _Eyes(*_watched(inner, found))
     trained = [leaf for leaf in found if leaf.tensor.requires_grad]
@@ -326,12 +328,12 @@ def look(model: nn.Module, predict: Predict, loss: Loss, batches: Iterable[Batch
                 grads = torch.autograd.grad(mean, [leaf.tensor for leaf in trained], allow_unused=True)
                 sums = [_added(s, g, size) for s, g in zip(sums, grads, strict=True)]
             total, seen = total + size * float(mean.detach()), seen + size
-            if seen >= (rows or MOST_ROWS) or seen * numbers_in(batch) // max(size, 1) >= MOST_NUMBERS:
+            if seen >= (rows or MOST_ROWS) or seen * count_numbers(batch) // max(size, 1) >= MOST_NUMBERS:
                 break
     if not seen:
         raise Unseen("There were no rows to look at.")
     layers = [_layer(leaf, grad, seen, eyes) for leaf, grad in zip(trained, sums, strict=True)]
-    return Look(
+    return Inspection(
         layers=tuple(_ordered(layers, eyes)) if any(grad is not None for grad in sums) else (),
         units=tuple(Units(place, high.numel(), int((high <= 0).sum())) for place, high in eyes.relus.items()),
         silent=tuple(name for name in eyes.called if _silent(eyes, name)),
@@ -427,7 +429,7 @@ def _rows(target: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-def rebatched(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Iterator[Batch]:
+def rebatch(batches: Iterable[RowsWithTargets], size: int, rows: int = MOST_ROWS) -> Iterator[RowsWithTargets]:
     """The first rows in batches of ``size``, where batch and target are tensors or tuples of them; else as they are."""
     left = rows
     for batch, target in batches:
@@ -440,19 +442,21 @@ def rebatched(batches: Iterable[Batch], size: int, rows: int = MOST_ROWS) -> Ite
 
 
 def norm_disagreement(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
 ) -> tuple[float, float, float]:
     """How much the loss of the same rows differs with batch norms in training mode, all else in evaluation mode.
 
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
     Raises:
-        Unseen: as `look`.
+        Unseen: as `inspect_network`.
     """
     return _of_mode(model, predict, loss, batches, norms=True)
 
 
-def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch]) -> tuple[float, float, float]:
+def noise_toll(
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets]
+) -> tuple[float, float, float]:
     """How much the loss of the same rows is raised by what the model draws in training mode: dropout and other noise.
 
     Batch norms stay in evaluation mode, so that only noise differs.
@@ -460,17 +464,17 @@ def noise_toll(model: nn.Module, predict: Predict, loss: Loss, batches: Sequence
     Returns:
         The mean paired difference, its standard error over batches, and the loss in evaluation mode.
     Raises:
-        Unseen: as `look`.
+        Unseen: as `inspect_network`.
     """
     return _of_mode(model, predict, loss, batches, norms=False)
 
 
 @torch.no_grad()
 def _of_mode(
-    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[Batch], norms: bool
+    model: nn.Module, predict: Predict, loss: Loss, batches: Sequence[RowsWithTargets], norms: bool
 ) -> tuple[float, float, float]:
     """The loss with batch norms (or with all but them) in training mode, less that in evaluation mode."""
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []
     with as_training(inner):

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.checks import Count, Seed, checked
-from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guarded
-from wellposed.core.progress import report
+from wellposed.core.errors import ProblemError, RecipeError, TrainingError, WellposedError, first_line, guard_call
+from wellposed.core.progress import emit
 from wellposed.core.random import generator, reseed, seeded
-from wellposed.data.arrays import Source, moved
+from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Prepared
-from wellposed.losses.criterion import wide
+from wellposed.losses.criterion import at_least_single
 from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradient_noise import disturb_gradients
 from wellposed.noise.inputs import Weight
-from wellposed.noise.labels import mixed, smooth_classes
+from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.noise import Noise
 from wellposed.noise.perturb import Perturbed, perturb
 from wellposed.optim.averaging import Average as WeightAverage
@@ -34,21 +34,21 @@ from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized, regularize
 from wellposed.optim.schedules import Plateau, PlateauClock
 from wellposed.optim.sharpness import SAM
-from wellposed.optim.wrapper import inside, needs_its_optimizer
+from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.device import resolve_device
-from wellposed.training.early_stopping import Patience, check_monitors, higher_is_better
+from wellposed.training.early_stopping import Patience, check_monitors, monitor_is_score
 from wellposed.training.evaluate import Evaluation, Probe, evaluate, evaluating
 from wellposed.training.history import History, Stopped
 from wellposed.training.measures import like_for_like, term_facts, weight_facts
 from wellposed.training.problem import Problem
-from wellposed.training.resampling import Sample, sampled
+from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 
 Stop = Callable[[History], "str | None"]
-Mixing = tuple[Tensor, Weight]
+MixingDraw = tuple[Tensor, Weight]
 """The permutation that examples were mixed with, and the weight that they kept: one for all, or one for each."""
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -173,10 +173,10 @@ class Training:
         check_noise(problem, recipe)
         check_monitors(problem, recipe)
         shared.check(problem, recipe, model, device)
-        build = guarded("optimizer=", make) if make else recipe.optimizer.build
+        build = guard_call("optimizer=", make) if make else recipe.optimizer.build
         inner = build(list(model.parameters()))
-        check_optimizer(inner)
-        steps = steps_of(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
+        check_optimizer_in_loop(inner)
+        steps = count_steps(rows_per_epoch(len(data.train), recipe.batch_size, model), recipe) * recipe.epochs
         terms = regularize(inner, model, recipe.build_terms(steps))
         needs_its_optimizer("fit", model, terms)
         terms.seed = seed
@@ -202,7 +202,7 @@ class Training:
             "epochs_planned": recipe.epochs,
             "train_rows": len(data.train),
             "task": data.task,
-            "regularized": regularized(recipe),
+            "regularized": regularizers(recipe),
             **shared.constant,
             **shared.facts,
         }
@@ -214,15 +214,15 @@ class Training:
         return cls(
             problem, recipe, seed, device, deadline, data, model, optimizer, averager, probes,
             History(facts), Streams(seed), scaler,
-            PlateauClock(course, higher_is_better(problem, course.monitor)) if isinstance(course, Plateau) else None,
-            Patience(recipe.stopping, higher_is_better(problem, recipe.stopping.monitor)),
+            PlateauClock(course, monitor_is_score(problem, course.monitor)) if isinstance(course, Plateau) else None,
+            Patience(recipe.stopping, monitor_is_score(problem, recipe.stopping.monitor)),
             perturb(model, placed, seed) if placed else None, needs,
         )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return steps_of(self.rows_per_epoch, self.recipe)
+        return count_steps(self.rows_per_epoch, self.recipe)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -344,7 +344,7 @@ class Training:
         if self.perturbed is not None:
             self.perturbed.step = self.streams.step * self.passes
         inputs, target = self.data.train.batch(index)
-        inputs, target = moved(inputs, self.device), moved(target, self.device)
+        inputs, target = to_device(inputs, self.device), to_device(target, self.device)
         weight = None if self.data.train.weight is None else self.data.train.weight[index].to(self.device)
         inputs, mixing = self.disturbed(inputs)
         differentiated = "inputs" in self.needs
@@ -359,9 +359,9 @@ class Training:
                 penalty = self.optimizer.outputs_penalty(outputs, inputs=given, reference=second)
             return *self.loss_sums(outputs, target, weight, mixing), penalty
 
-    def disturbed(self, inputs: Any) -> tuple[Any, Mixing | None]:
+    def disturbed(self, inputs: Any) -> tuple[Any, MixingDraw | None]:
         """Inputs with the noise of this step, and how examples were mixed, where they were."""
-        mixing: Mixing | None = None
+        mixing: MixingDraw | None = None
         for noise in self.recipe.noise.acting("inputs"):
             disturbed = noise.apply(inputs, noise.size, self.streams.at("input", noise.stream))
             if noise.mixes:
@@ -371,22 +371,22 @@ class Training:
         return inputs, mixing
 
     def told(
-        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: MixingDraw | None
     ) -> tuple[Any, Tensor | None]:
         """Targets as training compares them with outputs: smoothed, and mixed as the inputs were; and how much rows count."""
         for noise in self.recipe.noise.acting("labels"):
             target = relabelled(self.problem, noise, outputs, target, self.streams.at("label", noise.stream))
         if mixing:
             if self.problem.loss.name == "binary_cross_entropy":
-                target = target.to(wide(outputs).dtype)
+                target = target.to(at_least_single(outputs).dtype)
             elif (classes := classes_of(outputs, target)) is not None:
-                target = smooth_classes(target, classes, 0.0, wide(outputs).dtype)
-            target = mixed(target, *mixing)
-            weight = None if weight is None else mixed(weight, *mixing)
+                target = smooth_classes(target, classes, 0.0, at_least_single(outputs).dtype)
+            target = mixed_targets(target, *mixing)
+            weight = None if weight is None else mixed_targets(weight, *mixing)
         return target, weight
 
     def loss_sums(
-        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: Mixing | None
+        self, outputs: Tensor, target: Any, weight: Tensor | None, mixing: MixingDraw | None
     ) -> tuple[Tensor, Tensor]:
         """The (weighted) sum of the rows' losses, which carries gradient, and the (weighted) number of units."""
         noise = self.recipe.noise
@@ -435,7 +435,7 @@ class Training:
     def forward_clean(self, module: nn.Module, index: Tensor) -> Any:
         """Clean training rows through a model."""
         inputs, _ = self.data.train_clean.batch(index)
-        return self.problem.forward(module, moved(inputs, self.device))
+        return self.problem.forward(module, to_device(inputs, self.device))
 
     def record(self, row: dict[str, float], began: float) -> None:
         """Evaluate like for like, add the row to the history, and keep the weights if they are the best."""
@@ -464,7 +464,7 @@ class Training:
     def enter(self, row: dict[str, float]) -> None:
         """Add an epoch to the history."""
         self.history.append(row)
-        report("epoch", row=row, of=self.recipe.epochs)
+        emit("epoch", row=row, of=self.recipe.epochs)
 
     def measure(self, model: nn.Module, probe: Probe) -> Any:
         """Evaluate a model on a probe."""
@@ -490,7 +490,7 @@ class Training:
         """The run with its best weights, in evaluation mode, on the CPU."""
         if self.perturbed is not None:
             self.perturbed.remove()
-        inner = inside(self.optimizer, Regularized)
+        inner = find_wrapper(self.optimizer, Regularized)
         if inner is not None:  # an exception keeps the optimizer, and so its hooks
             inner.remove()
         if self.best:
@@ -525,7 +525,7 @@ class Shared:
 
         Of ``others`` that evaluate as many rows the validation rows are taken, which are the same.
         """
-        data = sampled(problem.prepared, sample)
+        data = with_sample(problem.prepared, sample)
         facts = {name: number for name, number in vars(sample).items() if name != "rows" and number is not None}
         probes = equal_probes(data.train_clean, data.valid, probe_rows, device, [other.probes[1] for other in others])
         return cls(data, probes, problem.constant(), facts)
@@ -547,7 +547,7 @@ def rows_per_epoch(rows: int, batch_size: int, model: nn.Module) -> int:
     return rows - 1 if alone and any(isinstance(m, _BatchNorm) for m in model.modules()) else rows
 
 
-def steps_of(rows: int, recipe: Recipe) -> int:
+def count_steps(rows: int, recipe: Recipe) -> int:
     """Optimizer steps for so many rows."""
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
@@ -614,7 +614,7 @@ def equal_probes(
     return Probe(train, some(train, "train"), device), same or Probe(valid, some(valid, "valid"), device)
 
 
-def regularized(recipe: Recipe) -> dict[str, float]:
+def regularizers(recipe: Recipe) -> dict[str, float]:
     """What of the recipe regularizes, with its strength; empty for plain training."""
     found = {f"{t.name} on {t.on}": 1.0 if t.strength is t.bound is None else t.amount for t in recipe.terms}
     found |= recipe.noise.sizes
@@ -657,14 +657,14 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
             "Mixed examples need targets that can be mixed: numbers, probabilities, or one class index for each row under "
             "cross_entropy. Leave mixup and cutmix out of the recipe."
         )
-    if (mixes or softens) and masked(problem):
+    if (mixes or softens) and has_masked_targets(problem):
         raise ProblemError(
             "Rows that the loss ignores (class -100, or its ignore_index) have no probabilities that could be mixed or "
             "smoothed. Leave those rows, or mixup, cutmix and label_smoothing, out."
         )
 
 
-def masked(problem: Problem) -> bool:
+def has_masked_targets(problem: Problem) -> bool:
     """Whether a class index of the training rows says that its row does not count."""
     targets = problem.prepared.train_clean.targets()
     if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
@@ -709,7 +709,7 @@ def check_charges(
             f"The penalty {of_classes[0].name} compares predicted classes, and the loss is {loss!r}. Leave it out{way}."
         )
     with evaluating(model):
-        outputs = problem.forward(model, moved(inputs, device))
+        outputs = problem.forward(model, to_device(inputs, device))
     for charge in of_classes:
         check_axis(loss, outputs, target, charge)
 
@@ -746,7 +746,7 @@ UNFIT: dict[type[torch.optim.Optimizer], str] = {
 """Optimizers of torch that the training loop cannot use, and why."""
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+def check_optimizer_in_loop(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that the loop cannot use.
 
     Raises:
@@ -763,7 +763,7 @@ def relabelled(problem: Problem, noise: Noise, outputs: Tensor, target: Tensor, 
     Raises:
         ProblemError: class indices that are not one a row.
     """
-    dtype, indices = wide(outputs).dtype, not target.is_floating_point()
+    dtype, indices = at_least_single(outputs).dtype, not target.is_floating_point()
     if problem.loss.name == "binary_cross_entropy":
         return noise.labels(target, None, dtype, source)
     if (indices or noise.of_classes) and (outputs.ndim != 2 or target.ndim != 1 or not indices):

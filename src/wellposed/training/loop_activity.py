@@ -149,7 +149,7 @@ def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
 
 
-def attached(model: nn.Module, notes: Notes, owner: object) -> weakref.finalize[Any, Any]:
+def note_forwards(model: nn.Module, notes: Notes, owner: object) -> weakref.finalize[Any, Any]:
     """Note the model's forwards until ``owner`` is gone or the returned handle is called."""
     handle = model.register_forward_pre_hook(_Eye(notes), with_kwargs=True)
     return weakref.finalize(owner, handle.remove)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.selectors import leaves
-from wellposed.losses.per_example import Average, Loss
+from wellposed.losses.per_example import Loss, MeanLoss
 from wellposed.losses.score import Score
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
 from wellposed.training.loop_activity import real
@@ -58,7 +58,7 @@ def term_facts(values: dict[str, float]) -> dict[str, float]:
     return {"penalty": math.fsum(values.values()), **{f"term:{name}": value for name, value in values.items()}}
 
 
-def rise_since(best: Tensor | None, now: Average) -> tuple[float, float]:
+def rise_since(best: Tensor | None, now: MeanLoss) -> tuple[float, float]:
     """Mean paired difference of the rows' losses to the best epoch's, with its standard error; 0 at the first epoch."""
     if best is None or len(best) != len(now.rows):
         return 0.0, 0.0

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
-from wellposed.core.numbers import plain
+from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded
-from wellposed.data.arrays import moved
+from wellposed.data.arrays import to_device
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import default_metric, scaled
+from wellposed.losses.metrics import default_metric, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.losses.score import Score
@@ -71,7 +71,7 @@ class Problem:
         self.warnings, self.sha256 = tuple(warnings), sha256
         self.loss = Loss(loss, by_example=True)
         self.data = data if isinstance(data, Data) else Data(train=data)
-        self.space = {key: list(map(plain, values)) for key, values in (space or {}).items()}
+        self.space = {key: list(map(to_python, values)) for key, values in (space or {}).items()}
         self._metric = None if metric is None else named_metric(metric, self.loss)
         self._check_space()
 
@@ -98,7 +98,7 @@ class Problem:
         """The metric that people read."""
         if self._metric is not None:
             target = self.prepared.target
-            return self._metric if target is None else scaled(self._metric, target.scale, target.mean)
+            return self._metric if target is None else in_target_units(self._metric, target.scale, target.mean)
         return default_metric(self.loss)
 
     @property
@@ -173,12 +173,12 @@ class Problem:
         inputs, target = source.batch(torch.arange(min(4, len(source))))
         with evaluating(model):
             try:
-                outputs = self.forward(model, moved(inputs, device))
+                outputs = self.forward(model, to_device(inputs, device))
             except Exception as error:
                 shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
                 raise ProblemError(f"The model does not take the inputs ({shape}): {error}.") from error
             self._check_targets(outputs, target)
-            self.loss.per_example(outputs, moved(target, device))
+            self.loss.per_example(outputs, to_device(target, device))
 
     def _check_targets(self, outputs: Any, target: Any) -> None:
         """All targets at hand against the loss, the outputs and the metric, before anything is counted of them."""

@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from wellposed.core.batches import mapped
 from wellposed.core.checks import Positive, Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, guarded
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.preserve import buffers_kept, modes_kept
 from wellposed.core.random import seeded
-from wellposed.data.arrays import moved, split_batch
+from wellposed.data.arrays import split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.hooks import hooked
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import Wrapper, bare, inside, needs_its_optimizer
+from wellposed.optim.wrapper import Wrapper, find_wrapper, needs_its_optimizer, unwrap_optimizer
 from wellposed.training.evaluate import call
 
 DIVERGED = 4.0
@@ -124,10 +124,10 @@ def lr_range_test(
     """
     _check(model, optimizer, data, low, high)
     criterion = Loss(loss)
-    outputs_of = guarded(
+    outputs_of = guard_call(
         "forward=" if forward else "The model", forward or (lambda net, batch: call(net, split_batch(batch)[0]))
     )
-    target_of = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
+    target_of = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
 
     def cost(batch: Any) -> Tensor:
         outputs = outputs_of(model, batch)
@@ -154,7 +154,7 @@ def lr_range_test(
         for rate, batch in zip(rates, endless(data), strict=False):
             _set_rates(optimizer, [rate * ratio for ratio in ratios])
             optimizer.zero_grad()
-            value = cost(moved(batch, device))
+            value = cost(to_device(batch, device))
             number = float(value.detach())
             if not math.isfinite(number) or _exceeds([*losses, number], width):
                 stopped = "diverged"
@@ -167,7 +167,7 @@ def lr_range_test(
 
 def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: float) -> None:
     needs_its_optimizer("lr_range_test", model, optimizer)
-    if isinstance(bare(optimizer), torch.optim.LBFGS):
+    if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
         raise InputError("LBFGS takes many steps in one, so a range test says nothing; lr=1 is its natural rate.")
     if not low < high:
         raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
@@ -185,7 +185,7 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
 
 def _terms(optimizer: Optimizer, outputs: Any) -> Tensor | float:
     """The terms that `regularize` enforces in the loss."""
-    regularized = inside(optimizer, Regularized)
+    regularized = find_wrapper(optimizer, Regularized)
     if regularized is None or not any(term.how == "loss" for term in regularized.terms):
         return 0.0
     return regularized.penalty(outputs if isinstance(outputs, Tensor) else None)
@@ -284,7 +284,7 @@ def _result(rates: list[float], losses: list[float], width: float, stopped: str)
 
 # What is put back. Each is a context manager over (model, optimizer, data).
 
-Keep = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
+Restorer = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
 
 
 def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
@@ -473,7 +473,7 @@ def gradient_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> It
             noise.step = step
 
 
-KEPT: tuple[Keep, ...] = (
+KEPT: tuple[Restorer, ...] = (
     weights_kept, gradients_kept, optimizer_kept, generators_kept, forward_noise_kept, gradient_noise_kept,
 )  # fmt: skip
 """All that is put back, beside modes and buffers, and the global random states, which `seeded` keeps."""

@@ -34,7 +34,7 @@ class Sample:
         return self.draw is not None or self.resample is not None
 
 
-def sampled(prepared: Prepared, sample: Sample) -> Prepared:
+def with_sample(prepared: Prepared, sample: Sample) -> Prepared:
     """The data with these training rows; validation and test stay whole."""
     if not sample.own:
         return prepared if sample.rows is None else prepared.limited(sample.rows, seed=0)

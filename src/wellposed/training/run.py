@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import InputError
-from wellposed.data.arrays import Source, moved
-from wellposed.losses.per_example import Average
+from wellposed.data.arrays import Source, to_device
+from wellposed.losses.per_example import MeanLoss
 from wellposed.losses.score import Score
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
@@ -58,7 +58,7 @@ class Run:
             self.problem.metric.require(targets, source.weight)
         return self._measured(source, self.problem.metric)
 
-    def losses(self, source: Source) -> Average:
+    def losses(self, source: Source) -> MeanLoss:
         """The data loss on the rows of a source."""
         return self._measured(source, None).loss
 
@@ -86,7 +86,7 @@ class Run:
         """The model's outputs on the rows of a source, on the CPU."""
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         with evaluating(self.model):
-            parts = [self.problem.forward(self.model, moved(x, device)).cpu() for x, _ in batches_of(source)]
+            parts = [self.problem.forward(self.model, to_device(x, device)).cpu() for x, _ in batches_of(source)]
         return torch.cat(parts)
 
     def audit(self) -> Audit:

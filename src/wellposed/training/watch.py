@@ -24,22 +24,22 @@ from torch.utils.data import (
 
 from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, guarded
+from wellposed.core.errors import DataError, InputError, guard_call
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import unscripted
-from wellposed.data.arrays import Items, moved, rows_of, source_of, split_batch
+from wellposed.core.selectors import refuse_scripted
+from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside, needs_its_optimizer
+from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
 from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
 from wellposed.training.history import History
-from wellposed.training.inspection import Look, Unseen, look, rebatched
+from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
-from wellposed.training.loop_activity import Notes, attached
+from wellposed.training.loop_activity import Notes, note_forwards
 from wellposed.training.measures import constant_facts, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
@@ -110,12 +110,12 @@ class Watch:
         rows: Annotated[int, Within(2)] | None = None,
         seed: Seed = 0,
     ) -> None:
-        unscripted("watch", model)
+        refuse_scripted("watch", model)
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
-        self.forward: Forward = guarded("The model" if forward is None else "forward=", forward or _plain(target))
-        self.target_of: Target = guarded("target=", target or (lambda batch: split_batch(batch)[1]))
+        self.forward: Forward = guard_call("The model" if forward is None else "forward=", forward or _plain(target))
+        self.target_of: Target = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
         self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
         double = any(p.dtype == torch.float64 for p in model.parameters())
@@ -143,7 +143,7 @@ class Watch:
             }
         )
         self.notes = Notes.of(model)
-        self.close = attached(model, self.notes, self)
+        self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
         self._began = time.perf_counter()
@@ -162,7 +162,7 @@ class Watch:
             self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
         if self.optimizer is not None:
             row["lr"] = float(self.optimizer.param_groups[0]["lr"])
-        regularized = inside(self.optimizer, Regularized)
+        regularized = find_wrapper(self.optimizer, Regularized)
         if regularized is not None:
             row |= term_facts(regularized.values())
         ended = time.perf_counter()
@@ -177,12 +177,14 @@ class Watch:
         total = math.fsum(self.history["seconds"])
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
 
-    def _look(self) -> tuple[Look | None, str]:
+    def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, "The first weights could not be looked at: the network makes them at its first batch."
         try:
-            return look(self.model, self.forward, self.loss, rebatched(self.batches("train"), FEW_ROWS, FEW_ROWS)), ""
+            return inspect_network(
+                self.model, self.forward, self.loss, rebatch(self.batches("train"), FEW_ROWS, FEW_ROWS)
+            ), ""
         except Unseen as unseen:
             return None, str(unseen)
 
@@ -194,7 +196,7 @@ class Watch:
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
         """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
         for batch in self.probes[side].batches():
-            yield moved(batch, self.device), self.target_of(batch)
+            yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
         with seeded(0, "watch"), self.notes.blind():
@@ -256,7 +258,7 @@ def regularizing(model: nn.Module, optimizer: Optimizer | None) -> dict[str, flo
 
     Of several dropout rates or decays the largest is said.
     """
-    terms = inside(optimizer, Regularized)
+    terms = find_wrapper(optimizer, Regularized)
     found = {str(term): 1.0 for term in terms.terms} if terms else {}
     decays = [float(group.get("weight_decay") or 0.0) for group in (optimizer.param_groups if optimizer else ())]
     rates = [float(rate) for m in model.modules() if isinstance(rate := _dropout_of(m), (int, float))]
@@ -306,7 +308,7 @@ def side_of(given: Any, double: bool = False) -> Side:
     """
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
-        fetch = guarded("The Dataset", items.raw)
+        fetch = guard_call("The Dataset", items.raw)
         if kept is None:
             return Side(len(items), lambda index: map(fetch, torch.split(index, BATCH)), lambda: _targets_in(given))
         return Side(
@@ -318,7 +320,7 @@ def side_of(given: Any, double: bool = False) -> Side:
     if hasattr(given, "__next__"):
         raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
     source = source_of(given, double=double)
-    fetch = guarded("The Dataset", source.raw) if isinstance(source, Items) else source.batch
+    fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
     return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)), source.targets)
 
 
@@ -366,7 +368,7 @@ class _Probe:
 
     def __init__(self, side: Side, rows: int, name: str, seed: int) -> None:
         index = some_rows(side.size, rows, generator(seed, "probe", name))
-        self.batches = kept(lambda: side.batches(index))
+        self.batches = cache_batches(lambda: side.batches(index))
 
 
 def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
@@ -385,7 +387,7 @@ def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
 Batches = Callable[[], Iterable[Any]]
 
 
-def kept(batches: Batches) -> Batches:
+def cache_batches(batches: Batches) -> Batches:
     """A way to go through batches again and again: held in memory up to `KEPT_BYTES`, fetched each time beyond."""
     held, size = [], 0
     for batch in batches():

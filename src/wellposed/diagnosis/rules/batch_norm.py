@@ -74,19 +74,19 @@ class BatchTooSmall(Inside):
     DISAGREES = DISAGREES
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        look = signals.last
-        if not signals.norms or look is None or signals.batch is None or look.values is None:
+        inspection = signals.last
+        if not signals.norms or inspection is None or signals.batch is None or inspection.values is None:
             return None
         difference, error, loss = signals.disagreement or (math.nan, math.inf, math.nan)
-        few = look.values < self.VALUES
+        few = inspection.values < self.VALUES
         apart = disagree(signals, self.DISAGREES)
         if not (few or apart):
             return None
         return self.finding(
             0.95 if few and apart else 0.85 if few else 0.75,
             {"estimate": difference, "low": difference - 1.96 * error, "high": difference + 1.96 * error,
-             "batch": signals.batch, "values": look.values, "loss": loss},
+             "batch": signals.batch, "values": inspection.values, "loss": loss},
             "use larger batches, or group or layer norm, whose statistics are each row's own",
-            f"Batches are too small for batch norm: {signals.batch} rows give {look.values} values a channel"
+            f"Batches are too small for batch norm: {signals.batch} rows give {inspection.values} values a channel"
             f"{', and training and evaluation mode disagree' if apart else ''}.",
         )  # fmt: skip

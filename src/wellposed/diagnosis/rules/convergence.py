@@ -10,7 +10,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.learning_rates import RateTooHigh
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, annealed, descent, end_of, falls, learned
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, descent, end_of, ends_annealed, falls, shows_learning
 from wellposed.training.history import Stopped
 
 
@@ -49,9 +49,9 @@ class Diverged(Rule):
         return after if after < len(curves) else None
 
     def _runaway(self, curves: Curves) -> Finding | None:
-        trained = len(measure.known(curves.train_loss)) > 1
+        trained = len(measure.finite_values(curves.train_loss)) > 1
         y, factor = (curves.train_loss, self.RUNAWAY) if trained else (curves.valid_loss, self.RUNAWAY_VALID)
-        values = measure.known(y)
+        values = measure.finite_values(y)
         if len(values) < 2:
             return None
         first, last, se = float(values[0]), measure.end(y), measure.level_se(y)
@@ -81,8 +81,8 @@ class NotLearning(Rule):
     LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.known(curves.train_loss)) else curves.valid_loss
-        if len(measure.known(y)) < FEWEST_EPOCHS or learned(curves):
+        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        if len(measure.finite_values(y)) < FEWEST_EPOCHS or shows_learning(curves):
             return None
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
         constant = curves.fact("constant_loss")
@@ -105,7 +105,7 @@ class NotLearning(Rule):
     @staticmethod
     def _began_trained(curves: Curves, reference: float) -> bool:
         """A validation loss that began at a small share of what it became: the network fitted before the log began."""
-        valid = measure.known(curves.valid_loss)
+        valid = measure.finite_values(curves.valid_loss)
         return len(valid) > 0 and reference < 0.5 * float(valid.min())
 
 
@@ -123,12 +123,12 @@ class Undertrained(Rule):
     FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
 
     def judge(self, curves: Curves) -> Finding | None:
-        losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.known(y))]
-        if not losses or min(len(measure.known(y)) for y in losses) < self.FEWEST:
+        losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
+        if not losses or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
             return None
         if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None
-        if not all(falls(y, curves.fact("constant_loss")) for y in losses) or annealed(curves):
+        if not all(falls(y, curves.fact("constant_loss")) for y in losses) or ends_annealed(curves):
             return None
         if not all(measure.end(y) < measure.start(y) for y in losses):  # it comes down from a leap
             return None

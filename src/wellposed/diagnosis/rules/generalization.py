@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.curves import Curves, Share
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.curves import Curves, RelativeError
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import Rule, end_of, falls
 
@@ -54,14 +54,14 @@ class Overfits(Rule):
         if not loss_turned(curves, self.BELIEF):
             return None
         error = measure.error_rise(curves)
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material,
-            "epochs": rise.epochs, "gap": measure.gap(curves).estimate, **end_of(curves),
+            "epochs": rise.epochs, "gap": measure.generalization_gap(curves).estimate, **end_of(curves),
         }  # fmt: skip
         if error is not None:
             evidence |= {"error_rise": error.estimate, "error_low": error.low, "error_high": error.high}
         # Without training losses it cannot be seen that fitting went on, as opposed to optimization going wrong.
-        certainty = rise.belief * (1.0 if len(measure.known(curves.train_loss)) else 0.8)
+        certainty = rise.belief * (1.0 if len(measure.finite_values(curves.train_loss)) else 0.8)
         return self.finding(
             certainty, evidence, self.LEVER,
             f"The network overfits: validation loss turned {rise.epochs} epochs before the end and rose by "
@@ -75,7 +75,7 @@ class Overfits(Rule):
             return None
         gap, se = share.valid - share.train, gap_se(curves, share)
         needed = max(least, self.GAP_SHARE * share.valid)
-        if not (gap >= needed and gap - measure.Z * se > 0 and measure.gap(curves).estimate > 0):
+        if not (gap >= needed and gap - measure.Z * se > 0 and measure.generalization_gap(curves).estimate > 0):
             return None
         if falls(curves.valid_loss, curves.fact("constant_loss")):  # still improving: the gap does no harm so far
             return None
@@ -90,7 +90,7 @@ class Overfits(Rule):
         )  # fmt: skip
 
     def _widening(self, curves: Curves) -> Finding | None:
-        gap, trend = measure.gap(curves), measure.trend(curves.valid_loss)
+        gap, trend = measure.generalization_gap(curves), measure.trend(curves.valid_loss)
         wide = gap.low > 0 and gap.estimate >= self.GAP_SHARE * abs(measure.end(curves.valid_loss))
         if not (curves.facts.get("like_for_like") and wide and trend.low <= 0):
             return None
@@ -106,16 +106,16 @@ class Overfits(Rule):
         )  # fmt: skip
 
     @staticmethod
-    def _comparable(curves: Curves, share: Share) -> bool:
+    def _comparable(curves: Curves, share: RelativeError) -> bool:
         """An error rate, or a loss that is a share of variance; a cross-entropy's gap grows by confidence alone."""
         return share.of == "error" or (share.certain and not measure.is_classification(curves))
 
 
-def gap_se(curves: Curves, share: Share) -> float:
+def gap_se(curves: Curves, share: RelativeError) -> float:
     """Standard error of ``share.valid - share.train``: from numbers of rows for an error rate, else of the losses."""
     if share.of == "loss":
         reference = curves.fact("constant_loss") or measure.start(curves.train_loss)
-        return measure.gap(curves).se / abs(reference) if reference else math.inf
+        return measure.generalization_gap(curves).se / abs(reference) if reference else math.inf
     variance, reference = 0.0, 1.0
     for side, left in (("train", share.train), ("valid", share.valid)):
         alike = curves.facts.get("like_for_like")  # then as many training rows were looked at as validation rows
@@ -141,11 +141,11 @@ def loss_turned(curves: Curves, belief: float) -> bool:
 def training_went_on(curves: Curves) -> bool:
     """Whether the training loss ended below its level at the best epoch (True where there is no training loss)."""
     best, train = measure.best_index(curves), curves.train_loss
-    values = measure.known(train)
+    values = measure.finite_values(train)
     if best is None or len(values) == 0:
         return True
     width = measure.window(len(values))
-    around = measure.known(train[max(0, best - width // 2) : best + width // 2 + 1])
+    around = measure.finite_values(train[max(0, best - width // 2) : best + width // 2 + 1])
     return len(around) > 0 and measure.end(train) < float(around.mean()) - measure.level_se(train)
 
 

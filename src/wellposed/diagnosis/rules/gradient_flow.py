@@ -11,18 +11,18 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
-from wellposed.diagnosis.rules.rule import Inside, learned
+from wellposed.diagnosis.rules.rule import Inside, shows_learning
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
-    from wellposed.training.inspection import Look
+    from wellposed.training.inspection import Inspection
 
 
-def relative(look: Look | None) -> dict[str, float]:
+def relative(inspection: Inspection | None) -> dict[str, float]:
     """Gradient over size of each weight that the loss depends on, in the order in which data reach them."""
-    if look is None:
+    if inspection is None:
         return {}
-    return {layer.name: layer.relative for layer in look.layers if layer.role == "weight" and layer.gradient > 0}
+    return {layer.name: layer.relative for layer in inspection.layers if layer.role == "weight" and layer.gradient > 0}
 
 
 def ends(gradients: dict[str, float]) -> tuple[float, float]:
@@ -64,7 +64,7 @@ class VanishingGradients(Inside):
         ratios = [first / last for first, last in map(ends, seen)]
         if min(ratios) >= self.RATIO or max(ratios) >= self.STAYS:
             return None
-        unlearned, lag = not learned(curves), self._lag(signals, list(seen[-1]))
+        unlearned, lag = not shows_learning(curves), self._lag(signals, list(seen[-1]))
         if not (unlearned or lag < self.LAGS):
             return None
         worst = min(ratios)
@@ -125,14 +125,14 @@ class ExplodingGradients(Inside):
 
     @staticmethod
     def _elasticity(curves: Curves, signals: Signals) -> tuple[float, str]:
-        look = signals.first
-        if look is None:
+        inspection = signals.first
+        if inspection is None:
             return 0.0, ""
         reference = curves.fact("constant_loss")
-        scale = abs(reference) if reference else abs(look.loss)
+        scale = abs(reference) if reference else abs(inspection.loss)
         found = [
             (layer.gradient * layer.size / scale, layer.name)
-            for layer in look.layers if layer.role == "weight" and math.isfinite(layer.gradient) and scale > 0
+            for layer in inspection.layers if layer.role == "weight" and math.isfinite(layer.gradient) and scale > 0
         ]  # fmt: skip
         return max(found, default=(0.0, ""))
 
@@ -140,10 +140,10 @@ class ExplodingGradients(Inside):
     def _spike(curves: Curves) -> float:
         """The largest gradient norm over the median, if the training loss of that epoch was above its start."""
         norms, losses = curves.grad_norm, curves.train_loss
-        values = measure.known(norms)
+        values = measure.finite_values(norms)
         if len(values) < 5 or not np.median(values) > 0:
             return 0.0
         at = int(np.nanargmax(np.where(np.isfinite(norms), norms, -np.inf)))
-        start = measure.known(losses)[:1]
+        start = measure.finite_values(losses)[:1]
         jumped = len(start) > 0 and at > 0 and not losses[at] <= start[0]
         return float(norms[at] / np.median(values)) if jumped else 0.0

@@ -33,8 +33,8 @@ class Scales:
 
 def unscaled(signals: Signals) -> Scales | None:
     """The scales of what enters the first layer, if they are extreme; None if sane or not seen."""
-    look = signals.last
-    columns = look.entering if look is not None else None
+    inspection = signals.last
+    columns = inspection.entering if inspection is not None else None
     if columns is None or not np.isfinite(columns.rms).all():
         return None
     dense = (columns.spread > 0) & (columns.filled >= FILLED) & ~columns.binary

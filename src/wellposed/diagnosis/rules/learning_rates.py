@@ -9,9 +9,9 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
-from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Rule, annealed, end_of, falls, learned
+from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Rule, end_of, ends_annealed, falls, shows_learning
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Oscillates(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss
-        values = measure.known(y)
+        values = measure.finite_values(y)
         if len(values) < 2 * FEWEST:
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
@@ -68,7 +68,7 @@ class Oscillates(Rule):
     def _still(cls, valid: Array) -> bool:
         """Whether validation is known not to swing with training."""
         swing = measure.swings(valid)[0]
-        return len(measure.known(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
+        return len(measure.finite_values(valid)) >= 2 * FEWEST and swing < cls.VALID_SWING * abs(measure.end(valid))
 
     @classmethod
     def _together(cls, curves: Curves, level: float) -> bool:
@@ -93,11 +93,11 @@ class Slow(Rule):
     STEADY = 0.5
 
     def judge(self, curves: Curves) -> Finding | None:
-        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.known(y))]
-        if not losses or not all(self._creeps(y) for y in losses) or not learned(curves):
+        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.finite_values(y))]
+        if not losses or not all(self._creeps(y) for y in losses) or not shows_learning(curves):
             return None
         trend, progress = measure.trend(losses[0]), _progress(losses[0])
-        if trend.gain >= self.SMALL * progress or annealed(curves):
+        if trend.gain >= self.SMALL * progress or ends_annealed(curves):
             return None
         return self.finding(
             0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
@@ -110,7 +110,7 @@ class Slow(Rule):
 
     @classmethod
     def _creeps(cls, y: Array) -> bool:
-        values = measure.known(y)
+        values = measure.finite_values(y)
         if len(values) < 2 * FEWEST:
             return False
         last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
@@ -158,7 +158,7 @@ class RateTooHigh(Rule):
     LEVER = "lower the learning rate (by three to ten times), warm it up, or clip gradients"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.known(curves.train_loss)) < FEWEST:
+        if len(measure.finite_values(curves.train_loss)) < FEWEST:
             return None
         return (
             self._jumped(curves)
@@ -172,11 +172,11 @@ class RateTooHigh(Rule):
         signals = curves.signals
         if signals is None or unscaled(signals) is not None or not much_left(curves, self.MUCH):
             return None
-        moved, (alive, died) = thrown(signals), killed(signals)
+        moved, (alive, died) = distance_from_start(signals), newly_dead_units(signals)
         dead = alive >= self.FEWEST_UNITS and died >= self.DIED * alive and moved >= self.FARTHER
         if not dead and not moved >= self.THROWN:
             return None
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": moved,
             "threshold": self.FARTHER if dead else self.THROWN,
             **end_of(curves),
@@ -191,13 +191,13 @@ class RateTooHigh(Rule):
         )  # fmt: skip
 
     def _jumped(self, curves: Curves) -> Finding | None:
-        values = measure.known(curves.train_loss)
-        if (begun := began(curves)) is not None:
+        values = measure.finite_values(curves.train_loss)
+        if (begun := initial_loss(curves)) is not None:
             values = np.concatenate([[begun], values])
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
         top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
-        unlearned = end >= self.MUCH * first or not learned(curves)
+        unlearned = end >= self.MUCH * first or not shows_learning(curves)
         jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
         if (
             not jumped
@@ -213,8 +213,8 @@ class RateTooHigh(Rule):
 
     def _leapt(self, curves: Curves) -> bool:
         """Whether validation went to twice its start, and stayed, though nothing was learned: no overfitting."""
-        values = measure.known(curves.valid_loss)
-        if len(values) < FEWEST or learned(curves):
+        values = measure.finite_values(curves.valid_loss)
+        if len(values) < FEWEST or shows_learning(curves):
             return False
         return float(np.median(values[len(values) // 2 :])) > float(values[0]) + self.LEAP * abs(float(values[0]))
 
@@ -243,9 +243,9 @@ class RateTooHigh(Rule):
 
     def _above_constant(self, curves: Curves) -> Finding | None:
         constant, y = curves.fact("constant_loss"), curves.train_loss
-        if constant is None or len(measure.known(y)) < 2 * FEWEST - 1 or falls(y, constant):
+        if constant is None or len(measure.finite_values(y)) < 2 * FEWEST - 1 or falls(y, constant):
             return None
-        later = measure.known(y)[-max(FEWEST - 1, len(measure.known(y)) // 4) :]
+        later = measure.finite_values(y)[-max(FEWEST - 1, len(measure.finite_values(y)) // 4) :]
         excess, swing = float(later.mean()) - constant, measure.swings(y)[0]
         se = measure.Z * float(later.std()) / math.sqrt(len(later) / 2)  # neighbours resemble each other
         if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
@@ -274,9 +274,9 @@ class RateTooLow(Rule):
     STEADY = 1 / 3
 
     def judge(self, curves: Curves) -> Finding | None:
-        y = curves.train_loss if len(measure.known(curves.train_loss)) else curves.valid_loss
-        values = measure.known(y)
-        if len(values) < FEWEST or annealed(curves):
+        y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
+        values = measure.finite_values(y)
+        if len(values) < FEWEST or ends_annealed(curves):
             return None
         trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
         reference = curves.fact("constant_loss") or abs(measure.start(y))
@@ -295,7 +295,7 @@ class RateTooLow(Rule):
         )  # fmt: skip
 
 
-def began(curves: Curves) -> float | None:
+def initial_loss(curves: Curves) -> float | None:
     """The loss at the first weights, or the constant prediction's where that is more; None where neither is known.
 
     A network with batch norms is not asked: after an epoch its running statistics lag behind.
@@ -309,10 +309,10 @@ def began(curves: Curves) -> float | None:
 def much_left(curves: Curves, share: float) -> bool:
     """Whether training left so much of the constant prediction's error or loss, or never came below it."""
     left = measure.remaining(curves)
-    return not learned(curves) or (left is not None and left.certain and left.train >= share)
+    return not shows_learning(curves) or (left is not None and left.certain and left.train >= share)
 
 
-def thrown(signals: Signals) -> float:
+def distance_from_start(signals: Signals) -> float:
     """How far the weights went from where they began, over their size there: the median of the layers; 0 where unknown."""
     layers = signals.last.layers if signals.last is not None else ()
     far = [signals.moved[layer.name] for layer in layers if layer.role == "weight" and layer.name in signals.moved]
@@ -320,14 +320,14 @@ def thrown(signals: Signals) -> float:
     return float(np.median(far)) if far else 0.0
 
 
-def killed(signals: Signals) -> tuple[int, int]:
+def newly_dead_units(signals: Signals) -> tuple[int, int]:
     """Units behind ReLUs that were alive at the first weights, and how many fewer are at the last."""
     if signals.first is None or signals.last is None:
         return 0, 0
-    alive, left = (sum(u.count - u.dead for u in look.units) for look in (signals.first, signals.last))
+    alive, left = (sum(u.count - u.dead for u in inspection.units) for inspection in (signals.first, signals.last))
     return alive, max(alive - left, 0)
 
 
 def _progress(y: Array) -> float:
-    values = measure.known(y)
+    values = measure.finite_values(y)
     return max(float(values[0] - values.min()), 0.0) if len(values) else 0.0

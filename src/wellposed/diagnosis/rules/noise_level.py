@@ -27,7 +27,7 @@ class NoisyEvidence(Rule):
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.known(curves.valid_loss)) < FEWEST_EPOCHS:
+        if len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS:
             return None
         found = self._rise(curves) or self._gap(curves)
         return None if found is None or self._found_all_the_same(curves) else found
@@ -54,7 +54,7 @@ class NoisyEvidence(Rule):
         )  # fmt: skip
 
     def _gap(self, curves: Curves) -> Finding | None:
-        gap, large = measure.gap(curves), 2 * gap_that_matters(curves)
+        gap, large = measure.generalization_gap(curves), 2 * gap_that_matters(curves)
         reach = max(gap.high, -gap.low)
         if not math.isfinite(gap.estimate) or not (gap.low <= 0 <= gap.high and reach >= large > 0):
             return None
@@ -87,7 +87,7 @@ class NotEnoughEvidence(Rule):
     FEWEST = 5
 
     def judge(self, curves: Curves) -> Finding | None:
-        valid, train = (len(measure.known(y)) for y in (curves.valid_loss, curves.train_loss))
+        valid, train = (len(measure.finite_values(y)) for y in (curves.valid_loss, curves.train_loss))
         if max(valid, train) < self.FEWEST:
             return self._short(max(valid, train))
         if valid < FEWEST_EPOCHS:
@@ -124,7 +124,7 @@ class Healthy(Rule):
     def judge(self, curves: Curves) -> Finding | None:
         if NotEnoughEvidence().judge(curves) is not None:
             return None
-        rise, gap = measure.valid_rise(curves), measure.gap(curves)
+        rise, gap = measure.valid_rise(curves), measure.generalization_gap(curves)
         best = float(curves.epoch[measure.best_index(curves) or 0])
         return self.finding(
             self.SUREST * max(1 - rise.belief, 0.5),

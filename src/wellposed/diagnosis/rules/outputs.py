@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wellposed.diagnosis.signals import Signals, Targets
-    from wellposed.training.inspection import Look
+    from wellposed.training.inspection import Inspection
 
 BOUNDED = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, float("inf"))}
 """Ranges of the activations that a network may end in."""
@@ -41,44 +41,48 @@ class WrongOutput(Inside):
     OUTSIDE = 0.01  # of the targets: a few outliers would say nothing about the design
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        look = signals.last
-        if look is None or look.outputs is None:
+        inspection = signals.last
+        if inspection is None or inspection.outputs is None:
             return None
-        made = look.made_by or ("softmax" if self._sums_to_one(signals) else None)
+        made = inspection.made_by or ("softmax" if self._sums_to_one(signals) else None)
         name = signals.loss.name
         if name == "cross_entropy" and made in BOUNDED:
-            return self._found(look, made, name, "give the scores to the loss as they are: it applies softmax itself")
+            return self._found(
+                inspection, made, name, "give the scores to the loss as they are: it applies softmax itself"
+            )
         if name == "binary_cross_entropy" and made in (*BOUNDED, "log_softmax", "log_sigmoid"):
             return self._found(
-                look, made, name, "give the scores to the loss as they are: it applies the sigmoid itself"
+                inspection, made, name, "give the scores to the loss as they are: it applies the sigmoid itself"
             )
-        if name == "NLLLoss" and made != "log_softmax" and not self._is_log(look.outputs):
+        if name == "NLLLoss" and made != "log_softmax" and not self._is_log(inspection.outputs):
             return self._found(
-                look, made or "no log_softmax", name, "end in log_softmax, or use cross-entropy on scores"
+                inspection, made or "no log_softmax", name, "end in log_softmax, or use cross-entropy on scores"
             )
         if name == "BCELoss" and made in ("softmax", "relu", "tanh"):
-            return self._found(look, made, name, "end in a sigmoid; better, use BCEWithLogitsLoss on the scores")
+            return self._found(inspection, made, name, "end in a sigmoid; better, use BCEWithLogitsLoss on the scores")
         if signals.loss.numeric and made in BOUNDED and signals.targets is not None:
-            return self._outside(look, made, signals.targets)
+            return self._outside(inspection, made, signals.targets)
         return None
 
     @staticmethod
     def _sums_to_one(signals: Signals) -> bool:
-        return all(is_shares(look.outputs) for look in (signals.first, signals.last) if look is not None)
+        return all(
+            is_shares(inspection.outputs) for inspection in (signals.first, signals.last) if inspection is not None
+        )
 
     @staticmethod
     def _is_log(outputs: Tensor) -> bool:
         return outputs.ndim > 1 and bool((outputs.exp().sum(1) - 1).abs().max() < 1e-2)
 
-    def _found(self, look: Look, made: str, loss: str, lever: str) -> Finding:
-        outputs = look.outputs
+    def _found(self, inspection: Inspection, made: str, loss: str, lever: str) -> Finding:
+        outputs = inspection.outputs
         low, high = (float(outputs.min()), float(outputs.max())) if outputs is not None else (0.0, 0.0)
         return self.finding(
-            0.97, {"ends_in": made, "loss": loss, "lowest": low, "highest": high, "rows": look.rows}, lever,
+            0.97, {"ends_in": made, "loss": loss, "lowest": low, "highest": high, "rows": inspection.rows}, lever,
             f"The output does not fit the loss: the network ends in {made}, and the loss is {loss}.",
         )  # fmt: skip
 
-    def _outside(self, look: Look, made: str, targets: Targets) -> Finding | None:
+    def _outside(self, inspection: Inspection, made: str, targets: Targets) -> Finding | None:
         low, high = BOUNDED[made]
         slack = 1e-3 * max(targets.spread, 1e-12)
         outside = float(((targets.values < low - slack) | (targets.values > high + slack)).double().mean())
@@ -108,10 +112,10 @@ class WrongLoss(Inside):
     GAIN = 0.1  # more hits by classes than by rounded numbers: ranks on a line show less
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        look, targets = signals.last, signals.targets
-        if look is None or targets is None:
+        inspection, targets = signals.last, signals.targets
+        if inspection is None or targets is None:
             return None
-        name, outputs = signals.loss.name, look.outputs
+        name, outputs = signals.loss.name, inspection.outputs
         if name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1:
             return self._found(
                 0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",

@@ -17,7 +17,7 @@ import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Rule(ABC):
         """Recipes that pull the lever, the one to be tried first first; those of ours are in `wellposed.diagnosis.advice`."""
         return ()
 
-    def finding(self, confidence: float, evidence: Mapping[str, Number], lever: str, says: str) -> Finding:
+    def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:
         """A finding under this rule's name, its confidence held inside [0, 1]."""
         sure = min(max(float(confidence), 0.0), 1.0)
         return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls, severity=self.severity)
@@ -79,7 +79,7 @@ def falls(y: Array, reference: float | None = None) -> bool:
     of all the progress, and the second half of that quarter falls at no less than a quarter of its pace, as far as noise
     lets it be seen.
     """
-    values = measure.known(y)
+    values = measure.finite_values(y)
     if len(values) < FEWEST_EPOCHS:
         return False
     trend = measure.trend(y)
@@ -93,7 +93,7 @@ def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
     Returns:
         The descent, its standard error from the noise, and the level it started from.
     """
-    values = measure.known(y)
+    values = measure.finite_values(y)
     if len(values) == 0:
         return math.nan, math.inf, math.nan
     reference = float(values[0]) if constant is None else constant
@@ -101,7 +101,7 @@ def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
     return reference - lowest, math.sqrt(2.0) * measure.level_se(y), reference
 
 
-def learned(curves: Curves) -> bool:
+def shows_learning(curves: Curves) -> bool:
     """Whether either loss came below its reference by a fiftieth of it and by more than the noise.
 
     An error rate overrules: a tenth of the errors gone is learning. Where the constant prediction is known, that is asked of
@@ -113,7 +113,7 @@ def learned(curves: Curves) -> bool:
     if share is not None and share.of == "error":
         if _mended_enough(curves, share):
             return True
-        if not share.certain and not mended(curves):
+        if not share.certain and not error_improved(curves):
             return False
     for y in (curves.train_loss, curves.valid_loss):
         depth, se, reference = descent(y, curves.fact("constant_loss"))
@@ -127,13 +127,13 @@ def _learned_at_times(curves: Curves) -> bool:
 
     Then the noise of the curve is that of weights which know more at some epochs than at others.
     """
-    constant, values = curves.fact("constant_loss"), measure.known(curves.train_loss)
+    constant, values = curves.fact("constant_loss"), measure.finite_values(curves.train_loss)
     if constant is None or not curves.facts.get("like_for_like") or len(values) < FEWEST_EPOCHS:
         return False
     return float(np.quantile(values[len(values) // 2 :], 0.25)) < constant - MENDED_SHARE * abs(constant)
 
 
-def _mended_enough(curves: Curves, share: measure.Share) -> bool:
+def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
     """Whether a tenth of the constant prediction's errors is gone for sure."""
     if not share.certain or not math.isfinite(share.valid):
         return min(share.train, share.valid) < 1 - MENDED_SHARE
@@ -142,15 +142,17 @@ def _mended_enough(curves: Curves, share: measure.Share) -> bool:
     return share.valid < 1 - max(MENDED_SHARE, 3 * se)
 
 
-def mended(curves: Curves) -> bool:
+def error_improved(curves: Curves) -> bool:
     """Whether the error rate on either side ever came below 97 % of its highest value."""
     rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
-    return any(float(measure.known(rate).min()) < MENDED * float(measure.known(rate).max()) for rate in rates)
+    return any(
+        float(measure.finite_values(rate).min()) < MENDED * float(measure.finite_values(rate).max()) for rate in rates
+    )
 
 
-def annealed(curves: Curves) -> bool:
+def ends_annealed(curves: Curves) -> bool:
     """Whether the learning rate was brought near zero: then a curve levels off, or falls last, by the schedule."""
-    lr = measure.known(curves.lr)
+    lr = measure.finite_values(curves.lr)
     return len(lr) > 1 and bool(lr[-1] < ANNEALED * lr.max()) and bool(lr[-1] < lr[0])
 
 
@@ -162,6 +164,6 @@ def regularizes(curves: Curves) -> bool:
     return bool(what)
 
 
-def end_of(curves: Curves) -> dict[str, Number]:
+def end_of(curves: Curves) -> dict[str, EvidenceValue]:
     """The levels at the end, for the evidence."""
     return {"train_loss": measure.end(curves.train_loss), "valid_loss": measure.end(curves.valid_loss)}

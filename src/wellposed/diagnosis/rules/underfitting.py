@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from wellposed.diagnosis import curves as measure
-from wellposed.diagnosis.curves import Curves, Share
-from wellposed.diagnosis.finding import Finding, Number
+from wellposed.diagnosis.curves import Curves, RelativeError
+from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, learned, regularizes
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, regularizes, shows_learning
 
 
 class Underfits(Rule):
@@ -35,12 +35,12 @@ class Underfits(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         share = measure.remaining(curves)
-        if share is None or not self.high_and_at_rest(curves, share) or not learned(curves):
+        if share is None or not self.high_and_at_rest(curves, share) or not shows_learning(curves):
             return None
         if OverRegularized().judge(curves) is not None or learning_rates.RateTooHigh().judge(curves) is not None:
             return None  # the same symptom with its cause known
         confidence = 0.35 + 0.4 * min(share.train, 1.0)
-        gap = measure.gap(curves)
+        gap = measure.generalization_gap(curves)
         return self.finding(
             confidence if share.certain else min(confidence, 0.5),
             {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
@@ -52,13 +52,13 @@ class Underfits(Rule):
         )  # fmt: skip
 
     @staticmethod
-    def _reference(share: Share) -> str:
+    def _reference(share: RelativeError) -> str:
         return "constant prediction's" if share.certain else "first"
 
     @classmethod
-    def high_and_at_rest(cls, curves: Curves, share: Share) -> bool:
+    def high_and_at_rest(cls, curves: Curves, share: RelativeError) -> bool:
         """High on the training rows, at rest, and with a gap that is small beside it."""
-        if len(measure.known(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
+        if len(measure.finite_values(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
         small = not math.isfinite(share.valid) or (
@@ -94,19 +94,19 @@ class OverRegularized(Rule):
 
     def judge(self, curves: Curves) -> Finding | None:
         share = measure.remaining(curves)
-        if share is None or not regularizes(curves) or len(measure.known(curves.train_loss)) < FEWEST_EPOCHS:
+        if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
-        stuck, toll = not learned(curves), self._drowned(curves)
+        stuck, toll = not shows_learning(curves), self._drowned(curves)
         if not stuck and not toll and not Underfits.high_and_at_rest(curves, share):
             return None
-        gap, train = measure.gap(curves), measure.end(curves.train_loss)
+        gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
         if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se, toll / 2):
             return None
         excess = self._excess(curves, train)
         if excess is not None and not excess >= self.EXCESS:
             return None
         sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
-        evidence: dict[str, Number] = {
+        evidence: dict[str, EvidenceValue] = {
             "estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
             **end_of(curves),
         }  # fmt: skip
@@ -123,7 +123,7 @@ class OverRegularized(Rule):
     def _drowned(cls, curves: Curves) -> float:
         """The toll of noise inside the network, if it takes most of what the network can do, at rest; else 0."""
         toll, constant = curves.signals.toll if curves.signals is not None else None, curves.fact("constant_loss")
-        if toll is None or constant is None or len(measure.known(curves.train_loss)) < Underfits.FEWEST:
+        if toll is None or constant is None or len(measure.finite_values(curves.train_loss)) < Underfits.FEWEST:
             return 0.0
         large = toll.noise >= cls.NOISE * abs(toll.loss) and toll.noise > 3 * toll.error
         most = large and toll.loss + toll.noise >= cls.HALF * constant > 0

@@ -38,25 +38,25 @@ class DyingUnits(Inside):
     )
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
-        look = signals.last
-        if look is None or look.rows < FEWEST_ROWS or not look.units or _made_sparse(curves):
+        inspection = signals.last
+        if inspection is None or inspection.rows < FEWEST_ROWS or not inspection.units or _made_sparse(curves):
             return None
         if Unshuffled().judge(curves) is not None:
             return None
-        total, dead = sum(u.count for u in look.units), sum(u.dead for u in look.units)
-        worst = max((u for u in look.units if u.count >= self.FEWEST), key=_share, default=None)
+        total, dead = sum(u.count for u in inspection.units), sum(u.dead for u in inspection.units)
+        worst = max((u for u in inspection.units if u.count >= self.FEWEST), key=_share, default=None)
         share = dead / total
         if not (total >= self.FEWEST and share >= self.ALL) and (worst is None or _share(worst) < self.ONE):
             return None
         born = signals.first
         evidence: dict[str, float | int | str | bool] = {
-            "estimate": share, "units": total, "dead": dead, "rows": look.rows,
+            "estimate": share, "units": total, "dead": dead, "rows": inspection.rows,
             **({"worst": worst.place, "worst_share": _share(worst)} if worst else {}),
             **({"at_first": sum(u.dead for u in born.units) / max(sum(u.count for u in born.units), 1)} if born else {}),
         }  # fmt: skip
         return self.finding(
             0.9, evidence, self.LEVER,
-            f"Units die: {dead} of {total} units behind ReLUs are 0 on all of {look.rows} rows"
+            f"Units die: {dead} of {total} units behind ReLUs are 0 on all of {inspection.rows} rows"
             f"{f'; worst is {worst.place} with {_share(worst):.0%}' if worst else ''}.",
         )  # fmt: skip
 
@@ -105,24 +105,24 @@ class DeadLayers(Inside):
 
     @staticmethod
     def _silent(curves: Curves, signals: Signals) -> list[str]:
-        look = signals.last
-        if look is None or look.rows < 16 or _made_sparse(curves):
+        inspection = signals.last
+        if inspection is None or inspection.rows < 16 or _made_sparse(curves):
             return []
-        return [*look.silent, *(u.place for u in look.units if u.dead == u.count and u.count > 1)]
+        return [*inspection.silent, *(u.place for u in inspection.units if u.dead == u.count and u.count > 1)]
 
     @staticmethod
     def _unused(signals: Signals) -> list[str]:
-        looks = [look for look in (signals.first, signals.last) if look is not None and look.layers]
-        if not looks:
+        inspections = [one for one in (signals.first, signals.last) if one is not None and one.layers]
+        if not inspections:
             return []
         reached = [
-            {layer.name for layer in look.layers if layer.gradient > 0 or signals.moved.get(layer.name)}
-            for look in looks
+            {layer.name for layer in inspection.layers if layer.gradient > 0 or signals.moved.get(layer.name)}
+            for inspection in inspections
         ]
         return (
             [
                 layer.name
-                for layer in looks[-1].layers
+                for layer in inspections[-1].layers
                 if layer.role == "weight" and layer.name not in set.union(*reached)
             ]
             if all(reached)

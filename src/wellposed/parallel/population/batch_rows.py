@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wellposed.core.random import generator
 from wellposed.data.arrays import Source, Subset
-from wellposed.training.loop import Mixing, Training
+from wellposed.training.loop import MixingDraw, Training
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Batch:
     weight: Tensor | None
     lane: np.ndarray
     own: dict[int, Tensor] = field(default_factory=dict)
-    mixing: dict[int, Mixing] = field(default_factory=dict)
+    mixing: dict[int, MixingDraw] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

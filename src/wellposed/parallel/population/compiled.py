@@ -67,13 +67,13 @@ class Kernel:
 
 
 def kernel() -> Kernel | None:
-    """The kernel; None where there is none, and `found` says why."""
-    known = found()
+    """The kernel; None where there is none, and `load_kernel` says why."""
+    known = load_kernel()
     return known if isinstance(known, Kernel) else None
 
 
 @functools.cache
-def found() -> Kernel | str:
+def load_kernel() -> Kernel | str:
     """The kernel, or why there is none: no Linux, a torch whose BLAS (MKL) cannot be reached, no compiler, one that hangs.
 
     One answer for the whole life of the process.
@@ -252,7 +252,7 @@ def _status(command: Sequence[str], folder: Path) -> int:
     )  # fmt: skip
     seen, since = -1.0, time.monotonic()
     try:
-        bounded(process.pid)
+        limit_process(process.pid)
         while True:
             try:
                 return process.wait(POLL)
@@ -269,7 +269,7 @@ def _status(command: Sequence[str], folder: Path) -> int:
             process.wait()
 
 
-def bounded(process: int) -> None:
+def limit_process(process: int) -> None:
     """Let the system end a compiler, and what it starts, that works without end, also after this process was killed."""
     import resource  # of Unix alone, and so is the kernel
 

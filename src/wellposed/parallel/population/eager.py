@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from wellposed.data.arrays import moved
+from wellposed.data.arrays import to_device
 from wellposed.noise.activations import dropout_mask
 from wellposed.parallel.population.batch_rows import Batch
 from wellposed.parallel.population.stacks import Stack, Stacks
-from wellposed.parallel.population.tracing import DROPOUTS, name_of, sites
+from wellposed.parallel.population.tracing import DROPOUTS, layer_name, sites
 from wellposed.training.evaluate import BATCH
 from wellposed.training.loop import TINY, Training
 
@@ -49,7 +49,9 @@ class StackedModel(fx.Interpreter):
             return args[0] if self.masks is None or n not in self.masks else args[0] * self.masks[n]
         stacked = LAYERS.get(type(layer))
         return (
-            layer(*args, **kwargs) if stacked is None else stacked(self, name_of(self.graph_module, n), layer, args[0])
+            layer(*args, **kwargs)
+            if stacked is None
+            else stacked(self, layer_name(self.graph_module, n), layer, args[0])
         )
 
     def part(self, owner: str, name: str) -> Tensor | None:
@@ -148,7 +150,7 @@ class Eager:
         self.module, self.stacks, self.device = module, stacks, device
         self.streams = sites(module)
         self.leaves = list(stacks.weights)
-        self.calls = Counter(name_of(module, node) for node in module.graph.nodes if node.op == "call_module")
+        self.calls = Counter(layer_name(module, node) for node in module.graph.nodes if node.op == "call_module")
         """How often each layer is called in a pass."""
         whole = module.get_submodule("0") if module.meta["single"] else module
         trained = {name for name, weight in whole.named_parameters() if weight.requires_grad}
@@ -177,7 +179,7 @@ class Eager:
             name: b.clone(memory_format=torch.contiguous_format)
             for name, b in self._of(self.stacks.buffers, places).items()
         }
-        inputs = torch.stack([moved(batch.inputs_of(j), self.device) for j in range(len(places))])
+        inputs = torch.stack([to_device(batch.inputs_of(j), self.device) for j in range(len(places))])
         run = StackedModel(self.module, len(places), weights, buffers, self._masks(trainings, batch.rows))
         outputs = run.run(inputs.flatten(0, 1))
         outputs = outputs.view(len(places), batch.rows, *outputs.shape[1:])
@@ -217,7 +219,7 @@ class Eager:
 
     def _cost(self, j: int, training: Training, outputs: Tensor, batch: Batch) -> Tensor:
         """A slot's mean loss, with what its outputs are charged."""
-        target, weight = moved(batch.target_of(j), self.device), moved(batch.weight_of(j), self.device)
+        target, weight = to_device(batch.target_of(j), self.device), to_device(batch.weight_of(j), self.device)
         total, count = training.loss_sums(outputs, target, weight, batch.mixing.get(j))
         cost = total / count.clamp_min(TINY)
         return cost + training.optimizer.outputs_penalty(outputs) if training.needs else cost

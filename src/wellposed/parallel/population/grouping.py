@@ -14,19 +14,18 @@ from torch import Tensor, fx, nn
 
 from wellposed.core.errors import WellposedError
 from wellposed.core.preserve import random_states_kept
-from wellposed.core.progress import report
+from wellposed.core.progress import emit
 from wellposed.core.random import seeded
 from wellposed.losses.per_example import Loss
 from wellposed.optim.schedules import Custom
-from wellposed.parallel.jobs import Conditions, Job, NotBegun, Outcome, Standing, Told
-from wellposed.parallel.population.compiled import Kernel, kernel
-from wellposed.parallel.population.compiled import found as found_kernel
+from wellposed.parallel.jobs import Conditions, Job, NotBegun, Outcome, Outcomes, Standing
+from wellposed.parallel.population.compiled import Kernel, kernel, load_kernel
 from wellposed.parallel.population.eager import Eager
-from wellposed.parallel.population.lowering import Lowered, lowered
+from wellposed.parallel.population.lowering import Lowered, lower
 from wellposed.parallel.population.native import Program
 from wellposed.parallel.population.population import Population
 from wellposed.parallel.population.stacks import Stacks
-from wellposed.parallel.population.tracing import NotStackable, shape_of, traced
+from wellposed.parallel.population.tracing import NotStackable, node_shape, trace
 from wellposed.parallel.population.update_rules import confidence
 from wellposed.penalties.base import Term
 from wellposed.recipe.recipe import Recipe
@@ -64,7 +63,7 @@ class Shape:
 
 
 @dataclass
-class Alone:
+class SingleJob:
     """A job that is trained by itself, an epoch at a time; the same interface as `Population`."""
 
     number: int
@@ -141,27 +140,27 @@ def train_population(
     Raises:
         KeyboardInterrupt: Ctrl-C came when all jobs had ended and been told; no run could say ``interrupted``.
     """
-    return Together(problem, jobs, conditions, compiled).run()
+    return PopulationTrainer(problem, jobs, conditions, compiled).run()
 
 
 def why_alone(problem: Problem, jobs: Sequence[Job], device: torch.device) -> dict[int, str]:
     """The jobs that cannot be trained together with others, by number, and why."""
-    together = Together(problem, jobs, Conditions(device))
-    return {group.number: group.says for group in together.groups if isinstance(group, Alone)}
+    together = PopulationTrainer(problem, jobs, Conditions(device))
+    return {group.number: group.says for group in together.groups if isinstance(group, SingleJob)}
 
 
-class Together:
+class PopulationTrainer:
     """All jobs, sorted into populations."""
 
     def __init__(self, problem: Problem, jobs: Sequence[Job], conditions: Conditions, compiled: bool = True) -> None:
         self.compiled = compiled
         self.problem, self.jobs, self.conditions = problem, jobs, conditions
         self.device = resolve_device(conditions.device)
-        self.told = Told(len(jobs), conditions.done)
+        self.told = Outcomes(len(jobs), conditions.done)
         self.untold: list[int] = []
         self.shared: dict[Sample, Shared] = {}
         self.models: dict[str, Template | str] = {}
-        self.groups: list[Population | Alone] = self.sorted_out()
+        self.groups: list[Population | SingleJob] = self.sorted_out()
 
     def run(self) -> list[Outcome]:
         """Advance the group that is furthest behind, until nothing is left."""
@@ -190,7 +189,7 @@ class Together:
         """Ask which of those that are in training shall stop."""
         running = {slot.number: (group, slot) for group in self.groups for slot in group.slots}
         running = {n: (g, s) for n, (g, s) in running.items() if s.training.history.rows}
-        report("population", training=len(running), done=len(self.told.outcomes), of=len(self.jobs))
+        emit("population", training=len(running), done=len(self.told.outcomes), of=len(self.jobs))
         if self.conditions.cull is None or not running:
             return
         standings = [Standing(n, s.training.history, s.training.recipe.epochs) for n, (_, s) in sorted(running.items())]
@@ -209,7 +208,7 @@ class Together:
         """Say which jobs have ended: not in the middle of a group's work, whose failure an error there is not."""
         while self.untold:
             number = self.untold.pop(0)
-            self.told.settle(number, self.told.outcomes[number])
+            self.told.finish_job(number, self.told.outcomes[number])
 
     def rows(self, sample: Sample) -> Shared:
         """What jobs on equal rows share."""
@@ -226,18 +225,18 @@ class Together:
             self.problem, job.recipe, job.seed, self.device, asked.deadline, job.rows, asked.probe_rows, shared=shared
         )
 
-    def sorted_out(self) -> list[Population | Alone]:
+    def sorted_out(self) -> list[Population | SingleJob]:
         """A population for each shape, in the order of the first job of each; and those that are trained alone."""
         shapes: dict[Shape, list[tuple[int, Job]]] = defaultdict(list)
-        groups: list[Population | Alone] = []
+        groups: list[Population | SingleJob] = []
         for number, job in enumerate(self.jobs):
             try:
                 shapes[self.shape(job)].append((number, job))
             except NotStackable as reason:
-                groups.append(Alone(number, job, self.begin, self.ended, f"alone: {reason}"))
+                groups.append(SingleJob(number, job, self.begin, self.ended, f"alone: {reason}"))
             except WellposedError:  # it cannot be trained: it says why when it begins
-                groups.append(Alone(number, job, self.begin, self.ended, "alone"))
-        found: list[Population | Alone] = [self.population(shape, members) for shape, members in shapes.items()]
+                groups.append(SingleJob(number, job, self.begin, self.ended, "alone"))
+        found: list[Population | SingleJob] = [self.population(shape, members) for shape, members in shapes.items()]
         return found + groups
 
     def shape(self, job: Job) -> Shape:
@@ -323,7 +322,7 @@ class Template:
         inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
         if not isinstance(inputs, Tensor) or len(inputs) < 2:
             raise NotStackable("its inputs are not one tensor")
-        module = traced(model, inputs.to(device))
+        module = trace(model, inputs.to(device))
         types = {p.dtype for p in model.parameters()} | {b.dtype for b in model.buffers() if b.is_floating_point()}
         if len(types) != 1:
             raise NotStackable("its weights have several types")
@@ -343,7 +342,7 @@ def convolution_work(module: fx.GraphModule) -> int:
     for node in module.graph.nodes:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-            work += math.prod((shape_of(node) or ())[1:]) * layer.weight[0].numel()
+            work += math.prod((node_shape(node) or ())[1:]) * layer.weight[0].numel()
     return work
 
 
@@ -357,7 +356,7 @@ def native(
     """
     built = kernel() if device.type == "cpu" else None
     if built is None:
-        why = f": {found_kernel()}" if device.type == "cpu" else ""
+        why = f": {load_kernel()}" if device.type == "cpu" else ""
         raise NotStackable(f"there is no compiled kernel for {device.type}{why}")
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
@@ -365,7 +364,7 @@ def native(
         raise NotStackable(
             "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
         )
-    found = lowered(module)
+    found = lower(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):
         raise NotStackable("the targets are not one class index a row")

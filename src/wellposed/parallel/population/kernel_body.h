@@ -156,7 +156,7 @@ static void FN(forward)(const Step *s, int64_t j, REAL *w, int counts) {
 
 /* The mean loss of a slot, with what confidence costs; its gradient by the outputs goes to g. */
 static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
-    int64_t c = s->outputs;
+    int64_t c = s->outputs, loss = s->loss & ~(int64_t)AVERAGED;
     const REAL *weight = s->weight ? (const REAL *)s->weight[j] : 0;
     double size = s->batch, total = 0, charged = 0;
     REAL sure = (REAL)(s->rule[j].confidence / s->batch);
@@ -165,11 +165,12 @@ static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
         for (int64_t i = 0; i < s->batch; i++) size += weight[i];
         if (size < 1.1754943508222875e-38) size = 1.1754943508222875e-38;
     }
+    if (s->loss & AVERAGED) size *= c; /* each output counts as one in the mean */
     for (int64_t i = 0; i < s->batch; i++) {
         const REAL *a = f + i * c;
         REAL *d = g + i * c, share = (REAL)((weight ? weight[i] : 1) / size);
         double value = 0;
-        if (s->loss == CROSS_ENTROPY) {
+        if (loss == CROSS_ENTROPY) {
             REAL top = a[0], sum = 0, mean = 0;
             for (int64_t q = 1; q < c; q++) top = a[q] > top ? a[q] : top;
             for (int64_t q = 0; q < c; q++) {
@@ -193,13 +194,13 @@ static double FN(loss)(const Step *s, int64_t j, const REAL *f, REAL *g) {
             const REAL *t = (const REAL *)s->target[j] + i * c;
             for (int64_t q = 0; q < c; q++) {
                 REAL r = a[q] - t[q], slope;
-                if (s->loss == SQUARED_ERROR) {
+                if (loss == SQUARED_ERROR) {
                     value += r * r;
                     slope = 2 * r;
-                } else if (s->loss == ABSOLUTE_ERROR) {
+                } else if (loss == ABSOLUTE_ERROR) {
                     value += r < 0 ? -r : r;
                     slope = r > 0 ? 1 : r < 0 ? -1 : 0;
-                } else if (s->loss == HUBER) {
+                } else if (loss == HUBER) {
                     REAL e = r < 0 ? -r : r;
                     value += e <= 1 ? (REAL)0.5 * r * r : e - (REAL)0.5;
                     slope = r > 1 ? 1 : r < -1 ? -1 : r;

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from wellposed.parallel.population.stacks import padded
-from wellposed.parallel.population.tracing import NotStackable, name_of, shape_of, sites
+from wellposed.parallel.population.stacks import padded_size
+from wellposed.parallel.population.tracing import NotStackable, layer_name, node_shape, sites
 
 LINEAR, POINT, ADD = 0, 1, 2
 NO_NORM, LAYER_NORM, BATCH_NORM = 0, 1, 2
@@ -71,7 +71,7 @@ class Lowered:
     sites: list[tuple[str, str, int]] = field(default_factory=list)
 
 
-def lowered(module: fx.GraphModule) -> Lowered:
+def lower(module: fx.GraphModule) -> Lowered:
     """The operations of a traced model.
 
     Raises:
@@ -84,7 +84,7 @@ def lowered(module: fx.GraphModule) -> Lowered:
     for node in module.graph.nodes:
         if node.op == "placeholder":
             if node.users:
-                values[node] = _value(found, math.prod((shape_of(node) or ())[1:]))
+                values[node] = _value(found, math.prod((node_shape(node) or ())[1:]))
         elif node.op == "output":
             _finish(found, node, values)
         elif node.op == "call_module":
@@ -102,9 +102,9 @@ def _value(found: Lowered, size: int) -> int:
 
 def _finish(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> None:
     result = node.args[0]
-    if not isinstance(result, fx.Node) or len(shape_of(result) or ()) != 2:
+    if not isinstance(result, fx.Node) or len(node_shape(result) or ()) != 2:
         raise NotStackable("its outputs are not (examples, numbers)")
-    found.output, found.outputs = values[result], (shape_of(result) or (0, 0))[1]
+    found.output, found.outputs = values[result], (node_shape(result) or (0, 0))[1]
     if found.output == 0 or any(found.output in (op.source, op.other) for op in found.ops):
         raise NotStackable("its output is used inside it")
 
@@ -113,11 +113,11 @@ def _layer(
     found: Lowered, node: fx.Node, module: fx.GraphModule, values: dict[fx.Node, int],
     streams: dict[fx.Node, str], used: set[str],
 ) -> int:  # fmt: skip
-    layer, name = module.get_submodule(str(node.target)), name_of(module, node)
+    layer, name = module.get_submodule(str(node.target)), layer_name(module, node)
     source = node.args[0]
     if not isinstance(source, fx.Node) or len(node.args) > 1 or node.kwargs:
         raise NotStackable(f"{name!r} is called with more than one tensor")
-    before, shape = values[source], shape_of(node) or ()
+    before, shape = values[source], node_shape(node) or ()
     if isinstance(layer, (nn.Flatten, nn.Identity)):
         if math.prod(shape[1:]) != found.sizes[before]:
             raise NotStackable(f"{name!r} changes sizes")
@@ -157,8 +157,8 @@ def _activation(layer: nn.Module, name: str) -> tuple[int, float]:
 
 
 def _call(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> int:
-    shape, target = shape_of(node), node.target
-    sources = [arg for arg in node.args if isinstance(arg, fx.Node) and shape_of(arg) is not None]
+    shape, target = node_shape(node), node.target
+    sources = [arg for arg in node.args if isinstance(arg, fx.Node) and node_shape(arg) is not None]
     if shape is None:
         return -1  # a size, or part of one: reshapes are checked by what comes out
     first = values[sources[0]] if sources else -1
@@ -166,7 +166,7 @@ def _call(found: Lowered, node: fx.Node, values: dict[fx.Node, int]) -> int:
         if math.prod(shape[1:]) == found.sizes[first] and (target not in ("float", "double") or first == 0):
             return first
     elif target in SUMS and len(sources) == len(node.args) == 2 and not node.kwargs:
-        if shape_of(sources[0]) == shape_of(sources[1]):
+        if node_shape(sources[0]) == node_shape(sources[1]):
             rows, width = math.prod(shape[1:-1]), shape[-1]
             return _append(found, Op(ADD, first, width, rows, other=values[sources[1]]))
     elif _pointwise(node):
@@ -257,7 +257,7 @@ def layout(found: Lowered, batch: int, longest: int) -> Layout:
 
     def take(count: int) -> int:
         nonlocal end
-        at, end = end, end + padded(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
+        at, end = end, end + padded_size(count, bytes_each=4)  # of the smaller type: the larger one is aligned too
         return at
 
     uses = [0] * len(found.sizes)

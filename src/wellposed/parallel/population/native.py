@@ -17,7 +17,7 @@ from wellposed.noise.activations import LEVELS
 from wellposed.parallel.population.batch_rows import Batch
 from wellposed.parallel.population.compiled import Kernel
 from wellposed.parallel.population.lowering import LAYER_NORM, LINEAR, NO_NORM, Layout, Lowered, layout
-from wellposed.parallel.population.stacks import ALIGNED_BYTES, Stacks, padded
+from wellposed.parallel.population.stacks import ALIGNED_BYTES, Stacks, padded_size
 from wellposed.training.loop import Training
 
 OP = np.dtype(
@@ -82,7 +82,7 @@ class Program:
         self.leaves = list(stacks.weights)
         self.layout = layout(found, batch, longest(stacks))
         self._held: dict[str, Any] = {}
-        self.workspace = torch.zeros(threads, padded(self.layout.size, first.element_size()), dtype=first.dtype)
+        self.workspace = torch.zeros(threads, padded_size(self.layout.size, first.element_size()), dtype=first.dtype)
         self.moves = np.array(
             [bool(p.requires_grad) and _used(found, n) for n, p in model.named_parameters()], np.int64
         )
@@ -165,7 +165,7 @@ class Program:
         source = np.where(noisy, NOISY, PLAIN).astype(np.int64)
         cost, norm = np.empty(count), np.empty(count)
         s.count, s.batch, s.training, s.source = count, batch.rows, 1, source.ctypes.data
-        dropped, scale = levels(rates)
+        dropped, scale = dropout_thresholds(rates)
         s.threshold, s.scale = dropped.ctypes.data, scale.ctypes.data
         s.bits = None if bits is None else bits.ctypes.data
         smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
@@ -189,7 +189,7 @@ class Program:
         found = []
         source = np.where(averaged, AVERAGED, PLAIN).astype(np.int64)
         s.count, s.training, s.active, s.source = count, 0, active.ctypes.data, source.ctypes.data
-        for part in map(aligned, torch.split(inputs, self.batch)):
+        for part in map(aligned_memory, torch.split(inputs, self.batch)):
             out = torch.empty(count, len(part), self.found.outputs, dtype=self.dtype)
             x = np.full(count, part.data_ptr(), np.uint64)
             s.batch, s.x, s.out = len(part), x.ctypes.data, out.data_ptr()
@@ -240,7 +240,7 @@ class Given:
 
     def hold(self, tensor: Tensor) -> int:
         """The address of a tensor, which is kept for as long as this object lives."""
-        tensor = aligned(tensor)
+        tensor = aligned_memory(tensor)
         self.held.append(tensor)
         return tensor.data_ptr()
 
@@ -259,7 +259,7 @@ class Given:
         return None if array is None else int(array.ctypes.data)
 
 
-def aligned(tensor: Tensor) -> Tensor:
+def aligned_memory(tensor: Tensor) -> Tensor:
     """The tensor, contiguous and beginning at a multiple of `ALIGNED_BYTES`: itself where it is so already, else a copy.
 
     A matrix product sums in another order where its operands begin elsewhere (MKL on processors without AVX-512, for one), and
@@ -274,7 +274,7 @@ def longest(stacks: Stacks) -> int:
     return max(max(w.shape[0], w.count // w.shape[0]) for w in stacks.weights.values() if len(w.shape))
 
 
-def levels(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dropout_thresholds(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds and scales of `wellposed.noise.activations.dropout_mask`; scale 1 says that nothing is dropped."""
     dropped = np.round(rates * LEVELS).astype(np.int64)
     scale = np.where(dropped >= LEVELS, 2.0, LEVELS / np.maximum(1, LEVELS - dropped))

@@ -18,12 +18,12 @@ from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import inside
+from wellposed.optim.wrapper import find_wrapper
 from wellposed.parallel.jobs import Job, NotBegun, Outcome
 from wellposed.parallel.population.batch_rows import Batch, Feed
 from wellposed.parallel.population.eager import Eager
 from wellposed.parallel.population.native import Program
-from wellposed.parallel.population.stacks import Stacks, leave
+from wellposed.parallel.population.stacks import Stacks, give_own_memory
 from wellposed.parallel.population.update_rules import NO_UPDATE, Rules, ascends_itself, rates
 from wellposed.training.evaluate import Evaluation, Probe, evaluations
 from wellposed.training.history import Stopped
@@ -116,13 +116,13 @@ class Population:
             try:
                 with seeded(job.seed, "begin"):
                     training = self.begin(job)
-                self.settle(Slot(number, self.free[-1], training))
+                self.move_in(Slot(number, self.free[-1], training))
             except Exception as error:
                 self.ended(number, error if isinstance(error, WellposedError) else failure(error, None))
                 continue
             self.free.pop()
 
-    def settle(self, slot: Slot) -> None:
+    def move_in(self, slot: Slot) -> None:
         """Move a run into its place."""
         training = slot.training
         if self.stacks is None:
@@ -151,7 +151,7 @@ class Population:
         """Take a run out, with its best weights."""
         training = slot.training
         run = training.finish(stopped)
-        leave(training.model)
+        give_own_memory(training.model)
         own = [cls.__name__ for cls in training.recipe.classes] if isinstance(self.engine, Program) else []
         run.engine = f"{self.says}, {listed(own)} by torch" if own else self.says
         self.slots.remove(slot)
@@ -240,7 +240,7 @@ class Population:
             if not len(live):
                 break
         for slot in slots:
-            self.settle_steps(slot)
+            self.hand_back_steps(slot)
             with slot.by_itself():
                 if isinstance(slot.training.optimizer, Lookahead):
                     slot.training.optimizer.synchronize()
@@ -323,7 +323,7 @@ class Population:
         found = self.engine.bits(seeds, batch.rows)
         return np.ascontiguousarray(found[[number[key] for key in keys]])
 
-    def settle_steps(self, slot: Slot) -> None:
+    def hand_back_steps(self, slot: Slot) -> None:
         """Let a run's own objects know what the kernel did in their place."""
         training, place = slot.training, slot.place
         for name, count in training.model.named_buffers():
@@ -333,7 +333,7 @@ class Population:
                     training.averager.module.get_buffer(name).copy_(count)
         if self.rules.rule["kind"][place] == NO_UPDATE:
             return
-        terms = inside(training.optimizer, Regularized)
+        terms = find_wrapper(training.optimizer, Regularized)
         assert terms is not None
         steps = int(self.rules.steps[place])
         taken = steps - terms.steps

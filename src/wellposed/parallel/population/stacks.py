@@ -12,7 +12,7 @@ ALIGNED_BYTES = 64
 slot lies must not change what it computes, to the last bit."""
 
 
-def padded(count: int, bytes_each: int) -> int:
+def padded_size(count: int, bytes_each: int) -> int:
     """The least number of elements, >= ``count`` and a multiple of 16, after which the next tensor begins at a multiple of
     `ALIGNED_BYTES`."""
     every = max(16, ALIGNED_BYTES // bytes_each)
@@ -29,7 +29,7 @@ class Stack:
 
     def __init__(self, like: Tensor, places: int) -> None:
         self.shape, self.count = like.shape, like.numel()
-        self.stride = padded(self.count, like.element_size())
+        self.stride = padded_size(self.count, like.element_size())
         self.storage = torch.zeros(places, self.stride, dtype=like.dtype, device=like.device)
 
     def at(self, place: int) -> Tensor:
@@ -60,47 +60,47 @@ class Stacks:
     def __init__(self, model: nn.Module, places: int, averaged: bool, disturbed: bool) -> None:
         weights = dict(model.named_parameters())
         self.places = places
-        self.weights = stacked(weights, places)
-        self.gradients = stacked(weights, places)
-        self.moments = tuple(stacked(weights, places) for _ in range(2))
-        self.buffers = stacked(floating(model.named_buffers()), places)
-        self.noisy = stacked(weights, places) if disturbed else self.weights
-        self.averages = stacked(weights, places) if averaged else self.weights
-        self.average_buffers = stacked(floating(model.named_buffers()), places) if averaged else self.buffers
+        self.weights = make_stacks(weights, places)
+        self.gradients = make_stacks(weights, places)
+        self.moments = tuple(make_stacks(weights, places) for _ in range(2))
+        self.buffers = make_stacks(floating_only(model.named_buffers()), places)
+        self.noisy = make_stacks(weights, places) if disturbed else self.weights
+        self.averages = make_stacks(weights, places) if averaged else self.weights
+        self.average_buffers = make_stacks(floating_only(model.named_buffers()), places) if averaged else self.buffers
 
     def adopt(self, model: nn.Module, place: int, average: nn.Module | None) -> None:
         """Let a model, and its average, live in a place."""
         for moment in self.moments:
             for stack in moment.values():
                 stack.at(place).zero_()
-        settle(model, self.weights, self.buffers, place)
+        move_into_stack(model, self.weights, self.buffers, place)
         for name, parameter in model.named_parameters():
             parameter.grad = self.gradients[name].at(place).zero_()
         if average is not None:
-            settle(average, self.averages, self.average_buffers, place)
+            move_into_stack(average, self.averages, self.average_buffers, place)
 
 
-def stacked(tensors: Mapping[str, Tensor], places: int) -> dict[str, Stack]:
+def make_stacks(tensors: Mapping[str, Tensor], places: int) -> dict[str, Stack]:
     """A stack for each tensor."""
     return {name: Stack(tensor.detach(), places) for name, tensor in tensors.items()}
 
 
-def floating(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def floating_only(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Those that hold numbers and not counts."""
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 
 @torch.no_grad()
-def settle(model: nn.Module, weights: Mapping[str, Stack], buffers: Mapping[str, Stack], place: int) -> None:
+def move_into_stack(model: nn.Module, weights: Mapping[str, Stack], buffers: Mapping[str, Stack], place: int) -> None:
     """Move a model's tensors into a place: they become views."""
     for name, parameter in model.named_parameters():
         parameter.data = weights[name].at(place).copy_(parameter.data)
-    for name, buffer in floating(model.named_buffers()).items():
+    for name, buffer in floating_only(model.named_buffers()).items():
         buffer.data = buffers[name].at(place).copy_(buffer.data)
 
 
 @torch.no_grad()
-def leave(model: nn.Module) -> None:
+def give_own_memory(model: nn.Module) -> None:
     """Give a model memory of its own again."""
     for parameter in model.parameters():
         parameter.data, parameter.grad = parameter.data.clone(), None

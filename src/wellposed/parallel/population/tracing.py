@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from wellposed.core.preserve import modes_kept
-from wellposed.core.shared import alone
+from wellposed.core.shared import exclusively
 
 
 class NotStackable(Exception):
@@ -57,7 +57,7 @@ METHODS = (
     "add",
     "mul",
 )
-"""Functions and methods of the same kind. A reshape keeps the first axis, which `traced` checks."""
+"""Functions and methods of the same kind. A reshape keeps the first axis, which `trace` checks."""
 RESHAPES = ("view", "reshape", "flatten", "size", torch.flatten)
 """What may be given sizes that the model asked for."""
 
@@ -68,7 +68,7 @@ class _Tracer(fx.Tracer):
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """The graph; one thread traces at a time, since what torch replaced it puts back in order."""
         self.thread = threading.get_ident()
-        with alone():
+        with exclusively():
             return super().trace(*args, **kwargs)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ class _Tracer(fx.Tracer):
         return type(module) in (*WEIGHTED, *DROPOUTS, *BARE) or super().is_leaf_module(module, name)
 
 
-def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def trace(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """The graph of a model, each node with the shape of its value for the rows of ``example``.
 
     Args:
@@ -113,14 +113,14 @@ def traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     except Exception as error:
         raise NotStackable(f"its graph does not run ({type(error).__name__})") from error
     for node in module.graph.nodes:
-        found = shape_of(node)
+        found = node_shape(node)
         if found is not None and node.op != "output" and (not found or found[0] != len(example)):
             raise NotStackable("a value has no axis of examples first")
         _check_examples(node)
     return module
 
 
-def name_of(module: fx.GraphModule, node: fx.Node) -> str:
+def layer_name(module: fx.GraphModule, node: fx.Node) -> str:
     """What the layer that a node calls is called in the model that was traced; empty where it is the whole model."""
     return "" if module.meta["single"] else str(node.target)
 
@@ -156,7 +156,7 @@ def _graph(model: nn.Module) -> fx.Graph:
     return graph
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+def node_shape(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value; None where it is no tensor."""
     shape = getattr(node.meta.get("tensor_meta"), "shape", None)
     return None if shape is None else tuple(shape)
@@ -177,8 +177,8 @@ def _check(node: fx.Node, module: fx.GraphModule) -> None:
 
 def _check_examples(node: fx.Node) -> None:
     """Refuse what looks at other examples, or at how many there are: in a population there are those of all slots."""
-    shapes = [shape_of(given) for given in node.all_input_nodes]
-    if shape_of(node) is not None and node.target not in RESHAPES and None in shapes:
+    shapes = [node_shape(given) for given in node.all_input_nodes]
+    if node_shape(node) is not None and node.target not in RESHAPES and None in shapes:
         raise NotStackable("it computes with sizes")
     if not shapes or None in shapes or node.op == "output":
         return

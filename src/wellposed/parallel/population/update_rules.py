@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wellposed.constraints.balls import MaxNorm
 from wellposed.optim.batch import axis_groups
-from wellposed.optim.binding import Charged, Plan
+from wellposed.optim.binding import Charged, StepPlan
 from wellposed.optim.optimizer_metrics import RAMP_STEPS
 from wellposed.optim.proximal import JointProx
 from wellposed.optim.regularize import Regularized
@@ -48,7 +48,7 @@ def ascends_itself(training: Training) -> bool:
     return bool(training.recipe.sharpness.radius) and (charged or training.perturbed is not None)
 
 
-def known(training: Training) -> bool:
+def kernel_can_step(training: Training) -> bool:
     """Whether the kernel can do the whole step of this run."""
     optimizer, recipe = training.optimizer, training.recipe
     if not isinstance(optimizer, Regularized) or type(optimizer.optimizer) not in KINDS:
@@ -73,7 +73,7 @@ def _known_prox(prox: JointProx, w: Tensor) -> bool:
     return prox.core is None or (w.ndim == 2 and not prox.l2 and axis_groups(prox.core, w) is not None)
 
 
-def _known_plan(plan: Plan, w: Tensor) -> bool:
+def _known_plan(plan: StepPlan, w: Tensor) -> bool:
     if plan.multiplier is not None or any(type(p) is not L2 or p.scaling != "torch" for p in plan.decays):
         return False
     if plan.prox is not None and not _known_prox(plan.prox, w):
@@ -103,7 +103,7 @@ class Rules:
         self.last = np.zeros(places)
 
     def adopt(self, place: int, training: Training) -> None:
-        """Read a run's optimizer and terms; one that is not `known` gets kind 0."""
+        """Read a run's optimizer and terms; one that is not `kernel_can_step` gets kind 0."""
         self.rule[place] = 0
         self.charge[place] = 0
         self.charge["decay"][place], self.charge["bound"][place] = 1.0, -1.0
@@ -114,7 +114,7 @@ class Rules:
         sharpness = training.recipe.sharpness
         if sharpness.radius and not ascends_itself(training):
             row["radius"], row["adaptive"], row["eta"] = sharpness.radius, sharpness.adaptive, ETA
-        if not known(training):
+        if not kernel_can_step(training):
             return
         group = training.optimizer.param_groups[0]
         inner = type(training.optimizer.optimizer)
