@@ -26,7 +26,7 @@ threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 
 from wellposed.cli import main  # noqa: E402 - needs the extras
 from wellposed.cli.improve import free_folder  # noqa: E402
-from wellposed.cli.predict import safe, to_csv  # noqa: E402
+from wellposed.cli.predict import csv_text, safe  # noqa: E402
 from wellposed.recipe.presets import PRESETS  # noqa: E402
 from wellposed.recipe.recipe import Recipe  # noqa: E402
 from wellposed.search import improve as searching  # noqa: E402
@@ -374,7 +374,7 @@ def test_what_a_problem_file_prints_is_no_result(tmp_path: Path) -> None:
 
 def test_no_cell_of_a_prediction_is_a_formula() -> None:
     labels = np.array(["=cmd()", "@SUM(A1)", "+1+cmd|' /C calc'!A0", "\tx", "-", "+", "-5", "<=50K", "a,b\n"], object)
-    rows = list(csv.reader(io.StringIO(to_csv({"prediction": labels, "p_=1": np.arange(9.0)}))))
+    rows = list(csv.reader(io.StringIO(csv_text({"prediction": labels, "p_=1": np.arange(9.0)}))))
     assert [row[0] for row in rows[1:]] == [
         "'=cmd()", "'@SUM(A1)", "'+1+cmd|' /C calc'!A0", "'\tx", "-", "+", "-5", "<=50K", "a,b\n",
     ]  # fmt: skip
@@ -382,7 +382,9 @@ def test_no_cell_of_a_prediction_is_a_formula() -> None:
 
 
 def test_several_numbers_a_row_are_several_columns() -> None:
-    assert to_csv({"prediction": np.array([[1.0, 2.0], [3.0, 4.0]])}) == "prediction_0,prediction_1\n1.0,2.0\n3.0,4.0\n"
+    assert (
+        csv_text({"prediction": np.array([[1.0, 2.0], [3.0, 4.0]])}) == "prediction_0,prediction_1\n1.0,2.0\n3.0,4.0\n"
+    )
 
 
 # --- the other commands --------------------------------------------------------------------------------------------

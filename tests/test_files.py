@@ -802,7 +802,7 @@ def swollen(folder: Path) -> dict[str, tuple[list[str], str]]:
         "\n".join([",".join(["Step", *runs]), *rows]) + "\n"
     )
     same = ",".join(["loss"] * columns)
-    add("same.csv", "more than once", "diagnose", "same.csv").write_text(f"{same}\n{same.replace('loss', '1')}\n")
+    add("same.csv", "more than one column", "diagnose", "same.csv").write_text(f"{same}\n{same.replace('loss', '1')}\n")
     many = "run,epoch,loss\n" + "".join(f"r{i},{e},1\n" for i in range(3000) for e in range(2))
     add("many.csv", "", "diagnose", "many.csv", "--json").write_text(many)
     add("blank.log", "", "diagnose", "blank.log").write_text(("epoch 1 loss" + " " * 4900 + "\n") * 300)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -182,11 +183,12 @@ def split_columns(text: str, path: Path) -> dict[str, list[str]]:
         if any(cells[width:]):
             raise too_wide(path, line, len(cells), width, separator)
         if any(cell and cell != name for cell, name in zip(cells, names, strict=False)):
-            body.append(cells[:width] + [""] * (width - len(cells)))
+            body.append(cells[:width])
     if not body:
         raise no_rows(path)
     check_cells(f"'{path}'", len(body), width)
-    return {name: list(cells) for name, cells in zip(names, zip(*body, strict=True), strict=True)}
+    columns = itertools.zip_longest(*body, fillvalue="")  # short rows are filled up
+    return {name: list(next(columns, [""] * len(body))) for name in names}
 
 
 def strip_comments(text: str) -> str:
