@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
 from wellposed.noise.activations import move_noise
-from wellposed.noise.noise import Key, Noise, SearchedNoise
+from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_source
-from wellposed.penalties.base import at_least_zero
+from wellposed.penalties.base import Searched, at_least_zero
 
 
 def annealed_variance(eta: float, step: int, decay: float = 0.55) -> float:
@@ -54,7 +54,7 @@ class Annealed(Noise):
     keys = (
         Key(
             name="gradient", field="eta", title="gradient_noise",
-            searched=SearchedNoise(low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04, rank=6),
+            searched=Searched(low=1e-6, high=1e-2, least=1e-8, most=1.0, odds=0.04, rank=6),
         ),
     )  # fmt: skip
 

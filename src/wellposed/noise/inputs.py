@@ -13,8 +13,9 @@ from torch import Tensor
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import convert_numbers
-from wellposed.noise.noise import Key, Noise, SearchedNoise
+from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
+from wellposed.penalties.base import Searched
 
 
 def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
@@ -280,7 +281,7 @@ class Gaussian(Noise):
     keys = (
         Key(
             name="input", field="std", title="input_noise",
-            searched=SearchedNoise(low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25, rank=2),
+            searched=Searched(low=0.02, high=0.3, least=0.005, most=1.0, odds=0.25, rank=2),
         ),
     )  # fmt: skip
 
@@ -300,7 +301,7 @@ class Cutout(Noise):
     keys = (
         Key(
             name="cutout", field="area", title="cutout",
-            searched=SearchedNoise(low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False, rank=5),
+            searched=Searched(low=0.05, high=0.3, least=0.01, most=0.6, odds=0.2, log=False, rank=5),
         ),
     )  # fmt: skip
 
@@ -329,11 +330,11 @@ class Mixing(Noise):
     keys = (
         Key(
             name="mixup", field="mixup", title="mixup",
-            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, rank=3),
+            searched=Searched(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, rank=3),
         ),
         Key(
             name="cutmix", field="cutmix", title="cutmix",
-            searched=SearchedNoise(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",), rank=4),
+            searched=Searched(low=0.1, high=1.0, least=0.02, most=4.0, odds=0.15, without=("mixup",), rank=4),
         ),
         Key(name="switch_prob", field="switch_prob", off=0.5, type=Annotated[float, Field(ge=0, le=1)]),
         Key(name="mix_mode", field="mode", off="batch", type=MixMode),

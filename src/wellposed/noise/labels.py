@@ -12,7 +12,8 @@ from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.reading import format_bytes, memory_limit
 from wellposed.noise.inputs import rowwise
-from wellposed.noise.noise import Key, Noise, SearchedNoise
+from wellposed.noise.noise import Key, Noise
+from wellposed.penalties.base import Searched
 
 
 def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -125,7 +126,7 @@ class LabelSmoothing(Noise):
     keys = (
         Key(
             name="label_smoothing", field="amount", title="label_smoothing", says="smoothing",
-            searched=SearchedNoise(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
+            searched=Searched(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
         ),
     )  # fmt: skip
 

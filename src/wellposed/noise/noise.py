@@ -19,30 +19,12 @@ from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import convert_numbers
 from wellposed.core.registry import classes_in, snake_case
 from wellposed.core.selectors import selector, weights
-from wellposed.penalties.base import Schedule, at_least_zero, setting_text
+from wellposed.penalties.base import Schedule, Searched, at_least_zero, setting_text
 
 K = TypeVar("K", bound="type[Noise]")
 Where = Literal["inputs", "labels", "activations", "depth", "weights", "gradients"]
 PLACED: tuple[Where, ...] = ("activations", "depth", "weights")
 """Where noise needs a place in the model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchedNoise:
-    """How a search tries a size; see `wellposed.search.ingredients.Ingredient` for the ranges.
-
-    Attributes:
-        rank: where it is among the ingredients. The numbers of a study depend on their order, so that it stays as it is.
-    """
-
-    low: float
-    high: float
-    least: float
-    most: float
-    odds: float
-    log: bool = True
-    without: tuple[str, ...] = ()
-    rank: int = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +46,7 @@ class Key:
     title: str = ""
     says: str = ""
     type: Any = None
-    searched: SearchedNoise | None = None
+    searched: Searched | None = None
 
 
 class Noise(ABC):
@@ -106,7 +88,7 @@ class Noise(ABC):
     random: ClassVar[bool] = True
     of_classes: ClassVar[bool] = False
     site: ClassVar[str] = ""
-    searched: ClassVar[SearchedNoise | None] = None
+    searched: ClassVar[Searched | None] = None
 
     def __post_init__(self) -> None:
         convert_numbers(self, self.size_field)

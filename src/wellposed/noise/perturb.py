@@ -20,9 +20,10 @@ from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
 from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.noise import Key, Noise, Placed, SearchedNoise
+from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
 from wellposed.noise.weights import drop_connect, weight_noise
+from wellposed.penalties.base import Searched
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
@@ -49,7 +50,7 @@ class Dropout(Noise):
     keys = (
         Key(
             name="dropout", field="rate", off=None, title="dropout",
-            searched=SearchedNoise(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
+            searched=Searched(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
         ),
     )  # fmt: skip
 
@@ -159,7 +160,7 @@ class DropConnect(Noise):
     rate: float
 
     acts = "weights"
-    searched = SearchedNoise(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
+    searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.drop_connect`."""
@@ -183,7 +184,7 @@ class WeightNoise(Noise):
 
     acts = "weights"
     size_field, share = "std", False
-    searched = SearchedNoise(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
+    searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """`wellposed.noise.weights.weight_noise`."""

@@ -58,11 +58,13 @@ class Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a search tries of a charge: sizes on a logarithmic scale, and what else it is made with.
+    """What a search tries of a charge or of a noise: which sizes, and what else it is made with.
 
     Attributes:
         low, high: between which its size is tried; ``least`` and ``most``: how far a best size at the border may widen them.
         odds: how likely it is in a first recipe, in (0, 1).
+        log: whether sizes are tried on a logarithmic scale.
+        rank: of a noise: its place among the ingredients. The numbers of a study depend on their order, so it stays as it is.
         amount: the field that is its size.
         settings: other keys of its term, such as ``on``.
         without: ingredients that it cannot be combined with; it is tried where they are out.
@@ -73,6 +75,8 @@ class Searched:
     least: float
     most: float
     odds: float
+    log: bool = True
+    rank: int = 9
     amount: str = "strength"
     settings: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()

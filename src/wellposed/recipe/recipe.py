@@ -691,11 +691,14 @@ def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = (
         ValueError: the kind is not known or does not take what was given.
     """
     known = kinds()
+    if kind not in known and is_import_name(kind):
+        found = imported(kind, "noise")
+        if not (isinstance(found, type) and issubclass(found, Noise)) or inspect.isabstract(found):
+            raise ValueError(f"{kind!r} is {described(found)}; a class of wp.Noise with all its methods is needed")
+        noise_name(found)  # known from now on
+        known[kind] = found
     if kind not in known:
-        hint = f"{did_you_mean(kind, known)} Known: {listed(known, 20)}"
-        if ":" in str(kind):
-            hint = " Import it, and give it a name with @wp.Noise.known_as"
-        raise ValueError(f"there is no noise {kind!r}.{hint}")
+        raise ValueError(f"there is no noise {kind!r}.{did_you_mean(kind, known)} Known: {listed(known, 20)}")
     noise: Noise = build_object(known[kind], f"noise {kind!r}", settings, others)
     return noise
 

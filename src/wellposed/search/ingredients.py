@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wellposed.noise.noise import PLACED, SearchedNoise, kinds
-from wellposed.penalties.base import Chargeable, Constraint, FunctionalPenalty
+from wellposed.noise.noise import PLACED, kinds
+from wellposed.penalties.base import Chargeable, Constraint, FunctionalPenalty, Searched
 from wellposed.recipe.recipe import Recipe, TermSpec, chargeables
 
 Values = dict[str, Any]
@@ -130,12 +130,20 @@ def _set(values: Values, path: str, value: Any) -> None:
     (values.setdefault(section, {}) if section else values)[key] = value
 
 
+def _ranges(how: Searched) -> dict[str, Any]:
+    """What every ingredient has."""
+    return {key: value for key, value in vars(how).items() if key not in ("rank", "amount", "settings")}
+
+
 def _charges() -> list[Charge]:
     """The charges that say what a search tries of them: penalties of weights, then their constraints, then penalties of
     outputs; of each the likelier first."""
     declared = [(name, cls, searched) for name, cls in chargeables().items() if (searched := vars(cls).get("searched"))]
     declared.sort(key=lambda one: (issubclass(one[1], FunctionalPenalty), issubclass(one[1], Constraint), -one[2].odds))
-    return [Charge(name=name, penalty=name, **vars(searched)) for name, _, searched in declared]
+    return [
+        Charge(name=name, penalty=name, amount=how.amount, settings=how.settings, **_ranges(how))
+        for name, _, how in declared
+    ]
 
 
 WITHIN, AT_MOST = 10.0, 1000.0
@@ -155,7 +163,7 @@ def _own(term: TermSpec) -> Charge | None:
     known = {ingredient.name for ingredient in ingredients()}
     name = term.name if term.name not in known else f"own_{term.name}"
     if declared is not None:
-        amount, given = declared.amount, vars(declared)
+        amount, given = declared.amount, _ranges(declared)
     elif size:
         amount = "strength" if term.strength is not None else "bound"
         ends = {"low": size / WITHIN, "high": size * WITHIN, "least": size / AT_MOST, "most": size * AT_MOST}
@@ -163,7 +171,7 @@ def _own(term: TermSpec) -> Charge | None:
     else:
         return None
     settings = {k: v for k, v in term.model_dump(exclude_defaults=True).items() if k not in ("penalty", amount)}
-    return Charge(**{"name": name, "penalty": term.penalty, "amount": amount, **given, "settings": settings})
+    return Charge(name=name, penalty=term.penalty, amount=amount, settings=settings, **given)
 
 
 TERMS: tuple[Ingredient, ...] = tuple(_charges())
@@ -210,10 +218,6 @@ def noises() -> list[Ingredient]:
             else:
                 found.append((how.rank, Setting(name=name, path=f"noise.{name}", **_ranges(how))))
     return [ingredient for _, ingredient in sorted(found, key=lambda one: one[0])]
-
-
-def _ranges(how: SearchedNoise) -> dict[str, Any]:
-    return {key: value for key, value in vars(how).items() if key != "rank"}
 
 
 @dataclass(frozen=True)
