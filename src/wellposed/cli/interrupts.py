@@ -73,4 +73,8 @@ class Interrupts:
 
     def _again(self) -> None:
         self._until = 0.0
-        _thread.interrupt_main(self.came or signal.SIGINT)
+        number, main = self.came or signal.SIGINT, threading.main_thread().ident
+        if hasattr(signal, "pthread_kill") and main is not None:
+            signal.pthread_kill(main, number)  # wakes it from a call that waits, too
+        else:
+            _thread.interrupt_main(number)
