@@ -101,11 +101,11 @@ def python(code: str, *arguments: object, timeout: float = 60, **settings: Any) 
 
 def test_shares_have_every_place_once_and_the_kinds_dealt_out_evenly() -> None:
     jobs = [Job(recipe(model={"width": width}), seed) for width in (4, 8, 16) for seed in range(4)]
-    dealt = [lot.places for lot in transfer.lots(jobs, 2, Conditions())]
+    dealt = [lot.places for lot in transfer.shares(jobs, 2, Conditions())]
     assert sorted(place for places in dealt for place in places) == list(range(12))
     for places in dealt:
         assert [jobs[place].recipe.model["width"] for place in places] == [4, 4, 8, 8, 16, 16]
-    assert [lot.places for lot in transfer.lots(jobs[:2], 5, Conditions())] == [(0,), (1,)]
+    assert [lot.places for lot in transfer.shares(jobs[:2], 5, Conditions())] == [(0,), (1,)]
 
 
 def test_cull_is_asked_in_the_places_of_all_jobs() -> None:

@@ -32,7 +32,7 @@ CHANGES = frozenset(
     }
 )  # fmt: skip
 """Calls that change what all threads of a process share."""
-INSIDE = frozenset({"alone", "warnings_apart", "threads_of", "random_states_kept"})
+INSIDE = frozenset({"exclusively", "warnings_apart", "threads_of", "random_states_kept"})
 ALLOWED = {("parallel/transfer.py", "set_num_threads"), ("core/random.py", "manual_seed_all")}
 """A worker process sets its own threads, before it does anything else; `reseed` is for use inside `random_states_kept`."""
 
