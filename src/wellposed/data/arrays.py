@@ -106,7 +106,7 @@ class Arrays(Source):
 
     @property
     def arrays(self) -> Arrays:
-        """These."""
+        """These rows themselves, since they are in memory."""
         return self
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Subset(Source):
 
     @property
     def arrays(self) -> Arrays | None:
-        """Those of the other source."""
+        """The arrays in memory that the other source reads from; None where there are none."""
         return self.source.arrays
 
     def __len__(self) -> int:

@@ -97,7 +97,7 @@ def _chunks(images: Tensor) -> Iterator[Tensor]:
 
 
 def arrays_in(path: Path, wanted: Iterable[str]) -> tuple[dict[str, Array], list[str]]:
-    """Those of the ``wanted`` arrays of an ``.npz`` that it has, and the names of all. Only these are read.
+    """The ``wanted`` arrays that an ``.npz`` file has, and the names of all its arrays. Only the wanted ones are read.
 
     Raises:
         DataError: there is no such file, it is no whole ``.npz``, too large, or one of the arrays is damaged.

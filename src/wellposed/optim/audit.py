@@ -209,7 +209,7 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
     waiting = [one.leaf.name for one in binding.charged if _waiting(optimizer, groups, one)]
     if waiting:
         notes.append(
-            f"note: what has had no gradient is left out of proximal steps and groups: some of {listed(waiting)}."
+            f"note: weights that have never received a gradient are skipped by the proximal step: some of {listed(waiting)}."
         )
     return notes
 

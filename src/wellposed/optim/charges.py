@@ -57,7 +57,7 @@ class ChargedParameter:
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """The one."""
+        """This parameter, as a tuple of one element."""
         return (self.leaf,)
 
     @property
@@ -145,7 +145,7 @@ class CoupledParameters:
         return Stationarity(float(self.charge.violation(ws, smooth)), measure_of(self.charge))
 
     def feasible(self, ws: Tensors) -> list[Tensor]:
-        """They are."""
+        """The weights themselves: no constraint binds several parameters at once."""
         return list(ws)
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:

@@ -49,7 +49,7 @@ class CostPoint:
 
     @property
     def objective(self) -> float:
-        """All of it."""
+        """The whole cost: the loss and every penalty."""
         return self.smooth + self.penalty
 
 
@@ -157,7 +157,7 @@ class _Mean:
 
     @property
     def gradient(self) -> list[Tensor]:
-        """Of the mean."""
+        """Gradient of the mean loss, a tensor for each parameter."""
         return [slope / self.count if self.count else slope for slope in self.slopes]
 
 

@@ -97,7 +97,7 @@ def engine_of(name: str) -> Engine:
 
 
 TOGETHER = 5
-"""How many times faster a job is among others of its shape than alone, about; shares out what time there is."""
+"""Assumed speed-up of a job that is trained together with others of its shape; it divides the deadline among the jobs."""
 
 
 def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) -> list[Outcome]:

@@ -65,7 +65,7 @@ class TiedGroups(ByValue, CoupledPenalty):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is listed."""
+        """Names of the tensors that are bound together."""
         return tuple(self.axes)
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:

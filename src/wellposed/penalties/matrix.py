@@ -359,7 +359,7 @@ class RowL21(ByValue, Penalty):
         return self.rows_of(w).prox(w, step)
 
     def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
-        """As GroupL2's."""
+        """The proximal step without spared coordinates, as `GroupL2.prox_sparing`."""
         return self.rows_of(w).prox_sparing(w, step, spared)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:

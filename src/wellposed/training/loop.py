@@ -53,7 +53,7 @@ MixingDraw = tuple[Tensor, Weight]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 TINY = torch.finfo(torch.float32).tiny
-"""In place of the size of a batch in which no unit counts, whose cost is 0."""
+"""Avoids 0/0 where every target of a batch is masked; such a batch costs 0."""
 REDONE_BATCHES = 50
 """Batches that redo batch-norm statistics: with 128 rows each, a mean over 6,400 rows is known to about 1 %."""
 
@@ -573,7 +573,7 @@ class ApartGradients:
         self._kept: dict[nn.Parameter, Tensor] = {}
 
     def add(self, cost: Tensor) -> None:
-        """Those of ``cost``, whose graph stays."""
+        """Add the gradients of ``cost``; its graph stays, so that others can be taken from it."""
         if not cost.requires_grad:
             return
         parameters = [p for p in self._model.parameters() if p.requires_grad]

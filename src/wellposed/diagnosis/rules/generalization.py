@@ -85,8 +85,8 @@ class Overfits(Rule):
             {"estimate": gap, "low": gap - measure.Z * se, "high": gap + measure.Z * se, "of": share.of,
              "train_left": share.train, "valid_left": share.valid, **end_of(curves)},
             self.LEVER,
-            f"The network overfits: of the constant prediction's {share.of}, {share.train:.0%} is left on training "
-            f"rows and {share.valid:.0%} on validation rows.",
+            f"The network overfits: on training rows its {share.of} is {share.train:.0%} of what a constant prediction "
+            f"would have, on validation rows {share.valid:.0%}.",
         )  # fmt: skip
 
     def _widening(self, curves: Curves) -> Finding | None:
