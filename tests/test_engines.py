@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from wellposed.core.progress import reporting_to
 from wellposed.parallel import executors, processes, transfer
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Standing
+from wellposed.study.folder import claim_folder
 from wellposed.training.loop import fit
 from wellposed.training.ready_problems import file_problem
 
@@ -675,3 +677,26 @@ def test_time_that_is_over_leaves_out_what_never_began() -> None:
     late = time.monotonic() - 1.0
     runs = wp.fit_many(problem(), recipe(), seeds=range(3), device="cpu", deadline=late)
     assert all(run.stopped == "budget" for run in runs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_fork_does_not_hold_the_lock_of_a_study(tmp_path: Path) -> None:
+    """A worker that outlives a killed parent by a moment would stand in the way of whoever resumes its study."""
+    import fcntl
+
+    with claim_folder(tmp_path / "run", resume=False):
+        child = os.fork()
+        if not child:
+            os._exit(int(any("run/.lock" in link for link in links_of(os.getpid()))))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with (tmp_path / "run" / ".lock").open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the parent's own stays
+
+
+def links_of(process: int) -> list[str]:
+    """What the open files of a process are."""
+    found = []
+    for link in os.listdir(f"/proc/{process}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/{process}/fd/{link}"))
+    return found

@@ -14,6 +14,8 @@ from wellposed.study.trials import STATE
 
 LOCK = ".lock"
 MODEL = "model"
+_held: set[Any] = set()
+"""Locks that this process holds."""
 BUSY = "Another process works in '{}'; wait for it, or give another --out."
 
 
@@ -38,6 +40,7 @@ def claim_folder(folder: Path, resume: bool) -> Iterator[None]:
         raise InputError(f"The folder '{folder}' cannot be written: {error.strerror or error}.") from None
     with lock:
         _lock(lock, folder)
+        _held.add(lock)
         try:
             if content and not resume:
                 raise FolderInUse(
@@ -49,6 +52,7 @@ def claim_folder(folder: Path, resume: bool) -> Iterator[None]:
                 sweep(place, folder)
             yield
         finally:
+            _held.discard(lock)
             with contextlib.suppress(OSError):
                 os.unlink(folder / LOCK)
                 if made:
@@ -70,3 +74,14 @@ def _lock(file: Any, folder: Path) -> None:
         same = False
     if not same:  # another process took its lock away when it ended, and a third may hold a new one
         raise FolderInUse(BUSY.format(folder))
+
+
+def _let_go() -> None:
+    """A worker that was forked holds no lock: it may live a moment longer than a process that is killed, whose study is resumed."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
