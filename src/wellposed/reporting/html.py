@@ -29,6 +29,7 @@ from wellposed.core.records import (
     texts,
 )
 from wellposed.decomposition import waterfall
+from wellposed.diagnosis.finding import evidence_rows
 from wellposed.reporting import budget_panel, figures
 from wellposed.study import verdict
 
@@ -333,17 +334,17 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
     confidence = number_or_nan(finding.get("confidence"))
-    evidence = [
-        (text(key, 60).replace("_", " "), formats.number_or_text(value))
+    evidence = {
+        text(key, 60): value
         for key, value in list(mapping(finding.get("evidence")).items())[:24]
         if not isinstance(value, (dict, list))
-    ]
+    }
     return {
         "name": text(finding.get("name"), 80).replace("_", " ") or "unnamed",
         "confidence": min(max(confidence, 0.0), 1.0) if math.isfinite(confidence) else None,
         "says": text(finding.get("says"), 600),
         "lever": text(finding.get("lever"), 600),
-        "evidence": evidence,
+        "evidence": evidence_rows(evidence),
     }
 
 

@@ -286,7 +286,7 @@ def _card(one: Diagnosis) -> dict[str, Any]:
                 "axis": f.axis,
                 "pulls": f.pulls,
                 "says": f.says,
-                "lever": f.lever,
+                "advice": f.advice,
             }
             for f in one
         ],
