@@ -224,7 +224,7 @@ def counted(noise: Any) -> Any:
     """Steps, draws of each place, and what was mixed last."""
     drawn = [site.drawn for site in getattr(noise, "sites", [])]
     mixing = [flat(getattr(noise, part, None)) for part in ("permutation", "weight", "place")]
-    return noise.step, drawn, mixing, dict(getattr(noise, "_calls", {})), list(getattr(noise, "_shadows", []))
+    return noise.step, drawn, mixing, dict(noise._streams._calls), list(getattr(noise, "_shadows", []))
 
 
 NOISY = ["perturb", "mixup", "gradient"]

@@ -327,13 +327,7 @@ def _averages(cls: type[_Counted]) -> type[_Counted]:
     }
     for over, doc in said.items():
         title = f"{over} {cls.title}" if cls.title else ""
-        own = {
-            "name": f"{cls.name}_{over}",
-            "title": title,
-            "average": over,
-            "__doc__": doc,
-            "__module__": __name__,
-        }
+        own = {"name": f"{cls.name}_{over}", "title": title, "average": over, "__doc__": doc, "__module__": __name__}
         name = f"{cls.__name__}{over.capitalize()}"
         globals()[name] = dataclass(frozen=True)(type(name, (cls,), own))
     return cls
