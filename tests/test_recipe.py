@@ -24,8 +24,10 @@ import wellposed as wp
 from wellposed.core.errors import FormatError, InputError, RecipeError
 from wellposed.optim.averaging import Buffers, Start, Warmup
 from wellposed.optim.schedules import COURSES, SHAPES, Monitor, named_schedule
+from wellposed.recipe.noise_section import NoiseSpec
 from wellposed.recipe.presets import PRESETS, as_recipe
-from wellposed.recipe.recipe import NoiseSpec, Recipe, Section, chargeables, optimizers
+from wellposed.recipe.recipe import Recipe, chargeables, optimizers
+from wellposed.recipe.section import Section
 from wellposed.study.trials import Pending, State, Trial
 
 # Everything a recipe can say, at random.

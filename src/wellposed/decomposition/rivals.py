@@ -20,7 +20,8 @@ from wellposed.noise.noise import Where
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.optimizer_metrics import is_adaptive
 from wellposed.optim.regularize import regularize
-from wellposed.recipe.recipe import NoiseSpec, Recipe
+from wellposed.recipe.noise_section import NoiseSpec
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
 
 ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
