@@ -181,8 +181,9 @@ def test_a_state_dict_is_read_by_name_and_copied_when_bound() -> None:
         assert bound.times(0.5) == L2SP(0.05)
         assert bound.times(0.5).center is bound.center
     low = L1SP(0.1, pretrained["2.weight"].double()).at(leaf(model, "2.weight"))
-    assert low.kink.dtype == torch.float32
-    assert L1SP(0.1, 0.5).at(leaf(model, "2.weight")).kink == 0.5
+    assert isinstance(low.reference, torch.Tensor)
+    assert low.reference.dtype == torch.float32
+    assert L1SP(0.1, 0.5).at(leaf(model, "2.weight")).reference == 0.5
 
 
 def test_a_tied_parameter_is_found_by_any_of_its_names() -> None:

@@ -162,7 +162,8 @@ def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[
     ways += [{"name": name, "lr": rate, **adam} for rate in rates if objective.fixed or rate >= own.lr]
     if objective.fixed and not few:
         ways += [{"name": "sgd", "lr": rate, "momentum": 0.9, "nesterov": True} for rate in SGD_RATES]
-    return _distinct([long_training(objective.recipe, way, epochs) for way in ways])
+    recipes = [long_training(objective.recipe, way, epochs) for way in ways]
+    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
 def long_training(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
@@ -193,10 +194,6 @@ def without_regularization(recipe: Recipe) -> Recipe:
     )
     silent = {"noise": NoiseSpec().without(*get_args(Where)), "terms": [], "sharpness": {}, "optimizer": optimizer}
     return Recipe(**{**recipe.model_dump(), **silent})
-
-
-def _distinct(recipes: list[Recipe]) -> list[Recipe]:
-    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
 def larger_model_settings(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:

@@ -33,15 +33,15 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
     return kept.to(torch.float32).mul_(LEVELS / (LEVELS - dropped)).view(shape)
 
 
-def normal(shape: torch.Size, source: torch.Generator) -> Tensor:
+def draw_normal(shape: torch.Size, source: torch.Generator) -> Tensor:
     """Standard normal numbers, in single precision, on the CPU."""
     needs_source(source)
     return torch.randn(shape, generator=source, dtype=torch.float32)
 
 
 def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
-    """`normal` of the shape of ``x``, on its device and in its type."""
-    return move_noise(x, normal(x.shape, source))
+    """`draw_normal` of the shape of ``x``, on its device and in its type."""
+    return move_noise(x, draw_normal(x.shape, source))
 
 
 def move_noise(x: Tensor, drawn: Tensor) -> Tensor:

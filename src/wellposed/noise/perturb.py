@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError, ShapeError
 from wellposed.core.selectors import Selector, select
-from wellposed.noise.activations import dropout_mask, move_noise, normal, normal_like
+from wellposed.noise.activations import draw_normal, dropout_mask, move_noise, normal_like
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
@@ -106,7 +106,7 @@ class GaussianDropout(Noise):
         """``x_i (1 + s e_i)``."""
         if size == 0:
             return x
-        return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * normal(x.shape, source))
+        return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * draw_normal(x.shape, source))
 
 
 @checked

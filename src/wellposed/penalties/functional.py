@@ -324,21 +324,15 @@ class Consistency(FunctionalPenalty):
         reference = reference if self.both else reference.detach()
         if not self.strength:
             return _wide(outputs).new_zeros(())
-        return self.strength * (
-            self._squares(outputs, reference) if self.of == "values" else self._kl(outputs, reference)
-        )
-
-    def _squares(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
-        return gap.square().sum(-1).mean()
-
-    def _kl(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        if self.of == "values":
+            gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
+            return self.strength * gap.square().sum(-1).mean()
         log_p, log_r = (
             _log_probabilities(self, x, self.axis, self.binary, self.temperature) for x in (outputs, reference)
         )
         there = _divergence(log_r, log_p)
         distance = 0.5 * (there + _divergence(log_p, log_r)) if self.both else there
-        return self.temperature**2 * distance
+        return self.strength * (self.temperature**2 * distance)
 
 
 @checked

@@ -84,11 +84,6 @@ FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimizers whose update is one pass over memory where torch allows it: the same formula, several times faster."""
 
 
-def fusable(parameter: Any) -> bool:
-    """Whether torch's fused update takes the parameter."""
-    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
-
-
 class OptimizerSpec(OpenSection):
     """``name`` is any class of ``torch.optim``, by its name or itself; or a class of one's own, which TOML calls by its import
     name. Its other settings stand beside it (``momentum = 0.9``)."""
@@ -159,7 +154,8 @@ class OptimizerSpec(OpenSection):
         parameters = list(parameters)
         if "weight_decay" in known:
             settings.setdefault("weight_decay", 0.0)
-        if cls in FUSED and not {"foreach", "fused"} & set(settings) and all(map(fusable, parameters)):
+        known_to_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        if cls in FUSED and not {"foreach", "fused"} & set(settings) and known_to_fuse:
             settings["fused"] = True
         try:
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
@@ -660,17 +656,15 @@ class Recipe(Section):
 
 def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
     """The text and what to call it in errors: a string is a path if it ends in .toml or has no equals sign."""
-    if isinstance(path_or_text, str) and _is_text(path_or_text):
+    given = str(path_or_text)
+    text = "\n" in given or not given.strip() or ("=" in given and not given.endswith(".toml"))
+    if isinstance(path_or_text, str) and text:
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
         return read_bytes(path, "recipe", RecipeError, called="recipe file").decode("utf-8"), f"'{path}'"
     except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
-
-
-def _is_text(given: str) -> bool:
-    return "\n" in given or not given.strip() or ("=" in given and not given.endswith(".toml"))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
