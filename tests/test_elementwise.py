@@ -259,11 +259,11 @@ def test_impossible_strengths(cls: Any, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "3", True])
 def test_impossible_gammas(value: Any) -> None:
-    with pytest.raises(InputError, match="MCP needs a finite gamma > 0; it was given"):
+    with pytest.raises(InputError, match="MCP needs gamma= to be a number > 0, finite; it was given"):
         MCP(0.1, value)
-    with pytest.raises(InputError, match="SCAD needs a finite gamma > 2; it was given"):
+    with pytest.raises(InputError, match="SCAD needs gamma= to be a number > 2, finite; it was given"):
         SCAD(0.1, value)
-    with pytest.raises(InputError, match="SCAD needs a finite gamma > 2; it was given 2"):
+    with pytest.raises(InputError, match="SCAD needs gamma= to be a number > 2, finite; it was given 2"):
         SCAD(0.1, 2)
 
 

@@ -133,14 +133,6 @@ class StochasticDepth(Noise):
 
     acts = "depth"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.of not in ("branch", "block") or self.by not in ("example", "batch"):
-            raise InputError(
-                f"StochasticDepth is of='branch' or 'block' and by='example' or 'batch'; "
-                f"it was given of={self.of!r}, by={self.by!r}."
-            )
-
     def sizes(self, count: int) -> list[float]:
         """Rising linearly, so that the first is hardly ever dropped; or the same everywhere."""
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
