@@ -295,7 +295,7 @@ def test_impossible_amounts(value: Any) -> None:
         wp.ElasticNet.sklearn(0.1, 1.5)
     with pytest.raises(InputError, match=r"at most 1; it was given 1.5.*scaling='torch'"):
         wp.L2.decoupled(1.5, "independent")
-    with pytest.raises(InputError, match="needs scaling= to be 'torch' or 'composer' or .* it was given 'keras'"):
+    with pytest.raises(InputError, match=r"needs scaling= to be 'torch' or 'composer' or .* it was given 'keras'"):
         wp.L2.decoupled(0.1, "keras")
 
 
