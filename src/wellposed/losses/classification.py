@@ -72,10 +72,13 @@ class CrossEntropy(Criterion):
     """``-log softmax(outputs)[target]``; see `cross_entropy`. Convex in the outputs."""
 
     name = "cross_entropy"
-    formula = staticmethod(cross_entropy)
     aliases = ("ce",)
     classifies = True
     kernel = 0
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `cross_entropy`."""
+        return cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Class indices from 0 to ``classes - 1``, with -100 left out; or rows of probabilities."""
@@ -116,10 +119,13 @@ class BinaryCrossEntropy(Criterion):
     """``log(1 + exp(f)) - y f`` for ``y`` in [0, 1]; see `binary_cross_entropy`. Convex in the outputs."""
 
     name = "binary_cross_entropy"
-    formula = staticmethod(binary_cross_entropy)
     aliases = ("bce",)
     classifies = True
     kernel = 2
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `binary_cross_entropy`."""
+        return binary_cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """In [0, 1]."""

@@ -1,6 +1,6 @@
 """What every loss of ours declares in one place: its formula, its targets, its best constant, and where it runs.
 
-A loss is a frozen dataclass around a pure function, with at most one number as a parameter. It is found by introspection;
+A loss is a frozen dataclass with at most one number as a parameter. It is found by introspection;
 ``"huber:0.5"``, ``wp.Huber(0.5)`` and ``str(wp.Huber(0.5))`` are the same loss, so that files keep it as text.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -41,16 +40,13 @@ class Criterion(ABC):
     kernel: ClassVar[int | None] = None
     """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
 
-    formula: ClassVar[Callable[..., tuple[Tensor, Tensor | None]]]
-    """The pure function of outputs, target and the parameters."""
-
+    @abstractmethod
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """A value for each example, token or number that counts as one in the mean, and which count (None: all).
 
         Raises:
             TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
         """
-        return type(self).formula(outputs, target, *vars(self).values())
 
     @abstractmethod
     def check(self, target: Tensor, classes: int | None = None) -> None:

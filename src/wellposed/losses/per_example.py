@@ -135,7 +135,8 @@ class Loss:
         elif callable(given):
             same = self.known.same if self.known is not None else None
             self.name = same.name if same is not None else str(getattr(given, "__name__", type(given).__name__))
-            self.ignored = _ignored(given)
+            ignored = getattr(given, "ignore_index", None)
+            self.ignored = int(ignored) if isinstance(ignored, int) else None
             self._units = _unreduced(given, by_example)
             self._clean = _unreduced(without_smoothing(given), by_example)
         else:
@@ -380,12 +381,6 @@ def _known(given: Any) -> _Known | None:
     """What is known of a loss of torch; of a subclass with a forward of its own nothing is."""
     plain = (cls for cls in TORCH if isinstance(given, cls) and type(given).forward is cls.forward)
     return next((TORCH[cls] for cls in plain), None)
-
-
-def _ignored(given: Any) -> int | None:
-    """The target that a loss leaves out of its mean."""
-    value = getattr(given, "ignore_index", None)
-    return int(value) if isinstance(value, int) else None
 
 
 def _whole(mean: Tensor, rows: int) -> PerExample:

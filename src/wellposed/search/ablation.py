@@ -22,7 +22,6 @@ from wellposed.search.timing import with_epochs
 from wellposed.statistics.intervals import Interval, crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.history import Stopped
-from wellposed.training.run import Run
 
 LEVEL = 0.95
 PAIRS = (2, 5)
@@ -185,11 +184,6 @@ def scores(
     runs = bench.train("ablation", lot, rows, ends=bench.until(budget_split.ABLATION))
     found: list[list[np.ndarray]] = []
     for place in range(len(recipes)):
-        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if ended_by_itself(run)]
-        found.append([run.row_scores("valid") for run in ended if run is not None])
+        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if run is not None]
+        found.append([run.row_scores("valid") for run in ended if run.stopped != Stopped.BUDGET])
     return [[rows for rows in each if np.isfinite(rows).all()] for each in found]
-
-
-def ended_by_itself(run: Run | None) -> bool:
-    """Whether a run was trained to its own end."""
-    return run is not None and run.stopped != Stopped.BUDGET

@@ -158,7 +158,8 @@ class Search:
             best = self.own or self.space.default()
         elif self.space is not None and not bench.interrupted:
             Rounds(bench, self.space, self.own, self.plain, epochs, rows).run()
-            self.note_edge()
+            if said := edge_note(bench.state.of("search"), bench.sign, "the search"):
+                bench.notes.append(said)
             best = best_of_finalists(bench, baseline, epochs)
         with bench.pace.calm():
             shown = confirm(bench, baseline, best, epochs)
@@ -209,11 +210,6 @@ class Search:
         except KeyboardInterrupt:
             bench.interrupted = True
             return None
-
-    def note_edge(self) -> None:
-        """Say where the search's best learning rate stands at the edge of divergence."""
-        if said := edge_note(self.bench.state.of("search"), self.bench.sign, "the search"):
-            self.bench.notes.append(said)
 
     # --- the study
 

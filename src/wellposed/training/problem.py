@@ -102,11 +102,6 @@ class Problem:
         return default_metric(self.loss)
 
     @property
-    def _takes_data(self) -> bool:
-        parameters = _parameters(self.model)
-        return bool(parameters) and next(iter(parameters)) == "data"
-
-    @property
     def _needed(self) -> dict[str, Any]:
         """Settings that the factory has no default for: the middle value of the space."""
         parameters = _parameters(self.model).values()
@@ -144,7 +139,7 @@ class Problem:
                         f"It takes: {listed(known) or 'nothing'}."
                     )
         settings = {**self._needed, **settings}
-        arguments = (self.prepared,) if self._takes_data else ()
+        arguments = (self.prepared,) if next(iter(parameters), None) == "data" else ()
         with seeded(seed, "init"):
             try:
                 built = self.model(*arguments, **settings)

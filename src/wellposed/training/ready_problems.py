@@ -51,7 +51,8 @@ class ImageConvNet:
     def __call__(self, data: Prepared, width: int = 16, depth: int = 3, hidden: int = 128) -> ConvNet:
         """A network with as many channels and outputs as the data need."""
         net = ConvNet(**self.settings(data, width=width, depth=depth, hidden=hidden))
-        mean, std = _statistics(data)
+        images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
+        mean, std = pixel_statistics(images)
         net.mean.copy_(mean)
         net.std.copy_(std)
         return net
@@ -64,11 +65,6 @@ class ImageConvNet:
 
 STATISTICS_ROWS = 4096
 """Images from which pixel statistics are learned: millions of pixels."""
-
-
-def _statistics(data: Prepared) -> tuple[Any, Any]:
-    images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
-    return pixel_statistics(images)
 
 
 def table_problem(
