@@ -252,7 +252,7 @@ def _compare_files(a: Path, b: Path, level: float) -> Comparison:
     fold = left.columns.get("fold") or right.columns.get("fold")
     if fold is None:
         return _compare_arrays(_weighted(one, weight), _weighted(other, weight), level, name)
-    parts = [np.array(fold) == number for number in dict.fromkeys(fold)]
+    parts = [part for number in dict.fromkeys(fold) if weight[part := np.array(fold) == number].any()]
     means = [
         np.array([np.average(side.mean(axis=1)[part], weights=weight[part]) for part in parts]) for side in (one, other)
     ]
@@ -282,6 +282,8 @@ def _weights(left: _Predictions, right: _Predictions) -> Array:
 
 def _weighted(scores: Array, weight: Array) -> Array:
     """Each row's part of the weighted mean, linearized: their plain mean is the weighted one."""
+    if np.ptp(weight) == 0:
+        return scores  # exactly, so that equal rows stay equal
     mean = np.average(scores, axis=0, weights=weight)
     return np.asarray(mean + (weight / weight.mean())[:, None] * (scores - mean))
 
