@@ -29,7 +29,7 @@ from wellposed.losses.classification import (
     is_distribution,
 )
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
-from wellposed.losses.regression import MeanSquaredError
+from wellposed.losses.regression import MeanSquaredError, Poisson
 from wellposed.losses.targets import (
     IGNORED,
     need_classes,
@@ -180,8 +180,18 @@ class Loss:
         return CrossEntropy.kernel if plain and not given.label_smoothing and given.reduction == "mean" else None
 
     def response(self, outputs: Tensor) -> Tensor:
-        """The prediction in the target's own terms, which metrics compare with it."""
+        """The prediction in the target's own terms, which metrics compare with it: logits of classes, also where the loss takes
+        probabilities, and numbers, also where it takes the logarithms of rates."""
+        if isinstance(self.module, nn.BCELoss):
+            return outputs.logit(torch.finfo(outputs.dtype).eps)
+        if self.of_log_rates:
+            return outputs.exp()
         return outputs if self.criterion is None else self.criterion.response(outputs)
+
+    @property
+    def of_log_rates(self) -> bool:
+        """Whether outputs are logarithms of the rates of counts: `Poisson`, and torch's."""
+        return isinstance(self.criterion, Poisson) or bool(getattr(self.module, "log_input", False))
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The best constant outputs by training targets ``(n,)``; None where they are not known."""
@@ -214,6 +224,16 @@ class Loss:
     def classes_are_indices(self) -> bool:
         """Whether targets may be class indices, each with an output: a cross-entropy, ours or torch's, say."""
         return isinstance(self.criterion, CrossEntropy) or (self.known is not None and self.known.check is need_classes)
+
+    @property
+    def labels(self) -> Literal["indices", "shares", "signs"] | None:
+        """Which labels the targets are: class indices, 0 and 1 with what is between, or -1 and 1; None: amounts, or not known."""
+        check = None if self.known is None else self.known.check
+        if self.classes_are_indices:
+            return "indices"
+        if isinstance(self.criterion, BinaryCrossEntropy) or check is need_shares:
+            return "shares"
+        return "signs" if check is need_signs else None
 
     @property
     def classifies(self) -> bool:

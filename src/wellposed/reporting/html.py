@@ -199,7 +199,8 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _references(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Every model's score on the same untouched rows, best first; None where there is no reference."""
+    """Every model's score on the same untouched rows, in order, and what is shown of the network against each reference; None where
+    there is no reference."""
     scores = verdict.reference_scores(record)
     if not scores:
         return None
@@ -212,8 +213,9 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
             marks.append(figures.Mark(title.lower(), value, colours[side]))
     marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
     listed = ", ".join(f"{mark.label} {formats.score(mark.value)}" for mark in marks)
-    label = f"{verdict.metric_name(record)} on the same untouched rows, best first: {listed}"
-    return {"svg": figures.dots("references", label, marks)}
+    label = f"{verdict.metric_name(record)} on the same untouched rows, in order: {listed}"
+    says = [(labels[one.key], one.says) for one in verdict.against(record)]
+    return {"svg": figures.dots("references", label, marks), "says": says}
 
 
 def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -283,14 +285,13 @@ def _curve(
 def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     """The error budget of each side that has one, else training loss plus gap at its chosen epoch."""
     found: dict[str, tuple[float, float]] = {}
-    constants, errors = [], []
+    constants = []
     for side, (facts, epochs) in _histories(record).items():
         row = epochs[_chosen(facts, epochs)]
         pair = number_or_nan(row.get("train_loss")), number_or_nan(row.get("valid_loss"))
         if all(math.isfinite(value) for value in pair):
             found[side] = pair
             constants.append(number_or_nan(facts.get("constant_loss")))
-            errors.append(number_or_nan(row.get("valid_loss_se")))
     sides = _sides(record)
     budgets = {side: one for side in sides if waterfall.budget_bars(one := part(record, "error_budget", side))}
     if not found and not budgets:
@@ -308,7 +309,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     ]
     said = ""
     if len(found) == 2:
-        said = verdict.source_of_change(found["baseline"], found["best"], max(finite_numbers(errors), default=0.0))
+        said = verdict.source_of_change(found["baseline"], found["best"], verdict.verdict(record).kind == "shown")
     shown = bool(plain) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
 
@@ -364,7 +365,8 @@ def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
-    """What each ingredient of the best recipe is worth, and the simplest recipe that is as good; None where it was not measured."""
+    """What each ingredient of the best recipe is worth, and the simplest recipe within one standard error; None where it was not
+    measured."""
     worths = []
     for one in rows(record.get("ablation"))[: MOST_FINDINGS * 2]:
         estimate, low, high = (number_or_nan(one.get(key)) for key in ("estimate", "low", "high"))
@@ -374,14 +376,15 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         decimals = formats.decimals_for(high - low)
         sure = "new" if low > 0 else "old" if high < 0 else ""
         interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+        interval += f" ({formats.percent(one['level'])})" if math.isfinite(number_or_nan(one.get("level"))) else ""
         worths.append(
             {"name": name, "worth": formats.with_sign(estimate, decimals), "interval": interval, "sure": sure}
         )
     if not worths:
         return None
     found = mapping(record.get("simplest"))
-    difference, error = (number_or_nan(found.get(key)) for key in ("difference", "standard_error"))
-    decimals = formats.decimals_for(4 * error)
+    difference, low, high = (number_or_nan(found.get(key)) for key in ("difference", "low", "high"))
+    decimals = formats.decimals_for(high - low)
     return {
         "worths": worths,
         "pairs": max(
@@ -390,6 +393,8 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
         "difference": formats.with_sign(difference, decimals),
+        "interval": f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}",
+        "level": formats.percent(found.get("level")),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 

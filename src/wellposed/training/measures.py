@@ -23,8 +23,7 @@ def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid
     As the loss says (class shares for cross-entropy, the mean for squared error); empty where it does not, and for targets
     with more axes.
     """
-    if not loss.classifies:  # a column of amounts is a list of them
-        train, valid = (t[:, 0] if t is not None and t.ndim == 2 and t.shape[1] == 1 else t for t in (train, valid))
+    train, valid = (t[:, 0] if t is not None and t.ndim == 2 and t.shape[1] == 1 else t for t in (train, valid))
     if train is None or valid is None or train.ndim != 1 or valid.ndim != 1 or not len(valid):
         return {}
     guess = loss.constant(train, valid)
