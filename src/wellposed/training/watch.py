@@ -31,6 +31,7 @@ from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_dev
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
@@ -122,10 +123,11 @@ class Watch:
         sides = {name: side_of(side, double) for name, side in self.given.items()}
         sizes = sides["train"].size, sides["valid"].size
         self.rows = probe_rows(*sizes, rows)
-        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
         self.first, self.unseen = self._look()
+        self.loss = recognized(self.loss, *self._shown())
+        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             targets = [self._targets(side) for side in self.probes]
         self._check(targets, [side.targets() for side in sides.values() if target is None])
@@ -214,14 +216,17 @@ class Watch:
             TargetError: a target that the loss does not take, or a label without an output.
             InputError: the metric is not defined on the validation rows.
         """
-        outputs, target = self._shown() if self.first is None else (self.first.outputs, self.first.target)
+        outputs, target = self._shown()
         for known in (*targets, *whole):
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
             self.metric.require(targets[-1])
 
     def _shown(self) -> tuple[Any, Any]:
-        """Outputs and target of a batch in evaluation mode, where training mode failed: batch norm refuses a single row."""
+        """Outputs and target of a few rows: of the pass at the first weights, or where that failed in evaluation mode, since
+        batch norm refuses a single row in training mode."""
+        if self.first is not None:
+            return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
         with suppress(InputError), seeded(0, "watch"), evaluating(self.model):
