@@ -29,7 +29,7 @@ from wellposed.losses.classification import (
     is_distribution,
 )
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
-from wellposed.losses.regression import MeanSquaredError
+from wellposed.losses.regression import MeanAbsoluteError, MeanSquaredError
 from wellposed.losses.targets import (
     IGNORED,
     need_classes,
@@ -104,7 +104,7 @@ TORCH: dict[type[nn.Module], _Known] = {
     nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
     nn.HingeEmbeddingLoss: _Known(F.hinge_embedding_loss, need_signs),
     nn.MSELoss: _Known(F.mse_loss, need_numbers, MeanSquaredError, numeric=True),
-    nn.L1Loss: _Known(F.l1_loss, need_numbers, numeric=True),
+    nn.L1Loss: _Known(F.l1_loss, need_numbers, MeanAbsoluteError, numeric=True),
     nn.SmoothL1Loss: _Known(F.smooth_l1_loss, need_numbers, numeric=True),
     nn.HuberLoss: _Known(F.huber_loss, need_numbers, numeric=True),
     nn.PoissonNLLLoss: _Known(F.poisson_nll_loss, functools.partial(need_numbers, least=0.0)),

@@ -33,8 +33,12 @@ def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
         'cross_entropy'
     """
     given = loss.given
-    keeps = isinstance(given, nn.Module) and bool([*given.parameters(), *given.buffers()])  # centers, class weights, counts
-    plain = isinstance(outputs, Tensor) and isinstance(target, Tensor) and outputs.is_floating_point() and len(outputs) > 1
+    keeps = isinstance(given, nn.Module) and bool(
+        [*given.parameters(), *given.buffers()]
+    )  # centers, class weights, counts
+    plain = (
+        isinstance(outputs, Tensor) and isinstance(target, Tensor) and outputs.is_floating_point() and len(outputs) > 1
+    )
     if loss.criterion is not None or loss.known is not None or keeps or not plain:
         return loss
     with torch.no_grad(), seeded(0, "recognized"):
@@ -75,7 +79,7 @@ def _left_out(target: Tensor) -> list[int]:
     """Labels that may mark what does not count: below 0, the most frequent, the largest."""
     if target.is_floating_point() or not target.numel():
         return []
-    labels = target.unique()
+    labels = torch.unique(target)
     return sorted({*labels[labels < 0].tolist()[:2], int(target.flatten().mode().values), int(labels[-1])})
 
 

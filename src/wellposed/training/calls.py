@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, WellposedError, described, first_line
+from wellposed.core.errors import InputError, TargetError, WellposedError, described, first_line
 from wellposed.core.random import seeded
 from wellposed.core.selectors import unwrap_model
 from wellposed.data.arrays import TARGET_KEYS, split_batch
@@ -62,10 +62,14 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
             return own
         try:
             loss.per_example(plain.forward(model, batch), plain.target(batch))
-        except (WellposedError, Exception) as error:  # whatever a model raises on what it was not made for
+        except TargetError:  # it names the label, or the number
+            raise
+        except Exception as error:  # whatever a model raises on what it was not made for
             for line, outputs, target in _lines(model, batch):
                 if _value(loss, outputs, target) is not None:
                     raise InputError(f"{_problem(error, batch)} This works on the first batch: {line}.") from error
+            if isinstance(error, WellposedError):
+                raise
             raise InputError(
                 f"{_problem(error, batch)} Say how a batch is read: forward=lambda model, batch: ..., "
                 "target=lambda batch: ...; outputs and target are those that your loss takes."
@@ -88,27 +92,18 @@ def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
         return None
     try:
         returned = whole(model, batch)
-    except Exception:  # noqa: BLE001 - the model does not take its labels so; the plain call says what is wrong
+    except Exception:
         return None
     own, outputs, target = _loss_in(returned), _outputs_in(returned), split_batch(batch)[1]
     if own is None or not isinstance(outputs, Tensor) or not math.isfinite(own):
         return None
-    ways = {
-        "": (lambda outputs: outputs, lambda target: target),
-        "the labels are the inputs, one place further on": (lambda outputs: outputs[:, :-1], lambda target: target[:, 1:]),
-    }
+    nested = isinstance(target, Tensor) and target.ndim > 1 and outputs.ndim > 2
     ours: float | None = None
-    for says, (of_outputs, of_target) in ways.items():
-        if says and not (isinstance(target, Tensor) and target.ndim > 1 and outputs.ndim > 2):
-            continue
-        value = _value(loss, of_outputs(outputs), of_target(target))
+    for calls in [_labelled(whole, 0), _labelled(whole, 1)] if nested else [_labelled(whole, 0)]:
+        value = _value(loss, calls.forward(model, batch), calls.target(batch))
         ours = value if ours is None else ours
         if value is not None and abs(value - own) <= CLOSE * max(abs(own), 1e-3):
-            return Calls(
-                lambda model, batch: of_outputs(_outputs_in(whole(model, batch))),
-                lambda batch: of_target(split_batch(batch)[1]),
-                says,
-            )
+            return calls
     if loss.criterion is None and loss.known is None:
         return None  # a loss of the user's own is meant to differ
     shown = "cannot be computed from its outputs and labels" if ours is None else f"is {ours:.4g}"
@@ -117,6 +112,20 @@ def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
         "loss=lambda outputs, target: outputs.loss, forward=lambda model, batch: model(**batch); or say how outputs and "
         "target are read for yours with forward= and target=."
     )
+
+
+def _labelled(whole: Forward, on: int) -> Calls:
+    """The call with labels, each of which is that of the output ``on`` places before."""
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        outputs = _outputs_in(whole(model, batch))
+        return outputs[:, :-on] if on else outputs
+
+    def target(batch: Any) -> Any:
+        found = split_batch(batch)[1]
+        return found[:, on:] if on else found
+
+    return Calls(forward, target, "the labels are the inputs, one place further on" if on else "")
 
 
 def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:

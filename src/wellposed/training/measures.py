@@ -38,7 +38,13 @@ class Constant:
         Args:
             valid: validation targets: a class that only they have needs an output too.
         """
-        if train is None or valid is None or not train.numel() or not valid.numel() or train.shape[1:] != valid.shape[1:]:
+        if (
+            train is None
+            or valid is None
+            or not train.numel()
+            or not valid.numel()
+            or train.shape[1:] != valid.shape[1:]
+        ):
             return None
         classes = loss.classes_are_indices and not train.is_floating_point()
         outputs = loss.constant(train, valid)
@@ -91,6 +97,14 @@ def like_for_like(train: Evaluation, valid: Evaluation, best: Tensor | None) -> 
         "valid_rise": rise,
         "valid_rise_se": rise_se,
     }
+
+
+def gain_over(constant: Evaluation | None, now: Evaluation, side: str) -> dict[str, float]:
+    """By how much the network's loss is below that of the constant prediction on the same rows, with its standard error."""
+    if constant is None or len(constant.loss.rows) != len(now.loss.rows):
+        return {}
+    gain, error = rise_since(now.loss.rows, constant.loss)
+    return {f"{side}_gain": gain, f"{side}_gain_se": error}
 
 
 def term_facts(values: dict[str, float]) -> dict[str, float]:

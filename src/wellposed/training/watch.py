@@ -36,12 +36,13 @@ from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
+from wellposed.training.calls import Calls, Target, find_calls, plain_call
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
 from wellposed.training.loop_activity import Notes, note_forwards
-from wellposed.training.measures import constant_facts, like_for_like, term_facts, weight_facts
+from wellposed.training.measures import Constant, gain_over, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -50,6 +51,8 @@ FEWEST, MOST = 128, 4096
 """Rows of a probe: below 128 a standard error says little; beyond 4096 it hardly falls."""
 FEW_ROWS = 64
 """Rows of the pass at the first weights: a usual batch, so that it costs what one step of training does."""
+FEWEST_SHOWN = 8
+"""Rows that show how the model is called: outputs of a language model are megabytes each."""
 FEW_TO_SHUFFLE = 2**24
 """Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
 KEPT_BYTES = 2**28
@@ -57,8 +60,6 @@ KEPT_BYTES = 2**28
 
 ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
-
-Target = Callable[[Any], Any]
 
 
 @checked
@@ -115,9 +116,6 @@ class Watch:
         self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
-        self.forward: Forward = guard_call("The model" if forward is None else "forward=", forward or _plain(target))
-        self.target_of: Target = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
-        self.plain = forward is None and target is None
         self.given = {"train": train, "valid": valid}
         double = any(p.dtype == torch.float64 for p in model.parameters())
         sides = {name: side_of(side, double) for name, side in self.given.items()}
@@ -125,13 +123,23 @@ class Watch:
         self.rows = probe_rows(*sizes, rows)
         with seeded(seed, "watch"):
             self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
+        calls = self._calls(forward, target)
+        self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
+        self.target_of: Target = guard_call("target=", calls.target)
+        self.plain = forward is None and target is None and not calls.says
         self.first, self.unseen = self._look()
         self.loss = recognized(self.loss, *self._shown())
         self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             targets = [self._targets(side) for side in self.probes]
-        self._check(targets, [side.targets() for side in sides.values() if target is None])
-        constant = constant_facts(self.loss, self.metric, *targets)
+        whole = [side.targets() if target is None and not calls.says else None for side in sides.values()]
+        self._check(targets, whole)
+        known = [every if every is not None else some for every, some in zip(whole, targets, strict=True)]
+        constant = Constant.learned(self.loss, *known)
+        self._constant = [
+            None if constant is None or side is None else constant.evaluate(side, self.metric) for side in targets
+        ]
+        best = self._constant[-1]
         self.history = History(
             {
                 "like_for_like": True,
@@ -140,7 +148,7 @@ class Watch:
                 "train_rows": sizes[0],
                 "valid_rows": self.rows,
                 "task": "classification" if self.loss.classifies else "regression",
-                **constant,
+                **({} if best is None else {"constant_loss": best.loss.mean, "chance_metric": best.metric}),
                 "regularized": regularizing(model, optimizer),
             }
         )
@@ -160,6 +168,8 @@ class Watch:
         train, valid = map(self._measure, self.probes)
         row = {"epoch": len(self.history), **like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
         row["grad_norm"] = self._grad_norm()
+        for side, now, constant in zip(("train", "valid"), (train, valid), self._constant, strict=True):
+            row |= gain_over(constant, now, side)
         if valid.loss.mean < self._best_loss:
             self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
         if self.optimizer is not None:
@@ -178,6 +188,15 @@ class Watch:
         """Share of the epochs' wall-clock that watching took, in [0, 1]; NaN before the first epoch."""
         total = math.fsum(self.history["seconds"])
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
+
+    def _calls(self, forward: Forward | None, target: Target | None) -> Calls:
+        """How the model is called, found out on a few rows where nothing was said of it."""
+        if forward is not None or target is not None or any(is_lazy(p) for p in self.model.parameters()):
+            return Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1]))
+        with seeded(0, "watch"):
+            batch = next(iter(self.probes["train"].batches()))
+        few = examples_of(batch, slice(0, FEWEST_SHOWN), examples_in(batch))
+        return find_calls(self.model, self.loss, to_device(few, self.device))
 
     def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
@@ -284,13 +303,6 @@ def probe_rows(train: int, valid: int, wanted: int | None) -> int:
     """Rows of each probe: the same on both sides."""
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
-
-
-def _plain(target: Target | None) -> Forward:
-    def forward(model: nn.Module, batch: Any) -> Any:
-        return call(model, split_batch(batch)[0])
-
-    return forward
 
 
 @dataclass(frozen=True)
