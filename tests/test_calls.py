@@ -146,7 +146,7 @@ def test_labels_mean_what_the_models_own_loss_takes_them_for(moved: int, draw: t
 
 def test_a_model_whose_own_loss_is_another_is_refused(draw: torch.Generator) -> None:
     data = sentences(draw)
-    with pytest.raises(InputError, match="own loss of the first batch is .*outputs.loss"):
+    with pytest.raises(InputError, match=r"own loss of the first batch is .*outputs.loss"):
         wp.watch(Speaks(2), "cross_entropy", train=data, valid=data)
 
 

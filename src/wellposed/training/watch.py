@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, guard_call
+from wellposed.core.errors import DataError, InputError, TargetError, guard_call
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
@@ -128,11 +128,11 @@ class Watch:
         self.target_of: Target = guard_call("target=", calls.target)
         self.plain = forward is None and target is None and not calls.says
         self.first, self.unseen = self._look()
-        self.loss = recognized(self.loss, *self._shown())
-        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         with seeded(seed, "watch"):
             targets = [self._targets(side) for side in self.probes]
         whole = [side.targets() if target is None and not calls.says else None for side in sides.values()]
+        self.loss = self._recognized([*targets, *whole])
+        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         self._check(targets, whole)
         known = [every if every is not None else some for every, some in zip(whole, targets, strict=True)]
         constant = Constant.learned(self.loss, *known)
@@ -197,6 +197,16 @@ class Watch:
             batch = next(iter(self.probes["train"].batches()))
         few = examples_of(batch, slice(0, FEWEST_SHOWN), examples_in(batch))
         return find_calls(self.model, self.loss, to_device(few, self.device))
+
+    def _recognized(self, targets: Sequence[Tensor | None]) -> Loss:
+        """The known loss that a callable is; itself where it takes targets that the known one does not."""
+        outputs, target = self._shown()
+        found = recognized(self.loss, outputs, target)
+        with suppress(TargetError):
+            for known in targets if found is not self.loss else ():
+                found.check(outputs, target, known)
+            return found
+        return self.loss
 
     def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
