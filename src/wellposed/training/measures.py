@@ -19,7 +19,7 @@ MOST_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantPrediction:
     """The best constant prediction: outputs alike for every row, learned from training targets.
 
     Attributes:
@@ -32,7 +32,7 @@ class Constant:
     classes: bool
 
     @classmethod
-    def learned(cls, loss: Loss, train: Tensor | None, valid: Tensor | None) -> Constant | None:
+    def learned(cls, loss: Loss, train: Tensor | None, valid: Tensor | None) -> ConstantPrediction | None:
         """From all training targets at hand; None where the loss has no known constant, or there are no targets.
 
         Args:
@@ -77,7 +77,7 @@ class Constant:
 def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
     """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets; empty
     where the loss has no known constant."""
-    constant = Constant.learned(loss, train, valid)
+    constant = ConstantPrediction.learned(loss, train, valid)
     if constant is None or valid is None:
         return {}
     measured = constant.evaluate(valid, metric)

@@ -42,7 +42,7 @@ from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
 from wellposed.training.loop_activity import Notes, note_forwards
-from wellposed.training.measures import Constant, gain_over, like_for_like, term_facts, weight_facts
+from wellposed.training.measures import ConstantPrediction, gain_over, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -135,7 +135,7 @@ class Watch:
         self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
         self._check(targets, whole)
         known = [every if every is not None else some for every, some in zip(whole, targets, strict=True)]
-        constant = Constant.learned(self.loss, *known)
+        constant = ConstantPrediction.learned(self.loss, *known)
         self._constant = [
             None if constant is None or side is None else constant.evaluate(side, self.metric) for side in targets
         ]
