@@ -21,6 +21,7 @@ CLASSES, TOKENS = 5, 7
 
 @pytest.fixture
 def draw() -> torch.Generator:
+    torch.manual_seed(0)
     return torch.Generator().manual_seed(0)
 
 
@@ -212,3 +213,113 @@ def test_the_constant_of_numbers_is_that_of_each_output(shape: tuple[int, ...], 
     net = nn.Sequential(nn.Linear(2, size), nn.Unflatten(1, shape[1:]) if len(shape) > 1 else nn.Flatten(0))
     facts = wp.watch(net, "mse", train=(x, y), valid=(x, y)).history.facts
     assert facts["constant_loss"] == pytest.approx(float((y - y.mean(0)).square().mean()), rel=1e-5)
+
+
+# --- what watching takes ----------------------------------------------------------------------------------------------
+
+
+class Timed(nn.Module):
+    """A network whose rows take a set time each, by a clock of the test's own."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.inner, self.seconds, self.now = nn.Linear(4, 3), seconds, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.now += self.seconds * len(x)
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+def timed(
+    monkeypatch: pytest.MonkeyPatch, draw: torch.Generator, seconds: float, calls: int, **given: Any
+) -> tuple[wp.Watch, float]:
+    """A watch that is called after each training of a second; and the share of the time that it took."""
+    net = Timed(seconds)
+    monkeypatch.setattr("wellposed.training.watch.time", SimpleNamespace(perf_counter=lambda: net.now))
+    x, y = scores(draw, 4000, 4), torch.randint(3, (4000,), generator=draw)
+    watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), **given)
+    made = net.now
+    for _ in range(calls):
+        net.now += 1.0
+        watch.epoch()
+    return watch, (net.now - made - calls) / (net.now - made)
+
+
+def test_watching_takes_at_most_its_share_of_a_long_loop(
+    monkeypatch: pytest.MonkeyPatch, draw: torch.Generator
+) -> None:
+    watch, took = timed(monkeypatch, draw, 0.01, calls=400)
+    assert took < 0.07
+    assert 1 < len(watch.history) < 400
+    assert watch.rows < 400
+    assert [row["epoch"] for row in watch.history] == sorted({row["epoch"] for row in watch.history})
+    assert "calls were passed over" in str(watch)
+    whole, took = timed(monkeypatch, draw, 0.01, calls=5, share=1.0)
+    assert len(whole.history) == 5
+    assert took > 0.8
+
+
+def test_a_loop_of_seconds_is_watched_in_every_epoch(monkeypatch: pytest.MonkeyPatch, draw: torch.Generator) -> None:
+    watch, _ = timed(monkeypatch, draw, 1e-5, calls=30)
+    assert len(watch.history) == 30
+    assert watch.rows == 400
+
+
+def test_no_batch_is_larger_than_the_loaders(draw: torch.Generator) -> None:
+    class Sees(nn.Linear):
+        largest = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Sees.largest = max(Sees.largest, len(x))
+            return super().forward(x)
+
+    data = torch.utils.data.TensorDataset(scores(draw, 600, 4), torch.randint(3, (600,), generator=draw))
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    wp.watch(Sees(4, 3), "cross_entropy", train=loader, valid=loader).epoch()
+    assert Sees.largest == 16
+
+
+class TwoSets(torch.optim.SGD):
+    """An optimizer with two sets of weights, as a schedule-free one has them: those of evaluation are half the others."""
+
+    def eval(self) -> None:
+        for group in self.param_groups:
+            group["train_mode"] = False
+            for p in group["params"]:
+                p.data.mul_(1 / 3)
+
+    def train(self) -> None:
+        for group in self.param_groups:
+            group["train_mode"] = True
+            for p in group["params"]:
+                p.data.mul_(3)
+
+
+def test_the_weights_that_evaluation_uses_are_watched(draw: torch.Generator) -> None:
+    x, y = scores(draw, 200, 4), torch.randint(3, (200,), generator=draw)
+    net = nn.Linear(4, 3)
+    optimizer = TwoSets(net.parameters(), lr=0.1)
+    watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), optimizer=optimizer, rows=200)
+    before = [p.detach().clone() for p in net.parameters()]
+    seen = watch.epoch()["valid_loss"]
+    assert all(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
+    assert seen == pytest.approx(float(F.cross_entropy(net(x) / 3, y).detach()), rel=1e-5)
+
+
+class Prepared(torch.optim.Optimizer):
+    """An optimizer around another, as a trainer makes it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
+
+
+def test_terms_behind_a_trainers_wrapper_are_seen_and_those_after_it_refused(draw: torch.Generator) -> None:
+    x, y = scores(draw, 200, 4), torch.randint(3, (200,), generator=draw)
+    net = nn.Linear(4, 3)
+    term = wp.L1(1e-2).on(wp.weights)
+    prepared = Prepared(wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [term]))
+    row = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), optimizer=prepared).epoch()
+    assert row["penalty"] == pytest.approx(0.01 * float(net.weight.detach().abs().sum()), rel=1e-5)
+    with pytest.raises(wp.CompositionError, match="Regularize the bare optimizer first"):
+        wp.regularize(Prepared(torch.optim.SGD(net.parameters(), lr=0.1)), net, [term])

@@ -25,8 +25,8 @@ from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, call, evaluating
 
 Target = Callable[[Any], Any]
-CLOSE = 1e-3
-"""Relative difference of the model's own loss and ours on one batch: half precision leaves as much."""
+CLOSE, CLOSE_IN_HALF = 1e-5, 1e-2
+"""Relative difference of the model's own loss and ours on one batch, in single and in half precision."""
 FIELDS = ("x", "edge_index", "edge_attr", "pos", "batch", "inputs", "images", *TARGET_KEYS)
 """Attributes that batches which are objects, such as graphs, keep their parts in."""
 
@@ -98,11 +98,12 @@ def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
     if own is None or not isinstance(outputs, Tensor) or not math.isfinite(own):
         return None
     nested = isinstance(target, Tensor) and target.ndim > 1 and outputs.ndim > 2
+    close = CLOSE if outputs.dtype in (torch.float32, torch.float64) else CLOSE_IN_HALF
     ours: float | None = None
     for calls in [_labelled(whole, 0), _labelled(whole, 1)] if nested else [_labelled(whole, 0)]:
         value = _value(loss, calls.forward(model, batch), calls.target(batch))
         ours = value if ours is None else ours
-        if value is not None and abs(value - own) <= CLOSE * max(abs(own), 1e-3):
+        if value is not None and abs(value - own) <= close * max(abs(own), 1e-3):
             return calls
     if loss.criterion is None and loss.known is None:
         return None  # a loss of the user's own is meant to differ
