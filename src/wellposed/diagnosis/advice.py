@@ -48,7 +48,7 @@ class Room:
         """The room of a problem, whose model is looked at."""
         rates = [layer.p for layer in dropouts(model).values()]
         rates += [module.dropout for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
-        return cls(bool(rates), problem.loss.classifies, dict(problem.space), float(max(rates, default=0.0)))
+        return cls(bool(rates), problem.loss.softens, dict(problem.space), float(max(rates, default=0.0)))
 
 
 RecipeMove = Callable[[Recipe, Room], Recipe]

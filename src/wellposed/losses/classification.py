@@ -88,11 +88,14 @@ class CrossEntropy(Criterion):
             need_classes(self.name, target, classes)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has.
+        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has; of probabilities
+        ``(n, classes)`` the logarithms of their means.
 
         Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
         large that counting up to it would take all memory.
         """
+        if train.is_floating_point() and train.ndim > 1:
+            return ((train.float().sum(0) + 0.5) / (len(train) + 0.5 * train.shape[1])).log()
         low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
         if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
             return None
@@ -132,6 +135,6 @@ class BinaryCrossEntropy(Criterion):
         need_shares(self.name, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The logit of the share of ones, which is kept off 0 and 1."""
-        share = train.float().mean().clamp(1e-6, 1 - 1e-6)
+        """The logit of each output's share of ones, which is kept off 0 and 1."""
+        share = train.float().mean(0).clamp(1e-6, 1 - 1e-6)
         return (share / (1 - share)).log()

@@ -59,7 +59,7 @@ class Criterion(ABC):
         """
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The outputs, alike for every row, that cost least on the training targets ``(n,)``; None where not known."""
+        """The outputs, alike for every row, that cost least on training targets ``(n, ...)``; None where not known."""
         return None
 
     def response(self, outputs: Tensor) -> Tensor:

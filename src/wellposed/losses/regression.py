@@ -58,7 +58,7 @@ class SquaredError(_OfNumbers):
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The mean."""
-        return train.float().mean()
+        return train.float().mean(0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class AbsoluteError(_OfNumbers):
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The median; of two in the middle the smaller."""
-        return train.float().median()
+        return train.float().median(0).values
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Quantile(_OfNumbers):
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The training targets' quantile: of ``n`` sorted ones number ``ceil(level n)``."""
-        return train.float().kthvalue(max(1, math.ceil(self.level * len(train)))).values
+        return train.float().kthvalue(max(1, math.ceil(self.level * len(train))), 0).values
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Poisson(_OfNumbers):
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
         """The logarithm of the mean, which is kept off 0."""
-        return train.float().mean().clamp_min(1e-6).log()
+        return train.float().mean(0).clamp_min(1e-6).log()
 
     def response(self, outputs: Tensor) -> Tensor:
         """The rate ``exp(f)``."""

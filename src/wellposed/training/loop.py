@@ -629,7 +629,7 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
     for noise in recipe.noise.active:
         names = noise.called
         softens, mixes = softens or noise.acts == "labels", mixes or noise.mixes
-        if noise.of_classes and not problem.loss.classifies:
+        if noise.of_classes and not problem.loss.softens:
             raise ProblemError(
                 f"{names[0].replace('_', ' ').capitalize()} needs the loss cross_entropy or binary_cross_entropy; this is "
                 f"{problem.loss.name!r}. Leave {names[0]} out of the recipe."
