@@ -49,6 +49,7 @@ NO_CLAIMS = {
     "Find out what holds a model back, search for a better recipe, and prove or deny that it is better.": "what it is for",
     "One pair of seeds does not tell a better recipe from a lucky seed, however many the rows. Give a larger budget, so that at "
     "least five pairs are trained.": "refuses the claim",
+    "Not shown: that the network is better than {level}.": "refuses the claim",
     "no recipe of the search beat the tuned baseline on the validation rows.": "refuses the claim",
 }
 
@@ -105,7 +106,7 @@ def by_references(d: Array) -> bool:
     record = {"references": dict.fromkeys(tables, 0.5), "best": {"test": 0.5}, "against_references": found}
     said = " ".join(one.says for one in verdict.against(record))
     assert ("better than the network" in said) >= any(
-        "is better than" in one for one in verdict.references_first(record)
+        "is better than the network" in one for one in verdict.references_first(record)
     )
     return bool(WORDS.search(said))
 
@@ -450,3 +451,12 @@ def test_the_constant_of_a_column_is_that_of_the_list(loss: str) -> None:
     ]
     assert found[0] == pytest.approx(found[1])
     assert set(found[0]) == {"constant_loss", "chance_metric"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"), [(0.0012, 0.44, 3), (-0.16, 0.0043, 3), (-0.1, 0.3, 2), (0.0, 0.3, 2), (1e-9, 0.3, 5)]
+)
+def test_the_digits_of_an_interval_say_on_which_side_of_0_its_ends_lie(low: float, high: float, decimals: int) -> None:
+    from wellposed.core.formats import decimals_between
+
+    assert decimals_between(low, high) == decimals

@@ -322,7 +322,7 @@ def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
     assert "better than the tuned baseline by 2,870 RMSE" in found.sentence
     assert found.references[0] == (
         "Histogram boosting is better than the network by 4,000 RMSE (98.33 % interval −4,800 to −3,200, 5 paired seeds). "
-        "It scores 47,000 against 51,000 on the same rows."
+        "It scores 47,000 against 51,000."
     )
     assert len(found.references) == 2  # and what to do: nothing of the linear model, which is behind
     text = read(page.render(record)).text
@@ -357,12 +357,12 @@ def test_references_that_are_shown_to_be_better_are_in_the_first_lines(record: d
     [
         (
             {"linear": (-0.004, 0.01)},
-            ["Not shown: a difference between the network and a linear model, which scores 0.8800"],
+            ["Not shown: that the network is better than a linear model."],
         ),
         ({"linear": (0.004, 0.01)}, []),
         (
             {"constant": (0.004, 0.01)},
-            ["Not shown: a difference between the network and a constant", "The network learned"],
+            ["Not shown: that the network is better than a constant", "The network learned"],
         ),
         ({}, []),
         ({"linear": (-0.004, 0.001), "pairs": 1}, []),

@@ -39,6 +39,18 @@ def decimals_for(width: float) -> int:
     return min(max(1 - math.floor(math.log10(width)), 0), 8)
 
 
+def decimals_between(low: float, high: float) -> int:
+    """How many decimals show an interval to two digits, and on which side of 0 its ends lie.
+
+    Example:
+        >>> decimals_between(-0.1, 0.3), decimals_between(0.0012, 0.44)
+        (2, 3)
+    """
+    found = decimals_for(high - low)
+    ends = [-math.floor(math.log10(abs(end))) for end in (low, high) if end and math.isfinite(end)]
+    return max(found, min(found + 3, max(ends, default=0)))
+
+
 def with_sign(value: float, decimals: int) -> str:
     """A difference with its sign."""
     written = format_decimals(value, decimals)

@@ -373,7 +373,7 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
-        decimals = formats.decimals_for(high - low)
+        decimals = formats.decimals_between(low, high)
         sure = "new" if low > 0 else "old" if high < 0 else ""
         interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
         interval += f" ({formats.percent(one['level'])})" if math.isfinite(number_or_nan(one.get("level"))) else ""
@@ -384,7 +384,7 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     found = mapping(record.get("simplest"))
     difference, low, high = (number_or_nan(found.get(key)) for key in ("difference", "low", "high"))
-    decimals = formats.decimals_for(high - low)
+    decimals = formats.decimals_between(low, high)
     return {
         "worths": worths,
         "pairs": max(
@@ -503,7 +503,7 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     if not math.isfinite(estimate) and not pairs:
         return None
     differences = finite_numbers([pair["difference"] for pair in pairs])
-    decimals = formats.decimals_for(high - low)
+    decimals = formats.decimals_between(low, high)
     for pair in pairs:
         pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
-from wellposed.core.formats import MISSING, count_noun, decimals_for, format_decimals, percent, score, with_sign
+from wellposed.core.formats import (
+    MISSING,
+    count_noun,
+    decimals_between,
+    decimals_for,
+    format_decimals,
+    percent,
+    score,
+    with_sign,
+)
 from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
@@ -118,7 +127,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
         claim = "the best recipe and the tuned baseline were not compared on untouched rows."
         support = "Nothing is proven about new data."
         return Verdict("missing", "Not shown:", claim, support, references=references)
-    decimals = decimals_for(high - low)
+    decimals = decimals_between(low, high)
     size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(found)
     one_pair = number_or_nan(found.get("pairs")) == 1
@@ -220,7 +229,7 @@ def _interval(found: dict[str, Any]) -> str:
     low, high, level, pairs = (number_or_nan(found.get(key)) for key in ("low", "high", "level", "pairs"))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
-        decimals = decimals_for(high - low)
+        decimals = decimals_between(low, high)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
@@ -271,33 +280,33 @@ def _against(record: dict[str, Any], key: str, value: float) -> Against:
     gain, low, high = (number_or_nan(found.get(name)) for name in ("estimate", "low", "high"))
     if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
         return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    size = f"{format_decimals(abs(gain), decimals_for(high - low))} {metric_name(record)} ({_interval(found)})"
+    size = f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)} ({_interval(found)})"
     if low > 0:
         return Against(key, value, "worse", gain, f"the network is better by {size}.")
     if high < 0:
         return Against(key, value, "better", gain, f"better than the network by {size}.")
-    signed = f"{with_sign(gain, decimals_for(high - low))} {metric_name(record)}"
+    if low == high:
+        return Against(key, value, "open", gain, "no difference is shown; every row has the same score.")
+    signed = f"{with_sign(gain, decimals_between(low, high))} {metric_name(record)}"
     return Against(
         key, value, "open", gain, f"no difference is shown; the network's gain is {signed} ({_interval(found)})."
     )
 
 
 def references_first(record: dict[str, Any]) -> list[str]:
-    """A sentence for each reference that is shown to be better, the best one first, and for each that the network is not shown to
-    be better than though it scores no less, or is a constant; then what to do."""
+    """A sentence for each reference that is shown to be better, the best one first; one for those that the network is not shown to
+    be better than though they score no less, or are constant; then what to do."""
     found = sorted((one for one in against(record) if one.kind in ("better", "open")), key=lambda one: one.gain)
-    said, advice = [], ""
-    for one in found:
-        name, both = REFERENCES[one.key], f"{score(one.score)} against {score(network_score(record))}"
-        if one.kind == "better":
-            said.append(f"{_capital(name)} is {one.says} It scores {both} on the same rows.")
-        elif one.key == "constant" or one.gain <= 0:
-            said.append(
-                f"Not shown: a difference between the network and {name}, which scores {both}. {_capital(one.says)}"
-            )
-        if one.kind == "better" or one.key == "constant":
-            advice = advice or ADVICE[one.key]
-    return [*said, advice] if advice else said
+    ahead = [one for one in found if one.kind == "better"]
+    level = [one for one in found if one.kind == "open" and (one.gain <= 0 or one.key == "constant")]
+    said = [
+        f"{_capital(REFERENCES[one.key])} is {one.says} It scores {score(one.score)} against {score(network_score(record))}."
+        for one in ahead
+    ]
+    if level:
+        said.append(f"Not shown: that the network is better than {listed(REFERENCES[one.key] for one in level)}.")
+    known = [one.key for one in [*ahead, *(one for one in level if one.key == "constant")]]
+    return [*said, ADVICE[known[0]]] if known else said
 
 
 def _capital(words: str) -> str:
