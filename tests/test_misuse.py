@@ -187,6 +187,12 @@ CALLS: dict[str, Call] = {
         )(net()),
         lambda made: made.step(),
     ),
+    "audit": Call(
+        lambda: (
+            lambda model: {"optimizer": torch.optim.AdamW(model.parameters()), "model": model, "steps_per_epoch": 9}
+        )(net())
+    ),
+    "translate_decay": Call(lambda: {"value": 0.1, "source": "torch", "target": "timm", "lr": 0.1}),
     "fit": Call(lambda: {"problem": problem(), "recipe": RECIPE}),
     "fit_many": Call(lambda: {"problem": problem(), "recipes": RECIPE, "engine": "inprocess"}),
     "improve": Call(lambda: {"problem": problem(), "budget": "0", "recipe": RECIPE, "engine": "inprocess"}),

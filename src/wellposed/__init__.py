@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         WeightNoise,
         perturb,
     )
+    from wellposed.optim.any_optimizer import audit
     from wellposed.optim.averaging import Average
     from wellposed.optim.lookahead import Lookahead
     from wellposed.optim.optimizer_metrics import Diagonal, OptimizerMetric
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         Term,
         Traits,
     )
+    from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
@@ -133,6 +135,8 @@ _PLACES = {
     "optim.averaging": ("Average",),
     "optim.lookahead": ("Lookahead",),
     "optim.optimizer_metrics": ("Diagonal", "OptimizerMetric"),
+    "optim.any_optimizer": ("audit",),
+    "penalties.conventions": ("translate_decay",),
     "optim.regularize": ("regularize",),
     "optim.schedules": ("decay_to", "ramp", "named_schedule", "staircase"),
     "optim.sharpness": ("SAM",),
@@ -176,11 +180,11 @@ __all__ = [
     "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
     "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
     "TopK", "TotalVariation", "TrainingError", "Traits", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
-    "WellposedError", "__version__", "bias_variance", "bias_variance_path", "biases", "certify", "compare", "convs",
+    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare", "convs",
     "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many",
     "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
     "named", "named_schedule", "norms", "outputs", "perturb", "ramp", "reading_up_to", "regularize", "report", "settle",
-    "staircase", "stop_when_sure", "watch", "weights",
+    "staircase", "stop_when_sure", "translate_decay", "watch", "weights",
 ]  # fmt: skip
 
 
