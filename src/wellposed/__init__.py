@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from wellposed.decomposition.gap_split import GapSplit, gap_split
     from wellposed.decomposition.learning_curve import LearningCurve, learning_curve
     from wellposed.decomposition.measured_budget import ErrorBudget
+    from wellposed.decomposition.price import Price, price
     from wellposed.diagnosis.diagnose import diagnose, diagnose_many
     from wellposed.diagnosis.finding import Finding
+    from wellposed.diagnosis.forks import Fork, fork
     from wellposed.diagnosis.rules.rule import Rule
     from wellposed.diagnosis.stopping import stop_when_sure
     from wellposed.logs.log import Log
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         WeightNoise,
         perturb,
     )
+    from wellposed.optim.any_optimizer import audit
     from wellposed.optim.averaging import Average
     from wellposed.optim.lookahead import Lookahead
     from wellposed.optim.optimizer_metrics import Diagonal, OptimizerMetric
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
         Term,
         Traits,
     )
+    from wellposed.penalties.conventions import translate_decay
     from wellposed.penalties.coupled import TiedGroups
     from wellposed.penalties.elementwise import L1, L2, ElasticNet, WeightedL1
     from wellposed.penalties.functional import ActivationL1, ActivationL2, Confidence, Consistency, Jacobian, LogitL2
@@ -133,6 +137,8 @@ _PLACES = {
     "optim.averaging": ("Average",),
     "optim.lookahead": ("Lookahead",),
     "optim.optimizer_metrics": ("Diagonal", "OptimizerMetric"),
+    "optim.any_optimizer": ("audit",),
+    "penalties.conventions": ("translate_decay",),
     "optim.regularize": ("regularize",),
     "optim.schedules": ("decay_to", "ramp", "named_schedule", "staircase"),
     "optim.sharpness": ("SAM",),
@@ -153,6 +159,8 @@ _PLACES = {
     "statistics.compare": ("compare",),
     "logs.log": ("Log",),
     "diagnosis.rules.rule": ("Rule",),
+    "decomposition.price": ("Price", "price"),
+    "diagnosis.forks": ("Fork", "fork"),
     "diagnosis.finding": ("Finding",),
     "decomposition.learning_curve": ("LearningCurve", "learning_curve"),
     "decomposition.gap_split": ("GapSplit", "gap_split"),
@@ -168,19 +176,19 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
     "Box", "Certificate", "CompositionError", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
-    "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding",
+    "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding", "Fork",
     "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
     "Hierarchical", "History", "Huber", "InputError", "Jacobian", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
     "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
-    "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Problem", "ProblemError", "Quantile",
+    "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile",
     "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
     "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
     "TopK", "TotalVariation", "TrainingError", "Traits", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
-    "WellposedError", "__version__", "bias_variance", "bias_variance_path", "biases", "certify", "compare", "convs",
-    "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many",
+    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare",
+    "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork",
     "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
-    "named", "named_schedule", "norms", "outputs", "perturb", "ramp", "reading_up_to", "regularize", "report", "settle",
-    "staircase", "stop_when_sure", "watch", "weights",
+    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "settle",
+    "staircase", "stop_when_sure", "translate_decay", "watch", "weights",
 ]  # fmt: skip
 
 

@@ -290,6 +290,8 @@ def recipe_difference(old: Recipe, new: Recipe) -> str:
             words.append(f"{term.name} {term.amount:.3g} added")
         elif amount != term.amount:
             words.append(f"{term.name} {amount:.3g} -> {term.amount:.3g}")
+    after = {(t.penalty, t.on) for t in new.terms}
+    words += [f"{term.name} {term.amount:.3g} removed" for term in old.terms if (term.penalty, term.on) not in after]
     return ", ".join(words)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from wellposed.core.files import jsonable
 from wellposed.core.signs import escape_html, visible
@@ -15,6 +15,9 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, evidence_rows
 from wellposed.diagnosis.turning_point import Turn, format_place, turn
 
+if TYPE_CHECKING:
+    from wellposed.diagnosis.forks import Fork
+
 
 @dataclass(frozen=True)
 class Diagnosis(Sequence[Finding]):
@@ -22,6 +25,8 @@ class Diagnosis(Sequence[Finding]):
 
     findings: tuple[Finding, ...]
     curves: Curves
+    proof: Fork | None = None
+    """What the first changes that pull the levers are worth, where it was tried."""
 
     @property
     def source(self) -> str:
@@ -85,6 +90,7 @@ class Diagnosis(Sequence[Finding]):
             "left": list(reading.left),
             "notes": list(reading.notes),
             "limits": self.limits,
+            **({} if self.proof is None else {"proof": self.proof.to_dict()}),
         }
 
     def __str__(self) -> str:
@@ -92,6 +98,8 @@ class Diagnosis(Sequence[Finding]):
         for finding in self.findings:
             lines += ["", f"{finding.name}, confidence {finding.confidence:.2f} · {finding.axis} | {finding.pulls}"]
             lines += [f"  {line}" for line in finding.lines]
+        if self.proof is not None:
+            lines += ["", *f"Tried: {self.proof}".splitlines()]
         if self.turn is not None:
             lines += ["", self.turn.says(self.axis)]
         if read_as := reading_notes(self.curves):
