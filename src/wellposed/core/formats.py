@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from wellposed.core.records import number_or_nan, text
 
 MISSING = "–"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of words as lines with their columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def format_decimals(value: float, decimals: int) -> str:

@@ -91,7 +91,7 @@ class GapShare:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "says", "estimate", "low", "high"}``."""
-        return {"name": self.name, "says": self.says, "estimate": self.estimate, "low": self.low, "high": self.high}
+        return {key: getattr(self, key) for key in ("name", "says", "estimate", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,10 @@ class GapSplit:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "schema": 1,
-            "logged": self.logged,
-            "training": self.training,
-            "valid": self.valid,
-            "visible": self.visible,
-            "true": self.true,
-            "shares": [share.to_dict() for share in self.shares],
-            "level": self.level,
-            "epoch": self.epoch,
-            "notes": list(self.notes),
+        numbers = {
+            key: getattr(self, key) for key in ("logged", "training", "valid", "visible", "true", "level", "epoch")
         }
+        return {"schema": 1, **numbers, "shares": [share.to_dict() for share in self.shares], "notes": list(self.notes)}
 
     def __str__(self) -> str:
         rows = [("visible gap", self.visible, f"validation {self.valid:.4f} less logged training {self.logged:.4f}")]

@@ -498,31 +498,6 @@ def _differentiates(operator: Callable[[Tensor], Tensor], w: Tensor, case: Case,
         holds(abs(found - ahead) <= 1e-4 * size, f"the gradient of {what} says {found:.6g}, differences {ahead:.6g}")
 
 
-PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
-    same_kind,
-    pure,
-    standing_still,
-    minimizes,
-    minimizes_in_metric,
-    moreau_gradient,
-    subgradient,
-    convexity,
-    moreau_identity,
-    stationary_at_prox,
-    violation_is_distance,
-    violation_of_fixed_point,
-    nonexpansive,
-    gradient_flows,
-    homogeneous,
-    symmetric,
-    linear_in_strength,
-    sparse,
-    single_precision,
-    not_finite,
-    gradients_are_finite,
-)
-
-
 def of_any_size(penalty: Penalty, w: Tensor) -> None:
     """In every type the operators of large and small numbers agree with those in float64, to rounding."""
     for dtype, sizes in MAGNITUDES:
@@ -710,19 +685,14 @@ def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
             _agree(p, constraint.project(low.double()), 0.0, f"the projection at {size:g}")
 
 
-CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
-    projection_kind,
-    idempotent,
-    nearest,
-    projection_nonexpansive,
-    projection_symmetric,
-    projection_sparse,
-    keeps_signs,
-    follows_thresholds,
-    projection_in_single_precision,
-    projection_not_finite,
-    projection_gradients,
-)
+def _laws_of(charge: str) -> tuple[Any, ...]:
+    """The laws above, in their order: functions of a charge and a case that return nothing."""
+    taken = {charge: charge.title(), "case": "Case", "return": "None"}
+    return tuple(found for found in globals().values() if getattr(found, "__annotations__", None) == taken)
+
+
+PENALTY_LAWS: tuple[PenaltyLaw, ...] = _laws_of("penalty")
+CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = _laws_of("constraint")
 
 
 def cases(

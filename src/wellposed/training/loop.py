@@ -111,8 +111,11 @@ def fit(
     return training.finish(why)
 
 
-def failure(error: Exception, run: Run | None) -> TrainingError:
-    """What `fit` raises for an exception in the middle of training, with what was reached."""
+def failure(error: Exception, run: Run | None) -> WellposedError:
+    """What `fit` raises for an exception in the middle of training, with what was reached; before the first epoch one of ours is
+    told as it is."""
+    if isinstance(error, WellposedError) and (run is None or not run.history.rows):
+        return error
     said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
     return TrainingError(f"Training stopped by {said.rstrip('.')}.", run)
 
