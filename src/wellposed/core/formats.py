@@ -12,10 +12,11 @@ from wellposed.core.records import number_or_nan, text
 MISSING = "–"
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of words as lines with their columns below one another."""
+def table(rows: Sequence[Sequence[str]], ruled: bool = False) -> list[str]:
+    """Rows of words as lines with their columns below one another; ``ruled`` draws a line below the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines[:1], *["  ".join("-" * width for width in widths)] * ruled, *lines[1:]]
 
 
 def format_decimals(value: float, decimals: int) -> str:

@@ -98,9 +98,7 @@ class Audit:
             )
             for row in self.rows
         ]  # fmt: skip
-        lines = table(cells)
-        rule = "  ".join("-" * max(map(len, column)) for column in zip(*cells, strict=True))
-        return "\n".join([lines[0], rule, *lines[1:], f"convention: {self.convention}", *self.notes])
+        return "\n".join([*table(cells, ruled=True), f"convention: {self.convention}", *self.notes])
 
 
 def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: Sequence[BoundTerm]) -> list[AuditRow]:
