@@ -25,7 +25,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,7 +42,7 @@ from wellposed.noise.hooks import hooked
 from wellposed.noise.noise import PLACED
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper
-from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.intervals import Array, crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import evaluate
 from wellposed.training.history import Stopped
@@ -51,8 +50,6 @@ from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
-
-Array = npt.NDArray[np.float64]
 
 ROUNDING = 1e-6
 """Of the loss: single precision rounds sums over rows to about this much."""

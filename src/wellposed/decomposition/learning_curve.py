@@ -32,12 +32,12 @@ from wellposed.decomposition.repeated_training import (
     rows_on,
     train_complete,
 )
-from wellposed.decomposition.variance_components import LEVEL, Array, RowLosses
+from wellposed.decomposition.variance_components import LEVEL, RowLosses
 from wellposed.diagnosis.finding import Finding
 from wellposed.optim.schedules import Plateau
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.intervals import Interval, crossed_interval
+from wellposed.statistics.intervals import Array, Interval, crossed_interval
 from wellposed.statistics.power_law import FEWEST_SIZES, SHAPE, PowerLaw, Prediction, fit_power_law
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import sample_index

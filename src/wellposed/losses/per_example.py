@@ -337,6 +337,15 @@ class Loss:
             return self._sliced(outputs, target, self._mean(units, outputs, target))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
+    @torch.no_grad()
+    def of_many(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`per_example` of several models' outputs ``(models, n, ...)`` on the same targets: totals and counts ``(models, n)``."""
+        if self.criterion is not None:  # of these it is known that examples do not touch each other
+            together = self.per_example(outputs.flatten(0, 1), target.repeat(len(outputs), *[1] * (target.ndim - 1)))
+            return together.total.view(len(outputs), -1), together.count.view(len(outputs), -1)
+        parts = [self.per_example(one, target) for one in outputs]
+        return torch.stack([part.total for part in parts]), torch.stack([part.count for part in parts])
+
     def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
         """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""
         values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
