@@ -729,13 +729,13 @@ def test_a_loss_with_its_number_is_a_text_and_an_object(text: str, made: wp.Hube
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("huber:0", "delta is a finite number > 0"),
+        ("huber:0", "delta= to be a number > 0, finite"),
         ("huber:-1", "delta"),
         ("huber:nan", "delta"),
         ("huber:x", "number after the colon"),
         ("huber:", "number after the colon"),
-        ("quantile:1", r"lies in \(0, 1\)"),
-        ("quantile:0", "lies in"),
+        ("quantile:1", r"level= to be a number in \(0, 1\)"),
+        ("quantile:0", "level="),
         ("hubr:1", "Did you mean 'huber'"),
         ("squared_error:2", "takes no number"),
     ],
