@@ -1064,7 +1064,7 @@ def test_metrics_without_a_number_refuse_one(text: str) -> None:
     "text", ["top_k_accuracy:0", "top_k_accuracy:1.5", "pinball:2", "pinball:x", "ece:0", "ece:nan"]
 )
 def test_numbers_that_a_metric_does_not_take(text: str) -> None:
-    with pytest.raises(InputError, match=text.partition(":")[0]):
+    with pytest.raises(InputError, match=r"k=|level=|bins=|number after the colon"):
         metric(text)
 
 

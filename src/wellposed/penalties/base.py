@@ -97,6 +97,11 @@ class Chargeable(ABC):
                 f"{cls.__name__} has a field {taken[0]!r}, which hides a method of {cls.__mro__[1].__name__}."
             )
 
+    def __post_init__(self) -> None:
+        """Refuse a strength that is negative, infinite or no number."""
+        if "strength" in getattr(self, "__dataclass_fields__", {}):
+            at_least_zero(self, strength=self.strength)  # type: ignore[attr-defined]
+
     @property
     def traits(self) -> Traits:
         """What holds for it; a class may say so once and for all."""
@@ -216,6 +221,7 @@ class Summands:
 class Penalty(Chargeable):
     """A charge ``g(w) >= 0`` on one tensor, with the operators that enforce it."""
 
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     strength: float
 
     def summands(self) -> Summands:

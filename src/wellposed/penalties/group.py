@@ -19,7 +19,6 @@ from wellposed.ops.norms import at_least_float32, length, signs
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
 from wellposed.penalties.base import (
     ByValue,
-    How,
     Penalty,
     Searched,
     Summands,
@@ -74,7 +73,7 @@ class GroupPenalty(ByValue, Penalty):
         """What the groups are charged."""
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         convert_numbers(self, "heads")
         object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
@@ -266,7 +265,6 @@ class GroupL2(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     searched: ClassVar[Searched] = Searched(
         low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08, settings={"by": "input", "on": "inputs"}
     )
@@ -319,7 +317,6 @@ class SparseGroup(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:
@@ -383,7 +380,6 @@ class GroupMCP(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:

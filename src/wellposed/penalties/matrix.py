@@ -36,7 +36,7 @@ from wellposed.ops.singular_values import (
     svd,
     toward_one,
 )
-from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, at_least_zero, needs_axes, setting_text
+from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, needs_axes, setting_text
 from wellposed.penalties.group import GroupL2, Weights, check_weights
 from wellposed.penalties.layouts import laid_out
 
@@ -80,10 +80,6 @@ class _MatrixPenalty(OfMatrices, Penalty):
 
     strength: float
     parts: int
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def value(self, w: Tensor) -> Tensor:
         """The charge of all parts, 0-d; 0 of an empty matrix."""
@@ -301,10 +297,9 @@ class RowL21(ByValue, Penalty):
     strength: float
     by: str = field(default="unit", repr=False)
     weights: Weights = 1.0
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         if self.by not in AXES:
             raise InputError(f"RowL21 charges rows by one of {', '.join(AXES)}; it was given by={self.by!r}.")
         check_weights(self)

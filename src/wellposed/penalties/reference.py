@@ -16,7 +16,7 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import unshard
-from wellposed.penalties.base import How, Penalty, Summands, Traits, array, at_least_zero, setting_text, tensor_of
+from wellposed.penalties.base import Penalty, Summands, Traits, array, setting_text, tensor_of
 from wellposed.penalties.elementwise import broadcasts
 
 Reference = float | Tensor | Mapping[str, Tensor] | None
@@ -31,10 +31,9 @@ class Towards(Penalty):
     """
 
     reference: Reference
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         given: Any = self.reference
         if not isinstance(given, (Tensor, Mapping, nn.Module)):
             given = array(self, "reference")
