@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -191,8 +191,7 @@ class WeightedL1(Separable):
         """This penalty at one parameter, with its rates in the parameter's type and on its device."""
         if not isinstance(self.weights, Tensor):
             return self
-        copied: Any = replace  # a dataclass
-        return copied(self, weights=self.weights.to(leaf.tensor))  # type: ignore[no-any-return]
+        return replace(self, weights=self.weights.to(leaf.tensor))
 
     @property
     def l1(self) -> float | Tensor:

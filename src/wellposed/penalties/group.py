@@ -25,6 +25,7 @@ from wellposed.penalties.base import (
     Traits,
     array,
     at_least_zero,
+    changed,
     needs_axes,
     setting_text,
     tensor_of,
@@ -106,16 +107,15 @@ class GroupPenalty(ByValue, Penalty):
 
         Units and inputs of a transposed convolution are those of its own layout.
         """
-        changed: Any = replace
         if isinstance(self.by, str) and self.by in AXES:
-            return changed(self, by=laid_out(self, self.by, leaf))  # type: ignore[no-any-return]
+            return changed(self, by=laid_out(self, self.by, leaf))
         if not (isinstance(self.by, str) and self.by in HEADS and isinstance(leaf.module, nn.MultiheadAttention)):
             return self
         by = self.by
         if by == "head" and any(f"{one}_proj_weight" in leaf.name for one in "qkv"):
             by = "head_rows"
         heads = self.heads if self.heads is not None else leaf.module.num_heads
-        return changed(self, by=by, heads=heads)  # type: ignore[no-any-return]
+        return changed(self, by=by, heads=heads)
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse what cannot be grouped so, and weights that are not one for each group."""

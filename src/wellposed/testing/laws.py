@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wellposed.core.errors import ShapeError, WellposedError
 from wellposed.ops.prox import soft_threshold
-from wellposed.penalties.base import Chargeable, Constraint, Penalty
+from wellposed.penalties.base import Chargeable, Constraint, Penalty, changed
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,))
 SCALES = (0.05, 1.0, 20.0)
@@ -389,8 +389,7 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     """Twice the strength is twice the charge and twice the step; strength 0 charges nothing and moves nothing."""
     if "strength" not in getattr(penalty, "__dataclass_fields__", {}):
         return
-    copied: Any = replace
-    twice, none = copied(penalty, strength=2 * penalty.strength), copied(penalty, strength=0.0)
+    twice, none = changed(penalty, strength=2 * penalty.strength), changed(penalty, strength=0.0)
     close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
     for step in metrics_for(penalty, case):
         close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
