@@ -201,7 +201,7 @@ class Brier(Score):
         if _are_shares(outputs, target):
             self.require(target, weight)
             apart = (outputs.double().softmax(1) - target.double()).square().sum(1)
-            return _averaged(_each(apart / (2.0 if target.shape[1] == 2 else 1.0)), weight)
+            return _averaged(per_example(apart / (2.0 if target.shape[1] == 2 else 1.0), target), weight)
         units = _units(self, outputs, target, weight)
         if units.classes == 2:
             second = units.scores.sigmoid() if units.scores.ndim == 1 else units.scores.softmax(1)[:, 1]
@@ -428,10 +428,6 @@ def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
     return mean_loss([part], None if weight is None else [weight]).rows
 
 
-def _each(values: Tensor) -> PerExample:
-    return PerExample(values, torch.ones_like(values))
-
-
 @dataclass(frozen=True)
 class _OfNumbers(Score):
     """A mean over rows and outputs of what each number is off by."""
@@ -445,12 +441,8 @@ class _OfNumbers(Score):
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mean over the row's outputs."""
-        return _averaged(_each(self.by_row(outputs, target, weight)), weight)
-
-    def by_row(self, outputs: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """``(n,)``: the mean over outputs, not yet weighed."""
         outputs, target = _numbers(self, outputs, target, weight)
-        return self.off(outputs, target).reshape(len(target), -1).mean(1)
+        return _averaged(per_example(self.off(outputs, target).reshape(len(target), -1).mean(1), target), weight)
 
 
 def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
