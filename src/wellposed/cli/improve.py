@@ -97,7 +97,7 @@ def improve(
         columns = [decode_argument(name) or name for name in drop or []]
         problem = problem_of(
             data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test,
-            kinds_by_column(kind), told=not (quiet or as_json),
+            kinds_by_column(kind),
         )  # fmt: skip
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
@@ -147,10 +147,10 @@ def problem_of(
     time: str | None,
     test: str | None,
     kinds: dict[str, Any],
-    told: bool,
 ) -> Problem:
-    """The problem that the arguments describe; how a table was read is told first."""
+    """The problem that the arguments describe; in a terminal, how a table was read is told first."""
     from wellposed.core.errors import InputError
+    from wellposed.core.progress import emit
     from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.table_files import open_table
     from wellposed.data.tables import prepare_table
@@ -178,8 +178,7 @@ def problem_of(
     else:
         read = open_table(data, kinds)
         frame, notes, readings, name, valid = read.frame, read.notes, read.readings, _stem(data), 0.2
-        if told:
-            complain(f"reading: {read.summary()}")
+        emit("reading", text=f"reading: {read.summary()}")
     table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name, readings=readings)
     table = replace(table, warnings=(*notes, *table.warnings))
     held = held if test is None else open_table(test, readings).frame
