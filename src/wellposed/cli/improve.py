@@ -156,7 +156,15 @@ def problem_of(
     from wellposed.data.tables import prepare_table
     from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
 
-    table_only = {"--target": target, "--task": task, "--kind": kinds, "--drop": drop, "--group": group, "--time": time, "--test": test}
+    table_only = {
+        "--target": target,
+        "--task": task,
+        "--kind": kinds,
+        "--drop": drop,
+        "--group": group,
+        "--time": time,
+        "--test": test,
+    }
     given = [name for name, value in table_only.items() if value]
     if data is not None and PROBLEM_FILE.search(data):
         if given or metric:
@@ -186,7 +194,10 @@ def problem_of(
 
 
 def _stem(data: str) -> str:
-    return re.sub(r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE) or "table"
+    return (
+        re.sub(r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE)
+        or "table"
+    )
 
 
 def free_folder(wanted: Path) -> Path:

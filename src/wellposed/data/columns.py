@@ -84,9 +84,7 @@ def column_kind(column: pd.Series[Any]) -> ColumnKind:
     return column_reading(column).kind
 
 
-def column_reading(
-    column: pd.Series[Any], usual: Usual | None = None, kind: ColumnKind | None = None
-) -> Reading:
+def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: ColumnKind | None = None) -> Reading:
     """How a column is read: by its type, or by all of its texts. ``kind`` is one that a person gave."""
     pandas = require("pandas", "tables")
     types = pandas.api.types
@@ -227,11 +225,19 @@ def read_columns(
     for name, reading in found.items():
         if reading.doubt:
             found[name] = _found(frame[name], usual, given.get(name))
+    gone = {number for reading in found.values() for number in reading.missing}
+    for name, reading in found.items():
+        if gone and reading.kind == "number" and not reading.missing and not isinstance(given.get(name), Reading):
+            values, counts = np.unique(as_numbers(frame[name], reading), return_counts=True)
+            found[name] = replace(reading, missing=sentinels(values, counts, gone))
     said: list[str] = []
-    columns = {}
+    columns: dict[str, pd.Series[Any]] = {}
     for name, reading in found.items():
         columns[name] = read_column(frame[name], reading, isinstance(given.get(name), str))
         said += _remarks(name, frame[name], reading)
+    for number in sorted(gone):
+        names = listed(repr(name) for name, reading in found.items() if number in reading.missing)
+        said.append(f"{number:g} is taken as missing in {names}.")
     pandas = require("pandas", "tables")
     return pandas.DataFrame(columns, index=frame.index, columns=frame.columns), found, said
 
@@ -303,21 +309,23 @@ def read_column(column: pd.Series[Any], reading: Reading, asked: bool = False) -
 
 def _remarks(name: str, column: pd.Series[Any], reading: Reading) -> list[str]:
     """What somebody would want to know of how a column was read, in sentences."""
-    said = []
     missed = unread(column, reading)
-    if missed.count:
+    said = [mixture(name, missed, reading)] if missed.count else []
+    if reading.doubt:
         said.append(
-            f"Column {name!r} is read as {reading.said()}; {missed.count} of {missed.there} values, such as "
-            f"{missed.example!r}, are none and count as missing."
+            f"Column {name!r}{' is read as categories' if reading.kind == 'category' else ''}: {reading.doubt}."
         )
-    if reading.doubt and reading.kind == "category":
-        said.append(f"Column {name!r} is read as categories: {reading.doubt}.")
-    elif reading.doubt:
-        said.append(f"Column {name!r}: {reading.doubt}.")
-    if reading.missing:
-        gone = listed(f"{number:g}" for number in reading.missing)
-        said.append(f"Column {name!r}: {gone} is taken as missing.")
     return said
+
+
+def mixture(name: str, missed: Unread, reading: Reading) -> str:
+    """A sentence about a column of which some cells are not what it is taken as."""
+    what = {"date": "dates", "boolean": "yes and no"}.get(reading.kind, "numbers")
+    taken = reading.said() + ("" if reading.kind == "category" else ", and the texts as missing")
+    return (
+        f"Column {name!r} mixes {what} and texts ({missed.count} of {missed.there} values, such as {missed.example!r}, "
+        f"are no {what}): it is taken as {taken}."
+    )
 
 
 HOW: dict[str, tuple[str, ...]] = {"number": (".", ","), "date": ("day", "month")}
@@ -337,6 +345,8 @@ def checked_kinds(kinds: Mapping[str, str | Reading], names: list[str]) -> dict[
             kind = given.kind if isinstance(given, Reading) else given
             raise DataError(f"There is no column {name!r} to be a {kind}.{did_you_mean(name, names)}")
         if isinstance(given, str) and given not in known:
-            raise DataError(f"Column {name!r} cannot be a {given!r}.{did_you_mean(given, known)} Kinds: {listed(known, 12)}.")
+            raise DataError(
+                f"Column {name!r} cannot be a {given!r}.{did_you_mean(given, known)} Kinds: {listed(known, 12)}."
+            )
         checked[name] = "category" if given == "text" else given
     return checked

@@ -258,9 +258,7 @@ class DateColumn(Column):
         days = as_days(values, reading)
         there = days[np.isfinite(days)]
         clock = bool(np.any(there % 1 != 0))
-        return cls(
-            str(values.name), there.size < days.size, *robust_scale(days), clock, reading=reading, **_ends(days)
-        )
+        return cls(str(values.name), there.size < days.size, *robust_scale(days), clock, reading=reading, **_ends(days))
 
     @property
     def names(self) -> list[str]:
@@ -285,7 +283,9 @@ class DateColumn(Column):
         if 2 * far.sum() <= days.size:
             return []
         low, high, example = (np.datetime64(int(day), "D") for day in (self.low, self.high, days[far][0]))
-        return [f"has {far.sum()} of {days.size} dates far from those of training ({low} to {high}), such as {example}."]
+        return [
+            f"has {far.sum()} of {days.size} dates far from those of training ({low} to {high}), such as {example}."
+        ]
 
 
 def _phases(days: Floats) -> list[Floats]:

@@ -36,11 +36,15 @@ MISSING_WORDS = frozenset({
     "#n/a", "#na", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "<na>", "\\n", "missing", "unknown", "not available", "no data",
     "n.d.", "n.d", "nd", "n/d", "s/d", "k.a.", "k. a.", "k.a", "keine angabe", "unbekannt", "inconnu", "sin datos", "sin dato",
 })  # fmt: skip
-TRUE_WORDS = frozenset({"true", "yes", "y", "t", "ja", "j", "oui", "si", "sí", "sì", "sim", "да", "tak", "vrai", "wahr", "1"})
-FALSE_WORDS = frozenset({"false", "no", "n", "f", "nein", "non", "não", "nao", "нет", "nie", "nej", "nee", "faux", "falsch", "0"})
+TRUE_WORDS = frozenset(
+    {"true", "yes", "y", "t", "ja", "j", "oui", "si", "sí", "sì", "sim", "да", "tak", "vrai", "wahr", "1"}
+)
+FALSE_WORDS = frozenset(
+    {"false", "no", "n", "f", "nein", "non", "não", "nao", "нет", "nie", "nej", "nee", "faux", "falsch", "0"}
+)
 PLAIN_TRUTHS = frozenset({"true", "false"})
 SENTINELS = (-99.0, -999.0, -9999.0, -99999.0, -999.9, -999.99)
-"""Numbers that stand for a missing one where they lie far below all others."""
+"""Numbers that stand for a missing one where they come twice and no other is below 0."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,8 @@ def _written(text: str) -> _Written | None:
     before, after = found["before"] or "", found["after"] or ""
     if before and not _is_currency(before):
         return None
-    if after and after != "+" and not (after[0].isalpha() or after[0] in "%‰°″/" or _is_currency(after[0])):
+    sign = after.removeprefix("/")[:1]  # also 5/kg
+    if after and after != "+" and not (sign.isalpha() or sign in tuple("%‰°″") or _is_currency(sign)):
         return None
     factor = _FACTORS.get(after, 1.0)
     signs = [sign for sign in (found["sign"], found["inner"], found["last"]) if sign]
@@ -267,7 +272,8 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Read
     unit = max(sorted(beside), key=beside.__getitem__) if beside else ""
     if beside[unit] < MOSTLY * beside.total():
         most = ", ".join(f"{name} ({count})" for name, count in beside.most_common(3))
-        return Reading("number", doubt=f"numbers in several units: {most}")
+        often = units.total() >= MOSTLY * counts.sum()
+        return Reading("number", doubt=f"numbers in several units: {most}" if often else "")
     written = [(found, count) for found, count in written if found.unit in ("", unit)]
     if _are_codes(written):
         return Reading("number", doubt="codes, since some begin with 0")
@@ -311,18 +317,26 @@ def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Dec
     return decimal, "" if usual.decimal else doubt
 
 
-def sentinels(x: Floats, counts: Integers) -> tuple[float, ...]:
-    """Numbers such as -999 that stand for "missing": below all others, by more than these are wide, or twice where none is < 0."""
+def sentinels(x: Floats, counts: Integers, known: Iterable[float] = ()) -> tuple[float, ...]:
+    """Numbers such as -999 that stand for "missing": the least of a column, from -99 down, and one of two kinds.
+
+    It lies further below all others than these are wide, and is one of `SENTINELS` or comes twice; or no other number is
+    below 0, it comes twice, and it is one of `SENTINELS` or `known`: what other columns of the table have.
+
+    Args:
+        x: distinct numbers of a column, NaN among them.
+        counts: how often each stands there.
+    """
     finite = np.isfinite(x)
-    found: list[float] = []
-    for number in SENTINELS:
-        here, rest = x == number, x[finite & ~np.isin(x, SENTINELS)]
-        if not here.any() or rest.size < 2 or rest.min() < number:
-            continue
-        apart = rest.min() - number > rest.max() - rest.min()
-        if apart or (rest.min() >= 0 and counts[here].sum() > 1):
-            found.append(number)
-    return tuple(found)
+    x, counts = x[finite], counts[finite]
+    if x.size < 3 or x.min() > -99:
+        return ()
+    number, often = float(x.min()), int(counts[x.argmin()])
+    rest = x[x > number]
+    apart = rest.min() - number > rest.max() - rest.min()
+    if apart and (number in SENTINELS or often > 1):
+        return (number,)
+    return (number,) if often > 1 and rest.min() >= 0 and number in {*SENTINELS, *known} else ()
 
 
 # --- dates ---------------------------------------------------------------------------------------------------------
@@ -340,7 +354,9 @@ _NAMED = re.compile(
     r"(?P<day_last>\d{1,2})(?:st|nd|rd|th)?),?\.?[-/ ]+(?:de )?(?P<year>\d{4}|\d{2})" + _TIME
 )
 _COMPACT = re.compile(r"(?P<year>(?:19|20)\d\d)(?P<month>0[1-9]|1[0-2])(?P<day>[0-3]\d)(?:T(?P<clock>\d{6})Z?)?")
-_CLOCK = re.compile(r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?\s*(?P<half>[ap])\.?m\.?", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?\s*(?P<half>[ap])\.?m\.?", re.IGNORECASE
+)
 
 
 def days_in(texts: Iterable[str], order: DateOrder) -> Floats:
@@ -415,4 +431,3 @@ def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Readin
         return Reading("date", order="day")
     doubt = f"{parts[0].group()} is read with the day first; if that is the month, give it the kind date:month"
     return Reading("date", order=usual.order or "day", doubt="" if usual.order else doubt)
-

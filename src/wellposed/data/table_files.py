@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wellposed.core.csv import (
+    SEPARATORS,
     SNIFFED_RECORDS,
     decoded,
     first_records,
@@ -31,7 +32,7 @@ from wellposed.core.csv import (
 from wellposed.core.errors import DataError, listed, require
 from wellposed.core.reading import check_memory, format_bytes, memory_limit, open_regular, read_bytes
 from wellposed.core.shared import warnings_apart
-from wellposed.data.columns import read_columns
+from wellposed.data.columns import column_reading, read_columns
 from wellposed.data.readings import MISSING_WORDS, Reading, quantity
 
 if TYPE_CHECKING:
@@ -205,7 +206,9 @@ def _windows_text(content: bytes) -> str | None:
     as_utf8 = content.decode("utf-8", "replace")
     bad = as_utf8.count("\ufffd")
     other = sum(not part.isascii() for part in as_utf8.replace("\ufffd", ""))
-    return None if other > bad or re.search(r"[\x00-\x08\x0b\x0e-\x1f]", text) else text
+    alone = sum(len(run) for run in re.findall(r"[^\x00-\x7f]+", text) if len(run) < 3)
+    western = 2 * alone > sum(not sign.isascii() for sign in text)  # whole words of such signs are another alphabet's
+    return text if western and other <= bad and not re.search(r"[\x00-\x08\x0b\x0e-\x1f]", text) else None
 
 
 def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataFrame, str, list[str]]:
@@ -214,10 +217,9 @@ def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataF
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
         longest = max(map(len, lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
+    text, notes = _below_titles(_single_spaced(text))
     text, separator = separated(text, path)
-    text = _single_spaced(text)
     head = [record for _, record in first_records(text, path, separator)]
-    notes: list[str] = []
     if headed := has_header(head, expected):
         names = _names(head[0] if head else [], path)
     else:
@@ -252,6 +254,20 @@ def _single_spaced(text: str) -> str:
         return text
     rows = text.strip("\n").split("\n")
     return text if any(rows[1::2]) else "\n".join(rows[::2]) + "\n"
+
+
+def _below_titles(text: str) -> tuple[str, list[str]]:
+    """The text without lines of one filled cell that stand above a header of three or more, and a note of them."""
+    first = [line for _, line in zip(range(12), lines(text), strict=False)]
+    for sign in SEPARATORS:
+        filled = [sum(bool(cell.strip()) for cell in line.split(sign)) for line in first]
+        titles = next((place for place, count in enumerate(filled) if count > 2), 0)
+        above = filled[:titles]
+        if any(above) and max(above) < 2 and not any('"' in line or "sep=" in line for line in first[:titles]):
+            return text[sum(map(len, first[:titles])) :], [
+                f"Above the header stands {' '.join(first[0].split())!r}: left out."
+            ]
+    return text, []
 
 
 def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> bool:
@@ -361,8 +377,10 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
     if len(rows) == 0:
         raise no_rows(path)
     frame = rows.reset_index(drop=True).set_axis(pandas.Index(names, dtype=object), axis=1).infer_objects()
-    for name in frame.columns[frame.dtypes == object]:  # texts among others: all are texts
-        frame[name] = frame[name].map(_as_text, na_action="ignore")
+    for name in frame.columns[frame.dtypes == object]:  # texts among others: all become texts, written alike
+        texts = frame[name][frame[name].map(lambda cell: isinstance(cell, str))]
+        decimal = column_reading(texts).decimal if len(texts) else "."
+        frame[name] = frame[name].map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
     return _without_empty_ends(frame), ",", f"sheet {title!r}", notes
 
 
@@ -377,12 +395,14 @@ def _in_a_sheet(cell: Any) -> Any:
     return None if cell is None or cell != cell else cell
 
 
-def _as_text(cell: Any) -> str:
+def _as_text(cell: Any, decimal: str) -> str:
     """A cell beside texts. A number gets a fourth decimal where three could be taken for thousands."""
     if isinstance(cell, datetime.datetime):
         return cell.isoformat(" ").removesuffix(" 00:00:00")
+    if not isinstance(cell, float):
+        return str(cell)
     text = str(cell)
-    return f"{text}0" if isinstance(cell, float) and re.fullmatch(r"-?\d{1,3}\.\d{3}", text) else text
+    return (f"{text}0" if re.fullmatch(r"-?\d{1,3}\.\d{3}", text) else text).replace(".", decimal)
 
 
 # --- parquet -------------------------------------------------------------------------------------------------------

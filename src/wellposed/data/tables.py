@@ -24,6 +24,7 @@ from wellposed.data.columns import (
     column_reading,
     distinct,
     is_text,
+    mixture,
     unread,
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
@@ -430,11 +431,7 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
             replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
         if reading.kind in ("boolean", "date") or not missed.count or 2 * missed.count > missed.there:
             continue
-        taken = "numbers, and the texts as missing" if reading.kind == "number" else "categories"
-        warnings.append(
-            f"Column {name!r} mixes numbers and texts ({missed.count} of {missed.there} values, such as "
-            f"{missed.example!r}, are no numbers): it is taken as {taken}."
-        )
+        warnings.append(mixture(name, missed, reading))
     return frame.assign(**replaced)
 
 
