@@ -32,7 +32,8 @@ def improve(
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .xlsx, .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
+            help=".csv .tsv .parquet (also .gz), .xlsx, .npz, or FILE.py:NAME. "
+            "None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
@@ -121,9 +122,9 @@ def improve(
         with left_out() if late else contextlib.nullcontext():
             page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
-    for kind in ("warning", "note"):
-        for said in texts(record.get(f"{kind}s"), most=2000):
-            complain(f"{kind}: {said}")
+    for weight in ("warning", "note"):
+        for said in texts(record.get(f"{weight}s"), most=2000):
+            complain(f"{weight}: {said}")
     if late:
         complain(
             f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."

@@ -71,7 +71,8 @@ def prediction_columns(run: Path, data: str) -> dict[str, Any]:
         if images != (saved.encoder is None):
             wanted = "a table with its columns" if images else "an .npz"
             raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
-        inputs = new_images(data) if images else read_cells(data, [c.name for c in saved.encoder.columns])[0]
+        columns = saved.encoder.columns if saved.encoder else ()
+        inputs = new_images(data) if images else read_cells(data, [column.name for column in columns])[0]
     try:
         return saved.predict(inputs)
     except RuntimeError as error:

@@ -247,7 +247,7 @@ def _found(column: pd.Series[Any], usual: Usual, given: str | Reading | None) ->
         return given
     kind, _, how = (given or "").partition(":")
     if how:
-        usual = replace(usual, **{"order" if kind == "date" else "decimal": how})
+        usual = replace(usual, order=cast(Any, how)) if kind == "date" else replace(usual, decimal=cast(Any, how))
     reading = column_reading(column, usual, cast(ColumnKind | None, kind or None))
     if reading.kind == "number" and not is_text(column):
         reading = replace(reading, missing=sentinels(*np.unique(as_numbers(column), return_counts=True)))
@@ -265,7 +265,7 @@ def _usual(found: Mapping[str, Reading], separator: str, frame: pd.DataFrame) ->
 
 
 def _shows_decimals(column: pd.Series[Any], reading: Reading) -> bool:
-    return reading.grouped or bool(column.astype(str).str.contains(reading.decimal, regex=False).any())
+    return reading.grouped or _has(column, reading.decimal)
 
 
 def read_column(column: pd.Series[Any], reading: Reading, asked: bool = False) -> pd.Series[Any]:
@@ -274,37 +274,44 @@ def read_column(column: pd.Series[Any], reading: Reading, asked: bool = False) -
     Args:
         asked: a person gave the kind: then a category is a pandas categorical, which nothing takes for numbers again.
     """
-    pandas = require("pandas", "tables")
+    found = _typed(column, reading, asked)
+    if found is None:
+        return column
+    made: pd.Series[Any] = require("pandas", "tables").Series(found, index=column.index, name=column.name)
+    return made
+
+
+def _typed(column: pd.Series[Any], reading: Reading, asked: bool) -> Any:
+    """The values of a column in the type of its reading; None where they are as they should be."""
     if reading.kind == "category":
-        if not asked:
-            return column
         codes, names = category_codes(column)
-        return pandas.Series(pandas.Categorical.from_codes(codes, names), index=column.index, name=column.name)
+        return require("pandas", "tables").Categorical.from_codes(codes, names) if asked else None
     if reading.kind == "date":
         days = as_days(column, reading)
         whole = np.where(np.isnan(days), 0, days)
         with np.errstate(invalid="ignore"):
             moments = np.round(whole * 86_400e6).astype("int64").astype("datetime64[us]")
         moments[np.isnan(days)] = np.datetime64("NaT")
-        return pandas.Series(moments, index=column.index, name=column.name)
+        return moments
     if reading.kind == "boolean":
         values = as_truths(column)
         codes, names = category_codes(column)
         if not asked and not {name.lower() for name in names} <= PLAIN_TRUTHS:
-            return column
+            return None
         if not np.isnan(values).any():
-            return pandas.Series(values.astype(bool), index=column.index, name=column.name)
-        truths = np.where(np.isnan(values), None, values.astype(object) == 1.0)
-        return pandas.Series(truths, index=column.index, name=column.name, dtype=object)
+            return values.astype(bool)
+        return np.where(np.isnan(values), None, values.astype(object) == 1.0)
     if not reading.missing and not is_text(column):
-        return column
+        return None
     if not reading.missing and reading.plain and (numbers := _as_programs_write(column)) is not None:
         return numbers  # with large whole numbers whole
     values = as_numbers(column, reading)
-    if np.isfinite(values).all() and (np.abs(values) < 2**53).all() and (values == np.round(values)).all():
-        if not is_text(column) or not column.astype(str).str.contains(reading.decimal, regex=False).any():
-            values = values.astype(np.int64)
-    return pandas.Series(values, index=column.index, name=column.name)
+    whole = np.isfinite(values).all() and (np.abs(values) < 2**53).all() and (values == np.round(values)).all()
+    return values.astype(np.int64) if whole and not (is_text(column) and _has(column, reading.decimal)) else values
+
+
+def _has(column: pd.Series[Any], sign: str) -> bool:
+    return bool(column.astype(str).str.contains(sign, regex=False).any())
 
 
 def _remarks(name: str, column: pd.Series[Any], reading: Reading) -> list[str]:

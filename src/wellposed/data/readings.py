@@ -179,9 +179,10 @@ _WRITTEN = re.compile(
     r"(?P<body>\d[\d.,' ]*|[.,]\d+)(?P<power>[eE][-+]?\d+)?\s*"
     r"(?P<after>\+|[^\d\s.,'()+\-:][^\s,()]*(?: [^\d\s,()]+)?)?\s*(?P<last>-)?\s*(?P<close>\))?"
 )
-_CURRENCIES = frozenset(
-    "USD EUR GBP CHF JPY CNY INR BRL RUB PLN CZK SEK NOK DKK HUF AUD CAD MXN TRY ZAR KRW R$ US$ A$ C$ Rs Rs. kr kr. Kč zł Ft".split()
-)
+_CURRENCIES = frozenset({
+    "USD", "EUR", "GBP", "CHF", "JPY", "CNY", "INR", "BRL", "RUB", "PLN", "CZK", "SEK", "NOK", "DKK", "HUF", "AUD", "CAD", "MXN",
+    "TRY", "ZAR", "KRW", "R$", "US$", "A$", "C$", "Rs", "Rs.", "kr", "kr.", "Kč", "zł", "Ft",
+})  # fmt: skip
 _FACTORS = {"k": 1e3, "K": 1e3, "M": 1e6, "Mio": 1e6, "Mio.": 1e6, "B": 1e9, "bn": 1e9, "Mrd": 1e9, "Mrd.": 1e9}
 
 
@@ -303,7 +304,7 @@ def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Dec
         examples.setdefault(sign, found.body)
     if votes["."] or votes[","]:
         return (("," if votes[","] > votes["."] else "."), "")
-    unsure = "." if votes["?."] >= votes["?,"] else ","
+    unsure: Decimal = "." if votes["?."] >= votes["?,"] else ","
     if not votes[f"?{unsure}"]:
         return (usual.decimal or "."), ""
     if any(found.body.isdigit() and len(found.body) > 3 for found, _ in written):
@@ -350,8 +351,9 @@ _YEAR_FIRST = re.compile(r"(?P<year>\d{4})([-/.])(?P<month>\d{1,2})\2(?P<day>\d{
 _MONTH_ONLY = re.compile(r"(?P<year>(?:19|20)\d\d)[-/](?P<month>0[1-9]|1[0-2])")
 _YEAR_LAST = re.compile(r"(?P<first>\d{1,2})([-/.])(?P<second>\d{1,2})\2(?P<year>\d{4}|\d{2})" + _TIME)
 _NAMED = re.compile(
-    r"(?:[^\W\d]+\.?,? )?(?:(?P<day>\d{1,2})(?:st|nd|rd|th)?[-/ .]+(?:de )?(?P<name>[^\W\d]{3,10})|(?P<name_first>[^\W\d]{3,10})\.? "
-    r"(?P<day_last>\d{1,2})(?:st|nd|rd|th)?),?\.?[-/ ]+(?:de )?(?P<year>\d{4}|\d{2})" + _TIME
+    r"(?:[^\W\d]+\.?,? )?(?:(?P<day>\d{1,2})(?:st|nd|rd|th)?[-/ .]+(?:de )?(?P<name>[^\W\d]{3,10})|"
+    r"(?P<name_first>[^\W\d]{3,10})\.? (?P<day_last>\d{1,2})(?:st|nd|rd|th)?),?\.?[-/ ]+(?:de )?(?P<year>\d{4}|\d{2})"
+    + _TIME
 )
 _COMPACT = re.compile(r"(?P<year>(?:19|20)\d\d)(?P<month>0[1-9]|1[0-2])(?P<day>[0-3]\d)(?:T(?P<clock>\d{6})Z?)?")
 _CLOCK = re.compile(
@@ -393,7 +395,8 @@ def _iso(text: str, order: DateOrder) -> str | None:
     if found := _NAMED.fullmatch(text):
         name = (found["name"] or found["name_first"]).lower()
         number = _MONTHS.get(name[:4]) or _MONTHS.get(name[:3])
-        return number and _joined(found["year"], str(number), found["day"] or found["day_last"], found["time"])
+        if number:
+            return _joined(found["year"], str(number), found["day"] or found["day_last"], found["time"])
     return None
 
 

@@ -377,7 +377,9 @@ def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[p
     if len(rows) == 0:
         raise no_rows(path)
     frame = rows.reset_index(drop=True).set_axis(pandas.Index(names, dtype=object), axis=1).infer_objects()
-    for name in frame.columns[frame.dtypes == object]:  # texts among others: all become texts, written alike
+    for name in [
+        name for name in frame.columns if pandas.api.types.is_object_dtype(frame[name])
+    ]:  # texts among others: all become texts, written alike
         texts = frame[name][frame[name].map(lambda cell: isinstance(cell, str))]
         decimal = column_reading(texts).decimal if len(texts) else "."
         frame[name] = frame[name].map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
