@@ -52,7 +52,7 @@ def options(
 
 app.command()(improve.improve)
 app.command()(predict.predict)
-app.command()(check.check)
+app.command("check")(check.check_table)
 app.command()(diagnose.diagnose)
 app.command()(report.report)
 app.add_typer(recipe.app, name="recipe", help="List, show and check recipes.")

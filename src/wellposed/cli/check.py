@@ -10,13 +10,13 @@ from wellposed.cli.options import Kinds, MaxMemory, kinds_by_column
 from wellposed.cli.terminal import decode_argument, say
 
 if TYPE_CHECKING:
-    from wellposed.data.table_files import Table
+    from wellposed.data.table_files import TableFile
 
 WIDEST = 32
 """Signs of a name or a value that are shown."""
 
 
-def check(
+def check_table(
     data: Annotated[str, typer.Argument(help="A table: .csv .tsv .parquet (also .gz), .xlsx.")],
     target: Annotated[str | None, typer.Option(help="The column to predict; by default as improve takes it.")] = None,
     kind: Kinds = None,
@@ -39,7 +39,7 @@ def check(
         say(f"note: {note}")
 
 
-def _lines(table: Table) -> list[str]:
+def _lines(table: TableFile) -> list[str]:
     rows = [("column", "read as", "first cell", "its value", "missing")]
     for name, reading in table.readings.items():
         cells, values = table.cells[name], table.frame[name]

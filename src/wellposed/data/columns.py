@@ -21,7 +21,7 @@ from wellposed.data.readings import (
     ColumnKind,
     Floats,
     Integers,
-    Reading,
+    Notation,
     Usual,
     days_of,
     infer_reading,
@@ -84,21 +84,21 @@ def column_kind(column: pd.Series[Any]) -> ColumnKind:
     return column_reading(column).kind
 
 
-def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: ColumnKind | None = None) -> Reading:
+def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: ColumnKind | None = None) -> Notation:
     """How a column is read: by its type, or by all of its texts. ``kind`` is one that a person gave."""
     pandas = require("pandas", "tables")
     types = pandas.api.types
     if types.is_bool_dtype(column.dtype):
-        return Reading(kind or "boolean")
+        return Notation(kind or "boolean")
     if types.is_datetime64_any_dtype(column.dtype):
-        return Reading(kind or "date")
+        return Notation(kind or "date")
     if types.is_numeric_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        return Reading(kind or "number")
+        return Notation(kind or "number")
     if isinstance(column.dtype, pandas.CategoricalDtype):
         names = {level_name(name).lower() for name in column.cat.categories}
-        return Reading(kind or ("boolean" if names and names <= PLAIN_TRUTHS else "category"))
+        return Notation(kind or ("boolean" if names and names <= PLAIN_TRUTHS else "category"))
     if kind in (None, "number") and (plain := _plain_numbers(column)) is not None:
-        return Reading("number", missing=sentinels(*np.unique(plain, return_counts=True)))
+        return Notation("number", missing=sentinels(*np.unique(plain, return_counts=True)))
     codes, names_there = category_codes(column)
     return infer_reading(names_there, np.bincount(codes[codes >= 0], minlength=len(names_there)), usual, kind)
 
@@ -129,7 +129,7 @@ def _plain_numbers(column: pd.Series[Any]) -> Floats | None:
     return np.asarray(numbers.dropna(), dtype=np.float64)
 
 
-def as_numbers(column: pd.Series[Any], reading: Reading | None = None) -> Floats:
+def as_numbers(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
     """``(rows,)`` float64, NaN where missing or no number. Infinities stay.
 
     Args:
@@ -150,10 +150,10 @@ def as_numbers(column: pd.Series[Any], reading: Reading | None = None) -> Floats
 
 def as_truths(column: pd.Series[Any]) -> Floats:
     """``(rows,)`` float64: 1 true, 0 false, NaN where missing or neither. So do yes and no in several languages, 1 and 0."""
-    return _by_reading(column, Reading("boolean"), "boolean")
+    return _by_reading(column, Notation("boolean"), "boolean")
 
 
-def as_days(column: pd.Series[Any], reading: Reading | None = None) -> Floats:
+def as_days(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
     """``(rows,)`` float64: days since 1970-01-01 UTC with their fraction, NaN where missing or no date.
 
     Args:
@@ -168,7 +168,7 @@ def as_days(column: pd.Series[Any], reading: Reading | None = None) -> Floats:
     return _by_reading(column, reading, "date")
 
 
-def _by_reading(column: pd.Series[Any], reading: Reading | None, kind: ColumnKind) -> Floats:
+def _by_reading(column: pd.Series[Any], reading: Notation | None, kind: ColumnKind) -> Floats:
     if reading is not None and reading.plain and (numbers := _as_programs_write(column)) is not None:
         return reading.without_sentinels(numbers.to_numpy(dtype=np.float64))
     codes, names = category_codes(column)
@@ -189,7 +189,7 @@ class Unread:
     example: str
 
 
-def unread(column: pd.Series[Any], reading: Reading) -> Unread:
+def unread(column: pd.Series[Any], reading: Notation) -> Unread:
     """How many texts of a column are no number, date or truth under a reading. Words for "missing" are not counted."""
     as_it_is = not is_text(column) or reading.kind == "category"
     if as_it_is or (reading.plain and _as_programs_write(column) is not None):
@@ -203,8 +203,8 @@ def unread(column: pd.Series[Any], reading: Reading) -> Unread:
 
 
 def read_columns(
-    frame: pd.DataFrame, kinds: Mapping[str, str | Reading] | None = None, separator: str = ","
-) -> tuple[pd.DataFrame, dict[str, Reading], list[str]]:
+    frame: pd.DataFrame, kinds: Mapping[str, str | Notation] | None = None, separator: str = ","
+) -> tuple[pd.DataFrame, dict[str, Notation], list[str]]:
     """Columns of texts as the numbers, dates and truths that they are; how each was read; and what is to be said of it.
 
     A column that can be read in two ways is read as the others show: where one has decimal commas beyond doubt, ``1.234``
@@ -227,7 +227,7 @@ def read_columns(
             found[name] = _found(frame[name], usual, given.get(name))
     gone = {number for reading in found.values() for number in reading.missing}
     for name, reading in found.items():
-        if gone and reading.kind == "number" and not reading.missing and not isinstance(given.get(name), Reading):
+        if gone and reading.kind == "number" and not reading.missing and not isinstance(given.get(name), Notation):
             values, counts = np.unique(as_numbers(frame[name], reading), return_counts=True)
             found[name] = replace(reading, missing=sentinels(values, counts, gone))
     said: list[str] = []
@@ -242,8 +242,8 @@ def read_columns(
     return pandas.DataFrame(columns, index=frame.index, columns=frame.columns), found, said
 
 
-def _found(column: pd.Series[Any], usual: Usual, given: str | Reading | None) -> Reading:
-    if isinstance(given, Reading):
+def _found(column: pd.Series[Any], usual: Usual, given: str | Notation | None) -> Notation:
+    if isinstance(given, Notation):
         return given
     kind, _, how = (given or "").partition(":")
     if how:
@@ -254,7 +254,7 @@ def _found(column: pd.Series[Any], usual: Usual, given: str | Reading | None) ->
     return reading
 
 
-def _usual(found: Mapping[str, Reading], separator: str, frame: pd.DataFrame) -> Usual:
+def _usual(found: Mapping[str, Notation], separator: str, frame: pd.DataFrame) -> Usual:
     """What most columns show that can be read in one way only."""
     texts = {name: reading for name, reading in found.items() if not reading.doubt and is_text(frame[name])}
     signs = Counter(r.decimal for n, r in texts.items() if r.kind == "number" and _shows_decimals(frame[n], r))
@@ -264,11 +264,11 @@ def _usual(found: Mapping[str, Reading], separator: str, frame: pd.DataFrame) ->
     )
 
 
-def _shows_decimals(column: pd.Series[Any], reading: Reading) -> bool:
+def _shows_decimals(column: pd.Series[Any], reading: Notation) -> bool:
     return reading.grouped or _has(column, reading.decimal)
 
 
-def read_column(column: pd.Series[Any], reading: Reading, asked: bool = False) -> pd.Series[Any]:
+def read_column(column: pd.Series[Any], reading: Notation, asked: bool = False) -> pd.Series[Any]:
     """A column in the type of its reading; categories, and yes and no in words, as they are.
 
     Args:
@@ -281,7 +281,7 @@ def read_column(column: pd.Series[Any], reading: Reading, asked: bool = False) -
     return made
 
 
-def _typed(column: pd.Series[Any], reading: Reading, asked: bool) -> Any:
+def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
     """The values of a column in the type of its reading; None where they are as they should be."""
     if reading.kind == "category":
         codes, names = category_codes(column)
@@ -295,7 +295,7 @@ def _typed(column: pd.Series[Any], reading: Reading, asked: bool) -> Any:
         return moments
     if reading.kind == "boolean":
         values = as_truths(column)
-        codes, names = category_codes(column)
+        names = category_codes(column)[1]
         if not asked and not {name.lower() for name in names} <= PLAIN_TRUTHS:
             return None
         if not np.isnan(values).any():
@@ -306,7 +306,7 @@ def _typed(column: pd.Series[Any], reading: Reading, asked: bool) -> Any:
     if not reading.missing and reading.plain and (numbers := _as_programs_write(column)) is not None:
         return numbers  # with large whole numbers whole
     values = as_numbers(column, reading)
-    whole = np.isfinite(values).all() and (np.abs(values) < 2**53).all() and (values == np.round(values)).all()
+    whole = bool((np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all())
     return values.astype(np.int64) if whole and not (is_text(column) and _has(column, reading.decimal)) else values
 
 
@@ -314,7 +314,7 @@ def _has(column: pd.Series[Any], sign: str) -> bool:
     return bool(column.astype(str).str.contains(sign, regex=False).any())
 
 
-def _remarks(name: str, column: pd.Series[Any], reading: Reading) -> list[str]:
+def _remarks(name: str, column: pd.Series[Any], reading: Notation) -> list[str]:
     """What somebody would want to know of how a column was read, in sentences."""
     missed = unread(column, reading)
     said = [mixture(name, missed, reading)] if missed.count else []
@@ -325,7 +325,7 @@ def _remarks(name: str, column: pd.Series[Any], reading: Reading) -> list[str]:
     return said
 
 
-def mixture(name: str, missed: Unread, reading: Reading) -> str:
+def mixture(name: str, missed: Unread, reading: Notation) -> str:
     """A sentence about a column of which some cells are not what it is taken as."""
     what = {"date": "dates", "boolean": "yes and no"}.get(reading.kind, "numbers")
     taken = reading.said() + ("" if reading.kind == "category" else ", and the texts as missing")
@@ -339,17 +339,17 @@ HOW: dict[str, tuple[str, ...]] = {"number": (".", ","), "date": ("day", "month"
 """What may follow a kind and a colon, where cells can be read in two ways."""
 
 
-def checked_kinds(kinds: Mapping[str, str | Reading], names: list[str]) -> dict[str, str | Reading]:
+def checked_kinds(kinds: Mapping[str, str | Notation], names: list[str]) -> dict[str, str | Notation]:
     """Kinds by column, after checking that there are such columns and kinds; ``text`` is ``category``.
 
     Raises:
         DataError: there are not, with a suggestion.
     """
-    checked: dict[str, str | Reading] = {}
+    checked: dict[str, str | Notation] = {}
     known = (*KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
     for name, given in kinds.items():
         if name not in names:
-            kind = given.kind if isinstance(given, Reading) else given
+            kind = given.kind if isinstance(given, Notation) else given
             raise DataError(f"There is no column {name!r} to be a {kind}.{did_you_mean(name, names)}")
         if isinstance(given, str) and given not in known:
             raise DataError(

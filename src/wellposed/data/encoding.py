@@ -29,7 +29,7 @@ from wellposed.data.columns import (
     level_name,
     unread,
 )
-from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Reading
+from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Notation
 from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ class Column(ABC):
     kind: ClassVar[ColumnKind]
     name: str
     missing: bool
-    reading: Reading | None = field(default=None, kw_only=True)
+    reading: Notation | None = field(default=None, kw_only=True)
 
     @classmethod
     @abstractmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Reading) -> Column:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> Column:
         """Learn from the training rows of one column."""
 
     @property
@@ -136,7 +136,7 @@ class NumberColumn(Column):
     high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Reading) -> NumberColumn:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> NumberColumn:
         x = as_numbers(values, reading)
         return cls(str(values.name), not np.isfinite(x).all(), *robust_scale(x), reading=reading, **_ends(x))
 
@@ -175,7 +175,7 @@ class BooleanColumn(Column):
     kind = "boolean"
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Reading) -> BooleanColumn:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> BooleanColumn:
         return cls(str(values.name), bool(np.isnan(as_truths(values)).any()), reading=reading)
 
     @property
@@ -199,7 +199,7 @@ class CategoryColumn(Column):
     other: bool
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Reading) -> CategoryColumn:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> CategoryColumn:
         codes, names = category_codes(values)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         # The most frequent first, equally frequent ones by name: the order of the rows must not matter.
@@ -254,7 +254,7 @@ class DateColumn(Column):
     high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Reading) -> DateColumn:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> DateColumn:
         days = as_days(values, reading)
         there = days[np.isfinite(days)]
         clock = bool(np.any(there % 1 != 0))
@@ -321,13 +321,13 @@ class TableEncoder:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, frame: Any, kinds: Mapping[str, str | Reading] | None = None) -> TableEncoder:
+    def fit(cls, frame: Any, kinds: Mapping[str, str | Notation] | None = None) -> TableEncoder:
         """Learn from the training rows.
 
         Args:
             frame: ``(rows, columns)`` of features, rows >= 1: anything that `as_frame` takes. Not modified.
             kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``, or their
-                `Reading`; the others are inferred, see `column_kind`. ``"ignore"`` leaves a column out.
+                `Notation`; the others are inferred, see `column_kind`. ``"ignore"`` leaves a column out.
         Raises:
             DataError: there is no row or no column, or ``kinds`` names an unknown column or kind.
         """
@@ -338,10 +338,10 @@ class TableEncoder:
             )
         given = checked_kinds(kinds or {}, list(table.columns))
         table = table.drop(columns=[name for name, kind in given.items() if kind == "ignore"])
-        found: dict[str, Reading] = {}
+        found: dict[str, Notation] = {}
         for name in table.columns:
             kind = given.get(name)
-            found[name] = kind if isinstance(kind, Reading) else column_reading(table[name], kind=cast(Any, kind))
+            found[name] = kind if isinstance(kind, Notation) else column_reading(table[name], kind=cast(Any, kind))
         categories = sum(reading.kind == "category" for reading in found.values())
         most_levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2))
         return cls(tuple(_BY_KIND[r.kind].learn(table[name], most_levels, r) for name, r in found.items()))

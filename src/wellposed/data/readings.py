@@ -1,7 +1,7 @@
 """How the texts of a column are taken: as numbers, dates, truths or categories. Decided once, from all cells, and kept.
 
 `infer_reading` looks at every distinct text of a column, never at a sample, since the one decimal comma that tells ``2.436``
-from 2436 may stand in the last row. A `Reading` is plain data: it is saved with a model, so that new rows are read as the
+from 2436 may stand in the last row. A `Notation` is plain data: it is saved with a model, so that new rows are read as the
 training rows were. What it cannot read is missing, and whoever asks is told how many cells that were.
 """
 
@@ -61,7 +61,7 @@ class Usual:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Notation:
     """How texts become values.
 
     ``decimal`` is the sign before decimals, and the other of point and comma (or a blank, or an apostrophe) stands between
@@ -115,7 +115,7 @@ class Reading:
 
 def infer_reading(
     texts: Sequence[str], counts: Integers, usual: Usual | None = None, kind: ColumnKind | None = None
-) -> Reading:
+) -> Notation:
     """How a column is read, from its distinct texts and how often each stands there.
 
     Args:
@@ -128,22 +128,22 @@ def infer_reading(
     there = np.array([text.lower() not in MISSING_WORDS for text in texts], dtype=bool)
     total = int(counts[there].sum())
     if kind == "category" or (kind is None and not total):
-        return Reading("category" if len(texts) else "number")
+        return Notation("category" if len(texts) else "number")
     if kind in (None, "boolean") and _are_truths(texts, there):
-        return Reading("boolean")
+        return Notation("boolean")
     numbers = _infer_numbers(texts, counts, usual)
     if kind in (None, "number"):
         readable = int(counts[there & ~np.isnan(numbers.values(texts))].sum())
         enough = readable >= MOSTLY * total or (2 * readable >= total and len(texts) > MOST_LEVELS)
         if kind == "number" or (enough and not numbers.doubt.startswith("codes")):
-            dates = Reading("date") if kind is None and _are_compact_dates(texts, there) else None
+            dates = Notation("date") if kind is None and _are_compact_dates(texts, there) else None
             return dates or numbers
     dates = _infer_dates(texts, counts, usual)
     if kind == "date" or int(counts[there & ~np.isnan(dates.values(texts))].sum()) >= MOSTLY * max(total, 1):
-        return dates if kind != "boolean" else Reading("boolean")
+        return dates if kind != "boolean" else Notation("boolean")
     if kind == "boolean":
-        return Reading("boolean")
-    return Reading("category", doubt=numbers.doubt)
+        return Notation("boolean")
+    return Notation("category", doubt=numbers.doubt)
 
 
 def quantity(text: str) -> str | None:
@@ -264,7 +264,7 @@ def _plain_word(text: str) -> float:
     return float(word) if re.fullmatch(r"[-+]?inf(inity)?", word) else np.nan
 
 
-def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Reading:
+def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:
     written = [(found, int(count)) for text, count in zip(texts, counts, strict=True) if (found := _written(text))]
     units: Counter[str] = Counter()
     for found, count in written:
@@ -274,14 +274,14 @@ def _infer_numbers(texts: Sequence[str], counts: Integers, usual: Usual) -> Read
     if beside[unit] < MOSTLY * beside.total():
         most = ", ".join(f"{name} ({count})" for name, count in beside.most_common(3))
         often = units.total() >= MOSTLY * counts.sum()
-        return Reading("number", doubt=f"numbers in several units: {most}" if often else "")
+        return Notation("number", doubt=f"numbers in several units: {most}" if often else "")
     written = [(found, count) for found, count in written if found.unit in ("", unit)]
     if _are_codes(written):
-        return Reading("number", doubt="codes, since some begin with 0")
+        return Notation("number", doubt="codes, since some begin with 0")
     decimal, doubt = _decimal(written, usual)
     other = _other(decimal)
     grouped = any(sign in found.body for found, _ in written for sign in (other, " ", "'"))
-    reading = Reading("number", decimal, grouped, unit, doubt=doubt)
+    reading = Notation("number", decimal, grouped, unit, doubt=doubt)
     return replace(reading, missing=sentinels(reading.values(texts), counts))
 
 
@@ -419,18 +419,18 @@ def _are_compact_dates(texts: Sequence[str], there: np.ndarray[Any, np.dtype[np.
     return not bool(np.isnan(days_in(found, "year")).any())
 
 
-def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Reading:
+def _infer_dates(texts: Sequence[str], counts: Integers, usual: Usual) -> Notation:
     parts = [found for text in texts if (found := _YEAR_LAST.fullmatch(text))]
     if not parts:
-        return Reading("date")
+        return Notation("date")
     first, second = (np.array([int(found[name]) for found in parts]) for name in ("first", "second"))
     if (first > 12).sum() != (second > 12).sum():
-        return Reading("date", order="day" if (first > 12).sum() > (second > 12).sum() else "month")
+        return Notation("date", order="day" if (first > 12).sum() > (second > 12).sum() else "month")
     monthly: dict[bool, DateOrder] = {True: "day", False: "month"}
     one, other = len(set(first.tolist())) == 1, len(set(second.tolist())) == 1
     if one != other:  # each month's first day
-        return Reading("date", order=monthly[one])
+        return Notation("date", order=monthly[one])
     if parts[0][2] == ".":
-        return Reading("date", order="day")
+        return Notation("date", order="day")
     doubt = f"{parts[0].group()} is read with the day first; if that is the month, give it the kind date:month"
-    return Reading("date", order=usual.order or "day", doubt="" if usual.order else doubt)
+    return Notation("date", order=usual.order or "day", doubt="" if usual.order else doubt)

@@ -33,7 +33,7 @@ from wellposed.core.errors import DataError, listed, require
 from wellposed.core.reading import check_memory, format_bytes, memory_limit, open_regular, read_bytes
 from wellposed.core.shared import warnings_apart
 from wellposed.data.columns import column_reading, read_columns
-from wellposed.data.readings import MISSING_WORDS, Reading, quantity
+from wellposed.data.readings import MISSING_WORDS, Notation, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ EXTENSIONS = (*(f"{end}{packed}" for end in (*TEXTS, ".parquet") for packed in (
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """A file as it was read: columns of values, how each was read, and sentences about what is not plain.
 
     ``frame`` has one row for each row of the file, also for blank ones. ``cells`` are the columns before their texts were
@@ -52,7 +52,7 @@ class Table:
 
     frame: pd.DataFrame
     cells: pd.DataFrame
-    readings: dict[str, Reading]
+    readings: dict[str, Notation]
     layout: str
     notes: tuple[str, ...]
 
@@ -64,7 +64,7 @@ class Table:
         return "; ".join([self.layout, *(f"{said}: {listed(columns)}" for said, columns in names.items())])
 
 
-def read_table(path: str | Path, kinds: Mapping[str, str | Reading] | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> pd.DataFrame:
     """Read a text table, an Excel sheet or ``.parquet`` as a frame of ``(rows, columns)``: the frame of `open_table`.
 
     Raises:
@@ -74,7 +74,7 @@ def read_table(path: str | Path, kinds: Mapping[str, str | Reading] | None = Non
     return open_table(path, kinds).frame
 
 
-def open_table(path: str | Path, kinds: Mapping[str, str | Reading] | None = None) -> Table:
+def open_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> TableFile:
     """Read ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``, each also with ``.gz``, or a sheet (``.xlsx``, ``.xls``, ``.ods``).
 
     How a column is written is decided from all of its cells: ``1.234,5``, ``1,234.5``, ``$ 5``, ``12 kg`` and ``95 %`` are numbers,
@@ -84,17 +84,19 @@ def open_table(path: str | Path, kinds: Mapping[str, str | Reading] | None = Non
     is empty is named ``unnamed_3`` by its place, and where the first row holds values and no names, all are: ``column_3``.
 
     Args:
-        kinds: by column, how it is taken: ``"number"``, ``"category"``, ``"boolean"``, ``"date"``, ``"ignore"``, or a `Reading`.
+        kinds: by column, how it is taken: ``"number"``, ``"category"``, ``"boolean"``, ``"date"``, ``"ignore"``, or a `Notation`.
     Raises:
         DataError: the file is missing, a folder, of another kind, damaged, empty, or has only a header, two columns of
             one name, or a row with more cells than the header; or there is no such column or kind.
         MissingExtra: pandas (or pyarrow, for Parquet; or python-calamine, for sheets) is not installed.
     """
-    known = [name for name, kind in (kinds or {}).items() if isinstance(kind, Reading)]
+    known = [name for name, kind in (kinds or {}).items() if isinstance(kind, Notation)]
     cells, separator, layout, notes = read_cells(path, known)
     given = {name: kind for name, kind in (kinds or {}).items() if name in cells or name not in known}
     frame, readings, said = read_columns(cells, given, separator)
-    return Table(frame, cells, readings, f"{layout}; {len(frame):,} rows, {cells.shape[1]:,} columns", (*notes, *said))
+    return TableFile(
+        frame, cells, readings, f"{layout}; {len(frame):,} rows, {cells.shape[1]:,} columns", (*notes, *said)
+    )
 
 
 def read_cells(path: str | Path, names: Sequence[str] = ()) -> tuple[pd.DataFrame, str, str, list[str]]:

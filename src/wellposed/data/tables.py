@@ -29,7 +29,7 @@ from wellposed.data.columns import (
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
-from wellposed.data.readings import Floats, Integers, Reading
+from wellposed.data.readings import Floats, Integers, Notation
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
@@ -77,7 +77,7 @@ class TableData:
     task: Task
     warnings: tuple[str, ...]
     sha256: str
-    readings: dict[str, Reading] = field(default_factory=dict)
+    readings: dict[str, Notation] = field(default_factory=dict)
 
 
 def prepare_table(
@@ -89,7 +89,7 @@ def prepare_table(
     group: str | None = None,
     time: str | None = None,
     name: str = "table",
-    readings: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, Notation] | None = None,
 ) -> TableData:
     """Take a table apart into features, target, groups and time, leave out what cannot help, and say so.
 
@@ -341,7 +341,7 @@ def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> 
 def _example(target: pd.Series[Any]) -> str:
     if is_text(target):
         names = category_codes(target)[1]
-        numbers = Reading("number").values(names)
+        numbers = Notation("number").values(names)
         return listed((repr(name) for name, number in zip(names, numbers, strict=True) if np.isnan(number)), 3)
     kinds: dict[str, str] = {"boolean": "true and false", "date": "dates"}
     return kinds.get(column_kind(target), "categories")
@@ -424,7 +424,7 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
         if not is_text(frame[name]):
             continue
         reading = column_reading(frame[name])
-        as_number = reading if reading.kind == "number" else Reading("number")
+        as_number = reading if reading.kind == "number" else Notation("number")
         missed = unread(frame[name], as_number)
         if reading.kind == "number":
             numbers = as_numbers(frame[name], reading)
