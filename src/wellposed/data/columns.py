@@ -306,8 +306,8 @@ def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
     if not reading.missing and reading.plain and (numbers := _as_programs_write(column)) is not None:
         return numbers  # with large whole numbers whole
     values = as_numbers(column, reading)
-    whole = bool((np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all())
-    return values.astype(np.int64) if whole and not (is_text(column) and _has(column, reading.decimal)) else values
+    are_whole = bool((np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all())
+    return values.astype(np.int64) if are_whole and not (is_text(column) and _has(column, reading.decimal)) else values
 
 
 def _has(column: pd.Series[Any], sign: str) -> bool:
