@@ -71,6 +71,7 @@ COMMANDS = dict(leaves(typer.main.get_command(app)))
 EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("improve",): ("t.csv", "--target", "kind − é", "--budget", "0", "--out", "made"),
     ("predict",): ("run", "t.csv"),
+    ("check",): ("t.csv", "--target", "kind − é"),
     ("diagnose",): ("c − é.csv",),
     ("report",): ("run",),
     ("recipe", "list"): (),

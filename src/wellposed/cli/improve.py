@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory, RuleNames, imported_types
+from wellposed.cli.options import Kinds, MaxMemory, RuleNames, imported_types, kinds_by_column
 from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
@@ -32,7 +32,8 @@ def improve(
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
+            help=".csv .tsv .parquet (also .gz), .xlsx, .npz, or FILE.py:NAME. "
+            "None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
@@ -43,6 +44,7 @@ def improve(
         str | None,
         typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ..."),
     ] = None,
+    kind: Kinds = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
     time: Annotated[str | None, typer.Option(help="A column of times; the latest rows are held out.")] = None,
@@ -95,8 +97,9 @@ def improve(
             raise InputError("--resume needs the folder of the study: give --out.")
         columns = [decode_argument(name) or name for name in drop or []]
         problem = problem_of(
-            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test
-        )
+            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test,
+            kinds_by_column(kind),
+        )  # fmt: skip
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
@@ -119,9 +122,9 @@ def improve(
         with left_out() if late else contextlib.nullcontext():
             page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
-    for kind in ("warning", "note"):
-        for said in texts(record.get(f"{kind}s"), most=2000):
-            complain(f"{kind}: {said}")
+    for weight in ("warning", "note"):
+        for said in texts(record.get(f"{weight}s"), most=2000):
+            complain(f"{weight}: {said}")
     if late:
         complain(
             f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
@@ -144,14 +147,25 @@ def problem_of(
     group: str | None,
     time: str | None,
     test: str | None,
+    kinds: dict[str, Any],
 ) -> Problem:
-    """The problem that the arguments describe."""
+    """The problem that the arguments describe; in a terminal, how a table was read is told first."""
     from wellposed.core.errors import InputError
+    from wellposed.core.progress import emit
     from wellposed.data.example import ABOUT, VALID, noisy_digits
-    from wellposed.data.tables import prepare_table, read_table
+    from wellposed.data.table_files import open_table
+    from wellposed.data.tables import prepare_table
     from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
 
-    table_only = {"--target": target, "--task": task, "--drop": drop, "--group": group, "--time": time, "--test": test}
+    table_only = {
+        "--target": target,
+        "--task": task,
+        "--kind": kinds,
+        "--drop": drop,
+        "--group": group,
+        "--time": time,
+        "--test": test,
+    }
     given = [name for name, value in table_only.items() if value]
     if data is not None and PROBLEM_FILE.search(data):
         if given or metric:
@@ -166,19 +180,25 @@ def problem_of(
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
         return image_problem(data, metric=metric)
     held: Any = None
+    notes: tuple[str, ...] = ()
+    readings: dict[str, Any] = {}
     if data is None:
-        (frame, held), name, target, valid = noisy_digits(), "noisy-digits", target or "target", VALID
+        (frame, held), name, target, valid, notes = noisy_digits(), "noisy-digits", target or "target", VALID, (ABOUT,)
     else:
-        frame, name, valid = read_table(data), _stem(data), 0.2
-    table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
-    if data is None:
-        table = replace(table, warnings=(ABOUT, *table.warnings))
-    held = held if test is None else read_table(test)
+        read = open_table(data, kinds)
+        frame, notes, readings, name, valid = read.frame, read.notes, read.readings, _stem(data), 0.2
+        emit("reading", text=f"reading: {read.summary()}")
+    table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name, readings=readings)
+    table = replace(table, warnings=(*notes, *table.warnings))
+    held = held if test is None else open_table(test, readings).frame
     return table_problem(table, metric=metric, test=None if held is None else labelled_rows(held, table), valid=valid)
 
 
 def _stem(data: str) -> str:
-    return re.sub(r"(\.(csv|tsv|parquet))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE) or "table"
+    return (
+        re.sub(r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE)
+        or "table"
+    )
 
 
 def free_folder(wanted: Path) -> Path:

@@ -16,6 +16,7 @@ from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
+from wellposed.data.readings import Notation
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder, Task
 
@@ -42,7 +43,7 @@ class Data:
         collate_fn: makes a batch of a list of items.
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
-        kinds: kinds of a frame's columns, overriding what is inferred; for a frame only.
+        kinds: kinds of a frame's columns, or how they were read, overriding what is inferred; for a frame only.
     """
 
     train: Any
@@ -55,7 +56,7 @@ class Data:
     collate_fn: Callable[[list[Any]], Any] | None = None
     task: str | None = None
     split_seed: Seed = 0
-    kinds: dict[str, str] | None = None
+    kinds: dict[str, str | Notation] | None = None
 
     def __post_init__(self) -> None:
         convert_numbers(self, "valid", "test")

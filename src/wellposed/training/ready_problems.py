@@ -88,7 +88,7 @@ def table_problem(
     check_metric(metric, classifying)
     data = Data(
         train=(table.frame, table.target), valid=valid, test=test,
-        groups=table.groups, time=table.time, task=table.task,
+        groups=table.groups, time=table.time, task=table.task, kinds={**table.readings},
     )  # fmt: skip
     return Problem(
         TableMLP(), "cross_entropy" if classifying else "squared_error", data, name=table.name,
