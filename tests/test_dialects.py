@@ -216,6 +216,8 @@ def test_a_kind_that_is_given_wins(tmp_path: Path, kind: str) -> None:
         (["-999", "12", "-31", "40"], [0]),
         (["-999", "-5000", "12", "70000"], []),
         (["-99", "-98", "-97"], []),
+        (["2.6", "-200", "1.5", "2", "-200"], [1, 4]),
+        (["2.6", "-200", "1.5", "2"], []),
         (["yes", "no", "n/a", "no"], [2]),
         (["NA", "DE", "none", "FR"], []),
         (["2024-01-01", "unbekannt", "2024-01-03"] * 4, [1, 4, 7, 10]),
@@ -281,6 +283,21 @@ def test_codes_dates_and_blank_rows_stay(tmp_path: Path) -> None:
         "x": "number",
     }
     assert "2 of 5 rows are blank" in "\n".join(encoder.doubts(frame))
+
+
+def test_another_alphabet_is_never_taken_for_latin_letters(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text, encoding in (("팀명,도시\n키움,서울\n두산,부산\n", "euc-kr"), ("город,улица\nМосква,Арбат\n", "cp1251")):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match="is not UTF-8 text"):
+            read_table(path)
+
+
+def test_a_number_for_missing_in_one_column_is_so_in_the_others() -> None:
+    cells = {"gas": ["2.6", "-200", "1.5", "-200", "2"], "sensor": ["1360", "-200", "650", "-200", "2040"]}
+    frame, _, said = read_columns(pd.DataFrame(cells, dtype=str))
+    assert frame.isna().sum().tolist() == [2, 2]
+    assert said == ["-200 is taken as missing in 'gas', 'sensor'."]
 
 
 # --- prediction ----------------------------------------------------------------------------------------------------
