@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from wellposed.core.errors import DataError
-from wellposed.reporting.live import POINTS, Live, serve, thinned
+from wellposed.reporting.live import POINTS, Live, thinned
 
 
 def write(folder: Path, name: str, epochs: int, rise: float = 0.0) -> Path:
@@ -67,7 +68,7 @@ def test_only_what_changed_is_told_again(tmp_path: Path) -> None:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     write(tmp_path, "<script>alert(1)<.csv", 20)
-    server, live = serve(tmp_path)
+    server, live = page_server(tmp_path)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     live.look()
@@ -78,10 +79,10 @@ def served(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 
 
 def ask(port: int, path: str, host: str | None = None) -> Any:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    link.request("GET", path, headers={} if host is None else {"Host": host})
-    answer = link.getresponse()
-    return answer.status, answer.headers, answer.read().decode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as link:
+        link.request("GET", path, headers={"Connection": "close"} | ({} if host is None else {"Host": host}))
+        answer = link.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
 
 
 def test_the_page_is_this_machines_alone(served: tuple[int, Path]) -> None:
@@ -101,4 +102,4 @@ def test_the_page_is_this_machines_alone(served: tuple[int, Path]) -> None:
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder"):
-        serve(tmp_path / "none")
+        page_server(tmp_path / "none")

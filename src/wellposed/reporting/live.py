@@ -31,7 +31,7 @@ from wellposed.reporting.html import page as make_page
 
 POINTS = 160
 """Points of a curve on the page: of more the lowest and highest of each stretch are kept, so that no spike is lost."""
-EVERY = 1.0
+SECONDS_APART = 1.0
 """Seconds between two looks at the folder."""
 MOST_FILES = 200_000
 """Files that are looked at: a home folder by mistake should end in a sentence, not in an hour of reading."""
@@ -163,7 +163,7 @@ def thinned(x: Any, y: Any) -> list[list[float]]:
     return [[float(f"{x[i]:.6g}"), float(f"{y[i]:.6g}")] for i in kept]
 
 
-def serve(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]:
+def page_server(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]:
     """A server on this machine alone, which is to be run by its ``serve_forever``, and what it shows.
 
     Args:
@@ -181,7 +181,7 @@ def serve(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]:
     def follow() -> None:
         while not ended.is_set():
             live.look()
-            ended.wait(EVERY)
+            ended.wait(SECONDS_APART)
 
     threading.Thread(target=follow, daemon=True, name="wellposed-watch").start()
     close = server.server_close

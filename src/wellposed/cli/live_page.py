@@ -20,9 +20,9 @@ def watch_folder(
     """Follow trainings on a page of this machine: curves, findings as they change, what was stopped. Ctrl-C ends it."""
     import webbrowser
 
-    from wellposed.reporting.live import serve
+    from wellposed.reporting.live import page_server
 
-    server, _ = serve(folder, port)
+    server, _ = page_server(folder, port)
     address = f"http://127.0.0.1:{server.server_address[1]}/"
     say(f"watching {folder}: {address} (Ctrl-C ends it)")
     if open_page:
