@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from wellposed.core.errors import DataError
-from wellposed.reporting.live import POINTS, Live, thinned
+from wellposed.reporting.live import POINTS, Live, page_server, thinned
 
 
 def write(folder: Path, name: str, epochs: int, rise: float = 0.0) -> Path:
