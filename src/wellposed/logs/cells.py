@@ -11,7 +11,7 @@ import numpy as np
 
 from wellposed.core.errors import DataError
 
-MISSING = ("", "na", "n/a", "null", "none", "-")
+MISSING = ("", "na", "n/a", "null", "none", "-", "--", "---", "—", "no log")
 BLANKS = ("NAType", "NaTType")  # of pandas, which need not be installed
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?", re.IGNORECASE)  # 0,53 and 1.234,5
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")

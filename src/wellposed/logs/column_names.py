@@ -1,69 +1,143 @@
-"""Which column is what, guessed from its name: the words in it, not their order or the signs between them.
+"""Which column is what, told by the words in its name: whose it is, of which quantity, of which part, and how it was taken.
 
-A name has a side (training, validation, test), a quantity (loss, accuracy, ...) and words that say how it was taken.
-``val_loss``, ``Loss/validation``, ``validationLoss`` and ``eval/loss`` say one thing.
+``val_loss``, ``Loss/validation``, ``validationLoss``, ``evalloss`` and ``valid_0's binary_logloss`` are taken apart by one parser:
+a name is split at signs, at capitals and where two known words are glued; each word is a side, a quantity, says how the number was
+taken, or is a word of the writer's own, as of one part of a loss (``box``). `guess` then looks for the pair of losses that belong
+together. What it cannot place is carried on as ``unassigned``, so that whoever judges the curves can ask.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from wellposed.core.errors import listed
 from wellposed.logs.log import normalize_name
 
 TRAIN, VALID, TEST, NOBODY = "train", "valid", "test", ""
 SIDES = {
-    **dict.fromkeys(("train", "training", "tr", "trn", "fit", "trainset"), TRAIN),
-    **dict.fromkeys(("valid", "validation", "val", "vl", "eval", "evaluation", "dev", "holdout", "heldout"), VALID),
-    **dict.fromkeys(("test", "testing", "tst"), TEST),
-}
-LOSS = ("loss", "losses")
+    **dict.fromkeys(("train", "training", "trains", "trained", "tr", "trn", "tra", "fit", "learn", "trainset", "insample"), TRAIN),
+    **dict.fromkeys(
+        ("valid", "validation", "validate", "validating", "val", "vals", "vl", "va", "vld", "cv", "eval", "evaluation", "evaluate",
+         "evaluating", "dev", "devel", "development", "holdout", "heldout", "validset", "valset", "devset", "evalset"), VALID),
+    **dict.fromkeys(("test", "testing", "tst", "te", "testset", "outofsample"), TEST),
+}  # fmt: skip
+LOSS = ("loss", "losses", "los")
 LOSSLIKE = (
-    "nll", "logloss", "log_loss", "mlogloss", "cross_entropy", "crossentropy", "xent", "ce", "bce", "deviance", "cost",
-    "mse", "mean_squared_error", "rmse", "root_mean_squared_error", "mae", "mean_absolute_error",
-    "perplexity", "ppl", "bpc", "bpb", "bpd", "bits_per_byte", "bits_per_char", "bits_per_dim",
+    "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
+    "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo", "obj",
 )  # fmt: skip
-HIGHER_IS_BETTER = (
-    "accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy", "multiclass_accuracy",
-    "accuracies", "balanced_accuracy", "accuracy_score", "top1", "top_1", "acc1", "acc_1", "top1_accuracy",
-    "top_1_accuracy", "accuracy_top1", "accuracy_top_1", "f1", "f1_score", "auc", "roc_auc", "auroc", "r2",
-)  # fmt: skip
-LOWER_IS_BETTER = (
-    "error", "error_rate", "err", "rmse", "mae", "mse", "root_mean_squared_error", "mean_absolute_error",
-    "mean_squared_error",
-)  # fmt: skip
+METRICS = {
+    **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1"), "accuracy"),
+    **dict.fromkeys(("f1", "fscore", "fmeasure", "fbeta"), "f1"),
+    **dict.fromkeys(("auc", "auroc", "rocauc", "roc"), "auc"),
+    **dict.fromkeys(("map", "mean_ap", "ap", "auprc", "prauc"), "map"),
+    **dict.fromkeys(("iou", "miou", "jaccard"), "iou"), **dict.fromkeys(("dice", "dsc"), "dice"),
+    **dict.fromkeys(("kappa", "mcc", "bleu", "sacrebleu", "rouge", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
+    **dict.fromkeys(("precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
+    **dict.fromkeys(("psnr", "ssim", "r2", "rsquared", "uas", "las"), ""),
+    **dict.fromkeys(("wer", "cer", "ter", "eer"), ""), **dict.fromkeys(("error", "err", "errors", "merror", "top1err"), "error"),
+    **{word: "" for word in LOSSLIKE if word in ("rmse", "mae", "mse", "mape", "rmsle", "ppl")},
+}  # fmt: skip
+"""Word of a metric -> its name, if that is another. In order of preference: what people look at first."""
+METRICS = {word: name or word for word, name in METRICS.items()}
+LOWER_IS_BETTER = frozenset(("wer", "cer", "ter", "eer", "error", "rmse", "mae", "mse", "mape", "rmsle", "ppl"))
+NO_RATE = frozenset(
+    ("r2", "rsquared", "rmse", "mse", "mae", "mape", "rmsle", "ppl", "psnr", "kappa", "mcc", "spearman", "pearson")
+)
+"""Metrics that are no share of hits or misses."""
+PHRASES = {
+    "root_mean_squared_error": "rmse", "mean_squared_error": "mse", "mean_absolute_error": "mae", "mean_average_precision": "map",
+    "average_precision": "map", "m_ap": "map", "m_io_u": "iou", "io_u": "iou", "mean_iou": "iou", "roc_auc": "auc", "pr_auc": "auprc",
+    "cross_entropy": "ce", "crossentropy": "ce", "log_loss": "logloss", "negative_log_likelihood": "nll", "perplexity": "ppl",
+    "word_error_rate": "wer", "character_error_rate": "cer", "char_error_rate": "cer", "error_rate": "error", "f_1": "f1",
+    "f_score": "f1", "ents_f": "f1", "r_2": "r2", "r_squared": "r2", "top_1": "top1", "acc_1": "acc1", "exact_match": "em",
+    "bits_per_byte": "bpb", "time_cost": "time", "smooth_l1": "smoothl1", "bits_per_char": "bpc", "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
+    "hold_out": "holdout", "in_sample": "insample", "out_of_sample": "outofsample", "sparse_categorical": "", "categorical": "",
+    "binary": "", "multiclass": "", "balanced": "", "multi_logloss": "logloss", "tel": "test_loss", "trl": "train_loss",
+    "multi_error": "error", "accuracy_score": "accuracy", "f1_score": "f1", "accuracy_top1": "accuracy", "top1_accuracy": "accuracy",
+}  # fmt: skip
 OURS = (
     "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost", "penalty", "grad_norm", "weight_norm",
     "zeros", "valid_rise", "valid_rise_se",
 )  # fmt: skip
 OF_OURS = (*OURS, "seconds", "watch_seconds")
 RATES = ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd")
-EPOCHS = ("epoch", "epochs", "ep", "epoch_number", "current_epoch", "trainer_epoch", "train_epoch", "epoch_idx")
+EPOCHS = (
+    "epoch", "epochs", "ep", "epoch_number", "current_epoch", "trainer_epoch", "train_epoch", "epoch_idx", "epoch_num", "epoch_id",
+    "n_epoch", "epoch_no", "training_epoch",
+)  # fmt: skip
 STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
-    "update", "num_updates", "batch",
+    "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
+    "boosting_round", "num_iterations", "tree", "minibatch",
 )  # fmt: skip
-AS_USUAL = {"epoch", "mean", "avg", "average", "total", "history", "metrics", "metric", "score", "end", "overall"}
-OF_A_STEP = {"step", "batch", "iter", "iteration", "iterations", "steps", "vs"}
+AS_USUAL = {
+    "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
+    "overall", "set", "data", "dataset", "subset", "split", "combined", "global", "all", "main", "value", "values", "loss", "s",
+    "results", "result", "scalars", "scalar", "over", "of", "on", "for", "the", "is", "per", "in", "at", "and", "with", "phase",
+    "info", "debug", "warning", "root", "logger", "current", "this", "final", "was", "model", "curve", "log",
+} - {"loss"}  # fmt: skip
+OF_A_STEP = {"step", "batch", "batches", "iter", "iteration", "iterations", "steps", "vs", "inner", "minibatch"}
 SMOOTHED = {"smooth", "smoothed", "smoothing", "ema", "running", "moving"}
 NO_LEVEL = {
-    "se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta",
-    "hparam",  # TensorBoard's result of a run
+    "se", "sem", "std", "stderr", "var", "min", "max", "low", "high", "upper", "lower", "ci", "best", "delta", "lowest", "highest",
+    "minimum", "maximum", "prev", "previous", "last", "diff", "change", "ratio", "weight", "scale", "coef", "patience", "threshold",
+    "tok2vec", "hparam",  # what spaCy hands on to an embedding; TensorBoard's result of a run
 }  # fmt: skip
-GLUED = re.compile(r"(train|training|valid|validation|val|eval|dev|test)(loss|acc|accuracy|error)")
-GLUED_BACK = re.compile(r"(loss|acc|accuracy|error)(train|training|valid|validation|val|eval|dev|test)")
+PARTS = frozenset((
+    "box", "bbox", "cls", "class", "classification", "obj", "objectness", "dfl", "iou", "giou", "mask", "seg", "kpt", "pose", "rpn",
+    "reg", "regression", "loc", "localization", "conf", "confidence", "kl", "kld", "recon", "reconstruction", "aux", "ner", "tagger",
+    "parser", "mlm", "nsp", "ctc", "att", "attention", "rle", "xy", "wh", "x", "y", "w", "h", "coord", "noobj",
+))  # fmt: skip
+"""Words of one part of a loss: they may be added up where nobody has logged the sum."""
+PLAYERS = frozenset((
+    "d", "g", "disc", "gen", "dis", "discriminator", "generator", "critic", "actor", "adversarial", "adv", "gan", "policy", "pi",
+    "q", "qf", "qf1", "qf2",
+))  # fmt: skip
+"""Words of players whose losses depend on one another: neither is a validation of the other, and their sum means nothing."""
+KNOWN = {*SIDES, *LOSS, *LOSSLIKE, *METRICS, *AS_USUAL, *OF_A_STEP, *SMOOTHED, *NO_LEVEL, "lr", "rate"}
+HEADS = (
+    "loss",
+    "acc",
+    "accuracy",
+    "error",
+    "err",
+    "logloss",
+    "auc",
+    "f1",
+    "mse",
+    "mae",
+    "rmse",
+    "ppl",
+    "perplexity",
+    "iou",
+    "dice",
+)
+SAID = re.compile(r"[:=\s]\s*[-+]?\d*\.\d+")  # a number after a name: a line of text, and no name
+FEWEST = 3  # values that make a curve, where a rival has as many
 
 
 @dataclass(frozen=True)
 class Name:
-    """A column's name, understood: whose, of what, and whether of single steps or smoothed."""
+    """A column's name, understood.
+
+    Args:
+        text: as it stands in the log.
+        side: `TRAIN`, `VALID`, `TEST`, or `NOBODY` where it says none.
+        what: the quantity, by its usual name: ``loss``, ``accuracy``; empty where no word is one.
+        parts: words of the writer's own.
+        of_a_step: of single steps, not of an epoch.
+        level: a value of the quantity itself, not its spread, its best or its weight.
+    """
 
     text: str
     side: str
     what: str
+    parts: tuple[str, ...] = ()
     of_a_step: bool = False
     smoothed: bool = False
     level: bool = True
@@ -71,51 +145,113 @@ class Name:
     @property
     def is_loss(self) -> bool:
         """Whether one of its words is ``loss``."""
-        return self.level and any(word in LOSS for word in self.what.split("_"))
+        return self.level and self.what == "loss"
 
     @property
     def cost(self) -> tuple[int, int, int]:
         """How far it is from a plain loss of a whole epoch."""
-        more = [word for word in self.what.split("_") if word and word not in LOSS]
-        return int(self.smoothed), int(self.of_a_step), len(more)
+        return int(self.smoothed), int(self.of_a_step), len(self.parts)
+
+    @property
+    def quantity(self) -> tuple[str, tuple[str, ...]]:
+        """What two sides must share to be compared."""
+        return self.what, self.parts
+
+    @property
+    def spoken(self) -> str:
+        """The quantity in words."""
+        return " ".join((*self.parts, self.what))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def parse_name(text: str) -> Name:
     """The parts of a name."""
-    words = [word for word in normalize_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)).split("_") if word]
-    words = [part for word in words for part in _unglued(word)]
+    words = [] if SAID.search(text) else name_words(text)
     sides = [SIDES[word] for word in words if word in SIDES]
     rest = [word for word in words if word not in SIDES]
-    what = [word for word in rest if word not in AS_USUAL | OF_A_STEP | SMOOTHED]
+    what, own = "", []
+    for word in rest:
+        if word in LOSS:
+            what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
+        elif (found := _quantity(word)) and not what:
+            what = found
+            own += (
+                [word.removeprefix(stem)] if (stem := word.rstrip("0123456789")) != word and word not in METRICS else []
+            )
+        elif word not in AS_USUAL | OF_A_STEP | SMOOTHED:
+            own.append(found or word)
     return Name(
-        text, sides[0] if sides else NOBODY, "_".join(what), any(word in OF_A_STEP for word in rest),
+        text, sides[0] if sides else NOBODY, what, tuple(own), any(word in OF_A_STEP for word in rest),
         any(word in SMOOTHED for word in rest), not any(word in NO_LEVEL for word in rest),
     )  # fmt: skip
 
 
-def _unglued(word: str) -> Sequence[str]:
-    found = GLUED.fullmatch(word) or GLUED_BACK.fullmatch(word)
-    return found.groups() if found else (word,)
+def _quantity(word: str) -> str:
+    if word in METRICS:
+        return METRICS[word]
+    if word in LOSSLIKE:
+        return word
+    return METRICS.get(word.rstrip("0123456789"), "") if word not in SIDES else ""
+
+
+def name_words(text: str) -> list[str]:
+    """The words of a name, phrases replaced by the word that is usual for them."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text[:200])
+    joined = f"_{normalize_name(split)}_"
+    for phrase, word in PHRASES.items():
+        if phrase in joined:
+            joined = joined.replace(f"_{phrase}_", f"_{word}_")
+    return [part for word in joined.split("_") if word for part in _unglued(word)]
+
+
+def _unglued(word: str) -> tuple[str, ...]:
+    """``valloss``, ``lossval`` and ``boxloss`` in two; a known word and any other stay."""
+    if word in KNOWN or _quantity(word):
+        return (word,)
+    for head in HEADS:
+        before, after = word.removesuffix(head), word.removeprefix(head)
+        if before != word and before and (before in KNOWN or head == "loss" or (len(before) == 1 and before in "tv")):
+            return (before, head)
+        if after != word and (after in SIDES or (head == "loss" and len(after) == 1)):
+            return (head, after)
+    return (word,)
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Our name of each column -> its name in the log, what the metric's name tells, and what was doubtful."""
+    """What columns were taken for.
+
+    Args:
+        taken: our name of each column -> its name in the log.
+        metric: the usual name of the metric that was taken.
+        parts: ``(of training, of validation)``, None where a side has none: losses whose sum is the loss; the first are in ``taken``.
+        unassigned: losses of a side that no word in their names tells.
+        moving: the words of players whose losses depend on one another.
+    """
 
     taken: dict[str, str]
     metric: str = ""
     higher_is_better: bool = True
     notes: tuple[str, ...] = ()
+    parts: tuple[tuple[str | None, str | None], ...] = ()
+    unassigned: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
 
 
-def guess(found: Iterable[str], metrics_of: str = NOBODY) -> Guess:
-    """What each of the columns ``found`` is taken for; metrics without a side are of ``metrics_of``."""
+def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = NOBODY) -> Guess:
+    """What each of the columns ``found`` is taken for; metrics without a side are of ``metrics_of``.
+
+    Columns with cells are chosen by how many they have, too: one value is no curve beside a hundred.
+    """
     first: dict[str, str] = {}
     for name in found:
         first.setdefault(normalize_name(name), name)
-    names = [parse_name(name) for name in first.values()]
-    taken, notes = _losses([name for name in names if normalize_name(name.text) not in OURS])
+    counts = (
+        {name: sum(c is not None for c in cells) for name, cells in found.items()} if isinstance(found, Mapping) else {}
+    )
+    names = _letters([parse_name(name) for name in first.values()])
+    losses = _losses([name for name in names if normalize_name(name.text) not in OURS], counts)
+    taken, notes = losses.taken, list(losses.notes)
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]
@@ -124,11 +260,13 @@ def guess(found: Iterable[str], metrics_of: str = NOBODY) -> Guess:
     taken |= {ours: first[ours] for ours in OURS if ours in first}
     if "grad_norm" not in taken and "train_grad_norm" in first:
         taken["grad_norm"] = first["train_grad_norm"]
-    metric, higher = "", True
+    metric = ""
     if "train_metric" not in taken and "valid_metric" not in taken:
-        columns, metric, higher = _metrics([name for name in names if name.text not in taken.values()], metrics_of)
+        columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
         taken |= columns
-    return Guess(taken, metric, higher, tuple(notes))
+    return Guess(
+        taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned, losses.moving
+    )
 
 
 def _is_rate(name: str) -> bool:
@@ -136,67 +274,153 @@ def _is_rate(name: str) -> bool:
     return "lr" in words or ("learning" in words and "rate" in words)
 
 
-def _losses(names: Sequence[Name]) -> tuple[dict[str, str], list[str]]:
-    losses = [name for name in names if name.is_loss]
+def _letters(names: list[Name]) -> list[Name]:
+    """``t_loss`` beside ``v_loss``: there t is training and v validation."""
+    letters = {letter: {name.what for name in names if name.parts == (letter,) and not name.side} for letter in "tv"}
+    both = letters["t"] & letters["v"] - {""}
+    sides = {"t": TRAIN, "v": VALID}
+    return [
+        Name(name.text, sides[name.parts[0]], name.what)
+        if name.what in both and name.parts in (("t",), ("v",))
+        else name
+        for name in names
+    ]
+
+
+def side_of(text: str) -> str:
+    """The side that a text names, if it names nothing else; else `NOBODY`."""
+    words = name_words(text)
+    found = [SIDES[word] for word in words if word in SIDES]
+    return found[0] if found and all(word in SIDES or word in AS_USUAL | OF_A_STEP for word in words) else NOBODY
+
+
+# Losses
+
+
+def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
+    losses = _curves([name for name in names if name.is_loss], counts)
+    like = [name for name in names if name.what in LOSSLIKE and name.level]
+    like = _curves([name for name in like if name.side or any(n.side and n.what == name.what for n in like)], counts)
+    pair, rivals = _pair(losses)
     notes: list[str] = []
-    if not losses:
-        losses = [name for name in names if name.what in LOSSLIKE and name.side and name.level]
-        losses = [name for name in losses if name.what == losses[0].what]
-        if losses:
-            notes.append(f"No column is called a loss; {losses[0].what.replace('_', ' ')} was taken for it.")
-    train = [name for name in losses if name.side == TRAIN] or [name for name in losses if name.side == NOBODY]
-    valid = [name for name in losses if name.side == VALID]
-    if not valid and (valid := [name for name in losses if name.side == TEST]):
+    if None in pair or pair[0].quantity != pair[1].quantity:  # type: ignore[union-attr]
+        other, theirs = _pair(like)
+        alike = None not in other and other[0].quantity == other[1].quantity  # type: ignore[union-attr]
+        if pair == (None, None) or (alike and (None in pair or rivals)):
+            pair, rivals = other, theirs
+            if chosen := pair[0] or pair[1]:
+                notes.append(f"No column is called a loss of both sides; {chosen.spoken} was taken for it.")
+    if pair == (None, None):
+        pair = _bare(names)
+        if pair[0] is not None and pair[1] is not None:
+            notes.append(f"No column is called a loss; '{pair[0].text}' and '{pair[1].text}' were taken for it.")
+    train, valid = pair
+    if valid is not None and valid.side == TEST:
         notes.append("There is no validation loss; the test loss stands in for it, and is no test any more.")
-    pair = _pair(train, valid)
-    for side, chosen, rivals in (("training", pair[0], train), ("validation", pair[1], valid)):
+    moving = tuple(dict.fromkeys(word for name in losses for word in name.parts if word in PLAYERS))
+    parts = _parts(pair, rivals) if len(moving) < 2 else ()
+    added = {name for both in parts for name in both}
+    for side, chosen in (("training", train), ("validation", valid)):
         near = [
-            rival.text for rival in rivals if chosen is not None and rival is not chosen and rival.cost == chosen.cost
-        ]
+            rival.text for rival in rivals if chosen is not None and rival.side == chosen.side and rival is not chosen
+            and rival.cost == chosen.cost and rival.text not in added
+        ]  # fmt: skip
         if chosen is not None and near:
             notes.append(f"Several {side} losses: '{chosen.text}' was taken, not {listed(near, 4)}.")
-    if pair[0] is not None and pair[1] is not None and _quantity(pair[0]) != _quantity(pair[1]):
-        notes.append(f"'{pair[0].text}' and '{pair[1].text}' may not be the same loss.")
+    if parts:
+        notes.append("No loss of the whole is there; its parts were added up.")
+    if train is not None and valid is not None and train.quantity != valid.quantity:
+        notes.append(f"'{train.text}' and '{valid.text}' may not be the same loss.")
     for name in pair:
         if name is not None and name.smoothed:
             notes.append(f"'{name.text}' is smoothed: its turning point lies too late, its noise looks too small.")
-    return {ours: name.text for ours, name in zip(("train_loss", "valid_loss"), pair, strict=True) if name}, notes
+    unassigned = tuple(
+        name.text for name in losses if name.side == NOBODY and name.parts and name is not train and name.text not in added
+        and not PARTS.intersection(name.parts) and not PLAYERS.intersection(name.parts) and None in pair
+    )  # fmt: skip
+    taken = {ours: name.text for ours, name in zip(("train_loss", "valid_loss"), pair, strict=True) if name}
+    return Guess(taken, notes=tuple(notes), parts=parts, unassigned=unassigned, moving=moving)
 
 
-def _pair(train: Sequence[Name], valid: Sequence[Name]) -> tuple[Name | None, Name | None]:
-    """One of each, of the same quantity if there are such, and as plain as can be; the first of equals."""
+def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:
+    """Those that have values, and as many as make a curve where others of their side do."""
+    most = {side: max((counts.get(n.text, 1) for n in names if n.side in side), default=0)
+            for side in ((TRAIN, NOBODY), (VALID,), (TEST,))}  # fmt: skip
+    return [
+        name for name in names
+        if counts.get(name.text, 1) >= min(next(most[side] for side in most if name.side in side), FEWEST)
+    ]  # fmt: skip
+
+
+def _pair(names: Sequence[Name]) -> tuple[tuple[Name | None, Name | None], list[Name]]:
+    """One of each side, of the same quantity if there are such, and as plain as can be; the first of equals. And all candidates."""
+    train = [name for name in names if name.side == TRAIN]
+    valid = [name for name in names if name.side == VALID] or [name for name in names if name.side == TEST]
+    train = train or [name for name in names if name.side == NOBODY]
+    if train and train[0].side == TRAIN and not {n.quantity for n in train} & {n.quantity for n in valid}:
+        others = [name for name in names if name.side == NOBODY and any(name.quantity == n.quantity for n in valid)]
+        train = others or train
     ours, theirs = _plainest(train), _plainest(valid)
     shared = [(a, theirs[quantity]) for quantity, a in ours.items() if quantity in theirs]
     if shared:
         (*_, a), (*_, b) = min(shared, key=lambda pair: (pair[0][0], pair[1][0], pair[0][1]))
-        return a, b
-    return (min(ours.values())[2] if ours else None), (min(theirs.values())[2] if theirs else None)
+        return (a, b), [*train, *valid]
+    a, b = min(ours.values(), default=(None,)), min(theirs.values(), default=(None,))
+    return (a[-1], b[-1]), [*train, *valid]
 
 
-def _plainest(names: Sequence[Name]) -> dict[str, tuple[tuple[int, int, int], int, Name]]:
+def _plainest(names: Sequence[Name]) -> dict[tuple[str, tuple[str, ...]], tuple[Any, ...]]:
     """Of each quantity the plainest name, the first of equals: its cost, its place, and itself."""
-    found: dict[str, tuple[tuple[int, int, int], int, Name]] = {}
+    found: dict[tuple[str, tuple[str, ...]], tuple[Any, ...]] = {}
     for place, name in enumerate(names):
-        quantity = _quantity(name)
-        if quantity not in found or name.cost < found[quantity][0]:
-            found[quantity] = name.cost, place, name
+        if name.quantity not in found or name.cost < found[name.quantity][0]:
+            found[name.quantity] = name.cost, place, name
     return found
 
 
-def _quantity(name: Name) -> str:
-    return name.what.replace("losses", "loss")
+def _bare(names: Sequence[Name]) -> tuple[Name | None, Name | None]:
+    """Columns that are called by their sides alone, ``learn`` and ``test``: both, or none."""
+    bare = [name for name in names if name.side and not name.what and not name.parts and name.level]
+    train = next((name for name in bare if name.side == TRAIN), None)
+    valid = next((name for side in (VALID, TEST) for name in bare if name.side == side), None)
+    return (train, valid) if train and valid else (None, None)
 
 
-def _metrics(names: Sequence[Name], unsided: str) -> tuple[dict[str, str], str, bool]:
-    """The first metric of our lists that validation has, and the same of training."""
-    for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
-        mine = [name for name in names if name.what == metric and name.level]
-        mine.sort(key=lambda name: (name.smoothed, name.of_a_step))
-        for sides in ((VALID,), (TEST,)):
-            valid = next((name for name in mine if (name.side or unsided) in sides), None)
+def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tuple[tuple[str | None, str | None], ...]:
+    """The parts of a loss that nobody logged as a whole: losses of equal rank, each called by one word of its own."""
+    first = pair[0] or pair[1]
+    if first is None or first.what != "loss" or len(first.parts) != 1 or set(first.parts) <= set(LOSSLIKE) - PARTS:
+        return ()
+    known = PARTS.intersection(first.parts)
+    sides = [
+        _plainest([n for n in rivals if one is not None and n.side == one.side and n.cost == one.cost]) for one in pair
+    ]
+    words = [quantity for quantity in (sides[0] or sides[1]) if quantity[0] == "loss" and len(quantity[1]) == 1]
+    words = [
+        quantity
+        for quantity in words
+        if not set(quantity[1]) <= set(LOSSLIKE) - PARTS and not quantity[1][0].isdecimal()
+    ]
+    if pair[0] is not None and pair[1] is not None:
+        words = [quantity for quantity in words if quantity in sides[1]]
+    if len(words) < 2 or not (known or first.side):
+        return ()
+    found = [tuple(side[q][-1].text if q in side else None for side in sides) for q in words]
+    return tuple(sorted(found, key=lambda both: both != tuple(n and n.text for n in pair)))  # type: ignore[arg-type, return-value]
+
+
+# Metrics
+
+
+def _metrics(names: Sequence[Name], unsided: str, counts: Mapping[str, int]) -> tuple[dict[str, str], str]:
+    """The metric that people look at first among those that validation has, and the same of training."""
+    for metric in dict.fromkeys(METRICS.values()):
+        mine = _curves([name for name in names if name.what == metric and name.level], counts)
+        mine.sort(key=lambda name: name.cost)
+        for side in (VALID, TEST):
+            valid = next((name for name in mine if (name.side or unsided) == side), None)
             if valid is not None:
-                rest = [name for name in mine if not name.side and name is not valid]
-                train = next((name for name in mine if name.side == TRAIN), next(iter(rest), None))
-                taken = {"valid_metric": valid.text} | ({"train_metric": train.text} if train else {})
-                return taken, metric, metric in HIGHER_IS_BETTER
-    return {}, "", True
+                same = [name for name in mine if name.parts == valid.parts and name is not valid]
+                train = next((name for side in (TRAIN, NOBODY) for name in same if name.side == side), None)
+                return {"valid_metric": valid.text} | ({"train_metric": train.text} if train else {}), metric
+    return {}, ""

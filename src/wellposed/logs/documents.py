@@ -1,18 +1,23 @@
-"""JSON: a history of ours or of Keras, transformers' ``trainer_state.json``, rows, columns; and JSON lines of rows or of runs."""
+"""JSON and what is like it: rows, columns, runs and sides, nested in whatever way, and JSON lines of rows or of runs."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.column_names import SIDES
+from wellposed.core.reading import check_cells
+from wellposed.logs.column_names import SIDES, guess, name_words
 from wellposed.logs.in_memory import named_as, of_rows
 from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of
 
 NAMES = ("run", "name", "id", "run_id", "path", "source")  # of a run, where a line has it
+NUMBERED = re.compile(r"(?:epoch|step|iter|round)?[ _-]*(\d+)", re.IGNORECASE)
+DEEPEST = 6  # levels of dicts; logs have three or four
 
 
 def logs_from_json(path: Path, text: str) -> list[Log]:
@@ -39,47 +44,124 @@ def _loaded(text: str, path: Path) -> Any:
         raise DataError(f"'{path}' is not readable JSON: {error}.") from None
 
 
-def of_value(value: Any, name: str) -> list[Log]:
+def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
         if sum(bool(_columns(row)) for row in rows) * 2 > len(rows):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
-        return [of_rows(rows, name)] if rows else []
-    if not isinstance(value, dict):
+        return [of_rows([flattened(row) for row in rows], name)] if rows else []
+    if not isinstance(value, dict) or depth > DEEPEST:
         return []
-    if _is_rows(value.get("log_history")):
+    if is_rows(value.get("log_history")):
         return [_transformers(value, name)]
-    if _is_rows(value.get("rows")) and isinstance(value.get("facts"), dict):
+    if is_rows(value.get("rows")) and isinstance(value.get("facts"), dict):
         return [Log(columns_of(value["rows"]), name, OURS, dict(value["facts"]))]
-    if isinstance(value.get("history"), dict):
-        return of_value(value["history"], name)
-    if _columns(value):
-        return [_run(value, name)]
-    parts = {key: part for key, part in value.items() if isinstance(part, dict) and _columns(part)}
-    if parts and all(key.lower() in SIDES for key in parts):  # {"train": {"loss": [...]}, "valid": {...}}
-        sides = {f"{key} {column}": cells for key, part in parts.items() for column, cells in _columns(part).items()}
-        return [Log(sides, name, named_as(sides))]
-    return [_run(part, f"{name}: {key}" if len(parts) > 1 else name) for key, part in parts.items()]
+    if isinstance(value.get("history"), (dict, list)) and (found := of_value(value["history"], name, depth + 1)):
+        return found
+    if rows := _numbered(value):
+        return [of_rows(rows, name)]
+    parts = {str(key): part for key, part in value.items() if isinstance(part, (dict, list)) and not _is_column(part)}
+    sides = {
+        key: part
+        for key, part in parts.items()
+        if isinstance(part, dict) and _is_side(key) and _columns(flattened(part))
+    }
+    own = _columns(value)
+    if sides:  # {"train": {"loss": [...]}, "valid": {...}}
+        own |= {
+            f"{key} {column}": cells
+            for key, part in sides.items()
+            for column, cells in _columns(flattened(part)).items()
+        }
+    if own and guess(own).taken.keys() & {"train_loss", "valid_loss", "valid_metric"}:
+        return [Log(own, name, named_as(own))]
+    several = {
+        key: found for key, part in parts.items() if key not in sides and (found := of_value(part, "", depth + 1))
+    }
+    several = {
+        key: mine for key, mine in ((key, _with_losses(found)) for key, found in several.items()) if mine
+    } or several
+    if several:
+        named = [(key, log) for key, logs in several.items() for log in logs]
+        return [
+            replace(log, name=_named(name, f"{key} {log.name}".strip(": ") if len(named) > 1 else ""))
+            for key, log in named
+        ]
+    return [_run(value, name)] if own else []
 
 
-def _is_rows(value: Any) -> bool:
+def _named(name: str, part: str) -> str:
+    return f"{name}: {part}" if name and part else name or part
+
+
+def _with_losses(logs: list[Log]) -> list[Log]:
+    return [log for log in logs if guess(log.columns).taken.keys() & {"train_loss", "valid_loss"}]
+
+
+def _is_side(key: str) -> bool:
+    words = name_words(key)
+    return any(word in SIDES for word in words) and len(words) < 3
+
+
+def is_rows(value: Any) -> bool:
+    """Whether it is a list of dicts."""
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
+def flattened(value: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
+    """A row without dicts in it: ``{"val": {"loss": 1}}`` is ``{"val/loss": 1}``. Columns of numbered cells stay."""
+    found: dict[str, Any] = {}
+    for key, cell in value.items():
+        if isinstance(cell, dict) and depth < DEEPEST and not _is_column(cell):
+            found |= {f"{key}/{inner}": part for inner, part in flattened(cell, depth + 1).items()}
+        else:
+            found[str(key)] = cell
+        check_cells("A row", 1, len(found))
+    return found
+
+
+def _numbered(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a dict whose keys count epochs; none for any other."""
+    keys = {key: NUMBERED.fullmatch(str(key)) for key, row in value.items() if isinstance(row, dict)}
+    if len(keys) < 2 or not all(keys.values()) or 2 * len(keys) < len(value):
+        return []
+    rows = [(int(found[1]), flattened(value[key])) for key, found in keys.items() if found and len(found[1]) < 16]
+    if any(isinstance(cell, (list, dict)) for _, row in rows for cell in row.values()):
+        return []
+    return [{"epoch": number, **row} for number, row in sorted(rows, key=lambda both: both[0])]
+
+
+def _is_column(cells: Any) -> bool:
+    """Lists of cells or of ``[step, value]``, or numbered cells as pandas writes them."""
+    if isinstance(cells, dict):
+        return (
+            bool(cells)
+            and all(str(n).isdecimal() for n in cells)
+            and not any(isinstance(c, (list, dict)) for c in cells.values())
+        )
+    return isinstance(cells, list) and not any(isinstance(cell, dict) for cell in cells)
+
+
 def _columns(value: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Columns of a run: lists, or numbered cells as pandas writes them. Keys that name a run are none."""
+    """Columns of a run. Of cells that are pairs or triples, as ``[time, step, value]``, the last is the value."""
     found: dict[str, list[Any]] = {}
     for key, cells in value.items():
-        if isinstance(cells, dict) and cells and all(str(number).isdecimal() for number in cells):
+        if not _is_column(cells):
+            continue
+        if isinstance(cells, dict):
             cells = [cells[number] for number in sorted(cells, key=int)]
-        if isinstance(cells, list) and not any(isinstance(cell, (list, dict)) for cell in cells):
+        if cells and all(isinstance(cell, list) and len(cell) in (2, 3) for cell in cells):
+            cells = [cell[-1] for cell in cells]
+        if not any(isinstance(cell, (list, dict)) for cell in cells):
             found[str(key)] = cells
     return found
 
 
 def _run(value: Mapping[str, Any], name: str) -> Log:
-    columns = _columns(value) or {str(key): [cell] for key, cell in value.items()}  # the latter is refused by its names
+    columns = _columns(flattened(value)) or {
+        str(key): [cell] for key, cell in value.items()
+    }  # the latter is refused by its names
     return Log(columns, name, named_as(columns))
 
 
@@ -115,7 +197,7 @@ def read_lines(path: Path, text: str) -> list[Log]:
     if not all(isinstance(value, dict) for value in values):
         raise DataError(f"'{path}' is not JSON lines of curves: every line needs an object, as {{\"epoch\": 1, ...}}.")
     notes = ("The last line was cut off and left out.",) if cut else ()
-    return [Log(log.columns, log.name, log.format, log.facts, notes) for log in of_value(values, str(path))]
+    return [replace(log, notes=notes) for log in of_value(values, str(path))]
 
 
 def is_lines(text: str) -> bool:

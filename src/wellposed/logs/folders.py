@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wellposed.core.csv import strip_comments, text_of
+from wellposed.core.csv import SEPARATORS, strip_comments, text_of
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import TIMES, check_memory, format_bytes
 from wellposed.logs import event_files
@@ -19,7 +19,7 @@ from wellposed.logs.column_names import SIDES, guess, parse_name
 from wellposed.logs.delimited import read_delimited
 from wellposed.logs.documents import is_lines, logs_from_json, read_lines
 from wellposed.logs.log import KERAS, TENSORBOARD, Log, normalize_name
-from wellposed.logs.prose import SAID, read_prose
+from wellposed.logs.text import NUMBER, read_text
 from wellposed.logs.shapes import one_side_a_column
 
 OWN = ("history.json", "history.csv")
@@ -53,16 +53,22 @@ def _file(path: Path) -> list[Log]:
         return read_lines(path, text)
     if suffix == ".json" or as_json:
         return logs_from_json(path, text)
-    if not _is_table(text) and (said := read_prose(path, text)):
+    if not _is_table(text) and (said := read_text(path, text)):
         return said
     return read_delimited(path, text)
 
 
 def _is_table(text: str) -> bool:
-    """Whether the first line is a header: names without numbers, one of which is a loss."""
-    first = strip_comments(text.lstrip("\ufeff")).partition("\n")[0]
-    names = re.split(r"[,;\t]", first)
-    return len(names) > 1 and any(parse_name(name).is_loss for name in names) and not SAID.search(first)
+    """Whether text begins with a header, names one of which is known, and a row of as many cells, few of them words."""
+    lines = [line for line in strip_comments(text.lstrip("\ufeff")).split("\n", 50)[:50] if line.strip()]
+    first, second = [*lines, "", ""][:2]
+    for separator in (*SEPARATORS, None):
+        names, cells = ([cell.strip(" \r\"'") for cell in line.split(separator)] for line in (first, second))
+        numbers = sum(NUMBER.fullmatch(cell) is not None for cell in cells)
+        if len(names) > 1 and len(cells) >= len(names) - 1 and (separator or (numbers == len(cells) == len(names))):
+            known = any(parse_name(name).what or parse_name(name).side for name in names) and names[0] + names[-1] != ""
+            return known and not any(re.search(r"[:=(\[]\s*[-+\w]*\d|^[-+.\d]+$", name) for name in names)
+    return False
 
 
 # Folders

@@ -49,6 +49,7 @@ class Reading:
         taken: our name of each column -> its name in the log.
         left: columns that were not used.
         notes: what had to be decided, a sentence each.
+        unassigned: losses among ``left`` whose side no word tells: one of them may be the validation loss that is missing.
     """
 
     format: str = PLAIN
@@ -56,6 +57,7 @@ class Reading:
     taken: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unassigned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

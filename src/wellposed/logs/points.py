@@ -38,7 +38,11 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
         ours: the rows are epochs of a history of ours, where a blank is a loss that was no number.
     """
     raw = dict(raw)
-    losses = [name for name in ("train_loss", "valid_loss") if name in raw]
+    if "epoch" in raw and len({*raw["epoch"]} - {None}) == 1 and len(raw["epoch"]) > 1 and "step" not in raw:
+        del raw["epoch"]  # it never counts on
+    losses = [name for name in ("train_loss", "valid_loss") if name in raw] or [
+        name for name in raw if name == "valid_metric"
+    ]
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
     if _of_an_epoch(raw):
@@ -122,7 +126,71 @@ def _along_steps(raw: Mapping[str, Cells]) -> bool:
     return sum(count > 1 for count in looks.values()) * 2 > len(looks)
 
 
-# Runs that were resumed
+# Runs that begin anew, and runs that were resumed
+
+
+def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
+    """The rows of each run in cells whose epochs, or steps, begin anew: ``(first, one after the last)``.
+
+    A resumed run goes back to some epoch; another run goes back to the first. A loss must have values on both sides of the place, as
+    curves that stand one below the other have not.
+    """
+    count = max((len(cells) for cells in raw.values()), default=0)
+    key = "step" if _mostly(raw.get("step")) and not _of_an_epoch(raw) else "epoch"
+    if not _mostly(raw.get(key)):
+        return [(0, count)]
+    places = [_places(raw[key], raw[name]) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw]
+    places = [one for one in places if one]
+    if not places or len(places[0]) * 3 > count:
+        return [(0, count)]
+    begins = [
+        0,
+        *sorted({min(at) for at in itertools.zip_longest(*(one for one in places if len(one) == len(places[0])))}),
+        count,
+    ]
+    return list(itertools.pairwise(begins))
+
+
+def _mostly(cells: Cells | None) -> bool:
+    return cells is not None and sum(cell is not None for cell in cells) * 2 > len(cells)
+
+
+def _places(keys: Cells, cells: Cells) -> list[int]:
+    """The rows of a column at which another run begins."""
+    rows = [
+        (i, k)
+        for i, (k, cell) in enumerate(zip(keys, cells, strict=True))
+        if cell is not None and k is not None and math.isfinite(k)
+    ]
+    once = sum(a[1] == b[1] for a, b in itertools.pairwise(rows)) * 4 < len(
+        rows
+    )  # a row an epoch, so that two are two runs
+    found: list[int] = []
+    first = before = rows[0][1] if rows else 0.0
+    seen = {first}
+    for i, k in rows[1:]:
+        if (k < before or (once and k == before)) and k <= first and k in seen:
+            found.append(i)
+            first, seen = k, set()
+        before = k
+        seen.add(k)
+    return found
+
+
+def joined(raw: Mapping[str, Cells], parts: Sequence[tuple[int, int]]) -> dict[str, Cells] | None:
+    """Cells of one run whose writer counted one or two epochs and then began anew, with epochs counted on; None for several runs."""
+    key = "epoch" if "epoch" in raw else "step"
+    sizes = [len({*raw[key][a:b]} - {None}) for a, b in parts]
+    if len(parts) < FEWEST or max(sizes) > 2 or max(sizes) * len(sizes) > 2 * sum(sizes):
+        return None
+    counted: list[float | None] = []
+    for number, (a, b) in enumerate(parts):
+        lowest = min(cell for cell in raw[key][a:b] if cell is not None)
+        counted += [None if cell is None else cell - lowest + 1 + number * max(sizes) for cell in raw[key][a:b]]
+    return {**raw, key: counted}
+
+
+# A run that was resumed
 
 
 def _current(raw: dict[str, Cells], key: str, losses: Sequence[str], notes: list[str]) -> dict[str, Cells]:

@@ -1,18 +1,32 @@
-"""Tables of other shapes: several runs in one table, and one row for each side of an epoch."""
+"""Tables of other shapes: several runs in one table, one row for each side of an epoch, one row for each value."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.column_names import EPOCHS, SIDES, STEPS
+from wellposed.core.reading import check_cells
+from wellposed.logs.column_names import EPOCHS, STEPS, parse_name, side_of
 from wellposed.logs.log import Log, normalize_name
 
 ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
-GROUPS = ("run", "recipe", "trial", "run_id", "run_name", "experiment", "fold", "seed", "config")
-PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "partition", "side", "type", "part")
+RUN_WORDS = ("run", "fold", "trial", "seed", "experiment", "repeat", "repetition", "kfold", "split")
+GROUPS = (*RUN_WORDS, "recipe", "run_id", "run_name", "config", "model")
+PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
+KEYS = (
+    "metric",
+    "metric_name",
+    "variable",
+    "key",
+    "tag",
+    "name",
+    "quantity",
+    "curve",
+    "series",
+)  # of a table with a row for each value
 
 
 def runs(log: Log) -> list[Log]:
@@ -61,6 +75,27 @@ def _rows(log: Log, key: str, keep: list[int], one: str) -> Log:
     return replace(log, columns=columns, name=f"{log.name}: {one}")
 
 
+def wide(log: Log) -> Log:
+    """A table with a row for each value, as ``step,metric,value``: a column for each metric."""
+    names = {normalize_name(name): name for name in log.columns}
+    key = next((names[one] for one in KEYS if one in names and _names_quantities(log.columns[names[one]])), None)
+    if key is None or "value" not in names or len({len(cells) for cells in log.columns.values()}) > 1:
+        return log
+    kinds = [_label(cell) for cell in log.columns[key]]
+    columns = {name: cells for name, cells in log.columns.items() if name not in (key, names["value"])}
+    check_cells(f"'{log.name}'", len(kinds), len(set(kinds)))
+    for kind in dict.fromkeys(kinds):
+        columns[kind] = [
+            cell if mine == kind else None for cell, mine in zip(log.columns[names["value"]], kinds, strict=True)
+        ]
+    return replace(log, columns=columns, notes=(*log.notes, f"'{key}' says of what each value is."))
+
+
+def _names_quantities(cells: Sequence[Any]) -> bool:
+    kinds = dict.fromkeys(_label(cell) for cell in cells)
+    return 2 * len(kinds) <= len(cells) and any(parse_name(kind).what for kind in kinds)
+
+
 def one_side_a_column(log: Log) -> Log:
     """A table with one row for training and one for validation, as ``phase,epoch,loss``: a column for each side."""
     if len({len(cells) for cells in log.columns.values()}) > 1:
@@ -68,7 +103,8 @@ def one_side_a_column(log: Log) -> Log:
     key = next((name for name in log.columns if normalize_name(name) in PHASES and _names_sides(log, name)), None)
     if key is None:
         return log
-    sides = [SIDES.get(normalize_name(_label(cell)), "") for cell in log.columns[key]]
+    told = {cell: side_of(cell) for cell in {_label(cell) for cell in log.columns[key]}}
+    sides = [told[_label(cell)] for cell in log.columns[key]]
     columns: dict[str, list[Any]] = {}
     for name, cells in log.columns.items():
         if name == key:
@@ -85,5 +121,5 @@ def one_side_a_column(log: Log) -> Log:
 
 
 def _names_sides(log: Log, name: str) -> bool:
-    found = {normalize_name(_label(cell)) for cell in log.columns[name] if cell is not None}
-    return len({SIDES.get(value) for value in found if value}) >= 2 and all(value in SIDES for value in found if value)
+    found = {_label(cell) for cell in log.columns[name] if cell is not None and _label(cell)}
+    return len(found) < 10 and len({side_of(value) for value in found}) >= 2 and all(map(side_of, found))

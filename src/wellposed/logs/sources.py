@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wellposed.core.errors import DataError, guard_call, listed
 from wellposed.logs.cells import cell_numbers, has_commas
-from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, guess
+from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, Guess, guess, parse_name
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
-from wellposed.logs.log import FASTAI, Log, Reading, Table
-from wellposed.logs.points import points_from_cells
-from wellposed.logs.shapes import one_side_a_column, runs
+from wellposed.logs.log import FASTAI, Array, Log, Reading, Table
+from wellposed.logs.points import FEWEST, joined, points_from_cells, restarts
+from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
 LONGEST_NAME = 60  # signs of a column's name in a message
+APART = 10.0  # times that two losses of one network may differ before it has learned
+NEVER = 5.0  # times that dropout, label smoothing and augmentation can make the training loss larger all along
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
 
@@ -69,8 +74,7 @@ def read_each(source: Any, readers: Sequence[Reader] = ()) -> list[Table | DataE
     found = read_by(source, readers)
     if found is None:
         found = read_path(source) if isinstance(source, Path) else read_object(source)
-    logs = [run for log in found for run in runs(log)]
-    return [_tried(log) for log in logs]
+    return [one for log in found for run in runs(wide(log)) for one in _tried(run)]
 
 
 def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
@@ -88,23 +92,48 @@ def read_by(source: Any, readers: Sequence[Reader]) -> list[Log] | None:
     return None
 
 
-def _tried(log: Log) -> Table | DataError:
+def _tried(log: Log) -> list[Table | DataError]:
     try:
-        return log_columns(one_side_a_column(log))
+        return [*log_tables(one_side_a_column(log))]
     except DataError as error:
-        return DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")
+        return [DataError(str(error) if log.name in str(error) else f"'{log.name}': {error}")]
 
 
-def log_columns(log: Log) -> Table:
-    """A log's columns by our names, one entry an epoch or an evaluation.
+def log_tables(log: Log) -> list[Table]:
+    """A log's columns by our names, one entry an epoch or an evaluation; a table for each run, where its numbers begin anew.
 
     Raises:
         DataError: no column of losses, columns of different lengths, or text where a number is needed.
     """
     found = guess(log.columns, VALID if log.format == FASTAI else NOBODY)
+    raw, notes = numbers_of(log, found)
+    _require_losses(log, raw)
+    parts = restarts(raw)
+    if len(parts) > 1 and (counted := joined(raw, parts)) is not None:
+        notes.append(
+            f"The epochs begin anew {len(parts) - 1} times, after one or two each: they were counted on as one run."
+        )
+        raw, parts = counted, parts[:1]
+        return [_table(log, found, raw, notes)]
+    if len(parts) == 1:
+        return [_table(log, found, raw, notes)]
+    notes.append(f"The numbers of epochs or steps begin anew: {len(parts)} runs.")
+    each = [{name: cells[a:b] for name, cells in raw.items()} for a, b in parts]
+    return [
+        _table(replace(log, name=f"{log.name}: run {i}"), found, _filled(mine), notes) for i, mine in enumerate(each, 1)
+    ]
+
+
+def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]], list[str]]:
+    """The cells of the columns that are used, as numbers, and what had to be decided. Parts of a loss are ``train_loss/1`` and on."""
     notes = [*log.notes, *found.notes]
-    raw: dict[str, list[float | None]] = {}
-    for ours, theirs in found.taken.items():
+    raw: dict[str, Sequence[float | None]] = {}
+    wanted = dict(found.taken)
+    for number, both in enumerate(found.parts[1:], 1):
+        wanted |= {
+            f"{side}/{number}": name for side, name in zip(("train_loss", "valid_loss"), both, strict=True) if name
+        }
+    for ours, theirs in wanted.items():
         cells = log.columns[theirs]
         try:
             raw[ours] = cell_numbers(cells, theirs, counts=ours in ("epoch", "step"))
@@ -117,24 +146,83 @@ def log_columns(log: Log) -> Table:
             notes.append(f"'{theirs}' has decimal commas.")
         if ours in ("epoch", "step"):
             raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
-    raw = {ours: cells for ours, cells in raw.items() if any(cell is not None for cell in cells)}
-    _require_losses(log, raw)
+    return _filled(raw), notes
+
+
+def _filled(raw: Mapping[str, Sequence[float | None]]) -> dict[str, Sequence[float | None]]:
+    return {ours: cells for ours, cells in raw.items() if any(cell is not None for cell in cells)}
+
+
+def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes: Sequence[str]) -> Table:
+    facts: dict[str, Any] = {"like_for_like": "train_loss_se" in raw and "valid_rise" in raw, **log.facts}
     taken = {ours: theirs for ours, theirs in found.taken.items() if ours in raw}
+    notes = [*notes]
+    if "train_loss" not in raw and "valid_loss" not in raw:
+        stand_in = {f"{side}_loss": f"{side}_metric" for side in ("train", "valid") if f"{side}_metric" in raw}
+        for ours, metric in stand_in.items():
+            raw[ours] = _as_error(raw[metric], found.higher_is_better)
+            taken[ours] = taken[metric]
+        said = f"1 - {found.metric}" if found.higher_is_better else found.metric
+        notes.append(f"There is no loss: {said} stands in for it, which moves in steps and says nothing of confidence.")
+        facts["stands_in"] = found.metric
     curves = points_from_cells(raw, "valid_rise" in raw)
     if "step" in taken and "step" not in curves.columns and curves.axis == "epoch" and "epoch" not in taken:
         taken["epoch"] = taken["step"]
-    facts = {"like_for_like": "train_loss_se" in raw and "valid_rise" in raw, **log.facts}
+    if found.parts:
+        facts["parts"] = _add_parts(curves.columns, found, taken)
+    if found.moving:
+        facts["moving"] = found.moving
+    if len({*found.taken} & {"train_loss", "valid_loss"}) == 2:
+        facts["scales_differ"] = scales_differ(curves.columns.get("train_loss"), curves.columns.get("valid_loss"))
     if found.metric and "valid_metric" in raw:
         facts.setdefault("metric", found.metric)
         facts.setdefault("higher_is_better", found.higher_is_better)
+    if found.unassigned:
+        notes.append(
+            f"Whose loss {listed(map(repr, found.unassigned), 4)} is, its name does not say. If it is of validation, call it val_loss."
+        )
     left = [name for name in log.columns if name not in taken.values() and name not in OF_OURS]
-    facts["reading"] = Reading(log.format, curves.axis, taken, tuple(left), tuple(dict.fromkeys(notes + curves.notes)))
+    notes = list(dict.fromkeys([*notes, *curves.notes]))
+    facts["reading"] = Reading(log.format, curves.axis, taken, tuple(left), tuple(notes), found.unassigned)
     return Table(curves.columns, facts, log.name)
 
 
-def _require_losses(log: Log, raw: dict[str, list[float | None]]) -> None:
+def _as_error(cells: Sequence[float | None], higher: bool) -> list[float | None]:
+    known = [cell for cell in cells if cell is not None and math.isfinite(cell)]
+    one = 100.0 if known and max(known) > 1 and higher else 1.0
+    return [None if cell is None else (one - cell if higher else cell) / one for cell in cells]
+
+
+def _add_parts(columns: dict[str, Array], found: Guess, taken: dict[str, str]) -> dict[str, dict[str, Array]]:
+    """Put the sums of the parts in the places of the first ones; gives each part's curves, by its words and side."""
+    said: dict[str, dict[str, Array]] = {}
+    for at, side in enumerate(("train", "valid")):
+        total = columns.get(f"{side}_loss")
+        for number, both in enumerate(found.parts):
+            part = columns.pop(f"{side}_loss/{number}", None) if number else total
+            if part is not None and total is not None and both[at]:
+                said.setdefault(" ".join(parse_name(str(both[at])).parts), {})[side] = part
+                columns[f"{side}_loss"] = total if number == 0 else columns[f"{side}_loss"] + part
+        if names := [name for both in found.parts if (name := both[at])]:
+            taken[f"{side}_loss"] = " + ".join(names)
+    return said
+
+
+def scales_differ(train: Array | None, valid: Array | None) -> bool:
+    """Whether two losses cannot be on one scale: they begin a factor `APART` apart, where an untrained network is as good on both
+    sides, or training never comes within a factor `NEVER` of validation, from above."""
+    if train is None or valid is None:
+        return False
+    known = np.isfinite(train) & np.isfinite(valid) & (train > 0) & (valid > 0)
+    if known.sum() < 2 or (train[np.isfinite(train)] <= 0).any() or (valid[np.isfinite(valid)] <= 0).any():
+        return False
+    ratio = np.log(train[known] / valid[known])
+    return bool(abs(ratio[0]) > math.log(APART) or ratio.min() > math.log(NEVER))
+
+
+def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None:
     filled = any(len(cells) for cells in log.columns.values())
-    if "train_loss" not in raw and "valid_loss" not in raw and filled:
+    if "train_loss" not in raw and "valid_loss" not in raw and filled and not _metrics_alone(raw):
         if empty := [
             theirs for ours, theirs in guess(log.columns).taken.items() if ours in ("train_loss", "valid_loss")
         ]:
@@ -146,6 +234,13 @@ def _require_losses(log: Log, raw: dict[str, list[float | None]]) -> None:
     if len({len(cells) for cells in raw.values()}) > 1:
         lengths = listed(f"{name} {len(cells)}" for name, cells in raw.items())
         raise DataError(f"'{log.name}' has columns of different lengths: {lengths}. Give every epoch a row.")
+
+
+def _metrics_alone(raw: Mapping[str, Sequence[float | None]]) -> bool:
+    """Whether a log without losses has a metric along epochs or steps that can stand in."""
+    values = [cell for cell in raw.get("valid_metric", ()) if cell is not None]
+    places = raw.get("epoch") or raw.get("step") or ()
+    return len(values) >= FEWEST and len({*places} - {None}) >= FEWEST
 
 
 def _cut(name: str) -> str:

@@ -1,0 +1,141 @@
+"""Public training logs, read and judged, against what a person wrote down for each before anything was run.
+
+    python benchmarks/real/logs.py FOLDER [--answers FILE ...] [--half tune|frozen] [--all]
+
+FOLDER holds the files; each answer names one of them, and says how many runs it holds, the first and the last value of the losses
+of both sides, the axis, and which verdicts are right. ``logs.jsonl`` beside this script is the list of sources and answers; the files
+themselves are not ours to give. A log is read right if it is refused where it has no curves, and else if runs, columns and axis are
+those of the answer. Its verdict is right if the first finding is among the answer's and none is among those that must not be said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import wellposed as wp
+from wellposed.core.errors import WellposedError
+from wellposed.logs import Table, read_each
+from wellposed.logs.column_names import guess
+from wellposed.logs.folders import read_path
+from wellposed.logs.shapes import one_side_a_column, runs, wide
+from wellposed.logs.sources import numbers_of
+
+ANSWERS = Path(__file__).with_name("logs.jsonl")
+Z = 1.96
+
+
+def main() -> None:
+    """Print the two shares and the table of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--answers", type=Path, nargs="+", default=[ANSWERS])
+    parser.add_argument("--half", default="tune", choices=("tune", "frozen"))
+    parser.add_argument("--all", action="store_true", help="list the logs that are right, too")
+    given = parser.parse_args()
+    answers = [json.loads(line) for path in given.answers for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [judged(given.folder / Path(a["path"]).name, a) for a in answers if a["half"] == given.half]
+    for row in rows:
+        if given.all or not (row["read"] and row["verdict"]):
+            print(f"{row['id']:>4} {'read' if row['read'] else 'READ WRONG':10} {'right' if row['verdict'] else 'WRONG':6} "
+                  f"{row['format'][:40]:40} {row['why']}")  # fmt: skip
+    for what in ("read", "verdict"):
+        right = sum(row[what] for row in rows)
+        low, high = wilson(right, len(rows))
+        print(f"{what} right: {right} of {len(rows)}, {right / max(len(rows), 1):.0%} ({low:.0%} to {high:.0%})")
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score."""
+    if count == 0:
+        return 0.0, 1.0
+    share, square = right / count, Z * Z
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = Z * math.sqrt(share * (1 - share) / count + square / (4 * count * count)) / (1 + square / count)
+    return middle - half, middle + half
+
+
+def judged(path: Path, answer: dict[str, Any]) -> dict[str, Any]:
+    """Whether one log is read right, and its verdict right, and what is wrong."""
+    wrong = list(misread(path, answer))
+    names = verdicts(path)
+    first = [found[0] for found in names] or ["refused"]
+    right = first[0] in answer["verdict"] and not {name for found in names for name in found} & set(answer["not"])
+    if not right:
+        wrong.append(f"verdict {names[:3] or 'refused'}, not {answer['verdict']}")
+    read = not any(not one.startswith("verdict") for one in wrong)
+    return {"id": answer["id"], "format": answer["format"], "read": read, "verdict": right, "why": "; ".join(wrong)}
+
+
+def verdicts(path: Path) -> list[list[str]]:
+    """The findings of each run, the worst run first; none where the log is refused."""
+    try:
+        return [one.names for one in wp.diagnose_many([path]).worst_first]
+    except WellposedError:
+        return []
+
+
+def misread(path: Path, answer: dict[str, Any]) -> Iterator[str]:
+    """What is read otherwise than the answer says."""
+    right = answer["reading"]
+    may_refuse = right["refused"] or "refus" in right["note"].lower() or "refused" in answer["verdict"]
+    try:
+        tables = [one for one in read_each(path) if isinstance(one, Table)]
+    except WellposedError as error:
+        if not may_refuse:
+            yield f"refused: {str(error)[:150]}"
+        return
+    if not tables:
+        if not may_refuse:
+            yield "refused in every run"
+        return
+    if right["refused"]:
+        if "tolerable" not in right["note"]:
+            yield f"read as {dict(tables[0].facts['reading'].taken)}, should be refused"
+        return
+    if len(tables) != answer["runs"]:
+        yield f"{len(tables)} runs, not {answer['runs']}"
+    reading = tables[0].facts["reading"]
+    if right["axis"] and reading.axis != right["axis"] and not {"epoch", "step"} <= reading.taken.keys():
+        yield f"axis {reading.axis}, not {right['axis']}"
+    cells = ends(path)
+    for side in ("train", "valid"):
+        expected = [right[f"first_{side}"], right[f"last_{side}"]]
+        if right[f"points_{side}"] == 0 and f"{side}_loss" in reading.taken and "stands_in" not in tables[0].facts:
+            yield f"{side} is '{reading.taken[f'{side}_loss']}', and there is none"
+        for at, value in enumerate(expected):
+            if value is not None and (side not in cells or not alike(cells[side][at], value)):
+                yield f"{('first', 'last')[at]} {side} {cells[side][at] if side in cells else 'missing'}, not {value}"
+
+
+def ends(path: Path) -> dict[str, tuple[float, float]]:
+    """The first and the last value of each side over all runs, as they stand in the file."""
+    found: dict[str, list[float]] = {}
+    for log in (one_side_a_column(run) for one in read_path(path) for run in runs(wide(one))):
+        try:
+            raw, _ = numbers_of(log, guess(log.columns))
+        except WellposedError:
+            continue
+        for side in ("train", "valid"):
+            kind = "loss" if f"{side}_loss" in raw else "metric"
+            columns = [cells for name, cells in raw.items() if name.partition("/")[0] == f"{side}_{kind}"]
+            known = [[cell for cell in cells if cell is not None and math.isfinite(cell)] for cells in columns]
+            if known and all(known):
+                found.setdefault(side, []).extend([sum(one[0] for one in known), sum(one[-1] for one in known)])
+    return {side: (values[0], values[-1]) for side, values in found.items()}
+
+
+def alike(found: float, right: float) -> bool:
+    """Whether two values are one, up to the digits that were printed; a perplexity and its logarithm are one too."""
+    return any(
+        math.isclose(one, right, rel_tol=1e-3, abs_tol=0.6 * 10.0 ** -min(len(repr(right).partition(".")[2]), 6))
+        for one in (found, math.log(found) if found > 0 else math.nan, math.exp(min(found, 50.0)))
+    )
+
+
+if __name__ == "__main__":
+    main()

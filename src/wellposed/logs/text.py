@@ -1,0 +1,401 @@
+"""Lines of text, as a loop prints them: sentences, tables and dicts, in any mixture.
+
+Numbers are cut out of a line; what is left, its template, is understood once for all lines that have it: which number is an epoch, a
+step or a batch, and which is the value of what. A name is the words before its number. A word that stands apart, as in
+``train: loss 1.0 acc .5 | valid: loss 1.1 acc .4``, holds for the numbers after it; one on a line of its own for the lines after it.
+Below a line of names, lines of as many cells are rows of a table. What stands between braces is read as JSON or as a printed dict.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from wellposed.core.errors import DataError
+from wellposed.logs.cells import MISSING
+from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, guess, name_words, parse_name, side_of
+from wellposed.logs.documents import flattened, of_value
+from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
+from wellposed.logs.shapes import RUN_WORDS
+
+HERE = "\0"  # stands for a number in a template; no text has it
+NUMBER = re.compile(
+    r"(?<![\w.@])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w)",
+    re.IGNORECASE,
+)
+CLOCK = re.compile(
+    r"\d{4}[-/]\d\d?[-/]\d\d?[T ]?|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
+)  # dates, times, and the thresholds of mAP@0.50:0.95
+COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
+TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
+BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
+WORD = re.compile(
+    r"[{|]|loss|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"|iou|dice|map|xent|tel:|^\s*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
+)  # fmt: skip
+"""In every line that can say something, and in others: where none of it stands, nothing is searched."""
+CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
+"""Of a sentence about a value that another line has said."""
+LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
+LONGEST_DICT = 200_000
+BREAKS = (",", ";", "|")
+SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4j calls its loss
+TIMES = re.compile(
+    r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
+)
+FEWEST_ROWS = 2  # one sentence with a loss in it is no log
+KINDS = {
+    "epoch": {*EPOCHS},
+    "batch": {"batch", "minibatch"},
+    "step": {*STEPS} - {"batch", "minibatch"},
+    "run": {*RUN_WORDS} - {"split"},
+}
+PLACES = (*KINDS,)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one number of a template is: a place, the total of the one before, a running average, or the value of a name."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A line without its numbers, understood."""
+
+    slots: tuple[Slot, ...]
+    heard: str
+    section: str
+    bar: bool
+
+
+def read_text(path: Path, text: str) -> list[Log]:
+    """The runs in lines of text; none where fewer than `FEWEST_ROWS` say something.
+
+    Raises:
+        DataError: two different values of one name stand on one line, and no word tells them apart.
+    """
+    found = _Found()
+    for line in speaking(text.replace("#011", "\t")):
+        found.line(line.rstrip("\r\n").rsplit("\r", 1)[-1])
+    return found.logs(path)
+
+
+def speaking(text: str) -> Iterator[str]:
+    """The lines that could say something, found without looking at each: a table that is no log has millions."""
+    start = 0
+    while found := WORD.search(text, start):
+        begin = text.rfind("\n", start, found.start() + 1) + 1 or start
+        end = text.find("\n", found.end())
+        end = len(text) if end < 0 else end
+        yield text[begin:end]
+        start = end + 1
+
+
+@dataclass
+class _Found:
+    """What was found so far, and where the reader is."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    place: dict[str, float] = field(default_factory=dict)
+    side: str = NOBODY
+    header: list[str] = field(default_factory=list)
+    whole: list[Log] = field(default_factory=list)
+    twice: dict[str, tuple[float, float]] = field(default_factory=dict)
+    alone: int = 0
+
+    def line(self, line: str) -> None:
+        """Take one line."""
+        if "{" in line and self._dict(line):
+            return
+        line = line[-LONGEST_LINE:]
+        if self._table(line):
+            return
+        line = plain_line(line)
+        self._said(understood(NUMBER.sub(HERE, line)), [float(text.replace(",", "")) for text in NUMBER.findall(line)])
+
+    def _dict(self, line: str) -> bool:
+        value = braces(line)
+        if value is None:
+            return False
+        row = {name: cell for name, cell in flattened(value).items() if not isinstance(cell, (list, dict))}
+        if len(row) < len(value) and (logs := of_value(value, "")):
+            self.whole += logs
+            return True
+        heard = understood(NUMBER.sub(HERE, plain_line(line[: line.index("{")]))).heard
+        if heard and not any(parse_name(name).side for name in row):
+            row = {
+                name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{heard} {name}": cell
+                for name, cell in row.items()
+            }
+        names = {normalize_name(name) for name in row}
+        held = {} if names & {*EPOCHS} else self.place
+        self.rows.append({**held, **row})
+        return True
+
+    def _table(self, line: str) -> bool:
+        cells = split_cells(line)
+        if len(cells) < 2 or (len(cells) == 2 and line.lstrip().startswith("|") and _is_cell(cells[1])):
+            return False
+        if re.fullmatch(r"[\s|:+=\-─━┼┃│]+", line):
+            return True
+        if _is_header(cells):
+            self.header = (
+                _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
+            )
+            return True
+        if not self.header:
+            return False
+        if len(cells) != len(self.header):
+            cells = line.split()
+        numbers = [cell for cell in cells if _is_cell(cell)]
+        if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
+            return False
+        cells = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
+        row = dict(zip(self.header, cells, strict=True))
+        self.rows.append(row if {*map(normalize_name, row)} & {*EPOCHS, *STEPS} else {**self.place, **row})
+        return True
+
+    def _said(self, template: Template, numbers: Sequence[float]) -> None:
+        row: dict[str, float] = {}
+        of_batch, epoch_said, other = False, False, False
+        for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
+            total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
+            if slot.kind == "epoch":
+                epoch_said = True
+                if total == 1 and (not template.bar or number < 1):
+                    self.alone += 1
+                    number = self.alone
+                other = other or self.place.get("epoch") != number
+                self.place["epoch"] = number
+            elif slot.kind in PLACES:
+                self.place[slot.kind] = number
+                of_batch = of_batch or slot.kind == "batch"
+            if slot.kind in ("batch", "index") or (slot.kind == "step" and "epoch" in self.place):
+                of_batch = of_batch or (total is not None and not (template.bar and number >= total))
+            if slot.kind == "index":
+                self.place["index"] = number
+            if slot.kind == "value":
+                value = number / total if total else number
+                name = slot.name
+                if name in row and row[name] != value and not math.isnan(value):
+                    self.twice.setdefault(name, (row[name], value))
+                row.setdefault(name, value)
+            if slot.kind == "running":
+                row[slot.name] = number
+        if not of_batch and (other or template.bar):
+            self.place.pop("batch", None)
+        if not row:
+            self.side = template.section or (NOBODY if epoch_said else self.side)
+            return
+        mark = " batch" if of_batch else ""
+        heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
+        self.rows.append({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+
+    def logs(self, path: Path) -> list[Log]:
+        """What was found, as logs."""
+        if self.whole:
+            return [
+                Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
+                for log in self.whole
+            ]
+        rows = [row for row in self.rows if "train_runtime" not in row]
+        if any("epoch" in row or "step" in row for row in rows):
+            rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
+        columns = columns_of(rows)
+        columns = {
+            "step" if name == "index" else name: columns[name] for name in sorted(columns, key=lambda name: "(" in name)
+        }
+        taken = guess(columns).taken
+        used = {"train_loss", "valid_loss", "valid_metric"} & taken.keys()
+        if not used or sum(any(row.get(taken[one]) is not None for one in used) for row in rows) < FEWEST_ROWS:
+            return []
+        for name, (a, b) in self.twice.items():
+            if any(
+                theirs.removesuffix(" batch").endswith(name)
+                for ours, theirs in taken.items()
+                if ours in ("train_loss", "valid_loss")
+            ):
+                raise DataError(
+                    f"'{path}' has two values called '{name}' on one line ({a:g} and {b:g}), and no word tells whose they are. "
+                    "Name them, as train_loss and val_loss."
+                )
+        writer = TRANSFORMERS if "eval_loss" in columns and "epoch" in columns else TEXT
+        return [Log(columns, str(path), writer, {}, ("Read from lines of text: numbers that follow a name.",))]
+
+
+# Sentences
+
+
+def plain_line(line: str) -> str:
+    """A line without clocks, and with its counted words apart from their numbers."""
+    line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else line)
+    return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line))
+
+
+@lru_cache(maxsize=4096)
+def understood(template: str) -> Template:
+    """What the numbers of a line are."""
+    line = _Line(CHANGED.search(template) is not None)
+    tokens = TOKEN.findall(template)
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
+        line.take(token, after)
+    words = [word for token in tokens if token[:1].isalpha() for word in name_words(token)]
+    section = side_of(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
+    return Template(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
+
+
+@dataclass
+class _Line:
+    """A line that is read token by token: the words since the last number, and the side and the quantity that were heard."""
+
+    changed: bool
+    slots: list[Slot] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    side: str = NOBODY
+    what: str = NOBODY
+    before: str = ""
+    closed: bool = False
+
+    def take(self, token: str, after: str) -> None:
+        """Take one token."""
+        sign = token.strip()
+        if token == HERE:
+            self.slots.append(self._slot())
+            self._hear()
+        elif sign[:1].isalpha():
+            if self.closed and self.words:
+                self._hear()
+            self.words.append(token)
+        elif sign in BREAKS or (not sign and after != HERE) or re.fullmatch(r"-+>|[-–—]+", sign):
+            self._hear()
+        self.closed = sign in (":", "]", ")") or (self.closed and sign in "'\"")
+        self.before = sign or self.before
+
+    def _hear(self) -> None:
+        self.side, self.what = _side(self.words) or self.side, _what(self.words) or self.what
+        self.words = []
+
+    def _slot(self) -> Slot:
+        """What a number is."""
+        words = self.words
+        if self.waiting and not [word for word in words if word.lower() not in ("is", "was", "of")]:
+            words, self.waiting = self.waiting, []
+        if not words:
+            return self._nameless()
+        name = " ".join(words[-5:]).lower()
+        plain = normalize_name(name)
+        last = plain.rsplit("_", 1)[-1]
+        kind = next((kind for kind, known in KINDS.items() if last in known), "")
+        if plain in ("e", "s") or (kind and not parse_name(last).what):
+            before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
+            self.waiting = before if _what(before) else []
+            return Slot("", {"e": "epoch", "s": "step"}.get(plain, kind))
+        self.waiting = []
+        parsed = parse_name(name)
+        if (self.changed and parsed.what) or TIMES.search(plain):
+            return Slot("", "none")
+        if not parsed.what:
+            if parsed.parts or not parsed.side or not parsed.level:
+                return Slot("", "none")
+            return Slot(f"{name} {self.what}".strip(), "value")
+        return Slot(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
+
+    def _nameless(self) -> Slot:
+        last = self.slots[-1] if self.slots else Slot("", "index")
+        if self.before == "/" and self.slots:
+            return Slot("", "total")
+        if self.before == "(" and last.kind == "value":
+            return Slot(f"{last.name} avg", "running")
+        if self.before == "[" and last.kind in ("epoch", "total"):
+            return Slot("", "batch")
+        if self.before == "," and last.kind == "index" and len(self.slots) == 1:
+            return Slot("", "batch")
+        return Slot("", "none" if self.slots else "index")
+
+
+def _side(words: Sequence[str]) -> str:
+    """The side that words speak of: the last one, where no word is part of a path or a name of something else."""
+    found = NOBODY
+    for word in words[-6:]:
+        parts = name_words(word)
+        if "." in word[:-1] or "/" in word:
+            continue
+        found = next((SIDES[part] for part in parts if part in SIDES), found)
+    return found
+
+
+def _what(words: Sequence[str]) -> str:
+    return parse_name(" ".join(words[-4:]).lower()).what if words else ""
+
+
+# Tables
+
+
+def split_cells(line: str) -> list[str]:
+    """The cells of a line: between bars, tabs, or blanks of two and more."""
+    text = line.strip()
+    if text.count("|") > 1 or (text.startswith("|") and text.endswith("|")):
+        return [cell.strip() for cell in text.strip("|").split("|")]
+    cells = re.split(r"\t+| {2,}", text)
+    return cells if len(cells) > 1 else text.split()
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether cells are names: none has a number of its own, at least two are known, one of which is a quantity."""
+    if any(NUMBER.search(cell) or ":" in cell or "=" in cell for cell in cells) or len(cells) > 100:
+        return False
+    quantities = [cell for cell in cells if parse_name(cell).what]
+    known = [
+        cell
+        for cell in cells
+        if parse_name(cell).what or parse_name(cell).side or normalize_name(cell) in (*EPOCHS, *STEPS, "e")
+    ]
+    return bool(quantities) and len(known) > 1 and 3 * len(known) >= len(cells) and max(map(len, cells)) < 40
+
+
+def _heads(line: str) -> list[str]:
+    """The names in spaCy's header, whose scores are of validation."""
+    cells = re.findall(r"LOSS\s+\S+|\S+", line)
+    known = {"E": "epoch", "#": "step"}
+    return [known.get(cell, cell if cell.startswith("LOSS") else f"valid {cell}") for cell in cells]
+
+
+def _is_cell(cell: str) -> bool:
+    return cell.lower() in MISSING or NUMBER.fullmatch(re.sub(r"/\d+$|\s*%$", "", cell)) is not None
+
+
+# Dicts
+
+
+def braces(line: str) -> dict[str, Any] | None:
+    """The dict in a line, as JSON or as Python prints it; None where there is none with a name and a number."""
+    begin, end = line.find("{"), line.rfind("}")
+    if begin < 0 or end <= begin or end - begin > LONGEST_DICT or not re.match(r"\{\s*['\"\w]", line[begin:]):
+        return None
+    inside = line[begin : end + 1]
+    try:
+        value = json.loads(inside)
+    except (ValueError, RecursionError):
+        plain = re.sub(
+            r"\b[A-Za-z_][\w.]*\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*)?\)", r"\1", inside
+        )  # tensor(0.5, device=...)
+        plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", plain)
+        try:
+            value = ast.literal_eval(plain)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            return None
+    if not isinstance(value, dict):
+        return None
+    value = {str(name): cell for name, cell in value.items()}
+    return value if any(parse_name(name).what for name in flattened(value)) else None
