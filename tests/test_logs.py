@@ -273,7 +273,7 @@ def check(writer: str, kind: str, folder: Path) -> None:
     assert found.best_epoch == best(planted) * unit + curves.epoch[0]
     understood = reading(path)
     assert understood.format == format_
-    assert understood.axis == ("step" if writer in ("wandb", "torch events", "events together") else "epoch")
+    assert understood.axis == ("step" if writer == "wandb" else "epoch")
     assert columns.items() <= understood.taken.items()
 
 

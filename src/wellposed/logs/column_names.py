@@ -68,12 +68,12 @@ OF_OURS = (*OURS, "seconds", "watch_seconds")
 RATES = ("lr", "learning_rate", "lr_adam", "lr_adamw", "lr_sgd")
 EPOCHS = (
     "epoch", "epochs", "ep", "epoch_number", "current_epoch", "trainer_epoch", "train_epoch", "epoch_idx", "epoch_num", "epoch_id",
-    "n_epoch", "epoch_no", "training_epoch",
+    "n_epoch", "epoch_no", "training_epoch", "epoca", "epoche", "epoque",
 )  # fmt: skip
 STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
     "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
-    "boosting_round", "num_iterations", "tree", "minibatch",
+    "boosting_round", "num_iterations", "tree", "minibatch", "episode", "episodes", "timesteps", "total_timesteps",
 )  # fmt: skip
 AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
@@ -252,6 +252,9 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     names = _letters([parse_name(name) for name in first.values()])
     losses = _losses([name for name in names if normalize_name(name.text) not in OURS], counts)
     taken, notes = losses.taken, list(losses.notes)
+    if not taken and first.keys() & {*EPOCHS, *STEPS} and not any(name.side and name.what in METRICS.values() for name in names):
+        bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
+        taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}  # one quantity along an axis, whosever it is
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]
@@ -310,10 +313,16 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
             pair, rivals = other, theirs
             if chosen := pair[0] or pair[1]:
                 notes.append(f"No column is called a loss of both sides; {chosen.spoken} was taken for it.")
+    bare = _bare(names)
     if pair == (None, None):
-        pair = _bare(names)
+        sides = [next((name for name in bare if (name.side == TRAIN) == (side == TRAIN)), None) for side in (TRAIN, VALID)]
+        pair = (sides[0], sides[1]) if None not in sides else pair
         if pair[0] is not None and pair[1] is not None:
             notes.append(f"No column is called a loss; '{pair[0].text}' and '{pair[1].text}' were taken for it.")
+    elif None in pair:
+        of_train = pair[0] is None
+        spare = next((name for name in [*like, *bare] if name.side and (name.side == TRAIN) == of_train), None)
+        pair = (spare, pair[1]) if of_train else (pair[0], spare)
     train, valid = pair
     if valid is not None and valid.side == TEST:
         notes.append("There is no validation loss; the test loss stands in for it, and is no test any more.")
@@ -343,13 +352,13 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
 
 
 def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:
-    """Those that have values, and as many as make a curve where others of their side do."""
-    most = {side: max((counts.get(n.text, 1) for n in names if n.side in side), default=0)
-            for side in ((TRAIN, NOBODY), (VALID,), (TEST,))}  # fmt: skip
-    return [
-        name for name in names
-        if counts.get(name.text, 1) >= min(next(most[side] for side in most if name.side in side), FEWEST)
-    ]  # fmt: skip
+    """Those that have values, and as many as make a curve where others do: of training as many as validation, if that has few."""
+    most: dict[str, int] = {}
+    for name in names:
+        side = name.side or TRAIN
+        most[side] = max(most.get(side, 0), counts.get(name.text, 1))
+    looks = most.get(VALID) or most.get(TEST) or FEWEST
+    return [name for name in names if counts.get(name.text, 1) >= min(most[name.side or TRAIN], FEWEST, looks)]
 
 
 def _pair(names: Sequence[Name]) -> tuple[tuple[Name | None, Name | None], list[Name]]:
@@ -378,12 +387,10 @@ def _plainest(names: Sequence[Name]) -> dict[tuple[str, tuple[str, ...]], tuple[
     return found
 
 
-def _bare(names: Sequence[Name]) -> tuple[Name | None, Name | None]:
-    """Columns that are called by their sides alone, ``learn`` and ``test``: both, or none."""
+def _bare(names: Sequence[Name]) -> list[Name]:
+    """Columns that are called by their sides alone, ``learn`` and ``test``; those of validation before those of test."""
     bare = [name for name in names if name.side and not name.what and not name.parts and name.level]
-    train = next((name for name in bare if name.side == TRAIN), None)
-    valid = next((name for side in (VALID, TEST) for name in bare if name.side == side), None)
-    return (train, valid) if train and valid else (None, None)
+    return sorted(bare, key=lambda name: name.side == TEST)
 
 
 def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tuple[tuple[str | None, str | None], ...]:

@@ -48,7 +48,7 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        if sum(bool(_columns(row)) for row in rows) * 2 > len(rows):  # runs, though one of them may be damaged
+        if sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows) * 2 >= max(len(rows), 1):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
         return [of_rows([flattened(row) for row in rows], name)] if rows else []
     if not isinstance(value, dict) or depth > DEEPEST:
@@ -116,7 +116,8 @@ def flattened(value: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
         if isinstance(cell, dict) and depth < DEEPEST and not _is_column(cell):
             found |= {f"{key}/{inner}": part for inner, part in flattened(cell, depth + 1).items()}
         else:
-            found[str(key)] = cell
+            single = isinstance(cell, list) and len(cell) == 1 and not isinstance(cell[0], (list, dict))
+            found[str(key)] = cell[0] if single else cell
         check_cells("A row", 1, len(found))
     return found
 

@@ -65,7 +65,9 @@ def _is_table(text: str) -> bool:
     for separator in (*SEPARATORS, None):
         names, cells = ([cell.strip(" \r\"'") for cell in line.split(separator)] for line in (first, second))
         numbers = sum(NUMBER.fullmatch(cell) is not None for cell in cells)
-        if len(names) > 1 and len(cells) >= len(names) - 1 and (separator or (numbers == len(cells) == len(names))):
+        if len(names) > 1 and len(cells) >= len(names) - 1 and (
+            numbers if separator else numbers == len(cells) == len(names)
+        ):
             known = any(parse_name(name).what or parse_name(name).side for name in names) and names[0] + names[-1] != ""
             return known and not any(re.search(r"[:=(\[]\s*[-+\w]*\d|^[-+.\d]+$", name) for name in names)
     return False
@@ -197,7 +199,10 @@ def _events(parts: dict[str, list[Path]], name: str) -> Log:
     if any(_of_epochs(tag) for tag in columns):  # Keras: its curves of epochs count epochs, those of batches do not
         columns = {tag: entries for tag, entries in columns.items() if _of_epochs(tag)}
         return Log(_rows("epoch", columns), name, KERAS, {}, tuple(notes))
-    return Log(_rows("step", columns), name, TENSORBOARD, {}, tuple(notes))
+    losses = [tag for ours, tag in guess(columns).taken.items() if ours in ("train_loss", "valid_loss")]
+    steps = [step for step, _ in columns[losses[0]]] if len(losses) == 2 else []
+    counted = len(steps) > 2 and all([step for step, _ in columns[tag]] == [*range(steps[0], steps[0] + len(steps))] for tag in losses)
+    return Log(_rows("epoch" if counted else "step", columns), name, TENSORBOARD, {}, tuple(notes))
 
 
 def _column(part: str, tag: str) -> str:

@@ -38,8 +38,9 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
         ours: the rows are epochs of a history of ours, where a blank is a loss that was no number.
     """
     raw = dict(raw)
-    if "epoch" in raw and len({*raw["epoch"]} - {None}) == 1 and len(raw["epoch"]) > 1 and "step" not in raw:
-        del raw["epoch"]  # it never counts on
+    counted = {*raw.get("epoch", ())} - {None}
+    if len(counted) == 1 and len(raw["epoch"]) > 1 and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
+        raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
     losses = [name for name in ("train_loss", "valid_loss") if name in raw] or [
         name for name in raw if name == "valid_metric"
     ]
@@ -165,11 +166,12 @@ def _places(keys: Cells, cells: Cells) -> list[int]:
     once = sum(a[1] == b[1] for a, b in itertools.pairwise(rows)) * 4 < len(
         rows
     )  # a row an epoch, so that two are two runs
+    ordered = sum(a[1] > b[1] for a, b in itertools.pairwise(rows)) * 4 < len(rows)
     found: list[int] = []
     first = before = rows[0][1] if rows else 0.0
     seen = {first}
     for i, k in rows[1:]:
-        if (k < before or (once and k == before)) and k <= first and k in seen:
+        if (k < before or (once and k == before)) and k <= first and (ordered or k in seen):
             found.append(i)
             first, seen = k, set()
         before = k

@@ -16,6 +16,7 @@ ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
 RUN_WORDS = ("run", "fold", "trial", "seed", "experiment", "repeat", "repetition", "kfold", "split")
 GROUPS = (*RUN_WORDS, "recipe", "run_id", "run_name", "config", "model")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
+SETTINGS = re.compile(r"(?:config|params|parameters|hyperparameters|hparams|hp)/", re.IGNORECASE)
 KEYS = (
     "metric",
     "metric_name",
@@ -48,7 +49,11 @@ def runs(log: Log) -> list[Log]:
 
 
 def _refuse_results(log: Log) -> None:
-    """A table with one row a run, as a list of runs exports it, has final results and no curves."""
+    """A table with one row a run, or one for each setting of a search, has final results and no curves."""
+    if any(SETTINGS.match(name) and len({*map(_label, cells)}) * 2 > len(cells) > 2 for name, cells in log.columns.items()):
+        raise DataError(
+            f"'{log.name}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
+        )
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
             values = [_label(cell) for cell in cells if cell is not None]

@@ -146,6 +146,10 @@ def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]
             notes.append(f"'{theirs}' has decimal commas.")
         if ours in ("epoch", "step"):
             raw[ours] = [cell if cell is not None and abs(cell) < LAST else None for cell in raw[ours]]
+    for ours in ("train_loss", "valid_loss"):
+        if ours in raw and parse_name(found.taken[ours]).what == "ppl":
+            raw[ours] = [cell if cell is None or not cell > 0 else math.log(cell) for cell in raw[ours]]
+            notes.append(f"'{found.taken[ours]}' is a perplexity; its logarithm is the loss.")
     return _filled(raw), notes
 
 
@@ -240,7 +244,8 @@ def _metrics_alone(raw: Mapping[str, Sequence[float | None]]) -> bool:
     """Whether a log without losses has a metric along epochs or steps that can stand in."""
     values = [cell for cell in raw.get("valid_metric", ()) if cell is not None]
     places = raw.get("epoch") or raw.get("step") or ()
-    return len(values) >= FEWEST and len({*places} - {None}) >= FEWEST
+    fewest = 2 if "train_metric" in raw else FEWEST
+    return len(values) >= fewest and len({*places} - {None}) >= fewest
 
 
 def _cut(name: str) -> str:

@@ -42,7 +42,11 @@ WORD = re.compile(
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
-"""Of a sentence about a value that another line has said."""
+"""Of a name about a value that another line has said."""
+BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
+LISTED = re.compile(
+    r"^\W*([A-Za-z][\w .()/-]{0,60}?)\s*[:=]\s*\[([-+.\deE,\s]+|[^\[\]]*\bnan\b[^\[\]]*)\]\W*$"
+)  # losses = [1.0, 0.5]
 LONGEST_LINE = 5000  # signs; a progress bar that rewrites itself is one line, and only its end counts
 LONGEST_DICT = 200_000
 BREAKS = (",", ";", "|")
@@ -50,6 +54,7 @@ SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
+PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
     "epoch": {*EPOCHS},
@@ -58,6 +63,9 @@ KINDS = {
     "run": {*RUN_WORDS} - {"split"},
 }
 PLACES = (*KINDS,)
+COUNTS = {
+    "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step", "epochs": "epoch",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def read_text(path: Path, text: str) -> list[Log]:
     """
     found = _Found()
     for line in speaking(text.replace("#011", "\t")):
-        found.line(line.rstrip("\r\n").rsplit("\r", 1)[-1])
+        found.line(re.split("[\r\b]+", line.rstrip("\r\n\b "))[-1])
     return found.logs(path)
 
 
@@ -111,11 +119,19 @@ class _Found:
     header: list[str] = field(default_factory=list)
     whole: list[Log] = field(default_factory=list)
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
+    lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     alone: int = 0
+    repeated: bool = False
 
     def line(self, line: str) -> None:
         """Take one line."""
+        if BEST.search(line):
+            self.repeated = True
+            return
         if "{" in line and self._dict(line):
+            return
+        if (named := LISTED.match(line)) and parse_name(named[1]).what:
+            self._list(named[1], named[2])
             return
         line = line[-LONGEST_LINE:]
         if self._table(line):
@@ -138,9 +154,17 @@ class _Found:
                 for name, cell in row.items()
             }
         names = {normalize_name(name) for name in row}
-        held = {} if names & {*EPOCHS} else self.place
-        self.rows.append({**held, **row})
+        row = row if names & {*EPOCHS, *STEPS} else {**self.place, **row}
+        if row not in self.rows[-PROCESSES:]:
+            self.rows.append(row)
         return True
+
+    def _list(self, name: str, cells: str) -> None:
+        """Take the values of a name, printed as a list. One that comes again is of another run."""
+        if name in self.lists[-1]:
+            self.lists.append({})
+        values = re.split(r"[,\s]+", cells.strip(", "))
+        self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
 
     def _table(self, line: str) -> bool:
         cells = split_cells(line)
@@ -156,7 +180,8 @@ class _Found:
         if not self.header:
             return False
         if len(cells) != len(self.header):
-            cells = line.split()
+            longer = len(cells) > len(self.header) and not _is_cell(cells[-1])
+            cells = cells[: len(self.header)] if longer else line.split()
         numbers = [cell for cell in cells if _is_cell(cell)]
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
             return False
@@ -178,6 +203,7 @@ class _Found:
                 other = other or self.place.get("epoch") != number
                 self.place["epoch"] = number
             elif slot.kind in PLACES:
+                other = other or (slot.kind == "step" and self.place.get("step") != number)
                 self.place[slot.kind] = number
                 of_batch = of_batch or slot.kind == "batch"
             if slot.kind in ("batch", "index") or (slot.kind == "step" and "epoch" in self.place):
@@ -192,6 +218,13 @@ class _Found:
                 row.setdefault(name, value)
             if slot.kind == "running":
                 row[slot.name] = number
+            if slot.kind == "second" and numbers[i - 1].is_integer():  # Train loss 300 0.51
+                other = other or self.place.get("step") != numbers[i - 1]
+                self.place["step"], row[slot.name] = numbers[i - 1], number
+        if self.repeated and row:
+            self.repeated = False
+            return
+        self.side = NOBODY if other else self.side
         if not of_batch and (other or template.bar):
             self.place.pop("batch", None)
         if not row:
@@ -199,7 +232,12 @@ class _Found:
             return
         mark = " batch" if of_batch else ""
         heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
-        self.rows.append({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+        self._add({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        """Keep a row, unless one of several processes has said just the same at this place."""
+        if not self.place.keys() & row.keys() or row not in self.rows[-PROCESSES:]:
+            self.rows.append(row)
 
     def logs(self, path: Path) -> list[Log]:
         """What was found, as logs."""
@@ -208,15 +246,23 @@ class _Found:
                 Log(log.columns, f"{path}{': ' * bool(log.name)}{log.name}", log.format, log.facts)
                 for log in self.whole
             ]
+        used = {"train_loss", "valid_loss", "valid_metric"}
+        listed = [columns for columns in self.lists if guess(columns).taken.keys() & used]
+        if max((len(cells) for one in listed for cells in one.values()), default=0) > 1:
+            return [
+                Log(one, f"{path}: run {i}" if len(listed) > 1 else str(path), TEXT) for i, one in enumerate(listed, 1)
+            ]
         rows = [row for row in self.rows if "train_runtime" not in row]
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
+        if not {*columns} & {*EPOCHS, *STEPS, "index"}:
+            _count(columns, rows)
         columns = {
             "step" if name == "index" else name: columns[name] for name in sorted(columns, key=lambda name: "(" in name)
         }
         taken = guess(columns).taken
-        used = {"train_loss", "valid_loss", "valid_metric"} & taken.keys()
+        used &= taken.keys()
         if not used or sum(any(row.get(taken[one]) is not None for one in used) for row in rows) < FEWEST_ROWS:
             return []
         for name, (a, b) in self.twice.items():
@@ -233,6 +279,22 @@ class _Found:
         return [Log(columns, str(path), writer, {}, ("Read from lines of text: numbers that follow a name.",))]
 
 
+def _count(columns: dict[str, list[Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """Number rows that nobody numbered: as epochs where each has both sides or both have as many rows, else as steps."""
+    sides = {name: parse_name(name).side for name in columns if parse_name(name).what}
+    if any(len({sides.get(name) for name, cell in row.items() if cell is not None} - {None}) > 1 for row in rows):
+        return
+    counts = {sum(cell is not None for cell in columns[name]) for name in sides}
+    if len({*sides.values()}) > 1 and len(counts) == 1:
+        done = dict.fromkeys(columns, 0)
+        columns["epoch"] = []
+        for row in rows:
+            done.update({name: done[name] + 1 for name in row})
+            columns["epoch"].append(max(done[name] for name in row))
+        return
+    columns["step"] = [*range(1, len(rows) + 1)]
+
+
 # Sentences
 
 
@@ -245,11 +307,11 @@ def plain_line(line: str) -> str:
 @lru_cache(maxsize=4096)
 def understood(template: str) -> Template:
     """What the numbers of a line are."""
-    line = _Line(CHANGED.search(template) is not None)
+    line = _Line()
     tokens = TOKEN.findall(template)
     for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         line.take(token, after)
-    words = [word for token in tokens if token[:1].isalpha() for word in name_words(token)]
+    words = [word for token in tokens if token[:1].isalpha() for word in name_words(token) if word not in ("start", "starting")]
     section = side_of(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     return Template(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
 
@@ -258,7 +320,6 @@ def understood(template: str) -> Template:
 class _Line:
     """A line that is read token by token: the words since the last number, and the side and the quantity that were heard."""
 
-    changed: bool
     slots: list[Slot] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -276,6 +337,11 @@ class _Line:
         elif sign[:1].isalpha():
             if self.closed and self.words:
                 self._hear()
+            if self.before == HERE and not self.words and self.slots and (kind := COUNTS.get(sign.lower())):
+                place = -2 if self.slots[-1].kind == "total" and len(self.slots) > 1 else -1
+                if self.slots[place].kind in ("none", "index", "batch"):
+                    self.slots[place] = Slot("", kind)
+                    return
             self.words.append(token)
         elif sign in BREAKS or (not sign and after != HERE) or re.fullmatch(r"-+>|[-–—]+", sign):
             self._hear()
@@ -295,7 +361,7 @@ class _Line:
             return self._nameless()
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
-        last = plain.rsplit("_", 1)[-1]
+        last = next((word for word in reversed(plain.split("_")) if word not in SIDES), "")
         kind = next((kind for kind, known in KINDS.items() if last in known), "")
         if plain in ("e", "s") or (kind and not parse_name(last).what):
             before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
@@ -303,7 +369,7 @@ class _Line:
             return Slot("", {"e": "epoch", "s": "step"}.get(plain, kind))
         self.waiting = []
         parsed = parse_name(name)
-        if (self.changed and parsed.what) or TIMES.search(plain):
+        if CHANGED.search(" ".join(words)) or TIMES.search(plain):
             return Slot("", "none")
         if not parsed.what:
             if parsed.parts or not parsed.side or not parsed.level:
@@ -315,6 +381,8 @@ class _Line:
         last = self.slots[-1] if self.slots else Slot("", "index")
         if self.before == "/" and self.slots:
             return Slot("", "total")
+        if last.kind == "value" and self.before in (HERE, ":"):
+            return Slot(last.name, "second")
         if self.before == "(" and last.kind == "value":
             return Slot(f"{last.name} avg", "running")
         if self.before == "[" and last.kind in ("epoch", "total"):
