@@ -22,6 +22,7 @@ from wellposed.core.errors import WellposedError
 from wellposed.logs import Table, read_each
 from wellposed.logs.column_names import guess
 from wellposed.logs.folders import read_path
+from wellposed.logs.points import restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 from wellposed.logs.sources import numbers_of
 
@@ -102,31 +103,36 @@ def misread(path: Path, answer: dict[str, Any]) -> Iterator[str]:
     reading = tables[0].facts["reading"]
     if right["axis"] and reading.axis != right["axis"] and not {"epoch", "step"} <= reading.taken.keys():
         yield f"axis {reading.axis}, not {right['axis']}"
-    cells = ends(path)
+    each = ends(path)
+    whole = {side: (each[0][side][0], each[-1][side][1]) for side in each[0] if side in each[-1]} if each else {}
     for side in ("train", "valid"):
         expected = [right[f"first_{side}"], right[f"last_{side}"]]
         if right[f"points_{side}"] == 0 and f"{side}_loss" in reading.taken and "stands_in" not in tables[0].facts:
             yield f"{side} is '{reading.taken[f'{side}_loss']}', and there is none"
-        for at, value in enumerate(expected):
-            if value is not None and (side not in cells or not alike(cells[side][at], value)):
-                yield f"{('first', 'last')[at]} {side} {cells[side][at] if side in cells else 'missing'}, not {value}"
+        found = [one[side] for one in (*each, whole) if side in one]
+        if not any(all(b is None or alike(a, b) for a, b in zip(one, expected, strict=True)) for one in found):
+            if any(value is not None for value in expected):
+                yield f"{side} from and to {found[-1] if found else 'missing'}, not {expected}"
 
 
-def ends(path: Path) -> dict[str, tuple[float, float]]:
-    """The first and the last value of each side over all runs, as they stand in the file."""
-    found: dict[str, list[float]] = {}
+def ends(path: Path) -> list[dict[str, tuple[float, float]]]:
+    """The first and the last value of each side in each run, as they stand in the file."""
+    found: list[dict[str, tuple[float, float]]] = []
     for log in (one_side_a_column(run) for one in read_path(path) for run in runs(wide(one))):
         try:
             raw, _ = numbers_of(log, guess(log.columns))
         except WellposedError:
             continue
-        for side in ("train", "valid"):
-            kind = "loss" if f"{side}_loss" in raw else "metric"
-            columns = [cells for name, cells in raw.items() if name.partition("/")[0] == f"{side}_{kind}"]
-            known = [[cell for cell in cells if cell is not None and math.isfinite(cell)] for cells in columns]
-            if known and all(known):
-                found.setdefault(side, []).extend([sum(one[0] for one in known), sum(one[-1] for one in known)])
-    return {side: (values[0], values[-1]) for side, values in found.items()}
+        for a, b in restarts(raw):
+            one: dict[str, tuple[float, float]] = {}
+            for side in ("train", "valid"):
+                kind = "loss" if f"{side}_loss" in raw else "metric"
+                columns = [cells[a:b] for name, cells in raw.items() if name.partition("/")[0] == f"{side}_{kind}"]
+                known = [[cell for cell in cells if cell is not None and math.isfinite(cell)] for cells in columns]
+                if known and all(known):
+                    one[side] = sum(cells[0] for cells in known), sum(cells[-1] for cells in known)
+            found += [one] if one else []
+    return found
 
 
 def alike(found: float, right: float) -> bool:

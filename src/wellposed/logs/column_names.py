@@ -28,7 +28,7 @@ SIDES = {
 LOSS = ("loss", "losses", "los")
 LOSSLIKE = (
     "nll", "logloss", "mlogloss", "ce", "bce", "xent", "deviance", "cost", "objective", "mse", "rmse", "rmsle", "mae", "mape",
-    "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo", "obj",
+    "l2", "l1", "smoothl1", "huber", "ppl", "bpc", "bpb", "bpd", "elbo",
 )  # fmt: skip
 METRICS = {
     **dict.fromkeys(("accuracy", "acc", "accuracies", "accs", "top1", "acc1", "prec1"), "accuracy"),
@@ -118,6 +118,7 @@ HEADS = (
     "dice",
 )
 SAID = re.compile(r"[:=\s]\s*[-+]?\d*\.\d+")  # a number after a name: a line of text, and no name
+SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
 FEWEST = 3  # values that make a curve, where a rival has as many
 
 
@@ -389,7 +390,7 @@ def _plainest(names: Sequence[Name]) -> dict[tuple[str, tuple[str, ...]], tuple[
 
 def _bare(names: Sequence[Name]) -> list[Name]:
     """Columns that are called by their sides alone, ``learn`` and ``test``; those of validation before those of test."""
-    bare = [name for name in names if name.side and not name.what and not name.parts and name.level]
+    bare = [name for name in names if name.side and not name.what and not name.parts and name.level and not SCORED.search(name.text)]
     return sorted(bare, key=lambda name: name.side == TEST)
 
 

@@ -17,7 +17,7 @@ RANGES = ("__MIN", "__MAX")
 
 def read_delimited(path: Path, text: str) -> list[Log]:
     """The runs of a delimited file."""
-    columns = split_columns(text, path)
+    columns = split_columns(_without_empty_column(text), path)
     blank = {name: [cell or None for cell in cells] for name, cells in columns.items()}
     notes = _blank_end(text)
     if by_run := _by_run(blank):
@@ -25,6 +25,19 @@ def read_delimited(path: Path, text: str) -> list[Log]:
         return [Log(mine, f"{path}: {run}" if several else str(path), WANDB, {}, notes_of.get(run, ()))
                 for run, mine in by_run.items()]  # fmt: skip
     return [Log(blank, str(path), _writer(path, blank), {}, notes)]
+
+
+def _without_empty_column(text: str) -> str:
+    """Rows of tabs in which one cell more than the header has stands empty in each row, without that cell."""
+    header, _, rest = text.partition("\n")
+    width = header.count("\t") + 1
+    if width < 3 or rest.partition("\n")[0].count("\t") != width:
+        return text
+    rows = [line.split("\t") for line in rest.split("\n") if line.strip()]
+    empty = [place for place in range(width) if all(len(row) == width + 1 and not row[place].strip() for row in rows)]
+    if len(empty) != 1:
+        return text
+    return "\n".join([header, *("\t".join(row[: empty[0]] + row[empty[0] + 1 :]) for row in rows)])
 
 
 def _blank_end(text: str) -> tuple[str, ...]:

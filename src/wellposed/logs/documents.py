@@ -116,7 +116,7 @@ def flattened(value: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
         if isinstance(cell, dict) and depth < DEEPEST and not _is_column(cell):
             found |= {f"{key}/{inner}": part for inner, part in flattened(cell, depth + 1).items()}
         else:
-            single = isinstance(cell, list) and len(cell) == 1 and not isinstance(cell[0], (list, dict))
+            single = isinstance(cell, list) and len(cell) == 1 and isinstance(cell[0], (int, float))
             found[str(key)] = cell[0] if single else cell
         check_cells("A row", 1, len(found))
     return found
@@ -160,7 +160,7 @@ def _columns(value: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _run(value: Mapping[str, Any], name: str) -> Log:
-    columns = _columns(flattened(value)) or {
+    columns = _columns(value) or _columns(flattened(value)) or {
         str(key): [cell] for key, cell in value.items()
     }  # the latter is refused by its names
     return Log(columns, name, named_as(columns))

@@ -35,6 +35,8 @@ def runs(log: Log) -> list[Log]:
     if len({len(cells) for cells in log.columns.values()}) > 1:
         return [log]  # it is refused later, by the names that matter
     _refuse_results(log)
+    if (each := _one_a_column(log)) is not None:
+        return each
     key = next((name for name in log.columns if normalize_name(name) in GROUPS and _tells_apart(log, name)), None)
     if key is None:
         return [log]
@@ -62,6 +64,17 @@ def _refuse_results(log: Log) -> None:
                     f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
                     "Export the history of each run: a row for each epoch."
                 )
+
+
+def _one_a_column(log: Log) -> list[Log] | None:
+    """The runs of a table with a column for each setting, as ``lr_0.1,lr_0.01``: names that differ in a number alone."""
+    names = [name for name in log.columns if normalize_name(name) not in (*EPOCHS, *STEPS)]
+    stems = {re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "0", name) for name in names}
+    if len(names) < 2 or len(stems) > 1 or not re.search(r"[a-z].*\d", names[0]) or any(parse_name(n).what or parse_name(n).side for n in names):
+        return None
+    axis = {name: cells for name, cells in log.columns.items() if name not in names}
+    note = "A column for each run, by its name; what was measured it does not say, and it was taken for the training loss."
+    return [replace(log, columns={**axis, "loss": log.columns[name]}, name=f"{log.name}: {name}", notes=(*log.notes, note)) for name in names]
 
 
 def _label(cell: Any) -> str:

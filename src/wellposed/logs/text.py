@@ -54,6 +54,7 @@ SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
+SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
@@ -161,7 +162,8 @@ class _Found:
 
     def _list(self, name: str, cells: str) -> None:
         """Take the values of a name, printed as a list. One that comes again is of another run."""
-        if name in self.lists[-1]:
+        said = [(one.side, one.what) for one in map(parse_name, self.lists[-1])]
+        if (parse_name(name).side, parse_name(name).what) in said:
             self.lists.append({})
         values = re.split(r"[,\s]+", cells.strip(", "))
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
@@ -192,47 +194,44 @@ class _Found:
 
     def _said(self, template: Template, numbers: Sequence[float]) -> None:
         row: dict[str, float] = {}
-        of_batch, epoch_said, other = False, False, False
+        place: dict[str, float] = {}
+        of_batch = False
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
-            if slot.kind == "epoch":
-                epoch_said = True
-                if total == 1 and (not template.bar or number < 1):
-                    self.alone += 1
-                    number = self.alone
-                other = other or self.place.get("epoch") != number
-                self.place["epoch"] = number
-            elif slot.kind in PLACES:
-                other = other or (slot.kind == "step" and self.place.get("step") != number)
-                self.place[slot.kind] = number
-                of_batch = of_batch or slot.kind == "batch"
-            if slot.kind in ("batch", "index") or (slot.kind == "step" and "epoch" in self.place):
-                of_batch = of_batch or (total is not None and not (template.bar and number >= total))
-            if slot.kind == "index":
-                self.place["index"] = number
             if slot.kind == "value":
                 value = number / total if total else number
-                name = slot.name
-                if name in row and row[name] != value and not math.isnan(value):
-                    self.twice.setdefault(name, (row[name], value))
-                row.setdefault(name, value)
-            if slot.kind == "running":
+                if row.setdefault(slot.name, value) != value and not math.isnan(value):
+                    self.twice.setdefault(slot.name, (row[slot.name], value))
+            elif slot.kind == "running":
                 row[slot.name] = number
-            if slot.kind == "second" and numbers[i - 1].is_integer():  # Train loss 300 0.51
-                other = other or self.place.get("step") != numbers[i - 1]
-                self.place["step"], row[slot.name] = numbers[i - 1], number
-        if self.repeated and row:
-            self.repeated = False
+            elif slot.kind == "second" and numbers[i - 1].is_integer():  # Train loss 300 0.51
+                place["step"], row[slot.name] = numbers[i - 1], number
+            elif slot.kind == "epoch" and total == 1 and (number < 1 or not template.bar):  # one epoch at a time
+                self.alone += 1
+                place["epoch"] = self.alone
+            elif slot.kind in PLACES or slot.kind == "index":
+                place[slot.kind] = number
+                within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
+                of_batch = of_batch or slot.kind == "batch"
+                if total is not None and within and slot.kind in ("batch", "step", "index"):
+                    of_batch = not (template.bar and number >= total)
+        if not row and len(numbers) > SETTINGS:
             return
-        self.side = NOBODY if other else self.side
-        if not of_batch and (other or template.bar):
+        if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run"}):
+            self.place = {kind: number for kind, number in self.place.items() if kind in ("epoch", "run")}
+        if any(self.place.get(kind) != place[kind] for kind in place.keys() & {"epoch", "run", "step"}):
+            self.side = NOBODY
+        if not of_batch and template.bar:
             self.place.pop("batch", None)
+        self.place |= place
         if not row:
-            self.side = template.section or (NOBODY if epoch_said else self.side)
-            return
-        mark = " batch" if of_batch else ""
-        heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
-        self._add({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
+            self.side = template.section or (NOBODY if "epoch" in place else self.side)
+        elif self.repeated:
+            self.repeated = False
+        else:
+            heard = f" ({self.side})" if self.side and not any(parse_name(name).side for name in row) else ""
+            mark = " batch" if of_batch else ""
+            self._add({**self.place, **{f"{name}{heard}{mark}": value for name, value in row.items()}})
 
     def _add(self, row: dict[str, Any]) -> None:
         """Keep a row, unless one of several processes has said just the same at this place."""
@@ -282,6 +281,8 @@ class _Found:
 def _count(columns: dict[str, list[Any]], rows: Sequence[dict[str, Any]]) -> None:
     """Number rows that nobody numbered: as epochs where each has both sides or both have as many rows, else as steps."""
     sides = {name: parse_name(name).side for name in columns if parse_name(name).what}
+    if "loss" not in {parse_name(name).what for name in columns}:
+        return
     if any(len({sides.get(name) for name, cell in row.items() if cell is not None} - {None}) > 1 for row in rows):
         return
     counts = {sum(cell is not None for cell in columns[name]) for name in sides}
@@ -327,12 +328,14 @@ class _Line:
     what: str = NOBODY
     before: str = ""
     closed: bool = False
+    direct: bool = False
 
     def take(self, token: str, after: str) -> None:
         """Take one token."""
         sign = token.strip()
         if token == HERE:
             self.slots.append(self._slot())
+            self.direct = False
             self._hear()
         elif sign[:1].isalpha():
             if self.closed and self.words:
@@ -342,6 +345,7 @@ class _Line:
                 if self.slots[place].kind in ("none", "index", "batch"):
                     self.slots[place] = Slot("", kind)
                     return
+            self.direct = self.direct or (self.before == HERE and not self.words and bool(self.slots))
             self.words.append(token)
         elif sign in BREAKS or (not sign and after != HERE) or re.fullmatch(r"-+>|[-–—]+", sign):
             self._hear()
@@ -349,6 +353,10 @@ class _Line:
         self.before = sign or self.before
 
     def _hear(self) -> None:
+        if self.direct and self.slots[-1].kind in ("none", "index", "batch") and (_what(self.words) or self.words == ["avg"]):
+            self.slots[-1] = Slot(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
+            self.words = []
+        self.direct = False
         self.side, self.what = _side(self.words) or self.side, _what(self.words) or self.what
         self.words = []
 
@@ -362,6 +370,8 @@ class _Line:
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
         last = next((word for word in reversed(plain.split("_")) if word not in SIDES), "")
+        if TIMES.search(plain):
+            return Slot("", "none")
         kind = next((kind for kind, known in KINDS.items() if last in known), "")
         if plain in ("e", "s") or (kind and not parse_name(last).what):
             before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
@@ -369,7 +379,7 @@ class _Line:
             return Slot("", {"e": "epoch", "s": "step"}.get(plain, kind))
         self.waiting = []
         parsed = parse_name(name)
-        if CHANGED.search(" ".join(words)) or TIMES.search(plain):
+        if CHANGED.search(" ".join(words)):
             return Slot("", "none")
         if not parsed.what:
             if parsed.parts or not parsed.side or not parsed.level:
