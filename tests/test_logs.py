@@ -35,6 +35,8 @@ from wellposed.logs import (
     event_files,
     folders,
     read,
+)
+from wellposed.logs import (
     text as lines_of_text,
 )
 from wellposed.logs.log import columns_of

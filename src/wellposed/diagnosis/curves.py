@@ -17,6 +17,7 @@ import numpy as np
 from wellposed import logs
 from wellposed.core.numbers import LARGEST
 from wellposed.logs import Array
+from wellposed.logs.column_names import NO_RATE
 from wellposed.statistics.student import student_quantile
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise ha
 # For noise with correlation r from epoch to epoch, the standard error of a window mean is that of white noise times this
 # power of the ratio of differences over a window to those over one epoch: right or up to 30 % too wide for r up to .7.
 SLOW_POWER = 2.4
-REGRESSION_METRICS = (
-    "r2", "rmse", "mse", "mae", "root_mean_squared_error", "mean_absolute_error", "mean_squared_error",
-)  # fmt: skip
+REGRESSION_METRICS = frozenset(("root_mean_squared_error", "mean_absolute_error", "mean_squared_error"))
 
 
 @dataclass(frozen=True)
@@ -440,19 +439,20 @@ def generalization_gap(curves: Curves) -> Gap:
 def is_classification(curves: Curves) -> bool:
     """Whether the metric is a rate of hits or misses, as far as the source tells."""
     task, metric = str(curves.facts.get("task", "")).lower(), str(curves.facts.get("metric", "")).lower()
-    return "regression" not in task and metric not in REGRESSION_METRICS
+    return "regression" not in task and metric not in REGRESSION_METRICS | NO_RATE
 
 
 def error_rate(curves: Curves, side: str) -> Array | None:
     """The metric of ``side`` (``train`` or ``valid``) as an error in [0, 1], lower is better; None if it is not one."""
     y = curves.train_metric if side == "train" else curves.valid_metric
     values = finite_values(y)
+    higher = curves.facts.get("higher_is_better", True)
     if len(values) == 0 or not is_classification(curves) or values.min() < 0:
         return None
-    scale = 1.0 if values.max() <= 1 else 100.0
-    if values.max() > scale:
+    scale = 1.0 if values.max() <= 1 or (not higher and np.median(values) <= 1) else 100.0
+    if higher and values.max() > scale:
         return None
-    return 1 - y / scale if curves.facts.get("higher_is_better", True) else y / scale
+    return 1 - y / scale if higher else np.minimum(y / scale, 1.0)  # words put in make a word error larger than 1
 
 
 def chance_error(curves: Curves) -> float | None:

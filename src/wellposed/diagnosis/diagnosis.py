@@ -39,13 +39,16 @@ class Diagnosis(Sequence[Finding]):
         return reading_of(self.curves).axis
 
     @property
-    def best_epoch(self) -> int | None:
+    def best_epoch(self) -> int | float | None:
         """The epoch, as the source numbers it, with the lowest validation loss (training loss where there is none).
 
-        A step where the curves run along steps; of a broken epoch, the whole epochs before it.
+        A step where the curves run along steps; broken, as 5.976, where the source looked in the middle of an epoch.
         """
         index = measure.best_index(self.curves)
-        return None if index is None else int(self.curves.epoch[index])
+        if index is None:
+            return None
+        best = round(float(self.curves.epoch[index]), 6)
+        return int(best) if best.is_integer() else best
 
     @property
     def names(self) -> list[str]:
@@ -152,7 +155,8 @@ def _html_told(finding: Finding) -> str:
 
 
 def _extent(diagnosis: Diagnosis) -> str:
-    along = diagnosis.axis == "epoch"
+    epochs = diagnosis.curves.epoch
+    along = diagnosis.axis == "epoch" and all(float(epoch).is_integer() for epoch in epochs)
     best = diagnosis.best_epoch
     count = f"{len(diagnosis.curves)} {'epochs' if along else 'points'}"
     where = f"no {'epoch' if along else 'point'} has a finite loss" if best is None else f"best {diagnosis.axis} {best}"

@@ -35,14 +35,16 @@ METRICS = {
     **dict.fromkeys(("f1", "fscore", "fmeasure", "fbeta"), "f1"),
     **dict.fromkeys(("auc", "auroc", "rocauc", "roc"), "auc"),
     **dict.fromkeys(("map", "mean_ap", "ap", "auprc", "prauc"), "map"),
+    **dict.fromkeys(("rouge", "rougel", "rougelsum"), "rouge"),
     **dict.fromkeys(("iou", "miou", "jaccard"), "iou"), **dict.fromkeys(("dice", "dsc"), "dice"),
-    **dict.fromkeys(("kappa", "mcc", "bleu", "sacrebleu", "rouge", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
+    **dict.fromkeys(("kappa", "mcc", "bleu", "sacrebleu", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
     **dict.fromkeys(("precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
     **dict.fromkeys(("psnr", "ssim", "r2", "rsquared", "uas", "las"), ""),
     **dict.fromkeys(("wer", "cer", "ter", "eer"), ""), **dict.fromkeys(("error", "err", "errors", "merror", "top1err"), "error"),
     **{word: "" for word in LOSSLIKE if word in ("rmse", "mae", "mse", "mape", "rmsle", "ppl")},
 }  # fmt: skip
 """Word of a metric -> its name, if that is another. In order of preference: what people look at first."""
+METRICS_TOO = frozenset(word for word in LOSSLIKE if word in METRICS and word != "ppl")
 METRICS = {word: name or word for word, name in METRICS.items()}
 LOWER_IS_BETTER = frozenset(("wer", "cer", "ter", "eer", "error", "rmse", "mae", "mse", "mape", "rmsle", "ppl"))
 NO_RATE = frozenset(
@@ -253,9 +255,15 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     names = _letters([parse_name(name) for name in first.values()])
     losses = _losses([name for name in names if normalize_name(name.text) not in OURS], counts)
     taken, notes = losses.taken, list(losses.notes)
-    if not taken and first.keys() & {*EPOCHS, *STEPS} and not any(name.side and name.what in METRICS.values() for name in names):
+    if (
+        not taken
+        and first.keys() & {*EPOCHS, *STEPS}
+        and not any(name.side and name.what in METRICS.values() for name in names)
+    ):
         bare = [name for name in names if name.level and (name.what in LOSSLIKE or name in _bare(names))]
-        taken = {"train_loss": _curves(bare, counts)[0].text} if bare else {}  # one quantity along an axis, whosever it is
+        taken = (
+            {"train_loss": _curves(bare, counts)[0].text} if bare else {}
+        )  # one quantity along an axis, whosever it is
     for ours, aliases in (("epoch", EPOCHS), ("step", STEPS), ("lr", RATES)):
         if (alias := next((alias for alias in aliases if alias in first), None)) is not None:
             taken[ours] = first[alias]
@@ -266,6 +274,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
         taken["grad_norm"] = first["train_grad_norm"]
     metric = ""
     if "train_metric" not in taken and "valid_metric" not in taken:
+        if "valid_loss" in taken and parse_name(taken.get("train_loss", "")).side == TRAIN:
+            metrics_of = metrics_of or VALID  # who names the sides of losses, and of metrics none, means validation
         columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
         taken |= columns
     return Guess(
@@ -316,13 +326,22 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
                 notes.append(f"No column is called a loss of both sides; {chosen.spoken} was taken for it.")
     bare = _bare(names)
     if pair == (None, None):
-        sides = [next((name for name in bare if (name.side == TRAIN) == (side == TRAIN)), None) for side in (TRAIN, VALID)]
+        sides = [
+            next((name for name in bare if (name.side == TRAIN) == (side == TRAIN)), None) for side in (TRAIN, VALID)
+        ]
         pair = (sides[0], sides[1]) if None not in sides else pair
         if pair[0] is not None and pair[1] is not None:
             notes.append(f"No column is called a loss; '{pair[0].text}' and '{pair[1].text}' were taken for it.")
     elif None in pair:
         of_train = pair[0] is None
-        spare = next((name for name in [*like, *bare] if name.side and (name.side == TRAIN) == of_train), None)
+        spare = next(
+            (
+                name
+                for name in [*like, *bare]
+                if name.side and name.what not in METRICS_TOO and (name.side == TRAIN) == of_train
+            ),
+            None,
+        )
         pair = (spare, pair[1]) if of_train else (pair[0], spare)
     train, valid = pair
     if valid is not None and valid.side == TEST:
@@ -390,7 +409,11 @@ def _plainest(names: Sequence[Name]) -> dict[tuple[str, tuple[str, ...]], tuple[
 
 def _bare(names: Sequence[Name]) -> list[Name]:
     """Columns that are called by their sides alone, ``learn`` and ``test``; those of validation before those of test."""
-    bare = [name for name in names if name.side and not name.what and not name.parts and name.level and not SCORED.search(name.text)]
+    bare = [
+        name
+        for name in names
+        if name.side and not name.what and not name.parts and name.level and not SCORED.search(name.text)
+    ]
     return sorted(bare, key=lambda name: name.side == TEST)
 
 

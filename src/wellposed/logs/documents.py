@@ -48,7 +48,9 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        if sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows) * 2 >= max(len(rows), 1):  # runs, though one of them may be damaged
+        if sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows) * 2 >= max(
+            len(rows), 1
+        ):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
         return [of_rows([flattened(row) for row in rows], name)] if rows else []
     if not isinstance(value, dict) or depth > DEEPEST:
@@ -160,9 +162,9 @@ def _columns(value: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _run(value: Mapping[str, Any], name: str) -> Log:
-    columns = _columns(value) or _columns(flattened(value)) or {
-        str(key): [cell] for key, cell in value.items()
-    }  # the latter is refused by its names
+    columns = (
+        _columns(value) or _columns(flattened(value)) or {str(key): [cell] for key, cell in value.items()}
+    )  # the latter is refused by its names
     return Log(columns, name, named_as(columns))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,17 @@ from wellposed.core.csv import SEPARATORS, strip_comments, text_of
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import TIMES, check_memory, format_bytes
 from wellposed.logs import event_files
-from wellposed.logs.column_names import SIDES, guess, parse_name
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, guess, name_words, parse_name
 from wellposed.logs.delimited import read_delimited
-from wellposed.logs.documents import is_lines, logs_from_json, read_lines
-from wellposed.logs.log import KERAS, TENSORBOARD, Log, normalize_name
-from wellposed.logs.text import NUMBER, read_text
+from wellposed.logs.documents import DEEPEST, flattened, is_lines, logs_from_json, read_lines
+from wellposed.logs.log import KERAS, TENSORBOARD, Log, columns_of, normalize_name
 from wellposed.logs.shapes import one_side_a_column
+from wellposed.logs.text import NUMBER, read_text
 
 OWN = ("history.json", "history.csv")
 STATE = "trainer_state.json"
 EVENTS = "tfevents"
+TEXTS = (".log", ".txt", ".out", ".ipynb", ".log.gz", ".txt.gz")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".json.gz")
 MOST_FILES = 20_000  # that are looked at in a folder: a sweep has thousands, a whole disk millions
 
@@ -44,6 +45,9 @@ def _file(path: Path) -> list[Log]:
     if EVENTS in path.name:
         return [_events({"": [path]}, str(path))]
     text = text_of(path)
+    if path.suffix.lower() == ".ipynb":
+        text = "\n".join(_printed(_json(path)))
+        return read_text(path, text) or logs_from_json(path, "{}")
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
@@ -58,6 +62,25 @@ def _file(path: Path) -> list[Log]:
     return read_delimited(path, text)
 
 
+def _printed(value: Any, depth: int = 0) -> Iterator[str]:
+    """What the cells of a notebook printed: plain text, and tables of HTML as rows of tabs."""
+    if isinstance(value, dict) and depth < DEEPEST:
+        for key in ("cells", "outputs", "data", "text", "text/plain", "text/html"):
+            inside = value.get(key)
+            if isinstance(inside, list) and all(isinstance(line, str) for line in inside):
+                inside = "".join(inside)
+            if isinstance(inside, str):
+                rows = re.sub(r"\s*</t[dh]>\s*<t[dh][^>]*>\s*", "\t", re.sub(r"</tr>", "\n", inside))
+                yield (
+                    re.sub(r"^\s+", "", re.sub(r"<[^<>]*>", "", rows), flags=re.MULTILINE)
+                    if key == "text/html"
+                    else inside
+                )
+            else:
+                for one in inside if isinstance(inside, list) else [inside]:
+                    yield from _printed(one, depth + 1)
+
+
 def _is_table(text: str) -> bool:
     """Whether text begins with a header, names one of which is known, and a row of as many cells, few of them words."""
     lines = [line for line in strip_comments(text.lstrip("\ufeff")).split("\n", 50)[:50] if line.strip()]
@@ -65,8 +88,10 @@ def _is_table(text: str) -> bool:
     for separator in (*SEPARATORS, None):
         names, cells = ([cell.strip(" \r\"'") for cell in line.split(separator)] for line in (first, second))
         numbers = sum(NUMBER.fullmatch(cell) is not None for cell in cells)
-        if len(names) > 1 and len(cells) >= len(names) - 1 and (
-            numbers if separator else numbers == len(cells) == len(names)
+        if (
+            len(names) > 1
+            and len(cells) >= len(names) - 1
+            and (numbers if separator else numbers == len(cells) == len(names))
         ):
             known = any(parse_name(name).what or parse_name(name).side for name in names) and names[0] + names[-1] != ""
             return known and not any(re.search(r"[:=(\[]\s*[-+\w]*\d|^[-+.\d]+$", name) for name in names)
@@ -91,16 +116,75 @@ def _folder(path: Path) -> list[Log]:
     known += [
         (run.relative_to(path).as_posix(), partial(_run, parts, run)) for run, parts in _by_run(events, path).items()
     ]
-    tables = [file for file in files if file.name.lower().endswith(TABLES)]
-    found = _with_losses(known) or _with_losses(
-        [(file.relative_to(path).as_posix(), partial(_file, file)) for file in tables]
-    )
+    known += [(where.relative_to(path).as_posix(), read) for where, read in _several_files(files)]
+    found = _with_losses(known)
+    for kinds in (TABLES, TEXTS):
+        tables = [file for file in files if file.name.lower().endswith(kinds)]
+        found = found or _with_losses([(file.relative_to(path).as_posix(), partial(_file, file)) for file in tables])
     if not found:
         raise DataError(
             f"'{path}' is a folder without history.csv or any other log of training that is known; "
             "give a run folder or a CSV file of curves."
         )
     return found
+
+
+# Runs that are kept in several files
+
+
+def _several_files(files: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], list[Log]]]]:
+    """Runs with a file for each epoch (AllenNLP), each metric (MLflow) or each side, and what reads them."""
+    by_metric: dict[Path, list[Path]] = {}
+    by_number: dict[Path, list[tuple[int, Path]]] = {}
+    by_side: dict[Path, dict[str, Path]] = {}
+    for file in files:
+        if (top := next((folder for folder in file.parents if folder.name == "metrics"), None)) is not None:
+            by_metric.setdefault(top, []).append(file)
+        elif (number := re.fullmatch(r"(.*?)(\d{1,9})\.json", file.name)) is not None:
+            by_number.setdefault(file.with_name(f"{number[1]}N.json"), []).append((int(number[2]), file))
+        elif file.name.lower().endswith(TABLES):
+            words = name_words(file.name.partition(".")[0])
+            if side := next((word for word in words if word in SIDES), ""):
+                rest = "_".join(word for word in words if word != side)
+                by_side.setdefault(file.with_name(f"{rest}{''.join(file.suffixes)}"), {}).setdefault(SIDES[side], file)
+    yield from ((top, partial(_metrics, top, mine)) for top, mine in by_metric.items())
+    yield from ((name, partial(_epochs, name, sorted(mine))) for name, mine in by_number.items() if len(mine) > 1)
+    yield from (
+        (name, partial(_sides, name, mine)) for name, mine in by_side.items() if "train" in mine and len(mine) > 1
+    )
+
+
+def _metrics(top: Path, files: Sequence[Path]) -> list[Log]:
+    """A run of MLflow: lines of ``time value step`` in a file of the metric's name."""
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for file in files:
+        found = [re.fullmatch(r"\d+ (\S+) (\d{1,15})", line) for line in text_of(file).splitlines()]
+        if all(found):
+            columns[file.relative_to(top).as_posix()] = [(int(one[2]), float(one[1])) for one in found if one]
+    return [Log(_rows("step", columns), str(top))]
+
+
+def _epochs(name: Path, files: Sequence[tuple[int, Path]]) -> list[Log]:
+    """A run with a JSON file for each epoch."""
+    rows = [{"epoch": number, **flattened(value)} for number, file in files if isinstance(value := _json(file), dict)]
+    return [Log(columns_of(rows), str(name))]
+
+
+def _sides(name: Path, files: Mapping[str, Path]) -> list[Log]:
+    """A run with a table for each side, all with the same columns, one below the other."""
+    rows: list[dict[str, Any]] = []
+    for side, file in files.items():
+        for log in _file(file):
+            names = {one: one if normalize_name(one) in (*EPOCHS, *STEPS) else f"{side} {one}" for one in log.columns}
+            rows += [dict(zip(names.values(), cells, strict=True)) for cells in zip(*log.columns.values(), strict=True)]
+    return [Log(columns_of(rows), str(name))]
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(text_of(file))
+    except (DataError, ValueError, RecursionError):
+        return None
 
 
 def _run(parts: dict[str, list[Path]], run: Path) -> list[Log]:
@@ -155,10 +239,7 @@ def _latest(states: list[Path]) -> list[Path]:
 
 
 def _reached(state: Path) -> tuple[int, str]:
-    try:
-        value: Any = json.loads(text_of(state))
-    except (DataError, ValueError, RecursionError):
-        return -1, str(state)
+    value = _json(state)
     history = value.get("log_history") if isinstance(value, dict) else None
     return len(history) if isinstance(history, list) else -1, str(state)
 
@@ -201,7 +282,9 @@ def _events(parts: dict[str, list[Path]], name: str) -> Log:
         return Log(_rows("epoch", columns), name, KERAS, {}, tuple(notes))
     losses = [tag for ours, tag in guess(columns).taken.items() if ours in ("train_loss", "valid_loss")]
     steps = [step for step, _ in columns[losses[0]]] if len(losses) == 2 else []
-    counted = len(steps) > 2 and all([step for step, _ in columns[tag]] == [*range(steps[0], steps[0] + len(steps))] for tag in losses)
+    counted = len(steps) > 2 and all(
+        [step for step, _ in columns[tag]] == [*range(steps[0], steps[0] + len(steps))] for tag in losses
+    )
     return Log(_rows("epoch" if counted else "step", columns), name, TENSORBOARD, {}, tuple(notes))
 
 

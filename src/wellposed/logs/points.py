@@ -142,7 +142,7 @@ def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
         return [(0, count)]
     places = [_places(raw[key], raw[name]) for name in ("train_loss", "valid_loss", "valid_metric") if name in raw]
     places = [one for one in places if one]
-    if not places or len(places[0]) * 3 > count:
+    if not places:
         return [(0, count)]
     begins = [
         0,

@@ -52,7 +52,9 @@ def runs(log: Log) -> list[Log]:
 
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, or one for each setting of a search, has final results and no curves."""
-    if any(SETTINGS.match(name) and len({*map(_label, cells)}) * 2 > len(cells) > 2 for name, cells in log.columns.items()):
+    if any(
+        SETTINGS.match(name) and len({*map(_label, cells)}) * 2 > len(cells) > 2 for name, cells in log.columns.items()
+    ):
         raise DataError(
             f"'{log.name}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
         )
@@ -70,11 +72,21 @@ def _one_a_column(log: Log) -> list[Log] | None:
     """The runs of a table with a column for each setting, as ``lr_0.1,lr_0.01``: names that differ in a number alone."""
     names = [name for name in log.columns if normalize_name(name) not in (*EPOCHS, *STEPS)]
     stems = {re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "0", name) for name in names}
-    if len(names) < 2 or len(stems) > 1 or not re.search(r"[a-z].*\d", names[0]) or any(parse_name(n).what or parse_name(n).side for n in names):
+    if (
+        len(names) < 2
+        or len(stems) > 1
+        or not re.search(r"[a-z].*\d", names[0])
+        or any(parse_name(n).what or parse_name(n).side for n in names)
+    ):
         return None
     axis = {name: cells for name, cells in log.columns.items() if name not in names}
-    note = "A column for each run, by its name; what was measured it does not say, and it was taken for the training loss."
-    return [replace(log, columns={**axis, "loss": log.columns[name]}, name=f"{log.name}: {name}", notes=(*log.notes, note)) for name in names]
+    note = (
+        "A column for each run, by its name; what was measured it does not say, and it was taken for the training loss."
+    )
+    return [
+        replace(log, columns={**axis, "loss": log.columns[name]}, name=f"{log.name}: {name}", notes=(*log.notes, note))
+        for name in names
+    ]
 
 
 def _label(cell: Any) -> str:

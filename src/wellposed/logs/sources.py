@@ -174,6 +174,7 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
         taken["epoch"] = taken["step"]
     if found.parts:
         facts["parts"] = _add_parts(curves.columns, found, taken)
+        notes += _turned(facts["parts"])
     if found.moving:
         facts["moving"] = found.moving
     if len({*found.taken} & {"train_loss", "valid_loss"}) == 2:
@@ -210,6 +211,16 @@ def _add_parts(columns: dict[str, Array], found: Guess, taken: dict[str, str]) -
         if names := [name for both in found.parts if (name := both[at])]:
             taken[f"{side}_loss"] = " + ".join(names)
     return said
+
+
+def _turned(parts: Mapping[str, Mapping[str, Array]]) -> list[str]:
+    """Which parts of the validation loss ended above their lowest value by more than a twentieth while training fell."""
+    risen = []
+    for name, sides in parts.items():
+        train, valid = (y[np.isfinite(y)] for y in (sides.get("train", np.empty(0)), sides.get("valid", np.empty(0))))
+        if len(train) > 2 and len(valid) > 2 and valid[-1] > 1.05 * valid.min() > 0 and train[-1] < train[0]:
+            risen.append(f"{name} rose from {valid.min():.3g} to {valid[-1]:.3g}")
+    return [f"Of the parts, {listed(risen, 4)} on validation."] if risen else []
 
 
 def scales_differ(train: Array | None, valid: Array | None) -> bool:

@@ -31,13 +31,13 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 CLOCK = re.compile(
-    r"\d{4}[-/]\d\d?[-/]\d\d?[T ]?|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
+    r"\b(?:\d{4}|\d\d)[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
 )  # dates, times, and the thresholds of mAP@0.50:0.95
 COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|loss|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|loss|tr[ln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^\s*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
@@ -54,6 +54,7 @@ SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
+TWO_CELLS = re.compile(r"^\s*\|\s*([^|]+?)\s*\|\s*([-+.\de]+)\s*\|\s*$")
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
@@ -135,7 +136,9 @@ class _Found:
             self._list(named[1], named[2])
             return
         line = line[-LONGEST_LINE:]
-        if self._table(line):
+        if two := TWO_CELLS.match(line):
+            line = f"{two[1]}: {two[2]}"
+        elif self._table(line):
             return
         line = plain_line(line)
         self._said(understood(NUMBER.sub(HERE, line)), [float(text.replace(",", "")) for text in NUMBER.findall(line)])
@@ -148,16 +151,17 @@ class _Found:
         if len(row) < len(value) and (logs := of_value(value, "")):
             self.whole += logs
             return True
-        heard = understood(NUMBER.sub(HERE, plain_line(line[: line.index("{")]))).heard
+        before = plain_line(line[: line.index("{")])
+        template = understood(NUMBER.sub(HERE, before))
+        self._said(template, [float(text.replace(",", "")) for text in NUMBER.findall(before)])
+        heard = template.heard
         if heard and not any(parse_name(name).side for name in row):
             row = {
                 name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{heard} {name}": cell
                 for name, cell in row.items()
             }
         names = {normalize_name(name) for name in row}
-        row = row if names & {*EPOCHS, *STEPS} else {**self.place, **row}
-        if row not in self.rows[-PROCESSES:]:
-            self.rows.append(row)
+        self._add(row if names & {*EPOCHS, *STEPS} else {**self.place, **row})
         return True
 
     def _list(self, name: str, cells: str) -> None:
@@ -170,7 +174,7 @@ class _Found:
 
     def _table(self, line: str) -> bool:
         cells = split_cells(line)
-        if len(cells) < 2 or (len(cells) == 2 and line.lstrip().startswith("|") and _is_cell(cells[1])):
+        if len(cells) < 2:
             return False
         if re.fullmatch(r"[\s|:+=\-─━┼┃│]+", line):
             return True
@@ -210,7 +214,7 @@ class _Found:
                 self.alone += 1
                 place["epoch"] = self.alone
             elif slot.kind in PLACES or slot.kind == "index":
-                place[slot.kind] = number
+                place.setdefault(slot.kind, number)
                 within = slot.kind in ("batch", "index") or "epoch" in self.place.keys() | place.keys()
                 of_batch = of_batch or slot.kind == "batch"
                 if total is not None and within and slot.kind in ("batch", "step", "index"):
@@ -235,8 +239,12 @@ class _Found:
 
     def _add(self, row: dict[str, Any]) -> None:
         """Keep a row, unless one of several processes has said just the same at this place."""
-        if not self.place.keys() & row.keys() or row not in self.rows[-PROCESSES:]:
-            self.rows.append(row)
+        for said in self.rows[: -PROCESSES - 1 : -1] if self.place.keys() | {*EPOCHS} & row.keys() else ():
+            if said == row:
+                return
+            if any(said.get(place) != row.get(place) for place in (*PLACES, *EPOCHS)):
+                break
+        self.rows.append(row)
 
     def logs(self, path: Path) -> list[Log]:
         """What was found, as logs."""
@@ -312,9 +320,25 @@ def understood(template: str) -> Template:
     tokens = TOKEN.findall(template)
     for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
         line.take(token, after)
-    words = [word for token in tokens if token[:1].isalpha() for word in name_words(token) if word not in ("start", "starting")]
+    words = [
+        word
+        for token in tokens
+        if token[:1].isalpha()
+        for word in name_words(token)
+        if word not in ("start", "starting")
+    ]
     section = side_of(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
+    _settle(line.slots)
     return Template(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
+
+
+def _settle(slots: list[Slot]) -> None:
+    """Take back a side that was only heard, where the line has a name that says it: ``val_loss: 1 - loss: 2``."""
+    names = [parse_name(slot.name) for slot in slots]
+    said = {(name.side, name.quantity) for name in names if "(" not in name.text}
+    for place, (slot, name) in enumerate(zip(slots, names, strict=True)):
+        if slot.name.endswith(f" ({name.side})") and (name.side, name.quantity) in said:
+            slots[place] = Slot(slot.name.rpartition(" (")[0], slot.kind)
 
 
 @dataclass
@@ -347,13 +371,21 @@ class _Line:
                     return
             self.direct = self.direct or (self.before == HERE and not self.words and bool(self.slots))
             self.words.append(token)
-        elif sign in BREAKS or (not sign and after != HERE) or re.fullmatch(r"-+>|[-–—]+", sign):
+        elif (
+            sign in BREAKS
+            or (not sign and after not in (HERE, "[", "(", ":", "="))
+            or re.fullmatch(r"-+>|[-–—]+", sign)
+        ):
             self._hear()
         self.closed = sign in (":", "]", ")") or (self.closed and sign in "'\"")
         self.before = sign or self.before
 
     def _hear(self) -> None:
-        if self.direct and self.slots[-1].kind in ("none", "index", "batch") and (_what(self.words) or self.words == ["avg"]):
+        if (
+            self.direct
+            and self.slots[-1].kind in ("none", "index", "batch")
+            and (_what(self.words) or self.words == ["avg"])
+        ):
             self.slots[-1] = Slot(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
             self.words = []
         self.direct = False
@@ -369,11 +401,10 @@ class _Line:
             return self._nameless()
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
-        last = next((word for word in reversed(plain.split("_")) if word not in SIDES), "")
         if TIMES.search(plain):
             return Slot("", "none")
-        kind = next((kind for kind, known in KINDS.items() if last in known), "")
-        if plain in ("e", "s") or (kind and not parse_name(last).what):
+        kind = _place(words)
+        if plain in ("e", "s") or kind:
             before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
             self.waiting = before if _what(before) else []
             return Slot("", {"e": "epoch", "s": "step"}.get(plain, kind))
@@ -381,6 +412,12 @@ class _Line:
         parsed = parse_name(name)
         if CHANGED.search(" ".join(words)):
             return Slot("", "none")
+        if (
+            self.before == "["
+            and {slot.kind for slot in self.slots} <= {"none"}
+            and not (_what(words) or _place(words))
+        ):
+            return Slot("", "index")  # INFO [15] train-logloss
         if not parsed.what:
             if parsed.parts or not parsed.side or not parsed.level:
                 return Slot("", "none")
@@ -390,6 +427,8 @@ class _Line:
     def _nameless(self) -> Slot:
         last = self.slots[-1] if self.slots else Slot("", "index")
         if self.before == "/" and self.slots:
+            if last.kind == "none":
+                self.slots[-1] = Slot("", "batch")
             return Slot("", "total")
         if last.kind == "value" and self.before in (HERE, ":"):
             return Slot(last.name, "second")
@@ -400,6 +439,12 @@ class _Line:
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
             return Slot("", "batch")
         return Slot("", "none" if self.slots else "index")
+
+
+def _place(words: Sequence[str]) -> str:
+    """The kind of place that words end in, a side set aside: ``Epoch(train)``."""
+    last = next((word for word in reversed(normalize_name(" ".join(words[-5:])).split("_")) if word not in SIDES), "")
+    return next((kind for kind, known in KINDS.items() if last in known), "")
 
 
 def _side(words: Sequence[str]) -> str:

@@ -1,0 +1,445 @@
+"""What people really have: whose a loss is, what a run and an epoch are, and what is printed, nested or a metric alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wellposed.core.errors import DataError
+from wellposed.diagnosis.curves import Curves, error_rate
+from wellposed.diagnosis.diagnose import diagnose, diagnose_many
+from wellposed.logs import Reading, read, read_all
+from wellposed.logs.column_names import LOWER_IS_BETTER, guess, parse_name
+
+TRAIN, VALID = (0.9, 0.7, 0.5, 0.4), (0.8, 0.6, 0.55, 0.65)
+PAIRS = list(zip(TRAIN, VALID, strict=True))
+
+
+def written(folder: Path, text: str, name: str = "train.log") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def reading(source: Any) -> Reading:
+    found = read(source).facts["reading"]
+    assert isinstance(found, Reading)
+    return found
+
+
+def lines(form: str) -> str:
+    """Each epoch in a form: ``{e}`` counts from 1, ``{i}`` from 0, ``{t}`` and ``{v}`` are the losses, ``{b}`` is a batch's."""
+    return "\n".join(form.format(e=i + 1, i=i, t=t, v=v, b=t + 0.1, s=100 * (i + 1)) for i, (t, v) in enumerate(PAIRS))
+
+
+# Sides
+
+SIDED = {
+    "boosting, validation first": "[{i}]\teval-logloss:{v}\ttrain-logloss:{t}",
+    "boosting behind clocks": "22/06/01 10:06:44 INFO Tracker: 2022-06-01 10:06:44,668 INFO [{i}] train-logloss:{t} eval-logloss:{v}",
+    "tabs of a cloud": "[{i}]#011train-rmse:{t}#011validation-rmse:{v}",
+    "gradient boosting": "[{e}]\ttraining's binary_logloss: {t}\tvalid_0's binary_logloss: {v}",
+    "by sides alone": "{i}:\tlearn: {t}\ttest: {v}\tbest: {v} (0)\ttotal: 50ms\tremaining: 1m 4s",
+    "camel case": "Epoch: {e}, TrainLoss: {t}, ValLoss: {v}",
+    "glued": "epoch {e} trainloss={t} valloss={v}",
+    "glued behind": "epoch {e} losstrain={t} lossval={v}",
+    "sections": "Epoch {e} train: loss {t} acc .5 | valid: loss {v} acc .4",
+    "sections, first of the line": "Epoch {e}: Train: Loss {t}, Acc 0.52 |Val: Loss {v}, Acc 0.69, F1 0.8",
+    "quantity as section": "epoch {e} loss: train {t}, val {v}; acc: train 0.7, val 0.6",
+    "slashes": "epoch {e} train/loss {t} val/loss {v}",
+    "side behind a slash": "epoch {e} Loss/train: {t} Loss/val: {v}",
+    "in parentheses": "Epoch {e} - Loss (train): {t} - Loss (val): {v}",
+    "short": "ep {e} tr_loss {t} va_loss {v}",
+    "cv": "epoch {e} tr_loss {t} cv_loss {v}",
+    "dev": "Epoch {e} | train loss {t} | dev loss {v}",
+    "hold-out": "epoch {e}, training loss {t}, hold-out loss {v}",
+    "letters": "epoch {e} t_loss={t} v_loss={v}",
+    "test": "Epoch {e}, Train Loss: {t}, Test Loss: {v}",
+    "validation first": "epoch {e} val_loss: {v} - val_acc: 0.5 - loss: {t} - acc: 0.6",
+    "Keras with its rate": "Epoch {e}/4\n9/9 - 1s - loss: {t} - accuracy: 0.8 - val_loss: {v} - val_accuracy: 0.7 - lr: 0.001",
+    "two lines": "Epoch: {e:02d} | Epoch Time: 0m 31s\n\tTrain Loss: {t} | Train Acc: 50.00%\n\t Val. Loss: {v} |  Val. Acc: 49.00%",
+    "headings": "Epoch {e}\nTraining:\n  loss: {t}\nValidation:\n  loss: {v}",
+    "phases of a tutorial": "Epoch {i}/3\n----------\ntrain Loss: {t} Acc: 0.8\nval Loss: {v} Acc: 0.7",
+    "a checkpoint between": "Epoch {e} train_loss {t} val_loss {v}\nEpoch {e}: val_loss improved from 9.1 to {v}, saving model",
+    "a patience between": "Epoch {e}: train loss {t}, val loss {v}\nValidation loss decreased (9.3 --> {v}).  Saving model ...",
+    "the best beside": "epoch {e} best test acc: 0.912, train loss: {t}; val loss: {v}",
+    "item": "epoch={e} train_loss.item()={t} valid_loss.item()={v}",
+    "misspelt": "Epoch: {e} Train_los: {t}, Val_los: {v}",
+    "a grid's margin": "| end of epoch {e} | time: 36.96s | train loss {t} | valid loss {v}",
+    "Flair": "EPOCH {e} done: loss {t} - lr 0.000039\nDEV : loss {v} - f1-score (micro avg)  0.5871",
+    "Chainer": '{{"epoch": {e}, "main/loss": {t}, "validation/main/loss": {v}}}',
+    "perplexities": "epoch {e} train ppl {t} valid ppl {v}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SIDED)
+def test_whose_a_loss_is(form: str, tmp_path: Path) -> None:
+    curves = Curves.of(written(tmp_path, lines(SIDED[form])))
+    of = np.log if form == "perplexities" else np.asarray
+    np.testing.assert_allclose(curves.train_loss, of(TRAIN))
+    np.testing.assert_allclose(curves.valid_loss, of(VALID))
+
+
+@pytest.mark.parametrize("side", ["tr", "trn", "train", "training", "Train", "TRAIN", "fit", "learn"])
+@pytest.mark.parametrize(
+    "other", ["va", "val", "valid", "validation", "cv", "dev", "eval", "holdout", "heldout", "te", "test"]
+)
+def test_any_usual_name_of_a_side_before_or_behind(side: str, other: str) -> None:
+    for sign in ("_", "/", ".", "-", " ", ":"):
+        for form in ("{}{}loss", "loss{1}{0}"):
+            names = [form.format(one, sign) for one in (other, side)]
+            taken = guess(names).taken
+            assert (taken.get("train_loss"), taken.get("valid_loss")) == (names[1], names[0]), names
+
+
+def test_two_equal_names_on_one_line_are_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"two values called 'loss' on one line \(0.9 and 0.8\).*train_loss and val_loss"
+    ):
+        read(written(tmp_path, lines("epoch {e} loss {t} loss {v}")))
+    assert len(read(written(tmp_path, lines("epoch {e} loss {t} loss {t}"))).columns["train_loss"]) == 4
+
+
+def test_a_loss_of_an_unknown_side_is_carried_on_and_asked_about() -> None:
+    found = {"epoch": [1, 2, 3], "loss": [3, 2, 1], "shadow_loss": [2, 1, 2]}
+    assert reading(found).unassigned == ("shadow_loss",)
+    assert "If it is of validation, call it val_loss." in " ".join(reading(found).notes)
+    assert not reading({**found, "val_loss": [2, 1, 2]}).unassigned
+    assert not reading({"epoch": [1, 2, 3], "loss": [3, 2, 1], "kl_loss": [2, 1, 2]}).unassigned
+
+
+# Runs and epochs
+
+ONCE = {
+    "one epoch at a time": "Epoch 1/1\n9/9 [====] - 1s - loss: {t} - val_loss: {v}",
+    "one epoch on its line": "Epoch 1/1 loss: {t} val_loss: {v}",
+    "batches in brackets": "Epoch: [{i}][10/30] Loss {b} ({b})\nEpoch: [{i}][20/30] Loss {t}\nEpoch: {i} train loss {t} val loss {v}",
+    "steps of an epoch": "Epoch [{e}/4], Step [10/30], Loss: {b}\nEpoch [{e}/4], Train Loss: {t}, Val Loss: {v}",
+    "bars": "Epoch {e}/4\n1/9 [>...] - ETA: 3s - loss: {b}\n5/9 [==>.] - ETA: 1s - loss: {b}\n9/9 [====] - loss: {t} - val_loss: {v}",
+    "rewritten bars": "Epoch {e}/4\n1/9 [>...] - loss: {b}\b\b\b\b\r9/9 [====] - loss: {t} - val_loss: {v}",
+    "a bar of tqdm": "Epoch {e}:  50%|█████     | 5/9 [00:01<00:01, loss={b}]\nEpoch {e}: 100%|█| 9/9 [00:01<00:00, loss={t}, val_loss={v}]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ONCE)
+def test_what_an_epoch_is(form: str, tmp_path: Path) -> None:
+    curves = Curves.of(written(tmp_path, lines(ONCE[form])))
+    np.testing.assert_allclose(curves.train_loss, TRAIN)
+    np.testing.assert_allclose(curves.valid_loss, VALID)
+
+
+def test_batches_without_a_summary_are_averaged_within_their_epoch(tmp_path: Path) -> None:
+    text = lines("[{e},  1000] loss: {b}\n[{e},  2000] loss: {t}")
+    np.testing.assert_allclose(Curves.of(written(tmp_path, text)).train_loss, np.array(TRAIN) + 0.05)
+
+
+@pytest.mark.parametrize("between", ["", "===== Fold 2 =====\n", "Starting training\n"])
+def test_numbers_that_begin_anew_are_several_runs(between: str, tmp_path: Path) -> None:
+    form = lines("Epoch {e}/4 loss: {t} val_loss: {v}")
+    first = "===== Fold 1 =====\n" if "Fold" in between else ""
+    path = written(tmp_path, f"{first}{form}\n{between}{form}\n")
+    assert [table.columns["train_loss"].tolist() for table in read_all(path)] == [[*TRAIN], [*TRAIN]]
+    assert len(diagnose_many([path])) == 2
+    with pytest.raises(DataError, match="holds 2 runs"):
+        diagnose(path)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_table_that_begins_anew_holds_several_runs_and_a_resumed_one_is_one(first: int, tmp_path: Path) -> None:
+    rows = [[first + i, t, v] for i, (t, v) in enumerate(PAIRS)]
+
+    def table(*parts: list[list[float]]) -> Path:
+        text = "\n".join(",".join(map(str, row)) for part in parts for row in part)
+        return written(tmp_path, f"epoch,loss,val_loss\n{text}\n", "log.csv")
+
+    assert len(read_all(table(rows, rows, rows))) == 3
+    assert len(read_all(table(rows[:1], rows))) == 2
+    assert len(read_all(table(rows, rows[2:]))) == 1  # it goes back to an epoch that is not the first
+    assert len(read_all(table(rows[::-1]))) == 1
+
+
+def test_training_that_was_started_epoch_by_epoch_is_one_run() -> None:
+    curves = Curves.of({"epoch": [1, 2] * 5, "loss": np.linspace(2, 1, 10), "val_loss": np.linspace(2, 1, 10)})
+    assert curves.epoch.tolist() == [*range(1, 11)]
+    assert len(Curves.of({"epoch": [1] * 40, "loss": np.linspace(2, 1, 40), "val_loss": np.linspace(2, 1, 40)})) == 40
+
+
+def test_fractions_of_epochs_stay_fractions(tmp_path: Path) -> None:
+    text = "\n".join(
+        f"{{'loss': {t}, 'epoch': {0.5 + i}}}\n{{'eval_loss': {v}, 'epoch': {0.976 + i}}}"
+        for i, (t, v) in enumerate(PAIRS)
+    )
+    found = diagnose(written(tmp_path, text))
+    assert found.curves.epoch.tolist() == [0.976, 1.976, 2.976, 3.976]
+    assert found.best_epoch == 2.976
+    assert "best epoch 2.976" in str(found)
+
+
+# Printed and nested
+
+HISTORY = {"loss": [*TRAIN], "val_loss": [*VALID]}
+ROWS = [{"epoch": i, "train": {"loss": t}, "valid": {"loss": v}} for i, (t, v) in enumerate(PAIRS)]
+NESTED: dict[str, Any] = {
+    "sides over columns": {"train": {"loss": [*TRAIN]}, "valid": {"loss": [*VALID]}},
+    "columns over sides": {"loss": {"train": [*TRAIN], "valid": [*VALID]}},
+    "deeper": {"config": {"lr": 0.1}, "result": {"history": HISTORY}},
+    "keyed by epoch": {str(i): {"train_loss": t, "val_loss": v} for i, (t, v) in enumerate(PAIRS)},
+    "keyed by a word and epoch": {f"epoch_{i}": {"train": {"loss": t}, "val": {"loss": v}} for i, (t, v) in enumerate(PAIRS)},
+    "rows of sides": ROWS,
+    "rows within": {"model": "net", "epochs": ROWS},
+    "three sides": {"test": {"out": {"loss": [9.0] * 4}}, "training": {"out": {"loss": [*TRAIN]}}, "validation": {"out": {"loss": [*VALID]}}},
+    "cells in lists": {"iterations": [{"iteration": i, "learn": [t], "test": [v]} for i, (t, v) in enumerate(PAIRS)]},
+    "steps beside values": {"train_loss": [[i, t] for i, t in enumerate(TRAIN)], "val_loss": [[i, v] for i, v in enumerate(VALID)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", NESTED)
+def test_nested_json_is_read(form: str, tmp_path: Path) -> None:
+    curves = Curves.of(written(tmp_path, json.dumps(NESTED[form]), "history.json"))
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
+
+
+SPACY = "E    #       LOSS TOK2VEC  LOSS NER  ENTS_F  ENTS_P  ENTS_R  SCORE\n---  ------  ------------  --------  ------  ------  ------  ------\n"
+PRINTED = {
+    "dicts of a Trainer": lines("{{'loss': {t}, 'grad_norm': 1.5, 'learning_rate': 5e-05, 'epoch': {e}.0}}\n"
+                                "{{'eval_loss': {v}, 'eval_runtime': 1.3, 'epoch': {e}.0}}")
+    + "\n{'train_runtime': 10.0, 'train_loss': 0.33, 'epoch': 4.0}",
+    "a dict with tensors": lines("epoch {e} {{'train_loss': tensor({t}, device='cuda:0'), 'val_loss': np.float64({v}), 'best': nan}}"),
+    "a nested dict": lines("INFO {{'epoch': {e}, 'train': {{'loss': {t}}}, 'val': {{'loss': {v}}}}}"),
+    "a whole history": f"done\n{HISTORY}\n",
+    "printed lists": f"train_losses = {[*TRAIN]}\nval_losses = {[*VALID]}\n",
+    "JSON behind a clock": lines('2020-01-01 12:00:00 | INFO | train | {{"epoch": {e}, "train_loss": "{t}"}}\n'
+                                 '2020-01-01 12:00:00 | INFO | valid | {{"epoch": {e}, "valid_loss": "{v}"}}'),
+    "JSON of a section": lines('12:00:00 | INFO | train | {{"epoch": {e}, "loss": {t}}}\n12:00:00 | INFO | valid | {{"epoch": {e}, "loss": {v}}}'),
+    "several processes": lines("10.96.202.43: {{'loss': {t}, 'eval_loss': {v}, 'epoch': {e}.0}}\n"
+                               "10.96.202.17: {{'loss': {t}, 'eval_loss': {v}, 'epoch': {e}.0}}"),
+    "a model card": "# A model\n\nIt is a model, with a loss, of course.\n\n| Training Loss | Epoch | Step | Validation Loss | Accuracy |\n"
+    "|:-------------:|:-----:|:----:|:---------------:|:--------:|\n" + lines("| {t}        | {e}.0   | {s}   | {v}          | 0.5 |"),
+    "a grid of signs": "+-------+------------+----------+\n| epoch | train_loss | val_loss |\n+-------+------------+----------+\n"
+    + lines("|   {e}   | {t}        | {v}      |"),
+    "skorch": "  epoch    train_loss    valid_acc    valid_loss     dur\n-------  ------------  -----------  ------------  ------\n"
+    + lines("      {e}        {t}       0.4419        {v}  0.2719"),
+    "fastai": "Total time: 00:52\nepoch  train_loss  valid_loss  error_rate\n" + lines("{e}      {t}    {v}    0.19    (00:18)"),
+    "a table of single blanks": "begin\nepoch trn_loss val_loss\n" + lines("{e} {t} {v}"),
+    "fairseq": lines("| epoch 00{e} | loss {t} | nll_loss 8.5 | ppl 362 | wps 1000 | lr 0.1\n"
+                     "| epoch 00{e} | valid on 'valid' subset | valid_loss {v} | valid_nll_loss 7.3 | valid_ppl 157"),
+    "fairseq, later": lines("2020-01-01 | INFO | train | epoch 00{e} | loss {t} | nll_loss 8.5\n"
+                            "2020-01-01 | INFO | valid | epoch 00{e} | valid on 'valid' subset | loss {v} | nll_loss 7.3"),
+    "llm.c": lines("s:{s} tel:{v}\ns:{s} trl:{t}"),
+    "nanoGPT": lines("step {s}: train loss {t}, val loss {v}\niter {s}: loss 9.1, time 5ms, mfu 3.1%"),
+    "litgpt": lines("iter {s} | step {e}: loss {t}, iter time: 263.85 ms (optimizer.step)\niter {s}: val loss {v}, val time: 3778.02 ms"),
+    "iteration behind the name": lines("Train loss {s} {t} Grad Norm 13.484264 5.71s/it\nValidation loss {s}:  {v}"),
+    "word language model": "Namespace(batch_size=20, epochs=40, lr=20, seed=1111, log_interval=200)\n" + lines(
+        "| epoch   {e} |   200/ 2983 batches | lr 20.0 | ms/batch 11.99 | loss  {t} | ppl  9.77\n"
+        "| end of epoch   {e} | time: 36.96s | valid loss  {v} | valid ppl   9.23"),
+    "commas early": "Loading data, please wait, loss is cross entropy, good\n" + lines("Epoch {e}, train loss {t}, val loss {v}"),
+    "StreamingLogger": lines("[Epoch {e}/4] [D: {b}] train_loss: {t} val_loss: {v}"),
+    "OpenNMT": lines("[2024-05-08 04:06:12,127 INFO] Step {s}/ 400; acc: 12.0; xent: {t}; lr: 1.0; 4505/4502 tok/s; 14 sec\n"
+                     "[2024-05-08 04:06:12,127 INFO] Validation xent: {v}"),
+    "mm": lines("2023/06/05 20:10:13 - mmengine - INFO - Epoch(train)   [{e}][3/6]  lr: 4.0e-08  eta: 4:59:11  time: 9.97  loss: {t}\n"
+                "2023/06/05 20:10:13 - mmengine - INFO - Epoch(val)   [{e}][3/6]  loss: {v}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PRINTED)
+def test_what_is_printed_is_read(form: str, tmp_path: Path) -> None:
+    curves = Curves.of(written(tmp_path, PRINTED[form]))
+    np.testing.assert_allclose(curves.train_loss, TRAIN)
+    np.testing.assert_allclose(curves.valid_loss, VALID)
+
+
+TRAINING_ALONE = {
+    "Deeplearning4j": lines("12:00:00.403 [main] INFO o.d.o.l.ScoreIterationListener - Score at iteration {s} is {t}"),
+    "Darknet": lines(" {s}: 9.1, {t} avg loss, 0.001000 rate, 3.2 seconds, 64 images, 10 hours left"),
+    "a GAN": lines("discriminator loss at step {s}: {t}\nadversarial loss at step {s}: {v}"),
+    "boosting alone": lines("{i}:\tlearn: {t}\ttotal: 130ms\tremaining: 1m 4s"),
+    "the Lua OpenNMT": lines("> Epoch 1 ; Iteration {s}/1830 ; Learning rate 1.0 ; Source tokens/s 196 ; Loss {t}"),
+    "no numbers of anything": lines("loss: {t}"),
+    "a table of a game": lines("| epoch | {e} |\n| policy/loss | {t} |\n| mean reward | 0.2 |"),
+    "hand-typed": lines("{s} iterations -- training loss {t}"),
+}
+
+
+@pytest.mark.parametrize("form", TRAINING_ALONE)
+def test_training_alone_is_read(form: str, tmp_path: Path) -> None:
+    curves = Curves.of(written(tmp_path, TRAINING_ALONE[form]))
+    np.testing.assert_allclose(curves.train_loss, TRAIN)
+    assert "valid_loss" not in curves.given
+
+
+def test_no_log_is_a_blank(tmp_path: Path) -> None:
+    rows = "".join(f"{100 * i}\t{'No log' if i < 2 else t}\t{v}\n" for i, (t, v) in enumerate(PAIRS, 1))
+    curves = Curves.of(written(tmp_path, "Step\tTraining Loss\tValidation Loss\n" + rows))
+    assert np.isnan(curves.train_loss[0])
+    assert curves.valid_loss.tolist() == [*VALID]
+
+
+def test_the_table_of_spacy_has_scores_of_validation(tmp_path: Path) -> None:
+    curves = Curves.of(
+        written(tmp_path, SPACY + lines("  {i}    {s}          0.00     {t}    3{e}.73    0.39    5.43    0.01"))
+    )
+    assert curves.train_loss.tolist() == [*TRAIN]
+    assert curves.valid_metric.tolist() == [31.73, 32.73, 33.73, 34.73]
+
+
+def test_a_notebook_is_read_by_what_its_cells_printed(tmp_path: Path) -> None:
+    cell = {
+        "cell_type": "code",
+        "source": ["loss = 5"],
+        "outputs": [{"text": [line + "\n" for line in lines("epoch {e} loss {t} val_loss {v}").split("\n")]}],
+    }
+    curves = Curves.of(
+        written(
+            tmp_path, json.dumps({"cells": [{"cell_type": "markdown", "source": []}, cell], "nbformat": 4}), "a.ipynb"
+        )
+    )
+    assert curves.valid_loss.tolist() == [*VALID]
+
+
+def allennlp(folder: Path) -> None:
+    for i, (t, v) in enumerate(PAIRS):
+        written(
+            folder,
+            json.dumps({"epoch": i, "training_loss": t, "validation_loss": v, "best_validation_loss": 0.1}),
+            f"metrics_epoch_{i}.json",
+        )
+
+
+def mlflow(folder: Path) -> None:
+    for name, values in (("train_loss", TRAIN), ("val_loss", VALID), ("lr", TRAIN)):
+        written(folder, "".join(f"165000000{i} {y} {i}\n" for i, y in enumerate(values)), f"0/abc/metrics/{name}")
+    written(folder, "adam", "0/abc/params/optimizer")
+
+
+def by_side(folder: Path) -> None:
+    for name, values in (("learn_error.tsv", TRAIN), ("test_error.tsv", VALID)):
+        written(folder, "iter\tRMSE\n" + "".join(f"{i}\t{y}\n" for i, y in enumerate(values)), name)
+
+
+def text_file(folder: Path) -> None:
+    written(folder, lines("epoch {e} loss {t} val_loss {v}"), "run/output.txt")
+    written(folder, "torch==2.6\n", "requirements.txt")
+
+
+@pytest.mark.parametrize("write", [allennlp, mlflow, by_side, text_file])
+def test_folders_of_other_trainers(write: Any, tmp_path: Path) -> None:
+    write(tmp_path)
+    curves = Curves.of(tmp_path)
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
+
+
+# Long tables
+
+
+def test_a_row_for_each_value(tmp_path: Path) -> None:
+    rows = [(i, name, y) for name, values in (("loss", TRAIN), ("val_loss", VALID)) for i, y in enumerate(values)]
+    table = "step,metric,value\n" + "".join(f"{i},{name},{y}\n" for i, name, y in rows)
+    assert Curves.of(written(tmp_path, table, "long.csv")).valid_loss.tolist() == [*VALID]
+    sides = "epoch,value,metric,data\n" + "".join(
+        f"{i},{y},{metric},{data}\n" for metric in ("loss", "acc") for data, values in (("training", TRAIN), ("validation", VALID))
+        for i, y in enumerate(values)
+    )  # fmt: skip
+    curves = Curves.of(written(tmp_path, sides, "r.csv"))
+    assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"config": {"lr": 0.1}, "validation_loss": 0.5}\n{"config": {"lr": 0.2}, "validation_loss": 0.4}\n{"config": {"lr": 0.3}, "validation_loss": 0.3}\n',
+        "RMSE: 12.966\nTitle 0.0385\nRMSE: 12.916\nTitle 0.04\nRMSE: 12.796\n",
+        "Early stopping, best iteration is:\n[45]\tvalid_0's rmse: 1.459\nEarly stopping, best iteration is:\n[83]\tvalid_0's rmse: 1.558\n" * 2,
+        "name,precision,recall\na,0.5,0.6\nb,0.6,0.6\nc,0.6,0.6\n",
+    ],
+)  # fmt: skip
+def test_results_are_no_curves(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        read(written(tmp_path, text))
+
+
+# Which loss
+
+
+def test_parts_are_added_and_the_one_that_turned_is_named() -> None:
+    columns = {"epoch": [1, 2, 3, 4]}
+    for side, cls in (("train", TRAIN), ("val", (0.8, 0.5, 0.9, 1.4))):
+        columns |= {f"{side}/box_loss": [*TRAIN], f"{side}/cls_loss": [*cls], f"{side}/dfl_loss": [1.0] * 4}
+    table = read(columns)
+    np.testing.assert_allclose(table.columns["train_loss"], 2 * np.array(TRAIN) + 1)
+    np.testing.assert_allclose(table.columns["valid_loss"], np.array(TRAIN) + (0.8, 0.5, 0.9, 1.4) + 1)
+    assert {*table.facts["parts"]} == {"box", "cls", "dfl"}
+    assert "train/box_loss + train/cls_loss" in reading(columns).taken["train_loss"]
+    assert "Of the parts, cls rose" in " ".join(reading(columns).notes)
+
+
+def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
+    both = {"train_mse_loss": [2, 1], "train_mae_loss": [2, 1], "val_mse_loss": [2, 1], "val_mae_loss": [2, 1]}
+    assert read(both).columns["train_loss"].tolist() == [2, 1]
+    game = read({"loss_G": [2, 1], "loss_D": [1, 2]})
+    assert game.facts["moving"] == ("g", "d")
+    assert game.columns["train_loss"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "apart"),
+    [((0.10, 0.09, 0.08), (21.4, 20.0, 19.0), True), ((673.5, 500.0, 400.0), (18.0, 12.0, 11.0), True), ((2.0, 0.5, 0.01), (1.9, 0.9, 1.4), False),
+     ((1.4, 1.2, 1.0), (0.2, 0.15, 0.1), True), ((-1.0, -2.0, -3.0), (-0.1, -0.1, -0.1), False), ((2.0, 1.0, 0.9), (1.0, 0.5, 0.3), False)],
+)  # fmt: skip
+def test_losses_that_cannot_be_on_one_scale_are_marked(
+    train: tuple[float, ...], valid: tuple[float, ...], apart: bool
+) -> None:
+    assert read({"train_loss": [*train], "val_loss": [*valid]}).facts["scales_differ"] is apart
+
+
+def test_one_value_is_no_curve_beside_many() -> None:
+    rows = [{"step": i, "train/loss": 1 / (i + 1)} for i in range(40)]
+    rows += [{"step": 10 * i, "eval/loss": 1.0} for i in range(4)] + [{"step": 40, "train/train_loss": 0.5}]
+    assert reading(rows).taken["train_loss"] == "train/loss"
+
+
+# Metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "higher"),
+    [("val_f1", "f1", True), ("eval_precision", "precision", True), ("val recall", "recall", True), ("metrics/mAP50(B)", "map", True),
+     ("val_mIoU", "iou", True), ("valid/dice", "dice", True), ("eval_wer", "wer", False), ("dev CER", "cer", False), ("eval_bleu", "bleu", True),
+     ("eval_rougeL", "rouge", True), ("val_ndcg@10", "ndcg", True), ("valid_ppl", "ppl", False), ("val_r2", "r2", True), ("val_AUC", "auc", True),
+     ("val_error_rate", "error", False), ("val_rmse", "rmse", False), ("val_top1", "accuracy", True), ("val_balanced_accuracy", "accuracy", True)],
+)  # fmt: skip
+def test_a_metric_has_its_direction(name: str, what: str, higher: bool) -> None:
+    assert parse_name(name).what == what
+    found = guess(["epoch", "train_loss", "val_loss", name])
+    assert found.taken["valid_metric"] == name
+    assert found.higher_is_better is higher
+    assert (found.metric in LOWER_IS_BETTER) is not higher
+
+
+def test_a_word_error_above_one_is_still_a_rate() -> None:
+    curves = Curves.of({"loss": [2, 1, 1], "eval_loss": [2, 1, 1], "eval_wer": [130.0, 60.0, 32.0]})
+    rate = error_rate(curves, "valid")
+    assert rate is not None
+    np.testing.assert_allclose(rate, [1.0, 0.6, 0.32])
+    assert error_rate(Curves.of({"loss": [2, 1], "eval_loss": [2, 1], "eval_ppl": [9.0, 5.0]}), "valid") is None
+
+
+def test_metrics_alone_are_read_as_errors_and_it_is_said() -> None:
+    found = diagnose(
+        {
+            "epoch": [*range(6)],
+            "train_acc": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+            "val_acc": [0.5, 0.6, 0.65, 0.66, 0.66, 0.66],
+        }
+    )
+    assert found.curves.train_loss[0] == 0.5
+    assert found.curves.facts["stands_in"] == "accuracy"
+    assert "1 - accuracy stands in for it" in str(found)
+    rates = read({"epoch": [0, 1, 2], "train_error": [0.5, 0.4, 0.3], "test_error": [0.5, 0.45, 0.4]})
+    assert rates.columns["valid_loss"].tolist() == [0.5, 0.45, 0.4]
+    with pytest.raises(DataError, match="no column of losses"):
+        read({"colour": ["a", "b", "c"], "val_acc": [0.5, 0.6, 0.7]})
