@@ -648,6 +648,7 @@ KINDS: dict[str, Kind] = {
     "lightning": Kind(lightning, diagnosed, (of_cells,) * 5),
     "trainer_state": Kind(trainer_state, diagnosed, (of_json,) * 5),
     "printed": Kind(printed, diagnosed),
+    "dicts": Kind(lambda f: written(f / "train.log", "\n".join(map(repr, rows_of_curves()))), diagnosed),
     "tensorboard": Kind(events, diagnosed),
     "predictions": Kind(predictions, compared, (of_cells,) * 5),
     "recipe.toml": Kind(recipe, cooked, (of_toml,) * 5),

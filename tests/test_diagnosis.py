@@ -574,7 +574,7 @@ def test_a_lightning_file_is_merged_by_epoch(tmp_path: Path) -> None:
     curves = Curves.of(csv_file(tmp_path, "\n".join(lines), "metrics.csv"))
     np.testing.assert_allclose(curves.train_loss, [train for train, _ in OVERFITTED])
     np.testing.assert_allclose(curves.valid_loss, [valid for _, valid in OVERFITTED])
-    assert curves.facts["metric"] == "acc"
+    assert curves.facts["metric"] == "accuracy"
 
 
 def test_lists_dicts_frames_runs_and_folders_agree(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ REACHED = {
     "data/table_files.py": "table.csv",
     "logs/documents.py": "curves.json",
     "logs/folders.py": "trainer_state",
+    "logs/text.py": "dicts",
     "logs/event_files.py": "tensorboard",
     "core/csv.py": "curves.csv",
     "recipe/recipe.py": "recipe.toml",

@@ -53,14 +53,18 @@ NO_RATE = frozenset(
 """Metrics that are no share of hits or misses."""
 PHRASES = {
     "root_mean_squared_error": "rmse", "mean_squared_error": "mse", "mean_absolute_error": "mae", "mean_average_precision": "map",
-    "average_precision": "map", "m_ap": "map", "m_io_u": "iou", "io_u": "iou", "mean_iou": "iou", "roc_auc": "auc", "pr_auc": "auprc",
+    "average_precision": "map", "m_ap": "map", "m_io_u": "iou", "io_u": "iou", "mean_iou": "iou",
+    "roc_auc": "auc", "pr_auc": "auprc",
     "cross_entropy": "ce", "crossentropy": "ce", "log_loss": "logloss", "negative_log_likelihood": "nll", "perplexity": "ppl",
     "word_error_rate": "wer", "character_error_rate": "cer", "char_error_rate": "cer", "error_rate": "error", "f_1": "f1",
     "f_score": "f1", "ents_f": "f1", "r_2": "r2", "r_squared": "r2", "top_1": "top1", "acc_1": "acc1", "exact_match": "em",
-    "bits_per_byte": "bpb", "time_cost": "time", "smooth_l1": "smoothl1", "bits_per_char": "bpc", "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
+    "bits_per_byte": "bpb",
+    "time_cost": "time", "smooth_l1": "smoothl1", "bits_per_char": "bpc",
+    "bits_per_dim": "bpd", "learning_rate": "lr", "held_out": "heldout",
     "hold_out": "holdout", "in_sample": "insample", "out_of_sample": "outofsample", "sparse_categorical": "", "categorical": "",
     "binary": "", "multiclass": "", "balanced": "", "multi_logloss": "logloss", "tel": "test_loss", "trl": "train_loss",
-    "multi_error": "error", "accuracy_score": "accuracy", "f1_score": "f1", "accuracy_top1": "accuracy", "top1_accuracy": "accuracy",
+    "multi_error": "error", "accuracy_score": "accuracy", "f1_score": "f1", "accuracy_top1": "accuracy",
+    "top1_accuracy": "accuracy",
 }  # fmt: skip
 OURS = (
     "train_loss_se", "valid_loss_se", "train_metric", "valid_metric", "cost", "penalty", "grad_norm", "weight_norm",
@@ -92,7 +96,8 @@ NO_LEVEL = {
 }  # fmt: skip
 PARTS = frozenset((
     "box", "bbox", "cls", "class", "classification", "obj", "objectness", "dfl", "iou", "giou", "mask", "seg", "kpt", "pose", "rpn",
-    "reg", "regression", "loc", "localization", "conf", "confidence", "kl", "kld", "recon", "reconstruction", "aux", "ner", "tagger",
+    "reg", "regression", "loc", "localization", "conf", "confidence", "kl", "kld", "recon", "reconstruction", "aux", "ner",
+    "tagger",
     "parser", "mlm", "nsp", "ctc", "att", "attention", "rle", "xy", "wh", "x", "y", "w", "h", "coord", "noobj",
 ))  # fmt: skip
 """Words of one part of a loss: they may be added up where nobody has logged the sum."""
@@ -119,7 +124,7 @@ HEADS = (
     "iou",
     "dice",
 )
-SAID = re.compile(r"[:=\s]\s*[-+]?\d*\.\d+")  # a number after a name: a line of text, and no name
+SAID = re.compile(r"[:=\s][-+]?\d{0,20}\.\d")  # a number after a name: a line of text, and no name
 SCORED = re.compile("score|metric|result|reward|return", re.IGNORECASE)
 FEWEST = 3  # values that make a curve, where a rival has as many
 
@@ -172,7 +177,8 @@ def parse_name(text: str) -> Name:
     words = [] if SAID.search(text) else name_words(text)
     sides = [SIDES[word] for word in words if word in SIDES]
     rest = [word for word in words if word not in SIDES]
-    what, own = "", []
+    what = ""
+    own: list[str] = []
     for word in rest:
         if word in LOSS:
             what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
@@ -227,7 +233,7 @@ class Guess:
     Args:
         taken: our name of each column -> its name in the log.
         metric: the usual name of the metric that was taken.
-        parts: ``(of training, of validation)``, None where a side has none: losses whose sum is the loss; the first are in ``taken``.
+        parts: ``(of training, of validation)``, None where a side has none: losses whose sum is the loss; ``taken`` has the first.
         unassigned: losses of a side that no word in their names tells.
         moving: the words of players whose losses depend on one another.
     """
@@ -334,14 +340,8 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
             notes.append(f"No column is called a loss; '{pair[0].text}' and '{pair[1].text}' were taken for it.")
     elif None in pair:
         of_train = pair[0] is None
-        spare = next(
-            (
-                name
-                for name in [*like, *bare]
-                if name.side and name.what not in METRICS_TOO and (name.side == TRAIN) == of_train
-            ),
-            None,
-        )
+        others = [name for name in [*like, *bare] if name.side and name.what not in METRICS_TOO]
+        spare = next((name for name in others if (name.side == TRAIN) == of_train), None)
         pair = (spare, pair[1]) if of_train else (pair[0], spare)
     train, valid = pair
     if valid is not None and valid.side == TEST:
@@ -410,9 +410,7 @@ def _plainest(names: Sequence[Name]) -> dict[tuple[str, tuple[str, ...]], tuple[
 def _bare(names: Sequence[Name]) -> list[Name]:
     """Columns that are called by their sides alone, ``learn`` and ``test``; those of validation before those of test."""
     bare = [
-        name
-        for name in names
-        if name.side and not name.what and not name.parts and name.level and not SCORED.search(name.text)
+        name for name in names if name.side and name.level and not (name.what or name.parts or SCORED.search(name.text))
     ]
     return sorted(bare, key=lambda name: name.side == TEST)
 
@@ -437,7 +435,7 @@ def _parts(pair: tuple[Name | None, Name | None], rivals: Sequence[Name]) -> tup
     if len(words) < 2 or not (known or first.side):
         return ()
     found = [tuple(side[q][-1].text if q in side else None for side in sides) for q in words]
-    return tuple(sorted(found, key=lambda both: both != tuple(n and n.text for n in pair)))  # type: ignore[arg-type, return-value]
+    return tuple(sorted(found, key=lambda both: both != tuple(n and n.text for n in pair)))  # type: ignore[arg-type]
 
 
 # Metrics

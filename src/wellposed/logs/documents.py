@@ -48,9 +48,8 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        if sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows) * 2 >= max(
-            len(rows), 1
-        ):  # runs, though one of them may be damaged
+        long = sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows)
+        if long * 2 >= max(len(rows), 1):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
         return [of_rows([flattened(row) for row in rows], name)] if rows else []
     if not isinstance(value, dict) or depth > DEEPEST:

@@ -282,9 +282,10 @@ def _events(parts: dict[str, list[Path]], name: str) -> Log:
         return Log(_rows("epoch", columns), name, KERAS, {}, tuple(notes))
     losses = [tag for ours, tag in guess(columns).taken.items() if ours in ("train_loss", "valid_loss")]
     steps = [step for step, _ in columns[losses[0]]] if len(losses) == 2 else []
-    counted = len(steps) > 2 and all(
-        [step for step, _ in columns[tag]] == [*range(steps[0], steps[0] + len(steps))] for tag in losses
-    )
+    each = (
+        [*range(steps[0], steps[0] + len(steps))] if steps else []
+    )  # nobody evaluates after each step: they are epochs
+    counted = len(steps) > 2 and all([step for step, _ in columns[tag]] == each for tag in losses)
     return Log(_rows("epoch" if counted else "step", columns), name, TENSORBOARD, {}, tuple(notes))
 
 

@@ -41,9 +41,7 @@ def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
     counted = {*raw.get("epoch", ())} - {None}
     if len(counted) == 1 and len(raw["epoch"]) > 1 and ("step" in raw or counted <= {0.0, 1.0}):  # it never counts on
         raw = {"step": [*range(len(raw["epoch"]))], **{name: cells for name, cells in raw.items() if name != "epoch"}}
-    losses = [name for name in ("train_loss", "valid_loss") if name in raw] or [
-        name for name in raw if name == "valid_metric"
-    ]
+    losses: list[str] = [name for name in ("train_loss", "valid_loss") if name in raw]
     if (usual := _as_they_are(raw, losses)) is not None:
         return usual
     if _of_an_epoch(raw):
@@ -133,8 +131,8 @@ def _along_steps(raw: Mapping[str, Cells]) -> bool:
 def restarts(raw: Mapping[str, Cells]) -> list[tuple[int, int]]:
     """The rows of each run in cells whose epochs, or steps, begin anew: ``(first, one after the last)``.
 
-    A resumed run goes back to some epoch; another run goes back to the first. A loss must have values on both sides of the place, as
-    curves that stand one below the other have not.
+    A resumed run goes back to some epoch; another run goes back to the first. A loss must have values on both sides of the
+    place, as curves that stand one below the other have not.
     """
     count = max((len(cells) for cells in raw.values()), default=0)
     key = "step" if _mostly(raw.get("step")) and not _of_an_epoch(raw) else "epoch"
@@ -180,7 +178,7 @@ def _places(keys: Cells, cells: Cells) -> list[int]:
 
 
 def joined(raw: Mapping[str, Cells], parts: Sequence[tuple[int, int]]) -> dict[str, Cells] | None:
-    """Cells of one run whose writer counted one or two epochs and then began anew, with epochs counted on; None for several runs."""
+    """Cells of a run whose writer counted one or two epochs and began anew, with epochs counted on; None for several runs."""
     key = "epoch" if "epoch" in raw else "step"
     sizes = [len({*raw[key][a:b]} - {None}) for a, b in parts]
     if len(parts) < FEWEST or max(sizes) > 2 or max(sizes) * len(sizes) > 2 * sum(sizes):

@@ -72,12 +72,8 @@ def _one_a_column(log: Log) -> list[Log] | None:
     """The runs of a table with a column for each setting, as ``lr_0.1,lr_0.01``: names that differ in a number alone."""
     names = [name for name in log.columns if normalize_name(name) not in (*EPOCHS, *STEPS)]
     stems = {re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "0", name) for name in names}
-    if (
-        len(names) < 2
-        or len(stems) > 1
-        or not re.search(r"[a-z].*\d", names[0])
-        or any(parse_name(n).what or parse_name(n).side for n in names)
-    ):
+    numbered = len(names) > 1 and len(stems) == 1 and "0" in (stem := stems.pop()) and stem.strip("0_ ")
+    if not numbered or any(parse_name(name).what or parse_name(name).side for name in names):
         return None
     axis = {name: cells for name, cells in log.columns.items() if name not in names}
     note = (

@@ -16,7 +16,7 @@ from wellposed.logs.cells import cell_numbers, has_commas
 from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, Guess, guess, parse_name
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
-from wellposed.logs.log import FASTAI, Array, Log, Reading, Table
+from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table
 from wellposed.logs.points import FEWEST, joined, points_from_cells, restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 
@@ -40,8 +40,9 @@ def read(source: Any, readers: Sequence[Reader] = ()) -> Table:
     """
     found = read_all(source, readers)
     if len(found) > 1:
+        name = source if isinstance(source, (str, Path)) else type(source).__name__
         raise DataError(
-            f"'{source}' holds {len(found)} runs ({listed((table.name for table in found), 3)}); diagnose() judges one. "
+            f"'{name}' holds {len(found)} runs ({listed((table.name for table in found), 3)}); diagnose() judges one. "
             "Use diagnose_many(), or the command 'wellposed diagnose'."
         )
     return found[0]
@@ -108,14 +109,14 @@ def log_tables(log: Log) -> list[Table]:
     found = guess(log.columns, VALID if log.format == FASTAI else NOBODY)
     raw, notes = numbers_of(log, found)
     _require_losses(log, raw)
-    parts = restarts(raw)
+    parts = restarts(raw) if log.format != OURS else []
     if len(parts) > 1 and (counted := joined(raw, parts)) is not None:
         notes.append(
             f"The epochs begin anew {len(parts) - 1} times, after one or two each: they were counted on as one run."
         )
         raw, parts = counted, parts[:1]
         return [_table(log, found, raw, notes)]
-    if len(parts) == 1:
+    if len(parts) <= 1:
         return [_table(log, found, raw, notes)]
     notes.append(f"The numbers of epochs or steps begin anew: {len(parts)} runs.")
     each = [{name: cells[a:b] for name, cells in raw.items()} for a, b in parts]
@@ -125,7 +126,7 @@ def log_tables(log: Log) -> list[Table]:
 
 
 def numbers_of(log: Log, found: Guess) -> tuple[dict[str, Sequence[float | None]], list[str]]:
-    """The cells of the columns that are used, as numbers, and what had to be decided. Parts of a loss are ``train_loss/1`` and on."""
+    """The cells of the columns that are used, as numbers, and what had to be decided. ``train_loss/1`` is a part of a loss."""
     notes = [*log.notes, *found.notes]
     raw: dict[str, Sequence[float | None]] = {}
     wanted = dict(found.taken)
@@ -184,7 +185,8 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
         facts.setdefault("higher_is_better", found.higher_is_better)
     if found.unassigned:
         notes.append(
-            f"Whose loss {listed(map(repr, found.unassigned), 4)} is, its name does not say. If it is of validation, call it val_loss."
+            f"Whose loss {listed(map(repr, found.unassigned), 4)} is, its name does not say. "
+            "If it is of validation, call it val_loss."
         )
     left = [name for name in log.columns if name not in taken.values() and name not in OF_OURS]
     notes = list(dict.fromkeys([*notes, *curves.notes]))

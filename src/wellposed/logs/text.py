@@ -1,8 +1,8 @@
 """Lines of text, as a loop prints them: sentences, tables and dicts, in any mixture.
 
-Numbers are cut out of a line; what is left, its template, is understood once for all lines that have it: which number is an epoch, a
-step or a batch, and which is the value of what. A name is the words before its number. A word that stands apart, as in
-``train: loss 1.0 acc .5 | valid: loss 1.1 acc .4``, holds for the numbers after it; one on a line of its own for the lines after it.
+Numbers are cut out of a line; what is left, its template, is understood once for all lines that have it: which number is an epoch,
+a step or a batch, and which is the value of what. A name is the words before its number. A word that stands apart, as in ``train:
+loss 1.0 acc .5 | valid: loss 1.1 acc .4``, holds for the numbers after it; one on a line of its own for the lines after it.
 Below a line of names, lines of as many cells are rows of a table. What stands between braces is read as JSON or as a printed dict.
 """
 
@@ -27,18 +27,18 @@ from wellposed.logs.shapes import RUN_WORDS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
-    r"(?<![\w.@])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w)",
+    r"((?<![\w.@])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
     re.IGNORECASE,
 )
 CLOCK = re.compile(
-    r"\b(?:\d{4}|\d\d)[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
+    r"\b\d\d(?:\d\d)?[-/]\d\d?[-/](?:\d{4}|\d\d)(?:[T ]|\b)|\b(?:\d+:)?\d?\d:\d\d(?:[.,]\d+)?(?:s\b|Z\b)?|@\[?[\d.]+(?::[\d.]+)?\]?"
 )  # dates, times, and the thresholds of mAP@0.50:0.95
 COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_#]?(?=\d)", re.IGNORECASE)
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
     r"[{|]|loss|tr[ln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
-    r"|iou|dice|map|xent|tel:|^\s*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
+    r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
@@ -54,8 +54,9 @@ SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
-TWO_CELLS = re.compile(r"^\s*\|\s*([^|]+?)\s*\|\s*([-+.\de]+)\s*\|\s*$")
+TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
+MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
@@ -66,7 +67,8 @@ KINDS = {
 }
 PLACES = (*KINDS,)
 COUNTS = {
-    "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step", "epochs": "epoch",
+    "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step",
+    "epochs": "epoch",
 }  # fmt: skip
 
 
@@ -123,38 +125,39 @@ class _Found:
     twice: dict[str, tuple[float, float]] = field(default_factory=dict)
     lists: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     alone: int = 0
+    failed: int = 0
     repeated: bool = False
 
     def line(self, line: str) -> None:
         """Take one line."""
-        if BEST.search(line):
+        if line.rstrip().endswith(":") and BEST.search(line):
             self.repeated = True
             return
-        if "{" in line and self._dict(line):
+        if "{" in line and self.failed < MOST_FAILED and self._dict(line):
             return
-        if (named := LISTED.match(line)) and parse_name(named[1]).what:
+        if "[" in line and (named := LISTED.match(line)) and parse_name(named[1]).what:
             self._list(named[1], named[2])
             return
         line = line[-LONGEST_LINE:]
         if two := TWO_CELLS.match(line):
-            line = f"{two[1]}: {two[2]}"
+            line = f"{two[1].strip()}: {two[2]}"
         elif self._table(line):
             return
         line = plain_line(line)
-        self._said(understood(NUMBER.sub(HERE, line)), [float(text.replace(",", "")) for text in NUMBER.findall(line)])
+        self._said(*cut(line))
 
     def _dict(self, line: str) -> bool:
         value = braces(line)
         if value is None:
+            self.failed += len(line)
             return False
         row = {name: cell for name, cell in flattened(value).items() if not isinstance(cell, (list, dict))}
         if len(row) < len(value) and (logs := of_value(value, "")):
             self.whole += logs
             return True
         before = plain_line(line[: line.index("{")])
-        template = understood(NUMBER.sub(HERE, before))
-        self._said(template, [float(text.replace(",", "")) for text in NUMBER.findall(before)])
-        heard = template.heard
+        self._said(*cut(before))
+        heard = cut(before)[0].heard
         if heard and not any(parse_name(name).side for name in row):
             row = {
                 name if normalize_name(name) in (*EPOCHS, *STEPS) else f"{heard} {name}": cell
@@ -191,8 +194,8 @@ class _Found:
         numbers = [cell for cell in cells if _is_cell(cell)]
         if len(cells) != len(self.header) or 2 * len(numbers) < len(cells):
             return False
-        cells = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
-        row = dict(zip(self.header, cells, strict=True))
+        known = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
+        row: dict[str, Any] = dict(zip(self.header, known, strict=True))
         self.rows.append(row if {*map(normalize_name, row)} & {*EPOCHS, *STEPS} else {**self.place, **row})
         return True
 
@@ -310,7 +313,13 @@ def _count(columns: dict[str, list[Any]], rows: Sequence[dict[str, Any]]) -> Non
 def plain_line(line: str) -> str:
     """A line without clocks, and with its counted words apart from their numbers."""
     line = CLOCK.sub(" ", line.replace("|", " | ") if line.lstrip().startswith("|") else line)
-    return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line))
+    return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
+
+
+def cut(line: str) -> tuple[Template, list[float]]:
+    """A line's template, understood, and its numbers."""
+    parts = NUMBER.split(line)
+    return understood(HERE.join(parts[::2])), [float(number.replace(",", "")) for number in parts[1::2]]
 
 
 @lru_cache(maxsize=4096)
@@ -508,10 +517,10 @@ def braces(line: str) -> dict[str, Any] | None:
         return None
     inside = line[begin : end + 1]
     try:
-        value = json.loads(inside)
+        value = json.loads(inside if '"' in inside else inside.replace("'", '"'))
     except (ValueError, RecursionError):
         plain = re.sub(
-            r"\b[A-Za-z_][\w.]*\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*)?\)", r"\1", inside
+            r"\b[A-Za-z_][\w.]{0,40}\(\s*([-+.\deE]+|nan|inf)\s*(?:,[^()]*)?\)", r"\1", inside
         )  # tensor(0.5, device=...)
         plain = re.sub(r"(?<![\w'\".])(-?)(nan|inf)(?![\w'\"])", r"'\1\2'", plain)
         try:
