@@ -15,7 +15,7 @@ from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, m
 class Underfits(Rule):
     """The training loss itself came to rest high, and validation is hardly worse.
 
-    Holds if the training loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
+    Holds if training or validation loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
     the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise in the labels
     sets cannot be known from curves, so the confidence is modest by design.
     """
@@ -48,8 +48,7 @@ class Underfits(Rule):
              "left": share.train, "of": share.of, **end_of(curves)},
             self.LEVER,
             f"Training came to rest with {share.train:.0%} of the {self._reference(share)} {share.of} left on its own rows"
-            f"{', and validation is hardly worse' if math.isfinite(share.valid) else ''}: the network underfits. (If the labels "
-            "are that noisy, no network can do better.)",
+            ", and validation is hardly worse: the network underfits. (If the labels are that noisy, no network can do better.)",
         )  # fmt: skip
 
     @staticmethod
@@ -62,11 +61,17 @@ class Underfits(Rule):
         if len(measure.finite_values(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
-        small = not math.isfinite(share.valid) or (
+        small = (
             share.valid - share.train < cls.SMALL_GAP * share.train
             and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
         )
-        return high and small and not falls(curves.train_loss, curves.fact("constant_loss"))
+        seen = share.certain or not measure.began_late(curves)
+        return (
+            high
+            and small
+            and seen
+            and not all(falls(y, curves.fact("constant_loss")) for y in (curves.train_loss, curves.valid_loss))
+        )
 
 
 class OverRegularized(Rule):
@@ -86,6 +91,7 @@ class OverRegularized(Rule):
     """
 
     name, severity = "over_regularized", 3
+    overrules = ("underfits",)
     axis, pulls = "regularization", "regularizer"
     code = 'for group in optimizer.param_groups: group["weight_decay"] /= 10'
     of_fit = True
