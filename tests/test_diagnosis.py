@@ -146,7 +146,8 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.2, epochs=2), fall(0.3, epochs=2)),
         lambda s: history(s, fall(0.2, epochs=4, tau=1), fall(0.25, epochs=4, tau=1)),  # nothing seen in four
         lambda s: history(s, fall(0.2), np.full(60, np.nan)),
-        lambda s: {"loss": fall(0.3, 0.31), "val_loss": np.full(60, 0.3)},  # nothing happened, and 0.3 may be good
+        lambda s: history(s, fall(0.1, tau=40), np.full(60, np.nan)),  # falls on, and nothing says whether it should
+        lambda s: {"loss": fall(0.28, 0.303), "val_loss": np.full(60, 0.3)},  # nothing happened, and 0.3 may be good
     ],
     "moving_target": [
         lambda s: {"loss": fall(0.3), "policy_loss": fall(0.1), "value_loss": fall(0.2), "ep_rew_mean": T60},
@@ -220,6 +221,7 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "different_scales": [
         lambda s: {"loss": fall(0.01, 1.0), "val_loss": turn(fall(0.3, 1.0), 10, 0.1)},  # a gap that grew
+        lambda s: {"loss": fall(0.1, 1.0), "val_loss": fall(0.6, 1.6)},  # another one
         lambda s: {"loss": np.linspace(0.005, 0.002, 60), "val_loss": np.linspace(0.5, 0.7, 60)},  # it turned, on any scale
         lambda s: {"loss": fall(0.5), "val_loss": fall(0.3)},  # dropout
     ],
@@ -247,7 +249,6 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "not_enough_evidence": [
         lambda s: history(s, fall(0.1), fall(0.13)),
-        lambda s: history(s, fall(0.1, tau=40), np.full(60, np.nan)),  # without validation, yet clearly unfinished
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),
     ],
     "oscillates": [
@@ -349,7 +350,9 @@ class NoGap(generalization.Overfits):
 
 
 class GrowingIsAnotherScale(comparability.DifferentScales):
-    STAYS, ABOVE = 1e9, 1.5
+    def judge(self, curves: Curves) -> Finding | None:
+        apart = measure.end(curves.valid_loss) > 3 * measure.end(curves.train_loss)
+        return self.finding(0.9, {}, "", "") if apart else None
 
 
 class OneWordIsAGame(comparability.MovingTarget):
@@ -472,7 +475,8 @@ class AllIsHardly(learning_rates.RateTooLow):
 
 
 MUTANTS = [
-    GrowingIsAnotherScale, OneWordIsAGame, ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, TogetherForgotten,
+    GrowingIsAnotherScale, OneWordIsAGame,
+    ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, TogetherForgotten,
     ChanceIsTogether, ConstantForgotten, LeapForgotten, JumpForgotten, AnyTrainingRise,
     AllSwingsAreHigh, SlackeningForgotten, AllIsHardly,
     AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, SpikeIsDivergence, OnlyNaNDiverges,

@@ -301,6 +301,12 @@ def chance_level(curves: Curves) -> float | None:
     return None
 
 
+def lowest_valid(curves: Curves) -> float:
+    """The lowest validation loss; a training loss below it is of rows that are fitted. Minus infinity where none is known."""
+    values = finite_values(curves.valid_loss)
+    return float(values.min()) if len(values) else -math.inf
+
+
 APART, BELOW, STAYS = 10.0, 0.4, 3.0
 
 
@@ -359,7 +365,7 @@ def trend(y: Array, of: int | None = None) -> Trend:
     sudden fall within it, the trend is that of what comes after, where that is long enough to have one.
     """
     values = finite_values(y)
-    count = min(len(values), max(4, round(END_SHARE * (of or len(values)))))
+    count = min(len(values), max(5 if len(values) >= 10 else 4, round(END_SHARE * (of or len(values)))))
     half = len(values) // 2
     if step := last_step(values[half:]):
         after = len(values) - half - step[1]

@@ -74,11 +74,8 @@ class Diverged(Rule):
             return None
         first, last, se = float(values[0]), measure.end(y), measure.level_se(y)
         usual = float(np.median(values[-max(1, len(values) // 4) :]))  # one spike at the end is no divergence
-        best = measure.finite_values(curves.valid_loss)
-        learned = (
-            float(best.min()) if trained and len(best) else -math.inf
-        )  # below it, training rows are fitted all the same
-        limit = max(first + (factor - 1) * abs(first), curves.fact("constant_loss") or -math.inf, learned)
+        limit = max(first + (factor - 1) * abs(first), curves.fact("constant_loss") or -math.inf)
+        limit = max(limit, measure.lowest_valid(curves)) if trained else limit
         if not min(last, usual) > limit:
             return None
         evidence = {
@@ -118,7 +115,8 @@ class NotLearning(Rule):
         constant, chance, one = curves.fact("constant_loss"), measure.chance_level(curves), self._one_answer(curves)
         known = chance if constant is None else constant
         few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
-        blind = known is None and len(curves.given & {"valid_loss", "train_metric", "valid_metric"}) == 0
+        dead = len(measure.finite_values(y)) and float(np.ptp(measure.finite_values(y))) == 0  # to the last digit
+        blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
         if few or blind or measure.began_late(curves) or (shows_learning(curves) and not one):
             return None
         depth, se, reference = descent(y, known)
@@ -183,13 +181,16 @@ class Undertrained(Rule):
 
     @staticmethod
     def _hidden(y: Array) -> bool:
-        """Whether noise leaves open that a curve falls by what matters."""
+        """Whether a curve falls by what matters, and the noise is as large."""
         trend, progress = measure.trend(y), measure.finite_values(y)[0] - measure.finite_values(y).min()
-        return trend.low <= 0 and trend.high >= MATERIAL_PROGRESS * progress > 0 and trend.gain > 0
+        return trend.low <= 0 and trend.gain >= MATERIAL_PROGRESS * progress > 0
 
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
-        if not losses or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
+        if (
+            not len(measure.finite_values(curves.valid_loss))
+            or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST
+        ):
             return None
         if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None

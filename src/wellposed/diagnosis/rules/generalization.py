@@ -10,6 +10,8 @@ from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, measured, valid_learned
 
+FEWEST_TO_REST = 12  # values: the lowest of fewer is among the last by chance
+
 
 class Overfits(Rule):
     """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
@@ -19,7 +21,7 @@ class Overfits(Rule):
     it must have risen too, otherwise the finding is ``overconfident``. Or (b) if the gap in the error is reliable, at
     least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
-    Or (c), where no error rate says better, if the gap of the loss is reliable, a third of the validation loss and a twentieth of
+    Or (c), where no error rate says better, if the gap of the loss is reliable, half of the validation loss and a twentieth of
     the loss without learning, and validation has stopped improving. Or (d) if training learned and validation never came
     below what it is without learning, by a fiftieth: then nothing that was learned holds for new rows.
     Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
@@ -29,12 +31,15 @@ class Overfits(Rule):
 
     name, severity = "overfits", 2
     overrules = (
-        "underfits", "undertrained", "slow", "overconfident", "rate_too_low", "over_regularized", "noisy_evidence",
+        "underfits", "undertrained", "slow", "overconfident", "rate_too_low", "over_regularized",
     )  # fmt: skip
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
     of_fit = True
-    LOSS_GAP = 0.05  # of the loss without learning: what people see in a plot
+    LOSS_GAP, LOSS_SHARE = (
+        0.05,
+        0.5,
+    )  # of the loss without learning: what people see in a plot; and the larger part of the loss
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
     GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
@@ -127,24 +132,31 @@ class Overfits(Rule):
         )
         if measure.error_rate(curves, "valid") is not None and measure.error_rate(curves, "train") is not None:
             return None
-        wide = gap.low > 0 and gap.estimate >= max(self.GAP_SHARE * valid, self.LOSS_GAP * abs(reference))
+        wide = gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * valid, self.LOSS_GAP * abs(reference))
         few = min(len(measure.finite_values(y)) for y in (curves.train_loss, curves.valid_loss)) < FEWEST_EPOCHS
         if (
             few
             or not wide
             or measure.scales_apart(curves) is not None
             or not measure.end(curves.train_loss) >= 0
-            or falls(curves.valid_loss, curves.fact("constant_loss"))
+            or self._improves(curves)
         ):
             return None
         share = gap.estimate / valid
         return self.finding(
-            self.GAP_CONFIDENCE * measure.normal((share - self.GAP_SHARE) / (self.GAP_SHARE / 2)),
+            self.GAP_CONFIDENCE * measure.normal((share - self.LOSS_SHARE / 2) / (self.LOSS_SHARE / 2)),
             {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
             self.LEVER,
             f"Validation loss came to rest at {valid:.3g} and training loss at {measure.end(curves.train_loss):.3g}: the network "
             f"overfits, {share:.0%} of the validation loss is a gap that more training does not close.",
         )  # fmt: skip
+
+    @staticmethod
+    def _improves(curves: Curves) -> bool:
+        """Whether validation still falls, or in a long log was lowest in the last quarter: then the gap does no harm so far."""
+        values = measure.finite_values(curves.valid_loss)
+        late = len(values) >= FEWEST_TO_REST and int(values.argmin()) >= 3 * len(values) // 4
+        return late or falls(curves.valid_loss, curves.fact("constant_loss"))
 
     @staticmethod
     def _comparable(curves: Curves, share: RelativeError) -> bool:
@@ -203,7 +215,7 @@ class Overconfident(Rule):
     """
 
     name, severity = "overconfident", 5
-    overrules = ("underfits", "undertrained", "slow", "rate_too_low", "over_regularized", "noisy_evidence")
+    overrules = ("underfits", "undertrained", "slow", "rate_too_low", "over_regularized")
     axis, pulls = "regularization", "regularizer"
     code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     of_fit = True

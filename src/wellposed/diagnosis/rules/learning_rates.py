@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
-from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, PACE, Rule, end_of, falls, measured, shows_learning
+from wellposed.diagnosis.rules.rule import (
+    FEWEST_EPOCHS,
+    MATERIAL_PROGRESS,
+    PACE,
+    Rule,
+    end_of,
+    falls,
+    measured,
+    shows_learning,
+)
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
@@ -52,6 +62,10 @@ class Oscillates(Rule):
         if len(values) < 2 * FEWEST:
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
+        if (
+            len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
+        ):  # of batches or of rows: noise of sampling swings too
+            return None
         if not now > 0 or now < before / 2 or measure.trend(y).gain >= 2 * now:
             return None
         large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
@@ -97,8 +111,8 @@ class Slow(Rule):
     STEADY = PACE
 
     def judge(self, curves: Curves) -> Finding | None:
-        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.finite_values(y))]
-        if not losses or not all(self._creeps(y) for y in losses) or not shows_learning(curves):
+        losses = curves.train_loss, curves.valid_loss
+        if not all(self._creeps(y) for y in losses) or not shows_learning(curves):
             return None
         trend, progress = measure.trend(losses[0]), _progress(losses[0])
         if trend.gain >= self.SMALL * progress:
@@ -207,7 +221,7 @@ class RateTooHigh(Rule):
         lost = max(2, len(values) // 20)  # so many were spent above: a leap that is over at once costs nothing
         top, rose = float(early[-lost]), float(np.median(values[-max(4, len(values) // 4) :]))
         unlearned = end >= self.MUCH * first or not shows_learning(curves)
-        jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
+        jumped = top > max(first + (self.JUMP if unlearned else self.LEAP) * abs(first), measure.lowest_valid(curves))
         if (
             not jumped
             and not self._leapt(curves)
@@ -231,7 +245,7 @@ class RateTooHigh(Rule):
     def _undone(self, curves: Curves) -> Finding | None:
         rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
         needed = max(rise.material, self.UNDONE * _progress(curves.train_loss))
-        if not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
+        if rise.epochs < FEWEST_EPOCHS or not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
             return None
         return self.finding(
             0.8 * rise.belief,
@@ -317,6 +331,10 @@ class RateTooLow(Rule):
         """Whether something else holds it up: validation has come to rest, or no gradient reaches some layers."""
         valid, signals = curves.valid_loss, curves.signals
         rests = len(measure.finite_values(valid)) >= FEWEST and measure.trend(valid).low <= 0
+        if (
+            not len(measure.finite_values(valid)) and reading_of(curves).axis == "step"
+        ):  # how much of an epoch that was is not known
+            return True
         layers = signals.last.layers if signals is not None and signals.last is not None else ()
         return rests or any(layer.role == "weight" and layer.gradient == 0 for layer in layers)
 

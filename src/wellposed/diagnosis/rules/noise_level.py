@@ -97,10 +97,12 @@ class NotEnoughEvidence(Rule):
         valid, train = (len(measure.finite_values(y)) for y in (curves.valid_loss, curves.train_loss))
         if (valid or train) < self.FEWEST:
             return self._short(valid or train)
+        change = measure.end(curves.train_loss) - measure.start(curves.train_loss)
         if valid < FEWEST_EPOCHS:
             return self.finding(
                 0.9, {"epochs": valid}, "log the validation loss of every epoch",
-                f"{valid} validation losses are known: nothing can be said about generalization.",
+                f"Over {counted(train, 'point')} training loss {moved(change)}, and {valid or 'no'} validation losses are known: "
+                "nothing can be said about generalization.",
             )  # fmt: skip
         if train < FEWEST_EPOCHS:
             return self.finding(

@@ -65,7 +65,7 @@ class Underfits(Rule):
             share.valid - share.train < cls.SMALL_GAP * share.train
             and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
         )
-        seen = share.certain or not measure.began_late(curves)
+        seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
         return (
             high
             and small
