@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import math
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from wellposed.diagnosis.caveats import limitations
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import apply_rules, rules
 from wellposed.diagnosis.finding import Finding, evidence_rows, moved
+from wellposed.logs import Reading
 
 NEVER = re.compile(
     r"\bnan\b|\binf\b|(rose|fell|fall|rise|risen|fallen|by|below) (by )?-|± 0\b|\b1 epochs|\+-|--", re.IGNORECASE
@@ -123,7 +123,7 @@ LN2 = math.log(2)
         (FALLS, LN2 + 0.004 * RNG.normal(size=20)),
         (FALLS[:6], np.full(6, LN2)),
         (2.3 * np.exp(-E / 6), 2.303 + 0.01 * RNG.normal(size=20)),  # labels drawn at random
-        (0.05 + np.exp(-E / 4), 0.4 + 0.6 * np.exp(-E / 2)),  # a wide gap, flat
+        (0.05 + np.exp(-E / 4), 0.4 + 0.6 * np.exp(-E / 2) + 0.004 * RNG.normal(size=20)),  # a wide gap, flat
     ],
 )
 def test_a_validation_that_learned_nothing_beside_a_training_that_did_overfits(loss: Any, val_loss: Any) -> None:
@@ -211,10 +211,12 @@ def test_a_loss_that_rises_while_the_metric_gets_better_is_overconfident(metric:
 
 
 def test_a_loss_that_nobody_placed_halves_the_confidence_and_is_asked_about() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Asking(Reading):
+        unassigned: tuple[str, ...] = ("cv_loss",)
+
     known = Curves.of({"loss": FALLS, "val_loss": FALLS + 0.02})
-    asked = dataclasses.replace(
-        known, facts={"reading": SimpleNamespace(**vars(known.facts["reading"]), unassigned=("cv_loss",))}
-    )
+    asked = dataclasses.replace(known, facts={"reading": Asking()})
     before, after = apply_rules(known, rules()), apply_rules(asked, rules())
     assert [f.confidence for f in after] == pytest.approx([f.confidence / 2 for f in before])
     assert any("cv_loss" in sentence for sentence in limitations(asked))

@@ -10,8 +10,6 @@ from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, measured, valid_learned
 
-FEWEST_TO_REST = 12  # values: the lowest of fewer is among the last by chance
-
 
 class Overfits(Rule):
     """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
@@ -139,7 +137,8 @@ class Overfits(Rule):
             or not wide
             or measure.scales_apart(curves) is not None
             or not measure.end(curves.train_loss) >= 0
-            or self._improves(curves)
+            or measure.trend(curves.valid_loss).low
+            > 0  # it still improves, however little: the gap does no harm so far
         ):
             return None
         share = gap.estimate / valid
@@ -150,13 +149,6 @@ class Overfits(Rule):
             f"Validation loss came to rest at {valid:.3g} and training loss at {measure.end(curves.train_loss):.3g}: the network "
             f"overfits, {share:.0%} of the validation loss is a gap that more training does not close.",
         )  # fmt: skip
-
-    @staticmethod
-    def _improves(curves: Curves) -> bool:
-        """Whether validation still falls, or in a long log was lowest in the last quarter: then the gap does no harm so far."""
-        values = measure.finite_values(curves.valid_loss)
-        late = len(values) >= FEWEST_TO_REST and int(values.argmin()) >= 3 * len(values) // 4
-        return late or falls(curves.valid_loss, curves.fact("constant_loss"))
 
     @staticmethod
     def _comparable(curves: Curves, share: RelativeError) -> bool:

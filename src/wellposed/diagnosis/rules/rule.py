@@ -89,10 +89,16 @@ def falls(y: Array, reference: float | None = None, pace: float = 0.25) -> bool:
     values = measure.finite_values(y)
     if len(values) < FEWEST_EPOCHS:
         return False
-    trend, levels = measure.trend(y), measure.running_mean(values, measure.window(len(values)))
+    trend = measure.trend(y)
     progress = max((values[0] if reference is None else reference) - values.min(), 0.0)
-    lowest = int(levels.argmin()) >= len(levels) - max(trend.epochs, len(levels) // 4)
-    return trend.low > 0 and lowest and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(pace)
+    return improves(y) and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(pace)
+
+
+def improves(y: Array) -> bool:
+    """Whether a curve reliably falls over its last quarter, by however little, and has its lowest level there."""
+    trend, values = measure.trend(y), measure.finite_values(y)
+    levels = measure.running_mean(values, measure.window(len(values)))
+    return trend.low > 0 and int(levels.argmin()) >= len(levels) - max(trend.epochs, len(levels) // 4)
 
 
 def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
