@@ -290,12 +290,16 @@ def chance_level(curves: Curves) -> float | None:
     A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
     """
     y = next((y for y in (curves.train_loss, curves.valid_loss) if len(finite_values(y)) >= 3), None)
-    if y is None or curves.fact("constant_loss") is not None or not is_classification(curves):
+    constant = curves.fact("constant_loss")
+    if y is None or not is_classification(curves):
         return None
     values = finite_values(y)
     later = values[len(values) // 3 :]
     for level in CHANCE:
         near = abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
+        near = near and (
+            constant is None or abs(constant - level) <= RISE_OF_BEST * level
+        )  # of a few rows it may lie beside
         if near and 0.98 * level <= float(values.min()) and float(values[0]) <= 1.5 * level:
             return level
     return None

@@ -117,7 +117,7 @@ class NotLearning(Rule):
         few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
         dead = len(measure.finite_values(y)) and float(np.ptp(measure.finite_values(y))) == 0  # to the last digit
         blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
-        if few or blind or measure.began_late(curves) or (shows_learning(curves) and not one):
+        if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
         depth, se, reference = descent(y, known)
         if known is None and not one and self._began_trained(curves, reference):

@@ -8,7 +8,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, measured, valid_learned
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, improves, measured, valid_learned
 
 
 class Overfits(Rule):
@@ -128,18 +128,15 @@ class Overfits(Rule):
             measure.end(curves.valid_loss),
             measure.reference_level(curves),
         )
-        if measure.error_rate(curves, "valid") is not None and measure.error_rate(curves, "train") is not None:
+        ours, theirs = (measure.finite_values(y) for y in (curves.train_loss, curves.valid_loss))
+        if all(measure.error_rate(curves, side) is not None for side in ("train", "valid")):
             return None
         wide = gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * valid, self.LOSS_GAP * abs(reference))
-        few = min(len(measure.finite_values(y)) for y in (curves.train_loss, curves.valid_loss)) < FEWEST_EPOCHS
-        if (
-            few
-            or not wide
-            or measure.scales_apart(curves) is not None
-            or not measure.end(curves.train_loss) >= 0
-            or measure.trend(curves.valid_loss).low
-            > 0  # it still improves, however little: the gap does no harm so far
-        ):
+        if min(len(ours), len(theirs)) < FEWEST_EPOCHS or not wide or ours.min() < 0:
+            return None
+        if measure.scales_apart(curves) is not None or improves(
+            curves.valid_loss
+        ):  # what still improves is not harmed so far
             return None
         share = gap.estimate / valid
         return self.finding(
