@@ -15,10 +15,18 @@ import pytest
 
 from wellposed.core.errors import DataError
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnose import apply_rules, causes_first, diagnose, diagnose_many, rules
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules import convergence, generalization, learning_rates, noise_level, underfitting
+from wellposed.diagnosis.rules import (
+    comparability,
+    convergence,
+    generalization,
+    learning_rates,
+    noise_level,
+    underfitting,
+)
 from wellposed.diagnosis.rules.rule import Inside, Rule, falls
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "curves"
@@ -26,6 +34,7 @@ SEEDS = range(6)
 NAMES = {
     "diverged", "not_learning", "undertrained", "underfits", "overfits", "overconfident", "over_regularized",
     "noisy_evidence", "not_enough_evidence", "oscillates", "slow", "rate_too_high", "rate_too_low", "healthy",
+    "moving_target", "different_scales",
 }  # fmt: skip
 
 
@@ -137,7 +146,17 @@ PLANTED: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.2, epochs=2), fall(0.3, epochs=2)),
         lambda s: history(s, fall(0.2, epochs=4, tau=1), fall(0.25, epochs=4, tau=1)),  # nothing seen in four
         lambda s: history(s, fall(0.2), np.full(60, np.nan)),
-        lambda s: history(s, fall(0.2), fall(0.22) + 0.15 * np.random.default_rng(s).normal(size=60)),
+        lambda s: history(s, fall(0.1, tau=40), np.full(60, np.nan)),  # falls on, and nothing says whether it should
+        lambda s: {"loss": fall(0.28, 0.303), "val_loss": np.full(60, 0.3)},  # nothing happened, and 0.3 may be good
+    ],
+    "moving_target": [
+        lambda s: {"loss": fall(0.3), "policy_loss": fall(0.1), "value_loss": fall(0.2), "ep_rew_mean": T60},
+        lambda s: {"loss": fall(0.3), "val_loss": fall(0.5), "G_loss": turn(fall(1.0), 9, 0.1), "D_loss": fall(0.5)},
+        lambda s: {"loss": np.where(T60 > 40, np.nan, 1.0), "actor_loss": fall(0.1), "critic_loss": fall(0.2)},
+    ],
+    "different_scales": [
+        lambda s: {"loss": fall(0.08, 0.1), "val_loss": fall(20.0, 21.4)},
+        lambda s: {"loss": 64 * fall(0.3), "val_loss": fall(0.35)},
     ],
     "oscillates": [
         lambda s: history(s, fall(0.3) * (1 + 0.2 * EVERY_OTHER), fall(0.32) * (1 + 0.2 * EVERY_OTHER)),
@@ -194,6 +213,17 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: history(s, fall(0.15), fall(0.17)),  # low enough
         lambda s: history(s, fall(0.4, tau=50), fall(0.42, tau=50)),  # still falling
         lambda s: history(s, fall(0.4), fall(0.7)),  # the gap is the larger part
+        lambda s: history(s, fall(0.5), fall(0.66)),  # a gap of a third of what is left
+    ],
+    "moving_target": [
+        lambda s: {"loss": fall(0.3), "val_loss": fall(0.31), "cross_entropy": fall(0.3), "values": T60, "adv_acc": fall(0.5)},
+        lambda s: {"loss": fall(0.3), "val_loss": fall(0.31), "reward": T60},  # one word may mean anything
+    ],
+    "different_scales": [
+        lambda s: {"loss": fall(0.01, 1.0), "val_loss": turn(fall(0.3, 1.0), 10, 0.1)},  # a gap that grew
+        lambda s: {"loss": fall(0.1, 1.0), "val_loss": fall(0.6, 1.6)},  # another one
+        lambda s: {"loss": np.linspace(0.005, 0.002, 60), "val_loss": np.linspace(0.5, 0.7, 60)},  # it turned, on any scale
+        lambda s: {"loss": fall(0.5), "val_loss": fall(0.3)},  # dropout
     ],
     "overfits": [
         lambda s: history(s, fall(0.24), turn(fall(0.3), 40, 0.0003)),  # rises by 2 %
@@ -219,7 +249,6 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
     ],
     "not_enough_evidence": [
         lambda s: history(s, fall(0.1), fall(0.13)),
-        lambda s: history(s, fall(0.1, tau=40), np.full(60, np.nan)),  # without validation, yet clearly unfinished
         lambda s: history(s, fall(0.02, tau=12), turn(fall(0.3), 20, 0.02), noise=0.03),
     ],
     "oscillates": [
@@ -320,9 +349,15 @@ class NoGap(generalization.Overfits):
     GAP = 2.0
 
 
-class ErrorForgotten(generalization.Overconfident):
+class GrowingIsAnotherScale(comparability.DifferentScales):
     def judge(self, curves: Curves) -> Finding | None:
-        return self.finding(0.9, {}, "", "") if generalization.loss_turned(curves, 0.5) else None
+        apart = measure.end(curves.valid_loss) > 3 * measure.end(curves.train_loss)
+        return self.finding(0.9, {}, "", "") if apart else None
+
+
+class OneWordIsAGame(comparability.MovingTarget):
+    def judge(self, curves: Curves) -> Finding | None:
+        return self.finding(0.9, {}, "", "") if "reward" in reading_of(curves).left else None
 
 
 class SpikeIsDivergence(convergence.Diverged):
@@ -440,10 +475,11 @@ class AllIsHardly(learning_rates.RateTooLow):
 
 
 MUTANTS = [
+    GrowingIsAnotherScale, OneWordIsAGame,
     ShortIsEnough, LastSwingsOnly, SettledSwings, PaceForgotten, RestIsSlow, TogetherForgotten,
     ChanceIsTogether, ConstantForgotten, LeapForgotten, JumpForgotten, AnyTrainingRise,
     AllSwingsAreHigh, SlackeningForgotten, AllIsHardly,
-    AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, ErrorForgotten, SpikeIsDivergence, OnlyNaNDiverges,
+    AnyRise, IgnoresError, FallingIsOverfitting, AnyGap, NoGap, SpikeIsDivergence, OnlyNaNDiverges,
     PatienceForgotten, TrainingAloneFalls, GapForgotten, LowIsHigh, AlwaysRegularized, SlowIsStuck, NoiseForgotten,
 ]  # fmt: skip
 
@@ -459,7 +495,7 @@ def test_wrong_rules_are_caught(mutant: type[Rule]) -> None:
 def test_the_unit_of_a_regression_loss_changes_no_verdict(name: str, unit: float) -> None:
     for case in (*PLANTED[name], *NEAR_MISSES[name]):
         source = case(0)
-        if source.facts["task"] != "regression":
+        if not isinstance(source, FakeHistory) or source.facts["task"] != "regression":
             continue
         rows = [{k: v if k == "epoch" else v * unit for k, v in row.items()} for row in source.rows]
         constant = source.facts["constant_loss"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import math
 import re
 from typing import Any
 
@@ -12,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wellposed as wp
-from wellposed.diagnosis.diagnose import rules
+from wellposed.diagnosis.caveats import limitations
+from wellposed.diagnosis.curves import Curves
+from wellposed.diagnosis.diagnose import apply_rules, rules
 from wellposed.diagnosis.finding import Finding, evidence_rows, moved
+from wellposed.logs import Reading
 
 NEVER = re.compile(
     r"\bnan\b|\binf\b|(rose|fell|fall|rise|risen|fallen|by|below) (by )?-|± 0\b|\b1 epochs|\+-|--", re.IGNORECASE
@@ -80,3 +85,138 @@ def test_the_evidence_is_an_aligned_table_without_what_is_not_known() -> None:
         == 1
     )
     assert [moved(0.3), moved(-0.02), moved(0.0)] == ["rose by 0.3", "fell by 0.02", "stayed the same"]
+
+
+CONTRADICTIONS = [
+    ("not_learning", {"undertrained", "slow", "underfits", "overfits", "overconfident", "healthy", "noisy_evidence"}),
+    ("overfits", {"undertrained", "slow", "underfits", "overconfident", "over_regularized", "rate_too_low", "healthy"}),
+    ("overconfident", {"undertrained", "slow", "underfits", "over_regularized", "rate_too_low", "healthy"}),
+    ("undertrained", {"slow", "underfits", "healthy"}),
+    ("rate_too_high", {"rate_too_low", "underfits", "healthy"}),
+    ("over_regularized", {"underfits", "healthy"}),
+    ("different_scales", {"underfits", "over_regularized", "noisy_evidence", "healthy"}),
+    ("noisy_evidence", {"not_enough_evidence", "healthy"}),
+    ("not_enough_evidence", {"healthy", "overfits", "underfits", "undertrained", "slow"}),
+    ("diverged", {rule.name for rule in rules() if rule.of_fit} | {"healthy"}),
+]
+"""Findings that would contradict the first; beside `moving_target` nothing is said of curves at all."""
+
+
+@given(random_curves())
+@settings(max_examples=150, deadline=None)
+def test_no_two_findings_contradict_each_other(curves: dict[str, Any]) -> None:
+    names = set(wp.diagnose(curves).names)
+    for one, others in CONTRADICTIONS:
+        assert one not in names or not names & (others - {one}), names
+
+
+E = np.arange(20)
+RNG = np.random.default_rng(0)
+FALLS = 0.12 + 0.57 * np.exp(-E / 5)
+LN2 = math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "val_loss"),
+    [
+        (FALLS, np.full(20, LN2)),
+        (FALLS, LN2 + 0.004 * RNG.normal(size=20)),
+        (FALLS[:6], np.full(6, LN2)),
+        (2.3 * np.exp(-E / 6), 2.303 + 0.01 * RNG.normal(size=20)),  # labels drawn at random
+        (0.05 + np.exp(-E / 4), 0.4 + 0.6 * np.exp(-E / 2) + 0.004 * RNG.normal(size=20)),  # a wide gap, flat
+    ],
+)
+def test_a_validation_that_learned_nothing_beside_a_training_that_did_overfits(loss: Any, val_loss: Any) -> None:
+    found = wp.diagnose({"loss": loss, "val_loss": val_loss})
+    assert found[0].name == "overfits", str(found)
+    assert not {"healthy", "underfits", "not_learning"} & set(found.names)
+
+
+def test_what_never_learned_is_said_in_words() -> None:
+    assert "never got better than a constant" in wp.diagnose({"loss": FALLS, "val_loss": np.full(20, LN2)})[0].says
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"loss": [0.81, *[LN2] * 9], "val_loss": [LN2] * 10}, "ln 2"),
+        ({"loss": 2.3026 + 0.002 * RNG.normal(size=12), "val_loss": np.full(12, 2.303)}, "ln 10"),
+        ({"loss": 0.5 + 0.02 * np.exp(-E), "val_loss": np.full(20, 0.5), "val_accuracy": np.full(20, 0.8)}, "most frequent class"),
+        ({"loss": [46.05170378351126] * 6}, "first epoch"),  # to the last digit, and validation was never a number
+    ],
+)  # fmt: skip
+def test_a_dead_run_has_not_learned_and_is_told_why(columns: Any, words: str) -> None:
+    found = wp.diagnose(columns)
+    assert found.names == ["not_learning"]
+    assert words in found[0].says
+
+
+@pytest.mark.parametrize("columns", [
+    {"loss": [1.21, 1.02, 0.93]}, {"loss": [0.61, 0.6, 0.6]}, {"loss": [1.2, 1.1, 1.05, 1.04, 1.04, 1.03, 1.03, 1.03]},
+    {"loss": [0.9, 0.7, 0.6], "val_loss": [0.8, 0.7, 0.66]}, {"loss": 0.9 + 0.01 * RNG.normal(size=14)},
+])  # fmt: skip
+def test_a_few_points_or_no_evaluation_are_not_judged(columns: Any) -> None:
+    found = wp.diagnose(columns)
+    assert found.names == ["not_enough_evidence"]
+    assert "validation is hardly worse" not in str(found)
+
+
+def test_the_tail_of_a_log_is_no_beginning() -> None:
+    tail = {"epoch": np.arange(80, 100), "loss": 0.31 - 0.0002 * E, "val_loss": 0.34 + 0.002 * RNG.normal(size=20)}
+    assert not {"not_learning", "undertrained", "slow", "rate_too_low", "underfits"} & set(wp.diagnose(tail).names)
+
+
+@pytest.mark.parametrize("train", [None, [2.5, 1.7, 1.3, 1.0, 0.8, 0.6, 0.5]])
+def test_a_steep_start_is_no_noise(train: Any) -> None:
+    valid = [2.34, 1.84, 1.54, 1.44, 1.54, 1.74, 1.94]
+    assert wp.diagnose({"val_loss": valid} | ({"loss": train} if train else {}))[0].name == "overfits"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rise_after_a_drop_of_the_learning_rate_is_seen(seed: int) -> None:
+    epochs, rng = np.arange(100), np.random.default_rng(seed)
+    drop = np.where(epochs < 60, 0.0, 0.4)
+    train = 0.9 + 1.3 * np.exp(-epochs / 8) - drop - 0.006 * np.maximum(epochs - 60, 0)
+    valid = 1.0 + 1.3 * np.exp(-epochs / 8) - drop + 0.0016 * np.maximum(epochs - 62, 0)
+    noise = 0.005 * rng.normal(size=(2, 100))
+    assert wp.diagnose({"loss": train + noise[0], "val_loss": valid + noise[1]})[0].name == "overfits"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("with_rate", [False, True])
+def test_a_schedule_is_told_by_the_shape_of_the_curves(seed: int, with_rate: bool) -> None:
+    """With and without a column of rates, a finished one-cycle run is no short one, and a short one is none the less."""
+    epochs, rng = np.linspace(0, 1, 60), np.random.default_rng(seed)
+    rate = 0.5 * (1 + np.cos(np.pi * epochs))
+    noise = 0.002 * rng.normal(size=(2, 60))
+    lr = {"lr": rate} if with_rate else {}
+    done = 0.3 + 0.7 * np.exp(-epochs * 12) + 0.3 * rate
+    assert not {"undertrained", "slow"} & set(
+        wp.diagnose({"loss": done + noise[0], "val_loss": done + 0.03 + noise[1], **lr}).names
+    )
+    cut = 0.1 + 0.9 * np.exp(-epochs * 1.5)
+    assert "undertrained" in wp.diagnose({"loss": cut + noise[0], "val_loss": cut + 0.01 + noise[1], **lr}).names
+
+
+@pytest.mark.parametrize(("metric", "values"), [
+    ("wer", 70 - 30 * (1 - np.exp(-E / 4))), ("wer", 130 - 80 * (1 - np.exp(-E / 4))), ("f1", 0.5 + 0.3 * (1 - np.exp(-E / 4))),
+    ("accuracy", 0.5 + 0.3 * (1 - np.exp(-E / 4))),
+])  # fmt: skip
+def test_a_loss_that_rises_while_the_metric_gets_better_is_overconfident(metric: str, values: Any) -> None:
+    facts = {"metric": metric, "higher_is_better": metric != "wer"}
+    valid = 0.5 + 0.5 * np.exp(-E / 2) + 0.02 * np.maximum(E - 6, 0)
+    curves = Curves.of({"loss": np.exp(-E / 4), "val_loss": valid, "valid_metric": values})
+    found = wp.diagnose(dataclasses.replace(curves, facts={**curves.facts, **facts}))
+    assert found.names == ["overconfident"]
+
+
+def test_a_loss_that_nobody_placed_halves_the_confidence_and_is_asked_about() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Asking(Reading):
+        unassigned: tuple[str, ...] = ("cv_loss",)
+
+    known = Curves.of({"loss": FALLS, "val_loss": FALLS + 0.02})
+    asked = dataclasses.replace(known, facts={"reading": Asking()})
+    before, after = apply_rules(known, rules()), apply_rules(asked, rules())
+    assert [f.confidence for f in after] == pytest.approx([f.confidence / 2 for f in before])
+    assert any("cv_loss" in sentence for sentence in limitations(asked))

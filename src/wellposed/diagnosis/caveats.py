@@ -39,12 +39,22 @@ def reading_of(curves: Curves) -> Reading:
     return found if isinstance(found, Reading) else Reading(format=OURS)
 
 
+def unassigned(curves: Curves) -> tuple[str, ...]:
+    """Losses in the log whose side no word tells."""
+    return tuple(getattr(reading_of(curves), "unassigned", ()))
+
+
 def limitations(curves: Curves) -> list[str]:
     """What these curves cannot tell, a sentence each; empty where they are like for like and complete."""
     said = []
     reading = reading_of(curves)
     if not curves.facts.get("like_for_like") and "train_loss" in curves.given:
         said.append(TRAINING_LOSS.get(reading.format, TRAINING_LOSS_OF_ANY))
+    if unknown := unassigned(curves):
+        said.append(
+            f"Whose loss {listed(map(repr, unknown), 4)} is: if it is of validation, call it val_loss and ask again; until then "
+            "every verdict is half as sure."
+        )
     if "valid_loss" not in curves.given:
         said.append("There is no validation loss, so nothing is known about generalization.")
     elif "valid_loss_se" not in curves.given:

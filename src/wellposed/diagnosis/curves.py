@@ -29,10 +29,13 @@ FEWEST_BENT = 8  # values that a parabola is fitted to; fewer would follow their
 END_SHARE = 0.25  # the trend "at the end" is the one over the last quarter of the epochs
 GAUSSIAN_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise has this many of its standard deviations
+THIRD_DIFFERENCE = math.sqrt(20.0)
 # For noise with correlation r from epoch to epoch, the standard error of a window mean is that of white noise times this
 # power of the ratio of differences over a window to those over one epoch: right or up to 30 % too wide for r up to .7.
 SLOW_POWER = 2.4
-REGRESSION_METRICS = frozenset(("root_mean_squared_error", "mean_absolute_error", "mean_squared_error"))
+REGRESSION_METRICS = frozenset((
+    "r2", "rmse", "mse", "mae", "ppl", "perplexity", "psnr", "root_mean_squared_error", "mean_absolute_error", "mean_squared_error",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,14 +160,24 @@ def noise(y: Array, lag: int = 1) -> float:
     """Standard deviation of the epoch-to-epoch noise: the scaled median of absolute second differences at ``lag``.
 
     A straight trend cancels exactly and outliers do not move a median. Rounded curves, where most differences are 0,
-    fall back on the mean. 0 where fewer than ``2 * lag + 1`` values are known.
+    fall back on the mean. 0 where fewer than ``2 * lag + 1`` values are known. In a few epochs a steep start and a turn are
+    most of the curve, and their bend is no noise: there third differences, of which a parabola has none, are taken if less.
     """
     values = finite_values(y)
     if len(values) < 2 * lag + 1:
         return 0.0
-    size = np.abs(values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag])
+    bent = values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag]
+    found = _scaled_median(bent) / SECOND_DIFFERENCE
+    if lag == 1 and FEWEST_BENT - 2 <= len(values) < 2 * FEWEST_BENT:
+        return min(found, _scaled_median(np.diff(bent)) / THIRD_DIFFERENCE)
+    return found
+
+
+def _scaled_median(rest: Array) -> float:
+    """Standard deviation of normal numbers from the median of their sizes; from the mean, where most are 0."""
+    size = np.abs(rest)
     middle = float(np.median(size)) * GAUSSIAN_MAD
-    return (middle if middle > 0 else float(size.mean()) * math.sqrt(math.pi / 2)) / SECOND_DIFFERENCE
+    return middle if middle > 0 else float(size.mean()) * math.sqrt(math.pi / 2)
 
 
 def swings(y: Array) -> tuple[float, float]:
@@ -261,6 +274,68 @@ def level_se(y: Array) -> float:
     return min(slow, fast / math.sqrt(width) * math.pow(slow / fast, SLOW_POWER))
 
 
+def reference_level(curves: Curves) -> float:
+    """The loss without learning: the constant prediction's; else the higher of both curves' starts, NaN without any."""
+    constant = curves.fact("constant_loss")
+    starts = finite_values(np.array([start(curves.train_loss), start(curves.valid_loss)]))
+    return constant if constant is not None else float(starts.max()) if len(starts) else math.nan
+
+
+CHANCE = tuple(map(math.log, (2, 3, 10, 100, 1000)))
+"""What cross-entropy is where every class is as likely, for the numbers of classes that people have."""
+
+
+def chance_level(curves: Curves) -> float | None:
+    """``ln K``, where the training loss (else validation's) rests from early on and never came below it; else None.
+
+    A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
+    """
+    y = next((y for y in (curves.train_loss, curves.valid_loss) if len(finite_values(y)) >= 3), None)
+    constant = curves.fact("constant_loss")
+    if y is None or not is_classification(curves):
+        return None
+    values = finite_values(y)
+    later = values[len(values) // 3 :]
+    for level in CHANCE:
+        near = abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
+        near = near and (
+            constant is None or abs(constant - level) <= RISE_OF_BEST * level
+        )  # of a few rows it may lie beside
+        if near and 0.98 * level <= float(values.min()) and float(values[0]) <= 1.5 * level:
+            return level
+    return None
+
+
+def lowest_valid(curves: Curves) -> float:
+    """The lowest validation loss; a training loss below it is of rows that are fitted. Minus infinity where none is known."""
+    values = finite_values(curves.valid_loss)
+    return float(values.min()) if len(values) else -math.inf
+
+
+APART, BELOW, STAYS = 10.0, 0.4, 3.0
+
+
+def scales_apart(curves: Curves) -> float | None:
+    """Validation over training loss at the end, where both cannot be on one scale; else None.
+
+    That is `APART` times or more, or less than `BELOW`, at the first epoch and at the last, by a factor that stays within `STAYS`:
+    before anything is learned a network is as good on both sides, and a gap grows with time.
+    """
+    both = np.isfinite(curves.train_loss) & np.isfinite(curves.valid_loss)
+    train, valid = curves.train_loss[both], curves.valid_loss[both]
+    if len(train) < 2 or min(train.min(), valid.min()) <= 0:
+        return None
+    first, last = float(valid[0] / train[0]), end(valid) / end(train)
+    apart = min(first, last) >= APART or max(first, last) <= BELOW
+    return last if apart and 1 / STAYS <= last / first <= STAYS else None
+
+
+def began_late(curves: Curves) -> bool:
+    """Whether the log begins long after training did, as its numbers of epochs say: the start of a tail is no reference."""
+    known = finite_values(curves.epoch)
+    return len(known) > 1 and bool(known[0] > 2 * float(np.median(np.diff(known))) + 1)
+
+
 def best_index(curves: Curves) -> int | None:
     """Position of the lowest validation loss (training loss where there is none); None where no loss is finite."""
     for y in (curves.valid_loss, curves.train_loss):
@@ -295,7 +370,7 @@ def trend(y: Array, of: int | None = None) -> Trend:
     sudden fall within it, the trend is that of what comes after, where that is long enough to have one.
     """
     values = finite_values(y)
-    count = min(len(values), max(4, round(END_SHARE * (of or len(values)))))
+    count = min(len(values), max(5 if len(values) >= 10 else 4, round(END_SHARE * (of or len(values)))))
     half = len(values) // 2
     if step := last_step(values[half:]):
         after = len(values) - half - step[1]
@@ -445,14 +520,13 @@ def is_classification(curves: Curves) -> bool:
 def error_rate(curves: Curves, side: str) -> Array | None:
     """The metric of ``side`` (``train`` or ``valid``) as an error in [0, 1], lower is better; None if it is not one."""
     y = curves.train_metric if side == "train" else curves.valid_metric
-    values = finite_values(y)
-    higher = curves.facts.get("higher_is_better", True)
+    values, higher = finite_values(y), bool(curves.facts.get("higher_is_better", True))
     if len(values) == 0 or not is_classification(curves) or values.min() < 0:
         return None
     scale = 1.0 if values.max() <= 1 or (not higher and np.median(values) <= 1) else 100.0
-    if higher and values.max() > scale:
+    if values.max() > (scale if higher else 5 * scale):
         return None
-    return 1 - y / scale if higher else np.minimum(y / scale, 1.0)  # words put in make a word error larger than 1
+    return 1 - y / scale if higher else np.minimum(y / scale, 1.0)  # words put in make more errors than there are words
 
 
 def chance_error(curves: Curves) -> float | None:

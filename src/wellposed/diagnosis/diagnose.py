@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,18 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, described, guard_call
 from wellposed.core.formats import parse_seconds
 from wellposed.core.registry import classes_in
+from wellposed.diagnosis.caveats import unassigned
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
 from wellposed.diagnosis.diagnosis import Diagnosis as Diagnosis
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import Rule
+from wellposed.diagnosis.rules.rule import FIT, Rule
 
 if TYPE_CHECKING:
     from wellposed.training.run import Run
+
+
+UNSURE = 0.5  # of the confidence, where one more loss is there and nothing says whose: it may be validation's
 
 
 @lru_cache(maxsize=1)
@@ -63,15 +68,20 @@ def apply_rules(curves: Curves, by: Iterable[Rule]) -> tuple[Finding, ...]:
     """Ask every rule; the residual ones only where the others found nothing but noise. Surest first, then severest; a
     cause before what it explains.
 
-    Of what diverged it is not asked how it was fitted, since that was not reached.
+    What another finding overrules is left out, so that no two contradict each other: of what diverged, or of losses that chase
+    each other, it is not asked how it was fitted. Where a loss is left whose side is not known, nothing is sure.
     """
     by = list(by)
     rule_of = {rule.name: rule for rule in by}
     findings = [found for rule in by if not rule.residual and (found := _asked(rule, curves)) is not None]
-    if any(found.name == "diverged" for found in findings):
-        findings = [found for found in findings if not rule_of[found.name].of_fit]
     if all(found.name == "noisy_evidence" for found in findings):
         findings += [found for rule in by if rule.residual and (found := _asked(rule, curves)) is not None]
+    silent = {name for found in findings for name in rule_of[found.name].overrules}
+    if silent & {FIT}:
+        silent |= {rule.name for rule in by if rule.of_fit}
+    findings = [found for found in findings if found.name not in silent]
+    if unassigned(curves):
+        findings = [replace(found, confidence=UNSURE * found.confidence) for found in findings]
     ordered = sorted(findings, key=lambda found: (-round(found.confidence, 2), found.severity))
     return causes_first(ordered, {name: rule.explains for name, rule in rule_of.items()})
 

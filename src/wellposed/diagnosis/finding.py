@@ -139,6 +139,11 @@ def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def moved(change: float, unit: str = "") -> str:
     """A change in words: ``rose by 0.34``, ``fell by 0.02``, ``stayed the same``."""
     size = f"{abs(change):.3g}{unit}"

@@ -97,7 +97,9 @@ def turn(curves: Curves) -> Turn | None:
     """The turning point of the validation loss, or None: too few values, or it ended at its lowest level."""
     at = np.flatnonzero(np.isfinite(curves.valid_loss))
     rise = measure.valid_rise(curves)
-    if len(at) < FEWEST or not math.isfinite(rise.estimate) or rise.estimate <= 0 or rise.epochs == 0:
+    if len(at) < FEWEST or not math.isfinite(rise.estimate) or rise.epochs == 0:
+        return None
+    if rise.estimate <= EXACT * abs(measure.end(curves.valid_loss)):
         return None
     values = measure.running_median(curves.valid_loss[at])
     width = measure.window(len(at))

@@ -12,14 +12,18 @@ from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.learning_rates import RateTooHigh
 from wellposed.diagnosis.rules.rule import (
     FEWEST_EPOCHS,
+    FIT,
+    MATERIAL_PROGRESS,
+    PACE,
     Rule,
     descent,
     end_of,
-    ends_annealed,
     falls,
     measured,
     shows_learning,
+    valid_learned,
 )
+from wellposed.logs import Array
 from wellposed.training.history import Stopped
 
 
@@ -28,10 +32,12 @@ class Diverged(Rule):
 
     Holds if the run says so; if the last epoch's losses are all NaN or any is infinite; or if the training loss ended
     above twice its start and above the constant prediction's loss, as it was in most of the last quarter. (Without
-    training losses: validation above ten times its start, since overfitting alone can raise that one.)
+    training losses: validation above ten times its start, since overfitting alone can raise that one; twice, where it never
+    was below its start, and nothing had been learned that could be overdone.)
     """
 
     name, severity = "diverged", 0
+    overrules = (FIT,)
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     RUNAWAY = 2.0  # twice the loss of untrained weights: the steps do harm. Neither noise nor overfitting does that
@@ -61,13 +67,15 @@ class Diverged(Rule):
 
     def _runaway(self, curves: Curves) -> Finding | None:
         trained = len(measure.finite_values(curves.train_loss)) > 1
-        y, factor = (curves.train_loss, self.RUNAWAY) if trained else (curves.valid_loss, self.RUNAWAY_VALID)
+        y = curves.train_loss if trained else curves.valid_loss
         values = measure.finite_values(y)
+        factor = self.RUNAWAY if trained or not valid_learned(curves) else self.RUNAWAY_VALID
         if len(values) < 2:
             return None
         first, last, se = float(values[0]), measure.end(y), measure.level_se(y)
         usual = float(np.median(values[-max(1, len(values) // 4) :]))  # one spike at the end is no divergence
         limit = max(first + (factor - 1) * abs(first), curves.fact("constant_loss") or -math.inf)
+        limit = max(limit, measure.lowest_valid(curves)) if trained else limit
         if not min(last, usual) > limit:
             return None
         evidence = {
@@ -85,52 +93,84 @@ class NotLearning(Rule):
 
     Holds if neither loss came below the reference by a fiftieth of it and by three standard errors of the noise. The
     reference is the constant prediction's loss; where it is unknown, the loss at the first epoch, and then the verdict
-    is less sure, because a log may begin with a network that is trained already. A metric well above chance refutes it.
+    is less sure, because a log may begin with a network that is trained already; with fewer than five epochs, with a training
+    loss alone, or where the log begins late, it is not given. A metric well above chance refutes it. Two signs need no
+    reference: a loss that rests at ln K,
+    where each of K classes is as likely, and an error rate that is the same in four of five epochs while the loss hardly falls,
+    which is that of always answering with one class.
     """
 
     name, severity = "not_learning", 1
     axis, pulls = "optimization", "optimizer"
     code = "print(wp.lr_range_test(model, optimizer, loss, train))"
     of_fit = True
+    overrules = ("undertrained", "slow", "underfits", "overfits", "overconfident", "noisy_evidence")
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
+    FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
+    SAME = 0.8  # of the epochs with one error rate
     LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
-        if len(measure.finite_values(y)) < FEWEST_EPOCHS or shows_learning(curves):
+        constant, chance, one = curves.fact("constant_loss"), measure.chance_level(curves), self._one_answer(curves)
+        known = chance if constant is None else constant
+        few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
+        dead = len(measure.finite_values(y)) and float(np.ptp(measure.finite_values(y))) == 0  # to the last digit
+        blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
+        if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
-        rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
-        constant = curves.fact("constant_loss")
-        if constant is None and any(measure.end(rate) < self.LOW_ERROR for rate in rates):
+        depth, se, reference = descent(y, known)
+        if known is None and not one and self._began_trained(curves, reference):
             return None
         if constant is None and RateTooHigh().judge(curves) is not None:  # it swings about what it learned
             return None
-        depth, se, reference = descent(y, constant)
-        if constant is None and reference > 0 and self._began_trained(curves, reference):
-            return None
-        of = "the constant prediction" if constant is not None else "its first epoch"
+        of = "a constant prediction" if constant is not None else "its first epoch"
+        says = f"The loss never came more than {max(depth, 0.0):.3g} below that of {of} ({reference:.4g})"
+        if chance is not None:
+            says = f"The loss rests at {measure.end(y):.4g}, ln {math.exp(chance):.0f}, where each class is as likely"
+        elif one:
+            says = (
+                "The validation error hardly ever changes, as if every row got the same answer, the most frequent class"
+            )
         return self.finding(
-            self.UNSURE if constant is None else self.SURE,
+            self.UNSURE if known is None and not one else self.SURE,
             {**measured("fall below the loss to be beaten", depth, se), "reference": reference},
             "change the learning rate (by ten, both ways), check that gradients reach the weights, that inputs are "
             "scaled and that labels belong to their rows; or regularize less where something regularizes",
-            f"The loss never came more than {max(depth, 0.0):.3g} below that of {of} ({reference:.4g}): the network has not "
-            "learned anything yet.",
+            f"{says}: the network has not learned anything yet.",
         )  # fmt: skip
 
-    @staticmethod
-    def _began_trained(curves: Curves, reference: float) -> bool:
-        """A validation loss that began at a small share of what it became: the network fitted before the log began."""
+    @classmethod
+    def _one_answer(cls, curves: Curves) -> bool:
+        """Whether the error rate does not change from epoch to epoch, nor the training loss by a tenth after the first."""
+        rate, train = measure.error_rate(curves, "valid"), measure.finite_values(curves.train_loss)
+        if rate is None or curves.fact("constant_loss") is not None or len(measure.finite_values(rate)) < cls.FEWEST:
+            return False
+        values = measure.finite_values(rate)
+        usual = float(np.median(values))
+        still = len(train) < 2 or float(train[1:].min()) > 0.9 * float(train[1])
+        ours = measure.error_rate(curves, "train")
+        still = still and (ours is None or float(np.ptp(measure.finite_values(ours)[1:])) < 0.05)
+        return usual > 0.02 and float((values == usual).mean()) >= cls.SAME and still
+
+    @classmethod
+    def _began_trained(cls, curves: Curves, reference: float) -> bool:
+        """Whether the network could do something before the log began: by its error rate, or a training loss far below any
+        validation loss."""
+        rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
         valid = measure.finite_values(curves.valid_loss)
-        return len(valid) > 0 and reference < 0.5 * float(valid.min())
+        below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
+        return below or any(measure.end(rate) < cls.LOW_ERROR for rate in rates)
 
 
 class Undertrained(Rule):
     """Training and validation loss were still falling when training ended.
 
-    Holds if both fall over the last quarter of the epochs: with 95 % certainty, by a fiftieth of all progress or more,
-    and without levelling off; and if they fell below their start. One that a stopping rule ended had its chance, and a
-    learning rate that was brought near zero levels off by design: neither is called undertrained.
+    Holds if both (validation, where noise hides it of training) fall over the last quarter of the epochs: with 95 % certainty,
+    by a fiftieth of all progress or more,
+    and in the second half of that quarter at .6 of its pace or more; and if they fell below their start. A learning rate that goes
+    to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates. One
+    that a stopping rule ended had its chance. In the tail of a log the fall must be a twentieth of the loss.
     """
 
     name, severity = "undertrained", 4
@@ -139,17 +179,31 @@ class Undertrained(Rule):
     of_fit = True
     FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
 
+    @staticmethod
+    def _hidden(y: Array) -> bool:
+        """Whether a curve falls by what matters, and the noise is as large."""
+        trend, progress = measure.trend(y), measure.finite_values(y)[0] - measure.finite_values(y).min()
+        return trend.low <= 0 and trend.gain >= MATERIAL_PROGRESS * progress > 0
+
     def judge(self, curves: Curves) -> Finding | None:
         losses = [y for y in (curves.valid_loss, curves.train_loss) if len(measure.finite_values(y))]
-        if not losses or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST:
+        if (
+            not len(measure.finite_values(curves.valid_loss))
+            or min(len(measure.finite_values(y)) for y in losses) < self.FEWEST
+        ):
             return None
         if curves.facts.get("stopped") in (Stopped.PATIENCE, Stopped.TURNED):
             return None
-        if not all(falls(y, curves.fact("constant_loss")) for y in losses) or ends_annealed(curves):
+        constant = curves.fact("constant_loss")
+        if not falls(losses[0], constant, PACE) or not all(
+            falls(y, constant, PACE) or self._hidden(y) for y in losses[1:]
+        ):
             return None
         if not all(measure.end(y) < measure.start(y) for y in losses):  # it comes down from a leap
             return None
         trend = measure.trend(losses[0])
+        if measure.began_late(curves) and trend.gain < measure.RISE_OF_BEST * abs(measure.end(losses[0])):
+            return None
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
         return self.finding(
             0.9 * certainty,

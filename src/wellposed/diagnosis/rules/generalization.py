@@ -6,9 +6,9 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
-from wellposed.diagnosis.finding import EvidenceValue, Finding, moved
+from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
-from wellposed.diagnosis.rules.rule import Rule, end_of, falls, measured
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, improves, measured, valid_learned
 
 
 class Overfits(Rule):
@@ -19,17 +19,25 @@ class Overfits(Rule):
     it must have risen too, otherwise the finding is ``overconfident``. Or (b) if the gap in the error is reliable, at
     least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
-    Or (c), in curves that are like for like, if the loss's gap is reliable, at least a third of the validation loss, and
-    widening: training still falls as ``undertrained`` demands, validation does not fall any more.
+    Or (c), where no error rate says better, if the gap of the loss is reliable, half of the validation loss and a twentieth of
+    the loss without learning, and validation has stopped improving. Or (d) if training learned and validation never came
+    below what it is without learning, by a fiftieth: then nothing that was learned holds for new rows.
     Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
     the error is a third of the constant prediction's error. So it is where a wrong output bounds the loss, which cannot turn
     by confidence then.
     """
 
     name, severity = "overfits", 2
+    overrules = (
+        "underfits", "undertrained", "slow", "overconfident", "rate_too_low", "over_regularized",
+    )  # fmt: skip
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
     of_fit = True
+    LOSS_GAP, LOSS_SHARE = (
+        0.05,
+        0.5,
+    )  # of the loss without learning: what people see in a plot; and the larger part of the loss
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
     GAP_SHARE = 1 / 3  # of the validation error: enough for regularization to be worth a try, whatever the rest is
@@ -48,11 +56,12 @@ class Overfits(Rule):
             return self._gap(curves, self.GAP_OF_CONFIDENT)  # what went on grew the confidence alone
         if WrongOutput().judge(curves) is not None:  # a loss that its output bounds cannot show confidence
             return self._turned(curves) or self._gap(curves, self.GAP_OF_CONFIDENT)
-        return self._turned(curves) or self._gap(curves) or self._widening(curves)
+        found = self._turned(curves) or self._nothing_general(curves) or self._gap(curves)
+        return found or self._loss_gap(curves)
 
     def _turned(self, curves: Curves) -> Finding | None:
-        rise = measure.valid_rise(curves)
-        if not loss_turned(curves, self.BELIEF):
+        rise, trained = measure.valid_rise(curves), len(measure.finite_values(curves.train_loss)) > 0
+        if not loss_turned(curves, self.BELIEF) or not (trained or valid_learned(curves)):
             return None
         error = measure.error_rise(curves)
         evidence: dict[str, EvidenceValue] = {
@@ -62,11 +71,11 @@ class Overfits(Rule):
         if error is not None:
             evidence |= {"error_rise": error.estimate, "error_low": error.low, "error_high": error.high}
         # Without training losses it cannot be seen that fitting went on, as opposed to optimization going wrong.
-        certainty = rise.belief * (1.0 if len(measure.finite_values(curves.train_loss)) else 0.8)
+        certainty = rise.belief * (1.0 if trained else 0.8)
         return self.finding(
             certainty, evidence, self.LEVER,
-            f"Validation loss was lowest {rise.epochs} epochs before the end and has since risen by {rise.estimate:.3g}"
-            f"{', while training loss went on falling' if 'train_loss' in curves.given else ''}: the network overfits, it learns "
+            f"Validation loss was lowest {counted(rise.epochs, 'epoch')} before the end and has since risen by {rise.estimate:.3g}"
+            f"{', while training loss went on falling' if trained else ''}: the network overfits, it learns "
             "by heart what holds for its training rows alone.",
         )  # fmt: skip
 
@@ -91,20 +100,51 @@ class Overfits(Rule):
             f"validation rows {share.valid:.0%}: it overfits, part of what it learned holds for its training rows alone.",
         )  # fmt: skip
 
-    def _widening(self, curves: Curves) -> Finding | None:
-        gap, trend = measure.generalization_gap(curves), measure.trend(curves.valid_loss)
-        wide = gap.low > 0 and gap.estimate >= self.GAP_SHARE * abs(measure.end(curves.valid_loss))
-        if not (curves.facts.get("like_for_like") and wide and trend.low <= 0):
+    def _nothing_general(self, curves: Curves) -> Finding | None:
+        train, reference = measure.end(curves.train_loss), measure.reference_level(curves)
+        gap = measure.generalization_gap(curves)
+        learned = reference - train >= self.GAP * abs(reference)
+        if (
+            valid_learned(curves)
+            or measure.scales_apart(curves) is not None
+            or not learned
+            or not gap.low > 0
+            or gap.estimate < self.GAP * abs(reference)
+        ):
             return None
-        if not falls(curves.train_loss, curves.fact("constant_loss")):
+        if len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS:
             return None
         return self.finding(
-            self.GAP_CONFIDENCE * measure.normal(-measure.Z * trend.gain / max(trend.gain - trend.low, 1e-300)),
-            {**measured("gap at the end", gap.estimate, gap.low, gap.high),
-             "epochs": trend.epochs, **end_of(curves)},
+            self.GAP_CONFIDENCE, {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
             self.LEVER,
-            f"Over the last {trend.epochs} epochs training loss still fell and validation loss did not; the gap between them has "
-            f"grown to {gap.estimate:.3g}: the network overfits.",
+            f"Training loss came down to {train:.3g}, and validation loss never got better than a constant prediction, about "
+            f"{reference:.3g}: the network overfits, nothing that it learned holds for new rows. Check that labels and inputs of "
+            "both sides are made alike.",
+        )  # fmt: skip
+
+    def _loss_gap(self, curves: Curves) -> Finding | None:
+        gap, valid, reference = (
+            measure.generalization_gap(curves),
+            measure.end(curves.valid_loss),
+            measure.reference_level(curves),
+        )
+        ours, theirs = (measure.finite_values(y) for y in (curves.train_loss, curves.valid_loss))
+        if all(measure.error_rate(curves, side) is not None for side in ("train", "valid")):
+            return None
+        wide = gap.low > 0 and gap.estimate >= max(self.LOSS_SHARE * valid, self.LOSS_GAP * abs(reference))
+        if min(len(ours), len(theirs)) < FEWEST_EPOCHS or not wide or ours.min() < 0:
+            return None
+        if measure.scales_apart(curves) is not None or improves(
+            curves.valid_loss
+        ):  # what still improves is not harmed so far
+            return None
+        share = gap.estimate / valid
+        return self.finding(
+            self.GAP_CONFIDENCE * measure.normal((share - self.LOSS_SHARE / 2) / (self.LOSS_SHARE / 2)),
+            {**measured("validation minus training loss", gap.estimate, gap.low, gap.high), **end_of(curves)},
+            self.LEVER,
+            f"Validation loss came to rest at {valid:.3g} and training loss at {measure.end(curves.train_loss):.3g}: the network "
+            f"overfits, {share:.0%} of the validation loss is a gap that more training does not close.",
         )  # fmt: skip
 
     @staticmethod
@@ -152,8 +192,8 @@ def training_went_on(curves: Curves) -> bool:
 
 
 def error_rose(error: measure.Rise) -> bool:
-    """Whether the error rate rose reliably, and by at least a twentieth of itself."""
-    return error.low > 0 and error.estimate >= error.material
+    """Whether the error rate rather rose than not, by at least a twentieth of itself."""
+    return error.belief >= Overfits.BELIEF
 
 
 class Overconfident(Rule):
@@ -164,6 +204,7 @@ class Overconfident(Rule):
     """
 
     name, severity = "overconfident", 5
+    overrules = ("underfits", "undertrained", "slow", "rate_too_low", "over_regularized")
     axis, pulls = "regularization", "regularizer"
     code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     of_fit = True
@@ -181,7 +222,7 @@ class Overconfident(Rule):
              **end_of(curves)},
             "calibrate: label smoothing, a temperature fitted on validation rows, or weight decay; the last epoch's "
             "decisions are no worse than the best epoch's",
-            f"Over {rise.epochs} epochs validation loss rose by {rise.estimate:.3g}, but the validation error "
+            f"Over {counted(rise.epochs, 'epoch')} validation loss rose by {rise.estimate:.3g}, but the validation error "
             f"{moved(100 * error.estimate, ' percentage points')}: the network is overconfident, its answers are as good as "
             "before and it is too sure of the wrong ones.",
         )  # fmt: skip

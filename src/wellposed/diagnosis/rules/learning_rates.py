@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import (
+    FEWEST_EPOCHS,
     MATERIAL_PROGRESS,
+    PACE,
     Rule,
     end_of,
-    ends_annealed,
     falls,
     measured,
     shows_learning,
@@ -60,6 +62,10 @@ class Oscillates(Rule):
         if len(values) < 2 * FEWEST:
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
+        if (
+            len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
+        ):  # of batches or of rows: noise of sampling swings too
+            return None
         if not now > 0 or now < before / 2 or measure.trend(y).gain >= 2 * now:
             return None
         large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
@@ -97,18 +103,19 @@ class Slow(Rule):
     """
 
     name, severity = "slow", 5
+    overrules = ("undertrained", "underfits")
     axis, pulls = "optimization", "optimizer"
     code = "optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)"
     of_fit = True
     SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
-    STEADY = 0.5
+    STEADY = PACE
 
     def judge(self, curves: Curves) -> Finding | None:
-        losses = [y for y in (curves.train_loss, curves.valid_loss) if len(measure.finite_values(y))]
-        if not losses or not all(self._creeps(y) for y in losses) or not shows_learning(curves):
+        losses = curves.train_loss, curves.valid_loss
+        if not all(self._creeps(y) for y in losses) or not shows_learning(curves):
             return None
         trend, progress = measure.trend(losses[0]), _progress(losses[0])
-        if trend.gain >= self.SMALL * progress or ends_annealed(curves):
+        if trend.gain >= self.SMALL * progress:
             return None
         return self.finding(
             0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
@@ -134,7 +141,8 @@ class Slow(Rule):
 class RateTooHigh(Rule):
     """The learning rate is so high that training does worse than it would at a lower one.
 
-    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, for more than one of them:
+    Holds (a) if the training loss jumped above its start in the first quarter of the epochs, for more than one and a twentieth
+    of them:
     to twice the start, or by a quarter of it where much is left at the end or nothing was learned; if it ended a tenth
     above its start; or if validation went to twice its start and stayed though nothing was learned. Steps along the
     gradient raise the loss only where they are too long. Or (b) if the training loss ended reliably above its own lowest
@@ -154,6 +162,7 @@ class RateTooHigh(Rule):
     """
 
     name, severity = "rate_too_high", 2
+    overrules = ("rate_too_low", "underfits")
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
@@ -209,9 +218,10 @@ class RateTooHigh(Rule):
             values = np.concatenate([[begun], values])
         first, end = float(values[0]), measure.end(curves.train_loss)
         early = np.sort(values[1 : max(4, len(values) // 4)])
-        top, rose = float(early[-2]), float(np.median(values[-max(4, len(values) // 4) :]))
+        lost = max(2, len(values) // 20)  # so many were spent above: a leap that is over at once costs nothing
+        top, rose = float(early[-lost]), float(np.median(values[-max(4, len(values) // 4) :]))
         unlearned = end >= self.MUCH * first or not shows_learning(curves)
-        jumped = top > first + (self.JUMP if unlearned else self.LEAP) * abs(first)
+        jumped = top > max(first + (self.JUMP if unlearned else self.LEAP) * abs(first), measure.lowest_valid(curves))
         if (
             not jumped
             and not self._leapt(curves)
@@ -235,7 +245,7 @@ class RateTooHigh(Rule):
     def _undone(self, curves: Curves) -> Finding | None:
         rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
         needed = max(rise.material, self.UNDONE * _progress(curves.train_loss))
-        if not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
+        if rise.epochs < FEWEST_EPOCHS or not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
             return None
         return self.finding(
             0.8 * rise.belief,
@@ -286,7 +296,8 @@ class RateTooLow(Rule):
     name, severity = "rate_too_low", 3
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] *= 10'
-    explains = ("undertrained", "slow", "underfits", "not_learning")
+    explains = ("undertrained", "slow", "not_learning")
+    overrules = ("underfits",)
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
     STEADY = 1 / 3
@@ -294,7 +305,9 @@ class RateTooLow(Rule):
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
         values = measure.finite_values(y)
-        if len(values) < FEWEST or ends_annealed(curves):
+        if len(values) < FEWEST:
+            return None
+        if measure.began_late(curves) or self._elsewhere(curves):
             return None
         trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
         reference = curves.fact("constant_loss") or abs(measure.start(y))
@@ -312,6 +325,18 @@ class RateTooLow(Rule):
             f"In {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, and never slowed down: the learning rate is "
             "too low to get anywhere.",
         )  # fmt: skip  # fmt: skip
+
+    @staticmethod
+    def _elsewhere(curves: Curves) -> bool:
+        """Whether something else holds it up: validation has come to rest, or no gradient reaches some layers."""
+        valid, signals = curves.valid_loss, curves.signals
+        rests = len(measure.finite_values(valid)) >= FEWEST and measure.trend(valid).low <= 0
+        if (
+            not len(measure.finite_values(valid)) and reading_of(curves).axis == "step"
+        ):  # how much of an epoch that was is not known
+            return True
+        layers = signals.last.layers if signals is not None and signals.last is not None else ()
+        return rests or any(layer.role == "weight" and layer.gradient == 0 for layer in layers)
 
 
 def initial_loss(curves: Curves) -> float | None:

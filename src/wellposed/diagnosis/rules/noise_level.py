@@ -6,9 +6,9 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding, moved
+from wellposed.diagnosis.finding import Finding, counted, moved
 from wellposed.diagnosis.rules.generalization import Overfits
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured, valid_learned
 
 
 class NoisyEvidence(Rule):
@@ -28,7 +28,7 @@ class NoisyEvidence(Rule):
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
 
     def judge(self, curves: Curves) -> Finding | None:
-        if len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS:
+        if len(measure.finite_values(curves.valid_loss)) < NotEnoughEvidence.FEWEST:
             return None
         found = self._rise(curves) or self._gap(curves)
         return None if found is None or self._found_all_the_same(curves) else found
@@ -83,36 +83,44 @@ class NotEnoughEvidence(Rule):
     """No verdict can be given.
 
     Holds, where no fault is found, if fewer than five epochs have a finite loss (what would be seen in so few is a fault
-    that cannot be overlooked; that none is seen says nothing); if no validation loss is known; or if
-    the noise is as large as ``noisy_evidence`` says: then curves that look healthy may not be.
+    that cannot be overlooked; that none is seen says nothing); if no validation loss is known; or if validation never came below
+    what it is without learning: then curves at rest are not healthy. Noise as large as the effect is ``noisy_evidence``.
     """
 
     name, severity, residual = "not_enough_evidence", 8, True
+    overrules = ("noisy_evidence",)
     axis, pulls = "evidence", "data"
     code = "watch = wp.watch(model, loss, train=train, valid=valid, optimizer=optimizer)  # and watch.epoch() after each epoch"
     FEWEST = 5
 
     def judge(self, curves: Curves) -> Finding | None:
         valid, train = (len(measure.finite_values(y)) for y in (curves.valid_loss, curves.train_loss))
-        if max(valid, train) < self.FEWEST:
-            return self._short(max(valid, train))
+        if (valid or train) < self.FEWEST:
+            return self._short(valid or train)
+        change = measure.end(curves.train_loss) - measure.start(curves.train_loss)
         if valid < FEWEST_EPOCHS:
             return self.finding(
                 0.9, {"epochs": valid}, "log the validation loss of every epoch",
-                f"Only {valid} validation losses are known: nothing can be said about generalization.",
+                f"Over {counted(train, 'point')} training loss {moved(change)}, and {valid or 'no'} validation losses are known: "
+                "nothing can be said about generalization.",
             )  # fmt: skip
-        noisy = NoisyEvidence().judge(curves)
-        if noisy is None:
+        if train < FEWEST_EPOCHS:
+            return self.finding(
+                0.8, {"epochs": valid, **end_of(curves)}, "log the training loss of every epoch too",
+                "No training loss is known: whether the network fits its own rows, and how large the gap is, cannot be said.",
+            )  # fmt: skip
+        if valid_learned(curves):
             return None
         return self.finding(
-            noisy.confidence, noisy.evidence, noisy.lever,
-            "No verdict: nothing else was found, and the noise is larger than what there would be to find.",
+            0.6, {**end_of(curves)}, "keep the log from the first epoch on, and give the loss of a constant prediction",
+            f"Validation loss began at {measure.start(curves.valid_loss):.3g} and never came below that by what matters, nor did "
+            "training do more: these curves show neither learning nor overfitting.",
         )  # fmt: skip
 
     def _short(self, epochs: int) -> Finding:
         return self.finding(
             1.0, {"epochs": epochs}, f"train for at least {self.FEWEST} epochs, better ten, and ask again",
-            f"{epochs} epoch{'' if epochs == 1 else 's'} with a finite loss: too short for any verdict.",
+            f"{counted(epochs, 'epoch')} with a finite loss: too short for any verdict.",
         )  # fmt: skip
 
 
@@ -128,7 +136,7 @@ class Healthy(Rule):
     SUREST = 0.95  # curves cannot show that a better model does not exist
 
     def judge(self, curves: Curves) -> Finding | None:
-        if NotEnoughEvidence().judge(curves) is not None:
+        if NotEnoughEvidence().judge(curves) is not None or NoisyEvidence().judge(curves) is not None:
             return None
         rise, gap = measure.valid_rise(curves), measure.generalization_gap(curves)
         best = float(curves.epoch[measure.best_index(curves) or 0])

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
     from wellposed.recipe.recipe import Recipe
 
+FIT = "of_fit"  # among what a rule overrules: every finding on how it was fitted
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
-ANNEALED = 0.05  # the last learning rate as a share of the largest: below it the fall is the schedule's end
+PACE = 0.6  # of the last quarter's pace, in its second half: where a rate goes to 0 it is half, in a training cut short more
 MENDED_SHARE = 0.1  # of the constant prediction's errors: hardly anything is less
 MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
 
@@ -36,7 +37,7 @@ class Rule(ABC):
 
     ``residual`` rules are asked only where no other rule found anything but noise; those ``of_fit`` say how it was
     fitted, which nothing that diverged was. What a rule ``explains`` are findings that are consequences of its own: mending
-    the cause mends them, so that it is told first.
+    the cause mends them, so that it is told first. What it ``overrules`` would contradict it, and is not said beside it.
     """
 
     name: ClassVar[str]
@@ -46,6 +47,7 @@ class Rule(ABC):
     residual: ClassVar[bool] = False
     of_fit: ClassVar[bool] = False
     explains: ClassVar[tuple[str, ...]] = ()
+    overrules: ClassVar[tuple[str, ...]] = ()
     code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod
@@ -75,19 +77,28 @@ class Inside(Rule):
         """The finding, or None where the definition does not hold or what it rests on was not seen."""
 
 
-def falls(y: Array, reference: float | None = None) -> bool:
+def falls(y: Array, reference: float | None = None, pace: float = 0.25) -> bool:
     """Whether a curve still falls at its end: reliably, by a material share of its progress, and not levelling off.
 
     Over the last quarter of the epochs the interval of the fitted fall lies above 0, the fall is at least a fiftieth
-    of all the progress, and the second half of that quarter falls at no less than a quarter of its pace, as far as noise
-    lets it be seen.
+    of all the progress, the lowest level lies
+    there, so that it does not only come back from a bump, and the second half of that quarter falls at no less than a quarter
+    (``pace``) of its pace, as far as
+    noise lets it be seen.
     """
     values = measure.finite_values(y)
     if len(values) < FEWEST_EPOCHS:
         return False
     trend = measure.trend(y)
     progress = max((values[0] if reference is None else reference) - values.min(), 0.0)
-    return trend.low > 0 and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(0.25)
+    return improves(y) and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(pace)
+
+
+def improves(y: Array) -> bool:
+    """Whether a curve reliably falls over its last quarter, by however little, and has its lowest level there."""
+    trend, values = measure.trend(y), measure.finite_values(y)
+    levels = measure.running_mean(values, measure.window(len(values)))
+    return trend.low > 0 and int(levels.argmin()) >= len(levels) - max(trend.epochs, len(levels) // 4)
 
 
 def descent(y: Array, constant: float | None) -> tuple[float, float, float]:
@@ -112,6 +123,8 @@ def shows_learning(curves: Curves) -> bool:
     the other on the rows trained on, while the loss knows better. Where the constant prediction is unknown and the
     network began with most answers wrong, hardly one of which it mended, the loss fell by shrinking the outputs alone.
     """
+    if measure.chance_level(curves) is not None:
+        return False
     share = measure.remaining(curves)
     if share is not None and share.of == "error":
         if _mended_enough(curves, share):
@@ -145,18 +158,32 @@ def _mended_enough(curves: Curves, share: measure.RelativeError) -> bool:
     return share.valid < 1 - max(MENDED_SHARE, 3 * se)
 
 
+def valid_learned(curves: Curves) -> bool:
+    """Whether validation ever came below what it is without learning, by a fiftieth; True where it is not known."""
+    values, reference = measure.finite_values(curves.valid_loss), measure.reference_level(curves)
+    if len(values) == 0 or not math.isfinite(reference):
+        return True
+    lowest = float(measure.running_mean(values, measure.window(len(values))).min())
+    error = measure.error_rate(curves, "valid")
+    chance = measure.chance_error(curves)
+    if error is not None and chance is not None:
+        return float(measure.finite_values(error).min()) < (1 - MENDED_SHARE) * chance
+    return reference - lowest > MATERIAL_PROGRESS * abs(reference)
+
+
 def error_improved(curves: Curves) -> bool:
-    """Whether the error rate on either side ever came below 97 % of its highest value."""
-    rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
-    return any(
-        float(measure.finite_values(rate).min()) < MENDED * float(measure.finite_values(rate).max()) for rate in rates
-    )
-
-
-def ends_annealed(curves: Curves) -> bool:
-    """Whether the learning rate was brought near zero: then a curve levels off, or falls last, by the schedule."""
-    lr = measure.finite_values(curves.lr)
-    return len(lr) > 1 and bool(lr[-1] < ANNEALED * lr.max()) and bool(lr[-1] < lr[0])
+    """Whether the error rate on either side ever came below 97 % of its highest value, or the hits rose by a quarter and beyond
+    the noise, which among a hundred classes is much less."""
+    for rate in (measure.error_rate(curves, side) for side in ("train", "valid")):
+        if rate is None:
+            continue
+        values = measure.finite_values(rate)
+        hits, last = 1 - float(values[0]), 1 - measure.end(rate)
+        if float(values.min()) < MENDED * float(values.max()) or last > max(
+            1.25 * hits, hits + 3 * measure.level_se(rate)
+        ):
+            return True
+    return False
 
 
 def regularizes(curves: Curves) -> bool:

@@ -15,7 +15,7 @@ from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, m
 class Underfits(Rule):
     """The training loss itself came to rest high, and validation is hardly worse.
 
-    Holds if the training loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
+    Holds if training or validation loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
     the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise in the labels
     sets cannot be known from curves, so the confidence is modest by design.
     """
@@ -48,8 +48,7 @@ class Underfits(Rule):
              "left": share.train, "of": share.of, **end_of(curves)},
             self.LEVER,
             f"Training came to rest with {share.train:.0%} of the {self._reference(share)} {share.of} left on its own rows"
-            f"{', and validation is hardly worse' if math.isfinite(share.valid) else ''}: the network underfits. (If the labels "
-            "are that noisy, no network can do better.)",
+            ", and validation is hardly worse: the network underfits. (If the labels are that noisy, no network can do better.)",
         )  # fmt: skip
 
     @staticmethod
@@ -62,19 +61,27 @@ class Underfits(Rule):
         if len(measure.finite_values(curves.train_loss)) < cls.FEWEST or not math.isfinite(share.train):
             return False
         high = share.train >= (cls.HIGH if share.certain else cls.HIGH_UNSURE)
-        small = not math.isfinite(share.valid) or (
+        small = (
             share.valid - share.train < cls.SMALL_GAP * share.train
             and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
         )
-        return high and small and not falls(curves.train_loss, curves.fact("constant_loss"))
+        seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
+        return (
+            high
+            and small
+            and seen
+            and not all(falls(y, curves.fact("constant_loss")) for y in (curves.train_loss, curves.valid_loss))
+        )
 
 
 class OverRegularized(Rule):
     """What regularizes costs more than it saves: even the training rows are fitted badly, and there is no gap to close.
 
     Holds only where the source says that something regularizes. The clean training loss is high and at rest as
-    ``underfits`` demands (or never left the constant prediction), the gap is not reliably above a twentieth of the
-    training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it. Without the cost
+    ``underfits`` demands (or a third of the constant prediction's is left, or it never left that), the gap is not reliably above
+    a twentieth of the
+    training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it (or
+    nothing was learned, and the weights shrank to a tenth). Without the cost
     the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
     noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
     gradient, which is what it costs where it is at rest.
@@ -86,11 +93,14 @@ class OverRegularized(Rule):
     """
 
     name, severity = "over_regularized", 3
+    explains = ("not_learning",)
+    overrules = ("underfits",)
     axis, pulls = "regularization", "regularizer"
     code = 'for group in optimizer.param_groups: group["weight_decay"] /= 10'
     of_fit = True
     EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
     NO_GAP = 0.05  # of the training loss
+    SHRUNK = 0.1  # of the weights' norm at the first epoch: what is left of a network that decay has taken
     NOISE = 0.2  # of the clean loss: what people see in a plot
     HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
 
@@ -98,16 +108,16 @@ class OverRegularized(Rule):
         share = measure.remaining(curves)
         if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
-        stuck, toll = not shows_learning(curves), self._drowned(curves)
-        if not stuck and not toll and not Underfits.high_and_at_rest(curves, share):
+        stuck, toll, shrunk = not shows_learning(curves), self._drowned(curves), self._shrunk(curves)
+        if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None
         gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
         if math.isfinite(gap.estimate) and gap.estimate > max(self.NO_GAP * abs(train), measure.Z * gap.se, toll / 2):
             return None
         excess = self._excess(curves, train)
-        if excess is not None and not excess >= self.EXCESS:
+        if excess is not None and not excess >= self.EXCESS and not (stuck and shrunk):
             return None
-        sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
+        sure = 0.8 if stuck and shrunk else 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
         evidence: dict[str, EvidenceValue] = {
             **measured("validation minus training loss", gap.estimate, gap.low, gap.high),
             "left": share.train, "of": share.of, **end_of(curves),
@@ -120,6 +130,25 @@ class OverRegularized(Rule):
             f"On its own training rows {min(share.train, 9.99):.0%} of a constant prediction's {share.of} is left, and there is no "
             "gap to validation to close: the network is over-regularized.",
         )  # fmt: skip
+
+    @staticmethod
+    def _loss_left(curves: Curves) -> bool:
+        """Whether a third of the constant prediction's loss is left at rest, like for like, though the answers may be right: small
+        weights make unsure answers."""
+        constant, sides = curves.fact("constant_loss"), (curves.train_loss, curves.valid_loss)
+        if (
+            constant is None
+            or not curves.facts.get("like_for_like")
+            or len(measure.finite_values(sides[0])) < Underfits.FEWEST
+        ):
+            return False
+        return measure.end(sides[0]) >= Underfits.HIGH * constant > 0 and not all(falls(y, constant) for y in sides)
+
+    @classmethod
+    def _shrunk(cls, curves: Curves) -> bool:
+        """Whether the weights came down to a tenth of what they were."""
+        norms = measure.finite_values(curves.weight_norm)
+        return len(norms) > 1 and float(norms[-1]) < cls.SHRUNK * float(norms[0])
 
     @classmethod
     def _drowned(cls, curves: Curves) -> float:

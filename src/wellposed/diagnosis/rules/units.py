@@ -83,6 +83,7 @@ class DeadLayers(Inside):
     """
 
     name, severity = "dead_layers", 3
+    explains = ("not_learning",)
     axis, pulls = "optimization", "capacity"
     code = "print([name for name, p in model.named_parameters() if p.grad is None])"
 
