@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time as clock
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +35,13 @@ def improve(
             help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column to predict; of several numbers a,b.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification or regression; by default the target decides.")
+        str | None, typer.Option(help="classification, regression, or ordinal (levels); by default the target decides.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Of an ordinal target, from the lowest on: low,medium,high.")] = None,
+    target_transform: Annotated[
+        str | None, typer.Option(help="log or none; by default log where the target is clearly long-tailed.")
     ] = None,
     metric: Annotated[
         str | None,
@@ -45,7 +49,11 @@ def improve(
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
-    time: Annotated[str | None, typer.Option(help="A column of times; the latest rows are held out.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="A column of times, or 'rows' for their order; the latest rows are held out.")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="A column of numbers >= 0 by which rows count.")] = None,
+    class_weight: Annotated[str | None, typer.Option(help="balanced: every class counts alike in training.")] = None,
     test: Annotated[
         str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
     ] = None,
@@ -94,9 +102,11 @@ def improve(
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
         columns = [decode_argument(name) or name for name in drop or []]
-        problem = problem_of(
-            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test
-        )
+        asked = Asked(
+            decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
+            class_weight, decode_argument(levels), target_transform,
+        )  # fmt: skip
+        problem = problem_of(data, metric, asked)
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
@@ -135,24 +145,35 @@ def improve(
         raise typer.Exit(130)
 
 
-def problem_of(
-    data: str | None,
-    target: str | None,
-    task: str | None,
-    metric: str | None,
-    drop: list[str],
-    group: str | None,
-    time: str | None,
-    test: str | None,
-) -> Problem:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of a table; each field is the option of its name."""
+
+    target: str | None = None
+    task: str | None = None
+    drop: list[str] = field(default_factory=list)
+    group: str | None = None
+    time: str | None = None
+    test: str | None = None
+    weight: str | None = None
+    class_weight: str | None = None
+    levels: str | None = None
+    target_transform: str | None = None
+
+    def given(self) -> list[str]:
+        """The options that were given, as they are typed."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
+
+
+def problem_of(data: str | None, metric: str | None, asked: Asked) -> Problem:
     """The problem that the arguments describe."""
     from wellposed.core.errors import InputError
     from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.tables import prepare_table, read_table
-    from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
+    from wellposed.search.dependence import dependence
+    from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_metric, table_problem
 
-    table_only = {"--target": target, "--task": task, "--drop": drop, "--group": group, "--time": time, "--test": test}
-    given = [name for name, value in table_only.items() if value]
+    given = asked.given()
     if data is not None and PROBLEM_FILE.search(data):
         if given or metric:
             raise InputError(
@@ -167,14 +188,29 @@ def problem_of(
         return image_problem(data, metric=metric)
     held: Any = None
     if data is None:
-        (frame, held), name, target, valid = noisy_digits(), "noisy-digits", target or "target", VALID
+        (frame, held), name, valid = noisy_digits(), "noisy-digits", VALID
+        asked = replace(asked, target=asked.target or "target")
     else:
         frame, name, valid = read_table(data), _stem(data), 0.2
-    table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name)
+    table = prepare_table(
+        frame, _split_names(asked.target, frame), task=asked.task, drop=asked.drop, group=asked.group, time=asked.time,
+        weight=asked.weight, link=asked.target_transform, levels=asked.levels.split(",") if asked.levels else (), name=name,
+    )  # fmt: skip
     if data is None:
         table = replace(table, warnings=(ABOUT, *table.warnings))
-    held = held if test is None else read_table(test)
-    return table_problem(table, metric=metric, test=None if held is None else labelled_rows(held, table), valid=valid)
+    held = held if asked.test is None else read_table(asked.test)
+    rows = None if held is None else labelled_rows(held, table, asked.weight)
+    problem = table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
+    found = dependence(table, metric or table_metric(table, asked.class_weight)[0])
+    problem.warnings = (*problem.warnings, *(one.sentence for one in found))
+    return problem
+
+
+def _split_names(target: str | None, frame: Any) -> str | list[str] | None:
+    """Several targets where the name, with a comma, is that of no column."""
+    if target is None or "," not in target or target in map(str, frame.columns):
+        return target
+    return [name.strip() for name in target.split(",")]
 
 
 def _stem(data: str) -> str:

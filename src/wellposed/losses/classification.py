@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wellposed.losses.criterion import Criterion, at_least_single, match_shapes, over_outputs
+from wellposed.losses.criterion import Criterion, at_least_single, match_shapes, over_outputs, weighted_mean
 from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_shares
 
 MOST_COUNTED = 2**18
@@ -84,7 +84,7 @@ class CrossEntropy(Criterion):
         else:
             need_classes(self.name, target, classes)
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has.
 
         Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
@@ -93,8 +93,15 @@ class CrossEntropy(Criterion):
         low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
         if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
             return None
-        counts = torch.bincount(train, minlength=int(high) + 1).float()
+        counts = torch.bincount(train, minlength=int(high) + 1) if weight is None else _weighted_counts(train, weight, int(high) + 1)
+        counts = counts.float()
         return ((counts + 0.5) / (counts + 0.5).sum()).log()
+
+
+def _weighted_counts(labels: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """Weights of each class, scaled so that a row counts as one on average."""
+    sums = torch.bincount(labels, weights=weight.double().to(labels.device), minlength=classes)
+    return sums * (len(labels) / sums.sum())
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -125,7 +132,7 @@ class BinaryCrossEntropy(Criterion):
         """In [0, 1]."""
         need_shares(self.name, target)
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """The logit of the share of ones, which is kept off 0 and 1."""
-        share = train.float().mean().clamp(1e-6, 1 - 1e-6)
+        share = weighted_mean(train, weight).clamp(1e-6, 1 - 1e-6)
         return (share / (1 - share)).log()

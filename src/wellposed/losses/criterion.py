@@ -62,8 +62,12 @@ class Criterion(ABC):
             TargetError: what was found, what is needed, what to do.
         """
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The outputs, alike for every row, that cost least on the training targets ``(n,)``; None where not known."""
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
+        """The outputs, alike for every row, that cost least on the training targets ``(n,)``; None where not known.
+
+        Args:
+            weight: ``(n,)`` >= 0 of the training rows; None: all count alike.
+        """
         return None
 
     def response(self, outputs: Tensor) -> Tensor:
@@ -111,6 +115,20 @@ def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
             f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{parameters[0].default}."
         ) from None
     return cls(int(value) if isinstance(parameters[0].default, int) and value == int(value) else value)  # type: ignore[no-any-return]
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """``sum w y / sum w`` in single precision; the mean without weights."""
+    values = values.float()
+    return values.mean() if weight is None else (weight.to(values) * values).sum() / weight.to(values).sum()
+
+
+def weighted_quantile(values: Tensor, weight: Tensor | None, level: float) -> Tensor:
+    """The smallest value up to which the share ``level`` of the weight lies; of ``n`` alike number ``ceil(level n)`` of the sorted."""
+    values, order = values.float().sort()
+    share = torch.ones(len(values), dtype=torch.float64) if weight is None else weight.double().cpu()[order.cpu()]
+    reached = share.cumsum(0) >= level * share.sum() * (1.0 - 1e-12)
+    return values[int(reached.nonzero()[0])]
 
 
 def over_outputs(values: Tensor) -> Tensor:

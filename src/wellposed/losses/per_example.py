@@ -182,12 +182,16 @@ class Loss:
         """The prediction in the target's own terms, which metrics compare with it."""
         return outputs if self.criterion is None else self.criterion.response(outputs)
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The best constant outputs by training targets ``(n,)``; None where they are not known."""
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
+        """The best constant outputs by training targets ``(n,)``; None where they are not known. Class weights count as rows do."""
         known = self.criterion or (
             self.known.same() if self.known is not None and self.known.same is not None else None
         )
-        return None if known is None else known.constant(train, valid)
+        by_class = getattr(self.module, "weight", None) if isinstance(known, CrossEntropy) else None
+        if by_class is not None and not train.is_floating_point() and bool((train >= 0).all()) and bool((train < len(by_class)).all()):
+            own = by_class.detach().cpu()[train.cpu()]
+            weight = own if weight is None else own * weight.cpu()
+        return None if known is None else known.constant(train, valid, weight)
 
     def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
         """Refuse targets that the loss does not take, or that the outputs cannot express, before anything is counted.

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError
-from wellposed.losses.criterion import AVERAGED, Criterion, match_shapes, over_outputs
+from wellposed.losses.criterion import (
+    AVERAGED,
+    Criterion,
+    match_shapes,
+    over_outputs,
+    weighted_mean,
+    weighted_quantile,
+)
 from wellposed.losses.targets import need_numbers
 
 
@@ -114,9 +121,9 @@ class SquaredError(_OfNumbers):
     formula = staticmethod(squared_error)
     kernel = 1
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """The mean."""
-        return train.float().mean()
+        return weighted_mean(train, weight)
 
 
 @dataclass(frozen=True)
@@ -127,9 +134,9 @@ class AbsoluteError(_OfNumbers):
     formula = staticmethod(absolute_error)
     kernel = 3
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """The median; of two in the middle the smaller."""
-        return train.float().median()
+        return weighted_quantile(train, weight, 0.5)
 
 
 @dataclass(frozen=True)
@@ -212,9 +219,9 @@ class Quantile(_OfNumbers):
         if not 0.0 < self.level < 1.0:
             raise InputError(f"A quantile's level lies in (0, 1); it was given {self.level!r}. Write Quantile(0.9).")
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """The training targets' quantile: of ``n`` sorted ones number ``ceil(level n)``."""
-        return train.float().kthvalue(max(1, math.ceil(self.level * len(train)))).values
+        return weighted_quantile(train, weight, self.level)
 
 
 @dataclass(frozen=True)
@@ -240,9 +247,9 @@ class Poisson(_OfNumbers):
         """Finite numbers >= 0."""
         need_numbers(self.name, target, least=0.0)
 
-    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """The logarithm of the mean, which is kept off 0."""
-        return train.float().mean().clamp_min(1e-6).log()
+        return weighted_mean(train, weight).clamp_min(1e-6).log()
 
     def response(self, outputs: Tensor) -> Tensor:
         """The rate ``exp(f)``."""

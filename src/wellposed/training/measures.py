@@ -17,23 +17,34 @@ MOST_NUMBERS = 2**24
 """Outputs that are computed at once: 64 MiB."""
 
 
-def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
+def constant_facts(
+    loss: Loss,
+    metric: Score | None,
+    train: Tensor | None,
+    valid: Tensor | None,
+    train_weight: Tensor | None = None,
+    valid_weight: Tensor | None = None,
+) -> dict[str, float]:
     """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets.
 
-    As the loss says (class shares for cross-entropy, the mean for squared error); empty where it does not, and for targets
-    with more axes.
+    As the loss says (class shares for cross-entropy, the mean for squared error, of each of several targets), by the weights of the
+    rows; empty where it does not, and for targets with more axes.
     """
     if not loss.classifies:  # a column of amounts is a list of them
         train, valid = (t[:, 0] if t is not None and t.ndim == 2 and t.shape[1] == 1 else t for t in (train, valid))
-    if train is None or valid is None or train.ndim != 1 or valid.ndim != 1 or not len(valid):
+    several = loss.numeric and train is not None and train.ndim == 2
+    if train is None or valid is None or train.ndim != 1 + several or valid.ndim != train.ndim or not len(valid):
         return {}
-    guess = loss.constant(train, valid)
-    if guess is None:
+    columns = list(zip(train.T, valid.T, strict=True)) if several else [(train, valid)]
+    each = [found for one, other in columns if (found := loss.constant(one, other, train_weight)) is not None]
+    if len(each) < len(columns):
         return {}
+    guess = torch.stack(each) if several else each[0]
     size = max(1, min(BATCH, MOST_NUMBERS // guess.numel()))
     measured = evaluate(
         nn.Identity(), [(part, part) for part in torch.split(valid, size)], loss, metric, device=torch.device("cpu"),
         forward=lambda _, y: guess.expand(len(y), *guess.shape),
+        weights=None if valid_weight is None else [valid_weight.cpu()],
     )  # fmt: skip
     return {"constant_loss": measured.loss.mean, "chance_metric": measured.metric}
 
