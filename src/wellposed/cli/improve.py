@@ -19,6 +19,7 @@ from wellposed.cli.terminal import complain, decode_argument, hand_over, say, st
 from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
+    from wellposed.data.tables import TableData
     from wellposed.training.problem import Problem
 
 DEFAULT_BUDGET = "5m"
@@ -39,7 +40,9 @@ def improve(
     task: Annotated[
         str | None, typer.Option(help="classification, regression, or ordinal (levels); by default the target decides.")
     ] = None,
-    levels: Annotated[str | None, typer.Option(help="Of an ordinal target, from the lowest on: low,medium,high.")] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Of an ordinal target, from the lowest on: low,medium,high.")
+    ] = None,
     target_transform: Annotated[
         str | None, typer.Option(help="log or none; by default log where the target is clearly long-tailed.")
     ] = None,
@@ -56,6 +59,10 @@ def improve(
     class_weight: Annotated[str | None, typer.Option(help="balanced: every class counts alike in training.")] = None,
     test: Annotated[
         str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Hold every row out in turn, in K studies: for tables under a few hundred rows."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -94,6 +101,7 @@ def improve(
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
+        from wellposed.search.folds import few_rows, improve_in_folds
         from wellposed.search.improve import improve as search
         from wellposed.study.study import STUDY, summary
         from wellposed.study.trials import SCHEMA
@@ -106,16 +114,37 @@ def improve(
             decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
             class_weight, decode_argument(levels), target_transform,
         )  # fmt: skip
-        problem = problem_of(data, metric, asked)
+        problem, table, found = problem_of(data, metric, asked)
+        if folds is None and table is not None and (said := few_rows(table)):
+            problem.warnings = (*problem.warnings, said)
+        if folds is not None and (table is None or asked.test or resume):
+            raise InputError(
+                "--folds is for a table of its own, of which each fold is held out; leave --resume and --test "
+                "out, and a problem file "
+                "or images."
+            )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
         try:
-            study = search(
-                problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command, rules=imported_types(rule, "rule"),
-                began=began,
-            )  # fmt: skip
+            options: dict[str, Any] = {
+                "recipe": own, "device": device, "engine": engine, "command": command, "rules": imported_types(rule, "rule"),
+                "began": began,
+            }  # fmt: skip
+            if folds is not None and table is not None:
+                study = improve_in_folds(
+                    table,
+                    folds,
+                    spent,
+                    seed,
+                    folder,
+                    metric=metric,
+                    class_weight=asked.class_weight,
+                    warnings=found,
+                    **options,
+                )
+            else:
+                study = search(problem, spent, seed, folder, resume=resume, **options)
         except KeyboardInterrupt:
             kept = f"; go on with --out {shlex.quote(str(folder))} --resume" if folder.exists() else ""
             complain(f"Interrupted{kept}.")
@@ -165,13 +194,19 @@ class Asked:
         return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
 
 
-def problem_of(data: str | None, metric: str | None, asked: Asked) -> Problem:
-    """The problem that the arguments describe."""
+def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Problem, TableData | None, tuple[str, ...]]:
+    """The problem that the arguments describe, the table that it is of, and what was found of its rows."""
     from wellposed.core.errors import InputError
     from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.tables import prepare_table, read_table
     from wellposed.search.dependence import dependence
-    from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_metric, table_problem
+    from wellposed.training.ready_problems import (
+        file_problem,
+        image_problem,
+        labelled_rows,
+        table_metric,
+        table_problem,
+    )
 
     given = asked.given()
     if data is not None and PROBLEM_FILE.search(data):
@@ -179,13 +214,13 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> Problem:
             raise InputError(
                 f"{', '.join(given or ['--metric'])} is for tables; write it into the problem in {data!r}."
             )
-        return file_problem(data)
+        return file_problem(data), None, ()
     if data is not None and re.search(r"\.py:?$", data):
         raise InputError(f"{data!r} is a Python file; say which problem in it, as {data.rstrip(':')}:NAME.")
     if data is not None and data.lower().endswith(".npz"):
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
-        return image_problem(data, metric=metric)
+        return image_problem(data, metric=metric), None, ()
     held: Any = None
     if data is None:
         (frame, held), name, valid = noisy_digits(), "noisy-digits", VALID
@@ -201,9 +236,9 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> Problem:
     held = held if asked.test is None else read_table(asked.test)
     rows = None if held is None else labelled_rows(held, table, asked.weight)
     problem = table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
-    found = dependence(table, metric or table_metric(table, asked.class_weight)[0])
-    problem.warnings = (*problem.warnings, *(one.sentence for one in found))
-    return problem
+    found = tuple(one.sentence for one in dependence(table, metric or table_metric(table, asked.class_weight)[0]))
+    problem.warnings = (*problem.warnings, *found)
+    return problem, table if held is None else None, found
 
 
 def _split_names(target: str | None, frame: Any) -> str | list[str] | None:

@@ -44,7 +44,8 @@ class Data:
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
         kinds: kinds of a frame's columns, overriding what is inferred; for a frame only.
-        link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on themselves.
+        link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on
+            themselves.
         levels: of a frame's ordinal target, from the lowest on; a prediction is then the nearest level.
     """
 
@@ -128,7 +129,9 @@ def _check_used(data: Data) -> None:
         return
     for name in ("link", "levels"):
         if getattr(data, name) not in ("none", None):
-            raise DataError(f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself.")
+            raise DataError(
+                f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
+            )
     if data.kinds:
         raise DataError(
             "kinds= names the kinds of a frame's columns, and these data are no frame (X, y). Give X as a frame, such as "
@@ -262,15 +265,19 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
     amounts = several or data.link != "none" or data.levels is not None
     task = data.task or ("regression" if amounts else infer_task(target, of_numbers))
     if amounts and task == "classification":
-        raise DataError("Several targets, link= and levels= are for numbers (regression). Give one target of classes without them.")
+        raise DataError(
+            "Several targets, link= and levels= are for numbers (regression). Give one target of classes without them."
+        )
     labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
     if data.levels is not None:
         labels = target.astype("category").cat.codes.to_numpy()
-    duplicates = duplicate_ids(frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame, None if several else target)
+    duplicates = duplicate_ids(
+        frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame, None if several else target
+    )
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
     if amounts:
-        answers: AnyTarget = TargetColumns.fit(target.iloc[index], data.link, data.levels)
+        answers: AnyTarget = TargetColumns.fit(target, data.link, data.levels, index)
     else:
         answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
     if not standardize and task == "regression":

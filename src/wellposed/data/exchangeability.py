@@ -1,17 +1,18 @@
 """Are the rows of a table exchangeable? Columns of entities, dates and counters on which the target depends, before any split.
 
-A random split supposes that a held-out row is to the training rows as a new row will be. Six rows of one patient, or the days of one
-walk, break this. Two statistics see it, both sums of products ``u_i . u_j`` over pairs of rows: of one entity (the intraclass correlation), or near
-each other in an order (the von Neumann ratio with more lags). ``u`` is what a linear fit to the features leaves of the target's ranks,
-or of the indicators of its classes: what the features say of a row does not make it dependent on others. Both statistics are judged by
-permutations of ``u``, so that all tests of a table together raise a false alarm with probability at most `LEVEL` where the target is
-exchangeable (a fit to like rows makes their residuals unlike, never alike), however the columns are distributed.
+A random split supposes that a held-out row is to the training rows as a new row will be. Six rows of one patient, or the days
+of one walk, break this. Two statistics see it, both sums of products ``u_i . u_j`` over pairs of rows: of one entity (the
+intraclass correlation), or near each other in an order (the von Neumann ratio with more lags). ``u`` is what a linear fit to
+the features leaves of the target's ranks, or of the indicators of its classes: what the features say of a row does not make it
+dependent on others. Both statistics are judged by permutations of ``u``, so that all tests of a table together raise a false
+alarm with probability at most `LEVEL` where the target is exchangeable (a fit to like rows makes their residuals unlike, never
+alike), however the columns are distributed.
 
 Whether it matters is another question: `wellposed.search.dependence` measures what the score becomes.
 
 Source:
-    Bartels (1982), JASA 77(377), for the rank von Neumann ratio; Freedman & Lane (1983), JBES 1(4), for permuting residuals; Besag &
-    Clifford (1991), Biometrika 78(2), for stopping permutations.
+    Bartels (1982), JASA 77(377), for the rank von Neumann ratio; Freedman & Lane (1983), JBES 1(4), for permuting residuals;
+    Besag & Clifford (1991), Biometrika 78(2), for stopping permutations.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ ENTITY = re.compile(
     re.IGNORECASE,
 )
 """How a column of entities is called."""
-TIMELIKE = re.compile(r"(^|[_\W])(date|time|timestamp|datetime|year|yr|month|mnth|day|hour|week|quarter|period|t)([_\W]|$)", re.IGNORECASE)
+TIMELIKE = re.compile(
+    r"(^|[_\W])(date|time|timestamp|datetime|year|yr|month|mnth|day|hour|week|quarter|period|t)([_\W]|$)", re.IGNORECASE
+)
 """How a column of times is called."""
 YEAR = re.compile(r"(^|[_\W])(year|yr)([_\W]|$)", re.IGNORECASE)
 
@@ -104,7 +107,7 @@ def suspects(
     found: list[Suspect] = []
     for candidate in [*entities, *orders]:
         of_file = candidate.kind == "time" and _is_file_order(candidate)
-        if of_file and any(one.kind == "group" for one in found):
+        if of_file and ("group" in skip or any(one.kind == "group" for one in found)):
             continue  # a file that is written entity after entity has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
         left = residuals(scores[kept], frame.iloc[kept].drop(columns=candidate.column, errors="ignore"))
@@ -115,13 +118,16 @@ def suspects(
 
 
 def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
-    """What a linear fit to numbers (as ranks) and small categories leaves of the scores; the scores where there are too many of them."""
+    """What a linear fit to numbers (as ranks) and small categories leaves of the scores; the scores where there are too many
+    of them."""
     columns = [np.ones(len(scores))]
     for name in frame.columns:
         kind = column_kind(frame[name])
         if kind == "number":
             x = as_numbers(frame[name])
-            columns.append(_ranks(np.where(np.isfinite(x), x, np.nanmedian(x) if np.isfinite(x).any() else 0.0)) / len(x))
+            columns.append(
+                _ranks(np.where(np.isfinite(x), x, np.nanmedian(x) if np.isfinite(x).any() else 0.0)) / len(x)
+            )
         elif kind in ("category", "boolean"):
             codes, values = distinct(frame[name])
             if len(values) <= MOST_LEVELS_FITTED:
@@ -262,12 +268,15 @@ def _orders(frame: pd.DataFrame) -> Iterator[Suspect]:
             continue
         if kind == "number" and _counts(x):
             counter = name if counter == ROW_ORDER else counter
-        elif kind == "date" or (TIMELIKE.search(name) and _rises(x)) or (YEAR.search(name) and _are_years(x)):
-            if not any(_same_order(x, other) for other in seen):
-                seen.append(x)
-                yield Suspect("time", name, x, 1.0)
+        elif _is_calendar(name, kind, x) and not any(_same_order(x, other) for other in seen):
+            seen.append(x)
+            yield Suspect("time", name, x, 1.0)
     if not any(_same_order(rows, other) for other in seen):
         yield Suspect("time", counter, rows, 1.0, named=False)
+
+
+def _is_calendar(name: str, kind: str, x: Floats) -> bool:
+    return kind == "date" or bool((TIMELIKE.search(name) and _rises(x)) or (YEAR.search(name) and _are_years(x)))
 
 
 def _is_file_order(suspect: Suspect) -> bool:
@@ -284,7 +293,7 @@ def _rises(x: Floats) -> bool:
 
 
 def _are_years(x: Floats) -> bool:
-    return _are_whole(x) and 1500 < x.min() and x.max() < 2200
+    return _are_whole(x) and bool(x.min() > 1500) and bool(x.max() < 2200)
 
 
 def _same_order(x: Floats, y: Floats) -> bool:

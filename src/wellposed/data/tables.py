@@ -66,14 +66,16 @@ LEAK_ROWS = 20_000  # rows looked at for leaks: enough to see one, and the time 
 class TableData:
     """A table that can be split, encoded and learned from. All parts have the same rows in the same order.
 
-    ``frame`` has the features only; ``target`` no missing value, and several columns where there are several targets; ``groups`` are
-    ids 0, 1, ...; ``time`` are numbers (days since 1970 for dates); ``weight`` is finite and >= 0; ``link`` and ``levels`` say how the
+    ``frame`` has the features only; ``target`` no missing value, and several columns where there are several targets;
+    ``groups`` are
+    ids 0, 1, ...; ``time`` are numbers (days since 1970 for dates); ``weight`` is finite and >= 0; ``link`` and ``levels``
+    say how the
     target is trained, see `Data`; ``suspects`` are columns on which the target depends as a random split does not suppose;
     ``sha256`` is of the contents of all that is trained on, equal on every machine.
     """
 
     frame: pd.DataFrame
-    target: pd.Series[Any] | pd.DataFrame
+    target: Any
     groups: Integers | None
     time: Floats | None
     name: str
@@ -111,14 +113,17 @@ def prepare_table(
     Args:
         frame: ``(rows, columns)``, anything that `as_frame` takes. Not modified.
         target: the target's column, or several of numbers; None takes one named target, label, y or class, or else the last one.
-        task: ``"classification"``, ``"regression"``, ``"ordinal"`` (levels in an order, trained as their places), or None: texts, booleans and categories are classes; whole numbers
+        task: ``"classification"``, ``"regression"``, ``"ordinal"`` (levels in an order, trained as their places), or None:
+            texts, booleans and categories are classes; whole numbers
             are classes if at most 20 distinct ones come back 5 times on average, or at most 100 with 10 rows each; two
             values of any kind are classes; other numbers are quantities.
         drop: columns to leave out.
         group: column whose rows of one value must stay together in splits; rows without value are groups of their own.
-        time: column, numbers or dates, by which later rows are held out; ``"rows"`` is the order of the rows, unless a column is called so.
+        time: column, numbers or dates, by which later rows are held out; ``"rows"`` is the order of the rows, unless a
+            column is called so.
         weight: column of numbers >= 0 by which rows count; it is no feature.
-        link: ``"log"`` trains the logarithm of an amount, ``"none"`` the amount; None takes the logarithm of a target that is clearly
+        link: ``"log"`` trains the logarithm of an amount, ``"none"`` the amount; None takes the logarithm of a target that
+            is clearly
             long-tailed, see `is_long_tailed`, and says so.
         levels: of an ordinal target, from the lowest on; needed where they are texts.
         name: what messages call the table.
@@ -138,7 +143,9 @@ def prepare_table(
     for one in goals:
         _check_columns(table, one, drop, group, time, weight)
     if link not in (None, *LINKS):
-        raise DataError(f"There is no target transform {link!r}.{did_you_mean(link, LINKS)} Use {' or '.join(LINKS)}.")
+        raise DataError(
+            f"There is no target transform {link!r}.{did_you_mean(str(link), LINKS)} Use {' or '.join(LINKS)}."
+        )
     table = table.drop(columns=list(dict.fromkeys(drop)))
     if time == ROW_ORDER and time not in table.columns:
         table = table.assign(**{time: np.arange(len(table))})
@@ -149,6 +156,7 @@ def prepare_table(
     moments = None if time is None else _moments(table[time])
     if moments is not None:
         table, moments = _rows_with_time(table, moments, str(time), warnings)
+    goal: Any
     if len(goals) == 1:
         goal, decided, order = _one_target(table[goals[0]], task, levels, warnings)
     else:
@@ -255,7 +263,7 @@ def _check_columns(
     if isinstance(drop, str):
         raise DataError(f"drop={drop!r} is a text; a list of column names is needed. Write [{drop!r}].")
     names = [str(name) for name in table.columns]
-    asked = [("to drop", name) for name in drop]
+    asked: list[tuple[str, str | None]] = [("to drop", name) for name in drop]
     asked += [("to group by", group), ("to order rows in time by", time), ("to weigh rows by", weight)]
     for purpose, name in asked:
         if purpose == "to order rows in time by" and name == ROW_ORDER:
@@ -338,7 +346,8 @@ def _weights(column: pd.Series[Any]) -> Floats:
     bad = int((~np.isfinite(weight) | (weight < 0)).sum())
     if bad or not weight.sum() > 0:
         raise DataError(
-            f"The weight {str(column.name)!r} is missing, negative or no number in {bad} of {len(weight)} rows, or 0 in all. Give a "
+            f"The weight {str(column.name)!r} is missing, negative or no number in {bad} of {len(weight)} rows, "
+            "or 0 in all. Give a "
             "number >= 0 for each row."
         )
     return weight
@@ -356,7 +365,9 @@ def _one_target(
             raise DataError(f"levels= are for an ordinal target, and the task is {task!r}. Give the task ordinal.")
         order = ordered_levels(column, levels)
         if len(np.unique(category_codes(column)[0])) < 2:
-            raise DataError(f"The target {column.name!r} has one value only; there is nothing to learn. Give another target.")
+            raise DataError(
+                f"The target {column.name!r} has one value only; there is nothing to learn. Give another target."
+            )
         return column, "regression", order
     decided = _task(column, task, warnings)
     return _checked_target(column, decided, warnings), decided, None
@@ -371,7 +382,8 @@ def _several_targets(columns: pd.DataFrame, task: str | None, levels: Sequence[s
     for name in columns.columns:
         if _numeric_target(columns[name]) is None:
             raise DataError(
-                f"Several targets must all be numbers, and {name!r} holds {_example(columns[name])}. Leave it out, or give it alone."
+                f"Several targets must all be numbers, and {name!r} holds {_example(columns[name])}. Leave it "
+                "out, or give it alone."
             )
         _task(columns[name], "regression", [])
         found[name] = _checked_target(columns[name], "regression", [])
@@ -379,12 +391,18 @@ def _several_targets(columns: pd.DataFrame, task: str | None, levels: Sequence[s
 
 
 def _link(
-    goal: pd.Series[Any] | pd.DataFrame, asked: str | None, task: Task, order: tuple[Any, ...] | None, warnings: list[str]
+    goal: Any,
+    asked: str | None,
+    task: Task,
+    order: tuple[Any, ...] | None,
+    warnings: list[str],
 ) -> Link:
     """Whether the logarithm is trained: where asked for, or where nothing was said and one target is clearly long-tailed."""
     if asked == "log":
         if task == "classification" or order is not None:
-            raise DataError("A logarithm is of amounts, and this target has classes or levels. Leave --target-transform out.")
+            raise DataError(
+                "A logarithm is of amounts, and this target has classes or levels. Leave --target-transform out."
+            )
         least = float(np.asarray(goal, dtype=np.float64).min())
         if least < 0:
             raise DataError(
@@ -395,16 +413,18 @@ def _link(
         return "none"
     y = goal.to_numpy(dtype=np.float64)
     warnings.append(
-        f"The target {goal.name!r} is long-tailed (median {np.median(y):.3g}, mean {y.mean():.3g}, largest {y.max():.3g}): its logarithm is "
-        "trained, predictions come back in its own unit and are never below 0, and the score is the mean absolute error, which a few large rows do "
+        f"The target {goal.name!r} is long-tailed (median {np.median(y):.3g}, mean {y.mean():.3g}, largest "
+        f"{y.max():.3g}): its logarithm is "
+        "trained, predictions come back in its own unit and are never below 0, and the score is the mean "
+        "absolute error, which a few large rows do "
         "not make alone. --target-transform none trains it as it is."
     )
     return "log"
 
 
-def _as_places(goal: pd.Series[Any] | pd.DataFrame, order: tuple[Any, ...] | None) -> Floats:
+def _as_places(goal: Any, order: tuple[Any, ...] | None) -> Floats:
     if order is None:
-        return goal.to_numpy(dtype=np.float64)
+        return np.asarray(goal, dtype=np.float64)
     place = {level_name(level): float(i) for i, level in enumerate(order)}
     codes, names = category_codes(goal)
     return np.array([place[name] for name in names])[codes]

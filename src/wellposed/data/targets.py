@@ -1,7 +1,8 @@
 """Targets of numbers that are more than one plain column: several of them, levels in order, or a long tail.
 
-`TargetEncoder` knows classes and one number. `TargetColumns` composes it: each column has its own link (the logarithm of a long-tailed
-amount, the place of a level), is shifted and scaled by its training rows, and comes back in its own terms where it is predicted or scored.
+`TargetEncoder` knows classes and one number. `TargetColumns` composes it: each column has its own link (the logarithm of a
+long-tailed amount, the place of a level), is shifted and scaled by its training rows, and comes back in its own terms where it
+is predicted or scored.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Link = Literal["none", "log"]
 LINKS: tuple[Link, ...] = ("none", "log")
 
 LONG_TAIL = 2.0
-"""Skewness from which a positive target counts as long-tailed, if its logarithm is less than half as skew; an exponential one has 2."""
+"""Skewness from which a positive target counts as long-tailed, if its logarithm is less than half as skew; an exponential
+one has 2."""
 LEAST_TAILED = 50  # rows; in fewer, one value makes the skewness
 SMALLEST_PART = 0.05
 """Of a target with zeros the logarithm is that of ``1 + y / unit``, with this quantile of the values above 0 as unit."""
@@ -39,7 +41,8 @@ class TargetColumn:
     Args:
         link: ``"none"``, or ``"log"``: ``log y``, or ``log(1 + y / unit)`` where some training value is 0.
         unit: 0 where the link is ``log y``.
-        levels: of an ordinal target from the lowest on; ``y`` is then a level's place 0, 1, ..., and a prediction the nearest level.
+        levels: of an ordinal target from the lowest on; ``y`` is then a level's place 0, 1, ..., and a prediction the
+            nearest level.
     """
 
     name: str
@@ -50,8 +53,13 @@ class TargetColumn:
     levels: Annotated[tuple[Label, ...], Field(min_length=2)] | None = None
 
     @classmethod
-    def fit(cls, series: Any, link: Link = "none", levels: Sequence[Label] | None = None) -> TargetColumn:
+    def fit(
+        cls, series: Any, link: Link = "none", levels: Sequence[Label] | None = None, zeros: bool = False
+    ) -> TargetColumn:
         """Learn from the training rows.
+
+        Args:
+            zeros: whether an amount may be 0 though no training row's is.
 
         Raises:
             DataError: a value is missing or no number, no level, or below 0 under a logarithm.
@@ -60,7 +68,8 @@ class TargetColumn:
         y = _places(series, levels) if levels else as_numbers(series)
         if link == "log":
             above = y[y > 0]
-            unit = 0.0 if len(above) == len(y) or not len(above) else float(np.quantile(above, SMALLEST_PART))
+            with_zeros = (zeros or len(above) < len(y)) and len(above) > 0
+            unit = float(np.quantile(above, SMALLEST_PART)) if with_zeros else 0.0
         bare = cls(name, 0.0, 1.0, link, unit, None if levels is None else tuple(levels))
         base = TargetEncoder.fit(bare.linked(y), "regression")
         return cls(name, base.mean, base.scale, link, unit, bare.levels)
@@ -91,7 +100,8 @@ class TargetColumn:
         return np.log1p(y / self.unit) if self.unit else np.log(y)
 
     def restored(self, values: Tensor) -> Tensor:
-        """``(rows,)`` scaled numbers in the target's own terms, double: amounts, never below 0 under a logarithm; or places of levels."""
+        """``(rows,)`` scaled numbers in the target's own terms, double: amounts, never below 0 under a logarithm; or places
+        of levels."""
         y = values.double() * self.scale + self.mean
         if self.link == "log":
             y = y.clamp(max=float(np.log(LARGEST)))
@@ -113,13 +123,28 @@ class TargetColumns:
     columns: Annotated[tuple[TargetColumn, ...], Field(min_length=1)]
 
     @classmethod
-    def fit(cls, frame: Any, link: Link = "none", levels: Sequence[Label] | None = None) -> TargetColumns:
-        """Learn from the training rows of a frame ``(rows, targets)`` or a series.
+    def fit(
+        cls,
+        frame: Any,
+        link: Link = "none",
+        levels: Sequence[Label] | None = None,
+        rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+    ) -> TargetColumns:
+        """Learn from a frame ``(rows, targets)`` or a series.
+
+        Args:
+            rows: the training rows; all by default. Of the others it is known only whether an amount may be 0.
 
         Raises:
             DataError: see `TargetColumn.fit`.
         """
-        return cls(tuple(TargetColumn.fit(one, link, levels) for one in _series_of(frame)))
+        kept = slice(None) if rows is None else rows
+        return cls(
+            tuple(
+                TargetColumn.fit(one.iloc[kept], link, levels, link == "log" and bool((as_numbers(one) == 0).any()))
+                for one in _series_of(frame)
+            )
+        )
 
     task: Literal["regression"] = "regression"
 
@@ -195,7 +220,7 @@ def ordered_levels(series: Any, levels: Sequence[str]) -> tuple[Label, ...]:
     Raises:
         DataError: texts without a given order, a level that is not there, or a value that is no level.
     """
-    codes, names = category_codes(series)
+    names = category_codes(series)[1]
     if not levels:
         numbers = np.unique(as_numbers(series))
         if np.isnan(numbers).any():

@@ -93,7 +93,11 @@ class CrossEntropy(Criterion):
         low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
         if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
             return None
-        counts = torch.bincount(train, minlength=int(high) + 1) if weight is None else _weighted_counts(train, weight, int(high) + 1)
+        counts = (
+            torch.bincount(train, minlength=int(high) + 1)
+            if weight is None
+            else _weighted_counts(train, weight, int(high) + 1)
+        )
         counts = counts.float()
         return ((counts + 0.5) / (counts + 0.5).sum()).log()
 

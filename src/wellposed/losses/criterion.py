@@ -124,7 +124,8 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def weighted_quantile(values: Tensor, weight: Tensor | None, level: float) -> Tensor:
-    """The smallest value up to which the share ``level`` of the weight lies; of ``n`` alike number ``ceil(level n)`` of the sorted."""
+    """The smallest value up to which the share ``level`` of the weight lies; of ``n`` alike number ``ceil(level n)`` of the
+    sorted."""
     values, order = values.float().sort()
     share = torch.ones(len(values), dtype=torch.float64) if weight is None else weight.double().cpu()[order.cpu()]
     reached = share.cumsum(0) >= level * share.sum() * (1.0 - 1e-12)

@@ -188,7 +188,12 @@ class Loss:
             self.known.same() if self.known is not None and self.known.same is not None else None
         )
         by_class = getattr(self.module, "weight", None) if isinstance(known, CrossEntropy) else None
-        if by_class is not None and not train.is_floating_point() and bool((train >= 0).all()) and bool((train < len(by_class)).all()):
+        if (
+            by_class is not None
+            and not train.is_floating_point()
+            and bool((train >= 0).all())
+            and bool((train < len(by_class)).all())
+        ):
             own = by_class.detach().cpu()[train.cpu()]
             weight = own if weight is None else own * weight.cpu()
         return None if known is None else known.constant(train, valid, weight)

@@ -1,8 +1,10 @@
-"""What a score becomes where rows are not exchangeable: a cheap reference under a random split, beside one that keeps entities or time.
+"""What a score becomes where rows are not exchangeable: a cheap reference under a random split, beside one that keeps
+entities or time.
 
-Both splits score the same rows with equally many training rows, so that their difference is paired: of entities every row, of an order
-its latest quarter. The reference is a forest of extremely randomized trees: it needs no tuning, and what a few like rows give away it
-finds in small tables too. (Boosting does not: of 27 children with 4 rows each it uses none, since its leaves have 20 rows.)
+Both splits score the same rows with equally many training rows, so that their difference is paired: of entities every row, of
+an order its latest quarter. The reference is a forest of extremely randomized trees: it needs no tuning, and what a few like
+rows give away it finds in small tables too. (Boosting does not: of 27 children with 4 rows each it uses none, since its leaves
+have 20 rows.)
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ TREES = 50
 STRETCHES = 20  # of time, that count as draws
 MOST_TRIED = 50  # features that are looked at in full; of more, the square root of their number at each split
 LEAST_RISE = 1.1
-"""A warning is worth an error that rises by a tenth; and by more than one standard error where only the test, and no name, speaks for it."""
+"""A warning is worth an error that rises by a tenth; and by more than one standard error where only the test, and no name,
+speaks for it."""
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -66,7 +69,9 @@ class Dependence:
     @property
     def matters(self) -> bool:
         """Whether the error rises enough."""
-        least, error = (1.0 - self.at_random, 1.0 - self.apart) if self.higher_is_better else (self.at_random, self.apart)
+        least, error = (
+            (1.0 - self.at_random, 1.0 - self.apart) if self.higher_is_better else (self.at_random, self.apart)
+        )
         return self.fall > (0.0 if self.suspect.named else self.se) and error >= LEAST_RISE * least
 
     @property
@@ -77,17 +82,22 @@ class Dependence:
         if self.suspect.kind == "group":
             count = len(np.unique(values))
             named = f"The part of {column!r} before its last number" if self.suspect.part else f"Column {column!r}"
-            how = "make a column of this part and give it with --group" if self.suspect.part else f"give --group {column}"
+            how = (
+                "make a column of this part and give it with --group" if self.suspect.part else f"give --group {column}"
+            )
             return (
-                f"{named} names {count} entities with {len(values) / count:.3g} rows each, whose targets are alike: {both[0]} where rows are "
-                f"split at random, and {both[1]} where an entity is held out whole. If new rows are of new entities, {how}; the score "
+                f"{named} names {count} entities with {len(values) / count:.3g} rows each, whose targets are "
+                f"alike: {both[0]} where rows are "
+                f"split at random, and {both[1]} where an entity is held out whole. If new rows are of new "
+                f"entities, {how}; the score "
                 "promises too much otherwise."
             )
         order, when = f"Rows that follow each other in {column!r}", "If you will predict later rows"
         if column == ROW_ORDER:
             order, when = "Rows that follow each other in the file", "If the file is in the order of time"
         return (
-            f"{order} have targets that are alike: on the last quarter {both[0]} where rows are split at random, and {both[1]} where only earlier "
+            f"{order} have targets that are alike: on the last quarter {both[0]} where rows are split at "
+            f"random, and {both[1]} where only earlier "
             f"rows are trained on. {when}, give --time {column}; the score promises too much otherwise."
         )
 
@@ -122,14 +132,25 @@ def _measured(table: TableData, suspect: Suspect, name: str | None) -> Dependenc
             warnings.simplefilter("ignore")
             for folds, features in ((chance, frame), (strict, frame.drop(columns=own))):
                 outputs = _out_of_fold(TableEncoder.fit(features).transform(features), y, task, folds)
-                rows.append(metric.rows(outputs[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored]))
+                rows.append(
+                    metric.rows(
+                        outputs[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored]
+                    )
+                )
     except (ValueError, InputError):
         return None
     lost = (rows[0] - rows[1]).numpy()
     sums = np.bincount(clusters, weights=lost - lost.mean())
     count = len(np.unique(clusters))
     se = math.sqrt(count / max(count - 1, 1) * float(np.square(sums).sum())) / len(lost)
-    return Dependence(suspect, metric.title or metric.name.replace("_", " "), metric.higher_is_better, float(rows[0].mean()), float(rows[1].mean()), se)
+    return Dependence(
+        suspect,
+        metric.title or metric.name.replace("_", " "),
+        metric.higher_is_better,
+        float(rows[0].mean()),
+        float(rows[1].mean()),
+        se,
+    )
 
 
 def _kept(suspect: Suspect, draw: np.random.Generator) -> Index:
@@ -148,9 +169,17 @@ def _scored_by(table: TableData, target: Any, name: str | None) -> tuple[Score, 
     if table.target.ndim == 2 or table.link != "none" or table.levels is not None:
         columns = TargetColumns.fit(target, table.link, table.levels)
         metric = named_metric(name or "r2")
-        return in_own_terms(metric, columns.restored) if columns.bent or metric.in_units else metric, columns.transform(target), "regression"
+        return (
+            in_own_terms(metric, columns.restored) if columns.bent or metric.in_units else metric,
+            columns.transform(target),
+            "regression",
+        )
     answers = TargetEncoder.fit(target, "regression")
-    return in_target_units(named_metric(name or "r2"), answers.scale, answers.mean), answers.transform(target), "regression"
+    return (
+        in_target_units(named_metric(name or "r2"), answers.scale, answers.mean),
+        answers.transform(target),
+        "regression",
+    )
 
 
 def _scored(suspect: Suspect, values: Any, draw: np.random.Generator) -> tuple[Index, Index]:
@@ -183,8 +212,12 @@ def _out_of_fold(x: Any, y: Any, task: str, folds: list[Index]) -> torch.Tensor:
         rest = np.setdiff1d(np.arange(len(y)), held)
         for place, goal in _columns(y):
             model = _forest(task, x.shape[1]).fit(x[rest], goal[rest])
-            found = class_logarithms(model, x[held], classes) if classes else torch.from_numpy(model.predict(x[held]).astype(np.float64))
-            outputs[(torch.from_numpy(held), *place)] = found
+            found = (
+                class_logarithms(model, x[held], classes)
+                if classes
+                else torch.from_numpy(model.predict(x[held]).astype(np.float64))
+            )
+            outputs[(torch.from_numpy(held), *place)] = found  # type: ignore[index]
     return outputs
 
 

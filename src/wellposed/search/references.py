@@ -160,7 +160,8 @@ def _outputs(model: Any, x: np.ndarray, task: str, classes: int) -> torch.Tensor
 
 
 def class_logarithms(model: Any, x: np.ndarray, classes: int) -> torch.Tensor:
-    """``(rows, classes)`` log-probabilities of a fitted classifier; that of a class which it has not seen is the logarithm of 1e-12."""
+    """``(rows, classes)`` log-probabilities of a fitted classifier; that of a class which it has not seen is the logarithm
+    of 1e-12."""
     logs = np.full((len(x), classes), math.log(1e-12))
     logs[:, np.asarray(model.classes_, dtype=int)] = np.log(np.clip(model.predict_proba(x), 1e-12, 1.0))
     return torch.from_numpy(logs)

@@ -41,6 +41,7 @@ class Study:
         references: test scores of a constant, a linear model and histogram boosting.
         ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
         late: whether its clock leaves no time to draw figures.
+        over_folds: what takes the place of this study's own numbers in its record, where every row was held out in turn.
         simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
     """
 
@@ -57,6 +58,7 @@ class Study:
     simplest: dict[str, Any] | None
     folder: Path | None = None
     late: bool = False
+    over_folds: dict[str, Any] | None = None
 
     @property
     def shown(self) -> bool:
@@ -91,7 +93,7 @@ class Study:
             "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
         }
         searched = [t for t in self.trials if t.kind in ("baseline", "search")]
-        return {
+        record = {
             "schema": SCHEMA,
             "wellposed": __version__,
             "torch": str(torch.__version__),
@@ -103,6 +105,7 @@ class Study:
             "metric": self.facts["metric"],
             "data": self.facts["data"],
             "references": self.references,
+            "constant": self.facts["constant"],
             "baseline": self.side("baseline"),
             "best": self.side("best"),
             "improvement": improvement,
@@ -133,6 +136,7 @@ class Study:
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
         }
+        return record | (self.over_folds or {})
 
     def save(self, folder: Path) -> None:
         """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
@@ -158,7 +162,7 @@ def summary(record: dict[str, Any]) -> str:
     ]
     for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
-        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
+        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows{verdict.beside_constant(record)} ({recipe})")
     if references := mapping(part(record, "references")):
         lines.append("also:     " + ", ".join(f"{k} {formats.score(v)}" for k, v in references.items()))
     return "\n".join(lines)

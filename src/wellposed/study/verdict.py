@@ -111,6 +111,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
     references = tuple(references_ahead(record))
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
+    who = "the search of each fold" if folds_of(record) else "the best recipe"
     if kept_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
         return Verdict("unproven", "Not shown:", claim, _tried(record), _could_have_seen(record, found), references)
@@ -120,19 +121,19 @@ def verdict(record: dict[str, Any]) -> Verdict:
         return Verdict("missing", "Not shown:", claim, support, references=references)
     decimals = decimals_for(high - low)
     size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
-    rows, interval = _rows(record), _interval(found)
-    one_pair = number_or_nan(found.get("pairs")) == 1
+    rows, interval = _rows(record), _interval(record, found)
+    one_pair = number_or_nan(found.get("pairs")) == 1 and not folds_of(record)
     if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
-        claim = f"the best recipe is better than the tuned baseline by {size}"
+        claim = f"{who} is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
     if high < 0:
-        claim = f"the best recipe of the search is behind the tuned baseline by {size}"
+        claim = f"{who if folds_of(record) else 'the best recipe of the search'} is behind the tuned baseline by {size}"
         return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
     if estimate > 0:
-        claim = f"the best recipe is ahead of the tuned baseline by {size}"
+        claim = f"{who} is ahead of the tuned baseline by {size}"
         support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
     else:
-        claim = "the best recipe is not ahead of the tuned baseline"
+        claim = f"{who} is not ahead of the tuned baseline"
         support = f"on {rows} (difference {with_sign(estimate, decimals)} {metric_name(record)}, {interval})."
     return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
 
@@ -198,8 +199,15 @@ def sides(record: dict[str, Any]) -> tuple[str, ...]:
     return ("baseline",) if kept_baseline(record) else ("baseline", "best")
 
 
+def folds_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was found in each fold, where every row was held out in turn."""
+    return rows(record.get("folds"))
+
+
 def kept_baseline(record: dict[str, Any]) -> bool:
-    """Whether the study kept the baseline as its best recipe."""
+    """Whether the study kept the baseline as its best recipe, in every fold."""
+    if any(number_or_nan(fold.get("gain")) for fold in folds_of(record)):
+        return False
     before, after = part(record, "recipes", "baseline"), part(record, "recipes", "best")
     if before is not None and after is not None:
         return bool(before == after)
@@ -220,16 +228,20 @@ def _rows(record: dict[str, Any]) -> str:
     return count_noun(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(record: dict[str, Any], found: dict[str, Any]) -> str:
     """``95 % interval 0.004 to 0.020, 5 paired seeds``; what is missing is said to be missing."""
     low, high, level, pairs = (number_or_nan(found.get(key)) for key in ("low", "high", "level", "pairs"))
+    folds = len(folds_of(record))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
         decimals = decimals_for(high - low)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
-        parts.append(count_noun(pairs, "paired seed"))
+        parts.append(
+            count_noun(pairs, "paired seed")
+            + (f" in each of {folds} folds, which share training rows" if folds else "")
+        )
     return ", ".join(parts)
 
 
@@ -245,6 +257,19 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     """The references that have a score, by their key."""
     found = {key: number_or_nan(part(record, "references", key)) for key in REFERENCES}
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def constant_score(record: dict[str, Any], side: str = "test") -> float:
+    """What the best constant prediction scores on the untouched rows, or on those for validation; NaN where it is not known."""
+    found = [number_or_nan(part(record, "constant", side))]
+    found += [number_or_nan(part(record, "references", "constant"))] if side == "test" else []
+    return (finite_numbers(found) or [math.nan])[0]
+
+
+def beside_constant(record: dict[str, Any], side: str = "test") -> str:
+    """``, a constant prediction 0.500``: what stands beside a score; empty where it is not known."""
+    value = constant_score(record, side)
+    return f", {REFERENCES['constant']} {score(value)}" if math.isfinite(value) else ""
 
 
 def references_ahead(record: dict[str, Any]) -> list[str]:

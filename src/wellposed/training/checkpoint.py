@@ -115,9 +115,9 @@ class Saved:
                 "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
                 "Take another run, or train again."
             )
+        if isinstance(self.target, TargetColumns):
+            return self.target.predictions(self.response(outputs))
         if self.task != "classification":
-            if isinstance(self.target, TargetColumns):
-                return self.target.predictions(self.response(outputs))
             values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
             return {"prediction": values if self.target is None else self.target.inverse(values)}

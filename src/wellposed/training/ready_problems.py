@@ -95,21 +95,27 @@ def rare_classes(target: Any) -> list[str]:
 def table_metric(table: TableData, class_weight: str | None = None) -> tuple[str, str]:
     """The metric that a table is scored by where none is named, and a sentence where it is not the usual one.
 
-    Accuracy; balanced accuracy where classes are rare or shall count alike; R2 of numbers; the mean absolute error of levels, and of
+    Accuracy; balanced accuracy where classes are rare or shall count alike; R2 of numbers; the mean absolute error of
+    levels, and of
     amounts whose logarithm is trained.
     """
     if table.task != "classification":
         return ("mae" if table.link != "none" or table.levels is not None else "r2"), ""
     if class_weight is not None:
-        return "balanced_accuracy", "Classes count alike: the score is the balanced accuracy, in which each class has the same weight."
+        return (
+            "balanced_accuracy",
+            "Classes count alike: the score is the balanced accuracy, in which each class has the same weight.",
+        )
     rare = rare_classes(table.target)
     if not rare:
         return "accuracy", ""
     counts = table.target.value_counts(normalize=True)
     constant = counts.iloc[0]
     said = (
-        f"{len(rare)} of {len(counts)} classes {'is' if len(rare) == 1 else 'are'} rare ({listed(rare)}), and a constant prediction, which never "
-        f"finds them, has an accuracy of {constant:.3g}: the score is the balanced accuracy, the mean over classes of the share that is found. "
+        f"{len(rare)} of {len(counts)} classes {'is' if len(rare) == 1 else 'are'} rare ({listed(rare)}), and a "
+        "constant prediction, which never "
+        f"finds them, has an accuracy of {constant:.3g}: the score is the balanced accuracy, the mean over "
+        "classes of the share that is found. "
         "--metric accuracy takes the accuracy, and --class-weight balanced trains for the balanced one."
     )
     return "balanced_accuracy", said
@@ -160,7 +166,8 @@ def table_problem(
 
 
 def balanced_weights(source: Source) -> torch.Tensor:
-    """``(classes,)``: ``n / (classes * n_c)`` of the (weighted) rows, so that all classes weigh alike; 1 for a class without rows."""
+    """``(classes,)``: ``n / (classes * n_c)`` of the (weighted) rows, so that all classes weigh alike; 1 for a class without
+    rows."""
     target = source.targets()
     assert target is not None  # a table's targets are at hand
     counts = torch.bincount(target, weights=source.weight).double()
