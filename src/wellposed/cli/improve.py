@@ -101,7 +101,7 @@ def improve(
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
-        from wellposed.search.folds import few_rows, improve_in_folds
+        from wellposed.search.fold_studies import few_rows, improve_in_folds
         from wellposed.search.improve import improve as search
         from wellposed.study.study import STUDY, summary
         from wellposed.study.trials import SCHEMA

@@ -18,7 +18,7 @@ from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder, Task
-from wellposed.data.targets import AnyTarget, Link, TargetColumns
+from wellposed.data.target_columns import AnyTarget, Link, TargetColumns
 
 TASKS = ("classification", "regression")
 MOST_CLASSES = 2**18

@@ -34,7 +34,7 @@ from wellposed.data.exchangeability import ROW_ORDER, Suspect, suspects
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
-from wellposed.data.targets import LINKS, Link, is_long_tailed, ordered_levels
+from wellposed.data.target_columns import LINKS, Link, is_long_tailed, ordered_levels
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from wellposed.core.random import numpy_generator
 from wellposed.core.shared import warnings_apart
 from wellposed.data.encoding import TableEncoder, TargetEncoder
 from wellposed.data.exchangeability import ROW_ORDER, Suspect
-from wellposed.data.targets import TargetColumns
+from wellposed.data.target_columns import TargetColumns
 from wellposed.losses.metrics import in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.search.references import class_logarithms, few_threads
@@ -38,9 +38,9 @@ MOST_ROWS = 5000  # of the table, so that the check takes seconds
 TREES = 50
 STRETCHES = 20  # of time, that count as draws
 MOST_TRIED = 50  # features that are looked at in full; of more, the square root of their number at each split
-LEAST_RISE = 1.1
-"""A warning is worth an error that rises by a tenth; and by more than one standard error where only the test, and no name,
-speaks for it."""
+LEAST_RISE = {True: (1.1, 0.0), False: (1.25, 2.0)}
+"""By how much the error must rise, and by how many standard errors, to be worth a warning: less where the name of a column speaks for it
+beside the test, more where nothing but the order of the file does."""
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -72,7 +72,8 @@ class Dependence:
         least, error = (
             (1.0 - self.at_random, 1.0 - self.apart) if self.higher_is_better else (self.at_random, self.apart)
         )
-        return self.fall > (0.0 if self.suspect.named else self.se) and error >= LEAST_RISE * least
+        rise, errors = LEAST_RISE[self.suspect.named]
+        return self.fall > errors * self.se and error >= rise * least
 
     @property
     def sentence(self) -> str:

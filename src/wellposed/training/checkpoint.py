@@ -24,7 +24,7 @@ from wellposed.core.reading import read_bytes
 from wellposed.core.schemas import validate
 from wellposed.data.arrays import Arrays, tensors
 from wellposed.data.tables import TableEncoder
-from wellposed.data.targets import AnyTarget, TargetColumns, target_from_dict
+from wellposed.data.target_columns import AnyTarget, TargetColumns, target_from_dict
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem

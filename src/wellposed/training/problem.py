@@ -17,7 +17,7 @@ from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Data, Prepared
-from wellposed.data.targets import TargetColumns
+from wellposed.data.target_columns import TargetColumns
 from wellposed.losses.metrics import default_metric, in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss

@@ -21,7 +21,7 @@ from wellposed.data.columns import category_codes
 from wellposed.data.splits import duplicate_ids, folds
 from wellposed.data.tables import TableData
 from wellposed.search.improve import improve
-from wellposed.statistics.folds import folds_interval
+from wellposed.statistics.dependent_folds import folds_interval
 from wellposed.statistics.intervals import ALPHA, look_level
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study
