@@ -34,7 +34,7 @@ LEVEL = 0.01
 """Probability of a false alarm for all tests of a table together, where the target is exchangeable."""
 MOST_ROWS = 4000  # rows that are tested: enough power for any dependence that matters
 ENOUGH = 10  # permutations that beat the table, after which no more are drawn
-LAGS = 10
+REACHES = (1, 2, 4, 8)  # rows ahead: a walk is seen by any, a slow drift in much noise by the longest
 MOST_COLUMNS = 100  # that are looked at: a table of hundreds of measurements has its entities and times among the first
 MOST_LEVELS_FITTED = 10  # categories with more values are not fitted to
 ROWS_PER_FEATURE = 10  # with fewer, nothing is fitted: a fit to noise leaves nothing
@@ -157,10 +157,10 @@ def alike_within(u: Floats, ids: Integers) -> float:
 
 
 def alike_nearby(u: Floats) -> float:
-    """``sum u_i . u_(i+l)`` for ``l`` up to `LAGS`: large where neighbours have like targets."""
-    lags = min(LAGS, len(u) // LAGS)
-    sums = np.cumsum(u, axis=0)
-    ahead = sums[np.minimum(np.arange(len(u)) + lags, len(u) - 1)] - sums
+    """``sum_L sum_(l <= L) u_i . u_(i+l)`` over the reaches ``L`` of `REACHES`: large where neighbours have like targets, the nearest
+    most of all, since a swing of a dozen rows has both signs within its length."""
+    sums, last = np.cumsum(u, axis=0), len(u) - 1
+    ahead = sum(sums[np.minimum(np.arange(len(u)) + reach, last)] - sums for reach in REACHES)
     return float((u * ahead).sum())
 
 

@@ -39,8 +39,8 @@ TREES = 50
 STRETCHES = 20  # of time, that count as draws
 MOST_TRIED = 50  # features that are looked at in full; of more, the square root of their number at each split
 LEAST_RISE = {True: (1.1, 0.0), False: (1.25, 2.0)}
-"""By how much the error must rise, and by how many standard errors, to be worth a warning: less where the name of a column speaks for it
-beside the test, more where nothing but the order of the file does."""
+"""By how much the error must rise, and by how many standard errors, to be worth a warning: less where a column's name speaks
+for it beside the test, more where nothing but the order of the file does."""
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
