@@ -107,8 +107,8 @@ def suspects(
     found: list[Suspect] = []
     for candidate in [*entities, *orders]:
         of_file = candidate.kind == "time" and _is_file_order(candidate)
-        if of_file and ("group" in skip or any(one.kind == "group" for one in found)):
-            continue  # a file that is written entity after entity has an order for this reason alone
+        if of_file and ("group" in skip or found):
+            continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
         left = residuals(scores[kept], frame.iloc[kept].drop(columns=candidate.column, errors="ignore"))
         p = permutation_p(statistic, left, draw, level / tests)
