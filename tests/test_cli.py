@@ -223,7 +223,8 @@ def test_without_json_the_verdict_comes_first_and_the_report_last(place: Path, t
     assert found.status == 0
     assert lines[0].startswith(("Shown", "Not shown"))
     assert lines[-1] == f"report: {out / 'report.html'}"
-    assert found.err == ""
+    assert found.err.startswith("warning: The table has 60 rows")
+    assert len(found.err.splitlines()) == 1
 
 
 def test_a_table_needs_no_target_and_the_guess_is_said(place: Path, tmp_path: Path) -> None:

@@ -157,8 +157,10 @@ def alike_within(u: Floats, ids: Integers) -> float:
 
 
 def alike_nearby(u: Floats) -> float:
-    """``sum_L sum_(l <= L) u_i . u_(i+l)`` over the reaches ``L`` of `REACHES`: large where neighbours have like targets, the nearest
-    most of all, since a swing of a dozen rows has both signs within its length."""
+    """``sum_L sum_(l <= L) u_i . u_(i+l)`` over the reaches ``L`` of `REACHES`: large where neighbours have like targets.
+
+    The nearest count most, since a swing of a dozen rows has both signs within its length.
+    """
     sums, last = np.cumsum(u, axis=0), len(u) - 1
     ahead = sum(sums[np.minimum(np.arange(len(u)) + reach, last)] - sums for reach in REACHES)
     return float((u * ahead).sum())

@@ -39,8 +39,8 @@ TREES = 50
 STRETCHES = 20  # of time, that count as draws
 MOST_TRIED = 50  # features that are looked at in full; of more, the square root of their number at each split
 LEAST_RISE = {True: (1.1, 0.0), False: (1.25, 2.0)}
-"""By how much the error must rise, and by how many standard errors, to be worth a warning: less where a column's name speaks
-for it beside the test, more where nothing but the order of the file does."""
+"""By how much the error must rise, and by how many standard errors, to be worth a warning: less where a column speaks for it
+beside the test, more where nothing but the order of the file does."""
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -72,7 +72,7 @@ class Dependence:
         least, error = (
             (1.0 - self.at_random, 1.0 - self.apart) if self.higher_is_better else (self.at_random, self.apart)
         )
-        rise, errors = LEAST_RISE[self.suspect.named]
+        rise, errors = LEAST_RISE[self.suspect.named or self.suspect.kind == "group"]
         return self.fall > errors * self.se and error >= rise * least
 
     @property
