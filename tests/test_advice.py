@@ -161,14 +161,17 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
     recipe = wp.Recipe(epochs=8, optimizer={"lr": 1e-2})
     good, bad = wp.fit(problem, recipe, seed=0), wp.fit(problem, recipe.replace(optimizer={"lr": 1e-6}), seed=0)
     kept = {name: trying.losses_of(run) for name, run in (("good", good), ("bad", bad))}
-    low, high = trying.paired_gain(kept["bad"], good)
-    assert low is not None
-    assert high is not None
-    assert 0 < low < high
-    assert trying.paired_gain(kept["good"], bad) == pytest.approx((-high, -low))
-    assert trying.paired_gain(kept["good"], good) == (0.0, 0.0)  # equal runs did not help
+    fell, rose, same = (
+        trying.paired_gain(kept[name], run) for name, run in (("bad", good), ("good", bad), ("good", good))
+    )
+    assert fell is not None
+    assert rose is not None
+    assert 0 < fell.low < fell.high
+    assert (rose.low, rose.high) == pytest.approx((-fell.high, -fell.low))
+    assert same is not None
+    assert same.low == same.high == 0  # equal runs did not help
     for lost in ("", "AAAA", "no base64", kept["bad"][:-16]):
-        assert trying.paired_gain(lost, good) == (None, None)
+        assert trying.paired_gain(lost, good) is None
 
 
 def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:

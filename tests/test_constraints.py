@@ -302,14 +302,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: Box("0", 1.0), "Box needs numbers low <= high"),  # type: ignore[arg-type]
     (lambda: Box(-math.inf, math.inf), "at least one finite end"),
     (lambda: Simplex(-1.0), "Simplex needs a finite total >= 0"),
-    (lambda: TopK(-1), "TopK needs keep as a whole number >= 0, or a fraction between 0 and 1; it was given -1"),
-    (lambda: TopK(1.0), "or a fraction between 0 and 1; it was given 1.0"),
+    (lambda: TopK(-1), r"TopK needs keep= to be a whole number >= 0 or a number in \(0, 1\); it was given -1"),
+    (lambda: TopK(1.0), r"or a number in \(0, 1\); it was given 1.0"),
     (lambda: TopK(True), "it was given True"),
-    (lambda: Orthogonal(parts=0), "Orthogonal needs a whole number of parts >= 1"),
-    (lambda: NormBound(0.0), "NormBound needs a finite bound > 0, or None"),
-    (lambda: NormBound(math.inf), "NormBound needs a finite bound > 0, or None"),
-    (lambda: NormBound(1.0, rate=0.0), "0 < rate <= 1"),
-    (lambda: NormBound(warm_steps=1.5), "whole number of warm_steps"),  # type: ignore[arg-type]
+    (lambda: Orthogonal(parts=0), "Orthogonal needs parts= to be a whole number >= 1"),
+    (lambda: NormBound(0.0), "NormBound needs bound= to be a number > 0, finite or None"),
+    (lambda: NormBound(math.inf), "NormBound needs bound= to be a number > 0, finite or None"),
+    (lambda: NormBound(1.0, rate=0.0), r"needs rate= to be a number in \(0, 1\]"),
+    (lambda: NormBound(warm_steps=1.5), "needs warm_steps= to be a whole number >= 0"),  # type: ignore[arg-type]
     (lambda: NormBound().times(2.0), "without a bound cannot be scheduled"),
 ]
 

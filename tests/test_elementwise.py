@@ -181,8 +181,9 @@ def test_a_state_dict_is_read_by_name_and_copied_when_bound() -> None:
         assert bound.times(0.5) == L2SP(0.05)
         assert bound.times(0.5).center is bound.center
     low = L1SP(0.1, pretrained["2.weight"].double()).at(leaf(model, "2.weight"))
-    assert low.kink.dtype == torch.float32
-    assert L1SP(0.1, 0.5).at(leaf(model, "2.weight")).kink == 0.5
+    assert isinstance(low.reference, torch.Tensor)
+    assert low.reference.dtype == torch.float32
+    assert L1SP(0.1, 0.5).at(leaf(model, "2.weight")).reference == 0.5
 
 
 def test_a_tied_parameter_is_found_by_any_of_its_names() -> None:
@@ -258,11 +259,11 @@ def test_impossible_strengths(cls: Any, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "3", True])
 def test_impossible_gammas(value: Any) -> None:
-    with pytest.raises(InputError, match="MCP needs a finite gamma > 0; it was given"):
+    with pytest.raises(InputError, match="MCP needs gamma= to be a number > 0, finite; it was given"):
         MCP(0.1, value)
-    with pytest.raises(InputError, match="SCAD needs a finite gamma > 2; it was given"):
+    with pytest.raises(InputError, match="SCAD needs gamma= to be a number > 2, finite; it was given"):
         SCAD(0.1, value)
-    with pytest.raises(InputError, match="SCAD needs a finite gamma > 2; it was given 2"):
+    with pytest.raises(InputError, match="SCAD needs gamma= to be a number > 2, finite; it was given 2"):
         SCAD(0.1, 2)
 
 

@@ -88,8 +88,8 @@ def test_one_seed_shows_nothing_of_others() -> None:
     assert crossed_interval(d).low > 0
     assert not crossed_interval(d).shown
     assert crossed_interval(np.stack([d] * 2, axis=1)).shown
-    assert compare(np.zeros(50), d).shown  # of these two models
-    assert compare(np.zeros(50), d).to_dict()["shown"] is True
+    assert compare(np.zeros((50, 1)), d).shown  # of these two models
+    assert compare(np.zeros((50, 1)), d).to_dict()["shown"] is True
 
 
 def test_the_sum_of_squared_quantiles_done_by_hand() -> None:
@@ -275,7 +275,7 @@ def test_what_is_needed_goes_to_json() -> None:
         "gain": 0.1, "smallest": 0.2, "pairs": None, "rows": 30, "both": None, "power": 0.8,
     }  # fmt: skip
     assert Needs(0.1, 0.2, both=(7, 90)).to_dict()["both"] == [7, 90]
-    assert crossed_interval(np.ones((10, 3))).needs == Needs(1.0, 0.0, 2, 2)  # without spread anything shows it
+    assert crossed_interval(np.ones((10, 3))).needs == Needs(1.0, 0.0, 2, 6)  # without spread: fewer rows show nothing
     assert crossed_interval(np.random.default_rng(0).normal(size=(20, 3))).to_dict()["needs"]["power"] == 0.8
 
 

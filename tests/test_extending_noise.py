@@ -23,7 +23,7 @@ from wellposed.diagnosis.advice import Room, recipe_difference, with_less_regula
 from wellposed.losses.metrics import metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.noise import THEIRS, kinds
-from wellposed.recipe.recipe import NoiseSpec
+from wellposed.recipe.noise_section import NoiseSpec
 from wellposed.search.ingredients import contents, ingredients
 from wellposed.search.space import Space
 

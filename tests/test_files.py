@@ -730,6 +730,15 @@ def parquet(path: Path, columns: dict[str, Any], groups: int) -> None:
             out.write_table(part)
 
 
+def test_texts_are_not_unpacked_only_to_find_that_they_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "text.parquet", {"kind": ["x" * 2**21] * 2}, 1)
+    monkeypatch.setattr("wellposed.data.table_files._text_bytes", lambda *_: pytest.fail("it was unpacked"))
+    with reading_up_to("3MiB"), pytest.raises(DataError, match="max-memory"):
+        read_table(tmp_path / "text.parquet")
+
+
 def event(length: int) -> bytes:
     """The head of a record that says it is as long as that."""
     from wellposed.logs.event_files import checksum

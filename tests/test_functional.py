@@ -637,17 +637,17 @@ def test_impossible_settings() -> None:
                 cls(value)  # type: ignore[call-arg]
         with pytest.raises(InputError, match="cannot be enforced by how='prox'; it can by loss"):
             cls(1.0).on("0" if issubclass(cls, OfActivations) else None, how="prox")  # type: ignore[call-arg]
-    with pytest.raises(InputError, match="temperature > 0"):
+    with pytest.raises(InputError, match="needs temperature= to be a number > 0"):
         Consistency(1.0, temperature=0.0)
-    with pytest.raises(InputError, match="of=\"values\"; it was given 'outputs'"):
+    with pytest.raises(InputError, match="needs of= to be 'logits' or 'values'; it was given 'outputs'"):
         Consistency(1.0, of="outputs")  # type: ignore[arg-type]
     for given in ({"temperature": 2.0}, {"binary": True}):
         with pytest.raises(InputError, match="has no temperature and no binary"):
             Consistency(1.0, of="values", **given)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="needs both=True or both=False; it was given 1"):
+    with pytest.raises(InputError, match="needs both= to be True or False; it was given 1"):
         Consistency(1.0, both=1)  # type: ignore[arg-type]
     for projections in (-1, 1.5, True):
-        with pytest.raises(InputError, match="whole number of projections >= 0"):
+        with pytest.raises(InputError, match="needs projections= to be a whole number >= 0"):
             Jacobian(1.0, projections=projections)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="looks for classes"):
         Confidence(1.0, axis=3).value(Context(OUT))

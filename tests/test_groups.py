@@ -181,13 +181,13 @@ def test_impossible_groups() -> None:
         SparseGroup(0.1, by=LABELS).check("w", torch.zeros(4, 3))
     with pytest.raises(InputError, match="not the indices of one axis"):
         _ = GroupL2(0.1, by=LABELS).axis
-    with pytest.raises(InputError, match="0 <= mix <= 1"):
+    with pytest.raises(InputError, match=r"needs mix= to be a number in \[0, 1\]"):
         SparseGroup(0.1, 1.5)
-    with pytest.raises(InputError, match="gamma > 0"):
+    with pytest.raises(InputError, match="needs gamma= to be a number > 0"):
         GroupMCP(0.1, gamma=0.0)
     with pytest.raises(ShapeError, match=r">= 2 entries along axis 1; 'w' has shape \(4, 1\)"):
         TotalVariation(0.1, axis=1).check("w", torch.zeros(4, 1))
-    with pytest.raises(InputError, match="hierarchy >= 0"):
+    with pytest.raises(InputError, match="needs hierarchy= to be a number >= 0"):
         Hierarchical(0.1, hierarchy=-1.0)
 
 

@@ -360,7 +360,7 @@ def test_references_agree_with_scikit_learn_itself() -> None:
         "linear": LogisticRegression().fit(*train).score(*test),
         "boosting": HistGradientBoostingClassifier(random_state=0).fit(*train).score(*test),
     }
-    assert references(found).test == pytest.approx(expected)
+    assert references(found).scores == pytest.approx(expected)
     assert improve(found, "0").references == pytest.approx(expected)
 
 
@@ -379,7 +379,7 @@ def test_references_of_a_regression_agree_with_scikit_learn_itself() -> None:
         "boosting": HistGradientBoostingRegressor(random_state=0),
     }
     expected = {name: model.fit(*train).score(*test) for name, model in models.items()}
-    assert references(found).test == pytest.approx(expected, abs=1e-5)
+    assert references(found).scores == pytest.approx(expected, abs=1e-5)
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
@@ -660,7 +660,7 @@ def test_a_baseline_that_fails_in_training_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(Space, "recipe"), (searching, "best_of_finalists"), (confirmation, "crossed_interval"), (runner, "diagnose")],
+    [(Space, "recipe"), (searching, "best_of_finalists"), (confirmation, "paired_interval"), (runner, "diagnose")],
 )
 def test_a_mistake_of_ours_is_not_swallowed(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -954,7 +954,7 @@ def test_several_sources_are_one_table_the_worst_first(logs: dict[str, Path]) ->
     assert "Next:" not in out
     _, out, _ = call(*logs.values(), "--details")
     assert out.count("Next:") == 3
-    assert out.index("Training diverged") < out.index("The network overfits") < out.index("look healthy")
+    assert out.index("training diverged") < out.index("the network overfits") < out.index("look healthy")
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_judged(logs: dict[str, Path], tmp_path: Path) -> None:

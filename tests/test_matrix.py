@@ -177,7 +177,7 @@ def test_impossible_strengths(cls: type[Any], value: Any) -> None:
 @pytest.mark.parametrize("cls", SPECTRAL)
 def test_impossible_parts_and_shapes(cls: type[Any]) -> None:
     for parts in (0, -1, 1.5, True, "3"):
-        with pytest.raises(InputError, match=f"{cls.__name__} needs a whole number of parts >= 1"):
+        with pytest.raises(InputError, match=f"{cls.__name__} needs parts= to be a whole number >= 1"):
             cls(0.1, parts=parts)
     charge: Chargeable = cls(0.1, parts=2)
     with pytest.raises(ShapeError, match=r"needs >= 2 axes; 'b' has shape \(4,\)"):

@@ -187,9 +187,19 @@ CALLS: dict[str, Call] = {
         )(net()),
         lambda made: made.step(),
     ),
+    "audit": Call(
+        lambda: (
+            lambda model: {"optimizer": torch.optim.AdamW(model.parameters()), "model": model, "steps_per_epoch": 9}
+        )(net())
+    ),
+    "translate_decay": Call(lambda: {"value": 0.1, "source": "torch", "target": "timm", "lr": 0.1}),
     "fit": Call(lambda: {"problem": problem(), "recipe": RECIPE}),
     "fit_many": Call(lambda: {"problem": problem(), "recipes": RECIPE, "engine": "inprocess"}),
     "improve": Call(lambda: {"problem": problem(), "budget": "0", "recipe": RECIPE, "engine": "inprocess"}),
+    "fork": Call(lambda: {"source": wp.fit(problem(), RECIPE), "changes": [{"clip": 1.0}], "epochs": 1, "repeats": 2}),
+    "price": Call(
+        lambda: {"problem": problem(), "change": {"clip": 1.0}, "recipe": RECIPE, "repeats": 2, "engine": "inprocess"}
+    ),
     "bias_variance": Call(
         lambda: {"problem": problem(), "recipes": {"one": RECIPE}, "resamples": 2, "engine": "inprocess"}
     ),
@@ -349,8 +359,8 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "GapSplit", "LearningCurve", "RangeTest", "Run", "Study",
-    "Term", *(name for name in wp.__all__ if name.endswith("Error")),
+    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
+    "Run", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip

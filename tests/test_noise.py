@@ -19,20 +19,32 @@ from wellposed.core.random import generator
 from wellposed.noise.activations import (
     LEVELS,
     Streams,
-    dropout,
     dropout_from_streams,
     dropout_mask,
     dropouts,
-    gaussian_dropout,
     set_dropout,
-    spatial_dropout,
 )
-from wellposed.noise.depth import linear_rates, stochastic_depth
 from wellposed.noise.gradient_noise import annealed_variance, gradient_noise
-from wellposed.noise.inputs import blend, cutmix, cutout, gaussian, mixing_weight, mixup, mixup_or_cutmix
+from wellposed.noise.inputs import Gaussian, blend, cutmix, cutout, mixing_weight, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
 from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
-from wellposed.noise.weights import drop_connect, weight_noise
+
+dropout, gaussian_dropout = wp.Dropout(0.0).apply, wp.GaussianDropout(0.0).apply
+drop_connect, gaussian = wp.DropConnect(0.0).apply, Gaussian(0.0).apply
+
+
+def spatial_dropout(x: Tensor, rate: float, source: torch.Generator, axis: int = 1) -> Tensor:
+    return wp.SpatialDropout(rate, axis).apply(x, rate, source)
+
+
+def weight_noise(w: Tensor, std: float, source: torch.Generator, relative: bool = False) -> Tensor:
+    return wp.WeightNoise(std, relative).apply(w, std, source)
+
+
+def stochastic_depth(
+    x: Tensor, rate: float, source: torch.Generator, skip: Tensor | None = None, by: Any = "example"
+) -> Tensor:
+    return wp.StochasticDepth(rate, of="branch" if skip is None else "block", by=by).behind(x, rate, source, skip)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-4, 0.1, 0.3, 0.5, 0.9, 0.9999])
@@ -513,9 +525,9 @@ def test_depth_of_a_block_is_the_identity_where_it_is_dropped() -> None:
 
 
 def test_rates_rise_linearly() -> None:
-    assert linear_rates(0.5, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert linear_rates(0.5, 1) == [0.5]
-    assert linear_rates(0.5, 0) == []
+    assert wp.StochasticDepth(0.5).sizes(5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert wp.StochasticDepth(0.5).sizes(1) == [0.5]
+    assert wp.StochasticDepth(0.5).sizes(0) == []
 
 
 # ---- inputs: cutout, mixup, cutmix

@@ -22,7 +22,7 @@ from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
 from wellposed.noise.gradient_noise import GradientNoise, annealed_variance
 from wellposed.noise.hooks import Hook
-from wellposed.noise.inputs import cutmix, cutout, gaussian, mixup, mixup_or_cutmix
+from wellposed.noise.inputs import Gaussian, cutmix, cutout, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.noise import PLACED, Noise, Placed, kinds
@@ -824,7 +824,7 @@ def use(method: str, kind: str) -> Tensor:
     noises: Sequence[Placed] = [placed[method]()] if method in placed else []
     with perturb(model, noises):
         if method == "gaussian":
-            x = gaussian(x, 0.1, source)
+            x = Gaussian(0.1).apply(x, 0.1, source)
         elif method == "cutout":
             x = cutout(x, 0.25, source)
         elif method in ("mixup", "cutmix"):

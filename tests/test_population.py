@@ -50,7 +50,8 @@ from wellposed.parallel.population.population import Population
 from wellposed.parallel.population.stacks import Stacks
 from wellposed.parallel.population.tracing import trace
 from wellposed.penalties.base import FunctionalPenalty
-from wellposed.recipe.recipe import AveragingSpec, NoiseSpec, chargeables, optimizers
+from wellposed.recipe.noise_section import NoiseSpec
+from wellposed.recipe.recipe import AveragingSpec, chargeables, optimizers
 from wellposed.training.checkpoint import load, save_run
 from wellposed.training.run import Run
 

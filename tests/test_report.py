@@ -223,7 +223,9 @@ def test_a_gain_that_is_not_shown_says_what_limits_and_what_to_do(record: dict[s
     record["improvement"].update(estimate=0.004, low=-0.003, high=0.011, shown=False)
     found = verdict.verdict(record)
     assert found.kind == "unproven"
-    assert found.sentence.startswith("Not shown: the best recipe is ahead of the tuned baseline by 0.004 accuracy")
+    assert found.sentence.startswith(
+        "Not shown: a difference between the best recipe and the tuned baseline. The gain is +0.004"
+    )
     assert "may be chance (95 % interval −0.003 to 0.011" in found.sentence
     assert "more seeds would not narrow" in found.limits
     assert "--test" in found.limits
@@ -269,10 +271,12 @@ def test_a_loss_against_the_baseline_is_said(record: dict[str, Any]) -> None:
     record["improvement"].update(estimate=-0.01, low=-0.016, high=-0.004, shown=False)
     found = verdict.verdict(record)
     assert found.kind == "worse"
-    assert "behind the tuned baseline by 0.010 accuracy" in found.sentence
+    assert "worse than the tuned baseline by 0.010 accuracy" in found.sentence
     assert "Keep the baseline." in found.sentence
     record["improvement"].update(high=0.002)
-    assert verdict.verdict(record).sentence.startswith("Not shown: the best recipe is not ahead of the tuned baseline")
+    assert verdict.verdict(record).sentence.startswith(
+        "Not shown: a difference between the best recipe and the tuned baseline"
+    )
 
 
 @pytest.mark.parametrize("change", [{"low": -0.001}, {"estimate": -0.01}, {"shown": "yes"}, {"shown": None}])
@@ -288,7 +292,7 @@ def test_where_the_baseline_stays_the_best_it_is_said(record: dict[str, Any]) ->
     assert "no recipe of the search beat the tuned baseline" in verdict.verdict(record).sentence
     shown = read(page.render(record)).text
     assert "tuned baseline" in shown
-    for twice in ("best recipe", "Best recipe", "What changed in the recipe", "better by"):
+    for twice in ("best recipe", "Best recipe", "What changed in the recipe", '<th scope="col" class="n">gain'):
         assert twice not in shown, twice
 
 
@@ -313,9 +317,13 @@ def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
     record["baseline"]["test"], record["best"]["test"] = 54_000.0, 51_000.0
     record["improvement"].update(estimate=2869.5, low=812.0, high=4927.0)
     record["confirmation"].update(baseline=[54_100.0, 53_900.0], best=[51_200.0, 54_000.0])
+    record["against_references"] = against(constant=(64_000, 1000), linear=(17_000, 900), boosting=(-4000, 800))
     found = verdict.verdict(record)
     assert "better than the tuned baseline by 2,870 RMSE" in found.sentence
-    assert found.references[0] == "Histogram boosting wins here: 47,000 against 51,000 RMSE on the same rows."
+    assert found.references[0] == (
+        "Histogram boosting is better than the network by 4,000 RMSE (98.33 % interval −4,800 to −3,200, 5 paired seeds). "
+        "It scores 47,000 against 51,000."
+    )
     assert len(found.references) == 2  # and what to do: nothing of the linear model, which is behind
     text = read(page.render(record)).text
     assert "lower is better" in text
@@ -323,30 +331,61 @@ def test_a_metric_where_lower_is_better(record: dict[str, Any]) -> None:
     assert "−100" in text
 
 
-def test_references_that_win_are_in_the_first_lines(record: dict[str, Any]) -> None:
+def against(pairs: int = 5, **found: tuple[float, float]) -> dict[str, Any]:
+    """The network against references: the gain and half its interval."""
+    return {
+        key: {"estimate": gain, "low": gain - half, "high": gain + half, "level": 1 - 0.05 / 3, "pairs": pairs}
+        for key, (gain, half) in found.items()
+    }
+
+
+def test_references_that_are_shown_to_be_better_are_in_the_first_lines(record: dict[str, Any]) -> None:
     record["references"] = {"constant": 0.5, "linear": 0.88, "boosting": 0.91}
+    record["against_references"] = against(constant=(0.376, 0.02), linear=(-0.004, 0.001), boosting=(-0.034, 0.01))
     found = verdict.verdict(record).references
-    assert found[0] == "Histogram boosting wins here: 0.9100 against 0.8760 accuracy on the same rows."
-    assert found[1] == "A linear model is ahead too: 0.8800."
+    assert found[0].startswith("Histogram boosting is better than the network by 0.034 accuracy (98.33 % interval")
+    assert found[1].startswith("A linear model is better than the network by 0.0040 accuracy")
+    assert found[2] == verdict.ADVICE["boosting"]
     text = read(page.render(record)).text
-    assert text.index("Histogram boosting wins here") < text.index("recipes tried")
-    record["references"] = {"constant": 0.876, "linear": None}
-    assert verdict.verdict(record).references[0] == "A constant prediction is as good as the network: 0.8760 both."
-    record["references"] = {"linear": 0.9}
-    assert verdict.verdict(record).references[0].startswith("A linear model wins here")
+    assert text.index("Histogram boosting is better") < text.index("recipes tried")
+    assert "the network is better by 0.376 accuracy" in text
+    assert "constant: accuracy 0.5000 on the same rows: the network is better by 0.376 accuracy" in summary(record)
 
 
-def test_no_reference_is_said_to_win_that_does_not(record: dict[str, Any]) -> None:
-    assert verdict.verdict(record).references == ()
-    assert "wins here" not in page.render(record)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"linear": (-0.004, 0.01)},
+            ["Not shown: that the network is better than a linear model."],
+        ),
+        ({"linear": (0.004, 0.01)}, []),
+        (
+            {"constant": (0.004, 0.01)},
+            ["Not shown: that the network is better than a constant", "The network learned"],
+        ),
+        ({}, []),
+        ({"linear": (-0.004, 0.001), "pairs": 1}, []),
+        ({"linear": (-0.004, math.nan)}, []),
+    ],
+)
+def test_no_reference_is_called_better_that_is_not_shown_to_be(
+    record: dict[str, Any], given: dict[str, Any], said: list[str]
+) -> None:
+    record["references"] = {"constant": 0.87, "linear": 0.88}
+    record["against_references"] = against(**given)
+    found = verdict.verdict(record).references
+    assert len(found) == len(said)
+    assert all(sentence.startswith(begin) for sentence, begin in zip(found, said, strict=True))
+    assert "better than the network" not in page.render(record) + summary(record)
 
 
 def test_where_the_gain_came_from() -> None:
-    assert "through regularization" in verdict.source_of_change((0.1, 0.4), (0.15, 0.3), 0.01)
-    assert "through optimization" in verdict.source_of_change((0.4, 0.5), (0.2, 0.35), 0.01)
-    assert "did not fall" in verdict.source_of_change((0.1, 0.3), (0.1, 0.4), 0.01)
-    assert "standard error" in verdict.source_of_change((0.1, 0.400), (0.1, 0.399), 0.01)
-    assert verdict.source_of_change((math.nan, 0.4), (0.1, 0.3), 0.01) == ""
+    assert "through regularization" in verdict.source_of_change((0.1, 0.4), (0.15, 0.3), True)
+    assert "through optimization" in verdict.source_of_change((0.4, 0.5), (0.2, 0.35), True)
+    assert "did not fall" in verdict.source_of_change((0.1, 0.3), (0.1, 0.4), True)
+    assert "may be chance" in verdict.source_of_change((0.1, 0.4), (0.1, 0.3), False)
+    assert verdict.source_of_change((math.nan, 0.4), (0.1, 0.3), True) == ""
 
 
 @pytest.mark.parametrize(

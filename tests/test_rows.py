@@ -22,7 +22,6 @@ from wellposed.data.splits import folds  # noqa: E402
 from wellposed.data.tables import prepare_table  # noqa: E402
 from wellposed.data.target_columns import TargetColumns, is_long_tailed, target_from_dict  # noqa: E402
 from wellposed.losses.metrics import metric  # noqa: E402
-from wellposed.losses.per_example import Loss  # noqa: E402
 from wellposed.models.mlp import MLP  # noqa: E402
 from wellposed.search.dependence import dependence  # noqa: E402
 from wellposed.search.fold_studies import fold_tables  # noqa: E402
@@ -324,18 +323,6 @@ def test_links_and_levels_are_of_frames(how: dict[str, Any]) -> None:
 # --- what counts, and beside what ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["squared_error", "absolute_error", "quantile:0.8", "poisson", "binary_cross_entropy", "cross_entropy"]
-)
-def test_a_weight_is_a_number_of_copies_for_the_best_constant(name: str) -> None:
-    draw = torch.Generator().manual_seed(0)
-    label = (torch.rand(30, generator=draw) > 0.6).long()
-    y = label if name == "cross_entropy" else label.float() if "binary" in name else torch.rand(30, generator=draw)
-    weight = torch.tensor([0.0, 1.0, 2.0]).repeat(10)  # one on average, as copies keep the number of rows
-    loss = Loss(name)
-    torch.testing.assert_close(loss.constant(y, y, weight), loss.constant(y.repeat_interleave(weight.long()), y))
-
-
 def test_rows_of_weight_zero_are_not_there_for_references_and_constants() -> None:
     frame = pd.DataFrame({"x": numbers(1), "y": numbers(1) + 0.1 * numbers(2), "w": 1.0})
     wild = frame.assign(
@@ -343,10 +330,10 @@ def test_rows_of_weight_zero_are_not_there_for_references_and_constants() -> Non
     )
     held = frame.iloc[:40]
     test = (held[["x"]], held["y"], held["w"].to_numpy())
-    found = references(table_problem(prepare_table(wild, "y", weight="w"), test=test)).test
+    found = references(table_problem(prepare_table(wild, "y", weight="w"), test=test)).scores
     assert found["linear"] > 0.9
     assert found["constant"] > -0.5
-    assert references(table_problem(prepare_table(wild.drop(columns="w"), "y"), test=test[:2])).test["linear"] < 0
+    assert references(table_problem(prepare_table(wild.drop(columns="w"), "y"), test=test[:2])).scores["linear"] < 0
 
 
 RARE = pd.DataFrame({"x": numbers(1, 300), "kind": np.where(np.arange(300) % 20 == 0, "ill", "well")})
@@ -376,7 +363,6 @@ def test_balanced_classes_weigh_alike() -> None:
     torch.testing.assert_close(sums, sums.mean().expand(2))
     assert float(weight[label].mean()) == pytest.approx(1.0)
     assert torch.equal(problem.loss.module.weight, weight)
-    assert problem.constant()["constant_loss"] == pytest.approx(np.log(2), rel=0.01)
 
 
 def test_a_constant_stands_beside_each_score() -> None:

@@ -726,7 +726,7 @@ def test_a_model_a_loss_and_a_metric_that_are_none(data: Any, net: nn.Module) ->
         wp.watch(net, "crossentropy", train=data, valid=data)
     with pytest.raises(InputError, match="There is no metric 'f2'"):
         wp.watch(net, "cross_entropy", train=data, valid=data, metric="f2")
-    with pytest.raises(ProblemError, match=r"outputs are \(40, 3\).*targets are \(40, 2\)"):
+    with pytest.raises(ProblemError, match=r"outputs are \(8, 3\).*targets are \(8, 2\)"):
         wp.watch(net, "squared_error", train=(data[0], data[0][:, :2]), valid=data).epoch()
 
 

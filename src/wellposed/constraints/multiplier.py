@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import InputError
-from wellposed.core.numbers import convert_numbers
 from wellposed.ops.prox import shrink
 from wellposed.penalties.base import Chargeable, How, Traits
 
@@ -88,21 +87,10 @@ class NormBound(Multiplier):
         tensor(0.2500)
     """
 
-    bound: float | None = None
-    rate: float = 0.1
-    warm_steps: int = 200
+    bound: Positive | None = None
+    rate: Annotated[float, Within(0, 1, open="low")] = 0.1
+    warm_steps: Annotated[int, Within(0)] = 200
     traits: ClassVar[Traits] = Traits(sparse=False)
-
-    def __post_init__(self) -> None:
-        convert_numbers(self, "bound", "rate", "warm_steps")
-        if self.bound is not None and not (_is_number(self.bound) and 0 < self.bound < math.inf):
-            raise InputError(
-                f"NormBound needs a finite bound > 0, or None for the norm after warm_steps; it was given {self.bound!r}."
-            )
-        if not (_is_number(self.rate) and 0 < self.rate <= 1):
-            raise InputError(f"NormBound needs 0 < rate <= 1; it was given {self.rate!r}.")
-        if not isinstance(self.warm_steps, int) or isinstance(self.warm_steps, bool) or self.warm_steps < 0:
-            raise InputError(f"NormBound needs a whole number of warm_steps >= 0; it was given {self.warm_steps!r}.")
 
     def at_bound(self, bound: float) -> NormBound:
         """The same with the bound that was found."""
@@ -177,7 +165,3 @@ def mean_step(w: Tensor, step: float | Tensor, like: Tensor) -> Tensor:
     total = square.sum()
     weights = torch.where(total > 0, square / total, torch.full_like(square, 1.0 / w.numel()))
     return (weights * step).sum()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

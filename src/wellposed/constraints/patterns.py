@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from wellposed.constraints.balls import GroupConstraint
-from wellposed.core.checks import checked
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import group_size
 from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
@@ -282,19 +281,10 @@ class TopK(GroupConstraint):
         tensor([ 1., -3.,  0.,  0.])
     """
 
-    keep: float
+    keep: Annotated[int, Within(0)] | Annotated[float, Within(0, 1, open="both")]
     by: str = "all"
     traits: ClassVar[Traits] = Traits(convex=False)
     keeps_signs: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        convert_numbers(self, "keep")
-        count = isinstance(self.keep, int) and not isinstance(self.keep, bool) and self.keep >= 0
-        if not count and not (isinstance(self.keep, float) and 0.0 < self.keep < 1.0):
-            raise InputError(
-                f"TopK needs keep as a whole number >= 0, or a fraction between 0 and 1; it was given {self.keep!r}."
-            )
-        _ = self.axis
 
     def count(self, w: Tensor) -> int:
         """How many weights of a group may stay."""

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Count, checked
 from wellposed.ops.singular_values import clip_spectrum, on_matrices, onto_orthonormal
 from wellposed.penalties.base import Constraint, Penalty, Traits, at_least_zero
-from wellposed.penalties.matrix import Nuclear, OfMatrices, check_parts
+from wellposed.penalties.matrix import Nuclear, OfMatrices
 
 
 @checked
@@ -34,7 +34,7 @@ class SpectralBall(OfMatrices, Constraint):
     """
 
     bound: float
-    parts: int = 1
+    parts: Count = 1
 
     @property
     def traits(self) -> Traits:
@@ -43,7 +43,6 @@ class SpectralBall(OfMatrices, Constraint):
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
-        check_parts(self)
 
     def project(self, w: Tensor) -> Tensor:
         """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
@@ -71,11 +70,8 @@ class Orthogonal(OfMatrices, Constraint):
         Fan & Hoffman (1955), Proceedings of the AMS 6(1); Higham (1986), SIAM J. Sci. Stat. Comput. 7(4).
     """
 
-    parts: int = 1
+    parts: Count = 1
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
-
-    def __post_init__(self) -> None:
-        check_parts(self)
 
     def project(self, w: Tensor) -> Tensor:
         """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""

@@ -24,33 +24,19 @@ from wellposed.core.shared import exclusively
 from wellposed.core.signs import escape_html
 
 WIDTH = 400  # units of the viewBox, about a phone's width: text is drawn near its own size there
-
-
 POINTS_PER_INCH = 72
-
-
 TOP = 22  # room for a word above the axes
-
-
 UNITS = ((1e6, "M"), (1e3, "k"))
-
-
 # Colours that stand for a meaning; after drawing, each becomes the CSS variable of that name.
 INK, MUTED, LINE, TRAIN, VALID, BASELINE, BEST, REFERENCE, PAPER = (f"#0000a{i}" for i in range(1, 10))
-
-
 VARIABLES = {
     INK: "ink", MUTED: "muted", LINE: "line", TRAIN: "train", VALID: "valid",
     BASELINE: "baseline", BEST: "best", REFERENCE: "reference", PAPER: "card",
 }  # fmt: skip
-
-
 NOT_DRAWN = (
     '<p class="note">Not drawn: the time of the study was over. <code>wellposed report FOLDER</code> draws it.</p>'
 )
 _left_out: ContextVar[bool] = ContextVar("wellposed_figures_left_out", default=False)
-
-
 LIGHT = {
     "paper": "#f6f5f2", "card": "#ffffff", "ink": "#1c2025", "muted": "#59616b", "line": "#dddfe2", "code": "#f1f0ec",
     "train": "#1768ac", "valid": "#c24e00", "baseline": "#686f79", "best": "#0b7a5c", "reference": "#868d96",
@@ -165,15 +151,12 @@ def tick_labels(ticks: Sequence[float], sign: bool = False) -> list[str]:
     largest = max((abs(tick) for tick in ticks), default=0.0)
     step = min((b - a for a, b in itertools.pairwise(ticks)), default=largest or 1.0)
     size, unit = next(((size, unit) for size, unit in UNITS if largest >= 10 * size), (1.0, ""))
-    decimals = next((d for d in range(7) if _is_whole(step / size * 10**d)), 7)
+    steps = (step / size * 10**decimals for decimals in range(7))
+    decimals = next((d for d, x in enumerate(steps) if round(x) > 0 and abs(x - round(x)) < 1e-6), 7)
     if decimals == 7 or largest >= 1e10:
         return ["0" if tick == 0 else f"{tick:.2g}".replace("-", "−").replace("e+", "e") for tick in ticks]
     written = with_sign if sign else format_decimals
     return ["0" if abs(tick) < step / 1e6 else written(tick / size, decimals) + unit for tick in ticks]
-
-
-def _is_whole(value: float) -> bool:
-    return round(value) > 0 and abs(value - round(value)) < 1e-6
 
 
 @contextlib.contextmanager
@@ -220,8 +203,6 @@ def render_svg(
 
 STAND_INS = "".join(map(chr, range(0x2801, 0x2900)))
 """Braille, which matplotlib's own font has and no label of ours uses."""
-
-
 BOX = "\u25a1"
 
 

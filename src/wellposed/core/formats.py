@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from wellposed.core.records import number_or_nan, text
@@ -37,6 +38,18 @@ def decimals_for(width: float) -> int:
     if not math.isfinite(width) or width <= 0:
         return 4
     return min(max(1 - math.floor(math.log10(width)), 0), 8)
+
+
+def decimals_between(low: float, high: float) -> int:
+    """How many decimals show an interval to two digits, and on which side of 0 its ends lie.
+
+    Example:
+        >>> decimals_between(-0.1, 0.3), decimals_between(0.0012, 0.44)
+        (2, 3)
+    """
+    found = decimals_for(high - low)
+    ends = [-math.floor(math.log10(abs(end))) for end in (low, high) if end and math.isfinite(end)]
+    return max(found, min(found + 3, max(ends, default=0)))
 
 
 def with_sign(value: float, decimals: int) -> str:
@@ -75,6 +88,21 @@ def duration(value: Any) -> str:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60:,} h"
+
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+TIME = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)\s*$")
+
+
+def parse_seconds(given: Any) -> float | None:
+    """Seconds of ``"90s"``, ``"2m"`` or ``"1.5 hours"``; None of anything else.
+
+    Example:
+        >>> parse_seconds("2m"), parse_seconds("a while")
+        (120.0, None)
+    """
+    found = TIME.match(str(given).lower())
+    return None if found is None else float(found[1]) * SECONDS[found[2][0]]
 
 
 def number_or_text(value: Any) -> str:

@@ -40,6 +40,9 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 PARAMETRIZED = re.compile(r"\bparametrizations\.([^.]+)\.original\d*$")
 COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+TRAINERS = {"accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning"}
+"""Packages whose own modules are wrappers around somebody's network, which these attributes hold."""
+WRAPPED = ("_original_module", "_forward_module", "module")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +123,19 @@ def _is_gain(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model inside of ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``: names are its own."""
-    inner = model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
-    return unwrap_model(inner) if isinstance(inner, nn.Module) else model
+    """The network inside of ``torch.compile``, a parallel wrapper or a trainer's: names are its own."""
+    inner = getattr(model, "_orig_mod", None) or unwrap_parallel(model)
+    return unwrap_model(inner) if isinstance(inner, nn.Module) and inner is not model else model
+
+
+def unwrap_parallel(model: nn.Module) -> nn.Module:
+    """The network inside of wrappers that talk to other processes, or make a forward call count as one of training."""
+    if isinstance(model, PARALLEL):
+        return unwrap_parallel(model.module)
+    if type(model).__module__.split(".")[0] in TRAINERS:
+        inner = next((m for name in WRAPPED if isinstance(m := getattr(model, name, None), nn.Module)), model)
+        return model if inner is model else unwrap_parallel(inner)
+    return model
 
 
 def refuse_scripted(caller: str, model: nn.Module) -> None:

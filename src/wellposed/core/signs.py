@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import html
 import unicodedata
+from collections.abc import Callable
 
 JOINERS = "\u200c\u200d"
 """Parts of words in Persian and Hindi, and of emoji. All other signs of format are hidden: they reorder or vanish."""
@@ -40,7 +41,7 @@ def visible(text: str, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escape(sign) if _is_hidden(sign) and sign not in keep else sign for sign in text)
+    return "".join(sign if sign in keep else _shown(sign) for sign in text)
 
 
 def escape_html(text: str) -> str:
@@ -82,25 +83,20 @@ def sign_code(sign: str) -> str:
     return f"\\u{ord(sign):04x}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08x}"
 
 
-def _is_hidden(sign: str) -> bool:
-    return unicodedata.category(sign) in HIDDEN and sign not in JOINERS
-
-
-def _escape(sign: str) -> str:
+def _shown(sign: str) -> str:
+    if unicodedata.category(sign) not in HIDDEN or sign in JOINERS:
+        return sign
     return NAMED.get(sign) or (f"\\x{ord(sign):02x}" if ord(sign) < 256 else sign_code(sign))
 
 
-def _readable(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(sign_name, error.object[error.start : error.end])), error.end
+def _replacing(told: Callable[[str], str]) -> Callable[[UnicodeError], tuple[str, int]]:
+    def handle(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(map(told, error.object[error.start : error.end])), error.end
+
+    return handle
 
 
-def _lossless(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(sign_code, error.object[error.start : error.end])), error.end
-
-
-codecs.register_error(READABLE, _readable)
-codecs.register_error(LOSSLESS, _lossless)
+codecs.register_error(READABLE, _replacing(sign_name))
+codecs.register_error(LOSSLESS, _replacing(sign_code))

@@ -234,6 +234,7 @@ def _check_parquet(content: BinaryIO, file: Any, path: Path) -> None:
     need = float(1024 * meta.num_columns * max(1, meta.num_row_groups))
     check_memory(large, need, DataError)
     texts: Counter[str] = Counter()
+    largest = 0  # of the parts with texts: its unpacked pages and what is made of them are in memory at once
     for group in range(meta.num_row_groups):
         for place in range(meta.num_columns):
             part, kind = meta.row_group(group).column(place), schema.column(place)
@@ -242,6 +243,8 @@ def _check_parquet(content: BinaryIO, file: Any, path: Path) -> None:
             need += part.total_uncompressed_size
             if part.physical_type == "BYTE_ARRAY":
                 texts[part.path_in_schema] += part.num_values * part.total_uncompressed_size
+                largest = max(largest, part.total_uncompressed_size)
+    need += largest
     check_memory(large, need, DataError)
     limit = memory_limit()
     for name, at_most in texts.items():

@@ -389,7 +389,8 @@ class _Probe:
         if any(map(interrupted, outcomes)):
             raise KeyboardInterrupt
         padded = [*outcomes, *[None] * (len(jobs) - len(outcomes))]
-        runs = [outcome if isinstance(outcome, Run) else _left_of(outcome) for outcome in padded]
+        kept = [outcome if isinstance(outcome, Run) else getattr(outcome, "run", None) for outcome in padded]
+        runs = [run if isinstance(run, Run) else None for run in kept]
         self.runs += sum(run is not None for run in runs)
         self.epochs += sum(len(run.history) for run in runs if run is not None)
         return runs
@@ -557,12 +558,6 @@ class _Probe:
 def _kind(name: str) -> str:
     """Adam and AdamW are one where nothing decays."""
     return name.removesuffix("w")
-
-
-def _left_of(outcome: Any) -> Run | None:
-    """The run that an error has kept, if any."""
-    run = getattr(outcome, "run", None)
-    return run if isinstance(run, Run) else None
 
 
 def _winner(best: Found) -> str:

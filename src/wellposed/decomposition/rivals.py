@@ -20,7 +20,8 @@ from wellposed.noise.noise import Where
 from wellposed.optim.audit import COUPLED
 from wellposed.optim.optimizer_metrics import is_adaptive
 from wellposed.optim.regularize import regularize
-from wellposed.recipe.recipe import NoiseSpec, Recipe
+from wellposed.recipe.noise_section import NoiseSpec
+from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
 
 ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -161,7 +162,8 @@ def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[
     ways += [{"name": name, "lr": rate, **adam} for rate in rates if objective.fixed or rate >= own.lr]
     if objective.fixed and not few:
         ways += [{"name": "sgd", "lr": rate, "momentum": 0.9, "nesterov": True} for rate in SGD_RATES]
-    return _distinct([long_training(objective.recipe, way, epochs) for way in ways])
+    recipes = [long_training(objective.recipe, way, epochs) for way in ways]
+    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
 def long_training(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
@@ -192,10 +194,6 @@ def without_regularization(recipe: Recipe) -> Recipe:
     )
     silent = {"noise": NoiseSpec().without(*get_args(Where)), "terms": [], "sharpness": {}, "optimizer": optimizer}
     return Recipe(**{**recipe.model_dump(), **silent})
-
-
-def _distinct(recipes: list[Recipe]) -> list[Recipe]:
-    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
 
 def larger_model_settings(problem: Problem, recipe: Recipe) -> dict[str, Any] | None:

@@ -95,7 +95,8 @@ def loss_as_trained(problem: Problem, state: StateDict, view: View, *, seed: int
         training = Training.begin(
             problem, view.recipe, stream_seed(seed, "seen"), torch.device("cpu"), math.inf, rows, 2
         )
-        count = draws if view.noisy(training.model) or _augments(training, view) else 1
+        augments = view.augmented and training.data.train is not training.data.train_clean
+        count = draws if view.noisy(training.model) or augments else 1
         parts = [_one_draw(training, state, view, seed, draw, step) for draw in range(count)]
         _closed(training)
     return Seen(np.stack([rows for rows, _ in parts], axis=1), np.array([charged for _, charged in parts]))
@@ -127,11 +128,6 @@ def _closed(training: Training) -> None:
     optimizer = find_wrapper(training.optimizer, Regularized)
     if optimizer is not None:
         optimizer.remove()
-
-
-def _augments(training: Training, view: View) -> bool:
-    """Whether rows are fetched through something that may change them."""
-    return view.augmented and training.data.train is not training.data.train_clean
 
 
 def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:

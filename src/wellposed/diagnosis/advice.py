@@ -48,7 +48,7 @@ class Room:
         """The room of a problem, whose model is looked at."""
         rates = [layer.p for layer in dropouts(model).values()]
         rates += [module.dropout for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
-        return cls(bool(rates), problem.loss.classifies, dict(problem.space), float(max(rates, default=0.0)))
+        return cls(bool(rates), problem.loss.softens, dict(problem.space), float(max(rates, default=0.0)))
 
 
 RecipeMove = Callable[[Recipe, Room], Recipe]
@@ -290,6 +290,8 @@ def recipe_difference(old: Recipe, new: Recipe) -> str:
             words.append(f"{term.name} {term.amount:.3g} added")
         elif amount != term.amount:
             words.append(f"{term.name} {amount:.3g} -> {term.amount:.3g}")
+    after = {(t.penalty, t.on) for t in new.terms}
+    words += [f"{term.name} {term.amount:.3g} removed" for term in old.terms if (term.penalty, term.on) not in after]
     return ", ".join(words)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wellposed import logs
 from wellposed.core.checks import checked
 from wellposed.core.errors import DataError, InputError, described, guard_call
+from wellposed.core.formats import parse_seconds
 from wellposed.core.registry import classes_in
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.diagnosis import Diagnoses
@@ -93,7 +94,13 @@ def causes_first(findings: Sequence[Finding], explains: Mapping[str, Collection[
 
 
 @checked
-def diagnose(source: Any, *, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()) -> Diagnosis:
+def diagnose(
+    source: Any,
+    *,
+    readers: Sequence[logs.Reader] = (),
+    rules: Sequence[Rule | type[Rule]] = (),
+    prove: str | None = None,
+) -> Diagnosis:
     """What holds this run back, how sure, and which lever to pull.
 
     Args:
@@ -104,10 +111,14 @@ def diagnose(source: Any, *, readers: Sequence[logs.Reader] = (), rules: Sequenc
         readers: of your own, asked before ours: functions from a source to one that is read here, such as a dict of lists, or None
             where it is not theirs.
         rules: of your own, asked beside ours.
+        prove: ``"2m"``: of a Run, or a Watch that knows its optimizer, the first changes that pull the levers are trained from
+            this very state for about so long, with a few seeds, beside going on; ``proof`` has what each is worth, with its
+            interval. Nothing of the source is touched.
     Returns:
         A `Diagnosis`: a sequence of at least one `Finding`, the surest first.
     Raises:
         DataError: the source cannot be read or has no losses.
+        InputError: ``prove`` is no time, or there is nothing that can be tried.
 
     Example:
         >>> falling = [1.0, 0.7, 0.5, 0.4, 0.3, 0.22, 0.16, 0.11, 0.08, 0.05]
@@ -119,7 +130,14 @@ def diagnose(source: Any, *, readers: Sequence[logs.Reader] = (), rules: Sequenc
     findings = apply_rules(curves, _with(own))
     if hasattr(source, "recipe") and hasattr(source, "problem"):
         findings = _advised(findings, source, own)
-    return Diagnosis(findings, curves)
+    if prove is None:
+        return Diagnosis(findings, curves)
+    from wellposed.diagnosis.proof import prove as tried  # needs torch, which logs alone do without
+
+    if (seconds := parse_seconds(prove)) is None or not seconds:
+        raise InputError(f"prove= is how long to try changes, such as '2m' or '90s'; it was given {prove!r}.")
+    findings, proof = tried(source, findings, own, seconds)
+    return Diagnosis(findings, curves, proof)
 
 
 def _advised(findings: tuple[Finding, ...], run: Run, own: Sequence[Rule]) -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from wellposed.core.files import jsonable
 from wellposed.core.signs import escape_html, visible
@@ -12,8 +12,11 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import limitations as limits
 from wellposed.diagnosis.caveats import reading_notes, reading_of
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take, turn
+from wellposed.diagnosis.finding import Finding, evidence_rows
+from wellposed.diagnosis.turning_point import Turn, format_place, turn
+
+if TYPE_CHECKING:
+    from wellposed.diagnosis.forks import Fork
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Diagnosis(Sequence[Finding]):
 
     findings: tuple[Finding, ...]
     curves: Curves
+    proof: Fork | None = None
+    """What the first changes that pull the levers are worth, where it was tried."""
 
     @property
     def source(self) -> str:
@@ -85,13 +90,16 @@ class Diagnosis(Sequence[Finding]):
             "left": list(reading.left),
             "notes": list(reading.notes),
             "limits": self.limits,
+            **({} if self.proof is None else {"proof": self.proof.to_dict()}),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {', '.join(self.names)} ({_extent(self)})"]
         for finding in self.findings:
             lines += ["", f"{finding.name}, confidence {finding.confidence:.2f} · {finding.axis} | {finding.pulls}"]
-            lines += [f"  {line}" for line in _told(finding)]
+            lines += [f"  {line}" for line in finding.lines]
+        if self.proof is not None:
+            lines += ["", *f"Tried: {self.proof}".splitlines()]
         if self.turn is not None:
             lines += ["", self.turn.says(self.axis)]
         if read_as := reading_notes(self.curves):
@@ -106,7 +114,7 @@ class Diagnosis(Sequence[Finding]):
         rows = [
             _html_row(
                 f"<b>{escape_html(finding.name)}</b>", f"{finding.confidence:.2f}",
-                escape_html(f"{finding.axis} | {finding.pulls}"), "<br>".join(map(escape_html, _told(finding))),
+                escape_html(f"{finding.axis} | {finding.pulls}"), _html_told(finding),
             )
             for finding in self.findings
         ]  # fmt: skip
@@ -136,10 +144,11 @@ def _html_row(*cells: str) -> str:
     return f'<tr>{inside}<td style="{style}">{cells[-1]}</td></tr>'
 
 
-def _told(finding: Finding) -> list[str]:
-    """What it says, its numbers, the lever, and the changes of a recipe that pull it."""
-    tries = [f"Try first: {'; then '.join(change.says for change in finding.changes)}."] if finding.changes else []
-    return [finding.says, *_numbers(finding), f"Next: {finding.lever}.", *tries]
+def _html_told(finding: Finding) -> str:
+    """What it says, its numbers as a table, and what to do."""
+    rows = [_html_row(*map(escape_html, row)) for row in evidence_rows(finding.evidence)]
+    table = _html_table(("what", "value", "interval"), rows) if rows else ""
+    return f"{escape_html(finding.says)}{table}{'<br>'.join(map(escape_html, finding.advice))}"
 
 
 def _extent(diagnosis: Diagnosis) -> str:
@@ -148,18 +157,6 @@ def _extent(diagnosis: Diagnosis) -> str:
     count = f"{len(diagnosis.curves)} {'epochs' if along else 'points'}"
     where = f"no {'epoch' if along else 'point'} has a finite loss" if best is None else f"best {diagnosis.axis} {best}"
     return f"{count}, {where}"
-
-
-def _numbers(finding: Finding) -> list[str]:
-    """The evidence on one line: the main number with its half interval first."""
-    evidence = dict(finding.evidence)
-    parts = []
-    estimate, low, high = (evidence.pop(name, None) for name in ("estimate", "low", "high"))
-    if isinstance(estimate, float) and isinstance(low, float) and isinstance(high, float):
-        parts.append(give_or_take(estimate, low, high, ".4g"))
-    for name, value in evidence.items():
-        parts.append(f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-    return [", ".join(parts)] if parts else []
 
 
 @dataclass(frozen=True)

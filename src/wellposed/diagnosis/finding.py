@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wellposed.core.files import jsonable
+from wellposed.core.formats import number_or_text
+from wellposed.core.records import text
 
 if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
@@ -41,12 +44,14 @@ class Finding:
     Args:
         name: the finding's name, such as ``overfits``.
         confidence: from 0 (a guess) to 1 (certain).
-        evidence: the numbers that the verdict rests on; ``low`` and ``high`` bound the main one, ``estimate``, at 95 %.
+        evidence: the numbers that the verdict rests on; ``measured`` says in words what the main one, ``estimate``, is;
+            ``low`` and ``high`` bound it at 95 %.
         lever: what to pull next, in plain words.
         says: one plain sentence for a person.
         axis: one of `AXES`: what fails.
         pulls: one of `PULLS`: the kind of lever.
         severity: of its rule, 0 the worst; decides between equally sure findings.
+        code: what to do first, as a line of Python.
         changes: of the recipe, the first to be tried first; empty where the recipe is not known or cannot help.
     """
 
@@ -59,6 +64,21 @@ class Finding:
     pulls: str = "none"
     changes: tuple[Change, ...] = ()
     severity: int = MILDEST
+    code: str = ""
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do next: the lever, and what to try first, as a change of the recipe or as code."""
+        tries = f"{'; then '.join(change.says for change in self.changes)}." if self.changes else self.code
+        return [f"Next: {self.lever}.", *([f"Try first: {tries}"] if tries else [])]
+
+    @property
+    def lines(self) -> list[str]:
+        """The finding as people read it: what was seen and what it means, the evidence as a table, what to do."""
+        rows = evidence_rows(self.evidence)
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        table = [f"  {what:<{widths[0]}}  {value:>{widths[1]}}  {interval}".rstrip() for what, value, interval in rows]
+        return [self.says, *table, *self.advice]
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, ready for JSON.
@@ -77,3 +97,49 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.name} (confidence {self.confidence:.2f}): {self.says} Next: {self.lever}"
+
+
+WHAT = {
+    "train_loss": "training loss at the end",
+    "valid_loss": "validation loss at the end",
+    "material": "smallest change that matters",
+    "epochs": "over how many epochs",
+    "gap": "validation minus training loss",
+    "error_rise": "change of the validation error",
+    "start": "training loss at the start",
+    "reference": "loss to be beaten",
+    "constant": "loss of a constant prediction",
+    "progress": "fall of the loss since the start",
+    "before": "swings a quarter earlier",
+    "share": "swings as a share of the loss",
+    "excess": "cost of regularizing, as a share of the loss",
+    "train_left": "left of a constant prediction's error, training",
+    "valid_left": "left of a constant prediction's error, validation",
+    "left": "left of a constant prediction's error, training",
+    "rows": "rows looked at",
+    "threshold": "limit",
+}
+"""What the keys of evidence are, in words; other keys speak for themselves."""
+
+
+def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Evidence as rows of a table: what, value, 95 % interval (empty where there is none). What is not known has no row."""
+    rows = []
+    bounds = {key for key in evidence if key.split("_")[-1] in ("low", "high")}
+    for key, value in evidence.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key in bounds or key in ("measured", "of") or value is None or (number and not math.isfinite(value)):
+            continue
+        prefix = "" if key == "estimate" else key.split("_")[0] + "_"
+        what = evidence.get("measured", key) if key == "estimate" else WHAT.get(key, key.replace("_", " "))
+        ends = [evidence.get(prefix + end) for end in ("low", "high")]
+        known = all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
+        interval = " to ".join(map(number_or_text, ends)) if known else ""
+        rows.append((text(what, 80), number_or_text(value), interval))
+    return rows
+
+
+def moved(change: float, unit: str = "") -> str:
+    """A change in words: ``rose by 0.34``, ``fell by 0.02``, ``stayed the same``."""
+    size = f"{abs(change):.3g}{unit}"
+    return "stayed the same" if not abs(change) > 0 else f"{'rose' if change > 0 else 'fell'} by {size}"

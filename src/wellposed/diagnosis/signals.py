@@ -305,7 +305,7 @@ class _Seen:
 
     def wrong(self, model: nn.Module, batches: Iterator[RowsWithTargets]) -> Wrong | None:
         """Of scores of classes; None for other losses, and for rows whose outputs are no such scores."""
-        if not (self.loss.classifies or self.loss.name == "NLLLoss"):
+        if not self.loss.classifies:
             return None
         outputs: list[Any] = []
         targets: list[Any] = []

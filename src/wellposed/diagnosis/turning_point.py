@@ -89,7 +89,8 @@ def format_place(place: float) -> str:
 def give_or_take(estimate: float, low: float, high: float, digits: str = ".3g") -> str:
     """``0.34 ± 0.05``; the number alone where its interval is as narrow as rounding makes it: nothing was noisy."""
     half = (high - low) / 2
-    return f"{estimate:{digits}}" if half <= EXACT * abs(estimate) else f"{estimate:{digits}} ± {half:.2g}"
+    noisy = math.isfinite(half) and half > EXACT * abs(estimate)
+    return f"{estimate:{digits}} ± {half:.2g}" if noisy else f"{estimate:{digits}}"
 
 
 def turn(curves: Curves) -> Turn | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wellposed.losses.criterion import Criterion, at_least_single, match_shapes, over_outputs, weighted_mean
+from wellposed.losses.criterion import Criterion, at_least_single, match_shapes, over_outputs
 from wellposed.losses.targets import IGNORED, extremes, need_classes, need_distributions, need_shares
 
 MOST_COUNTED = 2**18
@@ -72,10 +72,13 @@ class CrossEntropy(Criterion):
     """``-log softmax(outputs)[target]``; see `cross_entropy`. Convex in the outputs."""
 
     name = "cross_entropy"
-    formula = staticmethod(cross_entropy)
     aliases = ("ce",)
     classifies = True
     kernel = 0
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `cross_entropy`."""
+        return cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Class indices from 0 to ``classes - 1``, with -100 left out; or rows of probabilities."""
@@ -84,28 +87,20 @@ class CrossEntropy(Criterion):
         else:
             need_classes(self.name, target, classes)
 
-    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
-        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has.
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """Logarithms of the training rows' class shares, for the classes ``0 .. k`` that either side has; of probabilities
+        ``(n, classes)`` the logarithms of their means.
 
         Half a row more for each class: a class that only validation has must not make the loss infinite. None for a label so
         large that counting up to it would take all memory.
         """
+        if train.is_floating_point() and train.ndim > 1:
+            return ((train.float().sum(0) + 0.5) / (len(train) + 0.5 * train.shape[1])).log()
         low, high = extremes(torch.cat([train, valid])) if train.dtype == valid.dtype else (-1.0, 0.0)
         if train.is_floating_point() or low < 0 or high >= max(MOST_COUNTED, len(train)):
             return None
-        counts = (
-            torch.bincount(train, minlength=int(high) + 1)
-            if weight is None
-            else _weighted_counts(train, weight, int(high) + 1)
-        )
-        counts = counts.float()
+        counts = torch.bincount(train, minlength=int(high) + 1).float()
         return ((counts + 0.5) / (counts + 0.5).sum()).log()
-
-
-def _weighted_counts(labels: Tensor, weight: Tensor, classes: int) -> Tensor:
-    """Weights of each class, scaled so that a row counts as one on average."""
-    sums = torch.bincount(labels, weights=weight.double().to(labels.device), minlength=classes)
-    return sums * (len(labels) / sums.sum())
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -127,16 +122,19 @@ class BinaryCrossEntropy(Criterion):
     """``log(1 + exp(f)) - y f`` for ``y`` in [0, 1]; see `binary_cross_entropy`. Convex in the outputs."""
 
     name = "binary_cross_entropy"
-    formula = staticmethod(binary_cross_entropy)
     aliases = ("bce",)
     classifies = True
     kernel = 2
+
+    def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `binary_cross_entropy`."""
+        return binary_cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """In [0, 1]."""
         need_shares(self.name, target)
 
-    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
-        """The logit of the share of ones, which is kept off 0 and 1."""
-        share = weighted_mean(train, weight).clamp(1e-6, 1 - 1e-6)
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The logit of each output's share of ones, which is kept off 0 and 1."""
+        share = train.float().mean(0).clamp(1e-6, 1 - 1e-6)
         return (share / (1 - share)).log()

@@ -1,6 +1,6 @@
 """What every loss of ours declares in one place: its formula, its targets, its best constant, and where it runs.
 
-A loss is a frozen dataclass around a pure function, with at most one number as a parameter. It is found by introspection;
+A loss is a frozen dataclass with at most one number as a parameter. It is found by introspection;
 ``"huber:0.5"``, ``wp.Huber(0.5)`` and ``str(wp.Huber(0.5))`` are the same loss, so that files keep it as text.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -41,16 +40,13 @@ class Criterion(ABC):
     kernel: ClassVar[int | None] = None
     """The loss's number in the compiled population's ``kernel.c``; None: torch computes it."""
 
-    formula: ClassVar[Callable[..., tuple[Tensor, Tensor | None]]]
-    """The pure function of outputs, target and the parameters."""
-
+    @abstractmethod
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """A value for each example, token or number that counts as one in the mean, and which count (None: all).
 
         Raises:
             TargetError, ValueError: the targets are outside the loss's domain, or shapes differ.
         """
-        return type(self).formula(outputs, target, *vars(self).values())
 
     @abstractmethod
     def check(self, target: Tensor, classes: int | None = None) -> None:
@@ -62,12 +58,8 @@ class Criterion(ABC):
             TargetError: what was found, what is needed, what to do.
         """
 
-    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
-        """The outputs, alike for every row, that cost least on the training targets ``(n,)``; None where not known.
-
-        Args:
-            weight: ``(n,)`` >= 0 of the training rows; None: all count alike.
-        """
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The outputs, alike for every row, that cost least on training targets ``(n, ...)``; None where not known."""
         return None
 
     def response(self, outputs: Tensor) -> Tensor:
@@ -115,21 +107,6 @@ def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
             f"The {kind} {text!r} needs a number after the colon, its {parameters[0].name}, such as {name}:{parameters[0].default}."
         ) from None
     return cls(int(value) if isinstance(parameters[0].default, int) and value == int(value) else value)  # type: ignore[no-any-return]
-
-
-def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """``sum w y / sum w`` in single precision; the mean without weights."""
-    values = values.float()
-    return values.mean() if weight is None else (weight.to(values) * values).sum() / weight.to(values).sum()
-
-
-def weighted_quantile(values: Tensor, weight: Tensor | None, level: float) -> Tensor:
-    """The smallest value up to which the share ``level`` of the weight lies; of ``n`` alike number ``ceil(level n)`` of the
-    sorted."""
-    values, order = values.float().sort()
-    share = torch.ones(len(values), dtype=torch.float64) if weight is None else weight.double().cpu()[order.cpu()]
-    reached = share.cumsum(0) >= level * share.sum() * (1.0 - 1e-12)
-    return values[int(reached.nonzero()[0])]
 
 
 def over_outputs(values: Tensor) -> Tensor:

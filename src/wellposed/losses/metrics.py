@@ -208,15 +208,11 @@ class Brier(Score):
             return _averaged(_each(apart / (2.0 if target.shape[1] == 2 else 1.0)), weight)
         units = _units(self, outputs, target, weight)
         if units.classes == 2:
-            return units.mean_rows((_positive(units.scores) - units.label).square())
+            second = units.scores.sigmoid() if units.scores.ndim == 1 else units.scores.softmax(1)[:, 1]
+            return units.mean_rows((second - units.label).square())
         chances = units.scores.softmax(1)
         mine = chances.gather(1, units.label[:, None])[:, 0]
         return units.mean_rows(chances.square().sum(1) - mine.square() + (1.0 - mine).square())
-
-
-def _positive(scores: Tensor) -> Tensor:
-    """Probability of the second of two classes."""
-    return scores.sigmoid() if scores.ndim == 1 else scores.softmax(1)[:, 1]
 
 
 @dataclass(frozen=True)
@@ -328,13 +324,7 @@ def _averages(cls: type[_Counted]) -> type[_Counted]:
     }
     for over, doc in said.items():
         title = f"{over} {cls.title}" if cls.title else ""
-        own = {
-            "name": f"{cls.name}_{over}",
-            "title": title,
-            "average": over,
-            "__doc__": doc,
-            "__module__": __name__,
-        }
+        own = {"name": f"{cls.name}_{over}", "title": title, "average": over, "__doc__": doc, "__module__": __name__}
         name = f"{cls.__name__}{over.capitalize()}"
         globals()[name] = dataclass(frozen=True)(type(name, (cls,), own))
     return cls

@@ -29,7 +29,7 @@ from wellposed.losses.classification import (
     is_distribution,
 )
 from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
-from wellposed.losses.regression import MeanSquaredError
+from wellposed.losses.regression import MeanAbsoluteError, MeanSquaredError, Poisson
 from wellposed.losses.targets import (
     IGNORED,
     need_classes,
@@ -70,7 +70,14 @@ def losses_by_name() -> dict[str, type[Criterion]]:
 class _Known:
     """What is known of a loss of torch: its function, the loss of ours that it is, and which targets it takes.
 
-    ``elementwise``: it compares number with number, and would broadcast ``(n, 1)`` against ``(n,)``.
+    Attributes:
+        function: of torch, with the same arguments.
+        check: what refuses targets.
+        same: the loss of ours that it is.
+        elementwise: it compares number with number, and would broadcast ``(n, 1)`` against ``(n,)``.
+        numeric: outputs are predictions of the target itself.
+        ends_in: the activation after which it is `same`: ``NLLLoss`` of a log-softmax is cross-entropy of the scores.
+        scores: takes outputs back to scores, up to what the loss does not depend on.
     """
 
     function: Any
@@ -78,20 +85,28 @@ class _Known:
     same: type[Criterion] | None = None
     elementwise: bool = True
     numeric: bool = False
+    ends_in: Callable[[Tensor], Tensor] | None = None
+    scores: Callable[[Tensor], Tensor] | None = None
+
+
+def _logits(shares: Tensor) -> Tensor:
+    return shares.logit(torch.finfo(shares.dtype).eps)
 
 
 F = nn.functional
 TORCH: dict[type[nn.Module], _Known] = {
     nn.CrossEntropyLoss: _Known(F.cross_entropy, need_classes, CrossEntropy, elementwise=False),
-    nn.NLLLoss: _Known(F.nll_loss, need_classes, elementwise=False),
+    nn.NLLLoss: _Known(
+        F.nll_loss, need_classes, CrossEntropy, elementwise=False, ends_in=lambda scores: F.log_softmax(scores, -1)
+    ),
     nn.BCEWithLogitsLoss: _Known(F.binary_cross_entropy_with_logits, need_shares, BinaryCrossEntropy),
-    nn.BCELoss: _Known(F.binary_cross_entropy, need_shares),
+    nn.BCELoss: _Known(F.binary_cross_entropy, need_shares, BinaryCrossEntropy, ends_in=torch.sigmoid, scores=_logits),
     nn.MultiLabelSoftMarginLoss: _Known(F.multilabel_soft_margin_loss, need_shares, elementwise=False),
     nn.MultiMarginLoss: _Known(F.multi_margin_loss, need_classes, elementwise=False),
     nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
     nn.HingeEmbeddingLoss: _Known(F.hinge_embedding_loss, need_signs),
     nn.MSELoss: _Known(F.mse_loss, need_numbers, MeanSquaredError, numeric=True),
-    nn.L1Loss: _Known(F.l1_loss, need_numbers, numeric=True),
+    nn.L1Loss: _Known(F.l1_loss, need_numbers, MeanAbsoluteError, numeric=True),
     nn.SmoothL1Loss: _Known(F.smooth_l1_loss, need_numbers, numeric=True),
     nn.HuberLoss: _Known(F.huber_loss, need_numbers, numeric=True),
     nn.PoissonNLLLoss: _Known(F.poisson_nll_loss, functools.partial(need_numbers, least=0.0)),
@@ -133,9 +148,10 @@ class Loss:
             self._units: Callable[[Any, Any], Any] = self.criterion.units
             self._clean: Callable[[Any, Any], Any] = self.criterion.units
         elif callable(given):
-            same = self.known.same if self.known is not None else None
+            same = self.known.same if self.known is not None and self.known.ends_in is None else None
             self.name = same.name if same is not None else str(getattr(given, "__name__", type(given).__name__))
-            self.ignored = _ignored(given)
+            ignored = getattr(given, "ignore_index", None)
+            self.ignored = int(ignored) if isinstance(ignored, int) else None
             self._units = _unreduced(given, by_example)
             self._clean = _unreduced(without_smoothing(given), by_example)
         else:
@@ -179,24 +195,45 @@ class Loss:
         return CrossEntropy.kernel if plain and not given.label_smoothing and given.reduction == "mean" else None
 
     def response(self, outputs: Tensor) -> Tensor:
-        """The prediction in the target's own terms, which metrics compare with it."""
+        """The prediction in the target's own terms, which metrics compare with it: logits of classes, also where the loss takes
+        probabilities, and numbers, also where it takes the logarithms of rates."""
+        if self.known is not None and self.known.scores is not None:
+            return self.known.scores(outputs)
+        if self.of_log_rates:
+            return outputs.exp()
         return outputs if self.criterion is None else self.criterion.response(outputs)
 
-    def constant(self, train: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor | None:
-        """The best constant outputs by training targets ``(n,)``; None where they are not known. Class weights count as rows do."""
+    @property
+    def of_log_rates(self) -> bool:
+        """Whether outputs are logarithms of the rates of counts: `Poisson`, and torch's."""
+        return isinstance(self.criterion, Poisson) or bool(getattr(self.module, "log_input", False))
+
+    def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
+        """The outputs, alike for every example, that cost least on the training targets; None where they are not known.
+
+        Args:
+            train: ``(n, ...)``. Class indices count one by one, whatever their axes; those that are left out do not.
+            valid: as ``train``; shows classes that training does not have.
+        """
         known = self.criterion or (
             self.known.same() if self.known is not None and self.known.same is not None else None
         )
-        by_class = getattr(self.module, "weight", None) if isinstance(known, CrossEntropy) else None
-        if (
-            by_class is not None
-            and not train.is_floating_point()
-            and bool((train >= 0).all())
-            and bool((train < len(by_class)).all())
-        ):
-            own = by_class.detach().cpu()[train.cpu()]
-            weight = own if weight is None else own * weight.cpu()
-        return None if known is None else known.constant(train, valid, weight)
+        if known is None:
+            return None
+        if self.classes_are_indices and not train.is_floating_point():
+            train, valid = (targets[targets != self.ignored_index] for targets in (train, valid))
+        elif train.ndim == 2 and train.shape[1] == 1:  # (n, 1) is (n,)
+            train, valid = train[:, 0], valid[:, 0]
+        if not len(train):
+            return None
+        scores = known.constant(train, valid)
+        link = None if self.known is None else self.known.ends_in
+        return scores if scores is None or link is None else link(scores)
+
+    @property
+    def ignored_index(self) -> int:
+        """The class index that is left out."""
+        return IGNORED if self.ignored is None else self.ignored
 
     def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
         """Refuse targets that the loss does not take, or that the outputs cannot express, before anything is counted.
@@ -212,7 +249,7 @@ class Loss:
         if self.classes_are_indices and isinstance(outputs, Tensor) and isinstance(target, Tensor) and outputs.ndim > 1:
             if not is_distribution(outputs, target):
                 scores, _ = classes_second(outputs, target)
-                need_classes(self.name, targets, scores.shape[1], IGNORED if self.ignored is None else self.ignored)
+                need_classes(self.name, targets, scores.shape[1], self.ignored_index)
         elif self.criterion is not None:
             self.criterion.check(targets)
         elif self.known is not None and not self.classes_are_indices:
@@ -224,10 +261,25 @@ class Loss:
         return isinstance(self.criterion, CrossEntropy) or (self.known is not None and self.known.check is need_classes)
 
     @property
+    def labels(self) -> Literal["indices", "shares", "signs"] | None:
+        """Which labels the targets are: class indices, 0 and 1 with what is between, or -1 and 1; None: amounts, or not known."""
+        check = None if self.known is None else self.known.check
+        if self.classes_are_indices:
+            return "indices"
+        if isinstance(self.criterion, BinaryCrossEntropy) or check is need_shares:
+            return "shares"
+        return "signs" if check is need_signs else None
+
+    @property
     def classifies(self) -> bool:
         """Whether the loss compares class scores with labels."""
         known = self.criterion or (self.known.same if self.known is not None else None)
         return known is not None and known.classifies
+
+    @property
+    def softens(self) -> bool:
+        """Whether targets may be probabilities of classes, so that labels can be smoothed: not of ``NLLLoss``, say."""
+        return self.classifies and (self.known is None or self.known.ends_in is None)
 
     @property
     def task(self) -> Literal["regression"] | None:
@@ -389,12 +441,6 @@ def _known(given: Any) -> _Known | None:
     """What is known of a loss of torch; of a subclass with a forward of its own nothing is."""
     plain = (cls for cls in TORCH if isinstance(given, cls) and type(given).forward is cls.forward)
     return next((TORCH[cls] for cls in plain), None)
-
-
-def _ignored(given: Any) -> int | None:
-    """The target that a loss leaves out of its mean."""
-    value = getattr(given, "ignore_index", None)
-    return int(value) if isinstance(value, int) else None
 
 
 def _whole(mean: Tensor, rows: int) -> PerExample:

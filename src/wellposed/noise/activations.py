@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from wellposed.core.errors import ShapeError
 from wellposed.core.random import generator, random_bits
-from wellposed.noise.support import NO_CHANNELS, needs_source
+from wellposed.noise.support import needs_source
 
 LEVELS = 65536
 """Masks compare 16 random bits with a threshold, so a rate is kept to 1/65536, and the rescaling is by that exact rate."""
@@ -34,55 +33,15 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
     return kept.to(torch.float32).mul_(LEVELS / (LEVELS - dropped)).view(shape)
 
 
-def dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
-    """``m_i x_i`` with ``m_i in {0, 1/(1-p)}``, ``P(m_i = 0) = p``: each number is dropped by itself, the mean is kept.
-
-    Args:
-        x: floating, any shape and device. Not modified.
-        rate: p in [0, 1). 0 returns ``x``.
-        source: where the mask comes from, on the CPU.
-    Source:
-        Srivastava et al. (2014), JMLR 15.
-    """
-    return x if rate == 0 else x * move_noise(x, dropout_mask(x.shape, rate, source))
-
-
-def spatial_dropout(x: Tensor, rate: float, source: torch.Generator, axis: int = 1) -> Tensor:
-    """``m_nc x_nc...`` with ``m_nc in {0, 1/(1-p)}``: a channel of an example is dropped as a whole, the mean is kept.
-
-    Args:
-        x: ``(N, C, *)`` with at least one axis beside examples and channels; floating. Not modified.
-        rate: p in [0, 1), of channels. 0 returns ``x``.
-        source: where the mask comes from, on the CPU.
-        axis: of the channels; -1 for sequences ``(N, places, features)``.
-    Raises:
-        ShapeError: ``x`` has no axis beside examples and channels.
-    Source:
-        Tompson et al. (2015), CVPR.
-    """
-    if x.ndim < 3 or axis % x.ndim == 0:
-        raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {axis}.")
-    if rate == 0:
-        return x
-    shape = [size if i in (0, axis % x.ndim) else 1 for i, size in enumerate(x.shape)]
-    return x * move_noise(x, dropout_mask(tuple(shape), rate, source))
-
-
-def gaussian_dropout(x: Tensor, rate: float, source: torch.Generator) -> Tensor:
-    """``x_i (1 + s e_i)`` with ``e_i`` standard normal and ``s^2 = p/(1-p)``: dropout's mean and variance, no zeros.
-
-    Args:
-        x: floating, any shape and device. Not modified.
-        rate: p in [0, 1). 0 returns ``x``; 0.5 is noise as large as ``x``.
-        source: where the noise comes from, on the CPU.
-    Source:
-        Srivastava et al. (2014), JMLR 15, section 10.
-    """
-    if rate == 0:
-        return x
+def draw_normal(shape: torch.Size, source: torch.Generator) -> Tensor:
+    """Standard normal numbers, in single precision, on the CPU."""
     needs_source(source)
-    noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
-    return x * move_noise(x, 1.0 + (rate / (1.0 - rate)) ** 0.5 * noise)
+    return torch.randn(shape, generator=source, dtype=torch.float32)
+
+
+def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
+    """`draw_normal` of the shape of ``x``, on its device and in its type."""
+    return move_noise(x, draw_normal(x.shape, source))
 
 
 def move_noise(x: Tensor, drawn: Tensor) -> Tensor:
@@ -108,15 +67,15 @@ class Streams:
         self._step = step
         self._calls.clear()
 
-    def call(self, site: str) -> int:
-        """How often the site has been called before in this step; counts the call."""
-        count = self._calls.get(site, 0)
-        self._calls[site] = count + 1
-        return count
-
     def at(self, stream: str, site: str) -> torch.Generator:
         """The generator of this stream and site at the current step."""
         return generator(self.seed, stream, self.step, site)
+
+    def next(self, stream: str, site: str) -> torch.Generator:
+        """The generator of this call of a site: ``site#1`` is that of the second call in a step."""
+        count = self._calls.get(site, 0)
+        self._calls[site] = count + 1
+        return self.at(stream, f"{site}#{count}" if count else site)
 
 
 def dropouts(model: nn.Module) -> dict[str, _DropoutNd]:
@@ -139,13 +98,6 @@ def set_dropout(model: nn.Module, rate: float) -> int:
     return len(layers) + len(attentions)
 
 
-def _mask_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
-    """Spatial dropout drops whole channels; plain dropout single numbers."""
-    if isinstance(module, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and x.ndim > 2:
-        return (*x.shape[:2], *([1] * (x.ndim - 2)))
-    return tuple(x.shape)
-
-
 @contextmanager
 def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
     """Let every plain and spatial dropout layer of ``model`` draw its masks from ``streams`` inside the block.
@@ -160,10 +112,9 @@ def dropout_from_streams(model: nn.Module, streams: Streams) -> Iterator[None]:
         def forward(x: Tensor) -> Tensor:
             if not module.training or module.p == 0:
                 return x
-            count = streams.call(name)
-            source = streams.at("dropout", name if count == 0 else f"{name}#{count}")
-            mask = dropout_mask(_mask_shape(module, x), module.p, source)
-            return x * mask.to(device=x.device, dtype=x.dtype)
+            spatial = isinstance(module, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and x.ndim > 2  # whole channels
+            shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if spatial else x.shape
+            return x * move_noise(x, dropout_mask(shape, module.p, streams.next("dropout", name)))
 
         return forward
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.random import generator
-from wellposed.noise.activations import move_noise
+from wellposed.noise.activations import normal_like
 from wellposed.noise.noise import Key, Noise
-from wellposed.noise.support import needs_source
 from wellposed.penalties.base import Searched, at_least_zero
 
 
@@ -31,7 +30,6 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
     """
     if variance == 0:
         return grad
-    needs_source(source)
     if grad.is_sparse:
         grad = grad.coalesce()
         values = gradient_noise(grad.values(), variance, source)
@@ -39,8 +37,7 @@ def gradient_noise(grad: Tensor, variance: float, source: torch.Generator) -> Te
             grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
         )
         return disturbed
-    noise = torch.randn(grad.shape, generator=source, dtype=torch.float32)
-    return grad + math.sqrt(variance) * move_noise(grad, noise)
+    return grad + math.sqrt(variance) * normal_like(grad, source)
 
 
 @dataclass(frozen=True)

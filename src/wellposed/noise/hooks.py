@@ -64,7 +64,6 @@ class Hooked:
         self.model = model
         self._streams = Streams(seed)
         self._step = 0
-        self._calls: dict[str, int] = {}
         self._handles: list[Any] = []
 
     @property
@@ -75,7 +74,6 @@ class Hooked:
     @step.setter
     def step(self, step: int) -> None:
         self._step = self._streams.step = int(step)
-        self._calls.clear()
 
     @contextmanager
     def ahead(self, steps: int) -> Iterator[None]:
@@ -100,7 +98,6 @@ class Hooked:
         if model.training:
             self._streams.step = self._step
             self._step += 1
-            self._calls.clear()
 
     def draw(self, site: str) -> torch.Generator:
         """The generator of this call of a site.
@@ -113,9 +110,7 @@ class Hooked:
                 f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
                 "another. Leave it out of the checkpoint, or out of the noise."
             )
-        count = self._calls.get(site, 0)
-        self._calls[site] = count + 1
-        return self._streams.at("perturb", site if count == 0 else f"{site}#{count}")
+        return self._streams.next("perturb", site)
 
     def remove(self) -> None:
         """Take all hooks away: the model is as it was before. A second time it does nothing."""

@@ -13,30 +13,10 @@ from torch import Tensor
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import convert_numbers
+from wellposed.noise.activations import normal_like
 from wellposed.noise.noise import Key, Noise
 from wellposed.noise.support import needs_images, needs_numbers, needs_source
 from wellposed.penalties.base import Searched
-
-
-def gaussian(x: Tensor, std: float, source: torch.Generator) -> Tensor:
-    """``x + std * e`` with ``e`` standard normal.
-
-    Args:
-        x: floating, any shape and device. Not modified.
-        std: >= 0, in the units of ``x``. 0 returns ``x``.
-        source: where the noise comes from, on the CPU.
-    Raises:
-        ShapeError: ``x`` is not floating (tokens).
-        InputError: ``source`` is no generator on the CPU.
-    Source:
-        Bishop (1995), Neural Computation 7(1): training with noise is Tikhonov regularization.
-    """
-    needs_numbers("gaussian", x)
-    needs_source(source)
-    if std == 0:
-        return x
-    noise = torch.randn(x.shape, generator=source, dtype=torch.float32)
-    return x + std * noise.to(device=x.device, dtype=x.dtype)
 
 
 @checked
@@ -66,15 +46,19 @@ def cutout(
     if share == 0:
         return x
     examples, _, height, width = x.shape
-    inside = torch.ones((), dtype=torch.bool)
-    for axis, size in ((-2, height), (-1, width)):
+    ranges = []
+    for size in (height, width):
         side = round(share**0.5 * size)
-        first = torch.randint(size - side + 1, (examples, 1), generator=source)
-        place = torch.arange(size)
-        row = (place >= first) & (place < first + side)
-        inside = inside & (row[:, None, :, None] if axis == -2 else row[:, None, None, :])
+        ranges.append(_range(size, torch.randint(size - side + 1, (examples, 1), generator=source), side))
+    inside = ranges[0][:, None, :, None] & ranges[1][:, None, None, :]
     value = x.mean((-2, -1), keepdim=True) if fill == "mean" else x.new_zeros(())
     return torch.where(inside.to(x.device), value, x)
+
+
+def _range(size: int, first: Tensor, side: int | Tensor) -> Tensor:
+    """``(boxes, size)``: which places of an axis lie in a box that begins at ``first`` ``(boxes, 1)``."""
+    place = torch.arange(size)
+    return (place >= first) & (place < first + side)
 
 
 MixMode = Literal["batch", "elem"]
@@ -203,13 +187,11 @@ def cutmix(
 def _boxed(x: Tensor, permutation: Tensor, drawn: Weight, source: torch.Generator) -> tuple[Tensor, Weight]:
     """Images with a box from those of the permutation, one box for all or one for each; and the share that is kept."""
     share = torch.as_tensor(drawn, dtype=torch.float64).view(-1)
-    inside = torch.ones((), dtype=torch.bool)
-    for axis, size in ((-2, x.shape[-2]), (-1, x.shape[-1])):
-        side = ((1.0 - share).sqrt() * size).round().long()
-        first = torch.randint(size, (len(share),), generator=source) - side // 2
-        place = torch.arange(size)
-        row = (place >= first[:, None]) & (place < (first + side)[:, None])
-        inside = inside & (row[:, None, :, None] if axis == -2 else row[:, None, None, :])
+    ranges = []
+    for size in x.shape[-2:]:
+        side = ((1.0 - share).sqrt() * size).round().long()[:, None]
+        ranges.append(_range(size, torch.randint(size, (len(share), 1), generator=source) - side // 2, side))
+    inside = ranges[0][:, None, :, None] & ranges[1][:, None, None, :]
     kept = 1.0 - inside.double().mean((1, 2, 3))
     weight = kept if isinstance(drawn, Tensor) else float(kept)
     return torch.where(inside.to(x.device), x[permutation.to(x.device)], x), weight
@@ -272,7 +254,11 @@ def mixup_or_cutmix(
 
 @dataclass(frozen=True)
 class Gaussian(Noise):
-    """`gaussian` of standard deviation ``std``, in units of the inputs."""
+    """``x + std * e`` with ``e`` standard normal; ``std`` >= 0 in the units of the inputs, which are floating.
+
+    Source:
+        Bishop (1995), Neural Computation 7(1): training with noise is Tikhonov regularization.
+    """
 
     std: float
 
@@ -286,8 +272,9 @@ class Gaussian(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `gaussian`."""
-        return gaussian(x, size, source)
+        """``x + std * e``; tokens are refused."""
+        needs_numbers("gaussian", x)
+        return x if size == 0 else x + size * normal_like(x, source)
 
 
 @dataclass(frozen=True)

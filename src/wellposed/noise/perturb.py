@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.checks import Seed, checked
-from wellposed.core.errors import InputError, SelectorError
+from wellposed.core.errors import InputError, SelectorError, ShapeError
 from wellposed.core.selectors import Selector, select
-from wellposed.noise.activations import dropout, gaussian_dropout, spatial_dropout
-from wellposed.noise.depth import linear_rates, stochastic_depth
+from wellposed.noise.activations import draw_normal, dropout_mask, move_noise, normal_like
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
-from wellposed.noise.weights import drop_connect, weight_noise
+from wellposed.noise.support import NO_CHANNELS
 from wellposed.penalties.base import Searched
 
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -32,7 +31,7 @@ REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 @checked
 @dataclass(frozen=True)
 class Dropout(Noise):
-    """Each number of an output is 0 with probability ``rate``, else divided by ``1 - rate``.
+    """``m_i x_i`` with ``m_i in {0, 1/(1-p)}``, ``P(m_i = 0) = p``: each number is dropped by itself; the mean is kept.
 
     On a dropout layer it takes the place of the layer's own; on any other module it is put behind it. A recipe's key
     ``dropout`` needs no place: it is the rate of every dropout layer of the model, whose own is kept where it is left out.
@@ -55,18 +54,20 @@ class Dropout(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.activations.dropout`."""
-        return dropout(x, size, source)
+        """``m_i x_i``."""
+        return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
 @checked
 @dataclass(frozen=True)
 class SpatialDropout(Noise):
-    """Each channel of each example is 0 as a whole with probability ``rate``, else divided by ``1 - rate``.
+    """``m_nc x_nc...`` with ``m_nc in {0, 1/(1-p)}``: a channel of an example is dropped as a whole; the mean is kept.
 
     Args:
-        rate: in [0, 1). 0 is off.
+        rate: p in [0, 1), of channels. 0 is off.
         axis: of the channels: 1 for ``(N, C, *)``, -1 for sequences ``(N, places, features)``.
+    Raises:
+        ShapeError: in the forward: an output has no axis beside examples and channels.
     Source:
         Tompson et al. (2015), CVPR.
     """
@@ -77,17 +78,22 @@ class SpatialDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.activations.spatial_dropout`."""
-        return spatial_dropout(x, size, source, self.axis)
+        """``m_nc x_nc...``, one draw for each channel."""
+        if x.ndim < 3 or self.axis % x.ndim == 0:
+            raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {self.axis}.")
+        if size == 0:
+            return x
+        shape = tuple(count if i in (0, self.axis % x.ndim) else 1 for i, count in enumerate(x.shape))
+        return x * move_noise(x, dropout_mask(shape, size, source))
 
 
 @checked
 @dataclass(frozen=True)
 class GaussianDropout(Noise):
-    """Each number of an output is multiplied by a draw from ``N(1, rate/(1 - rate))``.
+    """``x_i (1 + s e_i)`` with ``e_i`` standard normal and ``s^2 = p/(1-p)``: dropout's mean and variance, no zeros.
 
     Args:
-        rate: in [0, 1). 0 is off; the variance is that of dropout at this rate.
+        rate: p in [0, 1). 0 is off; 0.5 is noise as large as ``x``.
     Source:
         Srivastava et al. (2014), JMLR 15, section 10.
     """
@@ -97,23 +103,27 @@ class GaussianDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.activations.gaussian_dropout`."""
-        return gaussian_dropout(x, size, source)
+        """``x_i (1 + s e_i)``."""
+        if size == 0:
+            return x
+        return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * draw_normal(x.shape, source))
 
 
 @checked
 @dataclass(frozen=True)
 class StochasticDepth(Noise):
-    """A residual branch is 0 for an example with probability ``rate``, else divided by ``1 - rate``.
+    """``m_n x_n`` with ``m_n in {0, 1/(1-p)}``, ``P(m_n = 0) = p``: a residual branch is dropped for an example; the mean is kept.
 
     Args:
-        rate: in [0, 1), of the last selected module. 0 is off.
+        rate: p in [0, 1), of the last selected module. 0 is off.
         linear: the ``l``-th of L selected modules has ``rate * l/L``; else all have ``rate``.
         of: what the selected modules are: ``branch``, whose output is added to the skip outside; or ``block``, which
             adds its own input: ``x + m (block(x) - x)``, so that a dropped block is the identity.
         by: ``example``, each by itself along the first axis; or ``batch``, all together.
+    Raises:
+        ShapeError: in the forward: an output has no axis, or a block's output another shape than its input.
     Source:
-        Huang et al. (2016), ECCV.
+        Huang et al. (2016), ECCV; there branches are scaled at test time, here in training.
     """
 
     rate: float
@@ -123,38 +133,43 @@ class StochasticDepth(Noise):
 
     acts = "depth"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.of not in ("branch", "block") or self.by not in ("example", "batch"):
-            raise InputError(
-                f"StochasticDepth is of='branch' or 'block' and by='example' or 'batch'; "
-                f"it was given of={self.of!r}, by={self.by!r}."
-            )
-
     def sizes(self, count: int) -> list[float]:
-        """Rising linearly, or the same everywhere."""
-        return linear_rates(self.rate, count) if self.linear else [self.rate] * count
+        """Rising linearly, so that the first is hardly ever dropped; or the same everywhere."""
+        return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.depth.stochastic_depth` of a branch."""
+        """``m_n x_n`` of a branch."""
         return self.behind(x, size, source, None)
 
     def behind(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
-        """`wellposed.noise.depth.stochastic_depth`."""
+        """``m_n x_n`` of a branch, ``entered + m_n (x_n - entered)`` of a block."""
         if self.of == "block" and entered is None:
             raise InputError("StochasticDepth(of='block') needs a block whose first input is a tensor; it is none.")
-        return stochastic_depth(x, size, source, entered if self.of == "block" else None, self.by)
+        if x.ndim == 0:
+            raise ShapeError("Stochastic depth needs an axis of examples; it was given a single number.")
+        skip = entered if self.of == "block" else None
+        if skip is not None and skip.shape != x.shape:
+            raise ShapeError(
+                f"Stochastic depth of a whole block needs an output of its input's shape {tuple(skip.shape)}; "
+                f"it was given {tuple(x.shape)}. Select the branch before the addition, with of='branch'."
+            )
+        if size == 0:
+            return x
+        mask = dropout_mask((x.shape[0] if self.by == "example" else 1, *[1] * (x.ndim - 1)), size, source)
+        return x * move_noise(x, mask) if skip is None else skip + (x - skip) * move_noise(x, mask)
 
 
 @checked
 @dataclass(frozen=True)
 class DropConnect(Noise):
-    """Each weight is 0 with probability ``rate`` for one forward, else divided by ``1 - rate``.
+    """``m_i w_i`` with ``m_i in {0, 1/(1-p)}``, ``P(m_i = 0) = p``, for one forward: each weight is dropped by itself.
+
+    The mean is kept, the stored weight stays clean, and the gradient goes to it.
 
     Args:
-        rate: in [0, 1). 0 is off.
+        rate: p in [0, 1). 0 is off.
     Source:
-        Wan et al. (2013), ICML.
+        Wan et al. (2013), ICML. One mask serves a whole batch here, where they draw one for each example.
     """
 
     rate: float
@@ -163,14 +178,14 @@ class DropConnect(Noise):
     searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.weights.drop_connect`."""
-        return drop_connect(x, size, source)
+        """``m_i w_i``."""
+        return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
 @checked
 @dataclass(frozen=True)
 class WeightNoise(Noise):
-    """Normal noise is added to each weight for one forward.
+    """``w_i + std * e_i`` with ``e_i`` standard normal, for one forward; relative: ``w_i + std * |w_i| * e_i``. The mean is kept.
 
     Args:
         std: >= 0, in the units of the weights; relative: a share of each weight. 0 is off.
@@ -187,8 +202,12 @@ class WeightNoise(Noise):
     searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """`wellposed.noise.weights.weight_noise`."""
-        return weight_noise(x, size, source, self.relative)
+        """``w_i + std * e_i``."""
+        if size == 0:
+            return x
+        noise = normal_like(x, source)
+        # e and e * sign(w) have one law; without the modulus the gradient is smooth at zero.
+        return x * (1.0 + size * noise) if self.relative else x + size * noise
 
 
 @dataclass

@@ -96,17 +96,15 @@ def excess(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups 
     return found if rest is None else torch.cat([found, rest.abs().flatten()])
 
 
-def largest_feasible_factor(
-    c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None, halvings: int = 60
-) -> Tensor:
-    """The largest ``a`` in [0, 1] with ``a*c`` in the dual ball, to one part in ``2^halvings``, 0-d."""
+def largest_feasible_factor(c: Tensor, l1: float | Tensor, group: float | Tensor, groups: Groups | None) -> Tensor:
+    """The largest ``a`` in [0, 1] with ``a*c`` in the dual ball, to one part in ``2^60``, 0-d."""
     low, high = c.new_zeros(()), c.new_ones(())
     if not bool(excess(c, l1, group, groups).max() > 0):
         return high
     if groups is None:
         size = c.abs()
         return torch.where(size > l1, l1 / size.clamp_min(torch.finfo(c.dtype).tiny), high).min()
-    for _ in range(halvings):
+    for _ in range(60):
         middle = 0.5 * (low + high)
         out = excess(middle * c, l1, group, groups).max() > 0
         low, high = torch.where(out, low, middle), torch.where(out, middle, high)

@@ -82,11 +82,8 @@ def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
     # A group that is not finite has no finite norm, and stays. `by_rows` would look at every weight for it, at every step.
     outside = ((norms > bound * (1.0 + slack(rows))) | (bound == 0)) & torch.isfinite(norms)
     factor = bound / norms.where(outside & (norms > 0), torch.ones_like(norms))
-    return from_rows(torch.where(outside, (rows * factor.to(_computed(w))).to(w.dtype), rows), w, axis)
-
-
-def _computed(w: Tensor) -> torch.dtype:
-    return torch.promote_types(w.dtype, torch.float32)
+    factor = factor.to(torch.promote_types(w.dtype, torch.float32))
+    return from_rows(torch.where(outside, (rows * factor).to(w.dtype), rows), w, axis)
 
 
 def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:

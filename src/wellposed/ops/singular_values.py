@@ -282,7 +282,7 @@ def polar(a: Tensor, dtype: torch.dtype) -> Tensor:
 def _complement(a: Tensor, u: Tensor, alive: Tensor, vh: Tensor, dtype: torch.dtype) -> Tensor:
     """A partial isometry between what ``A`` does not reach and what it maps to 0; 0 where ``A`` has full rank."""
     found = torch.zeros_like(a)
-    for direction in (_identity(a), _general(a)):
+    for direction in (torch.eye(*a.shape[-2:], dtype=a.dtype, device=a.device), _general(a)):
         if bool(alive.all()):
             break
         left, right = u * alive.unsqueeze(-2), vh * alive.unsqueeze(-1)
@@ -299,10 +299,6 @@ def _complement(a: Tensor, u: Tensor, alive: Tensor, vh: Tensor, dtype: torch.dt
         alive = above_rounding(s, a, dtype)
     # Nothing is left to complete, unless both directions miss: then by whatever the decomposition found.
     return found + (u * (~alive).unsqueeze(-2)) @ vh
-
-
-def _identity(a: Tensor) -> Tensor:
-    return torch.eye(a.shape[-2], a.shape[-1], dtype=a.dtype, device=a.device)
 
 
 def _general(a: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from wellposed.optim.optimizer_metrics import (
     is_euclidean,
     metric_of,
 )
+from wellposed.optim.own_decay import try_decay
 from wellposed.penalties.base import Constraint, Penalty, Term
 from wellposed.penalties.elementwise import L2
 from wellposed.penalties.group import GroupL2
@@ -140,8 +141,13 @@ def _own_decay(optimizer: Optimizer, group: Mapping[str, Any], strength: float) 
     decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
     if isinstance(optimizer, COUPLED) and not decoupled:
         return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
-    # Adafactor, Muon and what is not torch's decay apart from the gradient, or are not known not to.
-    return "weight_decay", "decay", None, NO_OBJECTIVE
+    if type(optimizer).__module__.startswith("torch."):  # Adafactor, Muon: apart from the gradient
+        return "weight_decay", "decay", None, NO_OBJECTIVE
+    kind = try_decay(optimizer, group).kind
+    if kind == "coupled":
+        return "weight_decay", "loss", strength, f"loss + {strength:g}/2 |w|^2"
+    told = {"adaptive": "; it depends on the gradients", "unknown": "; its decay could not be tried"}
+    return "weight_decay", "none" if kind == "none" else "decay", None, NO_OBJECTIVE + told.get(kind, "")
 
 
 def _solved(

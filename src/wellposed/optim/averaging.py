@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.checks import ConfidenceLevel, checked
-from wellposed.core.errors import FormatError, InputError, did_you_mean, listed
+from wellposed.core.errors import FormatError, InputError
 from wellposed.core.numbers import to_python
 from wellposed.core.preserve import modes_kept
 from wellposed.core.selectors import refuse_scripted, unwrap_model
@@ -193,12 +193,6 @@ def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> 
     if ema is None:
         return f"equal, buffers={buffers!r}"
     return f"ema={ema}, warmup={warmup!r}, start={start!r}, buffers={buffers!r}"
-
-
-def _check_choice(what: str, given: object, known: tuple[str, ...], more: str = "") -> None:
-    if given not in known:
-        hint = did_you_mean(given, known) if isinstance(given, str) else ""
-        raise InputError(f"Average needs {what} as one of {listed(known)}{more}; it was given {given!r}.{hint}")
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,21 +34,19 @@ def intersection(constraints: Sequence[Constraint]) -> WeightInterval | None:
     if not found:
         return None
     lows, highs = zip(*found, strict=True)
-    return functools.reduce(_larger, lows), functools.reduce(_smaller, highs)
+    ends: tuple[IntervalEnd, IntervalEnd] = (
+        functools.reduce(lambda a, b: _extreme(max, torch.maximum, a, b), lows),
+        functools.reduce(lambda a, b: _extreme(min, torch.minimum, a, b), highs),
+    )
+    return ends
 
 
-def _larger(a: IntervalEnd, b: IntervalEnd) -> IntervalEnd:
-    """The larger of two ends, weight by weight where one of them is an array."""
-    return torch.maximum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else max(a, b)
-
-
-def _smaller(a: IntervalEnd, b: IntervalEnd) -> IntervalEnd:
-    return torch.minimum(*_alike(a, b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else min(a, b)
-
-
-def _alike(a: IntervalEnd, b: IntervalEnd) -> tuple[Tensor, Tensor]:
+def _extreme(of_numbers: Any, of_arrays: Any, a: IntervalEnd, b: IntervalEnd) -> Any:
+    """The larger or the smaller of two ends, weight by weight where one of them is an array."""
     array = a if isinstance(a, Tensor) else b
-    return tuple(torch.as_tensor(x).to(array) for x in (a, b))  # type: ignore[return-value, arg-type]
+    if not isinstance(array, Tensor):
+        return of_numbers(a, b)
+    return of_arrays(*(torch.as_tensor(x).to(array) for x in (a, b)))
 
 
 def is_cone(interval: WeightInterval) -> bool:

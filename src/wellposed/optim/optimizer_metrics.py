@@ -194,16 +194,6 @@ def _mean_size(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
 
 
-def _asgd_before(w: Tensor, group: Group, state: OptimizerState) -> OptimizerState:
-    """The learning rate of the step; it puts that of the next one in its place."""
-    return {"eta": float(state["eta"] if "eta" in state else group["lr"])}
-
-
-def _asgd(group: Group, state: OptimizerState, count: int) -> float:
-    """``eta``, which falls as ``lr/(1 + lambd*lr*count)^alpha``; the same for all coordinates."""
-    return float(state["eta"])
-
-
 def _corrected(second: Tensor, lr: float, group: Group, count: int) -> Diagonal:
     """``lr/(sqrt(second/correction) + eps)`` with Adam's correction for the bias of the second moment."""
     root = math.sqrt(1.0 - float(group["betas"][1]) ** count)
@@ -221,7 +211,12 @@ METRICS: dict[type[Optimizer], OptimizerMetric] = {
     torch.optim.Adagrad: OptimizerMetric(_adagrad),
     torch.optim.Adadelta: OptimizerMetric(_adadelta, _adadelta_before),
     torch.optim.Adafactor: OptimizerMetric(_adafactor, _adafactor_before),
-    torch.optim.ASGD: OptimizerMetric(_asgd, _asgd_before, euclidean=True),
+    # eta falls as lr/(1 + lambd*lr*count)^alpha, and a step puts that of the next one in its place.
+    torch.optim.ASGD: OptimizerMetric(
+        lambda group, state, count: float(state["eta"]),
+        lambda w, group, state: {"eta": float(state["eta"] if "eta" in state else group["lr"])},
+        euclidean=True,
+    ),
 }
 """Of torch's own optimizers. One of somebody else's says its own, as its class attribute ``effective_step``."""
 

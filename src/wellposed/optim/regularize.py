@@ -30,7 +30,7 @@ from wellposed.optim.optimizer_metrics import (
     needs_metric,
 )
 from wellposed.optim.recording import Recorder
-from wellposed.optim.wrapper import Wrapper
+from wellposed.optim.wrapper import Wrapper, inner_optimizer
 from wellposed.optim.zeros import note_zeros
 from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
 
@@ -489,6 +489,12 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
     """
     if isinstance(optimizer, Wrapper):
         raise CompositionError(optimizer.refusal)
+    if inner_optimizer(optimizer) is not None:
+        raise CompositionError(
+            f"{type(optimizer).__name__} wraps an optimizer and decides when a step is one, so that terms would act on batches "
+            "that are none. Regularize the bare optimizer first: optimizer = wp.regularize(optimizer, net, terms), then "
+            "accelerator.prepare, fabric.setup or whatever wrapped it."
+        )
     return Regularized(optimizer, model, checked_terms(terms))
 
 

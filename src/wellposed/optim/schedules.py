@@ -55,9 +55,7 @@ class Course(ABC):
 class Constant(Course):
     """``base`` throughout; with a warm-up, after it."""
 
-    @property
-    def counted(self) -> bool:
-        return False
+    counted = False
 
     def rate(self, base: float, t: int, total: float) -> float:
         return base
@@ -76,9 +74,7 @@ class Cosine(Course):
 
     min_lr: Size | None = None
 
-    @property
-    def counted(self) -> bool:
-        return False
+    counted = False
 
     def rate(self, base: float, t: int, total: float) -> float:
         if self.min_lr is None:
@@ -128,9 +124,7 @@ class OneCycle(Course):
         Smith & Topin (2018), 1708.07120.
     """
 
-    @property
-    def counted(self) -> bool:
-        return False
+    counted = False
 
     def rate(self, base: float, t: int, total: float) -> float:
         progress, rise = t / total, 0.3
@@ -286,9 +280,7 @@ class Plateau(Course):
                 'threshold_mode = "abs".'
             )
 
-    @property
-    def counted(self) -> bool:
-        return False
+    counted = False
 
     def rate(self, base: float, t: int, total: float) -> float:
         return base

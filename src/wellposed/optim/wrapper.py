@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -81,20 +83,48 @@ class Wrapper(Optimizer):
         raise TypeError(f"{type(self).__name__} is not pickled; save optimizer.state_dict() and wrap again.")
 
 
+def inner_optimizer(optimizer: Any) -> Optimizer | None:
+    """The optimizer that a wrapper holds, ours or a trainer's (accelerate, Fabric, Lightning); None of a bare one."""
+    inner = getattr(optimizer, "optimizer", None)
+    return inner if isinstance(inner, Optimizer) else None
+
+
 def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside all wrappers."""
-    while isinstance(optimizer, Wrapper):
-        optimizer = optimizer.optimizer
-    return optimizer
+    inner = inner_optimizer(optimizer)
+    return optimizer if inner is None else unwrap_optimizer(inner)
 
 
 def find_wrapper(optimizer: Optimizer | None, cls: type[W]) -> W | None:
-    """The wrapper of this class in a chain of wrappers, or None: ``inside(Lookahead(regularize(...)), Regularized)``."""
-    while isinstance(optimizer, Wrapper):
-        if isinstance(optimizer, cls):
-            return optimizer
-        optimizer = optimizer.optimizer
-    return None
+    """The wrapper of this class in a chain of wrappers, or None: ``find_wrapper(Lookahead(regularize(...)), Regularized)``."""
+    if optimizer is None or isinstance(optimizer, cls):
+        return optimizer
+    return find_wrapper(inner_optimizer(optimizer), cls)
+
+
+@contextmanager
+def evaluation_weights(optimizer: Optimizer | None) -> Iterator[None]:
+    """The weights that an optimizer with two sets of them evaluates, such as a schedule-free one; then those it trains.
+
+    Going there and back by its own ``eval()`` and ``train()`` rounds, so that the trained weights are put back as they were.
+    """
+    bare: Any = None if optimizer is None else unwrap_optimizer(optimizer)
+    if not (callable(getattr(bare, "eval", None)) and callable(getattr(bare, "train", None))):
+        yield
+        return
+    if not all(group.get("train_mode", True) for group in bare.param_groups):
+        yield
+        return
+    parameters = [p for group in bare.param_groups for p in group["params"]]
+    trained = [p.detach().clone() for p in parameters]
+    bare.eval()
+    try:
+        yield
+    finally:
+        bare.train()
+        with torch.no_grad():
+            for p, before in zip(parameters, trained, strict=True):
+                p.copy_(before)
 
 
 def needs_its_optimizer(caller: str, model: nn.Module, optimizer: Optimizer) -> None:

@@ -20,7 +20,7 @@ from wellposed.optimality import linear
 from wellposed.optimality.objective import Cost, CostPoint
 from wellposed.penalties.base import Constraint, Term
 from wellposed.penalties.functional import Jacobian
-from wellposed.training.watch import Target
+from wellposed.training.calls import Target
 
 
 @dataclass(frozen=True)

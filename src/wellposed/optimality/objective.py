@@ -19,8 +19,9 @@ from wellposed.data.arrays import real_numbers, split_batch, to_device
 from wellposed.losses.per_example import Loss
 from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
+from wellposed.training.calls import Target
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
-from wellposed.training.watch import Batches, Target, cache_batches, side_of
+from wellposed.training.watch import Batches, cache_batches, side_of
 
 
 @dataclass(frozen=True)

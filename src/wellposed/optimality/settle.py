@@ -15,7 +15,7 @@ from wellposed.core.progress import emit
 from wellposed.optimality.certify import Certificate, certificate
 from wellposed.optimality.objective import Cost, CostPoint
 from wellposed.penalties.base import Term
-from wellposed.training.watch import Target
+from wellposed.training.calls import Target
 
 GROWTH = 1.25
 """What a step is multiplied by where the last was accepted at once: the curvature may have fallen."""

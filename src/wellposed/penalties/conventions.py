@@ -21,9 +21,12 @@ values, rows times ``k``, and strengths without ``m`` are divided by ``k``. docs
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Integral, Real
+from typing import Annotated
 
-from wellposed.core.errors import InputError
+from wellposed.core.checks import Positive, Within, checked
+from wellposed.core.errors import InputError, did_you_mean
 
 
 def textbook(lam: float, m: int) -> float:
@@ -74,6 +77,47 @@ def decay_per_strength(scaling: str, lr: float, first: float, largest: float) ->
         _above_zero("The decay of timm", largest=largest)
         return lr * lr / largest
     return 1.0 if scaling == "independent" else lr
+
+
+SCALINGS = {
+    "torch": "torch", "keras": "torch", "optax": "torch", "pat": "torch", "composer": "composer", "timm": "timm",
+    "independent": "independent",
+}  # fmt: skip
+"""Libraries and the scaling of their decoupled decay: AdamW of torch, Keras and optax, and the thresholds of torchao's PAT, follow
+the learning rate; Composer's decay is a share of the rate over the first one; timm's corrected one goes with its square."""
+
+
+@checked
+def translate_decay(
+    value: Annotated[float, Within(0, sys.float_info.max)],
+    source: str,
+    target: str,
+    *,
+    lr: Positive,
+    largest: Positive | None = None,
+) -> float:
+    """The decoupled decay that takes as much off a weight in a step: ``value * f_source(lr) / f_target(lr)``.
+
+    Args:
+        value: >= 0, as the source's optimizer is given it.
+        source, target: ``"torch"``, ``"keras"``, ``"optax"``, ``"pat"`` (all ``lr``), ``"composer"`` (``lr/first``, the first
+            rate being ``lr`` here), ``"timm"`` (``lr^2/largest``) or ``"independent"`` (1).
+        lr: > 0, the rate that the optimizer is built with; where schedules differ, the two agree at this rate alone.
+        largest: > 0, of the schedule; ``lr`` by default.
+    Raises:
+        InputError: an unknown convention, a negative value or a rate that is not positive.
+    Example:
+        >>> translate_decay(0.01, "torch", "composer", lr=1e-3)
+        1e-05
+    """
+    shares = []
+    for name in (source, target):
+        if name not in SCALINGS:
+            raise InputError(
+                f"There is no decay convention {name!r}.{did_you_mean(name, SCALINGS)} Known: {', '.join(SCALINGS)}."
+            )
+        shares.append(decay_per_strength(SCALINGS[name], lr, lr, lr if largest is None else largest))
+    return value * shares[0] / shares[1]
 
 
 def call_text(name: str, **given: float | None) -> str:

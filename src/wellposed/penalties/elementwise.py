@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
@@ -230,15 +230,13 @@ class L2(Separable):
 
     strength: float
     convention: str = field(default="", kw_only=True, repr=False)
-    scaling: str = field(default="torch", kw_only=True, repr=False)
+    scaling: Scaling = field(default="torch", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
     searched: ClassVar[Searched] = Searched(low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5)
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        if self.scaling not in get_args(Scaling):
-            raise InputError(f"L2 scales decay as {', '.join(get_args(Scaling))}; it was given {self.scaling!r}.")
 
     @property
     def default_how(self) -> How:
@@ -304,7 +302,7 @@ class L2(Separable):
         return cls(conventions.ridge(alpha, m), convention=conventions.call_text("ridge", alpha=alpha, m=m))
 
     @classmethod
-    def decoupled(cls, amount: float, scaling: str = "torch") -> Self:
+    def decoupled(cls, amount: float, scaling: Scaling = "torch") -> Self:
         """Decoupled weight decay in the scaling of the library that ``amount`` was tuned with.
 
         In each step the weights are multiplied by
@@ -343,7 +341,7 @@ class ElasticNet(Separable):
     """
 
     strength: float
-    mix: float = 0.5
+    mix: Annotated[float, Within(0, 1)] = 0.5
     convention: str = field(default="", kw_only=True, repr=False)
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
@@ -353,9 +351,7 @@ class ElasticNet(Separable):
         return Traits(sparse=self.mix > 0)
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength, mix=self.mix)
-        if self.mix > 1:
-            raise InputError(f"ElasticNet needs 0 <= mix <= 1; it was given {self.mix!r}.")
+        at_least_zero(self, strength=self.strength)
 
     @property
     def l1(self) -> float:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import convert_numbers
 from wellposed.core.random import generator
 from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits, at_least_zero
 
@@ -75,19 +74,9 @@ def _divergence(log_p: Tensor, log_q: Tensor | float) -> Tensor:
     return (log_p.exp() * surplus).sum((-2, -1)).mean()
 
 
-def _flags(owner: object, **values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise InputError(f"{type(owner).__name__} needs {name}=True or {name}=False; it was given {value!r}.")
-
-
 def _axis(owner: Any) -> None:
-    convert_numbers(owner, "axis")
-    axis = owner.axis
-    if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
-        raise InputError(
-            f"{type(owner).__name__} needs the axis of the classes, which is not 0; it was given {axis!r}."
-        )
+    if owner.axis == 0:
+        raise InputError(f"{type(owner).__name__} needs the axis of the classes, which is not 0; it was given 0.")
 
 
 class OfActivations(FunctionalPenalty):
@@ -210,7 +199,6 @@ class Confidence(FunctionalPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _flags(self, binary=self.binary)
         _axis(self)
 
     @property
@@ -284,7 +272,7 @@ class Consistency(FunctionalPenalty):
     """
 
     strength: float
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     both: bool = True
     of: Of = "logits"
     binary: bool = False
@@ -293,14 +281,9 @@ class Consistency(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength, temperature=self.temperature)
-        if self.temperature == 0:
-            raise InputError("Consistency needs a temperature > 0; 1 compares the predicted distributions themselves.")
-        if self.of not in ("logits", "values"):
-            raise InputError(f'Consistency compares of="logits" or of="values"; it was given {self.of!r}.')
+        at_least_zero(self, strength=self.strength)
         if self.of == "values" and (self.temperature != 1 or self.binary):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
-        _flags(self, both=self.both, binary=self.binary)
         _axis(self)
 
     @property
@@ -324,21 +307,15 @@ class Consistency(FunctionalPenalty):
         reference = reference if self.both else reference.detach()
         if not self.strength:
             return _wide(outputs).new_zeros(())
-        return self.strength * (
-            self._squares(outputs, reference) if self.of == "values" else self._kl(outputs, reference)
-        )
-
-    def _squares(self, outputs: Tensor, reference: Tensor) -> Tensor:
-        gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
-        return gap.square().sum(-1).mean()
-
-    def _kl(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        if self.of == "values":
+            gap = _along(self, outputs, self.axis) - _along(self, reference, self.axis)
+            return self.strength * gap.square().sum(-1).mean()
         log_p, log_r = (
             _log_probabilities(self, x, self.axis, self.binary, self.temperature) for x in (outputs, reference)
         )
         there = _divergence(log_r, log_p)
         distance = 0.5 * (there + _divergence(log_p, log_r)) if self.both else there
-        return self.temperature**2 * distance
+        return self.strength * (self.temperature**2 * distance)
 
 
 @checked
@@ -372,15 +349,12 @@ class Jacobian(FunctionalPenalty):
     """
 
     strength: float
-    projections: int = 0
+    projections: Annotated[int, Within(0)] = 0
     needs: ClassVar[tuple[str, ...]] = ("outputs", "inputs")
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        convert_numbers(self, "projections")
-        if not isinstance(self.projections, int) or isinstance(self.projections, bool) or self.projections < 0:
-            raise InputError(f"Jacobian needs a whole number of projections >= 0; it was given {self.projections!r}.")
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
 from wellposed.core.numbers import convert_numbers, to_python
 from wellposed.core.selectors import Leaf
@@ -314,18 +314,12 @@ class SparseGroup(GroupPenalty):
     """
 
     strength: float
-    mix: float = 0.5
+    mix: Annotated[float, Within(0, 1)] = 0.5
     by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, mix=self.mix)
-        if self.mix > 1:
-            raise InputError(f"{type(self).__name__} needs 0 <= mix <= 1; it was given {self.mix!r}.")
-        super().__post_init__()
 
     @property
     def traits(self) -> Traits:
@@ -384,19 +378,12 @@ class GroupMCP(GroupPenalty):
     """
 
     strength: float
-    gamma: float = 3.0
+    gamma: Annotated[float, Within(0, open="low")] = 3.0
     by: Membership = "unit"
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
     hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
-
-    def __post_init__(self) -> None:
-        convert_numbers(self, "gamma")
-        number = isinstance(self.gamma, (int, float)) and not isinstance(self.gamma, bool)
-        if not number or not self.gamma > 0:
-            raise InputError(f"{type(self).__name__} needs gamma > 0; it was given {self.gamma!r}.")
-        super().__post_init__()
 
     @property
     def traits(self) -> Traits:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import convert_numbers
+from wellposed.core.checks import Within, checked
+from wellposed.core.errors import ShapeError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.hierarchy import hierarchical_prox
 from wellposed.ops.norms import at_least_float32, length, lengths
@@ -45,7 +44,7 @@ class Hierarchical(CoupledPenalty):
     """
 
     strength: float
-    hierarchy: float = 10.0
+    hierarchy: Annotated[float, Within(0)] = 10.0
     skip: str = "skip.weight"
     first: str = "layers.0.weight"
     group: bool = False
@@ -55,10 +54,6 @@ class Hierarchical(CoupledPenalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        convert_numbers(self, "hierarchy")
-        number = isinstance(self.hierarchy, (int, float)) and not isinstance(self.hierarchy, bool)
-        if not number or not self.hierarchy >= 0:
-            raise InputError(f"Hierarchical needs hierarchy >= 0; it was given {self.hierarchy!r}.")
 
     @property
     def names(self) -> tuple[str, ...]:

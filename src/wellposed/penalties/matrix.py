@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from wellposed.core.checks import checked
+from wellposed.core.checks import Count, checked
 from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import convert_numbers
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.norms import largest, length, lengths, power_of_two
@@ -76,14 +75,6 @@ def parts_of(charge: object) -> int:
     return int(getattr(charge, "parts", 1))
 
 
-def check_parts(owner: Any) -> None:
-    """Refuse what is no whole number of parts."""
-    convert_numbers(owner, "parts")
-    parts = owner.parts
-    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
-        raise InputError(f"{type(owner).__name__} needs a whole number of parts >= 1; it was given {parts!r}.")
-
-
 class _MatrixPenalty(OfMatrices, Penalty):
     """A penalty of the singular values of each part."""
 
@@ -93,7 +84,6 @@ class _MatrixPenalty(OfMatrices, Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        check_parts(self)
 
     def value(self, w: Tensor) -> Tensor:
         """The charge of all parts, 0-d; 0 of an empty matrix."""
@@ -152,7 +142,7 @@ class Nuclear(_MatrixPenalty):
     """
 
     strength: float
-    parts: int = 1
+    parts: Count = 1
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
 
     def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
@@ -204,7 +194,7 @@ class Spectral(_MatrixPenalty):
     """
 
     strength: float
-    parts: int = 1
+    parts: Count = 1
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, diagonal=False)
 
     def of_matrices(self, a: Tensor, dtype: torch.dtype) -> Tensor:
@@ -263,7 +253,7 @@ class Orthogonality(_MatrixPenalty):
     """
 
     strength: float
-    parts: int = 1
+    parts: Count = 1
     hows: ClassVar[tuple[How, ...]] = ("loss", "prox")
 
     @property

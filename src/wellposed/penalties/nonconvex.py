@@ -7,16 +7,15 @@ size, and ``step * weak convexity >= 1`` is routine.
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import InputError
-from wellposed.core.numbers import convert_numbers
+from wellposed.core.checks import Positive, Within, checked
 from wellposed.ops.nonconvex_prox import hard_threshold, mcp_prox, scad_prox
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
@@ -62,11 +61,10 @@ class MCP(FoldedConcave):
     """
 
     strength: float
-    gamma: float = 3.0
+    gamma: Positive = 3.0
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _above(self, 0)
 
     @property
     def traits(self) -> Traits:
@@ -107,11 +105,10 @@ class SCAD(FoldedConcave):
     """
 
     strength: float
-    gamma: float = 3.7
+    gamma: Annotated[float, Within(2, sys.float_info.max, open="low")] = 3.7
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        _above(self, 2)
 
     @property
     def traits(self) -> Traits:
@@ -169,13 +166,3 @@ class L0(Penalty):
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|w - prox(w - step*grad, step)|/step``; every weight is a local minimum of ``g`` or flat, so no gradient tells."""
         return length(w - self.prox(w - step * grad, step)) / step
-
-
-def _above(owner: MCP | SCAD, bound: int) -> None:
-    """Refuse a ``gamma`` that is no finite number above ``bound``."""
-    convert_numbers(owner, "gamma")
-    gamma = owner.gamma
-    number = isinstance(gamma, (int, float)) and not isinstance(gamma, bool)
-    if not number or not math.isfinite(gamma) or gamma <= bound:
-        hint = " Towards infinity it is L1." if gamma == math.inf else ""
-        raise InputError(f"{type(owner).__name__} needs a finite gamma > {bound}; it was given {gamma!r}.{hint}")

@@ -127,12 +127,6 @@ class Towards(Penalty):
             "wp.regularize. To use it alone, give reference= as a number or a tensor."
         )
 
-    def _anchor(self) -> float | Tensor:
-        """The reference as it is, bound."""
-        if isinstance(self.reference, Tensor):
-            return self.reference
-        return self.origin(torch.empty(0))
-
 
 @checked
 @dataclass(frozen=True, repr=False)
@@ -159,14 +153,9 @@ class L2SP(Towards):
     traits: ClassVar[Traits] = Traits(symmetric=False, sparse=False)
 
     @property
-    def l2(self) -> float:
-        """Strength of ``1/2 |w - center|_2^2``."""
-        return self.strength
-
-    @property
     def center(self) -> float | Tensor:
         """The reference, once it is known."""
-        return self._anchor()
+        return self.reference if isinstance(self.reference, Tensor) else self.origin(torch.empty(0))
 
     def summands(self) -> Summands:
         """A square around `center`."""
@@ -214,16 +203,6 @@ class L1SP(Towards):
         given = self.reference
         zero = bool((given == 0).any()) if isinstance(given, Tensor) else given == 0
         return Traits(symmetric=False, sparse=zero)
-
-    @property
-    def l1(self) -> float:
-        """Strength of ``|w - kink|_1``."""
-        return self.strength
-
-    @property
-    def kink(self) -> float | Tensor:
-        """The reference, once it is known."""
-        return self._anchor()
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * |w - w0|_1``, 0-d; its gradient at the reference is 0."""

@@ -8,8 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wellposed.core.checks import checked
-from wellposed.core.errors import InputError, ShapeError
-from wellposed.core.numbers import convert_numbers
+from wellposed.core.errors import ShapeError
 from wellposed.ops.norms import at_least_float32, unless_diverged
 from wellposed.ops.variation_prox import variation_distance, variation_prox
 from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
@@ -43,9 +42,6 @@ class TotalVariation(Penalty):
 
     def __post_init__(self) -> None:
         at_least_zero(self, strength=self.strength)
-        convert_numbers(self, "axis")
-        if not isinstance(self.axis, int) or isinstance(self.axis, bool):
-            raise InputError(f"TotalVariation needs axis, a whole number; it was given {self.axis!r}.")
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse what has no neighbours along the axis."""

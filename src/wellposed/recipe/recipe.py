@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
-    InstanceOf,
     SerializationInfo,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    ValidationInfo,
-    create_model,
     field_serializer,
     field_validator,
     model_serializer,
@@ -42,56 +36,32 @@ from wellposed.core.registry import (
     is_importable,
     snake_case,
 )
-from wellposed.core.selectors import ROLES, Selector
-from wellposed.noise.noise import PLACED, THEIRS, Key, Kind, Noise, Placed, Where, keyed, kinds, noise_name
 from wellposed.optim.averaging import Average, Buffers, Start, Warmup, averaging_says
 from wellposed.optim.schedules import (
     BY_FUNCTION,
     COURSES,
-    SHAPES,
     TORCH_NAMES,
     Course,
     Custom,
     Monitor,
-    named_schedule,
     rate_at,
 )
-from wellposed.penalties.base import Chargeable, How, Schedule, Term
-from wellposed.recipe.held import Held, nested_values, sayable, taken_apart, tuples, words_of
+from wellposed.penalties.base import Chargeable, How, Term
+from wellposed.recipe.held import Held, nested_values, taken_apart, words_of
+from wellposed.recipe.noise_section import SAYS, NoiseSpec, PlaceSpec
+from wellposed.recipe.section import (
+    NonNegativeNumber,
+    OpenSection,
+    PositiveNumber,
+    Rate,
+    Section,
+    TomlScalar,
+    build_object,
+    check_shape,
+    strength_schedule,
+)
 
 SCHEMA = 1
-
-
-def _is_a_number(value: float) -> float:
-    if value != value:
-        raise ValueError("NaN is no number")
-    return value
-
-
-FiniteNumber = Annotated[float, AfterValidator(_is_a_number)]
-TomlScalar = bool | int | FiniteNumber | str
-NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, ser_json_inf_nan="constants")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers and arrays of numpy as Python's own. True is no number, although Python and pydantic take it for 1."""
-        types = _types(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value := tuples(value), bool) and types & {int, float} and bool not in types:
-            raise ValueError(f"a number is needed, and {value} is none")
-        return value
-
-    def merged(self, change: Mapping[str, Any]) -> dict[str, Any]:
-        """All values, those of ``change`` in place of the old."""
-        return {**self.model_dump(), **change}
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
@@ -114,16 +84,9 @@ FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimizers whose update is one pass over memory where torch allows it: the same formula, several times faster."""
 
 
-def fusable(parameter: Any) -> bool:
-    """Whether torch's fused update takes the parameter."""
-    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
-
-
-class OptimizerSpec(Section):
+class OptimizerSpec(OpenSection):
     """``name`` is any class of ``torch.optim``, by its name or itself; or a class of one's own, which TOML calls by its import
     name. Its other settings stand beside it (``momentum = 0.9``)."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
 
     name: Any = "adamw"
     lr: PositiveNumber = 1e-3
@@ -162,12 +125,6 @@ class OptimizerSpec(Section):
         """How TOML says it: ``adamw``, or an import name."""
         return import_name(self.name) if isinstance(self.name, type) else str(self.name)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _writable(cls, given: Any) -> Any:
-        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
-
     @model_validator(mode="after")
     def _taken(self) -> Self:
         parameters = inspect.signature(self.kind).parameters
@@ -185,11 +142,6 @@ class OptimizerSpec(Section):
                 )
         return self
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What goes to the optimizer beside the learning rate."""
-        return dict(self.model_extra or {})
-
     def build(self, parameters: Any) -> torch.optim.Optimizer:
         """The optimizer; its ``weight_decay`` is 0 unless the recipe says otherwise.
 
@@ -202,7 +154,8 @@ class OptimizerSpec(Section):
         parameters = list(parameters)
         if "weight_decay" in known:
             settings.setdefault("weight_decay", 0.0)
-        if cls in FUSED and not {"foreach", "fused"} & set(settings) and all(map(fusable, parameters)):
+        known_to_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        if cls in FUSED and not {"foreach", "fused"} & set(settings) and known_to_fuse:
             settings["fused"] = True
         try:
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
@@ -211,7 +164,7 @@ class OptimizerSpec(Section):
             raise RecipeError(f"[optimizer] {self.title} does not accept {settings}: {error}.") from None
 
 
-class ScheduleSpec(Section):
+class ScheduleSpec(OpenSection):
     """How the learning rate moves: one of `wellposed.optim.schedules.COURSES`, whose settings stand beside the name.
 
     A fall at epoch 30: ``{"name": "multistep", "milestones": [30]}``. What is counted (``gamma``'s powers, ``step_size``,
@@ -228,8 +181,6 @@ class ScheduleSpec(Section):
             all of training, which then moves once a count.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True)
-
     name: Any = "constant"
     warmup: Rate = 0.0
     per: str | int | None = None
@@ -242,13 +193,10 @@ class ScheduleSpec(Section):
             raise ValueError(f"what is counted is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
         return per
 
-    @model_validator(mode="before")
     @classmethod
-    def _writable(cls, given: Any) -> Any:
-        """A function alone is a schedule; sequences become tuples, so that a recipe equals itself read back."""
-        if callable(given):
-            given = {"name": given}
-        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
+    def taken(cls, given: Any) -> Any:
+        """A function alone is a schedule."""
+        return {"name": given} if callable(given) else given
 
     @field_validator("name", mode="before")
     @classmethod
@@ -272,11 +220,6 @@ class ScheduleSpec(Section):
     def _buildable(self) -> Self:
         self.course  # noqa: B018 - refuses settings that the course does not take
         return self
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the course is made with."""
-        return dict(self.model_extra or {})
 
     @cached_property
     def course(self) -> Course:
@@ -313,15 +256,14 @@ class ScheduleSpec(Section):
         return super().merged(change)
 
 
-class TermSpec(Section):
+class TermSpec(OpenSection):
     """One ``[[terms]]``: a penalty with its strength, or a constraint with its bound, and where and how.
 
     What else the charge takes stands beside it (``by = "input"``, ``gamma = 3.0``). ``schedule`` lets the strength follow one
     of the learning rate's shapes over the whole of training, after rising linearly over the share ``warmup`` of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
-
+    tables = True
     penalty: Any
     strength: NonNegativeNumber | None = None
     bound: NonNegativeNumber | None = None
@@ -330,16 +272,12 @@ class TermSpec(Section):
     schedule: Any = "constant"
     warmup: Rate = 0.0
 
-    @model_validator(mode="before")
     @classmethod
-    def _writable(cls, given: Any) -> Any:
-        """A term in Python is taken apart; sequences become tuples, so that a recipe equals itself read back; what TOML cannot
-        say is refused."""
-        if isinstance(given, Term):
-            return taken_apart(given)
+    def taken(cls, given: Any) -> Any:
+        """A term in Python is taken apart."""
         if isinstance(given, Chargeable):
             raise ValueError(str(Term.refused("A recipe", given)).removesuffix("."))
-        return to_settings(given, cls.model_fields) if isinstance(given, Mapping) else given
+        return taken_apart(given) if isinstance(given, Term) else given
 
     @field_validator("penalty")
     @classmethod
@@ -426,7 +364,7 @@ class TermSpec(Section):
     def settings(self) -> dict[str, Any]:
         """What the charge is made with."""
         own = {key: value for key in ("strength", "bound") if (value := getattr(self, key)) is not None}
-        return {**own, **(self.model_extra or {})}
+        return {**own, **super().settings}
 
     @property
     def amount(self) -> float:
@@ -451,256 +389,6 @@ class TermSpec(Section):
             schedule = strength_schedule(self.schedule, self.warmup, total_steps)
         where = self.on.value if isinstance(self.on, Held) else self.on
         return charge.on(None if where == "weights" else where, how=self.how, schedule=schedule)
-
-
-def build_object(cls: type[Any], what: str, given: Mapping[str, Any], others: Sequence[str]) -> Any:
-    """An object from its settings.
-
-    Raises:
-        ValueError: something is missing, or not known.
-    """
-    taken = inspect.signature(cls).parameters
-    needed = [name for name, parameter in taken.items() if parameter.default is inspect.Parameter.empty]
-    if extra := [key for key in given if key not in taken]:
-        hint = did_you_mean(extra[0], [*taken, *others])
-        raise ValueError(f"{what} takes no {listed(extra)}.{hint} It takes {listed(taken) or 'no settings'}")
-    if missing := [key for key in needed if key not in given]:
-        raise ValueError(f"{what} needs {listed(missing)}")
-    return cls(**given)
-
-
-def check_shape(name: str, of: str) -> None:
-    """Refuse a schedule that is none of the learning rate's shapes."""
-    if name not in SHAPES:
-        raise ValueError(f"there is no schedule {name!r} for {of}.{did_you_mean(name, SHAPES)} Known: {listed(SHAPES)}")
-
-
-def strength_schedule(name: str, warmup: float, total_steps: int | None) -> Schedule | None:
-    """The factor of a size over training; None where it is constant, or where training is not known yet."""
-    if total_steps is None or (name == "constant" and not warmup):
-        return None
-    return named_schedule(name, total_steps, warmup)
-
-
-def to_settings(given: Mapping[str, Any], fields: Iterable[str], tables: bool = True) -> dict[str, Any]:
-    """Extra settings as a recipe can hold them; ``tables`` says whether a setting may itself have keys.
-
-    Raises:
-        ValueError: a value cannot be written as TOML.
-    """
-    values = {key: tuples(value) for key, value in given.items()}
-    for key, value in values.items():
-        parts = value.values() if tables and isinstance(value, Mapping) else (value,)
-        if key not in fields and not isinstance(value, Held) and not all(map(sayable, parts)):
-            raise ValueError(
-                f"{key} = {described(value)} cannot be written in a recipe. Give numbers or text, an array as lists, or leave it "
-                "out"
-            )
-    return values
-
-
-def _types(annotation: Any) -> set[Any]:
-    """What an annotation is made of."""
-    return {annotation}.union(*map(_types, get_args(annotation)))
-
-
-class PlaceSpec(Section):
-    """One ``[[noise.places]]``: a kind of noise with its size, on modules or weights that ``on`` selects.
-
-    ``schedule`` and ``warmup`` let the size follow a shape over the whole of training, as a term's strength.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
-
-    kind: str
-    on: str | tuple[str, ...]
-    schedule: str = "constant"
-    warmup: Rate = 0.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _writable(cls, given: Any) -> Any:
-        """Sequences become tuples, so that a recipe equals itself read back; what TOML cannot say is refused."""
-        return to_settings(given, cls.model_fields, tables=False) if isinstance(given, Mapping) else given
-
-    @model_validator(mode="after")
-    def _buildable(self) -> Self:
-        check_shape(self.schedule, "a noise")
-        self.build()
-        return self
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the noise is made with."""
-        return dict(self.model_extra or {})
-
-    @property
-    def amount(self) -> float:
-        """The rate or the standard deviation."""
-        return self.build().noise.size
-
-    def build(self, total_steps: int | None = None) -> Placed:
-        """The noise at its place.
-
-        Raises:
-            ValueError: the kind is not known or does not take what was given.
-        """
-        noise = made_noise(self.kind, self.settings, ["schedule", "warmup"])
-        placed: Placed = noise.on(self.on, schedule=strength_schedule(self.schedule, self.warmup, total_steps))
-        return placed
-
-
-def _number(kind: Kind, key: Key) -> tuple[Any, Any]:
-    """What the recipe takes for a key, and its default."""
-    taken = key.type or (Rate if kind.share else NonNegativeNumber)
-    return (taken | None if key.off is None else taken), key.off
-
-
-KEYS: Any = {key.name: _number(kind, key) for kind in keyed() for key in kind.keys}
-_Numbers: Any = create_model("_Numbers", __base__=Section, **KEYS)
-SIZES = {key.name: key for kind in keyed() for key in kind.keys if key.title}
-SAYS = {key.title: key.says for key in SIZES.values() if key.says}
-
-
-class NoiseSpec(_Numbers):  # type: ignore[misc]
-    """Noise on inputs, labels, layers and gradients; 0 is off. Its numbers are the keys of our kinds of noise.
-
-    In Python it may be a noise or a list of them: ``Recipe(noise=[wp.Dropout(0.2).on("encoder.*"), Mine(0.1)])``.
-
-    Args:
-        places: noise on chosen modules and weights.
-        own: noise of a kind that is not ours. One that is known by a name may be written by it too: ``{"mine": 0.1}``.
-    """
-
-    places: tuple[PlaceSpec, ...] = ()
-    own: tuple[InstanceOf[Noise], ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_keys(cls, given: Any) -> Any:
-        """Noises as keys, places or kinds of one's own; a known kind by its name."""
-        given = [given] if isinstance(given, (Noise, Placed)) else given
-        if isinstance(given, (list, tuple)):
-            given = {"own": given}
-        if not isinstance(given, Mapping):
-            return given
-        values = {key: value for key, value in given.items() if key not in THEIRS}
-        values["own"] = []
-        sizes = {key: value for key, value in given.items() if key in THEIRS}
-        for one in (_made_of(one) for one in given.get("own", ())):
-            if isinstance(one, Placed):
-                values["places"] = [*values.get("places", ()), _placed(one)]
-            elif one.keys:
-                values |= {key.name: getattr(one, key.field) for key in one.keys}
-            elif type(one) not in map(THEIRS.get, sizes):
-                values["own"].append(one)
-        values["own"] += [_made_of({"kind": key, THEIRS[key].size_field: size}) for key, size in sizes.items() if size]
-        values["own"].sort(key=lambda noise: (noise.order, noise.name))  # as it acts, however it was written
-        return values
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Kinds of one's own by their names and settings; as TOML by a key alone where that says it all."""
-        values: dict[str, Any] = write(self)
-        if self.own:
-            own = [{"kind": noise_name(type(one)), **vars(one)} for one in self.own]
-            alone = [len(one) == 2 and ":" not in one["kind"] and info.mode == "json" for one in own]
-            values |= {one["kind"]: noise.size for one, noise, key in zip(own, self.own, alone, strict=True) if key}
-            values["own"] = [one for one, key in zip(own, alone, strict=True) if not key]
-        return values if values.get("own") else {key: value for key, value in values.items() if key != "own"}
-
-    def __getattr__(self, name: str) -> Any:
-        """The size of a known kind of noise that is not ours."""
-        if name in THEIRS:
-            return next((one.size for one in self.own if type(one) is THEIRS[name]), 0.0)
-        return super().__getattr__(name)
-
-    @cached_property
-    def active(self) -> tuple[Noise, ...]:
-        """What is on and needs no place, in the order in which it acts."""
-        on = [kind for kind in keyed() if any(getattr(self, key.name) for key in kind.keys if key.title)]
-        ours = (kind(**{key.field: getattr(self, key.name) for key in kind.keys}) for kind in on)
-        return tuple(sorted((*ours, *(one for one in self.own if one.size)), key=lambda noise: noise.order))
-
-    def acting(self, *where: Where) -> tuple[Noise, ...]:
-        """What is on there and needs no place."""
-        return tuple(noise for noise in self.active if noise.acts in where)
-
-    def without(self, *where: Where) -> NoiseSpec:
-        """The same with nothing on there, the model's own dropout neither."""
-        numbers = {key.name: 0.0 for kind in keyed() if kind.acts in where for key in kind.keys if key.title}
-        places = [place for place in self.places if place.build().noise.acts not in where]
-        own = [noise for noise in self.own if noise.acts not in where]
-        return NoiseSpec(**{**self.model_dump(), **numbers, "places": places, "own": own})
-
-    def weaker(self, by: Callable[[float], float]) -> dict[str, Any]:
-        """The changes that make every size smaller; noise at places is taken out."""
-        numbers = {name: by(size) for name in SIZES if (size := getattr(self, name))}
-        own = [replace(one, **{one.size_field: by(one.size)}) for one in self.own]  # type: ignore[type-var]
-        return {**numbers, "places": [], **({"own": own} if own else {})}
-
-    @property
-    def sizes(self) -> dict[str, float]:
-        """The size of everything that is on and needs no place, as histories and searches call it."""
-        ours = {key.title: getattr(self, name) for name, key in SIZES.items()}
-        return {name: float(size) for name, size in (ours | {one.name: one.size for one in self.own}).items() if size}
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the cost is random by it; the model's own dropout is not looked at."""
-        return bool(self.places) or any(noise.random for noise in self.acting("inputs", "labels"))
-
-
-def _made_of(given: Any) -> Noise | Placed:
-    """A noise from its name and settings, as they were written.
-
-    Raises:
-        ValueError: it is none, its kind is not known, or it needs a place.
-    """
-    if isinstance(given, Mapping) and "kind" in given:
-        given = made_noise(given["kind"], {key: value for key, value in given.items() if key != "kind"})
-    if isinstance(given, Noise) and given.acts in PLACED and not given.keys:
-        raise ValueError(f"{given} needs a place. Write {given}.on(...)")
-    if not isinstance(given, (Noise, Placed)):
-        raise ValueError(
-            f"{described(given)} is no noise. Give a wp.Noise, or one that is bound to a place with .on(...)"
-        )
-    return given
-
-
-def _placed(given: Placed) -> dict[str, Any]:
-    """A noise at its place as a recipe writes it.
-
-    Raises:
-        ValueError: the place is a predicate or the schedule a function, which a recipe cannot write.
-    """
-    where = given.where
-    on = where.text if isinstance(where, Selector) and ROLES.get(where.text) is where else where
-    names = on if isinstance(on, (list, tuple)) else [on]
-    if given.schedule is not None or not all(isinstance(name, str) for name in names):
-        raise ValueError(
-            f"{given} cannot be written in a recipe: give names or globs as its place, and no function as schedule"
-        )
-    return {"kind": noise_name(type(given.noise)), "on": on, **vars(given.noise)}
-
-
-def made_noise(kind: str, settings: Mapping[str, Any], others: Sequence[str] = ()) -> Noise:
-    """A noise by its name in recipes.
-
-    Raises:
-        ValueError: the kind is not known or does not take what was given.
-    """
-    known = kinds()
-    if kind not in known and is_import_name(kind):
-        found = imported(kind, "noise")
-        if not (isinstance(found, type) and issubclass(found, Noise)) or inspect.isabstract(found):
-            raise ValueError(f"{kind!r} is {described(found)}; a class of wp.Noise with all its methods is needed")
-        noise_name(found)  # known from now on
-        known[kind] = found
-    if kind not in known:
-        raise ValueError(f"there is no noise {kind!r}.{did_you_mean(kind, known)} Known: {listed(known, 20)}")
-    noise: Noise = build_object(known[kind], f"noise {kind!r}", settings, others)
-    return noise
 
 
 class SharpnessSpec(Section):
@@ -968,17 +656,15 @@ class Recipe(Section):
 
 def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
     """The text and what to call it in errors: a string is a path if it ends in .toml or has no equals sign."""
-    if isinstance(path_or_text, str) and _is_text(path_or_text):
+    given = str(path_or_text)
+    text = "\n" in given or not given.strip() or ("=" in given and not given.endswith(".toml"))
+    if isinstance(path_or_text, str) and text:
         return path_or_text, "The recipe"
     path = Path(path_or_text)
     try:
         return read_bytes(path, "recipe", RecipeError, called="recipe file").decode("utf-8"), f"'{path}'"
     except UnicodeDecodeError as error:
         raise RecipeError(f"The recipe file '{path}' cannot be read: {error}.") from None
-
-
-def _is_text(given: str) -> bool:
-    return "\n" in given or not given.strip() or ("=" in given and not given.endswith(".toml"))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,6 +29,7 @@ from wellposed.core.records import (
     texts,
 )
 from wellposed.decomposition import waterfall
+from wellposed.diagnosis.finding import evidence_rows
 from wellposed.reporting import budget_panel, figures
 from wellposed.study import verdict
 
@@ -199,7 +200,8 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _references(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Every model's score on the same untouched rows, best first; None where there is no reference."""
+    """Every model's score on the same untouched rows, in order, and what is shown of the network against each reference; None where
+    there is no reference."""
     scores = verdict.reference_scores(record)
     if not scores:
         return None
@@ -212,8 +214,9 @@ def _references(record: dict[str, Any]) -> dict[str, Any] | None:
             marks.append(figures.Mark(title.lower(), value, colours[side]))
     marks.sort(key=lambda mark: mark.value, reverse=verdict.higher_is_better(record))
     listed = ", ".join(f"{mark.label} {formats.score(mark.value)}" for mark in marks)
-    label = f"{verdict.metric_name(record)} on the same untouched rows, best first: {listed}"
-    return {"svg": figures.dots("references", label, marks)}
+    label = f"{verdict.metric_name(record)} on the same untouched rows, in order: {listed}"
+    says = [(labels[one.key], one.says) for one in verdict.against(record)]
+    return {"svg": figures.dots("references", label, marks), "says": says}
 
 
 def _histories(record: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -283,14 +286,13 @@ def _curve(
 def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     """The error budget of each side that has one, else training loss plus gap at its chosen epoch."""
     found: dict[str, tuple[float, float]] = {}
-    constants, errors = [], []
+    constants = []
     for side, (facts, epochs) in _histories(record).items():
         row = epochs[_chosen(facts, epochs)]
         pair = number_or_nan(row.get("train_loss")), number_or_nan(row.get("valid_loss"))
         if all(math.isfinite(value) for value in pair):
             found[side] = pair
             constants.append(number_or_nan(facts.get("constant_loss")))
-            errors.append(number_or_nan(row.get("valid_loss_se")))
     sides = _sides(record)
     budgets = {side: one for side in sides if waterfall.budget_bars(one := part(record, "error_budget", side))}
     if not found and not budgets:
@@ -308,7 +310,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     ]
     said = ""
     if len(found) == 2:
-        said = verdict.source_of_change(found["baseline"], found["best"], max(finite_numbers(errors), default=0.0))
+        said = verdict.source_of_change(found["baseline"], found["best"], verdict.verdict(record).kind == "shown")
     shown = bool(plain) and frame[0] < constant < frame[1]
     return {"panels": panels, "said": said, "constant": constant if shown else None, "budgets": bool(budgets)}
 
@@ -334,17 +336,17 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
     confidence = number_or_nan(finding.get("confidence"))
-    evidence = [
-        (text(key, 60).replace("_", " "), formats.number_or_text(value))
+    evidence = {
+        text(key, 60): value
         for key, value in list(mapping(finding.get("evidence")).items())[:24]
         if not isinstance(value, (dict, list))
-    ]
+    }
     return {
         "name": text(finding.get("name"), 80).replace("_", " ") or "unnamed",
         "confidence": min(max(confidence, 0.0), 1.0) if math.isfinite(confidence) else None,
         "says": text(finding.get("says"), 600),
         "lever": text(finding.get("lever"), 600),
-        "evidence": evidence,
+        "evidence": evidence_rows(evidence),
     }
 
 
@@ -364,24 +366,26 @@ def _changes(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
-    """What each ingredient of the best recipe is worth, and the simplest recipe that is as good; None where it was not measured."""
+    """What each ingredient of the best recipe is worth, and the simplest recipe within one standard error; None where it was not
+    measured."""
     worths = []
     for one in rows(record.get("ablation"))[: MOST_FINDINGS * 2]:
         estimate, low, high = (number_or_nan(one.get(key)) for key in ("estimate", "low", "high"))
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
-        decimals = formats.decimals_for(high - low)
+        decimals = formats.decimals_between(low, high)
         sure = "new" if low > 0 else "old" if high < 0 else ""
         interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+        interval += f" ({formats.percent(one['level'])})" if math.isfinite(number_or_nan(one.get("level"))) else ""
         worths.append(
             {"name": name, "worth": formats.with_sign(estimate, decimals), "interval": interval, "sure": sure}
         )
     if not worths:
         return None
     found = mapping(record.get("simplest"))
-    difference, error = (number_or_nan(found.get(key)) for key in ("difference", "standard_error"))
-    decimals = formats.decimals_for(4 * error)
+    difference, low, high = (number_or_nan(found.get(key)) for key in ("difference", "low", "high"))
+    decimals = formats.decimals_between(low, high)
     return {
         "worths": worths,
         "pairs": max(
@@ -390,6 +394,8 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
         "difference": formats.with_sign(difference, decimals),
+        "interval": f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}",
+        "level": formats.percent(found.get("level")),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
 
@@ -498,7 +504,7 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     if not math.isfinite(estimate) and not pairs:
         return None
     differences = finite_numbers([pair["difference"] for pair in pairs])
-    decimals = formats.decimals_for(high - low)
+    decimals = formats.decimals_between(low, high)
     for pair in pairs:
         pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))

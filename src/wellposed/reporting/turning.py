@@ -83,7 +83,8 @@ def write_figure(found: Diagnoses, path: str | Path) -> Path:
 def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     curves, turned = one.curves, one.turn
     certain = turned if turned is not None and turned.certain else None
-    level = _level(one, certain)
+    # The lowest level of validation: the end's, less the rise that is shown.
+    level = math.nan if certain is None else measure.end(curves.valid_loss) - certain.rise
     both = [
         *map(float, measure.finite_values(curves.train_loss)),
         *map(float, measure.finite_values(curves.valid_loss)),
@@ -123,11 +124,6 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
         _key(axes, colour)
 
     return paint
-
-
-def _level(one: Diagnosis, turned: Turn | None) -> float:
-    """The lowest level of validation: the end's, less the rise that is shown."""
-    return math.nan if turned is None else measure.end(one.curves.valid_loss) - turned.rise
 
 
 def _mark_turn(
@@ -286,7 +282,7 @@ def _card(one: Diagnosis) -> dict[str, Any]:
                 "axis": f.axis,
                 "pulls": f.pulls,
                 "says": f.says,
-                "lever": f.lever,
+                "advice": f.advice,
             }
             for f in one
         ],

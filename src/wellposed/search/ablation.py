@@ -1,4 +1,4 @@
-"""What each ingredient of the best recipe is worth, on validation rows, and the simplest recipe that is as good.
+"""What each ingredient of the best recipe is worth, on validation rows, and the simplest recipe that is not shown to be behind.
 
 Pairs of runs with equal seeds, with and without one ingredient, all trained together. The rows are those that the recipe was
 chosen on, and the seeds are new.
@@ -19,10 +19,9 @@ from wellposed.search import budget_split
 from wellposed.search.ingredients import FixedPart, Ingredient, contents
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
-from wellposed.statistics.intervals import Interval, crossed_interval
+from wellposed.statistics.intervals import Interval, holm, paired_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.history import Stopped
-from wellposed.training.run import Run
 
 LEVEL = 0.95
 PAIRS = (2, 5)
@@ -52,7 +51,7 @@ class Worth:
         """For the record."""
         return {
             "ingredient": self.ingredient.name, "estimate": self.interval.estimate, "low": self.interval.low,
-            "high": self.interval.high, "pairs": self.interval.pairs,
+            "high": self.interval.high, "level": self.interval.level, "pairs": self.interval.pairs,
         }  # fmt: skip
 
 
@@ -94,9 +93,13 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     if len(full) < pairs:
         bench.notes.append("The ablation was cut before its runs had ended; it is left out.")
         return found
-    for one, recipe, theirs in zip(inside, without, others, strict=True):
-        if len(theirs) == pairs:
-            found.worths.append(Worth(one, recipe, gain(full, theirs)))
+    whole = [
+        (one, recipe, theirs)
+        for one, recipe, theirs in zip(inside, without, others, strict=True)
+        if len(theirs) == pairs
+    ]
+    judged = holm({one.name: differences(full, theirs) for one, _, theirs in whole}, LEVEL)
+    found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe, _ in whole]
     found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
     arrays = {one.name: theirs for one, theirs in zip(inside, others, strict=True)}
     found.simplest = simplest(bench, best, found.worths, full, arrays, epochs, rows)
@@ -144,14 +147,22 @@ def simplest(
         "describe": chain[place].describe(),
         "without": [worth.ingredient.name for worth in idle[:place]],
         "difference": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "level": found.level,
         "standard_error": standard_error(found),
         "pairs": found.pairs,
     }
 
 
+def differences(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+    """How much better the full recipe is, row by row and seed by seed: ``(rows, seeds)``."""
+    return np.stack([a - b for a, b in zip(full, theirs, strict=True)], axis=1)
+
+
 def gain(full: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Interval:
-    """How much better the full recipe is, row by row and seed by seed."""
-    return crossed_interval(np.stack([a - b for a, b in zip(full, theirs, strict=True)], axis=1), LEVEL)
+    """How much better the full recipe is, with its interval."""
+    return paired_interval(differences(full, theirs), LEVEL)
 
 
 def standard_error(interval: Interval) -> float:
@@ -185,11 +196,6 @@ def scores(
     runs = bench.train("ablation", lot, rows, ends=bench.until(budget_split.ABLATION))
     found: list[list[np.ndarray]] = []
     for place in range(len(recipes)):
-        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if ended_by_itself(run)]
-        found.append([run.row_scores("valid") for run in ended if run is not None])
+        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if run is not None]
+        found.append([run.row_scores("valid") for run in ended if run.stopped != Stopped.BUDGET])
     return [[rows for rows in each if np.isfinite(rows).all()] for each in found]
-
-
-def ended_by_itself(run: Run | None) -> bool:
-    """Whether a run was trained to its own end."""
-    return run is not None and run.stopped != Stopped.BUDGET

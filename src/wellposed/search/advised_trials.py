@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from wellposed.core.formats import percent
 from wellposed.diagnosis.advice import Room, changes_for
-from wellposed.diagnosis.curves import Z
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
+from wellposed.search.ablation import LEVEL
 from wellposed.search.runner import Bench
+from wellposed.statistics.intervals import Interval, paired_interval
 from wellposed.study.trials import Trial
 from wellposed.training.history import Stopped
 from wellposed.training.run import Run
@@ -74,33 +75,32 @@ def note_advice(bench: Bench, baseline: Recipe, trial: Trial, run: Run) -> None:
     for advice in bench.state.advice:
         if advice["trial"] != trial.index or "helped" in advice or before is None:
             continue
-        low, high = paired_gain(bench.state.losses, run)
+        # Pieces of advice end at different times, so that Holm's order is not known: each has its share of the error.
+        found = paired_gain(bench.state.losses, run, 1 - (1 - LEVEL) / len(bench.state.advice))
+        low, high, level = (None, None, None) if found is None else (found.low, found.high, found.level)
         advice |= {
-            "before": before.valid_loss, "after": trial.valid_loss, "low": low, "high": high, "stopped": trial.stopped,
-            "helped": low is not None and low > 0,
+            "before": before.valid_loss, "after": trial.valid_loss, "low": low, "high": high, "level": level,
+            "stopped": trial.stopped, "helped": low is not None and low > 0,
             "harmed": trial.diverged or (high is not None and high < 0),
         }  # fmt: skip
 
 
-def paired_gain(plain: str, changed: Run) -> tuple[float | None, float | None]:
-    """By how much the validation loss fell, row by row: a 95 % interval over rows for these two runs; None where the rows of the
-    first are not known, or some loss is not finite.
+def paired_gain(plain: str, changed: Run, level: float = LEVEL) -> Interval | None:
+    """By how much the validation loss fell, row by row, with its interval over rows for these two runs; None where the rows of
+    the first are not known, or some loss is not finite.
 
     Args:
         plain: see `State.losses`.
+        level: inside (0, 1).
     """
     try:
         before = np.frombuffer(base64.b64decode(plain, validate=True), "<f8")
     except ValueError:
-        return None, None
+        return None
     after = changed.evaluate().loss.rows.double().cpu().numpy()
-    if len(before) < 2 or before.shape != after.shape:
-        return None, None
-    rows = before - after
-    if not np.isfinite(rows).all():
-        return None, None
-    mean, se = float(rows.mean()), float(rows.std(ddof=1)) / math.sqrt(len(rows))
-    return mean - Z * se, mean + Z * se
+    if len(before) < 2 or before.shape != after.shape or not np.isfinite(before - after).all():
+        return None
+    return paired_interval(before - after, level)
 
 
 def advice_sentence(advice: Mapping[str, Any]) -> str:
@@ -109,13 +109,17 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
     if "helped" not in advice:
         return f"{began}. It was not trained to an end."
     verdict = (
-        "it helped"
+        "it helped in this pair of runs"
         if advice["helped"]
-        else "it did harm"
+        else "it did harm in this pair of runs"
         if advice["harmed"]
         else "whether that is more than the noise of the rows was not measured"
         if advice["low"] is None
-        else "no difference beyond the noise of the rows"
+        else "no difference beyond the noise of the rows is shown"
     )
+    if advice["low"] is not None:
+        verdict += (
+            f" (the loss fell by {advice['low']:.2g} to {advice['high']:.2g}, {percent(advice.get('level'))} interval)"
+        )
     early = " Halving stopped it early." if advice["stopped"] == Stopped.CULLED else ""
     return f"{began}. Validation loss {advice['before']:.4g} -> {advice['after']:.4g}: {verdict}.{early}"

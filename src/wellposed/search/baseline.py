@@ -31,7 +31,8 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     before = bench.state.trials if bench.state.lots or bench.account.timed else bench.begin_again()
     done = {trial.built.optimizer.lr: trial for trial in tried_rates(before, plain)}
     while not bench.interrupted:
-        if len(done) >= FEWEST_RATES and not may_go_on(bench):
+        more_until = bench.until(budget_split.RATES) if bench.account.timed else 0.21
+        if len(done) >= FEWEST_RATES and bench.account.spent >= more_until:
             break
         rates = next_rates({rate: bench.rank(trial) for rate, trial in done.items()}, limit)
         if not rates:
@@ -67,11 +68,6 @@ def tried_rates(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:
     """The rates so far, of this very baseline: under a clock, another pace may have given it another batch size."""
     every = [trial for trial in trials if trial.kind == "baseline"]
     return [t for t in every if t.built == plain.replace(optimizer={"lr": t.built.optimizer.lr})] or every
-
-
-def may_go_on(bench: Bench) -> bool:
-    """Whether there is time, or a recipe, for more rates than the first few."""
-    return bench.account.spent < (bench.until(budget_split.RATES) if bench.account.timed else 0.21)
 
 
 def findings_of(bench: Bench, baseline: Recipe) -> list[str]:

@@ -13,9 +13,10 @@ from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.baseline import divergence_error
 from wellposed.search.finalists import fewer_rows
+from wellposed.search.references import References
 from wellposed.search.runner import Bench
 from wellposed.search.timing import MOST_EPOCHS, with_epochs
-from wellposed.statistics.intervals import ALPHA, Interval, crossed_interval, look_level, of_itself
+from wellposed.statistics.intervals import ALPHA, Interval, holm, look_level, of_itself, paired_interval
 from wellposed.study.fingerprint import content_digest
 from wellposed.study.ranking import ended_usable
 from wellposed.training.history import Stopped
@@ -111,7 +112,17 @@ def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
         if found.best == found.baseline:
             found.interval = of_itself(np.stack([scores for scores, _ in tested], axis=1), level)
         else:
-            found.interval = crossed_interval(np.stack([b - a for a, b in tested], axis=1), level)
+            found.interval = paired_interval(np.stack([b - a for a, b in tested], axis=1), level)
+
+
+def against_references(found: Confirmed, others: References) -> dict[str, Interval]:
+    """How much better the best recipe's runs are on the test rows than each reference, all claims together judged at the level
+    of the confirmation; empty where it has none."""
+    if found.interval is None:
+        return {}
+    ours = np.stack([theirs for _, theirs in found.tested], axis=1)
+    tables = {name: ours - rows[:, None] for name, rows in others.rows.items()}
+    return holm({name: d for name, d in tables.items() if np.isfinite(d).all()}, found.interval.level)
 
 
 def count_look(bench: Bench) -> int:

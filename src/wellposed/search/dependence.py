@@ -27,7 +27,7 @@ from wellposed.data.exchangeability import ROW_ORDER, Suspect
 from wellposed.data.target_columns import TargetColumns
 from wellposed.losses.metrics import in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
-from wellposed.search.references import class_logarithms, few_threads
+from wellposed.search.references import few_threads
 
 if TYPE_CHECKING:
     from wellposed.data.tables import TableData
@@ -214,12 +214,19 @@ def _out_of_fold(x: Any, y: Any, task: str, folds: list[Index]) -> torch.Tensor:
         for place, goal in _columns(y):
             model = _forest(task, x.shape[1]).fit(x[rest], goal[rest])
             found = (
-                class_logarithms(model, x[held], classes)
+                _class_logarithms(model, x[held], classes)
                 if classes
                 else torch.from_numpy(model.predict(x[held]).astype(np.float64))
             )
             outputs[(torch.from_numpy(held), *place)] = found  # type: ignore[index]
     return outputs
+
+
+def _class_logarithms(model: Any, x: Any, classes: int) -> torch.Tensor:
+    """``(rows, classes)`` log-probabilities; a class that the model has not seen has the smallest."""
+    shares = np.full((len(x), classes), 1e-12)
+    shares[:, np.asarray(model.classes_, dtype=int)] = np.clip(model.predict_proba(x), 1e-12, 1.0)
+    return torch.from_numpy(np.log(shares))
 
 
 def _columns(y: Any) -> Iterator[tuple[tuple[int, ...], Any]]:

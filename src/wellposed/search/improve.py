@@ -23,7 +23,7 @@ from wellposed.search import budget_split
 from wellposed.search.ablation import Ablation, ablation
 from wellposed.search.advised_trials import advice_sentence
 from wellposed.search.baseline import findings_of, tuned_baseline
-from wellposed.search.confirmation import Confirmed, confirm
+from wellposed.search.confirmation import Confirmed, against_references, confirm
 from wellposed.search.error_sources import error_budgets
 from wellposed.search.finalists import best_of_finalists
 from wellposed.search.holdout import plain_recipe, prepare_data, with_test
@@ -159,7 +159,8 @@ class Search:
             best = self.own or self.space.default()
         elif self.space is not None and not bench.interrupted:
             Rounds(bench, self.space, self.own, self.plain, epochs, rows).run()
-            self.note_edge()
+            if said := edge_note(bench.state.of("search"), bench.sign, "the search"):
+                bench.notes.append(said)
             best = best_of_finalists(bench, baseline, epochs)
         with bench.pace.calm():
             shown = confirm(bench, baseline, best, epochs)
@@ -199,7 +200,7 @@ class Search:
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
             said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
-            return References({}, {}, (said,))
+            return References(notes=(said,))
         return references(self.problem, account.deadline(account.spent + budget_split.REFERENCES))
 
     def declared(self, baseline: Recipe) -> Space | None:
@@ -210,11 +211,6 @@ class Search:
         except KeyboardInterrupt:
             bench.interrupted = True
             return None
-
-    def note_edge(self) -> None:
-        """Say where the search's best learning rate stands at the edge of divergence."""
-        if said := edge_note(self.bench.state.of("search"), self.bench.sign, "the search"):
-            self.bench.notes.append(said)
 
     # --- the study
 
@@ -230,8 +226,8 @@ class Search:
         facts = self.facts(pairs, shown, command) | {"error_budget": budgets}
         return Study(
             picked[0], picked[1], shown.interval, [run for pair in pairs for run in pair], list(bench.state.trials),
-            found.test if shown.looks else {}, {"baseline": self.diagnosed(picked[0]), "best": self.diagnosed(picked[1])},
-            facts, [*bench.notes, *found.notes], taken.told(), taken.simplest,
+            found.scores if shown.looks else {}, {"baseline": self.diagnosed(picked[0]), "best": self.diagnosed(picked[1])},
+            facts, [*bench.notes, *found.notes], taken.told(), taken.simplest, against=against_references(shown, found),
         )  # fmt: skip
 
     def diagnosed(self, run: Run) -> Diagnosis:

@@ -10,8 +10,7 @@ Part                the optimizer, the schedule, the batch size, the model's set
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from wellposed.noise.noise import PLACED, kinds
@@ -23,27 +22,16 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingredient(ABC):
-    """One ingredient of a cocktail, with the range of its size.
+class Ingredient(Searched, ABC):
+    """One ingredient of a cocktail, with the range of its size and the rest of what a search tries of it.
 
     Attributes:
         name: in the space, the notes and the ablation.
-        low, high: between which its size is tried, by ``log`` on a logarithmic scale.
-        least, most: how far a best size at the border may widen the range.
-        odds: how likely it is in a first recipe, in (0, 1).
         regularizes: whether it is there for the gap rather than for the cost: what an overfitting baseline calls for.
-        without: ingredients that it cannot be combined with; it is tried where they are out.
     """
 
     name: str
-    low: float
-    high: float
-    least: float
-    most: float
-    odds: float
-    log: bool = True
     regularizes: bool = True
-    without: tuple[str, ...] = ()
 
     @abstractmethod
     def put(self, values: Values, size: float) -> None:
@@ -88,11 +76,9 @@ class Setting(Ingredient):
 
 @dataclass(frozen=True, kw_only=True)
 class Charge(Ingredient):
-    """A term; ``amount`` names its size, ``settings`` what else it is made with."""
+    """A term."""
 
     penalty: str | type[Chargeable]
-    amount: str = "strength"
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def put(self, values: Values, size: float) -> None:
         term = {"penalty": self.penalty, self.amount: size, **self.settings}
@@ -107,15 +93,13 @@ class Charge(Ingredient):
 
 @dataclass(frozen=True, kw_only=True)
 class Place(Ingredient):
-    """Noise of ``kind`` ``on`` weights or modules; ``amount`` names its size."""
+    """Noise of ``kind`` on weights."""
 
     kind: str
-    amount: str
-    on: str = "weights"
 
     def put(self, values: Values, size: float) -> None:
         noise = values.setdefault("noise", {})
-        noise["places"] = [*noise.get("places", []), {"kind": self.kind, "on": self.on, self.amount: size}]
+        noise["places"] = [*noise.get("places", []), {"kind": self.kind, "on": "weights", self.amount: size}]
 
     def inside(self, recipe: Recipe) -> bool:
         return any(place.kind == self.kind for place in recipe.noise.places)
@@ -130,20 +114,12 @@ def _set(values: Values, path: str, value: Any) -> None:
     (values.setdefault(section, {}) if section else values)[key] = value
 
 
-def _ranges(how: Searched) -> dict[str, Any]:
-    """What every ingredient has."""
-    return {key: value for key, value in vars(how).items() if key not in ("rank", "amount", "settings")}
-
-
 def _charges() -> list[Charge]:
     """The charges that say what a search tries of them: penalties of weights, then their constraints, then penalties of
     outputs; of each the likelier first."""
     declared = [(name, cls, searched) for name, cls in chargeables().items() if (searched := vars(cls).get("searched"))]
     declared.sort(key=lambda one: (issubclass(one[1], FunctionalPenalty), issubclass(one[1], Constraint), -one[2].odds))
-    return [
-        Charge(name=name, penalty=name, amount=how.amount, settings=how.settings, **_ranges(how))
-        for name, _, how in declared
-    ]
+    return [Charge(name=name, penalty=name, **vars(how)) for name, _, how in declared]
 
 
 WITHIN, AT_MOST = 10.0, 1000.0
@@ -162,16 +138,16 @@ def _own(term: TermSpec) -> Charge | None:
     declared, size = vars(term.penalty).get("searched"), term.amount
     known = {ingredient.name for ingredient in ingredients()}
     name = term.name if term.name not in known else f"own_{term.name}"
-    if declared is not None:
-        amount, given = declared.amount, _ranges(declared)
-    elif size:
-        amount = "strength" if term.strength is not None else "bound"
-        ends = {"low": size / WITHIN, "high": size * WITHIN, "least": size / AT_MOST, "most": size * AT_MOST}
-        given = {**ends, "odds": OWN_ODDS}
-    else:
+    if declared is None and size:
+        declared = Searched(
+            low=size / WITHIN, high=size * WITHIN, least=size / AT_MOST, most=size * AT_MOST, odds=OWN_ODDS,
+            amount="strength" if term.strength is not None else "bound",
+        )  # fmt: skip
+    if declared is None:
         return None
-    settings = {k: v for k, v in term.model_dump(exclude_defaults=True).items() if k not in ("penalty", amount)}
-    return Charge(name=name, penalty=term.penalty, amount=amount, settings=settings, **given)
+    fixed = ("penalty", declared.amount)
+    settings = {k: v for k, v in term.model_dump(exclude_defaults=True).items() if k not in fixed}
+    return Charge(name=name, penalty=term.penalty, **{**vars(declared), "settings": settings})
 
 
 TERMS: tuple[Ingredient, ...] = tuple(_charges())
@@ -206,18 +182,17 @@ def ingredients() -> tuple[Ingredient, ...]:
 
 def noises() -> list[Ingredient]:
     """The kinds of noise that say how a search tries them."""
-    found: list[tuple[int, Ingredient]] = []
+    found: list[Ingredient] = []
     for name, kind in kinds().items():
         for key in kind.keys:
             if how := key.searched:
-                setting = Setting(name=key.title, path=f"noise.{key.name}", off=key.off, **_ranges(how))
-                found.append((how.rank, setting))
+                found.append(Setting(name=key.title, path=f"noise.{key.name}", off=key.off, **vars(how)))
         if how := kind.searched:
             if kind.acts in PLACED:
-                found.append((how.rank, Place(name=name, kind=name, amount=kind.size_field, **_ranges(how))))
+                found.append(Place(name=name, kind=name, **{**vars(how), "amount": kind.size_field}))
             else:
-                found.append((how.rank, Setting(name=name, path=f"noise.{name}", **_ranges(how))))
-    return [ingredient for _, ingredient in sorted(found, key=lambda one: one[0])]
+                found.append(Setting(name=name, path=f"noise.{name}", **vars(how)))
+    return sorted(found, key=lambda ingredient: ingredient.rank)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""References on the same rows: a constant, a linear model, histogram boosting. Untuned, as people know them."""
+"""References on the same rows: a constant, a linear model, histogram boosting. Untuned, as people know them.
+
+They are fitted to what the loss asks for (classes, labels 0 and 1, amounts, a median, a quantile, counts) with the rows' weights,
+answer as the network does (log-probabilities, logits, numbers, one for each output), and are scored by the same function row
+by row, so that the network is compared with them in pairs.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,20 @@ import contextlib
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from wellposed.core.errors import require
 from wellposed.core.shared import warnings_apart
 from wellposed.data.arrays import Arrays, Source, Subset
+from wellposed.losses.regression import AbsoluteError, Quantile
+from wellposed.losses.targets import IGNORED
+from wellposed.training.evaluate import evaluate, signed_rows
 from wellposed.training.problem import Problem
 
 ROUNDS, FIRST, GROWTH = 100, {"linear": 10, "boosting": 1}, 5
@@ -24,46 +34,59 @@ and by how much the parts grow in which the rest comes."""
 
 SMALL = 200_000
 """Numbers in a table below which several threads only wait for each other, and on a busy machine for a long time."""
+TINY = 1e-12
+"""Of a class that a model holds impossible, the probability whose logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Scores on test and validation rows by name, and what had to be cut."""
+    """Scores on the test rows by name, what each row adds to them (higher is better), and what had to be cut."""
 
-    test: dict[str, float]
-    valid: dict[str, float]
+    scores: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a reference is to answer.
+
+    Attributes:
+        columns: what each of its models is fitted to, ``(n,)`` each: class indices, or amounts.
+        outputs: makes of the models' answers on other rows what a network would put out.
+    """
+
+    columns: list[np.ndarray]
+    classifies: bool
+    outputs: Callable[[list[np.ndarray]], Tensor]
+
+
 def references(problem: Problem, deadline: float = math.inf) -> References:
-    """Fit each reference on the training rows and score it with the problem's metric.
+    """Fit each reference on the training rows and score it on the test rows, with the problem's metric, or its loss without one.
 
     Args:
         deadline: value of ``time.monotonic()`` by which all should be done; a reference that would take longer is left out,
             and that is said.
     """
-    data, metric = problem.prepared, problem.metric
-    if metric is None or data.test is None or len(data.shape) != 1 or not _is_table(data.train_clean):
-        return References({}, {})
-    x, y = _matrix(data.train_clean)
+    data = problem.prepared
+    if data.test is None or len(data.shape) != 1 or not _is_table(data.train_clean):
+        return References()
+    (x, y), (inputs, target) = _rows(data.train_clean), _rows(data.test)
     weight = _fit_weights(problem, y)
-    sides = {"test": _matrix(data.test), "valid": _matrix(data.valid)}
-    weights = {"test": data.test.weight, "valid": data.valid.weight}
-    scores: dict[str, dict[str, float]] = {"test": {}, "valid": {}}
+    found = References()
     notes = []
     began = time.monotonic()
     for name, share in (("constant", 0.0), ("linear", 1 / 3), ("boosting", 1.0)):
+        until = began + share * (deadline - began)
         try:
+            asked = _asked(problem, y, target)
             with few_threads(x):
-                model, rounds = _fitted(name, x, y, weight, data.task, began + share * (deadline - began))
-                found = {
-                    side: metric.score(
-                        _outputs(model, inputs, data.task, data.outputs), torch.from_numpy(target), weights[side]
-                    )
-                    for side, (inputs, target) in sides.items()
-                }
+                fitted = [_fitted(name, _model(name, problem, asked), x, one, weight, until) for one in asked.columns]
+                rounds = min(rounds for _, rounds in fitted)
+                outputs = asked.outputs([_answers(model, inputs, asked.classifies) for model, _ in fitted])
+            score, rows = _scored(problem, outputs, target)
         except (ValueError, IndexError, RuntimeError) as error:
-            # Somebody's own arrays may be what only their model takes: missing values, several targets.
+            # Somebody's own arrays may be what only their model takes: missing values, targets of another kind.
             notes.append(f"There is no {name} reference: {' '.join(str(error).split('. ')[0].split())}.")
             continue
         if rounds < ROUNDS:
@@ -72,9 +95,18 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
                 "A larger budget has time for it."
             )
             continue
-        for side, score in found.items():
-            scores[side][name] = score
-    return References(scores["test"], scores["valid"], tuple(notes))
+        found.scores[name], found.rows[name] = score, rows
+    return References(found.scores, found.rows, tuple(notes))
+
+
+def _fit_weights(problem: Problem, y: Tensor) -> np.ndarray | None:
+    """What each training row counts in the network's loss: its weight, times that of its class; None where all count alike."""
+    own, by_class = problem.prepared.train_clean.weight, getattr(problem.loss.module, "weight", None)
+    if by_class is None or y.is_floating_point() or y.ndim != 1 or not problem.loss.classes_are_indices:
+        return None if own is None else own.numpy()
+    weight = by_class.detach().cpu().double()[y.clamp_min(0)]  # what is left out counts nothing anyway
+    found: np.ndarray = (weight if own is None else weight * own).numpy()
+    return found
 
 
 def few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
@@ -91,50 +123,134 @@ def _is_table(source: Source) -> bool:
     return isinstance(root, Arrays) and isinstance(root.inputs, torch.Tensor) and isinstance(root.target, torch.Tensor)
 
 
-def _matrix(source: Source) -> tuple[np.ndarray, np.ndarray]:
+def _rows(source: Source) -> tuple[np.ndarray, Tensor]:
     inputs, target = source.batch(torch.arange(len(source)))
-    return inputs.numpy(), target.numpy()
+    return inputs.numpy(), target
 
 
-def _fit_weights(problem: Problem, y: np.ndarray) -> np.ndarray | None:
-    """What each training row counts in the network's loss: its weight, times that of its class; None where all count alike."""
-    own, by_class = problem.prepared.train.weight, getattr(problem.loss.module, "weight", None)
-    parts = [] if own is None else [own.numpy().astype(np.float64)]
-    if by_class is not None and problem.prepared.task == "classification":
-        parts.append(by_class.detach().cpu().numpy().astype(np.float64)[y.astype(np.int64)])
-    return np.prod(parts, axis=0) if parts else None
+# --- what is asked for, and how it is answered
 
 
-class _Each:
-    """A model for each of several targets."""
+def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
+    """What the loss, or where it is not known the metric and the target's type, make of the training targets ``y``.
 
-    def __init__(self, models: list[Any]) -> None:
-        self.models = models
+    Raises:
+        ValueError: the targets are none of those that scikit-learn's models take.
+    """
+    if y.ndim > 2:
+        raise ValueError(f"targets of the shape {tuple(y.shape)} have more than one axis of outputs")
+    loss, metric = problem.loss, problem.metric
+    several = y.ndim == 2 and y.shape[1] > 1
+    labels = loss.labels
+    if labels is None and loss.task is None:
+        whole = not y.is_floating_point() and not several and problem.prepared.task == "classification"
+        labels = "indices" if whole else "shares" if metric is not None and metric.classifies else None
+    if labels == "indices":
+        shares = several and y.is_floating_point()
+        classes = y.shape[1] if shares else int(max(y.max(), test.max())) + 1
+        index = y.argmax(1) if shares else y.reshape(-1)
+        classes = max(classes, problem.prepared.outputs)
+        return _Asked([index.numpy().astype(np.int64)], True, lambda answers: _log_shares(answers[0], classes))
+    columns = y.reshape(len(y), -1).to(torch.float64)
+    if labels is None:
+        shape = (-1, *y.shape[1:])
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """``(rows, targets)``."""
-        return np.stack([model.predict(x) for model in self.models], axis=1)
+        def numbers(answers: list[np.ndarray]) -> Tensor:
+            found = torch.from_numpy(np.stack(answers, axis=1)).reshape(shape)
+            return found.clamp_min(TINY).log() if loss.of_log_rates else found
+
+        return _Asked(list(columns.T.numpy()), False, numbers)
+    if labels == "signs":
+        columns = (columns + 1) / 2
+    if not bool(((columns == 0) | (columns == 1)).all()):
+        raise ValueError("the targets are shares between 0 and 1, and scikit-learn's models take labels")
+
+    def logits(answers: list[np.ndarray]) -> Tensor:
+        both = torch.stack([_log_shares(answer, 2) for answer in answers], dim=1)
+        found = (both[..., 1] - both[..., 0]).reshape(-1, *y.shape[1:])
+        return found.sigmoid() if isinstance(loss.module, nn.BCELoss) else found
+
+    return _Asked(list(columns.T.numpy().astype(np.int64)), True, logits)
 
 
-def _fitted(
-    name: str, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, task: str, deadline: float
-) -> tuple[Any, int]:
-    """The reference, and how many of `ROUNDS` it had: fewer where they would not all be done before the deadline."""
+def _log_shares(answer: np.ndarray, classes: int) -> Tensor:
+    """Logarithms of probabilities, also of the classes that no training row had."""
+    logs = np.full((len(answer), classes), math.log(TINY))
+    logs[:, : answer.shape[1]] = np.log(np.clip(answer, TINY, 1.0))
+    return torch.from_numpy(logs)
+
+
+def _answers(model: Any, x: np.ndarray, classifies: bool) -> np.ndarray:
+    """Numbers ``(n,)``, or probabilities ``(n, classes)`` of the classes from 0 to the largest that the model knows."""
+    if not classifies:
+        return np.asarray(model.predict(x), dtype=np.float64)
+    found = np.zeros((len(x), int(max(model.classes_)) + 1))
+    found[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(x)
+    return found
+
+
+def _scored(problem: Problem, outputs: Tensor, target: Tensor) -> tuple[float, np.ndarray]:
+    """The score as people read it and what each row adds, as `wellposed.training.run.Run` has them of a network."""
+    test = problem.prepared.test
+    weights = None if test is None or test.weight is None else [test.weight]
+    measured = evaluate(
+        nn.Identity(), [(outputs, target)], problem.loss, problem.metric, device=torch.device("cpu"), weights=weights, by_row=True
+    )  # fmt: skip
+    if measured.metric_rows is not None and problem.metric is not None:
+        return measured.metric, signed_rows(measured.metric_rows, problem.metric.higher_is_better)
+    return measured.loss.mean, signed_rows(measured.loss.rows, higher_is_better=False)
+
+
+# --- scikit-learn's models
+
+
+def _model(name: str, problem: Problem, asked: _Asked) -> Any:
+    """scikit-learn's model with its defaults: of classes, or of the mean, median, quantile or rate that the loss asks for.
+
+    Raises:
+        ValueError: there is none.
+    """
     require("sklearn", "tables")
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 
-    classifying = task == "classification"
-    if y.ndim == 2 and not classifying:
-        fits = [_fitted(name, x, one, weight, task, deadline) for one in y.T]
-        return _Each([model for model, _ in fits]), min(rounds for _, rounds in fits)
-    if name == "constant" or (classifying and len(np.unique(y)) < 2):
-        return (DummyClassifier() if classifying else DummyRegressor()).fit(x, y, weight), ROUNDS
-    if name == "linear" and not classifying:
-        return Ridge().fit(x, y, weight), ROUNDS
-    boosting = HistGradientBoostingClassifier if classifying else HistGradientBoostingRegressor
-    model = LogisticRegression(warm_start=True) if name == "linear" else boosting(random_state=0, warm_start=True)
+    if asked.classifies:
+        models = {"constant": DummyClassifier, "linear": LogisticRegression, "boosting": HistGradientBoostingClassifier}
+        settings: dict[str, Any] = {"boosting": {"random_state": 0}}
+        return models[name](**settings.get(name, {}))
+    loss = problem.loss.criterion
+    linear: type | None = Ridge
+    constant, boosting = {}, {}
+    if isinstance(loss, Quantile):
+        linear, constant = None, {"strategy": "quantile", "quantile": loss.level}
+        boosting = {"loss": "quantile", "quantile": loss.level}
+    elif isinstance(loss, AbsoluteError) or isinstance(problem.loss.module, nn.L1Loss):
+        constant, boosting = {"strategy": "median"}, {"loss": "absolute_error"}
+    elif problem.loss.of_log_rates:
+        linear, boosting = PoissonRegressor, {"loss": "poisson"}
+    if name == "constant":
+        return DummyRegressor(**constant)
+    if name == "boosting":
+        return HistGradientBoostingRegressor(random_state=0, **boosting)
+    if linear is None:
+        raise ValueError("scikit-learn has no fast linear model of a quantile")
+    return linear()
+
+
+def _fitted(
+    name: str, model: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, deadline: float
+) -> tuple[Any, int]:
+    """The reference, and how many of `ROUNDS` it had: fewer where they would not all be done before the deadline."""
+    from sklearn.dummy import DummyClassifier
+
+    kept = y != IGNORED if y.dtype == np.int64 else np.ones(len(y), dtype=bool)
+    rows = (x[kept], y[kept], None if weight is None else weight[kept])
+    if y.dtype == np.int64 and len(np.unique(y[kept])) < 2:
+        model = DummyClassifier()
+    if not hasattr(model, "warm_start") or not hasattr(model, "max_iter"):
+        return model.fit(*rows), ROUNDS
+    model.set_params(warm_start=True)
     rounds, more = 0, FIRST[name]
     with warnings_apart():
         # A linear model that has not converged is what this stops at, and scikit-learn says so each time.
@@ -142,7 +258,7 @@ def _fitted(
         while more > 0:
             rounds, began = rounds + more, time.monotonic()
             # Boosting counts all rounds so far, the solver those of this call.
-            model.set_params(max_iter=more if name == "linear" else rounds).fit(x, y, weight)
+            model.set_params(max_iter=more if name == "linear" else rounds).fit(*rows)
             if int(np.max(model.n_iter_)) < model.max_iter:
                 return model, ROUNDS
             now = time.monotonic()
@@ -150,18 +266,3 @@ def _fitted(
             # In growing parts, so that a machine that slows down is noticed.
             more = int(min(ROUNDS - rounds, fit, GROWTH * more))
     return model, rounds
-
-
-def _outputs(model: Any, x: np.ndarray, task: str, classes: int) -> torch.Tensor:
-    """Scores as our models give them: log-probabilities of all classes, or numbers."""
-    if task != "classification":
-        return torch.from_numpy(np.asarray(model.predict(x), dtype=np.float64))
-    return class_logarithms(model, x, classes)
-
-
-def class_logarithms(model: Any, x: np.ndarray, classes: int) -> torch.Tensor:
-    """``(rows, classes)`` log-probabilities of a fitted classifier; that of a class which it has not seen is the logarithm
-    of 1e-12."""
-    logs = np.full((len(x), classes), math.log(1e-12))
-    logs[:, np.asarray(model.classes_, dtype=int)] = np.log(np.clip(model.predict_proba(x), 1e-12, 1.0))
-    return torch.from_numpy(logs)

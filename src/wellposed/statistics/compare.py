@@ -1,4 +1,4 @@
-"""`compare`: is b better than a? Runs, scores by row, or files of predictions, paired row by row and seed by seed."""
+"""`compare`: is b better than a? Runs, scores by row or by fold, or files of predictions, paired row by row and seed by seed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ import numpy as np
 from wellposed.core.checks import checked
 from wellposed.core.csv import csv_columns
 from wellposed.core.errors import DataError, InputError, listed
-from wellposed.statistics.intervals import Array, Interval, crossed_interval
+from wellposed.statistics.intervals import Array, Interval, fold_interval, paired_interval
 
 SMALLEST_PROBABILITY = 1e-12  # a probability of exactly 0 for the true class costs -log of this, not infinity
 ROW_NAMES = ("row", "id", "row_id")
+MOST_FOLDS = 100
+"""So many scores or fewer, one for each of nobody knows what, may be ten times ten folds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """How much better b is than a, on the same rows, with its interval; ``score`` names what one row contributes."""
+    """How much better b is than a, on the same rows, with its interval; ``score`` names what one row contributes.
+
+    ``folds``: the scores are of so many folds, and the interval is `fold_interval`'s; None: of rows and seeds.
+    """
 
     interval: Interval
     score: str = "score"
     note: str = ""
+    folds: int | None = None
 
     @property
     def shown(self) -> bool:
@@ -34,22 +40,28 @@ class Comparison:
         return self.interval.low > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The interval's numbers with ``score`` and ``note``; ``shown`` is that of the comparison."""
-        return {**self.interval.to_dict(), "shown": self.shown, "score": self.score, "note": self.note}
+        """The interval's numbers with ``score``, ``note`` and ``folds``; ``shown`` is that of the comparison."""
+        own = {"shown": self.shown, "score": self.score, "note": self.note, "folds": self.folds}
+        return {**self.interval.to_dict(), **own, **({"needs": None} if self.folds else {})}
 
     def __str__(self) -> str:
         i = self.interval
         numbers = f"{100 * i.level:.4g}% interval {_digits(i.low)} to {_digits(i.high)}"
         seeds = "1 seed" if i.pairs == 1 else f"{i.pairs} seeds"
         basis = f"{seeds} x {i.rows} rows; {i.limited_by} limit"
+        if self.folds:
+            basis = f"{i.rows} scores of {self.folds} folds, corrected for the training rows that they share"
         if self.shown:
             text = f"b is better than a by {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
         elif i.high < 0:
             text = f"b is worse than a by {_digits(-i.estimate)} {self.score} ({numbers}; {basis})."
         else:
-            needs = i.needs.sentence(i.pairs, i.rows, f"{_digits(i.needs.smallest)} {self.score}")
-            text = f"Not shown: b minus a is {_digits(i.estimate)} {self.score} ({numbers}; {basis}). {needs}"
+            text = f"Not shown: b minus a is {_digits(i.estimate)} {self.score} ({numbers}; {basis})."
+            if not self.folds:
+                text += " " + i.needs.sentence(i.pairs, i.rows, f"{_digits(i.needs.smallest)} {self.score}")
         return f"{text} {self.note}".rstrip()
+
+    __repr__ = __str__
 
 
 def _digits(value: float) -> str:
@@ -57,8 +69,8 @@ def _digits(value: float) -> str:
 
 
 @checked
-def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Comparison:
-    """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds.
+def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95, folds: int | None = None) -> Comparison:
+    """Paired evidence that ``b`` is better than ``a``: the mean of ``score_b - score_a`` over rows and seeds, or over folds.
 
     Seeds are paired where both sides have the same ones; otherwise in the given order, which is said in the note.
 
@@ -67,21 +79,39 @@ def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95) -> Compar
             ``(rows,)`` or ``(rows, seeds)``, or a list of arrays ``(rows,)``, one per seed. A file has ``target`` and
             either ``prediction`` (labels: 1 for a hit, 0 for a miss; numbers: minus the squared error), ``prediction_0
             ...`` for several seeds, or ``p_<class>`` (log of the target's probability). With a column ``row`` or ``id``
-            in both, rows are matched by it.
+            in both, rows are matched by it; a column ``weight`` weighs them; with a column ``fold`` the rows of a fold have one
+            score together.
         on: the part of the data that runs are scored on, ``valid`` or ``test``. Arrays and files ignore it.
         level: inside (0, 1).
+        folds: the scores ``(n,)`` are one for each fold of a cross-validation in so many parts, >= 2, of all its
+            repetitions; of random splits it is one over the tested share. Folds share training rows, which
+            `wellposed.statistics.intervals.fold_interval` corrects. None: they are of rows.
     Raises:
         DataError: the two sides do not have the same rows or number of seeds, or cannot be read.
-        InputError: the two sides are of different kinds.
+        InputError: the two sides are of different kinds, or few scores may be of rows or of folds.
     """
     left, right = _kind(a), _kind(b)
     if left != right:
         raise InputError(f"compare needs two of one kind; given {left} and {right}.")
+    if folds is not None and left != "arrays":
+        raise InputError(f"folds= is for arrays of scores, one for each fold; given {left}. Leave it out.")
     if left == "files":
         return _compare_files(Path(a), Path(b), level)
     if left == "runs":
         return _compare_runs(_listed(a), _listed(b), on, level)
-    return _compare_arrays(_scores(a), _scores(b), level)
+    one, other = _scores(a), _scores(b)
+    if folds is None and _maybe_folds(a, one) and _maybe_folds(b, other):
+        raise InputError(
+            f"compare cannot tell {len(one)} scores of rows from scores of folds, which share training rows. Give folds=, the "
+            "number of parts of the cross-validation; or, for scores of rows, arrays (rows, 1)."
+        )
+    return _compare_arrays(one, other, level, folds=folds)
+
+
+def _maybe_folds(given: Any, scores: Array) -> bool:
+    """Whether scores without a second axis are few, and not the hits and misses that only rows have."""
+    flat = getattr(given, "ndim", 1) == 1 and scores.ndim == 2 and scores.shape[1] == 1
+    return flat and len(scores) <= MOST_FOLDS and not np.isin(scores, (0.0, 1.0)).all()
 
 
 def _kind(side: Any) -> str:
@@ -132,14 +162,18 @@ def _numbers(side: Any) -> Array:
         ) from None
 
 
-def _compare_arrays(a: Array, b: Array, level: float, score: str = "score", note: str = "") -> Comparison:
+def _compare_arrays(
+    a: Array, b: Array, level: float, score: str = "score", note: str = "", folds: int | None = None
+) -> Comparison:
     if a.ndim != 2 or b.ndim != 2:
         raise DataError(f"Scores need the shape (rows,) or (rows, seeds); given {a.shape} and {b.shape}.")
     if a.shape[0] != b.shape[0]:
         raise DataError(f"compare needs the same rows on both sides; a has {a.shape[0]} rows, b has {b.shape[0]}.")
     if a.shape[1] != b.shape[1]:
         raise DataError(f"compare pairs seeds; a has {a.shape[1]}, b has {b.shape[1]}. Train both on the same seeds.")
-    interval = crossed_interval(b - a, level)
+    if folds is not None:
+        return Comparison(fold_interval(b - a, folds, level), score, note, folds)
+    interval = paired_interval(b - a, level)
     if not interval.covers_seeds:
         note = f"{note} One seed: this speaks of these two models, not of training again.".strip()
     return Comparison(interval, score, note)
@@ -209,12 +243,49 @@ def _compare_files(a: Path, b: Path, level: float) -> Comparison:
     left, right = _aligned(_read_predictions(a), _read_predictions(b))
     if left.predicted and right.predicted:
         numeric = not (_labels(left) and _labels(right))
-        score = _squared_error if numeric else _hits
-        name = "squared error" if numeric else "accuracy"
-        return _compare_arrays(score(left), score(right), level, name)
-    if left.classes and right.classes:
-        return _compare_arrays(_log_likelihood(left), _log_likelihood(right), level, "log-likelihood")
-    raise DataError(f"'{a}' and '{b}' need the same kind of columns: 'prediction' in both, or 'p_<class>' in both.")
+        score, name = (_squared_error, "squared error") if numeric else (_hits, "accuracy")
+    elif left.classes and right.classes:
+        score, name = _log_likelihood, "log-likelihood"
+    else:
+        raise DataError(f"'{a}' and '{b}' need the same kind of columns: 'prediction' in both, or 'p_<class>' in both.")
+    one, other, weight = score(left), score(right), _weights(left, right)
+    fold = left.columns.get("fold") or right.columns.get("fold")
+    if fold is None:
+        return _compare_arrays(_weighted(one, weight), _weighted(other, weight), level, name)
+    parts = [part for number in dict.fromkeys(fold) if weight[part := np.array(fold) == number].any()]
+    means = [
+        np.array([np.average(side.mean(axis=1)[part], weights=weight[part]) for part in parts]) for side in (one, other)
+    ]
+    return _compare_arrays(means[0][:, None], means[1][:, None], level, name, folds=len(parts))
+
+
+def _weights(left: _Predictions, right: _Predictions) -> Array:
+    """One number >= 0 for each row, from a column ``weight`` of either file; 1 without one.
+
+    Raises:
+        DataError: they are no such numbers, all 0, or differ between the files.
+    """
+    found = [
+        np.array([_float(cell) for cell in file.columns["weight"]], dtype=np.float64)
+        for file in (left, right)
+        if "weight" in file.columns
+    ]
+    for weight in found:
+        if not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
+            raise DataError(
+                f"The column 'weight' of '{left.path}' or '{right.path}' needs numbers of at least 0, not all of them 0."
+            )
+        if not np.array_equal(weight, found[0]):
+            raise DataError(f"'{left.path}' and '{right.path}' weigh their rows differently; equal weights are needed.")
+    return found[0] if found else np.ones(len(left.columns["target"]))
+
+
+def _weighted(scores: Array, weight: Array) -> Array:
+    """Each row's part of the weighted mean, linearized: their plain mean is the weighted one."""
+    if np.ptp(weight) == 0:
+        return scores  # exactly, so that equal rows stay equal
+    mean = np.average(scores, axis=0, weights=weight)
+    return np.asarray(mean + (weight / weight.mean())[:, None] * (scores - mean))
 
 
 def _aligned(left: _Predictions, right: _Predictions) -> tuple[_Predictions, _Predictions]:

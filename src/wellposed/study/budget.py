@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wellposed.core.errors import InputError
+from wellposed.core.formats import parse_seconds
 
 Unit = Literal["seconds", "recipes", "epochs"]
 
-PATTERN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|recipes?|epochs?|)\s*$")
-SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+PATTERN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(recipes?|epochs?|)\s*$")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Budget:
         """
         if isinstance(text, Budget):
             return text
+        if (seconds := parse_seconds(text)) is not None:
+            return cls(seconds, "seconds")
         found = PATTERN.match(str(text).lower())
         if not found:
             raise InputError(
@@ -44,9 +46,7 @@ class Budget:
         amount, unit = float(found[1]), found[2]
         if not unit and amount:
             raise InputError(f"The budget {text!r} has no unit; write {text}s, {text}m or '{text} recipes'.")
-        if unit.startswith(("recipe", "epoch")):
-            return cls(amount, "recipes" if unit.startswith("recipe") else "epochs")
-        return cls(amount * SECONDS.get(unit[:1], 1.0), "seconds")
+        return cls(amount, "recipes" if unit.startswith("recipe") else "epochs" if unit else "seconds")
 
     @property
     def none(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from wellposed._version import __version__
 from wellposed.core import formats
 from wellposed.core.files import write_atomically, write_json
-from wellposed.core.records import mapping, part, text
+from wellposed.core.records import part, text
 from wellposed.diagnosis.diagnose import Diagnosis
 from wellposed.statistics.intervals import ALPHA, Interval, look_level
 from wellposed.study import verdict
@@ -27,7 +27,7 @@ STUDY = "study.json"
 __all__ = ["STUDY", "State", "Study", "Trial"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Study:
     """The result of `improve`.
 
@@ -39,6 +39,7 @@ class Study:
         runs: the confirmation runs, pair by pair.
         trials: every recipe that was tried.
         references: test scores of a constant, a linear model and histogram boosting.
+        against: how much better the best recipe is than each reference on the same rows, judged together.
         ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
         late: whether its clock leaves no time to draw figures.
         over_folds: what takes the place of this study's own numbers in its record, where every row was held out in turn.
@@ -58,6 +59,7 @@ class Study:
     simplest: dict[str, Any] | None
     folder: Path | None = None
     late: bool = False
+    against: dict[str, Interval] = field(default_factory=dict)
     over_folds: dict[str, Any] | None = None
 
     @property
@@ -106,6 +108,10 @@ class Study:
             "data": self.facts["data"],
             "references": self.references,
             "constant": self.facts["constant"],
+            "against_references": {
+                name: {key: value for key, value in one.to_dict().items() if key not in ("needs", "dof")}
+                for name, one in self.against.items()
+            },
             "baseline": self.side("baseline"),
             "best": self.side("best"),
             "improvement": improvement,
@@ -149,6 +155,8 @@ class Study:
     def __str__(self) -> str:
         return summary(self.record())
 
+    __repr__ = __str__
+
 
 def summary(record: dict[str, Any]) -> str:
     """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
@@ -163,8 +171,10 @@ def summary(record: dict[str, Any]) -> str:
     for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows{verdict.beside_constant(record)} ({recipe})")
-    if references := mapping(part(record, "references")):
-        lines.append("also:     " + ", ".join(f"{k} {formats.score(v)}" for k, v in references.items()))
+    lines += [
+        f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}"
+        for one in verdict.against(record)
+    ]
     return "\n".join(lines)
 
 

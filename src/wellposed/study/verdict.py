@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from wellposed.core.errors import listed
-from wellposed.core.formats import MISSING, count_noun, decimals_for, format_decimals, percent, score, with_sign
+from wellposed.core.formats import (
+    MISSING,
+    count_noun,
+    decimals_between,
+    decimals_for,
+    format_decimals,
+    percent,
+    score,
+    with_sign,
+)
 from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
@@ -16,8 +25,8 @@ from wellposed.statistics.intervals import POWER, Needs
 REFERENCES = {"constant": "a constant prediction", "linear": "a linear model", "boosting": "histogram boosting"}
 ADVICE = {
     "constant": "The network learned nothing from the inputs that shows on these rows.",
-    "linear": "For this table the simpler model is the better choice.",
-    "boosting": "For this table boosting is the better choice, unless you need a network.",
+    "linear": "For this table take the simpler model.",
+    "boosting": "For this table take boosting, unless you need a network.",
 }
 LIMITS = {
     "rows": (
@@ -46,7 +55,7 @@ class Verdict:
         claim: what was found.
         support: on how many rows, with which interval, over how many seeds.
         limits: what stands in the way of a proof and what to do; empty where the gain is shown.
-        references: a sentence for each reference model that is ahead or as good, and what to do; empty where none is.
+        references: what to know first of the reference models, see `references_first`.
     """
 
     kind: str
@@ -107,8 +116,8 @@ def _term(term: dict[str, Any]) -> str:
 
 
 def verdict(record: dict[str, Any]) -> Verdict:
-    """What the record proves, in plain words, with the references that are ahead."""
-    references = tuple(references_ahead(record))
+    """What the record proves, in plain words. Nothing is called better or worse while its interval holds 0."""
+    references = tuple(references_first(record))
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
     who = "the search of each fold" if folds_of(record) else "the best recipe"
@@ -119,22 +128,21 @@ def verdict(record: dict[str, Any]) -> Verdict:
         claim = "the best recipe and the tuned baseline were not compared on untouched rows."
         support = "Nothing is proven about new data."
         return Verdict("missing", "Not shown:", claim, support, references=references)
-    decimals = decimals_for(high - low)
+    decimals = decimals_between(low, high)
     size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
     rows, interval = _rows(record), _interval(record, found)
     one_pair = number_or_nan(found.get("pairs")) == 1 and not folds_of(record)
-    if found.get("shown") is True and estimate > 0 and not low <= 0 and not one_pair:
+    if found.get("shown") is True and estimate > 0 and low > 0 and not one_pair:
         claim = f"{who} is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
-    if high < 0:
-        claim = f"{who if folds_of(record) else 'the best recipe of the search'} is behind the tuned baseline by {size}"
+    if high < 0 and not one_pair:
+        claim = f"{who if folds_of(record) else 'the recipe that the search chose'} is worse than the tuned baseline by {size}"
         return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
-    if estimate > 0:
-        claim = f"{who} is ahead of the tuned baseline by {size}"
-        support = f"on {rows}, which may be {'a lucky seed' if one_pair else 'chance'} ({interval})."
-    else:
-        claim = f"{who} is not ahead of the tuned baseline"
-        support = f"on {rows} (difference {with_sign(estimate, decimals)} {metric_name(record)}, {interval})."
+    claim = f"a difference between {who} and the tuned baseline."
+    support = (
+        f"The gain is {with_sign(estimate, decimals)} {metric_name(record)} on {rows}, which may be "
+        f"{'a lucky seed' if one_pair else 'chance'} ({interval})."
+    )
     return Verdict("unproven", "Not shown:", claim, support, _limits(record, found), references)
 
 
@@ -170,16 +178,12 @@ def _whole(value: Any) -> int | None:
 
 
 def _tried(record: dict[str, Any]) -> str:
-    """``40 recipes were tried, and the best 3 again with new seeds; the baseline stays the best.``"""
+    """``40 recipes were tried, and the best 3 again with new seeds; the baseline is kept.``"""
     tried = number_or_nan(record.get("recipes_tried"))
     again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
     rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
     best = f", the best {'one' if rivals == 1 else rivals} of them again with new seeds" if rivals else ""
-    return (
-        f"{count_noun(tried, 'recipe')} were tried{best}. The baseline stays the best."
-        if tried > 1
-        else "It stays the best."
-    )
+    return f"{count_noun(tried, 'recipe')} were tried{best}. The baseline is kept." if tried > 1 else "It is kept."
 
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
@@ -234,7 +238,7 @@ def _interval(record: dict[str, Any], found: dict[str, Any]) -> str:
     folds = len(folds_of(record))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
-        decimals = decimals_for(high - low)
+        decimals = decimals_between(low, high)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
@@ -261,8 +265,8 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
 
 def constant_score(record: dict[str, Any], side: str = "test") -> float:
     """What the best constant prediction scores on the untouched rows, or on those for validation; NaN where it is not known."""
-    found = [number_or_nan(part(record, "constant", side))]
-    found += [number_or_nan(part(record, "references", "constant"))] if side == "test" else []
+    found = [number_or_nan(part(record, "references", "constant"))] if side == "test" else []
+    found.append(number_or_nan(part(record, "constant", side)))
     return (finite_numbers(found) or [math.nan])[0]
 
 
@@ -272,26 +276,68 @@ def beside_constant(record: dict[str, Any], side: str = "test") -> str:
     return f", {REFERENCES['constant']} {score(value)}" if math.isfinite(value) else ""
 
 
-def references_ahead(record: dict[str, Any]) -> list[str]:
-    """A sentence for each reference that is ahead of the network or as good, the best one first; then what to do."""
-    network, sign = network_score(record), 1.0 if higher_is_better(record) else -1.0
-    if not math.isfinite(network):
-        return []
-    margins = {key: sign * (value - network) for key, value in reference_scores(record).items()}
-    ahead = sorted((key for key in margins if margins[key] > 0), key=lambda key: -margins[key])
-    tied = [key for key in margins if margins[key] == 0]
-    said = [_winner(record, key, network, first=index == 0) for index, key in enumerate(ahead)]
-    said += [f"{_capital(REFERENCES[key])} is as good as the network: {score(network)} both." for key in tied]
-    return [*said, ADVICE[(ahead or tied)[0]]] if said else []
+@dataclass(frozen=True)
+class Against:
+    """The network against one reference on the same rows.
+
+    Args:
+        key, score: of the reference, see `REFERENCES`.
+        kind: ``better`` or ``worse``: the reference is shown to be so; ``open``: the interval of the difference holds 0;
+            ``unknown``: there is none, or of a single seed.
+        gain: of the network over the reference, positive where the network is better; NaN where it is not known.
+        says: the difference with its interval.
+    """
+
+    key: str
+    score: float
+    kind: str
+    gain: float
+    says: str
 
 
-def _winner(record: dict[str, Any], key: str, network: float, first: bool) -> str:
-    own, other = score(part(record, "references", key)), score(network)
-    if own == other:
-        return f"{_capital(REFERENCES[key])} is as good as the network: {own} both."
-    if first:
-        return f"{_capital(REFERENCES[key])} wins here: {own} against {other} {metric_name(record)} on the same rows."
-    return f"{_capital(REFERENCES[key])} is ahead too: {own}."
+def against(record: dict[str, Any]) -> list[Against]:
+    """The network against each reference that has a score, by paired differences that were judged together."""
+    return [_against(record, key, value) for key, value in reference_scores(record).items()]
+
+
+def _against(record: dict[str, Any], key: str, value: float) -> Against:
+    found = mapping(part(record, "against_references", key))
+    gain, low, high = (number_or_nan(found.get(name)) for name in ("estimate", "low", "high"))
+    if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
+        return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
+    size = (
+        f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)} ({_interval(record, found)})"
+    )
+    if low > 0:
+        return Against(key, value, "worse", gain, f"the network is better by {size}.")
+    if high < 0:
+        return Against(key, value, "better", gain, f"better than the network by {size}.")
+    if low == high:
+        return Against(key, value, "open", gain, "no difference is shown; every row has the same score.")
+    signed = f"{with_sign(gain, decimals_between(low, high))} {metric_name(record)}"
+    return Against(
+        key,
+        value,
+        "open",
+        gain,
+        f"no difference is shown; the network's gain is {signed} ({_interval(record, found)}).",
+    )
+
+
+def references_first(record: dict[str, Any]) -> list[str]:
+    """A sentence for each reference that is shown to be better, the best one first; one for those that the network is not shown to
+    be better than though they score no less, or are constant; then what to do."""
+    found = sorted((one for one in against(record) if one.kind in ("better", "open")), key=lambda one: one.gain)
+    ahead = [one for one in found if one.kind == "better"]
+    level = [one for one in found if one.kind == "open" and (one.gain <= 0 or one.key == "constant")]
+    said = [
+        f"{_capital(REFERENCES[one.key])} is {one.says} It scores {score(one.score)} against {score(network_score(record))}."
+        for one in ahead
+    ]
+    if level:
+        said.append(f"Not shown: that the network is better than {listed(REFERENCES[one.key] for one in level)}.")
+    known = [one.key for one in [*ahead, *(one for one in level if one.key == "constant")]]
+    return [*said, ADVICE[known[0]]] if known else said
 
 
 def _capital(words: str) -> str:
@@ -316,10 +362,10 @@ def score_gain(before: float, after: float, higher: bool) -> float:
     return (after - before) if higher else (before - after)
 
 
-def source_of_change(before: tuple[float, float], after: tuple[float, float], se: float) -> str:
+def source_of_change(before: tuple[float, float], after: tuple[float, float], shown: bool) -> str:
     """Which summand of the validation loss moved: ``(train, valid)`` of the baseline and of the best recipe.
 
-    ``se`` is the standard error of a validation loss; a smaller change is said to be no more than noise.
+    ``shown``: whether the gain on untouched rows is; without it nothing is said of where it came from.
     """
     if not all(math.isfinite(value) for value in (*before, *after)):
         return ""
@@ -329,14 +375,14 @@ def source_of_change(before: tuple[float, float], after: tuple[float, float], se
     decimals = decimals_for(max(abs(cost), abs(gap)))
     training, apart, valid = (with_sign(change, decimals) for change in (cost, gap, total))
     moved = f"training cost {training}, gap {apart}, validation loss {valid}"
-    return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, se)}"
+    return f"From the baseline to the best recipe: {moved}. {_came_from(cost, gap, shown)}"
 
 
-def _came_from(cost: float, gap: float, se: float) -> str:
+def _came_from(cost: float, gap: float, shown: bool) -> str:
     if cost + gap >= 0:
         return "The validation loss did not fall."
-    if -(cost + gap) < se:
-        return "That is less than the standard error of a validation loss: read it with care."
+    if not shown:
+        return "No gain is shown on untouched rows, so this may be chance."
     if gap < 0 <= cost:
         return "The gain came through regularization: a smaller gap outweighs a higher training cost."
     if cost < 0 <= gap:

@@ -379,8 +379,8 @@ class Training:
         if mixing:
             if self.problem.loss.name == "binary_cross_entropy":
                 target = target.to(at_least_single(outputs).dtype)
-            elif (classes := classes_of(outputs, target)) is not None:
-                target = smooth_classes(target, classes, 0.0, at_least_single(outputs).dtype)
+            elif not target.is_floating_point():
+                target = smooth_classes(target, outputs.shape[1], 0.0, at_least_single(outputs).dtype)
             target = mixed_targets(target, *mixing)
             weight = None if weight is None else mixed_targets(weight, *mixing)
         return target, weight
@@ -430,12 +430,8 @@ class Training:
             order = torch.randperm(len(self.data.train_clean), generator=generator(self.seed, "batch_norm"))
             rows = order[: REDONE_BATCHES * self.recipe.batch_size]
             parts = [p for p in torch.split(rows, max(self.recipe.batch_size, 2)) if len(p) > 1]
-            redo_batch_norm(module, (lambda p=part: self.forward_clean(module, p) for part in parts))  # type: ignore[misc]
-
-    def forward_clean(self, module: nn.Module, index: Tensor) -> Any:
-        """Clean training rows through a model."""
-        inputs, _ = self.data.train_clean.batch(index)
-        return self.problem.forward(module, to_device(inputs, self.device))
+            clean = (to_device(self.data.train_clean.batch(part)[0], self.device) for part in parts)
+            redo_batch_norm(module, (lambda x=x: self.problem.forward(module, x) for x in clean))  # type: ignore[misc]
 
     def record(self, row: dict[str, float], began: float) -> None:
         """Evaluate like for like, add the row to the history, and keep the weights if they are the best."""
@@ -552,11 +548,6 @@ def count_steps(rows: int, recipe: Recipe) -> int:
     return math.ceil(rows / (recipe.batch_size * recipe.accumulate))
 
 
-def classes_of(outputs: Tensor, target: Tensor) -> int | None:
-    """How many classes class indices have; None where targets are numbers or probabilities already."""
-    return None if target.is_floating_point() else outputs.shape[1]
-
-
 def gradient_norm(model: nn.Module, clip: float = 0.0) -> float:
     """Euclidean norm of the gradient before it is clipped to ``clip``; 0 does not clip."""
     if clip:
@@ -638,7 +629,7 @@ def check_noise(problem: Problem, recipe: Recipe) -> None:
     for noise in recipe.noise.active:
         names = noise.called
         softens, mixes = softens or noise.acts == "labels", mixes or noise.mixes
-        if noise.of_classes and not problem.loss.classifies:
+        if noise.of_classes and not problem.loss.softens:
             raise ProblemError(
                 f"{names[0].replace('_', ' ').capitalize()} needs the loss cross_entropy or binary_cross_entropy; this is "
                 f"{problem.loss.name!r}. Leave {names[0]} out of the recipe."

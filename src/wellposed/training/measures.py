@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from wellposed.core.selectors import leaves
-from wellposed.losses.per_example import Loss, MeanLoss
+from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss
 from wellposed.losses.score import Score
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
 from wellposed.training.loop_activity import real
@@ -17,35 +18,69 @@ MOST_NUMBERS = 2**24
 """Outputs that are computed at once: 64 MiB."""
 
 
-def constant_facts(
-    loss: Loss,
-    metric: Score | None,
-    train: Tensor | None,
-    valid: Tensor | None,
-    train_weight: Tensor | None = None,
-    valid_weight: Tensor | None = None,
-) -> dict[str, float]:
-    """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets.
+@dataclass(frozen=True)
+class ConstantPrediction:
+    """The best constant prediction: outputs alike for every row, learned from training targets.
 
-    As the loss says (class shares for cross-entropy, the mean for squared error, of each of several targets), by the weights of the
-    rows; empty where it does not, and for targets with more axes.
+    Attributes:
+        outputs: ``(classes,)`` for class indices, with an entry for each class; else ``(...)`` of one example.
+        classes: whether the targets are class indices: a token or pixel then has the same outputs as any other.
     """
-    if not loss.classifies:  # a column of amounts is a list of them
-        train, valid = (t[:, 0] if t is not None and t.ndim == 2 and t.shape[1] == 1 else t for t in (train, valid))
-    several = loss.numeric and train is not None and train.ndim == 2
-    if train is None or valid is None or train.ndim != 1 + several or valid.ndim != train.ndim or not len(valid):
+
+    loss: Loss
+    outputs: Tensor
+    classes: bool
+
+    @classmethod
+    def learned(cls, loss: Loss, train: Tensor | None, valid: Tensor | None) -> ConstantPrediction | None:
+        """From all training targets at hand; None where the loss has no known constant, or there are no targets.
+
+        Args:
+            valid: validation targets: a class that only they have needs an output too.
+        """
+        if train is None or valid is None or not train.numel() or not valid.numel():
+            return None
+        if {train.shape[1:], valid.shape[1:]} == {(), (1,)}:  # (n, 1) is (n,)
+            train, valid = train.reshape(-1), valid.reshape(-1)
+        if train.shape[1:] != valid.shape[1:]:
+            return None
+        classes = loss.classes_are_indices and not train.is_floating_point()
+        outputs = loss.constant(train, valid)
+        return None if outputs is None else cls(loss, outputs, classes)
+
+    def evaluate(self, target: Tensor, metric: Score | None = None) -> Evaluation:
+        """Loss and metric on targets ``(n, ...)``; the metric is NaN where the outputs would take too much memory."""
+        if self.classes and target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
+        units = target[0].numel() if self.classes else 1
+        at_once = MOST_NUMBERS // max(1, units * self.outputs.numel())
+        if at_once < 1 and self.classes and not self.loss.weighted:
+            return Evaluation(mean_loss([self._looked_up(target)]), math.nan, None)
+        batches = ((part, part) for part in torch.split(target, max(1, min(BATCH, at_once))))
+        return evaluate(
+            nn.Identity(), batches, self.loss, metric, device=torch.device("cpu"), forward=lambda _, y: self._of(y)
+        )
+
+    def _of(self, target: Tensor) -> Tensor:
+        if not self.classes:
+            return self.outputs.expand(len(target), *self.outputs.shape).reshape(target.shape)
+        units = [1] * (target.ndim - 1)
+        return self.outputs.view(1, -1, *units).expand(len(target), -1, *target.shape[1:])
+
+    def _looked_up(self, target: Tensor) -> PerExample:
+        """The losses of class indices without the outputs of every token: of a language model they would be gigabytes."""
+        counts = target != self.loss.ignored_index
+        values = -self.outputs.log_softmax(0)[target.where(counts, torch.zeros_like(target))] * counts
+        return PerExample(values.flatten(1).sum(1), counts.flatten(1).sum(1).to(values.dtype))
+
+
+def constant_facts(loss: Loss, metric: Score | None, train: Tensor | None, valid: Tensor | None) -> dict[str, float]:
+    """``constant_loss`` and ``chance_metric`` on validation targets of the constant learned on training targets; empty
+    where the loss has no known constant."""
+    constant = ConstantPrediction.learned(loss, train, valid)
+    if constant is None or valid is None:
         return {}
-    columns = list(zip(train.T, valid.T, strict=True)) if several else [(train, valid)]
-    each = [found for one, other in columns if (found := loss.constant(one, other, train_weight)) is not None]
-    if len(each) < len(columns):
-        return {}
-    guess = torch.stack(each) if several else each[0]
-    size = max(1, min(BATCH, MOST_NUMBERS // guess.numel()))
-    measured = evaluate(
-        nn.Identity(), [(part, part) for part in torch.split(valid, size)], loss, metric, device=torch.device("cpu"),
-        forward=lambda _, y: guess.expand(len(y), *guess.shape),
-        weights=None if valid_weight is None else [valid_weight.cpu()],
-    )  # fmt: skip
+    measured = constant.evaluate(valid, metric)
     return {"constant_loss": measured.loss.mean, "chance_metric": measured.metric}
 
 
@@ -62,6 +97,14 @@ def like_for_like(train: Evaluation, valid: Evaluation, best: Tensor | None) -> 
         "valid_rise": rise,
         "valid_rise_se": rise_se,
     }
+
+
+def gain_over(constant: Evaluation | None, now: Evaluation, side: str) -> dict[str, float]:
+    """By how much the network's loss is below that of the constant prediction on the same rows, with its standard error."""
+    if constant is None or len(constant.loss.rows) != len(now.loss.rows):
+        return {}
+    gain, error = rise_since(now.loss.rows, constant.loss)
+    return {f"{side}_gain": gain, f"{side}_gain_se": error}
 
 
 def term_facts(values: dict[str, float]) -> dict[str, float]:

@@ -106,11 +106,6 @@ class Problem:
         return in_target_units(found, target.scale, target.mean)
 
     @property
-    def _takes_data(self) -> bool:
-        parameters = _parameters(self.model)
-        return bool(parameters) and next(iter(parameters)) == "data"
-
-    @property
     def _needed(self) -> dict[str, Any]:
         """Settings that the factory has no default for: the middle value of the space."""
         parameters = _parameters(self.model).values()
@@ -148,7 +143,7 @@ class Problem:
                         f"It takes: {listed(known) or 'nothing'}."
                     )
         settings = {**self._needed, **settings}
-        arguments = (self.prepared,) if self._takes_data else ()
+        arguments = (self.prepared,) if next(iter(parameters), None) == "data" else ()
         with seeded(seed, "init"):
             try:
                 built = self.model(*arguments, **settings)
@@ -205,8 +200,7 @@ class Problem:
 
     def constant_on(self, source: Source) -> dict[str, float]:
         """`constant`, on other rows than those for validation."""
-        train = self.prepared.train_clean
-        return constant_facts(self.loss, self.metric, train.targets(), source.targets(), train.weight, source.weight)
+        return constant_facts(self.loss, self.metric, self.prepared.train_clean.targets(), source.targets())
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

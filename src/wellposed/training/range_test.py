@@ -287,38 +287,22 @@ def _result(rates: list[float], losses: list[float], width: float, stopped: str)
 Restorer = Callable[[nn.Module, Optimizer, Any], AbstractContextManager[None]]
 
 
-def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """Of the model and of the optimizer (a loss may have weights), each once."""
+@contextmanager
+def parameters_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Parameters, bit for bit, which of them are trained, and their gradients, the tensors themselves."""
     found = {id(p): p for p in model.parameters()}
-    found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    return list(found.values())
-
-
-@contextmanager
-def weights_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Parameters, bit for bit, and which of them are trained."""
-    kept = [(p, p.requires_grad, p.detach().clone()) for p in _parameters(model, optimizer)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, trained, values in kept:
-                parameter.copy_(values)
-                parameter.requires_grad_(trained)
-
-
-@contextmanager
-def gradients_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Gradients, the tensors themselves, with what they hold."""
-    parameters = _parameters(model, optimizer)
-    kept = [(p, p.grad) for p in parameters]
-    for parameter in parameters:
+    found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}  # a loss may have weights
+    kept = [(p, p.requires_grad, p.detach().clone(), p.grad) for p in found.values()]
+    for parameter, *_ in kept:
         parameter.grad = None
     try:
         yield
     finally:
-        for parameter, gradient in kept:
-            parameter.grad = gradient
+        with torch.no_grad():
+            for parameter, trained, values, gradient in kept:
+                parameter.copy_(values)
+                parameter.requires_grad_(trained)
+                parameter.grad = gradient
 
 
 def _copied(value: Any) -> Any:
@@ -383,11 +367,11 @@ def _plain_attributes(one: object) -> dict[str, Any]:
     return {name: value for name, value in vars(one).items() if isinstance(value, (int, float, str, type(None)))}
 
 
-def _generators(start: Iterable[object], depth: int = 6) -> list[Any]:
+def _generators(start: Iterable[object]) -> list[Any]:
     """The random generators that objects hold, directly or through what they are made of."""
     found: list[Any] = []
     seen: set[int] = set()
-    waiting = deque((item, depth) for item in start)
+    waiting = deque((item, DEPTH) for item in start)
     while waiting:
         item, left = waiting.popleft()  # nearest first: what is reached by a long way first would not be looked into
         if id(item) in seen or isinstance(item, (Tensor, np.ndarray, str, bytes, int, float, type)):
@@ -400,6 +384,7 @@ def _generators(start: Iterable[object], depth: int = 6) -> list[Any]:
     return found
 
 
+DEPTH = 6
 LARGEST = 100
 """Longer lists hold data, not what draws them."""
 
@@ -442,10 +427,17 @@ def generators_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterat
 
 
 @contextmanager
-def forward_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """Where the draws of `perturb` and `ManifoldMixup` are, and how often there were any."""
-    noises = hooked(model)
-    parts = [part for noise in noises for part in (noise, noise._streams, *getattr(noise, "sites", ()))]
+def noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
+    """Where the draws are of `perturb`, `ManifoldMixup` and each `GradientNoise` that the optimizer, or a wrapper of it, calls."""
+    parts: list[Any] = [
+        part for noise in hooked(model) for part in (noise, noise._streams, *getattr(noise, "sites", ()))
+    ]
+    chain = [optimizer]
+    while isinstance(chain[-1], Wrapper):
+        chain.append(chain[-1].optimizer)
+    hooks = [hook for one in chain for hook in getattr(one, "_optimizer_step_pre_hooks", {}).values()]
+    hooks += [getattr(hook, "__self__", None) for hook in hooks]
+    parts += [hook for hook in hooks if isinstance(hook, GradientNoise)]
     kept = [
         (part, {k: copy.copy(value) if isinstance(value, (list, dict)) else value for k, value in vars(part).items()})
         for part in parts
@@ -457,23 +449,5 @@ def forward_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Ite
             vars(part).update(values)
 
 
-@contextmanager
-def gradient_noise_kept(model: nn.Module, optimizer: Optimizer, data: Any) -> Iterator[None]:
-    """The steps of each `GradientNoise` that the optimizer, or a wrapper of it, calls."""
-    chain = [optimizer]
-    while isinstance(chain[-1], Wrapper):
-        chain.append(chain[-1].optimizer)
-    hooks = [hook for one in chain for hook in getattr(one, "_optimizer_step_pre_hooks", {}).values()]
-    hooks += [getattr(hook, "__self__", None) for hook in hooks]
-    kept = [(hook, hook.step) for hook in hooks if isinstance(hook, GradientNoise)]
-    try:
-        yield
-    finally:
-        for noise, step in kept:
-            noise.step = step
-
-
-KEPT: tuple[Restorer, ...] = (
-    weights_kept, gradients_kept, optimizer_kept, generators_kept, forward_noise_kept, gradient_noise_kept,
-)  # fmt: skip
+KEPT: tuple[Restorer, ...] = (parameters_kept, optimizer_kept, generators_kept, noise_kept)
 """All that is put back, beside modes and buffers, and the global random states, which `seeded` keeps."""

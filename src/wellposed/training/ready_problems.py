@@ -56,7 +56,8 @@ class ImageConvNet:
     def __call__(self, data: Prepared, width: int = 16, depth: int = 3, hidden: int = 128) -> ConvNet:
         """A network with as many channels and outputs as the data need."""
         net = ConvNet(**self.settings(data, width=width, depth=depth, hidden=hidden))
-        mean, std = _statistics(data)
+        images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
+        mean, std = pixel_statistics(images)
         net.mean.copy_(mean)
         net.std.copy_(std)
         return net
@@ -69,11 +70,6 @@ class ImageConvNet:
 
 STATISTICS_ROWS = 4096
 """Images from which pixel statistics are learned: millions of pixels."""
-
-
-def _statistics(data: Prepared) -> tuple[Any, Any]:
-    images, _ = data.train_clean.batch(torch.arange(min(len(data.train_clean), STATISTICS_ROWS)))
-    return pixel_statistics(images)
 
 
 RARE_SHARE = 0.4
@@ -96,8 +92,7 @@ def table_metric(table: TableData, class_weight: str | None = None) -> tuple[str
     """The metric that a table is scored by where none is named, and a sentence where it is not the usual one.
 
     Accuracy; balanced accuracy where classes are rare or shall count alike; R2 of numbers; the mean absolute error of
-    levels, and of
-    amounts whose logarithm is trained.
+    levels, and of amounts whose logarithm is trained.
     """
     if table.task != "classification":
         return ("mae" if table.link != "none" or table.levels is not None else "r2"), ""

@@ -24,23 +24,25 @@ from torch.utils.data import (
 
 from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, guard_call
+from wellposed.core.errors import DataError, InputError, TargetError, guard_call
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import refuse_scripted
+from wellposed.core.selectors import refuse_scripted, unwrap_parallel
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
+from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
-from wellposed.optim.wrapper import find_wrapper, needs_its_optimizer
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, call, evaluate, evaluating
+from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
+from wellposed.training.calls import Calls, Target, find_calls, plain_call
+from wellposed.training.evaluate import BATCH, Evaluation, Forward, evaluate, evaluating
 from wellposed.training.history import History
 from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
 from wellposed.training.loop import gradient_norm
 from wellposed.training.loop_activity import Notes, note_forwards
-from wellposed.training.measures import constant_facts, like_for_like, term_facts, weight_facts
+from wellposed.training.measures import ConstantPrediction, gain_over, like_for_like, term_facts, weight_facts
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -49,6 +51,12 @@ FEWEST, MOST = 128, 4096
 """Rows of a probe: below 128 a standard error says little; beyond 4096 it hardly falls."""
 FEW_ROWS = 64
 """Rows of the pass at the first weights: a usual batch, so that it costs what one step of training does."""
+FEWEST_KEPT = 32
+"""Rows of a probe that was made smaller so as not to slow a loop: fewer show nothing."""
+FREE = 2.0
+"""Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
+FEWEST_SHOWN = 8
+"""Rows that show how the model is called: outputs of a language model are megabytes each."""
 FEW_TO_SHUFFLE = 2**24
 """Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
 KEPT_BYTES = 2**28
@@ -56,8 +64,6 @@ KEPT_BYTES = 2**28
 
 ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
 """Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
-
-Target = Callable[[Any], Any]
 
 
 @checked
@@ -80,6 +86,9 @@ class Watch:
         target: ``target(batch)``, where the target is not the last of a tuple or ``labels``/``target``/``y``.
         rows: of each probe; by default 10 % of the training rows, at least 128 and at most 4096.
         seed: which rows are drawn.
+        share: in (0, 1]: watching may take this share of the wall-clock, beyond its first two seconds. Where a call of `epoch`
+            would take more, the probes are made smaller at the first call, and later calls are passed over; 1 looks at every
+            call, whatever it takes.
     Attributes:
         history: a row for each call of `epoch`.
         first: what was seen in a pass at the first weights, for a diagnosis; None where ``unseen`` says why.
@@ -109,27 +118,30 @@ class Watch:
         target: Target | None = None,
         rows: Annotated[int, Within(2)] | None = None,
         seed: Seed = 0,
+        share: Annotated[float, Within(0, 1, open="low")] = 0.05,
     ) -> None:
         refuse_scripted("watch", model)
-        self.model, self.loss, self.optimizer = model, Loss(loss), optimizer
+        self.model, self.loss, self.optimizer = unwrap_parallel(model), Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
-        self.forward: Forward = guard_call("The model" if forward is None else "forward=", forward or _plain(target))
-        self.target_of: Target = guard_call("target=", target or (lambda batch: split_batch(batch)[1]))
-        self.plain = forward is None and target is None
-        self.given = {"train": train, "valid": valid}
+        self.given, self.seed, self.share = {"train": train, "valid": valid}, seed, share
         double = any(p.dtype == torch.float64 for p in model.parameters())
-        sides = {name: side_of(side, double) for name, side in self.given.items()}
-        sizes = sides["train"].size, sides["valid"].size
-        self.rows = probe_rows(*sizes, rows)
-        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
-        with seeded(seed, "watch"):
-            self.probes = {name: _Probe(side, self.rows, name, seed) for name, side in sides.items()}
+        self._sides = {name: side_of(side, double) for name, side in self.given.items()}
+        sizes = self._sides["train"].size, self._sides["valid"].size
+        self._probe(probe_rows(*sizes, rows))
+        calls = self._calls(forward, target)
+        self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
+        self.target_of: Target = guard_call("target=", calls.target)
+        self.plain = forward is None and target is None and not calls.says
+        began = time.perf_counter()
         self.first, self.unseen = self._look()
-        with seeded(seed, "watch"):
-            targets = [self._targets(side) for side in self.probes]
-        self._check(targets, [side.targets() for side in sides.values() if target is None])
-        constant = constant_facts(self.loss, self.metric, *targets)
+        looked = time.perf_counter() - began
+        plainly = target is None and not calls.says
+        self._whole = [side.targets() if plainly else None for side in self._sides.values()]
+        targets = [self._targets(side) for side in self.probes]
+        self.loss = self._recognized([*targets, *self._whole])
+        self.metric: Score | None = named_metric(metric, self.loss) if metric is not None else default_metric(self.loss)
+        self._check(targets, self._whole)
         self.history = History(
             {
                 "like_for_like": True,
@@ -138,26 +150,61 @@ class Watch:
                 "train_rows": sizes[0],
                 "valid_rows": self.rows,
                 "task": "classification" if self.loss.classifies else "regression",
-                **constant,
                 "regularized": regularizing(model, optimizer),
             }
         )
+        self._learn_constant(targets)
         self.notes = Notes.of(model)
         self.close = note_forwards(model, self.notes, self)
         self._best_loss = math.inf
         self._best_rows: Tensor | None = None
-        self._began = time.perf_counter()
+        self._calls_seen, self._spent = 0, 0.0
+        # A step of training costs about three forward passes, and a call evaluates the rows of both sides.
+        self._next = looked / 3 * 2 * self.rows / min(FEW_ROWS, self.rows)
+        self._made = self._began = time.perf_counter()
+
+    def _probe(self, rows: int) -> None:
+        """Draw the rows that are looked at."""
+        self.rows = rows
+        with seeded(self.seed, "watch"):
+            self.probes = {name: _Probe(side, rows, name, self.seed) for name, side in self._sides.items()}
+
+    def _learn_constant(self, targets: Sequence[Tensor | None]) -> None:
+        """What the best constant prediction, learned from all targets at hand, costs each row of the probes."""
+        known = [every if every is not None else some for every, some in zip(self._whole, targets, strict=True)]
+        constant = ConstantPrediction.learned(self.loss, *known)
+        self._constant = [
+            None if constant is None or side is None else constant.evaluate(side, self.metric) for side in targets
+        ]
+        if (best := self._constant[-1]) is not None:
+            self.history.facts |= {"constant_loss": best.loss.mean, "chance_metric": best.metric}
+
+    def _shrink(self, to: float) -> None:
+        """Look at this share of the rows from now on."""
+        self._probe(max(min(FEWEST_KEPT, self.rows), int(to * self.rows)))
+        self.history.facts["valid_rows"] = self.rows
+        self._learn_constant([self._targets(side) for side in self.probes])
 
     def epoch(self) -> dict[str, float]:
         """Evaluate both sides now and add a row to the history; call it once an epoch. Returns the row.
 
-        Model modes, gradients, random states and loaders are left as they were.
+        Model modes, gradients, random states and loaders are left as they were. A call that would take more than ``share``
+        of the time is passed over and returns the row before it.
         """
         began = time.perf_counter()
+        self._calls_seen += 1
+        allowed = math.inf if self.share == 1 else FREE + self.share * (began - self._made) - self._spent
+        if self._next > allowed:
+            if len(self.history):
+                return dict(self.history.rows[-1])
+            self._shrink(max(0.0, allowed) / self._next)
         self.notes.end_epoch(self.model)
-        train, valid = map(self._measure, self.probes)
-        row = {"epoch": len(self.history), **like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
-        row["grad_norm"] = self._grad_norm()
+        with evaluation_weights(self.optimizer):
+            train, valid = map(self._measure, self.probes)
+            seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
+        row = {"epoch": self._calls_seen - 1, **seen, "grad_norm": self._grad_norm()}
+        for side, now, constant in zip(("train", "valid"), (train, valid), self._constant, strict=True):
+            row |= gain_over(constant, now, side)
         if valid.loss.mean < self._best_loss:
             self._best_loss, self._best_rows = valid.loss.mean, valid.loss.rows
         if self.optimizer is not None:
@@ -167,6 +214,8 @@ class Watch:
             row |= term_facts(regularized.values())
         ended = time.perf_counter()
         row |= {"seconds": ended - self._began, "watch_seconds": ended - began}
+        self._next = ended - began
+        self._spent += self._next
         self._began = ended
         self.history.append(row)
         return row
@@ -176,6 +225,25 @@ class Watch:
         """Share of the epochs' wall-clock that watching took, in [0, 1]; NaN before the first epoch."""
         total = math.fsum(self.history["seconds"])
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
+
+    def _calls(self, forward: Forward | None, target: Target | None) -> Calls:
+        """How the model is called, found out on a few rows where nothing was said of it."""
+        if forward is not None or target is not None or any(is_lazy(p) for p in self.model.parameters()):
+            return Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1]))
+        with seeded(0, "watch"):
+            batch = next(iter(self.probes["train"].batches()))
+        few = examples_of(batch, slice(0, FEWEST_SHOWN), examples_in(batch))
+        return find_calls(self.model, self.loss, to_device(few, self.device))
+
+    def _recognized(self, targets: Sequence[Tensor | None]) -> Loss:
+        """The known loss that a callable is; itself where it takes targets that the known one does not."""
+        outputs, target = self._shown()
+        found = recognized(self.loss, outputs, target)
+        with suppress(TargetError):
+            for known in targets if found is not self.loss else ():
+                found.check(outputs, target, known)
+            return found
+        return self.loss
 
     def _look(self) -> tuple[Inspection | None, str]:
         """A pass at the first weights, which are gone when a diagnosis is asked for; or why there is none."""
@@ -214,14 +282,17 @@ class Watch:
             TargetError: a target that the loss does not take, or a label without an output.
             InputError: the metric is not defined on the validation rows.
         """
-        outputs, target = self._shown() if self.first is None else (self.first.outputs, self.first.target)
+        outputs, target = self._shown()
         for known in (*targets, *whole):
             self.loss.check(outputs, target, known)
         if self.metric is not None and targets[-1] is not None:
             self.metric.require(targets[-1])
 
     def _shown(self) -> tuple[Any, Any]:
-        """Outputs and target of a batch in evaluation mode, where training mode failed: batch norm refuses a single row."""
+        """Outputs and target of a few rows: of the pass at the first weights, or where that failed in evaluation mode, since
+        batch norm refuses a single row in training mode."""
+        if self.first is not None:
+            return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
         with suppress(InputError), seeded(0, "watch"), evaluating(self.model):
@@ -231,7 +302,8 @@ class Watch:
 
     def _targets(self, side: str) -> Tensor | None:
         """The targets of a probe, where they are one tensor a batch."""
-        found = [self.target_of(batch) for batch in self.probes[side].batches()]
+        with seeded(self.seed, "watch"):
+            found = [self.target_of(batch) for batch in self.probes[side].batches()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return torch.cat([t.cpu() for t in found]) if known else None
 
@@ -244,9 +316,15 @@ class Watch:
         if not len(self.history):
             return "Watch: no epoch yet; call watch.epoch() at the end of each."
         took = math.fsum(self.history["watch_seconds"]) / len(self.history)
+        passed = self._calls_seen - len(self.history)
         return (
             f"{self.history}\nwatching {self.rows} train and {self.rows} validation rows took {took:.3g} s an epoch, "
             f"{100 * self.cost:.1f} % of the time"
+            + (
+                f"; {passed} calls were passed over, which would have made it more than {self.share:.0%}"
+                if passed
+                else ""
+            )
         )
 
 
@@ -281,16 +359,12 @@ def probe_rows(train: int, valid: int, wanted: int | None) -> int:
     return max(1, min(size, train, valid))
 
 
-def _plain(target: Target | None) -> Forward:
-    def forward(model: nn.Module, batch: Any) -> Any:
-        return call(model, split_batch(batch)[0])
-
-    return forward
-
-
 @dataclass(frozen=True)
 class Side:
-    """How many examples there are, and batches of some of them by number, so that a loader itself is never touched."""
+    """How many examples there are, and batches of some of them by number, so that a loader itself is never touched.
+
+    Batches are as large as the loader's, since a larger one may not fit into memory.
+    """
 
     size: int
     batches: Callable[[Tensor], Iterator[Any]]
@@ -309,10 +383,11 @@ def side_of(given: Any, double: bool = False) -> Side:
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
         fetch = guard_call("The Dataset", items.raw)
+        at_once = min(BATCH, getattr(given.batch_sampler, "batch_size", None) or BATCH)
         if kept is None:
-            return Side(len(items), lambda index: map(fetch, torch.split(index, BATCH)), lambda: _targets_in(given))
+            return Side(len(items), lambda index: map(fetch, torch.split(index, at_once)), lambda: _targets_in(given))
         return Side(
-            len(kept), lambda index: map(fetch, torch.split(kept[index], BATCH)), lambda: _targets_in(given, kept)
+            len(kept), lambda index: map(fetch, torch.split(kept[index], at_once)), lambda: _targets_in(given, kept)
         )
     if _is_batches(given):
         size = sum(examples_in(batch) for batch in given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import Inside
+from wellposed.diagnosis.rules.rule import Inside, measured
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -33,6 +33,7 @@ class ForgottenMode(Inside):
 
     name, severity = "forgotten_mode", 2
     axis, pulls = "optimization", "loop"
+    code = "model.train()  # before training; model.eval() before evaluating"
     SHARE = 1 / 3
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
@@ -42,19 +43,19 @@ class ForgottenMode(Inside):
         asleep = [f for f in training if not f.trained]
         if asleep and len(asleep) >= max(self.SHARE * len(training), 1):
             return self.finding(
-                0.95, {"estimate": len(asleep) / len(training), "epochs": len(training)},
+                0.95, {**measured("share of epochs", len(asleep) / len(training)), "epochs": len(training)},
                 "call model.train() at the beginning of each epoch",
-                f"The mode was forgotten: in {len(asleep)} of {len(training)} epochs the loop trained in evaluation mode, "
-                "without dropout and with the running statistics of batch norm.",
+                f"In {len(asleep)} of {len(training)} epochs the loop trained in evaluation mode, without dropout and with the "
+                "running statistics of batch norm: the mode was forgotten.",
             )  # fmt: skip
         looked = [f for f in signals.forwards if f.evaluated + f.evaluated_training]
         noisy = [f for f in looked if not f.evaluated]
         if len(noisy) >= 2 and len(noisy) > len(looked) / 2:
             return self.finding(
-                0.9, {"estimate": len(noisy) / len(looked), "epochs": len(looked)},
+                0.9, {**measured("share of epochs", len(noisy) / len(looked)), "epochs": len(looked)},
                 "call model.eval() before evaluating and model.train() after it",
-                f"The mode was forgotten: in {len(noisy)} of {len(looked)} epochs the loop evaluated in training mode, which "
-                "adds dropout's noise and moves batch norm's statistics by rows of validation.",
+                f"In {len(noisy)} of {len(looked)} epochs the loop evaluated in training mode, which adds dropout's noise and "
+                "moves batch norm's statistics by rows of validation: the mode was forgotten.",
             )  # fmt: skip
         return None
 
@@ -70,6 +71,7 @@ class BatchTooSmall(Inside):
 
     name, severity = "batch_too_small", 3
     axis, pulls = "optimization", "loop"
+    code = "train = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)"
     VALUES = 8
     DISAGREES = DISAGREES
 
@@ -84,9 +86,9 @@ class BatchTooSmall(Inside):
             return None
         return self.finding(
             0.95 if few and apart else 0.85 if few else 0.75,
-            {"estimate": difference, "low": difference - 1.96 * error, "high": difference + 1.96 * error,
+            {**measured("loss in training minus evaluation mode", difference, error),
              "batch": signals.batch, "values": inspection.values, "loss": loss},
             "use larger batches, or group or layer norm, whose statistics are each row's own",
-            f"Batches are too small for batch norm: {signals.batch} rows give {inspection.values} values a channel"
-            f"{', and training and evaluation mode disagree' if apart else ''}.",
+            f"Batches of {signals.batch} rows give batch norm {inspection.values} values a channel"
+            f"{', and training and evaluation mode disagree' if apart else ''}: they are too small for a mean and a variance.",
         )  # fmt: skip

@@ -10,7 +10,16 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.learning_rates import RateTooHigh
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, descent, end_of, ends_annealed, falls, shows_learning
+from wellposed.diagnosis.rules.rule import (
+    FEWEST_EPOCHS,
+    Rule,
+    descent,
+    end_of,
+    ends_annealed,
+    falls,
+    measured,
+    shows_learning,
+)
 from wellposed.training.history import Stopped
 
 
@@ -24,6 +33,7 @@ class Diverged(Rule):
 
     name, severity = "diverged", 0
     axis, pulls = "optimization", "optimizer"
+    code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     RUNAWAY = 2.0  # twice the loss of untrained weights: the steps do harm. Neither noise nor overfitting does that
     RUNAWAY_VALID = 10.0  # an overconfident network may multiply its validation loss; ten times is beyond what is usual
     LEVER = "lower the learning rate (by ten to begin with), warm it up, or clip gradients; look for bad rows"
@@ -32,8 +42,9 @@ class Diverged(Rule):
         stopped, broken = curves.facts.get("stopped") == Stopped.DIVERGED, self._broken(curves)
         if stopped or broken is not None:
             epoch = float(curves.epoch[broken]) if broken is not None and len(curves) else math.nan
-            where = "the run broke off" if broken is None else f"from epoch {epoch:g} on no loss is a finite number"
-            return self.finding(1.0, {"epoch": epoch, **end_of(curves)}, self.LEVER, f"Training diverged: {where}.")
+            where = "The run broke off" if broken is None else f"From epoch {epoch:g} on no loss is a finite number"
+            says = f"{where}: training diverged, its steps threw the weights away from every solution."
+            return self.finding(1.0, {"epoch": epoch, **end_of(curves)}, self.LEVER, says)
         return self._runaway(curves)
 
     @staticmethod
@@ -59,10 +70,13 @@ class Diverged(Rule):
         limit = max(first + (factor - 1) * abs(first), curves.fact("constant_loss") or -math.inf)
         if not min(last, usual) > limit:
             return None
-        evidence = {"estimate": last, "low": last - measure.Z * se, "high": last + measure.Z * se, "start": first}
+        evidence = {
+            **measured("loss at the end", last, se),
+            "start": first,
+        }  # fmt: skip
         return self.finding(
             0.95, evidence, self.LEVER,
-            f"Training ran away: the loss ended at {last:.4g}, having started at {first:.4g}.",
+            f"The loss started at {first:.4g} and ended at {last:.4g}: training diverged, its steps make things worse.",
         )  # fmt: skip
 
 
@@ -76,6 +90,7 @@ class NotLearning(Rule):
 
     name, severity = "not_learning", 1
     axis, pulls = "optimization", "optimizer"
+    code = "print(wp.lr_range_test(model, optimizer, loss, train))"
     of_fit = True
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
@@ -96,11 +111,12 @@ class NotLearning(Rule):
         of = "the constant prediction" if constant is not None else "its first epoch"
         return self.finding(
             self.UNSURE if constant is None else self.SURE,
-            {"estimate": depth, "low": depth - measure.Z * se, "high": depth + measure.Z * se, "reference": reference},
+            {**measured("fall below the loss to be beaten", depth, se), "reference": reference},
             "change the learning rate (by ten, both ways), check that gradients reach the weights, that inputs are "
             "scaled and that labels belong to their rows; or regularize less where something regularizes",
-            f"The network did not learn: its loss came {max(depth, 0.0):.3g} below that of {of} ({reference:.4g}).",
-        )
+            f"The loss never came more than {max(depth, 0.0):.3g} below that of {of} ({reference:.4g}): the network has not "
+            "learned anything yet.",
+        )  # fmt: skip
 
     @staticmethod
     def _began_trained(curves: Curves, reference: float) -> bool:
@@ -119,6 +135,7 @@ class Undertrained(Rule):
 
     name, severity = "undertrained", 4
     axis, pulls = "optimization", "schedule"
+    code = "epochs = 3 * epochs"
     of_fit = True
     FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
 
@@ -136,7 +153,9 @@ class Undertrained(Rule):
         certainty = measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * abs(trend.gain)))
         return self.finding(
             0.9 * certainty,
-            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "epochs": trend.epochs, **end_of(curves)},
+            {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
+             "epochs": trend.epochs, **end_of(curves)},
             "train longer; or learn faster: a higher learning rate, a better schedule or another optimizer",
-            f"Training ended too early: over its last {trend.epochs} epochs the loss still fell by {trend.gain:.3g}.",
-        )
+            f"Over the last {trend.epochs} epochs the loss still fell by {trend.gain:.3g}: training ended too early, and more of "
+            "it would bring more.",
+        )  # fmt: skip

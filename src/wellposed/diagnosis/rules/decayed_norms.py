@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Inside
+from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Inside, measured
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -22,15 +22,18 @@ class DecayedNorms(Inside):
 
     name, severity = "decayed_norms", 6
     axis, pulls = "regularization", "regularizer"
+    code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])  # with weight_decay=0 in the optimizer"
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         charges = signals.charges
         if charges is None or charges.pulled < MATERIAL_PROGRESS:
             return None
         return self.finding(
-            0.85, {"estimate": charges.pulled, "strength": charges.strength, "parameters": len(charges.names)},
+            0.85,
+            {**measured("share of the norms that decay took", charges.pulled), "strength": charges.strength,
+             "parameters": len(charges.names)},
             "decay weights alone: wp.regularize(optimizer with weight_decay=0, model, [wp.L2(strength).on(wp.weights)]), or "
             "a parameter group of its own with weight_decay=0 for norms and biases",
-            f"Decay charges {len(charges.names)} parameters of norm layers ('{charges.names[0]}'...), and took "
-            f"{charges.pulled:.0%} of them over the run.",
+            f"Weight decay took {charges.pulled:.0%} of {len(charges.names)} parameters of norm layers ('{charges.names[0]}'...) "
+            "over the run: it charges what it should leave alone.",
         )  # fmt: skip

@@ -6,9 +6,9 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
-from wellposed.diagnosis.finding import EvidenceValue, Finding
+from wellposed.diagnosis.finding import EvidenceValue, Finding, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
-from wellposed.diagnosis.rules.rule import Rule, end_of, falls
+from wellposed.diagnosis.rules.rule import Rule, end_of, falls, measured
 
 
 class Overfits(Rule):
@@ -28,6 +28,7 @@ class Overfits(Rule):
 
     name, severity = "overfits", 2
     axis, pulls = "regularization", "regularizer"
+    code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
     of_fit = True
     BELIEF = 0.5  # more likely than not that the rise matters
     GAP = 0.1  # of the constant prediction's error: a smaller gap is common in networks that do very well
@@ -55,8 +56,8 @@ class Overfits(Rule):
             return None
         error = measure.error_rise(curves)
         evidence: dict[str, EvidenceValue] = {
-            "estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material,
-            "epochs": rise.epochs, "gap": measure.generalization_gap(curves).estimate, **end_of(curves),
+            **measured("rise of the validation loss", rise.estimate, rise.low, rise.high),
+            "material": rise.material, "epochs": rise.epochs, "gap": measure.generalization_gap(curves).estimate, **end_of(curves),
         }  # fmt: skip
         if error is not None:
             evidence |= {"error_rise": error.estimate, "error_low": error.low, "error_high": error.high}
@@ -64,8 +65,9 @@ class Overfits(Rule):
         certainty = rise.belief * (1.0 if len(measure.finite_values(curves.train_loss)) else 0.8)
         return self.finding(
             certainty, evidence, self.LEVER,
-            f"The network overfits: validation loss turned {rise.epochs} epochs before the end and rose by "
-            f"{rise.estimate:.3g}{' while training loss went on falling' if 'train_loss' in curves.given else ''}.",
+            f"Validation loss was lowest {rise.epochs} epochs before the end and has since risen by {rise.estimate:.3g}"
+            f"{', while training loss went on falling' if 'train_loss' in curves.given else ''}: the network overfits, it learns "
+            "by heart what holds for its training rows alone.",
         )  # fmt: skip
 
     def _gap(self, curves: Curves, least: float | None = None) -> Finding | None:
@@ -82,11 +84,11 @@ class Overfits(Rule):
         certainty = measure.normal((gap - least) / math.hypot(se, least / 2))
         return self.finding(
             self.GAP_CONFIDENCE * certainty,
-            {"estimate": gap, "low": gap - measure.Z * se, "high": gap + measure.Z * se, "of": share.of,
+            {**measured(f"gap, as a share of a constant prediction's {share.of}", gap, se), "of": share.of,
              "train_left": share.train, "valid_left": share.valid, **end_of(curves)},
             self.LEVER,
-            f"The network overfits: on training rows its {share.of} is {share.train:.0%} of what a constant prediction "
-            f"would have, on validation rows {share.valid:.0%}.",
+            f"On training rows the network makes {share.train:.0%} of the {share.of} that a constant prediction makes, on "
+            f"validation rows {share.valid:.0%}: it overfits, part of what it learned holds for its training rows alone.",
         )  # fmt: skip
 
     def _widening(self, curves: Curves) -> Finding | None:
@@ -98,11 +100,11 @@ class Overfits(Rule):
             return None
         return self.finding(
             self.GAP_CONFIDENCE * measure.normal(-measure.Z * trend.gain / max(trend.gain - trend.low, 1e-300)),
-            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "validation_fell": trend.gain,
+            {**measured("gap at the end", gap.estimate, gap.low, gap.high),
              "epochs": trend.epochs, **end_of(curves)},
             self.LEVER,
-            f"The network overfits: over the last {trend.epochs} epochs training loss still fell and validation loss did not; "
-            f"the gap has grown to {gap.estimate:.3g}.",
+            f"Over the last {trend.epochs} epochs training loss still fell and validation loss did not; the gap between them has "
+            f"grown to {gap.estimate:.3g}: the network overfits.",
         )  # fmt: skip
 
     @staticmethod
@@ -163,6 +165,7 @@ class Overconfident(Rule):
 
     name, severity = "overconfident", 5
     axis, pulls = "regularization", "regularizer"
+    code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     of_fit = True
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -173,10 +176,12 @@ class Overconfident(Rule):
         same = measure.normal((2 * error.material - error.estimate) / max(error.se, 1e-12))
         return self.finding(
             rise.belief * max(same, 0.5),
-            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "epochs": rise.epochs,
-             "error_rise": error.estimate, "error_low": error.low, "error_high": error.high, **end_of(curves)},
+            {**measured("rise of the validation loss", rise.estimate, rise.low, rise.high),
+             "epochs": rise.epochs, "error_rise": error.estimate, "error_low": error.low, "error_high": error.high,
+             **end_of(curves)},
             "calibrate: label smoothing, a temperature fitted on validation rows, or weight decay; the last epoch's "
             "decisions are no worse than the best epoch's",
-            f"The network grows overconfident: validation loss rose by {rise.estimate:.3g} over {rise.epochs} epochs, "
-            f"but its error did not (change {error.estimate:+.3g}).",
+            f"Over {rise.epochs} epochs validation loss rose by {rise.estimate:.3g}, but the validation error "
+            f"{moved(100 * error.estimate, ' percentage points')}: the network is overconfident, its answers are as good as "
+            "before and it is too sure of the wrong ones.",
         )  # fmt: skip

@@ -11,7 +11,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
-from wellposed.diagnosis.rules.rule import Inside, shows_learning
+from wellposed.diagnosis.rules.rule import Inside, measured, shows_learning
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -45,6 +45,7 @@ class VanishingGradients(Inside):
 
     name, severity = "vanishing_gradients", 2
     axis, pulls = "optimization", "capacity"
+    code = "block = torch.nn.Sequential(torch.nn.Linear(n, n), torch.nn.LayerNorm(n), torch.nn.ReLU())"
     RATIO = 1e-3  # AutoTrainer's; healthy networks of 2 to 50 layers lie between .03 and 30
     STAYS = 1e-2  # as training goes on the ratio grows, unless the fault is mended
     FEWEST_LAYERS = 4  # fewer factors do not shrink a gradient a thousandfold by depth
@@ -71,10 +72,11 @@ class VanishingGradients(Inside):
         depth = math.log10(self.RATIO / worst) if worst > 0 else 9.0
         return self.finding(
             min(0.95, (0.9 if unlearned else 0.75) + 0.05 * depth),
-            {"estimate": worst, "layers": len(seen[-1]), "threshold": self.RATIO, "first_layers_moved": lag},
+            {**measured("relative gradient, first over last layers", worst), "layers": len(seen[-1]),
+             "threshold": self.RATIO, "first_layers_moved": lag},
             self.LEVER,
-            f"Gradients vanish: relative to the weights, those of the first layers are {worst:.1g} of those of the last, "
-            f"and {'the network did not learn' if unlearned else 'the first layers hardly moved'}.",
+            f"Relative to the weights, the gradients of the first layers are {worst:.1g} of those of the last, and "
+            f"{'the network did not learn' if unlearned else 'the first layers hardly moved'}: gradients vanish on their way back.",
         )  # fmt: skip
 
     @staticmethod
@@ -99,6 +101,7 @@ class ExplodingGradients(Inside):
 
     name, severity = "exploding_gradients", 1
     axis, pulls = "optimization", "optimizer"
+    code = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()"
     RATIO = 70.0
     LEVER = (
         "clip gradients by their norm, initialize with a smaller scale (He or orthogonal, gain 1), normalize between "
@@ -111,15 +114,15 @@ class ExplodingGradients(Inside):
         if growth > self.RATIO and unscaled(signals) is None:
             return self.finding(
                 min(0.95, 0.75 + 0.1 * math.log10(growth / self.RATIO)),
-                {"estimate": growth, "layer": layer, "threshold": self.RATIO},
+                {**measured("gradient times weights, over the loss", growth), "layer": layer, "threshold": self.RATIO},
                 self.LEVER,
-                f"Gradients explode: a change of '{layer}' by 1/{growth:.3g} of its size moves the loss by all that "
-                "there is to learn.",
+                f"A change of '{layer}' by 1/{growth:.3g} of its size moves the loss by all that there is to learn: gradients "
+                "explode.",
             )  # fmt: skip
         if spike > self.RATIO:
             return self.finding(
-                0.75, {"estimate": spike, "threshold": self.RATIO}, self.LEVER,
-                f"Gradients explode: their norm once was {spike:.3g} times its median, and the loss jumped.",
+                0.75, {**measured("largest over usual gradient", spike), "threshold": self.RATIO}, self.LEVER,
+                f"Once the gradients' norm was {spike:.3g} times its median, and the loss jumped: gradients explode.",
             )  # fmt: skip
         return None
 

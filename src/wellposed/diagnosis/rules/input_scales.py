@@ -9,7 +9,7 @@ import numpy as np
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import Inside
+from wellposed.diagnosis.rules.rule import Inside, measured
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -72,6 +72,7 @@ class UnscaledInputs(Inside):
 
     name, severity = "unscaled_inputs", 3
     axis, pulls = "optimization", "data"
+    code = "x = (x - x_train.mean(0)) / x_train.std(0)"
     explains = ("slow", "undertrained", "oscillates")
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
@@ -80,8 +81,13 @@ class UnscaledInputs(Inside):
             return None
         return self.finding(
             0.9,
-            {"estimate": found.value, "threshold": found.limit, "largest": found.largest, "median": found.median},
+            {
+                **measured("scale found", found.value),
+                "threshold": found.limit,
+                "largest": found.largest,
+                "median": found.median,
+            },
             "standardize each feature by the mean and standard deviation of the training rows (images: to about -1..1), "
             "or put a batch norm first",
-            f"Inputs are not scaled: {found.says}.",
+            f"{found.says[0].upper()}{found.says[1:]}: the inputs are not scaled, and no one learning rate fits all of them.",
         )

@@ -11,7 +11,15 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
-from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Rule, end_of, ends_annealed, falls, shows_learning
+from wellposed.diagnosis.rules.rule import (
+    MATERIAL_PROGRESS,
+    Rule,
+    end_of,
+    ends_annealed,
+    falls,
+    measured,
+    shows_learning,
+)
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ class Oscillates(Rule):
 
     name, severity = "oscillates", 4
     axis, pulls = "optimization", "schedule"
+    code = "schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)"
     of_fit = True
     SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
     VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
@@ -59,10 +68,11 @@ class Oscillates(Rule):
             return None
         return self.finding(
             (0.6 if large else 0.5) + 0.3 * min(now / max(abs(level), 1e-300), 1.0),
-            {"estimate": now, "share": now / abs(level) if level else math.inf, "before": before, **end_of(curves)},
+            {**measured("swings of the training loss", now), "before": before, **end_of(curves)},
             "let the learning rate fall towards the end (a cosine or a plateau schedule), lower it, or average weights",
-            f"Training does not settle: its loss swings by {now:.3g} from epoch to epoch, at a level of {level:.3g}.",
-        )
+            f"At a level of {level:.3g} the training loss swings by {now:.3g} from epoch to epoch: training does not settle, its "
+            "steps are too long for the end.",
+        )  # fmt: skip
 
     @classmethod
     def _still(cls, valid: Array) -> bool:
@@ -88,6 +98,7 @@ class Slow(Rule):
 
     name, severity = "slow", 5
     axis, pulls = "optimization", "optimizer"
+    code = "optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)"
     of_fit = True
     SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
     STEADY = 0.5
@@ -101,11 +112,12 @@ class Slow(Rule):
             return None
         return self.finding(
             0.7 * measure.normal(measure.Z * trend.gain / max(trend.gain - trend.low, 1e-12 * trend.gain)),
-            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "epochs": trend.epochs,
-             "progress": progress, **end_of(curves)},
+            {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
+             "epochs": trend.epochs, "progress": progress, **end_of(curves)},
             "another optimizer (momentum, Adam, Muon), scaled inputs, normalization layers or a higher learning rate; "
             "more epochs alone would take many",
-            f"Training is slow: its last {trend.epochs} epochs brought {trend.gain:.3g} of {progress:.3g}, steadily.",
+            f"The last {trend.epochs} epochs took {trend.gain:.3g} off the loss, of {progress:.3g} in all, and at a steady pace: "
+            "training is slow, it would take many more epochs.",
         )  # fmt: skip
 
     @classmethod
@@ -143,6 +155,7 @@ class RateTooHigh(Rule):
 
     name, severity = "rate_too_high", 2
     axis, pulls = "optimization", "optimizer"
+    code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
     LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
     JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
@@ -177,7 +190,7 @@ class RateTooHigh(Rule):
         if not dead and not moved >= self.THROWN:
             return None
         evidence: dict[str, EvidenceValue] = {
-            "estimate": moved,
+            **measured("way of the weights, in their own sizes", moved),
             "threshold": self.FARTHER if dead else self.THROWN,
             **end_of(curves),
         }
@@ -185,9 +198,9 @@ class RateTooHigh(Rule):
             evidence |= {"units": alive, "died": died}
         return self.finding(
             0.8 if dead else 0.7, evidence, self.LEVER,
-            f"The learning rate is too high: the steps took the weights {moved:.3g} times as far as they were large"
-            f"{f' and killed {died} of {alive} units' if dead else ''}, and the loss ended at "
-            f"{measure.end(curves.train_loss):.3g}.",
+            f"The steps took the weights {moved:.3g} times as far as they were large"
+            f"{f' and killed {died} of {alive} units' if dead else ''}, and the training loss ended at "
+            f"{measure.end(curves.train_loss):.3g}: the learning rate is too high.",
         )  # fmt: skip
 
     def _jumped(self, curves: Curves) -> Finding | None:
@@ -207,8 +220,9 @@ class RateTooHigh(Rule):
             return None
         return self.finding(
             0.9 if unlearned else 0.7,
-            {"estimate": top, "start": first, **end_of(curves)}, self.LEVER,
-            f"The learning rate is too high: the loss rose from {first:.3g} to {top:.3g} early on, and ended at {end:.3g}.",
+            {**measured("highest early training loss", top), "start": first, **end_of(curves)}, self.LEVER,
+            f"The training loss started at {first:.3g}, was at {top:.3g} early on, and ended at {end:.3g}: the learning rate is "
+            "too high, its steps overshoot.",
         )  # fmt: skip
 
     def _leapt(self, curves: Curves) -> bool:
@@ -225,10 +239,11 @@ class RateTooHigh(Rule):
             return None
         return self.finding(
             0.8 * rise.belief,
-            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "epochs": rise.epochs, **end_of(curves)},
+            {**measured("rise of the training loss", rise.estimate, rise.low, rise.high),
+             "epochs": rise.epochs, **end_of(curves)},
             self.LEVER,
-            f"The learning rate is too high: the training loss itself rose by {rise.estimate:.3g} over the last "
-            f"{rise.epochs} epochs.",
+            f"Over the last {rise.epochs} epochs the training loss itself rose by {rise.estimate:.3g}: the learning rate is too "
+            "high, its steps undo what they reached.",
         )  # fmt: skip
 
     def _unsettled(self, curves: Curves) -> Finding | None:
@@ -238,7 +253,7 @@ class RateTooHigh(Rule):
             return None
         return self.finding(
             0.6, {**swings.evidence, "start": first}, self.LEVER,
-            f"The learning rate is too high: the loss swings at {end:.3g}, not far below its start ({first:.3g}).",
+            f"The training loss swings at {end:.3g}, not far below its start at {first:.3g}: the learning rate is too high.",
         )  # fmt: skip
 
     def _above_constant(self, curves: Curves) -> Finding | None:
@@ -251,10 +266,12 @@ class RateTooHigh(Rule):
         if not (excess > se and self.HARM * abs(constant) <= excess <= 2 * Oscillates.COST * swing):
             return None
         return self.finding(
-            0.6, {"estimate": excess, "low": excess - se, "high": excess + se, "constant": constant, **end_of(curves)},
+            0.6,
+            {**measured("loss above a constant prediction's", excess, excess - se, excess + se), "constant": constant,
+             **end_of(curves)},
             self.LEVER,
-            f"The learning rate is too high: the loss swings at {constant + excess:.4g}, above what a constant prediction "
-            f"gets ({constant:.4g}).",
+            f"The training loss swings at {constant + excess:.4g}, above what a constant prediction gets ({constant:.4g}): the "
+            "learning rate is too high.",
         )  # fmt: skip
 
 
@@ -268,6 +285,7 @@ class RateTooLow(Rule):
 
     name, severity = "rate_too_low", 3
     axis, pulls = "optimization", "optimizer"
+    code = 'for group in optimizer.param_groups: group["lr"] *= 10'
     explains = ("undertrained", "slow", "underfits", "not_learning")
     of_fit = True
     HARDLY = 0.1  # of the loss at the start: at that pace the rest would take ten times the epochs
@@ -288,11 +306,12 @@ class RateTooLow(Rule):
             return None
         return self.finding(
             0.85,
-            {"estimate": trend.gain, "low": trend.low, "high": trend.high, "fell": fell, **end_of(curves)},
+            {**measured("fall over the last epochs", trend.gain, trend.low, trend.high),
+             "fell": fell, **end_of(curves)},
             "raise the learning rate (by ten to begin with); a range test finds it",
-            f"The learning rate is too low: in {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, at a "
-            "pace that never slackened.",
-        )  # fmt: skip
+            f"In {len(values)} epochs the loss fell by {fell:.3g} of {reference:.3g}, and never slowed down: the learning rate is "
+            "too low to get anywhere.",
+        )  # fmt: skip  # fmt: skip
 
 
 def initial_loss(curves: Curves) -> float | None:

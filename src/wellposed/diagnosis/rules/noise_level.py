@@ -6,9 +6,9 @@ import math
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.finding import Finding, moved
 from wellposed.diagnosis.rules.generalization import Overfits
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured
 
 
 class NoisyEvidence(Rule):
@@ -22,6 +22,7 @@ class NoisyEvidence(Rule):
 
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
+    code = "watch = wp.watch(model, loss, train=train, valid=valid, optimizer=optimizer)  # and watch.epoch() after each epoch"
     of_fit = True
     CHANCE = 0.25  # that it rose by what matters: one in four is more than one would leave open
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"
@@ -47,10 +48,12 @@ class NoisyEvidence(Rule):
             return None
         undecided = 1 - 2 * rise.material / (rise.high + 2 * rise.material)
         return self.finding(
-            0.2 + 0.7 * undecided, {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "material": rise.material},
+            0.2 + 0.7 * undecided,
+            {**measured("change of the validation loss since its lowest", rise.estimate, rise.low, rise.high),
+             "material": rise.material},
             self.LEVER,
-            f"The noise hides whether validation turned: it rose by {rise.estimate:.3g}, interval {rise.low:.3g} "
-            f"to {rise.high:.3g}, and {rise.material:.2g} would matter.",
+            f"Since its lowest level validation loss {moved(rise.estimate)}, give or take {(rise.high - rise.low) / 2:.2g}, where "
+            f"{rise.material:.2g} would matter: the noise hides whether it turned.",
         )  # fmt: skip
 
     def _gap(self, curves: Curves) -> Finding | None:
@@ -60,9 +63,11 @@ class NoisyEvidence(Rule):
             return None
         return self.finding(
             0.3 + 0.6 * (1 - large / (reach + large)),
-            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "large": large}, self.LEVER,
-            f"The validation set is too small to see the gap: it is {gap.estimate:.3g}, the interval is {gap.low:.3g} "
-            f"to {gap.high:.3g}.",
+            {**measured("validation minus training loss", gap.estimate, gap.low, gap.high),
+             "material": large / 2},
+            self.LEVER,
+            f"The gap between validation and training loss may be anything from {gap.low:.3g} to {gap.high:.3g}: so few "
+            "validation rows cannot show it.",
         )  # fmt: skip
 
 
@@ -84,6 +89,7 @@ class NotEnoughEvidence(Rule):
 
     name, severity, residual = "not_enough_evidence", 8, True
     axis, pulls = "evidence", "data"
+    code = "watch = wp.watch(model, loss, train=train, valid=valid, optimizer=optimizer)  # and watch.epoch() after each epoch"
     FEWEST = 5
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -128,9 +134,10 @@ class Healthy(Rule):
         best = float(curves.epoch[measure.best_index(curves) or 0])
         return self.finding(
             self.SUREST * max(1 - rise.belief, 0.5),
-            {"estimate": rise.estimate, "low": rise.low, "high": rise.high, "gap": gap.estimate, "gap_low": gap.low,
+            {**measured("change of the validation loss since its lowest", rise.estimate, rise.low, rise.high),
+             "gap": gap.estimate, "gap_low": gap.low,
              "gap_high": gap.high, **end_of(curves)},
             "nothing needs mending; to gain more, search recipes, or add data",
-            "The curves look healthy: they show no fault, and validation did not turn by an amount that matters "
-            f"(best epoch {best:g}).",
+            f"Both losses came down, validation did not get worse by an amount that matters, and its best epoch is {best:g}: the "
+            "curves look healthy.",
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
-from wellposed.diagnosis.rules.rule import Inside
+from wellposed.diagnosis.rules.rule import Inside, measured
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ class WrongOutput(Inside):
 
     name, severity = "wrong_output", 2
     axis, pulls = "optimization", "loop"
+    code = "model = model[:-1]  # without the last activation"
     OUTSIDE = 0.01  # of the targets: a few outliers would say nothing about the design
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
@@ -79,7 +80,7 @@ class WrongOutput(Inside):
         low, high = (float(outputs.min()), float(outputs.max())) if outputs is not None else (0.0, 0.0)
         return self.finding(
             0.97, {"ends_in": made, "loss": loss, "lowest": low, "highest": high, "rows": inspection.rows}, lever,
-            f"The output does not fit the loss: the network ends in {made}, and the loss is {loss}.",
+            f"The network ends in {made}, and the loss is {loss}: the output does not fit the loss.",
         )  # fmt: skip
 
     def _outside(self, inspection: Inspection, made: str, targets: Targets) -> Finding | None:
@@ -90,10 +91,14 @@ class WrongOutput(Inside):
             return None
         return self.finding(
             0.95,
-            {"estimate": outside, "ends_in": made, "lowest_target": targets.low, "highest_target": targets.high},
+            {
+                **measured("share of targets out of reach", outside),
+                "ends_in": made,
+                "lowest_target": targets.low,
+                "highest_target": targets.high,
+            },
             f"end in a linear layer without {made}, or bring the targets into its range",
-            f"The output does not fit the targets: the network ends in {made}, and {outside:.0%} of the targets lie "
-            "outside its range.",
+            f"The network ends in {made}, and {outside:.0%} of the targets lie outside its range: it can never reach them.",
         )
 
 
@@ -109,6 +114,7 @@ class WrongLoss(Inside):
 
     name, severity = "wrong_loss", 2
     axis, pulls = "optimization", "loop"
+    code = "loss = torch.nn.CrossEntropyLoss()"
     GAIN = 0.1  # more hits by classes than by rounded numbers: ranks on a line show less
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
@@ -119,7 +125,7 @@ class WrongLoss(Inside):
         if name == "cross_entropy" and outputs is not None and outputs.ndim > 1 and outputs.shape[1] == 1:
             return self._found(
                 0.99, {"outputs": 1, "loss": name}, "use binary cross-entropy for one score, or give one score a class",
-                "The loss does not fit: cross-entropy of a single score is 0 whatever the network says.",
+                "Cross-entropy of a single score is 0 whatever the network says: the loss does not fit the output.",
             )  # fmt: skip
         return self._numbers(signals, targets) if signals.loss.numeric else None
 
@@ -128,8 +134,8 @@ class WrongLoss(Inside):
         if targets.one_hot and targets.columns >= 2:
             return self._found(
                 0.7, {"columns": targets.columns, "loss": signals.loss.name}, lever,
-                f"The loss does not fit: the targets are one of {targets.columns} classes, and {signals.loss.name} "
-                "compares numbers.",
+                f"The targets are one of {targets.columns} classes, and {signals.loss.name} compares numbers: the loss does not "
+                "fit the targets.",
             )  # fmt: skip
         if signals.gain is None or not (targets.codes and targets.distinct >= 3 and targets.columns == 1):
             return None
@@ -139,11 +145,11 @@ class WrongLoss(Inside):
             return None
         return self._found(
             0.95 if targets.integer else 0.85,
-            {"estimate": gain, "low": gain - 1.96 * error, "high": gain + 1.96 * error, "classes": targets.distinct,
+            {**measured("more hits by classes than by numbers", gain, error), "classes": targets.distinct,
              "loss": signals.loss.name},
             lever,
-            f"The loss does not fit: the targets are {targets.distinct} class numbers, and {signals.loss.name} takes "
-            "them for amounts.",
+            f"The targets are {targets.distinct} class numbers, and {signals.loss.name} takes them for amounts: the loss does not "
+            "fit the targets.",
         )  # fmt: skip
 
     def _found(self, sure: float, evidence: dict[str, float | int | str | bool], lever: str, says: str) -> Finding:

@@ -9,7 +9,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.batch_norm import disagree
-from wellposed.diagnosis.rules.rule import Inside
+from wellposed.diagnosis.rules.rule import Inside, measured
 from wellposed.statistics.student import student_quantile
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Unshuffled(Inside):
 
     name, severity = "unshuffled", 3
     axis, pulls = "optimization", "data"
+    code = "train = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)"
     RESEMBLANCE = 0.3  # a third of the variance lies between batches; sorted rows have nearly all there
     SURE = 10.0
 
@@ -35,8 +36,10 @@ class Unshuffled(Inside):
         if order is None or order.resemblance < self.RESEMBLANCE or order.z < self.SURE:
             return None
         return self.finding(
-            0.95, {"estimate": order.resemblance, "z": order.z, "batches": order.batches}, "shuffle: DataLoader(..., shuffle=True)",
-            f"Rows are not shuffled: {order.resemblance:.0%} of the variance of the {order.of} lies between batches.",
+            0.95,
+            {**measured("resemblance within a batch", order.resemblance), "z": order.z, "batches": order.batches},
+             "shuffle: DataLoader(..., shuffle=True)",
+            f"{order.resemblance:.0%} of the variance of the {order.of} lies between batches: the rows are not shuffled.",
         )  # fmt: skip
 
 
@@ -52,6 +55,7 @@ class Leakage(Inside):
 
     name, severity = "leakage", 1
     axis, pulls = "evidence", "data"
+    code = "table = table.drop_duplicates()  # before it is split"
     SHARE, FEWEST = 0.02, 5  # of validation: less moves a loss by less than its usual standard error
     EXPLAINS, NEXT = 0.98, 0.7
 
@@ -70,11 +74,11 @@ class Leakage(Inside):
         says = "are the same rows of one Dataset as" if found.known else "have an exact copy among the"
         return self.finding(
             0.98 if found.known or found.within < self.SHARE else 0.85,
-            {"estimate": share, "low": max(0.0, (excess - 1.96 * error) / found.share),
-             "high": min(1.0, (excess + 1.96 * error) / found.share), "rows": found.rows, "within_training": found.within},
+            {**measured("share of validation rows in training", share, max(0.0, (excess - 1.96 * error) / found.share),
+             min(1.0, (excess + 1.96 * error) / found.share)), "rows": found.rows, "within_training": found.within},
             "split anew so that no row, and no copy of one, is on both sides; then judge again, since the validation loss "
             "says nothing about new rows",
-            f"Validation leaks: {share:.0%} of its rows {says} training rows.",
+            f"{share:.0%} of the validation rows {says} training rows: validation leaks, and its loss is too good to be true.",
         )  # fmt: skip
 
     def _giveaway(self, signals: Signals) -> Finding | None:
@@ -82,7 +86,9 @@ class Leakage(Inside):
         if found is None or found.explains < self.EXPLAINS or found.next > self.NEXT:
             return None
         return self.finding(
-            0.7, {"estimate": found.explains, "next": found.next, "feature": found.feature, "rows": found.rows},
+            0.7,
+            {**measured("share of the target explained", found.explains), "next": found.next, "feature": found.feature,
+             "rows": found.rows},
             f"ask whether feature {found.feature} is known before the target is; if not, drop it",
             f"Feature {found.feature} alone explains {found.explains:.1%} of the target on validation rows, the next one "
             f"{found.next:.0%}: it may give the target away.",
@@ -107,6 +113,7 @@ class LabelNoise(Inside):
 
     name, severity = "label_noise", 4
     axis, pulls = "regularization", "data"
+    code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     SHARE = 0.05  # real data sets have about 3 % (Northcutt et al. 2021, ten test sets); more is worth a lever
     FLAT = (
         0.45  # networks on clean rows that overlap had up to .27 as many errors among the surest, on noisy ones .5 to 1
@@ -139,10 +146,11 @@ class LabelNoise(Inside):
         where = "validation" if side == "valid" else "training"
         return self.finding(
             0.6 + 0.3 * min(1.0, found.sure / max(found.all, 1e-12)) * min(1.0, low / (2 * self.SHARE)),
-            {"estimate": found.sure, "low": low, "high": high, "rows": found.sure_rows, "error": found.all, "side": where},
+            {**measured("share of wrong labels", found.sure, low, high), "rows": found.sure_rows, "error": found.all,
+             "side": where},
             self.LEVER,
-            f"About {found.sure:.0%} of the labels seem wrong: so many {where} labels contradict the network where it is surest "
-            f"(its error is {found.all:.0%} over all). Noise and classes that overlap everywhere cannot be told apart.",
+            f"Where the network is surest, {found.sure:.0%} of the {where} labels contradict it ({found.all:.0%} over all rows): "
+            "about so many labels seem wrong. Noise and classes that overlap everywhere cannot be told apart.",
         )  # fmt: skip
 
     def _early(self, curves: Curves) -> Finding | None:
@@ -157,9 +165,9 @@ class LabelNoise(Inside):
         if not (a - b >= self.SHARE and a - b > 4 * error) or chance is None or b > self.BAD * chance:
             return None
         return self.finding(
-            0.7, {"estimate": a - b, "low": a - b - 1.96 * error, "high": a - b + 1.96 * error, "side": "training"}, self.LEVER,
-            f"About {a - b:.0%} of the training labels seem wrong: at the best epoch training rows were missed more often "
-            "than validation rows. Training rows that are harder than validation rows would look the same.",
+            0.7, {**measured("training minus validation error", a - b, error), "side": "training"}, self.LEVER,
+            f"At the best epoch training rows were missed more often than validation rows, by {100 * (a - b):.0f} percentage "
+            "points: about so many training labels seem wrong. Harder training rows would look the same.",
         )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ class Rule(ABC):
     residual: ClassVar[bool] = False
     of_fit: ClassVar[bool] = False
     explains: ClassVar[tuple[str, ...]] = ()
+    code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod
     def judge(self, curves: Curves) -> Finding | None:
@@ -58,7 +59,9 @@ class Rule(ABC):
     def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:
         """A finding under this rule's name, its confidence held inside [0, 1]."""
         sure = min(max(float(confidence), 0.0), 1.0)
-        return Finding(self.name, sure, dict(evidence), lever, says, self.axis, self.pulls, severity=self.severity)
+        return Finding(
+            self.name, sure, dict(evidence), lever, says, self.axis, self.pulls, severity=self.severity, code=self.code
+        )
 
 
 class Inside(Rule):
@@ -162,6 +165,13 @@ def regularizes(curves: Curves) -> bool:
     if isinstance(what, Mapping):
         return any(isinstance(value, (int, float)) and value > 0 for value in what.values())
     return bool(what)
+
+
+def measured(what: str, estimate: float, *bounds: float) -> dict[str, EvidenceValue]:
+    """The main number of the evidence, in words, with its 95 % interval: from one standard error, or from both ends."""
+    if len(bounds) == 1:
+        bounds = estimate - measure.Z * bounds[0], estimate + measure.Z * bounds[0]
+    return {"measured": what, "estimate": estimate, **dict(zip(("low", "high"), bounds, strict=False))}
 
 
 def end_of(curves: Curves) -> dict[str, EvidenceValue]:

@@ -9,7 +9,7 @@ from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, regularizes, shows_learning
+from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, measured, regularizes, shows_learning
 
 
 class Underfits(Rule):
@@ -22,6 +22,7 @@ class Underfits(Rule):
 
     name, severity = "underfits", 3
     axis, pulls = "optimization", "capacity"
+    code = "width = 2 * width"
     of_fit = True
     HIGH = 1 / 3  # of the constant prediction's error; a network able to fit goes on towards zero on its own rows
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
@@ -43,12 +44,12 @@ class Underfits(Rule):
         gap = measure.generalization_gap(curves)
         return self.finding(
             confidence if share.certain else min(confidence, 0.5),
-            {"estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
-             **end_of(curves)},
+            {**measured("validation minus training loss", gap.estimate, gap.low, gap.high),
+             "left": share.train, "of": share.of, **end_of(curves)},
             self.LEVER,
-            f"The network underfits: training came to rest with {share.train:.0%} of the {self._reference(share)} "
-            f"{share.of} left on its own rows, and validation is hardly worse. "
-            "(If the labels are that noisy, this is the floor.)",
+            f"Training came to rest with {share.train:.0%} of the {self._reference(share)} {share.of} left on its own rows"
+            f"{', and validation is hardly worse' if math.isfinite(share.valid) else ''}: the network underfits. (If the labels "
+            "are that noisy, no network can do better.)",
         )  # fmt: skip
 
     @staticmethod
@@ -86,6 +87,7 @@ class OverRegularized(Rule):
 
     name, severity = "over_regularized", 3
     axis, pulls = "regularization", "regularizer"
+    code = 'for group in optimizer.param_groups: group["weight_decay"] /= 10'
     of_fit = True
     EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
     NO_GAP = 0.05  # of the training loss
@@ -107,16 +109,16 @@ class OverRegularized(Rule):
             return None
         sure = 0.45 if excess is None else 0.5 + 0.3 * min(excess, 1.0)
         evidence: dict[str, EvidenceValue] = {
-            "estimate": gap.estimate, "low": gap.low, "high": gap.high, "left": share.train, "of": share.of,
-            **end_of(curves),
+            **measured("validation minus training loss", gap.estimate, gap.low, gap.high),
+            "left": share.train, "of": share.of, **end_of(curves),
         }  # fmt: skip
         if excess is not None:
             evidence["excess"] = excess
         return self.finding(
             sure, evidence,
             "regularize less: lower the strengths (by three to ten times), the dropout or the noise, and train again",
-            f"The network is over-regularized: {min(share.train, 9.99):.0%} of the {share.of} is left on its own "
-            f"training rows and there is no gap to close ({gap.estimate:+.3g}).",
+            f"On its own training rows {min(share.train, 9.99):.0%} of a constant prediction's {share.of} is left, and there is no "
+            "gap to validation to close: the network is over-regularized.",
         )  # fmt: skip
 
     @classmethod

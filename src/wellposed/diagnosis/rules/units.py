@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
 from wellposed.diagnosis.rules.row_faults import Unshuffled
-from wellposed.diagnosis.rules.rule import Inside, regularizes
+from wellposed.diagnosis.rules.rule import Inside, measured, regularizes
 
 if TYPE_CHECKING:
     from wellposed.diagnosis.signals import Signals
@@ -30,6 +30,7 @@ class DyingUnits(Inside):
 
     name, severity = "dying_units", 3
     axis, pulls = "optimization", "optimizer"
+    code = 'for group in optimizer.param_groups: group["lr"] /= 10'
     ALL, ONE = 0.5, 0.7
     FEWEST = 8  # of four units, three may well be of no use
     LEVER = (
@@ -50,14 +51,15 @@ class DyingUnits(Inside):
             return None
         born = signals.first
         evidence: dict[str, float | int | str | bool] = {
-            "estimate": share, "units": total, "dead": dead, "rows": inspection.rows,
+            **measured("share of dead units", share), "units": total, "dead": dead, "rows": inspection.rows,
             **({"worst": worst.place, "worst_share": _share(worst)} if worst else {}),
             **({"at_first": sum(u.dead for u in born.units) / max(sum(u.count for u in born.units), 1)} if born else {}),
         }  # fmt: skip
         return self.finding(
             0.9, evidence, self.LEVER,
-            f"Units die: {dead} of {total} units behind ReLUs are 0 on all of {inspection.rows} rows"
-            f"{f'; worst is {worst.place} with {_share(worst):.0%}' if worst else ''}.",
+            f"{dead} of {total} units behind ReLUs are 0 on all of {inspection.rows} rows"
+            f"{f', most of them in {worst.place} with {_share(worst):.0%}' if worst else ''}: such units are dead, and "
+            "get no gradient to revive.",
         )  # fmt: skip
 
 
@@ -82,6 +84,7 @@ class DeadLayers(Inside):
 
     name, severity = "dead_layers", 3
     axis, pulls = "optimization", "capacity"
+    code = "print([name for name, p in model.named_parameters() if p.grad is None])"
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         if signals.last is None or signals.last.rows < 2:
@@ -98,8 +101,8 @@ class DeadLayers(Inside):
                 names = ", ".join(f"'{name}'" for name in found[:3]) + (" and others" if len(found) > 3 else "")
                 return self.finding(
                     0.9 if signals.last.rows >= FEWEST_ROWS else 0.6,
-                    {"estimate": len(found), "layer": found[0], "rows": signals.last.rows},
-                    lever, f"A layer is dead: {names} {said}.",
+                    {**measured("dead layers", len(found)), "layer": found[0], "rows": signals.last.rows},
+                    lever, f"Layer {names} {said}: it is dead.",
                 )  # fmt: skip
         return None
 

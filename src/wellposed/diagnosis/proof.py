@@ -1,0 +1,69 @@
+"""A verdict that runs the experiment: its first changes are tried from the very state that was judged."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wellposed.core.errors import InputError
+from wellposed.diagnosis.advice import Room, recipe_difference, with_advice
+from wellposed.diagnosis.finding import Change, Finding
+from wellposed.diagnosis.forks import Fork, forked
+from wellposed.diagnosis.rules.rule import Rule
+from wellposed.training.continuation import Continuation, continue_from
+
+FEWEST_SEEDS, MOST_SEEDS = 3, 8
+"""With two seeds an interval is hardly one; more than eight narrow it little."""
+MOST_CHANGES = 3
+"""Changes that are tried: the first two of the surest finding that has any, and the first of the next one."""
+LONGEST, SHORTEST = 2.0, 10
+"""Epochs of a branch, over those there had been, and at least: what takes longer is another training."""
+
+
+def prove(
+    source: Any, findings: Sequence[Finding], rules: Sequence[Rule], seconds: float
+) -> tuple[tuple[Finding, ...], Fork]:
+    """The findings with the changes that pull their levers, and what the first of these are worth.
+
+    Raises:
+        InputError: the source cannot be gone on with, or no finding has a change that a recipe can make.
+    """
+    began = time.monotonic()
+    start = continue_from(source)
+    findings = with_advice(findings, start.recipe, Room.of(start.problem, source.model), rules)
+    changes = _first_changes(start, findings)
+    if not changes:
+        raise InputError(
+            "There is nothing to prove: the findings have no change that a recipe can make. "
+            f"They say: {findings[0].lever or findings[0].name}."
+        )
+    passes = (seconds - (time.monotonic() - began)) / (1 + len(changes)) / _seconds_of_epoch(source)  # of each branch
+    wanted = max(SHORTEST, LONGEST * start.state.epoch)
+    epochs = int(max(1, min(wanted, passes / FEWEST_SEEDS)))
+    seeds = int(min(MOST_SEEDS, max(FEWEST_SEEDS, passes / epochs)))
+    return findings, forked(start, changes, epochs, seeds, "auto", began + seconds)
+
+
+def _seconds_of_epoch(source: Any) -> float:
+    """The time of an epoch, as the history has it; of a history without epochs that of the whole budget."""
+    known = [second for second in source.history["seconds"] if second > 0]
+    return float(np.median(known)) if known else math.inf
+
+
+def _first_changes(start: Continuation, findings: Sequence[Finding]) -> list[Change]:
+    """Changes that make another training than going on does, which has no schedule, and a length and patience of its own."""
+    chosen: dict[str, Change] = {}
+    ended = {"epochs": start.recipe.epochs, "schedule": start.recipe.schedule, "stopping": start.recipe.stopping}
+    for most, finding in zip((2, 1), [one for one in findings if one.changes], strict=False):
+        new: dict[str, Change] = {}
+        for change in finding.changes:
+            recipe = change.recipe.replace(**ended)
+            if recipe != start.recipe and recipe.model == start.recipe.model:
+                says = recipe_difference(start.recipe, recipe)
+                new[says] = Change(says, recipe)
+        chosen |= dict([item for item in new.items() if item[0] not in chosen][:most])
+    return list(chosen.values())[:MOST_CHANGES]

@@ -1,0 +1,98 @@
+"""Which loss a callable is, found by calling it: a function, a module and a lambda around either are one loss.
+
+What is known of a loss (its best constant prediction, its metric, which outputs fit it) must not depend on how it is spelled.
+A callable is taken for a known loss if both give the same mean on a batch's outputs as they are, with the rows in another
+order, halved, and disturbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import WellposedError
+from wellposed.core.random import seeded
+from wellposed.losses.per_example import TORCH, Loss, losses_by_name
+
+CLOSE = 1e-4
+"""Relative difference of two means that are the same formula in single precision."""
+
+
+def recognized(loss: Loss, outputs: Any, target: Any) -> Loss:
+    """The known loss that a callable computes; the callable's own `Loss` where it is none, or keeps something of its own.
+
+    Args:
+        outputs, target: of a few rows, as the callable takes them.
+    Example:
+        >>> scores, labels = torch.randn(8, 3), torch.arange(8) % 3
+        >>> recognized(Loss(lambda f, y: nn.functional.cross_entropy(f, y)), scores, labels).name
+        'cross_entropy'
+    """
+    given = loss.given
+    keeps = isinstance(given, nn.Module) and bool(
+        [*given.parameters(), *given.buffers()]
+    )  # centers, class weights, counts
+    plain = (
+        isinstance(outputs, Tensor) and isinstance(target, Tensor) and outputs.is_floating_point() and len(outputs) > 1
+    )
+    if loss.criterion is not None or loss.known is not None or keeps or not plain:
+        return loss
+    with torch.no_grad(), seeded(0, "recognized"):
+        tried = [outputs, outputs.roll(1, 0), 0.5 * outputs, outputs + torch.randn_like(outputs)]
+        wanted = {at: mean for at, one in enumerate(tried) if (mean := _mean(loss, one, target)) is not None}
+        if len(set(wanted.values())) < 2:
+            return loss
+        for candidate in _candidates(target):
+            if all(_close(_mean(candidate, tried[at], target), mean) for at, mean in wanted.items()):
+                return candidate
+        return _smoothed(tried, wanted, target) or loss
+
+
+def _mean(loss: Loss, outputs: Tensor, target: Tensor) -> float | None:
+    """The mean; None where the loss does not take these outputs, or its value is not finite."""
+    with suppress(WellposedError):
+        mean = loss.mean(outputs, target)
+        return float(mean) if bool(torch.isfinite(mean)) else None
+    return None
+
+
+def _close(one: float | None, other: float) -> bool:
+    return one is not None and abs(one - other) <= CLOSE * max(abs(one), abs(other))
+
+
+def _candidates(target: Tensor) -> Iterator[Loss]:
+    """Every loss of ours and of torch, with each class index that may be left out."""
+    for ours in dict.fromkeys(losses_by_name().values()):
+        yield Loss(ours())
+    for module, known in TORCH.items():
+        if known.ends_in is not None or known.same is None:
+            yield Loss(module())
+    for ignored in _left_out(target):
+        yield from (Loss(module(ignore_index=ignored)) for module in (nn.CrossEntropyLoss, nn.NLLLoss))
+
+
+def _left_out(target: Tensor) -> list[int]:
+    """Labels that may mark what does not count: below 0, the most frequent, the largest."""
+    if target.is_floating_point() or not target.numel():
+        return []
+    labels = torch.unique(target)
+    return sorted({*labels[labels < 0].tolist()[:2], int(target.flatten().mode().values), int(labels[-1])})
+
+
+def _smoothed(tried: list[Tensor], wanted: dict[int, float], target: Tensor) -> Loss | None:
+    """Cross-entropy with smoothed labels, which is linear in the amount: the first batch gives it, the others prove it."""
+    make: Callable[[float], Loss] = lambda amount: Loss(nn.CrossEntropyLoss(label_smoothing=amount))  # noqa: E731
+    at = min(wanted)
+    none, all_of_it = (_mean(make(amount), tried[at], target) for amount in (0.0, 1.0))
+    if none is None or all_of_it is None or none == all_of_it:
+        return None
+    amount = (wanted[at] - none) / (all_of_it - none)
+    if not 1e-4 < amount < 1.0:
+        return None
+    found = make(amount)
+    same = all(_close(_mean(found, tried[at], target), mean) for at, mean in wanted.items())
+    return found if same else None

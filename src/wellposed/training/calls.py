@@ -1,0 +1,233 @@
+"""How somebody's model is called on a batch of theirs: where its outputs are, the target, and the loss that it has of its own.
+
+Three lines in a loop do not say this. It is found out on the first batch, when a watch is made: a model that takes labels
+and returns a loss shows what its labels mean (those of a causal language model are the inputs, one place further on), and
+what cannot be found out is asked for, with the line to type, which was tried before it is shown.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wellposed.core.errors import InputError, TargetError, WellposedError, described, first_line
+from wellposed.core.random import seeded
+from wellposed.core.selectors import unwrap_model
+from wellposed.data.arrays import TARGET_KEYS, split_batch
+from wellposed.losses.per_example import Loss
+from wellposed.training.evaluate import Forward, call, evaluating
+
+Target = Callable[[Any], Any]
+CLOSE, CLOSE_IN_HALF = 1e-5, 1e-2
+"""Relative difference of the model's own loss and ours on one batch, in single and in half precision."""
+FIELDS = ("x", "edge_index", "edge_attr", "pos", "batch", "inputs", "images", *TARGET_KEYS)
+"""Attributes that batches which are objects, such as graphs, keep their parts in."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """``forward(model, batch)`` gives outputs and ``target(batch)`` the target; ``says`` what was found out of them."""
+
+    forward: Forward
+    target: Target
+    says: str = ""
+
+
+def plain_call(model: nn.Module, batch: Any) -> Any:
+    """The outputs of the model called with all of a batch but its target, leaving out what it does not take."""
+    inputs, _ = split_batch(batch)
+    return call(model, _taken(model, inputs) if isinstance(inputs, Mapping) else inputs)
+
+
+def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
+    """How this model is called on batches like this one.
+
+    Args:
+        loss: which outputs and targets fit.
+        batch: a few examples, on the model's device.
+    Raises:
+        InputError: the model or the loss does not take them; with the line to type.
+    """
+    plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
+    with seeded(0, "calls"), evaluating(model):
+        own = _own(model, loss, batch)
+        if own is not None:
+            return own
+        try:
+            loss.per_example(plain.forward(model, batch), plain.target(batch))
+        except TargetError:  # it names the label, or the number
+            raise
+        except Exception as error:  # whatever a model raises on what it was not made for
+            for line, outputs, target in _lines(model, batch):
+                if _value(loss, outputs, target) is not None:
+                    raise InputError(f"{_problem(error, batch)} This works on the first batch: {line}.") from error
+            if isinstance(error, WellposedError):
+                raise
+            raise InputError(
+                f"{_problem(error, batch)} Say how a batch is read: forward=lambda model, batch: ..., "
+                "target=lambda batch: ...; outputs and target are those that your loss takes."
+            ) from error
+    return plain
+
+
+def _problem(error: BaseException, batch: Any) -> str:
+    return f"The first batch, {described(batch)}, could not be evaluated: {first_line(error).rstrip('.')}."
+
+
+def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
+    """The call that the model's own loss comes from, with the labels as that loss takes them; None where it has none.
+
+    Raises:
+        InputError: its loss is another than ours.
+    """
+    whole = _call_with_labels(model, batch)
+    if whole is None:
+        return None
+    try:
+        returned = whole(model, batch)
+    except Exception:
+        return None
+    own, outputs, target = _loss_in(returned), _outputs_in(returned), split_batch(batch)[1]
+    if own is None or not isinstance(outputs, Tensor) or not math.isfinite(own):
+        return None
+    nested = isinstance(target, Tensor) and target.ndim > 1 and outputs.ndim > 2
+    close = CLOSE if outputs.dtype in (torch.float32, torch.float64) else CLOSE_IN_HALF
+    ours: float | None = None
+    for calls in [_labelled(whole, 0), _labelled(whole, 1)] if nested else [_labelled(whole, 0)]:
+        value = _value(loss, calls.forward(model, batch), calls.target(batch))
+        ours = value if ours is None else ours
+        if value is not None and abs(value - own) <= close * max(abs(own), 1e-3):
+            return calls
+    if loss.criterion is None and loss.known is None:
+        return None  # a loss of the user's own is meant to differ
+    shown = "cannot be computed from its outputs and labels" if ours is None else f"is {ours:.4g}"
+    raise InputError(
+        f"The model's own loss of the first batch is {own:.4g}, and {loss.name!r} {shown}. Watch the model's own with "
+        "loss=lambda outputs, target: outputs.loss, forward=lambda model, batch: model(**batch); or say how outputs and "
+        "target are read for yours with forward= and target=."
+    )
+
+
+def _labelled(whole: Forward, on: int) -> Calls:
+    """The call with labels, each of which is that of the output ``on`` places before."""
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        outputs = _outputs_in(whole(model, batch))
+        return outputs[:, :-on] if on else outputs
+
+    def target(batch: Any) -> Any:
+        found = split_batch(batch)[1]
+        return found[:, on:] if on else found
+
+    return Calls(forward, target, "the labels are the inputs, one place further on" if on else "")
+
+
+def _call_with_labels(model: nn.Module, batch: Any) -> Forward | None:
+    """The call of a model that takes its target among the inputs; None where it does not say so."""
+    parameters = _parameters(model)
+    if isinstance(batch, Mapping):
+        key = next((key for key in TARGET_KEYS if key in batch), None)
+        return (lambda model, batch: model(**_taken(model, batch))) if key in parameters else None
+    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if isinstance(batch, (tuple, list)) and 2 <= len(batch) <= len(names) and names[len(batch) - 1] in TARGET_KEYS:
+        return lambda model, batch: model(*batch)
+    return None
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(unwrap_model(model).forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _taken(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that the model's forward takes; all of them where it takes any."""
+    parameters = _parameters(model)
+    if not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(inputs)
+    return {key: value for key, value in inputs.items() if key in parameters}
+
+
+def _parts(returned: Any) -> list[Any]:
+    if isinstance(returned, Mapping):
+        return list(returned.values())
+    return list(returned) if isinstance(returned, (tuple, list)) else [returned]
+
+
+def _loss_in(returned: Any) -> float | None:
+    """The loss among what a model returned: by its name, else the number without axes."""
+    named = returned.get("loss") if isinstance(returned, Mapping) else getattr(returned, "loss", None)
+    found = [named] if named is not None else _parts(returned) if not isinstance(returned, Tensor) else []
+    return next((float(p) for p in found if isinstance(p, Tensor) and p.ndim == 0 and p.is_floating_point()), None)
+
+
+def _outputs_in(returned: Any) -> Any:
+    """The scores among what a model returned: by their name, else the first tensor with axes."""
+    named = returned.get("logits") if isinstance(returned, Mapping) else getattr(returned, "logits", None)
+    return named if named is not None else next((p for p in _parts(returned) if isinstance(p, Tensor) and p.ndim), None)
+
+
+def _value(loss: Loss, outputs: Any, target: Any) -> float | None:
+    """The mean loss; None where the loss does not take these, or is not finite."""
+    with suppress(Exception):
+        value = float(loss.per_example(outputs, target).mean())
+        return value if math.isfinite(value) else None
+    return None
+
+
+def _lines(model: nn.Module, batch: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Lines that a person may type, with the outputs and the target that they give on the batch."""
+    parts = dict(_named_parts(batch))
+    for inputs, given in [*_inputs(parts)]:
+        with suppress(Exception):
+            returned = model(*given)
+            for suffix, outputs in _picked(returned):
+                for target, value in parts.items():
+                    if target not in inputs:
+                        forward = f"forward=lambda model, batch: model({inputs}){suffix}"
+                        yield f"{forward}, target=lambda batch: {target}", outputs, value
+
+
+def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(batch, Mapping):
+        yield from ((f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor))
+    elif isinstance(batch, (tuple, list)):
+        yield from ((f"batch[{at}]", value) for at, value in enumerate(batch) if isinstance(value, Tensor))
+    else:
+        found = ((f"batch.{name}", getattr(batch, name, None)) for name in FIELDS)
+        yield from ((name, value) for name, value in found if isinstance(value, Tensor))
+
+
+def _inputs(parts: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """One part, also as numbers where it is of bytes; then the leading two and three together, as graphs are given."""
+    for text, value in parts.items():
+        yield text, (value,)
+        if value.dtype == torch.uint8:
+            yield f"{text}.float() / 255", (value.float() / 255,)
+    names = list(parts)
+    for count in (2, 3):
+        if len(names) > count:
+            yield ", ".join(names[:count]), tuple(parts[name] for name in names[:count])
+    if all(name in parts for name in ("batch.x", "batch.edge_index", "batch.batch")):
+        graph = ("batch.x", "batch.edge_index", "batch.batch")
+        yield ", ".join(graph), tuple(parts[name] for name in graph)
+
+
+def _picked(returned: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(returned, Tensor):
+        yield "", returned
+    elif isinstance(returned, Mapping):
+        yield from ((f"[{key!r}]", value) for key, value in returned.items() if isinstance(value, Tensor))
+    elif isinstance(returned, (tuple, list)):
+        yield from ((f"[{at}]", value) for at, value in enumerate(returned) if isinstance(value, Tensor))
+    for name in ("logits", "logits_per_image", "last_hidden_state"):
+        if isinstance(value := getattr(returned, name, None), Tensor):
+            yield f".{name}", value

@@ -1,0 +1,276 @@
+"""Trainings that go on from one state: the same weights, the same optimizer's memory, the same order of rows.
+
+A run is a function of its seed, so that the state at any of its epochs is reached again by training up to it. A loop of one's own
+is at its state already: its network and optimizer are copied, and nothing of them is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wellposed.core.errors import InputError, described
+from wellposed.core.random import seeded
+from wellposed.data.arrays import Items, rows_of
+from wellposed.data.data import Data
+from wellposed.optim.regularize import Regularized
+from wellposed.optim.wrapper import find_wrapper, unwrap_optimizer
+from wellposed.recipe.recipe import Recipe
+from wellposed.training.device import resolve_device
+from wellposed.training.history import History, Stopped
+from wellposed.training.loop import MakeOptimizer, Training
+from wellposed.training.problem import Problem
+from wellposed.training.run import Run
+from wellposed.training.watch import ANY_ORDER, Watch
+
+FINISHED = 0.1
+"""A learning rate below this share of its largest is that of a schedule that has ended: training goes on at this share."""
+CLOSE = 1e-3
+"""Relative difference of two losses after which a run counts as trained in another way than its recipe says."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands.
+
+    Attributes:
+        weights: the network's ``state_dict``.
+        optimizer: the ``state_dict`` of its `Regularized`, or of a bare optimizer.
+        epoch: how many epochs there were.
+        rate: the learning rate to go on with, as a share of the recipe's.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    epoch: int
+    rate: float
+
+    def enter(self, training: Training) -> None:
+        """Bring a training that was just begun to this state; of an optimizer of another class the memory is left out."""
+        training.model.load_state_dict(self.weights)
+        optimizer = find_wrapper(training.optimizer, Regularized)
+        assert optimizer is not None
+        fresh = optimizer.state_dict()
+        fits = _shapes(self.optimizer) == _shapes({**fresh, "state": self.optimizer["state"]}) and self._same_kind(
+            fresh
+        )
+        own = self.optimizer.get("wellposed", {**fresh["wellposed"], "steps": self.epoch * training.steps_per_epoch})
+        optimizer.load_state_dict({**fresh, "state": self.optimizer["state"] if fits else {}, "wellposed": own})
+
+    def _same_kind(self, fresh: dict[str, Any]) -> bool:
+        """Whether two optimizers have the same settings, whatever their values."""
+        keys = [
+            set(state["param_groups"][0]) - {"initial_lr", "max_lr", "min_lr", "param_names"}
+            for state in (self.optimizer, fresh)
+        ]
+        return keys[0] == keys[1]
+
+
+def _shapes(state: dict[str, Any]) -> list[int]:
+    return [len(group["params"]) for group in state["param_groups"]]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A state with what is needed to go on from it.
+
+    Attributes:
+        recipe: of what was trained so far.
+        make: ``make(recipe)`` gives the maker of its optimizer; None: the recipe's own.
+    """
+
+    problem: Problem
+    recipe: Recipe
+    seed: int
+    state: TrainingState
+    make: Callable[[Recipe], MakeOptimizer | None] = lambda recipe: None
+
+    def go_on(
+        self, recipe: Recipe, epochs: int, seed: int, *, device: str | torch.device = "auto", deadline: float = math.inf
+    ) -> Run:
+        """Train on for so many epochs with a recipe; another seed than the start's draws another order and other noise.
+
+        The learning rate is the state's share of the recipe's, constant: where a schedule had ended, a tenth of its largest.
+        """
+        rate = recipe.optimizer.lr * self.state.rate
+        planned = recipe.replace(
+            epochs=self.state.epoch + epochs, optimizer={"lr": rate}, schedule={"name": "constant", "warmup": 0.0}
+        )
+        with seeded(seed, "begin"):
+            training = Training.begin(
+                self.problem, planned, seed, resolve_device(device), deadline, None, None, self.make(planned)
+            )
+            self.state.enter(training)
+        why: str = Stopped.EPOCHS
+        for epoch in range(self.state.epoch, planned.epochs):
+            with seeded(seed, "begin", epoch):
+                training.epoch(epoch)
+            if training.stopped:
+                why = training.stopped
+                break
+        return training.finish(why)
+
+    def losses(self) -> np.ndarray:
+        """``(rows,)``: the validation loss of each row at this state."""
+        model = self.problem.build(self.recipe.model, self.seed)
+        model.load_state_dict(self.state.weights)
+        run = Run(model.eval(), History(), self.recipe, self.seed, self.problem)
+        return run.losses(self.problem.prepared.valid).rows.double().numpy()
+
+
+def continue_from(source: Any, at: int | None = None) -> Continuation:
+    """The start to go on from.
+
+    Args:
+        source: a Run, or the Watch of a loop of one's own, at the state in which it is.
+        at: how many epochs of a run; None for all.
+    Raises:
+        InputError: it is neither, the run has not so many epochs, or its recipe does not lead to it.
+    """
+    if isinstance(source, Run):
+        return _of_run(source, len(source.history) if at is None else at)
+    if isinstance(source, Watch):
+        if at is not None:
+            raise InputError("A watch is at the state in which its loop is; leave at= out.")
+        return _of_watch(source)
+    raise InputError(f"A training goes on from a Run or a Watch; it was given {described(source)}.")
+
+
+def _of_run(run: Run, at: int) -> Continuation:
+    if not 1 <= at <= len(run.history):
+        raise InputError(f"The run has {len(run.history)} epochs; it was to go on after {at}.")
+    rows = run.history.facts.get("train_rows")
+    known = len(run.problem.prepared.train)
+    with seeded(run.seed, "begin"):
+        training = Training.begin(
+            run.problem, run.recipe, run.seed, torch.device("cpu"), math.inf, rows if rows and rows < known else None
+        )
+    for epoch in range(at):
+        with seeded(run.seed, "begin", epoch):
+            training.epoch(epoch)
+    reached, was = (history["train_loss"][at - 1] for history in (training.history, run.history))
+    if not abs(reached - was) <= CLOSE * max(abs(was), 1e-6):
+        raise InputError(
+            f"The run cannot be gone on with: its recipe leads to a training loss of {reached:.4g} after {at} epochs, and it had "
+            f"{was:.4g}. It was trained in another way, such as with optimizer=; go on from a Watch of it instead."
+        )
+    optimizer = find_wrapper(training.optimizer, Regularized)
+    assert optimizer is not None
+    state = TrainingState(
+        {name: value.detach().clone() for name, value in training.model.state_dict().items()},
+        copy.deepcopy(optimizer.state_dict()),
+        at,
+        _share(training.optimizer.param_groups, run.recipe.optimizer.lr),
+    )
+    training.finish(Stopped.EPOCHS)
+    return Continuation(run.problem, run.recipe, run.seed, state)
+
+
+def _share(groups: Sequence[dict[str, Any]], largest: float) -> float:
+    """The present learning rate as a share of the largest, but for that of a schedule that has ended."""
+    return max(float(groups[0]["lr"]) / largest, FINISHED) if largest > 0 else 1.0
+
+
+def _of_watch(watch: Watch) -> Continuation:
+    if watch.optimizer is None:
+        raise InputError("To go on from a watch it needs its optimizer; write wp.watch(..., optimizer=optimizer).")
+    optimizer = watch.optimizer
+    bare, regularized = unwrap_optimizer(optimizer), find_wrapper(optimizer, Regularized)
+    largest = max(float(bare.param_groups[0].get(key, 0.0) or 0.0) for key in ("lr", "initial_lr", "max_lr"))
+    parameters = inspect.signature(type(bare)).parameters
+    group = {
+        key: value
+        for key, value in bare.param_groups[0].items()
+        if key in parameters and key not in ("lr", "params") and value != parameters[key].default and value is not None
+    }
+    if "weight_decay" in parameters:  # a recipe's is 0 unless it says otherwise
+        group["weight_decay"] = bare.param_groups[0].get("weight_decay", 0.0)
+    given = watch.given["train"]
+    batch = getattr(given, "batch_size", None) or min(128, max(1, watch.history.facts["train_rows"] // 10))
+    recipe = Recipe(
+        optimizer={"name": type(bare), "lr": largest, **group},
+        terms=list(regularized.terms) if regularized is not None else [],
+        batch_size=batch,
+        schedule={"name": "constant"},
+    )
+    state = TrainingState(
+        {name: value.detach().cpu().clone() for name, value in watch.model.state_dict().items()},
+        copy.deepcopy((regularized or bare).state_dict()),
+        max(1, len(watch.history)),
+        _share(bare.param_groups, largest),
+    )
+    return Continuation(watched_problem(watch), recipe, watch.seed, state, _maker(watch.model, bare, recipe))
+
+
+def _maker(model: nn.Module, bare: torch.optim.Optimizer, base: Recipe) -> Callable[[Recipe], MakeOptimizer | None]:
+    """Makers of the loop's own optimizer, with its parameter groups; of another class, or settings, the recipe's."""
+    if len(bare.param_groups) == 1 and len(bare.param_groups[0]["params"]) == len(list(model.parameters())):
+        return lambda recipe: None
+    places = {id(p): at for at, p in enumerate(model.parameters())}
+    known = inspect.signature(type(bare)).parameters
+    groups = [
+        (
+            {key: value for key, value in group.items() if key in known},
+            [places[id(p)] for p in group["params"] if id(p) in places],
+        )
+        for group in bare.param_groups
+    ]
+
+    def make_for(recipe: Recipe) -> MakeOptimizer | None:
+        if recipe.replace(optimizer={"lr": base.optimizer.lr}).optimizer != base.optimizer:
+            return None
+        scale = recipe.optimizer.lr / base.optimizer.lr
+
+        def make(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+            kind: Any = type(bare)
+            rate = scale * base.optimizer.lr
+            return kind([{**group, "lr": rate, "params": [parameters[at] for at in held]} for group, held in groups])  # type: ignore[no-any-return]
+
+        return make
+
+    return make_for
+
+
+def watched_problem(watch: Watch) -> Problem:
+    """The problem that a watched loop solves: copies of its network as it is now, its loss, its data.
+
+    Raises:
+        InputError: its rows cannot be drawn in batches of another order.
+    """
+    model = watch.model
+
+    def make() -> nn.Module:
+        return copy.deepcopy(model).cpu()
+
+    train, valid = (_pairs(watch, side) for side in watch.given.values())
+    metric = None if watch.metric is None else watch.metric
+    return Problem(
+        make, watch.loss, Data(train=train, valid=valid), metric=metric, forward=watch.forward, name="watched"
+    )
+
+
+def _pairs(watch: Watch, given: Any) -> Any:
+    """Rows as (whole batch, target), so that the watch's own forward reads them."""
+    if isinstance(given, DataLoader):
+        kept = rows_of(given, ANY_ORDER)
+        data = given.dataset if kept is None else torch.utils.data.Subset(given.dataset, kept.tolist())
+        items = Items(data, given.collate_fn)
+    elif isinstance(given, (tuple, list)) and len(given) == 2 and all(hasattr(part, "shape") for part in given):
+        items = Items(torch.utils.data.TensorDataset(*map(torch.as_tensor, given)))
+    else:
+        items = Items(given)
+
+    def collate(examples: list[Any]) -> tuple[Any, Any]:
+        batch = items.collate(examples)
+        return batch, watch.target_of(batch)
+
+    return DataLoader(items.dataset, collate_fn=collate)

@@ -1,0 +1,325 @@
+"""What three lines in a loop do not say is found out on one batch: which loss a callable is, and how a model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import wellposed as wp
+from wellposed.core.errors import InputError
+from wellposed.losses.per_example import Loss
+from wellposed.losses.recognition import recognized
+
+CLASSES, TOKENS = 5, 7
+
+
+@pytest.fixture
+def draw() -> torch.Generator:
+    torch.manual_seed(0)
+    return torch.Generator().manual_seed(0)
+
+
+def scores(draw: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=draw)
+
+
+def by_hand(outputs: Tensor, target: Tensor) -> Tensor:
+    return -outputs.log_softmax(1)[torch.arange(len(target)), target].mean()
+
+
+SPELLED: dict[str, list[Callable[..., Tensor]]] = {
+    "cross_entropy": [
+        F.cross_entropy,
+        nn.CrossEntropyLoss(),
+        lambda f, y: F.cross_entropy(f, y),
+        lambda f, y: F.cross_entropy(f, y, reduction="sum"),
+        lambda f, y: F.cross_entropy(f, y, label_smoothing=0.1),
+        lambda f, y: F.nll_loss(f.log_softmax(1), y),
+        by_hand,
+    ],
+    "binary_cross_entropy": [
+        F.binary_cross_entropy_with_logits,
+        lambda f, y: F.binary_cross_entropy_with_logits(f, y),
+        lambda f, y: F.binary_cross_entropy(f.sigmoid(), y),
+        lambda f, y: F.soft_margin_loss(f, 2 * y - 1),
+    ],
+    "mse": [F.mse_loss, lambda f, y: F.mse_loss(f, y), lambda f, y: (f - y).square().mean()],
+    "squared_error": [lambda f, y: (f - y).square().sum(1).mean(), lambda f, y: F.mse_loss(f, y, reduction="sum")],
+    "mae": [F.l1_loss, lambda f, y: (f - y).abs().mean()],
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_loss_is_known_however_it_is_spelled(name: str, draw: torch.Generator) -> None:
+    outputs, target = scores(draw, 40, CLASSES), torch.randint(CLASSES, (40,), generator=draw)
+    if name == "binary_cross_entropy":
+        outputs, target = scores(draw, 40, 1), torch.randint(2, (40, 1), generator=draw).float()
+    elif name != "cross_entropy":
+        target = scores(draw, 40, CLASSES)
+    wanted = Loss(name).constant(target, target)
+    assert wanted is not None
+    for spelled in SPELLED[name]:
+        found = recognized(Loss(spelled), outputs, target)
+        assert found.name == name
+        torch.testing.assert_close(found.constant(target, target), wanted)
+        torch.testing.assert_close(found.per_example(outputs, target).mean(), Loss(name).mean(outputs, target))
+
+
+def test_a_loss_of_probabilities_has_the_constant_in_probabilities(draw: torch.Generator) -> None:
+    target = torch.randint(CLASSES, (60,), generator=draw)
+    ours, theirs = Loss("cross_entropy").constant(target, target), Loss(nn.NLLLoss()).constant(target, target)
+    assert ours is not None
+    torch.testing.assert_close(theirs, ours.log_softmax(0))
+    two = (target > 2).float()
+    shares = Loss(nn.BCELoss()).constant(two, two)
+    torch.testing.assert_close(shares, two.mean())
+    assert wp.Problem(lambda: nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), nn.BCELoss(),
+                      wp.Data(train=(scores(draw, 60, 2), two[:, None]), valid=0.5)).metric.name == "accuracy"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda f, y: F.cross_entropy(f, y, weight=torch.arange(1.0, CLASSES + 1)),
+        lambda f, y: (F.cross_entropy(f, y, reduction="none") * (1 - f.softmax(1)[:, 0])).mean(),
+        lambda f, y: F.cross_entropy(f, y) + 0.1 * f.square().mean(),
+        lambda f, y: f.sum() * 0,
+    ],
+)
+def test_a_loss_of_ones_own_is_taken_for_none_of_ours(own: Callable[..., Tensor], draw: torch.Generator) -> None:
+    outputs, target = scores(draw, 40, CLASSES), torch.randint(CLASSES, (40,), generator=draw)
+    found = recognized(Loss(own), outputs, target)
+    assert found.given is own
+
+
+def test_padding_that_a_loss_leaves_out_is_found(draw: torch.Generator) -> None:
+    outputs, target = scores(draw, 8, TOKENS, CLASSES), torch.randint(1, CLASSES, (8, TOKENS), generator=draw)
+    target[:, 4:] = 0
+    own = lambda f, y: F.cross_entropy(f.flatten(0, 1), y.flatten(), ignore_index=0)  # noqa: E731
+    found = recognized(Loss(own), outputs, target)
+    assert found.ignored == 0
+    constant = found.constant(target, target)
+    assert constant is not None
+    shares = torch.bincount(target[target != 0], minlength=CLASSES) + 0.5
+    torch.testing.assert_close(constant.exp(), shares / shares.sum())
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+class Speaks(nn.Module):
+    """A causal language model that takes its inputs as labels and shifts them itself."""
+
+    def __init__(self, moved: int = 1) -> None:
+        super().__init__()
+        self.table, self.moved = nn.Embedding(CLASSES, CLASSES), moved
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+        logits, loss = self.table(input_ids), None
+        if labels is not None:
+            ahead = logits[:, : logits.shape[1] - self.moved]
+            loss = F.cross_entropy(ahead.flatten(0, 1), labels[:, self.moved :].flatten())
+        return SimpleNamespace(loss=loss, logits=logits)
+
+
+def sentences(draw: torch.Generator, count: int = 40) -> list[dict[str, Tensor]]:
+    rows = torch.randint(CLASSES, (count, TOKENS), generator=draw)
+    return [{"input_ids": row, "labels": row, "special": torch.tensor(1)} for row in rows]
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_labels_mean_what_the_models_own_loss_takes_them_for(moved: int, draw: torch.Generator) -> None:
+    net, data = Speaks(moved), sentences(draw)
+    watch = wp.watch(net, "cross_entropy", train=data, valid=data)
+    whole = {key: torch.stack([row[key] for row in data]) for key in ("input_ids", "labels")}
+    assert watch.epoch()["valid_loss"] == pytest.approx(float(net(**whole).loss.detach()), rel=1e-5)
+    counts = torch.bincount(whole["labels"][:, moved:].flatten(), minlength=CLASSES) + 0.5
+    shares = counts / counts.sum()
+    expected = -(shares.log()[whole["labels"][:, moved:]]).mean()
+    assert watch.history.facts["constant_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_model_whose_own_loss_is_another_is_refused(draw: torch.Generator) -> None:
+    data = sentences(draw)
+    with pytest.raises(InputError, match=r"own loss of the first batch is .*outputs.loss"):
+        wp.watch(Speaks(2), "cross_entropy", train=data, valid=data)
+
+
+class Returns(nn.Module):
+    """Scores among other things, as a recurrent network gives its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x), x
+
+
+IMAGES = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "example"),
+    [
+        (Returns(), lambda: (torch.randn(4), torch.tensor(1))),
+        (nn.Linear(4, 3), lambda: (torch.randn(4), torch.tensor(1), torch.tensor(7))),
+        (nn.Linear(4, 3), lambda: {"features": torch.randn(4), "kind": torch.tensor(1)}),
+        (IMAGES, lambda: (torch.randint(255, (3, 8, 8), dtype=torch.uint8), torch.tensor(1))),
+        (nn.Bilinear(4, 2, 3), lambda: (torch.randn(4), torch.randn(2), torch.tensor(1), torch.tensor(7))),
+    ],
+)
+def test_what_three_lines_do_not_say_is_asked_for_with_a_line_that_works(net: nn.Module, example: Any) -> None:
+    data = [example() for _ in range(20)]
+    with pytest.raises(InputError, match="This works on the first batch: forward=") as refused:
+        wp.watch(net, "cross_entropy", train=data, valid=data)
+    line = str(refused.value).split("first batch: ")[1].removesuffix(".")
+    given = eval(f"dict({line})")
+    assert len(wp.watch(net, "cross_entropy", train=data, valid=data, **given).epoch()) > 3
+
+
+def test_entries_that_a_model_does_not_take_are_left_out() -> None:
+    data = [{"input": torch.randn(4), "labels": torch.tensor(1), "row": torch.tensor(7)} for _ in range(20)]
+    assert wp.watch(nn.Linear(4, 3), "cross_entropy", train=data, valid=data).epoch()["valid_loss"] > 0
+
+
+# --- constants ------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_zeros_gains_nothing_over_the_constant(draw: torch.Generator) -> None:
+    x, y = scores(draw, 3000, 4), torch.randint(3, (3000,), generator=draw)
+    net = nn.Linear(4, 3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    row = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y)).epoch()
+    assert row["valid_gain"] <= 0 < row["valid_gain_se"]
+    shares = (torch.bincount(y) + 0.5) / 3001.5
+    assert wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y)).history.facts["constant_loss"] == pytest.approx(
+        float(-shares.log()[y].mean()), abs=0.02
+    )
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 1), (30, 4), (30, 3, 2)])
+def test_the_constant_of_numbers_is_that_of_each_output(shape: tuple[int, ...], draw: torch.Generator) -> None:
+    y, x = scores(draw, *shape), scores(draw, 30, 2)
+    size = y[0].numel() if y.ndim > 1 else 1
+    net = nn.Sequential(nn.Linear(2, size), nn.Unflatten(1, shape[1:]) if len(shape) > 1 else nn.Flatten(0))
+    facts = wp.watch(net, "mse", train=(x, y), valid=(x, y)).history.facts
+    assert facts["constant_loss"] == pytest.approx(float((y - y.mean(0)).square().mean()), rel=1e-5)
+
+
+# --- what watching takes ----------------------------------------------------------------------------------------------
+
+
+class Timed(nn.Module):
+    """A network whose rows take a set time each, by a clock of the test's own."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.inner, self.seconds, self.now = nn.Linear(4, 3), seconds, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.now += self.seconds * len(x)
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+def timed(
+    monkeypatch: pytest.MonkeyPatch, draw: torch.Generator, seconds: float, calls: int, **given: Any
+) -> tuple[wp.Watch, float]:
+    """A watch that is called after each training of a second; and the share of the time that it took."""
+    net = Timed(seconds)
+    monkeypatch.setattr("wellposed.training.watch.time", SimpleNamespace(perf_counter=lambda: net.now))
+    x, y = scores(draw, 4000, 4), torch.randint(3, (4000,), generator=draw)
+    watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), **given)
+    made = net.now
+    for _ in range(calls):
+        net.now += 1.0
+        watch.epoch()
+    return watch, (net.now - made - calls) / (net.now - made)
+
+
+def test_watching_takes_at_most_its_share_of_a_long_loop(
+    monkeypatch: pytest.MonkeyPatch, draw: torch.Generator
+) -> None:
+    watch, took = timed(monkeypatch, draw, 0.01, calls=400)
+    assert took < 0.07
+    assert 1 < len(watch.history) < 400
+    assert watch.rows < 400
+    assert [row["epoch"] for row in watch.history] == sorted({row["epoch"] for row in watch.history})
+    assert "calls were passed over" in str(watch)
+    whole, took = timed(monkeypatch, draw, 0.01, calls=5, share=1.0)
+    assert len(whole.history) == 5
+    assert took > 0.8
+
+
+def test_a_loop_of_seconds_is_watched_in_every_epoch(monkeypatch: pytest.MonkeyPatch, draw: torch.Generator) -> None:
+    watch, _ = timed(monkeypatch, draw, 1e-5, calls=30)
+    assert len(watch.history) == 30
+    assert watch.rows == 400
+
+
+def test_no_batch_is_larger_than_the_loaders(draw: torch.Generator) -> None:
+    class Sees(nn.Linear):
+        largest = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Sees.largest = max(Sees.largest, len(x))
+            return super().forward(x)
+
+    data = torch.utils.data.TensorDataset(scores(draw, 600, 4), torch.randint(3, (600,), generator=draw))
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    wp.watch(Sees(4, 3), "cross_entropy", train=loader, valid=loader).epoch()
+    assert Sees.largest == 16
+
+
+class TwoSets(torch.optim.SGD):
+    """An optimizer with two sets of weights, as a schedule-free one has them: those of evaluation are half the others."""
+
+    def eval(self) -> None:
+        for group in self.param_groups:
+            group["train_mode"] = False
+            for p in group["params"]:
+                p.data.mul_(1 / 3)
+
+    def train(self) -> None:
+        for group in self.param_groups:
+            group["train_mode"] = True
+            for p in group["params"]:
+                p.data.mul_(3)
+
+
+def test_the_weights_that_evaluation_uses_are_watched(draw: torch.Generator) -> None:
+    x, y = scores(draw, 200, 4), torch.randint(3, (200,), generator=draw)
+    net = nn.Linear(4, 3)
+    optimizer = TwoSets(net.parameters(), lr=0.1)
+    watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), optimizer=optimizer, rows=200)
+    before = [p.detach().clone() for p in net.parameters()]
+    seen = watch.epoch()["valid_loss"]
+    assert all(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
+    assert seen == pytest.approx(float(F.cross_entropy(net(x) / 3, y).detach()), rel=1e-5)
+
+
+class Prepared(torch.optim.Optimizer):
+    """An optimizer around another, as a trainer makes it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
+
+
+def test_terms_behind_a_trainers_wrapper_are_seen_and_those_after_it_refused(draw: torch.Generator) -> None:
+    x, y = scores(draw, 200, 4), torch.randint(3, (200,), generator=draw)
+    net = nn.Linear(4, 3)
+    term = wp.L1(1e-2).on(wp.weights)
+    prepared = Prepared(wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [term]))
+    row = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), optimizer=prepared).epoch()
+    assert row["penalty"] == pytest.approx(0.01 * float(net.weight.detach().abs().sum()), rel=1e-5)
+    with pytest.raises(wp.CompositionError, match="Regularize the bare optimizer first"):
+        wp.regularize(Prepared(torch.optim.SGD(net.parameters(), lr=0.1)), net, [term])
