@@ -26,7 +26,6 @@ from wellposed.models.mlp import MLP  # noqa: E402
 from wellposed.search.dependence import dependence  # noqa: E402
 from wellposed.search.fold_studies import fold_tables  # noqa: E402
 from wellposed.search.references import references  # noqa: E402
-from wellposed.statistics.dependent_folds import folds_interval  # noqa: E402
 from wellposed.study.study import summary  # noqa: E402
 from wellposed.study.verdict import verdict  # noqa: E402
 from wellposed.training.checkpoint import Saved  # noqa: E402
@@ -179,17 +178,14 @@ def test_the_tables_of_folds_are_the_table() -> None:
         next(fold_tables(prepare_table({"x": numbers(1), "y": numbers(0)}, "y", time="rows"), 3))
 
 
-@pytest.mark.parametrize("count", [2, 5, 10])
-def test_an_interval_over_folds_is_that_of_nadeau_and_bengio(count: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    gains = numbers(count, count)
-    mean, low, high = folds_interval(gains, 0.9)
-    naive = stats.t.interval(0.9, count - 1, gains.mean(), gains.std(ddof=1) / np.sqrt(count))
-    wider = np.sqrt(1 + count / (count - 1))
-    assert high - low == pytest.approx(wider * (naive[1] - naive[0]))
-    assert (low + high) / 2 == pytest.approx(mean) == pytest.approx(gains.mean())
-    with pytest.raises(DataError, match="at least 2"):
-        folds_interval([0.1])
+def test_a_small_table_is_told_of_folds_and_a_large_one_or_one_in_folds_is_not() -> None:
+    found = {"estimate": 0.1, "low": -0.1, "high": 0.3, "level": 0.9, "pairs": 5, "shown": False,
+             "needs": {"gain": 0.1, "smallest": 0.2, "power": 0.8, "pairs": 20, "rows": 100}}  # fmt: skip
+    record = {"improvement": found, "command": "wellposed improve t.csv", "confirmation": {"rows": 20},
+              "baseline": {"recipe": "a"}, "best": {"recipe": "b"}}  # fmt: skip
+    assert "--folds 5" in verdict(record).limits
+    assert "--folds 5" not in verdict(record | {"confirmation": {"rows": 200}}).limits
+    assert "--folds 5" not in verdict(record | {"folds": [{"gain": 0.1}, {"gain": 0.1}]}).limits
 
 
 def test_a_verdict_over_folds_speaks_of_the_search_and_of_every_row() -> None:

@@ -101,7 +101,7 @@ def improve(
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
-        from wellposed.search.fold_studies import few_rows, improve_in_folds
+        from wellposed.search.fold_studies import improve_in_folds
         from wellposed.search.improve import improve as search
         from wellposed.study.study import STUDY, summary
         from wellposed.study.trials import SCHEMA
@@ -115,8 +115,6 @@ def improve(
             class_weight, decode_argument(levels), target_transform,
         )  # fmt: skip
         problem, table, found = problem_of(data, metric, asked)
-        if folds is None and table is not None and (said := few_rows(table)):
-            problem.warnings = (*problem.warnings, said)
         if folds is not None and (table is None or asked.test or resume):
             raise InputError(
                 "--folds is for a table of its own, of which each fold is held out; leave --resume and --test "

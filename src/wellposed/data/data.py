@@ -127,8 +127,8 @@ def _check_used(data: Data) -> None:
             if getattr(data, name) is not None:
                 raise DataError(f"{name}= is for arrays and Datasets; a frame is encoded row by row. Leave it out.")
         return
-    for name in ("link", "levels"):
-        if getattr(data, name) not in ("none", None):
+    for name, given in {"link": data.link != "none", "levels": data.levels is not None}.items():
+        if given:
             raise DataError(
                 f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
             )

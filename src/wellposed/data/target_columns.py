@@ -65,7 +65,7 @@ class TargetColumn:
             DataError: a value is missing or no number, no level, or below 0 under a logarithm.
         """
         name, unit = str(series.name), 0.0
-        y = _places(series, levels) if levels else as_numbers(series)
+        y = _places(series, levels) if levels is not None else as_numbers(series)
         if link == "log":
             above = y[y > 0]
             with_zeros = (zeros or len(above) < len(y)) and len(above) > 0
@@ -80,7 +80,7 @@ class TargetColumn:
         Raises:
             DataError: as `fit`.
         """
-        y = _places(series, self.levels) if self.levels else as_numbers(series)
+        y = _places(series, self.levels) if self.levels is not None else as_numbers(series)
         return TargetEncoder("regression", None, self.mean, self.scale).transform(self.linked(y))
 
     def linked(self, y: Floats) -> Floats:

@@ -21,22 +21,10 @@ from wellposed.data.columns import category_codes
 from wellposed.data.splits import duplicate_ids, folds
 from wellposed.data.tables import TableData
 from wellposed.search.improve import improve
-from wellposed.statistics.dependent_folds import folds_interval
-from wellposed.statistics.intervals import ALPHA, look_level
+from wellposed.statistics.intervals import ALPHA, fold_interval, look_level
 from wellposed.study.budget import Budget
 from wellposed.study.study import Study
 from wellposed.training.ready_problems import table_problem
-
-FEW_ROWS = 300
-"""With fewer rows, a fifth of them says little of a gain."""
-
-
-def few_rows(table: TableData) -> str:
-    """What to do where a fifth of the rows says little; empty where it says enough, or where rows have an order in time."""
-    rows = len(table.frame)
-    if rows >= FEW_ROWS or table.time is not None:
-        return ""
-    return f"The table has {rows} rows, of which the gain would be judged on {rows // 5}. --folds 5 holds every row out in turn."
 
 
 def fold_tables(table: TableData, count: int) -> Iterator[tuple[TableData, tuple[Any, ...]]]:
@@ -119,15 +107,16 @@ def together(studies: list[Study]) -> dict[str, Any]:
     records = [study.record() for study in studies]
     level = look_level(1, 2.0 * ALPHA)
     gains = [record["improvement"]["estimate"] for record in records]
-    mean, low, high = folds_interval(gains, level)
+    found = fold_interval(gains, len(gains), level)
     rows = sum(record["data"]["test"] for record in records)
     sides = {
         name: records[0][name] | {side: _mean([record[name][side] for record in records]) for side in ("valid", "test")}
         for name in ("baseline", "best")
     }
     improvement = {
-        "estimate": mean, "low": low, "high": high, "level": level, "pairs": records[0]["improvement"]["pairs"], "looks": 1,
-        "shown": low > 0, "limited_by": None, "rows": rows, "needs": None,
+        "estimate": found.estimate, "low": found.low, "high": found.high,
+        "level": level, "pairs": records[0]["improvement"]["pairs"], "looks": 1,
+        "shown": found.low > 0, "limited_by": None, "rows": rows, "needs": None,
     }  # fmt: skip
     each = [
         {

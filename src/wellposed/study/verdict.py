@@ -43,6 +43,8 @@ ONE_PAIR = (
     "Give a larger budget, so that at least five pairs are trained."
 )
 MORE_PAIRS, MORE_ROWS = "A larger budget trains more pairs.", "New rows come with --test."
+IN_TURN, FEW_ROWS = "--folds 5 holds every row of the table out in turn.", 60
+"""What to do where fewer untouched rows than these were judged on, a fifth of a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,13 @@ def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
     smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     advice = [MORE_PAIRS] if needs.pairs or needs.both else []
     advice += [MORE_ROWS] if needs.rows or needs.both else []
-    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
+    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice, *_in_turn(record)])
+
+
+def _in_turn(record: dict[str, Any]) -> list[str]:
+    """The advice to hold every row out, for a small table that the command line studied without folds."""
+    small = untouched_rows(record) < FEW_ROWS and not folds_of(record)
+    return [IN_TURN] if small and text(record.get("command")).startswith("wellposed improve") else []
 
 
 def stated_needs(found: dict[str, Any]) -> Needs | None:
@@ -192,10 +200,11 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
     smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
-    return (
+    seen = (
         f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
         f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
     )
+    return " ".join([seen, *_in_turn(record)])
 
 
 def sides(record: dict[str, Any]) -> tuple[str, ...]:
