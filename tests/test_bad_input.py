@@ -91,9 +91,9 @@ QUICK = ("--target", "kind", "--budget", "0", "--out", "run")
 
 GZ = gzip.compress(b"a,kind\n1,x\n" * 200)
 FILES: dict[str, tuple[str, bytes, str]] = {
-    "unknown extension": ("t.xlsx", b"x", "'t.xlsx' is not a kind of table.* Give one of .csv"),
+    "unknown extension": ("t.doc", b"x", "'t.doc' is not a kind of table.* Give one of .csv"),
     "no extension": ("table", b"x", "'table' is not a kind of table"),
-    "latin-1": ("t.csv", "a,kind\nü,é\n".encode("latin1") * 20, "not UTF-8.*iconv"),
+    "damaged UTF-8": ("t.csv", "a,kind\nü,é\n".encode() * 20 + b"\xe9,1\n", "not UTF-8.*iconv"),
     "binary": ("t.csv", b"a,kind\n\0,1\n" * 20, "binary"),
     "cut gz": ("t.csv.gz", GZ[:-12], "not a whole gzip file"),
     "no gz": ("t.csv.gz", b"a,kind\n1,2\n", "not a whole gzip file.*rename"),
@@ -103,7 +103,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "empty": ("t.csv", b"", "'t.csv' is empty. A table needs"),
     "blank": ("t.csv", b" \n\n", "'t.csv' is empty"),
     "header only": ("t.csv", b"a,b,kind\n", "a header and no rows. Give"),
-    "same name twice": ("t.csv", b"a,a,kind\n1,2,x\n" * 20, "more than one column named 'a'"),
+    "same name twice": ("t.csv", b"a,a,kind\n" + b"1,2,x\n" * 20, "more than one column named 'a'"),
     "long row": ("t.csv", b"a,kind\n1,x\n1,2,3\n", "3 cells on line 3"),
     "open quote": ("t.csv", b'a,kind\n"1,x\n' + b"2,y\n" * 20, "quotes|no rows|cells"),
 }
@@ -548,8 +548,8 @@ def test_rows_that_cannot_be_predicted(study: Path) -> None:
     saved(table(5).drop(columns="b"), "new.csv")
     refused("predict", study, "new.csv", says="misses 1 of the 2 columns.*'b'. Give")
     refused("predict", study, "none.csv", says="no file 'none.csv'")
-    Path("new.txt").write_text("a,b\n1,2\n")
-    refused("predict", study, "new.txt", says="not a kind of table")
+    Path("new.doc").write_text("a,b\n1,2\n")
+    refused("predict", study, "new.doc", says="not a kind of table")
     Path("new.csv").write_text("a,b\n")
     refused("predict", study, "new.csv", says="no rows")
     np.savez("new.npz", X_test=np.zeros((3, 6, 6), np.uint8))

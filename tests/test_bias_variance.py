@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -615,5 +616,5 @@ def test_a_recipe_is_varied() -> None:
     assert [term.penalty for term in with_amount(recipe, "terms.l1", 0.5).terms] == ["l2", "l1"]
     assert with_amount(recipe, "noise.dropout", 0.5).noise.dropout == 0.5
     assert with_amount(recipe, "clip", 2.0).clip == 2.0
-    assert format_interval(0.51234, 0.49, 0.534) == "0.512 [0.490, 0.534]"
-    assert format_interval(1234.5, 1200, 1300) == "1234 [1200, 1300]"
+    assert format_interval(SimpleNamespace(estimate=0.51234, low=0.49, high=0.534)) == "0.512 [0.490, 0.534]"
+    assert format_interval(SimpleNamespace(estimate=1234.5, low=1200, high=1300)) == "1234 [1200, 1300]"

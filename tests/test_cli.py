@@ -436,7 +436,7 @@ def test_version() -> None:
     assert call("--version") == (0, f"wellposed {wellposed.__version__}\n", "")
 
 
-COMMANDS = ["improve", "predict", "diagnose", "report", "recipe"]
+COMMANDS = ["improve", "predict", "check", "diagnose", "report", "recipe"]
 
 
 def test_help_names_every_command_and_every_option_of_the_contract() -> None:
@@ -446,7 +446,7 @@ def test_help_names_every_command_and_every_option_of_the_contract() -> None:
         assert (found.status, found.err) == (0, "")
         assert "Usage: wellposed" in found.out
     text = call("improve", "--help").out
-    for option in ("target", "task", "metric", "drop", "group", "time", "test", "budget", "recipes", "recipe", "out",
+    for option in ("target", "task", "metric", "kind", "drop", "group", "time", "test", "budget", "recipes", "recipe", "out",
                    "seed", "device", "engine", "resume", "json", "quiet"):  # fmt: skip
         assert f"--{option}" in text
     for command in ("list", "show", "check"):
@@ -519,3 +519,36 @@ def test_the_bar_says_recipes_best_and_time_left(monkeypatch: pytest.MonkeyPatch
         bar("trial", {"trial": SimpleNamespace(kind=kind), "best": best, "spent": 0.5})
     now[0] += 55
     assert bar.said() == "2 recipes · best 0.9123 · 1:05 left"
+
+
+# --- tables as they are --------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_table_is_shown_trained_on_and_predicted_as_it_was_read(tmp_path: Path) -> None:
+    """Decimal commas, units and days first: what check shows, improve learns from, and predict reads again."""
+    rows = table(40, seed=1)
+    sizes, days = [str(size).replace(".", ",") for size in rows["size"]], [*range(1, 21)] * 2
+    lines = [f"{s} kg;{k};{d:02d}.01.2024" for s, k, d in zip(sizes, rows["kind"], days, strict=True)]
+    data = tmp_path / "t.csv"
+    data.write_text("size;kind;day\n" + "\n".join(lines) + "\n", encoding="cp1252")
+    shown = call("check", data, "--target", "kind")
+    assert (shown.status, shown.err) == (0, "")
+    assert "numbers as 1234,5 in kg" in shown.out
+    assert "dates, the day first" in shown.out
+    assert "dates" not in call("check", data, "--kind", "day=category").out
+    assert "Did you mean 'size'" in call("check", data, "--kind", "sise=number").err
+    assert "COLUMN=KIND" in call("check", data, "--kind", "size").err
+    assert call("improve", data, "--target", "kind", "--budget", "0", "--out", tmp_path / "run").status == 0
+    new = tmp_path / "new.csv"
+    new.write_text("day;size\n03.01.2024;101,5 kg\n\n04.01.2024;99 kg\n")
+    predicted = call("predict", tmp_path / "run", new)
+    assert predicted.status == 0
+    assert len(read_csv(predicted.out)) == 3
+    assert "warning: 1 of 3 rows are blank" in predicted.err
+    new.write_text("day;size\n03.01.2024;large\n04.01.2024;small\n")
+    refused = call("predict", tmp_path / "run", new)
+    assert (refused.status, refused.out) == (1, "")
+    assert (
+        "'size' was read as numbers as 1234,5 in kg in training, and has 2 of 2 values that are no number"
+        in refused.err
+    )

@@ -29,7 +29,9 @@ def test_the_first_example_finds_what_the_readme_prints(capsys: pytest.CaptureFi
 def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "population.md").read_text(), re.DOTALL):
         exec(code, {})
-    assert re.fullmatch(r"6 (compiled|torch) population of 6\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        r"6 (compiled|torch) population of 6(: there is no compiled kernel .*)?\n", capsys.readouterr().out
+    )
 
 
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()

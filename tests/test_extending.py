@@ -20,6 +20,7 @@ from wellposed.core.registry import import_name, import_typed, is_importable
 from wellposed.core.selectors import leaves, selector
 from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Conditions, Job
+from wellposed.parallel.population.compiled import kernel
 from wellposed.parallel.processes import train_in_processes
 from wellposed.study.trials import State
 from wellposed.testing import LawBroken, check_constraint, check_optimizer, check_penalty, check_reader, check_rule
@@ -473,7 +474,7 @@ def test_an_optimizer_of_ones_own_trains_everywhere() -> None:
     wanted = weights(wp.fit(problem(), torchs))
     for run in (wp.fit(problem(), own), *many, wp.fit(problem(), torchs, optimizer=lambda p: Heavy(p, 0.02, 0.5))):
         torch.testing.assert_close(weights(run), wanted, rtol=1e-4, atol=1e-5)
-    assert "Heavy" in many[0].engine
+    assert kernel() is None or "Heavy" in many[0].engine  # why it was not compiled
 
 
 # Studies

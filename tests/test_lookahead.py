@@ -293,12 +293,12 @@ def test_a_group_that_joins_between_two_synchronizations() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0}, "every >= 1; it was given 0"),
-        ({"every": 2.0}, "every= to be a whole number; it was given 2.0"),
-        ({"every": True}, "every= to be a whole number; it was given True"),
-        ({"share": 0.0}, r"share in \(0, 1\]; it was given 0.0"),
-        ({"share": 1.5}, r"share in \(0, 1\]"),
-        ({"share": float("nan")}, "share= to be a number; it was given nan"),
+        ({"every": 0}, "every= to be a whole number >= 1; it was given 0"),
+        ({"every": 2.0}, "every= to be a whole number >= 1; it was given 2.0"),
+        ({"every": True}, "every= to be a whole number >= 1; it was given True"),
+        ({"share": 0.0}, r"share= to be a number in \(0, 1\]; it was given 0.0"),
+        ({"share": 1.5}, r"share= to be a number in \(0, 1\]"),
+        ({"share": float("nan")}, r"share= to be a number in \(0, 1\]; it was given nan"),
     ],
 )
 def test_impossible_settings(settings: Any, message: str) -> None:

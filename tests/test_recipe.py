@@ -252,7 +252,7 @@ patience = 20
         ('[[terms]]\npenalty = "l1"\nstrength = 1\nbound = 2', "penalty 'l1' takes no bound. It takes strength"),
         ('[[terms]]\npenalty = "l1"\nstrength = 1\nhow = "decay"', "L1 cannot be enforced by how='decay'"),
         ('[[terms]]\npenalty = "group_l2"\nstrength = 1\nby = "row"', "groups by unit or input"),
-        ('[[terms]]\npenalty = "elastic_net"\nstrength = 1\nmix = 2', r"mix= to be a number in \[0, 1\]"),
+        ('[[terms]]\npenalty = "elastic_net"\nstrength = 1\nmix = 2', "mix= to be a number in [0, 1]"),
         ('[[terms]]\npenalty = "l1"\nstrength = 1\non = []', "A selector is"),
         ('[[terms]]\npenalty = "l1"\nstrength = -1', "terms.0.strength = -1 is not possible"),
         ('[[terms]]\npenalty = "l1"\nstrength = nan', "terms.0.strength = nan is not possible"),

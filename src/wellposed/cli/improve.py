@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wellposed.cli.options import MaxMemory, RuleNames, imported_types
+from wellposed.cli.options import Kinds, MaxMemory, RuleNames, imported_types, kinds_by_column
 from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 from wellposed.core.signs import fitting
 
@@ -33,7 +33,8 @@ def improve(
     data: Annotated[
         str | None,
         typer.Argument(
-            help=".csv .tsv .parquet (also .gz), .npz, or FILE.py:NAME. None: real digits with noise, which ship with scikit-learn."
+            help=".csv .tsv .parquet (also .gz), .xlsx, .npz, or FILE.py:NAME. "
+            "None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to predict; of several numbers a,b.")] = None,
@@ -50,6 +51,7 @@ def improve(
         str | None,
         typer.Option(help="A metric's name: accuracy, f1_macro, auc, top_k_accuracy:5, ...; r2, mae, pinball:0.9, ..."),
     ] = None,
+    kind: Kinds = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
     time: Annotated[
@@ -112,7 +114,7 @@ def improve(
         columns = [decode_argument(name) or name for name in drop or []]
         asked = Asked(
             decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
-            class_weight, decode_argument(levels), target_transform,
+            class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
         )  # fmt: skip
         problem, table, found = problem_of(data, metric, asked)
         if folds is not None and (table is None or asked.test or resume):
@@ -156,9 +158,9 @@ def improve(
         with left_out() if late else contextlib.nullcontext():
             page = report(study or folder)
         record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
-    for kind in ("warning", "note"):
-        for said in texts(record.get(f"{kind}s"), most=2000):
-            complain(f"{kind}: {said}")
+    for weight in ("warning", "note"):
+        for said in texts(record.get(f"{weight}s"), most=2000):
+            complain(f"{weight}: {said}")
     if late:
         complain(
             f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
@@ -186,6 +188,7 @@ class Asked:
     class_weight: str | None = None
     levels: str | None = None
     target_transform: str | None = None
+    kind: dict[str, Any] = field(default_factory=dict)
 
     def given(self) -> list[str]:
         """The options that were given, as they are typed."""
@@ -193,10 +196,15 @@ class Asked:
 
 
 def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Problem, TableData | None, tuple[str, ...]]:
-    """The problem that the arguments describe, the table that it is of, and what was found of its rows."""
+    """The problem that the arguments describe, the table that it is of, and what was found of its rows.
+
+    In a terminal, how a table was read is told first.
+    """
     from wellposed.core.errors import InputError
+    from wellposed.core.progress import emit
     from wellposed.data.example import ABOUT, VALID, noisy_digits
-    from wellposed.data.tables import prepare_table, read_table
+    from wellposed.data.table_files import open_table
+    from wellposed.data.tables import prepare_table
     from wellposed.search.dependence import dependence
     from wellposed.training.ready_problems import (
         file_problem,
@@ -220,18 +228,22 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Prob
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
         return image_problem(data, metric=metric), None, ()
     held: Any = None
+    notes: tuple[str, ...] = ()
+    readings: dict[str, Any] = {}
     if data is None:
-        (frame, held), name, valid = noisy_digits(), "noisy-digits", VALID
+        (frame, held), name, valid, notes = noisy_digits(), "noisy-digits", VALID, (ABOUT,)
         asked = replace(asked, target=asked.target or "target")
     else:
-        frame, name, valid = read_table(data), _stem(data), 0.2
+        read = open_table(data, asked.kind)
+        frame, notes, readings, name, valid = read.frame, read.notes, read.readings, _stem(data), 0.2
+        emit("reading", text=f"reading: {read.summary()}")
     table = prepare_table(
         frame, _split_names(asked.target, frame), task=asked.task, drop=asked.drop, group=asked.group, time=asked.time,
         weight=asked.weight, link=asked.target_transform, levels=asked.levels.split(",") if asked.levels else (), name=name,
+        readings=readings,
     )  # fmt: skip
-    if data is None:
-        table = replace(table, warnings=(ABOUT, *table.warnings))
-    held = held if asked.test is None else read_table(asked.test)
+    table = replace(table, warnings=(*notes, *table.warnings))
+    held = held if asked.test is None else open_table(asked.test, readings).frame
     rows = None if held is None else labelled_rows(held, table, asked.weight)
     problem = table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
     found = tuple(one.sentence for one in dependence(table, metric or table_metric(table, asked.class_weight)[0]))
@@ -247,7 +259,10 @@ def _split_names(target: str | None, frame: Any) -> str | list[str] | None:
 
 
 def _stem(data: str) -> str:
-    return re.sub(r"(\.(csv|tsv|parquet))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE) or "table"
+    return (
+        re.sub(r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE)
+        or "table"
+    )
 
 
 def free_folder(wanted: Path) -> Path:

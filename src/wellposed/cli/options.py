@@ -37,3 +37,31 @@ MaxMemory = Annotated[
         help="About how much memory reading a file may take; 4GiB as without.",
     ),
 ]
+
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        metavar="COLUMN=KIND",
+        help="How a column is taken: number, category, boolean, date, ignore; number:, has decimal commas, date:month the "
+        "month first. May be given several times.",
+    ),
+]
+
+
+def kinds_by_column(given: list[str] | None) -> dict[str, Any]:
+    """Kinds by column, of texts such as ``price=number``.
+
+    Raises:
+        InputError: one has no ``=``.
+    """
+    from wellposed.cli.terminal import decode_argument
+    from wellposed.core.errors import InputError
+
+    found = {}
+    for text in given or []:
+        name, sign, kind = (decode_argument(text) or text).rpartition("=")
+        if not sign:
+            raise InputError(f"--kind is COLUMN=KIND, such as price=number; it was given {text!r}.")
+        found[name] = kind
+    return found

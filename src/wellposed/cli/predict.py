@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from wellposed.cli.options import MaxMemory
-from wellposed.cli.terminal import hand_over, stdout_to_stderr
+from wellposed.cli.terminal import complain, hand_over, stdout_to_stderr
 
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
@@ -23,15 +24,19 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="A .csv to write; by default stdout.")] = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Predict new rows with the best model of a run."""
+    """Predict new rows with the best model of a run: one prediction for each row, read as the training rows were."""
     from wellposed.core.errors import InputError
     from wellposed.core.files import write_atomically
+    from wellposed.core.shared import warnings_apart
 
     if out is not None and out.is_dir():
         raise InputError(f"'{out}' is a folder; give the name of a .csv file with --out.")
-    with stdout_to_stderr():  # what a problem file prints is no prediction
+    with stdout_to_stderr(), warnings_apart(record=True) as seen:  # what a problem file prints is no prediction
+        warnings.simplefilter("always", UserWarning)
         columns = prediction_columns(run, data)
         text = csv_text(columns)
+    for doubt in seen or ():
+        complain(f"warning: {doubt.message}")
     if out is not None:
         write_atomically(out, text)
     else:
@@ -46,7 +51,7 @@ def prediction_columns(run: Path, data: str) -> dict[str, Any]:
 
     from wellposed.cli.improve import PROBLEM_FILE
     from wellposed.core.errors import DataError, FormatError
-    from wellposed.data.tables import read_table
+    from wellposed.data.table_files import read_cells
     from wellposed.search.improve import with_test
     from wellposed.training.checkpoint import load
     from wellposed.training.ready_problems import file_problem, new_images
@@ -66,7 +71,8 @@ def prediction_columns(run: Path, data: str) -> dict[str, Any]:
         if images != (saved.encoder is None):
             wanted = "a table with its columns" if images else "an .npz"
             raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
-        inputs = new_images(data) if images else read_table(data)
+        columns = saved.encoder.columns if saved.encoder else ()
+        inputs = new_images(data) if images else read_cells(data, [column.name for column in columns])[0]
     try:
         return saved.predict(inputs)
     except RuntimeError as error:

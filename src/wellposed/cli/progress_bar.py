@@ -48,7 +48,7 @@ class Bar:
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the library."""
-        if event == "note":
+        if event in ("note", "reading"):
             complain(fields["text"])  # above the bar, which has taken stderr
         elif event == "phase":
             self.bar.update(self.task, description=fields["text"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from wellposed.core.errors import InputError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES
 from wellposed.ops.project import into_interval, into_l1_ball, into_norm_ball, onto_unit_sphere
-from wellposed.penalties.base import Constraint, Penalty, Searched, Traits, at_least_zero, needs_axes
+from wellposed.penalties.base import Constraint, Penalty, Searched, Traits, at_least_zero, changed, needs_axes
 from wellposed.penalties.layouts import laid_out
 
 WAYS: dict[str, int | None] = {**AXES, "all": None}
@@ -74,8 +74,7 @@ class GroupConstraint(Constraint):
 
     def at(self, leaf: Leaf) -> Self:
         """With the axis of a transposed convolution's units and inputs."""
-        changed: Any = replace  # a dataclass, as all of these are
-        return changed(self, by=laid_out(self, self.by, leaf))  # type: ignore[no-any-return]
+        return changed(self, by=laid_out(self, self.by, leaf))
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors, unless the whole tensor is one group."""

@@ -24,8 +24,7 @@ class SpectralBall(OfMatrices, Constraint):
 
     Args:
         bound: >= 0. 0 allows only zeros; infinity is refused.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
-            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -62,8 +61,7 @@ class Orthogonal(OfMatrices, Constraint):
     identity for a matrix of zeros). A kernel ``(out, in, k...)`` is the matrix ``(out, in*k...)``.
 
     Args:
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
-            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:

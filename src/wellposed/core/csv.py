@@ -16,7 +16,7 @@ from pathlib import Path
 from wellposed.core.errors import DataError, listed
 from wellposed.core.reading import check_cells, read_bytes
 
-SEPARATORS = (",", ";", "\t", "|")  # in order of preference: a comma that fits wins
+SEPARATORS = (";", "\t", "|", ",")  # in order of preference: a comma may stand in every number, and fit too
 SNIFFED_RECORDS = 50  # enough to see whether a separator gives every record the same number of cells
 NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
 

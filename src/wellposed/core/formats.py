@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from wellposed.core.records import number_or_nan, text
 
 MISSING = "–"
+
+
+def table(rows: Sequence[Sequence[str]], ruled: bool = False) -> list[str]:
+    """Rows of words as lines with their columns below one another; ``ruled`` draws a line below the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines[:1], *["  ".join("-" * width for width in widths)] * ruled, *lines[1:]]
 
 
 def format_decimals(value: float, decimals: int) -> str:

@@ -1,19 +1,31 @@
 """What wellposed changes for a while and gives back as it was: modes and buffers of a model, and global random states.
 
-Each is a context manager that puts things back after an exception too, so that they can be combined in one ``with``.
+Each of these is a context manager that puts things back after an exception too, so that they can be combined in one ``with``.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from wellposed.core.shared import exclusively
+
+
+class OwnHook:
+    """A hook that stays with its own model: in a copy, and in a pickled model, it does nothing.
+
+    So the copy of a model is clean, and what it does never reaches what belongs to the original.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Takes any arguments and returns None; from the standard library, so that a pickle needs nothing of ours.
+        return getattr, (nullcontext(), "__exit__")
 
 
 @contextmanager

@@ -216,37 +216,22 @@ def _combine(a: Selector, b: Selector, sign: str, keep: Callable[[bool, bool], b
     return Selector(f"({a.text} {sign} {b.text})", choose, said)
 
 
-def _with_role(role: Role) -> Callable[[list[Leaf]], list[Leaf]]:
-    return lambda candidates: [leaf for leaf in candidates if leaf.role == role]
-
-
-def _at_end(last: bool) -> Callable[[list[Leaf]], list[Leaf]]:
+def _role(name: str, role: Role, part: slice = slice(None), kinds: type[nn.Module] = nn.Module) -> Selector:
     def choose(candidates: list[Leaf]) -> list[Leaf]:
-        found = [leaf for leaf in candidates if leaf.role == "weight"]
-        return (found[-1:] if last else found[:1]) if found else []
+        return [leaf for leaf in candidates if leaf.role == role and isinstance(leaf.module, kinds)][part]
 
-    return choose
-
-
-def _role(name: str, choose: Callable[[list[Leaf]], list[Leaf]]) -> Selector:
     return Selector(name, choose, name)
 
 
-weights = _role("weights", _with_role("weight"))
-biases = _role("biases", _with_role("bias"))
-norms = _role("norms", _with_role("norm"))
-embeddings = _role("embeddings", _with_role("embedding"))
-inputs = _role("inputs", _at_end(last=False))
-outputs = _role("outputs", _at_end(last=True))
-convs = _role("convs", lambda found: [x for x in found if x.role == "weight" and isinstance(x.module, _ConvNd)])
+weights = _role("weights", "weight")
+biases = _role("biases", "bias")
+norms = _role("norms", "norm")
+embeddings = _role("embeddings", "embedding")
+inputs = _role("inputs", "weight", slice(1))
+outputs = _role("outputs", "weight", slice(-1, None))
+convs = _role("convs", "weight", kinds=_ConvNd)
 
 ROLES: dict[str, Selector] = {s.text: s for s in (weights, biases, norms, embeddings, inputs, outputs, convs)}
-
-
-def _glob(pattern: str) -> Callable[[list[Leaf]], list[Leaf]]:
-    return lambda candidates: [
-        leaf for leaf in candidates if any(fnmatch.fnmatchcase(path, pattern) for path in leaf.paths)
-    ]
 
 
 @checked
@@ -255,7 +240,11 @@ def named(pattern: str) -> Selector:
 
     Names match whole: ``"1.weight"`` does not match ``"11.weight"``.
     """
-    return Selector(f"named:{pattern}", _glob(pattern), f"named:{pattern}")
+
+    def choose(candidates: list[Leaf]) -> list[Leaf]:
+        return [leaf for leaf in candidates if any(fnmatch.fnmatchcase(path, pattern) for path in leaf.paths)]
+
+    return Selector(f"named:{pattern}", choose, f"named:{pattern}")
 
 
 def selector(value: object) -> Selector:

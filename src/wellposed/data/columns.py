@@ -1,30 +1,35 @@
-"""What a column holds: numbers, categories, booleans or dates; and its values in that kind.
+"""A column of a table: what kind it is, and its values in that kind.
 
 Everything that looks at texts looks at the distinct ones only, so that a long column of few categories is cheap.
+`wellposed.data.readings` says what a text is; here are columns of any type.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from wellposed.core.errors import require
+from wellposed.core.errors import DataError, did_you_mean, listed, require
+from wellposed.data.readings import (
+    KINDS,
+    MISSING_WORDS,
+    PLAIN_TRUTHS,
+    ColumnKind,
+    Floats,
+    Integers,
+    Notation,
+    Usual,
+    days_of,
+    infer_reading,
+    sentinels,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ColumnKind = Literal["number", "category", "boolean", "date"]
-KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
-Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-
-MOSTLY = 0.9  # a column of texts with at least this share of numbers (or of dates) is one of numbers (dates)
-MOST_LEVELS = 30  # a column with more distinct values than this is poorly said by categories
-
-TRUE_WORDS, FALSE_WORDS = frozenset({"true", "yes", "y", "t", "1"}), frozenset({"false", "no", "n", "f", "0"})
 
 
 def level_name(value: Any) -> str:
@@ -60,59 +65,76 @@ def distinct(column: pd.Series[Any]) -> tuple[Integers, list[Any]]:
     return np.asarray(codes, dtype=np.int64), list(uniques)
 
 
-def column_kind(column: pd.Series[Any]) -> ColumnKind:
-    """The kind of a column, by its type and, for texts, by its values.
-
-    - booleans, or only the texts true and false: ``boolean``;
-    - numeric types, durations (in days): ``number``; dates and times: ``date``; a pandas categorical: ``category``;
-    - texts: ``number`` if at least 90 % of the values are numbers, or at least half of them and there are more than 30
-      distinct values (then categories would say little); ``date`` if at least 90 % are written ``2024-05-31`` (or with
-      slashes or points, or followed by a time); otherwise ``category``.
-    """
-    types = require("pandas", "tables").api.types
-    if types.is_bool_dtype(column.dtype):
-        return "boolean"
-    if types.is_datetime64_any_dtype(column.dtype):
-        return "date"
-    if types.is_numeric_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        return "number"
-    codes, names = category_codes(column)
-    if names and {name.lower() for name in names} <= {"true", "false"}:
-        return "boolean"
-    if isinstance(column.dtype, require("pandas", "tables").CategoricalDtype):
-        return "category"
-    return _kind_of_texts(codes, names)
-
-
-def _kind_of_texts(codes: Integers, names: list[str]) -> ColumnKind:
-    if not names:
-        return "number"
-    counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    numbers = counts[~np.isnan(parse_numbers(names))].sum() / counts.sum()
-    if numbers >= MOSTLY or (numbers >= 0.5 and len(names) > MOST_LEVELS):
-        return "number"
-    written = np.array([_DATE.fullmatch(name) is not None for name in names])
-    if counts[written].sum() / counts.sum() >= MOSTLY:
-        return "date"
-    return "category"
-
-
 def is_text(column: pd.Series[Any]) -> bool:
     """Whether the column holds texts or objects, of which some may be numbers."""
     types = require("pandas", "tables").api.types
     return bool(types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype))
 
 
-def parse_numbers(names: Iterable[str]) -> Floats:
-    """Texts as float64: NaN for what is no number, 1 and 0 for true and false."""
+def column_kind(column: pd.Series[Any]) -> ColumnKind:
+    """The kind of a column, by its type and, for texts, by its values.
+
+    - booleans, or only words for yes and no in one of several languages: ``boolean``;
+    - numeric types, durations (in days): ``number``; dates and times: ``date``; a pandas categorical: ``category``;
+    - texts: ``number`` if at least 90 % of the values are numbers, or at least half of them and there are more than 30
+      distinct values (then categories would say little); words for "missing" do not count, and digits that begin with 0
+      are codes; ``date`` if at least 90 % are written as ``2024-05-31``, ``31.05.2024``, ``5/31/2024`` or ``31 May 2024``,
+      with or without a time; otherwise ``category``.
+    """
+    return column_reading(column).kind
+
+
+def column_reading(column: pd.Series[Any], usual: Usual | None = None, kind: ColumnKind | None = None) -> Notation:
+    """How a column is read: by its type, or by all of its texts. ``kind`` is one that a person gave."""
     pandas = require("pandas", "tables")
-    words = {"true": "1", "false": "0"}
-    texts = pandas.Series([words.get(name.lower(), name) for name in names], dtype=object)
-    return np.asarray(pandas.to_numeric(texts, errors="coerce"), dtype=np.float64)
+    types = pandas.api.types
+    if types.is_bool_dtype(column.dtype):
+        return Notation(kind or "boolean")
+    if types.is_datetime64_any_dtype(column.dtype):
+        return Notation(kind or "date")
+    if types.is_numeric_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
+        return Notation(kind or "number")
+    if isinstance(column.dtype, pandas.CategoricalDtype):
+        names = {level_name(name).lower() for name in column.cat.categories}
+        return Notation(kind or ("boolean" if names and names <= PLAIN_TRUTHS else "category"))
+    if kind in (None, "number") and (plain := _plain_numbers(column)) is not None:
+        return Notation("number", missing=sentinels(*np.unique(plain, return_counts=True)))
+    codes, names_there = category_codes(column)
+    return infer_reading(names_there, np.bincount(codes[codes >= 0], minlength=len(names_there)), usual, kind)
 
 
-def as_numbers(column: pd.Series[Any]) -> Floats:
-    """``(rows,)`` float64, NaN where missing or no number. Infinities stay."""
+_CODE, _EITHER, _COMPACT_DATE = r"\s*[-+]?0\d+\s*", r"\s*[-+]?[1-9]\d{0,2}\.\d{3}\s*", r"(?:19|20)\d{6}"
+
+
+def _as_programs_write(column: pd.Series[Any]) -> pd.Series[Any] | None:
+    """The numbers of texts that are all written as programs write them, which needs no look at each; else None."""
+    pandas = require("pandas", "tables")
+    if pandas.api.types.infer_dtype(column, skipna=True) != "string":
+        return None
+    numbers: pd.Series[Any] = pandas.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().equals(column.notna()) else None
+
+
+def _plain_numbers(column: pd.Series[Any]) -> Floats | None:
+    """The values, none missing, of texts that are numbers and cannot be codes, dates or thousands; else None."""
+    numbers = _as_programs_write(column) if is_text(column) else None
+    if numbers is None or not numbers.notna().any():
+        return None
+    texts = column.dropna().str
+    points = texts.contains(".", regex=False)
+    if texts.fullmatch(_CODE).any() or texts.fullmatch(_COMPACT_DATE).all():
+        return None
+    if points.any() and bool((texts.fullmatch(_EITHER) | ~points).all()):
+        return None
+    return np.asarray(numbers.dropna(), dtype=np.float64)
+
+
+def as_numbers(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
+    """``(rows,)`` float64, NaN where missing or no number. Infinities stay.
+
+    Args:
+        reading: how texts are written; by default it is found.
+    """
     types = require("pandas", "tables").api.types
     if types.is_datetime64_any_dtype(column.dtype):
         return as_days(column)
@@ -121,43 +143,217 @@ def as_numbers(column: pd.Series[Any]) -> Floats:
     if types.is_complex_dtype(column.dtype):
         return np.real(column.to_numpy()).astype(np.float64)
     if types.is_numeric_dtype(column.dtype):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    codes, names = category_codes(column)
-    return np.append(parse_numbers(names), np.nan)[codes]
+        found = np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        return found if reading is None else reading.without_sentinels(found)
+    return _by_reading(column, reading, "number")
 
 
 def as_truths(column: pd.Series[Any]) -> Floats:
-    """``(rows,)`` float64: 1 true, 0 false, NaN where missing or neither. So do yes, no, y, n, t, f, 1, 0."""
-    codes, names = category_codes(column)
-    values = [1.0 if n.lower() in TRUE_WORDS else 0.0 if n.lower() in FALSE_WORDS else np.nan for n in names]
-    return np.array([*values, np.nan])[codes]
+    """``(rows,)`` float64: 1 true, 0 false, NaN where missing or neither. So do yes and no in several languages, 1 and 0."""
+    return _by_reading(column, Notation("boolean"), "boolean")
 
 
-def as_days(column: pd.Series[Any]) -> Floats:
-    """``(rows,)`` float64: days since 1970-01-01 UTC with their fraction, NaN where missing or no date."""
+def as_days(column: pd.Series[Any], reading: Notation | None = None) -> Floats:
+    """``(rows,)`` float64: days since 1970-01-01 UTC with their fraction, NaN where missing or no date.
+
+    Args:
+        reading: how texts are written; by default it is found.
+    """
     pandas = require("pandas", "tables")
     types = pandas.api.types
     if types.is_numeric_dtype(column.dtype):
         return as_numbers(column)
     if types.is_datetime64_any_dtype(column.dtype):
-        return _days(pandas.DatetimeIndex(column))
+        return days_of(pandas.DatetimeIndex(column))
+    return _by_reading(column, reading, "date")
+
+
+def _by_reading(column: pd.Series[Any], reading: Notation | None, kind: ColumnKind) -> Floats:
+    if reading is not None and reading.plain and (numbers := _as_programs_write(column)) is not None:
+        return reading.without_sentinels(numbers.to_numpy(dtype=np.float64))
     codes, names = category_codes(column)
-    return np.append(_days_in(names), np.nan)[codes]
+    if reading is None:
+        reading = infer_reading(names, np.bincount(codes[codes >= 0], minlength=len(names)), kind=kind)
+    return np.append(reading.values(names), np.nan)[codes]
 
 
-_DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ]\s*(\d{1,2}:\d{2}\S*.*))?")
+# --- whole tables --------------------------------------------------------------------------------------------------
 
 
-def _days_in(names: Sequence[str]) -> Floats:
+@dataclass(frozen=True)
+class Unread:
+    """Cells of a column that its reading makes nothing of: ``count`` of ``there``, such as ``example``."""
+
+    count: int
+    there: int
+    example: str
+
+
+def unread(column: pd.Series[Any], reading: Notation) -> Unread:
+    """How many texts of a column are no number, date or truth under a reading. Words for "missing" are not counted."""
+    as_it_is = not is_text(column) or reading.kind == "category"
+    if as_it_is or (reading.plain and _as_programs_write(column) is not None):
+        return Unread(0, int(column.notna().sum()), "")
+    codes, names = category_codes(column)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    sure = replace(reading, missing=())
+    bad = np.isnan(sure.values(names)) & np.array([name.lower() not in MISSING_WORDS for name in names], dtype=bool)
+    example = names[int(np.flatnonzero(bad)[0])] if bad.any() else ""
+    return Unread(int(counts[bad].sum()), int(counts.sum()), example)
+
+
+def read_columns(
+    frame: pd.DataFrame, kinds: Mapping[str, str | Notation] | None = None, separator: str = ","
+) -> tuple[pd.DataFrame, dict[str, Notation], list[str]]:
+    """Columns of texts as the numbers, dates and truths that they are; how each was read; and what is to be said of it.
+
+    A column that can be read in two ways is read as the others show: where one has decimal commas beyond doubt, ``1.234``
+    is 1234. Categories, and yes and no in words, stay the texts that they are.
+
+    Args:
+        frame: columns of any type, named by text. Not modified.
+        kinds: kinds or readings for some columns; ``ignore`` leaves one out, ``text`` is ``category``. ``number:,`` has decimal
+            commas and ``date:month`` the month first, where the cells allow both.
+        separator: the sign between cells of the file.
+    Raises:
+        DataError: ``kinds`` names an unknown column or kind.
+    """
+    given = checked_kinds(kinds or {}, list(frame.columns))
+    frame = frame.drop(columns=[name for name, kind in given.items() if kind == "ignore"])
+    found = {name: _found(frame[name], Usual(separator=separator), given.get(name)) for name in frame.columns}
+    usual = _usual(found, separator, frame)
+    for name, reading in found.items():
+        if reading.doubt:
+            found[name] = _found(frame[name], usual, given.get(name))
+    gone = {number for reading in found.values() for number in reading.missing}
+    for name, reading in found.items():
+        if gone and reading.kind == "number" and not reading.missing and not isinstance(given.get(name), Notation):
+            values, counts = np.unique(as_numbers(frame[name], reading), return_counts=True)
+            found[name] = replace(reading, missing=sentinels(values, counts, gone))
+    said: list[str] = []
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, reading in found.items():
+        columns[name] = read_column(frame[name], reading, isinstance(given.get(name), str))
+        said += _remarks(name, frame[name], reading)
+    for number in sorted(gone):
+        names = listed(repr(name) for name, reading in found.items() if number in reading.missing)
+        said.append(f"{number:g} is taken as missing in {names}.")
     pandas = require("pandas", "tables")
-    matches = [_DATE.fullmatch(name) for name in names]
-    written = [
-        f"{m[1]}-{m[2]:0>2}-{m[3]:0>2}" + (f"T{m[4].strip():0>5}" if m[4] else "") if m else None for m in matches
-    ]
-    return _days(pandas.DatetimeIndex(pandas.to_datetime(written, errors="coerce", utc=True, format="ISO8601")))
+    return pandas.DataFrame(columns, index=frame.index, columns=frame.columns), found, said
 
 
-def _days(moments: pd.DatetimeIndex) -> Floats:
-    if moments.tz is not None:
-        moments = moments.tz_convert(None)
-    return np.asarray((moments.to_numpy() - np.datetime64(0, "D")) / np.timedelta64(1, "D"), dtype=np.float64)
+def _found(column: pd.Series[Any], usual: Usual, given: str | Notation | None) -> Notation:
+    if isinstance(given, Notation):
+        return given
+    kind, _, how = (given or "").partition(":")
+    if how:
+        usual = replace(usual, order=cast(Any, how)) if kind == "date" else replace(usual, decimal=cast(Any, how))
+    reading = column_reading(column, usual, cast(ColumnKind | None, kind or None))
+    if reading.kind == "number" and not is_text(column):
+        reading = replace(reading, missing=sentinels(*np.unique(as_numbers(column), return_counts=True)))
+    return reading
+
+
+def _usual(found: Mapping[str, Notation], separator: str, frame: pd.DataFrame) -> Usual:
+    """What most columns show that can be read in one way only."""
+    texts = {name: reading for name, reading in found.items() if not reading.doubt and is_text(frame[name])}
+    signs = Counter(r.decimal for n, r in texts.items() if r.kind == "number" and _shows_decimals(frame[n], r))
+    orders = Counter(r.order for r in texts.values() if r.kind == "date" and r.order != "year")
+    return Usual(
+        signs.most_common(1)[0][0] if signs else None, orders.most_common(1)[0][0] if orders else None, separator
+    )
+
+
+def _shows_decimals(column: pd.Series[Any], reading: Notation) -> bool:
+    return reading.grouped or _has(column, reading.decimal)
+
+
+def read_column(column: pd.Series[Any], reading: Notation, asked: bool = False) -> pd.Series[Any]:
+    """A column in the type of its reading; categories, and yes and no in words, as they are.
+
+    Args:
+        asked: a person gave the kind: then a category is a pandas categorical, which nothing takes for numbers again.
+    """
+    found = _typed(column, reading, asked)
+    if found is None:
+        return column
+    made: pd.Series[Any] = require("pandas", "tables").Series(found, index=column.index, name=column.name)
+    return made
+
+
+def _typed(column: pd.Series[Any], reading: Notation, asked: bool) -> Any:
+    """The values of a column in the type of its reading; None where they are as they should be."""
+    if reading.kind == "category":
+        codes, names = category_codes(column)
+        return require("pandas", "tables").Categorical.from_codes(codes, names) if asked else None
+    if reading.kind == "date":
+        days = as_days(column, reading)
+        whole = np.where(np.isnan(days), 0, days)
+        with np.errstate(invalid="ignore"):
+            moments = np.round(whole * 86_400e6).astype("int64").astype("datetime64[us]")
+        moments[np.isnan(days)] = np.datetime64("NaT")
+        return moments
+    if reading.kind == "boolean":
+        values = as_truths(column)
+        names = category_codes(column)[1]
+        if not asked and not {name.lower() for name in names} <= PLAIN_TRUTHS:
+            return None
+        if not np.isnan(values).any():
+            return values.astype(bool)
+        return np.where(np.isnan(values), None, values.astype(object) == 1.0)
+    if not reading.missing and not is_text(column):
+        return None
+    if not reading.missing and reading.plain and (numbers := _as_programs_write(column)) is not None:
+        return numbers  # with large whole numbers whole
+    values = as_numbers(column, reading)
+    are_whole = bool((np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.round(values))).all())
+    return values.astype(np.int64) if are_whole and not (is_text(column) and _has(column, reading.decimal)) else values
+
+
+def _has(column: pd.Series[Any], sign: str) -> bool:
+    return bool(column.astype(str).str.contains(sign, regex=False).any())
+
+
+def _remarks(name: str, column: pd.Series[Any], reading: Notation) -> list[str]:
+    """What somebody would want to know of how a column was read, in sentences."""
+    missed = unread(column, reading)
+    said = [mixture(name, missed, reading)] if missed.count else []
+    if reading.doubt:
+        said.append(
+            f"Column {name!r}{' is read as categories' if reading.kind == 'category' else ''}: {reading.doubt}."
+        )
+    return said
+
+
+def mixture(name: str, missed: Unread, reading: Notation) -> str:
+    """A sentence about a column of which some cells are not what it is taken as."""
+    what = {"date": "dates", "boolean": "yes and no"}.get(reading.kind, "numbers")
+    taken = reading.said() + ("" if reading.kind == "category" else ", and the texts as missing")
+    return (
+        f"Column {name!r} mixes {what} and texts ({missed.count} of {missed.there} values, such as {missed.example!r}, "
+        f"are no {what}): it is taken as {taken}."
+    )
+
+
+HOW: dict[str, tuple[str, ...]] = {"number": (".", ","), "date": ("day", "month")}
+"""What may follow a kind and a colon, where cells can be read in two ways."""
+
+
+def checked_kinds(kinds: Mapping[str, str | Notation], names: list[str]) -> dict[str, str | Notation]:
+    """Kinds by column, after checking that there are such columns and kinds; ``text`` is ``category``.
+
+    Raises:
+        DataError: there are not, with a suggestion.
+    """
+    checked: dict[str, str | Notation] = {}
+    known = (*KINDS, "ignore", "text", *(f"{kind}:{how}" for kind, ways in HOW.items() for how in ways))
+    for name, given in kinds.items():
+        if name not in names:
+            kind = given.kind if isinstance(given, Notation) else given
+            raise DataError(f"There is no column {name!r} to be a {kind}.{did_you_mean(name, names)}")
+        if isinstance(given, str) and given not in known:
+            raise DataError(
+                f"Column {name!r} cannot be a {given!r}.{did_you_mean(given, known)} Kinds: {listed(known, 12)}."
+            )
+        checked[name] = "category" if given == "text" else given
+    return checked

@@ -16,6 +16,7 @@ from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import DataError, described, did_you_mean
 from wellposed.core.numbers import convert_numbers
 from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, source_of, weight_tensor
+from wellposed.data.readings import Notation
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder, Task
 from wellposed.data.target_columns import AnyTarget, Link, TargetColumns
@@ -43,7 +44,7 @@ class Data:
         collate_fn: makes a batch of a list of items.
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
-        kinds: kinds of a frame's columns, overriding what is inferred; for a frame only.
+        kinds: kinds of a frame's columns, or how they were read, overriding what is inferred; for a frame only.
         link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on
             themselves.
         levels: of a frame's ordinal target, from the lowest on; a prediction is then the nearest level.
@@ -59,7 +60,7 @@ class Data:
     collate_fn: Callable[[list[Any]], Any] | None = None
     task: str | None = None
     split_seed: Seed = 0
-    kinds: dict[str, str] | None = None
+    kinds: dict[str, str | Notation] | None = None
     link: Link = "none"
     levels: tuple[Any, ...] | None = None
 

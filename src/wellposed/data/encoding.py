@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
@@ -19,18 +19,17 @@ from wellposed.core.files import check_schema
 from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validate
 from wellposed.data.columns import (
-    KINDS,
-    MOST_LEVELS,
-    ColumnKind,
-    Floats,
     as_days,
     as_numbers,
     as_truths,
     category_codes,
-    column_kind,
+    checked_kinds,
+    column_reading,
     distinct,
     level_name,
+    unread,
 )
+from wellposed.data.readings import MOST_LEVELS, ColumnKind, Floats, Notation
 from wellposed.data.table_files import as_frame
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 SCHEMA = 1
+FAR = 10.0  # scaled numbers beyond it are far from those of training
 LEAST_ROWS = 4  # a category with fewer training rows teaches nothing alone; such ones are "other" together
 MOST_CATEGORY_FEATURES = 2048  # of all category columns together; with more than 64 of them each keeps fewer levels
 BEND = 3.0  # scaled numbers stay within (-3, 3)
@@ -87,15 +87,19 @@ def squash(x: Floats, center: float, scale: float) -> Floats:
 
 @dataclass(frozen=True)
 class Column(ABC):
-    """What the training rows taught about one column. ``missing``: if some had no value, a 0/1 feature says so."""
+    """What the training rows taught about one column. ``missing``: if some had no value, a 0/1 feature says so.
+
+    ``reading`` is how its texts were read, and how those of new rows are.
+    """
 
     kind: ClassVar[ColumnKind]
     name: str
     missing: bool
+    reading: Notation | None = field(default=None, kw_only=True)
 
     @classmethod
     @abstractmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int) -> Column:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> Column:
         """Learn from the training rows of one column."""
 
     @property
@@ -107,6 +111,10 @@ class Column(ABC):
     def encode(self, values: pd.Series[Any]) -> Matrix | Floats:
         """``(rows,)`` values as ``(rows, features)``, finite."""
 
+    @abstractmethod
+    def doubts(self, values: pd.Series[Any]) -> list[str]:
+        """What about new rows is not as in training, in sentences that go on after the column's name."""
+
     def _with_missing(self, names: list[str]) -> list[str]:
         return [*names, f"{self.name} (missing)"] if self.missing else names
 
@@ -116,24 +124,48 @@ class Column(ABC):
 
 @dataclass(frozen=True)
 class NumberColumn(Column):
-    """``squash(x, center, scale)``; missing, infinite and unreadable values are 0 (the center)."""
+    """``squash(x, center, scale)``; missing, infinite and unreadable values are 0 (the center).
+
+    ``low`` and ``high`` are the ends of the training rows.
+    """
 
     kind = "number"
     center: Finite
     scale: Scale
+    low: Finite | None = field(default=None, kw_only=True)
+    high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int) -> NumberColumn:
-        x = as_numbers(values)
-        return cls(str(values.name), not np.isfinite(x).all(), *robust_scale(x))
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> NumberColumn:
+        x = as_numbers(values, reading)
+        return cls(str(values.name), not np.isfinite(x).all(), *robust_scale(x), reading=reading, **_ends(x))
 
     @property
     def names(self) -> list[str]:
         return self._with_missing([self.name])
 
     def encode(self, values: pd.Series[Any]) -> Floats:
-        x = as_numbers(values)
+        x = as_numbers(values, self.reading)
         return self._stacked([squash(x, self.center, self.scale)], ~np.isfinite(x))
+
+    def doubts(self, values: pd.Series[Any]) -> list[str]:
+        x = as_numbers(values, self.reading)
+        x = x[np.isfinite(x)]
+        if self.low is None or self.high is None or not x.size:
+            return []
+        beyond = (x < self.low) | (x > self.high)
+        far = beyond | (np.abs(x - self.center) / self.scale > FAR)
+        if 2 * far.sum() <= x.size:
+            return []
+        return [
+            f"has {far.sum()} of {x.size} values far from those of training ({self.low:g} to {self.high:g}, mostly near "
+            f"{self.center:g}), such as {x[far][0]:g}. Is it in another unit?"
+        ]
+
+
+def _ends(x: Floats) -> dict[str, float]:
+    there = x[np.isfinite(x)]
+    return {"low": float(there.min()), "high": float(there.max())} if there.size else {}
 
 
 @dataclass(frozen=True)
@@ -143,8 +175,8 @@ class BooleanColumn(Column):
     kind = "boolean"
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int) -> BooleanColumn:
-        return cls(str(values.name), bool(np.isnan(as_truths(values)).any()))
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> BooleanColumn:
+        return cls(str(values.name), bool(np.isnan(as_truths(values)).any()), reading=reading)
 
     @property
     def names(self) -> list[str]:
@@ -153,6 +185,9 @@ class BooleanColumn(Column):
     def encode(self, values: pd.Series[Any]) -> Floats:
         x = as_truths(values)
         return self._stacked([np.nan_to_num(2 * x - 1)], np.isnan(x))
+
+    def doubts(self, values: pd.Series[Any]) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -164,13 +199,14 @@ class CategoryColumn(Column):
     other: bool
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int) -> CategoryColumn:
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> CategoryColumn:
         codes, names = category_codes(values)
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         # The most frequent first, equally frequent ones by name: the order of the rows must not matter.
         ranked = sorted(range(len(names)), key=lambda i: (-counts[i], names[i]))
         kept = [names[i] for i in ranked[:most_levels] if counts[i] >= LEAST_ROWS]
-        return cls(str(values.name), bool((codes < 0).any()), tuple(sorted(kept)), len(kept) < len(names))
+        some_missing = bool((codes < 0).any())
+        return cls(str(values.name), some_missing, tuple(sorted(kept)), len(kept) < len(names), reading=reading)
 
     @property
     def names(self) -> list[str]:
@@ -189,6 +225,19 @@ class CategoryColumn(Column):
         encoded[rows, target[rows]] = 1.0
         return encoded
 
+    def doubts(self, values: pd.Series[Any]) -> list[str]:
+        codes, names = category_codes(values)
+        known = set(self.levels)
+        new = np.array([name not in known for name in names], dtype=bool)
+        count, there = int(np.append(new, False)[codes].sum()), int((codes >= 0).sum())
+        if not known or 2 * count <= there:
+            return []
+        example = names[int(np.flatnonzero(new)[0])]
+        return [
+            f"has {count} of {there} values, such as {example!r}, that are none of the {len(known)} that training could learn "
+            f"({listed(map(repr, self.levels), 3)})."
+        ]
+
 
 @dataclass(frozen=True)
 class DateColumn(Column):
@@ -201,12 +250,15 @@ class DateColumn(Column):
     center: Finite
     scale: Scale
     clock: bool
+    low: Finite | None = field(default=None, kw_only=True)
+    high: Finite | None = field(default=None, kw_only=True)
 
     @classmethod
-    def learn(cls, values: pd.Series[Any], most_levels: int) -> DateColumn:
-        days = as_days(values)
+    def learn(cls, values: pd.Series[Any], most_levels: int, reading: Notation) -> DateColumn:
+        days = as_days(values, reading)
         there = days[np.isfinite(days)]
-        return cls(str(values.name), there.size < days.size, *robust_scale(days), bool(np.any(there % 1 != 0)))
+        clock = bool(np.any(there % 1 != 0))
+        return cls(str(values.name), there.size < days.size, *robust_scale(days), clock, reading=reading, **_ends(days))
 
     @property
     def names(self) -> list[str]:
@@ -215,11 +267,25 @@ class DateColumn(Column):
         return self._with_missing([self.name, *points])
 
     def encode(self, values: pd.Series[Any]) -> Floats:
-        days = as_days(values)
+        days = as_days(values, self.reading)
         absent = ~np.isfinite(days)
         phases = _phases(np.where(absent, 0.0, days))[: 3 if self.clock else 2]
         points = [np.where(absent, 0.0, f(2 * np.pi * phase)) for phase in phases for f in (np.sin, np.cos)]
         return self._stacked([squash(days, self.center, self.scale), *points], absent)
+
+    def doubts(self, values: pd.Series[Any]) -> list[str]:
+        days = as_days(values, self.reading)
+        days = days[np.isfinite(days)]
+        if self.low is None or self.high is None or not days.size:
+            return []
+        width = max(self.high - self.low, 366.0)  # new rows come later: that alone is no doubt
+        far = (days < self.low - width) | (days > self.high + width)
+        if 2 * far.sum() <= days.size:
+            return []
+        low, high, example = (np.datetime64(int(day), "D") for day in (self.low, self.high, days[far][0]))
+        return [
+            f"has {far.sum()} of {days.size} dates far from those of training ({low} to {high}), such as {example}."
+        ]
 
 
 def _phases(days: Floats) -> list[Floats]:
@@ -255,13 +321,13 @@ class TableEncoder:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, frame: Any, kinds: Mapping[str, str] | None = None) -> TableEncoder:
+    def fit(cls, frame: Any, kinds: Mapping[str, str | Notation] | None = None) -> TableEncoder:
         """Learn from the training rows.
 
         Args:
             frame: ``(rows, columns)`` of features, rows >= 1: anything that `as_frame` takes. Not modified.
-            kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``; the others
-                are inferred, see `column_kind`.
+            kinds: kinds for some columns by name, ``"number"``, ``"category"``, ``"boolean"`` or ``"date"``, or their
+                `Notation`; the others are inferred, see `column_kind`. ``"ignore"`` leaves a column out.
         Raises:
             DataError: there is no row or no column, or ``kinds`` names an unknown column or kind.
         """
@@ -270,11 +336,15 @@ class TableEncoder:
             raise DataError(
                 f"The training rows are {table.shape[0]} x {table.shape[1]}; an encoder needs at least one of both."
             )
-        given = _checked_kinds(kinds or {}, list(table.columns))
-        found: dict[str, str] = {name: given.get(name) or column_kind(table[name]) for name in table.columns}
-        categories = sum(kind == "category" for kind in found.values())
+        given = checked_kinds(kinds or {}, list(table.columns))
+        table = table.drop(columns=[name for name, kind in given.items() if kind == "ignore"])
+        found: dict[str, Notation] = {}
+        for name in table.columns:
+            kind = given.get(name)
+            found[name] = kind if isinstance(kind, Notation) else column_reading(table[name], kind=cast(Any, kind))
+        categories = sum(reading.kind == "category" for reading in found.values())
         most_levels = max(1, min(MOST_LEVELS, MOST_CATEGORY_FEATURES // max(categories, 1) - 2))
-        return cls(tuple(_BY_KIND[kind].learn(table[name], most_levels) for name, kind in found.items()))
+        return cls(tuple(_BY_KIND[r.kind].learn(table[name], most_levels, r) for name, r in found.items()))
 
     @property
     def names(self) -> list[str]:
@@ -299,6 +369,23 @@ class TableEncoder:
             encoded[:, start:stop] = column.encode(table[column.name])
             start = stop
         return encoded
+
+    def doubts(self, frame: Any) -> list[str]:
+        """What about new rows is not as in training, one sentence a column; empty where nothing is.
+
+        Values that cannot be read, values far from those of training in most rows, categories in most rows that training
+        did not know, and columns that are mostly empty and were not.
+
+        Raises:
+            DataError: a column is missing, or most of its values cannot be read as what it was in training.
+        """
+        table = as_frame(frame)
+        self._check(list(table.columns))
+        blank = table.isna().all(axis=1).sum()
+        nothing = f"{blank} of {len(table)} rows are blank: what is predicted for them rests on nothing."
+        return [f"Column {c.name!r} {said}" for c in self.columns for said in _doubts(c, table[c.name])] + (
+            [nothing] if blank else []
+        )
 
     def _check(self, names: list[str]) -> None:
         known = set(names)
@@ -333,13 +420,21 @@ def _column_from(item: Mapping[str, Any]) -> Column:
     return validate(_BY_KIND[kind], item, f"The description of the column {described(item.get('name'))}")
 
 
-def _checked_kinds(kinds: Mapping[str, str], names: list[str]) -> Mapping[str, str]:
-    for name, kind in kinds.items():
-        if name not in names:
-            raise DataError(f"There is no column {name!r} to be a {kind}.{did_you_mean(name, names)}")
-        if kind not in KINDS:
-            raise DataError(f"Column {name!r} cannot be a {kind!r}.{did_you_mean(kind, KINDS)} Kinds: {listed(KINDS)}.")
-    return kinds
+def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:
+    said: list[str] = []
+    if column.reading is not None:
+        missed = unread(values, column.reading)
+        if missed.count:
+            what = f"{missed.count} of {missed.there} values that are no {column.kind}, such as {missed.example!r}"
+            if 2 * missed.count > missed.there:
+                raise DataError(
+                    f"Column {column.name!r} was read as {column.reading.said()} in training, and has {what}. Write it as there."
+                )
+            said.append(f"has {what}: they count as missing.")
+    absent = values.isna().to_numpy(dtype=bool)
+    if not column.missing and 2 * absent.sum() > len(absent):
+        said.append(f"is empty in {absent.sum()} of {len(absent)} rows, and was in no training row.")
+    return said + column.doubts(values)
 
 
 # --- the target ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wellposed.core.random import numpy_generator
-from wellposed.data.columns import Floats, Integers, as_days, as_numbers, category_codes, column_kind, distinct, is_text
+from wellposed.data.columns import as_days, as_numbers, category_codes, column_kind, distinct, is_text
+from wellposed.data.readings import Floats, Integers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import datetime
 import io
 import itertools
 import re
 import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from wellposed.core.csv import (
+    SEPARATORS,
+    SNIFFED_RECORDS,
     decoded,
     first_records,
-    header_of,
     lines,
     no_rows,
     records,
@@ -25,45 +30,99 @@ from wellposed.core.csv import (
     too_wide,
 )  # fmt: skip
 from wellposed.core.errors import DataError, listed, require
-from wellposed.core.reading import check_memory, memory_limit, open_regular, read_bytes
+from wellposed.core.reading import check_memory, format_bytes, memory_limit, open_regular, read_bytes
 from wellposed.core.shared import warnings_apart
+from wellposed.data.columns import column_reading, read_columns
+from wellposed.data.readings import MISSING_WORDS, Notation, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXTENSIONS = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz", ".parquet.gz")
-
-# A word for "missing", in lower case. It means missing only in a column whose other values are all numbers: among
-# texts, "NA" may be Namibia and "none" a kind of fence.
-MISSING_WORDS = frozenset({"na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "<na>", "missing"})
+TEXTS, SHEETS = (".csv", ".tsv", ".txt"), (".xlsx", ".xlsm", ".xls", ".ods")
+EXTENSIONS = (*(f"{end}{packed}" for end in (*TEXTS, ".parquet") for packed in ("", ".gz")), *SHEETS)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read ``.csv``, ``.tsv`` or ``.parquet``, each also with ``.gz``, as a frame of ``(rows, columns)``.
+@dataclass(frozen=True)
+class TableFile:
+    """A file as it was read: columns of values, how each was read, and sentences about what is not plain.
 
-    Numbers and ``True``/``False`` are parsed, other texts stay texts, an empty cell is missing. Text must be UTF-8 (or
-    UTF-16 with its byte order mark). The sign between cells is found as by `wellposed.core.csv.separated`: a comma, a
-    semicolon, a tab, a bar, or blanks between numbers. With a semicolon, ``1,5`` is a number where no cell is written ``1.5``.
-    A row with fewer cells than the header is filled with missing values; a header cell that is empty is named
-    ``column_3`` by its place.
+    ``frame`` has one row for each row of the file, also for blank ones. ``cells`` are the columns before their texts were
+    taken as anything.
+    """
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame
+    readings: dict[str, Notation]
+    layout: str
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """The layout of the file and how its columns are read, in one line."""
+        names: dict[str, list[str]] = {}
+        for name, reading in self.readings.items():
+            names.setdefault(reading.said(), []).append(name)
+        return "; ".join([self.layout, *(f"{said}: {listed(columns)}" for said, columns in names.items())])
+
+
+def read_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> pd.DataFrame:
+    """Read a text table, an Excel sheet or ``.parquet`` as a frame of ``(rows, columns)``: the frame of `open_table`.
 
     Raises:
-        DataError: the file is missing, a folder, of another kind, damaged, not UTF-8, empty, or has only a header,
-            two columns of one name, or a row with more cells than the header.
-        MissingExtra: pandas (or pyarrow, for Parquet) is not installed.
+        DataError: as `open_table`.
+        MissingExtra: as `open_table`.
+    """
+    return open_table(path, kinds).frame
+
+
+def open_table(path: str | Path, kinds: Mapping[str, str | Notation] | None = None) -> TableFile:
+    """Read ``.csv``, ``.tsv``, ``.txt`` or ``.parquet``, each also with ``.gz``, or a sheet (``.xlsx``, ``.xls``, ``.ods``).
+
+    How a column is written is decided from all of its cells: ``1.234,5``, ``1,234.5``, ``$ 5``, ``12 kg`` and ``95 %`` are numbers,
+    ``31.12.2024`` is a date, ``007`` a code, ``n.d.`` among numbers is missing. Other texts stay texts, an empty cell is missing.
+    Text is UTF-8, UTF-16 or, where it can be neither, Windows-1252. The sign between cells is found as by
+    `wellposed.core.csv.separated`. A row with fewer cells than the header is filled with missing values; a header cell that
+    is empty is named ``unnamed_3`` by its place, and where the first row holds values and no names, all are: ``column_3``.
+
+    Args:
+        kinds: by column, how it is taken: ``"number"``, ``"category"``, ``"boolean"``, ``"date"``, ``"ignore"``, or a `Notation`.
+    Raises:
+        DataError: the file is missing, a folder, of another kind, damaged, empty, or has only a header, two columns of
+            one name, or a row with more cells than the header; or there is no such column or kind.
+        MissingExtra: pandas (or pyarrow, for Parquet; or python-calamine, for sheets) is not installed.
+    """
+    known = [name for name, kind in (kinds or {}).items() if isinstance(kind, Notation)]
+    cells, separator, layout, notes = read_cells(path, known)
+    given = {name: kind for name, kind in (kinds or {}).items() if name in cells or name not in known}
+    frame, readings, said = read_columns(cells, given, separator)
+    return TableFile(
+        frame, cells, readings, f"{layout}; {len(frame):,} rows, {cells.shape[1]:,} columns", (*notes, *said)
+    )
+
+
+def read_cells(path: str | Path, names: Sequence[str] = ()) -> tuple[pd.DataFrame, str, str, list[str]]:
+    """The cells of a table as they stand in the file: ``frame, separator, layout, notes``.
+
+    Args:
+        names: columns that must be there: the first row is a header if it has one of them.
+    Raises:
+        DataError: as `open_table`.
+        MissingExtra: as `open_table`.
     """
     path = Path(path)
     extension = _extension(path)
     packed = extension.endswith(".gz")
     if extension == ".parquet":
         with open_regular(path, DataError) as file:
-            return _from_parquet(file, path)
+            return _from_parquet(file, path), ",", "Parquet", []
     content = read_bytes(path, "table", DataError, packed=packed)
     if extension == ".parquet.gz":
-        return _from_parquet(io.BytesIO(content), path)
-    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
-    text = decoded(content, path).replace("\r\n", "\n").replace("\r", "\n")
-    return _from_text(text, path)
+        return _from_parquet(io.BytesIO(content), path), ",", "Parquet", []
+    if extension in SHEETS:
+        return _from_sheets(content, path, names)
+    text, encoding = _decoded(content, path)
+    frame, separator, notes = _from_text(text, path, names)
+    shown = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}.get(separator, repr(separator))
+    return frame, separator, f"{encoding}, {shown} between cells", notes
 
 
 def as_frame(x: Any) -> pd.DataFrame:
@@ -121,49 +180,159 @@ def _short(error: BaseException) -> str:
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
-def _from_text(text: str, path: Path) -> pd.DataFrame:
+def _decoded(content: bytes, path: Path) -> tuple[str, str]:
+    """The text of a table with one kind of line end, and how it was encoded."""
+    half = len(content) // 2
+    for mark, nothing in ((codecs.BOM_UTF16_LE, content[1::2]), (codecs.BOM_UTF16_BE, content[::2])):
+        if half > 4 and nothing.count(0) > 0.4 * half and content[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            content = mark + content  # text in Latin letters, whose mark was left out
+            break
+    encoding = "UTF-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "UTF-8"
+    try:
+        text = decoded(content, path)
+    except DataError:
+        legacy = _windows_text(content) if encoding == "UTF-8" else None
+        if legacy is None:
+            raise
+        text, encoding = legacy, "Windows-1252"
+    # One kind of line end, in cells too: a lone carriage return in quotes makes some pandas ask for all memory.
+    return text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n"), encoding
+
+
+def _windows_text(content: bytes) -> str | None:
+    """The text if it can be Windows-1252; None for binary data, and for UTF-8 of which a few bytes are damaged."""
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        return None
+    as_utf8 = content.decode("utf-8", "replace")
+    bad = as_utf8.count("\ufffd")
+    other = sum(not part.isascii() for part in as_utf8.replace("\ufffd", ""))
+    alone = sum(len(run) for run in re.findall(r"[^\x00-\x7f]+", text) if len(run) < 3)
+    western = 2 * alone > sum(not sign.isascii() for sign in text)  # whole words of such signs are another alphabet's
+    return text if western and other <= bad and not re.search(r"[\x00-\x08\x0b\x0e-\x1f]", text) else None
+
+
+def _from_text(text: str, path: Path, expected: Sequence[str]) -> tuple[pd.DataFrame, str, list[str]]:
+    """All cells as texts, a missing one where it is empty; one row for each line, blank ones among them too."""
     pandas = require("pandas", "tables")
     if 32 * len(text) > memory_limit():  # a record is a list of texts while it is looked at
         longest = max(map(len, lines(text)))
         check_memory(f"'{path}' has a line of {longest:,} signs", 32 * longest, DataError)
+    text, notes = _below_titles(_single_spaced(text))
     text, separator = separated(text, path)
-    header = _checked_header(text, path, separator)
-    decimal = "," if separator == ";" and _has_decimal_commas(text, path) else "."
+    head = [record for _, record in first_records(text, path, separator)]
+    if headed := has_header(head, expected):
+        names = _names(head[0] if head else [], path)
+    else:
+        names = [f"column_{place}" for place in range(1, len(head[0]) + 1)]
+        notes.append(f"The first row holds values and no names: the columns are called {names[0]}, ..., {names[-1]}.")
+    width = _checked_width(text, path, separator, names, headed)
+    body = (_below_header(text, path, separator) if headed else text).strip("\n")
     errors = pandas.errors
     try:
         with warnings_apart():
             warnings.simplefilter("error", errors.ParserWarning)  # it would lose cells
             frame = pandas.read_csv(
-                io.BytesIO(_below_header(text, path, separator).encode()),  # a StringIO takes four bytes for each sign
+                io.BytesIO(body.encode()),  # a StringIO takes four bytes for each sign
                 sep=separator,
                 header=None,
-                names=header,
+                names=[*names, *range(width - len(names))],
                 index_col=False,
+                dtype=str,
                 keep_default_na=False,
                 na_values=[""],
-                low_memory=False,  # one type for a whole column, whatever its length
-                decimal=decimal,
+                skip_blank_lines=False,
             )
     except (errors.ParserError, errors.EmptyDataError, errors.ParserWarning, ValueError, OverflowError) as error:
         raise DataError(f"'{path}' cannot be read as a table: {_short(error)}. Check its quotes.") from None
-    return _missing_words_removed(frame, decimal)
+    return _without_empty_ends(frame[names]), separator, notes
 
 
-def _checked_header(text: str, path: Path, separator: str) -> list[str]:
-    """The names in the first record, after checking every row against their number."""
+def _single_spaced(text: str) -> str:
+    """The text without the blank lines between all of its lines, which a wrong line end leaves; others are rows."""
+    blank = text.count("\n\n")
+    if blank < 2 or 2 * blank < text.strip("\n").count("\n"):
+        return text
+    rows = text.strip("\n").split("\n")
+    return text if any(rows[1::2]) else "\n".join(rows[::2]) + "\n"
+
+
+def _below_titles(text: str) -> tuple[str, list[str]]:
+    """The text without lines of one filled cell that stand above a header of three or more, and a note of them."""
+    first = [line for _, line in zip(range(12), lines(text), strict=False)]
+    for sign in SEPARATORS:
+        filled = [sum(bool(cell.strip()) for cell in line.split(sign)) for line in first]
+        titles = next((place for place, count in enumerate(filled) if count > 2), 0)
+        above = filled[:titles]
+        if any(above) and max(above) < 2 and not any('"' in line or "sep=" in line for line in first[:titles]):
+            return text[sum(map(len, first[:titles])) :], [
+                f"Above the header stands {' '.join(first[0].split())!r}: left out."
+            ]
+    return text, []
+
+
+def has_header(head: Sequence[Sequence[str]], expected: Sequence[str] = ()) -> bool:
+    """Whether the first of a table's first records names the columns, and holds no values of a row.
+
+    It holds values if it has a number, as they stand below, where numbers are below, and no text there; or, where no column
+    has numbers, if all of its cells come back below them. Years, and numbers that count the columns, are names.
+
+    Args:
+        expected: names of which one must be in a header, if any are given.
+    """
+    if expected:
+        first = {cell.strip() for cell in (head[0] if head else ())}
+        return bool(first & set(expected)) or not all(re.fullmatch(r"column_\d+", name) for name in expected)
+    if len(head) < 2:
+        return True
+    measured, recurs = [], []
+    for place, cell in enumerate(map(str.strip, head[0])):
+        below = [record[place].strip() for record in head[1:] if len(record) > place and record[place].strip()]
+        kinds = Counter(map(quantity, below))
+        if not cell or not below or cell.lower() in MISSING_WORDS:
+            continue
+        if kinds[None] > 0.1 * len(below):
+            recurs.append(cell in below)
+        elif quantity(cell) not in kinds:
+            return True
+        else:
+            measured.append(cell)
+    if not measured:
+        return len(head) < 4 or not recurs or not all(recurs)
+    whole = [int(cell) for cell in measured if re.fullmatch(r"\d{1,4}", cell)]
+    if len(whole) < len(measured):
+        return False
+    counted = len(whole) > 1 and whole in (list(range(len(whole))), list(range(1, len(whole) + 1)))
+    return counted or all(1900 <= year <= 2100 for year in whole)
+
+
+def _names(first: Sequence[str], path: Path) -> list[str]:
+    if not first:
+        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
+    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(first, start=1)]
+    refuse_duplicates(names, f"'{path}'")
+    return names
+
+
+def _checked_width(text: str, path: Path, separator: str, names: Sequence[str], headed: bool) -> int:
+    """The cells of the longest row, after checking that those beyond the names are empty, and that memory allows for all."""
+    rows, width = 0, len(names)
     found = records(text, path, separator)
-    names = header_of(found, path)
-    rows = 0
+    if headed:
+        next(found)
     for line, record in found:
         rows += 1
         if len(record) > len(names):
-            raise too_wide(path, line, len(record), len(names), separator)
+            if any(cell.strip() for cell in record[len(names) :]):
+                raise too_wide(path, line, len(record), len(names), separator)
+            width = max(width, len(record))
     if rows == 0:
         raise no_rows(path)
     # pandas holds the text, where each cell begins, and its value; a column costs a kilobyte before it has a row.
-    need = 4 * len(text) + rows * (24 + 24 * len(names)) + 1024 * len(names)
-    check_memory(f"'{path}' has {rows:,} rows of {len(names):,} cells", need, DataError)
-    return names
+    need = 4 * len(text) + rows * (24 + 24 * width) + 1024 * width
+    check_memory(f"'{path}' has {rows:,} rows of {width:,} cells", need, DataError)
+    return width
 
 
 def _below_header(text: str, path: Path, separator: str) -> str:
@@ -172,30 +341,72 @@ def _below_header(text: str, path: Path, separator: str) -> str:
     return text[sum(map(len, itertools.islice(lines(text), line))) :]
 
 
-_WITH_COMMA, _WITH_POINT = re.compile(r"\s*[-+]?\d+,\d+\s*"), re.compile(r"\s*[-+]?\d*\.\d+\s*")
+def _without_empty_ends(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without columns that have neither a name nor a cell, which a separator at the ends of lines leaves."""
+    empty = [name for name in frame.columns if re.fullmatch(r"unnamed_\d+", name) and frame[name].isna().all()]
+    return frame.drop(columns=empty)
 
 
-def _has_decimal_commas(text: str, path: Path) -> bool:
-    cells = [cell for _, record in first_records(text, path, ";") for cell in record]
-    return any(map(_WITH_COMMA.fullmatch, cells)) and not any(map(_WITH_POINT.fullmatch, cells))
+# --- sheets --------------------------------------------------------------------------------------------------------
 
 
-def _missing_words_removed(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
-    """Text columns that hold only numbers and words for "missing" become numbers."""
-    pandas = require("pandas", "tables")
-    for name in frame.columns:
-        if frame[name].dtype.kind != "O":
-            continue
-        codes, uniques = pandas.factorize(frame[name])
-        texts = [value.strip() if isinstance(value, str) else "" for value in uniques]
-        words = np.array([text.lower() in MISSING_WORDS or not text for text in texts], dtype=bool)
-        if not words.any() or words.all():
-            continue
-        cells = pandas.Series(texts, dtype=object).mask(words)
-        numbers = pandas.to_numeric(cells.str.replace(decimal, ".", regex=False), errors="coerce")
-        if numbers.isna().to_numpy().sum() == words.sum():
-            frame[name] = np.append(numbers.to_numpy(dtype=np.float64), np.nan)[codes]
-    return frame
+def _from_sheets(content: bytes, path: Path, expected: Sequence[str]) -> tuple[pd.DataFrame, str, str, list[str]]:
+    """The first sheet that has cells; numbers and dates have the types that the sheet gives them."""
+    pandas, calamine = require("pandas", "tables"), require("python_calamine", "excel")
+    try:
+        if content[:2] == b"PK":
+            unpacked = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist())
+            check_memory(f"'{path}' has {format_bytes(unpacked)}, unpacked", 8 * unpacked, DataError)
+        sheets = pandas.read_excel(
+            io.BytesIO(content), sheet_name=None, header=None, dtype=object, engine="calamine",
+            keep_default_na=False, na_values=[""],
+        )  # fmt: skip
+    except (calamine.CalamineError, zipfile.BadZipFile, ValueError, OSError, KeyError) as error:
+        raise DataError(f"'{path}' cannot be read as a sheet ({_short(error)}). Save it again, or as CSV.") from None
+    full = {str(name): sheet for name, sheet in sheets.items() if sheet.notna().to_numpy().any()}
+    if not full:
+        raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
+    title, sheet = next(iter(full.items()))
+    notes = [] if len(full) == 1 else [f"Of {len(full)} sheets ({listed(full)}), the first is read: {title!r}."]
+    filled = np.flatnonzero(sheet.notna().to_numpy().any(axis=1))
+    sheet = sheet.iloc[filled[0] : filled[-1] + 1].map(_in_a_sheet)
+    head = sheet.head(SNIFFED_RECORDS).map(lambda cell: "" if cell is None else str(cell)).to_numpy().tolist()
+    if has_header(head, expected):
+        names, rows = _names(head[0], path), sheet.iloc[1:]
+    else:
+        names, rows = [f"column_{place}" for place in range(1, sheet.shape[1] + 1)], sheet
+        notes.append(f"The first row holds values and no names: the columns are called {names[0]}, ..., {names[-1]}.")
+    if len(rows) == 0:
+        raise no_rows(path)
+    frame = rows.reset_index(drop=True).set_axis(pandas.Index(names, dtype=object), axis=1).infer_objects()
+    for name in [
+        name for name in frame.columns if pandas.api.types.is_object_dtype(frame[name])
+    ]:  # texts among others: all become texts, written alike
+        texts = frame[name][frame[name].map(lambda cell: isinstance(cell, str))]
+        decimal = column_reading(texts).decimal if len(texts) else "."
+        frame[name] = frame[name].map(lambda cell, sign=decimal: _as_text(cell, sign), na_action="ignore")
+    return _without_empty_ends(frame), ",", f"sheet {title!r}", notes
+
+
+def _in_a_sheet(cell: Any) -> Any:
+    """A cell, None where it is empty; a day is its first moment."""
+    if isinstance(cell, str):
+        return cell if cell.strip() else None
+    if isinstance(cell, datetime.time):
+        return cell.isoformat()
+    if isinstance(cell, datetime.date) and not isinstance(cell, datetime.datetime):
+        return datetime.datetime(cell.year, cell.month, cell.day)
+    return None if cell is None or cell != cell else cell
+
+
+def _as_text(cell: Any, decimal: str) -> str:
+    """A cell beside texts. A number gets a fourth decimal where three could be taken for thousands."""
+    if isinstance(cell, datetime.datetime):
+        return cell.isoformat(" ").removesuffix(" 00:00:00")
+    if not isinstance(cell, float):
+        return str(cell)
+    text = str(cell)
+    return (f"{text}0" if re.fullmatch(r"-?\d{1,3}\.\d{3}", text) else text).replace(".", decimal)
 
 
 # --- parquet -------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,20 +17,21 @@ from wellposed.core.errors import DataError, did_you_mean, listed, require
 from wellposed.core.numbers import LARGEST
 from wellposed.core.random import numpy_generator
 from wellposed.data.columns import (
-    Floats,
-    Integers,
     as_days,
     as_numbers,
     category_codes,
     column_kind,
+    column_reading,
     distinct,
     is_text,
     level_name,
-    parse_numbers,
+    mixture,
+    unread,
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
 from wellposed.data.exchangeability import ROW_ORDER, Suspect, suspects
+from wellposed.data.readings import Floats, Integers, Notation
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
@@ -67,11 +68,10 @@ class TableData:
     """A table that can be split, encoded and learned from. All parts have the same rows in the same order.
 
     ``frame`` has the features only; ``target`` no missing value, and several columns where there are several targets;
-    ``groups`` are
-    ids 0, 1, ...; ``time`` are numbers (days since 1970 for dates); ``weight`` is finite and >= 0; ``link`` and ``levels``
-    say how the
-    target is trained, see `Data`; ``suspects`` are columns on which the target depends as a random split does not suppose;
-    ``sha256`` is of the contents of all that is trained on, equal on every machine.
+    ``groups`` are ids 0, 1, ...; ``time`` are numbers (days since 1970 for dates); ``weight`` is finite and >= 0; ``link``
+    and ``levels`` say how the target is trained, see `Data`; ``suspects`` are columns on which the target depends as a
+    random split does not suppose; ``sha256`` is of the contents of all that is trained on, equal on every machine;
+    ``readings`` are how the columns of a file were read (`wellposed.data.table_files.open_table`), empty for other tables.
     """
 
     frame: pd.DataFrame
@@ -86,6 +86,7 @@ class TableData:
     link: Link = "none"
     levels: tuple[Any, ...] | None = None
     suspects: tuple[Suspect, ...] = ()
+    readings: dict[str, Notation] = field(default_factory=dict)
 
 
 def prepare_table(
@@ -100,6 +101,7 @@ def prepare_table(
     link: str | None = None,
     levels: Sequence[str] = (),
     name: str = "table",
+    readings: Mapping[str, Notation] | None = None,
 ) -> TableData:
     """Take a table apart into features, target, groups and time, leave out what cannot help, and say so.
 
@@ -127,6 +129,7 @@ def prepare_table(
             long-tailed, see `is_long_tailed`, and says so.
         levels: of an ordinal target, from the lowest on; needed where they are texts.
         name: what messages call the table.
+        readings: how the columns were read, as `open_table` says; new rows are read so too.
     Raises:
         DataError: a column is not found (with a suggestion) or used twice; the target is all missing, infinite, has one
             value only, does not fit the task, or hardly ever repeats; no feature is left; fewer than 10 rows have a
@@ -180,8 +183,9 @@ def prepare_table(
     classes = decided == "classification"
     codes = category_codes(goal)[0] if classes else _as_places(goal, order)
     found = suspects(others, codes, classes, skip=skip)
+    kept = {column: reading for column, reading in (readings or {}).items() if column in features.columns}
     return TableData(
-        features, goal, groups, moments, name, decided, tuple(warnings), digest, shares, chosen, order, found
+        features, goal, groups, moments, name, decided, tuple(warnings), digest, shares, chosen, order, found, kept
     )  # fmt: skip
 
 
@@ -487,8 +491,8 @@ def _task_of_numbers(target: pd.Series[Any], y: Floats, warnings: list[str]) -> 
 def _example(target: pd.Series[Any]) -> str:
     if is_text(target):
         names = category_codes(target)[1]
-        texts = [name for name, number in zip(names, parse_numbers(names), strict=True) if np.isnan(number)]
-        return listed(map(repr, texts), 3)
+        numbers = Notation("number").values(names)
+        return listed((repr(name) for name, number in zip(names, numbers, strict=True) if np.isnan(number)), 3)
     kinds: dict[str, str] = {"boolean": "true and false", "date": "dates"}
     return kinds.get(column_kind(target), "categories")
 
@@ -569,21 +573,15 @@ def _one_type_each(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     for name in frame.columns:
         if not is_text(frame[name]):
             continue
-        codes, names = category_codes(frame[name])
-        kind = column_kind(frame[name])
-        numbers = np.append(parse_numbers(names), np.nan)[codes]
-        if kind == "number":
+        reading = column_reading(frame[name])
+        as_number = reading if reading.kind == "number" else Notation("number")
+        missed = unread(frame[name], as_number)
+        if reading.kind == "number":
+            numbers = as_numbers(frame[name], reading)
             replaced[name] = np.where(np.isinf(numbers), np.nan, numbers)
-        there = codes >= 0
-        texts = there & np.isnan(numbers)
-        if kind == "boolean" or not texts.any() or 2 * texts.sum() > there.sum():
+        if reading.kind in ("boolean", "date") or not missed.count or 2 * missed.count > missed.there:
             continue
-        example = names[codes[np.flatnonzero(texts)[0]]]
-        taken = "numbers, and the texts as missing" if kind == "number" else "categories"
-        warnings.append(
-            f"Column {name!r} mixes numbers and texts ({texts.sum()} of {there.sum()} values, such as {example!r}, "
-            f"are no numbers): it is taken as {taken}."
-        )
+        warnings.append(mixture(name, missed, reading))
     return frame.assign(**replaced)
 
 

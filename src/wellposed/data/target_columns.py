@@ -20,8 +20,9 @@ from wellposed.core.errors import DataError, did_you_mean, listed, require
 from wellposed.core.files import check_schema
 from wellposed.core.numbers import LARGEST
 from wellposed.core.schemas import Finite, Scale, validate
-from wellposed.data.columns import Floats, as_numbers, category_codes, level_name
+from wellposed.data.columns import as_numbers, category_codes, level_name
 from wellposed.data.encoding import SCHEMA, Label, TargetEncoder
+from wellposed.data.readings import Floats
 
 Link = Literal["none", "log"]
 LINKS: tuple[Link, ...] = ("none", "log")

@@ -27,6 +27,7 @@ from wellposed.decomposition.repeated_training import (
     Vary,
     aligned_table,
     amount_of,
+    ends_of,
     evaluated_on,
     format_interval,
     recipes_by_name,
@@ -182,8 +183,7 @@ class BiasVariance:
         """All numbers, ready for JSON."""
 
         def of(parts: Mapping[str, VarianceComponent] | None) -> dict[str, Any] | None:
-            names = ("estimate", "low", "high")
-            return None if parts is None else {k: {n: getattr(p, n) for n in names} for k, p in parts.items()}
+            return None if parts is None else {name: ends_of(part) for name, part in parts.items()}
 
         points = [
             {
@@ -205,19 +205,13 @@ class BiasVariance:
             MissingExtra: pandas is not installed.
         """
         pandas = require("pandas", "tables")
-        rows = [
-            {
-                "recipe": p.name,
-                "strength": p.strength,
-                "part": name,
-                "estimate": part.estimate,
-                "low": part.low,
-                "high": part.high,
-            }
-            for p in self.points
-            for name, part in {**p.parts, **(p.zero_one or {})}.items()
-        ]
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(
+            [
+                {"recipe": p.name, "strength": p.strength, "part": name, **ends_of(part)}
+                for p in self.points
+                for name, part in {**p.parts, **(p.zero_one or {})}.items()
+            ]
+        )
 
     def __str__(self) -> str:
         first = self.points[0]
@@ -225,7 +219,8 @@ class BiasVariance:
         squared = {"bias": "noise + bias²"} if self.loss in ("squared_error", "mse") else {}
         header = ["", *(squared.get(name, NAMES[name]) for name in names), "on all rows"]
         rows = [
-            [point.name, *(_cell(point.parts[name]) for name in names), f"{point.whole:.4g}"] for point in self.points
+            [point.name, *(format_interval(point.parts[name]) for name in names), f"{point.whole:.4g}"]
+            for point in self.points
         ]
         kind = "the same" if self.crossed else "own"
         count = min(len(point.resamples) for point in self.points)
@@ -237,14 +232,12 @@ class BiasVariance:
         ]
         if first.zero_one is not None:
             hits = [
-                [point.name, *(_cell(point.zero_one[name]) for name in HITS)] for point in self.points if point.zero_one
+                [point.name, *(format_interval(point.zero_one[name]) for name in HITS)]
+                for point in self.points
+                if point.zero_one
             ]
             lines += ["", aligned_table(["", *HITS.values()], hits)]
         return "\n".join([*lines, "", *self.notes, *map(str, self.findings())])
-
-
-def _cell(part: VarianceComponent) -> str:
-    return format_interval(part.estimate, part.low, part.high)
 
 
 @checked

@@ -9,17 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wellposed.core.errors import InputError, listed
 from wellposed.decomposition.rivals import Objective
 from wellposed.diagnosis.advice import Room
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.intervals import Array, crossed_interval
 from wellposed.statistics.student import student_quantile
-
-Array = npt.NDArray[np.float64]
 
 MATERIAL = 0.01
 """A part below this share of the validation loss is not named: pulling its lever would move nothing that people read."""

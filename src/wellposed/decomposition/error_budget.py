@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, TrainingError, WellposedError
@@ -46,13 +45,12 @@ from wellposed.parallel.jobs import Job, interrupted
 from wellposed.penalties.base import FunctionalPenalty
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
+from wellposed.statistics.intervals import Array
 from wellposed.training.evaluate import batches_of, call
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import with_sample
 from wellposed.training.run import Run
-
-Array = npt.NDArray[np.float64]
 
 SEEDS = (0, 1, 2)
 ON = 2

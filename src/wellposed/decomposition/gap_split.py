@@ -25,7 +25,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,7 +42,7 @@ from wellposed.noise.hooks import hooked
 from wellposed.noise.noise import PLACED
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper
-from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.intervals import Array, crossed_interval
 from wellposed.statistics.student import student_quantile
 from wellposed.training.evaluate import evaluate
 from wellposed.training.history import Stopped
@@ -51,8 +50,6 @@ from wellposed.training.loop import Training
 from wellposed.training.resampling import Sample, with_sample
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
-
-Array = npt.NDArray[np.float64]
 
 ROUNDING = 1e-6
 """Of the loss: single precision rounds sums over rows to about this much."""
@@ -91,7 +88,7 @@ class GapShare:
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name", "says", "estimate", "low", "high"}``."""
-        return {"name": self.name, "says": self.says, "estimate": self.estimate, "low": self.low, "high": self.high}
+        return {key: getattr(self, key) for key in ("name", "says", "estimate", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -141,18 +138,10 @@ class GapSplit:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "schema": 1,
-            "logged": self.logged,
-            "training": self.training,
-            "valid": self.valid,
-            "visible": self.visible,
-            "true": self.true,
-            "shares": [share.to_dict() for share in self.shares],
-            "level": self.level,
-            "epoch": self.epoch,
-            "notes": list(self.notes),
+        numbers = {
+            key: getattr(self, key) for key in ("logged", "training", "valid", "visible", "true", "level", "epoch")
         }
+        return {"schema": 1, **numbers, "shares": [share.to_dict() for share in self.shares], "notes": list(self.notes)}
 
     def __str__(self) -> str:
         rows = [("visible gap", self.visible, f"validation {self.valid:.4f} less logged training {self.logged:.4f}")]

@@ -25,18 +25,19 @@ from wellposed.decomposition.repeated_training import (
     PROBE_ROWS,
     Recipes,
     aligned_table,
+    ends_of,
     evaluated_on,
     format_interval,
     recipes_by_name,
     rows_on,
     train_complete,
 )
-from wellposed.decomposition.variance_components import LEVEL, Array, RowLosses
+from wellposed.decomposition.variance_components import LEVEL, RowLosses
 from wellposed.diagnosis.finding import Finding
 from wellposed.optim.schedules import Plateau
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.recipe import Recipe
-from wellposed.statistics.intervals import Interval, crossed_interval
+from wellposed.statistics.intervals import Array, Interval, crossed_interval
 from wellposed.statistics.power_law import FEWEST_SIZES, SHAPE, PowerLaw, Prediction, fit_power_law
 from wellposed.training.problem import Problem
 from wellposed.training.resampling import sample_index
@@ -158,15 +159,13 @@ class LearningCurve:
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON."""
 
-        def of(value: Interval | Prediction | None) -> dict[str, float] | None:
-            return None if value is None else {name: getattr(value, name) for name in ("estimate", "low", "high")}
-
         curves = [
             {
-                "name": c.name, "recipe": c.recipe.to_dict(), "verdict": c.verdict, "rises": c.rises, "gain": of(c.gain),
+                "name": c.name, "recipe": c.recipe.to_dict(), "verdict": c.verdict, "rises": c.rises,
+                "gain": ends_of(c.gain) or None,
                 "floor": None if c.law is None else c.law.floor,
                 "levels": [
-                    {"rows": x.rows, "train": x.train, "valid": of(x.valid), "gap": of(x.gap)} for x in c.levels
+                    {"rows": x.rows, "train": x.train, "valid": ends_of(x.valid), "gap": ends_of(x.gap)} for x in c.levels
                 ],
             }
             for c in self.curves
@@ -196,7 +195,7 @@ class LearningCurve:
     def __str__(self) -> str:
         header = ["", "rows", "train", self.on, "gap"]
         rows = [
-            [c.name if i == 0 else "", f"{x.rows}", f"{x.train:.4g}", _cell(x.valid), _cell(x.gap)]
+            [c.name if i == 0 else "", f"{x.rows}", f"{x.train:.4g}", format_interval(x.valid), format_interval(x.gap)]
             for c in self.curves
             for i, x in enumerate(c.levels)
         ]
@@ -221,10 +220,6 @@ class LearningCurve:
             f"{curve.name}: {curve.verdict}. At {2 * curve.last.rows} rows the loss would fall by {shares[0]} "
             f"[{shares[1]}, {shares[2]}]; {100 * self.matters:.0f} % matter."
         )
-
-
-def _cell(interval: Interval) -> str:
-    return format_interval(interval.estimate, interval.low, interval.high)
 
 
 @checked

@@ -15,10 +15,11 @@ from wellposed.core.checks import Count, checked
 from wellposed.core.files import jsonable
 from wellposed.core.random import numpy_generator
 from wellposed.decomposition.learning_curve import SIZES, LearningCurve, learning_curve
-from wellposed.decomposition.variance_components import LEVEL, Array
+from wellposed.decomposition.variance_components import LEVEL
 from wellposed.penalties.base import Term
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe
+from wellposed.statistics.intervals import Array
 from wellposed.training.problem import Problem
 
 UNCHANGED, CHANGED = "without", "with"

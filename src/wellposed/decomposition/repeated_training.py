@@ -198,8 +198,14 @@ def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def format_interval(estimate: float, low: float, high: float) -> str:
+def ends_of(found: Any) -> dict[str, float]:
+    """An estimate and its interval as data; empty for None."""
+    return {} if found is None else {name: getattr(found, name) for name in ("estimate", "low", "high")}
+
+
+def format_interval(found: Any) -> str:
     """``0.512 [0.490, 0.534]``: two digits of half the interval's width, since more say nothing."""
+    estimate, low, high = found.estimate, found.low, found.high
     half = (high - low) / 2
     if not (math.isfinite(half) and half > 0):
         return f"{estimate:.3g}"

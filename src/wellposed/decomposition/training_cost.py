@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,10 +22,10 @@ from wellposed.noise.activations import Streams, dropout_from_streams, dropouts
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import find_wrapper
 from wellposed.recipe.recipe import Recipe
+from wellposed.statistics.intervals import Array
 from wellposed.training.loop import Training
 from wellposed.training.problem import Problem
 
-Array = npt.NDArray[np.float64]
 StateDict = Mapping[str, Tensor]
 Mode = Literal["training", "noise", "norms", "evaluation"]
 """Which modules are in training mode: all, all but batch norm, batch norm alone, none."""

@@ -14,16 +14,13 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from wellposed.core.errors import InputError
 from wellposed.losses.per_example import Loss
-from wellposed.statistics.intervals import crossed_interval
+from wellposed.statistics.intervals import Array, crossed_interval
 from wellposed.statistics.student import student_quantile
-
-Array = npt.NDArray[np.float64]
 
 AT_ONCE = 2**22
 """Outputs whose losses are computed at once: 32 MB in double precision."""
@@ -76,17 +73,8 @@ class RowLosses:
 
     def __call__(self, outputs: Tensor) -> Array:
         step = max(1, AT_ONCE // max(1, outputs[0].numel()))
-        parts: list[Array] = [self._of(outputs[i : i + step]) for i in range(0, len(outputs), step)]
-        return np.concatenate(parts)
-
-    def _of(self, outputs: Tensor) -> Array:
-        if self.loss.criterion is not None:  # of these it is known that examples do not touch each other
-            repeated = self.target.repeat(len(outputs), *[1] * (self.target.ndim - 1))
-            total = self.loss.per_example(outputs.flatten(0, 1), repeated).total.view(len(outputs), -1)
-        else:
-            total = torch.stack([self.loss.per_example(one, self.target).total for one in outputs])
-        found: Array = np.asarray((total.double() * self.scale).numpy())
-        return found
+        totals = [self.loss.of_many(part, self.target)[0] for part in torch.split(outputs, step)]
+        return np.asarray((torch.cat(totals).double() * self.scale).numpy())
 
 
 # --- a quantity is an array (1 + resamples, rows): the estimate, and what it would be without each resample

@@ -16,11 +16,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from wellposed.core.checks import Count, Within, checked
 from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
 from wellposed.losses.any_metric import Metric
@@ -137,6 +138,7 @@ class Accuracy(Score):
         return (outputs.argmax(2) == target).double()
 
 
+@checked
 @dataclass(frozen=True)
 class TopKAccuracy(Score):
     """Share of units whose label is among the ``k`` highest scores; 1 from as many ``k`` as there are classes.
@@ -147,16 +149,11 @@ class TopKAccuracy(Score):
         k: >= 1.
     """
 
-    k: int = 2
+    k: Count = 2
 
     name = "top_k_accuracy"
     title = "top-k accuracy"
     classifies = True
-
-    def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or self.k != int(self.k) or self.k < 1:
-            raise InputError(f"top_k_accuracy needs a whole number k >= 1; it was given {self.k!r}.")
-        super().__post_init__()
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """1 where the label is among the highest, 0 where not."""
@@ -205,7 +202,7 @@ class Brier(Score):
         if _are_shares(outputs, target):
             self.require(target, weight)
             apart = (outputs.double().softmax(1) - target.double()).square().sum(1)
-            return _averaged(_each(apart / (2.0 if target.shape[1] == 2 else 1.0)), weight)
+            return _averaged(per_example(apart / (2.0 if target.shape[1] == 2 else 1.0), target), weight)
         units = _units(self, outputs, target, weight)
         if units.classes == 2:
             second = units.scores.sigmoid() if units.scores.ndim == 1 else units.scores.softmax(1)[:, 1]
@@ -215,6 +212,7 @@ class Brier(Score):
         return units.mean_rows(chances.square().sum(1) - mine.square() + (1.0 - mine).square())
 
 
+@checked
 @dataclass(frozen=True)
 class ECE(Score):
     """Expected calibration error: ``sum_b |sum_(i in b) w_i (confidence_i - right_i)| / sum w`` over bins of equal width.
@@ -231,17 +229,12 @@ class ECE(Score):
         Guo et al. (2017), ICML.
     """
 
-    bins: int = 15
+    bins: Annotated[int, Within(1, 10**6)] = 15
 
     name = "ece"
     title = "calibration error"
     classifies = True
     higher_is_better = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.bins, bool) or self.bins != int(self.bins) or not 1 <= self.bins <= 10**6:
-            raise InputError(f"ece needs a whole number of bins from 1 to 1,000,000; it was given {self.bins!r}.")
-        super().__post_init__()
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """``sign of the bin's gap * (confidence - right)``."""
@@ -436,10 +429,6 @@ def _averaged(part: PerExample, weight: Tensor | None) -> Tensor:
     return mean_loss([part], None if weight is None else [weight]).rows
 
 
-def _each(values: Tensor) -> PerExample:
-    return PerExample(values, torch.ones_like(values))
-
-
 @dataclass(frozen=True)
 class _OfNumbers(Score):
     """A mean over rows and outputs of what each number is off by."""
@@ -453,12 +442,8 @@ class _OfNumbers(Score):
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mean over the row's outputs."""
-        return _averaged(_each(self.by_row(outputs, target, weight)), weight)
-
-    def by_row(self, outputs: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """``(n,)``: the mean over outputs, not yet weighed."""
         outputs, target = _numbers(self, outputs, target, weight)
-        return self.off(outputs, target).reshape(len(target), -1).mean(1)
+        return _averaged(per_example(self.off(outputs, target).reshape(len(target), -1).mean(1), target), weight)
 
 
 def _numbers(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -495,6 +480,7 @@ class MAPE(_OfNumbers):
         return (outputs - target).abs() / target.abs().clamp_min(torch.finfo(torch.float64).eps)
 
 
+@checked
 @dataclass(frozen=True)
 class Pinball(_OfNumbers):
     """``mean max(level (y - f), (level - 1) (y - f))``: how well ``f`` is the quantile ``level`` of ``y``, in its units.
@@ -505,15 +491,10 @@ class Pinball(_OfNumbers):
         level: in [0, 1].
     """
 
-    level: float = 0.5
+    level: Annotated[float, Within(0, 1)] = 0.5
 
     name = "pinball"
     title = "pinball loss"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.level <= 1.0:
-            raise InputError(f"pinball needs a level in [0, 1]; it was given {self.level!r}.")
-        super().__post_init__()
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The tilted distance."""

@@ -127,6 +127,7 @@ class Loss:
             the classes that the smoothing is spread over. This is how `fit` trains; see `weighted`.
     Attributes:
         criterion: the loss of ours; None where the loss is a callable.
+        same: the loss of ours that it is, by another name too; None where that is not known.
     Raises:
         InputError: ``given`` is neither a known name nor callable.
     """
@@ -141,6 +142,8 @@ class Loss:
         given = _as_module(given)
         self._sums: bool | None = None
         self.known = _known(given)
+        same = None if self.known is None or self.known.same is None else self.known.same()
+        self.same: Criterion | None = self.criterion or same
         self.module: Any = given if isinstance(given, nn.Module) else None
         if self.criterion is not None:
             self.name = self.criterion.name
@@ -148,8 +151,8 @@ class Loss:
             self._units: Callable[[Any, Any], Any] = self.criterion.units
             self._clean: Callable[[Any, Any], Any] = self.criterion.units
         elif callable(given):
-            same = self.known.same if self.known is not None and self.known.ends_in is None else None
-            self.name = same.name if same is not None else str(getattr(given, "__name__", type(given).__name__))
+            plain = same if self.known is not None and self.known.ends_in is None else None
+            self.name = plain.name if plain is not None else str(getattr(given, "__name__", type(given).__name__))
             ignored = getattr(given, "ignore_index", None)
             self.ignored = int(ignored) if isinstance(ignored, int) else None
             self._units = _unreduced(given, by_example)
@@ -176,8 +179,7 @@ class Loss:
     @property
     def summed(self) -> str:
         """The name of the loss before it is averaged over outputs: ``"squared_error"`` of ``"mse"``; else its own name."""
-        known = self.criterion or (self.known.same if self.known is not None else None)
-        return self.name if known is None or known.averages is None else known.averages.name
+        return self.name if self.same is None or self.same.averages is None else self.same.averages.name
 
     @property
     def affine(self) -> bool:
@@ -215,10 +217,7 @@ class Loss:
             train: ``(n, ...)``. Class indices count one by one, whatever their axes; those that are left out do not.
             valid: as ``train``; shows classes that training does not have.
         """
-        known = self.criterion or (
-            self.known.same() if self.known is not None and self.known.same is not None else None
-        )
-        if known is None:
+        if self.same is None:
             return None
         if self.classes_are_indices and not train.is_floating_point():
             train, valid = (targets[targets != self.ignored_index] for targets in (train, valid))
@@ -226,7 +225,7 @@ class Loss:
             train, valid = train[:, 0], valid[:, 0]
         if not len(train):
             return None
-        scores = known.constant(train, valid)
+        scores = self.same.constant(train, valid)
         link = None if self.known is None else self.known.ends_in
         return scores if scores is None or link is None else link(scores)
 
@@ -273,8 +272,7 @@ class Loss:
     @property
     def classifies(self) -> bool:
         """Whether the loss compares class scores with labels."""
-        known = self.criterion or (self.known.same if self.known is not None else None)
-        return known is not None and known.classifies
+        return self.same is not None and self.same.classifies
 
     @property
     def softens(self) -> bool:
@@ -336,6 +334,15 @@ class Loss:
         if isinstance(units, Tensor) and units.ndim == 0:
             return self._sliced(outputs, target, self._mean(units, outputs, target))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
+
+    @torch.no_grad()
+    def of_many(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`per_example` of several models' outputs ``(models, n, ...)`` on the same targets: totals and counts ``(models, n)``."""
+        if self.criterion is not None:  # of these it is known that examples do not touch each other
+            together = self.per_example(outputs.flatten(0, 1), target.repeat(len(outputs), *[1] * (target.ndim - 1)))
+            return together.total.view(len(outputs), -1), together.count.view(len(outputs), -1)
+        parts = [self.per_example(one, target) for one in outputs]
+        return torch.stack([part.total for part in parts]), torch.stack([part.count for part in parts])
 
     def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
         """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""

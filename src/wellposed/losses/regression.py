@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import InputError
+from wellposed.core.checks import ConfidenceLevel, Positive, checked
 from wellposed.losses.criterion import AVERAGED, Criterion, match_shapes, over_outputs
 from wellposed.losses.targets import need_numbers
 
@@ -116,14 +115,10 @@ class Huber(_OfNumbers):
         tensor([0.0200, 1.3750])
     """
 
-    delta: float = 1.0
+    delta: Positive = 1.0
 
     name = "huber"
     kernel = 4
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.delta < math.inf:
-            raise InputError(f"Huber's delta is a finite number > 0; it was given {self.delta!r}. Write Huber(1.0).")
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
         """torch's ``huber_loss`` of one number."""
@@ -154,14 +149,10 @@ class Quantile(_OfNumbers):
         tensor([0.9000, 0.1000])
     """
 
-    level: float = 0.5
+    level: ConfidenceLevel = 0.5
 
     name = "quantile"
     aliases = ("pinball",)
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.level < 1.0:
-            raise InputError(f"A quantile's level lies in (0, 1); it was given {self.level!r}. Write Quantile(0.9).")
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The tilted distance."""

@@ -11,32 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import CompositionError, InputError
+from wellposed.core.preserve import OwnHook
 from wellposed.noise.activations import Streams
 
 
-class Hook:
-    """A hook that stays with its own model: in a copy, and in a pickled model, it does nothing.
-
-    So the copy of a model is clean, and what it does never moves the draws of the original.
-    """
+class Hook(OwnHook):
+    """A hook of an owner's."""
 
     def __init__(self, owner: Hooked, call: Callable[..., Any]) -> None:
         self.owner, self.call = owner, call
 
     def __call__(self, *args: Any) -> Any:
         return self.call(*args)
-
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return inert, ()
-
-
-def inert() -> Callable[..., None]:
-    """What a hook becomes in a copy."""
-    return nothing
-
-
-def nothing(*_: object) -> None:
-    """Leave everything as it is."""
 
 
 class Hooked:

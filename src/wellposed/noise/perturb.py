@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError, ShapeError
+from wellposed.core.formats import table
 from wellposed.core.selectors import Selector, select
 from wellposed.noise.activations import draw_normal, dropout_mask, move_noise, normal_like
 from wellposed.noise.hooks import Hooked, one_tensor
@@ -385,9 +386,7 @@ class Perturbed(Hooked):
     def __str__(self) -> str:
         rows = [("place", "noise", "size", "drawn")]
         rows += [(str(r["place"]), str(r["noise"]), f"{r['size']:.4g}", str(r["drawn"])) for r in self.table()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self._step} training forwards"])
+        return "\n".join([*table(rows), f"{self._step} training forwards"])
 
 
 def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:

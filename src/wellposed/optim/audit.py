@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier
 from wellposed.core.errors import listed
+from wellposed.core.formats import table
 from wellposed.core.selectors import Leaf, leaves
 from wellposed.optim.averaging import averages_of
 from wellposed.optim.binding import Binding, BoundTerm, Charged
@@ -92,22 +93,12 @@ class Audit:
         header = ("parameter", "shape", "role", "term", "how", "effective strength", "objective solved")
         cells = [header] + [
             (
-                row.parameter,
-                "x".join(map(str, row.shape)) or "scalar",
-                row.role,
-                row.term,
-                row.how,
-                "" if row.effective_strength is None else f"{row.effective_strength:.4g}",
-                row.objective,
+                row.parameter, "x".join(map(str, row.shape)) or "scalar", row.role, row.term, row.how,
+                "" if row.effective_strength is None else f"{row.effective_strength:.4g}", row.objective,
             )
             for row in self.rows
-        ]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*lines, f"convention: {self.convention}", *self.notes])
+        ]  # fmt: skip
+        return "\n".join([*table(cells, ruled=True), f"convention: {self.convention}", *self.notes])
 
 
 def _rows(leaf: Leaf, optimizer: Optimizer, groups: Mapping[int, Any], bounds: Sequence[BoundTerm]) -> list[AuditRow]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError, InputError
-from wellposed.core.numbers import to_python
+from wellposed.core.checks import Count, Within, checked
+from wellposed.core.errors import CompositionError, FormatError
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, unwrap_optimizer
 
@@ -49,18 +48,13 @@ class Lookahead(Wrapper):
         "Lookahead mixes weights after the terms were enforced. Wrap the other way round: Lookahead(regularize(...))."
     )
 
-    def __init__(self, optimizer: Optimizer, every: int = 5, share: float = 0.5) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise InputError(f"Lookahead needs a torch.optim.Optimizer; it was given {type(optimizer).__name__}.")
+    def __init__(
+        self, optimizer: Optimizer, every: Count = 5, share: Annotated[float, Within(0, 1, open="low")] = 0.5
+    ) -> None:
         if isinstance(optimizer, Lookahead):
             raise CompositionError("This optimizer looks ahead already. Give the one inside it.")
         if isinstance(unwrap_optimizer(optimizer), torch.optim.LBFGS):
             raise CompositionError("LBFGS remembers how the gradient changed along its own steps; use Adam or SGD.")
-        every, share = to_python(every), to_python(share)
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise InputError(f"Lookahead needs a whole number every >= 1; it was given {every!r}.")
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0.0 < share <= 1.0:
-            raise InputError(f"Lookahead needs a share in (0, 1]; it was given {share!r}.")
         super().__init__(optimizer)
         self.every, self.share, self.count = every, float(share), 0
         self._slow: dict[Tensor, Tensor] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from wellposed.core.errors import InputError
+from wellposed.core.preserve import OwnHook
 
 
 class Recorder:
@@ -72,8 +73,8 @@ class Recorder:
         self.clear()
 
 
-class Keep:
-    """The hook of one module. Copies of the model (a teacher, an average, a file) get `Nothing` in its place."""
+class Keep(OwnHook):
+    """The hook of one module, not of its copies (a teacher, an average, a file)."""
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self.recorder, self.name = recorder, name
@@ -91,16 +92,6 @@ class Keep:
                 f"The module {self.name!r} gives {type(output).__name__}, not a tensor, so it has no charge."
             )
         self.recorder.keep(self.name, output)
-
-    def __reduce__(self) -> tuple[Callable[[], Nothing], tuple[()]]:
-        return Nothing, ()
-
-
-class Nothing:
-    """A hook that does nothing."""
-
-    def __call__(self, module: nn.Module, given: object, output: object) -> None:
-        """Leave the output as it is."""
 
 
 def inside_backward() -> bool:

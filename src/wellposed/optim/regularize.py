@@ -32,7 +32,7 @@ from wellposed.optim.optimizer_metrics import (
 from wellposed.optim.recording import Recorder
 from wellposed.optim.wrapper import Wrapper, inner_optimizer
 from wellposed.optim.zeros import note_zeros
-from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term
+from wellposed.penalties.base import Chargeable, Context, CoupledPenalty, FunctionalPenalty, Penalty, Term, changed
 
 if TYPE_CHECKING:
     from wellposed.optim.audit import Audit
@@ -445,7 +445,6 @@ class Regularized(Wrapper):
             referring = one.referring()
             for key, reference in own.get("references", {}).get(name, {}).items():
                 if key in referring:
-                    changed: Any = replace  # references belong to dataclasses
                     bound, _ = referring[key]
                     bound.charge = changed(bound.charge, reference=reference.to(device))
             one.forget_plan()

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, InputError
+from wellposed.core.preserve import buffers_kept
 from wellposed.core.selectors import leaves
 from wellposed.optim.wrapper import unwrap_optimizer
 from wellposed.penalties.base import at_least_zero
@@ -55,8 +56,6 @@ class SAM:
     """
 
     def __init__(self, model: nn.Module, radius: float = 0.05, adaptive: bool = False, eta: float = ETA) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"SAM needs the model, an nn.Module; it was given {type(model).__name__}.")
         at_least_zero(self, radius=radius, eta=eta)
         self.model, self.radius, self.adaptive, self.eta = model, float(radius), bool(adaptive), float(eta)
 
@@ -76,19 +75,18 @@ class SAM:
         """
         moving = self._moving()
         weights = [w.detach().clone() for w in moving]
-        buffers = _Buffers(self.model)
-        try:
-            self._ascend(moving)
-            self.model.zero_grad(set_to_none=True)
-            witness = self._witness(moving)
-            ascended = None if witness is None else witness.detach().clone()
-            yield
-            changed = witness is not None and ascended is not None and not _equal(witness.detach(), ascended)
-        finally:
-            with torch.no_grad():
-                for w, kept in zip(moving, weights, strict=True):
-                    w.copy_(kept)
-            buffers.restore()
+        with buffers_kept(self.model):
+            try:
+                self._ascend(moving)
+                self.model.zero_grad(set_to_none=True)
+                witness = self._witness(moving)
+                ascended = None if witness is None else witness.detach().clone()
+                yield
+                changed = witness is not None and ascended is not None and not _equal(witness.detach(), ascended)
+            finally:
+                with torch.no_grad():
+                    for w, kept in zip(moving, weights, strict=True):
+                        w.copy_(kept)
         if changed:
             raise InputError(
                 "The weights were changed inside `with sam.ascended():`, and went back to where they were before it. "
@@ -169,22 +167,3 @@ def _largest(values: Tensor) -> Tensor:
     if not values.numel():
         return torch.zeros((), device=values.device)
     return values.abs().max().to(torch.promote_types(values.dtype, torch.float32))
-
-
-class _Buffers:
-    """The buffers of a model as they are now: batch norms and their kind update them in each training pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [
-            (module, name, buffer, buffer.detach().clone())
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Values and tensors themselves: some layers put a new tensor in place of the old one."""
-        for module, name, buffer, values in self._kept:
-            buffer.copy_(values)
-            module._buffers[name] = buffer

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import listed
+from wellposed.core.formats import table
 from wellposed.optim.charges import ChargedPart, Charges
 from wellposed.optim.optimizer_metrics import is_adaptive
 from wellposed.optim.stationarity import Measure, Stationarity
@@ -114,19 +115,10 @@ class Certificate:
         if self.distance_bound is not None:
             lines.append(f"the weights are within {self.distance_bound:.3g} of the minimizer")
         cells = [("parameter", "violation", "zeros", "terms")]
-        cells += [
-            (
-                row.parameter,
-                f"{row.violation:.3g}",
-                "all" if row.gone else f"{100 * row.zeros:.0f} %",
-                ", ".join(row.terms) or "-",
-            )
-            for row in self.rows
-        ]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-        table.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*lines, *table, *(f"note: {note}" for note in self.notes)])
+        for row in self.rows:
+            zeros = "all" if row.gone else f"{100 * row.zeros:.0f} %"
+            cells.append((row.parameter, f"{row.violation:.3g}", zeros, ", ".join(row.terms) or "-"))
+        return "\n".join([*lines, *table(cells, ruled=True), *(f"note: {note}" for note in self.notes)])
 
 
 @checked

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from wellposed.core.errors import InputError, ProblemError, TrainingError, require
+from wellposed.core.errors import InputError, ProblemError, TrainingError, first_line, require
 from wellposed.core.progress import emit, reporting_to
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.parallel.transfer import (
@@ -93,7 +93,13 @@ def connect(ray: ModuleType) -> None:
     if ray.is_initialized():
         return
     before = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except OSError as error:
+        raise InputError(
+            f"Ray did not start: {first_line(error)}. It keeps a token in the home folder and its files in RAY_TMPDIR; "
+            "give it folders that it can write, or use --engine processes."
+        ) from error
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGTERM, before)  # Ray would exit in the middle of a study
 

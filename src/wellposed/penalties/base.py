@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from wellposed.ops.norms import length
 
 LARGEST = sys.float_info.max
 How = Literal["loss", "decay", "prox", "project"]
+C = TypeVar("C", bound="Chargeable")
 Schedule = Callable[[int], float]
 """The factor of a strength (or a bound) at a step, 0 for the first: ``lambda step: min(1, step/1000)``."""
 
@@ -97,6 +98,11 @@ class Chargeable(ABC):
                 f"{cls.__name__} has a field {taken[0]!r}, which hides a method of {cls.__mro__[1].__name__}."
             )
 
+    def __post_init__(self) -> None:
+        """Refuse a strength that is negative, infinite or no number."""
+        if "strength" in getattr(self, "__dataclass_fields__", {}):
+            at_least_zero(self, strength=self.strength)  # type: ignore[attr-defined]
+
     @property
     def traits(self) -> Traits:
         """What holds for it; a class may say so once and for all."""
@@ -160,8 +166,7 @@ class Chargeable(ABC):
         """
         for name in ("strength", "bound"):
             if name in getattr(self, "__dataclass_fields__", {}):
-                changed: Any = replace  # a dataclass, as the line above has seen
-                return changed(self, **{name: getattr(self, name) * factor})  # type: ignore[no-any-return]
+                return changed(self, **{name: getattr(self, name) * factor})
         raise InputError(f"{type(self).__name__} has no strength and no bound that a schedule could change.")
 
     @property
@@ -216,6 +221,7 @@ class Summands:
 class Penalty(Chargeable):
     """A charge ``g(w) >= 0`` on one tensor, with the operators that enforce it."""
 
+    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     strength: float
 
     def summands(self) -> Summands:
@@ -445,6 +451,11 @@ class Term:
 
     def __str__(self) -> str:
         return f"{self.charge} on {self.place} by {self.how}{'' if self.schedule is None else ', scheduled'}"
+
+
+def changed(charge: C, **settings: Any) -> C:
+    """A copy with other settings: every charge is a dataclass, which the abstract classes cannot say."""
+    return replace(charge, **settings)  # type: ignore[type-var]
 
 
 def setting_text(value: object) -> str:

@@ -16,7 +16,7 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, Tiled, sparing
 from wellposed.ops.norms import at_least_float32
 from wellposed.ops.prox import group_shrink
-from wellposed.penalties.base import ByValue, CoupledPenalty, How, Traits, at_least_zero
+from wellposed.penalties.base import ByValue, CoupledPenalty, Traits
 from wellposed.penalties.group import Weights, check_weights, group_strength, norm_violation
 from wellposed.penalties.layouts import laid_out
 
@@ -49,10 +49,9 @@ class TiedGroups(ByValue, CoupledPenalty):
     axes: Mapping[str, str]
     weights: Weights = None
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False)
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         if not isinstance(self.axes, Mapping) or not self.axes:
             raise InputError(f"TiedGroups needs axes, such as {{'0.weight': 'unit'}}; it was given {self.axes!r}.")
         for name, by in self.axes.items():

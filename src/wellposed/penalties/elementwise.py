@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -113,11 +113,7 @@ class L1(Separable):
     strength: float
     convention: str = field(default="", kw_only=True, repr=False)
     traits: ClassVar[Traits] = Traits(homogeneous=1)
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     searched: ClassVar[Searched] = Searched(low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.12)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @property
     def l1(self) -> float:
@@ -166,10 +162,9 @@ class WeightedL1(Separable):
 
     strength: float
     weights: float | Tensor = field(default=1.0, compare=False)  # tensors have no one truth to compare by
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         weights = self.weights if isinstance(self.weights, Tensor) else array(self, "weights", masks=True)
         if not isinstance(weights, Tensor):
             at_least_zero(self, weights=weights)
@@ -196,8 +191,7 @@ class WeightedL1(Separable):
         """This penalty at one parameter, with its rates in the parameter's type and on its device."""
         if not isinstance(self.weights, Tensor):
             return self
-        copied: Any = replace  # a dataclass
-        return copied(self, weights=self.weights.to(leaf.tensor))  # type: ignore[no-any-return]
+        return replace(self, weights=self.weights.to(leaf.tensor))
 
     @property
     def l1(self) -> float | Tensor:
@@ -234,9 +228,6 @@ class L2(Separable):
     traits: ClassVar[Traits] = Traits(homogeneous=2, sparse=False)
     hows: ClassVar[tuple[How, ...]] = ("decay", "prox", "loss")
     searched: ClassVar[Searched] = Searched(low=1e-3, high=1.0, least=1e-6, most=30.0, odds=0.5)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @property
     def default_how(self) -> How:
@@ -343,15 +334,11 @@ class ElasticNet(Separable):
     strength: float
     mix: Annotated[float, Within(0, 1)] = 0.5
     convention: str = field(default="", kw_only=True, repr=False)
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:
         """Zeros come of the L1 part."""
         return Traits(sparse=self.mix > 0)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @property
     def l1(self) -> float:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.random import generator
-from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits, at_least_zero
+from wellposed.penalties.base import Context, FunctionalPenalty, Searched, Traits
 
 Of = Literal["logits", "values"]
 
@@ -88,9 +88,6 @@ class OfActivations(FunctionalPenalty):
 
     needs: ClassVar[tuple[str, ...]] = ("activations",)
     traits: ClassVar[Traits] = OF_A_NETWORK
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @abstractmethod
     def of(self, activation: Tensor) -> Tensor:
@@ -198,7 +195,7 @@ class Confidence(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         _axis(self)
 
     @property
@@ -234,7 +231,7 @@ class LogitL2(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         _axis(self)
 
     def value(self, context: Context) -> Tensor:
@@ -281,7 +278,7 @@ class Consistency(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         if self.of == "values" and (self.temperature != 1 or self.binary):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
         _axis(self)
@@ -352,9 +349,6 @@ class Jacobian(FunctionalPenalty):
     projections: Annotated[int, Within(0)] = 0
     needs: ClassVar[tuple[str, ...]] = ("outputs", "inputs")
     traits: ClassVar[Traits] = OF_A_NETWORK
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def value(self, context: Context) -> Tensor:
         """The charge of this batch, 0-d, carries gradient.

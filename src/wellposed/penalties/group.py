@@ -19,13 +19,13 @@ from wellposed.ops.norms import at_least_float32, length, signs
 from wellposed.ops.prox import group_minimax_shrink, group_shrink, soft_threshold
 from wellposed.penalties.base import (
     ByValue,
-    How,
     Penalty,
     Searched,
     Summands,
     Traits,
     array,
     at_least_zero,
+    changed,
     needs_axes,
     setting_text,
     tensor_of,
@@ -74,7 +74,7 @@ class GroupPenalty(ByValue, Penalty):
         """What the groups are charged."""
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         convert_numbers(self, "heads")
         object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
@@ -107,16 +107,15 @@ class GroupPenalty(ByValue, Penalty):
 
         Units and inputs of a transposed convolution are those of its own layout.
         """
-        changed: Any = replace
         if isinstance(self.by, str) and self.by in AXES:
-            return changed(self, by=laid_out(self, self.by, leaf))  # type: ignore[no-any-return]
+            return changed(self, by=laid_out(self, self.by, leaf))
         if not (isinstance(self.by, str) and self.by in HEADS and isinstance(leaf.module, nn.MultiheadAttention)):
             return self
         by = self.by
         if by == "head" and any(f"{one}_proj_weight" in leaf.name for one in "qkv"):
             by = "head_rows"
         heads = self.heads if self.heads is not None else leaf.module.num_heads
-        return changed(self, by=by, heads=heads)  # type: ignore[no-any-return]
+        return changed(self, by=by, heads=heads)
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse what cannot be grouped so, and weights that are not one for each group."""
@@ -266,7 +265,6 @@ class GroupL2(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
     searched: ClassVar[Searched] = Searched(
         low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08, settings={"by": "input", "on": "inputs"}
     )
@@ -319,7 +317,6 @@ class SparseGroup(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:
@@ -383,7 +380,6 @@ class GroupMCP(GroupPenalty):
     heads: int | None = None
     block: tuple[int, int] | None = None
     weights: Weights = None
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @property
     def traits(self) -> Traits:

@@ -15,7 +15,7 @@ from wellposed.core.errors import ShapeError
 from wellposed.core.selectors import Leaf
 from wellposed.ops.hierarchy import hierarchical_prox
 from wellposed.ops.norms import at_least_float32, length, lengths
-from wellposed.penalties.base import CoupledPenalty, How, Traits, at_least_zero
+from wellposed.penalties.base import CoupledPenalty, How, Traits
 from wellposed.penalties.layouts import laid_out
 
 
@@ -51,9 +51,6 @@ class Hierarchical(CoupledPenalty):
     traits: ClassVar[Traits] = Traits(convex=False, weak_convexity=math.inf, homogeneous=1, symmetric=False)
     hows: ClassVar[tuple[How, ...]] = ("prox",)
     remedy: ClassVar[str] = "Give skip= and first=, the names of the linear part and of the network's first layer."
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @property
     def names(self) -> tuple[str, ...]:

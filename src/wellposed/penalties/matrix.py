@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,31 +36,33 @@ from wellposed.ops.singular_values import (
     svd,
     toward_one,
 )
-from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, at_least_zero, needs_axes, setting_text
+from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, changed, needs_axes, setting_text
 from wellposed.penalties.group import GroupL2, Weights, check_weights
 from wellposed.penalties.layouts import laid_out
 
 
 class OfMatrices(Chargeable):
-    """What charges and constraints of matrices have in common: ``parts`` along axis 0, each a matrix of its own."""
+    """What charges and constraints of matrices have in common.
+
+    Attributes:
+        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
+            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+    """
+
+    parts: Count
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse vectors, and tensors that cannot be cut into equal parts."""
         needs_axes(self, name, w, 2)
-        parts = parts_of(self)
-        if w.shape[0] % parts:
+        if w.shape[0] % self.parts:
             raise ShapeError(
-                f"{type(self).__name__} with parts={parts} needs axis 0 to hold {parts} equal parts; {name!r} has shape "
-                f"{tuple(w.shape)}. Leave parts out, or give a number that divides {w.shape[0]}."
+                f"{type(self).__name__} with parts={self.parts} needs axis 0 to hold {self.parts} equal parts; {name!r} has "
+                f"shape {tuple(w.shape)}. Leave parts out, or give a number that divides {w.shape[0]}."
             )
 
     def at(self, leaf: Leaf) -> Self:
         """With the parts that are stacked in attention (3) and in grouped convolutions, unless parts were given."""
-        parts = stacked_in(leaf)
-        if parts_of(self) == 1 and parts > 1:
-            changed: Any = replace  # a dataclass with parts, as all of these are
-            return changed(self, parts=parts)  # type: ignore[no-any-return]
-        return self
+        return changed(self, parts=stacked_in(leaf)) if self.parts == 1 else self
 
 
 def stacked_in(leaf: Leaf) -> int:
@@ -70,20 +72,10 @@ def stacked_in(leaf: Leaf) -> int:
     return leaf.module.groups if isinstance(leaf.module, _ConvNd) and leaf.tensor.ndim > 2 else 1
 
 
-def parts_of(charge: object) -> int:
-    """How many matrices are stacked along axis 0."""
-    return int(getattr(charge, "parts", 1))
-
-
 class _MatrixPenalty(OfMatrices, Penalty):
     """A penalty of the singular values of each part."""
 
     strength: float
-    parts: int
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def value(self, w: Tensor) -> Tensor:
         """The charge of all parts, 0-d; 0 of an empty matrix."""
@@ -127,8 +119,7 @@ class Nuclear(_MatrixPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing. From the largest singular value of the gradient at 0 on, the
             matrix is 0.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
-            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -184,8 +175,7 @@ class Spectral(_MatrixPenalty):
     Args:
         strength: >= 0, per mean loss. 0 charges nothing. From the sum of the singular values of the gradient at 0 on,
             the matrix is 0.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
-            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -244,8 +234,7 @@ class Orthogonality(_MatrixPenalty):
 
     Args:
         strength: >= 0, per mean loss. 0 charges nothing.
-        parts: >= 1, equal parts of axis 0, each a matrix of its own; by itself 3 for attention's ``in_proj_weight``, and
-            a convolution's ``groups``. Give 4 for an LSTM's stacked gates, 3 for a GRU's.
+        parts: >= 1, of axis 0, each a matrix of its own; see `wellposed.penalties.matrix.OfMatrices`.
     Raises:
         ShapeError: a parameter has fewer than two axes, or axis 0 cannot be cut so.
     Source:
@@ -301,10 +290,9 @@ class RowL21(ByValue, Penalty):
     strength: float
     by: str = field(default="unit", repr=False)
     weights: Weights = 1.0
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         if self.by not in AXES:
             raise InputError(f"RowL21 charges rows by one of {', '.join(AXES)}; it was given by={self.by!r}.")
         check_weights(self)

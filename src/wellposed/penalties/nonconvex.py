@@ -18,13 +18,11 @@ from torch import Tensor
 from wellposed.core.checks import Positive, Within, checked
 from wellposed.ops.nonconvex_prox import hard_threshold, mcp_prox, scad_prox
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
-from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
+from wellposed.penalties.base import How, Penalty, Traits
 
 
 class FoldedConcave(Penalty):
     """``g(w) = sum_i rho(|w_i|)`` with ``rho`` increasing and concave: as steep as L1 at zero, flat far away."""
-
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     @abstractmethod
     def slope(self, size: Tensor) -> Tensor:
@@ -62,9 +60,6 @@ class MCP(FoldedConcave):
 
     strength: float
     gamma: Positive = 3.0
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     @property
     def traits(self) -> Traits:
@@ -107,9 +102,6 @@ class SCAD(FoldedConcave):
     strength: float
     gamma: Annotated[float, Within(2, sys.float_info.max, open="low")] = 3.7
 
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
-
     @property
     def traits(self) -> Traits:
         """Weakly convex by ``1/(gamma - 1)``."""
@@ -151,9 +143,6 @@ class L0(Penalty):
     strength: float
     traits: ClassVar[Traits] = Traits(convex=False, weak_convexity=math.inf, homogeneous=0)
     hows: ClassVar[tuple[How, ...]] = ("prox",)
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def value(self, w: Tensor) -> Tensor:
         """``strength * sum_i [w_i != 0]``, 0-d; carries a gradient, which is zero."""

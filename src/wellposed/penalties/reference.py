@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +16,7 @@ from wellposed.core.selectors import Leaf
 from wellposed.ops.norms import at_least_float32, length, signs, unless_diverged
 from wellposed.ops.prox import shrink_towards, soft_threshold_towards
 from wellposed.ops.shards import unshard
-from wellposed.penalties.base import How, Penalty, Summands, Traits, array, at_least_zero, setting_text, tensor_of
+from wellposed.penalties.base import Penalty, Summands, Traits, array, changed, setting_text, tensor_of
 from wellposed.penalties.elementwise import broadcasts
 
 Reference = float | Tensor | Mapping[str, Tensor] | None
@@ -31,10 +31,9 @@ class Towards(Penalty):
     """
 
     reference: Reference
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
 
     def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
+        super().__post_init__()
         given: Any = self.reference
         if not isinstance(given, (Tensor, Mapping, nn.Module)):
             given = array(self, "reference")
@@ -79,9 +78,8 @@ class Towards(Penalty):
             raise InputError(
                 f"{type(self).__name__} needs a finite reference; that of {leaf.name!r} has NaN or infinity."
             )
-        copied: Any = replace  # a dataclass: the classes below are
         kept = found.detach().to(device=leaf.tensor.device, dtype=leaf.tensor.dtype, copy=True)
-        return copied(self, reference=kept)  # type: ignore[no-any-return]
+        return changed(self, reference=kept)
 
     def _picked(self, tensors: Mapping[str, Tensor], leaf: Leaf) -> Tensor:
         """The tensor of a mapping that has one of the parameter's names."""

@@ -11,7 +11,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import ShapeError
 from wellposed.ops.norms import at_least_float32, unless_diverged
 from wellposed.ops.variation_prox import variation_distance, variation_prox
-from wellposed.penalties.base import How, Penalty, Traits, at_least_zero
+from wellposed.penalties.base import Penalty, Traits
 
 
 @checked
@@ -38,10 +38,6 @@ class TotalVariation(Penalty):
     strength: float
     axis: int = -1
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, sparse=False)
-    hows: ClassVar[tuple[How, ...]] = ("prox", "loss")
-
-    def __post_init__(self) -> None:
-        at_least_zero(self, strength=self.strength)
 
     def check(self, name: str, w: Tensor) -> None:
         """Refuse what has no neighbours along the axis."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wellposed.core.errors import ShapeError, WellposedError
 from wellposed.ops.prox import soft_threshold
-from wellposed.penalties.base import Chargeable, Constraint, Penalty
+from wellposed.penalties.base import Chargeable, Constraint, Penalty, changed
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (6, 1), (1, 5), (3, 2, 2, 2), (7,))
 SCALES = (0.05, 1.0, 20.0)
@@ -389,8 +389,7 @@ def linear_in_strength(penalty: Penalty, case: Case) -> None:
     """Twice the strength is twice the charge and twice the step; strength 0 charges nothing and moves nothing."""
     if "strength" not in getattr(penalty, "__dataclass_fields__", {}):
         return
-    copied: Any = replace
-    twice, none = copied(penalty, strength=2 * penalty.strength), copied(penalty, strength=0.0)
+    twice, none = changed(penalty, strength=2 * penalty.strength), changed(penalty, strength=0.0)
     close(none.value(case.w), 0.0, 0.0, "strength 0 charges something")
     for step in metrics_for(penalty, case):
         close(none.prox(case.w, step), case.w, 0.0, "strength 0 moves w")
@@ -496,31 +495,6 @@ def _differentiates(operator: Callable[[Tensor], Tensor], w: Tensor, case: Case,
     if abs(ahead - behind) <= 1e-5 * size and abs(ahead + beside - both) <= 1e-5 * size:
         found = float((grad * d).sum())
         holds(abs(found - ahead) <= 1e-4 * size, f"the gradient of {what} says {found:.6g}, differences {ahead:.6g}")
-
-
-PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
-    same_kind,
-    pure,
-    standing_still,
-    minimizes,
-    minimizes_in_metric,
-    moreau_gradient,
-    subgradient,
-    convexity,
-    moreau_identity,
-    stationary_at_prox,
-    violation_is_distance,
-    violation_of_fixed_point,
-    nonexpansive,
-    gradient_flows,
-    homogeneous,
-    symmetric,
-    linear_in_strength,
-    sparse,
-    single_precision,
-    not_finite,
-    gradients_are_finite,
-)
 
 
 def of_any_size(penalty: Penalty, w: Tensor) -> None:
@@ -710,19 +684,14 @@ def projection_of_any_size(constraint: Constraint, w: Tensor) -> None:
             _agree(p, constraint.project(low.double()), 0.0, f"the projection at {size:g}")
 
 
-CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = (
-    projection_kind,
-    idempotent,
-    nearest,
-    projection_nonexpansive,
-    projection_symmetric,
-    projection_sparse,
-    keeps_signs,
-    follows_thresholds,
-    projection_in_single_precision,
-    projection_not_finite,
-    projection_gradients,
-)
+def _laws_of(charge: str) -> tuple[Any, ...]:
+    """The laws above, in their order: functions of a charge and a case that return nothing."""
+    taken = {charge: charge.title(), "case": "Case", "return": "None"}
+    return tuple(found for found in globals().values() if getattr(found, "__annotations__", None) == taken)
+
+
+PENALTY_LAWS: tuple[PenaltyLaw, ...] = _laws_of("penalty")
+CONSTRAINT_LAWS: tuple[ConstraintLaw, ...] = _laws_of("constraint")
 
 
 def cases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,12 +104,16 @@ class Saved:
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """``prediction``, of several targets ``prediction_<target>``, and for classes ``p_<class>``, one value a row.
 
+        Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
+
         Raises:
-            DataError: there is no row, columns are missing, or the model does not take the rows.
+            DataError: there is no row, columns are missing or mostly no longer what they were, or the model does not take the rows.
         FormatError: the model and its classes are not of one number, or its outputs are not finite.
         """
         if hasattr(inputs, "__len__") and len(inputs) == 0:
             raise DataError("There is no row to predict.")
+        for doubt in () if self.encoder is None else self.encoder.doubts(inputs):
+            warnings.warn(doubt, stacklevel=2)
         outputs = self.outputs(inputs)
         if not bool(torch.isfinite(outputs).all()):
             raise FormatError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
+from torch import nn
 
 from wellposed.core.errors import InputError, first_line
 from wellposed.core.progress import emit
@@ -35,6 +36,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             f"The device {wanted!r} cannot be used: {first_line(error)}. Give cpu, or auto, which takes what there is."
         ) from None
     return chosen
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one without weights."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _cuda_works() -> bool:

@@ -143,15 +143,8 @@ def evaluations(
         outputs: ``(models, rows, ...)``.
         target: ``(rows, ...)``.
     """
-    models, rows = outputs.shape[:2]
     with torch.no_grad():
-        if loss.criterion is not None:  # of these it is known that examples do not touch each other
-            together = loss.per_example(outputs.flatten(0, 1), target.repeat(models, *[1] * (target.ndim - 1)))
-            totals, counts = together.total.view(models, rows), together.count.view(models, rows)
-        else:
-            parts = [loss.per_example(one, target) for one in outputs]
-            totals, counts = torch.stack([p.total for p in parts]), torch.stack([p.count for p in parts])
-        losses = mean_losses(totals, counts, None if weights is None else torch.cat(weights))
+        losses = mean_losses(*loss.of_many(outputs, target), None if weights is None else torch.cat(weights))
         weight, known = None if weights is None else torch.cat(weights).cpu(), target.cpu()
         if metric is None or outputs[0].numel() > KEPT_OUTPUTS or metric.undefined(known, weight):
             return [Evaluation(one, float("nan"), None) for one in losses]

@@ -21,7 +21,6 @@ from wellposed.core.random import generator, reseed, seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Prepared
 from wellposed.losses.criterion import at_least_single
-from wellposed.losses.targets import IGNORED
 from wellposed.noise.activations import Streams, dropout_from_streams, set_dropout
 from wellposed.noise.gradient_noise import disturb_gradients
 from wellposed.noise.inputs import Weight
@@ -111,8 +110,11 @@ def fit(
     return training.finish(why)
 
 
-def failure(error: Exception, run: Run | None) -> TrainingError:
-    """What `fit` raises for an exception in the middle of training, with what was reached."""
+def failure(error: Exception, run: Run | None) -> WellposedError:
+    """What `fit` raises for an exception in the middle of training, with what was reached; before the first epoch one of ours is
+    told as it is."""
+    if isinstance(error, WellposedError) and (run is None or not run.history.rows):
+        return error
     said = str(error) if isinstance(error, WellposedError) else f"{type(error).__name__}: {first_line(error)}"
     return TrainingError(f"Training stopped by {said.rstrip('.')}.", run)
 
@@ -660,8 +662,7 @@ def has_masked_targets(problem: Problem) -> bool:
     targets = problem.prepared.train_clean.targets()
     if problem.loss.name != "cross_entropy" or targets is None or targets.is_floating_point() or targets.ndim != 1:
         return False
-    ignored = IGNORED if problem.loss.ignored is None else problem.loss.ignored
-    return bool((targets == ignored).any())
+    return bool((targets == problem.loss.ignored_index).any())
 
 
 def mixable(problem: Problem, target: Any) -> bool:

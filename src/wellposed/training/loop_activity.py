@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wellposed.core.preserve import OwnHook
 from wellposed.core.random import generator
 from wellposed.core.selectors import Leaf, leaves
 
@@ -128,8 +129,8 @@ def gradients_left(model: nn.Module) -> dict[str, float]:
     return norms if any(norms.values()) else {}
 
 
-class _Eye:
-    """A forward pre-hook that tells the notes. In a copy or a pickle of the model it is a hook that does nothing."""
+class _Eye(OwnHook):
+    """A forward pre-hook that tells the notes."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -138,10 +139,6 @@ class _Eye:
         if torch.compiler.is_compiling():  # a compiled graph is left as it would be without us
             return
         self._notes.saw(module.training, torch.is_grad_enabled(), _rows(args, kwargs))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Takes any arguments and returns None; from the standard library, so that a pickle needs nothing of ours.
-        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

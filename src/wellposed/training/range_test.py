@@ -28,6 +28,7 @@ from wellposed.noise.gradient_noise import GradientNoise
 from wellposed.noise.hooks import hooked
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import Wrapper, find_wrapper, needs_its_optimizer, unwrap_optimizer
+from wellposed.training.device import device_of
 from wellposed.training.evaluate import call
 
 DIVERGED = 4.0
@@ -150,7 +151,7 @@ def lr_range_test(
         if not model.training:
             model.train()
         ratios = _ratios(optimizer)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         for rate, batch in zip(rates, endless(data), strict=False):
             _set_rates(optimizer, [rate * ratio for ratio in ratios])
             optimizer.zero_grad()

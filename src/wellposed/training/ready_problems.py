@@ -144,7 +144,7 @@ def table_problem(
     usual, said = table_metric(table, class_weight)
     data = Data(
         train=(table.frame, table.target), valid=valid, test=test, groups=table.groups, time=table.time,
-        weight=table.weight, task=table.task, link=table.link, levels=table.levels,
+        weight=table.weight, task=table.task, link=table.link, levels=table.levels, kinds={**table.readings},
     )  # fmt: skip
     loss: Any = "cross_entropy" if classifying else "squared_error"
     sha256 = table.sha256

@@ -16,6 +16,7 @@ from wellposed.losses.score import Score
 from wellposed.optim.audit import Audit, average_note
 from wellposed.optim.regularize import regularize
 from wellposed.recipe.recipe import Recipe
+from wellposed.training.device import device_of
 from wellposed.training.evaluate import Evaluation, batches_of, evaluate, evaluating, signed_rows
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
@@ -64,10 +65,9 @@ class Run:
 
     def _measured(self, source: Source, metric: Score | None) -> Evaluation:
         weights = None if source.weight is None else [source.weight]
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         return evaluate(
             self.model, batches_of(source), self.problem.loss, metric,
-            device=device, forward=self.problem.forward, weights=weights, by_row=True,
+            device=device_of(self.model), forward=self.problem.forward, weights=weights, by_row=True,
         )  # fmt: skip
 
     def score(self, on: str = "valid") -> float:
@@ -84,7 +84,7 @@ class Run:
 
     def outputs(self, source: Source) -> Tensor:
         """The model's outputs on the rows of a source, on the CPU."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = device_of(self.model)
         with evaluating(self.model):
             parts = [self.problem.forward(self.model, to_device(x, device)).cpu() for x, _ in batches_of(source)]
         return torch.cat(parts)

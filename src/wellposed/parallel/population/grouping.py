@@ -117,9 +117,6 @@ class SingleJob:
     def fail(self, error: Exception) -> None:
         """It ended by an exception, which keeps what was reached."""
         self.over = True
-        if isinstance(error, WellposedError) and (self.training is None or not self.training.history.rows):
-            self.ended(self.number, error)
-            return
         run = None if self.training is None else self.training.finish(Stopped.FAILED)
         self.ended(self.number, failure(error, run))
 

@@ -297,25 +297,9 @@ def operations(found: Lowered, plan: Layout, leaves: list[str], buffers: list[st
     rows = np.zeros(len(found.ops), OP)
     for i, op in enumerate(found.ops):
         row = rows[i]
-        for name in (
-            "kind",
-            "source",
-            "other",
-            "out",
-            "rows",
-            "width_in",
-            "width",
-            "norm",
-            "act",
-            "site",
-            "to",
-            "to_other",
-        ):
-            row[name] = getattr(op, name)
-        row["eps"], row["momentum"], row["slope"] = op.eps, op.momentum, op.slope
+        for name in OP.names or ():
+            row[name] = getattr(op, name, -1)  # leaves and buffers that it does not have
         row["keep"], row["stats"] = plan.keeps[i], plan.stats[i]
-        for name in ("weight", "bias", "gamma", "beta", "mean", "var"):
-            row[name] = -1
         if op.kind == LINEAR:
             row["weight"], row["bias"] = place(leaves, op.linear, "weight"), place(leaves, op.linear, "bias")
         if op.norm != NO_NORM:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import WellposedError, listed
+from wellposed.core.errors import listed
 from wellposed.core.random import seeded, stream_seed
 from wellposed.core.shared import threads_of
 from wellposed.optim.lookahead import Lookahead
@@ -118,7 +118,7 @@ class Population:
                     training = self.begin(job)
                 self.move_in(Slot(number, self.free[-1], training))
             except Exception as error:
-                self.ended(number, error if isinstance(error, WellposedError) else failure(error, None))
+                self.ended(number, failure(error, None))
                 continue
             self.free.pop()
 
@@ -169,11 +169,7 @@ class Population:
 
     def lose(self, slot: Slot, error: Exception) -> None:
         """A run ended by an exception, which keeps what was reached."""
-        run = self.remove(slot, Stopped.FAILED)
-        if isinstance(error, WellposedError) and not run.history.rows:
-            self.ended(slot.number, error)
-            return
-        self.ended(slot.number, failure(error, run))
+        self.ended(slot.number, failure(error, self.remove(slot, Stopped.FAILED)))
 
     # --- an epoch
 

@@ -44,19 +44,8 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
 )  # fmt: skip
 METHODS = (
-    "flatten",
-    "view",
-    "reshape",
-    "size",
-    "relu",
-    "tanh",
-    "sigmoid",
-    "float",
-    "double",
-    "contiguous",
-    "add",
-    "mul",
-)
+    "flatten", "view", "reshape", "size", "relu", "tanh", "sigmoid", "float", "double", "contiguous", "add", "mul",
+)  # fmt: skip
 """Functions and methods of the same kind. A reshape keeps the first axis, which `trace` checks."""
 RESHAPES = ("view", "reshape", "flatten", "size", torch.flatten)
 """What may be given sizes that the model asked for."""

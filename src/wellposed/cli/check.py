@@ -1,0 +1,60 @@
+"""``wellposed check``: how a table is read, before anything is trained on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wellposed.cli.options import Kinds, MaxMemory, kinds_by_column
+from wellposed.cli.terminal import decode_argument, say
+
+if TYPE_CHECKING:
+    from wellposed.data.table_files import TableFile
+
+WIDEST = 32
+"""Signs of a name or a value that are shown."""
+
+
+def check_table(
+    data: Annotated[str, typer.Argument(help="A table: .csv .tsv .parquet (also .gz), .xlsx.")],
+    target: Annotated[str | None, typer.Option(help="The column to predict; by default as improve takes it.")] = None,
+    kind: Kinds = None,
+    max_memory: MaxMemory = None,
+) -> None:
+    """Show how each column of a table is read, and what improve would leave out."""
+    from wellposed.core.errors import DataError
+    from wellposed.data.table_files import open_table
+    from wellposed.data.tables import prepare_table
+
+    table = open_table(data, kinds_by_column(kind))
+    say(f"{data}: {table.layout}")
+    for line in _lines(table):
+        say(line)
+    try:
+        left = prepare_table(table.frame, decode_argument(target)).warnings
+    except DataError as error:
+        left = (str(error),)
+    for note in (*table.notes, *left):
+        say(f"note: {note}")
+
+
+def _lines(table: TableFile) -> list[str]:
+    rows = [("column", "read as", "first cell", "its value", "missing")]
+    for name, reading in table.readings.items():
+        cells, values = table.cells[name], table.frame[name]
+        first = int(values.notna().to_numpy().argmax())
+        missing = int(values.isna().sum())
+        rows.append((name, reading.said(), str(cells.iloc[first]), _shown(values.iloc[first]), str(missing)))
+    rows = [(_short(name), how, _short(cell), _short(value), gone) for name, how, cell, value, gone in rows]
+    widths = [max(len(row[place]) for row in rows) for place in range(5)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value).removesuffix(" 00:00:00")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -1,0 +1,378 @@
+"""A table in any dialect is read to the same values, and new rows are read as training rows were."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wellposed.core.errors import DataError
+
+pd = pytest.importorskip("pandas")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from wellposed.data.columns import column_reading, read_columns  # noqa: E402
+from wellposed.data.table_files import open_table, read_cells, read_table  # noqa: E402
+from wellposed.data.tables import TableEncoder, prepare_table  # noqa: E402
+
+NAMES = ("price", "count", "day", "paid", "code", "town")
+ROWS: list[tuple[float | None, int, str, bool, str, str]] = [
+    (1234.5, 849, "2023-12-31", True, "01067", "Zürich"),
+    (0.77, 2436, "2024-02-01", False, "10115", "Köln"),
+    (None, 12, "2024-03-05", True, "20095", "Zürich"),
+    (-1250000.25, 7, "2024-11-13", False, "00501", "Orléans"),
+    (99.9, 120, "2024-07-04", True, "80331", "Köln"),
+]
+Row = tuple[float | None, int, str, bool, str, str]
+
+
+def grouped(value: float, thousands: str, decimal: str) -> str:
+    return f"{value:,}".replace(",", "_").replace(".", decimal).replace("_", thousands)
+
+
+def day(text: str, form: str) -> str:
+    year, month, number = text.split("-")
+    return form.format(
+        y=year,
+        m=month,
+        d=number,
+        yy=year[2:],
+        name=calendar.month_abbr[int(month)],
+    )
+
+
+def plain(row: Row) -> list[str]:
+    return ["" if row[0] is None else repr(row[0]), str(row[1]), row[2], str(row[3]), row[4], row[5]]
+
+
+def changed(**how: Callable[[Any], str]) -> Callable[[Row], list[str]]:
+    """A way to write a row: as the plain one, but for some columns."""
+
+    def write(row: Row) -> list[str]:
+        cells = plain(row)
+        for name, form in how.items():
+            place = NAMES.index(name)
+            if row[place] is not None:
+                cells[place] = form(row[place])
+        return cells
+
+    return write
+
+
+GERMAN = changed(
+    price=lambda x: grouped(x, ".", ","), count=lambda n: grouped(n, ".", ","), day=lambda d: day(d, "{d}.{m}.{y}"),
+    paid=lambda p: "Ja" if p else "Nein",
+)  # fmt: skip
+WAYS: dict[str, tuple[str, Callable[[Row], list[str]], Callable[[str], bytes]]] = {
+    "plain": (",", plain, str.encode),
+    "tabs": ("\t", plain, str.encode),
+    "bars": ("|", plain, str.encode),
+    "German": (";", GERMAN, str.encode),
+    "German, Windows-1252": (";", GERMAN, lambda text: text.encode("cp1252")),
+    "UTF-16": ("\t", plain, lambda text: text.encode("utf-16")),
+    "UTF-16 without its mark": ("\t", plain, lambda text: text.encode("utf-16-le")),
+    "UTF-8 with its mark": (",", plain, lambda text: text.encode("utf-8-sig")),
+    "sep=": (";", GERMAN, lambda text: f"sep=;\n{text}".encode()),
+    "Windows' line ends twice": (",", plain, lambda text: text.replace("\n", "\r\r\n").encode()),
+    "double spaced": (",", plain, lambda text: text.replace("\n", "\n\n").encode()),
+    "separators at the ends": (";", lambda row: [*GERMAN(row), ""], lambda text: text.replace("town\n", "town;\n", 1).encode()),
+    "separators at the ends of rows only": (";", lambda row: [*GERMAN(row), ""], str.encode),
+    "a title": (",", plain, lambda text: f"Sales of a year,,,,,\n\n{text}".encode()),
+    "French": (";", changed(
+        price=lambda x: grouped(x, "\u202f", ",") + " €", count=lambda n: grouped(n, " ", ","), day=lambda d: day(d, "{d}/{m}/{y}"),
+        paid=lambda p: "oui" if p else "non"), str.encode),
+    "American": (",", changed(
+        price=lambda x: f'"-${grouped(-x, ",", ".")}"' if x < 0 else f'"${grouped(x, ",", ".")}"', count=lambda n: f'"{n:,}"',
+        day=lambda d: day(d, "{m}/{d}/{y}"), paid=lambda p: "Y" if p else "N"), str.encode),
+    "accountants'": (",", changed(price=lambda x: f'"({grouped(-x, ",", ".")})"' if x < 0 else f'"{x:,}"'), str.encode),
+    "Swiss": (",", changed(price=lambda x: "CHF " + grouped(x, "'", "."), day=lambda d: day(d, "{d}.{m}.{yy}")), str.encode),
+    "Brazilian": (";", changed(
+        price=lambda x: "R$ " + grouped(x, ".", ","), day=lambda d: day(d, "{d}/{m}/{y}"), paid=lambda p: "Sim" if p else "Não",
+    ), lambda text: text.encode("cp1252")),
+    "units": (",", changed(price=lambda x: f"{x} kg", count=lambda n: f"{n} ms"), str.encode),
+    "per cent": (",", changed(price=lambda x: f"{x}%", count=lambda n: f"{n} %"), str.encode),
+    "named months": (",", changed(day=lambda d: day(d, "{d} {name} {y}")), str.encode),
+    "compact dates": (",", changed(day=lambda d: day(d, "{y}{m}{d}")), str.encode),
+    "a typographer's minus": (",", changed(price=lambda x: repr(x).replace("-", "\u2212")), str.encode),
+}  # fmt: skip
+
+
+def text_of(separator: str, write: Callable[[Row], list[str]], rows: list[Row]) -> str:
+    lines = [list(NAMES), *(write(row) for row in rows)]
+    return "".join(separator.join(line) + "\n" for line in lines)
+
+
+def same_as_plain(frame: Any, rows: list[Row]) -> None:
+    np.testing.assert_array_equal(
+        frame["price"].to_numpy(dtype=float), [np.nan if r[0] is None else r[0] for r in rows]
+    )
+    assert frame["count"].tolist() == [row[1] for row in rows]
+    assert frame["day"].dt.strftime("%Y-%m-%d").tolist() == [row[2] for row in rows]
+    assert column_reading(frame["paid"]).kind == "boolean"
+    paid = TableEncoder.fit(frame[["paid"]]).transform(frame[["paid"]])[:, 0]
+    assert paid.tolist() == [1.0 if row[3] else -1.0 for row in rows]
+    assert frame["code"].tolist() == [row[4] for row in rows]
+    assert frame["town"].tolist() == [row[5] for row in rows]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_table_in_any_dialect_is_read_to_the_same_values(tmp_path: Path, way: str) -> None:
+    separator, write, encode = WAYS[way]
+    path = tmp_path / "t.csv"
+    path.write_bytes(encode(text_of(separator, write, ROWS)))
+    found = open_table(path)
+    assert list(found.frame.columns) == list(NAMES)
+    same_as_plain(found.frame, ROWS)
+    # The same rows are read so again by the readings that were found, one row alone too.
+    alone = tmp_path / "one.csv"
+    alone.write_bytes(encode(text_of(separator, write, ROWS[1:2])))
+    again = open_table(alone, found.readings).frame
+    assert again["price"].tolist() == [0.77]
+    assert again["count"].tolist() == [2436]
+    assert again["code"].tolist() == ["10115"]
+    encoder = TableEncoder.fit(found.frame, found.readings)
+    saved = TableEncoder.from_dict(json.loads(json.dumps(encoder.to_dict())))
+    cells = read_cells(path, NAMES)[0]
+    assert np.array_equal(saved.transform(cells), encoder.transform(found.frame))
+    assert not saved.doubts(cells)
+
+
+NUMBERS = st.lists(
+    st.one_of(st.integers(-98, 10**7), st.decimals(-98, 99999, places=2).map(float)), min_size=1, max_size=20
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    NUMBERS.map(lambda values: [*map(float, values), 0.25]),
+    st.sampled_from([(".", ","), (",", "."), (" ", ","), ("'", "."), ("", ","), ("", ".")]),
+)
+def test_any_numbers_survive_any_way_of_writing_them(values: list[float], signs: tuple[str, str]) -> None:
+    thousands, decimal = signs
+    cells = pd.DataFrame(
+        {"x": [grouped(int(v) if v.is_integer() else v, thousands, decimal) for v in values]}, dtype=str
+    )
+    frame, _, _ = read_columns(cells)
+    assert frame["x"].astype(float).tolist() == values
+
+
+@pytest.mark.parametrize("place", [0, 60, 299])
+def test_the_one_decimal_comma_decides_wherever_it_stands(tmp_path: Path, place: int) -> None:
+    cells = ["2.436", "849"] * 150
+    cells[place] = "0,77"
+    path = tmp_path / "t.csv"
+    path.write_text("x;y\n" + "".join(f"{cell};a\n" for cell in cells))
+    values = read_table(path)["x"].tolist()
+    assert values == [0.77 if cell == "0,77" else 2436.0 if cell == "2.436" else 849.0 for cell in cells]
+
+
+def test_what_can_be_read_in_two_ways_is_read_as_the_others_and_can_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x;y\n1.234;0,5\n849;1,25\n")
+    assert read_table(path)["x"].tolist() == [1234, 849]
+    path.write_text("x;d\n1.234;01/02/2024\n849;03/04/2024\n")
+    found = open_table(path)
+    assert found.frame["x"].tolist() == [1.234, 849]
+    assert any("if it is 1234, give it the kind number:," in note for note in found.notes)
+    assert found.frame["d"].dt.month.tolist() == [2, 4]
+    asked = open_table(path, {"x": "number:,", "d": "date:month"})
+    assert asked.frame["x"].tolist() == [1234, 849]
+    assert asked.frame["d"].dt.month.tolist() == [1, 3]
+    assert not asked.notes
+
+
+KINDS = {
+    "number": ("x", [1.0, 2.0, np.nan]), "category": ("x", ["1", "2", "n.d."]), "text": ("x", ["1", "2", "n.d."]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_that_is_given_wins(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n1,a\n2,b\nn.d.,a\n")
+    name, values = KINDS[kind]
+    np.testing.assert_array_equal(
+        read_table(path, {name: kind})[name].to_numpy(), np.array(values, dtype=float if kind == "number" else object)
+    )
+    assert list(read_table(path, {"x": "ignore"}).columns) == ["y"]
+    for wrong, says in ({"z": "number"}, "no column 'z'"), ({"x": "numbre"}, "Did you mean 'number'"):
+        with pytest.raises(DataError, match=says):
+            read_table(path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("cells", "missing"),
+    [
+        (["1", "2", "n.d.", "k.A.", "#N/A", "4"], [2, 3, 4]),
+        (["1.5", "-999", "3.5", "2", "-999", "0"], [1, 4]),
+        (["-999", "12", "-31", "40"], [0]),
+        (["-999", "-5000", "12", "70000"], []),
+        (["-99", "-98", "-97"], []),
+        (["2.6", "-200", "1.5", "2", "-200"], [1, 4]),
+        (["2.6", "-200", "1.5", "2"], []),
+        (["yes", "no", "n/a", "no"], [2]),
+        (["NA", "DE", "none", "FR"], []),
+        (["2024-01-01", "unbekannt", "2024-01-03"] * 4, [1, 4, 7, 10]),
+    ],
+)
+def test_words_and_numbers_for_missing(cells: list[str], missing: list[int]) -> None:
+    frame, readings, _ = read_columns(pd.DataFrame({"x": cells}, dtype=str))
+    reading = readings["x"]
+    absent = (
+        frame["x"].isna()
+        if reading.kind in ("number", "date")
+        else np.isnan(reading.values(cells))
+        if reading.kind == "boolean"
+        else []
+    )
+    assert np.flatnonzero(absent).tolist() == missing
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("5.1,3.5,setosa\n4.9,3.0,setosa\n6.1,2.8,virginica\n", ["column_1", "column_2", "column_3"]),
+        ("low,2,acc\nhigh,4,unacc\nlow,2,acc\nhigh,4,unacc\n", ["column_1", "column_2", "column_3"]),
+        ("low,small\nhigh,big\nlow,small\nhigh,big\n", ["column_1", "column_2"]),
+        ("land,2019,2020\nA,1.5,2\nB,3,4\n", ["land", "2019", "2020"]),
+        (",0,1,2\n0,5,6,7\n1,8,9,10\n", ["unnamed_1", "0", "1", "2"]),
+        ("name,town\nAnn,Rome\nBob,Oslo\nCid,Rome\n", ["name", "town"]),
+        ("1,5;2,5\n3,5;4,5\n", ["column_1", "column_2"]),
+    ],
+)  # fmt: skip
+def test_a_header_is_seen_to_be_there_or_not(tmp_path: Path, text: str, names: list[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    frame = read_table(path)
+    assert list(frame.columns) == names
+    assert len(frame) == text.count("\n") - (names[0] != "column_1")
+    # One row alone shows nothing: then the names that are expected decide.
+    path.write_text(text.splitlines()[-1] + "\n")
+    if names[0] == "column_1":
+        assert len(read_cells(path, names)[0]) == 1
+
+
+def test_an_index_without_a_name_is_no_feature_in_any_order(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": draw.normal(size=60), "kind": draw.choice(["a", "b"], 60)})
+    for rows in (frame, frame.sample(frac=1, random_state=0), frame.sample(40, random_state=1)):
+        rows.to_csv(tmp_path / "t.csv")
+        data = prepare_table(read_table(tmp_path / "t.csv"), "kind")
+        assert list(data.frame.columns) == ["size"]
+
+
+def test_codes_dates_and_blank_rows_stay(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("agent,when,x\n007,13/02/2024,1\n\n012,25/03/2024,\n,,\n100,01/04/2024,3\n\n")
+    frame = read_table(path)
+    assert len(frame) == 5
+    assert frame["agent"].tolist()[0] == "007"
+    assert frame["when"].dt.day.tolist()[0] == 13
+    encoder = TableEncoder.fit(frame)
+    assert {column.name: column.kind for column in encoder.columns} == {
+        "agent": "category",
+        "when": "date",
+        "x": "number",
+    }
+    assert "2 of 5 rows are blank" in "\n".join(encoder.doubts(frame))
+
+
+def test_another_alphabet_is_never_taken_for_latin_letters(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text, encoding in (("팀명,도시\n키움,서울\n두산,부산\n", "euc-kr"), ("город,улица\nМосква,Арбат\n", "cp1251")):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match="is not UTF-8 text"):
+            read_table(path)
+
+
+def test_a_number_for_missing_in_one_column_is_so_in_the_others() -> None:
+    cells = {"gas": ["2.6", "-200", "1.5", "-200", "2"], "sensor": ["1360", "-200", "650", "-200", "2040"]}
+    frame, _, said = read_columns(pd.DataFrame(cells, dtype=str))
+    assert frame.isna().sum().tolist() == [2, 2]
+    assert said == ["-200 is taken as missing in 'gas', 'sensor'."]
+
+
+# --- prediction ----------------------------------------------------------------------------------------------------
+
+
+def trained() -> TableEncoder:
+    draw = np.random.default_rng(0)
+    return TableEncoder.fit(pd.DataFrame({
+        "size": draw.normal(100, 10, 80).round(3), "kind": draw.choice(["red", "blue"], 80),
+        "paid": draw.choice(["ja", "nein"], 80),
+        "day": pd.date_range("2023-01-01", periods=80).strftime("%d.%m.%Y"),
+    }))  # fmt: skip
+
+
+FINE = {
+    "size": ["101.5", "99.1", "102.3"],
+    "kind": ["red", "blue", "red"],
+    "paid": ["ja", "nein", "ja"],
+    "day": ["13.04.2023", "14.04.2023", "15.04.2023"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "says"),
+    [
+        (
+            "size",
+            ["101,5", "99,1", "102.3"],
+            "'size' was read as numbers in training, and has 2 of 3 values that are no number, such as '101,5'",
+        ),
+        ("size", ["large", "small", "large"], "'size' was read as numbers"),
+        ("paid", ["vielleicht", "x", "ja"], "'paid' was read as yes or no .* 2 of 3"),
+        ("day", ["04/2023", "05/2023", "06/2023"], "'day' was read as dates, the day first"),
+    ],
+)
+def test_a_column_that_is_no_longer_what_it_was_is_refused(name: str, cells: list[str], says: str) -> None:
+    encoder = trained()
+    assert not encoder.doubts(FINE)
+    with pytest.raises(DataError, match=says):
+        encoder.doubts({**FINE, name: cells})
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "says"),
+    [
+        ("size", ["101.5", "large", "99"], "1 of 3 values that are no number, such as 'large'"),
+        ("size", ["101500", "99100", "99.5"], "2 of 3 values far from those of training .* another unit"),
+        ("size", ["", "", "99.5"], "empty in 2 of 3 rows"),
+        ("kind", ["rot", "blau", "red"], "2 of 3 values, such as 'rot'"),
+        ("day", ["13.04.1923", "14.04.1923", "15.04.2023"], "2 of 3 dates far from"),
+    ],
+)
+def test_what_is_unlike_training_is_said_with_column_and_count(name: str, cells: list[str], says: str) -> None:
+    frame = pd.DataFrame({**FINE, name: cells}).replace("", None)
+    said = trained().doubts(frame)
+    assert len(said) == 1
+    assert said[0].startswith(f"Column {name!r}")
+    pd.testing.assert_frame_equal(frame, frame.copy())
+    assert re.search(says, said[0])
+
+
+# --- sheets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_is_read_as_its_csv(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine", reason="python-calamine is not installed: pip install 'wellposed[excel]'")
+    pytest.importorskip("openpyxl", reason="openpyxl, which writes the sheet, is not installed")
+    frame = pd.DataFrame(ROWS, columns=list(NAMES))
+    frame["day"] = pd.to_datetime(frame["day"])
+    frame.to_excel(tmp_path / "t.xlsx", index=False, startrow=2)
+    same_as_plain(read_table(tmp_path / "t.xlsx"), ROWS)
+    frame.astype(object).assign(price=["1.234,5 €", "0,77 €", None, "-1.250.000,25 €", 99.9]).to_excel(
+        tmp_path / "m.xlsx", index=False
+    )
+    assert read_table(tmp_path / "m.xlsx")["price"].tolist()[:2] == [1234.5, 0.77]
+    (tmp_path / "bad.xlsx").write_bytes(b"PK and nothing")
+    with pytest.raises(DataError, match="cannot be read as a sheet"):
+        read_table(tmp_path / "bad.xlsx")

@@ -1,0 +1,105 @@
+"""A page that follows trainings: changes only, this machine only, nothing of a stranger's is taken for the page's own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wellposed.core.errors import DataError
+from wellposed.reporting.live import POINTS, Live, page_server, thinned
+
+
+def write(folder: Path, name: str, epochs: int, rise: float = 0.0) -> Path:
+    lines = ["epoch,train_loss,val_loss"]
+    lines += [f"{i},{0.9**i:.5f},{0.3 + 0.7 * 0.9**i + rise * i:.5f}" for i in range(epochs)]
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("count", [1, POINTS, 10 * POINTS + 3])
+def test_a_thinned_curve_keeps_its_ends_and_spikes(count: int) -> None:
+    y = np.sin(np.arange(count) / 50)
+    y[count // 2] = 40.0
+    y[count // 3] = np.nan
+    found = thinned(np.arange(count), y)
+    assert len(found) <= POINTS + 2
+    assert [x for x, _ in found] == sorted({x for x, _ in found})
+    if count > 1:
+        assert max(value for _, value in found) == 40.0
+        assert (found[0][0], found[-1][0]) == (0, count - 1)
+
+
+def test_only_what_changed_is_told_again(tmp_path: Path) -> None:
+    for number in range(5):
+        write(tmp_path, f"run{number}.csv", 30)
+    write(tmp_path / "deep", "log.csv", 30, rise=0.05)
+    (tmp_path / "notes.md").write_text("no curve")
+    live = Live(tmp_path)
+    live.look()
+    first = live.changes(0)
+    assert (
+        sorted(one["name"] for one in first["runs"].values()) == ["deep/log.csv", *(f"run{i}.csv" for i in range(5))]
+        or len(first["runs"]) == 6
+    )
+    assert {one["finding"] for one in first["runs"].values()} >= {"overfits"}
+    live.look()
+    assert live.changes(first["version"])["runs"] == {}
+    write(tmp_path, "run3.csv", 31)
+    (tmp_path / "run4.csv").unlink()
+    live.look()
+    moved = live.changes(first["version"])["runs"]
+    assert [(Path(key).name, one.get("epochs")) for key, one in sorted(moved.items())] == [
+        ("run3.csv#0", 31),
+        ("run4.csv#0", None),
+    ]
+    assert len(json.dumps(moved)) < len(json.dumps(first["runs"])) / 2
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    write(tmp_path, "<script>alert(1)<.csv", 20)
+    server, live = page_server(tmp_path)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    live.look()
+    yield server.server_address[1], tmp_path
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def ask(port: int, path: str, host: str | None = None) -> Any:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as link:
+        link.request("GET", path, headers={"Connection": "close"} | ({} if host is None else {"Host": host}))
+        answer = link.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+def test_the_page_is_this_machines_alone(served: tuple[int, Path]) -> None:
+    port, _ = served
+    status, headers, page = ask(port, "/")
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "alert(1)" not in page
+    assert ask(port, "/", f"localhost:{port}")[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", ""):
+        assert ask(port, "/changes?since=0", host)[0] == 403
+    for path in ("/../../etc/passwd", "/changes/../x", "/favicon.ico"):
+        assert ask(port, path)[0] == 404
+    status, _, body = ask(port, "/changes?since=abc")
+    assert [one["epochs"] for one in json.loads(body)["runs"].values()] == [20]
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no folder"):
+        page_server(tmp_path / "none")
