@@ -24,7 +24,7 @@ pytest.importorskip("jinja2")
 threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 
 from wellposed.cli import main  # noqa: E402 - needs the extras
-from wellposed.cli.improve import problem_of  # noqa: E402
+from wellposed.cli.improve import Asked, problem_of  # noqa: E402
 from wellposed.core.errors import FolderInUse, InputError, WellposedError  # noqa: E402
 from wellposed.core.progress import reporting_to  # noqa: E402
 from wellposed.data.data import Data  # noqa: E402
@@ -165,7 +165,7 @@ def test_group_and_time_columns_reach_the_split_and_are_no_features(tmp_path: Pa
     frame = pd.DataFrame({"a": draw.normal(size=60), "who": np.repeat(list("abcdefghijkl"), 5),
                           "day": np.arange(60), "kind": ["x", "y"] * 30})  # fmt: skip
     frame.to_csv(tmp_path / "t.csv", index=False)
-    found = problem_of(str(tmp_path / "t.csv"), "kind", None, None, [], "who", "day", None)
+    found = problem_of(str(tmp_path / "t.csv"), None, Asked("kind", group="who", time="day"))[0]
     assert list(found.data.train[0].columns) == ["a"]
     assert len(set(zip(found.data.groups.tolist(), frame["who"], strict=True))) == 12
     assert found.data.time.tolist() == list(range(60))
@@ -438,7 +438,7 @@ def test_new_test_rows_start_again_with_the_first_look_and_are_then_needed(tmp_p
 
     def go(test: str | None, resume: bool = True) -> Study:
         rows_of = None if test is None else str(tmp_path / f"{test}.csv")
-        found = problem_of(str(tmp_path / "t.csv"), "kind", None, None, [], None, None, rows_of)
+        found = problem_of(str(tmp_path / "t.csv"), None, Asked("kind", test=rows_of))[0]
         return improve(found, "0", out=tmp_path / "run", resume=resume)
 
     assert go(None, resume=False).facts["looks"] == 1
@@ -688,7 +688,7 @@ def test_every_trial_is_reported_with_the_share_that_is_spent() -> None:
 def test_the_example_is_a_problem_and_short() -> None:
     text = (ROOT / "examples" / "problem.py").read_text()
     assert len(text.splitlines()) < 60
-    found = problem_of(f"{ROOT / 'examples' / 'problem.py'}:problem", None, None, None, [], None, None, None)
+    found = problem_of(f"{ROOT / 'examples' / 'problem.py'}:problem", None, Asked())[0]
     assert found.space
     study = improve(found, "2 epochs")
     assert study.record()["best"]["test"] > 0.5

@@ -306,7 +306,7 @@ def test_where_the_baseline_stays_the_best_it_is_shown_once_with_what_could_have
     said = verdict.verdict(record)
     assert "the best 2 of them again with new seeds" in said.support
     assert "a gain of 0.012 accuracy with probability 0.8" in said.limits
-    assert summary(record).count("on untouched rows (") == 1
+    assert summary(record).count("on untouched rows, ") == 1
     record["improvement"]["needs"]["smallest"] = 0.0  # one pair, or written before this was measured
     assert verdict.verdict(record).limits == ""
 

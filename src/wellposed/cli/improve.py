@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time as clock
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from wellposed.cli.terminal import complain, decode_argument, hand_over, say, st
 from wellposed.core.signs import fitting
 
 if TYPE_CHECKING:
+    from wellposed.data.tables import TableData
     from wellposed.training.problem import Problem
 
 DEFAULT_BUDGET = "5m"
@@ -36,9 +37,15 @@ def improve(
             "None: real digits with noise, which ship with scikit-learn."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column to predict; of several numbers a,b.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification or regression; by default the target decides.")
+        str | None, typer.Option(help="classification, regression, or ordinal (levels); by default the target decides.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Of an ordinal target, from the lowest on: low,medium,high.")
+    ] = None,
+    target_transform: Annotated[
+        str | None, typer.Option(help="log or none; by default log where the target is clearly long-tailed.")
     ] = None,
     metric: Annotated[
         str | None,
@@ -47,9 +54,17 @@ def improve(
     kind: Kinds = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
-    time: Annotated[str | None, typer.Option(help="A column of times; the latest rows are held out.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="A column of times, or 'rows' for their order; the latest rows are held out.")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="A column of numbers >= 0 by which rows count.")] = None,
+    class_weight: Annotated[str | None, typer.Option(help="balanced: every class counts alike in training.")] = None,
     test: Annotated[
         str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Hold every row out in turn, in K studies: for tables under a few hundred rows."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -88,6 +103,7 @@ def improve(
         from wellposed.core.records import texts
         from wellposed.recipe.presets import as_recipe
         from wellposed.reporting.html import report, same_page
+        from wellposed.search.fold_studies import improve_in_folds
         from wellposed.search.improve import improve as search
         from wellposed.study.study import STUDY, summary
         from wellposed.study.trials import SCHEMA
@@ -96,19 +112,39 @@ def improve(
         if resume and out is None:
             raise InputError("--resume needs the folder of the study: give --out.")
         columns = [decode_argument(name) or name for name in drop or []]
-        problem = problem_of(
-            data, decode_argument(target), task, metric, columns, decode_argument(group), decode_argument(time), test,
-            kinds_by_column(kind),
+        asked = Asked(
+            decode_argument(target), task, columns, decode_argument(group), decode_argument(time), test, decode_argument(weight),
+            class_weight, decode_argument(levels), target_transform, kinds_by_column(kind),
         )  # fmt: skip
+        problem, table, found = problem_of(data, metric, asked)
+        if folds is not None and (table is None or asked.test or resume):
+            raise InputError(
+                "--folds is for a table of its own, of which each fold is held out; leave --resume and --test "
+                "out, and a problem file "
+                "or images."
+            )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)
         command = shlex.join(["wellposed", *sys.argv[1:]])
         try:
-            study = search(
-                problem, spent, seed, folder, recipe=own, device=device, engine=engine, resume=resume,
-                command=command, rules=imported_types(rule, "rule"),
-                began=began,
-            )  # fmt: skip
+            options: dict[str, Any] = {
+                "recipe": own, "device": device, "engine": engine, "command": command, "rules": imported_types(rule, "rule"),
+                "began": began,
+            }  # fmt: skip
+            if folds is not None and table is not None:
+                study = improve_in_folds(
+                    table,
+                    folds,
+                    spent,
+                    seed,
+                    folder,
+                    metric=metric,
+                    class_weight=asked.class_weight,
+                    warnings=found,
+                    **options,
+                )
+            else:
+                study = search(problem, spent, seed, folder, resume=resume, **options)
         except KeyboardInterrupt:
             kept = f"; go on with --out {shlex.quote(str(folder))} --resume" if folder.exists() else ""
             complain(f"Interrupted{kept}.")
@@ -138,60 +174,88 @@ def improve(
         raise typer.Exit(130)
 
 
-def problem_of(
-    data: str | None,
-    target: str | None,
-    task: str | None,
-    metric: str | None,
-    drop: list[str],
-    group: str | None,
-    time: str | None,
-    test: str | None,
-    kinds: dict[str, Any],
-) -> Problem:
-    """The problem that the arguments describe; in a terminal, how a table was read is told first."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of a table; each field is the option of its name."""
+
+    target: str | None = None
+    task: str | None = None
+    drop: list[str] = field(default_factory=list)
+    group: str | None = None
+    time: str | None = None
+    test: str | None = None
+    weight: str | None = None
+    class_weight: str | None = None
+    levels: str | None = None
+    target_transform: str | None = None
+    kind: dict[str, Any] = field(default_factory=dict)
+
+    def given(self) -> list[str]:
+        """The options that were given, as they are typed."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
+
+
+def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Problem, TableData | None, tuple[str, ...]]:
+    """The problem that the arguments describe, the table that it is of, and what was found of its rows.
+
+    In a terminal, how a table was read is told first.
+    """
     from wellposed.core.errors import InputError
     from wellposed.core.progress import emit
     from wellposed.data.example import ABOUT, VALID, noisy_digits
     from wellposed.data.table_files import open_table
     from wellposed.data.tables import prepare_table
-    from wellposed.training.ready_problems import file_problem, image_problem, labelled_rows, table_problem
+    from wellposed.search.dependence import dependence
+    from wellposed.training.ready_problems import (
+        file_problem,
+        image_problem,
+        labelled_rows,
+        table_metric,
+        table_problem,
+    )
 
-    table_only = {
-        "--target": target,
-        "--task": task,
-        "--kind": kinds,
-        "--drop": drop,
-        "--group": group,
-        "--time": time,
-        "--test": test,
-    }
-    given = [name for name, value in table_only.items() if value]
+    given = asked.given()
     if data is not None and PROBLEM_FILE.search(data):
         if given or metric:
             raise InputError(
                 f"{', '.join(given or ['--metric'])} is for tables; write it into the problem in {data!r}."
             )
-        return file_problem(data)
+        return file_problem(data), None, ()
     if data is not None and re.search(r"\.py:?$", data):
         raise InputError(f"{data!r} is a Python file; say which problem in it, as {data.rstrip(':')}:NAME.")
     if data is not None and data.lower().endswith(".npz"):
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
-        return image_problem(data, metric=metric)
+        return image_problem(data, metric=metric), None, ()
     held: Any = None
     notes: tuple[str, ...] = ()
     readings: dict[str, Any] = {}
     if data is None:
-        (frame, held), name, target, valid, notes = noisy_digits(), "noisy-digits", target or "target", VALID, (ABOUT,)
+        (frame, held), name, valid, notes = noisy_digits(), "noisy-digits", VALID, (ABOUT,)
+        asked = replace(asked, target=asked.target or "target")
     else:
-        read = open_table(data, kinds)
+        read = open_table(data, asked.kind)
         frame, notes, readings, name, valid = read.frame, read.notes, read.readings, _stem(data), 0.2
         emit("reading", text=f"reading: {read.summary()}")
-    table = prepare_table(frame, target, task=task, drop=drop, group=group, time=time, name=name, readings=readings)
+    table = prepare_table(
+        frame, _split_names(asked.target, frame), task=asked.task, drop=asked.drop, group=asked.group, time=asked.time,
+        weight=asked.weight, link=asked.target_transform, levels=asked.levels.split(",") if asked.levels else (), name=name,
+        readings=readings,
+    )  # fmt: skip
     table = replace(table, warnings=(*notes, *table.warnings))
-    held = held if test is None else open_table(test, readings).frame
-    return table_problem(table, metric=metric, test=None if held is None else labelled_rows(held, table), valid=valid)
+    held = held if asked.test is None else open_table(asked.test, readings).frame
+    rows = None if held is None else labelled_rows(held, table, asked.weight)
+    problem = table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
+    found = tuple(one.sentence for one in dependence(table, metric or table_metric(table, asked.class_weight)[0]))
+    problem.warnings = (*problem.warnings, *found)
+    return problem, table if held is None else None, found
+
+
+def _split_names(target: str | None, frame: Any) -> str | list[str] | None:
+    """Several targets where the name, with a comma, is that of no column."""
+    if target is None or "," not in target or target in map(str, frame.columns):
+        return target
+    return [name.strip() for name in target.split(",")]
 
 
 def _stem(data: str) -> str:

@@ -19,6 +19,7 @@ from wellposed.data.arrays import Arrays, Source, Subset, array_of, in_numpy, so
 from wellposed.data.readings import Notation
 from wellposed.data.splits import duplicate_ids, split
 from wellposed.data.tables import TableEncoder, TargetEncoder, Task
+from wellposed.data.target_columns import AnyTarget, Link, TargetColumns
 
 TASKS = ("classification", "regression")
 MOST_CLASSES = 2**18
@@ -44,6 +45,9 @@ class Data:
         task: ``"classification"`` or ``"regression"``; None lets the target's type decide.
         split_seed: which rows are held out; fixed during a study.
         kinds: kinds of a frame's columns, or how they were read, overriding what is inferred; for a frame only.
+        link: ``"log"`` trains on the logarithm of a frame's amounts, so that predictions are never below 0; ``"none"`` on
+            themselves.
+        levels: of a frame's ordinal target, from the lowest on; a prediction is then the nearest level.
     """
 
     train: Any
@@ -57,6 +61,8 @@ class Data:
     task: str | None = None
     split_seed: Seed = 0
     kinds: dict[str, str | Notation] | None = None
+    link: Link = "none"
+    levels: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         convert_numbers(self, "valid", "test")
@@ -92,7 +98,7 @@ class Prepared:
     shape: tuple[int, ...]
     outputs: int
     encoder: TableEncoder | None = None
-    target: TargetEncoder | None = None
+    target: AnyTarget | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -121,7 +127,13 @@ def _check_used(data: Data) -> None:
         for name in ("train_clean", "collate_fn"):
             if getattr(data, name) is not None:
                 raise DataError(f"{name}= is for arrays and Datasets; a frame is encoded row by row. Leave it out.")
-    elif data.kinds:
+        return
+    for name, given in {"link": data.link != "none", "levels": data.levels is not None}.items():
+        if given:
+            raise DataError(
+                f"{name}= says how the target of a frame (X, y) is encoded; encode the target of arrays yourself."
+            )
+    if data.kinds:
         raise DataError(
             "kinds= names the kinds of a frame's columns, and these data are no frame (X, y). Give X as a frame, such as "
             'pandas.DataFrame(X, columns=["a", "b"]).'
@@ -247,44 +259,69 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
     from wellposed.data.table_files import as_frame
     from wellposed.data.tables import infer_task
 
-    frame, target = as_frame(data.train[0]), _series(data.train[1])
+    frame, target = as_frame(data.train[0]), _target_of(data.train[1])
     if len(frame) != len(target):
         raise DataError(f"X has {len(frame)} rows and y {len(target)}; they must be equally many.")
-    task = data.task or infer_task(target, of_numbers)
+    several = target.ndim == 2
+    amounts = several or data.link != "none" or data.levels is not None
+    task = data.task or ("regression" if amounts else infer_task(target, of_numbers))
+    if amounts and task == "classification":
+        raise DataError(
+            "Several targets, link= and levels= are for numbers (regression). Give one target of classes without them."
+        )
     labels = target.astype("category").cat.codes.to_numpy() if task == "classification" else None
-    duplicates = duplicate_ids(frame, target)
+    if data.levels is not None:
+        labels = target.astype("category").cat.codes.to_numpy()
+    duplicates = duplicate_ids(
+        frame.assign(**{f"y {n}": target[n] for n in target}) if several else frame, None if several else target
+    )
     index, valid_index, test_index = _indices(data, len(frame), labels, duplicates)
     encoder = TableEncoder.fit(frame.iloc[index], data.kinds)
-    answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
+    if amounts:
+        answers: AnyTarget = TargetColumns.fit(target, data.link, data.levels, index)
+    else:
+        answers = TargetEncoder.fit(target.iloc[index] if task == "regression" else target, task)
     if not standardize and task == "regression":
+        if amounts:
+            raise DataError("Several targets, link= and levels= are for losses of numbers, such as squared_error.")
         answers = TargetEncoder("regression")
     weight = None if data.weight is None else weight_tensor(data.weight, len(frame))
 
-    def rows(features: Any, outcome: Any, part: np.ndarray | None = None) -> Arrays:
+    def rows(features: Any, outcome: Any, its_weight: Tensor | None) -> Arrays:
         x = torch.from_numpy(encoder.transform(features))
-        y = torch.from_numpy(answers.transform(outcome))
-        return Arrays(x, y, None if part is None or weight is None else weight[torch.from_numpy(part)])
+        return Arrays(x, torch.from_numpy(answers.transform(outcome)), its_weight)
 
     def own_or_part(given: Any, part: np.ndarray, name: str) -> Arrays | None:
         if given is None:
             return None
         if _is_share(given, name):
-            return rows(frame.iloc[part], target.iloc[part], part)
-        if not _is_frame_pair(given):
+            its = None if weight is None else weight[torch.from_numpy(part)]
+            return rows(frame.iloc[part], target.iloc[part], its)
+        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3) or not hasattr(given[0], "columns"):
             raise DataError(
                 f"{name}= is a share of the training rows, or (X, y) with a frame X as in train=; it was given {described(given)}."
             )
-        return rows(as_frame(given[0]), _series(given[1]))
+        its = weight_tensor(given[2], len(given[0])) if len(given) == 3 else None
+        return rows(as_frame(given[0]), _target_of(given[1]), its)
 
-    train = rows(frame.iloc[index], target.iloc[index], index)
+    train = rows(frame.iloc[index], target.iloc[index], None if weight is None else weight[torch.from_numpy(index)])
     valid = own_or_part(data.valid, valid_index, "valid")
     if valid is None:
         raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
-    outputs = len(answers.classes) if answers.classes is not None else 1
+    outputs = len(answers.classes) if answers.classes is not None else 1 if target.ndim == 1 else target.shape[1]
     width = len(encoder.names)
     return Prepared(
         train, train, valid, own_or_part(data.test, test_index, "test"), task, (width,), outputs, encoder, answers
     )
+
+
+def _target_of(values: Any) -> Any:
+    """A pandas Series of one target, or a DataFrame of several, with a plain index."""
+    if hasattr(values, "to_pandas"):
+        values = values.to_pandas()
+    if getattr(values, "ndim", 1) == 2 and hasattr(values, "columns") and values.shape[1] > 1:
+        return values.reset_index(drop=True)
+    return _series(values)
 
 
 def _series(values: Any) -> Any:
@@ -297,7 +334,7 @@ def _series(values: Any) -> Any:
         return values.reset_index(drop=True)
     if isinstance(values, pd.DataFrame):
         if values.shape[1] != 1:
-            raise DataError(f"The target of a frame is one column; this one has {values.shape[1]}. Give one of them.")
+            raise DataError(f"The target of a frame is at least one column; this one has {values.shape[1]}.")
         return values.iloc[:, 0].reset_index(drop=True)
     values = array_of(values, "The target")
     if values.ndim == 2 and values.shape[1] == 1:

@@ -69,6 +69,45 @@ def split(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def folds(
+    rows: int,
+    count: int,
+    *,
+    seed: int,
+    target: AnyArray | None = None,
+    groups: AnyArray | None = None,
+    duplicates: AnyArray | None = None,
+) -> Rows:
+    """``(rows,)`` the fold 0, ..., ``count - 1`` in which each row is held out: about equally many, by the rules of `split`.
+
+    Rows that share a group or are copies are in one fold, and each class gives its share to each fold as far as units allow.
+
+    Args:
+        count: >= 2; at most as many as there are groups (or rows that are no copies).
+        seed, target, groups, duplicates: see `split`.
+    Raises:
+        DataError: fewer than two folds, or more than can be held out.
+
+    Example:
+        >>> np.bincount(folds(10, 5, seed=0)).tolist()
+        [2, 2, 2, 2, 2]
+    """
+    if count < 2 or count > rows:
+        raise DataError(f"{rows} rows can be held out in 2 to {rows} folds; {count} were asked for.")
+    found = np.full(rows, count - 1, dtype=np.int64)
+    left = np.arange(rows)
+
+    def of(values: AnyArray | None) -> AnyArray | None:
+        return None if values is None else np.asarray(values)[left]
+
+    for fold in range(count - 1):
+        given = {"target": of(target), "groups": of(groups), "duplicates": of(duplicates)}
+        rest, held = split(len(left), 1 / (count - fold), seed=seed, stream=f"fold {fold}", **given)
+        found[left[held]] = fold
+        left = left[rest]
+    return found
+
+
 def duplicate_ids(table: Any, target: Any = None) -> Rows:
     """``(rows,)`` ids, 0, 1, ...; equal exactly where rows are exact copies.
 

@@ -24,15 +24,18 @@ from wellposed.data.columns import (
     column_reading,
     distinct,
     is_text,
+    level_name,
     mixture,
     unread,
 )
 from wellposed.data.encoding import TableEncoder as TableEncoder
 from wellposed.data.encoding import TargetEncoder as TargetEncoder
+from wellposed.data.exchangeability import ROW_ORDER, Suspect, suspects
 from wellposed.data.readings import Floats, Integers, Notation
 from wellposed.data.splits import duplicate_count, duplicate_ids
 from wellposed.data.table_files import as_frame
 from wellposed.data.table_files import read_table as read_table
+from wellposed.data.target_columns import LINKS, Link, is_long_tailed, ordered_levels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,30 +67,39 @@ LEAK_ROWS = 20_000  # rows looked at for leaks: enough to see one, and the time 
 class TableData:
     """A table that can be split, encoded and learned from. All parts have the same rows in the same order.
 
-    ``frame`` has the features only; ``target`` no missing value; ``groups`` are ids 0, 1, ...; ``time`` are numbers
-    (days since 1970 for dates); ``sha256`` is of the contents of features and target, equal on every machine;
+    ``frame`` has the features only; ``target`` no missing value, and several columns where there are several targets;
+    ``groups`` are ids 0, 1, ...; ``time`` are numbers (days since 1970 for dates); ``weight`` is finite and >= 0; ``link``
+    and ``levels`` say how the target is trained, see `Data`; ``suspects`` are columns on which the target depends as a
+    random split does not suppose; ``sha256`` is of the contents of all that is trained on, equal on every machine;
     ``readings`` are how the columns of a file were read (`wellposed.data.table_files.open_table`), empty for other tables.
     """
 
     frame: pd.DataFrame
-    target: pd.Series[Any]
+    target: Any
     groups: Integers | None
     time: Floats | None
     name: str
     task: Task
     warnings: tuple[str, ...]
     sha256: str
+    weight: Floats | None = None
+    link: Link = "none"
+    levels: tuple[Any, ...] | None = None
+    suspects: tuple[Suspect, ...] = ()
     readings: dict[str, Notation] = field(default_factory=dict)
 
 
 def prepare_table(
     frame: Any,
-    target: str | None,
+    target: str | Sequence[str] | None,
     *,
     task: str | None = None,
     drop: Sequence[str] = (),
     group: str | None = None,
     time: str | None = None,
+    weight: str | None = None,
+    link: str | None = None,
+    levels: Sequence[str] = (),
     name: str = "table",
     readings: Mapping[str, Notation] | None = None,
 ) -> TableData:
@@ -102,13 +114,20 @@ def prepare_table(
 
     Args:
         frame: ``(rows, columns)``, anything that `as_frame` takes. Not modified.
-        target: the target's column; None takes one named target, label, y or class, or else the last one.
-        task: ``"classification"``, ``"regression"``, or None: texts, booleans and categories are classes; whole numbers
+        target: the target's column, or several of numbers; None takes one named target, label, y or class, or else the last one.
+        task: ``"classification"``, ``"regression"``, ``"ordinal"`` (levels in an order, trained as their places), or None:
+            texts, booleans and categories are classes; whole numbers
             are classes if at most 20 distinct ones come back 5 times on average, or at most 100 with 10 rows each; two
             values of any kind are classes; other numbers are quantities.
         drop: columns to leave out.
         group: column whose rows of one value must stay together in splits; rows without value are groups of their own.
-        time: column, numbers or dates, by which later rows are held out.
+        time: column, numbers or dates, by which later rows are held out; ``"rows"`` is the order of the rows, unless a
+            column is called so.
+        weight: column of numbers >= 0 by which rows count; it is no feature.
+        link: ``"log"`` trains the logarithm of an amount, ``"none"`` the amount; None takes the logarithm of a target that
+            is clearly
+            long-tailed, see `is_long_tailed`, and says so.
+        levels: of an ordinal target, from the lowest on; needed where they are texts.
         name: what messages call the table.
         readings: how the columns were read, as `open_table` says; new rows are read so too.
     Raises:
@@ -123,26 +142,51 @@ def prepare_table(
     """
     table = as_frame(frame)
     warnings: list[str] = []
-    target = _target_name(table, target, warnings)
-    _check_columns(table, target, drop, group, time)
+    goals = _target_names(table, target, warnings)
+    for one in goals:
+        _check_columns(table, one, drop, group, time, weight)
+    if link not in (None, *LINKS):
+        raise DataError(
+            f"There is no target transform {link!r}.{did_you_mean(str(link), LINKS)} Use {' or '.join(LINKS)}."
+        )
     table = table.drop(columns=list(dict.fromkeys(drop)))
-    ids = _id_like(table.drop(columns=[n for n in (target, group, time) if n is not None]))  # before rows are left out
-    table = _rows_with_target(table, target, warnings)
+    if time == ROW_ORDER and time not in table.columns:
+        table = table.assign(**{time: np.arange(len(table))})
+    apart = [n for n in (*goals, group, time, weight) if n is not None]
+    ids = _id_like(table.drop(columns=list(dict.fromkeys(apart))))  # before rows are left out
+    for one in goals:
+        table = _rows_with_target(table, one, warnings)
     moments = None if time is None else _moments(table[time])
     if moments is not None:
         table, moments = _rows_with_time(table, moments, str(time), warnings)
-    decided = _task(table[target], task, warnings)
-    goal = _checked_target(table[target], decided, warnings)
+    goal: Any
+    if len(goals) == 1:
+        goal, decided, order = _one_target(table[goals[0]], task, levels, warnings)
+    else:
+        goal, decided, order = _several_targets(table[goals], task, levels), "regression", None
+    chosen = _link(goal, link, decided, order, warnings)
     groups = None if group is None else _group_ids(table[group])
-    features = table.drop(columns=[n for n in (target, group, time) if n is not None])
-    features = _usable(features, ids, warnings)
+    shares = None if weight is None else _weights(table[weight])
+    others = table.drop(columns=list(dict.fromkeys(apart)))
+    features = _usable(others, ids, warnings)
     if features.shape[1] == 0:
-        raise DataError(f"{name} has no usable feature column besides the target {target!r}.{_why(warnings)}")
-    _warn_of_leaks(features, goal, decided, warnings)
-    _warn_of_copies(features, goal, warnings)
+        raise DataError(f"{name} has no usable feature column besides the target {', '.join(goals)!r}.{_why(warnings)}")
+    for one in goals:
+        _warn_of_leaks(features, goal if len(goals) == 1 else goal[one], decided, warnings)
+    scored = features.assign(**{f"target {n}": goal[n] for n in goals}) if len(goals) > 1 else features
+    _warn_of_copies(scored, None if len(goals) > 1 else goal, warnings)
+    digest = table_hash(scored, goal if len(goals) == 1 else goal[goals[0]])
+    if shares is not None or chosen != "none" or order is not None:
+        said = f"{digest} {chosen} {order}".encode() + (b"" if shares is None else shares.astype("<f8").tobytes())
+        digest = hashlib.sha256(said).hexdigest()
+    skip = [kind for kind, given in (("group", group), ("time", time)) if given is not None]
+    classes = decided == "classification"
+    codes = category_codes(goal)[0] if classes else _as_places(goal, order)
+    found = suspects(others, codes, classes, skip=skip)
     kept = {column: reading for column, reading in (readings or {}).items() if column in features.columns}
-    digest = table_hash(features, goal)
-    return TableData(features, goal, groups, moments, name, decided, tuple(warnings), digest, kept)
+    return TableData(
+        features, goal, groups, moments, name, decided, tuple(warnings), digest, shares, chosen, order, found, kept
+    )  # fmt: skip
 
 
 def infer_task(target: Any, of_numbers: Task | None = None) -> Task:
@@ -181,6 +225,16 @@ def table_hash(frame: pd.DataFrame, target: pd.Series[Any]) -> str:
 # --- which columns -------------------------------------------------------------------------------------------------
 
 
+def _target_names(table: pd.DataFrame, target: str | Sequence[str] | None, warnings: list[str]) -> list[str]:
+    """The columns of the targets: one, or several, of which none comes twice."""
+    if target is None or isinstance(target, str):
+        return [_target_name(table, target, warnings)]
+    found = list(dict.fromkeys(_target_name(table, one, warnings) for one in target))
+    if not found:
+        raise DataError("No target was named. Give at least one column.")
+    return found
+
+
 def _target_name(table: pd.DataFrame, target: str | None, warnings: list[str]) -> str:
     names = [str(name) for name in table.columns]
     if not names:
@@ -202,22 +256,32 @@ def _target_name(table: pd.DataFrame, target: str | None, warnings: list[str]) -
     return names[-1]
 
 
-def _check_columns(table: pd.DataFrame, target: str, drop: Sequence[str], group: str | None, time: str | None) -> None:
+def _check_columns(
+    table: pd.DataFrame,
+    target: str,
+    drop: Sequence[str],
+    group: str | None,
+    time: str | None,
+    weight: str | None,
+) -> None:
     if isinstance(drop, str):
         raise DataError(f"drop={drop!r} is a text; a list of column names is needed. Write [{drop!r}].")
     names = [str(name) for name in table.columns]
-    asked = [("to drop", name) for name in drop] + [("to group by", group), ("to order rows in time by", time)]
+    asked: list[tuple[str, str | None]] = [("to drop", name) for name in drop]
+    asked += [("to group by", group), ("to order rows in time by", time), ("to weigh rows by", weight)]
     for purpose, name in asked:
+        if purpose == "to order rows in time by" and name == ROW_ORDER:
+            continue
         if name is not None and name not in names:
             raise DataError(
                 f"There is no column {name!r} {purpose}.{did_you_mean(name, names)} Columns: {listed(names)}."
             )
         if name == target:
             raise DataError(f"Column {name!r} is the target and cannot be the one {purpose}. Give another target.")
-    for name in (group, time):
+    for name in (group, time, weight):
         if name is not None and name in drop:
             raise DataError(
-                f"Column {name!r} is dropped and also needed for splits. Remove it from the columns to drop."
+                f"Column {name!r} is dropped and also needed for splits or weights. Remove it from the columns to drop."
             )
 
 
@@ -281,7 +345,93 @@ def _group_ids(column: pd.Series[Any]) -> Integers:
     return np.where(alone, codes.max() + np.cumsum(alone), codes)
 
 
+def _weights(column: pd.Series[Any]) -> Floats:
+    weight = as_numbers(column)
+    bad = int((~np.isfinite(weight) | (weight < 0)).sum())
+    if bad or not weight.sum() > 0:
+        raise DataError(
+            f"The weight {str(column.name)!r} is missing, negative or no number in {bad} of {len(weight)} rows, "
+            "or 0 in all. Give a "
+            "number >= 0 for each row."
+        )
+    return weight
+
+
 # --- the target ----------------------------------------------------------------------------------------------------
+
+
+def _one_target(
+    column: pd.Series[Any], task: str | None, levels: Sequence[str], warnings: list[str]
+) -> tuple[pd.Series[Any], Task, tuple[Any, ...] | None]:
+    """The target, its task, and the levels of an ordinal one."""
+    if task == "ordinal" or levels:
+        if task not in (None, "ordinal"):
+            raise DataError(f"levels= are for an ordinal target, and the task is {task!r}. Give the task ordinal.")
+        order = ordered_levels(column, levels)
+        if len(np.unique(category_codes(column)[0])) < 2:
+            raise DataError(
+                f"The target {column.name!r} has one value only; there is nothing to learn. Give another target."
+            )
+        return column, "regression", order
+    decided = _task(column, task, warnings)
+    return _checked_target(column, decided, warnings), decided, None
+
+
+def _several_targets(columns: pd.DataFrame, task: str | None, levels: Sequence[str]) -> pd.DataFrame:
+    if task not in (None, "regression") or levels:
+        raise DataError(
+            f"Several targets are trained together as numbers (regression), and not as {task or 'levels'}. Give one of them alone."
+        )
+    found = {}
+    for name in columns.columns:
+        if _numeric_target(columns[name]) is None:
+            raise DataError(
+                f"Several targets must all be numbers, and {name!r} holds {_example(columns[name])}. Leave it "
+                "out, or give it alone."
+            )
+        _task(columns[name], "regression", [])
+        found[name] = _checked_target(columns[name], "regression", [])
+    return require("pandas", "tables").DataFrame(found)  # type: ignore[no-any-return]
+
+
+def _link(
+    goal: Any,
+    asked: str | None,
+    task: Task,
+    order: tuple[Any, ...] | None,
+    warnings: list[str],
+) -> Link:
+    """Whether the logarithm is trained: where asked for, or where nothing was said and one target is clearly long-tailed."""
+    if asked == "log":
+        if task == "classification" or order is not None:
+            raise DataError(
+                "A logarithm is of amounts, and this target has classes or levels. Leave --target-transform out."
+            )
+        least = float(np.asarray(goal, dtype=np.float64).min())
+        if least < 0:
+            raise DataError(
+                f"The target goes down to {least:g}, and there is no logarithm of less than 0. Take --target-transform none."
+            )
+        return "log"
+    if asked == "none" or task == "classification" or order is not None or goal.ndim == 2 or not is_long_tailed(goal):
+        return "none"
+    y = goal.to_numpy(dtype=np.float64)
+    warnings.append(
+        f"The target {goal.name!r} is long-tailed (median {np.median(y):.3g}, mean {y.mean():.3g}, largest "
+        f"{y.max():.3g}): its logarithm is "
+        "trained, predictions come back in its own unit and are never below 0, and the score is the mean "
+        "absolute error, which a few large rows do "
+        "not make alone. --target-transform none trains it as it is."
+    )
+    return "log"
+
+
+def _as_places(goal: Any, order: tuple[Any, ...] | None) -> Floats:
+    if order is None:
+        return np.asarray(goal, dtype=np.float64)
+    place = {level_name(level): float(i) for i, level in enumerate(order)}
+    codes, names = category_codes(goal)
+    return np.array([place[name] for name in names])[codes]
 
 
 def _numeric_target(target: pd.Series[Any]) -> Floats | None:
@@ -294,8 +444,8 @@ def _numeric_target(target: pd.Series[Any]) -> Floats | None:
 
 def _task(target: pd.Series[Any], task: str | None, warnings: list[str], of_numbers: Task | None = None) -> Task:
     if task not in (None, "classification", "regression"):
-        known = ("classification", "regression")
-        raise DataError(f"There is no task {task!r}.{did_you_mean(str(task), known)} Use {known[0]} or {known[1]}.")
+        known = ("classification", "regression", "ordinal")
+        raise DataError(f"There is no task {task!r}.{did_you_mean(str(task), known)} Use {listed(known)}.")
     y = _numeric_target(target)
     if y is not None and np.isinf(y).any():
         raise DataError(
@@ -464,6 +614,8 @@ def _counts_rows(column: pd.Series[Any]) -> bool:
 
 
 def _warn_of_leaks(frame: pd.DataFrame, target: pd.Series[Any], task: Task, warnings: list[str]) -> None:
+    if is_text(target):  # of levels, too, a column may be a relabelling
+        task = "classification"
     rows = len(frame)
     if rows > LEAK_ROWS:
         some = np.sort(numpy_generator(0, "leaks").choice(rows, LEAK_ROWS, replace=False))
@@ -540,7 +692,7 @@ def _correlation(x: Floats, y: Floats) -> float:
     return abs(float(x @ y)) / size if size > 0 else 0.0
 
 
-def _warn_of_copies(frame: pd.DataFrame, target: pd.Series[Any], warnings: list[str]) -> None:
+def _warn_of_copies(frame: pd.DataFrame, target: pd.Series[Any] | None, warnings: list[str]) -> None:
     copies = duplicate_count(duplicate_ids(frame, target))
     if copies:
         warnings.append(

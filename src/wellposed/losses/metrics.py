@@ -14,6 +14,7 @@ the targets is refused, and `undefined` says why beforehand.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -562,11 +563,10 @@ class R2(Score):
 
 @dataclass(frozen=True)
 class _Restored(Score):
-    """A metric of standardized targets, in the target's own units."""
+    """A metric of encoded targets, in the target's own terms."""
 
     inner: Score
-    scale: float
-    mean: float
+    restored: Callable[[Tensor], Tensor]
 
     name = ""
 
@@ -579,20 +579,33 @@ class _Restored(Score):
         return self.inner.undefined(target, weight)
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The inner rows of both in the target's units."""
-        return self.inner.rows(self._restored(outputs), self._restored(target), weight)
+        """The inner rows of both in the target's own terms."""
+        return self.inner.rows(self.restored(outputs), self.restored(target), weight)
 
     def at_once(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """As the inner metric."""
-        return self.inner.at_once(self._restored(outputs), self._restored(target), weight)
+        return self.inner.at_once(self.restored(outputs), self.restored(target), weight)
 
-    def _restored(self, given: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class _Scaled:
+    """``scale * value + mean``, in double precision."""
+
+    scale: float
+    mean: float
+
+    def __call__(self, given: Tensor) -> Tensor:
         return given.double() * self.scale + self.mean
 
 
 def in_target_units(inner: Score, scale: float, mean: float = 0.0) -> Score:
     """The metric in the units of a target of which ``mean`` was subtracted, and which was then divided by ``scale``."""
-    return _Restored(inner, scale, mean) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
+    return _Restored(inner, _Scaled(scale, mean)) if inner.in_units and not (scale == 1.0 and mean == 0.0) else inner
+
+
+def in_own_terms(inner: Score, restored: Callable[[Tensor], Tensor]) -> Score:
+    """The metric of targets that were encoded, taken of both sides after ``restored`` has undone the encoding."""
+    return _Restored(inner, restored)
 
 
 def metrics(classifying: bool | None = None) -> dict[str, type[Score]]:

@@ -184,6 +184,7 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
         values = [part(record, side, key) for side in _sides(record)]
         if finite_numbers([number_or_nan(value) for value in values]):
             before = formats.score(values[0]) if len(values) == 2 else ""
+            note += verdict.beside_constant(record, key)
             cells.append({"label": label, "before": before, "value": formats.score(values[-1]), "note": note})
     tried = number_or_nan(record.get("recipes_tried"))
     if math.isfinite(tried):

@@ -8,8 +8,7 @@ from wellposed.core.errors import ProblemError, WellposedError
 from wellposed.data.data import Prepared
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
-
-TEST_SHARE = 0.2
+from wellposed.training.ready_problems import TEST_SHARE
 
 
 def with_test(problem: Problem) -> Problem:

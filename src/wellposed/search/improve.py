@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,6 +268,7 @@ class Search:
         budget = self.account.budget
         return {
             "scores": scores,
+            "constant": self.constants(shown.looks > 0),
             "looks": shown.looks,
             "device": str(bench.device),
             "engine": bench.engine,
@@ -284,6 +286,16 @@ class Search:
             "space": self.space.told() if self.space is not None else [],
             "advice": [{**advice, "told": advice_sentence(advice)} for advice in bench.state.advice],
         }
+
+    def constants(self, looked: bool) -> dict[str, float]:
+        """What the best constant prediction of the training rows scores on each side, by the metric or else by the loss."""
+        data = self.problem.prepared
+        key = "chance_metric" if self.problem.metric is not None else "constant_loss"
+        sides = {"valid": data.valid, "test": data.test if looked else None}
+        scored = {
+            side: self.problem.constant_on(source).get(key) for side, source in sides.items() if source is not None
+        }
+        return {side: value for side, value in scored.items() if value is not None and math.isfinite(value)}
 
     def stand_in(self, recipe: Recipe) -> Run:
         """A run of the recipe for a study that was interrupted before its confirmation."""

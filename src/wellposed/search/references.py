@@ -72,7 +72,7 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
     if data.test is None or len(data.shape) != 1 or not _is_table(data.train_clean):
         return References()
     (x, y), (inputs, target) = _rows(data.train_clean), _rows(data.test)
-    weight = None if data.train_clean.weight is None else data.train_clean.weight.numpy()
+    weight = _fit_weights(problem, y)
     found = References()
     notes = []
     began = time.monotonic()
@@ -80,7 +80,7 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
         until = began + share * (deadline - began)
         try:
             asked = _asked(problem, y, target)
-            with _few_threads(x):
+            with few_threads(x):
                 fitted = [_fitted(name, _model(name, problem, asked), x, one, weight, until) for one in asked.columns]
                 rounds = min(rounds for _, rounds in fitted)
                 outputs = asked.outputs([_answers(model, inputs, asked.classifies) for model, _ in fitted])
@@ -99,7 +99,17 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
     return References(found.scores, found.rows, tuple(notes))
 
 
-def _few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
+def _fit_weights(problem: Problem, y: Tensor) -> np.ndarray | None:
+    """What each training row counts in the network's loss: its weight, times that of its class; None where all count alike."""
+    own, by_class = problem.prepared.train_clean.weight, getattr(problem.loss.module, "weight", None)
+    if by_class is None or y.is_floating_point() or y.ndim != 1 or not problem.loss.classes_are_indices:
+        return None if own is None else own.numpy()
+    weight = by_class.detach().cpu().double()[y.clamp_min(0)]  # what is left out counts nothing anyway
+    found: np.ndarray = (weight if own is None else weight * own).numpy()
+    return found
+
+
+def few_threads(x: np.ndarray) -> contextlib.AbstractContextManager[Any]:
     """One thread for a small table, in fitting and in scoring: ten classes of a hundred trees were scored in 12 s with two."""
     require("sklearn", "tables")
     from threadpoolctl import threadpool_limits

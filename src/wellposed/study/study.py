@@ -42,6 +42,7 @@ class Study:
         against: how much better the best recipe is than each reference on the same rows, judged together.
         ablation: what each ingredient of the best recipe is worth on validation rows, the most valuable first.
         late: whether its clock leaves no time to draw figures.
+        over_folds: what takes the place of this study's own numbers in its record, where every row was held out in turn.
         simplest: the recipe without those whose worth is within one standard error of nothing; None where there is none.
     """
 
@@ -59,6 +60,7 @@ class Study:
     folder: Path | None = None
     late: bool = False
     against: dict[str, Interval] = field(default_factory=dict)
+    over_folds: dict[str, Any] | None = None
 
     @property
     def shown(self) -> bool:
@@ -93,7 +95,7 @@ class Study:
             "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
         }
         searched = [t for t in self.trials if t.kind in ("baseline", "search")]
-        return {
+        record = {
             "schema": SCHEMA,
             "wellposed": __version__,
             "torch": str(torch.__version__),
@@ -105,6 +107,7 @@ class Study:
             "metric": self.facts["metric"],
             "data": self.facts["data"],
             "references": self.references,
+            "constant": self.facts["constant"],
             "against_references": {
                 name: {key: value for key, value in one.to_dict().items() if key not in ("needs", "dof")}
                 for name, one in self.against.items()
@@ -139,6 +142,7 @@ class Study:
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
         }
+        return record | (self.over_folds or {})
 
     def save(self, folder: Path) -> None:
         """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
@@ -166,7 +170,7 @@ def summary(record: dict[str, Any]) -> str:
     ]
     for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
-        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows ({recipe})")
+        lines.append(f"{name + ':':<9} {metric} {score} on untouched rows{verdict.beside_constant(record)} ({recipe})")
     lines += [
         f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}"
         for one in verdict.against(record)

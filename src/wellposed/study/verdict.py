@@ -43,6 +43,8 @@ ONE_PAIR = (
     "Give a larger budget, so that at least five pairs are trained."
 )
 MORE_PAIRS, MORE_ROWS = "A larger budget trains more pairs.", "New rows come with --test."
+IN_TURN, FEW_ROWS = "--folds 5 holds every row of the table out in turn.", 60
+"""What to do where fewer untouched rows than these were judged on, a fifth of a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def verdict(record: dict[str, Any]) -> Verdict:
     references = tuple(references_first(record))
     found = mapping(record.get("improvement"))
     estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
+    who = "the search of each fold" if folds_of(record) else "the best recipe"
     if kept_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
         return Verdict("unproven", "Not shown:", claim, _tried(record), _could_have_seen(record, found), references)
@@ -129,15 +132,15 @@ def verdict(record: dict[str, Any]) -> Verdict:
         return Verdict("missing", "Not shown:", claim, support, references=references)
     decimals = decimals_between(low, high)
     size = f"{format_decimals(abs(estimate), decimals)} {metric_name(record)}"
-    rows, interval = _rows(record), _interval(found)
-    one_pair = number_or_nan(found.get("pairs")) == 1
+    rows, interval = _rows(record), _interval(record, found)
+    one_pair = number_or_nan(found.get("pairs")) == 1 and not folds_of(record)
     if found.get("shown") is True and estimate > 0 and low > 0 and not one_pair:
-        claim = f"the best recipe is better than the tuned baseline by {size}"
+        claim = f"{who} is better than the tuned baseline by {size}"
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
     if high < 0 and not one_pair:
-        claim = f"the recipe that the search chose is worse than the tuned baseline by {size}"
+        claim = f"{who if folds_of(record) else 'the recipe that the search chose'} is worse than the tuned baseline by {size}"
         return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
-    claim = "a difference between the best recipe and the tuned baseline."
+    claim = f"a difference between {who} and the tuned baseline."
     support = (
         f"The gain is {with_sign(estimate, decimals)} {metric_name(record)} on {rows}, which may be "
         f"{'a lucky seed' if one_pair else 'chance'} ({interval})."
@@ -155,7 +158,13 @@ def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
     smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     advice = [MORE_PAIRS] if needs.pairs or needs.both else []
     advice += [MORE_ROWS] if needs.rows or needs.both else []
-    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice])
+    return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice, *_in_turn(record)])
+
+
+def _in_turn(record: dict[str, Any]) -> list[str]:
+    """The advice to hold every row out, for a small table that the command line studied without folds."""
+    small = untouched_rows(record) < FEW_ROWS and not folds_of(record)
+    return [IN_TURN] if small and text(record.get("command")).startswith("wellposed improve") else []
 
 
 def stated_needs(found: dict[str, Any]) -> Needs | None:
@@ -191,10 +200,11 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
     smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
-    return (
+    seen = (
         f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
         f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
     )
+    return " ".join([seen, *_in_turn(record)])
 
 
 def sides(record: dict[str, Any]) -> tuple[str, ...]:
@@ -202,8 +212,15 @@ def sides(record: dict[str, Any]) -> tuple[str, ...]:
     return ("baseline",) if kept_baseline(record) else ("baseline", "best")
 
 
+def folds_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was found in each fold, where every row was held out in turn."""
+    return rows(record.get("folds"))
+
+
 def kept_baseline(record: dict[str, Any]) -> bool:
-    """Whether the study kept the baseline as its best recipe."""
+    """Whether the study kept the baseline as its best recipe, in every fold."""
+    if any(number_or_nan(fold.get("gain")) for fold in folds_of(record)):
+        return False
     before, after = part(record, "recipes", "baseline"), part(record, "recipes", "best")
     if before is not None and after is not None:
         return bool(before == after)
@@ -224,16 +241,20 @@ def _rows(record: dict[str, Any]) -> str:
     return count_noun(amount, "untouched row") if math.isfinite(amount) else "the untouched rows"
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(record: dict[str, Any], found: dict[str, Any]) -> str:
     """``95 % interval 0.004 to 0.020, 5 paired seeds``; what is missing is said to be missing."""
     low, high, level, pairs = (number_or_nan(found.get(key)) for key in ("low", "high", "level", "pairs"))
+    folds = len(folds_of(record))
     parts = ["interval unknown"]
     if math.isfinite(low) and math.isfinite(high):
         decimals = decimals_between(low, high)
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
-        parts.append(count_noun(pairs, "paired seed"))
+        parts.append(
+            count_noun(pairs, "paired seed")
+            + (f" in each of {folds} folds, which share training rows" if folds else "")
+        )
     return ", ".join(parts)
 
 
@@ -249,6 +270,19 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
     """The references that have a score, by their key."""
     found = {key: number_or_nan(part(record, "references", key)) for key in REFERENCES}
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def constant_score(record: dict[str, Any], side: str = "test") -> float:
+    """What the best constant prediction scores on the untouched rows, or on those for validation; NaN where it is not known."""
+    found = [number_or_nan(part(record, "references", "constant"))] if side == "test" else []
+    found.append(number_or_nan(part(record, "constant", side)))
+    return (finite_numbers(found) or [math.nan])[0]
+
+
+def beside_constant(record: dict[str, Any], side: str = "test") -> str:
+    """``, a constant prediction 0.500``: what stands beside a score; empty where it is not known."""
+    value = constant_score(record, side)
+    return f", {REFERENCES['constant']} {score(value)}" if math.isfinite(value) else ""
 
 
 @dataclass(frozen=True)
@@ -280,7 +314,9 @@ def _against(record: dict[str, Any], key: str, value: float) -> Against:
     gain, low, high = (number_or_nan(found.get(name)) for name in ("estimate", "low", "high"))
     if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
         return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    size = f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)} ({_interval(found)})"
+    size = (
+        f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)} ({_interval(record, found)})"
+    )
     if low > 0:
         return Against(key, value, "worse", gain, f"the network is better by {size}.")
     if high < 0:
@@ -289,7 +325,11 @@ def _against(record: dict[str, Any], key: str, value: float) -> Against:
         return Against(key, value, "open", gain, "no difference is shown; every row has the same score.")
     signed = f"{with_sign(gain, decimals_between(low, high))} {metric_name(record)}"
     return Against(
-        key, value, "open", gain, f"no difference is shown; the network's gain is {signed} ({_interval(found)})."
+        key,
+        value,
+        "open",
+        gain,
+        f"no difference is shown; the network's gain is {signed} ({_interval(record, found)}).",
     )
 
 

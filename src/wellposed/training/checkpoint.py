@@ -24,7 +24,8 @@ from wellposed.core.files import meant, read_json, spelled, write_atomically, wr
 from wellposed.core.reading import read_bytes
 from wellposed.core.schemas import validate
 from wellposed.data.arrays import Arrays, tensors
-from wellposed.data.tables import TableEncoder, TargetEncoder
+from wellposed.data.tables import TableEncoder
+from wellposed.data.target_columns import AnyTarget, TargetColumns, target_from_dict
 from wellposed.losses.per_example import Loss
 from wellposed.training.evaluate import Forward, batches_of, call, evaluating
 from wellposed.training.problem import Problem
@@ -82,7 +83,7 @@ class Saved:
     model: nn.Module
     task: str
     encoder: TableEncoder | None
-    target: TargetEncoder | None
+    target: AnyTarget | None
     forward: Forward = call
     response: Callable[[Tensor], Tensor] = lambda outputs: outputs
 
@@ -101,7 +102,7 @@ class Saved:
                 ) from error
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
-        """``prediction``, and for classes ``p_<class>``, one value a row.
+        """``prediction``, of several targets ``prediction_<target>``, and for classes ``p_<class>``, one value a row.
 
         Warns where a column of new rows is not as it was in training: `TableEncoder.doubts`.
 
@@ -119,6 +120,8 @@ class Saved:
                 "The saved model gives outputs that are no numbers: its training diverged, or its weights are damaged. "
                 "Take another run, or train again."
             )
+        if isinstance(self.target, TargetColumns):
+            return self.target.predictions(self.response(outputs))
         if self.task != "classification":
             values = self.response(outputs).reshape(len(outputs), -1).numpy().astype(np.float64)
             values = values[:, 0] if values.shape[1] == 1 else values
@@ -168,7 +171,7 @@ def load(folder: str | Path, problem: Problem | None = None) -> Saved:
         model.eval(),
         description.task,
         None if encoder is None else TableEncoder.from_dict(encoder),
-        None if target is None else TargetEncoder.from_dict(target),
+        None if target is None else target_from_dict(target),
         call if problem is None else problem.forward,
         _response(description.loss, folder),
     )

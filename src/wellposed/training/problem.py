@@ -15,9 +15,10 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import ProblemError, TargetError, described, did_you_mean, listed
 from wellposed.core.numbers import to_python
 from wellposed.core.random import seeded
-from wellposed.data.arrays import to_device
+from wellposed.data.arrays import Source, to_device
 from wellposed.data.data import Data, Prepared
-from wellposed.losses.metrics import default_metric, in_target_units
+from wellposed.data.target_columns import TargetColumns
+from wellposed.losses.metrics import default_metric, in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.losses.score import Score
@@ -96,10 +97,13 @@ class Problem:
     @cached_property
     def metric(self) -> Score | None:
         """The metric that people read."""
-        if self._metric is not None:
-            target = self.prepared.target
-            return self._metric if target is None else in_target_units(self._metric, target.scale, target.mean)
-        return default_metric(self.loss)
+        found = default_metric(self.loss) if self._metric is None else self._metric
+        target = self.prepared.target
+        if found is None or target is None:
+            return found
+        if isinstance(target, TargetColumns):
+            return in_own_terms(found, target.restored) if target.bent or found.in_units else found
+        return in_target_units(found, target.scale, target.mean)
 
     @property
     def _needed(self) -> dict[str, Any]:
@@ -192,8 +196,11 @@ class Problem:
 
     def constant(self) -> dict[str, float]:
         """Validation loss and metric of the best constant prediction learned on training rows; empty where unknown."""
-        data = self.prepared
-        return constant_facts(self.loss, self.metric, data.train_clean.targets(), data.valid.targets())
+        return self.constant_on(self.prepared.valid)
+
+    def constant_on(self, source: Source) -> dict[str, float]:
+        """`constant`, on other rows than those for validation."""
+        return constant_facts(self.loss, self.metric, self.prepared.train_clean.targets(), source.targets())
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

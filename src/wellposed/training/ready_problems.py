@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from dataclasses import replace
@@ -13,7 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from wellposed.core.errors import DataError, InputError, ProblemError, WellposedError, did_you_mean, listed
+from wellposed.core.errors import DataError, InputError, ProblemError, WellposedError, did_you_mean, listed, require
+from wellposed.data.arrays import Source
+from wellposed.data.columns import as_numbers, category_codes
 from wellposed.data.data import Data, Prepared
 from wellposed.data.images import arrays_in, image_tensor, pixel_statistics, read_npz
 from wellposed.data.table_files import as_frame
@@ -24,6 +27,8 @@ from wellposed.models.convnet import ConvNet
 from wellposed.models.mlp import MLP
 from wellposed.training.problem import Problem
 
+TEST_SHARE = 0.2
+"""Of the rows, that are kept for the confirmation where there are none of their own."""
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
 """Models that can be built again from a saved run without anybody's code."""
 
@@ -67,51 +72,121 @@ STATISTICS_ROWS = 4096
 """Images from which pixel statistics are learned: millions of pixels."""
 
 
+RARE_SHARE = 0.4
+"""A class is rare with less than this part of the rows that it would have if all classes had equally many."""
+
+
+def rare_classes(target: Any) -> list[str]:
+    """The names of classes so rare that a constant prediction, which never says them, has a high accuracy.
+
+    Example:
+        >>> rare_classes(["fine"] * 95 + ["broken"] * 5)
+        ['broken']
+    """
+    codes, names = category_codes(require("pandas", "tables").Series(target))
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    return [names[i] for i in np.flatnonzero(counts < RARE_SHARE * counts.sum() / len(names))]
+
+
+def table_metric(table: TableData, class_weight: str | None = None) -> tuple[str, str]:
+    """The metric that a table is scored by where none is named, and a sentence where it is not the usual one.
+
+    Accuracy; balanced accuracy where classes are rare or shall count alike; R2 of numbers; the mean absolute error of
+    levels, and of amounts whose logarithm is trained.
+    """
+    if table.task != "classification":
+        return ("mae" if table.link != "none" or table.levels is not None else "r2"), ""
+    if class_weight is not None:
+        return (
+            "balanced_accuracy",
+            "Classes count alike: the score is the balanced accuracy, in which each class has the same weight.",
+        )
+    rare = rare_classes(table.target)
+    if not rare:
+        return "accuracy", ""
+    counts = table.target.value_counts(normalize=True)
+    constant = counts.iloc[0]
+    said = (
+        f"{len(rare)} of {len(counts)} classes {'is' if len(rare) == 1 else 'are'} rare ({listed(rare)}), and a "
+        "constant prediction, which never "
+        f"finds them, has an accuracy of {constant:.3g}: the score is the balanced accuracy, the mean over "
+        "classes of the share that is found. "
+        "--metric accuracy takes the accuracy, and --class-weight balanced trains for the balanced one."
+    )
+    return "balanced_accuracy", said
+
+
 def table_problem(
     table: TableData,
     *,
     metric: str | None = None,
-    test: tuple[Any, Any] | None = None,
+    test: tuple[Any, ...] | None = None,
     valid: float = 0.2,
+    class_weight: str | None = None,
 ) -> Problem:
     """A perceptron for a table: cross-entropy for classes, squared error of the standardized target for numbers.
 
     Args:
         table: what `prepare_table` gave.
-        metric: a metric's name; by default accuracy or R2.
-        test: features and target of rows of their own for the confirmation; by default some are split off.
+        metric: a metric's name; None takes what `table_metric` says.
+        test: features and target (and weight) of rows of their own for the confirmation; by default some are split off.
         valid: the share of the other rows on which is chosen.
+        class_weight: ``"balanced"`` weighs each training row by ``rows / (classes * rows of its class)``.
     Raises:
-        InputError: the metric is not known or not for this task.
+        InputError: the metric is not known or not for this task, or class weights are not.
     """
     classifying = table.task == "classification"
     check_metric(metric, classifying)
+    if class_weight not in (None, "balanced"):
+        raise InputError(f"There are no class weights {class_weight!r}; use balanced, or leave them out.")
+    if class_weight and not classifying:
+        raise InputError("Class weights are for classes, and this target is of numbers. Leave --class-weight out.")
+    usual, said = table_metric(table, class_weight)
     data = Data(
-        train=(table.frame, table.target), valid=valid, test=test,
-        groups=table.groups, time=table.time, task=table.task, kinds={**table.readings},
+        train=(table.frame, table.target), valid=valid, test=test, groups=table.groups, time=table.time,
+        weight=table.weight, task=table.task, link=table.link, levels=table.levels, kinds={**table.readings},
     )  # fmt: skip
+    loss: Any = "cross_entropy" if classifying else "squared_error"
+    sha256 = table.sha256
+    if class_weight is not None:
+        # The rows that are confirmed on are split off first: no weight is learned from them.
+        data = data if test is not None else replace(data, test=TEST_SHARE)
+        loss = nn.CrossEntropyLoss(weight=balanced_weights(data.prepare().train))
+        sha256 = hashlib.sha256(f"{sha256} {class_weight}".encode()).hexdigest()
     return Problem(
-        TableMLP(), "cross_entropy" if classifying else "squared_error", data, name=table.name,
-        warnings=table.warnings, sha256=table.sha256,
-        metric=metric or ("accuracy" if classifying else "r2"),
+        TableMLP(), loss, data, name=table.name,
+        warnings=(*table.warnings, *filter(None, [said if metric is None else ""])), sha256=sha256, metric=metric or usual,
         space={"width": [64, 128, 256, 512], "depth": [1, 2, 3, 4]},
     )  # fmt: skip
 
 
-def labelled_rows(frame: Any, table: TableData) -> tuple[Any, Any]:
-    """Features and target of confirmation rows that come in a table of their own; rows without target are left out.
+def balanced_weights(source: Source) -> torch.Tensor:
+    """``(classes,)``: ``n / (classes * n_c)`` of the (weighted) rows, so that all classes weigh alike; 1 for a class without
+    rows."""
+    target = source.targets()
+    assert target is not None  # a table's targets are at hand
+    counts = torch.bincount(target, weights=source.weight).double()
+    there = counts > 0
+    return torch.where(there, counts.sum() / (there.sum() * counts.clamp_min(1e-300)), 1.0).float()
+
+
+def labelled_rows(frame: Any, table: TableData, weight: str | None = None) -> tuple[Any, ...]:
+    """Features and target (and weight) of confirmation rows that come in a table of their own; rows without target are left out.
 
     Raises:
-        DataError: the target's column is missing, or no row has a target.
+        DataError: a column is missing, or no row has a target.
     """
     found = as_frame(frame)
-    target = str(table.target.name)
-    if target not in found.columns:
-        raise DataError(f"The test table has no column {target!r}.{did_you_mean(target, found.columns)}")
-    found = found[found[target].notna()]
+    targets = [str(table.target.name)] if table.target.ndim == 1 else [str(name) for name in table.target.columns]
+    for name in [*targets, *filter(None, [weight])]:
+        if name not in found.columns:
+            raise DataError(f"The test table has no column {name!r}.{did_you_mean(name, found.columns)}")
+    found = found[found[targets].notna().all(axis=1)]
     if len(found) < 2:
         raise DataError(f"The test table has {len(found)} rows with a target; at least 2 are needed.")
-    return found.drop(columns=[target]), found[target]
+    target = found[targets[0]] if len(targets) == 1 else found[targets]
+    features = found.drop(columns=targets)
+    return (features, target) if weight is None else (features, target, as_numbers(found[weight]))
 
 
 def check_metric(name: str | None, classifying: bool) -> None:

@@ -1,0 +1,337 @@
+"""Are the rows of a table exchangeable? Columns of entities, dates and counters on which the target depends, before any split.
+
+A random split supposes that a held-out row is to the training rows as a new row will be. Six rows of one patient, or the days
+of one walk, break this. Two statistics see it, both sums of products ``u_i . u_j`` over pairs of rows: of one entity (the
+intraclass correlation), or near each other in an order (the von Neumann ratio with more lags). ``u`` is what a linear fit to
+the features leaves of the target's ranks, or of the indicators of its classes: what the features say of a row does not make it
+dependent on others. Both statistics are judged by permutations of ``u``, so that all tests of a table together raise a false
+alarm with probability at most `LEVEL` where the target is exchangeable (a fit to like rows makes their residuals unlike, never
+alike), however the columns are distributed.
+
+Whether it matters is another question: `wellposed.search.dependence` measures what the score becomes.
+
+Source:
+    Bartels (1982), JASA 77(377), for the rank von Neumann ratio; Freedman & Lane (1983), JBES 1(4), for permuting residuals;
+    Besag & Clifford (1991), Biometrika 78(2), for stopping permutations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from wellposed.core.random import numpy_generator
+from wellposed.data.columns import as_days, as_numbers, category_codes, column_kind, distinct, is_text
+from wellposed.data.readings import Floats, Integers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.01
+"""Probability of a false alarm for all tests of a table together, where the target is exchangeable."""
+MOST_ROWS = 4000  # rows that are tested: enough power for any dependence that matters
+ENOUGH = 10  # permutations that beat the table, after which no more are drawn
+REACHES = (1, 2, 4, 8)  # rows ahead: a walk is seen by any, a slow drift in much noise by the longest
+MOST_COLUMNS = 100  # that are looked at: a table of hundreds of measurements has its entities and times among the first
+MOST_LEVELS_FITTED = 10  # categories with more values are not fitted to
+ROWS_PER_FEATURE = 10  # with fewer, nothing is fitted: a fit to noise leaves nothing
+LEAST_ROWS = 40  # in fewer rows, an order or an entity shows in nothing
+LEAST_ENTITIES, LEAST_UNNAMED = 6, 10
+LARGEST_ENTITY = 1 / 3  # of the rows; a larger one is a kind of row
+ROW_ORDER = "rows"
+"""What ``time=`` calls the order of the rows in the file."""
+
+ENTITY = re.compile(
+    r"(^|[_\W])(id|subject|patient|person|participant|user|customer|client|member|animal|family|household|device|sensor|station|site"
+    r"|session|speaker|firm|company|store|shop|school|hospital|herd|batch|group|ticket|child|chick|name)s?(id|[_\W]|\d|$)",
+    re.IGNORECASE,
+)
+"""How a column of entities is called."""
+TIMELIKE = re.compile(
+    r"(^|[_\W])(date|time|timestamp|datetime|year|yr|month|mnth|day|hour|week|quarter|period|t)([_\W]|$)", re.IGNORECASE
+)
+"""How a column of times is called."""
+YEAR = re.compile(r"(^|[_\W])(year|yr)([_\W]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """A column, or the order of the rows, that a random split may not ignore.
+
+    Attributes:
+        kind: ``"group"`` for entities, ``"time"`` for an order.
+        column: its name; `ROW_ORDER` for the order of the rows in the file.
+        values: ``(rows,)`` ids of entities, or numbers in time order.
+        p: probability of a dependence as strong as this in exchangeable rows.
+        part: whether ids are only the beginnings of the column's texts.
+        named: whether the column is called as entities are, or holds dates.
+    """
+
+    kind: Literal["group", "time"]
+    column: str
+    values: Integers | Floats
+    p: float
+    part: bool = False
+    named: bool = True
+
+
+def suspects(
+    frame: pd.DataFrame, target: Any, classes: bool, *, skip: Sequence[str] = (), level: float = LEVEL, seed: int = 0
+) -> tuple[Suspect, ...]:
+    """The columns that show that rows are not exchangeable, entities first.
+
+    Args:
+        frame: ``(rows, columns)`` without the target; columns that name rows included.
+        target: ``(rows,)`` or ``(rows, targets)``: class indices, or numbers.
+        classes: whether targets are classes.
+        skip: kinds that are not looked for, since the split minds them already.
+        level: probability of any suspect where the target is exchangeable.
+
+    Example:
+        >>> import pandas as pd
+        >>> person = np.repeat(np.arange(20), 5)
+        >>> suspects(pd.DataFrame({"person": person}), np.sin(person), classes=False)[0].column
+        'person'
+    """
+    if len(frame) < LEAST_ROWS:
+        return ()
+    frame = frame.iloc[:, :MOST_COLUMNS]
+    scores = target_scores(np.asarray(target), classes)
+    entities = [] if "group" in skip else list(_entities(frame))
+    orders = [] if "time" in skip else list(_orders(frame))
+    tests = len(entities) + len(orders)
+    draw = numpy_generator(seed, "exchangeability")
+    found: list[Suspect] = []
+    for candidate in [*entities, *orders]:
+        of_file = candidate.kind == "time" and _is_file_order(candidate)
+        if of_file and ("group" in skip or found):
+            continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
+        kept, statistic = _statistic(candidate, draw)
+        left = residuals(scores[kept], frame.iloc[kept].drop(columns=candidate.column, errors="ignore"))
+        p = permutation_p(statistic, left, draw, level / tests)
+        if p <= level / tests and not (of_file and _is_sorted(frame, np.asarray(target), classes)):
+            found.append(replace(candidate, p=p))
+    return tuple(found)
+
+
+def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
+    """What a linear fit to numbers (as ranks) and small categories leaves of the scores; the scores where there are too many
+    of them."""
+    columns = [np.ones(len(scores))]
+    for name in frame.columns:
+        kind = column_kind(frame[name])
+        if kind == "number":
+            x = as_numbers(frame[name])
+            columns.append(
+                _ranks(np.where(np.isfinite(x), x, np.nanmedian(x) if np.isfinite(x).any() else 0.0)) / len(x)
+            )
+        elif kind in ("category", "boolean"):
+            codes, values = distinct(frame[name])
+            if len(values) <= MOST_LEVELS_FITTED:
+                columns += [(codes == level).astype(np.float64) for level in range(len(values))]
+    if len(columns) * ROWS_PER_FEATURE > len(scores):
+        return scores
+    x = np.stack(columns, axis=1)
+    return np.asarray(scores - x @ np.linalg.lstsq(x, scores, rcond=None)[0])
+
+
+def target_scores(target: Any, classes: bool) -> Floats:
+    """``(rows, k)``: ranks of each number, or indicators of each class, with mean 0 and the same weight for each column."""
+    y = np.asarray(target)
+    if classes:
+        u = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
+    else:
+        u = np.stack([_ranks(one) for one in y.reshape(len(y), -1).T.astype(np.float64)], axis=1)
+    u -= u.mean(axis=0)
+    size = np.sqrt(np.square(u).mean(axis=0))
+    return np.asarray(u / np.where(size > 0, size, 1.0))
+
+
+def alike_within(u: Floats, ids: Integers) -> float:
+    """``sum u_i . u_j`` over the pairs of one entity: large where its rows have like targets."""
+    sums = np.stack([np.bincount(ids, weights=one) for one in u.T])
+    return float(np.square(sums).sum() - np.square(u).sum())
+
+
+def alike_nearby(u: Floats) -> float:
+    """``sum_L sum_(l <= L) u_i . u_(i+l)`` over the reaches ``L`` of `REACHES`: large where neighbours have like targets.
+
+    The nearest count most, since a swing of a dozen rows has both signs within its length.
+    """
+    sums, last = np.cumsum(u, axis=0), len(u) - 1
+    ahead = sum(sums[np.minimum(np.arange(len(u)) + reach, last)] - sums for reach in REACHES)
+    return float((u * ahead).sum())
+
+
+def permutation_p(statistic: Callable[[Floats], float], u: Floats, draw: np.random.Generator, level: float) -> float:
+    """Share of permutations of the rows of ``u`` whose statistic is as large as that of ``u`` itself.
+
+    Valid at every level: the table itself counts as one permutation. After `ENOUGH` that are as large no more are drawn.
+    """
+    own, larger, most = statistic(u), 0, int(np.ceil(2.0 / level)) - 1
+    for drawn in range(1, most + 1):
+        larger += statistic(u[draw.permutation(len(u))]) >= own
+        if larger == ENOUGH:
+            return larger / drawn
+    return (larger + 1) / (most + 1)
+
+
+# --- which columns ---------------------------------------------------------------------------------------------------
+
+
+def _statistic(suspect: Suspect, draw: np.random.Generator) -> tuple[Integers, Callable[[Floats], float]]:
+    """Which rows are tested, and by what: whole entities, or rows side by side, up to `MOST_ROWS`."""
+    rows = len(suspect.values)
+    if suspect.kind == "group":
+        ids = suspect.values.astype(np.int64)
+        kept = np.argsort(draw.permutation(int(ids.max()) + 1)[ids], kind="stable")[:MOST_ROWS]
+        own = np.unique(ids[kept], return_inverse=True)[1].reshape(-1)
+        return kept, lambda u: alike_within(u, own)
+    order = np.lexsort((draw.permutation(rows), suspect.values))  # equal times in random order
+    start = max(0, (rows - MOST_ROWS) // 2)
+    return order[start : start + MOST_ROWS], alike_nearby
+
+
+def _entities(frame: pd.DataFrame) -> Iterator[Suspect]:
+    """Columns whose values may each name an entity with several rows: by their name, or since they fix other columns."""
+    codes = {str(name): distinct(frame[name])[0] for name in frame.columns}
+    for name, ids in codes.items():
+        column = frame[name]
+        kind = column_kind(column)
+        whole = kind == "number" and _are_whole(as_numbers(column))
+        if not (kind == "category" or whole) or TIMELIKE.search(name):
+            continue
+        part = False
+        if is_text(column) and ids.max(initial=-1) + 1 >= 0.95 * len(ids):
+            beginnings, part = _beginnings(column), True
+            if beginnings is None:
+                continue
+            ids = beginnings
+        alone = ids < 0
+        ids = np.where(alone, ids.max() + np.cumsum(alone), ids)
+        sizes = np.bincount(ids)
+        count, rows = int((sizes > 0).sum()), len(ids)
+        if rows < 1.5 * count or sizes.max() > LARGEST_ENTITY * rows:
+            continue
+        named = (ENTITY.search(name) is not None or part) and count >= LEAST_ENTITIES
+        if named or (count >= LEAST_UNNAMED and _fixes_another(ids, name, codes)):
+            yield Suspect("group", name, ids, 1.0, part, named)
+
+
+def _are_whole(x: Floats) -> bool:
+    there = x[np.isfinite(x)]
+    return bool(len(there)) and bool((there == np.round(there)).all())
+
+
+def _beginnings(column: pd.Series[Any]) -> Integers | None:
+    """Ids of the texts without their last number: ``S01`` of ``S01_1``; None where texts are not all written so."""
+    codes, names = category_codes(column)
+    begins = [re.fullmatch(r"(.*\d)[-_./ ]\d+", name) for name in names]
+    if not names or any(match is None for match in begins) or (codes < 0).any():
+        return None
+    place: dict[str, int] = {}
+    table = np.array([place.setdefault(match[1], len(place)) for match in begins if match is not None], dtype=np.int64)
+    return np.asarray(table[codes])
+
+
+def _fixes_another(ids: Integers, name: str, codes: dict[str, Integers]) -> bool:
+    """Whether another, coarser column is the same in all rows of each entity, as the sex of a patient is."""
+    count = int(ids.max()) + 1
+    order = np.argsort(ids, kind="stable")
+    pairs = np.flatnonzero(np.diff(ids[order]) == 0)  # rows next to another of their entity
+    if len(pairs) < LEAST_ROWS:
+        return False
+    one, next_one = order[pairs], order[pairs + 1]
+    few = slice(0, LEAST_ROWS)  # most columns differ at once
+    for other, values in codes.items():
+        if other == name or (values[one[few]] != values[next_one[few]]).any():
+            continue
+        kinds = np.bincount(values[values >= 0], minlength=1)
+        coarser = 2 <= (kinds > 0).sum() <= count / 2 and kinds.max() <= 0.9 * len(ids)
+        if coarser and bool((values[one] == values[next_one]).all()):
+            return True
+    return False
+
+
+def _orders(frame: pd.DataFrame) -> Iterator[Suspect]:
+    """Dates and years; and the order of the file, by the counter that names it."""
+    rows = np.arange(len(frame), dtype=np.float64)
+    seen: list[Floats] = []
+    counter = ROW_ORDER
+    for name in map(str, frame.columns):
+        kind = column_kind(frame[name])
+        if kind not in ("number", "date"):
+            continue
+        x = as_days(frame[name]) if kind == "date" else as_numbers(frame[name])
+        if not np.isfinite(x).all() or len(np.unique(x)) < LEAST_ENTITIES:
+            continue
+        if kind == "number" and _counts(x):
+            counter = name if counter == ROW_ORDER else counter
+        elif _is_calendar(name, kind, x) and not any(_same_order(x, other) for other in seen):
+            seen.append(x)
+            yield Suspect("time", name, x, 1.0)
+    if not any(_same_order(rows, other) for other in seen):
+        yield Suspect("time", counter, rows, 1.0, named=False)
+
+
+def _is_calendar(name: str, kind: str, x: Floats) -> bool:
+    return kind == "date" or bool((TIMELIKE.search(name) and _rises(x)) or (YEAR.search(name) and _are_years(x)))
+
+
+def _is_file_order(suspect: Suspect) -> bool:
+    return np.array_equal(suspect.values, np.arange(len(suspect.values)))
+
+
+def _counts(x: Floats) -> bool:
+    """Whether numbers count the rows, of which some may be left out."""
+    return bool((np.diff(x) >= 1).all()) and _are_whole(x) and 2 * len(x) >= x[-1] - x[0] + 1
+
+
+def _rises(x: Floats) -> bool:
+    return bool((np.diff(x) >= 0).all()) and len(np.unique(x)) > len(x) / 2
+
+
+def _are_years(x: Floats) -> bool:
+    return _are_whole(x) and bool(x.min() > 1500) and bool(x.max() < 2200)
+
+
+def _same_order(x: Floats, y: Floats) -> bool:
+    return abs(float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])) > 0.999
+
+
+def _is_sorted(frame: pd.DataFrame, target: Any, classes: bool) -> bool:
+    """Whether the file is sorted by the target or by a feature: then its order says nothing that they do not say."""
+    y = np.asarray(target)
+    goals = [y] if classes else list(y.reshape(len(y), -1).T)
+    if any(_in_blocks(goal.astype(np.float64), classes) for goal in goals):
+        return True
+    for name in frame.columns:
+        if TIMELIKE.search(str(name)):
+            continue
+        kind = column_kind(frame[name])
+        x = as_numbers(frame[name]) if kind == "number" else distinct(frame[name])[0].astype(np.float64)
+        if kind != "date" and not (kind == "number" and _counts(x)) and _in_blocks(np.nan_to_num(x), kind != "number"):
+            return True
+    return False
+
+
+def _in_blocks(x: Floats, unordered: bool) -> bool:
+    """Whether equal values lie together in few blocks, or numbers rise (or fall) nearly everywhere."""
+    steps = np.diff(x)
+    values, counts = np.unique(x, return_counts=True)
+    by_chance = 1 + len(steps) * (1 - np.square(counts / len(x)).sum())
+    runs = 1 + int((steps != 0).sum())
+    if len(values) > 1 and runs <= 3 * len(values) and 5 * runs <= by_chance:
+        return True
+    moved = steps[steps != 0]
+    return not unordered and len(moved) >= LEAST_ENTITIES and max((moved > 0).mean(), (moved < 0).mean()) > 0.95
+
+
+def _ranks(x: Floats) -> Floats:
+    """Ranks, the mean rank for equal values."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - counts / 2)[inverse.reshape(-1)])
