@@ -20,6 +20,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from wellposed.data.columns import column_reading, read_columns  # noqa: E402
+from wellposed.data.readings import infer_reading  # noqa: E402
 from wellposed.data.table_files import open_table, read_cells, read_table  # noqa: E402
 from wellposed.data.tables import TableEncoder, prepare_table  # noqa: E402
 
@@ -376,3 +377,22 @@ def test_a_sheet_is_read_as_its_csv(tmp_path: Path) -> None:
     (tmp_path / "bad.xlsx").write_bytes(b"PK and nothing")
     with pytest.raises(DataError, match="cannot be read as a sheet"):
         read_table(tmp_path / "bad.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1", "2", "3", "5"] * 20 + ["U"] * 4, "category"),  # a class that has a letter for a name
+        (["1", "2", "3", "5"] * 20 + ["?"] * 4, "number"),
+        ([str(i) for i in range(80)] + ["U"] * 4, "number"),
+        (["1.5", "2", "3"] * 20 + ["U"] * 4, "number"),
+    ],
+)
+def test_a_text_beside_a_few_whole_numbers_is_a_level_as_they_are(cells: list[str], kind: str) -> None:
+    names, counts = np.unique(cells, return_counts=True)
+    assert infer_reading(list(map(str, names)), counts).kind == kind
+
+
+def test_a_word_for_missing_among_texts_is_no_number_beside_them() -> None:
+    frame = pd.DataFrame({"debtors": ["none"] * 18 + ["guarantor"] * 6, "x": range(24), "y": ["a", "b"] * 12})
+    assert not any("mixes" in said for said in prepare_table(frame, "y").warnings)

@@ -197,9 +197,10 @@ def unread(column: pd.Series[Any], reading: Notation) -> Unread:
     codes, names = category_codes(column)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     sure = replace(reading, missing=())
-    bad = np.isnan(sure.values(names)) & np.array([name.lower() not in MISSING_WORDS for name in names], dtype=bool)
+    there = np.array([name.lower() not in MISSING_WORDS for name in names], dtype=bool)
+    bad = there & np.isnan(sure.values(names))
     example = names[int(np.flatnonzero(bad)[0])] if bad.any() else ""
-    return Unread(int(counts[bad].sum()), int(counts.sum()), example)
+    return Unread(int(counts[bad].sum()), int(counts[there].sum()), example)
 
 
 def read_columns(

@@ -29,6 +29,8 @@ Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 MOSTLY = 0.9  # a column of texts with at least this share of numbers (or of dates) is one of numbers (dates)
 MOST_LEVELS = 30  # a column with more distinct values than this is poorly said by categories
 
+MOST_NAMED_LEVELS = 12  # so many distinct whole numbers beside a text are levels that have numbers for names
+
 # A word for "missing", in lower case. It means missing only beside numbers, dates, or a yes and a no: among other texts,
 # "NA" may be Namibia and "none" a kind of fence.
 MISSING_WORDS = frozenset({
@@ -133,8 +135,11 @@ def infer_reading(
         return Notation("boolean")
     numbers = _infer_numbers(texts, counts, usual)
     if kind in (None, "number"):
-        readable = int(counts[there & ~np.isnan(numbers.values(texts))].sum())
+        values = numbers.values(texts)
+        readable = int(counts[there & ~np.isnan(values)].sum())
         enough = readable >= MOSTLY * total or (2 * readable >= total and len(texts) > MOST_LEVELS)
+        again = bool((counts[there & np.isnan(values)] > 1).any())  # which a slip of the pen is not
+        enough = enough and not (again and _are_levels(values))
         if kind == "number" or (enough and not numbers.doubt.startswith("codes")):
             dates = Notation("date") if kind is None and _are_compact_dates(texts, there) else None
             return dates or numbers
@@ -144,6 +149,12 @@ def infer_reading(
     if kind == "boolean":
         return Notation("boolean")
     return Notation("category", doubt=numbers.doubt)
+
+
+def _are_levels(values: Floats) -> bool:
+    """Whether numbers are a few whole ones: beside a text such as ``U`` they are the names of levels."""
+    known = values[~np.isnan(values)]
+    return len(known) <= MOST_NAMED_LEVELS and bool((known == np.round(known)).all())
 
 
 def quantity(text: str) -> str | None:
