@@ -25,6 +25,7 @@ from torch.utils.data import (
 from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, guard_call
+from wellposed.core.files import check_schema
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted, unwrap_parallel
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
@@ -219,6 +220,23 @@ class Watch:
         self._began = ended
         self.history.append(row)
         return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, and the rows of its best epoch, for a checkpoint."""
+        return {"schema": 1, "history": self.history.to_dict(), "calls": self._calls_seen, "best_rows": self._best_rows}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on after the rows that `state_dict` gave; what was given to this watch stays.
+
+        Raises:
+            FormatError: the state was saved in another schema.
+        """
+        check_schema(state_dict.get("schema"), 1, "state_dict", "watch")
+        self.history.rows = History.from_dict(state_dict["history"]).rows
+        self._calls_seen = int(state_dict["calls"])
+        self._best_rows = state_dict["best_rows"]
+        self._best_loss = min((row["valid_loss"] for row in self.history), default=math.inf)
+        self.first, self.unseen = None, "The first weights could not be looked at: the run was resumed."
 
     @property
     def cost(self) -> float:
