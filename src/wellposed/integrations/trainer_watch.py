@@ -1,7 +1,7 @@
 """What every trainer's callback has in common: terms inside of the optimizer, a watch, its live diagnosis, a stopping rule.
 
 A file beside this one says for one library where its model, optimizer and data are found, when to look, and where numbers go.
-The class that a library calls needs that library's own base. It is joined when the first object is made, so that the names of
+The class that a library calls needs that library's own base. It is joined when an object is made, so that the names of
 this room can be imported where the library is not installed.
 """
 
@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,10 @@ class TrainerWatch(ABC):
         share: Annotated[float, Within(0, 1, open="low")] = 0.05,
         stop: Callable[[Any], str | None] | None = None,
     ) -> None:
-        super().__init__()
         for term in checked_terms(terms):
             self.check_term(term)
+        self.__class__ = _joined(type(self))
+        super().__init__()
         self.terms, self.loss, self.train, self.valid, self.metric = terms, loss, train, valid, metric
         self.forward, self.target, self.rows, self.seed, self.share = forward, target, rows, seed, share
         self.stop = stop
@@ -92,11 +93,6 @@ class TrainerWatch(ABC):
                 f"{term} looks at each batch's outputs, which {self.library} does not hand on. Add "
                 f"optimizer.penalty(outputs) to the loss in {self.where}, with an optimizer from wp.regularize."
             )
-
-    def __new__(cls, *args: Any, **keywords: Any) -> Self:
-        """An object that is the library's callback too."""
-        joined: type[Self] = _joined(cls)
-        return object.__new__(joined)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and other processes get a new callback with the same settings."""

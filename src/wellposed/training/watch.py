@@ -398,6 +398,8 @@ def side_of(given: Any, double: bool = False) -> Side:
     Raises:
         DataError: it cannot be read again and again, or its rows cannot be told.
     """
+    inner = getattr(given, "_dataloader", None)  # of Fabric, which moves batches to a device
+    given = inner if isinstance(inner, DataLoader) else given
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
         fetch = guard_call("The Dataset", items.raw)
