@@ -155,10 +155,10 @@ class KerasWatch(TrainerWatch):
         return cost
 
 
-KNOWN: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+KNOWN: dict[str, tuple[Any, Callable[[Tensor], Tensor]]] = {
     "sparsecategoricalcrossentropy": ("cross_entropy", torch.log),
     "categoricalcrossentropy": ("cross_entropy", torch.log),
-    "binarycrossentropy": ("binary_cross_entropy", torch.logit),
+    "binarycrossentropy": (nn.BCEWithLogitsLoss(), torch.logit),
     "meansquarederror": ("mse", lambda outputs: outputs),
     "meanabsoluteerror": ("mae", lambda outputs: outputs),
 }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wellposed.core.checks import Seed, Within
-from wellposed.core.errors import CompositionError, InputError, described
+from wellposed.core.errors import CompositionError, InputError, described, guard_call
 from wellposed.core.random import seeded
 from wellposed.data.arrays import split_batch, to_device
 from wellposed.diagnosis.diagnose import diagnose
@@ -37,7 +37,7 @@ from wellposed.training.watch import Watch, side_of
 
 PREFIX = "wp/"
 """Of the names under which a trainer's logger gets our numbers."""
-ALONE: tuple[Any, ...] = ("cross_entropy", "binary_cross_entropy", nn.BCELoss(), "mse", "mae", nn.SmoothL1Loss())
+ALONE: tuple[Any, ...] = ("cross_entropy", nn.BCEWithLogitsLoss(), nn.BCELoss(), "mse", "mae", nn.SmoothL1Loss())
 """Losses that a trainer's step may compute, in the order in which they are tried."""
 CLOSE = 1e-4
 """Relative difference of two losses of a batch that are the same."""
@@ -167,19 +167,18 @@ class TrainerWatch(ABC):
             InputError: there are no validation rows, or nothing says which loss it is.
         """
         train, valid = (
-            given if given is not None else its for given, its in ((self.train, train), (self.valid, valid))
+            (self.train if self.train is not None else train),
+            (self.valid if self.valid is not None else valid),
         )
         if train is None or valid is None:
-            side = "validation" if valid is None else "training"
+            side, word = ("validation", "valid") if valid is None else ("training", "train")
             raise InputError(
-                f"{type(self).__name__} found no {side} data in the trainer. Give "
-                f"{'valid' if valid is None else 'train'}=: a DataLoader, a Dataset, or (X, y)."
+                f"{type(self).__name__} found no {side} data in the trainer. Give {word}=: a DataLoader, a Dataset, or (X, y)."
             )
-        loss, forward, target = (
-            self.loss if self.loss is not None else loss,
-            self.forward or forward,
-            self.target or target,
-        )
+        if forward is not None:
+            forward = guard_call(f"The model, called as {self.library} calls it (forward= says another way),", forward)
+        forward, target = self.forward or forward, self.target or target
+        loss = self.loss if self.loss is not None else loss
         if loss is None and own is not None:
             loss, forward, target = find_loss(model, own, train, forward, target)
         if loss is None:

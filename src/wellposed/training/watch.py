@@ -34,6 +34,7 @@ from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
+from wellposed.losses.targets import joined_targets
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
@@ -323,7 +324,7 @@ class Watch:
         with seeded(self.seed, "watch"):
             found = [self.target_of(batch) for batch in self.probes[side].batches()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
-        return torch.cat([t.cpu() for t in found]) if known else None
+        return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
 
     def _grad_norm(self) -> float:
         """Norm of the gradients as the loop left them; NaN where it left none."""
@@ -434,7 +435,7 @@ def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor |
 def _targets_among(batches: list[Any]) -> Tensor | None:
     """The targets of a list of batches."""
     found = [split_batch(batch)[1] for batch in batches]
-    return torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
+    return joined_targets([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
 
 
 def _is_batches(side: Any) -> bool:
