@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,7 +164,14 @@ def by_lightning(
 
 
 def by_transformers(
-    terms: Any = TERMS, epochs: int = EPOCHS, *, folder: Any, given: bool = True, resume: Any = None, **settings: Any
+    terms: Any = TERMS,
+    epochs: int = EPOCHS,
+    *,
+    folder: Any,
+    given: bool = True,
+    resume: Any = None,
+    sets: Any = None,
+    **settings: Any,
 ) -> Seen:
     needs("transformers")
     import transformers
@@ -185,7 +193,7 @@ def by_transformers(
         save_strategy="epoch", logging_strategy="no", learning_rate=RATE,
     )  # fmt: skip
     trainer = InOrder(
-        net, arguments, train_dataset=Items(TRAIN), eval_dataset=Items(VALID), callbacks=[watch],
+        net, arguments, train_dataset=Items(TRAIN), eval_dataset=sets or Items(VALID), callbacks=[watch],
         optimizers=(sgd(net) if given else None, None),
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
@@ -452,3 +460,30 @@ def test_names_of_callbacks_import_no_library() -> None:
     code = f"import sys, wellposed as wp; {names}; print(*sorted({set(ADAPTERS)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.slow
+def test_several_evaluation_sets_are_one_look(tmp_path: Path) -> None:
+    needs("transformers")
+    found = by_transformers((), 2, folder=tmp_path, sets={"a": Items(VALID), "b": Items(VALID)})
+    assert len(found.by.history) == 2
+
+
+def test_a_trainers_own_call_that_fails_is_not_told_as_the_users() -> None:
+    needs("skorch")
+    import skorch
+
+    class Two(Net):
+        def forward(self, x: Tensor, more: Tensor) -> Tensor:  # type: ignore[override]
+            return x
+
+    net = skorch.NeuralNet(Two, nn.CrossEntropyLoss, callbacks=[wp.SkorchWatch()], verbose=0)
+    with pytest.raises(InputError, match="The model, called as skorch calls it"):
+        net.fit(*TRAIN)
+
+
+def test_a_fitted_net_is_pickled_and_goes_on() -> None:
+    _, net = by_skorch(epochs=1)
+    again = pickle.loads(pickle.dumps(net))
+    assert type(again.optimizer_) is torch.optim.SGD
+    assert by_skorch(net=again)[0].by.optimizer.steps == 2 * len(loaders()[0])

@@ -38,6 +38,7 @@ class TransformersWatch(TrainerWatch):
     library = "transformers"
     where = "compute_loss of your Trainer"
     _training = False
+    _looked = -1
 
     @classmethod
     def base(cls) -> type:
@@ -87,19 +88,20 @@ class TransformersWatch(TrainerWatch):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
         """Look after an evaluation in training."""
-        return self._report(args, control)
+        return self._report(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
         """Look where the Trainer does not evaluate."""
-        return self._report(args, control) if args.eval_strategy == "no" else control
+        return self._report(state, control) if args.eval_strategy == "no" else control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         """Evaluations after training are no epochs."""
         self._training = False
 
-    def _report(self, args: Any, control: Any) -> Any:
-        numbers = self.look() if self._training else {}
-        if numbers:
+    def _report(self, state: Any, control: Any) -> Any:
+        fresh = self._training and state.global_step != self._looked  # several evaluation sets are one evaluation
+        self._looked = state.global_step
+        if fresh and (numbers := self.look()):
             _caller().log(numbers)
         control.should_training_stop = control.should_training_stop or self.stopped is not None
         return control
