@@ -474,12 +474,24 @@ def test_a_trainers_own_call_that_fails_is_not_told_as_the_users() -> None:
     import skorch
 
     class Two(Net):
-        def forward(self, x: Tensor, more: Tensor) -> Tensor:  # type: ignore[override]
-            return x
+        def forward(self, x: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+            return scale * super().forward(x)
 
-    net = skorch.NeuralNet(Two, nn.CrossEntropyLoss, callbacks=[wp.SkorchWatch()], verbose=0)
+    class Scaled(skorch.NeuralNet):  # type: ignore[misc]
+        def train_step_single(self, batch: Any, **given: Any) -> Any:
+            loss = F.cross_entropy(self.module_(batch[0], 2.0), batch[1])
+            loss.backward()
+            return {"loss": loss, "y_pred": loss}
+
+        def validation_step(self, batch: Any, **given: Any) -> Any:
+            return self.train_step_single(batch)
+
+    net = Scaled(Two, nn.CrossEntropyLoss, callbacks=[wp.SkorchWatch()], verbose=0)
     with pytest.raises(InputError, match="The model, called as skorch calls it"):
         net.fit(*TRAIN)
+    own = wp.SkorchWatch(forward=lambda model, batch: model(batch[0], 2.0))
+    net.set_params(callbacks=[own], max_epochs=1, callbacks__print_log=None).fit(*TRAIN)
+    assert len(own.history) == 1
 
 
 def test_a_fitted_net_is_pickled_and_goes_on() -> None:
