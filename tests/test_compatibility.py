@@ -544,6 +544,26 @@ def test_states_go_both_ways() -> None:
     assert same(train(net, bare, 5, 10), train(twin, optimizer, 5, 10))
 
 
+def test_a_state_that_was_loaded_into_the_bare_optimizer_goes_on_when_it_is_regularized() -> None:
+    """As by a trainer that loads a checkpoint before anybody can wrap its optimizer. References stay those of the first start."""
+    terms = [wp.L2SP(0.3).on("0"), wp.L1(0.01).on("3")]
+    net, twin, third = network(), network(1), network(2)
+    optimizer = adam(net, terms)
+    train(net, optimizer, 5)
+    states = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(net.state_dict())
+    wanted = train(net, optimizer, 5, 5)
+    for other, way in ((twin, "loaded"), (third, "unwrapped")):
+        other.load_state_dict(states[1])
+        bare = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0)
+        bare.load_state_dict(copy.deepcopy(states[0]))
+        if way == "unwrapped":
+            bare = wp.regularize(bare, other, terms).bare()
+        again = wp.regularize(bare, other, terms)
+        assert again.steps == 5
+        assert same(train(other, again, 5, 5), wanted)
+        assert "wellposed" not in bare.param_groups[0]
+
+
 def test_states_of_torchs_distributed_checkpoints() -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 import sys
@@ -57,6 +58,25 @@ def test_the_recipe_of_extending_finds_its_penalty(tmp_path: Path, monkeypatch: 
     assert text is not None
     assert Recipe.from_toml(text[1]).describe().endswith("toll 0.01")
     monkeypatch.delitem(sys.modules, "tolls")
+
+
+TRAINERS = [
+    (re.search(r"^(?:import|from) (lightning|transformers|skorch|keras|accelerate)\b", code, re.MULTILINE)[1], code)  # type: ignore[index]
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "trainers.md").read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("library", "code"), TRAINERS, ids=[f"{i}-{name}" for i, (name, _) in enumerate(TRAINERS)])
+def test_each_example_of_trainers_runs(
+    library: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"__name__": "trainers"})
+    assert library == "transformers" or "epochs, best epoch" in capsys.readouterr().out
 
 
 def test_links_and_images_exist() -> None:

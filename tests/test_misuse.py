@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import inspect
 import itertools
 import math
+import os
 import pickle
 import re
 import warnings
@@ -31,6 +33,7 @@ from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss
 from wellposed.study.trials import State
 
+os.environ.setdefault("KERAS_BACKEND", "torch")
 ROWS = 24
 X = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -231,7 +234,15 @@ CALLS: dict[str, Call] = {
     "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
     "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
     "report": Call(lambda: {"study_or_folder": "nowhere"}),
+    "LightningWatch": Call(
+        lambda: {"loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)},
+        lambda made: made.begin(net(), None, None, None),
+    ),
+    **dict.fromkeys(("KerasWatch", "SkorchWatch", "TransformersWatch"), Call(lambda: {"terms": []})),
 }
+LIBRARIES = {name: name.removesuffix("Watch").lower() for name in CALLS if name.endswith("Watch") and name != "Watch"}
+LACKING = {name for name, library in LIBRARIES.items() if importlib.util.find_spec(library) is None}
+"""Callbacks whose library is not installed here; what they are given is refused all the same."""
 
 
 def _exhausted() -> Iterator[Any]:
@@ -450,7 +461,7 @@ def test_every_public_name_that_can_be_called_has_a_valid_call() -> None:
     assert {name for name in wp.__all__ if callable(getattr(wp, name))} == CALLS.keys() | GIVEN_BACK
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in SLOW | {"report"}])
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in SLOW | LACKING | {"report"}])
 def test_the_valid_calls_are_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -507,7 +518,7 @@ def test_every_seed_of_64_bits_is_taken_wherever_a_seed_is(seed: Any) -> None:
         (name, key)
         for name in CALLS
         for key in inspect.signature(getattr(wp, name)).parameters
-        if key in ("seed", "seeds", "split_seed") and name not in SLOW
+        if key in ("seed", "seeds", "split_seed") and name not in SLOW | LACKING
     ]
     assert len(taken) >= 6
     for name, key in taken:

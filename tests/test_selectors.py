@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -371,3 +372,12 @@ def test_a_shape_that_cannot_be_charged_is_named() -> None:
     term = wp.GroupL2(0.1).on(wp.named("encoder.0"))
     with pytest.raises(ShapeError, match=r"GroupL2 needs >= 2 axes; 'encoder.0.bias' has shape \(4,\)"):
         wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [term])
+
+
+@pytest.mark.parametrize("written", ["weights", "outputs", "0.*", "named:*.bias", ["weights", "biases"]], ids=str)
+def test_a_selector_that_has_words_is_pickled(written: Any) -> None:
+    found = selector(written)
+    again = pickle.loads(pickle.dumps(found))
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert [leaf.name for leaf in again.choose(leaves(net))] == [leaf.name for leaf in found.choose(leaves(net))]
+    assert found.choose(leaves(net))

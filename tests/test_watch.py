@@ -29,7 +29,7 @@ from torch.utils.data import (
 )
 
 import wellposed as wp
-from wellposed.core.errors import DataError, InputError, ProblemError, TargetError
+from wellposed.core.errors import DataError, FormatError, InputError, ProblemError, TargetError
 from wellposed.losses.score import Score
 from wellposed.training import watch as watching
 from wellposed.training.watch import FEWEST, MOST, probe_rows
@@ -757,3 +757,42 @@ def test_weights_of_an_input_that_is_always_zero_do_not_stand_for_their_layer() 
     assert loop_activity.distances(before, loop_activity.samples(first))["weight"] > 0
     untouched = loop_activity.distances(loop_activity.samples(first), loop_activity.samples(first))
     assert untouched == {"weight": 0.0, "bias": 0.0}
+
+
+@pytest.mark.parametrize("longest", [[4, 6], [6, 6]])
+def test_tokens_of_batches_that_are_padded_to_their_own_longest_row(longest: list[int]) -> None:
+    """Losses and accuracy count the tokens that are there, whatever a batch is padded to; a diagnosis reads them too."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = [4] * 16 + longest * 8
+    texts = [torch.randint(9, (length,), generator=draw) for length in lengths]
+    rows = [(text, text % 5) for text in texts]
+
+    def padded(some: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        both = [
+            nn.utils.rnn.pad_sequence(list(part), batch_first=True, padding_value=0) for part in zip(*some, strict=True)
+        ]
+        both[1][torch.arange(both[1].shape[1]) >= torch.tensor([len(text) for text, _ in some])[:, None]] = -100
+        return both[0], both[1]
+
+    net, loader = nn.Embedding(9, 5), DataLoader(rows, batch_size=4, collate_fn=padded)
+    watch = wp.watch(net, "cross_entropy", loader, loader, rows=32)
+    row = watch.epoch()
+    tokens = torch.cat(texts)
+    assert row["valid_loss"] == pytest.approx(F.cross_entropy(net(tokens), tokens % 5).item(), rel=1e-5)
+    assert row["valid_metric"] == pytest.approx((net(tokens).argmax(1) == tokens % 5).float().mean().item(), rel=1e-5)
+    assert wp.diagnose(watch)
+
+
+def test_a_watch_goes_on_from_its_state(data: Any, net: nn.Module) -> None:
+    first, second = (wp.watch(net, "cross_entropy", data, data, share=1) for _ in range(2))
+    first.epoch()
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1.5)
+    rows = [{key: value for key, value in one.epoch().items() if "seconds" not in key} for one in (first, second)]
+    assert rows[1] == pytest.approx(rows[0], nan_ok=True)
+    assert rows[1]["epoch"] == 1
+    assert rows[1]["valid_rise"] != 0
+    with pytest.raises(FormatError, match="schema"):
+        second.load_state_dict({**first.state_dict(), "schema": 99})

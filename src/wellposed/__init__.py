@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from wellposed.diagnosis.forks import Fork, fork
     from wellposed.diagnosis.rules.rule import Rule
     from wellposed.diagnosis.stopping import stop_when_sure
+    from wellposed.integrations.keras import KerasWatch
+    from wellposed.integrations.lightning import LightningWatch
+    from wellposed.integrations.skorch import SkorchWatch
+    from wellposed.integrations.transformers import TransformersWatch
     from wellposed.logs.log import Log
     from wellposed.losses.any_metric import Metric
     from wellposed.losses.regression import Huber, Poisson, Quantile
@@ -107,6 +111,10 @@ if TYPE_CHECKING:
     from wellposed.training.watch import Watch, watch
 
 _PLACES = {
+    "integrations.keras": ("KerasWatch",),
+    "integrations.lightning": ("LightningWatch",),
+    "integrations.skorch": ("SkorchWatch",),
+    "integrations.transformers": ("TransformersWatch",),
     "core.errors": ("CompositionError", "DataError", "InputError", "ProblemError", "RecipeError", "SelectorError",
         "ShapeError", "TrainingError", "WellposedError"),
     "core.reading": ("reading_up_to",),
@@ -178,12 +186,13 @@ __all__ = [
     "Box", "Certificate", "CompositionError", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
     "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding", "Fork",
     "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
-    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
-    "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
+    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
+    "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm",
+    "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
     "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile",
     "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
-    "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
-    "TopK", "TotalVariation", "TrainingError", "Traits", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
+    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
+    "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
     "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare",
     "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork",
     "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",

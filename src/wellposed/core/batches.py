@@ -7,10 +7,11 @@ leaves to them, and are opened here; a mapping comes back as a dict.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 
@@ -75,6 +76,20 @@ def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:
         return leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
 
     return mapped(chosen, batch)
+
+
+def joined(parts: Sequence[Tensor], fill: float) -> Tensor:
+    """Tensors of rows one after another; those of batches that were padded to a shorter length are filled up at their ends."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    longest = [max(sizes) for sizes in zip(*(part.shape[:0:-1] for part in parts), strict=True)]
+    missing = [[most - size for size, most in zip(part.shape[:0:-1], longest, strict=True)] for part in parts]
+    return torch.cat(
+        [
+            nn.functional.pad(part, [more for few in short for more in (0, few)], value=fill)
+            for part, short in zip(parts, missing, strict=True)
+        ]
+    )
 
 
 def _is_dataclass(value: Any) -> bool:

@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -203,6 +203,10 @@ class Selector:
 
     def __repr__(self) -> str:
         return self.text
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By what is written for it, so that other processes get the same choice."""
+        return super().__reduce__() if self.said is None else (selector, (self.said,))
 
 
 def _combine(a: Selector, b: Selector, sign: str, keep: Callable[[bool, bool], bool]) -> Selector:

@@ -351,6 +351,8 @@ def _with_rows(
         ours, theirs = (_probe_table(watch, side) for side in ("train", "valid"))
         share = watch.rows / max(watch.history.facts["train_rows"], 1)
     looked = [target for _, target in kept if isinstance(target, Tensor)]
+    if len({target.shape[1:] for target in looked}) > 1:
+        looked = [target.flatten() for target in looked]  # tokens of batches that are padded to different lengths
     targets = Targets.of(torch.cat(looked)) if len(looked) == len(kept) and looked else None
     same = measure.same_rows(train, valid)
     if ours is None or theirs is None:

@@ -8,16 +8,27 @@ in one sentence what was found, what is needed and what to do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from wellposed.core.batches import joined
 from wellposed.core.errors import TargetError
 
 IGNORED = -100
 """Class indices of this value are left out, as in torch."""
 SLACK = 2.0**-8
 """Rounding of targets near 1 that were smoothed or mixed in bfloat16."""
+
+
+def joined_targets(parts: Sequence[Tensor], ignored: int = IGNORED) -> Tensor | None:
+    """Targets of batches as one tensor. Labels of tokens that are filled in are left out; None where targets of batches that
+    are padded to different lengths are numbers, since none of them would be left out."""
+    ragged = len({part.shape[1:] for part in parts}) > 1
+    if ragged and (len({part.ndim for part in parts}) > 1 or any(part.is_floating_point() for part in parts)):
+        return None
+    return joined(parts, ignored)
 
 
 def extremes(target: Tensor) -> tuple[float, float]:

@@ -41,6 +41,7 @@ UNKNOWN = "; the optimizer's metric is not known, so feasible and perhaps not st
 BESIDE = ", but for the decay beside it, which has no objective"
 NO_OBJECTIVE = "no fixed objective: decay in the optimizer's own metric"
 
+ASKED = "note: terms by loss act only if optimizer.penalty() is added to the cost before backward."
 CONVENTION = "mean loss over examples; L2(s) = s/2 |w|^2, L1(s) = s |w|_1, GroupL2(s) = s sum_g sqrt(size_g) |w_g|_2"
 
 
@@ -180,7 +181,7 @@ def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]
     if len(charged) > len(set(charged)):
         notes.append("note: where a parameter has several rows, the sum of what they add to the loss is solved.")
     if any(term.how == "loss" for term in terms):
-        notes.append("note: terms by loss act only if optimizer.penalty() is added to the cost before backward.")
+        notes.append(ASKED)
     kinked = [t.charge for t in terms if t.how == "loss" and isinstance(t.charge, Penalty) and "prox" in t.charge.hows]
     if any(charge.traits.homogeneous != 2 for charge in kinked):
         notes.append("note: by loss nothing becomes exactly zero, and a constant learning rate swings around kinks.")

@@ -16,7 +16,7 @@ from wellposed.core.errors import FormatError, InputError
 from wellposed.core.numbers import to_python
 from wellposed.core.preserve import modes_kept
 from wellposed.core.selectors import refuse_scripted, unwrap_model
-from wellposed.optim.zeros import keeps_zeros
+from wellposed.optim.zeros import copy_zeros
 
 SCHEMA = 1
 
@@ -134,8 +134,6 @@ class Average:
         # Asked for at each update: moving a model to another device or precision gives it new buffers.
         weights = list(zip(self.module.parameters(), self._model.parameters(), strict=True))
         buffers = list(zip(self.module.buffers(), self._model.buffers(), strict=True))
-        sparse = keeps_zeros(self._model)
-        masked = [(mean, w) for mean, w in weights if id(w) in sparse]
         average, current = list[Tensor](), list[Tensor]()
         for mine, theirs in weights + buffers if self.buffers == "average" else weights:
             if mine.is_floating_point() or mine.is_complex():
@@ -147,8 +145,7 @@ class Average:
             for mine, theirs in buffers:
                 mine.copy_(theirs)
         torch._foreach_lerp_(average, [w.detach() for w in current], share)
-        for mean, weight in masked:
-            mean.masked_fill_(weight == 0, 0.0)
+        copy_zeros(self.module, self._model)
         self.count += 1
 
     def remove(self) -> None:

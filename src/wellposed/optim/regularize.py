@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from wellposed.optim.audit import Audit
 
 SCHEMA = 1
+OWN = "wellposed"
+"""The key of our part of an optimizer's state."""
 Group = dict[str, Any]
 Moving = list[tuple[Charged, Group, StepPlan]]
 """Parameters that take a step, with their parameter groups and what is done to them in this step."""
@@ -62,6 +64,8 @@ class Regularized(Wrapper):
         self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
+        self.adds_penalty = False
+        """Whether a step adds the gradient of `weights_penalty` itself: a trainer's loss takes nothing more."""
         self._model = weakref.ref(unwrap_model(model))
         self._binding: Binding = bind(model, optimizer, self.terms)
         proximal = any(term.how == "prox" for term in self.terms)
@@ -71,6 +75,8 @@ class Regularized(Wrapper):
         self._rates = [first_rates(group) for group in optimizer.param_groups]
         self._activations: dict[int, list[str]] = {}
         self._recorder = self._recording(model)
+        for kept in [group.pop(OWN) for group in optimizer.param_groups if OWN in group]:
+            self._load_own(kept)  # the bare optimizer was loaded before
 
     def _recording(self, model: nn.Module) -> Recorder | None:
         """Hooks on the modules whose activations are charged; they go with this optimizer."""
@@ -112,6 +118,8 @@ class Regularized(Wrapper):
             # The closure fills the gradients, and decay comes after them: torch's AdamW does it in this order.
             with torch.enable_grad():
                 loss = closure()
+        if self.adds_penalty:
+            self._add_penalty()
         self._check_asked()
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
         moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
@@ -148,6 +156,18 @@ class Regularized(Wrapper):
                 f"{forgotten[0]} has not been added to the cost: call optimizer.penalty() before backward and add it.",
                 stacklevel=3,
             )
+
+    def _add_penalty(self) -> None:
+        """Add the gradient of the terms by loss to those at hand."""
+        held: list[Tensor] = [one.leaf.tensor for one in self._trained()]
+        held += [w for several in self._binding.coupled for w in several.tensors]
+        held = [w for w in {id(w): w for w in held}.values() if w.grad is not None]
+        with torch.enable_grad():
+            cost = self.weights_penalty()
+            found = torch.autograd.grad(cost, held, allow_unused=True) if cost.requires_grad else ()
+        for w, gradient in zip(held, found, strict=False):
+            if w.grad is not None and gradient is not None:
+                w.grad.add_(gradient)
 
     def _end_step(self) -> None:
         self.steps += 1
@@ -387,9 +407,10 @@ class Regularized(Wrapper):
 
     def audit(self) -> Audit:
         """Who is charged what, how, in which convention, and which objective is solved."""
-        from wellposed.optim.audit import Audit
+        from wellposed.optim.audit import ASKED, Audit
 
-        return Audit.of(self._model(), self.optimizer, self._binding)
+        found = Audit.of(self._model(), self.optimizer, self._binding)
+        return replace(found, notes=tuple(note for note in found.notes if note != ASKED or not self.adds_penalty))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add to the wrapped optimizer; terms bind to the model as it was when they were given.
@@ -415,7 +436,15 @@ class Regularized(Wrapper):
             },
             "norms": {one.leaf.name: one.norm for one in self._binding.charged if one.norm is not None},
         }
-        return {**self.optimizer.state_dict(), "wellposed": own}
+        state = self.optimizer.state_dict()
+        # A bare optimizer drops keys that it does not know, but keeps those of its groups: it may be loaded, then regularized.
+        state["param_groups"][0][OWN] = own
+        return {**state, OWN: own}
+
+    def bare(self) -> Optimizer:
+        """The wrapped optimizer, with our state in its groups: from it, `regularize` goes on."""
+        self.optimizer.param_groups[0][OWN] = self.state_dict()[OWN]
+        return self.optimizer
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or a bare optimizer's state.
@@ -423,19 +452,21 @@ class Regularized(Wrapper):
         Raises:
             FormatError: the state was saved in another schema.
         """
-        rest = dict(state_dict)
-        own = rest.pop("wellposed", {"schema": SCHEMA, "steps": 0})
+        rest = {key: value for key, value in state_dict.items() if key != OWN}
+        saved, held = [dict(group) for group in rest.get("param_groups", [])], self.optimizer.param_groups
+        kept = [group.pop(OWN) for group in saved if OWN in group]
+        own = state_dict.get(OWN) or next(iter(kept), {"schema": SCHEMA, "steps": 0})
         if own.get("schema") != SCHEMA:
             raise FormatError(f"This optimizer state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
-        saved, held = rest.get("param_groups", []), self.optimizer.param_groups
+        rest["param_groups"] = saved
         check_groups(self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)])
         self.optimizer.load_state_dict(rest)
-        self.steps = int(own["steps"])
-        self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates
         self._load_own(own)
 
     def _load_own(self, own: dict[str, Any]) -> None:
-        """What belongs to each parameter."""
+        """Steps, rates, and what belongs to each parameter."""
+        self.steps = int(own["steps"])
+        self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates
         for one in self._binding.charged:
             name, device = one.leaf.name, one.leaf.tensor.device
             one.count, one.norm = None, own.get("norms", {}).get(name)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 _NAMES: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
@@ -30,3 +32,13 @@ def note_zeros(model: nn.Module, held: Collection[int], sparse: Collection[int])
 def keeps_zeros(model: nn.Module) -> set[int]:
     """The parameters of a model that keep zeros, by ``id``."""
     return {id(module._parameters[name]) for module in model.modules() for name in _NAMES.get(module, ())}
+
+
+@torch.no_grad()
+def copy_zeros(average: nn.Module, model: nn.Module) -> None:
+    """Set an average of a model to zero where the model's weight is, of those parameters that keep zeros."""
+    sparse = keeps_zeros(model)
+    weights = (average.module if isinstance(average, AveragedModel) else average).parameters()
+    for mean, weight in zip(weights, model.parameters(), strict=True):
+        if id(weight) in sparse:
+            mean.masked_fill_((weight == 0).to(mean.device), 0.0)

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.batches import joined
 from wellposed.core.errors import noting
 from wellposed.core.preserve import modes_kept, random_states_kept
 from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
 from wellposed.losses.score import Score
+from wellposed.losses.targets import joined_targets
 
 Forward = Callable[[nn.Module, Any], Any]
 BATCH = 1024
@@ -85,10 +87,10 @@ def evaluate(
     measured = mean_loss(parts, weights)
     if metric is None or not outputs or kept > KEPT_OUTPUTS:
         return Evaluation(measured, float("nan"), None)
-    target, weight = torch.cat(targets), None if weights is None else torch.cat(weights).cpu()
-    if metric.undefined(target, weight):
+    target, weight = joined_targets(targets), None if weights is None else torch.cat(weights).cpu()
+    if target is None or metric.undefined(target, weight):
         return Evaluation(measured, float("nan"), None)
-    together = torch.cat(outputs)
+    together = joined(outputs, 0.0)
     with noting(f"the metric {metric.name!r}", together, target):
         rows = (metric.rows if by_row else metric.at_once)(together, target, weight)
     return Evaluation(measured, float(rows.mean()), rows)

@@ -25,6 +25,7 @@ from torch.utils.data import (
 from wellposed.core.batches import bytes_in, examples_in, examples_of
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, guard_call
+from wellposed.core.files import check_schema
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted, unwrap_parallel
 from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
@@ -33,6 +34,7 @@ from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
 from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
+from wellposed.losses.targets import joined_targets
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
@@ -220,6 +222,23 @@ class Watch:
         self.history.append(row)
         return row
 
+    def state_dict(self) -> dict[str, Any]:
+        """The history, and the rows of its best epoch, for a checkpoint."""
+        return {"schema": 1, "history": self.history.to_dict(), "calls": self._calls_seen, "best_rows": self._best_rows}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on after the rows that `state_dict` gave; what was given to this watch stays.
+
+        Raises:
+            FormatError: the state was saved in another schema.
+        """
+        check_schema(state_dict.get("schema"), 1, "state_dict", "watch")
+        self.history.rows = History.from_dict(state_dict["history"]).rows
+        self._calls_seen = int(state_dict["calls"])
+        self._best_rows = state_dict["best_rows"]
+        self._best_loss = min((row["valid_loss"] for row in self.history), default=math.inf)
+        self.first, self.unseen = None, "The first weights could not be looked at: the run was resumed."
+
     @property
     def cost(self) -> float:
         """Share of the epochs' wall-clock that watching took, in [0, 1]; NaN before the first epoch."""
@@ -305,7 +324,7 @@ class Watch:
         with seeded(self.seed, "watch"):
             found = [self.target_of(batch) for batch in self.probes[side].batches()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
-        return torch.cat([t.cpu() for t in found]) if known else None
+        return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
 
     def _grad_norm(self) -> float:
         """Norm of the gradients as the loop left them; NaN where it left none."""
@@ -380,6 +399,8 @@ def side_of(given: Any, double: bool = False) -> Side:
     Raises:
         DataError: it cannot be read again and again, or its rows cannot be told.
     """
+    inner = getattr(given, "_dataloader", None)  # of Fabric, which moves batches to a device
+    given = inner if isinstance(inner, DataLoader) else given
     if isinstance(given, DataLoader):
         kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
         fetch = guard_call("The Dataset", items.raw)
@@ -414,7 +435,7 @@ def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor |
 def _targets_among(batches: list[Any]) -> Tensor | None:
     """The targets of a list of batches."""
     found = [split_batch(batch)[1] for batch in batches]
-    return torch.cat([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
+    return joined_targets([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
 
 
 def _is_batches(side: Any) -> bool:
