@@ -92,7 +92,9 @@ def script(repository: str, file: str, lines: str = "3", close: float = 1e-4) ->
 
 
 @torch.no_grad()
-def own(nets: nn.Module | list[nn.Module], batches: Iterable[Any], of: Callable[[Any], Tensor], size: Any = None) -> float:
+def own(
+    nets: nn.Module | list[nn.Module], batches: Iterable[Any], of: Callable[[Any], Tensor], size: Any = None
+) -> float:
     """The script's own evaluation: the mean of a loss in evaluation mode, over batches weighed by their rows."""
     nets = [nets] if isinstance(nets, nn.Module) else nets
     modes = [net.training for net in nets]
@@ -294,7 +296,8 @@ def vae(look: Look) -> Any:
             return torch.sigmoid(self.out(F.relu(self.back(drawn)))), mean, log_var
 
     train, valid = (
-        DataLoader(TensorDataset(images(rows)[0].sigmoid(), images(rows)[1]), 32, shuffle=rows == ROWS) for rows in (ROWS, VALID)
+        DataLoader(TensorDataset(images(rows)[0].sigmoid(), images(rows)[1]), 32, shuffle=rows == ROWS)
+        for rows in (ROWS, VALID)
     )
     net = Net()
     optimizer = look.optimizer(optim.Adam(net.parameters(), lr=1e-3), net)
@@ -382,7 +385,9 @@ def sequence(look: Look) -> Any:
     return [net], lambda: own(net, [(vx, vy)], lambda b: criterion(net(b[0]), b[1]))
 
 
-@script("pytorch/examples", "word_language_model/main.py (LSTM)", "3, forward=: the state; time first, targets flattened")
+@script(
+    "pytorch/examples", "word_language_model/main.py (LSTM)", "3, forward=: the state; time first, targets flattened"
+)
 def words_lstm(look: Look) -> Any:
     def columns(words: Tensor, rows: int) -> Tensor:
         return words[: len(words) // rows * rows].view(rows, -1).t().contiguous()
@@ -409,7 +414,9 @@ def words_lstm(look: Look) -> Any:
     return [net], lambda: own(net, valid, lambda b: criterion(forward(net, b), b[1]))
 
 
-@script("pytorch/examples", "word_language_model/main.py (Transformer)", "3, forward=: scores are flattened; time first")
+@script(
+    "pytorch/examples", "word_language_model/main.py (Transformer)", "3, forward=: scores are flattened; time first"
+)
 def words_transformer(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -423,7 +430,10 @@ def words_transformer(look: Look) -> Any:
 
     def batches(words: Tensor, rows: int) -> list[tuple[Tensor, Tensor]]:
         source = words[: len(words) // rows * rows].view(rows, -1).t().contiguous()
-        return [(source[i : i + LONG], source[i + 1 : i + 1 + LONG].view(-1)) for i in range(0, len(source) - 1 - LONG, LONG)]
+        return [
+            (source[i : i + LONG], source[i + 1 : i + 1 + LONG].view(-1))
+            for i in range(0, len(source) - 1 - LONG, LONG)
+        ]
 
     train, valid = batches(text(4000), 16), batches(text(900), 8)
     net, criterion = Net(), nn.NLLLoss()
@@ -479,7 +489,9 @@ def mingpt(look: Look) -> Any:
     def data(words: Tensor, rows: int) -> Rows:
         return Rows(rows, lambda i: (words[i : i + LONG], words[i + 1 : i + 1 + LONG]))
 
-    train = DataLoader(data(text(3000), ROWS), 16, sampler=RandomSampler(range(ROWS), replacement=True, num_samples=int(1e10)))
+    train = DataLoader(
+        data(text(3000), ROWS), 16, sampler=RandomSampler(range(ROWS), replacement=True, num_samples=int(1e10))
+    )
     valid = DataLoader(data(text(800), VALID), 16)
     net = Block("loss")
     optimizer = look.optimizer(optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0), net)
@@ -745,7 +757,9 @@ def ctc(look: Look) -> Any:
     def criterion(scores: Tensor, texts: Any) -> Tensor:
         letters = torch.tensor([" abcd".index(c) for c in "".join(texts)])
         sizes = torch.tensor([len(t) for t in texts])
-        return F.ctc_loss(scores.log_softmax(2), letters, torch.full((len(texts),), len(scores)), sizes, reduction="sum") / len(texts)
+        return F.ctc_loss(
+            scores.log_softmax(2), letters, torch.full((len(texts),), len(scores)), sizes, reduction="sum"
+        ) / len(texts)
 
     train = DataLoader(data(ROWS), 32, sampler=Blocks(ROWS, 32))
     valid = DataLoader(data(VALID), 32)
@@ -764,12 +778,18 @@ def ctc(look: Look) -> Any:
     return [net], lambda: own(net, valid, lambda b: criterion(net(b[0]), b[1]))
 
 
-@script("yunjey/pytorch-tutorial", "03-advanced/image_captioning/train.py", "3, forward=, target=: packed; two networks")
+@script(
+    "yunjey/pytorch-tutorial", "03-advanced/image_captioning/train.py", "3, forward=, target=: packed; two networks"
+)
 def captions(look: Look) -> Any:
     class Tells(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.rnn, self.out = nn.Embedding(WORDS, 8), nn.LSTM(8, 16, batch_first=True), nn.Linear(16, WORDS)
+            self.table, self.rnn, self.out = (
+                nn.Embedding(WORDS, 8),
+                nn.LSTM(8, 16, batch_first=True),
+                nn.Linear(16, WORDS),
+            )
 
         def forward(self, seen: Tensor, words: Tensor, lengths: list[int]) -> Tensor:
             inputs = torch.cat((seen.unsqueeze(1), self.table(words)), 1)
@@ -782,7 +802,11 @@ def captions(look: Look) -> Any:
     def collate(examples: list[Any]) -> Any:
         examples = sorted(examples, key=lambda e: -len(e[1]))
         lengths = [len(words) for _, words in examples]
-        return torch.stack([x for x, _ in examples]), nn.utils.rnn.pad_sequence([w for _, w in examples], batch_first=True), lengths
+        return (
+            torch.stack([x for x, _ in examples]),
+            nn.utils.rnn.pad_sequence([w for _, w in examples], batch_first=True),
+            lengths,
+        )
 
     train, valid = loaders(data(ROWS), data(VALID), collate_fn=collate)
     see = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8, momentum=0.01))
@@ -799,7 +823,9 @@ def captions(look: Look) -> Any:
             loss.backward()
             optimizer.step()
         epoch()
-    return [tell, see], lambda: own([tell, see], valid, lambda b: criterion(forward(tell, b), packed(b)), lambda b: sum(b[2]))
+    return [tell, see], lambda: own(
+        [tell, see], valid, lambda b: criterion(forward(tell, b), packed(b)), lambda b: sum(b[2])
+    )
 
 
 @script("yunjey/pytorch-tutorial", "02-intermediate/language_model/main.py", "3, forward=: the state; scores flattened")
@@ -867,7 +893,9 @@ def cifar(look: Look) -> Any:
     return [net], lambda: own(net, valid, lambda b: F.cross_entropy(net(b[0]), b[1]))
 
 
-@script("yaringal/multi-task-learning-example", "...-pytorch.ipynb", "3, forward=: two heads, weighed by learned variances")
+@script(
+    "yaringal/multi-task-learning-example", "...-pytorch.ipynb", "3, forward=: two heads, weighed by learned variances"
+)
 def multitask(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -929,18 +957,17 @@ def distilled(look: Look) -> Any:
 def averaged(look: Look) -> Any:
     train, valid = image_loaders()
     net = convnet(norm=True, log=False)
-    mean, count = copy.deepcopy(net), 0
+    mean = copy.deepcopy(net)
     optimizer = look.optimizer(optim.SGD(net.parameters(), lr=0.05, momentum=0.9), net)
     epoch = look(mean, F.cross_entropy, train, valid)
-    for _ in look.on():
+    for epochs in look.on():
         net.train()
         for x, y in train:
             optimizer.zero_grad()
             F.cross_entropy(net(x), y).backward()
             optimizer.step()
-        count += 1
         for p, q in zip(mean.parameters(), net.parameters(), strict=True):
-            p.data.mul_(1 - 1 / count).add_(q.data / count)
+            p.data.mul_(epochs / (epochs + 1)).add_(q.data / (epochs + 1))
         mean.train()
         with torch.no_grad():
             for x, _ in train:
@@ -1013,7 +1040,10 @@ def imbalanced(look: Look) -> Any:
 def awd(look: Look) -> Any:
     def batches(words: Tensor, rows: int) -> list[tuple[Tensor, Tensor]]:
         source = words[: len(words) // rows * rows].view(rows, -1).t().contiguous()
-        return [(source[i : i + LONG], source[i + 1 : i + 1 + LONG].view(-1)) for i in range(0, len(source) - 1 - LONG, LONG)]
+        return [
+            (source[i : i + LONG], source[i + 1 : i + 1 + LONG].view(-1))
+            for i in range(0, len(source) - 1 - LONG, LONG)
+        ]
 
     train, valid = batches(text(4000), 16), batches(text(900), 8)
     net = Speaks(rows_first=False, flat=True, log=False)
@@ -1038,12 +1068,26 @@ def awd(look: Look) -> Any:
 
 
 def generator_of() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64, 0.8), nn.LeakyReLU(0.2), nn.Linear(64, 144), nn.Tanh(), nn.Unflatten(1, (1, 12, 12)))
+    return nn.Sequential(
+        nn.Linear(8, 64),
+        nn.BatchNorm1d(64, 0.8),
+        nn.LeakyReLU(0.2),
+        nn.Linear(64, 144),
+        nn.Tanh(),
+        nn.Unflatten(1, (1, 12, 12)),
+    )
 
 
 @script("eriklindernoren/PyTorch-GAN", "dcgan/dcgan.py", "3, forward=, target=: the other network is inside", close=0.1)
 def gan(look: Look) -> Any:
-    judge = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.LeakyReLU(0.2, inplace=True), nn.BatchNorm2d(8, 0.8), nn.Flatten(), nn.Linear(288, 1), nn.Sigmoid())
+    judge = nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2, 1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.BatchNorm2d(8, 0.8),
+        nn.Flatten(),
+        nn.Linear(288, 1),
+        nn.Sigmoid(),
+    )
     make, criterion = generator_of(), nn.BCELoss()
     train, valid = image_loaders()
     first = look.optimizer(optim.Adam(make.parameters(), lr=2e-4, betas=(0.5, 0.999)), make)
@@ -1084,7 +1128,9 @@ def acgan(look: Look) -> Any:
     train, valid = image_loaders()
     first = look.optimizer(optim.Adam(make.parameters(), lr=1e-3), make)
     second = look.optimizer(optim.Adam(judge.parameters(), lr=1e-3), judge)
-    epoch = look(judge, "cross_entropy", train, valid, optimizer=second, forward=lambda model, batch: model(batch[0])[1])
+    epoch = look(
+        judge, "cross_entropy", train, valid, optimizer=second, forward=lambda model, batch: model(batch[0])[1]
+    )
     for _ in look.on():
         for x, y in train:
             true, false = torch.ones(len(x), 1), torch.zeros(len(x), 1)
@@ -1115,7 +1161,9 @@ def diffusion(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1))
+            self.inner = nn.Sequential(
+                nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1)
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             t, noise = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
@@ -1136,7 +1184,9 @@ def diffusion(look: Look) -> Any:
     mean = torch.optim.swa_utils.AveragedModel(net)
     optimizer = look.optimizer(optim.Adam(net.parameters(), lr=1e-3, betas=(0.9, 0.99)), net)
     valid = DataLoader(Images(VALID), 64)
-    epoch = look(net, lambda f, _: f, Images(ROWS), valid, optimizer=optimizer, forward=lambda model, batch: model(batch), target=lambda batch: batch)  # fmt: skip
+    as_is = lambda model, batch: model(batch)  # noqa: E731
+    rows, itself = Images(ROWS), lambda batch: batch
+    epoch = look(net, lambda f, _: f, rows, valid, optimizer=optimizer, forward=as_is, target=itself)
     for _ in look.on(12):
         net.train()
         for _ in range(2):
@@ -1149,12 +1199,18 @@ def diffusion(look: Look) -> Any:
     return [net, mean], lambda: own(net, valid, net)
 
 
-@script("pytorch/vision", "references/detection/engine.py", "3, forward=: losses exist in training mode alone; lists of images")
+@script(
+    "pytorch/vision",
+    "references/detection/engine.py",
+    "3, forward=: losses exist in training mode alone; lists of images",
+)
 def detection(look: Look) -> Any:
     class Finds(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.see = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+            self.see = nn.Sequential(
+                nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+            )
             self.box, self.kind = nn.Linear(32, 4), nn.Linear(32, 3)
 
         def forward(self, given: list[Tensor], targets: Any = None) -> Any:
@@ -1194,12 +1250,18 @@ def detection(look: Look) -> Any:
     return [net], lambda: own(kept, valid, lambda b: forward(kept, b))
 
 
-@script("bentrevett/pytorch-sentiment-analysis", "2 - Recurrent Neural Networks.ipynb", "3: keys ids, length, label; packed")
+@script(
+    "bentrevett/pytorch-sentiment-analysis", "2 - Recurrent Neural Networks.ipynb", "3: keys ids, length, label; packed"
+)
 def sentiment(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.table, self.rnn, self.out = nn.Embedding(WORDS, 8, 0), nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 2)
+            self.table, self.rnn, self.out = (
+                nn.Embedding(WORDS, 8, 0),
+                nn.LSTM(8, 16, batch_first=True),
+                nn.Linear(16, 2),
+            )
 
         def forward(self, ids: Tensor, length: Tensor) -> Tensor:
             packed = pack_padded_sequence(self.table(ids), length.cpu(), batch_first=True, enforce_sorted=False)
@@ -1229,7 +1291,11 @@ def sentiment(look: Look) -> Any:
     return [net], lambda: own(net, valid, found, lambda b: len(b["label"]))
 
 
-@script("spro/practical-pytorch", "char-rnn-generation", "3, forward=: letter by letter with a state, chunks drawn at random")
+@script(
+    "spro/practical-pytorch",
+    "char-rnn-generation",
+    "3, forward=: letter by letter with a state, chunks drawn at random",
+)
 def letters(look: Look) -> Any:
     words = text(2000)
 
@@ -1304,7 +1370,7 @@ def bert(look: Look) -> Any:
     from accelerate import Accelerator
     from transformers import BertConfig, BertForSequenceClassification, get_linear_schedule_with_warmup
 
-    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     net = BertForSequenceClassification(BertConfig(vocab_size=WORDS, **sizes))
     accelerator = Accelerator(cpu=True)
     train, valid = loaders(tokens(ROWS, False), tokens(VALID, False))
@@ -1325,12 +1391,18 @@ def bert(look: Look) -> Any:
     return [net], lambda: own(net, valid, lambda b: net(**b).loss, lambda b: len(b["labels"]))
 
 
-@script("huggingface/accelerate", "by_feature/gradient_accumulation_for_autoregressive_models.py", "3: GPT-2; labels shifted")
+@script(
+    "huggingface/accelerate",
+    "by_feature/gradient_accumulation_for_autoregressive_models.py",
+    "3: GPT-2; labels shifted",
+)
 def gpt2(look: Look) -> Any:
     from accelerate import Accelerator
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    net = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=LONG, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
+    net = GPT2LMHeadModel(
+        GPT2Config(vocab_size=WORDS, n_positions=LONG, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     train, valid = loaders(tokens(ROWS, True), tokens(VALID, True))
     optimizer = look.optimizer(optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0), net)
@@ -1352,7 +1424,9 @@ def gpt2(look: Look) -> Any:
     return [net], lambda: own(net, valid, lambda b: net(**b).loss, lambda b: len(b["labels"]))
 
 
-@script("Lightning-AI/pytorch-lightning", "examples/fabric/image_classifier/train_fabric.py", "3: loaders and model set up")
+@script(
+    "Lightning-AI/pytorch-lightning", "examples/fabric/image_classifier/train_fabric.py", "3: loaders and model set up"
+)
 def fabric(look: Look) -> Any:
     from lightning.fabric import Fabric
 
@@ -1417,7 +1491,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seconds", type=float, default=2.0)
     given = parser.parse_args()
-    print("| repository | file | lines needed | equal bit for bit | own loss | shown | with L1 | time taken, % | findings |")
+    print(
+        "| repository | file | lines needed | equal bit for bit | own loss | shown | with L1 | time taken, % | findings |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.names or SCRIPTS:
         try:

@@ -33,10 +33,17 @@ def reached(*given: object) -> list[Any]:
         >>> reached(lambda model, batch: model(net(batch))) == [net]
         True
     """
-    found, seen, todo = [], set(), [(one, 0) for one in given]
+    found: list[Any] = []
+    seen: set[int] = set()
+    todo = [(one, 0) for one in given]
     while todo and len(seen) < SEEN:
         one, depth = todo.pop()
-        if id(one) in seen or depth > DEEP or one is None or isinstance(one, (str, int, float, Tensor, type, ModuleType)):
+        if (
+            id(one) in seen
+            or depth > DEEP
+            or one is None
+            or isinstance(one, (str, int, float, Tensor, type, ModuleType))
+        ):
             continue
         seen.add(id(one))
         if isinstance(one, (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):

@@ -387,7 +387,11 @@ class Loss:
 
     def _broadcasts(self, outputs: Any, target: Any, mean: Tensor) -> bool:
         """Whether the loss would be the mean over examples if ``(n, 1)`` and ``(n,)`` were one shape."""
-        if not (isinstance(outputs, Tensor) and isinstance(target, Tensor)) or len(outputs) < 2 or {tuple(outputs.shape), tuple(target.shape)} != {(len(outputs),), (len(outputs), 1)}:
+        if (
+            not (isinstance(outputs, Tensor) and isinstance(target, Tensor))
+            or len(outputs) < 2
+            or {tuple(outputs.shape), tuple(target.shape)} != {(len(outputs),), (len(outputs), 1)}
+        ):
             return False
         try:
             fitting = self._call(self._clean, outputs.reshape(-1), target.reshape(-1))

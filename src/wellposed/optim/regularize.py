@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError, noting
+from wellposed.core.errors import CompositionError, FormatError, first_line, noting
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrap_model
 from wellposed.ops.shards import unshard
@@ -428,7 +428,16 @@ class Regularized(Wrapper):
         if own.get("schema") != SCHEMA:
             raise FormatError(f"This optimizer state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
         saved, held = rest.get("param_groups", []), self.optimizer.param_groups
-        check_groups(self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)])
+        try:
+            check_groups(
+                self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)]
+            )
+        except CompositionError as error:
+            raise CompositionError(
+                "The state was saved from an optimizer with other settings, which loading would bring back: "
+                f"{first_line(error).split('. ')[0]}. Change them in the state before it is loaded, such as: "
+                'for group in state["param_groups"]: group["weight_decay"] = 0.0.'
+            ) from error
         self.optimizer.load_state_dict(rest)
         self.steps = int(own["steps"])
         self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates

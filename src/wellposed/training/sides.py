@@ -234,12 +234,16 @@ def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: in
     try:
         for part in (first, found):
             with reach_kept(given), seeded(0, "watch"):
-                for one in itertools.islice(given, 1 if part is first else MOST_STREAMED * (1 if size(0) > 1 else BATCH)):
+                for one in itertools.islice(
+                    given, 1 if part is first else MOST_STREAMED * (1 if size(0) > 1 else BATCH)
+                ):
                     part.append(one)
                     if sum(map(size, part)) >= (rows or STREAMED):
                         break
     except Exception as error:  # any error of other people's code; it is told
-        raise DataError(f"{type(given).__name__} could not be gone through: {first_line(error)}. {LINE.format(name, 'it')}") from error
+        raise DataError(
+            f"{type(given).__name__} could not be gone through: {first_line(error)}. {LINE.format(name, 'it')}"
+        ) from error
     if not found:
         raise DataError(f"The data are empty: {type(given).__name__} gives nothing.")
     pairs = zip(tensors_in(first[0]), tensors_in(found[0]), strict=False)
@@ -264,7 +268,7 @@ def _rows_of(loader: DataLoader[Any], name: str) -> Tensor | None:
             # A copy, since a sampler may count its passes or shuffle a list of its own.
             drawn = list(itertools.islice(copy.deepcopy(sampler, {id(one): one for one in held}), MOST_DRAWN))
             numbers = drawn if sampler is not batch_sampler else [i for batch in drawn for i in batch]
-            return torch.unique(torch.tensor(numbers, dtype=torch.long))
+            return torch.as_tensor(sorted({int(i) for i in numbers}), dtype=torch.long)
     except Exception as error:  # of other people's code
         raise DataError(
             f"The loader draws with {type(sampler).__name__}, whose rows cannot be told: {first_line(error)}. "

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from wellposed.core.batches import bytes_in
 from wellposed.core.checks import Seed, Within, checked
 from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
+from wellposed.core.files import check_schema
 from wellposed.core.random import generator, seeded
 from wellposed.core.selectors import refuse_scripted, unwrap_model
 from wellposed.data.arrays import split_batch, to_device
@@ -50,6 +51,7 @@ FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
+SCHEMA = 1
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
 
@@ -169,7 +171,8 @@ class Watch:
                 if forward is None and not isinstance(error, DataError) and not any(map(sliced, self._sides.values())):
                     break
             else:
-                if all(rows_stand_alone(side, lambda batch: self._each(calls, batch)) for side in self._sides.values()):
+                each = partial(self._each, calls)
+                if all(rows_stand_alone(side, each) for side in self._sides.values()):
                     return calls
         assert refused is not None
         raise refused
@@ -226,6 +229,7 @@ class Watch:
                 return dict(self.history.rows[-1])
             self._shrink(max(0.0, allowed) / self._next)
         self.notes.end_epoch(self.model)
+        self.history.facts["regularized"] = regularizing(self.model, self.optimizer)  # a checkpoint may have changed it
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
@@ -246,6 +250,50 @@ class Watch:
         self._began = ended
         self.history.append(row)
         return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history and what was noted of the loop, for a checkpoint: numbers, lists and tensors alone."""
+        seconds = time.perf_counter()
+        return {
+            "schema": SCHEMA,
+            "history": self.history.to_dict(),
+            "calls": self._calls_seen,
+            "spent": self._spent,
+            "made": seconds - self._made,
+            "best": (self._best_loss, self._best_rows),
+            "rows": self.rows,
+            "notes": self.notes.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the history of a run that is resumed; the weights are loaded by you.
+
+        Raises:
+            FormatError: what is given is of another schema.
+            InputError: it was saved of a watch that looked at other rows.
+        """
+        check_schema(state.get("schema"), SCHEMA, "the state", "watch")
+        if state["history"]["facts"]["train_rows"] != self.history.facts["train_rows"]:
+            raise InputError(
+                f"This watch has {self.history.facts['train_rows']} training rows, and the one that was saved had "
+                f"{state['history']['facts']['train_rows']}. Make it with the same train= and valid=, or begin a new history."
+            )
+        if state["rows"] != self.rows:
+            self._probe(state["rows"])
+            self._learn_constant([self._targets(side) for side in self.probes])
+        self.history = History.from_dict(dict(state["history"]))
+        self._calls_seen, self._spent = state["calls"], state["spent"]
+        self._best_loss, self._best_rows = state["best"]
+        self._began = time.perf_counter()
+        self._made = self._began - state["made"]
+        self.notes.load_state_dict(state["notes"])
+        self.first, self.unseen = None, "This run was resumed, so that its first weights cannot be looked at."
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "A Watch is neither pickled nor copied, since it holds your model and data. Save watch.state_dict(), make a new one "
+            "and call its load_state_dict(state)."
+        )
 
     @property
     def cost(self) -> float:
