@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import wellposed as wp
 from wellposed.data.splits import split
-from wellposed.training.watch import FEW_TO_SHUFFLE, some_rows
+from wellposed.training.sides import FEW_TO_SHUFFLE, some_rows
 
 X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
 WAYS = {

@@ -105,7 +105,7 @@ def test_it_is_a_torch_optimizer() -> None:
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))
     train(net, optimizer, 2)
     assert seen == ["after", "after"]
-    with pytest.raises(TypeError, match=r"Lookahead is not pickled; save optimizer.state_dict\(\)"):
+    with pytest.raises(TypeError, match=r"Lookahead is neither pickled nor copied; save optimizer.state_dict\(\)"):
         copy.deepcopy(optimizer)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = optimizer.nothing_like_it

@@ -5,16 +5,87 @@ Each of these is a context manager that puts things back after an exception too,
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wellposed.core.shared import exclusively
+
+DEEP, MANY, SEEN = 6, 100, 10_000
+"""How far `reached` follows what holds what; containers of more than ``MANY`` things are data; where it gives up."""
+OWN = frozenset(vars(nn.Module())) | {"training"}
+"""What every module has, and has kept in other ways."""
+
+
+def reached(*given: object) -> list[Any]:
+    """The networks and generators of random numbers that code may touch: itself one, in its closures, globals, defaults,
+    and in the objects that lie there.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> reached(lambda model, batch: model(net(batch))) == [net]
+        True
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    todo = [(one, 0) for one in given]
+    while todo and len(seen) < SEEN:
+        one, depth = todo.pop()
+        if (
+            id(one) in seen
+            or depth > DEEP
+            or one is None
+            or isinstance(one, (str, int, float, Tensor, type, ModuleType))
+        ):
+            continue
+        seen.add(id(one))
+        if isinstance(one, (nn.Module, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+            found.append(one)
+        todo += [(held, depth + 1) for held in _held(one)]
+    return found
+
+
+def _held(one: Any) -> Iterable[Any]:
+    """What an object holds, as far as code may get at it."""
+    if isinstance(one, nn.Module):  # what it hides from its parameters, such as a teacher in a list
+        return [value for module in one.modules() for key, value in vars(module).items() if key not in OWN]
+    if isinstance(one, FunctionType):
+        names = {name for code in _codes(one.__code__) for name in code.co_names}
+        cells = [held for cell in one.__closure__ or () for held in _contents(cell)]
+        world = [one.__globals__[name] for name in names if name in one.__globals__]
+        return [*cells, *world, *(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+    if isinstance(one, MethodType):
+        return one.__self__, one.__func__
+    if isinstance(one, functools.partial):
+        return [one.func, *one.args, *one.keywords.values()]
+    if isinstance(one, (list, tuple, set, dict)):
+        return [] if len(one) > MANY else list(one.values()) if isinstance(one, dict) else list(one)
+    return list(getattr(one, "__dict__", {}).values())
+
+
+def _contents(cell: CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # a name that has no value yet
+        return []
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+
+def _modules(models: Iterable[nn.Module]) -> list[nn.Module]:
+    return list(dict.fromkeys(module for model in models for module in model.modules()))
 
 
 class OwnHook:
@@ -29,9 +100,52 @@ class OwnHook:
 
 
 @contextmanager
-def modes_kept(model: nn.Module, training: bool | None = None) -> Iterator[None]:
+def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
+    """All that models and code reach comes back: modes, buffers, plain attributes of modules (a state that a recurrent network
+    keeps), and generators.
+
+    Args:
+        training: inside, all modules that are reached are in this mode; None leaves them as they were.
+    """
+    found = reached(*given)
+    models = [one for one in found if isinstance(one, nn.Module)]
+    with ExitStack() as stack:
+        for kept in (modes_kept(*models, training=training), buffers_kept(*models), _attributes_kept(models)):
+            stack.enter_context(kept)
+        for one in found:
+            if not isinstance(one, nn.Module):
+                stack.callback(_putting_back(one))
+        yield
+
+
+def _putting_back(source: Any) -> Any:
+    """What gives a generator its state of now."""
+    if isinstance(source, torch.Generator):
+        return functools.partial(source.set_state, source.get_state())
+    if isinstance(source, np.random.Generator):
+        return functools.partial(setattr, source.bit_generator, "state", source.bit_generator.state)
+    if isinstance(source, np.random.RandomState):
+        return functools.partial(source.set_state, source.get_state())
+    return functools.partial(source.setstate, source.getstate())
+
+
+@contextmanager
+def _attributes_kept(models: Iterable[nn.Module]) -> Iterator[None]:
+    before = [(module, {k: v for k, v in vars(module).items() if k not in OWN}) for module in _modules(models)]
+    try:
+        yield
+    finally:
+        for module, kept in before:
+            own = vars(module)
+            for key in [key for key in own if key not in OWN and key not in kept]:
+                del own[key]
+            own.update(kept)
+
+
+@contextmanager
+def modes_kept(*models: nn.Module, training: bool | None = None) -> Iterator[None]:
     """Every module's mode comes back; inside, all modules are in the mode ``training``, or as they were with None."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in _modules(models)]
     try:
         if training is not None:
             for module, _ in modes:
@@ -43,11 +157,11 @@ def modes_kept(model: nn.Module, training: bool | None = None) -> Iterator[None]
 
 
 @contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(*models: nn.Module) -> Iterator[None]:
     """Buffers come back: the tensors themselves, with what they held; those that a state_dict leaves out too."""
     kept = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
+        for module in _modules(models)
         for name, buffer in module._buffers.items()
     ]
     try:

@@ -88,7 +88,8 @@ def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     """What a parameter does: a norm's gain and shift, an embedding's table, a bias, or a weight.
 
     A module that is no layer of torch's is judged by the shapes that it holds: one with vectors only scales and
-    shifts (a norm, a layer scale); a vector beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
+    shifts (a norm, a layer scale), but for a lone ``bias``, and one beside matrices of modules inside (a graph layer's); a vector
+    beside a matrix is added (a bias); ``(1, n, features)``, the same rows for
     every example, is a table of positions or tokens (an embedding).
     """
     if isinstance(module, NORMS):
@@ -101,8 +102,8 @@ def role_of(name: str, parameter: nn.Parameter, module: nn.Module) -> Role:
     if isinstance(module, nn.MultiheadAttention):
         return "weight" if name.endswith("proj_weight") else "bias"
     if is_vector(parameter):
-        others = [p for p in module.parameters(recurse=False) if p is not parameter]
-        return "bias" if any(not is_vector(p) for p in others) else "norm"
+        others = [p for p in module.parameters(recurse=name == "bias") if p is not parameter]
+        return "bias" if any(not is_vector(p) for p in others) or (name == "bias" and not others) else "norm"
     return "embedding" if parameter.ndim == 3 and parameter.shape[0] == 1 else "weight"
 
 

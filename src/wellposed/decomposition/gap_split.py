@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, described, listed
-from wellposed.core.preserve import buffers_kept, modes_kept
+from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
 from wellposed.decomposition import gap_figure
 from wellposed.decomposition.picture import figure_html
@@ -430,7 +430,7 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
         with ExitStack() as stack:
             for owner in hooked(watch.model):  # each draw is another step of theirs
                 stack.enter_context(owner.ahead(draw * (watch.rows // batch_size + 2)))
-            for kept in (modes_kept(watch.model), buffers_kept(watch.model), torch.no_grad()):
+            for kept in (reach_kept(watch.model, watch.forward, watch.loss.given), torch.no_grad()):
                 stack.enter_context(kept)
             stack.enter_context(seeded(0, "gap", draw))
             stack.enter_context(watch.notes.blind())

@@ -310,7 +310,7 @@ class _Seen:
         outputs: list[Any] = []
         targets: list[Any] = []
         inputs: list[Any] = []
-        with seeded(0, "look"), evaluating(model):
+        with seeded(0, "look"), evaluating(model, self.predict):
             for batch, target in batches:
                 outputs.append(self.predict(model, batch))
                 targets.append(target)

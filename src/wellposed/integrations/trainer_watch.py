@@ -33,7 +33,8 @@ from wellposed.penalties.base import FunctionalPenalty, Term
 from wellposed.training.calls import Calls, Target, find_calls, plain_call
 from wellposed.training.evaluate import Forward, evaluating
 from wellposed.training.history import History
-from wellposed.training.watch import Watch, side_of
+from wellposed.training.sides import side_of
+from wellposed.training.watch import Watch
 
 PREFIX = "wp/"
 """Of the names under which a trainer's logger gets our numbers."""

@@ -57,8 +57,11 @@ def class_indices(name: str, outputs: Tensor, target: Tensor, ignored: int = IGN
 def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Class scores ``(n, classes, ...)`` as torch has them, and labels ``(n, ...)``.
 
-    ``(n, ..., classes)`` is turned, labels ``(n, 1)`` become ``(n,)``. Where both layouts fit, it is torch's.
+    ``(n, ..., classes)`` is turned, labels ``(n, 1)`` become ``(n,)``, and ``(n * m, classes)`` of labels ``(n, m)`` is put back to
+    its examples. Where both layouts fit, it is torch's.
     """
+    if outputs.ndim == 2 and target.ndim > 1 and len(outputs) == target.numel() > len(target):
+        outputs = outputs.view(*target.shape, -1)
     if target.ndim == outputs.ndim == 2 and target.shape[-1] == 1:
         target = target.squeeze(-1)
     torch_layout = outputs.shape[:1] + outputs.shape[2:] == target.shape

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wellposed.core.batches import examples_in, examples_of
 from wellposed.core.errors import InputError, ProblemError, TargetError, described, listed, noting
 from wellposed.core.registry import classes_in
 from wellposed.losses.classification import (
@@ -362,15 +363,17 @@ class Loss:
         """The mean over examples, also where the loss is their sum: that doubles where each example is given twice."""
         rows = _rows(outputs)
         if self._sums is None and rows and rows == _rows(target) and float(value.detach()):
+            both = torch.arange(rows).repeat(2)
             with torch.no_grad():
-                twice = self._call(self._units, torch.cat([outputs, outputs]), torch.cat([target, target]))
+                twice = self._call(self._units, *(examples_of(part, both, rows) for part in (outputs, target)))
             self._sums = bool(torch.isclose(twice.float(), 2.0 * value.detach().float(), rtol=1e-3))
         return value / rows if self._sums else value
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
         rows = _rows(outputs)
         if rows and rows == _rows(target):
-            singles = [self._of_one(outputs[i : i + 1], target[i : i + 1]) for i in range(rows)]
+            each = (examples_of((outputs, target), slice(i, i + 1), rows) for i in range(rows))
+            singles = [self._of_one(output, wanted) for output, wanted in each]
             parts = torch.stack([single.reshape(()) for single in singles]).float()
             if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
                 return PerExample(parts, torch.ones_like(parts))
@@ -386,13 +389,16 @@ class Loss:
         try:
             return self._call(self._clean, output, target)
         except ProblemError:
-            if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
-                raise
-            return self._call(self._clean, torch.cat([output, output]), torch.cat([target, target]))
+            both = torch.zeros(2, dtype=torch.long)
+            return self._call(self._clean, *(examples_of(part, both, 1) for part in (output, target)))
 
-    def _broadcasts(self, outputs: Tensor, target: Tensor, mean: Tensor) -> bool:
+    def _broadcasts(self, outputs: Any, target: Any, mean: Tensor) -> bool:
         """Whether the loss would be the mean over examples if ``(n, 1)`` and ``(n,)`` were one shape."""
-        if len(outputs) < 2 or {tuple(outputs.shape), tuple(target.shape)} != {(len(outputs),), (len(outputs), 1)}:
+        if (
+            not (isinstance(outputs, Tensor) and isinstance(target, Tensor))
+            or len(outputs) < 2
+            or {tuple(outputs.shape), tuple(target.shape)} != {(len(outputs),), (len(outputs), 1)}
+        ):
             return False
         try:
             fitting = self._call(self._clean, outputs.reshape(-1), target.reshape(-1))
@@ -579,7 +585,7 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
 
 
 def _rows(value: Any) -> int:
-    return value.shape[0] if isinstance(value, Tensor) and value.ndim else 0
+    return examples_in(value)
 
 
 def _shape(value: Any) -> str:

@@ -384,5 +384,7 @@ def _packed(part: list[Item]) -> tuple[Tensor, Tensor]:
 def _unpack(flat: Tensor, part: list[Item]) -> None:
     """Write the weights back."""
     ws = [w for w, _, _ in part]
+    if flat.data_ptr() == ws[0].data_ptr():  # one tensor alone is flattened in place
+        return
     unflatten: Callable[[Tensor, list[Tensor]], list[Tensor]] = torch._utils._unflatten_dense_tensors
     torch._foreach_copy_(ws, unflatten(flat, ws))

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from wellposed.constraints.multiplier import Multiplier, NormBound
 from wellposed.core.checks import checked
-from wellposed.core.errors import CompositionError, FormatError, noting
+from wellposed.core.errors import CompositionError, FormatError, first_line, noting
 from wellposed.core.random import stream_seed
 from wellposed.core.selectors import modules, unwrap_model
 from wellposed.ops.shards import unshard
@@ -459,7 +459,16 @@ class Regularized(Wrapper):
         if own.get("schema") != SCHEMA:
             raise FormatError(f"This optimizer state has schema {own.get('schema')!r}; schema {SCHEMA} can be loaded.")
         rest["param_groups"] = saved
-        check_groups(self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)])
+        try:
+            check_groups(
+                self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)]
+            )
+        except CompositionError as error:
+            raise CompositionError(
+                "The state was saved from an optimizer with other settings, which loading would bring back: "
+                f"{first_line(error).split('. ')[0]}. Change them in the state before it is loaded, such as: "
+                'for group in state["param_groups"]: group["weight_decay"] = 0.0.'
+            ) from error
         self.optimizer.load_state_dict(rest)
         self._load_own(own)
 

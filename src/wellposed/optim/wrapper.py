@@ -80,7 +80,9 @@ class Wrapper(Optimizer):
         return getattr(self.optimizer, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(f"{type(self).__name__} is not pickled; save optimizer.state_dict() and wrap again.")
+        raise TypeError(
+            f"{type(self).__name__} is neither pickled nor copied; save optimizer.state_dict() and wrap again."
+        )
 
 
 def inner_optimizer(optimizer: Any) -> Optimizer | None:

@@ -21,7 +21,8 @@ from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
 from wellposed.training.calls import Target
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
-from wellposed.training.watch import Batches, cache_batches, side_of
+from wellposed.training.sides import side_of
+from wellposed.training.watch import Batches, cache_batches
 
 
 @dataclass(frozen=True)

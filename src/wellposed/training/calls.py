@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.errors import InputError, TargetError, WellposedError, described, first_line
+from wellposed.core.errors import InputError, TargetError, WellposedError, described, first_line, guard_call
 from wellposed.core.random import seeded
 from wellposed.core.selectors import unwrap_model
 from wellposed.data.arrays import TARGET_KEYS, split_batch
@@ -46,6 +46,18 @@ def plain_call(model: nn.Module, batch: Any) -> Any:
     return call(model, _taken(model, inputs) if isinstance(inputs, Mapping) else inputs)
 
 
+def checked_calls(model: nn.Module, loss: Loss, batch: Any, calls: Calls) -> Calls:
+    """What was said of how a model is called, tried on a batch.
+
+    Raises:
+        InputError: it raised, or the loss does not take what it gives.
+    """
+    forward, target = guard_call("forward=", calls.forward), guard_call("target=", calls.target)
+    with seeded(0, "calls"), evaluating(model, calls.forward, calls.target, loss.given):
+        loss.per_example(forward(model, batch), target(batch))
+    return calls
+
+
 def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
     """How this model is called on batches like this one.
 
@@ -56,15 +68,18 @@ def find_calls(model: nn.Module, loss: Loss, batch: Any) -> Calls:
         InputError: the model or the loss does not take them; with the line to type.
     """
     plain = Calls(plain_call, lambda batch: split_batch(batch)[1])
-    with seeded(0, "calls"), evaluating(model):
+    with seeded(0, "calls"), evaluating(model, loss.given):
         own = _own(model, loss, batch)
         if own is not None:
             return own
         try:
             loss.per_example(plain.forward(model, batch), plain.target(batch))
-        except TargetError:  # it names the label, or the number
-            raise
         except Exception as error:  # whatever a model raises on what it was not made for
+            whole = _call_with_labels(model, batch)
+            if whole is not None and _takes_labels(loss, calls := _labelled(whole, 0), model, batch):
+                return calls
+            if isinstance(error, TargetError):  # it names the label, or the number
+                raise
             for line, outputs, target in _lines(model, batch):
                 if _value(loss, outputs, target) is not None:
                     raise InputError(f"{_problem(error, batch)} This works on the first batch: {line}.") from error
@@ -113,6 +128,13 @@ def _own(model: nn.Module, loss: Loss, batch: Any) -> Calls | None:
         "loss=lambda outputs, target: outputs.loss, forward=lambda model, batch: model(**batch); or say how outputs and "
         "target are read for yours with forward= and target=."
     )
+
+
+def _takes_labels(loss: Loss, calls: Calls, model: nn.Module, batch: Any) -> bool:
+    """Whether outputs that a model gives with its labels fit them: some language models without give those of the last place."""
+    with suppress(Exception):
+        return _value(loss, calls.forward(model, batch), calls.target(batch)) is not None
+    return False
 
 
 def _labelled(whole: Forward, on: int) -> Calls:
@@ -191,7 +213,7 @@ def _lines(model: nn.Module, batch: Any) -> Iterator[tuple[str, Any, Any]]:
             returned = model(*given)
             for suffix, outputs in _picked(returned):
                 for target, value in parts.items():
-                    if target not in inputs:
+                    if target not in inputs and isinstance(value, Tensor):
                         forward = f"forward=lambda model, batch: model({inputs}){suffix}"
                         yield f"{forward}, target=lambda batch: {target}", outputs, value
 
@@ -200,7 +222,11 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(batch, Mapping):
         yield from ((f"batch[{key!r}]", value) for key, value in batch.items() if isinstance(value, Tensor))
     elif isinstance(batch, (tuple, list)):
-        yield from ((f"batch[{at}]", value) for at, value in enumerate(batch) if isinstance(value, Tensor))
+        for at, value in enumerate(batch):
+            if isinstance(value, Tensor):
+                yield f"batch[{at}]", value
+            elif isinstance(value, (tuple, list)) and value and all(isinstance(part, Tensor) for part in value):
+                yield f"*batch[{at}]", value
     else:
         found = ((f"batch.{name}", getattr(batch, name, None)) for name in FIELDS)
         yield from ((name, value) for name, value in found if isinstance(value, Tensor))
@@ -209,7 +235,9 @@ def _named_parts(batch: Any) -> Iterator[tuple[str, Any]]:
 def _inputs(parts: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """One part, also as numbers where it is of bytes; then the leading two and three together, as graphs are given."""
     for text, value in parts.items():
-        yield text, (value,)
+        yield text, (value,) if isinstance(value, Tensor) else tuple(value)
+        if not isinstance(value, Tensor):
+            continue
         if value.dtype == torch.uint8:
             yield f"{text}.float() / 255", (value.float() / 255,)
     names = list(parts)

@@ -30,7 +30,8 @@ from wellposed.training.history import History, Stopped
 from wellposed.training.loop import MakeOptimizer, Training
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
-from wellposed.training.watch import ANY_ORDER, Watch
+from wellposed.training.sides import ANY_ORDER
+from wellposed.training.watch import Watch
 
 FINISHED = 0.1
 """A learning rate below this share of its largest is that of a schedule that has ended: training goes on at this share."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wellposed.core.batches import joined
 from wellposed.core.errors import noting
-from wellposed.core.preserve import modes_kept, random_states_kept
+from wellposed.core.preserve import random_states_kept, reach_kept
 from wellposed.core.random import seeded
 from wellposed.data.arrays import Source, to_device
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss, mean_losses
@@ -39,9 +39,13 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, own random state; every module's mode and all random states come back."""
-    with random_states_kept(), modes_kept(model, training=False), torch.no_grad():
+def evaluating(model: nn.Module, *code: object) -> Iterator[None]:
+    """Evaluation mode, no gradients, own random state; all that is reached comes back as it was (`reach_kept`).
+
+    Args:
+        code: what is called beside the model, and may reach other networks: ``forward=``, a loss.
+    """
+    with random_states_kept(), reach_kept(model, *code, training=False), torch.no_grad():
         yield
 
 
@@ -73,7 +77,7 @@ def evaluate(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     kept = 0
-    with evaluating(model):
+    with evaluating(model, forward, loss.given):
         for inputs, target in batches:
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from wellposed.core.batches import count_numbers, examples_of
 from wellposed.core.errors import TargetError, WellposedError
-from wellposed.core.preserve import buffers_kept, modes_kept
+from wellposed.core.preserve import modes_kept, reach_kept
 from wellposed.core.random import seeded
 from wellposed.core.selectors import Leaf, leaves, unwrap_model
 from wellposed.losses.per_example import Loss
@@ -270,9 +270,9 @@ def channels(module: nn.Module, x: Tensor) -> int:
 
 
 @contextmanager
-def as_training(model: nn.Module) -> Iterator[None]:
-    """Training mode and random state of our own; modes, buffers and random states come back."""
-    with modes_kept(model, training=True), buffers_kept(model), seeded(0, "look"):
+def as_training(model: nn.Module, *code: object) -> Iterator[None]:
+    """Training mode and random state of our own; all that model and code reach comes back."""
+    with reach_kept(model, *code), modes_kept(model, training=True), seeded(0, "look"):
         yield
 
 
@@ -311,7 +311,7 @@ def inspect_network(
     targets: list[Tensor] = []
     made: str | None = None
     seen, total = 0, 0.0
-    with as_training(inner), _hooked(eyes), torch.enable_grad():
+    with as_training(inner, predict, loss.given), _hooked(eyes), torch.enable_grad():
         for batch, target in batches:
             size = _rows(target)
             if size < 2 and seen:
@@ -477,7 +477,7 @@ def _of_mode(
     inner = unwrap_model(model)
     kept = [(batch, target) for batch, target in batches if _rows(target) >= 2]
     losses = []
-    with as_training(inner):
+    with as_training(inner, predict, loss.given):
         for training in (False, True):  # evaluation first: training mode moves the running statistics
             for module in inner.modules():
                 module.training = training and isinstance(module, nn.modules.batchnorm._BatchNorm) == norms

@@ -6,7 +6,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -82,6 +82,19 @@ class Notes:
             yield
         finally:
             self._looking = before
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was seen, for a checkpoint."""
+        return {
+            "forwards": [asdict(one) for one in (*self.forwards, self._now)],
+            "gradients": list(self.gradients),
+            "first": self._first,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        *self.forwards, self._now = [Forwards(**one) for one in state["forwards"]]
+        self.gradients, self._first = list(state["gradients"]), dict(state["first"])
 
     def moved(self, model: nn.Module) -> dict[str, float]:
         """How far each parameter moved since the beginning, relative to its size; from a sample of its weights."""

@@ -6,29 +6,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    Subset,
-    TensorDataset,
-    WeightedRandomSampler,
-    default_collate,
-)
 
-from wellposed.core.batches import bytes_in, examples_in, examples_of
+from wellposed.core.batches import bytes_in
 from wellposed.core.checks import Seed, Within, checked
-from wellposed.core.errors import DataError, InputError, TargetError, guard_call
+from wellposed.core.errors import DataError, InputError, TargetError, WellposedError, guard_call
 from wellposed.core.files import check_schema
 from wellposed.core.random import generator, seeded
-from wellposed.core.selectors import refuse_scripted, unwrap_parallel
-from wellposed.data.arrays import Items, rows_of, source_of, split_batch, to_device
+from wellposed.core.selectors import refuse_scripted, unwrap_model
+from wellposed.data.arrays import split_batch, to_device
 from wellposed.losses.metrics import default_metric
 from wellposed.losses.metrics import metric as named_metric
 from wellposed.losses.per_example import Loss
@@ -38,13 +30,14 @@ from wellposed.losses.targets import joined_targets
 from wellposed.noise.hooks import Hook
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
-from wellposed.training.calls import Calls, Target, find_calls, plain_call
-from wellposed.training.evaluate import BATCH, Evaluation, Forward, evaluate, evaluating
+from wellposed.training.calls import Calls, Target, checked_calls, find_calls, plain_call
+from wellposed.training.evaluate import Evaluation, Forward, evaluate, evaluating
 from wellposed.training.history import History
-from wellposed.training.inspection import Inspection, Unseen, inspect_network, rebatch
+from wellposed.training.inspection import Inspection, Unseen, inspect_network
 from wellposed.training.loop import gradient_norm
 from wellposed.training.loop_activity import Notes, note_forwards
 from wellposed.training.measures import ConstantPrediction, gain_over, like_for_like, term_facts, weight_facts
+from wellposed.training.sides import Side, rows_stand_alone, sides_of, sliced
 
 SHARE = 0.1
 """A forward pass costs about a third of a training step, and there are two sides: a probe of this share of the training
@@ -59,13 +52,9 @@ FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
-FEW_TO_SHUFFLE = 2**24
-"""Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
+SCHEMA = 1
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
-
-ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
-"""Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
 
 
 @checked
@@ -80,7 +69,8 @@ class Watch:
         loss: a name, a torch loss, or a callable ``loss(outputs, target)``: values for each example, ``(values, mask)``
             for tokens, or a mean.
         train, valid: DataLoaders, Datasets (a list of examples is one), ``(X, y)``, or lists of batches. Batches are
-            tuples or mappings.
+            tuples or mappings, or whatever ``forward`` takes. Of a stream that begins anew each time (a loader over an
+            IterableDataset) the first rows are kept.
         optimizer: shows the learning rate and, from `regularize`, what each term charges.
         metric: a metric's name, with its number where it takes one (``"top_k_accuracy:5"``); by default accuracy for class
             labels and R2 for squared error.
@@ -123,15 +113,14 @@ class Watch:
         share: Annotated[float, Within(0, 1, open="low")] = 0.05,
     ) -> None:
         refuse_scripted("watch", model)
-        self.model, self.loss, self.optimizer = unwrap_parallel(model), Loss(loss), optimizer
+        self.model, self.loss, self.optimizer = unwrap_model(model), Loss(loss), optimizer
         if optimizer is not None:
             needs_its_optimizer("watch", model, optimizer)
         self.given, self.seed, self.share = {"train": train, "valid": valid}, seed, share
         double = any(p.dtype == torch.float64 for p in model.parameters())
-        self._sides = {name: side_of(side, double) for name, side in self.given.items()}
+        readings = {name: sides_of(side, double, name, rows) for name, side in self.given.items()}
+        calls = self._read(readings, rows, forward, target)
         sizes = self._sides["train"].size, self._sides["valid"].size
-        self._probe(probe_rows(*sizes, rows))
-        calls = self._calls(forward, target)
         self.forward: Forward = guard_call("The model" if forward is None else "forward=", calls.forward)
         self.target_of: Target = guard_call("target=", calls.target)
         self.plain = forward is None and target is None and not calls.says
@@ -165,11 +154,51 @@ class Watch:
         self._next = looked / 3 * 2 * self.rows / min(FEW_ROWS, self.rows)
         self._made = self._began = time.perf_counter()
 
+    def _read(
+        self, readings: Mapping[str, list[Side]], rows: int | None, forward: Forward | None, target: Target | None
+    ) -> Calls:
+        """The first of the ways to read the data in which the model and the loss take them; if none is, the first error."""
+        refused: WellposedError | None = None
+        for way in range(max(map(len, readings.values()))):
+            self._sides = {name: sides[min(way, len(sides) - 1)] for name, sides in readings.items()}
+            try:
+                self._probe(probe_rows(self._sides["train"].size, self._sides["valid"].size, rows))
+                calls = self._calls(forward, target)
+            except TargetError:  # the data are read, and one of the labels is wrong
+                raise
+            except WellposedError as error:
+                refused = refused or error
+                # A list of examples that can be put together is one of batches only where somebody says how one is read.
+                if forward is None and not isinstance(error, DataError) and not any(map(sliced, self._sides.values())):
+                    break
+            else:
+                each = partial(self._each, calls)
+                if all(rows_stand_alone(side, each) for side in self._sides.values()):
+                    return calls
+        assert refused is not None
+        raise refused
+
+    def _each(self, calls: Calls, batch: Any) -> Tensor | None:
+        """Each row's part of the loss; None where a batch is one whole."""
+        if any(is_lazy(p) for p in self.model.parameters()):
+            return None
+        batch = to_device(batch, self.device)
+        with seeded(0, "watch"), evaluating(self.model, calls.forward, self.loss.given):
+            return self.loss.per_example(calls.forward(self.model, batch), calls.target(batch)).total
+
     def _probe(self, rows: int) -> None:
         """Draw the rows that are looked at."""
         self.rows = rows
         with seeded(self.seed, "watch"):
-            self.probes = {name: _Probe(side, rows, name, self.seed) for name, side in self._sides.items()}
+            self._picked = {
+                name: side.pick(rows, generator(self.seed, "probe", name)) for name, side in self._sides.items()
+            }
+            self.probes = {name: cache_batches(self._fetching(name)) for name in self._sides}
+
+    def _fetching(self, name: str, few: int | None = None) -> Batches:
+        """What gives the batches of a probe, or of the first few rows of it."""
+        side, index = self._sides[name], self._picked[name]
+        return lambda: side.batches(index if few is None else side.few(index, few))
 
     def _learn_constant(self, targets: Sequence[Tensor | None]) -> None:
         """What the best constant prediction, learned from all targets at hand, costs each row of the probes."""
@@ -201,6 +230,7 @@ class Watch:
                 return dict(self.history.rows[-1])
             self._shrink(max(0.0, allowed) / self._next)
         self.notes.end_epoch(self.model)
+        self.history.facts["regularized"] = regularizing(self.model, self.optimizer)  # a checkpoint may have changed it
         with evaluation_weights(self.optimizer):
             train, valid = map(self._measure, self.probes)
             seen = {**like_for_like(train, valid, self._best_rows), **weight_facts(self.model)}
@@ -223,21 +253,48 @@ class Watch:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, and the rows of its best epoch, for a checkpoint."""
-        return {"schema": 1, "history": self.history.to_dict(), "calls": self._calls_seen, "best_rows": self._best_rows}
+        """The history and what was noted of the loop, for a checkpoint: numbers, lists and tensors alone."""
+        seconds = time.perf_counter()
+        return {
+            "schema": SCHEMA,
+            "history": self.history.to_dict(),
+            "calls": self._calls_seen,
+            "spent": self._spent,
+            "made": seconds - self._made,
+            "best": (self._best_loss, self._best_rows),
+            "rows": self.rows,
+            "notes": self.notes.state_dict(),
+        }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on after the rows that `state_dict` gave; what was given to this watch stays.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the history of a run that is resumed; the weights are loaded by you.
 
         Raises:
-            FormatError: the state was saved in another schema.
+            FormatError: what is given is of another schema.
+            InputError: it was saved of a watch that looked at other rows.
         """
-        check_schema(state_dict.get("schema"), 1, "state_dict", "watch")
-        self.history.rows = History.from_dict(state_dict["history"]).rows
-        self._calls_seen = int(state_dict["calls"])
-        self._best_rows = state_dict["best_rows"]
-        self._best_loss = min((row["valid_loss"] for row in self.history), default=math.inf)
-        self.first, self.unseen = None, "The first weights could not be looked at: the run was resumed."
+        check_schema(state.get("schema"), SCHEMA, "the state", "watch")
+        if state["history"]["facts"]["train_rows"] != self.history.facts["train_rows"]:
+            raise InputError(
+                f"This watch has {self.history.facts['train_rows']} training rows, and the one that was saved had "
+                f"{state['history']['facts']['train_rows']}. Make it with the same train= and valid=, or begin a new history."
+            )
+        if state["rows"] != self.rows:
+            self._probe(state["rows"])
+            self._learn_constant([self._targets(side) for side in self.probes])
+        self.history = History.from_dict(dict(state["history"]))
+        self._calls_seen, self._spent = state["calls"], state["spent"]
+        self._best_loss, self._best_rows = state["best"]
+        self._began = time.perf_counter()
+        self._made = self._began - state["made"]
+        self.notes.load_state_dict(state["notes"])
+        self.first, self.unseen = None, "This run was resumed, so that its first weights cannot be looked at."
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "A Watch is neither pickled nor copied, since it holds your model and data. Save watch.state_dict(), make a new one "
+            "and call its load_state_dict(state)."
+        )
 
     @property
     def cost(self) -> float:
@@ -246,13 +303,15 @@ class Watch:
         return math.fsum(self.history["watch_seconds"]) / total if total else math.nan
 
     def _calls(self, forward: Forward | None, target: Target | None) -> Calls:
-        """How the model is called, found out on a few rows where nothing was said of it."""
-        if forward is not None or target is not None or any(is_lazy(p) for p in self.model.parameters()):
-            return Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1]))
+        """How the model is called, found out on a few rows; where it was said, whether the loss takes what that gives."""
+        said = Calls(forward or plain_call, target or (lambda batch: split_batch(batch)[1]))
+        if any(is_lazy(p) for p in self.model.parameters()):
+            return said
+        given = forward is not None or target is not None
         with seeded(0, "watch"):
-            batch = next(iter(self.probes["train"].batches()))
-        few = examples_of(batch, slice(0, FEWEST_SHOWN), examples_in(batch))
-        return find_calls(self.model, self.loss, to_device(few, self.device))
+            # A state that somebody made for a whole batch fits no smaller one.
+            few = to_device(next(iter(self._fetching("train", None if given else FEWEST_SHOWN)())), self.device)
+        return checked_calls(self.model, self.loss, few, said) if given else find_calls(self.model, self.loss, few)
 
     def _recognized(self, targets: Sequence[Tensor | None]) -> Loss:
         """The known loss that a callable is; itself where it takes targets that the known one does not."""
@@ -269,9 +328,8 @@ class Watch:
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, "The first weights could not be looked at: the network makes them at its first batch."
         try:
-            return inspect_network(
-                self.model, self.forward, self.loss, rebatch(self.batches("train"), FEW_ROWS, FEW_ROWS)
-            ), ""
+            few = ((to_device(b, self.device), self.target_of(b)) for b in self._fetching("train", FEW_ROWS)())
+            return inspect_network(self.model, self.forward, self.loss, few), ""
         except Unseen as unseen:
             return None, str(unseen)
 
@@ -282,7 +340,7 @@ class Watch:
 
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
         """``(batch, target)`` of the fixed rows of ``train`` or ``valid``; the batch goes to `forward` whole."""
-        for batch in self.probes[side].batches():
+        for batch in self.probes[side]():
             yield to_device(batch, self.device), self.target_of(batch)
 
     def _measure(self, side: str) -> Evaluation:
@@ -314,7 +372,7 @@ class Watch:
             return self.first.outputs, self.first.target
         if any(is_lazy(p) for p in self.model.parameters()):
             return None, None
-        with suppress(InputError), seeded(0, "watch"), evaluating(self.model):
+        with suppress(InputError), seeded(0, "watch"), evaluating(self.model, self.forward):
             for batch, target in self.batches("train"):
                 return self.forward(self.model, batch), target
         return None, None
@@ -322,7 +380,7 @@ class Watch:
     def _targets(self, side: str) -> Tensor | None:
         """The targets of a probe, where they are one tensor a batch."""
         with seeded(self.seed, "watch"):
-            found = [self.target_of(batch) for batch in self.probes[side].batches()]
+            found = [self.target_of(batch) for batch in self.probes[side]()]
         known = bool(found) and all(isinstance(t, Tensor) and t.ndim for t in found)
         return joined_targets([t.cpu() for t in found], self.loss.ignored_index) if known else None
 
@@ -376,108 +434,6 @@ def probe_rows(train: int, valid: int, wanted: int | None) -> int:
     """Rows of each probe: the same on both sides."""
     size = wanted if wanted is not None else min(max(round(SHARE * train), FEWEST), MOST)
     return max(1, min(size, train, valid))
-
-
-@dataclass(frozen=True)
-class Side:
-    """How many examples there are, and batches of some of them by number, so that a loader itself is never touched.
-
-    Batches are as large as the loader's, since a larger one may not fit into memory.
-    """
-
-    size: int
-    batches: Callable[[Tensor], Iterator[Any]]
-    targets: Callable[[], Tensor | None]
-    """All of them where they lie in memory: they are looked at without a pass over the rows."""
-
-
-def side_of(given: Any, double: bool = False) -> Side:
-    """A side from what a person gave.
-
-    Args:
-        double: whether the network reckons in doubles, so that arrays of them stay what they are.
-    Raises:
-        DataError: it cannot be read again and again, or its rows cannot be told.
-    """
-    inner = getattr(given, "_dataloader", None)  # of Fabric, which moves batches to a device
-    given = inner if isinstance(inner, DataLoader) else given
-    if isinstance(given, DataLoader):
-        kept, items = rows_of(given, ANY_ORDER), Items(given.dataset, given.collate_fn)
-        fetch = guard_call("The Dataset", items.raw)
-        at_once = min(BATCH, getattr(given.batch_sampler, "batch_size", None) or BATCH)
-        if kept is None:
-            return Side(len(items), lambda index: map(fetch, torch.split(index, at_once)), lambda: _targets_in(given))
-        return Side(
-            len(kept), lambda index: map(fetch, torch.split(kept[index], at_once)), lambda: _targets_in(given, kept)
-        )
-    if _is_batches(given):
-        size = sum(examples_in(batch) for batch in given)
-        return Side(size, lambda index: _picked(given, index), lambda: _targets_among(given))
-    if hasattr(given, "__next__"):
-        raise DataError("An iterator would be used up by watching; give a DataLoader, a Dataset or a list of batches.")
-    source = source_of(given, double=double)
-    fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
-    return Side(len(source), lambda index: map(fetch, torch.split(index, BATCH)), source.targets)
-
-
-def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor | None:
-    """The targets of a loader over these rows of a TensorDataset, or of a part of one."""
-    data: Any = loader.dataset
-    if type(data) is Subset:
-        part = torch.as_tensor(data.indices, dtype=torch.long)
-        data, rows = data.dataset, part if rows is None else part[rows]
-    if type(data) is not TensorDataset or len(data.tensors) < 2 or loader.collate_fn is not default_collate:
-        return None
-    found: Tensor = data.tensors[-1]
-    return found if rows is None else found[rows.to(found.device)]
-
-
-def _targets_among(batches: list[Any]) -> Tensor | None:
-    """The targets of a list of batches."""
-    found = [split_batch(batch)[1] for batch in batches]
-    return joined_targets([t.cpu() for t in found]) if all(isinstance(t, Tensor) and t.ndim for t in found) else None
-
-
-def _is_batches(side: Any) -> bool:
-    """A list of batches, not of examples: all tensors have the same first axis, and one has another axis beside it."""
-    if not (isinstance(side, list) and side and isinstance(side[0], (tuple, list, Mapping))):
-        return False
-    parts = list(side[0].values()) if isinstance(side[0], Mapping) else list(side[0])
-    if not all(isinstance(part, Tensor) and part.ndim for part in parts):
-        return False
-    return len({len(part) for part in parts}) == 1 and any(part.ndim > 1 for part in parts)
-
-
-def _picked(batches: list[Any], index: Tensor) -> Iterator[Any]:
-    """The examples of these numbers, those of a batch together."""
-    start = 0
-    for batch in batches:
-        size = examples_in(batch)
-        local = index[(index >= start) & (index < start + size)] - start
-        if len(local):
-            yield examples_of(batch, local, size)
-        start += size
-
-
-class _Probe:
-    """Fixed rows of one side, kept where they are small, else fetched at each epoch."""
-
-    def __init__(self, side: Side, rows: int, name: str, seed: int) -> None:
-        index = some_rows(side.size, rows, generator(seed, "probe", name))
-        self.batches = cache_batches(lambda: side.batches(index))
-
-
-def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
-    """``rows`` different numbers below ``size``, sorted, in memory that many millions of rows do not swell.
-
-    A Dataset of windows over a text has as many rows as the text has words.
-    """
-    if size <= FEW_TO_SHUFFLE:
-        return torch.randperm(size, generator=source)[:rows].sort().values
-    found = torch.empty(0, dtype=torch.long)
-    while len(found) < rows:
-        found = torch.unique(torch.cat([found, torch.randint(size, (rows,), generator=source)]))
-    return found[torch.randperm(len(found), generator=source)[:rows]].sort().values
 
 
 Batches = Callable[[], Iterable[Any]]

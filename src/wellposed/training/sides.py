@@ -1,0 +1,314 @@
+"""The two sides that a watch compares: fixed rows of whatever a person has, so that what the loop itself draws from is not touched.
+
+Rows are asked for by number where that can be done: of arrays, Datasets, loaders over these, and lists of batches whose rows stand
+alone. Of a stream the first batches are kept, if it begins anew each time; of a list of other batches (graphs, sequences with
+time first, packed ones) whole batches are taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from wellposed.core.batches import examples_in, examples_of, tensors_in
+from wellposed.core.errors import DataError, first_line, guard_call
+from wellposed.core.preserve import reach_kept, reached
+from wellposed.core.random import seeded
+from wellposed.core.selectors import TRAINERS
+from wellposed.data.arrays import Items, rows_of, source_of, split_batch
+from wellposed.losses.targets import joined_targets
+from wellposed.training.evaluate import BATCH
+
+FEW_TO_SHUFFLE = 2**24
+"""Of more rows a probe is drawn number by number: their permutation would take more than 128 MiB."""
+STREAMED, MOST_STREAMED = 128, 64
+"""Rows that are taken of a stream where nothing is said, and the most batches."""
+MOST_DRAWN = 2**22
+"""Rows that a sampler of somebody's own is asked for, to see which there are."""
+
+ANY_ORDER = (WeightedRandomSampler, DistributedSampler)
+"""Samplers over all rows of a Dataset: how they draw does not matter to a probe."""
+LINE = "Give some batches of it: import itertools; {0}=list(itertools.islice({1}, 8))."
+
+
+class Side:
+    """How many rows there are, and batches of some of them."""
+
+    size: int
+
+    def pick(self, rows: int, source: torch.Generator) -> Tensor:
+        """Numbers that stand for so many rows."""
+        return some_rows(self.size, rows, source)
+
+    def few(self, index: Tensor, rows: int) -> Tensor:
+        """The numbers of the first so many rows."""
+        return index[:rows]
+
+    def batches(self, index: Tensor) -> Iterator[Any]:
+        """The batches of these numbers."""
+        raise NotImplementedError
+
+    def targets(self) -> Tensor | None:
+        """All targets where they lie in memory: they are looked at without a pass over the rows."""
+        return None
+
+
+@dataclass
+class Numbered(Side):
+    """Rows by number; batches are as large as the loader's, since a larger one may not fit into memory."""
+
+    size: int
+    fetch: Callable[[Tensor], Any]
+    at_once: int
+    known: Callable[[], Tensor | None]
+    kept: Tensor | None = None
+
+    def batches(self, index: Tensor) -> Iterator[Any]:
+        return map(self.fetch, torch.split(index if self.kept is None else self.kept[index], self.at_once))
+
+    def targets(self) -> Tensor | None:
+        return self.known()
+
+
+class Listed(Side):
+    """A list of batches, of which each is given whole."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self.given = given
+        self.sizes = [max(1, examples_in(batch)) for batch in given]
+        self.size = sum(self.sizes)
+
+    def pick(self, rows: int, source: torch.Generator) -> Tensor:
+        order = torch.randperm(len(self.given), generator=source)
+        enough = torch.tensor(self.sizes)[order].cumsum(0) < rows
+        return order[: int(enough.sum()) + 1].sort().values
+
+    def few(self, index: Tensor, rows: int) -> Tensor:
+        return index[:1]
+
+    def batches(self, index: Tensor) -> Iterator[Any]:
+        return (self.given[i] for i in index.tolist())
+
+    def targets(self) -> Tensor | None:
+        with suppress(DataError):
+            found = [split_batch(batch)[1] for batch in self.given]
+            known = all(isinstance(t, Tensor) and t.ndim for t in found)
+            return joined_targets([t.cpu() for t in found]) if known else None
+        return None
+
+
+class Sliced(Listed):
+    """A list of batches whose rows stand alone: those of a batch are given together."""
+
+    pick, few = Side.pick, Side.few
+
+    def batches(self, index: Tensor) -> Iterator[Any]:
+        start = 0
+        for batch, size in zip(self.given, self.sizes, strict=True):
+            local = index[(index >= start) & (index < start + size)] - start
+            if len(local):
+                yield examples_of(batch, local, size)
+            start += size
+
+
+def sliced(side: Side) -> TypeGuard[Sliced]:
+    """Whether rows are taken out of somebody's batches."""
+    return isinstance(side, Sliced)
+
+
+def rows_stand_alone(side: Side, each: Callable[[Any], Tensor | None]) -> bool:
+    """Whether the last rows of a batch of a list give what they give in it: not where time comes first, or a row needs others.
+
+    Args:
+        each: what each row of a batch gives, of which there may be fewer or more.
+    """
+    if not sliced(side):
+        return True
+    batch, size = side.given[0], side.sizes[0]
+    last = slice(size - size // 2, size)
+    if size < 2:
+        return True
+    with suppress(Exception):  # whatever a model raises on a part that it was not made for
+        whole, part = each(batch), each(examples_of(batch, last, size))
+        if whole is not None and part is not None and len(whole) == size:
+            return part.shape == whole[last].shape and torch.allclose(part, whole[last], 1e-2, 1e-4)
+    return False
+
+
+def side_of(given: Any, double: bool = False, name: str = "valid", rows: int | None = None) -> Side:
+    """A side from what a person gave, in its likeliest reading.
+
+    Args:
+        double: whether the network reckons in doubles, so that arrays of them stay what they are.
+        name: of the argument, for a line to type.
+        rows: that are wanted of a stream.
+    Raises:
+        DataError: it cannot be read again and again, or its rows cannot be told.
+    """
+    return sides_of(given, double, name, rows)[0]
+
+
+def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | None = None) -> list[Side]:
+    """What a person gave in each way that it can be read, the likeliest first: a list may be one of batches or of examples."""
+    given = _inside(given)
+    if isinstance(given, DataLoader):
+        if isinstance(given.dataset, IterableDataset) or given.batch_sampler is None:
+            again = DataLoader(
+                given.dataset, batch_size=given.batch_size, collate_fn=given.collate_fn, drop_last=given.drop_last
+            )
+            return _of_stream(again, name, rows)
+        kept, items = _rows_of(given, name), Items(given.dataset, given.collate_fn)
+        at_once = min(BATCH, getattr(given.batch_sampler, "batch_size", None) or BATCH)
+        size = len(items) if kept is None else len(kept)
+        fetch = guard_call("The Dataset", items.raw)
+        return [Numbered(size, fetch, at_once, lambda: _targets_in(given, kept), kept)]
+    if hasattr(given, "__next__"):
+        raise DataError(f"An iterator would be used up by watching. {LINE.format(name, 'it')}")
+    if isinstance(given, IterableDataset):
+        return sides_of(_taken(given, name, lambda one: 1, rows), double)
+    if not isinstance(given, (Dataset, str, bytes, Mapping)) and _streams(given):
+        return _of_stream(given, name, rows)
+    return [*_of_list(given), *_by_number(given, double)] if _is_batches(given) else _last_of_list(given, double)
+
+
+def _inside(given: Any) -> Any:
+    """The loader inside of a trainer's, which hands its batches on as they are, but for the device."""
+    if isinstance(given, DataLoader) or type(given).__module__.split(".")[0] not in TRAINERS:
+        return given
+    return next((held for held in vars(given).values() if isinstance(held, DataLoader)), given)
+
+
+def _streams(given: Any) -> bool:
+    """Whether something can only be gone through."""
+    return hasattr(given, "__iter__") and not hasattr(given, "__getitem__") and not hasattr(given, "columns")
+
+
+def _by_number(given: Any, double: bool) -> list[Side]:
+    source = source_of(given, double=double)
+    fetch = guard_call("The Dataset", source.raw) if isinstance(source, Items) else source.batch
+    return [Numbered(len(source), fetch, BATCH, source.targets)]
+
+
+def _of_list(batches: Sequence[Any]) -> list[Side]:
+    return [Sliced(batches), Listed(batches)]
+
+
+def _last_of_list(given: Any, double: bool) -> list[Side]:
+    """Examples; and where they may be batches all the same, these."""
+    whole = [Listed(given)] if isinstance(given, list) and given and not isinstance(given[0], (int, float, str)) else []
+    try:
+        return [*_by_number(given, double), *whole]
+    except DataError:
+        if whole:
+            return list(whole)
+        raise
+
+
+def _of_stream(given: Any, name: str, rows: int | None) -> list[Side]:
+    return _of_list(_taken(given, name, lambda batch: max(1, examples_in(batch)), rows))
+
+
+def _taken(given: Iterable[Any], name: str, size: Callable[[Any], int], rows: int | None) -> list[Any]:
+    """The first of what can be gone through again and again.
+
+    Raises:
+        DataError: it goes on where it was left, so that watching would take rows from the loop.
+    """
+    found: list[Any] = []
+    first: list[Any] = []
+    try:
+        for part in (first, found):
+            with reach_kept(given), seeded(0, "watch"):
+                for one in itertools.islice(
+                    given, 1 if part is first else MOST_STREAMED * (1 if size(0) > 1 else BATCH)
+                ):
+                    part.append(one)
+                    if sum(map(size, part)) >= (rows or STREAMED):
+                        break
+    except Exception as error:  # any error of other people's code; it is told
+        raise DataError(
+            f"{type(given).__name__} could not be gone through: {first_line(error)}. {LINE.format(name, 'it')}"
+        ) from error
+    if not found:
+        raise DataError(f"The data are empty: {type(given).__name__} gives nothing.")
+    pairs = zip(tensors_in(first[0]), tensors_in(found[0]), strict=False)
+    if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
+        raise DataError(
+            f"{type(given).__name__} goes on where it was left, so that watching would take rows from your loop. "
+            f"{LINE.format(name, 'iter(it)')}"
+        )
+    return found
+
+
+def _rows_of(loader: DataLoader[Any], name: str) -> Tensor | None:
+    """The rows that a loader goes through; None for all of them."""
+    with suppress(DataError):
+        return rows_of(loader, ANY_ORDER)
+    batch_sampler: Any = loader.batch_sampler
+    sampler: Any = batch_sampler.sampler if type(batch_sampler) is torch.utils.data.BatchSampler else batch_sampler
+    parts = getattr(sampler, "__dict__", {}).values()
+    held = [loader.dataset, *(one for one in parts if isinstance(one, Dataset)), *reached(sampler)]
+    try:
+        with reach_kept(sampler), seeded(0, "watch"):
+            # A copy, since a sampler may count its passes or shuffle a list of its own.
+            drawn = list(itertools.islice(copy.deepcopy(sampler, {id(one): one for one in held}), MOST_DRAWN))
+            numbers = drawn if sampler is not batch_sampler else [i for batch in drawn for i in batch]
+            return torch.as_tensor(sorted({int(i) for i in numbers}), dtype=torch.long)
+    except Exception as error:  # of other people's code
+        raise DataError(
+            f"The loader draws with {type(sampler).__name__}, whose rows cannot be told: {first_line(error)}. "
+            f"{LINE.format(name, 'loader')}"
+        ) from error
+
+
+def _targets_in(loader: DataLoader[Any], rows: Tensor | None = None) -> Tensor | None:
+    """The targets of a loader over these rows of a TensorDataset, or of a part of one."""
+    data: Any = loader.dataset
+    if type(data) is Subset:
+        part = torch.as_tensor(data.indices, dtype=torch.long)
+        data, rows = data.dataset, part if rows is None else part[rows]
+    if type(data) is not TensorDataset or len(data.tensors) < 2 or loader.collate_fn is not default_collate:
+        return None
+    found: Tensor = data.tensors[-1]
+    return found if rows is None else found[rows.to(found.device)]
+
+
+def _is_batches(side: Any) -> bool:
+    """A list of batches, not of examples: all tensors have the same first axis, and one has another axis beside it."""
+    if not (isinstance(side, list) and side and isinstance(side[0], (tuple, list, Mapping))):
+        return False
+    parts = list(side[0].values()) if isinstance(side[0], Mapping) else list(side[0])
+    tensors = list(tensors_in(parts))
+    if not tensors or not all(isinstance(part, (Tensor, tuple, list, Mapping)) for part in parts):
+        return False
+    return all(t.ndim for t in tensors) and len({len(t) for t in tensors}) == 1 and any(t.ndim > 1 for t in tensors)
+
+
+def some_rows(size: int, rows: int, source: torch.Generator) -> Tensor:
+    """``rows`` different numbers below ``size``, sorted, in memory that many millions of rows do not swell.
+
+    A Dataset of windows over a text has as many rows as the text has words.
+    """
+    if size <= FEW_TO_SHUFFLE:
+        return torch.randperm(size, generator=source)[:rows].sort().values
+    found = torch.empty(0, dtype=torch.long)
+    while len(found) < rows:
+        found = torch.unique(torch.cat([found, torch.randint(size, (rows,), generator=source)]))
+    return found[torch.randperm(len(found), generator=source)[:rows]].sort().values

@@ -1,0 +1,533 @@
+"""What public training loops have beside plain batches: streams, samplers, objects, second networks, states, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import itertools
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
+
+import wellposed as wp
+from wellposed.core.errors import CompositionError, DataError, FormatError, InputError
+from wellposed.core.preserve import reached
+from wellposed.core.selectors import leaves
+from wellposed.losses.per_example import Loss
+from wellposed.optim.kernels import soft_threshold_
+
+ROWS = 24
+X, Y = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0)), torch.arange(ROWS) % 3
+PAIRS = TensorDataset(X, Y)
+
+
+class Endless(IterableDataset[Any]):
+    """Rows without end, the same from the start each time; or going on where they were left."""
+
+    def __init__(self, goes_on: bool = False) -> None:
+        self.goes_on, self.at = goes_on, itertools.count()
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((X[i % ROWS], Y[i % ROWS]) for i in (self.at if self.goes_on else itertools.count()))
+
+
+class Through:
+    """A loader of somebody's own, which can only be gone through."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+
+    def __iter__(self) -> Iterator[Any]:
+        start = 6 * self.random.randrange(2)
+        return iter([(X[i : i + 6], Y[i : i + 6]) for i in range(start, ROWS, 6)])
+
+
+class Shuffles(Sampler[Any]):
+    """It shuffles a list of its own in place, counts, and has its generator."""
+
+    def __init__(self, batches: bool = False) -> None:
+        self.rows, self.passes, self.batches = list(range(0, ROWS, 2)), [0], batches
+        self.source = torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        random.shuffle(self.rows)
+        self.passes[0] += 1
+        torch.rand(1, generator=self.source)
+        return iter([self.rows[i : i + 4] for i in range(0, len(self.rows), 4)] if self.batches else self.rows)
+
+
+STREAMS: dict[str, Callable[[], Any]] = {
+    "iterable Dataset": Endless,
+    "loader over it": lambda: DataLoader(Endless(), 6),
+    "loader of whole batches": lambda: DataLoader([(X[:9], Y[:9]), (X[9:], Y[9:])], batch_size=None),
+    "a loader of somebody's own": Through,
+    "sampler": lambda: DataLoader(PAIRS, 6, sampler=Shuffles()),
+    "sampler of batches": lambda: DataLoader(PAIRS, batch_sampler=Shuffles(batches=True)),
+}
+
+
+def drawn(given: Any) -> list[Any]:
+    """What the next pass of a loop would see."""
+    random.seed(1)
+    torch.manual_seed(1)
+    return [t.tolist() for part in itertools.islice(given, 4) for t in part]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_a_loop_draws_from_is_watched_and_left_as_it_was(name: str) -> None:
+    given, twin = STREAMS[name](), STREAMS[name]()
+    net = nn.Linear(4, 3)
+    watch = wp.watch(net, "cross_entropy", train=given, valid=given)
+    shown = watch.epoch()["valid_loss"]
+    with torch.no_grad():
+        parts = [F.cross_entropy(net(x), y, reduction="none") for x, y in watch.probes["valid"]()]
+    assert shown == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+    seen = {tuple(row) for x, _ in watch.probes["train"]() for row in x.tolist()}
+    assert seen <= {tuple(row) for row in (X[::2] if "sampler" in name else X).tolist()}
+    assert drawn(given) == drawn(twin)
+
+
+class Graph(SimpleNamespace):
+    """A batch that is an object."""
+
+
+class Nodes(nn.Module):
+    """The mean of what the nodes of each graph say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, of: Tensor) -> Tensor:
+        return torch.zeros(int(of.max()) + 1, 3).index_add(0, of, self.inner(x))
+
+
+class Reads(nn.Module):
+    """Sentences with time first: the scores of each place, flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rnn = nn.Embedding(5, 4), nn.RNN(4, 5)
+
+    def forward(self, words: Tensor, state: Tensor) -> Tensor:
+        return self.rnn(self.table(words), state)[0].flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def graphs() -> Iterator[Any]:
+    for size in itertools.cycle((2, 3)):
+        of = torch.repeat_interleave(torch.arange(size), 2)
+        yield Graph(x=torch.randn(len(of), 4), of=of, y=torch.arange(size) % 3)
+
+
+def sentences() -> Iterator[Any]:
+    while True:
+        words = torch.randint(5, (7, 3))
+        yield words, words.flip(0).reshape(-1)
+
+
+def packed() -> Iterator[Any]:
+    while True:
+        rows = [torch.randn(n, 4) for n in (3, 2, 1)]
+        yield nn.utils.rnn.pack_sequence(rows), torch.tensor([0, 1, 2])
+
+
+def lists() -> Iterator[Any]:
+    while True:
+        yield [torch.randn(1, n, 4) for n in (2, 3)], [{"labels": torch.tensor([n])} for n in (0, 2)]
+
+
+BATCHES: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[], nn.Module], dict[str, Any]]] = {
+    "pairs": (lambda: iter(DataLoader(Endless(), 6)), lambda: nn.Linear(4, 3), {}),
+    "objects": (graphs, Nodes, {"forward": lambda model, b: model(b.x, b.of), "target": lambda b: b.y}),
+    "time first": (sentences, Reads, {"forward": lambda model, b: model(b[0], torch.zeros(1, b[0].shape[1], 5))}),
+    "a state of one batch": (sentences, Reads, {"forward": lambda model, b: model(b[0], torch.zeros(1, 3, 5))}),
+    "packed": (packed, lambda: nn.RNN(4, 3), {"forward": lambda model, b: model(b[0])[1][0]}),
+    "lists of images": (
+        lists, lambda: nn.Linear(4, 3),
+        {
+            "forward": lambda model, b: torch.stack([model(x).mean((0, 1)) for x in b[0]]),
+            "target": lambda b: torch.cat([one["labels"] for one in b[1]]),
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_of_an_iterator_the_line_that_is_said_works_for_any_kind_of_batch(name: str) -> None:
+    make, network, more = BATCHES[name]
+    it, net = make(), network()
+    with pytest.raises(DataError, match="used up by watching") as refused:
+        wp.watch(net, "cross_entropy", train=it, valid=it, **more)
+    line = str(refused.value).split("import itertools; train=")[1].rstrip(".")
+    batches = eval(line, {"itertools": itertools, "it": it})
+    assert len(batches) == 8
+    shown = wp.watch(net, F.cross_entropy, train=batches, valid=batches, **more).epoch()["valid_loss"]
+    forward, target = more.get("forward", lambda model, b: model(b[0])), more.get("target", lambda b: b[1])
+    with torch.no_grad():
+        parts = [F.cross_entropy(forward(net, b), target(b), reduction="none") for b in batches]
+    assert shown == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+
+
+def test_a_stream_that_goes_on_where_it_was_left_is_refused() -> None:
+    with pytest.raises(DataError, match=r"goes on where it was left.*islice"):
+        wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=DataLoader(Endless(goes_on=True), 6))
+
+
+def test_what_forward_or_the_loss_do_not_take_is_said_when_the_watch_is_made() -> None:
+    with pytest.raises(InputError, match="forward= raised"):
+        wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=lambda model, batch: model(batch))
+    with pytest.raises(wp.ProblemError, match="does not fit the model"):
+        wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=lambda model, b: model(b[0])[:5])
+
+
+def test_nested_inputs_are_asked_for_with_a_line_that_works() -> None:
+    data = [((torch.randn(4), torch.randn(2)), torch.tensor(1)) for _ in range(20)]
+    with pytest.raises(
+        InputError, match=r"works on the first batch: forward=lambda model, batch: model\(\*batch\[0\]\)"
+    ):
+        wp.watch(nn.Bilinear(4, 2, 3), "cross_entropy", train=data, valid=data)
+
+
+class Last(nn.Module):
+    """A language model that gives all places where targets are given, and the last one where they are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 5)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
+        return self.table(idx if targets is not None else idx[:, -1:])  # type: ignore[no-any-return]
+
+
+def test_a_model_that_needs_its_targets_gets_them() -> None:
+    idx = torch.randint(5, (ROWS, 7))
+    net = Last()
+    batches = [(idx[:12], idx[12:]), (idx[12:], idx[:12])]
+    shown = wp.watch(net, "cross_entropy", train=batches, valid=batches).epoch()["valid_loss"]
+    with torch.no_grad():
+        wanted = sum(float(F.cross_entropy(net(x, y).flatten(0, 1), y.flatten())) for x, y in batches) / 2
+    assert shown == pytest.approx(wanted, rel=1e-5)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sum_over_rows_is_known_as_one_for_outputs_of_any_shape() -> None:
+    pair = (X, {"scale": X.square()})
+    summed = Loss(lambda f, y: (f[0] - y).square().sum() + f[1]["scale"].sum())
+    wanted = (X - X.roll(1, 0)).square().sum(1) + X.square().sum(1)
+    torch.testing.assert_close(summed.per_example(pair, X.roll(1, 0)).total, wanted)
+    torch.testing.assert_close(summed.mean(pair, X.roll(1, 0)), wanted.mean())
+
+
+def test_scores_of_all_places_may_be_flat() -> None:
+    scores, labels = torch.randn(6, 7, 5), torch.randint(5, (6, 7))
+    for given in ("cross_entropy", nn.CrossEntropyLoss()):
+        flat, whole = (Loss(given).per_example(f, labels) for f in (scores.flatten(0, 1), scores))
+        torch.testing.assert_close(flat.total, whole.total)
+        torch.testing.assert_close(flat.count, whole.count)
+
+
+# --- what a probe reaches ------------------------------------------------------------------------------------------------
+
+
+OTHER: Any = None
+
+
+class Held(nn.Module):
+    """A network that hides another one from its parameters."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.hidden = nn.Linear(4, 3), [other]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.hidden[0](x))  # type: ignore[no-any-return]
+
+
+def ways(other: nn.Module) -> dict[str, Callable[[nn.Module, Any], Tensor]]:
+    """Every way to have a second network inside of forward=."""
+    global OTHER
+    OTHER = other
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.nets = {"other": other}
+
+        def forward(self, model: nn.Module, batch: Any) -> Tensor:
+            return model(self.nets["other"](batch[0]))  # type: ignore[no-any-return]
+
+    return {
+        "closure": lambda model, b: model(other(b[0])),
+        "global": lambda model, b: model(OTHER(b[0])),
+        "inner function": lambda model, b: model((lambda x: OTHER(x))(b[0])),
+        "method": Trainer().forward,
+        "partial": functools.partial(lambda net, model, b: model(net(b[0])), other),
+        "default": lambda model, b, net=other: model(net(b[0])),
+        "turned off": lambda model, b: model(other.eval()(b[0])),
+        "turned on": lambda model, b: model.train()(other.train()(b[0])),
+    }
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("way", [*ways(nn.Identity()), "hidden in the model"])
+def test_a_second_network_is_left_as_it_was_and_seen_in_evaluation_mode(way: str, training: bool) -> None:
+    other = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train(training)
+    net: nn.Module = Held(other) if way == "hidden in the model" else nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    before = copy.deepcopy([other.state_dict(), net.state_dict()])
+    more = {} if way == "hidden in the model" else {"forward": ways(other)[way]}
+    watch = wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS, **more)
+    shown = watch.epoch()["valid_loss"]
+    for kept, now in zip(before, [other.state_dict(), net.state_dict()], strict=True):
+        assert all(torch.equal(kept[key], now[key]) for key in kept)
+    assert other.training == other[1].training == training
+    assert net.training
+    if way != "turned on":
+        body = net.inner if isinstance(net, Held) else net.eval()
+        assert shown == pytest.approx(float(F.cross_entropy(body(other.eval()(X)), Y).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.Generator().manual_seed(1), lambda: np.random.default_rng(1),
+                                  lambda: np.random.RandomState(1), lambda: random.Random(1)])  # fmt: skip
+def test_generators_of_the_users_own_are_left_as_they_were(make: Callable[[], Any]) -> None:
+    def draw(source: Any) -> float:
+        return float(torch.rand(1, generator=source)) if isinstance(source, torch.Generator) else float(source.random())
+
+    source, twin = make(), make()
+    if isinstance(source, np.random.RandomState):
+        draw = lambda source: float(source.random_sample())  # noqa: E731
+    forward = lambda model, b: model(b[0]) + draw(source)  # noqa: E731
+    wp.watch(nn.Linear(4, 3), "cross_entropy", train=PAIRS, valid=PAIRS, forward=forward).epoch()
+    assert draw(source) == draw(twin)
+
+
+class Remembers(nn.Module):
+    """A recurrent network that keeps its state between batches, and makes it at the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.RNNCell(4, 3), nn.Linear(3, 3)
+        self.state: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.state if self.state is not None and len(self.state) == len(x) else None
+        self.state = self.rnn(x, before).detach()
+        return self.out(self.rnn(x, before))  # type: ignore[no-any-return]
+
+
+def test_a_state_that_a_model_keeps_is_left_as_it_was() -> None:
+    net = Remembers()
+    net(X[:5])
+    state = net.state
+    wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS).epoch()
+    assert net.state is state
+
+
+def test_data_and_large_containers_are_not_walked_through() -> None:
+    net, many = nn.Linear(2, 2), [nn.Linear(1, 1) for _ in range(200)]
+    assert reached(lambda batch: (net, many, late)) == [net]
+    late = 3
+
+
+def test_a_compiled_network_is_not_compiled_anew_for_a_probe() -> None:
+    made: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        made.append(1)
+        return graph.forward
+
+    net = torch.compile(nn.Linear(4, 3), backend=backend)
+    wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS).epoch()
+    assert made == []
+
+
+# --- proximal steps and roles --------------------------------------------------------------------------------------------
+
+
+def laid_out(w: Tensor) -> dict[str, Tensor]:
+    """A tensor in every layout of memory that a parameter has."""
+    found = {
+        "plain": w,
+        "turned": w.transpose(0, 1).contiguous().transpose(0, 1),
+        "strided": w.repeat_interleave(2, 1)[:, ::2],
+    }
+    if w.ndim == 4:
+        found["channels last"] = w.contiguous(memory_format=torch.channels_last)
+    if w.ndim == 5:
+        found["channels last"] = w.contiguous(memory_format=torch.channels_last_3d)
+    return {name: one.clone(memory_format=torch.preserve_format) for name, one in found.items()}
+
+
+SHAPES = [
+    (6, 5), (6, 5, 1), (6, 5, 3), (6, 5, 1, 1),
+    (6, 1, 3, 3), (1, 5, 1, 1), (6, 5, 3, 3), (6, 5, 1, 1, 1), (4, 3, 2, 2, 2), (600, 50, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_proximal_step_is_the_same_in_every_layout_of_memory(shape: tuple[int, ...]) -> None:
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    for name, one in laid_out(w).items():
+        for term, wanted in (
+            (wp.L1(1.0), w - w.clamp(-0.1, 0.1)),
+            (wp.GroupL2(1.0, by="unit"), None),
+        ):
+            net = nn.Module()
+            net.weight = nn.Parameter(one.clone(memory_format=torch.preserve_format))
+            optimizer = wp.regularize(torch.optim.SGD(net.parameters(), lr=0.1), net, [term.on(wp.named("weight"))])
+            net.weight.grad = torch.zeros_like(net.weight)
+            optimizer.step()
+            if wanted is None:
+                flat = w.flatten(1)
+                shrunk = (1 - 0.1 * flat[0].numel() ** 0.5 / flat.norm(dim=1)).clamp_min(0)
+                wanted = w * shrunk.view(-1, *[1] * (w.ndim - 1))
+            torch.testing.assert_close(net.weight.detach(), wanted, msg=name)
+            assert net.weight.stride() == one.stride()
+
+
+def test_several_weights_in_a_pass_and_one_alone_are_moved_alike() -> None:
+    alone = torch.randn(6, 5, 1, 1).contiguous(memory_format=torch.channels_last)
+    together = [alone.clone(memory_format=torch.preserve_format), torch.randn(4, 4)]
+    soft_threshold_([alone], [0.1], [1.0], [0.0])
+    soft_threshold_(together, [0.1, 0.1], [1.0, 1.0], [0.0, 0.0])
+    assert torch.equal(alone, together[0])
+
+
+class GraphLayer(nn.Module):
+    """As graph libraries have it: a matrix inside, a bias of its own."""
+
+    def __init__(self, more: bool) -> None:
+        super().__init__()
+        self.lin, self.bias = nn.Linear(4, 3, bias=False), nn.Parameter(torch.zeros(3))
+        if more:
+            self.att = nn.Parameter(torch.zeros(1, 1, 3))
+
+
+class Shifts(nn.Module):
+    """A layer that only adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+
+class Norm(nn.Module):
+    """A norm of somebody's own."""
+
+    def __init__(self, shape: tuple[int, ...] = (3,), bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("module", "roles"),
+    [
+        (GraphLayer(more=False), {"lin.weight": "weight", "bias": "bias"}),
+        (GraphLayer(more=True), {"lin.weight": "weight", "bias": "bias"}),
+        (Shifts(), {"bias": "bias"}),
+        (Norm(), {"weight": "norm", "bias": "norm"}),
+        (Norm((1, 3, 1, 1)), {"weight": "norm", "bias": "norm"}),
+        (Norm(bias=False), {"weight": "norm"}),
+    ],
+)
+def test_a_bias_is_no_norm_in_layers_of_other_libraries(module: nn.Module, roles: dict[str, str]) -> None:
+    found = {leaf.name: leaf.role for leaf in leaves(module)}
+    assert {name: found[name] for name in roles} == roles
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def trained(net: nn.Module, optimizer: Any, watch: wp.Watch, epochs: int) -> None:
+    for _ in range(epochs):
+        for x, y in DataLoader(PAIRS, 8):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        watch.epoch()
+
+
+def watched(net: nn.Module, **more: Any) -> tuple[Any, wp.Watch]:
+    optimizer = wp.regularize(torch.optim.AdamW(net.parameters(), weight_decay=0), net, [wp.L1(1e-3).on(wp.weights)])
+    return optimizer, wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS, optimizer=optimizer, **more)
+
+
+TIMES = ("seconds", "watch_seconds")
+
+
+def test_a_run_that_is_resumed_keeps_its_history() -> None:
+    torch.manual_seed(0)
+    whole, net = nn.Linear(4, 3), nn.Linear(4, 3)
+    net.load_state_dict(whole.state_dict())
+    trained(whole, *(together := watched(whole)), 4)
+    trained(net, *(first := watched(net)), 2)
+    held = io.BytesIO()
+    torch.save({"net": net.state_dict(), "optimizer": first[0].state_dict(), "watch": first[1].state_dict()}, held)
+    held.seek(0)
+    saved = torch.load(held, weights_only=True)
+    again = nn.Linear(4, 3)
+    again.load_state_dict(saved["net"])
+    optimizer, watch = watched(again)
+    optimizer.load_state_dict(saved["optimizer"])
+    watch.load_state_dict(saved["watch"])
+    trained(again, optimizer, watch, 2)
+    alike = [{k: v for k, v in row.items() if k not in TIMES} for row in watch.history]
+    assert alike == [{k: v for k, v in row.items() if k not in TIMES} for row in together[1].history]
+    assert watch.notes.forwards == together[1].notes.forwards
+    assert watch.notes.moved(again) == together[1].notes.moved(whole)
+    assert len(wp.diagnose(watch)) > 0
+
+
+def test_a_history_of_other_rows_is_not_gone_on_with() -> None:
+    net = nn.Linear(4, 3)
+    state = watched(net)[1].state_dict()
+    other = wp.watch(net, "cross_entropy", train=(X[:9], Y[:9]), valid=PAIRS)
+    with pytest.raises(InputError, match="9 training rows, and the one that was saved had 24"):
+        other.load_state_dict(state)
+    with pytest.raises(FormatError, match="schema 2"):
+        other.load_state_dict(state | {"schema": 2})
+
+
+@pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_watch_and_a_regularized_optimizer_say_what_to_save_instead(act: Callable[[Any], Any]) -> None:
+    optimizer, watch = watched(nn.Linear(4, 3))
+    with pytest.raises(TypeError, match=r"save optimizer.state_dict\(\) and wrap again"):
+        act(optimizer)
+    with pytest.raises(TypeError, match=r"Save watch.state_dict\(\)"):
+        act(watch)
+
+
+def test_a_checkpoint_with_another_decay_is_answered_for_the_checkpoint() -> None:
+    net = nn.Linear(4, 3)
+    saved = torch.optim.AdamW(net.parameters(), weight_decay=0.05).state_dict()
+    bare = torch.optim.AdamW(net.parameters(), weight_decay=0)
+    optimizer = wp.regularize(bare, net, [wp.L2(0.01).on(wp.weights)])
+    with pytest.raises(CompositionError, match=r"state was saved.*weight_decay=0.05.*before it is loaded") as refused:
+        optimizer.load_state_dict(saved)
+    exec(str(refused.value).split("such as: ")[1].removesuffix("."), {"state": saved})
+    optimizer.load_state_dict(saved)
+    assert bare.param_groups[0]["weight_decay"] == 0
+
+
+def test_what_regularizes_is_that_of_the_optimizer_as_it_is_now() -> None:
+    net = nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0)
+    watch = wp.watch(net, "cross_entropy", train=PAIRS, valid=PAIRS, optimizer=optimizer)
+    optimizer.load_state_dict(torch.optim.AdamW(net.parameters(), weight_decay=0.05).state_dict())
+    watch.epoch()
+    assert watch.history.facts["regularized"] == {"weight_decay": 0.05}
