@@ -211,12 +211,8 @@ def test_a_loss_that_rises_while_the_metric_gets_better_is_overconfident(metric:
 
 
 def test_a_loss_that_nobody_placed_halves_the_confidence_and_is_asked_about() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Asking(Reading):
-        unassigned: tuple[str, ...] = ("cv_loss",)
-
     known = Curves.of({"loss": FALLS, "val_loss": FALLS + 0.02})
-    asked = dataclasses.replace(known, facts={"reading": Asking()})
+    asked = dataclasses.replace(known, facts={"reading": Reading(unassigned=("cv_loss",))})
     before, after = apply_rules(known, rules()), apply_rules(asked, rules())
     assert [f.confidence for f in after] == pytest.approx([f.confidence / 2 for f in before])
     assert any("cv_loss" in sentence for sentence in limitations(asked))

@@ -41,7 +41,7 @@ def reading_of(curves: Curves) -> Reading:
 
 def unassigned(curves: Curves) -> tuple[str, ...]:
     """Losses in the log whose side no word tells."""
-    return tuple(getattr(reading_of(curves), "unassigned", ()))
+    return reading_of(curves).unassigned
 
 
 def limitations(curves: Curves) -> list[str]:

@@ -34,7 +34,7 @@ class Oscillates(Rule):
     """The training loss swings from epoch to epoch without settling.
 
     Holds if, over the last quarter, the training loss swings about its trend by more than the trend falls (half of it),
-    no less than half as much as in the quarter before, and
+    no less than a third as much as in the quarter before, and
 
     (a) by a tenth of its level and a fiftieth of all progress, validation swinging too; or
     (b) with validation, epoch for epoch (their residuals are correlated by .6), where there is no gap to close
@@ -53,6 +53,9 @@ class Oscillates(Rule):
     SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
     VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
     COST = math.sqrt(10 / 2)  # of the swings, in ten directions: a network has more
+    SETTLES = (
+        1 / 3
+    )  # of the swings a quarter earlier: of eight epochs each, half of them comes by chance in one of twenty
     TOGETHER = 0.6  # the correlation: a third of the variance in common, more than chance gives in 8 epochs
     GAP = 0.1  # of the level: with more, the gap is what there is to gain
 
@@ -66,7 +69,7 @@ class Oscillates(Rule):
             len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
         ):  # of batches or of rows: noise of sampling swings too
             return None
-        if not now > 0 or now < before / 2 or measure.trend(y).gain >= 2 * now:
+        if not now > 0 or now < self.SETTLES * before or measure.trend(y).gain >= 2 * now:
             return None
         large = now >= max(self.SWING * abs(level), MATERIAL_PROGRESS * progress) and not self._still(curves.valid_loss)
         costly = self.COST * now >= max(measure.RISE_OF_BEST * abs(level), MATERIAL_PROGRESS * progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from wellposed.diagnosis import curves as measure
+from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, counted, moved
 from wellposed.diagnosis.rules.generalization import Overfits
@@ -146,6 +147,6 @@ class Healthy(Rule):
              "gap": gap.estimate, "gap_low": gap.low,
              "gap_high": gap.high, **end_of(curves)},
             "nothing needs mending; to gain more, search recipes, or add data",
-            f"Both losses came down, validation did not get worse by an amount that matters, and its best epoch is {best:g}: the "
+            f"Both losses came down, validation did not get worse by an amount that matters, and its best {reading_of(curves).axis} is {best:g}: the "
             "curves look healthy.",
         )  # fmt: skip
