@@ -41,7 +41,8 @@ def lines(form: str) -> str:
 
 SIDED = {
     "boosting, validation first": "[{i}]\teval-logloss:{v}\ttrain-logloss:{t}",
-    "boosting behind clocks": "22/06/01 10:06:44 INFO Tracker: 2022-06-01 10:06:44,668 INFO [{i}] train-logloss:{t} eval-logloss:{v}",
+    "boosting behind clocks": "22/06/01 10:06:44 INFO Tracker: 2022-06-01 10:06:44,668 INFO [{i}] "
+    "train-logloss:{t} eval-logloss:{v}",
     "tabs of a cloud": "[{i}]#011train-rmse:{t}#011validation-rmse:{v}",
     "gradient boosting": "[{e}]\ttraining's binary_logloss: {t}\tvalid_0's binary_logloss: {v}",
     "by sides alone": "{i}:\tlearn: {t}\ttest: {v}\tbest: {v} (0)\ttotal: 50ms\tremaining: 1m 4s",
@@ -62,7 +63,8 @@ SIDED = {
     "test": "Epoch {e}, Train Loss: {t}, Test Loss: {v}",
     "validation first": "epoch {e} val_loss: {v} - val_acc: 0.5 - loss: {t} - acc: 0.6",
     "Keras with its rate": "Epoch {e}/4\n9/9 - 1s - loss: {t} - accuracy: 0.8 - val_loss: {v} - val_accuracy: 0.7 - lr: 0.001",
-    "two lines": "Epoch: {e:02d} | Epoch Time: 0m 31s\n\tTrain Loss: {t} | Train Acc: 50.00%\n\t Val. Loss: {v} |  Val. Acc: 49.00%",
+    "two lines": "Epoch: {e:02d} | Epoch Time: 0m 31s\n\tTrain Loss: {t} | Train Acc: 50.00%\n"
+    "\t Val. Loss: {v} |  Val. Acc: 49.00%",
     "headings": "Epoch {e}\nTraining:\n  loss: {t}\nValidation:\n  loss: {v}",
     "phases of a tutorial": "Epoch {i}/3\n----------\ntrain Loss: {t} Acc: 0.8\nval Loss: {v} Acc: 0.7",
     "a checkpoint between": "Epoch {e} train_loss {t} val_loss {v}\nEpoch {e}: val_loss improved from 9.1 to {v}, saving model",
@@ -118,11 +120,14 @@ def test_a_loss_of_an_unknown_side_is_carried_on_and_asked_about() -> None:
 ONCE = {
     "one epoch at a time": "Epoch 1/1\n9/9 [====] - 1s - loss: {t} - val_loss: {v}",
     "one epoch on its line": "Epoch 1/1 loss: {t} val_loss: {v}",
-    "batches in brackets": "Epoch: [{i}][10/30] Loss {b} ({b})\nEpoch: [{i}][20/30] Loss {t}\nEpoch: {i} train loss {t} val loss {v}",
+    "batches in brackets": "Epoch: [{i}][10/30] Loss {b} ({b})\nEpoch: [{i}][20/30] Loss {t}\n"
+    "Epoch: {i} train loss {t} val loss {v}",
     "steps of an epoch": "Epoch [{e}/4], Step [10/30], Loss: {b}\nEpoch [{e}/4], Train Loss: {t}, Val Loss: {v}",
-    "bars": "Epoch {e}/4\n1/9 [>...] - ETA: 3s - loss: {b}\n5/9 [==>.] - ETA: 1s - loss: {b}\n9/9 [====] - loss: {t} - val_loss: {v}",
+    "bars": "Epoch {e}/4\n1/9 [>...] - ETA: 3s - loss: {b}\n5/9 [==>.] - ETA: 1s - loss: {b}\n"
+    "9/9 [====] - loss: {t} - val_loss: {v}",
     "rewritten bars": "Epoch {e}/4\n1/9 [>...] - loss: {b}\b\b\b\b\r9/9 [====] - loss: {t} - val_loss: {v}",
-    "a bar of tqdm": "Epoch {e}:  50%|█████     | 5/9 [00:01<00:01, loss={b}]\nEpoch {e}: 100%|█| 9/9 [00:01<00:00, loss={t}, val_loss={v}]",
+    "a bar of tqdm": "Epoch {e}:  50%|█████     | 5/9 [00:01<00:01, loss={b}]\n"
+    "Epoch {e}: 100%|█| 9/9 [00:01<00:00, loss={t}, val_loss={v}]",
 }  # fmt: skip
 
 
@@ -192,7 +197,8 @@ NESTED: dict[str, Any] = {
     "keyed by a word and epoch": {f"epoch_{i}": {"train": {"loss": t}, "val": {"loss": v}} for i, (t, v) in enumerate(PAIRS)},
     "rows of sides": ROWS,
     "rows within": {"model": "net", "epochs": ROWS},
-    "three sides": {"test": {"out": {"loss": [9.0] * 4}}, "training": {"out": {"loss": [*TRAIN]}}, "validation": {"out": {"loss": [*VALID]}}},
+    "three sides": {"test": {"out": {"loss": [9.0] * 4}}, "training": {"out": {"loss": [*TRAIN]}},
+     "validation": {"out": {"loss": [*VALID]}}},
     "cells in lists": {"iterations": [{"iteration": i, "learn": [t], "test": [v]} for i, (t, v) in enumerate(PAIRS)]},
     "steps beside values": {"train_loss": [[i, t] for i, t in enumerate(TRAIN)], "val_loss": [[i, v] for i, v in enumerate(VALID)]},
 }  # fmt: skip
@@ -204,22 +210,27 @@ def test_nested_json_is_read(form: str, tmp_path: Path) -> None:
     assert (curves.train_loss.tolist(), curves.valid_loss.tolist()) == ([*TRAIN], [*VALID])
 
 
-SPACY = "E    #       LOSS TOK2VEC  LOSS NER  ENTS_F  ENTS_P  ENTS_R  SCORE\n---  ------  ------------  --------  ------  ------  ------  ------\n"
+SPACY = "E    #       LOSS TOK2VEC  LOSS NER  ENTS_F  ENTS_P  ENTS_R  SCORE\n"
+"---  ------  ------------  --------  ------  ------  ------  ------\n"
 PRINTED = {
     "dicts of a Trainer": lines("{{'loss': {t}, 'grad_norm': 1.5, 'learning_rate': 5e-05, 'epoch': {e}.0}}\n"
                                 "{{'eval_loss': {v}, 'eval_runtime': 1.3, 'epoch': {e}.0}}")
     + "\n{'train_runtime': 10.0, 'train_loss': 0.33, 'epoch': 4.0}",
-    "a dict with tensors": lines("epoch {e} {{'train_loss': tensor({t}, device='cuda:0'), 'val_loss': np.float64({v}), 'best': nan}}"),
+    "a dict with tensors": lines("epoch {e} {{'train_loss': tensor({t}, device='cuda:0'), 'val_loss': "
+    "np.float64({v}), 'best': nan}}"),
     "a nested dict": lines("INFO {{'epoch': {e}, 'train': {{'loss': {t}}}, 'val': {{'loss': {v}}}}}"),
     "a whole history": f"done\n{HISTORY}\n",
     "printed lists": f"train_losses = {[*TRAIN]}\nval_losses = {[*VALID]}\n",
     "JSON behind a clock": lines('2020-01-01 12:00:00 | INFO | train | {{"epoch": {e}, "train_loss": "{t}"}}\n'
                                  '2020-01-01 12:00:00 | INFO | valid | {{"epoch": {e}, "valid_loss": "{v}"}}'),
-    "JSON of a section": lines('12:00:00 | INFO | train | {{"epoch": {e}, "loss": {t}}}\n12:00:00 | INFO | valid | {{"epoch": {e}, "loss": {v}}}'),
+    "JSON of a section": lines('12:00:00 | INFO | train | {{"epoch": {e}, "loss": {t}}}\n'
+    '12:00:00 | INFO | valid | {{"epoch": {e}, "loss": {v}}}'),
     "several processes": lines("10.96.202.43: {{'loss': {t}, 'eval_loss': {v}, 'epoch': {e}.0}}\n"
                                "10.96.202.17: {{'loss': {t}, 'eval_loss': {v}, 'epoch': {e}.0}}"),
-    "a model card": "# A model\n\nIt is a model, with a loss, of course.\n\n| Training Loss | Epoch | Step | Validation Loss | Accuracy |\n"
-    "|:-------------:|:-----:|:----:|:---------------:|:--------:|\n" + lines("| {t}        | {e}.0   | {s}   | {v}          | 0.5 |"),
+    "a model card": "# A model\n\nIt is a model, with a loss, of course.\n\n"
+    "| Training Loss | Epoch | Step | Validation Loss | Accuracy |\n"
+    "|:-------------:|:-----:|:----:|:---------------:|:--------:|\n"
+    "" + lines("| {t}        | {e}.0   | {s}   | {v}          | 0.5 |"),
     "a grid of signs": "+-------+------------+----------+\n| epoch | train_loss | val_loss |\n+-------+------------+----------+\n"
     + lines("|   {e}   | {t}        | {v}      |"),
     "skorch": "  epoch    train_loss    valid_acc    valid_loss     dur\n-------  ------------  -----------  ------------  ------\n"
@@ -232,7 +243,8 @@ PRINTED = {
                             "2020-01-01 | INFO | valid | epoch 00{e} | valid on 'valid' subset | loss {v} | nll_loss 7.3"),
     "llm.c": lines("s:{s} tel:{v}\ns:{s} trl:{t}"),
     "nanoGPT": lines("step {s}: train loss {t}, val loss {v}\niter {s}: loss 9.1, time 5ms, mfu 3.1%"),
-    "litgpt": lines("iter {s} | step {e}: loss {t}, iter time: 263.85 ms (optimizer.step)\niter {s}: val loss {v}, val time: 3778.02 ms"),
+    "litgpt": lines("iter {s} | step {e}: loss {t}, iter time: 263.85 ms (optimizer.step)\n"
+    "iter {s}: val loss {v}, val time: 3778.02 ms"),
     "iteration behind the name": lines("Train loss {s} {t} Grad Norm 13.484264 5.71s/it\nValidation loss {s}:  {v}"),
     "word language model": "Namespace(batch_size=20, epochs=40, lr=20, seed=1111, log_interval=200)\n" + lines(
         "| epoch   {e} |   200/ 2983 batches | lr 20.0 | ms/batch 11.99 | loss  {t} | ppl  9.77\n"
@@ -241,7 +253,8 @@ PRINTED = {
     "StreamingLogger": lines("[Epoch {e}/4] [D: {b}] train_loss: {t} val_loss: {v}"),
     "OpenNMT": lines("[2024-05-08 04:06:12,127 INFO] Step {s}/ 400; acc: 12.0; xent: {t}; lr: 1.0; 4505/4502 tok/s; 14 sec\n"
                      "[2024-05-08 04:06:12,127 INFO] Validation xent: {v}"),
-    "mm": lines("2023/06/05 20:10:13 - mmengine - INFO - Epoch(train)   [{e}][3/6]  lr: 4.0e-08  eta: 4:59:11  time: 9.97  loss: {t}\n"
+    "mm": lines("2023/06/05 20:10:13 - mmengine - INFO - Epoch(train)   [{e}][3/6]  lr: 4.0e-08  eta: 4:59:11  "
+    "time: 9.97  loss: {t}\n"
                 "2023/06/05 20:10:13 - mmengine - INFO - Epoch(val)   [{e}][3/6]  loss: {v}"),
 }  # fmt: skip
 
@@ -351,9 +364,11 @@ def test_a_row_for_each_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"config": {"lr": 0.1}, "validation_loss": 0.5}\n{"config": {"lr": 0.2}, "validation_loss": 0.4}\n{"config": {"lr": 0.3}, "validation_loss": 0.3}\n',
+        '{"config": {"lr": 0.1}, "validation_loss": 0.5}\n{"config": {"lr": 0.2}, "validation_loss": 0.4}\n'
+        '{"config": {"lr": 0.3}, "validation_loss": 0.3}\n',
         "RMSE: 12.966\nTitle 0.0385\nRMSE: 12.916\nTitle 0.04\nRMSE: 12.796\n",
-        "Early stopping, best iteration is:\n[45]\tvalid_0's rmse: 1.459\nEarly stopping, best iteration is:\n[83]\tvalid_0's rmse: 1.558\n" * 2,
+        "Early stopping, best iteration is:\n[45]\tvalid_0's rmse: 1.459\nEarly stopping, best iteration is:\n"
+        "[83]\tvalid_0's rmse: 1.558\n" * 2,
         "name,precision,recall\na,0.5,0.6\nb,0.6,0.6\nc,0.6,0.6\n",
     ],
 )  # fmt: skip
@@ -387,8 +402,10 @@ def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
 
 @pytest.mark.parametrize(
     ("train", "valid", "apart"),
-    [((0.10, 0.09, 0.08), (21.4, 20.0, 19.0), True), ((673.5, 500.0, 400.0), (18.0, 12.0, 11.0), True), ((2.0, 0.5, 0.01), (1.9, 0.9, 1.4), False),
-     ((1.4, 1.2, 1.0), (0.2, 0.15, 0.1), True), ((-1.0, -2.0, -3.0), (-0.1, -0.1, -0.1), False), ((2.0, 1.0, 0.9), (1.0, 0.5, 0.3), False)],
+    [((0.10, 0.09, 0.08), (21.4, 20.0, 19.0), True), ((673.5, 500.0, 400.0), (18.0, 12.0, 11.0), True),
+     ((2.0, 0.5, 0.01), (1.9, 0.9, 1.4), False),
+     ((1.4, 1.2, 1.0), (0.2, 0.15, 0.1), True), ((-1.0, -2.0, -3.0), (-0.1, -0.1, -0.1), False), ((2.0, 1.0, 0.9),
+      (1.0, 0.5, 0.3), False)],
 )  # fmt: skip
 def test_losses_that_cannot_be_on_one_scale_are_marked(
     train: tuple[float, ...], valid: tuple[float, ...], apart: bool
@@ -407,10 +424,14 @@ def test_one_value_is_no_curve_beside_many() -> None:
 
 @pytest.mark.parametrize(
     ("name", "what", "higher"),
-    [("val_f1", "f1", True), ("eval_precision", "precision", True), ("val recall", "recall", True), ("metrics/mAP50(B)", "map", True),
-     ("val_mIoU", "iou", True), ("valid/dice", "dice", True), ("eval_wer", "wer", False), ("dev CER", "cer", False), ("eval_bleu", "bleu", True),
-     ("eval_rougeL", "rouge", True), ("val_ndcg@10", "ndcg", True), ("valid_ppl", "ppl", False), ("val_r2", "r2", True), ("val_AUC", "auc", True),
-     ("val_error_rate", "error", False), ("val_rmse", "rmse", False), ("val_top1", "accuracy", True), ("val_balanced_accuracy", "accuracy", True)],
+    [("val_f1", "f1", True), ("eval_precision", "precision", True), ("val recall", "recall", True),
+     ("metrics/mAP50(B)", "map", True),
+     ("val_mIoU", "iou", True), ("valid/dice", "dice", True), ("eval_wer", "wer", False), ("dev CER", "cer", False),
+      ("eval_bleu", "bleu", True),
+     ("eval_rougeL", "rouge", True), ("val_ndcg@10", "ndcg", True), ("valid_ppl", "ppl", False),
+      ("val_r2", "r2", True), ("val_AUC", "auc", True),
+     ("val_error_rate", "error", False), ("val_rmse", "rmse", False), ("val_top1", "accuracy", True),
+      ("val_balanced_accuracy", "accuracy", True)],
 )  # fmt: skip
 def test_a_metric_has_its_direction(name: str, what: str, higher: bool) -> None:
     assert parse_name(name).what == what

@@ -307,7 +307,7 @@ def _letters(names: list[Name]) -> list[Name]:
     ]
 
 
-def side_of(text: str) -> str:
+def named_side(text: str) -> str:
     """The side that a text names, if it names nothing else; else `NOBODY`."""
     words = name_words(text)
     found = [SIDES[word] for word in words if word in SIDES]

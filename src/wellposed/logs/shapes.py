@@ -9,7 +9,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, STEPS, parse_name, side_of
+from wellposed.logs.column_names import EPOCHS, STEPS, named_side, parse_name
 from wellposed.logs.log import Log, normalize_name
 
 ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
@@ -129,7 +129,7 @@ def one_side_a_column(log: Log) -> Log:
     key = next((name for name in log.columns if normalize_name(name) in PHASES and _names_sides(log, name)), None)
     if key is None:
         return log
-    told = {cell: side_of(cell) for cell in {_label(cell) for cell in log.columns[key]}}
+    told = {cell: named_side(cell) for cell in {_label(cell) for cell in log.columns[key]}}
     sides = [told[_label(cell)] for cell in log.columns[key]]
     columns: dict[str, list[Any]] = {}
     for name, cells in log.columns.items():
@@ -148,4 +148,4 @@ def one_side_a_column(log: Log) -> Log:
 
 def _names_sides(log: Log, name: str) -> bool:
     found = {_label(cell) for cell in log.columns[name] if cell is not None and _label(cell)}
-    return len(found) < 10 and len({side_of(value) for value in found}) >= 2 and all(map(side_of, found))
+    return len(found) < 10 and len({named_side(value) for value in found}) >= 2 and all(map(named_side, found))

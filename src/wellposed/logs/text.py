@@ -20,7 +20,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.logs.cells import MISSING
-from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, guess, name_words, parse_name, side_of
+from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
 from wellposed.logs.shapes import RUN_WORDS
@@ -73,7 +73,7 @@ COUNTS = {
 
 
 @dataclass(frozen=True)
-class Slot:
+class Hole:
     """What one number of a template is: a place, the total of the one before, a running average, or the value of a name."""
 
     name: str
@@ -81,10 +81,10 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Template:
+class Wording:
     """A line without its numbers, understood."""
 
-    slots: tuple[Slot, ...]
+    slots: tuple[Hole, ...]
     heard: str
     section: str
     bar: bool
@@ -199,7 +199,7 @@ class _Found:
         self.rows.append(row if {*map(normalize_name, row)} & {*EPOCHS, *STEPS} else {**self.place, **row})
         return True
 
-    def _said(self, template: Template, numbers: Sequence[float]) -> None:
+    def _said(self, template: Wording, numbers: Sequence[float]) -> None:
         row: dict[str, float] = {}
         place: dict[str, float] = {}
         of_batch = False
@@ -316,14 +316,14 @@ def plain_line(line: str) -> str:
     return COUNTED.sub(r"\1 ", SCORE.sub("loss at iteration", line) if "ore at" in line else line)
 
 
-def cut(line: str) -> tuple[Template, list[float]]:
+def cut(line: str) -> tuple[Wording, list[float]]:
     """A line's template, understood, and its numbers."""
     parts = NUMBER.split(line)
     return understood(HERE.join(parts[::2])), [float(number.replace(",", "")) for number in parts[1::2]]
 
 
 @lru_cache(maxsize=4096)
-def understood(template: str) -> Template:
+def understood(template: str) -> Wording:
     """What the numbers of a line are."""
     line = _Line()
     tokens = TOKEN.findall(template)
@@ -336,25 +336,25 @@ def understood(template: str) -> Template:
         for word in name_words(token)
         if word not in ("start", "starting")
     ]
-    section = side_of(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
+    section = named_side(" ".join(word for word in words if word not in EPOCHS)) if len(words) < 8 else NOBODY
     _settle(line.slots)
-    return Template(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
+    return Wording(tuple(line.slots), _side(line.words) or line.side, section, BAR.search(template) is not None)
 
 
-def _settle(slots: list[Slot]) -> None:
+def _settle(slots: list[Hole]) -> None:
     """Take back a side that was only heard, where the line has a name that says it: ``val_loss: 1 - loss: 2``."""
     names = [parse_name(slot.name) for slot in slots]
     said = {(name.side, name.quantity) for name in names if "(" not in name.text}
     for place, (slot, name) in enumerate(zip(slots, names, strict=True)):
         if slot.name.endswith(f" ({name.side})") and (name.side, name.quantity) in said:
-            slots[place] = Slot(slot.name.rpartition(" (")[0], slot.kind)
+            slots[place] = Hole(slot.name.rpartition(" (")[0], slot.kind)
 
 
 @dataclass
 class _Line:
     """A line that is read token by token: the words since the last number, and the side and the quantity that were heard."""
 
-    slots: list[Slot] = field(default_factory=list)
+    slots: list[Hole] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     side: str = NOBODY
@@ -376,7 +376,7 @@ class _Line:
             if self.before == HERE and not self.words and self.slots and (kind := COUNTS.get(sign.lower())):
                 place = -2 if self.slots[-1].kind == "total" and len(self.slots) > 1 else -1
                 if self.slots[place].kind in ("none", "index", "batch"):
-                    self.slots[place] = Slot("", kind)
+                    self.slots[place] = Hole("", kind)
                     return
             self.direct = self.direct or (self.before == HERE and not self.words and bool(self.slots))
             self.words.append(token)
@@ -395,13 +395,13 @@ class _Line:
             and self.slots[-1].kind in ("none", "index", "batch")
             and (_what(self.words) or self.words == ["avg"])
         ):
-            self.slots[-1] = Slot(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
+            self.slots[-1] = Hole(" ".join([*self.words, "loss"][:2]).lower(), "value")  # 0.53 avg loss,
             self.words = []
         self.direct = False
         self.side, self.what = _side(self.words) or self.side, _what(self.words) or self.what
         self.words = []
 
-    def _slot(self) -> Slot:
+    def _slot(self) -> Hole:
         """What a number is."""
         words = self.words
         if self.waiting and not [word for word in words if word.lower() not in ("is", "was", "of")]:
@@ -411,43 +411,43 @@ class _Line:
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
         if TIMES.search(plain):
-            return Slot("", "none")
+            return Hole("", "none")
         kind = _place(words)
         if plain in ("e", "s") or kind:
             before = [word for word in words[:-1] if word.lower() not in ("at", "after", "in", "for")]
             self.waiting = before if _what(before) else []
-            return Slot("", {"e": "epoch", "s": "step"}.get(plain, kind))
+            return Hole("", {"e": "epoch", "s": "step"}.get(plain, kind))
         self.waiting = []
         parsed = parse_name(name)
         if CHANGED.search(" ".join(words)):
-            return Slot("", "none")
+            return Hole("", "none")
         if (
             self.before == "["
             and {slot.kind for slot in self.slots} <= {"none"}
             and not (_what(words) or _place(words))
         ):
-            return Slot("", "index")  # INFO [15] train-logloss
+            return Hole("", "index")  # INFO [15] train-logloss
         if not parsed.what:
             if parsed.parts or not parsed.side or not parsed.level:
-                return Slot("", "none")
-            return Slot(f"{name} {self.what}".strip(), "value")
-        return Slot(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
+                return Hole("", "none")
+            return Hole(f"{name} {self.what}".strip(), "value")
+        return Hole(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
 
-    def _nameless(self) -> Slot:
-        last = self.slots[-1] if self.slots else Slot("", "index")
+    def _nameless(self) -> Hole:
+        last = self.slots[-1] if self.slots else Hole("", "index")
         if self.before == "/" and self.slots:
             if last.kind == "none":
-                self.slots[-1] = Slot("", "batch")
-            return Slot("", "total")
+                self.slots[-1] = Hole("", "batch")
+            return Hole("", "total")
         if last.kind == "value" and self.before in (HERE, ":"):
-            return Slot(last.name, "second")
+            return Hole(last.name, "second")
         if self.before == "(" and last.kind == "value":
-            return Slot(f"{last.name} avg", "running")
+            return Hole(f"{last.name} avg", "running")
         if self.before == "[" and last.kind in ("epoch", "total"):
-            return Slot("", "batch")
+            return Hole("", "batch")
         if self.before == "," and last.kind == "index" and len(self.slots) == 1:
-            return Slot("", "batch")
-        return Slot("", "none" if self.slots else "index")
+            return Hole("", "batch")
+        return Hole("", "none" if self.slots else "index")
 
 
 def _place(words: Sequence[str]) -> str:
