@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from wellposed.core.errors import DataError, InputError, guard_call
-from wellposed.core.preserve import buffers_kept
 from wellposed.core.random import reseed
 from wellposed.data.arrays import real_numbers, split_batch, to_device
 from wellposed.losses.per_example import Loss
@@ -80,8 +79,8 @@ class Cost:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode without gradients; modes, buffers and all random states come back."""
-        with buffers_kept(self.net), evaluating(self.net):
+        """Evaluation mode without gradients; all that is reached comes back as it was."""
+        with evaluating(self.net, self.forward, self.target, self.loss.given):
             yield
 
     def at(self) -> CostPoint:
