@@ -147,6 +147,6 @@ class Healthy(Rule):
              "gap": gap.estimate, "gap_low": gap.low,
              "gap_high": gap.high, **end_of(curves)},
             "nothing needs mending; to gain more, search recipes, or add data",
-            f"Both losses came down, validation did not get worse by an amount that matters, and its best {reading_of(curves).axis} is {best:g}: the "
-            "curves look healthy.",
+            "Both losses came down, validation did not get worse by an amount that matters, and its best "
+            f"{reading_of(curves).axis} is {best:g}: the curves look healthy.",
         )  # fmt: skip
