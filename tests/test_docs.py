@@ -35,6 +35,21 @@ def test_the_page_of_populations_does_what_it_says(capsys: pytest.CaptureFixture
     )
 
 
+def test_the_page_of_proofs_does_what_it_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("sklearn", "matplotlib"):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "proof.md").read_text(), re.DOTALL):
+        exec(code, names)
+    printed = capsys.readouterr().out
+    assert "\nlr 3e-05 -> 0.003\n" in printed
+    assert "just go on: lowers the validation loss" in printed
+    assert (tmp_path / "fork.svg").exists()
+
+
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", EXTENDING, re.DOTALL))
 
