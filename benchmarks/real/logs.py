@@ -5,7 +5,8 @@
 FOLDER holds the files; each answer names one of them, and says how many runs it holds, the first and the last value of the losses
 of both sides, the axis, and which verdicts are right. ``logs.jsonl`` beside this script lists sources and answers; the files
 themselves are not ours to give. A log is read right if it is refused where it has no curves, and else if runs, columns and axis are
-those of the answer. Its verdict is right if the first finding is among the answer's and none is among those that must not be said.
+those of the answer. Of a log with curves the verdict is right if the first finding is among the answer's and none is among those
+that must not be said, or if it is refused where the answer would let it.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ def main() -> None:
         if given.all or not (row["read"] and row["verdict"]):
             print(f"{row['id']:>4} {'read' if row['read'] else 'READ WRONG':10} {'right' if row['verdict'] else 'WRONG':6} "
                   f"{row['format'][:40]:40} {row['why']}")  # fmt: skip
-    for what in ("read", "verdict"):
-        right = sum(row[what] for row in rows)
-        low, high = wilson(right, len(rows))
-        print(f"{what} right: {right} of {len(rows)}, {right / max(len(rows), 1):.0%} ({low:.0%} to {high:.0%})")
+    for what, judged_on in (("read", rows), ("verdict", [row for row in rows if row["curves"]])):
+        right = sum(row[what] for row in judged_on)
+        low, high = wilson(right, len(judged_on))
+        print(
+            f"{what} right: {right} of {len(judged_on)}, {right / max(len(judged_on), 1):.0%} ({low:.0%} to {high:.0%})"
+        )
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -66,10 +69,20 @@ def judged(path: Path, answer: dict[str, Any]) -> dict[str, Any]:
     names = verdicts(path)
     first = [found[0] for found in names] or ["refused"]
     right = first[0] in answer["verdict"] and not {name for found in names for name in found} & set(answer["not"])
+    right = right or (not names and may_refuse(answer))
     if not right:
         wrong.append(f"verdict {names[:3] or 'refused'}, not {answer['verdict']}")
     read = not any(not one.startswith("verdict") for one in wrong)
-    return {"id": answer["id"], "format": answer["format"], "read": read, "verdict": right, "why": "; ".join(wrong)}
+    curves = not answer["reading"]["refused"]
+    return {
+        "id": answer["id"], "format": answer["format"], "read": read, "verdict": right, "curves": curves, "why": "; ".join(wrong),
+    }  # fmt: skip
+
+
+def may_refuse(answer: dict[str, Any]) -> bool:
+    """Whether a person would refuse the log too, since it has no curves or hardly any."""
+    reading = answer["reading"]
+    return bool(reading["refused"] or "refus" in reading["note"].lower() or "refused" in answer["verdict"])
 
 
 def verdicts(path: Path) -> list[list[str]]:
@@ -83,15 +96,15 @@ def verdicts(path: Path) -> list[list[str]]:
 def misread(path: Path, answer: dict[str, Any]) -> Iterator[str]:
     """What is read otherwise than the answer says."""
     right = answer["reading"]
-    may_refuse = right["refused"] or "refus" in right["note"].lower() or "refused" in answer["verdict"]
+    allowed = may_refuse(answer)
     try:
         tables = [one for one in read_each(path) if isinstance(one, Table)]
     except WellposedError as error:
-        if not may_refuse:
+        if not allowed:
             yield f"refused: {str(error)[:150]}"
         return
     if not tables:
-        if not may_refuse:
+        if not allowed:
             yield "refused in every run"
         return
     if right["refused"]:
