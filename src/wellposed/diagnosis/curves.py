@@ -148,6 +148,52 @@ def start(y: Array) -> float:
     return float(np.median(values[: 3 if len(values) >= 30 else 1]))
 
 
+STEEP = 0.5  # of all that follows: a fall of one epoch that is larger is the beginning
+
+
+def progress(y: Array, reference: float | None = None) -> float:
+    """How far a curve came down once it had begun: from its first value (or the reference, if that is lower) to its lowest.
+
+    An untrained network's loss may be anything: of the first quarter, epochs whose fall alone is more than half of all the rest are
+    not counted, so that what follows them is measured by what it does itself.
+    """
+    values = finite_values(y)
+    if len(values) == 0:
+        return 0.0
+    low, first = float(values.min()), 0
+    for at in range(len(values) // 4):
+        if values[at] - values[at + 1] > STEEP * (values[at] - low) > 0:
+            first = at + 1
+    top = float(values[first]) if reference is None else min(reference, float(values[first]))
+    return max(top - low, 0.0)
+
+
+def whole_progress(y: Array) -> float:
+    """From the first value of a curve down to its lowest."""
+    values = finite_values(y)
+    return max(float(values[0] - values.min()), 0.0) if len(values) else 0.0
+
+
+WIDE = 3.0  # a positive curve that spans this factor is straight in logarithms, if anywhere
+
+
+def falls_throughout(y: Array) -> bool:
+    """Whether the later half of a curve (at least its last five values) falls so steadily that no noise explains it, and its
+    lowest value is its last: of all pairs nearly each is in order (Kendall's tau, 5 %)."""
+    values = finite_values(y)
+    later = values[-max(5, len(values) // 2) :]
+    return is_ordered(later) and int(later.argmin()) == len(later) - 1
+
+
+def is_ordered(values: Array) -> bool:
+    """Whether values fall, one after the other, more often than chance has it (Kendall's tau, 5 %); False under five."""
+    count = len(values)
+    if count < 5:
+        return False
+    tau = float(np.sign(np.triu(values[:, None] - values[None, :], 1)).sum()) / (count * (count - 1) / 2)
+    return tau * math.sqrt(9 * count * (count - 1) / (2 * (2 * count + 5))) >= 1.645
+
+
 def running_mean(values: Array, width: int) -> Array:
     """Means of every ``width`` consecutive values: ``(n,)`` to ``(n - width + 1,)``."""
     if width <= 1:
@@ -286,24 +332,26 @@ CHANCE = tuple(map(math.log, (2, 3, 10, 100, 1000)))
 
 
 def chance_level(curves: Curves) -> float | None:
-    """``ln K``, where the training loss (else validation's) rests from early on and never came below it; else None.
+    """``ln K``, where the loss of a side rests from early on, and neither came below it by a fiftieth; else None.
 
     A network that gives every row the same answer has this loss; so has one that learned until then, but it would not begin there.
     """
-    y = next((y for y in (curves.train_loss, curves.valid_loss) if len(finite_values(y)) >= 3), None)
     constant = curves.fact("constant_loss")
-    if y is None or not is_classification(curves):
+    sides = [values for y in (curves.train_loss, curves.valid_loss) if len(values := finite_values(y)) >= 3]
+    if not sides or not is_classification(curves):
         return None
-    values = finite_values(y)
-    later = values[len(values) // 3 :]
     for level in CHANCE:
-        near = abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
-        near = near and (
-            constant is None or abs(constant - level) <= RISE_OF_BEST * level
-        )  # of a few rows it may lie beside
-        if near and 0.98 * level <= float(values.min()) and float(values[0]) <= 1.5 * level:
+        learned = min(float(values.min()) for values in sides) < 0.98 * level or float(sides[0][0]) > 1.5 * level
+        # The constant of a few rows may lie beside the level.
+        other = constant is not None and abs(constant - level) > RISE_OF_BEST * level
+        if not learned and not other and any(_rests_at(level, values) for values in sides):
             return level
     return None
+
+
+def _rests_at(level: float, values: Array) -> bool:
+    later = values[len(values) // 3 :]
+    return abs(float(np.median(later)) - level) <= 0.005 * level and float(np.std(later)) <= 0.02 * level
 
 
 def lowest_valid(curves: Curves) -> float:
@@ -377,7 +425,13 @@ def trend(y: Array, of: int | None = None) -> Trend:
         count = after if FEWEST_AFTER <= after < count else count
     if count < 3:
         return Trend(0.0, -math.inf, math.inf, 0.0, count)
-    slope, se, dof = _line(values[-count:])
+    last = values[-count:]
+    slope, se, dof = _line(last)
+    if (
+        last.min() > 0 and last.max() > WIDE * last.min()
+    ):  # how sure it falls is seen in logarithms, where its bend is none
+        steep, error, dof = _line(np.log(last))
+        se = abs(slope) * error / abs(steep) if steep else se
     wide = student_quantile(0.975, dof) * se
     late = _line(values[-max(count // 2, 2) :])[0] if count >= 6 else slope
     span = count - 1

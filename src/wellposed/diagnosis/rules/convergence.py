@@ -60,6 +60,11 @@ class Diverged(Rule):
                  if name in curves.given]  # fmt: skip
         if not given or not len(curves):
             return None
+        sides = (curves.train_loss, curves.train_metric), (curves.valid_loss, curves.valid_metric)
+        if any(np.isfinite(metric).sum() >= FEWEST_EPOCHS and not np.isfinite(loss).any()
+               for (loss, metric), name in zip(sides, ("train_loss", "valid_loss"), strict=True)
+               if name in curves.given):  # fmt: skip
+            return 0  # a side that was evaluated, and whose loss was no number in any epoch
         losses = np.stack(given)
         sound = np.flatnonzero(np.isfinite(losses).any(axis=0) & ~np.isinf(losses).any(axis=0))
         after = int(sound[-1]) + 1 if len(sound) else 0
@@ -115,7 +120,7 @@ class NotLearning(Rule):
         constant, chance, one = curves.fact("constant_loss"), measure.chance_level(curves), self._one_answer(curves)
         known = chance if constant is None else constant
         few = len(measure.finite_values(y)) < (self.FEWEST if known is None else FEWEST_EPOCHS)
-        dead = len(measure.finite_values(y)) and float(np.ptp(measure.finite_values(y))) == 0  # to the last digit
+        dead = self._is_dead(measure.finite_values(y))
         blind = known is None and not dead and not curves.given & {"valid_loss", "train_metric", "valid_metric"}
         if few or blind or (measure.began_late(curves) and not dead) or (shows_learning(curves) and not one):
             return None
@@ -139,6 +144,12 @@ class NotLearning(Rule):
             "scaled and that labels belong to their rows; or regularize less where something regularizes",
             f"{says}: the network has not learned anything yet.",
         )  # fmt: skip
+
+    @classmethod
+    def _is_dead(cls, values: Array) -> bool:
+        """Whether a loss is one number from the first epoch on: to the last digit, or to a thousandth in five epochs."""
+        still = float(np.ptp(values)) if len(values) else math.inf
+        return still == 0 or (len(values) >= cls.FEWEST and still <= 1e-3 * abs(float(np.median(values))))
 
     @classmethod
     def _one_answer(cls, curves: Curves) -> bool:

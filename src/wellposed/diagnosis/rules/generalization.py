@@ -31,6 +31,7 @@ class Overfits(Rule):
     overrules = (
         "underfits", "undertrained", "slow", "overconfident", "rate_too_low", "over_regularized",
     )  # fmt: skip
+    explains = ("noisy_evidence",)  # a gap that is shown comes before a rise that is not
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
     of_fit = True
@@ -205,6 +206,7 @@ class Overconfident(Rule):
 
     name, severity = "overconfident", 5
     overrules = ("underfits", "undertrained", "slow", "rate_too_low", "over_regularized")
+    explains = ("noisy_evidence",)
     axis, pulls = "regularization", "regularizer"
     code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     of_fit = True

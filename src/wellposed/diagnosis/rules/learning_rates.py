@@ -64,7 +64,7 @@ class Oscillates(Rule):
         values = measure.finite_values(y)
         if len(values) < 2 * FEWEST:
             return None
-        (now, before), level, progress = measure.swings(values), measure.end(y), _progress(y)
+        (now, before), level, progress = measure.swings(values), measure.end(y), measure.whole_progress(y)
         if (
             len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
         ):  # of batches or of rows: noise of sampling swings too
@@ -117,7 +117,7 @@ class Slow(Rule):
         losses = curves.train_loss, curves.valid_loss
         if not all(self._creeps(y) for y in losses) or not shows_learning(curves):
             return None
-        trend, progress = measure.trend(losses[0]), _progress(losses[0])
+        trend, progress = measure.trend(losses[0]), measure.progress(losses[0])
         if trend.gain >= self.SMALL * progress:
             return None
         return self.finding(
@@ -136,7 +136,7 @@ class Slow(Rule):
         if len(values) < 2 * FEWEST:
             return False
         last, before = measure.trend(values), measure.trend(values[: len(values) * 3 // 4], of=len(values))
-        matters = min(MATERIAL_PROGRESS * _progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
+        matters = min(MATERIAL_PROGRESS * measure.progress(y), measure.RISE_OF_BEST * abs(measure.end(y)))
         steady = last.gain >= cls.STEADY * before.gain and last.keeps(cls.STEADY)
         return last.low > 0 and last.gain >= matters and steady
 
@@ -247,7 +247,7 @@ class RateTooHigh(Rule):
 
     def _undone(self, curves: Curves) -> Finding | None:
         rise = measure.rise(curves.train_loss, curves.fact("constant_loss"))
-        needed = max(rise.material, self.UNDONE * _progress(curves.train_loss))
+        needed = max(rise.material, self.UNDONE * measure.whole_progress(curves.train_loss))
         if rise.epochs < FEWEST_EPOCHS or not (rise.low > 0 and rise.estimate >= needed and rise.belief >= self.BELIEF):
             return None
         return self.finding(
@@ -373,8 +373,3 @@ def newly_dead_units(signals: Signals) -> tuple[int, int]:
         return 0, 0
     alive, left = (sum(u.count - u.dead for u in inspection.units) for inspection in (signals.first, signals.last))
     return alive, max(alive - left, 0)
-
-
-def _progress(y: Array) -> float:
-    values = measure.finite_values(y)
-    return max(float(values[0] - values.min()), 0.0) if len(values) else 0.0

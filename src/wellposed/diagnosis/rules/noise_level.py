@@ -11,6 +11,8 @@ from wellposed.diagnosis.finding import Finding, counted, moved
 from wellposed.diagnosis.rules.generalization import Overfits
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured, valid_learned
 
+FEWEST_SINCE = 2  # epochs since the lowest level: one that is higher is no sign of a turn
+
 
 class NoisyEvidence(Rule):
     """The noise in the curves is larger than what would matter, so that they do not show whether it is there.
@@ -42,6 +44,8 @@ class NoisyEvidence(Rule):
 
     def _rise(self, curves: Curves) -> Finding | None:
         rise = measure.valid_rise(curves)
+        if rise.epochs < FEWEST_SINCE or measure.falls_throughout(curves.valid_loss):
+            return None
         if not (rise.low <= 0 and rise.high >= 2 * rise.material > 0) or rise.se == 0:
             return None
         # Of an estimate below 0 only the correction for having picked the lowest level is known.

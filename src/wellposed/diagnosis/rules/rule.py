@@ -90,15 +90,17 @@ def falls(y: Array, reference: float | None = None, pace: float = 0.25) -> bool:
     if len(values) < FEWEST_EPOCHS:
         return False
     trend = measure.trend(y)
-    progress = max((values[0] if reference is None else reference) - values.min(), 0.0)
+    progress = measure.progress(values, reference)
     return improves(y) and trend.gain >= MATERIAL_PROGRESS * progress and trend.keeps(pace)
 
 
 def improves(y: Array) -> bool:
-    """Whether a curve reliably falls over its last quarter, by however little, and has its lowest level there."""
+    """Whether a curve reliably falls over its last quarter (or throughout its later half, in a short log), by however little,
+    and has its lowest level there."""
     trend, values = measure.trend(y), measure.finite_values(y)
     levels = measure.running_mean(values, measure.window(len(values)))
-    return trend.low > 0 and int(levels.argmin()) >= len(levels) - max(trend.epochs, len(levels) // 4)
+    sure = trend.low > 0 or measure.falls_throughout(y)
+    return sure and int(levels.argmin()) >= len(levels) - max(trend.epochs, len(levels) // 4)
 
 
 def descent(y: Array, constant: float | None) -> tuple[float, float, float]:

@@ -9,15 +9,24 @@ from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
-from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, measured, regularizes, shows_learning
+from wellposed.diagnosis.rules.rule import (
+    FEWEST_EPOCHS,
+    Rule,
+    end_of,
+    falls,
+    improves,
+    measured,
+    regularizes,
+    shows_learning,
+)
 
 
 class Underfits(Rule):
     """The training loss itself came to rest high, and validation is hardly worse.
 
-    Holds if training or validation loss no longer falls, at least a third of the constant prediction's error (or loss) is left on
-    the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise in the labels
-    sets cannot be known from curves, so the confidence is modest by design.
+    Holds if the training loss no longer falls, or validation no longer improves, at least a third of the constant prediction's
+    error (or loss) is left on the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise
+    in the labels sets cannot be known from curves, so the confidence is modest by design.
     """
 
     name, severity = "underfits", 3
@@ -66,12 +75,8 @@ class Underfits(Rule):
             and measure.Z * gap_se(curves, share) < cls.SURE_GAP * share.train
         )
         seen = share.certain or share.of == "error" or (share.train <= 0.9 and not measure.began_late(curves))
-        return (
-            high
-            and small
-            and seen
-            and not all(falls(y, curves.fact("constant_loss")) for y in (curves.train_loss, curves.valid_loss))
-        )
+        going_on = falls(curves.train_loss, curves.fact("constant_loss")) and improves(curves.valid_loss)
+        return high and small and seen and not going_on
 
 
 class OverRegularized(Rule):
