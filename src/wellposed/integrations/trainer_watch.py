@@ -33,7 +33,7 @@ from wellposed.penalties.base import FunctionalPenalty, Term
 from wellposed.training.calls import Calls, Target, find_calls, plain_call
 from wellposed.training.evaluate import Forward, evaluating
 from wellposed.training.history import History
-from wellposed.training.sides import side_of
+from wellposed.training.sides import sides_of
 from wellposed.training.watch import Watch
 
 PREFIX = "wp/"
@@ -244,7 +244,7 @@ def find_loss(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with seeded(0, "loss"), evaluating(model):
-        side = side_of(train)
+        side = sides_of(train)[0]
         batch = to_device(next(iter(side.batches(torch.arange(min(FEW, side.size))))), device)
         value = float(own(model, batch))
         told = Calls(forward or plain_call, target or _last) if forward or target else None

@@ -20,7 +20,7 @@ from wellposed.optim.charges import Charges
 from wellposed.penalties.base import Context, Term
 from wellposed.training.calls import Target
 from wellposed.training.evaluate import BATCH, Forward, call, evaluating
-from wellposed.training.sides import side_of
+from wellposed.training.sides import sides_of
 from wellposed.training.watch import Batches, cache_batches
 
 
@@ -179,7 +179,7 @@ def all_rows(data: Any, dtype: torch.dtype) -> Batches:
         raise DataError("There is no example to judge the model by: the data are empty.")
     if hasattr(data, "__iter__") and not hasattr(data, "__getitem__") and not isinstance(data, DataLoader):
         return lambda: data  # an iterable of batches of its own
-    side = side_of(data)
+    side = sides_of(data)[0]
     return lambda: side.batches(torch.arange(side.size))
 
 

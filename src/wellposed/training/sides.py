@@ -152,8 +152,8 @@ def rows_stand_alone(side: Side, each: Callable[[Any], Tensor | None]) -> bool:
     return False
 
 
-def side_of(given: Any, double: bool = False, name: str = "valid", rows: int | None = None) -> Side:
-    """A side from what a person gave, in its likeliest reading.
+def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | None = None) -> list[Side]:
+    """What a person gave in each way that it can be read, the likeliest first: a list may be one of batches or of examples.
 
     Args:
         double: whether the network reckons in doubles, so that arrays of them stay what they are.
@@ -162,11 +162,6 @@ def side_of(given: Any, double: bool = False, name: str = "valid", rows: int | N
     Raises:
         DataError: it cannot be read again and again, or its rows cannot be told.
     """
-    return sides_of(given, double, name, rows)[0]
-
-
-def sides_of(given: Any, double: bool = False, name: str = "valid", rows: int | None = None) -> list[Side]:
-    """What a person gave in each way that it can be read, the likeliest first: a list may be one of batches or of examples."""
     given = _inside(given)
     if isinstance(given, DataLoader):
         if isinstance(given.dataset, IterableDataset) or given.batch_sampler is None:
