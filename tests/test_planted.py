@@ -20,7 +20,7 @@ from benchmarks.planted.training import Training  # noqa: E402
 from benchmarks.planted.tuned import perceptron  # noqa: E402
 
 HALVES = ("tuned", "frozen")
-KINDS = [kind for half in HALVES for kind in kinds_of(half).values()]
+KINDS = [kind for half in (*HALVES, "frozen_two") for kind in kinds_of(half).values()]
 
 
 def test_every_cause_is_planted_in_both_halves():
@@ -208,6 +208,22 @@ def test_counts_of_a_few_cases():
     assert (scored["cases"], scored["dropped"]) == (5, 1)
     assert scored["alarms"]["healthy"]["share"] == 1
     assert scored["alarms"]["near_miss"]["share"] == 0
+
+
+def test_the_first_finding_may_be_named_in_place_of_the_cause():
+    rows = [
+        Judged(
+            "kind", "all", "fault", 0, frozenset({"slow"}), frozenset({"undertrained"}), found, first=frozenset(first)
+        )
+        for found, first in (
+            ({"undertrained": 0.9, "healthy": 0.6}, {"undertrained"}),
+            ({"undertrained": 0.9, "slow": 0.6}, ()),
+            ({}, {"undertrained"}),
+        )
+    ]
+    assert [row.named for row in rows] == ["slow", "undertrained", "nothing"]
+    assert score(rows)["first"]["right"]["hits"] == 1
+    assert score(rows)["first"]["macro_f1"] == pytest.approx(2 * 1 / (3 + 1))
 
 
 def test_wilson_against_known_values():

@@ -39,4 +39,4 @@ def judged(work: Work) -> Judged:
         except Exception as raised:  # a judge that fails has found nothing, and the table says so
             error = f"{type(raised).__name__}: {raised}"
     label = f"{half}, {side} parameters"
-    return Judged(name, label, case.group, seed, case.causes, case.allowed, found, dropped, error, seconds)
+    return Judged(name, label, case.group, seed, case.causes, case.allowed, found, dropped, error, seconds, case.first)
