@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from benchmarks.planted import data
+from benchmarks.planted.judging import write_curves
 from benchmarks.planted.score import rate, share
 from torch import Tensor, nn
 from torch.nn import functional
@@ -648,16 +649,19 @@ def _(seed: int) -> Setup:
     return Setup(dense(8, 20, "tanh", 20, "tanh", 1), "absolute", *cut(x, y, 0.8, seed), "Adam", 1e-3, 40, 32)
 
 
-def judged(work: Program, seed: int) -> dict[str, Any]:
+def judged(work: Program, seed: int, curves: str | None) -> dict[str, Any]:
     """What is found in a program, and whether that is right. A refusal before training is told, and counts as neither."""
     found: dict[str, float] = {}
     refused = ""
     try:
-        found = {f.name: float(f.confidence) for f in wp.diagnose(work.watched(seed)) if f.confidence >= 0.5}
+        watch = work.watched(seed)
+        if curves:
+            write_curves(Path(curves) / f"{work.post.split()[0]}.{seed}.csv", watch)
+        found = {f.name: float(f.confidence) for f in wp.diagnose(watch) if f.confidence >= 0.5}
     except wp.WellposedError as raised:
         refused = str(raised)
     return {
-        "post": work.post, "seed": seed, "faults": work.faults, "found": found, "refused": refused,
+        "post": work.post, "seed": seed, "faults": work.faults, "found": found, "refused": refused, "right": sorted(work.right),
         "diagnosed": bool(work.right & set(found)), "detected": bool(set(found) - HARMLESS),
         "first": next(iter(found), "") in work.right,
     }  # fmt: skip
@@ -683,6 +687,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--data", default=None)
+    parser.add_argument("--curves", default=None, help="write the losses of each program to this folder")
     parser.add_argument("--dry", action="store_true", help="train the programs and judge nothing")
     given = parser.parse_args()
     data.use(given.data or data.DEFAULT)
@@ -695,7 +700,7 @@ def main() -> None:
             except wp.WellposedError as raised:
                 print(work.post, "refused:", raised, flush=True)
         return
-    rows = [judged(work, seed) for work in PROGRAMS.values() for seed in range(given.seeds)]
+    rows = [judged(work, seed, given.curves) for work in PROGRAMS.values() for seed in range(given.seeds)]
     print(told(rows))
     if given.json:
         write_atomically(given.json, json.dumps(jsonable(rows), indent=1) + "\n")
