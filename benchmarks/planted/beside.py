@@ -6,7 +6,8 @@
 
 ``--tools`` is the folder that holds the commands ``trainspotter``, ``trainproof`` and ``losslint``, as pip installs them. All,
 ours too, see nothing but a file. What they say is translated by `SAID`, in their favour: a verdict is right where any of
-their findings may mean the right answer, and only a warning or an error that may not is a false alarm, where nothing is wrong. Of ours, the first finding counts.
+their findings may mean the right answer; where nothing is wrong, only a warning or an error that may not is a false alarm.
+Of ours, the first finding counts.
 ``--answers`` has a line of JSON for each log: its path, the verdicts that are right (``verdict``) and those that are wrong
 (``not``). A log that a tool does not read counts as wrong, and is counted apart.
 """
