@@ -115,7 +115,7 @@ class Program:
         loss = LOSSES[its.loss]
         loader = DataLoader(TensorDataset(*its.train), batch_size=its.batch, shuffle=its.shuffle)
         valid = DataLoader(TensorDataset(*its.valid), batch_size=256)
-        watch = wp.watch(its.net, loss, train=loader, valid=valid, optimizer=optimizer)
+        watch = wp.watch(its.net, loss, train=loader, valid=valid, optimizer=optimizer, share=1)
         for _ in range(its.epochs):
             its.net.train()
             for x, y in loader:

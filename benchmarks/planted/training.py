@@ -190,7 +190,7 @@ class Training:
                 TensorDataset(*self.data.train), batch_size=self.batch, shuffle=self.shuffle, drop_last=single
             )
             valid = DataLoader(TensorDataset(*self.data.valid), batch_size=256)
-            watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=optimizer, rows=self.probe)
+            watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=optimizer, rows=self.probe, share=1)
             trained = Trained(net, watch, Trace(constant_loss(self.loss, self.data.train[1], self.data.fresh[1])), {})
             steps, total = 0, self.epochs * len(loader)
             for epoch in range(self.epochs):
