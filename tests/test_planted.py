@@ -12,7 +12,7 @@ if not (ROOT / "benchmarks" / "planted").is_dir():
     pytest.skip("the benchmarks are not part of this copy", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.planted import data, truth  # noqa: E402
+from benchmarks.planted import beside, data, published, truth  # noqa: E402
 from benchmarks.planted.case import CAUSES, GROUPS, Draws, Kind  # noqa: E402
 from benchmarks.planted.parts import PARTS, kinds_of  # noqa: E402
 from benchmarks.planted.score import Judged, markdown, score, wilson  # noqa: E402
@@ -20,7 +20,7 @@ from benchmarks.planted.training import Training  # noqa: E402
 from benchmarks.planted.tuned import perceptron  # noqa: E402
 
 HALVES = ("tuned", "frozen")
-KINDS = [kind for half in HALVES for kind in kinds_of(half).values()]
+KINDS = [kind for half in (*HALVES, "frozen_two") for kind in kinds_of(half).values()]
 
 
 def test_every_cause_is_planted_in_both_halves():
@@ -208,6 +208,56 @@ def test_counts_of_a_few_cases():
     assert (scored["cases"], scored["dropped"]) == (5, 1)
     assert scored["alarms"]["healthy"]["share"] == 1
     assert scored["alarms"]["near_miss"]["share"] == 0
+
+
+def test_the_first_finding_may_be_named_in_place_of_the_cause():
+    rows = [
+        Judged(
+            "kind", "all", "fault", 0, frozenset({"slow"}), frozenset({"undertrained"}), found, first=frozenset(first)
+        )
+        for found, first in (
+            ({"undertrained": 0.9, "healthy": 0.6}, {"undertrained"}),
+            ({"undertrained": 0.9, "slow": 0.6}, ()),
+            ({}, {"undertrained"}),
+        )
+    ]
+    assert [row.named for row in rows] == ["slow", "undertrained", "nothing"]
+    assert score(rows)["first"]["right"]["hits"] == 1
+    assert score(rows)["first"]["macro_f1"] == pytest.approx(2 * 1 / (3 + 1))
+
+
+def test_published_faults_have_names_and_programs_build_what_was_published():
+    assert {name for names in published.NAMES.values() for name in names} <= set(CAUSES)
+    assert all(work.right for work in published.PROGRAMS.values())
+    setup = published.PROGRAMS["31556268"].build(0)
+    assert published.LOSSES[setup.loss](setup.net(setup.train[0]), setup.train[1]).isfinite()
+
+
+def test_losses_of_probabilities_against_torch():
+    outputs, y = torch.rand(20, 3), torch.eye(3)[torch.arange(20) % 3]
+    scaled = outputs / outputs.sum(1, keepdim=True)
+    assert published.binary(outputs, y) == pytest.approx(float(torch.nn.functional.binary_cross_entropy(outputs, y)))
+    assert published.categorical(outputs, y) == pytest.approx(float(-(y * scaled.log()).sum(1).mean()))
+
+
+SPOTTED = '{"run": {"metrics": {}}, "findings": [{"detector": "%s", "severity": "%s"}]}'
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        (SPOTTED % ("overfitting", "warning"), beside.Said(frozenset(beside.MEMORY), alarm=True)),
+        (SPOTTED % ("overfitting", "info"), beside.Said(frozenset(beside.MEMORY), alarm=False)),
+        (SPOTTED % ("throughput", "error"), beside.Said(frozenset({"healthy"}), alarm=False)),
+        ('{"run": {"metrics": {}}, "findings": []}', beside.Said(frozenset({"healthy"}), alarm=False)),
+        ("no JSON", beside.NOTHING),
+    ],
+)
+def test_what_another_tool_prints_is_translated_in_its_favour(printed: str, expected: beside.Said, tmp_path: Path):
+    tool = tmp_path / "trainspotter"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{printed}\nEND\n")
+    tool.chmod(0o755)
+    assert beside.theirs("trainspotter", tmp_path, tmp_path / "log.csv") == expected
 
 
 def test_wilson_against_known_values():

@@ -1,7 +1,7 @@
 """Judge `wp.diagnose` by planted cases.
 
-    python -m benchmarks.planted --part tuned|frozen [--seeds 5] [--kinds a,b] [--least 0.5] [--processes 1]
-                                 [--json FILE] [--markdown FILE] [--data ../shared/data] [--truth]
+    python -m benchmarks.planted --part tuned|frozen|frozen_two [--seeds 5] [--kinds a,b] [--least 0.5] [--processes 1]
+                                 [--json FILE] [--markdown FILE] [--data ../shared/data] [--truth] [--curves FOLDER]
 
 ``tuned``: the kinds that rules may be tuned on, with tuning parameters. ``frozen``: the other kinds, and the tuned kinds with test
 parameters, reported apart and together. ``--truth`` judges nothing: it only says which ground truths hold. Cases whose
@@ -26,13 +26,13 @@ from benchmarks.planted.score import Judged, markdown, score
 from wellposed.core.files import jsonable, write_atomically
 
 
-def works(part: str, seeds: int, only: set[str], least: float, truth_only: bool) -> Iterator[Work]:
+def works(part: str, seeds: int, only: set[str], least: float, truth_only: bool, curves: str | None) -> Iterator[Work]:
     """Every case of a part."""
     for half, side in PARTS[part]:
         kinds: Kinds = kinds_of(half)
         for name in kinds:
             if not only or name in only:
-                yield from ((half, side, name, seed, least, truth_only) for seed in range(seeds))
+                yield from ((half, side, name, seed, least, truth_only, curves) for seed in range(seeds))
 
 
 def arguments() -> argparse.Namespace:
@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--data", default=None, help=f"folder of real data; {data.DEFAULT} by default")
+    parser.add_argument("--curves", default=None, help="write the losses of each case to this folder")
     parser.add_argument("--truth", action="store_true", help="only check the ground truths")
     return parser.parse_args()
 
@@ -55,7 +56,7 @@ def main() -> None:
     given = arguments()
     data.use(given.data or data.DEFAULT)
     only = set(filter(None, given.kinds.split(",")))
-    work = list(works(given.part, given.seeds, only, given.least, given.truth))
+    work = list(works(given.part, given.seeds, only, given.least, given.truth, given.curves))
     if not work:
         raise SystemExit(f"There is no kind {given.kinds!r} in this part.")
     with ProcessPoolExecutor(

@@ -82,6 +82,7 @@ class Case:
         group: one of `GROUPS`.
         causes: must be found.
         allowed: consequences of the causes, or matters of taste, that count neither way.
+        first: what a practitioner may name first, the causes among them.
         drawn: the parameters.
     """
 
@@ -91,6 +92,7 @@ class Case:
     group: str
     causes: frozenset[str]
     allowed: frozenset[str]
+    first: frozenset[str]
     drawn: dict[str, Any] = field(hash=False)
     plan: Plan = field(hash=False, repr=False)
 
@@ -126,6 +128,7 @@ class Kind:
     group: str
     causes: frozenset[str]
     allowed: frozenset[str]
+    first: frozenset[str]
     build: Callable[[Draws], Plan]
 
     @property
@@ -143,7 +146,7 @@ class Kind:
             raise ValueError(f"There is no side {side!r}; it is {' or '.join(SIDES)}.")
         draws = Draws(self.name, side, seed)
         plan = self.build(draws)
-        return Case(self.name, seed, side, self.group, self.causes, self.allowed, draws.values, plan)
+        return Case(self.name, seed, side, self.group, self.causes, self.allowed, self.first, draws.values, plan)
 
 
 class Kinds(dict[str, Kind]):
@@ -157,18 +160,22 @@ class Kinds(dict[str, Kind]):
         """A training that looks like a fault and is none; healthy unless ``causes`` says what else holds."""
         return self._add("near_miss", causes or {"healthy"}, allowed)
 
-    def fault(self, *causes: str, allowed: Collection[str] = ()) -> Callable[[Any], Any]:
-        """A training with these faults: several, where there is more than one."""
-        return self._add("several" if len(causes) > 1 else "fault", causes, allowed)
+    def fault(self, *causes: str, first: Collection[str] = (), allowed: Collection[str] = ()) -> Callable[[Any], Any]:
+        """A training with these faults: several, where there is more than one; ``first`` may be named in their place."""
+        return self._add("several" if len(causes) > 1 else "fault", causes, allowed, first)
 
-    def _add(self, group: str, causes: Collection[str], allowed: Collection[str]) -> Callable[[Any], Any]:
-        unknown = {*causes, *allowed} - set(CAUSES)
+    def _add(
+        self, group: str, causes: Collection[str], allowed: Collection[str], first: Collection[str] = ()
+    ) -> Callable[[Any], Any]:
+        unknown = {*causes, *first, *allowed} - set(CAUSES)
         if unknown:
             raise ValueError(f"There is no finding {sorted(unknown)}.")
 
         def registered(function: Callable[[Draws], Plan]) -> Callable[[Draws], Plan]:
             name = function.__name__
-            self[name] = Kind(name, group, frozenset(causes), frozenset(allowed) - frozenset(causes), function)
+            known = frozenset(causes)
+            rest = frozenset(first) | frozenset(allowed)
+            self[name] = Kind(name, group, known, rest - known, known | frozenset(first), function)
             return function
 
         return registered

@@ -260,6 +260,22 @@ def polynomial(rows: int, valid: int, seed: int, *, degree: int = 8, noise: floa
     return parted(x, y + noise * torch.randn(y.shape, generator=g), rows, valid, seed + 1, 1, False)
 
 
+def text(rows: int, valid: int, seed: int, *, length: int = 8) -> Split:
+    """Windows of a text, drawn without overlap, as numbers of letters; the class is the letter that follows."""
+    raw = (_root[0] / "text" / "tinyshakespeare.txt").read_text(encoding="utf-8")[:400_000].lower()
+    letters = {letter: number for number, letter in enumerate(sorted(set(raw)))}
+    codes = torch.tensor([letters[letter] for letter in raw])
+    windows = codes[: len(codes) // (length + 1) * (length + 1)].reshape(-1, length + 1)
+    windows = torch.unique(windows, dim=0)
+    return parted(windows[:, :-1], windows[:, -1], rows, valid, seed, len(letters), True)
+
+
+def copied_out(split: Split) -> Split:
+    """The same with its own inputs, in a row, as the target: what an autoencoder learns."""
+    inputs = split.each(lambda x, _: (x, x.flatten(1)))
+    return replace(inputs, outputs=split.features, classifies=False)
+
+
 def whitened(split: Split) -> Split:
     """The same with inputs turned and scaled so that they have no correlation in the training rows."""
     x = split.train[0]

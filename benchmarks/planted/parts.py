@@ -6,7 +6,11 @@ from importlib import import_module
 
 from benchmarks.planted.case import Kinds
 
-PARTS = {"tuned": (("tuned", "tuned"),), "frozen": (("frozen", "test"), ("tuned", "test"))}
+PARTS = {
+    "tuned": (("tuned", "tuned"),),
+    "frozen": (("frozen", "test"), ("tuned", "test")),
+    "frozen_two": (("frozen_two", "test"),),
+}
 """Halves of the kinds, each with the side of its parameters."""
 
 

@@ -17,6 +17,7 @@ class Judged:
         found: names of findings, with their confidence; those below the least confidence are left out already.
         dropped: why the ground truth does not hold; such a case is counted and not scored.
         error: what the judge raised; then nothing was found.
+        first: what a practitioner may name first.
     """
 
     kind: str
@@ -29,6 +30,13 @@ class Judged:
     dropped: str = ""
     error: str = ""
     seconds: float = 0.0
+    first: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> str:
+        """The first finding; the cause, where it may be named in its place."""
+        name = next(iter(self.found), "nothing")
+        return min(self.causes) if name in self.causes | self.first else name
 
     @property
     def missed(self) -> frozenset[str]:
@@ -47,8 +55,8 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        sets = {name: sorted(getattr(self, name)) for name in ("causes", "allowed", "missed", "false")}
-        return {**asdict(self), **sets, "found": dict(self.found)}
+        sets = {name: sorted(getattr(self, name)) for name in ("causes", "allowed", "first", "missed", "false")}
+        return {**asdict(self), **sets, "found": dict(self.found), "named": self.named}
 
 
 def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -89,6 +97,17 @@ def by_cause(rows: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     return table
 
 
+def verdicts(rows: Sequence[Judged]) -> dict[str, Any]:
+    """How often the first finding is one that a practitioner may name first, and the mean F1 of the first findings alone."""
+    f1 = []
+    for cause in sorted({min(row.causes) for row in rows}):
+        planted = [row for row in rows if min(row.causes) == cause]
+        right, said = sum(row.named == cause for row in planted), sum(row.named == cause for row in rows)
+        f1.append(2 * right / (len(planted) + said))
+    right = sum(row.named == min(row.causes) for row in rows)
+    return {"right": rate(right, len(rows)), "macro_f1": math.fsum(f1) / len(f1) if f1 else math.nan}
+
+
 def score(rows: Iterable[Judged]) -> dict[str, Any]:
     """Everything that is reported about judged cases.
 
@@ -112,6 +131,7 @@ def score(rows: Iterable[Judged]) -> dict[str, Any]:
         "macro_f1": math.fsum(planted) / len(planted) if planted else math.nan,
         "exact": rate(sum(not row.missed and not row.false for row in kept), len(kept)),
         "alarms": alarms,
+        "first": verdicts(kept),
         "causes": table,
         "kinds": by_kind(everything),
     }
@@ -148,6 +168,7 @@ def markdown(scored: Mapping[str, Any], title: str) -> str:
         f"## {title}", "",
         f"{scored['cases']} cases, {scored['dropped']} dropped by their ground truth, {scored['errors']} errors. "
         f"Macro-F1 {ratio(scored['macro_f1'])}; right in every respect {share(scored['exact'])}.", "",
+        f"The first finding alone: right {share(scored['first']['right'])}, macro-F1 {ratio(scored['first']['macro_f1'])}.", "",
         "| cases without a fault | with a false alarm |", "|---|---|",
         *(f"| {group} | {share(found)} |" for group, found in scored["alarms"].items()), "",
         "| cause | planted | detected | missed | false alarms | confused with | precision | recall | F1 |",

@@ -21,9 +21,12 @@ import wellposed as wp
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": nn.CrossEntropyLoss(),
+    "summed_cross_entropy": nn.CrossEntropyLoss(reduction="sum"),
+    "negated_cross_entropy": lambda outputs, y: -functional.cross_entropy(outputs, y),
     "squared_error": nn.MSELoss(),
     "binary_cross_entropy": nn.BCEWithLogitsLoss(),
 }
+OF_CLASSES = ("cross_entropy", "summed_cross_entropy", "negated_cross_entropy")
 END = 3
 """Epochs at the end that are averaged, so that one lucky epoch decides nothing."""
 
@@ -38,6 +41,8 @@ def factor(schedule: str, t: float) -> float:
         return 1.0 if t < 0.5 else 0.1
     if schedule == "spike":
         return 1.0 if t < 0.1 else 0.01
+    if schedule == "dying":
+        return 10.0 ** (-8 * t)
     return 1.0
 
 
@@ -75,7 +80,7 @@ class Trained:
 
 def per_row(loss: str, outputs: Tensor, y: Tensor) -> Tensor:
     """The loss of each row."""
-    if loss == "cross_entropy":
+    if loss in OF_CLASSES:
         return functional.cross_entropy(outputs, y, reduction="none")
     if loss == "binary_cross_entropy":
         return functional.binary_cross_entropy_with_logits(outputs, y, reduction="none").mean(1)
@@ -84,7 +89,7 @@ def per_row(loss: str, outputs: Tensor, y: Tensor) -> Tensor:
 
 def wrong(loss: str, outputs: Tensor, y: Tensor) -> float:
     """The share of wrong classes, or the squared error."""
-    if loss == "cross_entropy":
+    if loss in OF_CLASSES:
         return float((outputs.argmax(1) != y).float().mean())
     if loss == "binary_cross_entropy":
         return float(((outputs > 0) != (y > 0.5)).float().mean())
@@ -93,7 +98,7 @@ def wrong(loss: str, outputs: Tensor, y: Tensor) -> float:
 
 def constant_loss(loss: str, train: Tensor, fresh: Tensor) -> float:
     """What the best constant prediction costs on fresh rows."""
-    if loss == "cross_entropy":
+    if loss in OF_CLASSES:
         share = torch.bincount(train, minlength=int(fresh.max()) + 1).clamp_min(0.5).float()
         return float(-(share / share.sum()).log()[fresh].mean())
     if loss == "binary_cross_entropy":
@@ -116,6 +121,7 @@ class Training:
         evaluated: the loop leaves the network in evaluation mode when it calls ``watch.epoch()``.
         augment: changes the inputs of a training batch.
         probe: rows that the watch looks at.
+        forgets: the loop does not set gradients to zero between steps.
     """
 
     data: Split
@@ -139,6 +145,7 @@ class Training:
     evaluated: bool = False
     augment: Callable[[Tensor], Tensor] | None = None
     probe: int | None = 400
+    forgets: bool = False
 
     def but(self, **changes: Any) -> Training:
         """The same with changes; those of ``model`` alone are merged."""
@@ -183,7 +190,7 @@ class Training:
                 TensorDataset(*self.data.train), batch_size=self.batch, shuffle=self.shuffle, drop_last=single
             )
             valid = DataLoader(TensorDataset(*self.data.valid), batch_size=256)
-            watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=optimizer, rows=self.probe)
+            watch = wp.watch(net, loss, train=loader, valid=valid, optimizer=optimizer, rows=self.probe, share=1)
             trained = Trained(net, watch, Trace(constant_loss(self.loss, self.data.train[1], self.data.fresh[1])), {})
             steps, total = 0, self.epochs * len(loader)
             for epoch in range(self.epochs):
@@ -192,7 +199,8 @@ class Training:
                 for x, y in loader:
                     for group in optimizer.param_groups:
                         group["lr"] = self.lr * factor(self.schedule, steps / total)
-                    optimizer.zero_grad()
+                    if not self.forgets:
+                        optimizer.zero_grad()
                     outputs = net(self.augment(x) if self.augment else x)
                     cost = loss(outputs, y)
                     cost.backward()
@@ -222,7 +230,9 @@ class Training:
         seen, target = (part[:1000] for part in self.data.train)
         trace.train.append(float(per_row(self.loss, net(seen), target).mean()))
         held = net(self.data.valid[0])
-        row = {"epoch": epoch, "loss": cost, "val_loss": float(per_row(self.loss, held, self.data.valid[1]).mean())}
+        sign = -1 if self.loss.startswith("negated") else 1
+        against = sign * float(per_row(self.loss, held, self.data.valid[1]).mean())
+        row = {"epoch": epoch, "loss": cost, "val_loss": against}
         if self.data.classifies:
             row |= {"accuracy": right, "val_accuracy": 1 - wrong(self.loss, held, self.data.valid[1])}
         for name, value in row.items():
