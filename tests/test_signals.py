@@ -379,6 +379,8 @@ PLANTED: dict[str, list[Case]] = {
         case(lambda: ended(mlp(outs=1), nn.Sigmoid()), changed(blobs, binary), "binary_cross_entropy"),
         case(lambda: ended(SMOOTH(), nn.Sigmoid()), curve, "squared_error"),
         case(lambda: ended(SMOOTH(), nn.Tanh()), curve, "squared_error"),
+        case(lambda: ended(mlp(outs=1), nn.Softmax(1)), changed(blobs, binary), "binary_cross_entropy"),
+        case(lambda: ended(mlp(outs=1), nn.Softmax(1)), changed(blobs, binary), "squared_error"),
     ],
     "wrong_loss": [
         case(functools.partial(mlp, outs=1), CODES, "squared_error"),

@@ -33,7 +33,8 @@ class WrongOutput(Inside):
     in one (or in a ReLU or tanh, which cut scores) bounds what the loss can reach. ``NLLLoss`` takes logarithms of
     probabilities. A loss on numbers cannot reach targets outside the range of a sigmoid, tanh or ReLU: holds if a
     hundredth of the targets lies outside. Ending in an activation is seen from the operation that made the outputs; a softmax
-    also from rows in [0, 1] that sum to 1. ``log_softmax`` before cross-entropy changes nothing and is left alone.
+    also from rows in [0, 1] that sum to 1; over one unit it is 1 whatever the network says. ``log_softmax`` before
+    cross-entropy changes nothing and is left alone.
     """
 
     name, severity = "wrong_output", 2
@@ -46,7 +47,13 @@ class WrongOutput(Inside):
         if inspection is None or inspection.outputs is None:
             return None
         made = inspection.made_by or ("softmax" if self._sums_to_one(signals) else None)
-        name = signals.loss.name
+        name, outputs = signals.loss.name, inspection.outputs
+        single = outputs.ndim < 2 or outputs.shape[-1] == 1
+        if single and (made == "softmax" or (len(outputs) > 1 and bool((outputs == 1).all()))):
+            return self._found(
+                inspection, "softmax over one unit, which is 1 for every row", name,
+                "end in a linear layer of one score, or give an output to each class",
+            )  # fmt: skip
         if name == "cross_entropy" and made in BOUNDED:
             return self._found(
                 inspection, made, name, "give the scores to the loss as they are: it applies softmax itself"
