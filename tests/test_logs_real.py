@@ -300,6 +300,19 @@ def test_the_table_of_spacy_has_scores_of_validation(tmp_path: Path) -> None:
     assert curves.valid_metric.tolist() == [31.73, 32.73, 33.73, 34.73]
 
 
+def test_a_row_with_a_bar_behind_it_is_a_row(tmp_path: Path) -> None:
+    text = lines(
+        "      Epoch    GPU_mem   box_loss   Instances       Size\n"
+        "       {e}/4      9.02G     {t}         16        640: 100%|██████████| 954/954 [11:32<00:00,  1.38it/s]\n"
+        "                 Class     Images      Box(P          R      mAP50  mAP50-95): 100%|██████████| 66/66\n"
+        "                   all       1049      0.764      0.776      0.7{e}9      0.526\n"
+    )
+    curves = Curves.of(written(tmp_path, text))
+    assert curves.epoch.tolist() == [1, 2, 3, 4]
+    assert curves.train_loss.tolist() == [*TRAIN]
+    assert curves.valid_metric.tolist() == [0.719, 0.729, 0.739, 0.749]
+
+
 def test_a_notebook_is_read_by_what_its_cells_printed(tmp_path: Path) -> None:
     cell = {
         "cell_type": "code",

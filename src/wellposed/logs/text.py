@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wellposed.core.errors import DataError
-from wellposed.logs.cells import MISSING
+from wellposed.logs.cells import MISSING, plain_numbers
 from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
@@ -27,7 +27,7 @@ from wellposed.logs.shapes import RUN_WORDS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
-    r"((?<![\w.@])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
+    r"((?<![\w.@])(?<!\w-)[-+]?(?:\d{1,3}(?:,\d{3})+(?![\w,])|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?![\w.]*\w)|(?<![\w.])[-+]?(?:nan|inf|infinity)(?!\w))",
     re.IGNORECASE,
 )
 CLOCK = re.compile(
@@ -37,7 +37,7 @@ COUNTED = re.compile(r"\b(epochs?|ep|steps?|iter(?:ation)?s?|batch|fold|round)[_
 TOKEN = re.compile(rf"{HERE}|[^\W\d_](?:[\w'’]|[./@-](?=\w))*|\s*-+>\s*|\s+[-–—]+\s+|\t|\s{{3,}}|\S")
 BAR = re.compile(r"[=━█#>·.]{4,}|%\s*\||\bETA\b|/step\b|\bit/s|s/it|[▏▎▍▌▋▊▉█]")
 WORD = re.compile(
-    r"[{|]|loss|tr[ln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
+    r"[{|]|\ball\s|loss|tr[ln]|te[sl]|epo[cq]|acc|err|epoch|step|iter|score|train|val|test|learn|auc|f1|nll|mse|mae|ppl|perplexity|cost|fold|lr|rate|top1|\bep|[wc]er\b|bleu|rouge"
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
@@ -54,6 +54,7 @@ SCORE = re.compile(r"\bscore at iteration\b", re.IGNORECASE)  # as Deeplearning4
 TIMES = re.compile(
     r"(?:^|_)(?:time|sec|secs|seconds|ms|eta|speed|samples?|tokens?|took|elapsed|lr|size|count|num|memory|mem|norm)(?:_|$)"
 )
+ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
@@ -176,6 +177,7 @@ class _Found:
         self.lists[-1][name] = [float(cell) if NUMBER.fullmatch(cell) else None for cell in values]
 
     def _table(self, line: str) -> bool:
+        line = ROW_BAR.sub("", line)
         cells = split_cells(line)
         if len(cells) < 2:
             return False
@@ -185,6 +187,9 @@ class _Found:
             self.header = (
                 _heads(line) if cells[:2] == ["E", "#"] else [c or f"column_{i}" for i, c in enumerate(cells, 1)]
             )
+            self.header = ["epoch" if normalize_name(name) in EPOCHS else name for name in self.header]
+            if cells[0] == "Class":  # of Ultralytics' validation
+                self.header = [f"valid {cell}" for cell in self.header]
             return True
         if not self.header:
             return False
@@ -196,7 +201,11 @@ class _Found:
             return False
         known = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
         row: dict[str, Any] = dict(zip(self.header, known, strict=True))
-        self.rows.append(row if {*map(normalize_name, row)} & {*EPOCHS, *STEPS} else {**self.place, **row})
+        places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
+        self.rows.append(row if places else {**self.place, **row})
+        for name, cell in places.items():
+            if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
+                self.place["epoch"] = found[0]
         return True
 
     def _said(self, template: Wording, numbers: Sequence[float]) -> None:
@@ -493,7 +502,7 @@ def _is_header(cells: Sequence[str]) -> bool:
         for cell in cells
         if parse_name(cell).what or parse_name(cell).side or normalize_name(cell) in (*EPOCHS, *STEPS, "e")
     ]
-    return bool(quantities) and len(known) > 1 and 3 * len(known) >= len(cells) and max(map(len, cells)) < 40
+    return bool(quantities) and len(known) > 1 and 4 * len(known) >= len(cells) and max(map(len, cells)) < 40
 
 
 def _heads(line: str) -> list[str]:
