@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import wellposed as wp
-from wellposed.cli.improve import problem_of
+from wellposed.cli.improve import Asked, problem_of
 
 RECIPES, EPOCHS = 9, 9
 CLOCK = frozenset({"seconds", "watch_seconds", "command"})
@@ -105,7 +105,7 @@ def warm_up(folder: Path) -> None:
     """Import what every fork needs, and do once what only the first study of a process pays for."""
     importlib.import_module("wellposed.cli.app")
     torch.set_num_threads(1)
-    problem = problem_of(str(table(folder)), "kind", None, None, [], None, None, None)
+    problem, _, _ = problem_of(str(table(folder)), None, Asked("kind"))
     wp.report(wp.improve(problem, "4 recipes"), folder / "first.html")
 
 

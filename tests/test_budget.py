@@ -264,7 +264,7 @@ def test_a_pair_that_the_clock_cut_is_no_evidence_and_no_failure(
 
     problem = linear()
     problem.model = Slow
-    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: problem)
+    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: (problem, None, ()))
     monkeypatch.setattr(
         sys, "argv", ["wellposed", "improve", "--budget", "1s", "--out", str(tmp_path / "run"), "--json"]
     )

@@ -36,8 +36,8 @@ WORDS = re.compile(
 CLAIMS = {
     "b is better than a by {estimate} {score} ({numbers}; {basis}).": "compare",
     "b is worse than a by {estimate} {score} ({numbers}; {basis}).": "compare",
-    "the best recipe is better than the tuned baseline by {size}": "improvement",
-    "the recipe that the search chose is worse than the tuned baseline by {size}": "improvement",
+    "{who} is better than the tuned baseline by {size}": "improvement",
+    "{chose} is worse than the tuned baseline by {size}": "improvement",
     "the network is better by {size}.": "references",
     "better than the network by {size}.": "references",
     "The gain came through regularization: a smaller gap outweighs a higher training cost.": "improvement",

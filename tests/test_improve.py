@@ -697,7 +697,7 @@ def test_the_example_is_a_problem_and_short() -> None:
 def test_the_command_ends_with_130_when_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without --json: a script must see that the study is not done."""
     found = problem(model=Interrupting)
-    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: found)
+    monkeypatch.setattr("wellposed.cli.improve.problem_of", lambda *_: (found, None, ()))
     for number, more in enumerate(((), ("--json",))):
         monkeypatch.setattr(Interrupting, "when", 60)
         monkeypatch.setattr(Interrupting, "passes", 0)

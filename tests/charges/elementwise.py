@@ -186,7 +186,7 @@ def l2_sp_form(cls: Callable[..., Any]) -> None:
         equal(penalty.prox(w.detach(), 2.0), [4.0, -2.0])
         equal(penalty.prox(w.detach() + 1, torch.tensor([0.0, 6.0], dtype=torch.float64)), [6.0, -1.75])
         equal(penalty.violation(w.detach(), torch.tensor([2.0, 4.0], dtype=torch.float64)), 5.0)
-    assert cls(0.5, 0.7).l2 == 0.5
+    assert cls(0.5, 0.7).strength == 0.5
 
 
 def l1_sp_form(cls: Callable[..., Any]) -> None:
@@ -198,16 +198,17 @@ def l1_sp_form(cls: Callable[..., Any]) -> None:
         equal(value.detach(), 1.25)
         (grad,) = torch.autograd.grad(value, w)
         equal(grad, [0.5, -0.5])
-        assert not penalty.kink.requires_grad
-        equal(penalty.kink, [3.0, -2.0])
+        origin = penalty.origin(w.detach())
+        assert not origin.requires_grad
+        equal(origin, [3.0, -2.0])
         found = penalty.prox(w.detach(), 2.0)
         equal(found, [4.0, -2.0])
-        assert torch.equal(found[1], penalty.kink[1])
+        assert torch.equal(found[1], origin[1])
         equal(penalty.prox(w.detach(), torch.tensor([0.0, 0.5], dtype=torch.float64)), [5.0, -2.25])
         # |2.5 + 0.5| off the reference, 4.5 - 0.5 at it.
         at = torch.tensor([5.0, -2.0], dtype=torch.float64)
         equal(penalty.violation(at, torch.tensor([2.5, 4.5], dtype=torch.float64)), 5.0)
-    assert cls(0.5, 0.7).l1 == 0.5
+    assert cls(0.5, 0.7).strength == 0.5
 
 
 CLOSED_FORMS: dict[str, Callable[[Callable[..., Any]], None]] = {

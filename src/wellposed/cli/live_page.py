@@ -18,15 +18,13 @@ def watch_folder(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
     """Follow trainings on a page of this machine: curves, findings as they change, what was stopped. Ctrl-C ends it."""
-    import webbrowser
-
     from wellposed.reporting.live import page_server
 
     server, _ = page_server(folder, port)
     address = f"http://127.0.0.1:{server.server_address[1]}/"
     say(f"watching {folder}: {address} (Ctrl-C ends it)")
     if open_page:
-        webbrowser.open(address)
+        typer.launch(address)
     try:
         server.serve_forever()
     finally:

@@ -78,7 +78,7 @@ def examples_of(batch: Any, index: Tensor | slice, count: int) -> Any:
     return mapped(chosen, batch)
 
 
-def joined(parts: Sequence[Tensor], fill: float) -> Tensor:
+def cat_padded(parts: Sequence[Tensor], fill: float) -> Tensor:
     """Tensors of rows one after another; those of batches that were padded to a shorter length are filled up at their ends."""
     if len({part.shape[1:] for part in parts}) == 1:
         return torch.cat(list(parts))

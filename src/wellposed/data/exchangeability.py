@@ -126,9 +126,11 @@ def residuals(scores: Floats, frame: pd.DataFrame) -> Floats:
         kind = column_kind(frame[name])
         if kind == "number":
             x = as_numbers(frame[name])
-            columns.append(
-                _ranks(np.where(np.isfinite(x), x, np.nanmedian(x) if np.isfinite(x).any() else 0.0)) / len(x)
-            )
+            known = x[np.isfinite(x)]
+            middle = (
+                np.sort(known)[len(known) // 2] if len(known) else 0.0
+            )  # a median of numbers near the largest would overflow
+            columns.append(_ranks(np.where(np.isfinite(x), x, middle)) / len(x))
         elif kind in ("category", "boolean"):
             codes, values = distinct(frame[name])
             if len(values) <= MOST_LEVELS_FITTED:

@@ -30,6 +30,7 @@ END_SHARE = 0.25  # the trend "at the end" is the one over the last quarter of t
 GAUSSIAN_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 SECOND_DIFFERENCE = math.sqrt(6.0)  # y[t-1] - 2 y[t] + y[t+1] of white noise has this many of its standard deviations
 THIRD_DIFFERENCE = math.sqrt(20.0)
+BENT = 2.0  # times as much noise by second differences as by third ones: the rest is a bend
 # For noise with correlation r from epoch to epoch, the standard error of a window mean is that of white noise times this
 # power of the ratio of differences over a window to those over one epoch: right or up to 30 % too wide for r up to .7.
 SLOW_POWER = 2.4
@@ -207,7 +208,8 @@ def noise(y: Array, lag: int = 1) -> float:
 
     A straight trend cancels exactly and outliers do not move a median. Rounded curves, where most differences are 0,
     fall back on the mean. 0 where fewer than ``2 * lag + 1`` values are known. In a few epochs a steep start and a turn are
-    most of the curve, and their bend is no noise: there third differences, of which a parabola has none, are taken if less.
+    most of the curve, and their bend is no noise: there third differences, of which a parabola has none, are taken if they are
+    much less.
     """
     values = finite_values(y)
     if len(values) < 2 * lag + 1:
@@ -215,7 +217,8 @@ def noise(y: Array, lag: int = 1) -> float:
     bent = values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag]
     found = _scaled_median(bent) / SECOND_DIFFERENCE
     if lag == 1 and FEWEST_BENT - 2 <= len(values) < 2 * FEWEST_BENT:
-        return min(found, _scaled_median(np.diff(bent)) / THIRD_DIFFERENCE)
+        straight = _scaled_median(np.diff(bent)) / THIRD_DIFFERENCE
+        return straight if found > BENT * straight else found  # the less of two estimates would be too small
     return found
 
 

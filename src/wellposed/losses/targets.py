@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wellposed.core.batches import joined
+from wellposed.core.batches import cat_padded
 from wellposed.core.errors import TargetError
 
 IGNORED = -100
@@ -28,7 +28,7 @@ def joined_targets(parts: Sequence[Tensor], ignored: int = IGNORED) -> Tensor | 
     ragged = len({part.shape[1:] for part in parts}) > 1
     if ragged and (len({part.ndim for part in parts}) > 1 or any(part.is_floating_point() for part in parts)):
         return None
-    return joined(parts, ignored)
+    return cat_padded(parts, ignored)
 
 
 def extremes(target: Tensor) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.batches import joined
+from wellposed.core.batches import cat_padded
 from wellposed.core.errors import noting
 from wellposed.core.preserve import random_states_kept, reach_kept
 from wellposed.core.random import seeded
@@ -94,7 +94,7 @@ def evaluate(
     target, weight = joined_targets(targets), None if weights is None else torch.cat(weights).cpu()
     if target is None or metric.undefined(target, weight):
         return Evaluation(measured, float("nan"), None)
-    together = joined(outputs, 0.0)
+    together = cat_padded(outputs, 0.0)
     with noting(f"the metric {metric.name!r}", together, target):
         rows = (metric.rows if by_row else metric.at_once)(together, target, weight)
     return Evaluation(measured, float(rows.mean()), rows)
