@@ -177,7 +177,7 @@ def _places(keys: Cells, cells: Cells) -> list[int]:
     return found
 
 
-def joined(raw: Mapping[str, Cells], parts: Sequence[tuple[int, int]]) -> dict[str, Cells] | None:
+def counted_on(raw: Mapping[str, Cells], parts: Sequence[tuple[int, int]]) -> dict[str, Cells] | None:
     """Cells of a run whose writer counted one or two epochs and began anew, with epochs counted on; None for several runs."""
     key = "epoch" if "epoch" in raw else "step"
     sizes = [len({*raw[key][a:b]} - {None}) for a, b in parts]

@@ -17,7 +17,7 @@ from wellposed.logs.column_names import NOBODY, OF_OURS, VALID, Guess, guess, pa
 from wellposed.logs.folders import read_path
 from wellposed.logs.in_memory import read_object
 from wellposed.logs.log import FASTAI, OURS, Array, Log, Reading, Table
-from wellposed.logs.points import FEWEST, joined, points_from_cells, restarts
+from wellposed.logs.points import FEWEST, counted_on, points_from_cells, restarts
 from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
@@ -110,7 +110,7 @@ def log_tables(log: Log) -> list[Table]:
     raw, notes = numbers_of(log, found)
     _require_losses(log, raw)
     parts = restarts(raw) if log.format != OURS else []
-    if len(parts) > 1 and (counted := joined(raw, parts)) is not None:
+    if len(parts) > 1 and (counted := counted_on(raw, parts)) is not None:
         notes.append(
             f"The epochs begin anew {len(parts) - 1} times, after one or two each: they were counted on as one run."
         )
