@@ -361,7 +361,8 @@ def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: b
     if unplaced and {parse_name(name).side for name in used} == {TEST}:
         return True
     places = columns.get("epoch") or columns.get("step") or []
-    at = [k for i, k in enumerate(places) if k is not None and any(columns[name][i] is not None for name in used)]
+    said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
+    at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
     downs = [b for a, b in itertools.pairwise(at) if b < a]
     return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
