@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -79,6 +79,7 @@ EPOCHS = (
 STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
     "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
+    "current_steps", "current_step",
     "boosting_round", "num_iterations", "tree", "minibatch", "episode", "episodes", "timesteps", "total_timesteps",
 )  # fmt: skip
 AS_USUAL = {
@@ -180,7 +181,7 @@ def parse_name(text: str) -> Name:
     what = ""
     own: list[str] = []
     for word in rest:
-        if word in LOSS:
+        if word in LOSS or (word == "l" and not what and word != rest[-1]):  # L_recon
             what, own = "loss", [*own, *([what] if what and what != "loss" else [])]
         elif (found := _quantity(word)) and not what:
             what = found
@@ -258,8 +259,8 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
     counts = (
         {name: sum(c is not None for c in cells) for name, cells in found.items()} if isinstance(found, Mapping) else {}
     )
-    names = _letters([parse_name(name) for name in first.values()])
-    losses = _losses([name for name in names if normalize_name(name.text) not in OURS], counts)
+    names = _first_set(_letters([parse_name(name) for name in first.values()]))
+    losses = _losses(_beside([name for name in names if normalize_name(name.text) not in OURS], found), counts)
     taken, notes = losses.taken, list(losses.notes)
     if (
         not taken
@@ -292,6 +293,18 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
 def _is_rate(name: str) -> bool:
     words = name.split("_")
     return "lr" in words or ("learning" in words and "rate" in words)
+
+
+def _first_set(names: list[Name]) -> list[Name]:
+    """``validation_0-logloss`` beside ``validation_1-logloss``, which XGBoost was given: by custom, first is training."""
+    first = {name.text: re.sub(r"^(validation|eval)_0(?=\W)", r"\1_1", name.text) for name in names}
+    if any(name.side == TRAIN for name in names) or not {a for a, b in first.items() if a != b and b in first}:
+        return names
+    found = [
+        parse_name(re.sub(r"^(?:validation|eval)_([01])(?=\W)", lambda s: (TRAIN, VALID)[int(s[1])], name.text))
+        for name in names
+    ]
+    return [replace(new, text=name.text) for new, name in zip(found, names, strict=True)]
 
 
 def _letters(names: list[Name]) -> list[Name]:
@@ -371,6 +384,17 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
     return Guess(taken, notes=tuple(notes), parts=parts, unassigned=unassigned, moving=moving)
 
 
+def _beside(names: Sequence[Name], found: Iterable[str] | Mapping[str, Sequence[Any]]) -> list[Name]:
+    """Names in their order, but of training those first that stand in the rows of validation, as summaries of epochs do."""
+    if not isinstance(found, Mapping):
+        return [*names]
+    looks = [found[name.text] for name in names if name.side in (VALID, TEST) and name.is_loss]
+    rows = {i for i, cell in enumerate(looks[0]) if cell is not None} if looks else set()
+    beside = {name.text for name in names if rows and name.side == TRAIN and name.is_loss
+              and sum(cell is not None and i in rows for i, cell in enumerate(found[name.text])) == len(rows)}  # fmt: skip
+    return sorted(names, key=lambda name: name.text not in beside) if beside else [*names]
+
+
 def _curves(names: Sequence[Name], counts: Mapping[str, int]) -> list[Name]:
     """Those that have values, and as many as make a curve where others do: of training as many as validation, if that has few."""
     most: dict[str, int] = {}
@@ -391,6 +415,12 @@ def _pair(names: Sequence[Name]) -> tuple[tuple[Name | None, Name | None], list[
         train = others or train
     ours, theirs = _plainest(train), _plainest(valid)
     shared = [(a, theirs[quantity]) for quantity, a in ours.items() if quantity in theirs]
+    shared = shared or [
+        (a, b)
+        for (what, words), a in ours.items()
+        for (same, more), b in theirs.items()
+        if what == same and words and more[-len(words) :] == words
+    ]  # train/loss_strong and val/synth/loss_strong
     if shared:
         (*_, a), (*_, b) = min(shared, key=lambda pair: (pair[0][0], pair[1][0], pair[0][1]))
         return (a, b), [*train, *valid]

@@ -11,9 +11,9 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import SIDES, guess, name_words
+from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, guess, name_words
 from wellposed.logs.in_memory import named_as, of_rows
-from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of
+from wellposed.logs.log import OURS, TRANSFORMERS, Log, columns_of, normalize_name
 
 NAMES = ("run", "name", "id", "run_id", "path", "source")  # of a run, where a line has it
 NUMBERED = re.compile(r"(?:epoch|step|iter|round)?[ _-]*(\d+)", re.IGNORECASE)
@@ -48,7 +48,7 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
     """The runs in a JSON value; none where its shape is not known."""
     if isinstance(value, list):
         rows = value if value and all(isinstance(row, dict) for row in value) else []
-        long = sum(any(len(cells) > 1 for cells in _columns(row).values()) for row in rows)
+        long = sum(any(len(cells) > 1 for cells in _columns(row).values()) and not _is_placed(row) for row in rows)
         if long * 2 >= max(len(rows), 1):  # runs, though one of them may be damaged
             return [_run(row, f"{name}: {_name(row, number)}") for number, row in enumerate(rows, 1)]
         return [of_rows([flattened(row) for row in rows], name)] if rows else []
@@ -90,6 +90,11 @@ def of_value(value: Any, name: str, depth: int = 0) -> list[Log]:
             for key, log in named
         ]
     return [_run(value, name)] if own else []
+
+
+def _is_placed(row: Mapping[str, Any]) -> bool:
+    """Whether a dict says of which epoch or step it is: a row, though a metric in it is a list."""
+    return any(isinstance(cell, (int, float)) and normalize_name(key) in (*EPOCHS, *STEPS) for key, cell in row.items())
 
 
 def _named(name: str, part: str) -> str:

@@ -45,6 +45,8 @@ def _file(path: Path) -> list[Log]:
     if EVENTS in path.name:
         return [_events({"": [path]}, str(path))]
     text = text_of(path)
+    if one := _one_column(text):
+        return [Log(one, str(path))]
     if path.suffix.lower() == ".ipynb":
         text = "\n".join(_printed(_json(path)))
         return read_text(path, text) or logs_from_json(path, "{}")
@@ -57,9 +59,15 @@ def _file(path: Path) -> list[Log]:
         return read_lines(path, text)
     if suffix == ".json" or as_json:
         return logs_from_json(path, text)
-    if not _is_table(text) and (said := read_text(path, text)):
+    table = _is_table(text)
+    if not table and (said := read_text(path, text)):
         return said
-    return read_delimited(path, text)
+    try:
+        return read_delimited(path, text)
+    except DataError:  # its rows may have remarks behind them
+        if table and '"' not in text and (said := read_text(path, text)):
+            return said
+        raise
 
 
 def _printed(value: Any, depth: int = 0) -> Iterator[str]:
@@ -79,6 +87,15 @@ def _printed(value: Any, depth: int = 0) -> Iterator[str]:
             else:
                 for one in inside if isinstance(inside, list) else [inside]:
                     yield from _printed(one, depth + 1)
+
+
+def _one_column(text: str) -> dict[str, list[Any]]:
+    """A name on the first line and one number on each after it, as Torch7 writes; empty for anything else."""
+    name, *cells = [line.strip() for line in text.strip().split("\n")] if text[:100].strip()[:1].isalpha() else [""]
+    known = parse_name(name).what and len(name) < 40 and len(cells) >= 2
+    if not known or not all(NUMBER.fullmatch(cell) for cell in cells):
+        return {}
+    return {"step": [*range(1, len(cells) + 1)], name if parse_name(name).is_loss else f"{name} loss": cells}
 
 
 def _is_table(text: str) -> bool:
@@ -135,19 +152,23 @@ def _folder(path: Path) -> list[Log]:
 def _several_files(files: Sequence[Path]) -> Iterator[tuple[Path, Callable[[], list[Log]]]]:
     """Runs with a file for each epoch (AllenNLP), each metric (MLflow) or each side, and what reads them."""
     by_metric: dict[Path, list[Path]] = {}
+    by_name: dict[Path, list[Path]] = {}
     by_number: dict[Path, list[tuple[int, Path]]] = {}
     by_side: dict[Path, dict[str, Path]] = {}
     for file in files:
-        if (top := next((folder for folder in file.parents if folder.name == "metrics"), None)) is not None:
+        if file.suffix == ".tsv" and _header(file)[1:] == [file.stem]:
+            by_name.setdefault(_top(file), []).append(file)
+        elif (top := next((folder for folder in file.parents if folder.name == "metrics"), None)) is not None:
             by_metric.setdefault(top, []).append(file)
         elif (number := re.fullmatch(r"(.*?)(\d{1,9})\.json", file.name)) is not None:
             by_number.setdefault(file.with_name(f"{number[1]}N.json"), []).append((int(number[2]), file))
-        elif file.name.lower().endswith(TABLES):
+        elif file.name.lower().endswith((*TABLES, ".log", ".log.gz")):
             words = name_words(file.name.partition(".")[0])
             if side := next((word for word in words if word in SIDES), ""):
                 rest = "_".join(word for word in words if word != side)
                 by_side.setdefault(file.with_name(f"{rest}{''.join(file.suffixes)}"), {}).setdefault(SIDES[side], file)
     yield from ((top, partial(_metrics, top, mine)) for top, mine in by_metric.items())
+    yield from ((top, partial(_named, top, mine)) for top, mine in by_name.items())
     yield from ((name, partial(_epochs, name, sorted(mine))) for name, mine in by_number.items() if len(mine) > 1)
     yield from (
         (name, partial(_sides, name, mine)) for name, mine in by_side.items() if "train" in mine and len(mine) > 1
@@ -164,6 +185,29 @@ def _metrics(top: Path, files: Sequence[Path]) -> list[Log]:
     return [Log(_rows("step", columns), str(top))]
 
 
+def _header(file: Path) -> list[str]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline(1000).strip().split("\t")
+
+
+def _top(file: Path) -> Path:
+    """The folder above the one that is called by a side, if there is one."""
+    return next((folder.parent for folder in file.parents if normalize_name(folder.name) in SIDES), file.parent)
+
+
+def _named(top: Path, files: Sequence[Path]) -> list[Log]:
+    """A run of DVCLive: a table of steps and values in a file of the metric's name, in a folder of the side's."""
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for file in files:
+        rows = [line.split("\t") for line in text_of(file).splitlines()[1:]]
+        columns[file.relative_to(top).with_suffix("").as_posix()] = [
+            (int(row[0]), float(row[-1]))
+            for row in rows
+            if len(row) > 1 and row[0].isdecimal() and NUMBER.fullmatch(row[-1])
+        ]
+    return [Log(_rows("step", columns), str(top))]
+
+
 def _epochs(name: Path, files: Sequence[tuple[int, Path]]) -> list[Log]:
     """A run with a JSON file for each epoch."""
     rows = [{"epoch": number, **flattened(value)} for number, file in files if isinstance(value := _json(file), dict)]
@@ -173,9 +217,15 @@ def _epochs(name: Path, files: Sequence[tuple[int, Path]]) -> list[Log]:
 def _sides(name: Path, files: Mapping[str, Path]) -> list[Log]:
     """A run with a table for each side, all with the same columns, one below the other."""
     rows: list[dict[str, Any]] = []
-    for side, file in files.items():
-        for log in _file(file):
-            names = {one: one if normalize_name(one) in (*EPOCHS, *STEPS) else f"{side} {one}" for one in log.columns}
+    read = {side: _file(file) for side, file in files.items()}
+    if any({"train_loss", "valid_loss"} <= guess(log.columns).taken.keys() for log in read["train"]):
+        return read["train"]  # what the other file says stands there, too
+    for side, logs in read.items():
+        for log in logs:
+            names = {
+                one: one if normalize_name(one) in (*EPOCHS, *STEPS) or parse_name(one).side else f"{side} {one}"
+                for one in log.columns
+            }
             rows += [dict(zip(names.values(), cells, strict=True)) for cells in zip(*log.columns.values(), strict=True)]
     return [Log(columns_of(rows), str(name))]
 

@@ -12,7 +12,10 @@ from wellposed.core.reading import check_cells
 from wellposed.logs.column_names import EPOCHS, STEPS, named_side, parse_name
 from wellposed.logs.log import Log, normalize_name
 
-ONE_EACH = ("name", "id", "run", "run_id", "run_name", "experiment")
+ONE_EACH = (
+    "name", "id", "run", "run_id", "run_name", "experiment", "model", "models", "method", "network", "architecture",
+    "config", "variant",
+)  # fmt: skip
 RUN_WORDS = ("run", "fold", "trial", "seed", "experiment", "repeat", "repetition", "kfold", "split")
 GROUPS = (*RUN_WORDS, "recipe", "run_id", "run_name", "config", "model")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
@@ -60,8 +63,10 @@ def _refuse_results(log: Log) -> None:
         )
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
-            values = [_label(cell) for cell in cells if cell is not None]
-            if len(set(values)) == len(cells) and all(re.search("[a-z]", value, re.IGNORECASE) for value in values):
+            values = [_label(cell) for cell in cells if cell is not None and re.search(r"\w", _label(cell))]
+            if 1 < len(values) == len({*values}) >= len(cells) - 1 and all(
+                re.search("[a-z]", value, re.IGNORECASE) for value in values
+            ):
                 raise DataError(
                     f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
                     "Export the history of each run: a row for each epoch."

@@ -9,6 +9,7 @@ Below a line of names, lines of as many cells are rows of a table. What stands b
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import re
@@ -20,10 +21,10 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.logs.cells import MISSING, plain_numbers
-from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, guess, name_words, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, NOBODY, SIDES, STEPS, TEST, guess, name_words, named_side, parse_name
 from wellposed.logs.documents import flattened, of_value
 from wellposed.logs.log import TEXT, TRANSFORMERS, Log, columns_of, normalize_name
-from wellposed.logs.shapes import RUN_WORDS
+from wellposed.logs.shapes import ONE_EACH, RUN_WORDS
 
 HERE = "\0"  # stands for a number in a template; no text has it
 NUMBER = re.compile(
@@ -41,6 +42,23 @@ WORD = re.compile(
     r"|iou|dice|map|xent|tel:|^[ \t]*\[?\d+\]?[:|\t ]", re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 """In every line that can say something, and in others: where none of it stands, nothing is searched."""
+COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
+QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?)+", re.MULTILINE)
+OPEN = re.compile(r"\{\s*['\"][^\[{}]{1,40}\[\s*[-+.\d][^{}]{1,200000}\}")
+ABROAD = {
+    "训练": " train ", "訓練": " train ", "学習": " train ", "обучени": " train ", "тренировк": " train ",
+    "학습": " train ",
+    "验证": " valid ", "驗證": " valid ", "検証": " valid ", "валидаци": " valid ", "검증": " valid ", "测试": " test ",
+    "測試": " test ",
+    "テスト": " test ", "损失": " loss ", "損失": " loss ", "потер": " loss ",
+    "손실": " loss ",
+    "entraînement": "train", "entrenamiento": "train", "treinamento": "train", "validación": "valid", "validação": "valid",
+    "pérdida": "loss", "Pérdida": "loss", "准确率": " accuracy ", "精度": " accuracy ", "точност": " accuracy ",
+    "정확도": " accuracy ",
+    "最佳": " best ", "最好": " best ", "保存": " saving ", "轮次": " epoch ", "эпох": " epoch ",
+    "에폭": " epoch ", "エポック": " epoch ",
+}  # fmt: skip
+"""What those who do not write English call the sides and quantities of a log."""
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
 """Of a name about a value that another line has said."""
 BEST = re.compile(r"best (?:iteration|score|epoch)[^:]{0,20}:\s*$", re.IGNORECASE)  # the next line repeats one
@@ -58,6 +76,8 @@ ROW_BAR = re.compile(r":? {1,9}\d{1,3}%\|.*$")  # behind a row of numbers
 TWO_CELLS = re.compile(r"^\s*\|([^|]+)\|\s*([-+.\de]+)\s*\|\s*$")
 SETTINGS = 4  # numbers on a line without a value; more are the arguments of the script
 MOST_FAILED = 2_000_000  # signs between braces that were no dict, after which none is looked for
+MOST_RESULTS = 50  # lines of a list of the best; longer ones that jump to and fro are of several processes
+MOST_LOSS = 100  # a whole number above it, called by a side alone, counts examples
 PROCESSES = 16  # that may print one line each, side by side
 FEWEST_ROWS = 2  # one sentence with a loss in it is no log
 KINDS = {
@@ -67,6 +87,7 @@ KINDS = {
     "run": {*RUN_WORDS} - {"split"},
 }
 PLACES = (*KINDS,)
+NUMBERED = ("id", "idx", "index", "no", "num", "number")  # batch_id, epoch no.
 COUNTS = {
     "batches": "batch", "batchs": "batch", "iterations": "step", "steps": "step", "iters": "step", "updates": "step",
     "epochs": "epoch",
@@ -98,9 +119,19 @@ def read_text(path: Path, text: str) -> list[Log]:
         DataError: two different values of one name stand on one line, and no word tells them apart.
     """
     found = _Found()
-    for line in speaking(text.replace("#011", "\t")):
+    for line in speaking(unmarked(text)):
         found.line(re.split("[\r\b]+", line.rstrip("\r\n\b "))[-1])
     return found.logs(path)
+
+
+def unmarked(text: str) -> str:
+    """Text without colours, marks of Markdown and quotes, with foreign words in English, and a dict of many lines on one."""
+    text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
+    text = QUOTED.sub("", text)
+    if not text.isascii():
+        for word, ours in ABROAD.items():
+            text = text.replace(word, ours)
+    return OPEN.sub(lambda found: " ".join(found[0].split()), text)
 
 
 def speaking(text: str) -> Iterator[str]:
@@ -202,6 +233,8 @@ class _Found:
         known = [None if cell.lower() in MISSING or not _is_cell(cell) else cell.partition("/")[0] for cell in cells]
         row: dict[str, Any] = dict(zip(self.header, known, strict=True))
         places = {name: cell for name, cell in row.items() if normalize_name(name) in (*EPOCHS, *STEPS)}
+        if normalize_name(self.header[0]) in ONE_EACH and not places:
+            return True  # one row for each model: what it ended at
         self.rows.append(row if places else {**self.place, **row})
         for name, cell in places.items():
             if cell and normalize_name(name) in EPOCHS and (found := plain_numbers([cell])) and found[0] is not None:
@@ -214,6 +247,8 @@ class _Found:
         of_batch = False
         for i, (slot, number) in enumerate(zip(template.slots, numbers, strict=False)):
             total = numbers[i + 1] if i + 1 < len(numbers) and template.slots[i + 1].kind == "total" else None
+            if slot.kind == "value" and number > MOST_LOSS and number.is_integer() and not parse_name(slot.name).what:
+                continue  # train=10613, test=3256 are sizes
             if slot.kind == "value":
                 value = number / total if total else number
                 if row.setdefault(slot.name, value) != value and not math.isnan(value):
@@ -275,6 +310,7 @@ class _Found:
         if any("epoch" in row or "step" in row for row in rows):
             rows = [{name: cell for name, cell in row.items() if name != "index"} for row in rows]
         columns = columns_of(rows)
+        unplaced = not any({*PLACES, *EPOCHS, *STEPS, "index"} & row.keys() for row in rows)
         if not {*columns} & {*EPOCHS, *STEPS, "index"}:
             _count(columns, rows)
         columns = {
@@ -283,6 +319,8 @@ class _Found:
         taken = guess(columns).taken
         used &= taken.keys()
         if not used or sum(any(row.get(taken[one]) is not None for one in used) for row in rows) < FEWEST_ROWS:
+            return []
+        if _are_results(columns, [taken[one] for one in used], unplaced):
             return []
         for name, (a, b) in self.twice.items():
             if any(
@@ -314,6 +352,19 @@ def _count(columns: dict[str, list[Any]], rows: Sequence[dict[str, Any]]) -> Non
             columns["epoch"].append(max(done[name] for name in row))
         return
     columns["step"] = [*range(1, len(rows) + 1)]
+
+
+def _are_results(columns: dict[str, list[Any]], used: Sequence[str], unplaced: bool) -> bool:
+    """Whether values are the ends of runs: one each, tests that nothing numbers, or epochs in the order of their scores."""
+    if max(sum(cell is not None for cell in columns[name]) for name in used) < FEWEST_ROWS and unplaced:
+        return True
+    if unplaced and {parse_name(name).side for name in used} == {TEST}:
+        return True
+    places = columns.get("epoch") or columns.get("step") or []
+    said = [k for i, k in enumerate(places) if any(columns[name][i] is not None for name in used)]
+    at = [float(k.replace(",", "")) for k in map(str, said) if NUMBER.fullmatch(k)]
+    downs = [b for a, b in itertools.pairwise(at) if b < a]
+    return 2 <= len(at) < MOST_RESULTS and 3 * len(downs) >= len(at) and len({*downs}) > 1
 
 
 # Sentences
@@ -419,6 +470,8 @@ class _Line:
             return self._nameless()
         name = " ".join(words[-5:]).lower()
         plain = normalize_name(name)
+        if plain == "cost" and "batch" not in {slot.kind for slot in self.slots}:
+            name = "cost loss"
         if TIMES.search(plain):
             return Hole("", "none")
         kind = _place(words)
@@ -437,7 +490,12 @@ class _Line:
         ):
             return Hole("", "index")  # INFO [15] train-logloss
         if not parsed.what:
-            if parsed.parts or not parsed.side or not parsed.level:
+            if (
+                parsed.parts
+                or not parsed.side
+                or not parsed.level
+                or ({"is", "all"} & {*plain.split("_")} and not self.what)
+            ):
                 return Hole("", "none")
             return Hole(f"{name} {self.what}".strip(), "value")
         return Hole(f"{name} ({self.side})" if self.side and not parsed.side else name, "value")
@@ -461,7 +519,10 @@ class _Line:
 
 def _place(words: Sequence[str]) -> str:
     """The kind of place that words end in, a side set aside: ``Epoch(train)``."""
-    last = next((word for word in reversed(normalize_name(" ".join(words[-5:])).split("_")) if word not in SIDES), "")
+    last = next(
+        (word for word in reversed(normalize_name(" ".join(words[-5:])).split("_")) if word not in {*SIDES, *NUMBERED}),
+        "",
+    )
     return next((kind for kind, known in KINDS.items() if last in known), "")
 
 

@@ -1,0 +1,221 @@
+"""One known history, written in many spellings, is read to the same curves; and texts of each kind that was once misread."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wellposed.core.errors import DataError
+from wellposed.logs import Table, read_all
+
+TRAIN = [2.31, 1.74, 1.32, 1.05, 0.88]
+VALID = [2.35, 1.91, 1.66, 1.58, 1.61]
+SIDES = [
+    ("train", "val"), ("Train", "Valid"), ("training", "validation"), ("tr", "va"), ("trn", "dev"), ("TRAIN", "TEST"),
+    ("train", "eval"), ("Training", "Test"), ("learn", "holdout"),
+]  # fmt: skip
+NAMES = [
+    "{side}_loss",
+    "{side} loss",
+    "{side}/loss",
+    "{side}-loss",
+    "loss/{side}",
+    "loss_{side}",
+    "Loss {side}",
+    "{side}.loss",
+]
+COUNTED = [
+    "Epoch {e}",
+    "epoch: {e}",
+    "[Epoch {e}/5]",
+    "Epoch {e}/5:",
+    "Epoch [{e}/5]",
+    "ep {e}",
+    "epoch={e}",
+    "Epoch #{e}",
+    "epoch {e} done",
+]
+BETWEEN = [", ", " | ", "; ", "  ", "\t", " - "]
+MEANS = [": ", "=", " = ", " ", ":"]
+HEADS = ["", "INFO:root:", "2024-03-05 10:11:12,345 - INFO - ", "\x1b[32m", "> ", "[trainer] "]
+Spelling = tuple[str, str]
+
+
+def lines(draw: random.Random, a: str, b: str) -> Spelling:
+    """One sentence an epoch."""
+    count, between, means, head = (draw.choice(kind) for kind in (COUNTED, BETWEEN, MEANS, HEADS))
+    accuracy = draw.choice(["", f"{between}lr{means}0.001", f"{between}time{means}3.2s"])
+    rows = [
+        f"{head}{count.format(e=e)}{between}{a}{means}{x:.4f}{between}{b}{means}{y:.4f}{accuracy}"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+    ]
+    return "\n".join(rows) + "\n", "log"
+
+
+def two_lines(draw: random.Random, a: str, b: str) -> Spelling:
+    """The epoch on a line of its own, and a line for each side."""
+    count, means = draw.choice(COUNTED), draw.choice(MEANS)
+    rows = [
+        f"{count.format(e=e)}\n{a}{means}{x:.4f}\n{b}{means}{y:.4f}"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+    ]
+    return "\n".join(rows) + "\n", "log"
+
+
+def bars(draw: random.Random, a: str, b: str) -> Spelling:
+    """A bar that rewrites itself, and then the sentence of the epoch."""
+    means = draw.choice(MEANS)
+    rows = [
+        f"Epoch {e}:  50%|█████     | 5/10 [00:01<00:01, 4.2it/s]\rEpoch {e}: 100%|██████████| 10/10 [00:02<00:00, 4.2it/s]\n"
+        f"Epoch {e}: {a}{means}{x:.4f}, {b}{means}{y:.4f}"
+        for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)
+    ]
+    return "\n".join(rows) + "\n", "log"
+
+
+def rows_of(a: str, b: str) -> list[dict[str, float]]:
+    """A dict an epoch."""
+    return [{"epoch": e, a: x, b: y} for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+
+
+def json_lines(draw: random.Random, a: str, b: str) -> Spelling:
+    """JSON lines, in some of which a metric is a list."""
+    more = draw.choice([{}, {"per_class": [0.1, 0.2, 0.3]}, {"lr": 0.1}])
+    return "".join(json.dumps(row | more) + "\n" for row in rows_of(a, b)), draw.choice(["jsonl", "txt", "log"])
+
+
+def printed_dicts(draw: random.Random, a: str, b: str) -> Spelling:
+    """Dicts as Python prints them, behind some words."""
+    head = draw.choice(["", "metrics: ", "INFO:root:"])
+    return "".join(f"{head}{row}\n" for row in rows_of(a, b)), "log"
+
+
+def history(draw: random.Random, a: str, b: str) -> Spelling:
+    """A dict of lists, printed on one line or on many."""
+    between = draw.choice([", ", ",\n  "])
+    cells = [f"'{name}': [{between.join(map(str, values))}]" for name, values in ((a, TRAIN), (b, VALID))]
+    return f"Done.\n{{{between.join(cells)}}}\n", draw.choice(["log", "txt"])
+
+
+def delimited(draw: random.Random, a: str, b: str) -> Spelling:
+    """A table of commas, semicolons or tabs."""
+    sign = draw.choice([",", ";", "\t"])
+    rows = [["epoch", a, b], *([str(cell) for cell in row.values()] for row in rows_of(a, b))]
+    return "\n".join(sign.join(row) for row in rows) + "\n", draw.choice(["csv", "tsv", "txt"])
+
+
+def ruled(draw: random.Random, a: str, b: str) -> Spelling:
+    """A table with rules, with colours or marks on the lowest value, or quoted."""
+    paint = draw.choice(["{}", "\x1b[36m{}\x1b[0m", "[36m{}[0m", "**{}**"])
+    head = draw.choice(["", "> "])
+    rows = [["epoch", a, b], ["-----", "------", "------"]]
+    rows += [[str(e), paint.format(x), str(y)] for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1)]
+    bar = draw.choice([True, False])
+    return "\n".join(head + ("| " + " | ".join(row) + " |" if bar else "   ".join(row)) for row in rows) + "\n", "txt"
+
+
+CONTAINERS: list[Callable[[random.Random, str, str], Spelling]] = [
+    lines, two_lines, bars, json_lines, printed_dicts, history, delimited, ruled,
+]  # fmt: skip
+
+
+def curves(folder: Path, text: str, ending: str = "txt") -> Table:
+    path = folder / f"run.{ending}"
+    path.write_text(text, encoding="utf-8")
+    (table,) = read_all(path)
+    return table
+
+
+def seen(table: Table, name: str) -> list[float]:
+    return [round(float(cell), 6) for cell in table.columns.get(name, ())]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_one_history_in_many_spellings_is_one_history(
+    container: Callable[[random.Random, str, str], Spelling], seed: int, tmp_path: Path
+) -> None:
+    draw = random.Random(f"{container.__name__} {seed}")
+    for _ in range(4):
+        name, sides = draw.choice(NAMES), draw.choice(SIDES)
+        text, ending = container(draw, *(name.format(side=side) for side in sides))
+        table = curves(tmp_path, text, ending)
+        assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID), text
+
+
+def told(template: str) -> str:
+    return "".join(template.format(e=e, x=x, y=y) for e, (x, y) in enumerate(zip(TRAIN, VALID, strict=True), 1))
+
+
+KINDS = {
+    "a list among the metrics": told('{{"train_loss": {x}, "test_loss": {y}, "ap": [0.1, {y}, 0.3], "epoch": {e}}}\n'),
+    "first of two sets": told("[{e}]\tvalidation_0-logloss:{x}\tvalidation_1-logloss:{y}\n"),
+    "numbered batches": told(
+        "epoch: {e}, batch_id: 0, loss:9.5\nepoch: {e}, batch_id: 50, loss:9.1\n"
+        "epoch: {e} done, train loss: {x}, val loss: {y}\n"
+    ),
+    "Chinese": told("第 {e} 轮次 | Epoch {e} | 训练损失: {x} | 验证损失: {y}\n"),
+    "Russian": told("Epoch {e}: потери обучения: {x}, потери валидации: {y}\n"),
+    "French": told("Epoch {e}: loss entraînement: {x}, loss validation: {y}\n"),
+    "escaped signs": told("epoch {e}: train\\_loss {x} | dev\\_loss {y}\n\n"),
+    "remarks behind rows": "Epoch\ttrain/loss (avg)\tval/loss\n" + told("{e}\t{x}\t**{y}**\tbest so far\n"),
+    "steps within epochs": told(
+        "Training loss @ step 5: 9.1\nTraining loss @ step 10: 9.5\nEpoch: {e} Loss/Test: {y}, Loss/Train: {x}\n"
+    ),
+    "sizes of sets": "Shape of all test data set is (742, 83)\n" + told("Epoch {e}: train loss {x} val loss {y}\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_that_were_misread(kind: str, tmp_path: Path) -> None:
+    table = curves(tmp_path, KINDS[kind])
+    assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+
+
+RESULTS = {
+    "models": "| model | size | train loss | val loss |\n|---|---|---|---|\n"
+    "| small | 12M | 3.1 | 3.2 |\n| big | 90M | 2.4 | 2.9 |\n",
+    "methods": "Method   Train loss   Test loss\nridge    0.31   0.44\nlasso    0.35   0.41\nnet    0.11   0.39\n",
+    "best epochs": "1. epoch 15: score=0.59, val_loss=0.61\n"
+    "2. epoch 11: score=0.58, val_loss=0.62\n3. epoch 12: score=0.57, val_loss=0.63\n"
+    "4. epoch 7: score=0.56, val_loss=0.66\n",
+    "tests alone": "Test results:\nLoss: 2.31 | Acc: 10%\n"
+    "Test results:\nLoss: 2.25 | Acc: 12%\nTest results:\nLoss: 2.20 | Acc: 9%\n",
+    "the last epoch": "Final epoch (see the plot):\n   loss: 0.552\n   val_loss: 4.06\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_results_of_finished_runs_are_no_curves(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        curves(tmp_path, RESULTS[kind])
+
+
+def test_a_column_alone_is_a_curve(tmp_path: Path) -> None:
+    table = curves(tmp_path, "training error\t\n" + "".join(f" {x:.4e}\t\n" for x in TRAIN))
+    assert seen(table, "train_loss") == TRAIN
+
+
+@pytest.mark.parametrize("column", ["loss", "synth/loss"])
+def test_a_folder_with_a_file_a_metric_is_one_run(column: str, tmp_path: Path) -> None:
+    for side, values in (("train", TRAIN), ("val", VALID)):
+        file = tmp_path / side / f"{column if side == 'val' else 'loss'}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("step\tloss\n" + "".join(f"{10 * i}\t{x}\n" for i, x in enumerate(values)), encoding="utf-8")
+    (table,) = read_all(tmp_path)
+    assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_folder_with_a_printed_log_a_side_is_one_run(both: bool, tmp_path: Path) -> None:
+    looks = [f"[valid] Ep. {e} : Up. {100 * e} : ce-mean-words : {y}\n" for e, y in enumerate(VALID, 1)]
+    costs = [f"Ep. {e} : Up. {100 * e} : Cost {x} : Time 4.1s\n" for e, x in enumerate(TRAIN, 1)]
+    lines = [line for pair in zip(costs, looks, strict=True) for line in pair] if both else costs
+    (tmp_path / "train.log").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "valid.log").write_text("".join(looks), encoding="utf-8")
+    (table,) = read_all(tmp_path)
+    assert (seen(table, "train_loss"), seen(table, "valid_loss")) == (TRAIN, VALID)
