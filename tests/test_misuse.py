@@ -233,6 +233,8 @@ CALLS: dict[str, Call] = {
     "diagnose": Call(lambda: {"source": {"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}}),
     "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
     "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
+    "compress": Call(lambda: {"source": net(), "example": X}),
+    "verify": Call(lambda: {"folder": "nowhere"}),
     "report": Call(lambda: {"study_or_folder": "nowhere"}),
     "LightningWatch": Call(
         lambda: {"loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)},
@@ -370,7 +372,7 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
+    "BiasVariance", "Certificate", "Compressed", "Verification", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
     "Run", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare

@@ -10,6 +10,8 @@ from __future__ import annotations
 import operator
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from wellposed.core.checks import matches_annotation
 from wellposed.core.errors import FormatError, InputError, described, first_line
 from wellposed.core.preserve import modes_kept, random_states_kept
 
-Graph = dict[str, Any]
+GraphRecord = dict[str, Any]
 """A graph as JSON: ``{"nodes": [{"name", "do", "target", "args", "kwargs"}]}``."""
 ARITHMETIC = {
     name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
@@ -48,6 +50,17 @@ def first_rows(batch: Any, count: int) -> Any:
     )
 
 
+@contextmanager
+def attention_apart() -> Iterator[None]:
+    """Inside the block a layer of attention runs as its single operators, not as one that neither tracers nor counters see into."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def traced(net: nn.Module, example: Any) -> fx.GraphModule:
     """The network in evaluation mode as a graph of torch's operators, for any number of rows where its code allows.
 
@@ -60,10 +73,14 @@ def traced(net: nn.Module, example: Any) -> fx.GraphModule:
         key: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
         for key, leaf in named.items()
     }
-    fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)  # its operator is one block for a whole layer of attention
-        with random_states_kept(), modes_kept(net, training=False), warnings.catch_warnings(), torch.no_grad():
+        with (
+            attention_apart(),
+            random_states_kept(),
+            modes_kept(net, training=False),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             shapes: Any = (*free, *free_named.values()) if not named else free_named
             program = torch.export.export(net, args, named, dynamic_shapes=shapes, strict=False)
@@ -78,7 +95,9 @@ def traced(net: nn.Module, example: Any) -> fx.GraphModule:
 def _as_module(program: Any, net: nn.Module) -> fx.GraphModule:
     signature, graph = program.graph_signature, program.graph
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        raise InputError(f"{type(net).__name__} changes its buffers or its inputs in evaluation mode; it is not compressed.")
+        raise InputError(
+            f"{type(net).__name__} changes its buffers or its inputs in evaluation mode; it is not compressed."
+        )
     places = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
@@ -133,12 +152,12 @@ def finished(tensors: dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
     return fx.GraphModule({name: tensor for name, tensor in tensors.items() if name in used}, kept, "Compressed").eval()
 
 
-def tensors_of(module: fx.GraphModule) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by their names; a tied one once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def to_json(module: fx.GraphModule) -> Graph:
+def to_json(module: fx.GraphModule) -> GraphRecord:
     """The graph as JSON; `from_json` builds it again."""
     nodes = []
     for node in module.graph.nodes:
@@ -170,24 +189,24 @@ def _written(value: Any) -> Any:
     raise InputError(f"The network's graph holds {described(value)}, which is not written as JSON.")
 
 
-def from_json(graph: Graph, tensors: dict[str, Tensor], where: str) -> fx.GraphModule:
+def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.GraphModule:
     """Build a network from its graph and its tensors. Only torch's own operators that change nothing are called.
 
     Raises:
         FormatError: the graph is damaged, or calls anything else.
     """
-    made, built = fx.Graph(), {}
+    made = fx.Graph()
+    built: dict[str, fx.Node] = {}
     try:
         for one in graph["nodes"]:
             name, do, target = str(one["name"]), one["do"], str(one["target"])
-            args, kwargs = _meant(one["args"], built), _meant(one["kwargs"], built)
+            args: Any = _meant(one["args"], built)
+            kwargs: Any = _meant(one["kwargs"], built)
             if not WORD.fullmatch(name) or (do != "call_function" and not PATH.fullmatch(target)):
                 raise FormatError(f"{where} is damaged: {name!r} with {target!r} is no name of a tensor.")
             if do == "call_function":
                 built[name] = made.create_node(do, _operator(target, where), args, kwargs, name)
-            elif do == "get_attr" and target in tensors:
-                built[name] = made.create_node(do, target, name=name)
-            elif do == "placeholder":
+            elif do == "placeholder" or (do == "get_attr" and target in tensors):
                 built[name] = made.create_node(do, target, name=name)
             elif do == "output":
                 made.output(args[0])

@@ -3,9 +3,9 @@
 Every number of a network belongs to a *unit*, such as a channel, a head, a hidden unit or an input. A tensor that flows
 through the graph has a *label* of its own shape, which says for each entry whose unit it is. Operators that move entries
 (view, permute, cat, select ...) are simply run on labels; those that add or multiply entries make units one; a weight
-matrix joins the units of its columns (which it reads) to those of its rows (which it makes). So residual connections, concatenation,
-flattening, shared weights, depthwise convolution and heads need no code of their own. Unit 0 is what must stay: it is what an
-operator that is not known here touches, so that ignorance costs size, never equality.
+matrix joins the units of its columns (which it reads) to those of its rows (which it makes). So residual connections,
+concatenation, flattening, shared weights, depthwise convolution and heads need no code of their own. Unit 0 is what must
+stay: it is what an operator that is not known here touches, so that ignorance costs size, never equality.
 
 Beside the label runs a mask of what is *known*: entries that are the same for all inputs. It is propagated as the operators
 demand it (a row of zeros makes its bias, a rectified constant is a constant, zero times anything is zero), and the constant itself
@@ -44,7 +44,7 @@ class Reader:
         level: ``(inputs,)``, that constant.
     """
 
-    node: fx.Node
+    node: Any
     units: Tensor
     constant: Tensor
     level: Tensor
@@ -58,9 +58,9 @@ class Dependencies:
 
     def __init__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> None:
         self.tensors = tensors_of(module)
-        self.value: dict[fx.Node, Any] = {}
-        self.label: dict[fx.Node, Any] = {}
-        self.known: dict[fx.Node, Any] = {}
+        self.value: dict[Any, Any] = {}
+        self.label: dict[Any, Any] = {}
+        self.known: dict[Any, Any] = {}
         self.axes: dict[str, dict[int, Tensor]] = {}
         self.readers: list[Reader] = []
         self._joined: list[Tensor] = []
@@ -87,11 +87,12 @@ class Dependencies:
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Entries at one place are of one unit."""
-        first, second = torch.broadcast_tensors(first, second)
+        first, second = torch.broadcast_tensors(first, second)  # type: ignore[no-untyped-call]
         for axis in range(first.ndim):
             if first.stride(axis) == second.stride(axis) == 0:
                 first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
-        self._joined.append(torch.stack([first.reshape(-1), second.reshape(-1)]).unique(dim=1))
+        pairs = torch.stack([first.reshape(-1), second.reshape(-1)])
+        self._joined.append(pairs.unique(dim=1))  # type: ignore[no-untyped-call]
 
     def keep(self, *labels: Any) -> None:
         """These entries must stay."""
@@ -113,25 +114,27 @@ class Dependencies:
         """The units along one axis, ``(length,)``, which are the same at all other places."""
         return self.same_along(label, [a for a in range(label.ndim) if a != axis % label.ndim]).reshape(-1)
 
-    def weight_axis(self, node: fx.Node, axis: int) -> Tensor | None:
+    def weight_axis(self, node: Any, axis: int) -> Tensor | None:
         """The units along an axis of a weight, or None where the tensor is none that the graph holds."""
         return self.axes.get(str(node.target), {}).get(axis)
 
-    def on_labels(self, node: fx.Node, table: dict[fx.Node, Any]) -> Any:
+    def on_labels(self, node: Any, table: dict[Any, Any]) -> Any:
         """The node's operator, run on labels or on masks."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda leaf: table.get(leaf, self.value[leaf]))
-        view = table is not self.value and _packet(node) is aten.view  # a label's memory may not be laid out as the value's
-        return (aten.reshape.default if view else node.target)(*args, **kwargs)  # type: ignore[operator]
+        view = (
+            table is not self.value and _packet(node) is aten.view
+        )  # a label's memory may not be laid out as the value's
+        return (aten.reshape.default if view else node.target)(*args, **kwargs)
 
-    def masked(self, node: fx.Node, source: fx.Node, *rest: Any, **named: Any) -> Tensor:
+    def masked(self, node: Any, source: Any, *rest: Any, **named: Any) -> Tensor:
         """What of an output is known, where it is a sum, a mean or a maximum of entries of ``source``."""
         unknown = (~self.known[source]).to(torch.float32)
         args = rest if rest or named else node.args[1:]
         args = map_arg(tuple(args), lambda leaf: self.value[leaf])
-        made: Tensor = node.target(unknown, *args, **(named or dict(node.kwargs)))  # type: ignore[operator]
+        made: Tensor = node.target(unknown, *args, **(named or dict(node.kwargs)))
         return made == 0
 
-    def levels(self, node: fx.Node, axis: int) -> tuple[Tensor, Tensor]:
+    def levels(self, node: Any, axis: int) -> tuple[Tensor, Tensor]:
         """Along an axis: whether all other entries are one known constant, and which."""
         value = self.value[node].movedim(axis, -1).reshape(-1, self.value[node].shape[axis]).double()
         known = self.known[node].movedim(axis, -1).reshape(-1, value.shape[1]).all(0)
@@ -140,7 +143,7 @@ class Dependencies:
 
     # Leaves
 
-    def _input(self, node: fx.Node, value: Any) -> None:
+    def _input(self, node: Any, value: Any) -> None:
         self.value[node] = value
         if isinstance(value, Tensor):
             removable = value.is_floating_point() and value.ndim > 1 and value[0].numel() <= LARGEST
@@ -148,7 +151,7 @@ class Dependencies:
             self.label[node] = label.expand(value.shape)
             self.known[node] = torch.tensor(False).expand(value.shape)
 
-    def _tensor(self, node: fx.Node) -> None:
+    def _tensor(self, node: Any) -> None:
         name = str(node.target)
         value = self.value[node] = self.tensors[name].detach()
         self.known[node] = torch.tensor(True).expand(value.shape)
@@ -158,12 +161,15 @@ class Dependencies:
         if name in self.axes and len(weight) < len(node.users):
             self.keep(*self.axes[name].values())
         unit = value.ndim and name not in self.axes and value.numel() <= LARGEST
-        if unit and (twin := next((n for n in self.label if n.op == "get_attr" and n.target == name), None)) is not None:
+        if (
+            unit
+            and (twin := next((n for n in self.label if n.op == "get_attr" and n.target == name), None)) is not None
+        ):
             self.label[node] = self.label[twin]
         else:
             self.label[node] = self.fresh(value.shape) if unit else torch.tensor(0).expand(value.shape)
 
-    def _call(self, node: fx.Node) -> None:
+    def _call(self, node: Any) -> None:
         made = self.value[node] = self.on_labels(node, self.value)
         many = isinstance(made, (tuple, list)) and all(isinstance(one, Tensor) for one in made)
         if not isinstance(made, Tensor) and not many:
@@ -200,17 +206,17 @@ def _roots(count: int, joined: list[Tensor]) -> np.ndarray:
             parent = parent[parent]
 
 
-def _packet(node: fx.Node) -> Any:
+def _packet(node: Any) -> Any:
     return getattr(node.target, "overloadpacket", node.target)
 
 
-def _places(user: fx.Node, node: fx.Node) -> list[int]:
+def _places(user: Any, node: Any) -> list[int]:
     return [place for place, arg in enumerate(user.args) if arg is node]
 
 
-def argument(node: fx.Node, name: str) -> Any:
+def argument(node: Any, name: str) -> Any:
     """An argument of a call by its name, as it was given or by default."""
-    schema = node.target._schema  # type: ignore[union-attr]
+    schema = node.target._schema
     for place, one in enumerate(schema.arguments):
         if one.name == name:
             return node.args[place] if place < len(node.args) else node.kwargs.get(name, one.default_value)
@@ -219,28 +225,32 @@ def argument(node: fx.Node, name: str) -> Any:
 
 # One rule for each way in which operators treat units: it sets the node's label and mask, or answers False and all inputs stay.
 
-Rule = Callable[[Dependencies, fx.Node], bool]
+Rule = Callable[[Dependencies, Any], bool]
 
 
-def _same(d: Dependencies, node: fx.Node) -> bool:
+def _same(d: Dependencies, node: Any) -> bool:
     """Dropout in evaluation mode, copies and casts."""
-    d.label[node], d.known[node] = d.label[node.args[0]], d.known[node.args[0]]  # type: ignore[index]
+    d.label[node], d.known[node] = d.label[node.args[0]], d.known[node.args[0]]
     return True
 
 
-def _moves(d: Dependencies, node: fx.Node) -> bool:
+def _moves(d: Dependencies, node: Any) -> bool:
     """Entries change their place alone."""
     d.label[node], d.known[node] = d.on_labels(node, d.label), d.on_labels(node, d.known)
     return True
 
 
-def _pointwise(d: Dependencies, node: fx.Node) -> bool:
+def _pointwise(d: Dependencies, node: Any) -> bool:
     shape = d.value[node].shape
     given = [leaf for leaf in node.all_input_nodes if leaf in d.label and d.value[leaf].ndim]
     if not given:
         return False
-    wide = {leaf: d.label[leaf].reshape((1,) * (len(shape) - d.label[leaf].ndim) + d.label[leaf].shape) for leaf in given}
-    varies = {leaf: [bool((wide[leaf] != wide[leaf].narrow(a, 0, 1)).any()) for a in range(len(shape))] for leaf in given}
+    wide = {
+        leaf: d.label[leaf].reshape((1,) * (len(shape) - d.label[leaf].ndim) + d.label[leaf].shape) for leaf in given
+    }
+    varies = {
+        leaf: [bool((wide[leaf] != wide[leaf].narrow(a, 0, 1)).any()) for a in range(len(shape))] for leaf in given
+    }
     joined: list[Tensor] = []
     for leaf in given:
         others = [varies[other] for other in given if other is not leaf]
@@ -263,18 +273,18 @@ def _pointwise(d: Dependencies, node: fx.Node) -> bool:
     return True
 
 
-def _halves(d: Dependencies, node: fx.Node) -> bool:
+def _halves(d: Dependencies, node: Any) -> bool:
     """One half gates the other."""
     source, axis = node.args[0], argument(node, "dim")
-    first, second = d.label[source].chunk(2, axis)  # type: ignore[index]
+    first, second = d.label[source].chunk(2, axis)
     d.join(first, second)
-    a, b = d.known[source].chunk(2, axis)  # type: ignore[index]
+    a, b = d.known[source].chunk(2, axis)
     d.label[node], d.known[node] = first, a & b
     return True
 
 
 def _reads(
-    d: Dependencies, node: fx.Node, source: Any, weight: Any, bias: Any, ends: tuple[int, int], axis: int, flat: bool
+    d: Dependencies, node: Any, source: Any, weight: Any, bias: Any, ends: tuple[int, int], axis: int, flat: bool
 ) -> bool:
     """A weight that reads units and makes others. ``ends``: its axes of inputs and outputs; ``flat``: constants fit a bias."""
     read, makes = d.weight_axis(weight, ends[0]), d.weight_axis(weight, ends[1])
@@ -290,34 +300,34 @@ def _reads(
     return True
 
 
-def _makes(d: Dependencies, node: fx.Node, units: Tensor, bias: Any, axis: int) -> None:
+def _makes(d: Dependencies, node: Any, units: Tensor, bias: Any, axis: int) -> None:
     if bias is not None:
         d.join(d.label[bias], units)
     shape = d.value[node].shape
     d.label[node] = units.reshape([-1 if a == axis % len(shape) else 1 for a in range(len(shape))]).expand(shape)
 
 
-def _linear(d: Dependencies, node: fx.Node) -> bool:
+def _linear(d: Dependencies, node: Any) -> bool:
     source, weight, bias = node.args[0], node.args[1], argument(node, "bias")
     if not _reads(d, node, source, weight, bias, (1, 0), -1, True):
         return False
-    d.known[node] = d.masked(node, source, (d.value[weight] != 0).float())  # type: ignore[arg-type, index]
+    d.known[node] = d.masked(node, source, (d.value[weight] != 0).float())
     return True
 
 
-def _matmul(d: Dependencies, node: fx.Node) -> bool:
+def _matmul(d: Dependencies, node: Any) -> bool:
     """Rows times a weight, or two flowing tensors: then units are matrices (heads), the inner axis or the last one."""
     bias, first, second = (None, *node.args) if _packet(node) is not aten.addmm else node.args
-    a, b = d.value[first], d.value[second]  # type: ignore[index]
-    if d.weight_axis(second, 0) is not None and b.ndim == 2 and len(node.kwargs) == 0:  # type: ignore[arg-type]
+    a, b = d.value[first], d.value[second]
+    if d.weight_axis(second, 0) is not None and b.ndim == 2 and len(node.kwargs) == 0:
         if not _reads(d, node, first, second, bias, (0, 1), -1, True):
             return False
-        d.known[node] = ((~d.known[first]).float() @ (b != 0).float()) == 0  # type: ignore[index]
+        d.known[node] = ((~d.known[first]).float() @ (b != 0).float()) == 0
         return True
     if bias is not None or a.ndim < 2 or b.ndim != a.ndim or a.shape[:-2] != b.shape[:-2]:
         return False
-    d.keep(*(axis for leaf in (first, second) for axis in d.axes.get(str(leaf.target), {}).values()))  # type: ignore[union-attr]
-    left, right = d.label[first], d.label[second]  # type: ignore[index]
+    d.keep(*(axis for leaf in (first, second) for axis in d.axes.get(str(leaf.target), {}).values()))
+    left, right = d.label[first], d.label[second]
     inner = [bool((x != x.narrow(axis, 0, 1)).any()) for x, axis in ((left, -1), (right, -2))]
     outer = [bool((x != x.narrow(axis, 0, 1)).any()) for x, axis in ((left, -2), (right, -1))]
     matrices = [x[..., :1, :1] for x in (left, right)]
@@ -330,138 +340,139 @@ def _matmul(d: Dependencies, node: fx.Node) -> bool:
         d.label[node] = right[..., :1, :].expand(d.value[node].shape)
     else:
         d.join(left.narrow(-2, 0, 1).squeeze(-2), right.narrow(-1, 0, 1).squeeze(-1))
-        d.join(left, left.narrow(-2, 0, 1)), d.join(right, right.narrow(-1, 0, 1))
+        d.join(left, left.narrow(-2, 0, 1))
+        d.join(right, right.narrow(-1, 0, 1))
         d.label[node] = torch.tensor(0).expand(d.value[node].shape)
-    unknown = [(~d.known[leaf]).float() for leaf in (first, second)]  # type: ignore[index]
-    alive = [(~(d.known[leaf] & (d.value[leaf] == 0))).float() for leaf in (first, second)]  # type: ignore[index]
+    unknown = [(~d.known[leaf]).float() for leaf in (first, second)]
+    alive = [(~(d.known[leaf] & (d.value[leaf] == 0))).float() for leaf in (first, second)]
     d.known[node] = (unknown[0] @ alive[1] + alive[0] @ unknown[1]) == 0
     return True
 
 
-def _convolves(d: Dependencies, node: fx.Node) -> bool:
+def _convolves(d: Dependencies, node: Any) -> bool:
     source, weight, bias = node.args[0], node.args[1], argument(node, "bias")
     groups, padding = argument(node, "groups"), argument(node, "padding")
     back = "transpose" in str(node.target)
-    flat = not back and padding in ("valid", 0) or not back and isinstance(padding, (list, tuple)) and not any(padding)
-    if d.value[source].ndim != d.value[weight].ndim:  # type: ignore[index]
+    flat = not back and (padding == "valid" or (isinstance(padding, (list, tuple)) and not any(padding)))
+    if d.value[source].ndim != d.value[weight].ndim:
         return False
     if groups == 1:
         if not _reads(d, node, source, weight, bias, (0, 1) if back else (1, 0), 1, flat):
             return False
     else:
-        makes, other = d.weight_axis(weight, 0), d.weight_axis(weight, 1)  # type: ignore[arg-type]
-        read = d.along(d.label[source], 1)  # type: ignore[index]
+        makes, other = d.weight_axis(weight, 0), d.weight_axis(weight, 1)
+        read = d.along(d.label[source], 1)
         if makes is None or (back and len(makes) != d.value[node].shape[1]):
             return False
         d.keep(other)
         d.join(makes.reshape(groups, -1), d.same_along(read.reshape(groups, -1), [1]))  # a group goes as a whole
         _makes(d, node, makes, bias, 1)
-    rest = [a for a in node.target._schema.arguments if a.name not in ("input", "weight", "bias")]  # type: ignore[union-attr]
+    rest = [a for a in node.target._schema.arguments if a.name not in ("input", "weight", "bias")]
     named = {a.name: argument(node, a.name) for a in rest}
-    numbers = (d.value[weight] != 0).float()  # type: ignore[index]
-    d.known[node] = d.masked(node, source, weight=numbers, bias=None, **named)  # type: ignore[arg-type]
+    numbers = (d.value[weight] != 0).float()
+    d.known[node] = d.masked(node, source, weight=numbers, bias=None, **named)
     return True
 
 
-def _looks_up(d: Dependencies, node: fx.Node) -> bool:
-    makes, rows = d.weight_axis(node.args[0], 1), d.weight_axis(node.args[0], 0)  # type: ignore[arg-type]
+def _looks_up(d: Dependencies, node: Any) -> bool:
+    makes, rows = d.weight_axis(node.args[0], 1), d.weight_axis(node.args[0], 0)
     if makes is None:
         return False
     d.keep(rows)
     _makes(d, node, makes, None, -1)
-    numbers = d.value[node.args[0]]  # type: ignore[index]
+    numbers = d.value[node.args[0]]
     d.known[node] = (numbers == numbers[0]).all(0).expand(d.value[node].shape)
     return True
 
 
-def _by_channel(d: Dependencies, node: fx.Node) -> bool:
+def _by_channel(d: Dependencies, node: Any) -> bool:
     """Batch and instance norm, and a slope for each channel: channels stay apart."""
     source = node.args[0]
-    units = d.along(d.label[source], 1)  # type: ignore[index]
+    units = d.along(d.label[source], 1)
     for leaf in node.all_input_nodes[1:]:
         if d.value[leaf].numel() == len(units):
             d.join(d.label[leaf], units)
     shape = [1, -1, *[1] * (d.value[node].ndim - 2)]
-    known = d.known[source].movedim(1, 0).flatten(1).all(1)  # type: ignore[index]
+    known = d.known[source].movedim(1, 0).flatten(1).all(1)
     gain = argument(node, "weight")
     if gain is not None and _packet(node) is not aten.prelu:
         known = known | (d.value[gain] == 0)
-    d.label[node], d.known[node] = d.label[source], known.reshape(shape).expand(d.value[node].shape)  # type: ignore[index]
+    d.label[node], d.known[node] = d.label[source], known.reshape(shape).expand(d.value[node].shape)
     return True
 
 
-def _normalizes(d: Dependencies, node: fx.Node) -> bool:
+def _normalizes(d: Dependencies, node: Any) -> bool:
     """Layer and root-mean-square norm over the last axis: a constant that goes stays in its sums."""
     source = node.args[0]
     if len(argument(node, "normalized_shape")) != 1:
         return False
-    units = d.along(d.label[source], -1)  # type: ignore[index]
-    d.readers.append(Reader(node, units, *d.levels(source, -1)))  # type: ignore[arg-type]
-    known = d.known[source].all(-1, keepdim=True).expand(d.value[node].shape)  # type: ignore[index]
+    units = d.along(d.label[source], -1)
+    d.readers.append(Reader(node, units, *d.levels(source, -1)))
+    known = d.known[source].all(-1, keepdim=True).expand(d.value[node].shape)
     for name in ("weight", "bias"):
         if (leaf := argument(node, name)) is not None:
             d.join(d.label[leaf], units)
             known = known | (d.value[leaf] == 0) if name == "weight" else known
-    d.label[node], d.known[node] = d.label[source], known  # type: ignore[index]
+    d.label[node], d.known[node] = d.label[source], known
     return True
 
 
-def _along_axis(d: Dependencies, node: fx.Node) -> bool:
+def _along_axis(d: Dependencies, node: Any) -> bool:
     """Softmax and the like mix the entries along one axis."""
     source, axis = node.args[0], argument(node, "dim")
-    d.label[node] = d.same_along(d.label[source], [axis]).expand(d.value[node].shape)  # type: ignore[index, list-item]
-    d.known[node] = d.known[source].all(axis, keepdim=True).expand(d.value[node].shape)  # type: ignore[index]
+    d.label[node] = d.same_along(d.label[source], [axis]).expand(d.value[node].shape)
+    d.known[node] = d.known[source].all(axis, keepdim=True).expand(d.value[node].shape)
     return True
 
 
-def _attends(d: Dependencies, node: fx.Node) -> bool:
+def _attends(d: Dependencies, node: Any) -> bool:
     """Whole heads, of queries, keys and values together."""
     given = list(node.args[:3])
-    if len({d.label[leaf].shape[:-2] for leaf in given}) > 1:  # type: ignore[index]
+    if len({d.label[leaf].shape[:-2] for leaf in given}) > 1:
         return False
     d.keep(*(d.label.get(leaf) for leaf in node.all_input_nodes if leaf not in given))
-    heads = [d.same_along(d.label[leaf], (-1, -2)) for leaf in given]  # type: ignore[index]
+    heads = [d.same_along(d.label[leaf], (-1, -2)) for leaf in given]
     d.join(heads[0], heads[1])
     d.join(heads[0], heads[2])
-    value, known = d.value[given[2]], d.known[given[2]]  # type: ignore[index]
+    value, known = d.value[given[2]], d.known[given[2]]
     constant = (known & (value == value.narrow(-2, 0, 1))).all(-2, keepdim=True)
     d.label[node], d.known[node] = heads[0].expand(d.value[node].shape), constant.expand(d.value[node].shape)
     return True
 
 
-def _pools(d: Dependencies, node: fx.Node) -> bool:
+def _pools(d: Dependencies, node: Any) -> bool:
     """Neighbours are mixed along the axes whose length changes, and along the last ones of an image; never units."""
     source = node.args[0]
-    label, made = d.label[source], d.value[node]  # type: ignore[index]
+    label, made = d.label[source], d.value[node]
     axes = argument(node, "dim")
     reduced = [axes] if isinstance(axes, int) else list(range(label.ndim)) if axes is None and made.ndim == 0 else axes
     label = d.same_along(label, reduced if reduced is not None else range(2, label.ndim))
     if made.ndim < label.ndim:
         label = label.squeeze(tuple(reduced))
     d.label[node] = label.expand(made.shape)
-    d.known[node] = d.masked(node, source)  # type: ignore[arg-type]
+    d.known[node] = d.masked(node, source)
     return True
 
 
-def _pads(d: Dependencies, node: fx.Node) -> bool:
+def _pads(d: Dependencies, node: Any) -> bool:
     source, sizes = node.args[0], node.args[1]
-    label = d.label[source]  # type: ignore[index]
-    for back in range(len(sizes) // 2):  # type: ignore[arg-type]
+    label = d.label[source]
+    for back in range(len(sizes) // 2):
         axis = label.ndim - 1 - back
-        if any(sizes[2 * back : 2 * back + 2]):  # type: ignore[index]
+        if any(sizes[2 * back : 2 * back + 2]):
             label = d.same_along(label, [axis])
     mode = argument(node, "mode") or "constant"
-    unknown = (~d.known[source]).float()  # type: ignore[index]
+    unknown = (~d.known[source]).float()
     d.label[node] = label.expand(d.value[node].shape)
-    d.known[node] = torch.nn.functional.pad(unknown, list(sizes), mode) == 0  # type: ignore[arg-type]
+    d.known[node] = torch.nn.functional.pad(unknown, list(sizes), mode) == 0
     return True
 
 
-def _taken(d: Dependencies, node: fx.Node) -> bool:
+def _taken(d: Dependencies, node: Any) -> bool:
     source, place = node.args
-    if not isinstance(d.label[source], (list, tuple)):  # type: ignore[index]
+    if not isinstance(d.label[source], (list, tuple)):
         return False
-    d.label[node], d.known[node] = d.label[source][place], d.known[source][place]  # type: ignore[index]
+    d.label[node], d.known[node] = d.label[source][place], d.known[source][place]
     return True
 
 
@@ -471,17 +482,22 @@ def _packets(names: str) -> list[Any]:
 
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(
-        _packets("dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as lift_fresh_copy"), _same
+        _packets(
+            "dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as lift_fresh_copy"
+        ),
+        _same,
     ),
     **dict.fromkeys(
         _packets(
             "view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze select slice narrow split "
-            "split_with_sizes chunk tensor_split unbind cat concat stack expand expand_as repeat movedim swapaxes roll flip numpy_T "
+            "split_with_sizes chunk unbind cat concat stack expand expand_as repeat movedim swapaxes flip numpy_T "
             "pixel_shuffle channel_shuffle"
         ),
         _moves,
     ),
-    **dict.fromkeys(_packets("hardswish hardsigmoid selu celu relu6 log_sigmoid softplus hardtanh mish silu"), _pointwise),
+    **dict.fromkeys(
+        _packets("hardswish hardsigmoid selu celu relu6 log_sigmoid softplus hardtanh mish silu"), _pointwise
+    ),
     **dict.fromkeys(_packets("softmax log_softmax _softmax cumsum"), _along_axis),
     **dict.fromkeys(_packets("matmul mm bmm addmm"), _matmul),
     **dict.fromkeys(
@@ -506,7 +522,9 @@ RULES: dict[Any, Rule] = {
     operator.getitem: _taken,
 }
 WEIGHT_AT = {
-    **dict.fromkeys(_packets("linear matmul mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"), 1),
+    **dict.fromkeys(
+        _packets("linear matmul mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"), 1
+    ),
     aten.addmm: 2,
     aten.embedding: 0,
 }

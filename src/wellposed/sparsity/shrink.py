@@ -88,8 +88,13 @@ def _leaving(found: Dependencies) -> Tensor:
     leaving = torch.ones(len(units), dtype=torch.bool)
     leaving[0] = False
     labels = [label for made in found.label.values() for label in (made if isinstance(made, (list, tuple)) else [made])]
-    blocks = [*map(_thin, filter(lambda label: label is not None, labels)), *(a for w in found.axes.values() for a in w.values())]
-    shapes = {(block.shape, *units[block].flatten().tolist()): units[block] for block in blocks if block.numel()}.values()
+    blocks = [
+        *map(_thin, filter(lambda label: label is not None, labels)),
+        *(a for w in found.axes.values() for a in w.values()),
+    ]
+    shapes = {
+        (block.shape, *units[block].flatten().tolist()): units[block] for block in blocks if block.numel()
+    }.values()
 
     def needed() -> None:
         """Give back who is read by what stays, from the outputs to the inputs, until nothing changes."""
@@ -142,8 +147,8 @@ class _Surgery:
         self.before = tensors_of(module)
         self.tensors: dict[str, Any] = dict(self.before)
         self.graph = copy.deepcopy(module.graph)
-        self.old = list(module.graph.nodes)
-        self.new = dict(zip(self.old, self.graph.nodes, strict=True))
+        self.old: list[Any] = list(module.graph.nodes)
+        self.new: dict[Any, Any] = dict(zip(self.old, self.graph.nodes, strict=True))
         self.stayed: dict[str, int] = {}
 
     def done(self) -> Shrunk:
@@ -160,14 +165,17 @@ class _Surgery:
             self._count_zeros(reader)
         model = finished(self.tensors, self.graph)
         after = tensors_of(model)
-        shapes = {name: (tuple(old.shape), tuple(after[name].shape) if name in after else ()) for name, old in self.before.items()}
+        shapes = {
+            name: (tuple(old.shape), tuple(after[name].shape) if name in after else ())
+            for name, old in self.before.items()
+        }
         return Shrunk(model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, self.stayed)
 
-    def _gone(self, node: fx.Node) -> list[Tensor]:
+    def _gone(self, node: Any) -> list[Tensor]:
         label = self.found.label.get(node)
         return _gone_along(self.goes[label]) if isinstance(label, Tensor) else []
 
-    def _cut(self, name: str, node: fx.Node) -> None:
+    def _cut(self, name: str, node: Any) -> None:
         axes = self.found.axes.get(name)
         gone = dict(enumerate(self._gone(node))) if axes is None else {a: self.goes[units] for a, units in axes.items()}
         if not any(places.any() for places in gone.values()):
@@ -178,7 +186,7 @@ class _Surgery:
         trained = isinstance(self.before[name], nn.Parameter)
         self.tensors[name] = nn.Parameter(value, self.before[name].requires_grad) if trained else value
 
-    def _choose_inputs(self, node: fx.Node) -> None:
+    def _choose_inputs(self, node: Any) -> None:
         last = new = self.new[node]
         users = list(new.users)
         for axis, gone in enumerate(self._gone(node)):
@@ -192,13 +200,13 @@ class _Surgery:
         for user in users if last is not new else ():
             user.replace_input_with(new, last)
 
-    def _resize(self, node: fx.Node) -> None:
+    def _resize(self, node: Any) -> None:
         """Sizes that were written into the graph."""
         new, name = self.new[node], str(node.target).split(".")[1] if "." in str(node.target) else ""
         gone = self._gone(node)
         source = next((leaf for leaf in node.all_input_nodes if leaf in self.found.label), None)
         if name in ("view", "reshape", "_unsafe_view", "expand") and any(places.any() for places in gone):
-            sizes = [self._length(size, places) for size, places in zip(node.args[1], gone, strict=True)]  # type: ignore[arg-type]
+            sizes = [self._length(size, places) for size, places in zip(node.args[1], gone, strict=True)]
             new.args = (new.args[0], map_arg(sizes, self.new.__getitem__), *new.args[2:])
         if source is None or not any(places.any() for places in self._gone(source)):
             return
@@ -206,8 +214,8 @@ class _Surgery:
         axis = argument(node, "dim")
         if name == "unflatten":
             axis = axis % len(before)
-            made = gone[axis : axis + len(node.args[2])]  # type: ignore[arg-type]
-            sizes = [self._length(size, places) for size, places in zip(node.args[2], made, strict=True)]  # type: ignore[arg-type]
+            made = gone[axis : axis + len(node.args[2])]
+            sizes = [self._length(size, places) for size, places in zip(node.args[2], made, strict=True)]
             new.args = (*new.args[:2], map_arg(sizes, self.new.__getitem__))
         elif name in ("split", "split_with_sizes", "chunk"):
             parts = [_gone_along(self.goes[label]) for label in self.found.label[node]]
@@ -216,19 +224,22 @@ class _Surgery:
         elif name == "slice" and before[axis].any():
             length = len(before[axis])
             ends = [argument(node, "start") or 0, length if argument(node, "end") is None else argument(node, "end")]
-            moved = [int((~before[axis][: max(0, min(end + length if end < 0 else end, length))]).sum()) for end in ends]
+            moved = [
+                int((~before[axis][: max(0, min(end + length if end < 0 else end, length))]).sum()) for end in ends
+            ]
             if argument(node, "step") != 1:
                 raise InputError("A slice with a step runs over units of which some are zero; they stay.")
             new.args, new.kwargs = (new.args[0], axis, *moved), {}
         elif name in ("select", "narrow") and before[axis].any():
-            index = node.args[2] % len(before[axis])  # type: ignore[operator]
-            length = [] if name == "select" else [int((~before[axis][index : index + node.args[3]]).sum())]  # type: ignore[operator, misc]
-            new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *length)  # type: ignore[misc]
+            index = node.args[2] % len(before[axis])
+            last = None if name == "select" else index + node.args[3]
+            length = [] if last is None else [int((~before[axis][index:last]).sum())]
+            new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *length)
         elif name.startswith("conv") and argument(node, "groups") != 1:
             groups = int(argument(node, "groups"))
             kept = int((~before[1].reshape(groups, -1)).any(1).sum())
-            place = next(i for i, one in enumerate(node.target._schema.arguments) if one.name == "groups")  # type: ignore[union-attr]
-            given = [argument(node, one.name) for one in node.target._schema.arguments[:place]]  # type: ignore[union-attr]
+            place = next(i for i, one in enumerate(node.target._schema.arguments) if one.name == "groups")
+            given = [argument(node, one.name) for one in node.target._schema.arguments[:place]]
             rest = list(new.args[place + 1 :])
             new.args, new.kwargs = (*map_arg(given, self.new.__getitem__), kept, *rest), _less(new.kwargs, given, node)
 
@@ -240,7 +251,8 @@ class _Surgery:
 
     def _bias(self, reader: Reader) -> None:
         """What the units that leave always added goes into the bias."""
-        assert reader.weight is not None and reader.makes is not None
+        assert reader.weight is not None
+        assert reader.makes is not None
         goes = self.goes[reader.units] & reader.constant
         added = (reader.weight[:, goes] * reader.level[goes]).sum(1)[~self.goes[reader.makes]]
         node = self.new[reader.node]
@@ -266,7 +278,8 @@ class _Surgery:
 
     def _norm(self, reader: Reader) -> None:
         """A norm over the units that stay, with those that left still in its sums."""
-        old, node = reader.node, self.new[reader.node]
+        old: Any = reader.node
+        node = self.new[old]
         goes = self.goes[reader.units]
         levels, count = reader.level[goes], len(goes)
         gain, shift = (argument(old, name) for name in ("weight", "bias"))
@@ -304,8 +317,6 @@ class _Surgery:
                 self.stayed[name] = count
 
 
-def _less(kwargs: dict[str, Any], given: list[Any], node: fx.Node) -> dict[str, Any]:
-    names = [one.name for one in node.target._schema.arguments[: len(given) + 1]]  # type: ignore[union-attr]
+def _less(kwargs: dict[str, Any], given: list[Any], node: Any) -> dict[str, Any]:
+    names = [one.name for one in node.target._schema.arguments[: len(given) + 1]]
     return {key: value for key, value in kwargs.items() if key not in names}
-
-
