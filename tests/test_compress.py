@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +265,7 @@ def decoder() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     for norm in net.norms:
         zero(norm.weight, norm.bias, at=2)
     return net, torch.randint(0, 11, (7, 6), generator=torch.Generator().manual_seed(0)), {
-        "tokens.weight": (11, 11), "places.weight": (6, 11), "qkv.weight": (24, 11), "mix.weight": (11, 8), "wide.weight": (14, 11)}  # fmt: skip
+        "head.weight": (11, 11), "places.weight": (6, 11), "qkv.weight": (24, 11), "mix.weight": (11, 8), "wide.weight": (14, 11)}  # fmt: skip
 
 
 class Recurrent(nn.Module):
@@ -394,7 +396,7 @@ def test_of_random_networks_with_random_zeros_every_dead_unit_leaves(seed: int) 
     widths = [5, *(int(torch.randint(4, 12, (), generator=source)) for _ in range(3)), 2]
     net = nn.Sequential()
     dead = []
-    for place, (size, width) in enumerate(zip(widths, widths[1:], strict=False)):
+    for place, (size, width) in enumerate(pairwise(widths)):
         layer = nn.Linear(size, width).double()
         layer.weight.data.normal_(generator=source)
         layer.bias.data.normal_(generator=source)
@@ -408,8 +410,8 @@ def test_of_random_networks_with_random_zeros_every_dead_unit_leaves(seed: int) 
     example = torch.randn(9, 5, generator=source, dtype=torch.float64)
     small = wp.compress(net, example)
     kept = [5, *(width - gone for width, gone in zip(widths[1:], dead, strict=True))]
-    assert small.after.parameters == sum(b * (a + 1) for a, b in zip(kept, kept[1:], strict=False))
-    assert small.difference <= 1e-10 * (1 + float(net(example).abs().max()))
+    assert small.after.parameters == sum(b * (a + 1) for a, b in pairwise(kept))
+    assert small.difference <= 1e-10 * (1 + float(net(example).detach().abs().max()))
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -422,8 +424,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     elif name == "sums of a norm":
         monkeypatch.setattr(shrink._Surgery, "_norm", lambda self, reader: None)
     elif name == "what is read":
-        monkeypatch.setattr(dependencies.Dependencies, "levels", lambda self, node, axis: (
-            torch.ones(self.value[node].shape[axis], dtype=torch.bool), torch.zeros(self.value[node].shape[axis], dtype=torch.double)))  # fmt: skip
+
+        def always(self: Any, node: Any, axis: int) -> tuple[Tensor, Tensor]:
+            length = self.value[node].shape[axis]
+            return torch.ones(length, dtype=torch.bool), torch.zeros(length, dtype=torch.double)
+
+        monkeypatch.setattr(dependencies.Dependencies, "levels", always)
 
 
 @pytest.mark.parametrize(
@@ -615,3 +621,36 @@ def test_units_that_a_residual_connection_ties_are_one() -> None:
     ]
     assert makes[0] == makes[1] == makes[2]
     assert not set(makes[0]) & set(found.units[found.axes["first.0.weight"][0]].tolist())
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_the_table_and_leaves_what_verify_needs(
+    as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pandas as pd
+
+    from wellposed.cli.compress import compress
+    from wellposed.data.tables import prepare_table
+    from wellposed.training.checkpoint import save_run
+    from wellposed.training.ready_problems import table_problem
+
+    frame = pd.DataFrame({f"x{i}": X[:, i].numpy() for i in range(4)} | {"y": (X[:, 0] > 0).numpy().astype(int)})
+    run = wp.fit(
+        table_problem(prepare_table(frame, "y")), wp.Recipe(epochs=1, model={"width": 8, "depth": 1, "norm": False})
+    )
+    zero(run.model.hidden[1].weight, at=slice(0, 5))
+    save_run(run, tmp_path / "model")
+    compress(tmp_path, None, None, as_json)
+    said = capsys.readouterr().out
+    assert (json.loads(said)["removed"]["hidden.1.weight"][1] == [3, 4]) if as_json else ("ms, batch 256" in said)
+    assert wp.verify(tmp_path / "small").holds
+
+
+def test_the_page_of_sparsity_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "sparsity.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    assert names["small"].after.parameters < names["small"].before.parameters / 2
+    assert names["proof"].holds

@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,14 @@ RECIPE = wp.Recipe(epochs=1, batch_size=12)
 @functools.cache
 def runs(count: int = 2) -> list[wp.Run]:
     return [wp.fit(problem(), RECIPE, seed) for seed in range(count)]
+
+
+@functools.cache
+def compressed() -> str:
+    """A folder with a compressed network."""
+    model = net()
+    model[0].weight.data[0] = 0
+    return str(wp.compress(model, X).save(Path(tempfile.mkdtemp()) / "small"))
 
 
 def watched() -> dict[str, Any]:
@@ -234,7 +243,7 @@ CALLS: dict[str, Call] = {
     "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
     "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
     "compress": Call(lambda: {"source": net(), "example": X}),
-    "verify": Call(lambda: {"folder": "nowhere"}),
+    "verify": Call(lambda: {"folder": compressed()}),
     "report": Call(lambda: {"study_or_folder": "nowhere"}),
     "LightningWatch": Call(
         lambda: {"loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)},

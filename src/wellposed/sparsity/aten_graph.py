@@ -33,7 +33,9 @@ ARITHMETIC = {
 REFUSED = {"from_file", "_print"}
 """Operators that a graph of a stranger may not call, although they change no tensor."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+NAMES = {"call_function": re.compile(".*"), "placeholder": WORD}
 
 
 def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -202,7 +204,7 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
             name, do, target = str(one["name"]), one["do"], str(one["target"])
             args: Any = _meant(one["args"], built)
             kwargs: Any = _meant(one["kwargs"], built)
-            if not WORD.fullmatch(name) or (do != "call_function" and not PATH.fullmatch(target)):
+            if not WORD.fullmatch(name) or not NAMES.get(do, PATH).fullmatch(target):
                 raise FormatError(f"{where} is damaged: {name!r} with {target!r} is no name of a tensor.")
             if do == "call_function":
                 built[name] = made.create_node(do, _operator(target, where), args, kwargs, name)

@@ -190,14 +190,25 @@ def compress(source: nn.Module | Run, example: Any = None) -> Compressed:
 
 
 def _compressed(net: nn.Module, given: nn.Module, example: Any) -> Compressed:
+    name = type(net).__name__
+    try:
+        wanted = _outputs(net, example, name)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{name} does not take the example: {first_line(error)}. Give rows that it was made for."
+        ) from error
     graph = traced(net, example)
     args, named = as_arguments(first_rows(example, 2))
-    wanted = _outputs(net, example, type(net).__name__)
     original = copy.deepcopy(graph)
     try:
         shrunk = without_zero_groups(graph, [*args, *named.values()])
         made, removed = shrunk.model, shrunk.removed
-        found = [*compare(made, example, wanted), *compare(made, first_rows(example, 1), [w[:1] for w in wanted])]
+        found = [
+            *largest_difference(made, example, wanted),
+            *largest_difference(made, first_rows(example, 1), [w[:1] for w in wanted]),
+        ]
         difference, tolerance = max(found[::2]), found[1]
         why = "" if difference <= tolerance else f"outputs would differ by {difference:.2g}, and may by {tolerance:.2g}"
     except InputError:
@@ -248,7 +259,7 @@ def _outputs(net: nn.Module, batch: Any, name: str) -> list[Tensor]:
     return found
 
 
-def compare(net: nn.Module, batch: Any, wanted: list[Tensor]) -> tuple[float, float]:
+def largest_difference(net: nn.Module, batch: Any, wanted: list[Tensor]) -> tuple[float, float]:
     """The largest difference of a network's outputs from those wanted, and what it may be; infinite where shapes differ."""
     found = _outputs(net, batch, "The smaller network")
     if [one.shape for one in found] != [one.shape for one in wanted]:

@@ -32,7 +32,7 @@ LARGEST = 2**21
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class Consumer:
     """A place where units end: a weight reads them, or a norm counts them.
 
     Attributes:
@@ -62,7 +62,7 @@ class Dependencies:
         self.label: dict[Any, Any] = {}
         self.known: dict[Any, Any] = {}
         self.axes: dict[str, dict[int, Tensor]] = {}
-        self.readers: list[Reader] = []
+        self.readers: list[Consumer] = []
         self._joined: list[Tensor] = []
         self._count = 1
         given = iter(inputs)
@@ -225,7 +225,7 @@ def argument(node: Any, name: str) -> Any:
 
 # One rule for each way in which operators treat units: it sets the node's label and mask, or answers False and all inputs stay.
 
-Rule = Callable[[Dependencies, Any], bool]
+Treatment = Callable[[Dependencies, Any], bool]
 
 
 def _same(d: Dependencies, node: Any) -> bool:
@@ -295,7 +295,7 @@ def _reads(
     d.join(d.along(d.label[source], axis), read)
     constant, level = d.levels(source, axis)
     constant = constant if flat else constant & (level == 0)
-    d.readers.append(Reader(node, read, constant, level, makes, table.sum(2), (table != 0).any(2)))
+    d.readers.append(Consumer(node, read, constant, level, makes, table.sum(2), (table != 0).any(2)))
     _makes(d, node, makes, bias, axis)
     return True
 
@@ -407,7 +407,7 @@ def _normalizes(d: Dependencies, node: Any) -> bool:
     if len(argument(node, "normalized_shape")) != 1:
         return False
     units = d.along(d.label[source], -1)
-    d.readers.append(Reader(node, units, *d.levels(source, -1)))
+    d.readers.append(Consumer(node, units, *d.levels(source, -1)))
     known = d.known[source].all(-1, keepdim=True).expand(d.value[node].shape)
     for name in ("weight", "bias"):
         if (leaf := argument(node, name)) is not None:
@@ -480,7 +480,7 @@ def _packets(names: str) -> list[Any]:
     return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
 
 
-RULES: dict[Any, Rule] = {
+RULES: dict[Any, Treatment] = {
     **dict.fromkeys(
         _packets(
             "dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as lift_fresh_copy"

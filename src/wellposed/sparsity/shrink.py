@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from wellposed.core.errors import InputError
 from wellposed.sparsity.aten_graph import finished, tensors_of
-from wellposed.sparsity.dependencies import Dependencies, Reader, argument
+from wellposed.sparsity.dependencies import Consumer, Dependencies, argument
 
 aten = torch.ops.aten
 
@@ -44,11 +44,17 @@ def without_zero_groups(module: fx.GraphModule, inputs: list[Any]) -> Shrunk:
     Raises:
         InputError: the outputs are the same for all inputs, so that nothing would be left.
     """
+    before = tensors_of(module)
     with torch.no_grad():
         module = _without_constant_branches(module, inputs)
         found = Dependencies(module, inputs)
-        leaving = _leaving(found)
-        return _Surgery(module, found, leaving).done()
+        surgery = _Surgery(module, found, _leaving(found))
+        model = surgery.done()
+    after = tensors_of(model)
+    shapes = {
+        name: (tuple(old.shape), tuple(after[name].shape) if name in after else ()) for name, old in before.items()
+    }
+    return Shrunk(model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, surgery.stayed)
 
 
 def _without_constant_branches(module: fx.GraphModule, inputs: list[Any]) -> fx.GraphModule:
@@ -151,7 +157,7 @@ class _Surgery:
         self.new: dict[Any, Any] = dict(zip(self.old, self.graph.nodes, strict=True))
         self.stayed: dict[str, int] = {}
 
-    def done(self) -> Shrunk:
+    def done(self) -> fx.GraphModule:
         for node in self.old:
             if node.op == "get_attr":
                 self._cut(str(node.target), node)
@@ -163,13 +169,7 @@ class _Surgery:
             if self.goes[reader.units].any():
                 (self._bias if reader.weight is not None else self._norm)(reader)
             self._count_zeros(reader)
-        model = finished(self.tensors, self.graph)
-        after = tensors_of(model)
-        shapes = {
-            name: (tuple(old.shape), tuple(after[name].shape) if name in after else ())
-            for name, old in self.before.items()
-        }
-        return Shrunk(model, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}, self.stayed)
+        return finished(self.tensors, self.graph)
 
     def _gone(self, node: Any) -> list[Tensor]:
         label = self.found.label.get(node)
@@ -233,8 +233,8 @@ class _Surgery:
         elif name in ("select", "narrow") and before[axis].any():
             index = node.args[2] % len(before[axis])
             last = None if name == "select" else index + node.args[3]
-            length = [] if last is None else [int((~before[axis][index:last]).sum())]
-            new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *length)
+            rest = [] if last is None else [int((~before[axis][index:last]).sum())]
+            new.args = (*new.args[:2], int((~before[axis][:index]).sum()), *rest)
         elif name.startswith("conv") and argument(node, "groups") != 1:
             groups = int(argument(node, "groups"))
             kept = int((~before[1].reshape(groups, -1)).any(1).sum())
@@ -249,7 +249,7 @@ class _Surgery:
             return size
         return int((~gone).sum()) if isinstance(size, int) and size >= 0 else -1
 
-    def _bias(self, reader: Reader) -> None:
+    def _bias(self, reader: Consumer) -> None:
         """What the units that leave always added goes into the bias."""
         assert reader.weight is not None
         assert reader.makes is not None
@@ -276,7 +276,7 @@ class _Surgery:
         node.args = (*node.args[:2], held, *node.args[3:])
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
 
-    def _norm(self, reader: Reader) -> None:
+    def _norm(self, reader: Consumer) -> None:
         """A norm over the units that stay, with those that left still in its sums."""
         old: Any = reader.node
         node = self.new[old]
@@ -309,7 +309,7 @@ class _Surgery:
                 made = ops(aten.add.Tensor, (made, self.new[shift]))
         node.replace_all_uses_with(made)
 
-    def _count_zeros(self, reader: Reader) -> None:
+    def _count_zeros(self, reader: Consumer) -> None:
         if reader.nonzero is not None and reader.makes is not None:
             count = int((~reader.nonzero.any(1) & ~self.goes[reader.makes]).sum())
             name = str(next(leaf for leaf in reader.node.all_input_nodes if str(leaf.target) in self.found.axes).target)

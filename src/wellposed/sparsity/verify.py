@@ -141,7 +141,7 @@ def verify(folder: str | Path) -> Verification:
         ...     wp.verify(wp.compress(net, torch.randn(5, 3)).save(f"{folder}/small")).holds
         True
     """
-    from wellposed.sparsity.compress import compare, footprints
+    from wellposed.sparsity.compress import footprints, largest_difference
 
     folder = Path(folder)
     path = folder / CLAIMS
@@ -159,7 +159,7 @@ def verify(folder: str | Path) -> Verification:
         args, keywords = as_arguments(batch)
         with torch.no_grad():
             wanted = original(*args, **keywords)
-        difference, tolerance = compare(small, batch, outputs_in(wanted))
+        difference, tolerance = largest_difference(small, batch, outputs_in(wanted))
         costs = footprints([original, small], batch)
     except InputError:
         raise
