@@ -181,8 +181,13 @@ def densenet() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     for conv in (net.convs[1], net.convs[2]):  # nobody behind a padded convolution reads them
         zero(conv.weight, at=(slice(None), slice(3, 5)))
     zero(net.mix.weight, net.mix.bias, at=1)
-    return net, torch.randn(5, 3, 6, 6), {
-        "convs.0.weight": (2, 3, 3, 3), "convs.1.weight": (4, 5, 3, 3), "norms.2.weight": (9,), "mix.weight": (5, 13, 1, 1)}  # fmt: skip
+    sizes = {
+        "convs.0.weight": (2, 3, 3, 3),
+        "convs.1.weight": (4, 5, 3, 3),
+        "norms.2.weight": (9,),
+        "mix.weight": (5, 13, 1, 1),
+    }
+    return net, torch.randn(5, 3, 6, 6), sizes
 
 
 class UNet(nn.Module):
@@ -209,8 +214,13 @@ def unet() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     zero(net.deep.weight, net.deep.bias, at=slice(2, 6))
     zero(net.up.weight, at=(slice(None), 1))
     zero(net.up.bias, at=1)
-    return net, torch.randn(4, 2, 8, 8), {
-        "down.weight": (5, 2, 3, 3), "deep.weight": (4, 5, 3, 3), "up.weight": (4, 4, 2, 2), "join.weight": (6, 9, 3, 3)}  # fmt: skip
+    sizes = {
+        "down.weight": (5, 2, 3, 3),
+        "deep.weight": (4, 5, 3, 3),
+        "up.weight": (4, 4, 2, 2),
+        "join.weight": (6, 9, 3, 3),
+    }
+    return net, torch.randn(4, 2, 8, 8), sizes
 
 
 def encoder() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
@@ -264,8 +274,14 @@ def decoder() -> tuple[nn.Module, Any, dict[str, tuple[int, ...]]]:
     zero(net.mix.weight, net.narrow.weight, net.narrow.bias, at=2)
     for norm in net.norms:
         zero(norm.weight, norm.bias, at=2)
-    return net, torch.randint(0, 11, (7, 6), generator=torch.Generator().manual_seed(0)), {
-        "head.weight": (11, 11), "places.weight": (6, 11), "qkv.weight": (24, 11), "mix.weight": (11, 8), "wide.weight": (14, 11)}  # fmt: skip
+    sizes = {
+        "head.weight": (11, 11),
+        "places.weight": (6, 11),
+        "qkv.weight": (24, 11),
+        "mix.weight": (11, 8),
+        "wide.weight": (14, 11),
+    }
+    return net, torch.randint(0, 11, (7, 6), generator=torch.Generator().manual_seed(0)), sizes
 
 
 class Recurrent(nn.Module):
