@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,14 @@ RECIPE = wp.Recipe(epochs=1, batch_size=12)
 @functools.cache
 def runs(count: int = 2) -> list[wp.Run]:
     return [wp.fit(problem(), RECIPE, seed) for seed in range(count)]
+
+
+@functools.cache
+def compressed() -> str:
+    """A folder with a compressed network."""
+    model = net()
+    model[0].weight.data[0] = 0
+    return str(wp.compress(model, X).save(Path(tempfile.mkdtemp()) / "small"))
 
 
 def watched() -> dict[str, Any]:
@@ -233,6 +242,8 @@ CALLS: dict[str, Call] = {
     "diagnose": Call(lambda: {"source": {"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}}),
     "diagnose_many": Call(lambda: {"sources": [{"loss": [1.0, 0.5, 0.3], "val_loss": [1.0, 0.6, 0.5]}]}),
     "stop_when_sure": Call(lambda: {}, lambda made: made(wp.History(rows=[{"epoch": 0, "valid_loss": 1.0}]))),
+    "compress": Call(lambda: {"source": net(), "example": X}),
+    "verify": Call(lambda: {"folder": compressed()}),
     "report": Call(lambda: {"study_or_folder": "nowhere"}),
     "LightningWatch": Call(
         lambda: {"loss": "cross_entropy", "train": (X, Y), "valid": (X, Y)},
@@ -370,7 +381,7 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
+    "BiasVariance", "Certificate", "Compressed", "Verification", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
     "Run", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare

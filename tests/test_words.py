@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "src" / "wellposed"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 SAME_WORD = {
+    "compress": "the command calls wp.compress",
     "diagnose": "the command calls wp.diagnose",
     "improve": "the command calls wp.improve",
     "report": "the command calls wp.report",

@@ -101,6 +101,8 @@ if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
+    from wellposed.sparsity.compress import Compressed, compress
+    from wellposed.sparsity.verify import Verification, verify
     from wellposed.statistics.compare import compare
     from wellposed.study.study import Study
     from wellposed.training.history import History
@@ -174,6 +176,8 @@ _PLACES = {
     "decomposition.gap_split": ("GapSplit", "gap_split"),
     "diagnosis.stopping": ("stop_when_sure",),
     "search.improve": ("improve",),
+    "sparsity.compress": ("Compressed", "compress"),
+    "sparsity.verify": ("Verification", "verify"),
     "study.study": ("Study",),
     "reporting.html": ("report",),
 }  # fmt: skip
@@ -183,7 +187,7 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Certificate", "CompositionError", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
+    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
     "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding", "Fork",
     "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
     "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
@@ -192,12 +196,14 @@ __all__ = [
     "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile",
     "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
     "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
-    "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
+    "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
+    "Watch", "WeightNoise", "WeightedL1",
     "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare",
-    "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork",
-    "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
+    "compress", "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings",
+    "error_budget", "fit", "fit_many",
+    "fork", "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
     "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "settle",
-    "staircase", "stop_when_sure", "translate_decay", "watch", "weights",
+    "staircase", "stop_when_sure", "translate_decay", "verify", "watch", "weights",
 ]  # fmt: skip
 
 

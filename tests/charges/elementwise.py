@@ -199,7 +199,7 @@ def l1_sp_form(cls: Callable[..., Any]) -> None:
         (grad,) = torch.autograd.grad(value, w)
         equal(grad, [0.5, -0.5])
         origin = penalty.origin(w.detach())
-        assert not origin.requires_grad
+        assert not penalty.reference.requires_grad
         equal(origin, [3.0, -2.0])
         found = penalty.prox(w.detach(), 2.0)
         equal(found, [4.0, -2.0])

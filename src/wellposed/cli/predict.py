@@ -7,13 +7,17 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wellposed.cli.options import MaxMemory
 from wellposed.cli.terminal import complain, hand_over, stdout_to_stderr
 
+if TYPE_CHECKING:
+    from wellposed.training.checkpoint import Saved
+
+RANDOM_ROWS = 1024
 FORMULA = re.compile(r"[=@\t\r]|[+-].*[(|!]", re.DOTALL)
 """How a text begins that a spreadsheet would run. A number, or a class called + or -, is none."""
 
@@ -45,6 +49,24 @@ def predict(
 
 def prediction_columns(run: Path, data: str) -> dict[str, Any]:
     """Columns of predictions."""
+    from wellposed.core.errors import DataError
+
+    saved, inputs = model_and_rows(run, data, encoded=False)
+    try:
+        return saved.predict(inputs)
+    except RuntimeError as error:
+        raise DataError(
+            f"The rows in {data!r} do not fit the model in '{run}': {str(error).splitlines()[0]}."
+        ) from None
+
+
+def model_and_rows(run: Path, data: str | None, encoded: bool = True) -> tuple[Saved, Any]:
+    """The model of a run, and rows for it.
+
+    Args:
+        data: what ``predict`` takes; None draws random rows, which is possible for the encoded rows of a table alone.
+        encoded: give the rows as the network takes them, and not as `Saved.predict` does.
+    """
     import dataclasses
 
     import torch
@@ -58,27 +80,28 @@ def prediction_columns(run: Path, data: str) -> dict[str, Any]:
 
     if not (run / "model").is_dir():
         raise FormatError(f"'{run}' holds no model; give a folder that 'wellposed improve' wrote.")
-    if PROBLEM_FILE.search(data):
+    if data is not None and PROBLEM_FILE.search(data):
         problem = file_problem(data)
         test = (problem if problem.data.test is not None else with_test(problem)).prepared.test
         assert test is not None  # with_test splits some off
         # The rows of a problem are encoded already.
         saved = dataclasses.replace(load(run / "model", problem), encoder=None)
-        inputs = test.batch(torch.arange(len(test)))[0]
-    else:
-        saved = load(run / "model")
-        images = data.lower().endswith(".npz")
-        if images != (saved.encoder is None):
-            wanted = "a table with its columns" if images else "an .npz"
-            raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
-        columns = saved.encoder.columns if saved.encoder else ()
-        inputs = new_images(data) if images else read_cells(data, [column.name for column in columns])[0]
-    try:
-        return saved.predict(inputs)
-    except RuntimeError as error:
-        raise DataError(
-            f"The rows in {data!r} do not fit the model in '{run}': {str(error).splitlines()[0]}."
-        ) from None
+        return saved, test.batch(torch.arange(len(test)))[0]
+    saved = load(run / "model")
+    if data is None:
+        if saved.encoder is None:
+            raise DataError(f"The model in '{run}' does not say what rows it takes; give some as a second argument.")
+        width = next(iter(saved.model.parameters())).shape[-1]
+        return saved, torch.randn(RANDOM_ROWS, width, generator=torch.Generator().manual_seed(0))
+    images = data.lower().endswith(".npz")
+    if images != (saved.encoder is None):
+        wanted = "a table with its columns" if images else "an .npz"
+        raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
+    columns = saved.encoder.columns if saved.encoder else ()
+    inputs = new_images(data) if images else read_cells(data, [column.name for column in columns])[0]
+    if encoded:
+        inputs = torch.as_tensor(inputs if saved.encoder is None else saved.encoder.transform(inputs))
+    return saved, inputs
 
 
 def safe(cell: Any) -> Any:

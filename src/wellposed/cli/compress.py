@@ -1,0 +1,53 @@
+"""``wellposed compress``: a smaller network with equal outputs, from the best model of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wellposed.cli.options import MaxMemory
+from wellposed.cli.terminal import complain, hand_over, say, stdout_to_stderr
+
+FOLDER = "small"
+"""Where in a run the smaller network is written."""
+
+
+def compress(
+    run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(help="Rows to compare outputs on, as predict takes them; by default random ones, for a table."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="An .onnx file to write, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    max_memory: MaxMemory = None,
+) -> None:
+    """Remove what is zero as a group from the best model of a run, and show what it costs before and after."""
+    import wellposed as wp
+    from wellposed.cli.predict import model_and_rows
+    from wellposed.core.errors import InputError
+    from wellposed.core.files import jsonable
+
+    if out is not None and (out.suffix != ".onnx" or out.is_dir()):
+        raise InputError(f"'{out}' is no name of an .onnx file; give one with --out.")
+    with stdout_to_stderr():  # what a problem file prints is no result
+        saved, rows = model_and_rows(run, data)
+        small = wp.compress(saved.model, rows)
+        folder = small.save(run / FOLDER) if small.shrunk else None
+        difference = None if out is None else small.to_onnx(out)
+    if as_json:
+        hand_over(
+            json.dumps(jsonable({**small.to_dict(), "folder": folder, "onnx": out, "onnx_difference": difference}))
+        )
+        return
+    say(str(small))
+    if folder is not None:
+        say(f"written to '{folder}', with all that wp.verify needs")
+    if out is not None:
+        complain(
+            f"note: ONNX written to '{out}'"
+            + ("" if difference is None else f"; onnxruntime differs by {difference:.2g}")
+        )

@@ -1,0 +1,1 @@
+"""What is zero, and what is left without it? ``compress`` makes a smaller network with equal outputs."""

@@ -1,0 +1,267 @@
+"""A network as a graph of torch's own operators: traced from any module, written as JSON, built again without anybody's code.
+
+`torch.export` follows a call of the module on an example and leaves one list of operators (``aten.linear``, ``aten.conv2d``,
+``aten.add`` ...) in evaluation mode; attention and transformer layers come apart into the same few operators. That list is
+kept as a `torch.fx.GraphModule`, whose parameters keep the names they had. The number of rows stays free.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+from torch.utils._pytree import tree_iter, tree_map, tree_unflatten
+
+from wellposed.core.batches import mapped
+from wellposed.core.checks import matches_annotation
+from wellposed.core.errors import FormatError, InputError, described, first_line
+from wellposed.core.preserve import modes_kept, random_states_kept
+
+GraphRecord = dict[str, Any]
+"""A graph as JSON: ``{"nodes": [{"name", "do", "target", "args", "kwargs"}]}``."""
+ARITHMETIC = {
+    name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
+}
+"""Python's own operators, on sizes."""
+REFUSED = {"from_file", "_print"}
+"""Operators that a graph of a stranger may not call, although they change no tensor."""
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+NAMES = {"call_function": re.compile(".*"), "placeholder": WORD}
+
+
+def as_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named arguments of a call of a network: a tuple is several, a mapping is named ones."""
+    if isinstance(batch, dict):
+        return (), batch
+    return (batch if isinstance(batch, tuple) else (batch,)), {}
+
+
+def first_rows(batch: Any, count: int) -> Any:
+    """The first rows of a batch, repeated where it has fewer."""
+    return mapped(
+        lambda leaf: leaf[torch.arange(count) % len(leaf)] if isinstance(leaf, Tensor) and leaf.ndim else leaf, batch
+    )
+
+
+@contextmanager
+def attention_apart() -> Iterator[None]:
+    """Inside the block a layer of attention runs as its single operators, not as one that neither tracers nor counters see into."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def traced(net: nn.Module, example: Any) -> fx.GraphModule:
+    """The network in evaluation mode as a graph of torch's operators, for any number of rows where its code allows.
+
+    Raises:
+        InputError: its code cannot be followed: it branches on values, changes its own buffers, or takes nested inputs.
+    """
+    args, named = as_arguments(first_rows(example, 2))
+    free = tree_map(lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None, args)
+    free_named = {
+        key: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
+        for key, leaf in named.items()
+    }
+    try:
+        with (
+            attention_apart(),
+            random_states_kept(),
+            modes_kept(net, training=False),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
+            shapes: Any = (*free, *free_named.values()) if not named else free_named
+            program = torch.export.export(net, args, named, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # of torch's tracer, or of the network's own code
+        raise InputError(
+            f"{type(net).__name__} cannot be traced by torch.export, which finds what depends on what: {first_line(error)}. "
+            "Take branches on values out of its forward, or compress the part of it that has none."
+        ) from error
+    return _as_module(program, net)
+
+
+def _as_module(program: Any, net: nn.Module) -> fx.GraphModule:
+    signature, graph = program.graph_signature, program.graph
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise InputError(
+            f"{type(net).__name__} changes its buffers or its inputs in evaluation mode; it is not compressed."
+        )
+    places = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    held = {**program.constants, **dict(program.named_buffers()), **program.state_dict}
+    tensors: dict[str, Any] = {}
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.name in places:
+            if node.users:
+                name = places[node.name]
+                value = held[name]
+                trained = node.name in signature.inputs_to_parameters
+                value = value.detach().clone()
+                tensors[name] = nn.Parameter(value, value.is_floating_point()) if trained else value
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.create_node("get_attr", name))
+            graph.erase_node(node)
+        elif node.op == "call_function":
+            _functional(node)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    try:
+        output.args = (tree_unflatten(list(output.args[0]), program.call_spec.out_spec),)
+    except Exception as error:
+        raise InputError(
+            f"{type(net).__name__} returns an object of its own; tensors, tuples, lists and dicts of them can be compressed."
+        ) from error
+    return finished(tensors, graph)
+
+
+def _functional(node: fx.Node) -> None:
+    """Write an operation in place (``relu_``) as the one that makes a new tensor; drop checks of sizes."""
+    target: Any = node.target
+    name = str(getattr(target, "_opname", ""))
+    if name.startswith(("_assert", "sym_constrain")) or name == "_guards_fn":
+        node.graph.erase_node(node)
+    elif name.endswith("_") and not name.startswith("_"):
+        changed, seen = node.args[0], False
+        node.target = getattr(getattr(torch.ops.aten, name[:-1]), target._overloadname)
+        assert isinstance(changed, fx.Node)
+        for later in node.graph.nodes:
+            if seen:
+                later.replace_input_with(changed, node)
+            seen = seen or later is node
+
+
+def finished(tensors: dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
+    """A module of a graph and its tensors, without what nobody uses."""
+    kept = fx.GraphModule(tensors, graph).graph
+    kept.eliminate_dead_code()
+    used = {str(node.target) for node in kept.nodes if node.op == "get_attr"}
+    return fx.GraphModule({name: tensor for name, tensor in tensors.items() if name in used}, kept, "Compressed").eval()
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by their names; a tied one once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def to_json(module: fx.GraphModule) -> GraphRecord:
+    """The graph as JSON; `from_json` builds it again."""
+    nodes = []
+    for node in module.graph.nodes:
+        target = node.target if isinstance(node.target, str) else str(node.target)
+        if callable(node.target) and not isinstance(node.target, torch._ops.OpOverload):
+            target = f"operator.{node.target.__name__}"
+        args, kwargs = _written(node.args), _written(dict(node.kwargs))
+        nodes.append({"name": node.name, "do": node.op, "target": target, "args": args, "kwargs": kwargs})
+    return {"nodes": nodes}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, tuple):
+        return {"tuple": [_written(item) for item in value]}
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {key: _written(item) for key, item in value.items()}}
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if isinstance(value, float) and abs(value) == float("inf"):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise InputError(f"The network's graph holds {described(value)}, which is not written as JSON.")
+
+
+def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.GraphModule:
+    """Build a network from its graph and its tensors. Only torch's own operators that change nothing are called.
+
+    Raises:
+        FormatError: the graph is damaged, or calls anything else.
+    """
+    made = fx.Graph()
+    built: dict[str, fx.Node] = {}
+    try:
+        for one in graph["nodes"]:
+            name, do, target = str(one["name"]), one["do"], str(one["target"])
+            args: Any = _meant(one["args"], built)
+            kwargs: Any = _meant(one["kwargs"], built)
+            if not WORD.fullmatch(name) or not NAMES.get(do, PATH).fullmatch(target):
+                raise FormatError(f"{where} is damaged: {name!r} with {target!r} is no name of a tensor.")
+            if do == "call_function":
+                built[name] = made.create_node(do, _operator(target, where), args, kwargs, name)
+            elif do == "placeholder" or (do == "get_attr" and target in tensors):
+                built[name] = made.create_node(do, target, name=name)
+            elif do == "output":
+                made.output(args[0])
+            else:
+                raise FormatError(f"{where} is damaged: there is no {do} {target!r}.")
+        return finished(dict(tensors), made)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{where} is damaged: {first_line(error)}.") from None
+
+
+def _operator(target: str, where: str) -> Any:
+    kind, _, rest = target.partition(".")
+    name, _, overload = rest.partition(".")
+    if kind == "operator" and rest in ARITHMETIC:
+        return ARITHMETIC[rest]
+    if kind == "aten" and WORD.fullmatch(name) and WORD.fullmatch(overload) and name not in REFUSED:
+        found = getattr(getattr(torch.ops.aten, name, None), overload, None)
+        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+            return found
+    raise FormatError(f"{where} is damaged: it calls {target!r}, which is no operator of torch that a network needs.")
+
+
+def _meant(value: Any, built: dict[str, fx.Node]) -> Argument:
+    if isinstance(value, list):
+        return [_meant(item, built) for item in value]
+    if not isinstance(value, dict):
+        return value  # type: ignore[no-any-return]
+    ((kind, inner),) = value.items()
+    if kind == "node":
+        return built[inner]
+    if kind == "tuple":
+        return tuple(_meant(item, built) for item in inner)
+    if kind == "dict":
+        return {str(key): _meant(item, built) for key, item in inner.items()}
+    if kind == "device":
+        return torch.device(inner)
+    if kind == "float":
+        return float(inner)
+    found = getattr(torch, inner) if kind == "torch" and WORD.fullmatch(inner) else None
+    if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
+        raise ValueError(f"{described(value)} is no value of a graph")
+    return found
+
+
+def outputs_in(outputs: Any) -> list[Tensor]:
+    """The tensors among the outputs of a network, in order."""
+    return [leaf for leaf in tree_iter(outputs) if isinstance(leaf, Tensor)]
+
+
+def is_batch(example: Any) -> bool:
+    """Whether it is a tensor with rows, or a tuple or a dict of values of which one is."""
+    values = example if isinstance(example, tuple) else example.values() if isinstance(example, dict) else (example,)
+    plain = all(matches_annotation(value, Tensor | int | float | None) for value in values)
+    return plain and any(isinstance(value, Tensor) and value.ndim and len(value) for value in values)
