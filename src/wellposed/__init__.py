@@ -101,6 +101,9 @@ if TYPE_CHECKING:
     from wellposed.recipe.recipe import Recipe
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
+    from wellposed.sparsity.feature_selector import FeatureSelector
+    from wellposed.sparsity.path import Path, strength_path
+    from wellposed.sparsity.select import Selection, select
     from wellposed.statistics.compare import compare
     from wellposed.study.study import Study
     from wellposed.training.history import History
@@ -174,6 +177,9 @@ _PLACES = {
     "decomposition.gap_split": ("GapSplit", "gap_split"),
     "diagnosis.stopping": ("stop_when_sure",),
     "search.improve": ("improve",),
+    "sparsity.path": ("Path", "strength_path"),
+    "sparsity.feature_selector": ("FeatureSelector",),
+    "sparsity.select": ("Selection", "select"),
     "study.study": ("Study",),
     "reporting.html": ("report",),
 }  # fmt: skip
@@ -184,20 +190,20 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
     "Box", "Certificate", "CompositionError", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
-    "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding", "Fork",
-    "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
-    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
-    "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm",
-    "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
-    "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile",
-    "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
-    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
-    "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Watch", "WeightNoise", "WeightedL1",
-    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare",
-    "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork",
-    "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
-    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "settle",
-    "staircase", "stop_when_sure", "translate_decay", "watch", "weights",
+    "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "FeatureSelector", "Finding",
+    "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
+    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch", "L1Ball", "L2Ball", "LInfBall",
+    "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm", "Metric", "Noise",
+    "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal", "Orthogonality", "Path", "Penalty", "Poisson",
+    "Price", "Problem", "ProblemError", "Quantile", "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run",
+    "Searched", "Selection", "SelectorError", "ShapeError", "Simplex", "SkorchWatch", "SparseGroup", "SpatialDropout",
+    "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups", "TopK", "TotalVariation", "TrainingError",
+    "Traits", "TransformersWatch", "UnitNorm", "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__",
+    "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare", "convs", "cutmix", "cutout", "decay_to",
+    "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve", "inputs",
+    "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule", "norms",
+    "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle", "staircase",
+    "stop_when_sure", "strength_path", "translate_decay", "watch", "weights",
 ]  # fmt: skip
 
 
