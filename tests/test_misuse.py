@@ -218,7 +218,9 @@ CALLS: dict[str, Call] = {
     ),
     "strength_path": Call(lambda: {"problem": numbers(), "points": 2, "steps": 5}),
     "select": Call(lambda: {"problem": numbers(), "points": 2, "steps": 5}),
-    "FeatureSelector": Call(lambda: {"points": 2, "steps": 5, "folds": 2}, lambda made: made.fit(X.numpy(), X[:, 0].numpy())),
+    "FeatureSelector": Call(
+        lambda: {"points": 2, "steps": 5, "folds": 2}, lambda made: made.fit(X.numpy(), X[:, 0].numpy())
+    ),
     "learning_curve": Call(
         lambda: {
             "problem": problem(),
@@ -376,8 +378,8 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path", "Price", "RangeTest",
-    "Run", "Selection", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
+    "BiasVariance", "Certificate", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path", "Price",
+    "RangeTest", "Run", "Selection", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip

@@ -41,7 +41,7 @@ def path(
         from wellposed.core.files import jsonable, write_atomically, write_json
         from wellposed.core.selectors import inputs, weights
         from wellposed.sparsity.path import strength_path
-        from wellposed.sparsity.select import linear_or_skip
+        from wellposed.sparsity.select import LinearOrSkip
 
         if on not in PLACES:
             raise InputError(f"--on is one of {listed(PLACES)}; it was given {on!r}.{did_you_mean(on, PLACES)}")
@@ -53,7 +53,7 @@ def path(
         )
         if not data.partition(".py:")[1]:
             units = (HIDDEN if penalty == "hierarchical" or on == "units" else 0) if hidden is None else hidden
-            problem.model = lambda data: linear_or_skip(data.features, data.outputs, units)
+            problem.model = LinearOrSkip(units)
         where = {"inputs": inputs, "weights": weights, "units": "layers.0"}[on]
         found = strength_path(problem, penalty, where, points=points, folds=folds, seed=seed)
         if out is not None:

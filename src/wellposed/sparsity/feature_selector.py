@@ -10,7 +10,7 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, require
 from wellposed.core.selectors import inputs as all_inputs
 from wellposed.data.data import Data
-from wellposed.sparsity.select import default_penalty, linear_or_skip, select
+from wellposed.sparsity.select import LinearOrSkip, default_penalty, select
 from wellposed.training.problem import Problem
 
 base: Any = require("sklearn.base", "tables")
@@ -90,7 +90,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
             y = ((y - y.mean()) / (y.std() or 1.0))[:, None] if not table else y
         task = "classification" if classifying else "regression"
         problem = Problem(
-            lambda data: linear_or_skip(data.features, data.outputs, self.hidden),
+            LinearOrSkip(self.hidden),
             "cross_entropy" if classifying else "squared_error",
             Data(train=(X, y), valid=(X, y), task=task),
         )

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, hessian
+from torch.autograd.functional import hessian
+from torch.func import functional_call
 
 from wellposed.data.arrays import split_batch
 from wellposed.optim.charges import ChargedParameter
@@ -85,7 +86,7 @@ def newton(cost: Cost, forward: Callable[[nn.Module, Any], Any], steps: int = 8)
                 flat = w.clone().requires_grad_()
                 value = objective(flat)
                 (slope,) = torch.autograd.grad(value, flat)
-                curvature = hessian(objective)(w)
+                curvature: Tensor = hessian(objective, w, vectorize=True)  # type: ignore[no-untyped-call]
             curves, axes = torch.linalg.eigh(curvature)
         except RuntimeError:  # a layer without second derivatives, or numbers that are not finite
             return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wellposed.core.checks import Count, Positive, Seed, Within, checked
 from wellposed.core.errors import InputError, listed
 from wellposed.core.selectors import inputs as all_inputs
+from wellposed.data.data import Prepared
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.hierarchical import Hierarchical
 from wellposed.sparsity.path import Path, strength_path
@@ -35,9 +36,16 @@ class SkipNet(nn.Module):
         return scores
 
 
-def linear_or_skip(inputs: int, outputs: int, hidden: int) -> nn.Module:
-    """A linear model, or a `SkipNet` where there are hidden units."""
-    return SkipNet(inputs, outputs, hidden) if hidden else nn.Linear(inputs, outputs)
+@dataclass(frozen=True)
+class LinearOrSkip:
+    """Factory of a linear model, or of a `SkipNet` where there are hidden units."""
+
+    hidden: int = 0
+
+    def __call__(self, data: Prepared) -> nn.Module:
+        """A model with as many inputs and outputs as the data need."""
+        sizes = data.features, data.outputs
+        return SkipNet(*sizes, self.hidden) if self.hidden else nn.Linear(*sizes)
 
 
 @dataclass(frozen=True)

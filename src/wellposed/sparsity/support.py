@@ -39,7 +39,7 @@ def penalty_of(given: object, where: object, prepared: Prepared) -> PathPenalty:
     on_inputs = selector(where) is inputs
     if isinstance(given, str):
         known: dict[str, Any] = {**classes_in("wellposed.penalties", Penalty), "hierarchical": Hierarchical}
-        kind = lookup("penalty", SHORT.get(given, given), known)
+        kind = lookup("penalty", given, known | {short: known[name] for short, name in SHORT.items()})
         try:
             given = (
                 kind(strength=1.0, by="input") if on_inputs and issubclass(kind, GroupPenalty) else kind(strength=1.0)
