@@ -65,7 +65,9 @@ def compare(name: str, x: np.ndarray, y: np.ndarray) -> str:
     open_points = sum(not p.converged for p in path.points)
     return (
         f"| {name} | {len(x)} x {x.shape[1]} | {np.count_nonzero(theirs[:, -1])} | {np.count_nonzero(ours[:, -1])} | "
-        f"{'yes' if same else 'no'} | {abs(ours - theirs).max():.1e} | {abs(x @ (ours - theirs)).max():.1e} | {open_points} | {ours_took:.1f} s | {theirs_took:.2f} s |"
+        f"{'yes' if same else 'no'} | "
+        f"{abs(ours - theirs).max():.1e} | {abs(x @ (ours - theirs)).max():.1e} | {open_points} | "
+        f"{ours_took:.1f} s | {theirs_took:.2f} s |"
     )
 
 
@@ -91,7 +93,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[*OWN, *FILES, "planted"])
     given = parser.parse_args()
     print(
-        "| table | rows x inputs | kept, sklearn | kept, ours | same zeros | largest difference of weights | of predictions | open | ours | sklearn |"
+        "| table | rows x inputs | kept, sklearn | kept, ours | same zeros | weights | predictions | open | ours | sklearn |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in given.only:

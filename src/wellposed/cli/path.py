@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wellposed.cli.improve import problem_of
+from wellposed.cli.improve import Asked, problem_of
 from wellposed.cli.options import Kinds, MaxMemory, kinds_by_column
 from wellposed.cli.terminal import complain, decode_argument, hand_over, say, stdout_to_stderr
 
@@ -48,10 +48,9 @@ def path(
         if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise FolderInUse(f"--out needs a new or an empty folder; '{out}' holds something.")
         columns = [decode_argument(name) or name for name in drop or []]
-        problem = problem_of(
-            data, decode_argument(target), None, None, columns, None, None, None, kinds_by_column(kind)
-        )
-        if not data.partition(".py:")[1]:
+        asked = Asked(target=decode_argument(target), drop=columns, kind=kinds_by_column(kind))
+        problem, *_ = problem_of(data, None, asked)
+        if problem.prepared.encoder is not None:
             units = (HIDDEN if penalty == "hierarchical" or on == "units" else 0) if hidden is None else hidden
             problem.model = LinearOrSkip(units)
         where = {"inputs": inputs, "weights": weights, "units": "layers.0"}[on]
