@@ -78,7 +78,7 @@ def planted(seed: int, rows: int = 200, inputs: int = 100) -> str:
     truth = set(range(5))
     y = x[:, :5] @ np.array([1.0, -1.0, 0.8, 0.8, -0.6]) + source.normal(size=rows)
     path = path_of(x, y, folds=5)
-    ours, first = set(path.sparsest.support), set(path.ranking()[:5])
+    ours, first = set(path.one_se.support), set(path.ranking()[:5])
     theirs = set(np.flatnonzero(LassoCV(alphas=[p.strength / 2 for p in path.points], cv=5).fit(x, y).coef_))
     return (
         f"| {seed} | {len(ours & truth)} and {len(ours - truth)} | {len(first & truth)} and {len(first - truth)} | "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ def test_the_best_strength_is_that_of_lasso_cv() -> None:
     assert [point.valid for point in path.points] == pytest.approx(theirs.mse_path_.mean(1).tolist(), abs=1e-6)
     errors = theirs.mse_path_.std(1, ddof=1) / np.sqrt(3)
     assert [point.valid_se for point in path.points] == pytest.approx(errors.tolist(), abs=1e-6)
-    assert path.sparsest.strength >= path.best.strength
-    assert path.sparsest.valid <= path.best.valid + path.best.valid_se
+    assert path.one_se.strength >= path.best.strength
+    assert path.one_se.valid <= path.best.valid + path.best.valid_se
 
 
 def test_debiasing_is_least_squares_on_the_support() -> None:
@@ -121,7 +122,7 @@ def test_columns_of_one_category_enter_together() -> None:
     given = wp.Problem(lambda data: nn.Linear(data.features, 1), "squared_error", (frame, y))
     path = wp.strength_path(given, "group", points=4)
     assert path.names == ("colour", "noise")
-    assert path.kept(path.sparsest) == ["colour"]
+    assert path.kept(path.one_se) == ["colour"]
     selector = wp.FeatureSelector(k=1, points=4, task="regression").fit(frame, y)
     assert selector.get_feature_names_out().tolist() == ["colour"]
 
@@ -226,3 +227,18 @@ def test_a_path_that_does_not_converge_says_so() -> None:
     path = wp.strength_path(problem(lambda: SkipNet(6, 1, 3)), "l1", wp.weights, points=2, steps=2)
     assert not path.points[-1].converged
     assert "did not converge" in str(path)
+
+
+def test_the_command_prints_one_object_and_writes_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wellposed.cli.app import app
+
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    pd.DataFrame(X.numpy(), columns=list("abcdef")).assign(y=Y[:, 0].numpy()).to_csv(table, index=False)
+    app(["path", str(table), "--target", "y", "--points", "3", "--out", str(out), "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert found["names"] == list("abcdef")
+    assert (out / "path.svg").read_text(encoding="utf-8").startswith("<svg")
+    with pytest.raises(FileExistsError, match="--out needs a new or an empty folder"):
+        app(["path", str(table), "--target", "y", "--out", str(out)], standalone_mode=False)

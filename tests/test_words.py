@@ -26,6 +26,8 @@ SAME_WORD = {
     "improve": "the command calls wp.improve",
     "report": "the command calls wp.report",
     "recipe": "the command shows wp.Recipe",
+    "path": "the command shows wp.Path",
+    "select": "wp.select chooses inputs as a selector chooses parameters",
 }
 """What may be defined twice, also as the name of a file, and why."""
 
@@ -76,7 +78,7 @@ def test_a_file_name_is_used_once() -> None:
 
 def test_what_may_be_defined_twice_is() -> None:
     for name in SAME_WORD:
-        assert len(list(HOUSE.rglob(f"{name}.py"))) == (1 if name == "report" else 2)
+        assert len(list(HOUSE.rglob(f"{name}.py"))) == (1 if name in ("report", "select") else 2)
         assert (HOUSE / "cli" / f"{name}.py").exists()
 
 

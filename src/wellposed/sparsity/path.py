@@ -36,8 +36,8 @@ from wellposed.optimality.certify import Certificate
 from wellposed.optimality.objective import Cost
 from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Term, changed
+from wellposed.sparsity.droppable import Support, emptying_strength, enters_linearly, penalty_of
 from wellposed.sparsity.newton import newton
-from wellposed.sparsity.support import Support, emptying_strength, enters_linearly, penalty_of
 from wellposed.training.evaluate import BATCH, Evaluation, call, evaluate
 from wellposed.training.problem import Problem
 
@@ -47,7 +47,6 @@ SHOWN = 12
 """Points that a printed table shows, evenly, with the two that are chosen."""
 FIRST_STEPS = 20
 """Proximal steps before the first of Newton's; twice as many each time after."""
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class PathPoint:
     metric: float
     violation: float
     converged: bool
-    weights: Weights = field(repr=False, compare=False)
+    weights: dict[str, Tensor] = field(repr=False, compare=False)
 
     @property
     def support(self) -> tuple[int, ...]:
@@ -113,7 +112,7 @@ class Path:
         return min(self.points, key=lambda point: math.inf if math.isnan(point.valid) else point.valid)
 
     @property
-    def sparsest(self) -> PathPoint:
+    def one_se(self) -> PathPoint:
         """The strongest point whose validation loss is within one standard error of the best one's."""
         best = self.best
         limit = best.valid + (0.0 if math.isnan(best.valid_se) else best.valid_se)
@@ -153,7 +152,7 @@ class Path:
             for point in self.points
         ]
         mine = {key: value for key, value in vars(self).items() if key not in ("points", "problem")}
-        chosen = {"best": self.points.index(self.best), "sparsest": self.points.index(self.sparsest)}
+        chosen = {"best": self.points.index(self.best), "one_se": self.points.index(self.one_se)}
         found: dict[str, Any] = jsonable({**mine, **chosen, "entered": self.entered, "points": points})
         return found
 
@@ -184,7 +183,7 @@ class Path:
         return path_figure(self)
 
     def __str__(self) -> str:
-        chosen = {self.points.index(self.best): "best", self.points.index(self.sparsest): "within one SE"}
+        chosen = {self.points.index(self.best): "best", self.points.index(self.one_se): "within one SE"}
         if len(chosen) == 1:
             chosen = dict.fromkeys(chosen, "best, and within one SE")
         even = {round(i) for i in np.linspace(0, len(self.points) - 1, min(SHOWN, len(self.points)))}
@@ -202,7 +201,7 @@ class Path:
     def sentences(self) -> list[str]:
         """What the path says, in sentences."""
         how = "computed from the gradient at zero" if self.computed else "bracketed from the dense side"
-        best, sparse = self.best, self.sparsest
+        best, sparse = self.best, self.one_se
         said = [f"From strength {self.empties_at:.4g} on, no {self.noun} are left ({how})."]
         if not math.isnan(best.valid):
             said.append(

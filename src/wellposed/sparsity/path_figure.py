@@ -42,7 +42,7 @@ def path_figure(path: Path) -> str:
     rows = max(1, len(first)) * ROW
     height = 3 * (PANEL + GAP) + rows + 22 + BOTTOM
     x = np.log10([point.strength for point in path.points])
-    chosen = ((path.best, BEST, "best"), (path.sparsest, INK, "1 SE"))
+    chosen = ((path.best, BEST, "best"), (path.one_se, INK, "1 SE"))
 
     def paint(axes: Any) -> None:
         figure = axes.figure
@@ -62,11 +62,14 @@ def path_figure(path: Path) -> str:
             )
         _named(norms, f"norm of the {path.noun}", [0.0, float(np.nanmax(values, initial=0.0)) or 1.0])
         valid, se = (np.array([getattr(point, name) for point in path.points]) for name in ("valid", "valid_se"))
+        trained = [point.train for point in path.points]
         losses.fill_between(x, valid - se, valid + se, color=VALID, alpha=0.18, linewidth=0)
         losses.plot(x, valid, color=VALID)
-        losses.plot(x, [point.train for point in path.points], color=TRAIN, linestyle=(0, (4, 2)))
+        losses.plot(x, trained, color=TRAIN, linestyle=(0, (4, 2)))
         _named(
-            losses, "loss: validation with one SE, training (dashed)", axis_limits(valid[np.isfinite(valid)].tolist())
+            losses,
+            "loss: validation with one SE, training (dashed)",
+            axis_limits([*valid[np.isfinite(valid)].tolist(), *trained]),
         )
         counts = [len(point.support) for point in path.points]
         sizes.step(x, counts, where="mid", color=TRAIN)

@@ -125,7 +125,7 @@ def select(
     if k is not None and k > len(path.names):
         raise InputError(f"select was asked for k={k}, and there are {len(path.names)} {path.noun}. Give a smaller k.")
     ranking = path.ranking()
-    numbers = ranking[:k] if k is not None else [i for i in ranking if i in set(path.sparsest.support)]
+    numbers = ranking[:k] if k is not None else [i for i in ranking if i in set(path.one_se.support)]
     return Selection(tuple(path.names[i] for i in numbers), tuple(numbers), path.entered, path, k)
 
 

@@ -54,7 +54,7 @@ def penalty_of(given: object, where: object, prepared: Prepared) -> PathPenalty:
             f"{described(given)}."
         )
     found: PathPenalty = changed(given, strength=1.0)
-    columns = columns_of(prepared)
+    columns = input_columns(prepared)
     if (
         isinstance(found, GroupPenalty)
         and on_inputs
@@ -67,7 +67,7 @@ def penalty_of(given: object, where: object, prepared: Prepared) -> PathPenalty:
     return found
 
 
-def columns_of(prepared: Prepared) -> list[str]:
+def input_columns(prepared: Prepared) -> list[str]:
     """The column of the table that each input comes from; ``x0, x1, ...`` where there is no table."""
     if prepared.encoder is None:
         return [f"x{i}" for i in range(prepared.shape[0] if prepared.shape else 0)]
@@ -100,9 +100,9 @@ class Support:
         charged = tuple(leaf.name for leaf in found)
         penalty = term.charge
         if isinstance(penalty, Hierarchical):
-            return cls._of_inputs(select(net, f"named:{penalty.skip}")[0], charged, columns_of(prepared))
+            return cls._of_inputs(select(net, f"named:{penalty.skip}")[0], charged, input_columns(prepared))
         if term.where is inputs and _by_input(penalty):
-            return cls._of_inputs(found[0], charged, columns_of(prepared))
+            return cls._of_inputs(found[0], charged, input_columns(prepared))
         names: list[str] = []
         labels: dict[str, Tensor] = {}
         for leaf in found:
