@@ -47,7 +47,9 @@ def table(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
 def path_of(x: np.ndarray, y: np.ndarray, **given: object) -> wp.Path:
     """Trained on all rows."""
     problem = wp.Problem(
-        lambda: torch.nn.Linear(x.shape[1], 1), "squared_error", wp.Data(train=(x, y[:, None]), valid=(x, y[:, None]))
+        lambda: torch.nn.Linear(x.shape[1], 1),
+        "squared_error",
+        wp.Data(train=(x, y[:, None]), valid=0.2 if given else (x, y[:, None])),
     )
     return wp.strength_path(problem, points=POINTS, ratio=RATIO, tolerance=1e-8, **given)  # type: ignore[arg-type]
 

@@ -137,6 +137,12 @@ def test_groups_never_straddle_folds() -> None:
     assert sorted(seen) == list(range(120))
 
 
+def test_copies_never_straddle_folds() -> None:
+    rows = _Rows.of(problem(valid=(X, Y)))
+    for training, held in _cuts(rows, 3, 0):
+        assert not set(training % 120) & set(held % 120)
+
+
 def test_the_record_is_json_and_the_figure_names_what_enters() -> None:
     path = wp.strength_path(problem(), points=3)
     found = json.loads(json.dumps(path.to_dict()))

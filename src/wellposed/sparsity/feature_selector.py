@@ -92,7 +92,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
         problem = Problem(
             LinearOrSkip(self.hidden),
             "cross_entropy" if classifying else "squared_error",
-            Data(train=(X, y), valid=(X, y), task=task),
+            Data(train=(X, y), valid=(X, y) if self.k is not None or len(rows) < 10 else 0.2, task=task),
         )
         self.selection_ = select(
             problem, self.k, penalty=default_penalty(self.hidden, self.hierarchy), on=all_inputs, points=self.points,

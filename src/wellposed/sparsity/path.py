@@ -29,8 +29,8 @@ from wellposed.core.formats import count_noun, score
 from wellposed.core.formats import table as columns_of_words
 from wellposed.core.progress import emit
 from wellposed.core.selectors import inputs as all_inputs
-from wellposed.data.arrays import Source, Subset, source_of, split_batch
-from wellposed.data.splits import split
+from wellposed.data.arrays import Source, Subset, in_numpy, source_of, split_batch
+from wellposed.data.splits import duplicate_ids, split
 from wellposed.optim.charges import Charges
 from wellposed.optimality.certify import Certificate
 from wellposed.optimality.objective import Cost
@@ -372,6 +372,13 @@ class _Rows:
         both = _Joined(doubled(given, train), doubled(data.valid, valid))
         return cls(both, np.arange(len(train)), np.arange(len(train), len(both)), None)
 
+    def copies(self) -> np.ndarray[Any, Any] | None:
+        """An id for each row, equal for copies; None where the inputs are no tensor."""
+        x, y = self.source.batch(torch.arange(len(self)))
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            return None
+        return duplicate_ids(in_numpy(x.reshape(len(self), -1)), duplicate_ids(in_numpy(y.reshape(len(self), -1))))
+
     def batches(self, index: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:
         """The rows at ``index``, floating numbers as doubles."""
         return [
@@ -430,11 +437,19 @@ def _cuts(
     everything: np.ndarray[Any, Any] = np.arange(len(rows))
     rest: np.ndarray[Any, Any] = everything
     cuts: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    copies = rows.copies()
     for left in range(folds, 0, -1):
         held: np.ndarray[Any, Any] = np.arange(len(rest))
         if left > 1:
             ids = None if rows.groups is None else rows.groups[rest]
-            held = split(len(rest), 1 / left, seed=seed, stream=f"fold {left}", groups=ids)[1]
+            held = split(
+                len(rest),
+                1 / left,
+                seed=seed,
+                stream=f"fold {left}",
+                groups=ids,
+                duplicates=None if copies is None else copies[rest],
+            )[1]
         cuts.append((np.setdiff1d(everything, rest[held]), rest[held]))
         rest = np.delete(rest, held)
     return cuts
