@@ -225,6 +225,11 @@ CALLS: dict[str, Call] = {
             "engine": "inprocess",
         }
     ),
+    "strength_path": Call(lambda: {"problem": numbers(), "points": 2, "steps": 5}),
+    "select": Call(lambda: {"problem": numbers(), "points": 2, "steps": 5}),
+    "FeatureSelector": Call(
+        lambda: {"points": 2, "steps": 5, "folds": 2}, lambda made: made.fit(X.numpy(), X[:, 0].numpy())
+    ),
     "learning_curve": Call(
         lambda: {
             "problem": problem(),
@@ -373,6 +378,9 @@ SLOW = {
     "improve",
     "error_budget",
     "learning_curve",
+    "strength_path",
+    "select",
+    "FeatureSelector",
     "bias_variance",
     "bias_variance_path",
     "fit_many",
@@ -381,8 +389,9 @@ SLOW = {
 }
 """Calls that train several times: of the values that their annotations allow, none is tried."""
 GIVEN_BACK = {
-    "BiasVariance", "Certificate", "Compressed", "Verification", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Price", "RangeTest",
-    "Run", "Study", "Term", *(name for name in wp.__all__ if name.endswith("Error")),
+    "BiasVariance", "Certificate", "Compressed", "Context", "ErrorBudget", "Finding", "Fork", "GapSplit", "LearningCurve", "Path",
+    "Price", "RangeTest", "Run", "Selection", "Study", "Term", "Verification",
+    *(name for name in wp.__all__ if name.endswith("Error")),
     "Noise", "Constraint", "CoupledPenalty", "FunctionalPenalty", "Penalty", "Rule",  # to be written
     "Diagonal", "Log", "OptimizerMetric", "Searched", "Traits",  # what these give and declare
 }  # fmt: skip

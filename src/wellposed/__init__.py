@@ -102,6 +102,9 @@ if TYPE_CHECKING:
     from wellposed.reporting.html import report
     from wellposed.search.improve import improve
     from wellposed.sparsity.compress import Compressed, compress
+    from wellposed.sparsity.feature_selector import FeatureSelector
+    from wellposed.sparsity.path import Path, strength_path
+    from wellposed.sparsity.select import Selection, select
     from wellposed.sparsity.verify import Verification, verify
     from wellposed.statistics.compare import compare
     from wellposed.study.study import Study
@@ -178,6 +181,9 @@ _PLACES = {
     "search.improve": ("improve",),
     "sparsity.compress": ("Compressed", "compress"),
     "sparsity.verify": ("Verification", "verify"),
+    "sparsity.path": ("Path", "strength_path"),
+    "sparsity.feature_selector": ("FeatureSelector",),
+    "sparsity.select": ("Selection", "select"),
     "study.study": ("Study",),
     "reporting.html": ("report",),
 }  # fmt: skip
@@ -187,23 +193,22 @@ _WHERE = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "L0", "L1", "L1SP", "L2", "L2SP", "MCP", "SAM", "SCAD", "ActivationL1", "ActivationL2", "Average", "BiasVariance",
-    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context", "CoupledPenalty",
-    "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget", "Finding", "Fork",
-    "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise", "GroupL2", "GroupMCP", "HalfSpace",
-    "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch", "L1Ball", "L2Ball", "LInfBall", "LearningCurve",
-    "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup", "MaxNorm",
-    "Metric", "Noise", "NonNegative", "NormBound", "Nuclear",
-    "OptimizerMetric", "Orthogonal", "Orthogonality", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile",
-    "RangeTest", "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "SelectorError", "ShapeError", "Simplex",
-    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term", "TiedGroups",
-    "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
-    "Watch", "WeightNoise", "WeightedL1",
-    "WellposedError", "__version__", "audit", "bias_variance", "bias_variance_path", "biases", "certify", "compare",
-    "compress", "convs", "cutmix", "cutout", "decay_to", "diagnose", "diagnose_many", "embeddings",
-    "error_budget", "fit", "fit_many",
-    "fork", "gap_split", "improve", "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix",
-    "named", "named_schedule", "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "settle",
-    "staircase", "stop_when_sure", "translate_decay", "verify", "watch", "weights",
+    "Box", "Certificate", "CompositionError", "Compressed", "Confidence", "Consistency", "Constraint", "Context",
+    "CoupledPenalty", "Data", "DataError", "Diagonal", "DropConnect", "Dropout", "ElasticNet", "ErrorBudget",
+    "FeatureSelector", "Finding", "Fork", "FunctionalPenalty", "GapSplit", "GaussianDropout", "GradientNoise",
+    "GroupL2", "GroupMCP", "HalfSpace", "Hierarchical", "History", "Huber", "InputError", "Jacobian", "KerasWatch",
+    "L1Ball", "L2Ball", "LInfBall", "LearningCurve", "LightningWatch", "Log", "LogitL2", "Lookahead", "ManifoldMixup",
+    "MaxNorm", "Metric", "Noise", "NonNegative", "NormBound", "Nuclear", "OptimizerMetric", "Orthogonal",
+    "Orthogonality", "Path", "Penalty", "Poisson", "Price", "Problem", "ProblemError", "Quantile", "RangeTest",
+    "Recipe", "RecipeError", "RowL21", "Rule", "Run", "Searched", "Selection", "SelectorError", "ShapeError", "Simplex",
+    "SkorchWatch", "SparseGroup", "SpatialDropout", "Spectral", "SpectralBall", "StochasticDepth", "Study", "Term",
+    "TiedGroups", "TopK", "TotalVariation", "TrainingError", "Traits", "TransformersWatch", "UnitNorm", "Verification",
+    "Watch", "WeightNoise", "WeightedL1", "WellposedError", "__version__", "audit", "bias_variance",
+    "bias_variance_path", "biases", "certify", "compare", "compress", "convs", "cutmix", "cutout", "decay_to",
+    "diagnose", "diagnose_many", "embeddings", "error_budget", "fit", "fit_many", "fork", "gap_split", "improve",
+    "inputs", "learning_curve", "lr_range_test", "mixed_targets", "mixup", "mixup_or_cutmix", "named", "named_schedule",
+    "norms", "outputs", "perturb", "price", "ramp", "reading_up_to", "regularize", "report", "select", "settle",
+    "staircase", "stop_when_sure", "strength_path", "translate_decay", "verify", "watch", "weights",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from wellposed._version import __version__
-from wellposed.cli import check, compress, diagnose, improve, live_page, predict, recipe, report
+from wellposed.cli import check, compress, diagnose, improve, live_page, path, predict, recipe, report
 from wellposed.cli.failures import Interrupted
 from wellposed.cli.terminal import say
 
@@ -55,6 +55,7 @@ app.command()(predict.predict)
 app.command("check")(check.check_table)
 app.command()(diagnose.diagnose)
 app.command()(compress.compress)
+app.command()(path.path)
 app.command()(report.report)
 app.command("watch")(live_page.watch_folder)
 app.add_typer(recipe.app, name="recipe", help="List, show and check recipes.")

@@ -1,1 +1,1 @@
-"""What is zero, and what is left without it? ``compress`` makes a smaller network with equal outputs."""
+"""What is zero, and what is left without it? The path of strengths, the features that it keeps, a smaller network."""

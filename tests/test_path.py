@@ -1,0 +1,250 @@
+"""The path of strengths: scikit-learn's where the model is linear, exact zeros elsewhere, a sentence for what cannot be."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.linear_model import Lasso, LassoCV, lasso_path
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from torch import nn
+
+import wellposed as wp
+from wellposed.sparsity.path import _cuts, _Rows
+from wellposed.sparsity.select import SkipNet
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(120, 6, generator=GENERATOR, dtype=torch.float64)
+Y = (2 * X[:, :1] - X[:, 2:3] + 0.1 * torch.randn(120, 1, generator=GENERATOR, dtype=torch.float64)).contiguous()
+
+
+def problem(make: Callable[[], nn.Module] = lambda: nn.Linear(6, 1), **data: Any) -> wp.Problem:
+    return wp.Problem(make, "squared_error", wp.Data(train=(X, Y), **data))
+
+
+@functools.cache
+def diabetes() -> tuple[np.ndarray, np.ndarray, wp.Path]:
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+    given = wp.Problem(lambda: nn.Linear(10, 1), "squared_error", (x, y[:, None]))
+    return x, y, wp.strength_path(given, points=6, ratio=0.01, folds=list(KFold(3).split(x)), tolerance=1e-8)
+
+
+def test_the_path_of_a_linear_model_is_the_lasso_path() -> None:
+    x, y, path = diabetes()
+    alphas = [point.strength / 2 for point in path.points]  # squared error without 1/2
+    theirs = lasso_path(x, y, alphas=alphas, tol=1e-12, max_iter=100_000)[1].T
+    ours = np.array([point.weights["weight"].numpy()[0] for point in path.points])
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    assert [len(point.support) for point in path.points] == (abs(theirs) > 1e-10).sum(1).tolist()
+    assert path.computed
+    assert path.empties_at / 2 == pytest.approx(np.abs(x.T @ y).max() / len(y), rel=1e-12)
+
+
+def test_the_best_strength_is_that_of_lasso_cv() -> None:
+    x, y, path = diabetes()
+    theirs = LassoCV(alphas=[p.strength / 2 for p in path.points], cv=KFold(3), tol=1e-12, max_iter=100_000).fit(x, y)
+    assert path.best.strength / 2 == pytest.approx(theirs.alpha_, rel=1e-12)
+    assert [point.valid for point in path.points] == pytest.approx(theirs.mse_path_.mean(1).tolist(), abs=1e-6)
+    errors = theirs.mse_path_.std(1, ddof=1) / np.sqrt(3)
+    assert [point.valid_se for point in path.points] == pytest.approx(errors.tolist(), abs=1e-6)
+    assert path.one_se.strength >= path.best.strength
+    assert path.one_se.valid <= path.best.valid + path.best.valid_se
+
+
+def test_debiasing_is_least_squares_on_the_support() -> None:
+    path = wp.strength_path(problem(), points=4, debias=True)
+    rows = _Rows.of(problem())
+    x, y = X[rows.training], Y[rows.training]
+    shrunk = wp.strength_path(problem(), points=4)
+    for point, before in zip(path.points, shrunk.points, strict=True):
+        assert point.support == before.support
+        z = torch.cat([x[:, list(point.support)], torch.ones(len(x), 1)], 1)
+        solved = torch.linalg.lstsq(z, y).solution[:-1, 0]
+        found = point.weights["weight"][0, list(point.support)]
+        assert torch.allclose(found, solved, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "penalty", ["l1", "group", "sparse_group", "mcp", "scad", wp.ElasticNet(7.0, mix=0.9)], ids=str
+)
+def test_paths_of_a_linear_model_begin_where_nothing_is_left(penalty: Any) -> None:
+    path = wp.strength_path(problem(), penalty, points=4, ratio=0.05)
+    assert path.computed
+    assert not path.points[0].support
+    assert {0, 2} <= set(path.points[-1].support)
+    assert path.ranking()[:2] == [0, 2]
+    assert all(point.converged for point in path.points), [point.violation for point in path.points]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "on", "noun"),
+    [
+        ("hierarchical", wp.inputs, "inputs"),
+        (wp.GroupL2(1.0, by="unit"), "layers.0", "units"),
+        ("l1", wp.weights, "weights"),
+    ],
+    ids=["inputs", "units", "weights"],
+)
+def test_paths_of_a_network_are_bracketed_from_the_dense_side(penalty: Any, on: Any, noun: str) -> None:
+    path = wp.strength_path(problem(lambda: SkipNet(6, 1, 3)), penalty, on, points=3, steps=40)
+    assert not path.computed
+    assert path.noun == noun
+    assert not path.points[0].support
+    assert path.points[-1].support
+    for point in path.points:
+        state = path.model(point).state_dict()
+        name = "skip.weight" if noun == "inputs" else "layers.0.weight"
+        axis = {"inputs": 0, "units": 1}.get(noun)
+        gone = (state[name] == 0) if axis is None else (state[name] == 0).all(axis)
+        mine = [
+            norm == 0 for label, norm in zip(path.names, point.norms, strict=True) if noun != "weights" or name in label
+        ]
+        assert gone.reshape(-1).tolist() == mine
+    if noun == "inputs":
+        assert "did not converge" in str(path) or all(point.converged for point in path.points)
+
+
+def test_columns_of_one_category_enter_together() -> None:
+    source = np.random.default_rng(0)
+    frame = pd.DataFrame({"colour": source.choice(["red", "green", "blue"], 90), "noise": source.normal(size=90)})
+    y = (frame["colour"] == "red") * 2.0 + (frame["colour"] == "blue") + source.normal(size=90) * 0.01
+    given = wp.Problem(lambda data: nn.Linear(data.features, 1), "squared_error", (frame, y))
+    path = wp.strength_path(given, "group", points=4)
+    assert path.names == ("colour", "noise")
+    assert path.kept(path.one_se) == ["colour"]
+    selector = wp.FeatureSelector(k=1, points=4, task="regression").fit(frame, y)
+    assert selector.get_feature_names_out().tolist() == ["colour"]
+
+
+def test_groups_never_straddle_folds() -> None:
+    groups = np.repeat(np.arange(12), 10)
+    rows = _Rows.of(problem(groups=groups))
+    seen = []
+    for training, held in _cuts(rows, 4, 0):
+        assert not set(groups[training]) & set(groups[held])
+        seen += held.tolist()
+    assert sorted(seen) == list(range(120))
+
+
+def test_copies_never_straddle_folds() -> None:
+    rows = _Rows.of(problem(valid=(X, Y)))
+    for training, held in _cuts(rows, 3, 0):
+        assert not set(training % 120) & set(held % 120)
+
+
+def test_the_record_is_json_and_the_figure_names_what_enters() -> None:
+    path = wp.strength_path(problem(), points=3)
+    found = json.loads(json.dumps(path.to_dict()))
+    assert len(found["points"]) == 3
+    assert "weights" not in found["points"][0]
+    assert found["entered"]["x0"] == path.points[1].strength
+    assert path.frame().shape == (3, 8 + 6)
+    svg = path.figure()
+    assert svg.startswith("<svg")
+    assert ">x0<" in svg
+    assert "inputs left" in svg
+
+
+def test_select_keeps_what_was_planted() -> None:
+    assert set(wp.select(problem(), k=2, points=5).names) == {"x0", "x2"}
+    found = wp.select(problem(), points=5, folds=3)
+    assert {"x0", "x2"} <= set(found.names)
+    assert found.mask.sum() == len(found.names)
+
+
+def test_a_selector_fits_into_a_pipeline() -> None:
+    x, y = load_iris(return_X_y=True, as_frame=True)
+    line = make_pipeline(wp.FeatureSelector(k=2, points=4, steps=60), Lasso(0.01)).fit(x, y)
+    assert line[0].get_feature_names_out().tolist() == ["petal length (cm)", "petal width (cm)"]
+    assert line[:-1].transform(x).shape == (150, 2)
+
+
+CHECKS = [
+    "check_estimators_dtypes",
+    "check_n_features_in",
+    "check_fit2d_1sample",
+    "check_fit2d_1feature",
+    "check_estimators_nan_inf",
+    "check_fit1d",
+    "check_dict_unchanged",
+    "check_no_attributes_set_in_init",
+    "check_estimators_pickle",
+    "check_readonly_memmap_input",
+    "check_transformer_general",
+    "check_requires_y_none",
+    "check_parameters_default_constructible",
+    "check_dataframe_column_names_consistency",
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks() -> None:
+    estimator = wp.FeatureSelector(k=1, points=2, steps=3)
+    failed = []
+    for made, check in estimator_checks_generator(estimator, legacy=True):
+        name = getattr(check, "func", check).__name__
+        if name in CHECKS:
+            try:
+                check(made)
+            except Exception as error:
+                failed.append((name, str(error)[:200]))
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"penalty": "l2"}, "makes exact zeros"),
+        ({"penalty": "lasoo"}, "Did you mean 'lasso'"),
+        ({"on": "nowhere.*"}, "matches no parameter"),
+        ({"folds": [(0, 1, 2)]}, "folds= is a number >= 2"),
+        ({"folds": 500}, "500 folds need as many rows"),
+        ({"ratio": 1.0}, "ratio="),
+        ({"strengths": [0.0]}, "strengths="),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_is_one_sentence(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(wp.InputError, match=said):
+        wp.strength_path(problem(), **{"points": 2, **given})
+
+
+def test_more_of_what_cannot_be() -> None:
+    with pytest.raises(wp.DataError, match="weight="):
+        wp.strength_path(problem(weight=np.ones(120)))
+    with pytest.raises(wp.InputError, match="No gradient reaches"):
+        wp.strength_path(wp.Problem(lambda: nn.Linear(6, 1), "squared_error", (0 * X, Y)))
+    with pytest.raises(wp.InputError, match="k=9, and there are 6 inputs"):
+        wp.select(problem(), k=9, points=2)
+
+
+def test_a_path_that_does_not_converge_says_so() -> None:
+    path = wp.strength_path(problem(lambda: SkipNet(6, 1, 3)), "l1", wp.weights, points=2, steps=2)
+    assert not path.points[-1].converged
+    assert "did not converge" in str(path)
+
+
+def test_the_command_prints_one_object_and_writes_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wellposed.cli.app import app
+
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    pd.DataFrame(X.numpy(), columns=list("abcdef")).assign(y=Y[:, 0].numpy()).to_csv(table, index=False)
+    app(["path", str(table), "--target", "y", "--points", "3", "--out", str(out), "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert found["names"] == list("abcdef")
+    assert (out / "path.svg").read_text(encoding="utf-8").startswith("<svg")
+    with pytest.raises(FileExistsError, match="--out needs a new or an empty folder"):
+        app(["path", str(table), "--target", "y", "--out", str(out)], standalone_mode=False)
