@@ -20,7 +20,7 @@ from wellposed.logs.delimited import read_delimited
 from wellposed.logs.documents import DEEPEST, flattened, is_lines, logs_from_json, read_lines
 from wellposed.logs.log import KERAS, TENSORBOARD, Log, columns_of, normalize_name
 from wellposed.logs.shapes import one_side_a_column
-from wellposed.logs.text import NUMBER, read_text
+from wellposed.logs.text import NUMBER, parse_text
 
 OWN = ("history.json", "history.csv")
 STATE = "trainer_state.json"
@@ -49,7 +49,7 @@ def _file(path: Path) -> list[Log]:
         return [Log(one, str(path))]
     if path.suffix.lower() == ".ipynb":
         text = "\n".join(_printed(_json(path)))
-        return read_text(path, text) or logs_from_json(path, "{}")
+        return parse_text(path, text) or logs_from_json(path, "{}")
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     as_json = re.match(r'\s*(\{\s*["}]|\[\s*[{\[\]])', text) is not None  # a line of text may begin with a bracket too
@@ -60,12 +60,12 @@ def _file(path: Path) -> list[Log]:
     if suffix == ".json" or as_json:
         return logs_from_json(path, text)
     table = _is_table(text)
-    if not table and (said := read_text(path, text)):
+    if not table and (said := parse_text(path, text)):
         return said
     try:
         return read_delimited(path, text)
     except DataError:  # its rows may have remarks behind them
-        if table and '"' not in text and (said := read_text(path, text)):
+        if table and '"' not in text and (said := parse_text(path, text)):
             return said
         raise
 

@@ -112,7 +112,7 @@ class Wording:
     bar: bool
 
 
-def read_text(path: Path, text: str) -> list[Log]:
+def parse_text(path: Path, text: str) -> list[Log]:
     """The runs in lines of text; none where fewer than `FEWEST_ROWS` say something.
 
     Raises:
