@@ -41,6 +41,7 @@ from wellposed.data.tables import prepare_table
 from wellposed.search.optuna_journal import Journal
 from wellposed.search.proposals import quietly
 from wellposed.search.space import Space
+from wellposed.sparsity.verify import CLAIMS
 from wellposed.study.resume import end_look
 from wellposed.study.study import summary
 from wellposed.study.trials import State
@@ -615,6 +616,14 @@ def told(path: Path) -> None:
         str(found), found.to_csv(), found.best, str(wp.diagnose(found))
 
 
+def claimed(folder: Path) -> Path:
+    """What a compressed network claims, beside the network."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    torch.nn.init.zeros_(net[0].weight[3:])  # type: ignore[index]
+    return wp.compress(net, torch.randn(4, 3)).save(folder / "small") / CLAIMS
+
+
 KINDS: dict[str, Kind] = {
     "table.csv": Kind(
         lambda f: written(f / "t.csv", frame().to_csv(index=False)), learned("kind"), (of_cells,) * 5, costs=4
@@ -635,6 +644,7 @@ KINDS: dict[str, Kind] = {
         lambda f: (frame().to_parquet(f / "t.parquet"), f / "t.parquet")[1], learned("kind"), costs=4
     ),
     "images.npz": Kind(npz, of_images),
+    "claims.json": Kind(claimed, lambda path: wp.verify(path.parent), (of_json,) * 5, costs=8),
     "curves.csv": Kind(delimited("curves.csv"), diagnosed, (of_cells,) * 5),
     "curves.tsv": Kind(delimited("curves.tsv", "\t"), diagnosed, (of_cells,) * 5),
     "curves.csv.gz": Kind(delimited("curves.csv.gz"), diagnosed, (zipped(of_cells), zipped(inserted))),

@@ -76,6 +76,7 @@ REACHED = {
     "study/resume.py": "looked",
     "study/trials.py": "state.json",
     "training/checkpoint.py": "model.json",
+    "sparsity/verify.py": "claims.json",
 }
 """What reads -> a kind that goes through it."""
 NO_READER = {

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXTS, SHEETS = (".csv", ".tsv", ".txt"), (".xlsx", ".xlsm", ".xls", ".ods")
+REPLACED = chr(0xFFFD)
+"""What stands in a text for bytes that are no UTF-8."""
 EXTENSIONS = (*(f"{end}{packed}" for end in (*TEXTS, ".parquet") for packed in ("", ".gz")), *SHEETS)
 
 
@@ -206,8 +208,8 @@ def _windows_text(content: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     as_utf8 = content.decode("utf-8", "replace")
-    bad = as_utf8.count("\ufffd")
-    other = sum(not part.isascii() for part in as_utf8.replace("\ufffd", ""))
+    bad = as_utf8.count(REPLACED)
+    other = sum(not part.isascii() for part in as_utf8.replace(REPLACED, ""))
     alone = sum(len(run) for run in re.findall(r"[^\x00-\x7f]+", text) if len(run) < 3)
     western = 2 * alone > sum(not sign.isascii() for sign in text)  # whole words of such signs are another alphabet's
     return text if western and other <= bad and not re.search(r"[\x00-\x08\x0b\x0e-\x1f]", text) else None

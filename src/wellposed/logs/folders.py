@@ -13,7 +13,7 @@ from typing import Any
 
 from wellposed.core.csv import SEPARATORS, strip_comments, text_of
 from wellposed.core.errors import DataError, listed
-from wellposed.core.reading import TIMES, check_memory, format_bytes
+from wellposed.core.reading import TIMES, check_memory, format_bytes, open_regular
 from wellposed.logs import event_files
 from wellposed.logs.column_names import EPOCHS, SIDES, STEPS, guess, name_words, parse_name
 from wellposed.logs.delimited import read_delimited
@@ -186,8 +186,8 @@ def _metrics(top: Path, files: Sequence[Path]) -> list[Log]:
 
 
 def _header(file: Path) -> list[str]:
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return lines.readline(1000).strip().split("\t")
+    with open_regular(file, DataError) as lines:
+        return lines.readline(1000).decode("utf-8", "replace").strip().split("\t")
 
 
 def _top(file: Path) -> Path:
