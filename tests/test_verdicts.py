@@ -261,3 +261,22 @@ def test_training_is_not_at_rest_while_it_falls_and_validation_improves() -> Non
     train = [7.1 - 2.2 * (1 - math.exp(-i / 400)) for i in range(600)]
     valid = [7.1 - 1.4 * (1 - math.exp(-i / 250)) for i in range(600)]
     assert "underfits" not in wp.diagnose({"loss": train, "val_loss": valid}).names
+
+
+def test_a_network_of_zeros_is_called_one() -> None:
+    import torch
+    from torch import nn
+
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    y = (x.sum(1) > 0).long()
+    net = nn.Linear(4, 2)
+    optimizer = wp.regularize(torch.optim.SGD(net.parameters(), 0.1), net, [wp.L1(9.0).on(wp.weights)])
+    watch = wp.watch(net, "cross_entropy", train=(x[:100], y[:100]), valid=(x[100:], y[100:]), optimizer=optimizer)
+    for _ in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        watch.epoch()
+    found = wp.diagnose(watch)
+    assert found[0].name == "over_regularized"
+    assert "exactly 0" in found[0].says

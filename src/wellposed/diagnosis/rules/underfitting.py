@@ -91,6 +91,8 @@ class OverRegularized(Rule):
     noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
     gradient, which is what it costs where it is at rest.
 
+    Or if all weights are exactly 0.
+
     Or, seen from inside, if noise takes what the network can do: at rest, with the noise on, half of the
     constant prediction's loss is left, and the noise is a fifth of the clean loss or more. Such a network spends itself on
     withstanding the noise, and clean rows are fitted worse for it; where the gap is less than half of that, more is paid than
@@ -98,7 +100,7 @@ class OverRegularized(Rule):
     """
 
     name, severity = "over_regularized", 3
-    explains = ("not_learning",)
+    explains = ("not_learning", "rate_too_high")
     overrules = ("underfits",)
     axis, pulls = "regularization", "regularizer"
     code = 'for group in optimizer.param_groups: group["weight_decay"] /= 10'
@@ -110,6 +112,13 @@ class OverRegularized(Rule):
     HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
 
     def judge(self, curves: Curves) -> Finding | None:
+        zeros = measure.finite_values(curves.zeros)
+        if len(zeros) and float(zeros[-1]) >= 1.0:
+            return self.finding(
+                0.97, {"zeros": 1.0, **end_of(curves)},
+                "regularize less: lower the strengths by ten; weights that begin at 0 need a start of their own",
+                "All weights of the network are exactly 0, so that it says the same for every row: nothing is left of it.",
+            )  # fmt: skip
         share = measure.remaining(curves)
         if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
