@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from wellposed.core.errors import InputError
 from wellposed.decomposition.learning_curve import Level, RecipeCurve
 from wellposed.decomposition.price import CHANGED, UNCHANGED, price_of
 from wellposed.training.continuation import continue_from
+from wellposed.training.loop import Training
 
 CLASSES, FEATURES = 3, 6
 
@@ -135,6 +137,39 @@ def test_a_watched_loop_is_forked_where_it_is_and_left_as_it_was(groups: bool) -
     assert torch.equal(torch.get_rng_state(), state)
     assert len(watch.notes.forwards) == notes
     assert len(watch.history) == 3
+
+
+@pytest.mark.parametrize("how", ["bare", "terms", "groups", "turned"])
+def test_a_continuation_has_the_memory_of_the_loops_own_optimizer(how: str) -> None:
+    """Whether it is wrapped or not, and in whatever order and groups it was given the weights."""
+    torch.manual_seed(0)
+    net, (x, y) = make(), rows(120, 0)
+    weights = list(net.parameters())
+    given: Any = {"groups": [{"params": weights[1:]}, {"params": weights[:1]}], "turned": weights[::-1]}.get(
+        how, weights
+    )
+    optimizer: Any = torch.optim.AdamW(given, lr=1e-3, weight_decay=0.0)
+    if how == "terms":
+        optimizer = wp.regularize(optimizer, net, [wp.L2(0.1).on(wp.weights)])
+    watch = wp.watch(net, "cross_entropy", train=(x, y), valid=(x, y), optimizer=optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    watch.epoch()
+    start = continue_from(watch)
+    training = Training.begin(
+        start.problem, start.recipe, 0, torch.device("cpu"), math.inf, None, None, start.make(start.recipe)
+    )
+    start.state.enter(training)
+    for mine, theirs in zip(net.parameters(), training.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert torch.equal(optimizer.state[mine]["exp_avg"], training.optimizer.state[theirs]["exp_avg"])
+    other = Training.begin(
+        start.problem, start.recipe.replace(optimizer={"name": "adam"}), 0, torch.device("cpu"), math.inf, None
+    )
+    start.state.enter(other)
+    assert not other.optimizer.state  # that of another optimizer means nothing to it
 
 
 def test_a_verdict_runs_the_experiment(slow: wp.Run) -> None:

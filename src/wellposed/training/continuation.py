@@ -46,12 +46,14 @@ class TrainingState:
     Attributes:
         weights: the network's ``state_dict``.
         optimizer: the ``state_dict`` of its `Regularized`, or of a bare optimizer.
+        kind: the class of the bare optimizer.
         epoch: how many epochs there were.
         rate: the learning rate to go on with, as a share of the recipe's.
     """
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
+    kind: type[torch.optim.Optimizer]
     epoch: int
     rate: float
 
@@ -61,23 +63,10 @@ class TrainingState:
         optimizer = find_wrapper(training.optimizer, Regularized)
         assert optimizer is not None
         fresh = optimizer.state_dict()
-        fits = _shapes(self.optimizer) == _shapes({**fresh, "state": self.optimizer["state"]}) and self._same_kind(
-            fresh
-        )
+        groups = [[len(group["params"]) for group in state["param_groups"]] for state in (self.optimizer, fresh)]
+        fits = type(unwrap_optimizer(optimizer)) is self.kind and groups[0] == groups[1]
         own = self.optimizer.get("wellposed", {**fresh["wellposed"], "steps": self.epoch * training.steps_per_epoch})
         optimizer.load_state_dict({**fresh, "state": self.optimizer["state"] if fits else {}, "wellposed": own})
-
-    def _same_kind(self, fresh: dict[str, Any]) -> bool:
-        """Whether two optimizers have the same settings, whatever their values."""
-        keys = [
-            set(state["param_groups"][0]) - {"initial_lr", "max_lr", "min_lr", "param_names"}
-            for state in (self.optimizer, fresh)
-        ]
-        return keys[0] == keys[1]
-
-
-def _shapes(state: dict[str, Any]) -> list[int]:
-    return [len(group["params"]) for group in state["param_groups"]]
 
 
 @dataclass(frozen=True)
@@ -169,6 +158,7 @@ def _of_run(run: Run, at: int) -> Continuation:
     state = TrainingState(
         {name: value.detach().clone() for name, value in training.model.state_dict().items()},
         copy.deepcopy(optimizer.state_dict()),
+        type(unwrap_optimizer(optimizer)),
         at,
         _share(training.optimizer.param_groups, run.recipe.optimizer.lr),
     )
@@ -206,6 +196,7 @@ def _of_watch(watch: Watch) -> Continuation:
     state = TrainingState(
         {name: value.detach().cpu().clone() for name, value in watch.model.state_dict().items()},
         copy.deepcopy((regularized or bare).state_dict()),
+        type(bare),
         max(1, len(watch.history)),
         _share(bare.param_groups, largest),
     )
@@ -214,8 +205,8 @@ def _of_watch(watch: Watch) -> Continuation:
 
 def _maker(model: nn.Module, bare: torch.optim.Optimizer, base: Recipe) -> Callable[[Recipe], MakeOptimizer | None]:
     """Makers of the loop's own optimizer, with its parameter groups; of another class, or settings, the recipe's."""
-    if len(bare.param_groups) == 1 and len(bare.param_groups[0]["params"]) == len(list(model.parameters())):
-        return lambda recipe: None
+    if [[*map(id, group["params"])] for group in bare.param_groups] == [[*map(id, model.parameters())]]:
+        return lambda recipe: None  # as a recipe builds it, one group in the network's order
     places = {id(p): at for at, p in enumerate(model.parameters())}
     known = inspect.signature(type(bare)).parameters
     groups = [
