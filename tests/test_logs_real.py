@@ -413,19 +413,6 @@ def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
     assert game.columns["train_loss"].tolist() == [2, 1]
 
 
-@pytest.mark.parametrize(
-    ("train", "valid", "apart"),
-    [((0.10, 0.09, 0.08), (21.4, 20.0, 19.0), True), ((673.5, 500.0, 400.0), (18.0, 12.0, 11.0), True),
-     ((2.0, 0.5, 0.01), (1.9, 0.9, 1.4), False),
-     ((1.4, 1.2, 1.0), (0.2, 0.15, 0.1), True), ((-1.0, -2.0, -3.0), (-0.1, -0.1, -0.1), False), ((2.0, 1.0, 0.9),
-      (1.0, 0.5, 0.3), False)],
-)  # fmt: skip
-def test_losses_that_cannot_be_on_one_scale_are_marked(
-    train: tuple[float, ...], valid: tuple[float, ...], apart: bool
-) -> None:
-    assert read({"train_loss": [*train], "val_loss": [*valid]}).facts["scales_differ"] is apart
-
-
 def test_one_value_is_no_curve_beside_many() -> None:
     rows = [{"step": i, "train/loss": 1 / (i + 1)} for i in range(40)]
     rows += [{"step": 10 * i, "eval/loss": 1.0} for i in range(4)] + [{"step": 40, "train/train_loss": 0.5}]

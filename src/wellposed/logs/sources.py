@@ -22,8 +22,6 @@ from wellposed.logs.shapes import one_side_a_column, runs, wide
 
 LAST = 2**53  # an epoch or a step is counted, and floats count no further; NaN and infinity are places of no row
 LONGEST_NAME = 60  # signs of a column's name in a message
-APART = 10.0  # times that two losses of one network may differ before it has learned
-NEVER = 5.0  # times that dropout, label smoothing and augmentation can make the training loss larger all along
 NEEDED = ("epoch", "train_loss", "valid_loss")  # a text in one of these is an error; other columns can be left out
 
 
@@ -178,8 +176,6 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
         notes += _turned(facts["parts"])
     if found.moving:
         facts["moving"] = found.moving
-    if len({*found.taken} & {"train_loss", "valid_loss"}) == 2:
-        facts["scales_differ"] = scales_differ(curves.columns.get("train_loss"), curves.columns.get("valid_loss"))
     if found.metric and "valid_metric" in raw:
         facts.setdefault("metric", found.metric)
         facts.setdefault("higher_is_better", found.higher_is_better)
@@ -223,18 +219,6 @@ def _turned(parts: Mapping[str, Mapping[str, Array]]) -> list[str]:
         if len(train) > 2 and len(valid) > 2 and valid[-1] > 1.05 * valid.min() > 0 and train[-1] < train[0]:
             risen.append(f"{name} rose from {valid.min():.3g} to {valid[-1]:.3g}")
     return [f"Of the parts, {listed(risen, 4)} on validation."] if risen else []
-
-
-def scales_differ(train: Array | None, valid: Array | None) -> bool:
-    """Whether two losses cannot be on one scale: they begin a factor `APART` apart, where an untrained network is as good on both
-    sides, or training never comes within a factor `NEVER` of validation, from above."""
-    if train is None or valid is None:
-        return False
-    known = np.isfinite(train) & np.isfinite(valid) & (train > 0) & (valid > 0)
-    if known.sum() < 2 or (train[np.isfinite(train)] <= 0).any() or (valid[np.isfinite(valid)] <= 0).any():
-        return False
-    ratio = np.log(train[known] / valid[known])
-    return bool(abs(ratio[0]) > math.log(APART) or ratio.min() > math.log(NEVER))
 
 
 def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None:
