@@ -651,7 +651,7 @@ def joined(graphs: list[Graph]) -> Graph:
     )  # fmt: skip
 
 
-@script("pyg-team/pytorch_geometric", "examples/mutag_gin.py", "3, forward=: batches are objects")
+@script("pyg-team/pytorch_geometric", "examples/mutag_gin.py", "3, forward=, target=: batches are objects")
 def gin(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -739,7 +739,7 @@ class Blocks(Sampler[int]):
             yield from range(start, start + self.size)
 
 
-@script("meijieru/crnn.pytorch", "train.py", "3, forward=: CTC, texts as targets, time first, a sampler of its own")
+@script("meijieru/crnn.pytorch", "train.py", "3: CTC, texts as targets, time first, a sampler of its own")
 def ctc(look: Look) -> Any:
     class Net(nn.Module):
         def __init__(self) -> None:
