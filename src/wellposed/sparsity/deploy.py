@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wellposed.core.errors import InputError, first_line, require
 from wellposed.core.files import write_atomically
+from wellposed.core.shared import warnings_apart
 from wellposed.sparsity.aten_graph import as_arguments, outputs_in
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write_onnx(small: Compressed, path: Path) -> float | None:
     args, named = as_arguments(small.example)
     free: Any = {0: torch.export.Dim.AUTO}
     shapes = tuple(free if isinstance(v, Tensor) and v.ndim else None for v in (*args, *named.values()))
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings_apart(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program: Any = torch.onnx.export(
