@@ -62,6 +62,23 @@ def test_laws_in_single_precision(name: str, given: dict[str, Any]) -> None:
     judge(chargeables()[name](**given), dtype=torch.float32, seed=1)
 
 
+@pytest.mark.parametrize(("name", "given"), KNOWN, ids=NAMED)
+@pytest.mark.parametrize("size", [1e-42, 1e-39, 1e30, 1e37])
+def test_numbers_of_any_size_stay_numbers(name: str, given: dict[str, Any], size: float) -> None:
+    """A finite weight of float32 never comes back as what is not finite, and a step of 0 moves none."""
+    charge = chargeables()[name](**given)
+    charge = groups.as_one(charge) if isinstance(charge, CoupledPenalty) else charge
+    shapes = [charge.total] if isinstance(charge, groups.AsOne) else SHAPES
+    for case in cases(charge, shapes, 0, torch.float32, (1.0,)):
+        w = case.w / case.w.abs().max().clamp_min(1.0) * size
+        if isinstance(charge, Penalty):
+            assert torch.equal(charge.prox(w, 0.0), w)
+            for step in (1e-12, 0.7, 1e6):
+                assert torch.isfinite(charge.prox(w, step)).all(), step
+        elif isinstance(charge, Constraint):
+            assert torch.isfinite(charge.project(w)).all()
+
+
 def makes_zeros(charge: Any) -> bool:
     """Whether a proximal step, of whatever length, or a projection makes a weight exactly 0 that was not."""
     made = False

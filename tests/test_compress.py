@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -553,16 +554,65 @@ def test_a_claim_that_is_not_true_is_found(what: str, claims: list[str], tmp_pat
     assert not proof.holds
 
 
-@pytest.mark.parametrize(
-    "target", ["aten.from_file.default", "aten.add_.Tensor", "operator.eval", "os.system", "aten.no.such"]
-)
-def test_a_graph_of_a_stranger_calls_no_code(target: str, tmp_path: Path) -> None:
-    folder = wp.compress(plain(), X).save(tmp_path / "small")
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wp.compress(plain(), X).save(tmp_path_factory.mktemp("compressed") / "small")
+
+
+def with_node(folder: Path, **node: Any) -> None:
+    """A node more, before the output."""
     graph = json.loads((folder / "network.json").read_text())
-    next(node for node in graph["nodes"] if node["do"] == "call_function")["target"] = target
+    last = {"name": "more", "do": "call_function", "args": {"tuple": []}, "kwargs": {"dict": {}}, **node}
+    graph["nodes"].insert(-1, last)
+    output = graph["nodes"][-1]["args"]["tuple"]
+    output[0] = {"tuple": [output[0], {"node": "more"}]}
     (folder / "network.json").write_text(json.dumps(graph))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["aten.from_file.default", "aten.add_.Tensor", "operator.eval", "os.system", "aten.no.such", "aten.manual_seed.default",
+     "aten.save.default", "aten.set_grad_enabled.default", "aten.backward.default", "aten._print.default",
+     "aten._reshape_alias.default", "aten.seed.default", "aten.rand.default", "aten.empty.memory_format"],
+)  # fmt: skip
+def test_a_graph_of_a_stranger_calls_no_code(target: str, small_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_folder, tmp_path / "small")
+    with_node(folder, target=target)
     with pytest.raises(FormatError, match="no operator of torch that a network needs"):
         wp.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"target": "aten.zeros.default", "args": {"tuple": [[5 * 10**9]]}}, "asks for 18.6 GiB, and the limit is 4 GiB"),
+        ({"target": "operator.mul", "args": {"tuple": ["x" * 100, 10**9]}}, "does arithmetic with"),
+        ({"target": "operator.mul", "args": {"tuple": [[1], 10**9]}}, "does arithmetic with"),
+        ({"target": "operator.mul", "args": {"tuple": [2**200, 2**200]}}, "does arithmetic with"),
+        ({"target": "operator.getitem", "args": {"tuple": [{"tuple": [1, 2]}, 5]}}, "cannot be run"),
+        ({"target": "operator.getitem", "args": {"tuple": [{"tuple": [1, 2]}, "x"]}}, "does arithmetic with"),
+        ({"target": "aten.relu.default", "args": 1e308}, "damaged"),
+        ({"target": "aten.relu.default", "kwargs": 3}, "damaged"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_graph_that_asks_for_what_it_cannot_have(
+    node: dict[str, Any], words: str, small_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, nothing printed, and nothing made of that size."""
+    folder = shutil.copytree(small_folder, tmp_path / "small")
+    with_node(folder, **node)
+    with pytest.raises(FormatError, match=words) as caught:
+        wp.verify(folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("place", [None, 5, "\0", "/dev/null", "/dev/null/below"], ids=repr)
+def test_no_place_to_save(place: Any) -> None:
+    small = wp.compress(plain(), X)
+    with pytest.raises(wp.InputError):
+        small.save(place)
 
 
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:

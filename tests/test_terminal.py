@@ -880,6 +880,17 @@ def begun(folder: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@unix
+def test_a_signal_inside_of_exec_keeps_its_status(tmp_path: Path) -> None:
+    """As while a module is imported: `python -m` would say that it was ended by Ctrl-C."""
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGHUP)\ntime.sleep(9)"
+    code = f"import sys\nfrom wellposed.cli.failures import run_command\nsys.exit(run_command(lambda: exec({text!r}), False))"
+    (tmp_path / "command.py").write_text(code, encoding="utf-8")
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    found = subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
+    assert found.returncode == 128 + signal.SIGHUP
+
+
 def children(parent: int) -> list[int]:
     """The processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()]

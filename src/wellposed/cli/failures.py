@@ -29,6 +29,9 @@ def run_command(command: Callable[[], Any], debug: bool) -> int:
                 status = 1
         except KeyboardInterrupt:
             complain("Interrupted.")
+            # Where the signal came inside of `exec`, as in an import, `python -m` would end as if by Ctrl-C, whatever we return,
+            # unless other code is executed after it.
+            exec("pass")
             status = interrupts.status
         return status if interrupts.came is None else interrupts.status
 
@@ -62,7 +65,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, WellposedError):
         return text
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"The disk is full; free some space and go on with --resume. ({error.filename or text})"
+        advice = "Free some space and run the command again; improve goes on with --resume."
+        return f"The disk is full ({error.filename or text}). {advice}"
     if isinstance(error, OSError):
         return f"{error.strerror or text}: {error.filename}." if error.filename else text
     if isinstance(error, ModuleNotFoundError):

@@ -48,7 +48,7 @@ def write_atomically(
             replaced, a link in a folder's place is refused.
         mode: of a new file, before the umask takes its part.
     Raises:
-        InputError: a folder stands in the file's place, or, below ``within``, a link in a folder's place.
+        InputError: a folder stands in the file's place, something else in a folder's, or, below ``within``, a link in one's.
         OSError: it cannot be written; the old file is as it was.
 
     Example:
@@ -58,6 +58,8 @@ def write_atomically(
         'whole'
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} is no name of a file: it holds a zero byte.")
     data = content.encode() if isinstance(content, str) else content
     try:
         if within is not None:
@@ -145,7 +147,10 @@ def _folder(path: Path, within: Path) -> Iterator[int | None]:
 
     None on Windows, which opens no folders; there each name is looked at before it is used.
     """
-    within.mkdir(parents=True, exist_ok=True)
+    try:
+        within.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"'{within}' is no folder, and none can be made there; give another name.") from None
     parts = path.relative_to(within).parts
     if sys.platform == "win32":
         for count in range(1, len(parts) + 1):

@@ -106,6 +106,7 @@ class Fork(Sequence[Branch]):
         found: dict[str, Any] = jsonable({"after": self.after, "epochs": self.epochs, "branches": branches})
         return found
 
+    @checked
     def figure(self, path: str | Path) -> Path:
         """Validation losses of all branches after the fork, the mean over seeds with a line for each seed, as SVG."""
         path = Path(path)

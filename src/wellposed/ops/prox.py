@@ -80,14 +80,15 @@ def group_shrink(w: Tensor, step: StepSize, strength: StepSize, groups: Groups) 
     if not isinstance(strength, Tensor) and strength == 0:
         return w.clone()
     x, y, scale, sound = _scaled(w, groups)
-    strength = strength / scale
+    strength = strength * torch.ones_like(scale)
+    # The step first, and the scale last: a strength over a scale may be infinite, and its product with a step of 0 is no number.
     if not isinstance(step, Tensor) or step.numel() == 1:
         norms = groups.norms(y)
-        some, amount = norms > 0, strength * step
+        some, amount = norms > 0, strength * step / scale
         factor = (1.0 - amount / norms.where(some, torch.ones_like(norms))).clamp_min(0.0)
         factor = groups.spread(factor.where(some, (amount == 0).to(norms)))
     else:
-        shift = groups.split(step.expand_as(w)) * groups.spread(strength)
+        shift = groups.split(step.expand_as(w)) * groups.spread(strength) / groups.spread(scale)
         radius, alive = _radii(y, shift, torch.ones_like(shift), groups)
         radius, lives = groups.spread(radius), groups.spread(alive)
         # The factor first: where the shift is 0 it is exactly 1, and the coordinate stays bit for bit.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import at_least_float32, with_gradient_of
+from wellposed.ops.norms import at_least_float32, largest, power_of_two, with_gradient_of
 from wellposed.ops.project import simplex_threshold
 
 Spectrum = Callable[[Tensor], Tensor]
@@ -155,8 +155,10 @@ def soft_threshold_spectrum(a: Tensor, threshold: Tensor) -> Tensor:
     Source:
         Cai, Candes & Shen (2010), SIAM Journal on Optimization 20(4).
     """
-    moved = spectral_map(a, lambda s: (s - threshold).clamp_min(0.0), lambda s: (s > threshold).to(s.dtype))
-    return torch.where(threshold > 0, moved, a)
+    scale = power_of_two(largest(a, (-2, -1)))  # the values of a matrix of large numbers may be infinite
+    least = (threshold / scale).squeeze(-1)
+    moved = spectral_map(a / scale, lambda s: (s - least).clamp_min(0.0), lambda s: (s > least).to(s.dtype))
+    return torch.where(threshold > 0, moved * scale, a)
 
 
 def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
@@ -170,11 +172,14 @@ def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
         radius: 0-d, >= 0. 0 returns ``a`` bit for bit.
     """
 
-    u, s, vh = svd(a)
-    theta = simplex_threshold(s, radius).clamp_min(0.0)
-    some = s.sum(dim=-1, keepdim=True) > radius
+    scale = power_of_two(largest(a, (-2, -1)))  # the values of a matrix of large numbers may be infinite
+    u, s, vh = svd(a / scale)
+    reach = (radius / scale).squeeze(-1)
+    theta = simplex_threshold(s, reach).clamp_min(0.0)
+    some = s.sum(dim=-1, keepdim=True) > reach
     capped = torch.where(some, s.minimum(theta), torch.zeros_like(s))
-    return torch.where(radius > 0, compose_spectrum(a, u, s, vh, capped, (some & (s < theta)).to(s.dtype)), a)
+    lowered = compose_spectrum(a / scale, u, s, vh, capped, (some & (s < theta)).to(s.dtype)) * scale
+    return torch.where(radius > 0, lowered, a)
 
 
 def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,12 +214,12 @@ def largest_root(s: Tensor, amount: Tensor) -> Tensor:
     is infinite (s is 0 and the amount 1) it is given as 0.
     """
     with torch.no_grad():
-        cube = (s / amount) ** (1.0 / 3.0)
+        cube = s ** (1.0 / 3.0) / amount ** (1.0 / 3.0)  # s / amount may be infinite
         below = torch.minimum(cube, s / (1.0 - amount)).where(amount < 1, cube)
         above = ((amount - 1.0).clamp_min(0.0) / amount).sqrt() + cube
         u = torch.where(amount <= 1, below, above)
         for _ in range(8):
-            rise = 3.0 * amount * u.square() + (1.0 - amount)
+            rise = 3.0 * (amount * u * u) + (1.0 - amount)
             u = torch.where(rise > 0, u - _excess(u, s, amount) / rise, u)
     if not torch.is_grad_enabled():
         return u
@@ -223,12 +228,12 @@ def largest_root(s: Tensor, amount: Tensor) -> Tensor:
 
 
 def _excess(u: Tensor, s: Tensor, amount: Tensor) -> Tensor:
-    return amount * u * u.square() + (1.0 - amount) * u - s
+    return amount * u * u * u + (1.0 - amount) * u - s
 
 
 def _slope(u: Tensor, amount: Tensor) -> Tensor:
     """How fast the root rises with ``s``; 0 where that is infinite."""
-    rise = (3.0 * amount * u.square() + (1.0 - amount)).detach()
+    rise = (3.0 * (amount * u * u) + (1.0 - amount)).detach()
     return torch.where(rise > 0, 1.0 / rise, torch.zeros_like(rise))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wellposed.ops.norms import length, precise, signs
+from wellposed.ops.norms import largest, length, power_of_two, precise, signs
 
 StepSize = float | Tensor
 
@@ -34,8 +34,10 @@ def variation_prox(w: Tensor, step: StepSize, strength: StepSize, axis: int = -1
     given, times = _lines(w, axis), _lines(t, axis)
     sound = torch.isfinite(given).all(1, keepdim=True)
     y = given.where(sound, torch.zeros_like(given))
+    scale = power_of_two(largest(y, 1)).clamp_min(1.0)  # a large number over a small step would be infinite
+    y = y / scale
     charge = torch.as_tensor(strength, dtype=w.dtype, device=w.device)
-    pairs = _lines(charge.expand_as(w.narrow(axis, 1, w.shape[axis] - 1)), axis)
+    pairs = _lines(charge.expand_as(w.narrow(axis, 1, w.shape[axis] - 1)), axis) / scale
     if not isinstance(strength, Tensor):
         pairs = pairs.minimum(_enough(y, times))
     with torch.no_grad():
@@ -43,7 +45,7 @@ def variation_prox(w: Tensor, step: StepSize, strength: StepSize, axis: int = -1
     if torch.is_grad_enabled() and y.requires_grad:
         means = _means(y, times, levels)
         levels = levels + (means - means.detach())
-    u = torch.where(sound, levels, given)
+    u = torch.where(sound, levels * scale, given)
     shape = (*w.shape[: axis % w.ndim], *w.shape[axis % w.ndim + 1 :], w.shape[axis])
     return torch.where(t > 0, u.view(shape).movedim(-1, axis), w)
 

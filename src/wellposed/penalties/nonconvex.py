@@ -68,7 +68,8 @@ class MCP(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*m_i - m_i^2/(2 gamma)`` with ``m_i = min(|w_i|, gamma*s)``, 0-d."""
-        m = at_least_float32(w).abs().clamp_max(self.gamma * self.strength)
+        size = at_least_float32(w).abs()
+        m = size.clamp_max(min(self.gamma * self.strength, torch.finfo(size.dtype).max))
         return (m * (self.strength - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
@@ -109,7 +110,8 @@ class SCAD(FoldedConcave):
 
     def value(self, w: Tensor) -> Tensor:
         """``sum_i s*min(|w_i|, gamma*s) - d_i^2/(2 (gamma - 1))`` with ``d_i = clip(|w_i| - s, 0, (gamma - 1) s)``, 0-d."""
-        size = at_least_float32(w).abs().clamp_max(self.gamma * self.strength)
+        size = at_least_float32(w).abs()
+        size = size.clamp_max(min(self.gamma * self.strength, torch.finfo(size.dtype).max))
         d = (size - self.strength).clamp_min(0.0)
         return (self.strength * size - d.square() / (2.0 * (self.gamma - 1.0))).sum().to(w.dtype)
 

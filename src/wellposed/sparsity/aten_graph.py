@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Argument
 from torch.utils._pytree import tree_iter, tree_map, tree_unflatten
 
@@ -23,6 +24,8 @@ from wellposed.core.batches import mapped
 from wellposed.core.checks import matches_annotation
 from wellposed.core.errors import FormatError, InputError, described, first_line
 from wellposed.core.preserve import modes_kept, random_states_kept
+from wellposed.core.reading import format_bytes
+from wellposed.core.shared import warnings_apart
 
 GraphRecord = dict[str, Any]
 """A graph as JSON: ``{"nodes": [{"name", "do", "target", "args", "kwargs"}]}``."""
@@ -30,8 +33,10 @@ ARITHMETIC = {
     name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
 }
 """Python's own operators, on sizes."""
-REFUSED = {"from_file", "_print"}
-"""Operators that a graph of a stranger may not call, although they change no tensor."""
+FACTORIES = {"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"}
+"""Operators that make a tensor of none, and that a network may need."""
+RESULTS = {"Tensor", "List[Tensor]", "int", "SymInt", "number", "bool"}
+"""What an operator of a graph may return: what returns nothing, or a state, is called for what it does elsewhere."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -80,7 +85,7 @@ def traced(net: nn.Module, example: Any) -> fx.GraphModule:
             attention_apart(),
             random_states_kept(),
             modes_kept(net, training=False),
-            warnings.catch_warnings(),
+            warnings_apart(),
             torch.no_grad(),
         ):
             warnings.simplefilter("ignore")
@@ -207,7 +212,10 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
             if not WORD.fullmatch(name) or not NAMES.get(do, PATH).fullmatch(target):
                 raise FormatError(f"{where} is damaged: {name!r} with {target!r} is no name of a tensor.")
             if do == "call_function":
-                built[name] = made.create_node(do, _operator(target, where), args, kwargs, name)
+                function = _operator(target, where)
+                if function in ARITHMETIC.values():
+                    _refuse_no_size(function, args)
+                built[name] = made.create_node(do, function, args, kwargs, name)
             elif do == "placeholder" or (do == "get_attr" and target in tensors):
                 built[name] = made.create_node(do, target, name=name)
             elif do == "output":
@@ -215,7 +223,7 @@ def from_json(graph: GraphRecord, tensors: dict[str, Tensor], where: str) -> fx.
             else:
                 raise FormatError(f"{where} is damaged: there is no {do} {target!r}.")
         return finished(dict(tensors), made)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{where} is damaged: {first_line(error)}.") from None
@@ -226,11 +234,73 @@ def _operator(target: str, where: str) -> Any:
     name, _, overload = rest.partition(".")
     if kind == "operator" and rest in ARITHMETIC:
         return ARITHMETIC[rest]
-    if kind == "aten" and WORD.fullmatch(name) and WORD.fullmatch(overload) and name not in REFUSED:
+    if kind == "aten" and WORD.fullmatch(name) and WORD.fullmatch(overload):
         found = getattr(getattr(torch.ops.aten, name, None), overload, None)
-        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+        if isinstance(found, torch._ops.OpOverload) and _makes_tensors(name, found._schema):
             return found
     raise FormatError(f"{where} is damaged: it calls {target!r}, which is no operator of torch that a network needs.")
+
+
+def _makes_tensors(name: str, schema: Any) -> bool:
+    """Whether an operator does nothing but make tensors of tensors; those with an underscore trust their arguments."""
+    takes = name in FACTORIES or any("Tensor" in str(argument.type) for argument in schema.arguments)
+    returns = [str(result.type) for result in schema.returns]
+    public = not name.startswith("_") and "unsafe" not in name
+    return public and takes and bool(returns) and set(returns) <= RESULTS and not schema.is_mutable
+
+
+class _OnShapes(fx.Interpreter):
+    """Runs a graph on shapes alone, so that what it asks for is known before anything is made."""
+
+    def __init__(self, module: fx.GraphModule, limit: int) -> None:
+        super().__init__(module)
+        self.limit, self.live = limit, 0
+        self.held: dict[fx.Node, int] = {}
+        self.mode = FakeTensorMode()
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.mode.from_tensor(super().get_attr(target, args, kwargs))
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and not isinstance(n.target, torch._ops.OpOverload):
+            _refuse_no_size(n.target, self.map_nodes_to_values(n.args, n))
+        with self.mode:
+            made = super().run_node(n)
+        self.held[n] = sum(tensor.untyped_storage().nbytes() for tensor in outputs_in(made))
+        self.live += self.held[n]
+        if self.live > self.limit:
+            raise ValueError(
+                f"node {n.name!r} asks for {format_bytes(self.live)}, and the limit is {format_bytes(self.limit)}; "
+                "wp.reading_up_to raises it"
+            )
+        self.live -= sum(self.held.pop(gone, 0) for gone in self.user_to_last_uses.get(n, []))
+        return made
+
+
+def _refuse_no_size(target: Any, args: Any) -> None:
+    """Python's own operators are for sizes and for picking one of several tensors: of a text they could make anything."""
+    if target is operator.getitem:
+        fits = len(args) == 2 and isinstance(args[0], (tuple, list, fx.Node)) and isinstance(args[1], (int, fx.Node))
+    else:
+        numbers = (value for value in args if not isinstance(value, fx.Node))
+        fits = all(isinstance(value, (int, float)) and abs(value) < 2**63 for value in numbers)
+    if not fits:
+        raise TypeError(f"it does arithmetic with {described(args)}")
+
+
+def refuse_what_does_not_fit(module: fx.GraphModule, batch: Any, limit: int) -> None:
+    """Run a graph of a stranger on the shapes of a batch, before it is run on the batch.
+
+    Raises:
+        ValueError: a result and those that are still needed would take more than ``limit`` bytes.
+        Exception: what torch raises where an operator does not take what it is given.
+    """
+    run = _OnShapes(module, limit)
+    args, named = as_arguments(
+        mapped(lambda leaf: run.mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, batch)
+    )
+    names = [node.target for node in module.graph.nodes if node.op == "placeholder"][len(args) :]
+    run.run(*args, *(named[str(name)] for name in names))
 
 
 def _meant(value: Any, built: dict[str, fx.Node]) -> Argument:

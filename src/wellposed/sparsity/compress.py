@@ -108,6 +108,7 @@ class Compressed:
             return "the network is as it was"
         return f"largest difference of an output: {self.difference:.2g} on {count(self.rows)} rows, of {self.tolerance:.2g} allowed"
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write both networks, the rows and all claims into a folder: JSON and safetensors, never pickle; `verify` reads it.
 
@@ -119,6 +120,7 @@ class Compressed:
 
         return save_compressed(self, Path(folder))
 
+    @checked
     def to_onnx(self, path: str | Path) -> float | None:
         """Write the smaller network as ONNX; its largest difference from ours in onnxruntime, None where that is not installed.
 

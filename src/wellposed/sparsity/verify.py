@@ -19,9 +19,17 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import FolderInUse, FormatError, InputError, first_line
 from wellposed.core.files import read_json, write_atomically, write_json
 from wellposed.core.formats import count, score, table
-from wellposed.core.reading import read_bytes
+from wellposed.core.preserve import random_states_kept
+from wellposed.core.reading import memory_limit, read_bytes
 from wellposed.core.schemas import Finite, Whole, validate
-from wellposed.sparsity.aten_graph import as_arguments, from_json, outputs_in, tensors_of, to_json
+from wellposed.sparsity.aten_graph import (
+    as_arguments,
+    from_json,
+    outputs_in,
+    refuse_what_does_not_fit,
+    tensors_of,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from wellposed.sparsity.compress import Compressed
@@ -157,10 +165,12 @@ def verify(folder: str | Path) -> Verification:
         named = {name: value for (name, _), value in zip(claims.inputs, given, strict=True) if name is not None}
         batch = named if len(named) == len(given) else tuple(given)
         args, keywords = as_arguments(batch)
-        with torch.no_grad():
+        with random_states_kept(), torch.no_grad():
+            for network in (original, small):
+                refuse_what_does_not_fit(network, batch, memory_limit())
             wanted = original(*args, **keywords)
-        difference, tolerance = largest_difference(small, batch, outputs_in(wanted))
-        costs = footprints([original, small], batch)
+            difference, tolerance = largest_difference(small, batch, outputs_in(wanted))
+            costs = footprints([original, small], batch)
     except InputError:
         raise
     except Exception as error:  # of networks that do not take these rows

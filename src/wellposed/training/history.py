@@ -150,6 +150,7 @@ class History:
         saved = validate(_Saved, value, f"The history in '{where}'")
         return cls(saved.facts, saved.rows)
 
+    @checked
     def save(self, path: str | Path, within: str | Path | None = None) -> Path:
         """Write as JSON; ``within`` a folder of ours, or where the user says."""
         return write_atomically(path, json.dumps(self.to_dict()) + "\n", within)
