@@ -472,7 +472,7 @@ class TestGiven:
 
     def test_little_time_makes_short_rivals(self, trained: Trained) -> None:
         of, runs, _, _ = trained
-        budget = wp.error_budget(of, runs[0].recipe, runs=runs, seconds=1.0)
+        budget = wp.error_budget(of, runs[0].recipe, runs=runs, seconds=3.0, epochs=10**6)
         assert "For want of time" in " ".join(budget.notes)
         assert total(budget) == pytest.approx(budget.valid.estimate, abs=1e-12)
 

@@ -546,7 +546,9 @@ def test_what_held_the_baseline_back_is_known_after_going_on(tmp_path: Path, mon
 
 
 SLOW = """
+import json
 import time
+from pathlib import Path
 import torch
 import wellposed as wp
 from torch import nn
@@ -554,8 +556,12 @@ from torch import nn
 X = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
 y = (X[:, 0] > 0).long()
 
+HOLD, STATE = Path(__file__).with_name("hold"), Path(__file__).parent / "run" / "state.json"
+
 def make_net(width=4):
     time.sleep(0.05)
+    while HOLD.exists() and STATE.exists() and len(json.loads(STATE.read_text())["trials"]) >= int(HOLD.read_text()):
+        time.sleep(0.05)
     return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
 
 problem = wp.Problem(make_net, "cross_entropy", (X, y), space={"width": [4, 8]})
@@ -570,9 +576,10 @@ run()
 """
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, with short runs that take a little while to build."""
+def start(folder: Path, hold: int, *words: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, with runs that wait as soon as ``hold`` trials are on disk, however slow we are."""
     (folder / "slow.py").write_text(SLOW)
+    (folder / "hold").write_text(str(hold))
     arguments = ["improve", "slow.py:problem", "--recipes", "5", "--out", "run", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen([sys.executable, "-c", START, *arguments], cwd=folder, text=True, env=environment,
@@ -596,7 +603,7 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
     def go_on() -> Study:
         return improve(file_problem(f"{tmp_path / 'slow.py'}:problem"), "5 recipes", out=tmp_path / "run", resume=True)
 
-    with start(tmp_path) as process:
+    with start(tmp_path, 2) as process:
         wait_for_trials(tmp_path, process, 2)
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(FolderInUse, match="Another process works in"):
@@ -604,17 +611,18 @@ def test_killed_and_interrupted_processes_leave_a_study_that_goes_on(tmp_path: P
         process.kill()
     kept = len(State.load(tmp_path / "run").trials)
     assert kept >= 2
-    with start(tmp_path, "--resume") as process:
+    with start(tmp_path, kept + 1, "--resume") as process:
         wait_for_trials(tmp_path, process, kept + 1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "nterrupted" in err
-    with start(tmp_path, "--resume") as process:
+    with start(tmp_path, 8, "--resume") as process:
         wait_for_trials(tmp_path, process, 8)
         process.kill()
     assert len(State.load(tmp_path / "run").trials) >= 8
+    (tmp_path / "hold").unlink()
 
     record = record_of(go_on())
     assert record["recipes_tried"] == 5

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import io
+import itertools
 import json
 import os
 import re
@@ -870,8 +871,9 @@ def test_a_signal_while_the_results_are_written_loses_none_of_them(
 
 
 def begun(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A study of slow runs in a process and a group of its own."""
+    """A study in a process and a group of its own, which waits as soon as two trials are on disk; resumed, it does not."""
     (folder / "slow.py").write_text(SLOW, encoding="utf-8")
+    (folder / "hold").write_text("99" if "--resume" in words else "2", encoding="utf-8")
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", QUICK, "improve", "slow.py:problem", "--recipes", "5", "--out", "run", *words],
@@ -916,8 +918,10 @@ def gone(processes: Sequence[int]) -> bool:
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["inprocess", "processes", "ray"])
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [*itertools.product(["inprocess", "processes"], ["SIGINT", "SIGTERM", "SIGHUP"]), ("ray", "SIGTERM")],
+)
 def test_a_signal_to_all_ends_a_study_like_ctrl_c(tmp_path: Path, name: str, engine: str) -> None:
     """As a terminal or a cluster sends it: ten times, to the command and its workers; on Ray to the command alone."""
     pytest.importorskip("optuna")
