@@ -21,7 +21,7 @@ from wellposed.search import lots
 from wellposed.study.trials import State
 
 PLAIN = wp.Recipe()
-ROOMY = Room(dropout=True, labels=True, settings={"width": [16, 64, 256], "depth": [1, 2]})
+ROOMY = Room({"dropout": 0.0, "label_smoothing": 0.0}, {"width": [16, 64, 256], "depth": [1, 2]})
 BARE = Room()
 RECIPES = {
     "plain": PLAIN,
@@ -56,9 +56,9 @@ def test_changes_differ_from_the_recipe_and_from_each_other_and_say_how(name: st
         tried.append(change.recipe)
         assert change.says
         assert "->" in change.says or "added" in change.says
-        if not room.dropout:
+        if "dropout" not in room.noise:
             assert change.recipe.noise.dropout in (recipe.noise.dropout, *_divided(recipe.noise.dropout))
-        if not room.labels:
+        if "label_smoothing" not in room.noise:
             assert change.recipe.noise.label_smoothing <= recipe.noise.label_smoothing
 
 
@@ -91,10 +91,10 @@ def test_milder_divides_every_strength_and_loosens_every_bound() -> None:
 
 
 def test_milder_weakens_the_models_own_dropout() -> None:
-    changed = only("over_regularized", PLAIN, Room(dropout=True, rate=0.8))
+    changed = only("over_regularized", PLAIN, Room({"dropout": 0.8}))
     assert changed.noise.dropout == pytest.approx(0.08)
     net = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.8), nn.Linear(4, 2), nn.Dropout(0.5))
-    assert Room.of(small_problem(), net).rate == 0.8
+    assert Room.of(small_problem(), net).noise["dropout"] == 0.8
 
 
 def test_decay_of_everything_becomes_decay_of_weights_with_the_same_strength() -> None:
@@ -133,7 +133,7 @@ def test_the_diagnosis_of_a_run_names_the_changes_of_its_recipe() -> None:
     name = next(name for name in found if name in ADVICE)
     assert found[name].changes == changes_for(name, run.recipe, Room.of(run.problem, run.model))
     assert found[name].to_dict()["changes"] == [change.says for change in found[name].changes]
-    assert Room.of(run.problem, run.model) == Room(True, True, {})
+    assert {"dropout", "label_smoothing"} <= Room.of(run.problem, run.model).noise.keys()
 
 
 def test_improve_tries_advice_first_and_writes_down_what_became_of_it(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError
 from wellposed.decomposition.gap_split import gap_split
 from wellposed.decomposition.rivals import Objective, without_regularization
-from wellposed.diagnosis.advice import Room, recipe_difference, with_less_regularization
+from wellposed.diagnosis.advice import Room, recipe_difference
+from wellposed.diagnosis.moves import with_less_regularization
 from wellposed.losses.metrics import metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.noise import THEIRS, kinds

@@ -11,12 +11,30 @@ from pydantic import Field
 from torch import Tensor
 
 from wellposed.core.checks import Within, checked
-from wellposed.core.errors import InputError, described
+from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.numbers import convert_numbers
-from wellposed.noise.activations import normal_like
+from wellposed.noise.activations import needs_source, normal_like
 from wellposed.noise.noise import Key, Noise
-from wellposed.noise.support import needs_images, needs_numbers, needs_source
 from wellposed.penalties.base import Searched
+
+NO_IMAGE = "It cuts a box out of an image, and needs floating inputs (examples, channels, height, width)."
+NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of them."
+
+
+def needs_numbers(method: str, x: Tensor) -> None:
+    """Refuse integer inputs."""
+    if not x.is_floating_point() or x.ndim == 0:
+        if x.is_complex() or x.ndim == 0:
+            raise ShapeError(
+                f"{method} needs real numbers, examples first; it was given {x.dtype} of shape {tuple(x.shape)}."
+            )
+        raise ShapeError(f"{method} was given {x.dtype}. {NO_NUMBERS} Mix or disturb their embeddings instead.")
+
+
+def needs_images(method: str, x: Tensor) -> None:
+    """Refuse what is no batch of images ``(examples, channels, height, width)``."""
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
+        raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
 
 
 @checked

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
@@ -127,8 +127,14 @@ class LabelSmoothing(Noise):
         Key(
             name="label_smoothing", field="amount", title="label_smoothing", says="smoothing",
             searched=Searched(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
+            advised={"overfits": (0.0, 0.05, 0.0), "overconfident": (0.05, 0.0, 0.0), "label_noise": (0.1, 0.0, 0.0)},
         ),
     )  # fmt: skip
+
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        """None where labels cannot be smoothed."""
+        return 0.0 if softens else None
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """See `smooth_binary`."""

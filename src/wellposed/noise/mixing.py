@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.inputs import blend, mixing_weight
+from wellposed.noise.inputs import blend, mixing_weight, needs_numbers
 from wellposed.noise.places import places
-from wellposed.noise.support import needs_numbers
 
 
 @checked

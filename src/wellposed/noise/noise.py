@@ -7,8 +7,9 @@ recipe holds one.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -38,6 +39,8 @@ class Key:
         title: what histories and searches call it; empty for a setting that is no size.
         says: what it is called in the line that describes a recipe.
         type: of a setting: what the recipe takes.
+        searched: how a search tries it; None: it does not.
+        advised: for a finding, at least how much of it goes with each of the rule's moves; 0 is none.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Key:
     says: str = ""
     type: Any = None
     searched: Searched | None = None
+    advised: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Noise(ABC):
@@ -109,6 +113,15 @@ class Noise(ABC):
     def sizes(self, count: int) -> list[float]:
         """The size at each of ``count`` places; the same unless the class says otherwise."""
         return [self.size] * count
+
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        """How much of this noise a model has by itself, where a recipe's key can act on it; None where it cannot.
+
+        Args:
+            softens: whether the loss takes probabilities of classes, so that labels can be smoothed.
+        """
+        return 0.0
 
     def at(self, step: int) -> float:
         """The size at a step of the optimizer, 0 for the first: of noise on gradients."""

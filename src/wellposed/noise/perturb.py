@@ -18,13 +18,13 @@ from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError, ShapeError
 from wellposed.core.formats import table
 from wellposed.core.selectors import Selector, select
-from wellposed.noise.activations import draw_normal, dropout_mask, move_noise, normal_like
+from wellposed.noise.activations import draw_normal, dropout_mask, dropout_rates, move_noise, normal_like
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
-from wellposed.noise.support import NO_CHANNELS
 from wellposed.penalties.base import Searched
 
+NO_CHANNELS = "Spatial dropout needs channels with an axis beside them, such as (examples, channels, height, width)."
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
 
@@ -51,8 +51,14 @@ class Dropout(Noise):
         Key(
             name="dropout", field="rate", off=None, title="dropout",
             searched=Searched(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
+            advised={"overfits": (0.0, 0.3, 0.5), "overconfident": (0.0, 0.3, 0.0), "label_noise": (0.0, 0.3, 0.0)},
         ),
     )  # fmt: skip
+
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        """The largest rate of the model's dropout layers and attentions; None where it has none."""
+        return max(dropout_rates(model), default=None)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
         """``m_i x_i``."""
