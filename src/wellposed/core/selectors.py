@@ -140,11 +140,7 @@ def unwrap_parallel(model: nn.Module) -> nn.Module:
 
 
 def refuse_scripted(caller: str, model: nn.Module) -> None:
-    """Refuse a model that was scripted: it takes no hooks and cannot be frozen.
-
-    Raises:
-        InputError: it is one, or is traced.
-    """
+    """Refuse a model that was scripted: it takes no hooks and cannot be frozen."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"{caller} needs the model as it was before scripting or tracing; give it that one.")
 
@@ -206,7 +202,6 @@ class Selector:
         return self.text
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """By what is written for it, so that other processes get the same choice."""
         return super().__reduce__() if self.said is None else (selector, (self.said,))
 
 
@@ -322,7 +317,6 @@ def _takes(predicate: Callable[..., object], what: str) -> None:
 
 
 def _holds(predicate: Callable[..., object], name: str, thing: object) -> bool:
-    """What a predicate says."""
     answer = predicate(name, thing)
     if getattr(answer, "shape", ()) and math.prod(answer.shape) != 1:  # type: ignore[attr-defined]
         raise SelectorError(
@@ -385,7 +379,6 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
 
 
 def _unmatched(where: object, names: list[str]) -> str:
-    """That modules are not there, and what to do."""
     if isinstance(where, str):
         return f"{where!r} matches no module.{did_you_mean(where, names)}"
     if isinstance(where, type):
