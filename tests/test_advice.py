@@ -16,6 +16,8 @@ from wellposed.diagnosis import advice
 from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, changes_for, with_advice
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.finding import AXES, PULLS, Finding
+from wellposed.diagnosis.moves import with_lower_rate
+from wellposed.noise.noise import keyed
 from wellposed.search import advised_trials as trying
 from wellposed.search import lots
 from wellposed.study.trials import State
@@ -42,6 +44,8 @@ def test_every_finding_has_an_axis_a_kind_of_lever_and_advice_where_a_recipe_can
         if rule.pulls not in NOT_BY_A_RECIPE and rule.name != "dead_layers":
             assert rule.name in ADVICE, rule.name
     assert set(ADVICE) <= {rule.name for rule in rules()}
+    for key in (key for kind in keyed() for key in kind.keys):
+        assert all(len(sizes) == len(ADVICE[name]) for name, sizes in key.advised.items()), key.name
 
 
 @pytest.mark.parametrize("room", [ROOMY, BARE], ids=["roomy", "bare"])
@@ -114,6 +118,21 @@ def test_what_no_recipe_can_mend_has_no_change() -> None:
     (told,) = with_advice([Finding("wrong_loss", 1.0)], PLAIN, ROOMY)
     assert told.changes == ()
     assert changes_for("healthy", PLAIN, ROOMY) == ()
+
+
+class Jumpy(wp.Rule):
+    """A finding of one's own, with a move of ours."""
+
+    name, severity, axis, pulls = "jumpy", 1, "optimization", "learning rate"
+    moves = ((with_lower_rate(2),),)
+
+    def judge(self, curves: Any) -> None:
+        return None
+
+
+def test_the_moves_of_a_rule_of_ones_own_are_made() -> None:
+    (change,) = changes_for("jumpy", PLAIN, ROOMY, [Jumpy()])
+    assert change.says == "lr 0.001 -> 0.0005"
 
 
 def small_problem(rows: int = 90) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 
 from wellposed.diagnosis.diagnose import rules as all_rules
 from wellposed.diagnosis.finding import Change, Finding
+from wellposed.diagnosis.moves import RecipeMove
 from wellposed.noise.noise import keyed
 from wellposed.recipe.recipe import Recipe
 from wellposed.training.problem import Problem
@@ -53,18 +54,20 @@ def changes_for(name: str, recipe: Recipe, room: Room, rules: Sequence[Rule] = (
     """The changes of a recipe that pull the lever of a finding, the first to be tried first; empty where none can."""
     found: list[Change] = []
     tried = [recipe]
-    own = (changed for rule in rules if rule.name == name for changed in rule.advice(recipe))
-    for changed in (*own, *_moved(name, recipe, room)):
+    own = [rule for rule in rules if rule.name == name]
+    advised = (changed for rule in own for changed in rule.advice(recipe))
+    moves = [entry for rule in own for entry in rule.moves] or ADVICE.get(name, ())
+    for changed in (*advised, *_moved(name, moves, recipe, room)):
         if changed not in tried:
             tried.append(changed)
             found.append(Change(recipe_difference(recipe, changed), changed))
     return tuple(found[:MOST_CHANGES])
 
 
-def _moved(name: str, recipe: Recipe, room: Room) -> Iterator[Recipe]:
-    """The recipe after each entry of `ADVICE`, with the noise that its kinds advise for the same place."""
-    for place, moves in enumerate(ADVICE.get(name, ())):
-        changed = reduce(lambda so_far, move: move(so_far, room), moves, recipe)
+def _moved(name: str, moves: Sequence[Sequence[RecipeMove]], recipe: Recipe, room: Room) -> Iterator[Recipe]:
+    """The recipe after each entry of ``moves``, with the noise that its kinds advise for the same place."""
+    for place, entry in enumerate(moves):
+        changed = reduce(lambda so_far, move: move(so_far, room), entry, recipe)
         advised = {key.name: key.advised[name][place] for kind in keyed() for key in kind.keys if name in key.advised}
         more = {
             key: size

@@ -44,13 +44,11 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
 
 
 def draw_normal(shape: torch.Size, source: torch.Generator) -> Tensor:
-    """Standard normal numbers, in single precision, on the CPU."""
     needs_source(source)
     return torch.randn(shape, generator=source, dtype=torch.float32)
 
 
 def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
-    """`draw_normal` of the shape of ``x``, on its device and in its type."""
     return move_noise(x, draw_normal(x.shape, source))
 
 
@@ -89,7 +87,6 @@ class Streams:
 
 
 def dropouts(model: nn.Module) -> dict[str, _DropoutNd]:
-    """The dropout layers of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd)}
 
 

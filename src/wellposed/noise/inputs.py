@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -85,17 +85,11 @@ Weight = float | Tensor
 """What is kept of an example: one number for all, or ``(N,)``, float64, on the CPU."""
 
 
-def check_mixing(concentration: float, mode: str, source: object) -> None:
-    """Refuse what is no concentration, no mode or no generator.
-
-    Raises:
-        InputError: the concentration is not finite or negative, the mode is not known, or ``source`` no generator.
-    """
+def check_mixing(concentration: float, source: object) -> None:
+    """Refuse what is no concentration or no generator."""
     number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
     if not number or not 0 <= concentration < float("inf"):
         raise InputError(f"Mixing needs a finite concentration >= 0; it was given {described(concentration)}.")
-    if mode not in get_args(MixMode):
-        raise InputError(f"Mixing is by mode 'batch' or 'elem'; it was given {described(mode)}.")
     needs_source(source)
 
 
@@ -105,7 +99,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
     Args:
         concentration: >= 0. Small: nearly one of both examples; 1: any mixture; large: nearly halves.
     """
-    check_mixing(concentration, "batch", source)
+    check_mixing(concentration, source)
     return float(_beta(np.array(concentration, np.float64), source)) if concentration else 1.0
 
 
@@ -136,7 +130,7 @@ def mixup(
         Zhang et al. (2018), ICLR.
     """
     needs_numbers("mixup", x)
-    check_mixing(concentration, mode, source)
+    check_mixing(concentration, source)
     if concentration == 0:
         return _unmixed(x, mode)
     weight = _weights(concentration, len(x), mode, source)
@@ -193,7 +187,7 @@ def cutmix(
         Yun et al. (2019), ICCV.
     """
     needs_images("cutmix", x)
-    check_mixing(concentration, mode, source)
+    check_mixing(concentration, source)
     if concentration == 0:
         return _unmixed(x, mode)
     drawn = _weights(concentration, len(x), mode, source)
@@ -250,7 +244,7 @@ def mixup_or_cutmix(
         (torch.Size([6]), torch.Size([6, 3]))
     """
     for concentration in (mixup_concentration, cutmix_concentration):
-        check_mixing(concentration, mode, source)
+        check_mixing(concentration, source)
     if not cutmix_concentration:
         return mixup(x, mixup_concentration, source, mode)
     needs_images("mixup_or_cutmix", x)
@@ -290,7 +284,6 @@ class Gaussian(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``x + std * e``; tokens are refused."""
         needs_numbers("gaussian", x)
         return x if size == 0 else x + size * normal_like(x, source)
 
@@ -311,7 +304,6 @@ class Cutout(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `cutout`."""
         return cutout(x, size, source)
 
 
@@ -350,12 +342,10 @@ class Mixing(Noise):
 
     @property
     def size(self) -> float:
-        """The larger concentration."""
         return max(self.mixup, self.cutmix)
 
     @property
     def images(self) -> bool:  # type: ignore[override]
-        """Whether boxes are cut."""
         return bool(self.cutmix)
 
     def uncompiled(self, classes: bool) -> str:
@@ -363,5 +353,4 @@ class Mixing(Noise):
         return "classes are mixed by a weight for each example" if classes and self.mode == "elem" else ""
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> tuple[Tensor, Tensor, Weight]:
-        """See `mixup_or_cutmix`."""
         return mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)

@@ -26,8 +26,6 @@ def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dty
         dtype: of the probabilities.
     Returns:
         ``(n, classes)``, rows sum to 1.
-    Raises:
-        InputError: a label is not in ``0 .. classes - 1``.
     Source:
         Szegedy et al. (2016), CVPR.
     """
@@ -133,19 +131,15 @@ class LabelSmoothing(Noise):
 
     @classmethod
     def own_size(cls, model: nn.Module, softens: bool) -> float | None:
-        """None where labels cannot be smoothed."""
         return 0.0 if softens else None
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `smooth_binary`."""
         return smooth_binary(x, size)
 
     def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
-        """Smoothed; nothing is drawn."""
         if classes is None:
             return smooth_binary(target.to(dtype), self.amount)
         return smooth_classes(target, classes, self.amount, dtype)
 
     def uncompiled(self, classes: bool) -> str:
-        """The kernel smooths."""
         return ""

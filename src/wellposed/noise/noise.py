@@ -100,11 +100,9 @@ class Noise(ABC):
 
     @property
     def size(self) -> float:
-        """The rate, or the standard deviation."""
         return float(getattr(self, self.size_field))
 
     def check_size(self, size: float) -> None:
-        """Refuse a size out of its range."""
         if not self.share:
             at_least_zero(self, **{self.size_field: size})
         elif isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < 1:
@@ -175,7 +173,6 @@ class Noise(ABC):
 
     @property
     def stream(self) -> str:
-        """The site of its draws."""
         return self.site or self.name
 
     @property
@@ -236,11 +233,7 @@ class Placed:
         return f"{self.noise} on {self.where}"
 
     def size(self, base: float, step: int) -> float:
-        """The size at a training forward.
-
-        Raises:
-            InputError: the schedule makes it impossible.
-        """
+        """The size at a training forward."""
         if self.schedule is None:
             return base
         size = base * float(self.schedule(step))

@@ -61,7 +61,6 @@ class Dropout(Noise):
         return max(dropout_rates(model), default=None)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i x_i``."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -85,7 +84,6 @@ class SpatialDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_nc x_nc...``, one draw for each channel."""
         if x.ndim < 3 or self.axis % x.ndim == 0:
             raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {self.axis}.")
         if size == 0:
@@ -110,7 +108,6 @@ class GaussianDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``x_i (1 + s e_i)``."""
         if size == 0:
             return x
         return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * draw_normal(x.shape, source))
@@ -145,7 +142,6 @@ class StochasticDepth(Noise):
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_n x_n`` of a branch."""
         return self.behind(x, size, source, None)
 
     def behind(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
@@ -185,7 +181,6 @@ class DropConnect(Noise):
     searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i w_i``."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -209,7 +204,6 @@ class WeightNoise(Noise):
     searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``w_i + std * e_i``."""
         if size == 0:
             return x
         noise = normal_like(x, source)
@@ -292,7 +286,6 @@ class Perturbed(Hooked):
 
     @staticmethod
     def _take(shadows: Iterable[tuple[nn.Module, str]]) -> None:
-        """Let parameters be seen again."""
         taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
         for owner in dict.fromkeys(taken):
             refresh_recurrent(owner)
@@ -370,7 +363,6 @@ class Perturbed(Hooked):
         return uncover
 
     def remove(self) -> None:
-        """Take all hooks away: the model is as it was before. A second time it does nothing."""
         self._clean()
         super().remove()
 
@@ -396,11 +388,7 @@ class Perturbed(Hooked):
 
 
 def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
-    """The modules that a noise is put on, in the model's order.
-
-    Raises:
-        SelectorError, InputError: nothing matches, or what matches cannot be disturbed.
-    """
+    """The modules that a noise is put on, in the model's order."""
     where = placed.where
     if isinstance(where, Selector):
         raise SelectorError(
@@ -453,8 +441,4 @@ def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: Seed = 0)
         0 training forwards
         >>> noise.remove()
     """
-    noises = [noises] if isinstance(noises, (Placed, Noise)) else list(noises)
-    for placed in noises:
-        if not isinstance(placed, Placed):
-            raise Placed.refused("perturb", placed)
-    return Perturbed(model, noises, seed)
+    return Perturbed(model, [noises] if isinstance(noises, Placed) else noises, seed)

@@ -57,7 +57,7 @@ class Rule(ABC):
         """The finding, or None where the definition does not hold."""
 
     def advice(self, recipe: Recipe) -> Iterable[Recipe]:
-        """Recipes that pull the lever, the one to be tried first first; ours name `moves` in their place."""
+        """Recipes that pull the lever, the one to be tried first first; `moves` come after them."""
         return ()
 
     def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:
