@@ -325,7 +325,6 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 LASSO: dict[str, tuple[Make, int]] = {
-    "dampened": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, dampening=0.3), 800),
     "strongly_dampened": (lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.8, dampening=0.8), 800),
     "nadam": (lambda p: torch.optim.NAdam(p, lr=0.05), 2500),
     "nadam_fast": (lambda p: torch.optim.NAdam(p, lr=0.02, momentum_decay=0.1), 2500),
@@ -336,9 +335,7 @@ LASSO: dict[str, tuple[Make, int]] = {
         lambda p: torch.optim.Adagrad(p, lr=2.0, lr_decay=1e-4, initial_accumulator_value=0.1),
         2500,
     ),
-    "adam": (lambda p: torch.optim.Adam(p, lr=0.05), 2500),
     "adamw": (lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0), 2500),
-    "rmsprop": (lambda p: torch.optim.RMSprop(p, lr=0.02, momentum=0.5), 2500),
     "adadelta": (lambda p: torch.optim.Adadelta(p, eps=1e-4), 2500),
     "adadelta_foreach": (lambda p: torch.optim.Adadelta(p, lr=0.5, rho=0.8, eps=1e-4, foreach=True), 2500),
     "adafactor": (lambda p: torch.optim.Adafactor(p, lr=0.05), 2500),
