@@ -642,10 +642,9 @@ from torch import nn
 from wellposed.diagnosis import row_checks as rows
 from wellposed.losses.metrics import metric, metrics
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
-n, label = 300, {label}
+n = 300
 x, y = torch.randn(n, 4), torch.randint(0, 3, (n,))
 bad = y.clone()
-bad[100] = label
 one, net = wp.Recipe(epochs=1), lambda: nn.Linear(4, 3)
 loose = lambda f, y: nn.functional.cross_entropy(f, y.clamp(max=2), reduction="none")
 def problem(train, valid, loss="cross_entropy"):
@@ -679,24 +678,22 @@ taken = {{
     "split": split,
 }}
 from wellposed.core.errors import InputError
-for name, call in (refused | taken).items():
-    try:
-        call()
-    except InputError:
-        assert name in refused, name
-    else:
-        assert name in taken, name + " was taken"
+for bad[100] in (10**7, 10**9, 2**62):
+    for name, call in (refused | taken).items():
+        try:
+            call()
+        except InputError:
+            assert name in refused, name
+        else:
+            assert name in taken, name + " was taken"
 print("held")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
-@pytest.mark.parametrize("label", [10**7, 10**9, 2**62])
-def test_a_wrong_label_never_takes_memory(label: int) -> None:
+def test_a_wrong_label_never_takes_memory() -> None:
     """Labels are compared with the outputs before anything is counted, looked up or built by them."""
-    ran = subprocess.run(
-        [sys.executable, "-c", WRONG.format(limit=LIMIT, label=label)], capture_output=True, text=True, timeout=300
-    )
+    ran = subprocess.run([sys.executable, "-c", WRONG.format(limit=LIMIT)], capture_output=True, text=True, timeout=500)
     assert ran.stdout.strip() == "held", ran.stderr[-2000:]
 
 

@@ -17,8 +17,10 @@ a | b,  a & b,  a - b            unions, intersections, differences
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -284,10 +286,7 @@ def selector(value: object) -> Selector:
     if isinstance(value, Iterable) and not isinstance(value, (type, Mapping)):
         parts = [selector(part) for part in value]
         if parts:
-            union = parts[0]
-            for part in parts[1:]:
-                union = union | part
-            return union
+            return functools.reduce(operator.or_, parts)
     raise SelectorError(
         f"A selector is wp.weights, another role, a glob, a module type or a predicate; {described(value)} is none of them."
     )

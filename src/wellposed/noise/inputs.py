@@ -121,7 +121,7 @@ def mixup(
         source: where weights and permutation come from, on the CPU.
         mode: ``"batch"``, one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
         targets with them.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
@@ -178,7 +178,7 @@ def cutmix(
         source: where boxes and permutation come from, on the CPU.
         mode: ``"batch"``, one box and one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the targets
+        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the targets
         with them.
     Raises:
         ShapeError: ``x`` is no batch of images.
@@ -228,7 +228,7 @@ def mixup_or_cutmix(
         switch_prob: in [0, 1]; it matters only where both are used.
         mode: ``"batch"`` or ``"elem"``.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
         targets with them.
     Raises:
         ShapeError: ``x`` is not floating, or no batch of images where boxes are cut.
