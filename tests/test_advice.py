@@ -196,7 +196,7 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
 def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interval of no width was made of a difference alone, and called harm."""
     monkeypatch.setattr(lots, "measure_against", lambda bench, baseline: None)
-    study = wp.improve(small_problem(160), budget="9 recipes", seed=1)
+    study = wp.improve(small_problem(160), budget="4 recipes", seed=1)
     advice = study.record()["advice"]
     assert advice
     for told in advice:

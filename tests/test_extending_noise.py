@@ -264,10 +264,10 @@ def test_rivals_advice_and_search_treat_it(blank: Any) -> None:
 def test_improve_takes_and_resumes_it(blank: Any, tmp_path: Path) -> None:
     given = problem()
     own = recipe(epochs=2, noise=[Blank(0.3), Relabel(0.1)])
-    study = wp.improve(given, "8 recipes", recipe=own, out=tmp_path / "s")
+    study = wp.improve(given, "4 recipes", recipe=own, out=tmp_path / "s")
     assert any(trial.built.noise == own.noise for trial in study.trials)
     assert "blank" in (tmp_path / "s" / "state.json").read_text()
-    more = wp.improve(given, "10 recipes", recipe=own, out=tmp_path / "s", resume=True)
+    more = wp.improve(given, "5 recipes", recipe=own, out=tmp_path / "s", resume=True)
     assert len(more.trials) > len(study.trials)
 
 
