@@ -16,12 +16,14 @@ from wellposed.diagnosis import advice
 from wellposed.diagnosis.advice import ADVICE, MOST_CHANGES, Room, changes_for, with_advice
 from wellposed.diagnosis.diagnose import rules
 from wellposed.diagnosis.finding import AXES, PULLS, Finding
+from wellposed.diagnosis.moves import with_lower_rate
+from wellposed.noise.noise import keyed
 from wellposed.search import advised_trials as trying
 from wellposed.search import lots
 from wellposed.study.trials import State
 
 PLAIN = wp.Recipe()
-ROOMY = Room(dropout=True, labels=True, settings={"width": [16, 64, 256], "depth": [1, 2]})
+ROOMY = Room({"dropout": 0.0, "label_smoothing": 0.0}, {"width": [16, 64, 256], "depth": [1, 2]})
 BARE = Room()
 RECIPES = {
     "plain": PLAIN,
@@ -42,6 +44,8 @@ def test_every_finding_has_an_axis_a_kind_of_lever_and_advice_where_a_recipe_can
         if rule.pulls not in NOT_BY_A_RECIPE and rule.name != "dead_layers":
             assert rule.name in ADVICE, rule.name
     assert set(ADVICE) <= {rule.name for rule in rules()}
+    for key in (key for kind in keyed() for key in kind.keys):
+        assert all(len(sizes) == len(ADVICE[name]) for name, sizes in key.advised.items()), key.name
 
 
 @pytest.mark.parametrize("room", [ROOMY, BARE], ids=["roomy", "bare"])
@@ -56,9 +60,9 @@ def test_changes_differ_from_the_recipe_and_from_each_other_and_say_how(name: st
         tried.append(change.recipe)
         assert change.says
         assert "->" in change.says or "added" in change.says
-        if not room.dropout:
+        if "dropout" not in room.noise:
             assert change.recipe.noise.dropout in (recipe.noise.dropout, *_divided(recipe.noise.dropout))
-        if not room.labels:
+        if "label_smoothing" not in room.noise:
             assert change.recipe.noise.label_smoothing <= recipe.noise.label_smoothing
 
 
@@ -91,10 +95,10 @@ def test_milder_divides_every_strength_and_loosens_every_bound() -> None:
 
 
 def test_milder_weakens_the_models_own_dropout() -> None:
-    changed = only("over_regularized", PLAIN, Room(dropout=True, rate=0.8))
+    changed = only("over_regularized", PLAIN, Room({"dropout": 0.8}))
     assert changed.noise.dropout == pytest.approx(0.08)
     net = nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.8), nn.Linear(4, 2), nn.Dropout(0.5))
-    assert Room.of(small_problem(), net).rate == 0.8
+    assert Room.of(small_problem(), net).noise["dropout"] == 0.8
 
 
 def test_decay_of_everything_becomes_decay_of_weights_with_the_same_strength() -> None:
@@ -116,6 +120,21 @@ def test_what_no_recipe_can_mend_has_no_change() -> None:
     assert changes_for("healthy", PLAIN, ROOMY) == ()
 
 
+class Jumpy(wp.Rule):
+    """A finding of one's own, with a move of ours."""
+
+    name, severity, axis, pulls = "jumpy", 1, "optimization", "learning rate"
+    moves = ((with_lower_rate(2),),)
+
+    def judge(self, curves: Any) -> None:
+        return None
+
+
+def test_the_moves_of_a_rule_of_ones_own_are_made() -> None:
+    (change,) = changes_for("jumpy", PLAIN, ROOMY, [Jumpy()])
+    assert change.says == "lr 0.001 -> 0.0005"
+
+
 def small_problem(rows: int = 90) -> Any:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 8, generator=generator)
@@ -133,7 +152,7 @@ def test_the_diagnosis_of_a_run_names_the_changes_of_its_recipe() -> None:
     name = next(name for name in found if name in ADVICE)
     assert found[name].changes == changes_for(name, run.recipe, Room.of(run.problem, run.model))
     assert found[name].to_dict()["changes"] == [change.says for change in found[name].changes]
-    assert Room.of(run.problem, run.model) == Room(True, True, {})
+    assert {"dropout", "label_smoothing"} <= Room.of(run.problem, run.model).noise.keys()
 
 
 def test_improve_tries_advice_first_and_writes_down_what_became_of_it(tmp_path: Path) -> None:
@@ -177,7 +196,7 @@ def test_whether_advice_helped_is_judged_row_by_row() -> None:
 def test_what_was_not_measured_is_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interval of no width was made of a difference alone, and called harm."""
     monkeypatch.setattr(lots, "measure_against", lambda bench, baseline: None)
-    study = wp.improve(small_problem(160), budget="9 recipes", seed=1)
+    study = wp.improve(small_problem(160), budget="4 recipes", seed=1)
     advice = study.record()["advice"]
     assert advice
     for told in advice:

@@ -74,7 +74,7 @@ def test_what_a_decay_does_is_found_by_a_trial(make: Any, kind: str, share: floa
 
 def test_the_memory_is_how_long_a_weight_without_gradient_takes_to_shrink(net: nn.Module) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=DECAY)
-    steps = try_decay(optimizer, optimizer.param_groups[0]).memory
+    steps = 1.0 / try_decay(optimizer, optimizer.param_groups[0]).share
     weight = net[0].weight.detach().clone()
     for _ in range(round(steps)):
         for p in net.parameters():

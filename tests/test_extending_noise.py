@@ -19,7 +19,8 @@ import wellposed as wp
 from wellposed.core.errors import InputError, ProblemError, RecipeError
 from wellposed.decomposition.gap_split import gap_split
 from wellposed.decomposition.rivals import Objective, without_regularization
-from wellposed.diagnosis.advice import Room, recipe_difference, with_less_regularization
+from wellposed.diagnosis.advice import Room, recipe_difference
+from wellposed.diagnosis.moves import with_less_regularization
 from wellposed.losses.metrics import metric
 from wellposed.losses.per_example import Loss
 from wellposed.noise.noise import THEIRS, kinds
@@ -263,10 +264,10 @@ def test_rivals_advice_and_search_treat_it(blank: Any) -> None:
 def test_improve_takes_and_resumes_it(blank: Any, tmp_path: Path) -> None:
     given = problem()
     own = recipe(epochs=2, noise=[Blank(0.3), Relabel(0.1)])
-    study = wp.improve(given, "8 recipes", recipe=own, out=tmp_path / "s")
+    study = wp.improve(given, "4 recipes", recipe=own, out=tmp_path / "s")
     assert any(trial.built.noise == own.noise for trial in study.trials)
     assert "blank" in (tmp_path / "s" / "state.json").read_text()
-    more = wp.improve(given, "10 recipes", recipe=own, out=tmp_path / "s", resume=True)
+    more = wp.improve(given, "5 recipes", recipe=own, out=tmp_path / "s", resume=True)
     assert len(more.trials) > len(study.trials)
 
 

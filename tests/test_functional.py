@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -152,7 +153,7 @@ def test_every_class_is_tried() -> None:
         for cls in vars(functional).values()
         if isinstance(cls, type) and issubclass(cls, FunctionalPenalty) and cls.__module__ == functional.__name__
     }
-    assert found - {OfActivations} == set(FORMS) == set(GIVEN)
+    assert {cls for cls in found if not inspect.isabstract(cls)} == set(FORMS) == set(GIVEN)
 
 
 @pytest.mark.parametrize("cls", FORMS, ids=lambda cls: cls.__name__)

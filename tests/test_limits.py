@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import wellposed as wp
-from wellposed.constraints.multiplier import Multiplier
+from wellposed.constraints.multiplier import NormBound
 from wellposed.penalties.base import Chargeable, Constraint, How, Summands, Term
 from wellposed.recipe.recipe import chargeables
 
@@ -126,7 +126,7 @@ EDGES: dict[str, Edge] = {
     **{
         name: charging(tied if name == "tied_groups" else cls)
         for name, cls in chargeables().items()
-        if not issubclass(cls, Constraint | Multiplier)
+        if not issubclass(cls, Constraint | NormBound)
     },
     **BOUNDS,
 }

@@ -407,18 +407,6 @@ def binary(draw: torch.Generator, n: int = 60) -> tuple[Tensor, Tensor]:
     return ((scores(draw, n) + target) * 3).round() / 3, target
 
 
-def test_classification_metrics_are_scikit_learns(draw: torch.Generator) -> None:
-    theirs = pytest.importorskip("sklearn.metrics")
-    outputs, target = scores(draw, 60, CLASSES), torch.randint(CLASSES, (60,), generator=draw).clamp_max(2)
-    predicted = outputs.argmax(1)
-    assert metric("accuracy").score(outputs, target) == pytest.approx(theirs.accuracy_score(target, predicted))
-    with pytest.warns(UserWarning, match="y_pred contains classes"):
-        wanted = theirs.balanced_accuracy_score(target, predicted)
-    assert metric("balanced_accuracy").score(outputs, target) == pytest.approx(wanted)
-    loss = theirs.log_loss(target, outputs.softmax(1), labels=range(CLASSES))
-    assert metric("log_loss").score(outputs, target) == pytest.approx(loss)
-
-
 @pytest.mark.parametrize("form", ["(n,)", "(n, 1)", "(n, 2)"])
 def test_two_classes_in_each_form(form: str, draw: torch.Generator) -> None:
     theirs = pytest.importorskip("sklearn.metrics")
@@ -443,11 +431,10 @@ def test_auc_by_hand_and_its_limits() -> None:
         auc.rows(torch.zeros(3, 3), torch.tensor([0, 1, 2]))
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_regression_metrics_are_scikit_learns(outputs: int, draw: torch.Generator) -> None:
+def test_metrics_of_several_outputs_are_scikit_learns(draw: torch.Generator) -> None:
     theirs = pytest.importorskip("sklearn.metrics")
-    target = scores(draw, 40, outputs) * torch.arange(1, outputs + 1)
-    predicted = target + scores(draw, 40, outputs)
+    target = scores(draw, 40, 3) * torch.arange(1, 4)
+    predicted = target + scores(draw, 40, 3)
     wanted = theirs.r2_score(target, predicted, multioutput="variance_weighted")
     assert metric("r2").score(predicted, target) == pytest.approx(wanted)
     assert metric("mae").score(predicted, target) == pytest.approx(theirs.mean_absolute_error(target, predicted))
@@ -655,10 +642,9 @@ from torch import nn
 from wellposed.diagnosis import row_checks as rows
 from wellposed.losses.metrics import metric, metrics
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
-n, label = 300, {label}
+n = 300
 x, y = torch.randn(n, 4), torch.randint(0, 3, (n,))
 bad = y.clone()
-bad[100] = label
 one, net = wp.Recipe(epochs=1), lambda: nn.Linear(4, 3)
 loose = lambda f, y: nn.functional.cross_entropy(f, y.clamp(max=2), reduction="none")
 def problem(train, valid, loss="cross_entropy"):
@@ -692,24 +678,22 @@ taken = {{
     "split": split,
 }}
 from wellposed.core.errors import InputError
-for name, call in (refused | taken).items():
-    try:
-        call()
-    except InputError:
-        assert name in refused, name
-    else:
-        assert name in taken, name + " was taken"
+for bad[100] in (10**7, 10**9, 2**62):
+    for name, call in (refused | taken).items():
+        try:
+            call()
+        except InputError:
+            assert name in refused, name
+        else:
+            assert name in taken, name + " was taken"
 print("held")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
-@pytest.mark.parametrize("label", [10**7, 10**9, 2**62])
-def test_a_wrong_label_never_takes_memory(label: int) -> None:
+def test_a_wrong_label_never_takes_memory() -> None:
     """Labels are compared with the outputs before anything is counted, looked up or built by them."""
-    ran = subprocess.run(
-        [sys.executable, "-c", WRONG.format(limit=LIMIT, label=label)], capture_output=True, text=True, timeout=300
-    )
+    ran = subprocess.run([sys.executable, "-c", WRONG.format(limit=LIMIT)], capture_output=True, text=True, timeout=500)
     assert ran.stdout.strip() == "held", ran.stderr[-2000:]
 
 

@@ -325,7 +325,6 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 LASSO: dict[str, tuple[Make, int]] = {
-    "dampened": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, dampening=0.3), 800),
     "strongly_dampened": (lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.8, dampening=0.8), 800),
     "nadam": (lambda p: torch.optim.NAdam(p, lr=0.05), 2500),
     "nadam_fast": (lambda p: torch.optim.NAdam(p, lr=0.02, momentum_decay=0.1), 2500),

@@ -25,9 +25,19 @@ from wellposed.noise.activations import (
     set_dropout,
 )
 from wellposed.noise.gradient_noise import annealed_variance, gradient_noise
-from wellposed.noise.inputs import Gaussian, blend, cutmix, cutout, mixing_weight, mixup, mixup_or_cutmix
+from wellposed.noise.inputs import (
+    NO_IMAGE,
+    NO_NUMBERS,
+    Gaussian,
+    blend,
+    cutmix,
+    cutout,
+    mixing_weight,
+    mixup,
+    mixup_or_cutmix,
+)
 from wellposed.noise.labels import mixed_targets, smooth_binary, smooth_classes
-from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
+from wellposed.noise.perturb import NO_CHANNELS
 
 dropout, gaussian_dropout = wp.Dropout(0.0).apply, wp.GaussianDropout(0.0).apply
 drop_connect, gaussian = wp.DropConnect(0.0).apply, Gaussian(0.0).apply

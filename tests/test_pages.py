@@ -111,7 +111,7 @@ def bound(term: Term, candidates: list[nn.Module]) -> None:
             continue
         for _ in range(2):
             stepped(model, optimizer)
-        for one in optimizer._binding.charged:
+        for one in optimizer.binding.charged:
             for b in one.bounds:
                 if isinstance(b.charge, Constraint):
                     w = one.leaf.tensor.detach()

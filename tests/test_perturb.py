@@ -22,11 +22,12 @@ from wellposed.noise import perturb as module
 from wellposed.noise.activations import dropout_mask
 from wellposed.noise.gradient_noise import GradientNoise, annealed_variance
 from wellposed.noise.hooks import Hook
-from wellposed.noise.inputs import Gaussian, cutmix, cutout, mixup, mixup_or_cutmix
+from wellposed.noise.inputs import NO_IMAGE, NO_NUMBERS, Gaussian, cutmix, cutout, mixup, mixup_or_cutmix
 from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.mixing import ManifoldMixup
 from wellposed.noise.noise import PLACED, Noise, Placed, kinds
 from wellposed.noise.perturb import (
+    NO_CHANNELS,
     DropConnect,
     Dropout,
     GaussianDropout,
@@ -36,7 +37,6 @@ from wellposed.noise.perturb import (
     WeightNoise,
     perturb,
 )
-from wellposed.noise.support import NO_CHANNELS, NO_IMAGE, NO_NUMBERS
 
 NOISES = {name: kind for name, kind in kinds().items() if kind.acts in PLACED}
 Perturb = Callable[..., Any]

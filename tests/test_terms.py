@@ -115,7 +115,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("name", list(MAKERS))
+@pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_a_norm_bound_finds_its_multiplier(name: str) -> None:
     """At rest ``grad + multiplier*w = 0`` on the bound; L2 with that strength comes to the same weights."""
     net = linear()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import wellposed as wp
 from charges import equal
 from wellposed.ops.prox import group_soft_threshold, soft_threshold
 from wellposed.ops.singular_values import as_matrices, from_matrices, soft_threshold_spectrum, spectral_map
@@ -208,8 +209,8 @@ class OrthogonalitySaysItIsConvex(Orthogonality):
 
 
 class RowsWithTheirSize(RowL21):
-    def rows_of(self, w: Tensor) -> Any:
-        return type(super().rows_of(w))(self.strength)
+    def scaled(self, w: Tensor) -> Any:
+        return wp.GroupL2(self.strength).scaled(w)
 
 
 class RowsAreColumns(RowL21):

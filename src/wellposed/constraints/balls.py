@@ -43,11 +43,11 @@ class Bounded(Constraint):
 
     @property
     def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
         return Traits(sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
+        super().__post_init__()
 
 
 class GroupConstraint(Constraint):
@@ -60,11 +60,7 @@ class GroupConstraint(Constraint):
 
     @property
     def axis(self) -> int | None:
-        """The axis along which groups are counted; None where the whole tensor is one.
-
-        Raises:
-            InputError: ``by`` names no groups.
-        """
+        """The axis along which groups are counted; None where the whole tensor is one."""
         if self.by not in WAYS:
             raise InputError(
                 f"{type(self).__name__} groups by unit or input (filter, channel), axis 0 or axis 1, or takes all; "
@@ -77,17 +73,12 @@ class GroupConstraint(Constraint):
         return changed(self, by=laid_out(self, self.by, leaf))
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors, unless the whole tensor is one group."""
         if self.axis is not None:
             needs_axes(self, name, w, 2)
 
 
 class BoundedGroups(Bounded, GroupConstraint):
     """A bound for each group of weights."""
-
-    def __post_init__(self) -> None:
-        Bounded.__post_init__(self)
-        GroupConstraint.__post_init__(self)
 
 
 @checked
@@ -115,7 +106,6 @@ class MaxNorm(BoundedGroups):
     )
 
     def project(self, w: Tensor) -> Tensor:
-        """The nearest feasible weights; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, self.axis)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
@@ -140,7 +130,6 @@ class L2Ball(Bounded):
     keeps_signs: ClassVar[bool] = True
 
     def project(self, w: Tensor) -> Tensor:
-        """``w * min(1, bound/|w|)``; a feasible ``w`` comes back unchanged."""
         return into_norm_ball(w, self.bound, None)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
@@ -189,11 +178,9 @@ class LInfBall(Bounded):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(-bound, bound)``."""
         return -self.bound, self.bound
 
     def project(self, w: Tensor) -> Tensor:
-        """``clip(w, -bound, bound)``."""
         return into_interval(w, *self.interval)
 
 
@@ -216,5 +203,4 @@ class UnitNorm(GroupConstraint):
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def project(self, w: Tensor) -> Tensor:
-        """``w_g/|w_g|``; a group of norm 1 comes back unchanged."""
         return onto_unit_sphere(w, self.axis)

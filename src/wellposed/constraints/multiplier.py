@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -19,39 +18,9 @@ GAIN = 0.5
 """The share of the excess that is taken back at once; see docs/derivations/constraints.md for the stable range."""
 
 
-class Multiplier(Chargeable):
-    """A bound that is enforced by an L2 strength of its own for each parameter, which changes from step to step.
-
-    The state is one multiplier for each parameter, a 0-d tensor, and lives with the optimizer: after its own step has
-    reached ``v``, the strength of the proximal step is ``strength(multiplier, v, step)``; it gives
-    ``w = v/(1 + step*strength)``; and the multiplier becomes ``update(multiplier, w, step)``. Of decay, the strength is
-    ``strength(multiplier, w, lr, "decay")`` before the optimizer's step, and the update comes after it.
-    """
-
-    hows: ClassVar[tuple[How, ...]] = ("prox", "decay")
-
-    @abstractmethod
-    def start(self, w: Tensor) -> Tensor:
-        """The first multiplier of a parameter, 0-d."""
-
-    @abstractmethod
-    def strength(
-        self,
-        multiplier: Tensor,
-        w: Tensor | None = None,
-        step: float | Tensor | None = None,
-        how: How = "prox",
-    ) -> Tensor:
-        """The L2 strength of the proximal step (of the decay) at the point ``w`` that is about to be shrunk; 0-d, >= 0."""
-
-    @abstractmethod
-    def update(self, multiplier: Tensor, w: Tensor, step: float | Tensor) -> Tensor:
-        """The multiplier after a step that has reached ``w`` with its strength in it, 0-d, >= 0."""
-
-
 @checked
 @dataclass(frozen=True)
-class NormBound(Multiplier):
+class NormBound(Chargeable):
     """``1/2 |w|^2 <= 1/2 bound^2`` for the whole tensor, with the multiplier of the bound as an L2 strength.
 
     Regularization is constrained optimization: where training comes to rest, ``grad + multiplier*w = 0``, with multiplier 0
@@ -68,7 +37,8 @@ class NormBound(Multiplier):
     The second line is dual ascent on the augmented Lagrangian, in units in which ``rate = 1`` would bring the norm to the
     bound in one step whatever the curvature of the loss. The first takes half of what is still too much back at once,
     without which norm and multiplier would swing around each other. Neither needs to know the scale of the loss, of
-    the weights or of the step.
+    the weights or of the step. Multipliers, one for each parameter, 0-d, live with the optimizer. Under ``how="decay"`` weights
+    shrink by ``strength(multiplier, w, lr, "decay")`` before the optimizer's step, and the update comes after it.
 
     Args:
         bound: > 0, in the units of the weights; or None: the norm that the matrix has after ``warm_steps`` steps.
@@ -91,10 +61,7 @@ class NormBound(Multiplier):
     rate: Annotated[float, Within(0, 1, open="low")] = 0.1
     warm_steps: Annotated[int, Within(0)] = 200
     traits: ClassVar[Traits] = Traits(sparse=False)
-
-    def at_bound(self, bound: float) -> NormBound:
-        """The same with the bound that was found."""
-        return replace(self, bound=bound)
+    hows: ClassVar[tuple[How, ...]] = ("prox", "decay")
 
     def times(self, factor: float) -> Self:
         """The same with ``factor`` times the bound.
@@ -107,7 +74,7 @@ class NormBound(Multiplier):
         return super().times(factor)
 
     def start(self, w: Tensor) -> Tensor:
-        """0, in float32 at least."""
+        """The first multiplier of a parameter: 0, 0-d, in float32 at least."""
         return torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
 
     def strength(
@@ -148,7 +115,6 @@ class NormBound(Multiplier):
         return torch.where(t > 0, raised.clamp_min(0.0), multiplier)
 
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
-        """``|w|/bound - 1``, 0-d."""
         bound = math.nan if self.bound is None else self.bound
         norm: Tensor = torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, like.dtype))
         return norm / bound - 1.0

@@ -14,7 +14,7 @@ from wellposed.constraints.balls import GroupConstraint
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
 from wellposed.core.selectors import Leaf
-from wellposed.ops.norms import group_size
+from wellposed.ops.groups import along
 from wellposed.ops.project import as_rows, into_half_space, into_interval, keep_largest, onto_simplex, row_norms
 from wellposed.penalties.base import ByValue, Constraint, Numbers, Penalty, Traits, array, at_least_zero, setting_text
 from wellposed.penalties.elementwise import broadcasts
@@ -33,11 +33,9 @@ class NonNegative(Constraint):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(0, infinity)``."""
         return 0.0, math.inf
 
     def project(self, w: Tensor) -> Tensor:
-        """``max(w, 0)``."""
         return into_interval(w, *self.interval)
 
 
@@ -78,27 +76,20 @@ class Box(ByValue, Constraint):
         if all(_all(abs(end) == math.inf) for end in ends):
             raise InputError("Box needs at least one finite end; with both infinite, leave it out.")
 
-    def __str__(self) -> str:
-        return f"Box(low={setting_text(self.low)}, high={setting_text(self.high)})"
-
-    __repr__ = __str__
+    __repr__ = Constraint.__str__
 
     @property
     def interval(self) -> tuple[float | Tensor, float | Tensor]:
-        """``(low, high)``."""
         return self.low, self.high
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse a parameter that an array does not broadcast to."""
         for end in ("low", "high"):
             check_broadcast(self, end, getattr(self, end), name, w)
 
     def at(self, leaf: Leaf) -> Self:
-        """With its arrays in the parameter's type and on its device."""
         return replace(self, low=cast_to_weights(self.low, leaf.tensor), high=cast_to_weights(self.high, leaf.tensor))
 
     def project(self, w: Tensor) -> Tensor:
-        """``clip(w, low, high)``; what is not finite stays."""
         return into_interval(w, *self.interval)
 
 
@@ -152,13 +143,9 @@ class HalfSpace(ByValue, GroupConstraint):
             )
         _ = self.axis
 
-    def __str__(self) -> str:
-        return f"HalfSpace(normal={setting_text(self.normal)}, limit={setting_text(self.limit)}, by={self.by!r})"
-
-    __repr__ = __str__
+    __repr__ = Constraint.__str__
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors unless by all, and a parameter that the normal and the limits do not fit."""
         super().check(name, w)
         check_broadcast(self, "normal", self.normal, name, w)
         groups = 1 if self.axis is None else w.shape[self.axis]
@@ -184,18 +171,15 @@ class HalfSpace(ByValue, GroupConstraint):
         )
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the limit."""
         return replace(self, limit=self.limit * factor)
 
     def project(self, w: Tensor) -> Tensor:
-        """The nearest feasible weights; a feasible group comes back unchanged."""
         if not w.numel():
             return w.clone()
         limit = torch.as_tensor(self.limit, device=w.device)
         return into_half_space(w, self._spread(w), limit, self.axis)
 
     def _spread(self, w: Tensor) -> Tensor:
-        """The normal in the shape of ``w``."""
         return (
             torch.as_tensor(self.normal, device=w.device).to(torch.promote_types(w.dtype, torch.float32)).expand_as(w)
         )
@@ -216,11 +200,7 @@ def cast_to_weights(value: float | Tensor, w: Tensor) -> float | Tensor:
 
 
 def check_broadcast(owner: object, setting: str, value: float | Tensor, name: str, w: Tensor) -> None:
-    """Refuse an array that does not broadcast to a parameter.
-
-    Raises:
-        ShapeError: naming both shapes.
-    """
+    """Refuse an array that does not broadcast to a parameter."""
     if isinstance(value, Tensor) and not broadcasts(value, w):
         raise ShapeError(
             f"{type(owner).__name__} needs a {setting} that broadcasts to the parameter; {name!r} has shape "
@@ -287,10 +267,9 @@ class TopK(GroupConstraint):
     keeps_signs: ClassVar[bool] = True
 
     def count(self, w: Tensor) -> int:
-        """How many weights of a group may stay."""
         if isinstance(self.keep, int):
             return self.keep
-        size = w.numel() if self.axis is None else group_size(w, self.axis)
+        size = w.numel() if self.axis is None else along(w, self.axis).sizes
         return max(1, round(self.keep * size))
 
     def project(self, w: Tensor) -> Tensor:

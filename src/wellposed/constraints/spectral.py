@@ -37,14 +37,12 @@ class SpectralBall(OfMatrices, Constraint):
 
     @property
     def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
         return Traits(symmetric=False, sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
         at_least_zero(self, bound=self.bound)
 
     def project(self, w: Tensor) -> Tensor:
-        """``U min(sigma, bound) V^T``; a feasible matrix comes back unchanged."""
         return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
@@ -72,5 +70,4 @@ class Orthogonal(OfMatrices, Constraint):
     traits: ClassVar[Traits] = Traits(convex=False, symmetric=False, sparse=False)
 
     def project(self, w: Tensor) -> Tensor:
-        """``U V^T``; a matrix that is orthonormal up to rounding comes back unchanged."""
         return on_matrices(w, self.parts, lambda a: onto_orthonormal(a, w.dtype))

@@ -42,7 +42,6 @@ def mapped(change: Callable[[Any], Any], batch: Any, whole: Callable[[Any], bool
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, in order."""
     for leaf in tree_iter(batch):
         if isinstance(leaf, Tensor):
             yield leaf
@@ -53,12 +52,10 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def count_numbers(batch: Any) -> int:
-    """How many numbers all tensors of a batch have."""
     return sum(tensor.numel() for tensor in tensors_in(batch))
 
 
 def bytes_in(batch: Any) -> int:
-    """The memory of all tensors of a batch."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch))
 
 

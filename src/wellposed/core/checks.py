@@ -35,7 +35,6 @@ class Within:
     open: Literal["", "low", "high", "both"] = ""
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies in it."""
         above = self.low < value if self.open in ("low", "both") else self.low <= value
         return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
 
@@ -60,27 +59,20 @@ Seed = Annotated[int, "seed"]
 def matches_annotation(value: object, hint: Any) -> bool:
     """Whether a value is what an annotation says. A bool is no number, NaN is none, a text is no sequence, an array is one."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
-    if hint == Seed:
-        return SCALARS[Seed].holds(value)
+    if hint in SCALARS:
+        return SCALARS[hint].holds(value)
     if origin is Annotated:
         bounds = [bound for bound in inner[1:] if isinstance(bound, Within)]
         return matches_annotation(value, inner[0]) and all(bound.holds(cast(float, value)) for bound in bounds)
     if origin in (Union, types.UnionType):
         return any(matches_annotation(value, one) for one in inner)
     if origin is Literal:
-        return any(_is_kind(value, one) and value == one for one in inner)
+        # Of the choice's own type, or a text of a subclass, such as a member of a `StrEnum`.
+        alike = (one for one in inner if (isinstance(value, str) if isinstance(one, str) else type(value) is type(one)))
+        return any(value == one for one in alike)
     if isinstance(origin, type):
         return callable(value) if cast(Any, origin) is Callable else _holds(value, origin, inner)
-    if hint in (Any, object):
-        return True
-    if hint in SCALARS:
-        return SCALARS[hint].holds(value)
-    return not isinstance(hint, type) or _is_of(value, hint)
-
-
-def _is_kind(value: object, choice: object) -> bool:
-    """Whether a value may be the choice: of its type, or a text of a subclass, such as a member of a ``StrEnum``."""
-    return isinstance(value, str) if isinstance(choice, str) else type(value) is type(choice)
+    return hint in (Any, object) or not isinstance(hint, type) or _is_of(value, hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -125,7 +117,6 @@ def _is_of(value: Any, kind: type) -> bool:
 
 
 def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
-    """Whether a container is of its kind and holds what it should."""
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and all(
             matches_annotation(to_python(key), inner[0]) and matches_annotation(to_python(item), inner[1])
@@ -146,8 +137,8 @@ def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 def words(hint: Any) -> str:
     """What an annotation says, for a person."""
     origin, inner = cast(Any, get_origin(hint)), get_args(hint)
-    if hint == Seed:
-        return SCALARS[Seed].name
+    if hint in SCALARS:
+        return SCALARS[hint].name
     if origin is Annotated:
         return " ".join([words(inner[0]), *(str(bound) for bound in inner[1:] if isinstance(bound, Within))])
     if origin in (Union, types.UnionType):
@@ -163,8 +154,6 @@ def words(hint: Any) -> str:
         if origin is tuple and inner[-1] is not Ellipsis:
             return f"({', '.join(map(words, inner))})"
         return f"a list of which each is {words(inner[0])}" if issubclass(origin, Iterable) else origin.__name__
-    if hint in SCALARS:
-        return SCALARS[hint].name
     if hint in (Any, object) or not isinstance(hint, type):
         return "anything"
     return NAMES.get(hint.__name__, f"a {hint.__name__}")
@@ -262,7 +251,6 @@ def _in_order(values: Collection[Any]) -> list[Any]:
 
 
 def _parts(hint: Any) -> list[Any]:
-    """An annotation and what it is made of."""
     return [hint, *(part for one in get_args(hint) for part in _parts(one))]
 
 

@@ -22,11 +22,7 @@ NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan|[-+]?inf", re.I
 
 
 def decoded(content: bytes, path: Path) -> str:
-    """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write it.
-
-    Raises:
-        DataError: it is another encoding, or no text.
-    """
+    """The text of a file: UTF-8 with or without a byte order mark, or UTF-16 with one, as spreadsheets write it."""
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
@@ -44,11 +40,7 @@ def decoded(content: bytes, path: Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """The text of a log, unpacked if its name ends in ``.gz``.
-
-    Raises:
-        DataError: it cannot be read, is no text, or is larger than memory allows.
-    """
+    """The text of a log, unpacked if its name ends in ``.gz``."""
     return decoded(read_bytes(path, "log", DataError, packed=path.suffix == ".gz"), path)
 
 
@@ -93,11 +85,7 @@ def first_records(text: str, path: Path, separator: str) -> Iterator[tuple[int, 
 
 
 def records(text: str, path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank, with the line it ends on.
-
-    Raises:
-        DataError: quotes are not closed.
-    """
+    """Each record that is not blank, with the line it ends on."""
     reader = csv.reader(lines(text), delimiter=separator)
     try:
         for record in reader:
@@ -119,11 +107,7 @@ def lines(text: str) -> Iterator[str]:
 
 
 def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
-    """The names in the first record; an empty one is named by its place, ``column_3``.
-
-    Raises:
-        DataError: there is no record, or a name stands twice.
-    """
+    """The names in the first record; an empty one is named by its place, ``column_3``."""
     _, first = next(found, (0, []))
     if not first:
         raise DataError(f"'{path}' is empty. A table needs a header and at least one row.")
@@ -133,11 +117,7 @@ def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
 
 
 def refuse_duplicates(names: Iterable[str], what: str) -> None:
-    """Refuse two columns of one name.
-
-    Raises:
-        DataError: there are such.
-    """
+    """Refuse two columns of one name."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
@@ -155,16 +135,11 @@ def too_wide(path: Path, line: int, cells: int, width: int, separator: str) -> D
 
 
 def no_rows(path: Path) -> DataError:
-    """What is said of a table that ends after its header."""
     return DataError(f"'{path}' has a header and no rows. Give a table with rows.")
 
 
 def csv_columns(path: Path) -> dict[str, list[str]]:
-    """The columns of a delimited text file (comma, semicolon, tab, bar or blanks; also .gz), as text.
-
-    Raises:
-        DataError: it cannot be read as text, is empty, has a header only, a repeated name, or a row that is too long.
-    """
+    """The columns of a delimited text file (comma, semicolon, tab, bar or blanks; also .gz), as text."""
     return split_columns(text_of(path), path)
 
 

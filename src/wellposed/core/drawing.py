@@ -55,7 +55,6 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberat
 
 
 def variables(colours: Mapping[str, str]) -> str:
-    """Colours as declarations of CSS variables."""
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
 
 

@@ -82,12 +82,7 @@ def write_json(path: str | Path, value: dict[str, Any], within: str | Path | Non
 
 
 def open_for_appending(path: Path, within: Path) -> BinaryIO:
-    """A file in a folder of ours for reading and appending, made if absent, never truncated, not through links.
-
-    Raises:
-        InputError: it is a link, a folder, a pipe or a device, or has a second name elsewhere.
-        OSError: it cannot be opened.
-    """
+    """A file in a folder of ours for reading and appending, made if absent, never truncated, not through links."""
     with _folder(path.parent, within) as at:
         try:
             handle = os.open(
@@ -116,11 +111,7 @@ def replace(old: Path, new: Path) -> None:
 
 
 def sweep(folder: Path, within: Path) -> None:
-    """Remove the files that a killed process was writing in a folder of ours.
-
-    Raises:
-        InputError: a link stands in the folder's place.
-    """
+    """Remove the files that a killed process was writing in a folder of ours."""
     if folder != within and not os.path.lexists(folder):
         return
     with _folder(folder, within) as at:
@@ -132,11 +123,7 @@ def sweep(folder: Path, within: Path) -> None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder of this process alone (mode 0700), gone at the end.
-
-    Raises:
-        OSError: no folder for temporary files can be written.
-    """
+    """A folder of this process alone (mode 0700), gone at the end."""
     with tempfile.TemporaryDirectory(prefix="wellposed-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -313,11 +300,7 @@ def meant(value: Any, levels: int = 40) -> Any:
 
 
 def read_json(path: str | Path, schema: int, kind: str) -> dict[str, Any]:
-    """Read a JSON object that was saved with ``"schema": schema``.
-
-    Raises:
-        FormatError: the file is missing, no regular file, too large, damaged, or of another schema.
-    """
+    """Read a JSON object that was saved with ``"schema": schema``."""
     content = read_bytes(path, "JSON", FormatError, called=f"{kind} at")
     try:
         value = json.loads(content.decode("utf-8"))

@@ -120,10 +120,10 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
 
 def _putting_back(source: Any) -> Any:
     """What gives a generator its state of now."""
-    if isinstance(source, torch.Generator):
-        return functools.partial(source.set_state, source.get_state())
     if isinstance(source, np.random.Generator):
         return functools.partial(setattr, source.bit_generator, "state", source.bit_generator.state)
+    if isinstance(source, torch.Generator):
+        return functools.partial(source.set_state, source.get_state())
     if isinstance(source, np.random.RandomState):
         return functools.partial(source.set_state, source.get_state())
     return functools.partial(source.setstate, source.getstate())

@@ -22,7 +22,6 @@ _sink: ContextVar[Sink] = ContextVar("wellposed_progress", default=silent)
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Tell the current sink that ``event`` happened."""
     _sink.get()(event, fields)
 
 

@@ -34,12 +34,10 @@ def stream_seed(seed: int, *keys: StreamKey) -> int:
 
 
 def generator(seed: int, *keys: StreamKey) -> torch.Generator:
-    """A torch generator on the CPU for the stream ``keys``."""
     return torch.Generator().manual_seed(stream_seed(seed, *keys))
 
 
 def numpy_generator(seed: int, *keys: StreamKey) -> np.random.Generator:
-    """A numpy generator for the stream ``keys``."""
     return np.random.default_rng(stream_seed(seed, *keys))
 
 

@@ -58,16 +58,11 @@ def reading_up_to(memory: int | str) -> Iterator[None]:
 
 
 def memory_limit() -> int:
-    """Bytes that reading a file may take, about."""
     return _limit.get()
 
 
 def parse_bytes(given: int | str) -> int:
-    """Bytes of ``"4GiB"``, ``"500M"`` or a number.
-
-    Raises:
-        InputError: it is no size, or not above 0.
-    """
+    """Bytes of ``"4GiB"``, ``"500M"`` or a number."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", str(given), re.IGNORECASE)
     count = int(float(found[1]) * UNITS[found[2].lower()]) if found and len(str(given)) < 40 else 0
     if count < 1:
@@ -89,8 +84,6 @@ def check_memory(what: str, need: float, error: type[InputError]) -> None:
     Args:
         what: ``'a.parquet' has 400,000,000 rows and 2 columns``, say.
         need: bytes that it takes, about.
-    Raises:
-        InputError: of the class ``error``, with the limit that would do.
     """
     limit = _limit.get()
     if need > limit:
@@ -107,8 +100,6 @@ def open_regular(path: str | Path, error: type[InputError], called: str = "file"
 
     Args:
         called: what is missing where there is none: "There is no file 'x'".
-    Raises:
-        InputError: of the class ``error``: there is none, it is a folder, a pipe or a device, or it may not be read.
     """
     path = Path(path)
     try:
@@ -143,8 +134,6 @@ def read_bytes(
 
     Args:
         packed: it is unpacked by gzip; its size unpacked is counted before, in little memory.
-    Raises:
-        InputError: of the class ``error``: as `open_regular`, or it is too large, or no whole gzip file.
     """
     path = Path(path)
     with open_regular(path, error, called) as file:
@@ -188,9 +177,5 @@ def _neighbour(path: Path) -> str:
 
 
 def check_cells(what: str, rows: int, columns: int) -> None:
-    """Refuse a table of more cells than memory allows: also one of short rows under many names, which is filled up.
-
-    Raises:
-        DataError: its cells would not fit in the memory that reading may take.
-    """
+    """Refuse a table of more cells than memory allows: also one of short rows under many names, which is filled up."""
     check_memory(f"{what} has {rows:,} rows and {columns:,} columns", 64 * rows * columns, DataError)

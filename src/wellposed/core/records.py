@@ -14,7 +14,7 @@ def clean_json(value: Any) -> Any:
     """The value as plain JSON types whose strings can be written and shown: control characters and lone surrogates are spelled out.
 
     Example:
-        >>> cleaned({"name": "a\\x00b", "low": float("nan")})
+        >>> clean_json({"name": "a\\x00b", "low": float("nan")})
         {'name': 'a\\x00b', 'low': None}
     """
     return _cleaned(jsonable(value))
@@ -22,14 +22,10 @@ def clean_json(value: Any) -> Any:
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_visible(key): _cleaned(item) for key, item in value.items()}
+        return {visible(key, keep="\n\t"): _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
-    return _visible(value) if isinstance(value, str) else value
-
-
-def _visible(value: str) -> str:
-    return visible(value, keep="\n\t")
+    return visible(value, keep="\n\t") if isinstance(value, str) else value
 
 
 def part(value: Any, *keys: str) -> Any:
@@ -40,17 +36,14 @@ def part(value: Any, *keys: str) -> Any:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def listing(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
 def rows(value: Any) -> list[dict[str, Any]]:
-    """The mappings of a list."""
     return [item for item in listing(value) if isinstance(item, dict)]
 
 
@@ -62,12 +55,10 @@ def number_or_nan(value: Any) -> float:
 
 
 def numbers_or_nan(value: Any) -> list[float]:
-    """Each item of a list as a number."""
     return [number_or_nan(item) for item in listing(value)]
 
 
 def finite_numbers(values: list[float]) -> list[float]:
-    """The finite ones."""
     return [value for value in values if math.isfinite(value)]
 
 

@@ -51,11 +51,7 @@ def _classes_in(package: str, base: Any) -> dict[str, Any]:
 
 
 def lookup(kind: str, name: str, choices: dict[str, T]) -> T:
-    """The choice of that name, or an error that suggests the nearest one.
-
-    Raises:
-        InputError: no choice has that name.
-    """
+    """The choice of that name, or an error that suggests the nearest one."""
     if name in choices:
         return choices[name]
     raise InputError(f"There is no {kind} {name!r}.{did_you_mean(name, choices)} Known: {listed(choices, 30)}.")
@@ -80,7 +76,6 @@ def is_import_name(name: object) -> bool:
 
 
 def import_name(thing: Any) -> str:
-    """``"package.module:Class"`` of a class or a function."""
     return f"{thing.__module__}:{thing.__qualname__}"
 
 

@@ -49,12 +49,8 @@ def validate(kind: type[T], value: Any, what: str, needs: Iterable[str] = ()) ->
         wrong = error.errors()[0]
         place = ".".join(str(part) for part in wrong["loc"]) or "it"
         missing = wrong["type"] == "missing"
-        given = "is missing" if missing else f"is {described(wrong['input'])}; {first_line_of(wrong['msg'])}"
+        said = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}".rstrip(".")  # in the middle of a sentence
+        given = "is missing" if missing else f"is {described(wrong['input'])}; {said}"
         raise FormatError(f"{what} is damaged: {place} {given}.") from None
     except (ValueError, RecursionError) as error:  # what json cannot write: nested without end
         raise FormatError(f"{what} is damaged: {first_line(error)}.") from None
-
-
-def first_line_of(message: str) -> str:
-    """Pydantic's words in the middle of a sentence."""
-    return f"{message[:1].lower()}{message[1:]}".rstrip(".")

@@ -17,8 +17,10 @@ a | b,  a & b,  a - b            unions, intersections, differences
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -140,11 +142,7 @@ def unwrap_parallel(model: nn.Module) -> nn.Module:
 
 
 def refuse_scripted(caller: str, model: nn.Module) -> None:
-    """Refuse a model that was scripted: it takes no hooks and cannot be frozen.
-
-    Raises:
-        InputError: it is one, or is traced.
-    """
+    """Refuse a model that was scripted: it takes no hooks and cannot be frozen."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"{caller} needs the model as it was before scripting or tracing; give it that one.")
 
@@ -206,7 +204,6 @@ class Selector:
         return self.text
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """By what is written for it, so that other processes get the same choice."""
         return super().__reduce__() if self.said is None else (selector, (self.said,))
 
 
@@ -289,10 +286,7 @@ def selector(value: object) -> Selector:
     if isinstance(value, Iterable) and not isinstance(value, (type, Mapping)):
         parts = [selector(part) for part in value]
         if parts:
-            union = parts[0]
-            for part in parts[1:]:
-                union = union | part
-            return union
+            return functools.reduce(operator.or_, parts)
     raise SelectorError(
         f"A selector is wp.weights, another role, a glob, a module type or a predicate; {described(value)} is none of them."
     )
@@ -322,7 +316,6 @@ def _takes(predicate: Callable[..., object], what: str) -> None:
 
 
 def _holds(predicate: Callable[..., object], name: str, thing: object) -> bool:
-    """What a predicate says."""
     answer = predicate(name, thing)
     if getattr(answer, "shape", ()) and math.prod(answer.shape) != 1:  # type: ignore[attr-defined]
         raise SelectorError(
@@ -385,7 +378,6 @@ def modules(model: nn.Module, where: object) -> dict[str, nn.Module]:
 
 
 def _unmatched(where: object, names: list[str]) -> str:
-    """That modules are not there, and what to do."""
     if isinstance(where, str):
         return f"{where!r} matches no module.{did_you_mean(where, names)}"
     if isinstance(where, type):

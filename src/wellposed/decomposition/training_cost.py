@@ -113,7 +113,7 @@ def penalty_costs(
     training.model.load_state_dict(dict(state))
     optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None  # a training has one
-    optimizer.at_step(step)
+    optimizer.steps = step
     with torch.no_grad():
         found = float(optimizer.weights_penalty()), math.fsum(optimizer.values().values())
     _closed(training)
@@ -137,7 +137,7 @@ def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw:
     training = replace(training, streams=Streams(stream_seed(seed, "draw", draw)))
     optimizer = find_wrapper(training.optimizer, Regularized)
     assert optimizer is not None
-    optimizer.at_step(step)
+    optimizer.steps = step
     parts: list[PerExample] = []
     weights: list[Tensor] = []
     order: list[Tensor] = []

@@ -121,7 +121,7 @@ class KerasWatch(TrainerWatch):
         """Project on constraints; schedules of terms go on."""
         if self.optimizer is not None:
             self.optimizer.project()
-            self.optimizer.at_step(self.optimizer.steps + 1)
+            self.optimizer.steps += 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Look, and let the callbacks that come later see it."""

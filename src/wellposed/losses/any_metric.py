@@ -88,19 +88,16 @@ class Metric(Score):
     __hash__ = object.__hash__
 
     def of(self, classifies: bool) -> Metric:
-        """The same metric of classes, or of numbers."""
         found = copy.copy(self)
         object.__setattr__(found, "classifies", classifies)
         return found
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
-        """Weights need a function that takes them."""
         if weight is not None and not (self.scorer or "sample_weight" in self.taken):
             return f"the metric {self.name!r} takes no sample_weight, and the rows have weights. Take another metric."
         return super().undefined(target, weight)
 
     def at_once(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The score, for each example."""
         self.require(target, weight)
         return torch.full((len(target),), self._value(outputs, target, weight), dtype=torch.float64)
 

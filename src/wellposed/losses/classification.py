@@ -15,38 +15,13 @@ MOST_COUNTED = 2**18
 """More classes than this are counted only where there are as many rows."""
 
 
-def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``-log softmax(outputs)[target]``.
-
-    Args:
-        outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ..., classes)``.
-        target: class indices ``(n,)`` or ``(n, ...)``, with -100 masked; or probabilities ``(n, classes)`` that sum to 1.
-    Returns:
-        values ``(n,)`` or ``(n, ...)`` in nats, and the mask of the units that count.
-    Raises:
-        TargetError: a label has no output, or targets are neither class indices nor probabilities.
-    """
-    if is_distribution(outputs, target):
-        need_distributions("cross_entropy", target)
-        outputs = at_least_single(outputs)
-        return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
-    outputs, target = class_indices("cross_entropy", outputs, target)
-    values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
-    mask = target != IGNORED
-    return values, None if bool(mask.all()) else mask
-
-
 def is_distribution(outputs: Tensor, target: Tensor) -> bool:
     """Whether targets have a probability for each class, as opposed to one class index."""
     return target.is_floating_point() and target.shape == outputs.shape and outputs.ndim > 1
 
 
 def class_indices(name: str, outputs: Tensor, target: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
-    """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output.
-
-    Raises:
-        TargetError: a label has no output.
-    """
+    """Class scores and class indices in torch's layout, checked: nothing is looked up or counted by a label without output."""
     if outputs.ndim < 2:
         raise ValueError("class scores have an axis of classes: (n, classes)")
     outputs, target = classes_second(outputs, target)
@@ -72,7 +47,7 @@ def classes_second(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class CrossEntropy(Criterion):
-    """``-log softmax(outputs)[target]``; see `cross_entropy`. Convex in the outputs."""
+    """``-log softmax(outputs)[target]``, in nats. Convex in the outputs."""
 
     name = "cross_entropy"
     aliases = ("ce",)
@@ -80,8 +55,22 @@ class CrossEntropy(Criterion):
     kernel = 0
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `cross_entropy`."""
-        return cross_entropy(outputs, target)
+        """A value for each label, and the mask of those that count.
+
+        Args:
+            outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ..., classes)``.
+            target: class indices ``(n,)`` or ``(n, ...)``, with -100 masked; or probabilities ``(n, classes)`` that sum to 1.
+        Raises:
+            TargetError: a label has no output, or targets are neither class indices nor probabilities.
+        """
+        if is_distribution(outputs, target):
+            need_distributions(self.name, target)
+            outputs = at_least_single(outputs)
+            return F.cross_entropy(outputs, target.to(outputs.dtype), reduction="none"), None
+        outputs, target = class_indices(self.name, outputs, target)
+        mask = target != IGNORED
+        values = F.cross_entropy(outputs, target, reduction="none", ignore_index=IGNORED)
+        return values, None if bool(mask.all()) else mask
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
         """Class indices from 0 to ``classes - 1``, with -100 left out; or rows of probabilities."""
@@ -106,23 +95,12 @@ class CrossEntropy(Criterion):
         return ((counts + 0.5) / (counts + 0.5).sum()).log()
 
 
-def binary_cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``log(1 + exp(f)) - y f``, summed over outputs.
-
-    Args:
-        outputs: logits ``f``, ``(n,)`` or ``(n, outputs)``.
-        target: ``y`` in [0, 1], of the same shape, or ``(n,)`` for one output.
-    Raises:
-        TargetError: a target is outside [0, 1], such as the labels -1 and 1, for which this loss has no lower bound.
-    """
-    need_shares("binary_cross_entropy", target)
-    outputs, target = match_shapes(outputs, target)
-    return over_outputs(F.binary_cross_entropy_with_logits(outputs, target, reduction="none")), None
-
-
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Criterion):
-    """``log(1 + exp(f)) - y f`` for ``y`` in [0, 1]; see `binary_cross_entropy`. Convex in the outputs."""
+    """``log(1 + exp(f)) - y f`` for ``y`` in [0, 1], summed over outputs ``f``, ``(n,)`` or ``(n, outputs)``. Convex in them.
+
+    Labels -1 and 1, for which it has no lower bound, are refused.
+    """
 
     name = "binary_cross_entropy"
     aliases = ("bce",)
@@ -130,11 +108,11 @@ class BinaryCrossEntropy(Criterion):
     kernel = 2
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `binary_cross_entropy`."""
-        return binary_cross_entropy(outputs, target)
+        need_shares(self.name, target)
+        outputs, target = match_shapes(outputs, target)
+        return over_outputs(F.binary_cross_entropy_with_logits(outputs, target, reduction="none")), None
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
-        """In [0, 1]."""
         need_shares(self.name, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:

@@ -110,16 +110,11 @@ def from_spec(kind: str, text: str, choices: dict[str, type[T]]) -> T:
 
 
 def over_outputs(values: Tensor) -> Tensor:
-    """The sum over the outputs of each example."""
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
 def match_shapes(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused.
-
-    Raises:
-        ValueError: the shapes differ; broadcasting ``(n, 1)`` against ``(n,)`` would silently compare all with all.
-    """
+    """Outputs and targets of one shape: ``(n, 1)`` goes with ``(n,)``; anything else that differs is refused."""
     if outputs.shape != target.shape:
         if outputs.ndim == target.ndim + 1 and outputs.shape[-1] == 1:
             outputs = outputs.squeeze(-1)

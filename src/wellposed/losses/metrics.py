@@ -6,7 +6,7 @@ of two models' rows is the delta method's, which the tests hold against the jack
 
 A metric of ours is a frozen dataclass with at most one number, found by introspection: ``"top_k_accuracy:5"`` is
 ``TopKAccuracy(5)``. Any other metric is a callable, see `wellposed.losses.any_metric.Metric`.
-Outputs are logits or log-probabilities, ``(n, classes)`` in any of `cross_entropy`'s layouts or ``(n,)`` of the second of two
+Outputs are logits or log-probabilities, ``(n, classes)`` in any of `CrossEntropy`'s layouts or ``(n,)`` of the second of two
 classes; or numbers. Weights are scikit-learn's ``sample_weight``. No metric is NaN where outputs are finite: what is not defined on
 the targets is refused, and `undefined` says why beforehand.
 """
@@ -25,7 +25,7 @@ from wellposed.core.checks import Count, Within, checked
 from wellposed.core.errors import InputError
 from wellposed.core.registry import classes_in
 from wellposed.losses.any_metric import Metric
-from wellposed.losses.classification import binary_cross_entropy, classes_second, cross_entropy
+from wellposed.losses.classification import BinaryCrossEntropy, CrossEntropy, classes_second
 from wellposed.losses.criterion import from_spec, match_shapes
 from wellposed.losses.per_example import Loss, PerExample, mean_loss, per_example
 from wellposed.losses.score import Score
@@ -56,7 +56,6 @@ class _Units:
 
     @property
     def classes(self) -> int:
-        """How many classes have a score."""
         return self.scores.shape[1] if self.scores.ndim > 1 else 2
 
     def mean_rows(self, values: Tensor) -> Tensor:
@@ -70,11 +69,7 @@ class _Units:
 
 
 def _units(metric: Score, outputs: Tensor, target: Tensor, weight: Tensor | None) -> _Units:
-    """Scores and labels of the units that count, in double precision; probabilities as targets give their likeliest class.
-
-    Raises:
-        InputError: no unit counts, or a label has no output.
-    """
+    """Scores and labels of the units that count, in double precision; probabilities as targets give their likeliest class."""
     metric.require(target, weight)
     outputs = outputs.double()
     if _are_shares(outputs, target):
@@ -123,12 +118,10 @@ class Accuracy(Score):
     classifies = True
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """1 where right, 0 where wrong; for tokens the linearized share."""
         units = _units(self, outputs, target, weight)
         return units.mean_rows(units.predicted == units.label)
 
     def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """In one pass where each row has one label."""
         if outputs.ndim != 3 or target.ndim != 1 or target.is_floating_point() or weight is not None:
             return super().rows_of_many(outputs, target, weight)
         if bool((target < 0).any()):
@@ -156,7 +149,6 @@ class TopKAccuracy(Score):
     classifies = True
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """1 where the label is among the highest, 0 where not."""
         units = _units(self, outputs, target, weight)
         if self.k == 1 and units.scores.ndim == 1:
             return units.mean_rows(units.predicted == units.label)
@@ -181,8 +173,8 @@ class LogLoss(Score):
         """``-log p(label)``; for tokens the linearized mean."""
         self.require(target, weight)
         binary = _is_binary(outputs, target) and not _are_shares(outputs, target)
-        loss = binary_cross_entropy if binary else cross_entropy
-        return _averaged(per_example(loss(outputs.double(), target), target), weight)
+        loss = BinaryCrossEntropy() if binary else CrossEntropy()
+        return _averaged(per_example(loss.units(outputs.double(), target), target), weight)
 
 
 @dataclass(frozen=True)
@@ -198,7 +190,6 @@ class Brier(Score):
     higher_is_better = False
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The squared distance of each row's probabilities."""
         if _are_shares(outputs, target):
             self.require(target, weight)
             apart = (outputs.double().softmax(1) - target.double()).square().sum(1)
@@ -237,7 +228,6 @@ class ECE(Score):
     higher_is_better = False
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``sign of the bin's gap * (confidence - right)``."""
         units = _units(self, outputs, target, weight)
         if units.scores.ndim == 1:
             sure, right = units.scores.sigmoid(), units.label == 1
@@ -269,7 +259,6 @@ class _Counted(Score):
         """The score of each class, ``(classes,)``, or of sums over them."""
 
     def pooled(self, labelled: Tensor, predicted: Tensor, hit: Tensor, names: Tensor) -> Tensor:
-        """The score of all classes, 0-d."""
         if self.average == "micro":
             return self.of(labelled.sum(), predicted.sum(), hit.sum())
         found = self.of(labelled, predicted, hit)
@@ -278,7 +267,6 @@ class _Counted(Score):
         return (labelled * found).sum() if self.average == "weighted" else found.mean()
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The score plus each row's influence."""
         units = _units(self, outputs, target, weight)
         predicted = units.predicted
         names, index = torch.unique(torch.cat([units.label, predicted]), return_inverse=True)
@@ -330,7 +318,6 @@ class BalancedAccuracy(_Counted):
     name = "balanced_accuracy"
 
     def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
-        """Recall of the classes that have rows."""
         return _ratio(hit, labelled)[labelled > 0]
 
 
@@ -343,7 +330,6 @@ class Recall(_Counted):
     average = "binary"
 
     def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
-        """Hits among the labels of a class."""
         return _ratio(hit, labelled)
 
 
@@ -356,7 +342,6 @@ class Precision(_Counted):
     average = "binary"
 
     def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
-        """Hits among the predictions of a class."""
         return _ratio(hit, predicted)
 
 
@@ -370,7 +355,6 @@ class F1(_Counted):
     average = "binary"
 
     def of(self, labelled: Tensor, predicted: Tensor, hit: Tensor) -> Tensor:
-        """Twice the hits among labels and predictions of a class."""
         return _ratio(2.0 * hit, labelled + predicted)
 
 
@@ -383,7 +367,6 @@ class AUC(Score):
     classifies = True
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
-        """A single class has no pairs to rank."""
         counted = target if weight is None else target[weight > 0]
         if (reason := super().undefined(target, weight)) or bool((counted != counted.reshape(-1)[0]).any()):
             return reason
@@ -441,7 +424,6 @@ class _OfNumbers(Score):
         """What each number costs; the shape of both."""
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The mean over the row's outputs."""
         outputs, target = _numbers(self, outputs, target, weight)
         return _averaged(per_example(self.off(outputs, target).reshape(len(target), -1).mean(1), target), weight)
 
@@ -461,7 +443,6 @@ class MAE(_OfNumbers):
     title = "MAE"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y - f|``."""
         return (outputs - target).abs()
 
 
@@ -476,7 +457,6 @@ class MAPE(_OfNumbers):
     title = "MAPE"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y - f| / |y|``."""
         return (outputs - target).abs() / target.abs().clamp_min(torch.finfo(torch.float64).eps)
 
 
@@ -497,7 +477,6 @@ class Pinball(_OfNumbers):
     title = "pinball loss"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The tilted distance."""
         left = target - outputs
         return torch.maximum(self.level * left, (self.level - 1.0) * left)
 
@@ -510,7 +489,6 @@ class RMSE(_OfNumbers):
     title = "RMSE"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(y - f)^2``."""
         return (outputs - target).square()
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -536,7 +514,6 @@ class R2(Score):
         return self._rows(outputs[None], target, weight)[0]
 
     def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """In one pass."""
         if outputs[0].numel() != target.numel():
             return super().rows_of_many(outputs, target, weight)
         self.require(target, weight)
@@ -575,15 +552,12 @@ class _Restored(Score):
             object.__setattr__(self, part, getattr(self.inner, part))
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
-        """As the inner metric says."""
         return self.inner.undefined(target, weight)
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The inner rows of both in the target's own terms."""
         return self.inner.rows(self.restored(outputs), self.restored(target), weight)
 
     def at_once(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """As the inner metric."""
         return self.inner.at_once(self.restored(outputs), self.restored(target), weight)
 
 

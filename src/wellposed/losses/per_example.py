@@ -29,7 +29,7 @@ from wellposed.losses.classification import (
     classes_second,
     is_distribution,
 )
-from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes
+from wellposed.losses.criterion import Criterion, at_least_single, from_spec, match_shapes, over_outputs
 from wellposed.losses.regression import MeanAbsoluteError, MeanSquaredError, Poisson
 from wellposed.losses.targets import (
     IGNORED,
@@ -62,7 +62,6 @@ class PerExample:
 
 
 def losses_by_name() -> dict[str, type[Criterion]]:
-    """Every loss of ours by its name and its short names."""
     found = classes_in("wellposed.losses", Criterion)  # type: ignore[type-abstract]
     return found | {alias: cls for cls in found.values() for alias in cls.aliases}
 
@@ -90,10 +89,6 @@ class _Known:
     scores: Callable[[Tensor], Tensor] | None = None
 
 
-def _logits(shares: Tensor) -> Tensor:
-    return shares.logit(torch.finfo(shares.dtype).eps)
-
-
 F = nn.functional
 TORCH: dict[type[nn.Module], _Known] = {
     nn.CrossEntropyLoss: _Known(F.cross_entropy, need_classes, CrossEntropy, elementwise=False),
@@ -101,7 +96,13 @@ TORCH: dict[type[nn.Module], _Known] = {
         F.nll_loss, need_classes, CrossEntropy, elementwise=False, ends_in=lambda scores: F.log_softmax(scores, -1)
     ),
     nn.BCEWithLogitsLoss: _Known(F.binary_cross_entropy_with_logits, need_shares, BinaryCrossEntropy),
-    nn.BCELoss: _Known(F.binary_cross_entropy, need_shares, BinaryCrossEntropy, ends_in=torch.sigmoid, scores=_logits),
+    nn.BCELoss: _Known(
+        F.binary_cross_entropy,
+        need_shares,
+        BinaryCrossEntropy,
+        ends_in=torch.sigmoid,
+        scores=lambda shares: shares.logit(torch.finfo(shares.dtype).eps),
+    ),
     nn.MultiLabelSoftMarginLoss: _Known(F.multilabel_soft_margin_loss, need_shares, elementwise=False),
     nn.MultiMarginLoss: _Known(F.multi_margin_loss, need_classes, elementwise=False),
     nn.SoftMarginLoss: _Known(F.soft_margin_loss, need_signs),
@@ -232,7 +233,6 @@ class Loss:
 
     @property
     def ignored_index(self) -> int:
-        """The class index that is left out."""
         return IGNORED if self.ignored is None else self.ignored
 
     def check(self, outputs: Any, target: Any, targets: Tensor | None) -> None:
@@ -272,7 +272,6 @@ class Loss:
 
     @property
     def classifies(self) -> bool:
-        """Whether the loss compares class scores with labels."""
         return self.same is not None and self.same.classifies
 
     @property
@@ -322,7 +321,7 @@ class Loss:
                     "Example weights need a loss that returns a value for each example; this one returns their mean. "
                     "Use reduction='none'."
                 )
-            return _whole(units, max(1, _rows(target) or _rows(outputs)))
+            return _whole(units, max(1, examples_in(target) or examples_in(outputs)))
         return per_example(self._of_rows(units, outputs, target), target, self.ignored)
 
     @torch.no_grad()
@@ -348,7 +347,7 @@ class Loss:
     def _of_rows(self, units: Any, outputs: Any, target: Any) -> Any:
         """Units with a first axis of examples; those of tokens that were flattened are put back to their example."""
         values, mask = units if isinstance(units, tuple) and len(units) == 2 else (units, None)
-        rows = _rows(target) or _rows(outputs)
+        rows = examples_in(target) or examples_in(outputs)
         if not isinstance(values, Tensor) or values.ndim == 0 or not rows or len(values) == rows:
             return units
         if values.ndim == 1 and isinstance(target, Tensor) and len(values) == target.numel():
@@ -361,8 +360,8 @@ class Loss:
 
     def _mean(self, value: Tensor, outputs: Any, target: Any) -> Tensor:
         """The mean over examples, also where the loss is their sum: that doubles where each example is given twice."""
-        rows = _rows(outputs)
-        if self._sums is None and rows and rows == _rows(target) and float(value.detach()):
+        rows = examples_in(outputs)
+        if self._sums is None and rows and rows == examples_in(target) and float(value.detach()):
             both = torch.arange(rows).repeat(2)
             with torch.no_grad():
                 twice = self._call(self._units, *(examples_of(part, both, rows) for part in (outputs, target)))
@@ -370,8 +369,8 @@ class Loss:
         return value / rows if self._sums else value
 
     def _sliced(self, outputs: Any, target: Any, mean: Tensor) -> PerExample:
-        rows = _rows(outputs)
-        if rows and rows == _rows(target):
+        rows = examples_in(outputs)
+        if rows and rows == examples_in(target):
             each = (examples_of((outputs, target), slice(i, i + 1), rows) for i in range(rows))
             singles = [self._of_one(output, wanted) for output, wanted in each]
             parts = torch.stack([single.reshape(()) for single in singles]).float()
@@ -382,7 +381,7 @@ class Loss:
                     f"The loss {self.name!r} compares all rows with all: outputs are {_shape(outputs)}, targets are "
                     f"{_shape(target)}. Give both one shape."
                 )
-        return _whole(mean.float(), max(1, _rows(target) or rows))
+        return _whole(mean.float(), max(1, examples_in(target) or rows))
 
     def _of_one(self, output: Any, target: Any) -> Any:
         """The loss of one example; as the mean of it twice where ``squeeze`` leaves a single one no axis of examples."""
@@ -420,11 +419,7 @@ class Loss:
 
 
 def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExample:
-    """Sum the units of each example: ``units`` is ``(n, ...)``, or a pair of it and a mask of the same shape.
-
-    Raises:
-        ProblemError: what the loss returned has no axis of examples.
-    """
+    """Sum the units of each example: ``units`` is ``(n, ...)``, or a pair of it and a mask of the same shape."""
     if isinstance(units, PerExample):
         return units
     values, mask = units if isinstance(units, tuple) else (units, None)
@@ -434,11 +429,7 @@ def per_example(units: Any, target: Any, ignored: int | None = None) -> PerExamp
         mask = target != ignored
     count = torch.ones_like(values) if mask is None else mask.to(values.dtype).expand_as(values)
     total = values if mask is None else values.where(mask.bool().expand_as(values), torch.zeros_like(values))
-    return PerExample(_by_row(total), _by_row(count))
-
-
-def _by_row(values: Tensor) -> Tensor:
-    return values if values.ndim == 1 else values.flatten(1).sum(1)
+    return PerExample(over_outputs(total), over_outputs(count))
 
 
 def _as_module(given: Any) -> Any:
@@ -549,7 +540,7 @@ def _of_classes(given: nn.CrossEntropyLoss | nn.NLLLoss, by_example: bool) -> Ca
         values = loose(outputs, target)
         if given.weight is not None and by_example:
             values = values * counts
-        return PerExample(_by_row(values), _by_row(counts.to(values.dtype)))
+        return PerExample(over_outputs(values), over_outputs(counts.to(values.dtype)))
 
     return units
 
@@ -574,18 +565,14 @@ def _softened(given: Any, amount: float, outputs: Tensor, target: Tensor) -> Per
         values = own.squeeze(1) * F.cross_entropy(
             outputs, tilted, reduction="none", label_smoothing=given.label_smoothing
         )
-        return PerExample(_by_row(values), _by_row(own.squeeze(1)))
+        return PerExample(over_outputs(values), over_outputs(own.squeeze(1)))
     need_shares("binary_cross_entropy", target)
     outputs, target = match_shapes(outputs, target)
     clean = (target - 0.5 * amount) / (1.0 - amount)
     own = given.pos_weight.to(outputs) * clean + 1.0 - clean
     tilted = (1.0 - amount) * given.pos_weight.to(outputs) * clean / own + 0.5 * amount
     values = own * F.binary_cross_entropy_with_logits(outputs, tilted, given.weight, reduction="none")
-    return PerExample(_by_row(values), _by_row(torch.ones_like(values)))
-
-
-def _rows(value: Any) -> int:
-    return examples_in(value)
+    return PerExample(over_outputs(values), over_outputs(torch.ones_like(values)))
 
 
 def _shape(value: Any) -> str:

@@ -30,7 +30,6 @@ class _OfNumbers(Criterion):
     """The smallest target that it takes."""
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
-        """Finite numbers, not below `least`."""
         need_numbers(self.name, target, self.least)
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, None]:
@@ -52,11 +51,9 @@ class SquaredError(_OfNumbers):
     kernel = 1
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(y - f)^2``."""
         return (outputs - target).square()
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The mean."""
         return train.float().mean(0)
 
 
@@ -68,7 +65,6 @@ class AbsoluteError(_OfNumbers):
     kernel = 3
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y - f|``."""
         return (outputs - target).abs()
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -121,11 +117,9 @@ class Huber(_OfNumbers):
     kernel = 4
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """torch's ``huber_loss`` of one number."""
         return F.huber_loss(outputs, target, reduction="none", delta=self.delta)
 
     def compiled(self) -> int | None:
-        """The kernel computes delta 1."""
         return self.kernel if self.delta == 1.0 else None
 
 
@@ -155,7 +149,6 @@ class Quantile(_OfNumbers):
     aliases = ("pinball",)
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The tilted distance."""
         left = target - outputs
         return torch.maximum(self.level * left, (self.level - 1.0) * left)
 
@@ -187,7 +180,6 @@ class Poisson(_OfNumbers):
     least = 0.0
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The negative log-likelihood of a count."""
         return F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -195,5 +187,4 @@ class Poisson(_OfNumbers):
         return train.float().mean(0).clamp_min(1e-6).log()
 
     def response(self, outputs: Tensor) -> Tensor:
-        """The rate ``exp(f)``."""
         return outputs.exp()

@@ -49,7 +49,6 @@ class Score(ABC):
         return self.rows(outputs, target, weight)
 
     def score(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> float:
-        """The metric over all rows."""
         return float(self.rows(outputs, target, weight).mean())
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
@@ -63,10 +62,6 @@ class Score(ABC):
         return ""
 
     def require(self, target: Tensor, weight: Tensor | None = None) -> None:
-        """Refuse targets on which the metric has no value.
-
-        Raises:
-            InputError: with the reason.
-        """
+        """Refuse targets on which the metric has no value."""
         if reason := self.undefined(target, weight):
             raise InputError(reason)

@@ -40,11 +40,7 @@ def extremes(target: Tensor) -> tuple[float, float]:
 
 
 def need_numbers(name: str, target: Tensor, least: float = -math.inf) -> None:
-    """Refuse targets that are NaN or infinite, or below ``least``.
-
-    Raises:
-        TargetError: with how many there are, and where the first is.
-    """
+    """Refuse targets that are NaN or infinite, or below ``least``."""
     low, high = extremes(target)
     if math.isfinite(low) and math.isfinite(high):
         if low < least:
@@ -61,11 +57,7 @@ def need_numbers(name: str, target: Tensor, least: float = -math.inf) -> None:
 
 
 def need_shares(name: str, target: Tensor) -> None:
-    """Refuse targets outside [0, 1], up to rounding.
-
-    Raises:
-        TargetError: with the smallest and the largest, and how such labels are translated.
-    """
+    """Refuse targets outside [0, 1], up to rounding."""
     low, high = extremes(target)
     if low >= -SLACK and high <= 1.0 + SLACK:
         return
@@ -78,11 +70,7 @@ def need_shares(name: str, target: Tensor) -> None:
 
 
 def need_signs(name: str, target: Tensor) -> None:
-    """Refuse targets other than -1 and 1, as the margin losses of torch have them.
-
-    Raises:
-        TargetError: with the smallest and the largest, and how such labels are translated.
-    """
+    """Refuse targets other than -1 and 1, as the margin losses of torch have them."""
     if not bool((target.abs() == 1).all()):
         need_numbers(name, target)
         low, high = extremes(target)
@@ -97,8 +85,6 @@ def need_classes(name: str, target: Tensor, classes: int | None = None, ignored:
     Args:
         target: any shape; floating labels must be whole numbers.
         classes: how many outputs there are; None where it is not known.
-    Raises:
-        TargetError: with the label, the number of outputs, and what to do.
     """
     if target.is_floating_point():
         need_numbers(name, target)
@@ -131,11 +117,7 @@ def need_classes(name: str, target: Tensor, classes: int | None = None, ignored:
 
 
 def need_distributions(name: str, target: Tensor) -> None:
-    """Refuse probabilities of classes, on axis 1, that are negative or do not sum to 1.
-
-    Raises:
-        TargetError: with the sum that is farthest from 1.
-    """
+    """Refuse probabilities of classes, on axis 1, that are negative or do not sum to 1."""
     need_numbers(name, target)
     sums = target.detach().double().sum(1)
     off = (sums - 1.0).abs()

@@ -44,6 +44,5 @@ class MLP(nn.Module):
         self.head = nn.Linear(size, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, ...) -> (n, outputs)``."""
         scores: Tensor = self.head(self.hidden(x))
         return scores

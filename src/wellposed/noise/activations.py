@@ -9,11 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from wellposed.core.errors import InputError, described
 from wellposed.core.random import generator, random_bits
-from wellposed.noise.support import needs_source
 
 LEVELS = 65536
 """Masks compare 16 random bits with a threshold, so a rate is kept to 1/65536, and the rescaling is by that exact rate."""
+
+
+def needs_source(source: object) -> None:
+    """Refuse a seed, or nothing, in place of a generator on the CPU."""
+    if not isinstance(source, torch.Generator) or source.device.type != "cpu":
+        given = f"one on {source.device}" if isinstance(source, torch.Generator) else described(source)
+        raise InputError(
+            f"Noise is drawn from source, a torch.Generator on the CPU; it was given {given}. "
+            "Write torch.Generator().manual_seed(0)."
+        )
 
 
 def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch.Generator) -> Tensor:
@@ -34,13 +44,11 @@ def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, source: torch
 
 
 def draw_normal(shape: torch.Size, source: torch.Generator) -> Tensor:
-    """Standard normal numbers, in single precision, on the CPU."""
     needs_source(source)
     return torch.randn(shape, generator=source, dtype=torch.float32)
 
 
 def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
-    """`draw_normal` of the shape of ``x``, on its device and in its type."""
     return move_noise(x, draw_normal(x.shape, source))
 
 
@@ -79,8 +87,13 @@ class Streams:
 
 
 def dropouts(model: nn.Module) -> dict[str, _DropoutNd]:
-    """The dropout layers of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd)}
+
+
+def dropout_rates(model: nn.Module) -> list[float]:
+    """The rate of every dropout layer, and of attention's inner dropout."""
+    attentions = (module for module in model.modules() if isinstance(module, nn.MultiheadAttention))
+    return [layer.p for layer in dropouts(model).values()] + [attention.dropout for attention in attentions]
 
 
 def set_dropout(model: nn.Module, rate: float) -> int:

@@ -16,7 +16,6 @@ from wellposed.penalties.base import Searched, at_least_zero
 
 
 def annealed_variance(eta: float, step: int, decay: float = 0.55) -> float:
-    """The variance ``eta/(1 + step)^decay``; ``step`` is 0 for the first."""
     return float(eta / (1.0 + step) ** decay)
 
 
@@ -56,11 +55,9 @@ class Annealed(Noise):
     )  # fmt: skip
 
     def at(self, step: int) -> float:
-        """The variance at a step."""
         return annealed_variance(self.eta, step)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `gradient_noise`; ``size`` is the variance."""
         return gradient_noise(x, size, source)
 
 
@@ -99,7 +96,6 @@ class GradientNoise:
         self.model, self.eta, self.decay, self.seed, self.step = model, float(eta), float(decay), seed, 0
 
     def __call__(self, *_: object) -> None:
-        """Disturb the gradients that there are, and move on by one step."""
         variance = annealed_variance(self.eta, self.step, self.decay)
         disturb_gradients(self.model, Annealed(self.eta), variance, self.step, self.seed)
         self.step += 1

@@ -80,17 +80,12 @@ class Hooked:
         self._handles.append(module.register_forward_hook(Hook(self, call), always_call=True))
 
     def begin(self, model: nn.Module, args: object = ()) -> None:
-        """A forward of the whole model begins."""
         if model.training:
             self._streams.step = self._step
             self._step += 1
 
     def draw(self, site: str) -> torch.Generator:
-        """The generator of this call of a site.
-
-        Raises:
-            InputError: the call is a second computation, in the backward pass.
-        """
+        """The generator of this call of a site."""
         if torch._C._current_graph_task_id() != -1:
             raise InputError(
                 f"{site!r} is computed again in the backward pass (activation checkpointing), where its noise would be "
@@ -118,11 +113,7 @@ def hooked(model: nn.Module) -> list[Hooked]:
 
 
 def one_tensor(place: str, module: nn.Module, output: object, method: str) -> Tensor:
-    """The output of a module, refused where it is not one floating tensor.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """The output of a module, refused where it is not one floating tensor."""
     if isinstance(output, Tensor) and output.is_floating_point():
         return output
     given = f"a tensor of {output.dtype}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -11,12 +11,30 @@ from pydantic import Field
 from torch import Tensor
 
 from wellposed.core.checks import Within, checked
-from wellposed.core.errors import InputError, described
+from wellposed.core.errors import InputError, ShapeError, described
 from wellposed.core.numbers import convert_numbers
-from wellposed.noise.activations import normal_like
+from wellposed.noise.activations import needs_source, normal_like
 from wellposed.noise.noise import Key, Noise
-from wellposed.noise.support import needs_images, needs_numbers, needs_source
 from wellposed.penalties.base import Searched
+
+NO_IMAGE = "It cuts a box out of an image, and needs floating inputs (examples, channels, height, width)."
+NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of them."
+
+
+def needs_numbers(method: str, x: Tensor) -> None:
+    """Refuse integer inputs."""
+    if not x.is_floating_point() or x.ndim == 0:
+        if x.is_complex() or x.ndim == 0:
+            raise ShapeError(
+                f"{method} needs real numbers, examples first; it was given {x.dtype} of shape {tuple(x.shape)}."
+            )
+        raise ShapeError(f"{method} was given {x.dtype}. {NO_NUMBERS} Mix or disturb their embeddings instead.")
+
+
+def needs_images(method: str, x: Tensor) -> None:
+    """Refuse what is no batch of images ``(examples, channels, height, width)``."""
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
+        raise ShapeError(f"{method} was given {x.dtype} of shape {tuple(x.shape)}. {NO_IMAGE}")
 
 
 @checked
@@ -67,17 +85,11 @@ Weight = float | Tensor
 """What is kept of an example: one number for all, or ``(N,)``, float64, on the CPU."""
 
 
-def check_mixing(concentration: float, mode: str, source: object) -> None:
-    """Refuse what is no concentration, no mode or no generator.
-
-    Raises:
-        InputError: the concentration is not finite or negative, the mode is not known, or ``source`` no generator.
-    """
+def check_mixing(concentration: float, source: object) -> None:
+    """Refuse what is no concentration or no generator."""
     number = isinstance(concentration, (int, float)) and not isinstance(concentration, bool)
     if not number or not 0 <= concentration < float("inf"):
         raise InputError(f"Mixing needs a finite concentration >= 0; it was given {described(concentration)}.")
-    if mode not in get_args(MixMode):
-        raise InputError(f"Mixing is by mode 'batch' or 'elem'; it was given {described(mode)}.")
     needs_source(source)
 
 
@@ -87,7 +99,7 @@ def mixing_weight(concentration: float, source: torch.Generator) -> float:
     Args:
         concentration: >= 0. Small: nearly one of both examples; 1: any mixture; large: nearly halves.
     """
-    check_mixing(concentration, "batch", source)
+    check_mixing(concentration, source)
     return float(_beta(np.array(concentration, np.float64), source)) if concentration else 1.0
 
 
@@ -109,7 +121,7 @@ def mixup(
         source: where weights and permutation come from, on the CPU.
         mode: ``"batch"``, one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
         targets with them.
     Raises:
         ShapeError: ``x`` is not floating (tokens).
@@ -118,7 +130,7 @@ def mixup(
         Zhang et al. (2018), ICLR.
     """
     needs_numbers("mixup", x)
-    check_mixing(concentration, mode, source)
+    check_mixing(concentration, source)
     if concentration == 0:
         return _unmixed(x, mode)
     weight = _weights(concentration, len(x), mode, source)
@@ -166,7 +178,7 @@ def cutmix(
         source: where boxes and permutation come from, on the CPU.
         mode: ``"batch"``, one box and one weight for all; or ``"elem"``, one for each example.
     Returns:
-        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the targets
+        The images, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the targets
         with them.
     Raises:
         ShapeError: ``x`` is no batch of images.
@@ -175,7 +187,7 @@ def cutmix(
         Yun et al. (2019), ICCV.
     """
     needs_images("cutmix", x)
-    check_mixing(concentration, mode, source)
+    check_mixing(concentration, source)
     if concentration == 0:
         return _unmixed(x, mode)
     drawn = _weights(concentration, len(x), mode, source)
@@ -216,7 +228,7 @@ def mixup_or_cutmix(
         switch_prob: in [0, 1]; it matters only where both are used.
         mode: ``"batch"`` or ``"elem"``.
     Returns:
-        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed` mixes the
+        The mixed inputs, the permutation ``(N,)`` on the CPU, and the weight, or the weights ``(N,)``; `mixed_targets` mixes the
         targets with them.
     Raises:
         ShapeError: ``x`` is not floating, or no batch of images where boxes are cut.
@@ -232,7 +244,7 @@ def mixup_or_cutmix(
         (torch.Size([6]), torch.Size([6, 3]))
     """
     for concentration in (mixup_concentration, cutmix_concentration):
-        check_mixing(concentration, mode, source)
+        check_mixing(concentration, source)
     if not cutmix_concentration:
         return mixup(x, mixup_concentration, source, mode)
     needs_images("mixup_or_cutmix", x)
@@ -272,7 +284,6 @@ class Gaussian(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``x + std * e``; tokens are refused."""
         needs_numbers("gaussian", x)
         return x if size == 0 else x + size * normal_like(x, source)
 
@@ -293,7 +304,6 @@ class Cutout(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `cutout`."""
         return cutout(x, size, source)
 
 
@@ -332,12 +342,10 @@ class Mixing(Noise):
 
     @property
     def size(self) -> float:
-        """The larger concentration."""
         return max(self.mixup, self.cutmix)
 
     @property
     def images(self) -> bool:  # type: ignore[override]
-        """Whether boxes are cut."""
         return bool(self.cutmix)
 
     def uncompiled(self, classes: bool) -> str:
@@ -345,5 +353,4 @@ class Mixing(Noise):
         return "classes are mixed by a weight for each example" if classes and self.mode == "elem" else ""
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> tuple[Tensor, Tensor, Weight]:
-        """See `mixup_or_cutmix`."""
         return mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)

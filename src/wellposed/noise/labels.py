@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, ShapeError
@@ -26,8 +26,6 @@ def smooth_classes(target: Tensor, classes: int, amount: float, dtype: torch.dty
         dtype: of the probabilities.
     Returns:
         ``(n, classes)``, rows sum to 1.
-    Raises:
-        InputError: a label is not in ``0 .. classes - 1``.
     Source:
         Szegedy et al. (2016), CVPR.
     """
@@ -127,19 +125,21 @@ class LabelSmoothing(Noise):
         Key(
             name="label_smoothing", field="amount", title="label_smoothing", says="smoothing",
             searched=Searched(low=0.02, high=0.2, least=0.005, most=0.5, odds=0.25, rank=1),
+            advised={"overfits": (0.0, 0.05, 0.0), "overconfident": (0.05, 0.0, 0.0), "label_noise": (0.1, 0.0, 0.0)},
         ),
     )  # fmt: skip
 
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        return 0.0 if softens else None
+
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `smooth_binary`."""
         return smooth_binary(x, size)
 
     def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
-        """Smoothed; nothing is drawn."""
         if classes is None:
             return smooth_binary(target.to(dtype), self.amount)
         return smooth_classes(target, classes, self.amount, dtype)
 
     def uncompiled(self, classes: bool) -> str:
-        """The kernel smooths."""
         return ""

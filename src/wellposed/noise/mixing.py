@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError
 from wellposed.noise.hooks import Hooked, one_tensor
-from wellposed.noise.inputs import blend, mixing_weight
+from wellposed.noise.inputs import blend, mixing_weight, needs_numbers
 from wellposed.noise.places import places
-from wellposed.noise.support import needs_numbers
 
 
 @checked
@@ -56,13 +55,14 @@ class ManifoldMixup(Hooked):
         self.after(model, self._done)
 
     def _choose(self, model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The layer of this forward, or the mixed input."""
         self.begin(model)
         self._pending, self.weight = None, 1.0
         if not model.training:
             return None
         if self.inputs:
-            self._check_input(args)
+            if not args or not isinstance(args[0], Tensor):
+                raise InputError("ManifoldMixup(inputs=True) needs the model's first input to be a tensor; it is none.")
+            needs_numbers("ManifoldMixup(inputs=True)", args[0])
         names = [None] * self.inputs + list(self.places)
         name = names[int(torch.randint(len(names), (), generator=self.draw("layer")))]
         if name is not None:
@@ -70,12 +70,6 @@ class ManifoldMixup(Hooked):
             return None
         self.place = "input"
         return (self._mix(args[0]), *args[1:])
-
-    @staticmethod
-    def _check_input(args: tuple[Any, ...]) -> None:
-        if not args or not isinstance(args[0], Tensor):
-            raise InputError("ManifoldMixup(inputs=True) needs the model's first input to be a tensor; it is none.")
-        needs_numbers("ManifoldMixup(inputs=True)", args[0])
 
     def _mixing(self, name: str) -> Any:
         def mix(module: nn.Module, args: object, output: object) -> Tensor | None:

@@ -7,8 +7,9 @@ recipe holds one.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -38,6 +39,8 @@ class Key:
         title: what histories and searches call it; empty for a setting that is no size.
         says: what it is called in the line that describes a recipe.
         type: of a setting: what the recipe takes.
+        searched: how a search tries it; None: it does not.
+        advised: for a finding, at least how much of it goes with each of the rule's moves; 0 is none.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Key:
     says: str = ""
     type: Any = None
     searched: Searched | None = None
+    advised: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Noise(ABC):
@@ -96,11 +100,9 @@ class Noise(ABC):
 
     @property
     def size(self) -> float:
-        """The rate, or the standard deviation."""
         return float(getattr(self, self.size_field))
 
     def check_size(self, size: float) -> None:
-        """Refuse a size out of its range."""
         if not self.share:
             at_least_zero(self, **{self.size_field: size})
         elif isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < 1:
@@ -109,6 +111,15 @@ class Noise(ABC):
     def sizes(self, count: int) -> list[float]:
         """The size at each of ``count`` places; the same unless the class says otherwise."""
         return [self.size] * count
+
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        """How much of this noise a model has by itself, where a recipe's key can act on it; None where it cannot.
+
+        Args:
+            softens: whether the loss takes probabilities of classes, so that labels can be smoothed.
+        """
+        return 0.0
 
     def at(self, step: int) -> float:
         """The size at a step of the optimizer, 0 for the first: of noise on gradients."""
@@ -162,7 +173,6 @@ class Noise(ABC):
 
     @property
     def stream(self) -> str:
-        """The site of its draws."""
         return self.site or self.name
 
     @property
@@ -223,11 +233,7 @@ class Placed:
         return f"{self.noise} on {self.where}"
 
     def size(self, base: float, step: int) -> float:
-        """The size at a training forward.
-
-        Raises:
-            InputError: the schedule makes it impossible.
-        """
+        """The size at a training forward."""
         if self.schedule is None:
             return base
         size = base * float(self.schedule(step))

@@ -18,13 +18,13 @@ from wellposed.core.checks import Seed, checked
 from wellposed.core.errors import InputError, SelectorError, ShapeError
 from wellposed.core.formats import table
 from wellposed.core.selectors import Selector, select
-from wellposed.noise.activations import draw_normal, dropout_mask, move_noise, normal_like
+from wellposed.noise.activations import draw_normal, dropout_mask, dropout_rates, move_noise, normal_like
 from wellposed.noise.hooks import Hooked, one_tensor
 from wellposed.noise.noise import Key, Noise, Placed
 from wellposed.noise.places import inside_attention, owners, places, refresh_recurrent
-from wellposed.noise.support import NO_CHANNELS
 from wellposed.penalties.base import Searched
 
+NO_CHANNELS = "Spatial dropout needs channels with an axis beside them, such as (examples, channels, height, width)."
 REPLACED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Layers that draw nothing themselves where noise is put on them: the noise takes their place."""
 
@@ -51,11 +51,16 @@ class Dropout(Noise):
         Key(
             name="dropout", field="rate", off=None, title="dropout",
             searched=Searched(low=0.05, high=0.5, least=0.01, most=0.8, odds=0.5, log=False, rank=0),
+            advised={"overfits": (0.0, 0.3, 0.5), "overconfident": (0.0, 0.3, 0.0), "label_noise": (0.0, 0.3, 0.0)},
         ),
     )  # fmt: skip
 
+    @classmethod
+    def own_size(cls, model: nn.Module, softens: bool) -> float | None:
+        """The largest rate of the model's dropout layers and attentions; None where it has none."""
+        return max(dropout_rates(model), default=None)
+
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i x_i``."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -79,7 +84,6 @@ class SpatialDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_nc x_nc...``, one draw for each channel."""
         if x.ndim < 3 or self.axis % x.ndim == 0:
             raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {self.axis}.")
         if size == 0:
@@ -104,7 +108,6 @@ class GaussianDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``x_i (1 + s e_i)``."""
         if size == 0:
             return x
         return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * draw_normal(x.shape, source))
@@ -139,7 +142,6 @@ class StochasticDepth(Noise):
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_n x_n`` of a branch."""
         return self.behind(x, size, source, None)
 
     def behind(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
@@ -179,7 +181,6 @@ class DropConnect(Noise):
     searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i w_i``."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -203,7 +204,6 @@ class WeightNoise(Noise):
     searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``w_i + std * e_i``."""
         if size == 0:
             return x
         noise = normal_like(x, source)
@@ -286,7 +286,6 @@ class Perturbed(Hooked):
 
     @staticmethod
     def _take(shadows: Iterable[tuple[nn.Module, str]]) -> None:
-        """Let parameters be seen again."""
         taken = [owner for owner, name in shadows if owner.__dict__.pop(name, None) is not None]
         for owner in dict.fromkeys(taken):
             refresh_recurrent(owner)
@@ -364,7 +363,6 @@ class Perturbed(Hooked):
         return uncover
 
     def remove(self) -> None:
-        """Take all hooks away: the model is as it was before. A second time it does nothing."""
         self._clean()
         super().remove()
 
@@ -390,11 +388,7 @@ class Perturbed(Hooked):
 
 
 def chosen_modules(model: nn.Module, placed: Placed) -> dict[str, nn.Module]:
-    """The modules that a noise is put on, in the model's order.
-
-    Raises:
-        SelectorError, InputError: nothing matches, or what matches cannot be disturbed.
-    """
+    """The modules that a noise is put on, in the model's order."""
     where = placed.where
     if isinstance(where, Selector):
         raise SelectorError(
@@ -447,8 +441,4 @@ def perturb(model: nn.Module, noises: Sequence[Placed] | Placed, seed: Seed = 0)
         0 training forwards
         >>> noise.remove()
     """
-    noises = [noises] if isinstance(noises, (Placed, Noise)) else list(noises)
-    for placed in noises:
-        if not isinstance(placed, Placed):
-            raise Placed.refused("perturb", placed)
-    return Perturbed(model, noises, seed)
+    return Perturbed(model, [noises] if isinstance(noises, Placed) else noises, seed)

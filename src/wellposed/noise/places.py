@@ -13,9 +13,6 @@ def places(model: nn.Module, where: object) -> dict[str, nn.Module]:
     """The modules that each part of ``where`` selects, by name; the model itself only by the name ``""``.
 
     Of what a glob matches, modules inside another one are left out.
-
-    Raises:
-        SelectorError: a part matches nothing, or is no selector of modules.
     """
     parts = list(where) if isinstance(where, (list, tuple, set)) else [where]
     union: dict[str, nn.Module] = {}
@@ -28,7 +25,6 @@ def places(model: nn.Module, where: object) -> dict[str, nn.Module]:
 
 
 def outermost(found: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Without the modules that are inside another one of them."""
     return {
         name: module
         for name, module in found.items()
@@ -42,11 +38,7 @@ def inside_attention(model: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def owners(model: nn.Module, leaf: Leaf) -> list[tuple[str, nn.Module, str]]:
-    """Every module that holds a parameter, with the parameter's name in the model and in the module.
-
-    Raises:
-        InputError: the parameter is parametrized.
-    """
+    """Every module that holds a parameter, with the parameter's name in the model and in the module."""
     found: dict[tuple[int, str], tuple[str, nn.Module, str]] = {}
     for alias in leaf.aliases:
         path, _, name = alias.rpartition(".")

@@ -55,11 +55,7 @@ class Groups(ABC):
 
     @abstractmethod
     def listed(self, numbers: Tensor) -> Tensor:
-        """One number for each group, in their order, as a compact tensor.
-
-        Raises:
-            ShapeError: there are more or fewer numbers than groups.
-        """
+        """One number for each group, in their order, as a compact tensor."""
 
     def scales(self, x: Tensor) -> Tensor:
         """A power of two near the largest magnitude of each group of a split tensor, compact."""
@@ -85,31 +81,26 @@ class Groups(ABC):
 
 @dataclass(frozen=True)
 class Tiled(Groups):
-    """A group is one index along the axes ``counted`` of the tensor seen in ``shape``."""
+    """A group is one index along the axes ``counted`` of the tensor seen in ``shape``; in compact tensors others have length 1."""
 
     shape: tuple[int, ...]
     counted: tuple[int, ...]
 
     @property
     def within(self) -> tuple[int, ...]:
-        """The axes that run inside of a group."""
         return tuple(i for i in range(len(self.shape)) if i not in self.counted)
 
     @property
     def sizes(self) -> float:
-        """Every group holds the same count."""
         return float(math.prod(self.shape[i] for i in self.within))
 
     def split(self, x: Tensor) -> Tensor:
-        """A view where memory allows it."""
         return x.reshape(self.shape)
 
     def join(self, x: Tensor, w: Tensor) -> Tensor:
-        """Inverse of `split`, in the shape of ``w``."""
         return x.reshape(w.shape)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Axes are kept with length 1."""
         return x.sum(dim=self.within, keepdim=True) if self.within else x
 
     def amax(self, x: Tensor) -> Tensor:
@@ -128,7 +119,8 @@ class Tiled(Groups):
 class Labelled(Groups):
     """Groups by number: ``members`` are the flat positions that belong to a group, ``of`` the group of each of them.
 
-    Groups are counted from 0; ``numbers`` are those that they were given.
+    Groups are counted from 0; ``numbers`` are those that they were given. Split tensors are ``(members,)``, compact ones
+    ``(groups,)``.
     """
 
     members: Tensor
@@ -138,23 +130,18 @@ class Labelled(Groups):
 
     @property
     def sizes(self) -> Tensor:
-        """``(groups,)``."""
         return self.counts
 
     def split(self, x: Tensor) -> Tensor:
-        """``(members,)``."""
         return x.reshape(-1)[self.members]
 
     def join(self, x: Tensor, w: Tensor) -> Tensor:
-        """What is in no group comes from ``w``."""
         return w.reshape(-1).index_copy(0, self.members, x).view(w.shape)
 
     def sum(self, x: Tensor) -> Tensor:
-        """``(groups,)``."""
         return x.new_zeros(len(self.counts)).index_add(0, self.of, x)
 
     def amax(self, x: Tensor) -> Tensor:
-        """``(groups,)``."""
         return x.new_full((len(self.counts),), -math.inf).scatter_reduce(0, self.of, x, "amax")
 
     def listed(self, numbers: Tensor) -> Tensor:
@@ -162,7 +149,6 @@ class Labelled(Groups):
         return _fitting(numbers, int(self.numbers.max()) + 1 if len(self.numbers) else len(numbers))[self.numbers]
 
     def spread(self, compact: Tensor) -> Tensor:
-        """``(members,)``."""
         return compact[self.of]
 
     def rest(self, w: Tensor) -> Tensor | None:
@@ -173,7 +159,6 @@ class Labelled(Groups):
 
 
 def along(w: Tensor, axis: int) -> Tiled:
-    """A group is one index along ``axis``."""
     return Tiled(tuple(w.shape), (axis % w.ndim,))
 
 
@@ -201,11 +186,7 @@ def _fitting(numbers: Tensor, count: int) -> Tensor:
 
 
 def groups_by_label(labels: Tensor, w: Tensor) -> Labelled:
-    """Groups of ``w`` by the numbers in ``labels``, of its shape or broadcast to it; negative is no group.
-
-    Raises:
-        ShapeError: the labels do not broadcast to the shape of ``w``.
-    """
+    """Groups of ``w`` by the numbers in ``labels``, of its shape or broadcast to it; negative is no group."""
     try:
         flat = labels.to(w.device).broadcast_to(w.shape).reshape(-1)
     except RuntimeError:
@@ -222,16 +203,10 @@ def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tupl
 
     Args:
         w: at least two axes, but for group numbers.
-        by: ``"unit"`` = ``"filter"`` = ``"axis 0"``, an index of axis 0; ``"input"`` = ``"channel"`` = ``"axis 1"``, of
-            axis 1; ``"head"``, the rows of one attention head, taken from each third of a matrix ``(3E, E)`` (queries,
-            keys, values packed), else consecutive; ``"head_rows"``, consecutive rows in any case; ``"head_input"``, the
-            columns of one head; ``"block"``, a tile of a matrix; or integers that broadcast to ``w``, a group number for
-            each weight, negative for none.
+        by: one of `WAYS`, or integers that broadcast to ``w``, a group number for each weight, negative for none; see
+            `wellposed.penalties.group.GroupPenalty`.
         heads: their number.
         block: rows and columns of a tile.
-    Raises:
-        ShapeError: ``w`` cannot be grouped so.
-        InputError: ``heads`` or ``block`` is missing.
     """
     if isinstance(by, Tensor):
         return groups_by_label(by, w)

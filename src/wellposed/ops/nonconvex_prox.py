@@ -1,7 +1,8 @@
 """Proximal operators of penalties that are not convex: the global minimizer, coordinate by coordinate, for every step.
 
 ``argmin_u 1/2 (u - w)^2/step + g(u)`` may have two solutions where ``step`` times the weak convexity of ``g`` reaches 1;
-at such a tie the one nearer to zero is taken. ``step`` is a number or a tensor that broadcasts to ``w``; 0 returns ``w``.
+at such a tie the one nearer to zero is taken. ``step`` >= 0 is a number or a tensor that broadcasts to ``w``; 0 returns ``w``,
+as a ``strength`` of 0 does. ``w`` is floating and is not modified.
 docs/derivations/elementwise.md has the cases.
 """
 
@@ -29,9 +30,6 @@ def mcp_prox(w: Tensor, step: StepSize, strength: float, gamma: float) -> Tensor
     thresholding. Elsewhere it is concave between its kinks: all or nothing, at ``strength*sqrt(step*gamma)``.
 
     Args:
-        w: floating. Not modified.
-        step: >= 0.
-        strength: >= 0. 0 returns ``w``.
         gamma: > 0.
     Source:
         Zhang (2010), Annals of Statistics 38(2); Gao & Bruce (1997), Statistica Sinica 7(4), for firm thresholding.
@@ -54,9 +52,6 @@ def scad_prox(w: Tensor, step: StepSize, strength: float, gamma: float) -> Tenso
     1))``), and soft thresholded below.
 
     Args:
-        w: floating. Not modified.
-        step: >= 0.
-        strength: >= 0. 0 returns ``w``.
         gamma: > 2.
     Source:
         Fan & Li (2001), Journal of the American Statistical Association 96(456), for step 1.

@@ -45,12 +45,10 @@ class Valued(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, likewise: Tensor) -> Tensor:
-        """``value``."""
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        """All to ``likewise``."""
         return None, grads[0]
 
 
@@ -110,8 +108,3 @@ def other_axes(w: Tensor, axis: int) -> tuple[int, ...]:
 def group_norms(w: Tensor, axis: int) -> Tensor:
     """``|w_g|_2`` for each index ``g`` along ``axis``; shape of ``w`` with the other axes of length 1."""
     return lengths(w, other_axes(w, axis))
-
-
-def group_size(w: Tensor, axis: int) -> int:
-    """How many numbers one group holds."""
-    return math.prod(w.shape[i] for i in other_axes(w, axis))

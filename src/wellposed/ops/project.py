@@ -6,7 +6,8 @@ projected is feasible in that sense. Sums and norms are therefore taken in float
 What is not finite stays what it is, also where a bound could clip an infinity: weights that have diverged must not look
 bounded. A group with a number that is not finite comes back as it is, and so does a tensor without numbers.
 
-``axis`` says along which axis groups are counted; None takes the whole tensor as one group.
+``w`` is floating and is not modified. Bounds are >= 0, and 0 gives zeros. ``axis`` says along which axis groups are counted; None
+takes the whole tensor as one group.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ def as_rows(w: Tensor, axis: int | None) -> Tensor:
 
 
 def from_rows(rows: Tensor, w: Tensor, axis: int | None) -> Tensor:
-    """The inverse of `as_rows` for a tensor of ``w``'s shape."""
     if axis is None:
         return rows.reshape(w.shape)
     return rows.reshape(w.movedim(axis, 0).shape).movedim(0, axis)
@@ -68,13 +68,7 @@ def row_norms(rows: Tensor) -> Tensor:
 
 
 def into_norm_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
-    """Project each group onto ``{u : |u_g|_2 <= bound}``: ``u_g = w_g * min(1, bound/|w_g|)``.
-
-    Args:
-        w: floating. Not modified.
-        bound: >= 0. 0 gives zeros.
-        axis: groups are counted along this axis; None is one group.
-    """
+    """Project each group onto ``{u : |u_g|_2 <= bound}``: ``u_g = w_g * min(1, bound/|w_g|)``."""
     if not w.numel():
         return w.clone()
     rows = as_rows(w, axis)
@@ -91,9 +85,6 @@ def onto_unit_sphere(w: Tensor, axis: int | None) -> Tensor:
 
     A group of zeros is equally far from the whole sphere; any point of it would be a nearest one.
 
-    Args:
-        w: floating. Not modified.
-        axis: groups are counted along this axis; None is one group.
     """
 
     def nearest(rows: Tensor) -> Tensor:
@@ -145,10 +136,6 @@ def _onto_simplex(rows: Tensor, total: float) -> Tensor:
 def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
     """Project each group onto ``{u : u_i >= 0, sum_i u_i = total}``: ``u_i = max(w_i - theta, 0)``.
 
-    Args:
-        w: floating. Not modified.
-        total: >= 0. 0 gives zeros.
-        axis: groups are counted along this axis; None is one group.
     Source:
         Held, Wolfe & Crowder (1974), Mathematical Programming 6; Duchi et al. (2008), ICML.
     """
@@ -165,10 +152,6 @@ def onto_simplex(w: Tensor, total: float, axis: int | None) -> Tensor:
 def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
     """Project each group onto ``{u : |u_g|_1 <= bound}``: magnitudes onto the simplex, where they are too many.
 
-    Args:
-        w: floating. Not modified.
-        bound: >= 0. 0 gives zeros.
-        axis: groups are counted along this axis; None is one group.
     Source:
         Duchi, Shalev-Shwartz, Singer & Chandra (2008), ICML.
     """
@@ -185,12 +168,7 @@ def into_l1_ball(w: Tensor, bound: float, axis: int | None) -> Tensor:
 def keep_largest(w: Tensor, keep: int, axis: int | None) -> Tensor:
     """Project each group onto ``{u : at most keep weights are not zero}``: the largest magnitudes stay as they are.
 
-    Among equal magnitudes the lowest index stays.
-
-    Args:
-        w: floating. Not modified.
-        keep: >= 0. 0 gives zeros; from the group's size on nothing changes.
-        axis: groups are counted along this axis; None is one group.
+    Among equal magnitudes the lowest index stays; from the group's size on nothing changes.
     """
 
     def nearest(rows: Tensor) -> Tensor:
@@ -206,12 +184,7 @@ IntervalEnd = float | Tensor
 
 
 def into_interval(w: Tensor, low: IntervalEnd, high: IntervalEnd) -> Tensor:
-    """Project onto ``{u : low_i <= u_i <= high_i}``: clip. An end may be infinite; what is not finite is not clipped.
-
-    Args:
-        w: floating. Not modified.
-        low, high: numbers, or tensors that broadcast to ``w``.
-    """
+    """Project onto ``{u : low_i <= u_i <= high_i}``: clip. An end may be infinite; what is not finite is not clipped."""
     ends = [torch.as_tensor(end, device=w.device).to(w.dtype) for end in (low, high)]
     clipped = torch.clamp(w.detach(), *ends)
     if not (
@@ -226,10 +199,8 @@ def into_half_space(w: Tensor, normal: Tensor, bound: Tensor, axis: int | None) 
     """Project each group onto ``{u : <a_g, u_g> <= b_g}``: ``u_g = w_g - max(<a_g, w_g> - b_g, 0)/|a_g|^2 a_g``.
 
     Args:
-        w: floating. Not modified.
         normal: ``a``, of the shape of ``w``. A group in which it is 0 comes back.
-        bound: ``b``, 0-d or one for each group.
-        axis: groups are counted along this axis; None is one group.
+        bound: ``b``, of any sign, 0-d or one for each group.
     """
     a = as_rows(normal, axis).to(sum_dtype(w))
     # Divided by a power of two, so that its square neither overflows nor vanishes.

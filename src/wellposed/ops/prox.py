@@ -120,11 +120,8 @@ def group_minimax_shrink(w: Tensor, step: StepSize, strength: StepSize, gamma: f
     The proof is in docs/derivations/groups.md.
 
     Args:
-        w: floating. Not modified; what is in no group comes back, and so does a group with a number that is not finite.
-        step: >= 0, a number or one per coordinate; also above ``gamma``.
-        strength: >= 0, a number or one per group. 0 returns the group.
+        w, step, strength, groups: as of `group_shrink`; steps may be above ``gamma``.
         gamma: > 0; infinity is `group_shrink`.
-        groups: of ``w``.
     Source:
         Zhang (2010), Annals of Statistics 38(2); of groups: Huang, Breheny & Ma (2012), Statistical Science 27(4).
     """

@@ -1,7 +1,8 @@
 """Operators on singular values, and matrices with orthonormal rows.
 
-All take stacks of matrices ``(parts, rows, columns)``, as `on_matrices` cuts them out of a parameter. A matrix with a
-number that is not finite comes back as it is, and has values that are not finite; never an error or a wait.
+All take stacks of matrices ``a``, ``(parts, rows, columns)``, as `on_matrices` cuts them out of a parameter, and leave them as they
+are. Amounts are 0-d and >= 0; 0 returns ``a`` bit for bit. ``dtype`` is the type of the weights, which says how much is rounding.
+A matrix with a number that is not finite comes back as it is, and has values that are not finite; never an error or a wait.
 
 Gradients are those of the operators, not of the decomposition: equal singular values, and such that are 0, have
 gradients as all others. See `Composed`.
@@ -52,7 +53,6 @@ class Decomposed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """U, sigma and V^T."""
         u, s, vh = torch.linalg.svd(a, full_matrices=False)
         ctx.mark_non_differentiable(u, vh)
         ctx.save_for_backward(u, vh)
@@ -60,7 +60,6 @@ class Decomposed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """``U diag(grad) V^T``."""
         u, vh = ctx.saved_tensors
         grad: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
         return grad
@@ -80,13 +79,11 @@ class Composed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
-        """``U diag(g) V^T``."""
         ctx.save_for_backward(u, s, vh, g, slope)
         return (u * g.unsqueeze(-2)) @ vh
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """To A and to g."""
         u, s, vh, g, slope = ctx.saved_tensors
         grad = grads[0]
         p = u.mT @ grad @ vh.mT
@@ -149,9 +146,6 @@ def compose_spectrum(a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slo
 def soft_threshold_spectrum(a: Tensor, threshold: Tensor) -> Tensor:
     """``argmin_B 1/2 |B - A|^2 + threshold * sum_i sigma_i(B)``: ``max(sigma - threshold, 0)``.
 
-    Args:
-        a: ``(parts, rows, columns)``. Not modified.
-        threshold: 0-d, >= 0. 0 returns ``a`` bit for bit.
     Source:
         Cai, Candes & Shen (2010), SIAM Journal on Optimization 20(4).
     """
@@ -166,12 +160,7 @@ def lower_the_largest(a: Tensor, radius: Tensor) -> Tensor:
 
     By Moreau's identity this is ``A`` minus its projection on the nuclear ball of that radius, which is ``A`` itself
     (and the minimizer 0) where ``sum_i sigma_i <= radius``.
-
-    Args:
-        a: ``(parts, rows, columns)``. Not modified.
-        radius: 0-d, >= 0. 0 returns ``a`` bit for bit.
     """
-
     scale = power_of_two(largest(a, (-2, -1)))  # the values of a matrix of large numbers may be infinite
     u, s, vh = svd(a / scale)
     reach = (radius / scale).squeeze(-1)
@@ -188,11 +177,6 @@ def toward_one(a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
     Each singular value goes to the largest root of ``amount*u^3 + (1 - amount)*u = sigma``, which is the global
     minimizer for every amount. Where sigma is 0 and the amount above 1, the root is not 0 and its direction free: the
     matrices of `polar` are taken, which carry no gradient.
-
-    Args:
-        a: ``(parts, rows, columns)``. Not modified.
-        amount: 0-d, >= 0. 0 returns ``a`` bit for bit.
-        dtype: of the weights, which says what is a zero singular value.
     """
     u, s, vh = svd(a)
     alive, some = above_rounding(s, a, dtype), amount > 0
@@ -238,13 +222,7 @@ def _slope(u: Tensor, amount: Tensor) -> Tensor:
 
 
 def clip_spectrum(a: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
-    """``argmin_B |B - A|`` over ``sigma_1(B) <= bound``: ``min(sigma, bound)``. A feasible matrix is untouched.
-
-    Args:
-        a: ``(parts, rows, columns)``. Not modified.
-        bound: >= 0.
-        dtype: of the weights, which says how much is rounding.
-    """
+    """``argmin_B |B - A|`` over ``sigma_1(B) <= bound``: ``min(sigma, bound)``. A feasible matrix is untouched."""
     u, s, vh = svd(a)
     outside = (s[..., :1] > bound * (1.0 + rounding(a, dtype))) | (bound == 0)
     below = s < bound

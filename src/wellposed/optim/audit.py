@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from wellposed.constraints.multiplier import Multiplier
+from wellposed.constraints.multiplier import NormBound
 from wellposed.core.errors import listed
 from wellposed.core.formats import table
 from wellposed.core.selectors import Leaf, leaves
@@ -87,7 +87,6 @@ class Audit:
         return cls(tuple(rows), tuple(notes))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {"convention": self.convention, "notes": list(self.notes), "rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
@@ -151,7 +150,7 @@ def _solved(
         known = metric_of(optimizer) is not None
         exact = is_euclidean(optimizer) or (known and charge.interval is not None)
         return None, f"loss over the set {charge}{'' if exact else EUCLIDEAN if known else UNKNOWN}"
-    if isinstance(charge, Multiplier):
+    if isinstance(charge, NormBound):
         exact = bound.how == "prox" or decays_by_its_step(optimizer)
         return None, f"loss over the set {charge}" if exact else NO_OBJECTIVE
     strength = getattr(charge, "strength", None)
@@ -213,7 +212,6 @@ def _notes_of_weights(optimizer: Optimizer, groups: Mapping[int, Any], binding: 
 
 
 def average_note(says: str) -> str:
-    """What the audit says of an average of the weights."""
     return f"note: an average of the weights is kept: {says}."
 
 

@@ -181,7 +181,6 @@ class Average:
 
 
 def averages_of(model: nn.Module) -> list[Average]:
-    """The averages of a model that are in use."""
     return list(_MADE.get(unwrap_model(model), ()))
 
 
@@ -193,7 +192,6 @@ def averaging_says(ema: float | None, warmup: Any, start: str, buffers: str) -> 
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that keep running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from wellposed.core.errors import noting
-from wellposed.ops.groups import AXES
 from wellposed.ops.shards import unshard
 from wellposed.optim.binding import Charged
 from wellposed.optim.kernels import group_soft_thresholds_, soft_threshold_
@@ -39,14 +38,10 @@ class AxisGroups:
 
 def axis_groups(core: Penalty | None, w: Tensor) -> AxisGroups | None:
     """What the kernels need to know of a core, or None where it is of another kind, or has an operator of its own."""
-    if isinstance(core, (RowL21, GroupL2)) and type(core).prox not in (RowL21.prox, GroupL2.prox):
+    if not isinstance(core, (GroupL2, RowL21)) or type(core).prox is not GroupL2.prox or not core.alike:
         return None
-    if isinstance(core, RowL21):
-        core = core.rows_of(w)
-    if isinstance(core, GroupL2) and isinstance(core.by, str) and core.by in AXES:
-        strength = core.scaled(w)
-        return AxisGroups(core.axis, strength) if isinstance(strength, float) else None
-    return None
+    strength = core.scaled(w)
+    return AxisGroups(core.axis, strength) if isinstance(strength, float) else None
 
 
 def proximal_steps_(moves: Sequence[Move]) -> None:
@@ -78,21 +73,18 @@ def proximal_steps_(moves: Sequence[Move]) -> None:
             [move.prox.l2 for move in flat],
         )
     for axis in sorted({groups.axis for _, groups in grouped}):
-        _group([(move, groups) for move, groups in grouped if groups.axis == axis], axis)
+        alike = [(move, groups) for move, groups in grouped if groups.axis == axis]
+        radii = group_soft_thresholds_(
+            [move.one.leaf.tensor for move, _ in alike],
+            [move.metric for move, _ in alike],
+            [groups.strength for _, groups in alike],
+            axis,
+            [move.one.radius for move, _ in alike],
+        )
+        for (move, _), radius in zip(alike, radii, strict=True):
+            move.one.radius = radius
     for move in others:
         _alone(move)
-
-
-def _group(moves: Sequence[tuple[Move, AxisGroups]], axis: int) -> None:
-    radii = group_soft_thresholds_(
-        [move.one.leaf.tensor for move, _ in moves],
-        [move.metric for move, _ in moves],
-        [groups.strength for _, groups in moves],
-        axis,
-        [move.one.radius for move, _ in moves],
-    )
-    for (move, _), radius in zip(moves, radii, strict=True):
-        move.one.radius = radius
 
 
 def _alone(move: Move) -> None:

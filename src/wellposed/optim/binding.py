@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from wellposed.constraints.multiplier import Multiplier
+from wellposed.constraints.multiplier import NormBound
 from wellposed.core.errors import CompositionError, InputError, SelectorError
 from wellposed.core.selectors import Leaf, leaves, named, select
 from wellposed.optim.composition import check_after, intersection, order_constraints
@@ -41,11 +41,9 @@ class BoundTerm:
 
     @property
     def how(self) -> How:
-        """The enforcement."""
         return self.term.how
 
     def now(self, step: int) -> Chargeable:
-        """The charge with its strength at a step."""
         return self.charge if self.term.schedule is None else self.charge.times(factor_at(self.term.schedule, step))
 
     @property
@@ -62,7 +60,7 @@ class StepPlan:
     decays: tuple[L2, ...] = ()
     prox: JointProx | None = None
     constraints: tuple[Constraint, ...] = ()
-    multiplier: Multiplier | None = None
+    multiplier: NormBound | None = None
     multiplier_decays: bool = False
 
 
@@ -88,7 +86,6 @@ class Charged:
 
     @property
     def terms(self) -> list[Term]:
-        """The terms as they were given."""
         return [bound.term for bound in self.bounds]
 
     def referring(self) -> dict[str, tuple[BoundTerm, Tensor]]:
@@ -109,16 +106,11 @@ class Charged:
         return self._plan
 
     def check(self) -> None:
-        """Refuse charges that have no joint step, with the strengths that they will have and those of the first step.
-
-        Raises:
-            CompositionError, InputError: as `plan`.
-        """
+        """Refuse charges that have no joint step, with the strengths that they will have and those of the first step."""
         self._planned(None)
         self.plan(0)
 
     def forget_plan(self) -> None:
-        """Plan anew: a charge has changed."""
         self._plan = None
 
     def _planned(self, step: int | None) -> StepPlan:
@@ -127,8 +119,8 @@ class Charged:
         by = {how: [charge for b, charge in charges if b.how == how] for how in ("decay", "prox", "project")}
         constraints = order_constraints(self.leaf.name, [c for c in by["project"] if isinstance(c, Constraint)])
         penalties = [p for p in by["prox"] if isinstance(p, Penalty)]
-        several = [b for b, charge in charges if isinstance(charge, Multiplier)]
-        multiplier = next((charge for _, charge in charges if isinstance(charge, Multiplier)), None)
+        several = [b for b, charge in charges if isinstance(charge, NormBound)]
+        multiplier = next((charge for _, charge in charges if isinstance(charge, NormBound)), None)
         prox, rest = None, constraints
         if penalties:
             prox, rest = join_operators(self.leaf.name, penalties, constraints)
@@ -153,11 +145,9 @@ class CoupledCharge:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The parameters."""
         return [leaf.tensor for leaf in self.leaves]
 
     def now(self, step: int) -> CoupledPenalty:
-        """The penalty with its strength at a step."""
         charge = self.bound.now(step)
         assert isinstance(charge, CoupledPenalty)
         return charge
@@ -166,11 +156,7 @@ class CoupledCharge:
 def join_operators(
     name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
 ) -> tuple[JointProx, list[Constraint]]:
-    """The joint operator, and the constraints that are projected on after it.
-
-    Raises:
-        CompositionError: a constraint has no proven place beside the penalties.
-    """
+    """The joint operator, and the constraints that are projected on after it."""
     interval = intersection(constraints)
     rest = [c for c in constraints if c.interval is None]
     for constraint in rest:
@@ -189,7 +175,6 @@ class Binding:
 
     @property
     def terms(self) -> list[Term]:
-        """All of them, as they act on parameters, and those on functions."""
         return [t for one in self.charged for t in one.terms] + [c.bound.term for c in self.coupled] + self.functional
 
     @property
@@ -208,11 +193,7 @@ class Binding:
 
 
 def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Binding:
-    """Resolve the selectors and check that what they ask for can be enforced.
-
-    Raises:
-        SelectorError, ShapeError, CompositionError: see `wellposed.optim.regularize.regularize`.
-    """
+    """Resolve the selectors and check that what they ask for can be enforced."""
     charged: dict[int, Charged] = {}
     coupled: list[CoupledCharge] = []
     for term in terms:
@@ -223,9 +204,9 @@ def bind(model: nn.Module, optimizer: Optimizer, terms: Sequence[Term]) -> Bindi
             continue
         for leaf in select(model, term.where):
             _check_kind(leaf)
-            check_parametrized(leaf, "project" if isinstance(term.charge, Multiplier) else term.how)
+            check_parametrized(leaf, "project" if isinstance(term.charge, NormBound) else term.how)
             charge = term.charge.at(leaf)
-            if term.how == "decay" and not isinstance(charge, (L2, Multiplier)):
+            if term.how == "decay" and not isinstance(charge, (L2, NormBound)):
                 raise CompositionError(
                     f"how='decay' shrinks weights as L2 does, and {charge} is no wp.L2. Leave 'decay' out of the hows of "
                     f"{type(charge).__name__}, and take 'prox' or 'loss'."
@@ -248,8 +229,6 @@ def check_groups(binding: Binding, groups: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         groups: with ``params``, and the settings that are or will be the optimizer's.
-    Raises:
-        CompositionError, InputError: naming the parameter and the fix.
     """
     own = {id(p): float(group.get("weight_decay", 0.0) or 0.0) for group in groups for p in group["params"]}
     for one in binding.charged:
@@ -307,7 +286,7 @@ def _check_decay(charged: Charged, own_decay: float) -> None:
     decaying = [
         bound.term
         for bound in charged.bounds
-        if isinstance(bound.charge, Multiplier)
+        if isinstance(bound.charge, NormBound)
         or (
             isinstance(bound.charge, Penalty) and any(l2 > 0 and c is None for l2, c in bound.charge.summands().squares)
         )
@@ -322,7 +301,7 @@ def _check_decay(charged: Charged, own_decay: float) -> None:
 def _check_together(charged: Charged) -> None:
     """Refuse what would be enforced twice, and what has no joint step."""
     name = charged.leaf.name
-    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, Multiplier))]
+    squares = [bound.term for bound in charged.bounds if isinstance(bound.charge, (L2, NormBound))]
     if len(squares) > 1:
         raise CompositionError(
             f"{name!r} is charged by two terms that decay it, like two L2 terms: {squares[0]} and {squares[1]}. "

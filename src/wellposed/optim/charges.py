@@ -57,37 +57,27 @@ class ChargedParameter:
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """This parameter, as a tuple of one element."""
         return (self.leaf,)
 
     @property
     def charges(self) -> tuple[Chargeable, ...]:
-        """Penalties and constraints."""
         return (*self.penalties, *self.constraints)
 
     @property
     def total(self) -> JointProx:
-        """The sum of the penalties."""
         return sum_penalties(self.leaf.name, self.penalties)
 
     def value(self, ws: Tensors) -> float:
-        """What the penalties charge."""
         return math.fsum(float(penalty.value(ws[0])) for penalty in self.penalties)
 
     def stationarity(self, ws: Tensors, grads: Tensors) -> Stationarity:
-        """See `wellposed.optim.stationarity`."""
         return stationarity(self.leaf.name, ws[0], grads[0], self.penalties, self.constraints)
 
     def feasible(self, ws: Tensors) -> list[Tensor]:
-        """Projected on the constraints."""
         return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
-        """The joint proximal step.
-
-        Raises:
-            CompositionError: none is proven.
-        """
+        """The joint proximal step."""
         operator, proven = joint_step(self.leaf.name, self.penalties, self.constraints)
         if not proven:
             raise CompositionError(
@@ -119,27 +109,22 @@ class CoupledParameters:
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
-        """In the order that the penalty takes them."""
         return tuple(member.leaf for member in self.members)
 
     @property
     def terms(self) -> list[str]:
-        """All charges."""
         return [*(term for member in self.members for term in member.terms), str(self.charge)]
 
     @property
     def charges(self) -> tuple[Chargeable, ...]:
-        """The coupled penalty and the squares."""
         return (self.charge, *(charge for member in self.members for charge in member.charges))
 
     def value(self, ws: Tensors) -> float:
-        """What all of them charge."""
         return float(self.charge.value(ws)) + math.fsum(
             member.value([w]) for member, w in zip(self.members, ws, strict=True)
         )
 
     def stationarity(self, ws: Tensors, grads: Tensors) -> Stationarity:
-        """By the penalty's own violation."""
         rows = zip(self.members, ws, grads, strict=True)
         smooth = [smooth_gradient(w, grad, member.total) for member, w, grad in rows]
         return Stationarity(float(self.charge.violation(ws, smooth)), measure_of(self.charge))
@@ -176,12 +161,7 @@ class Charges:
 
     @classmethod
     def of(cls, net: nn.Module, terms: Iterable[Term] | Term | Optimizer, optimizer: Optimizer | None) -> Charges:
-        """The charges of terms, or of a regularized optimizer, with the strengths of its last step.
-
-        Raises:
-            CompositionError: decay that solves no known objective, or coupled terms whose sum is not known.
-            InputError: nothing is trained, or a term needs what is not there.
-        """
+        """The charges of terms, or of a regularized optimizer, with the strengths of its last step."""
         wrapper = find_wrapper(terms if isinstance(terms, Optimizer) else optimizer, Regularized)
         if isinstance(terms, Optimizer):
             if wrapper is None:
@@ -204,7 +184,6 @@ class Charges:
 
     @property
     def params(self) -> list[nn.Parameter]:
-        """All trained parameters, part by part."""
         return [leaf.tensor for part in self.parts for leaf in part.leaves]
 
     def of_parts(self, *tensors: Tensors) -> Iterator[tuple[Any, ...]]:
@@ -220,15 +199,12 @@ class Charges:
         return math.fsum(part.value(ws) for part, ws in self.of_parts(self._now()))
 
     def judged(self, grads: Tensors) -> list[tuple[ChargedPart, Stationarity]]:
-        """How far each part is from stationary at the weights as they are."""
         return [(part, part.stationarity(ws, gs)) for part, ws, gs in self.of_parts(self._now(), grads)]
 
     def feasible(self) -> list[Tensor]:
-        """Copies of the weights as they are, projected into their sets."""
         return [w for part, ws in self.of_parts(self._now()) for w in part.feasible([w.clone() for w in ws])]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
-        """The proximal step of everything."""
         return [u for part, own in self.of_parts(ws) for u in part.prox(own, step)]
 
     def _now(self) -> list[Tensor]:
@@ -255,15 +231,19 @@ def _charge(
     binding: Binding,
     step: int | None,
 ) -> None:
-    """Give every trained parameter its charges."""
     audit = () if optimizer is None else Audit.of(net, optimizer, binding).rows
     rows = {(row.parameter, row.term): row for row in audit}
     for one in alone.values():
         for setting in OWN:
             own = rows.get((" = ".join(one.leaf.aliases), setting))
-            if own is not None:
-                charge = own_decay(own, optimizer)
-                one.add(charge, f"{setting}={charge.strength:g}")
+            if own is None:
+                continue
+            if own.effective_strength is None:  # decoupled
+                raise CompositionError(
+                    f"{type(optimizer).__name__}'s weight_decay on {own.parameter!r} minimizes {own.objective}. Use "
+                    "weight_decay=0 and wp.L2(...).on(..., how='prox')."
+                )
+            one.add(L2(own.effective_strength), f"{setting}={own.effective_strength:g}")
     for bounded in binding.charged:
         found = alone.get(id(bounded.leaf.tensor))
         if found is None:
@@ -298,7 +278,6 @@ def _coupled(alone: Mapping[int, ChargedParameter], binding: Binding, step: int 
 
 
 def _now(bound: BoundTerm, step: int | None) -> Chargeable:
-    """The charge with its strength at a step."""
     if bound.term.schedule is not None and step is None:
         raise InputError(
             f"The strength of {bound.term} depends on the step. Give the regularized optimizer, which knows its "
@@ -307,26 +286,8 @@ def _now(bound: BoundTerm, step: int | None) -> Chargeable:
     return bound.now(step or 0)
 
 
-def own_decay(row: AuditRow, optimizer: Optimizer | None) -> L2:
-    """An optimizer's own ``weight_decay`` on one parameter, where it is an L2 in the loss.
-
-    Raises:
-        CompositionError: it is decoupled.
-    """
-    if row.effective_strength is None:
-        raise CompositionError(
-            f"{type(optimizer).__name__}'s weight_decay on {row.parameter!r} minimizes {row.objective}. Use "
-            "weight_decay=0 and wp.L2(...).on(..., how='prox')."
-        )
-    return L2(row.effective_strength)
-
-
 def refuse_unknown_decay(bound: BoundTerm, row: AuditRow | None, optimizer: Optimizer | None) -> None:
-    """Pass where decay minimizes its own L2: under plain SGD.
-
-    Raises:
-        CompositionError: elsewhere, with the objective that is solved instead.
-    """
+    """Pass where decay minimizes its own L2: under plain SGD."""
     remedy = "Use how='prox' or how='loss', which minimize the same cost with any optimizer."
     if row is None:
         raise CompositionError(
@@ -342,11 +303,7 @@ def refuse_unknown_decay(bound: BoundTerm, row: AuditRow | None, optimizer: Opti
 
 
 def as_set(charge: Chargeable, norm: float | None) -> Chargeable:
-    """A norm bound that is met by an adaptive strength as the ball whose constrained minimum it comes to.
-
-    Raises:
-        CompositionError: its bound is still to be found.
-    """
+    """A norm bound that is met by an adaptive strength as the ball whose constrained minimum it comes to."""
     if not isinstance(charge, NormBound):
         return charge
     bound = charge.bound if charge.bound is not None else norm
@@ -358,11 +315,7 @@ def as_set(charge: Chargeable, norm: float | None) -> Chargeable:
 
 
 def known_context(charge: Chargeable) -> FunctionalPenalty:
-    """The penalty, if outputs and inputs are all that it looks at.
-
-    Raises:
-        InputError: it needs more.
-    """
+    """The penalty, if outputs and inputs are all that it looks at."""
     assert isinstance(charge, FunctionalPenalty)
     unknown = [need for need in charge.needs if need not in ("outputs", "inputs")]
     if unknown:

@@ -50,17 +50,12 @@ def _extreme(of_numbers: Any, of_arrays: Any, a: IntervalEnd, b: IntervalEnd) ->
 
 
 def is_cone(interval: WeightInterval) -> bool:
-    """Whether the interval is all that is >= 0, or all that is <= 0."""
     plain = not any(isinstance(end, Tensor) for end in interval)
     return plain and interval in ((0.0, math.inf), (-math.inf, 0.0))
 
 
 def order_constraints(name: str, constraints: Sequence[Constraint]) -> list[Constraint]:
-    """Constraints in the order in which projecting on one after the other is projecting on all.
-
-    Raises:
-        CompositionError: there is no such order.
-    """
+    """Constraints in the order in which projecting on one after the other is projecting on all."""
     intervals = [c for c in constraints if c.interval is not None]
     rest = [c for c in constraints if c.interval is None]
     meeting = intersection(constraints)
@@ -76,11 +71,7 @@ def order_constraints(name: str, constraints: Sequence[Constraint]) -> list[Cons
 
 
 def check_after(name: str, penalties: Sequence[Penalty], constraint: Constraint) -> None:
-    """Refuse a constraint (no interval) whose projection after the proximal step is not the joint step.
-
-    Raises:
-        CompositionError: naming both.
-    """
+    """Refuse a constraint (no interval) whose projection after the proximal step is not the joint step."""
     parts = [penalty.summands() for penalty in penalties]
     weighted = any(not isinstance(part.l1, float | int) for part in parts)
     thresholds = weighted or any(part.l1 for part in parts)

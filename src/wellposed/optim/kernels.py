@@ -72,7 +72,7 @@ def soft_threshold_(
         l2: >= 0, one for each.
     """
     total = sum(w.numel() for w in ws)
-    packs: dict[tuple[Hashable, _Scale, float], list[Item]] = {}
+    packs: dict[tuple[torch.device, torch.dtype, _Scale, float], list[Item]] = {}
     for i, (w, metric, absolute, square) in enumerate(zip(ws, metrics, l1, l2, strict=True)):
         scale, second = _Scale.of(metric, absolute), _second(w, metric)
         ridge = _Scale.of(metric, square).amount if square else 0.0
@@ -82,11 +82,11 @@ def soft_threshold_(
             wide, steps = _wide(w, metric)
             w.copy_(shrink(soft_threshold(wide, steps * absolute), steps * square))
         elif _is_small(w, second, size := _chunk(w, total // 5)):
-            packs.setdefault((_kind(w), scale, ridge), []).append((w, second, i))
+            packs.setdefault((w.device, w.dtype, scale, ridge), []).append((w, second, i))
         else:
             order = _by_stride(w)
             _soft(w.permute(order).view(-1), second.permute(order).reshape(-1), scale, ridge, size)
-    for (_, scale, ridge), items in packs.items():
+    for (_, _, scale, ridge), items in packs.items():
         for part in _parts(items, _chunk(items[0][0], total // 5)):
             flat, moments = _packed(part)
             _soft(flat, moments, scale, ridge, flat.numel())
@@ -94,7 +94,6 @@ def soft_threshold_(
 
 
 def _soft(w: Tensor, second: Tensor, scale: _Scale, ridge: float, size: int) -> None:
-    """The step on a flat tensor, by chunks."""
     high, low = w.new_empty(2, min(size, w.numel()))
     for start in range(0, w.numel(), size):
         part, moments = w[start : start + size], second[start : start + size]
@@ -151,7 +150,7 @@ def group_soft_thresholds_(
     """
     total = sum(w.numel() for w in ws)
     found: dict[int, Tensor] = {}
-    packs: dict[tuple[Hashable, _Scale, Hashable], list[Item]] = {}
+    packs: dict[tuple[torch.device, torch.dtype, _Scale, Hashable], list[Item]] = {}
     for i, (w, metric, strength, radius) in enumerate(zip(ws, metrics, strengths, radii, strict=True)):
         scale, second = _Scale.of(metric, strength), _second(w, metric)
         if w.numel() == 0 or scale.amount == 0:
@@ -160,12 +159,12 @@ def group_soft_thresholds_(
             found[i] = _moved_norms(w.copy_(_by_operator(w, metric, strength, axis)), metric, axis)
         elif _is_small(w, second, size := _chunk(w, total // 8)):
             alike = w.numel() // w.shape[0] if axis == 0 else w.shape
-            packs.setdefault((_kind(w), scale, alike), []).append((w, second, i))
+            packs.setdefault((w.device, w.dtype, scale, alike), []).append((w, second, i))
         else:
             order = _by_stride(w)
             sides = [_sides(x.permute(order), order.index(axis)) for x in (w, second)]
             found[i] = _groups(sides[0], sides[1], scale, _start(w, axis, radius), size)
-    for (_, scale, _), items in packs.items():
+    for (_, _, scale, _), items in packs.items():
         for part in _parts(items, _chunk(items[0][0], total // 8)):
             starts = [_start(w, axis, radii[i]) for w, _, i in part]
             after = torch.split(_packed_groups(part, scale, torch.cat(starts), axis), [len(start) for start in starts])
@@ -309,7 +308,6 @@ def _spread(x: Tensor, w: Tensor) -> Tensor:
 
 
 def _number(value: float, like: Tensor) -> Tensor:
-    """A number as an operand that may stand on the left."""
     return torch.full((), value, dtype=like.dtype)
 
 
@@ -336,7 +334,6 @@ def _is_plain(w: Tensor, second: Tensor) -> bool:
 
 
 def _wide(w: Tensor, metric: MetricOrStep) -> tuple[Tensor, float | Tensor]:
-    """Weights and steps in at least float32."""
     dtype = torch.promote_types(w.dtype, torch.float32)
     if not isinstance(metric, Diagonal):
         return w.to(dtype), metric
@@ -357,13 +354,7 @@ def _is_small(w: Tensor, second: Tensor, size: int) -> bool:
     return w.numel() < size // SMALL and w.is_contiguous() and second.is_contiguous()
 
 
-def _kind(w: Tensor) -> Hashable:
-    """Tensors can be packed together where this is equal."""
-    return w.device, w.dtype
-
-
 def _parts(items: list[Item], size: int) -> Iterator[list[Item]]:
-    """Cut a list into parts whose tensors have at most ``size`` elements together."""
     part: list[Item] = []
     count = 0
     for item in items:
@@ -382,7 +373,6 @@ def _packed(part: list[Item]) -> tuple[Tensor, Tensor]:
 
 
 def _unpack(flat: Tensor, part: list[Item]) -> None:
-    """Write the weights back."""
     ws = [w for w, _, _ in part]
     if flat.data_ptr() == ws[0].data_ptr():  # one tensor alone is flattened in place
         return

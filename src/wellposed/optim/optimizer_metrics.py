@@ -37,7 +37,6 @@ class Diagonal(NamedTuple):
     root: bool = True
 
     def times(self, factor: float) -> Diagonal:
-        """Every step multiplied."""
         return Diagonal(self.second, self.scale * factor, self.eps, self.floor, self.root)
 
     def spared(self) -> Tensor | None:
@@ -52,7 +51,6 @@ class Diagonal(NamedTuple):
         return self.scale * moved.sum() / torch.where(moved, size, torch.zeros_like(size)).sum().clamp_min(1e-30)
 
     def steps(self) -> Tensor:
-        """The steps as a tensor."""
         size = self.second.sqrt() if self.root else self.second
         return (self.scale / (size + self.eps)).masked_fill_(self.second <= self.floor, 0.0)
 
@@ -88,7 +86,6 @@ class OptimizerMetric:
     euclidean: bool = False
 
     def __call__(self, group: Group, state: OptimizerState, count: int) -> MetricOrStep:
-        """The effective step."""
         return self.step(group, state, count)
 
 
@@ -190,7 +187,6 @@ def _adafactor(group: Group, state: OptimizerState, count: int) -> Diagonal:
 
 
 def _mean_size(x: Tensor) -> float:
-    """The root mean square."""
     return float(torch.linalg.vector_norm(x)) / math.sqrt(max(1, x.numel()))
 
 
@@ -250,13 +246,11 @@ def _own_step(cls: type[Optimizer]) -> Any:
 
 
 def is_adaptive(optimizer: Optimizer) -> bool:
-    """Whether the metric depends on the gradients that have come."""
     metric = metric_of(optimizer)
     return metric is not None and not metric.euclidean
 
 
 def is_euclidean(optimizer: Optimizer) -> bool:
-    """Whether every coordinate has the same step."""
     metric = metric_of(optimizer)
     return metric is not None and metric.euclidean
 
@@ -268,11 +262,7 @@ def decays_by_its_step(optimizer: Optimizer) -> bool:
 
 
 def needs_metric(optimizer: Optimizer) -> OptimizerMetric:
-    """The effective step, or a refusal with the reason.
-
-    Raises:
-        CompositionError: the optimizer's step has no known diagonal metric.
-    """
+    """The effective step, or a refusal with the reason."""
     metric = metric_of(optimizer)
     if metric is None:
         name = type(optimizer).__name__
@@ -286,10 +276,6 @@ def needs_metric(optimizer: Optimizer) -> OptimizerMetric:
 
 
 def check_momentum(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse momentum 1.
-
-    Raises:
-        CompositionError: a gradient's total weight has no bound.
-    """
+    """Refuse momentum 1."""
     if any(float(group.get("momentum", 0.0)) >= 1.0 for group in groups):
         raise CompositionError("how='prox' needs momentum < 1: with 1 a gradient's total weight has no bound.")

@@ -40,11 +40,6 @@ class OwnDecay:
     kind: Literal["decoupled", "coupled", "adaptive", "none", "unknown"]
     share: float = math.nan
 
-    @property
-    def memory(self) -> float:
-        """Over how many steps the weights are averaged: ``1/share``; infinite without decay, NaN where it is not known."""
-        return math.inf if self.kind == "none" else 1.0 / self.share if self.share > 0 else math.nan
-
 
 def try_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> OwnDecay:
     """Try the decay of a parameter group at its largest learning rate so far; the optimizer itself is left alone."""

@@ -11,7 +11,7 @@ from wellposed.core.errors import CompositionError
 from wellposed.ops.project import IntervalEnd, into_interval
 from wellposed.ops.prox import shrink, soft_threshold
 from wellposed.optim.composition import is_cone
-from wellposed.penalties.base import Penalty, setting_text
+from wellposed.penalties.base import Penalty, as_weights, setting_text
 
 StepSize = float | Tensor
 Center = float | Tensor | None
@@ -40,18 +40,15 @@ class JointProx:
 
     @property
     def l2(self) -> float:
-        """The strength of all squares."""
         return sum(strength for strength, _ in self.squares)
 
     @property
     def empty(self) -> bool:
-        """Nothing at all."""
         bare = not self.squares and self.interval is None and self.core is None
         return bare and not isinstance(self.l1, Tensor) and self.l1 == 0
 
     @property
     def diagonal(self) -> bool:
-        """Whether it is exact with a step for each coordinate."""
         return self.core is None or self.core.traits.diagonal
 
     @property
@@ -70,11 +67,11 @@ class JointProx:
         if self.l2:
             for strength, center in self.squares:
                 if center is not None:
-                    u = u + step * strength * _like(center, w)
+                    u = u + step * strength * as_weights(center, w)
             u = shrink(u, step * self.l2)
             step = step / (1.0 + step * self.l2)
         if isinstance(self.l1, Tensor) or self.l1:
-            u = soft_threshold(u, step * _like(self.l1, w))
+            u = soft_threshold(u, step * as_weights(self.l1, w))
         if self.interval is not None:
             u = into_interval(u, *self.interval)
         if self.core is None:
@@ -84,19 +81,10 @@ class JointProx:
         return self.core.prox_sparing(u, step, spared)
 
 
-def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
-    """On the device of the weights, which may have moved since."""
-    return value.to(device=w.device, dtype=w.dtype) if isinstance(value, Tensor) else value
-
-
 def joint(
     name: str, penalties: Sequence[Penalty], interval: tuple[IntervalEnd, IntervalEnd] | None = None
 ) -> JointProx:
-    """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in.
-
-    Raises:
-        CompositionError: the joint proximal step has no proven form.
-    """
+    """The joint operator of several penalties on the parameter ``name``, and of an interval that its weights stay in."""
     squares: list[tuple[float, Center]] = []
     l1: float | Tensor = 0.0
     core: Penalty | None = None

@@ -45,11 +45,7 @@ class Recorder:
             self.kept.pop(name, None)
 
     def taken(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """What these modules put out since the last `clear`: ``name`` of the first use, ``name#1`` of the second.
-
-        Raises:
-            InputError: an output has been changed in place since, so that what the module put out is gone.
-        """
+        """What these modules put out since the last `clear`: ``name`` of the first use, ``name#1`` of the second."""
         found: dict[str, Tensor] = {}
         for name in names:
             for use, (output, version) in enumerate(self.kept.get(name, {}).values()):
@@ -62,11 +58,9 @@ class Recorder:
         return found
 
     def clear(self) -> None:
-        """Forget everything."""
         self.kept.clear()
 
     def remove(self) -> None:
-        """Take the hooks away."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -80,20 +74,14 @@ class Keep(OwnHook):
         self.recorder, self.name = recorder, name
 
     def __call__(self, module: nn.Module, given: object, output: object) -> None:
-        """Keep the output of a pass that trains.
-
-        Raises:
-            InputError: the module gives something else than a tensor.
-        """
-        if not module.training or not torch.is_grad_enabled() or inside_backward():
+        """Keep the output of a pass that trains."""
+        if not module.training or not torch.is_grad_enabled():
+            return
+        # Where the autograd engine runs, a forward pass is a checkpoint's, which computes again what was kept.
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return
         if not isinstance(output, Tensor):
             raise InputError(
                 f"The module {self.name!r} gives {type(output).__name__}, not a tensor, so it has no charge."
             )
         self.recorder.keep(self.name, output)
-
-
-def inside_backward() -> bool:
-    """Whether the autograd engine runs here: then a forward pass is a checkpoint's, which computes again what was kept."""
-    return not torch.compiler.is_compiling() and bool(torch._C._current_graph_task_id() != -1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wellposed.constraints.multiplier import Multiplier, NormBound
+from wellposed.constraints.multiplier import NormBound
 from wellposed.core.checks import checked
 from wellposed.core.errors import CompositionError, FormatError, first_line, noting
 from wellposed.core.random import stream_seed
@@ -61,13 +61,15 @@ class Regularized(Wrapper):
         super().__init__(optimizer)
         self.terms = tuple(terms)
         self.steps = 0
+        """Taken so far, by which schedules and warm-ups go; may be set where they were taken in another way."""
         self._asked = self._noted = False
         self.seed = 0
         """Of what functional penalties draw (random projections)."""
         self.adds_penalty = False
         """Whether a step adds the gradient of `weights_penalty` itself: a trainer's loss takes nothing more."""
         self._model = weakref.ref(unwrap_model(model))
-        self._binding: Binding = bind(model, optimizer, self.terms)
+        self.binding: Binding = bind(model, optimizer, self.terms)
+        """What each parameter is charged, as it was resolved when this optimizer was made."""
         proximal = any(term.how == "prox" for term in self.terms)
         self._metric: OptimizerMetric | None = needs_metric(optimizer) if proximal else None
         self._before: dict[int, dict[str, Any]] = {}
@@ -81,7 +83,7 @@ class Regularized(Wrapper):
     def _recording(self, model: nn.Module) -> Recorder | None:
         """Hooks on the modules whose activations are charged; they go with this optimizer."""
         watched: dict[str, nn.Module] = {}
-        for term in self._binding.functional:
+        for term in self.binding.functional:
             if isinstance(term.charge, FunctionalPenalty) and "activations" in term.charge.needs:
                 found = modules(model, term.where)
                 self._activations[id(term)] = list(found)
@@ -94,15 +96,6 @@ class Regularized(Wrapper):
 
     def __repr__(self) -> str:
         return f"Regularized({self.optimizer!r}, terms=[{', '.join(str(term) for term in self.terms)}])"
-
-    @property
-    def binding(self) -> Binding:
-        """What each parameter is charged, as it was resolved when this optimizer was made."""
-        return self._binding
-
-    def at_step(self, steps: int) -> None:
-        """Schedules and warm-ups go on as after so many steps, which were taken in another way."""
-        self.steps = steps
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -122,7 +115,7 @@ class Regularized(Wrapper):
             self._add_penalty()
         self._check_asked()
         # Every plan is made before anything moves: a schedule that fails leaves all as it was.
-        moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self._binding.coupled]
+        moving, coupled = self._moving(), [(several, several.now(self.steps)) for several in self.binding.coupled]
         self._decay(moving)
         self._look_before(moving)
         with self._frozen_aside():
@@ -143,7 +136,7 @@ class Regularized(Wrapper):
         model = None if self._noted else self._model()
         if model is not None:
             held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-            note_zeros(model, held, self._binding.sparse)
+            note_zeros(model, held, self.binding.sparse)
         self._noted = True
 
     def _check_asked(self) -> None:
@@ -160,7 +153,7 @@ class Regularized(Wrapper):
     def _add_penalty(self) -> None:
         """Add the gradient of the terms by loss to those at hand."""
         held: list[Tensor] = [one.leaf.tensor for one in self._trained()]
-        held += [w for several in self._binding.coupled for w in several.tensors]
+        held += [w for several in self.binding.coupled for w in several.tensors]
         held = [w for w in {id(w): w for w in held}.values() if w.grad is not None]
         with torch.enable_grad():
             cost = self.weights_penalty()
@@ -194,16 +187,15 @@ class Regularized(Wrapper):
                 parameter.grad = gradient
 
     def _trained(self) -> Iterator[Charged]:
-        """The charged parameters that this optimizer trains."""
         groups = self._groups()
-        return (one for one in self._binding.charged if id(one.leaf.tensor) in groups)
+        return (one for one in self.binding.charged if id(one.leaf.tensor) in groups)
 
     def _moving(self) -> Moving:
         """Those that have a gradient in this step, with their parameter groups."""
         groups = self._groups()
         return [
             (one, groups[id(one.leaf.tensor)], one.plan(self.steps))
-            for one in self._binding.charged
+            for one in self.binding.charged
             if id(one.leaf.tensor) in groups and one.leaf.tensor.grad is not None
         ]
 
@@ -226,7 +218,7 @@ class Regularized(Wrapper):
             return
         groups = self._groups()
         ws: list[Tensor] = [one.leaf.tensor for one, _, plan in moving if plan.prox is not None]
-        ws += [w for one in self._binding.coupled for w in one.tensors if w.grad is not None and id(w) in groups]
+        ws += [w for one in self.binding.coupled for w in one.tensors if w.grad is not None and id(w) in groups]
         self._before = {id(w): before(w, groups[id(w)], self.optimizer.state.get(w, {})) for w in ws}
 
     def _seen_rates(self) -> dict[int, tuple[float, float]]:
@@ -262,16 +254,15 @@ class Regularized(Wrapper):
         for one, plan, step in bounded:
             self._adapt(one, plan, step)
 
-    def _bound_of(self, one: Charged, multiplier: Multiplier) -> Multiplier:
+    def _bound_of(self, one: Charged, multiplier: NormBound) -> NormBound:
         """The multiplier with its bound; one that is to be found is the norm after the warm steps."""
-        if not isinstance(multiplier, NormBound) or multiplier.bound is not None:
+        if multiplier.bound is not None:
             return multiplier
         if one.norm is None and self.steps >= multiplier.warm_steps:
             one.norm = float(torch.linalg.vector_norm(one.leaf.tensor)) or None
-        return multiplier if one.norm is None else multiplier.at_bound(one.norm)
+        return multiplier if one.norm is None else replace(multiplier, bound=one.norm)
 
     def _adapt(self, one: Charged, plan: StepPlan, step: float | Tensor) -> None:
-        """Move the multiplier of a bound on."""
         assert plan.multiplier is not None
         multiplier = _multiplier(one, plan)
         one.multiplier = self._bound_of(one, plan.multiplier).update(multiplier, one.leaf.tensor, step)
@@ -343,7 +334,7 @@ class Regularized(Wrapper):
     def weights_penalty(self) -> Tensor:
         """The part of `penalty` that looks at weights alone: once for each step, however many batches it has."""
         self._asked = True
-        device = self._binding.charged[0].leaf.tensor.device if self._binding.charged else None
+        device = self.binding.charged[0].leaf.tensor.device if self.binding.charged else None
         total = torch.zeros((), device=device)
         for one in self._trained():
             for bound in one.bounds:
@@ -351,7 +342,7 @@ class Regularized(Wrapper):
                 if isinstance(charge, Penalty) and charge.strength:
                     with noting(charge, one.leaf.tensor):
                         total = total + charge.value(unshard(one.leaf.tensor))
-        for coupled in self._binding.coupled:
+        for coupled in self.binding.coupled:
             charge = coupled.now(self.steps) if coupled.bound.how == "loss" else None
             if isinstance(charge, CoupledPenalty) and charge.strength:
                 with noting(charge, *coupled.tensors):
@@ -364,7 +355,7 @@ class Regularized(Wrapper):
         """The part of `penalty` that looks at this batch: a mean over its examples."""
         self._asked = True
         total: Tensor | float = 0.0
-        for i, term in enumerate(self._binding.functional):
+        for i, term in enumerate(self.binding.functional):
             total = total + self._functional(i, term, outputs, inputs, reference)
         if self._recorder is not None:
             self._recorder.clear()
@@ -391,7 +382,7 @@ class Regularized(Wrapper):
         trained = list(self._trained())
         for term in self.terms:
             charges = [(b.now(self.steps), one.leaf.tensor) for one in trained for b in one.bounds if b.term is term]
-            several = [c for c in self._binding.coupled if c.bound.term is term]
+            several = [c for c in self.binding.coupled if c.bound.term is term]
             alike = sum(name == str(term) or name.startswith(f"{term} (") for name in found)
             key = f"{term} ({alike + 1})" if alike else str(term)
             if isinstance(term.charge, Penalty):
@@ -409,7 +400,7 @@ class Regularized(Wrapper):
         """Who is charged what, how, in which convention, and which objective is solved."""
         from wellposed.optim.audit import ASKED, Audit
 
-        found = Audit.of(self._model(), self.optimizer, self._binding)
+        found = Audit.of(self._model(), self.optimizer, self.binding)
         return replace(found, notes=tuple(note for note in found.notes if note != ASKED or not self.adds_penalty))
 
     def add_param_group(self, param_group: Group) -> None:
@@ -420,7 +411,7 @@ class Regularized(Wrapper):
         """
         params = param_group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
-        check_groups(self._binding, [{**self.optimizer.defaults, **param_group, "params": params}])
+        check_groups(self.binding, [{**self.optimizer.defaults, **param_group, "params": params}])
         self.optimizer.add_param_group({**param_group, "params": params})
 
     def state_dict(self) -> dict[str, Any]:
@@ -429,12 +420,12 @@ class Regularized(Wrapper):
             "schema": SCHEMA,
             "steps": self.steps,
             "rates": [list(pair) for pair in self._rates],
-            "references": self._binding.references(),
-            "radii": {one.leaf.name: one.radius for one in self._binding.charged if one.radius is not None},
+            "references": self.binding.references(),
+            "radii": {one.leaf.name: one.radius for one in self.binding.charged if one.radius is not None},
             "multipliers": {
-                one.leaf.name: one.multiplier for one in self._binding.charged if one.multiplier is not None
+                one.leaf.name: one.multiplier for one in self.binding.charged if one.multiplier is not None
             },
-            "norms": {one.leaf.name: one.norm for one in self._binding.charged if one.norm is not None},
+            "norms": {one.leaf.name: one.norm for one in self.binding.charged if one.norm is not None},
         }
         state = self.optimizer.state_dict()
         # A bare optimizer drops keys that it does not know, but keeps those of its groups: it may be loaded, then regularized.
@@ -461,7 +452,7 @@ class Regularized(Wrapper):
         rest["param_groups"] = saved
         try:
             check_groups(
-                self._binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)]
+                self.binding, [{**new, "params": old["params"]} for new, old in zip(saved, held, strict=False)]
             )
         except CompositionError as error:
             raise CompositionError(
@@ -473,10 +464,9 @@ class Regularized(Wrapper):
         self._load_own(own)
 
     def _load_own(self, own: dict[str, Any]) -> None:
-        """Steps, rates, and what belongs to each parameter."""
         self.steps = int(own["steps"])
         self._rates = [(float(first), float(largest)) for first, largest in own.get("rates", [])] or self._rates
-        for one in self._binding.charged:
+        for one in self.binding.charged:
             name, device = one.leaf.name, one.leaf.tensor.device
             one.count, one.norm = None, own.get("norms", {}).get(name)
             radius, multiplier = (own.get(key, {}).get(name) for key in ("radii", "multipliers"))
@@ -488,7 +478,7 @@ class Regularized(Wrapper):
                     bound, _ = referring[key]
                     bound.charge = changed(bound.charge, reference=reference.to(device))
             one.forget_plan()
-        for coupled in self._binding.coupled:
+        for coupled in self.binding.coupled:
             coupled.counted.clear()
 
 
@@ -538,11 +528,7 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
-    """Terms as a tuple.
-
-    Raises:
-        InputError: something else is among them.
-    """
+    """Terms as a tuple."""
     given: Any = [terms] if isinstance(terms, Term) else terms
     if isinstance(given, (str, Mapping, nn.Module, Chargeable)) or not isinstance(given, Iterable):
         raise Term.refused("regularize", given)

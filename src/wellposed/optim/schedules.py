@@ -300,7 +300,6 @@ class PlateauClock:
         self.bad = self.resting = self.reductions = 0
 
     def update(self, value: float) -> None:
-        """Look at an epoch's value."""
         settings, signed = self.settings, self.sign * value
         relative = settings.threshold_mode == "rel"
         bar = self.best * (1.0 - self.sign * settings.threshold) if relative else self.best - settings.threshold
@@ -340,7 +339,6 @@ class Custom(Course):
         return hash(self.function)
 
     def __repr__(self) -> str:
-        """Where the function is found: ``module.name``."""
         named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{named.__module__}.{named.__qualname__}"
 
@@ -403,11 +401,7 @@ def rate_at(course: Course, base: float, step: int, total: int, warmup: float = 
 
 
 def factor_at(schedule: Schedule, step: int) -> float:
-    """The factor of a strength, or of a rate, at a step.
-
-    Raises:
-        InputError: the schedule cannot be called with a step, or gives something that is no finite number >= 0.
-    """
+    """The factor of a strength, or of a rate, at a step."""
     try:
         factor = to_python(schedule(step))
     except TypeError as error:
@@ -438,7 +432,6 @@ class Ramp:
     steps: Count
 
     def __call__(self, step: int) -> float:
-        """The factor at a step."""
         return min(1.0, step / self.steps)
 
 
@@ -460,7 +453,6 @@ class DecayTo:
     floor: Annotated[float, Within(0, 1)] = 0.0
 
     def __call__(self, step: int) -> float:
-        """The factor at a step."""
         if step >= self.steps:
             return float(self.floor)
         return 1.0 - (1.0 - self.floor) * 0.5 * (1.0 - math.cos(math.pi * step / self.steps))
@@ -490,7 +482,6 @@ class Staircase:
         object.__setattr__(self, "stairs", pairs)
 
     def __call__(self, step: int) -> float:
-        """The factor at a step."""
         passed = [factor for start, factor in dict(self.stairs).items() if start <= step]
         return float(passed[-1]) if passed else 1.0
 
@@ -521,7 +512,6 @@ class NamedSchedule:
             )
 
     def __call__(self, step: int) -> float:
-        """The factor at a step."""
         return rate_at(SHAPES[self.name], 1.0, min(step, self.total_steps - 1), self.total_steps, self.warmup)
 
 

@@ -80,9 +80,9 @@ class SAM:
                 self._ascend(moving)
                 self.model.zero_grad(set_to_none=True)
                 witness = self._witness(moving)
-                ascended = None if witness is None else witness.detach().clone()
+                ascended: Any = None if witness is None else witness.detach().clone()
                 yield
-                changed = witness is not None and ascended is not None and not _equal(witness.detach(), ascended)
+                changed = witness is not None and not torch.allclose(witness, ascended, 0.0, 0.0, equal_nan=True)
             finally:
                 with torch.no_grad():
                     for w, kept in zip(moving, weights, strict=True):
@@ -155,11 +155,6 @@ class SAM:
         for w, scale, direction in zip(moving, scales, directions, strict=True):
             unit = direction.to(top.dtype) / top.to(w.device) / norm.to(w.device)
             w.add_((scale * unit).to(w.dtype), alpha=self.radius)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Equal, where a NaN equals a NaN."""
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _largest(values: Tensor) -> Tensor:

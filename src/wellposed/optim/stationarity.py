@@ -42,11 +42,7 @@ class Stationarity:
 def stationarity(
     name: str, w: Tensor, grad: Tensor, penalties: Sequence[Penalty], constraints: Sequence[Constraint]
 ) -> Stationarity:
-    """Judge the parameter ``name`` at ``w``, where ``grad`` is that of the smooth part.
-
-    Raises:
-        CompositionError: the subdifferential of the sum of the penalties is not known.
-    """
+    """Judge the parameter ``name`` at ``w``, where ``grad`` is that of the smooth part."""
     total = sum_penalties(name, penalties)
     if not constraints:
         return Stationarity(float(distance(w, grad, total)), measure_of(total.core))
@@ -64,11 +60,7 @@ def measure_of(charge: Chargeable | None) -> Measure:
 
 
 def sum_penalties(name: str, penalties: Sequence[Penalty]) -> JointProx:
-    """The sum of penalties as squares, absolute values, and one core.
-
-    Raises:
-        CompositionError: they have no such sum.
-    """
+    """The sum of penalties as squares, absolute values, and one core."""
     try:
         return joint(name, penalties)
     except CompositionError:
@@ -79,7 +71,6 @@ def sum_penalties(name: str, penalties: Sequence[Penalty]) -> JointProx:
 
 
 def smooth_gradient(w: Tensor, grad: Tensor, total: JointProx) -> Tensor:
-    """The gradient with that of the squares."""
     for strength, center in total.squares:
         grad = grad + strength * (w if center is None else w - center)
     return grad
@@ -113,22 +104,14 @@ def _slopes(w: Tensor, l1: float | Tensor, interval: WeightInterval) -> tuple[Te
 
 
 def project_on_all(name: str, w: Tensor, constraints: Sequence[Constraint]) -> Tensor:
-    """The nearest weights in all sets.
-
-    Raises:
-        CompositionError: projecting on one set leaves another.
-    """
+    """The nearest weights in all sets."""
     for constraint in order_constraints(name, constraints):
         w = constraint.project(w)
     return w
 
 
 def joint_step(name: str, penalties: Sequence[Penalty], constraints: Sequence[Constraint]) -> tuple[Operator, bool]:
-    """The step of all penalties, projected on the sets, and whether it is proven to be the joint proximal step.
-
-    Raises:
-        CompositionError: not even the penalties, or the sets, have a joint step.
-    """
+    """The step of all penalties, projected on the sets, and whether it is proven to be the joint proximal step."""
     sets = order_constraints(name, constraints)
     try:
         prox, rest = join_operators(name, penalties, sets)

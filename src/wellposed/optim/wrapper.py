@@ -42,13 +42,11 @@ class Wrapper(Optimizer):
         return handle
 
     def _call_hooks(self) -> None:
-        """At the end of a step."""
         for hook in list(self._after_step.values()):
             hook(self, (), {})
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's."""
         return self.optimizer.param_groups
 
     @param_groups.setter
@@ -57,20 +55,16 @@ class Wrapper(Optimizer):
 
     @property
     def state(self) -> Any:  # type: ignore[override]
-        """The wrapped optimizer's."""
         return self.optimizer.state
 
     @property
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The wrapped optimizer's."""
         return self.optimizer.defaults
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the wrapped optimizer's."""
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add to the wrapped optimizer."""
         self.optimizer.add_param_group(param_group)
 
     def __getattr__(self, name: str) -> Any:
@@ -92,7 +86,6 @@ def inner_optimizer(optimizer: Any) -> Optimizer | None:
 
 
 def unwrap_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside all wrappers."""
     inner = inner_optimizer(optimizer)
     return optimizer if inner is None else unwrap_optimizer(inner)
 
@@ -130,11 +123,7 @@ def evaluation_weights(optimizer: Optimizer | None) -> Iterator[None]:
 
 
 def needs_its_optimizer(caller: str, model: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse an optimizer that moves no parameter of the model.
-
-    Raises:
-        InputError: it is another model's.
-    """
+    """Refuse an optimizer that moves no parameter of the model."""
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
         raise InputError(

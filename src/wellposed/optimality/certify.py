@@ -101,7 +101,6 @@ class Certificate:
         return self.violation / self.strong_convexity
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         found = asdict(self)
         return {**found, "optimal": self.optimal, "distance_bound": self.distance_bound}
 

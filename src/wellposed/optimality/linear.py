@@ -31,7 +31,6 @@ def layer_of(cost: Cost) -> nn.Linear | None:
 
 
 def is_convex(cost: Cost) -> bool:
-    """Whether the cost is known to be convex in the weights."""
     return layer_of(cost) is not None and all(c.traits.convex for part in cost.charges.parts for c in part.charges)
 
 

@@ -45,7 +45,6 @@ class CostPoint:
 
     @property
     def smooth(self) -> float:
-        """What the gradients are of."""
         return self.loss + self.functional
 
     @property
@@ -143,7 +142,6 @@ class _Mean:
         self.slopes = [torch.zeros_like(p) for p in self.params]
 
     def add(self, total: Tensor, count: float, retain_graph: bool = False) -> None:
-        """The sum over a batch of ``count``."""
         if self.params and total.requires_grad:
             found = torch.autograd.grad(total, self.params, allow_unused=True, retain_graph=retain_graph)
             for slope, grad in zip(self.slopes, found, strict=True):
@@ -153,12 +151,10 @@ class _Mean:
 
     @property
     def mean(self) -> float:
-        """0 where nothing was added."""
         return self.total / self.count if self.count else 0.0
 
     @property
     def gradient(self) -> list[Tensor]:
-        """Gradient of the mean loss, a tensor for each parameter."""
         return [slope / self.count if self.count else slope for slope in self.slopes]
 
 
@@ -166,9 +162,6 @@ def all_rows(data: Any, dtype: torch.dtype) -> Batches:
     """A way to go through all rows again and again, from what a person gave.
 
     Arrays of numbers take the model's precision, which a `Source` would not keep; other data are left as they are.
-
-    Raises:
-        DataError: there are none, or inputs and targets differ in number.
     """
     arrays = isinstance(data, (tuple, list)) and len(data) == 2 and len(getattr(data[0], "shape", ())) >= 2
     if arrays or type(data) is TensorDataset:

@@ -5,7 +5,7 @@ Chargeable           anything that can be bound with `on`
 ├── CoupledPenalty   g(w_1, ..., w_k) of several parameters at once
 ├── FunctionalPenalty  of outputs, inputs, activations: value only, enforced in the loss
 ├── Constraint       a set: project
-└── Multiplier       a bound whose strength adapts (in ``constraints/multiplier.py``)
+└── NormBound        a bound whose strength adapts (in ``constraints/multiplier.py``)
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ class Chargeable(ABC):
             )
 
     def __post_init__(self) -> None:
-        """Refuse a strength that is negative, infinite or no number."""
         if "strength" in getattr(self, "__dataclass_fields__", {}):
             at_least_zero(self, strength=self.strength)  # type: ignore[attr-defined]
 
@@ -147,7 +146,6 @@ class Chargeable(ABC):
 
     @property
     def default_how(self) -> How:
-        """How it is enforced if nothing is said."""
         return self.hows[0]
 
     def check(self, name: str, w: Tensor) -> None:
@@ -274,7 +272,6 @@ class CoupledPenalty(Chargeable):
 
     @property
     def everywhere(self) -> Selector:
-        """The union of `names`, of any role."""
         return selector([f"named:{name}" for name in self.names])
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:
@@ -282,7 +279,6 @@ class CoupledPenalty(Chargeable):
         return self
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
-        """Refuse tensors that do not go together."""
         return None
 
     @abstractmethod
@@ -374,7 +370,6 @@ class FunctionalPenalty(Chargeable):
 
     @classmethod
     def placed(cls) -> bool:
-        """Only activations have a place, which is a module."""
         return "activations" in cls.needs
 
     @abstractmethod
@@ -446,7 +441,6 @@ class Term:
 
     @property
     def place(self) -> str:
-        """``where`` as text."""
         return self.where.__name__ if isinstance(self.where, type) else str(self.where)
 
     def __str__(self) -> str:
@@ -498,8 +492,6 @@ def array(owner: object, name: str, masks: bool = False) -> Any:
 
     Args:
         masks: whether booleans are taken, for 0 and 1.
-    Raises:
-        InputError: it holds something that is no number, or NaN.
     """
     given = to_python(getattr(owner, name))
     try:
@@ -520,6 +512,11 @@ def array(owner: object, name: str, masks: bool = False) -> Any:
         found = found.detach().clone() if isinstance(given, Tensor) else found.double()
     object.__setattr__(owner, name, found)
     return found
+
+
+def as_weights(value: float | Tensor, w: Tensor) -> float | Tensor:
+    """A tensor in the type and on the device of the weights, which may have moved since; a number as it is."""
+    return value.to(w) if isinstance(value, Tensor) else value
 
 
 def at_least_zero(owner: object, **values: float) -> None:

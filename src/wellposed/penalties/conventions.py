@@ -1,16 +1,16 @@
-"""Strengths in the conventions of others, as pure functions: what ``L2(s)`` and ``L1(s)`` must be given to mean the same.
+"""Strengths in the conventions of others: what ``L2(s)`` and ``L1(s)`` must be given to mean the same.
 
 Ours: the loss is a mean over examples, squared error has no 1/2, ``L2(s) = s/2 |w|^2`` and ``L1(s) = s |w|_1``.
 
 ============================================================  =============================================
 theirs                                                        strength
 ============================================================  =============================================
-``1/m sum_i loss_i + lam/(2m) sum_j |W_j|^2``                 ``lam/m``                          `textbook`
-``mean loss + lam |w|^2``                                     ``2 lam``                          `keras`
-``|y - Xw|^2 + alpha |w|^2``                                  ``2 alpha/m``                      `ridge`
-``1/(2m) |y - Xw|^2 + alpha |w|_1``                           ``2 alpha``                        `lasso`
-``-log p(data|w) + |w|^2/(2 std^2)``                          ``1/(m std^2)``                    `gaussian_prior`
-``-log p(data|w) + |w|_1/scale``                              ``1/(m scale)``                    `laplace_prior`
+``1/m sum_i loss_i + lam/(2m) sum_j |W_j|^2``                 ``lam/m``                          `L2.textbook`
+``mean loss + lam |w|^2``                                     ``2 lam``                          `L2.keras`
+``|y - Xw|^2 + alpha |w|^2``                                  ``2 alpha/m``                      `L2.ridge`
+``1/(2m) |y - Xw|^2 + alpha |w|_1``                           ``2 alpha``                        `L1.lasso`
+``-log p(data|w) + |w|^2/(2 std^2)``                          ``1/(m std^2)``                    `L2.prior`
+``-log p(data|w) + |w|_1/scale``                              ``1/(m scale)``                    `L1.prior`
 ============================================================  =============================================
 
 Under squared error with targets of standard deviation ``noise_std``, ``-log p = (y - f)^2/(2 noise_std^2)``: both priors are
@@ -29,52 +29,16 @@ from wellposed.core.checks import Positive, Within, checked
 from wellposed.core.errors import InputError, did_you_mean
 
 
-def textbook(lam: float, m: int) -> float:
-    """``lam/m``: of ``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples."""
-    check_at_least_zero("L2.textbook", lam=lam)
-    return lam / _examples("L2.textbook", m)
-
-
-def keras(lam: float) -> float:
-    """``2*lam``: of ``lam * |w|^2``."""
-    check_at_least_zero("L2.keras", lam=lam)
-    return 2.0 * lam
-
-
-def ridge(alpha: float, m: int) -> float:
-    """``2*alpha/m``: of ``|y - Xw|^2 + alpha*|w|^2``, a sum over ``m`` examples."""
-    check_at_least_zero("L2.ridge", alpha=alpha)
-    return 2.0 * alpha / _examples("L2.ridge", m)
-
-
-def lasso(alpha: float) -> float:
-    """``2*alpha``: of ``1/(2m) * |y - Xw|^2 + alpha * (...)``, scikit-learn's Lasso and ElasticNet."""
-    check_at_least_zero("The lasso", alpha=alpha)
-    return 2.0 * alpha
-
-
-def gaussian_prior(std: float, m: int, noise_std: float | None = None) -> float:
-    """``1/(m*std^2)``, times ``2*noise_std^2`` under squared error."""
-    _above_zero("L2.prior", std=std)
-    return _of_squared_error("L2.prior", noise_std) / (_examples("L2.prior", m) * std**2)
-
-
-def laplace_prior(scale: float, m: int, noise_std: float | None = None) -> float:
-    """``1/(m*scale)``, times ``2*noise_std^2`` under squared error."""
-    _above_zero("L1.prior", scale=scale)
-    return _of_squared_error("L1.prior", noise_std) / (_examples("L1.prior", m) * scale)
-
-
 def decay_per_strength(scaling: str, lr: float, first: float, largest: float) -> float:
     """What decay takes off each weight in one step, as a share, per strength: ``1 - strength*this`` is left.
 
     ``lr`` for torch, ``lr/first`` for composer, 1 for independent, ``lr^2/largest`` for timm.
     """
     if scaling == "composer":
-        _above_zero("The decay of Composer", first=first)
+        check_above_zero("The decay of Composer", first=first)
         return lr / first
     if scaling == "timm":
-        _above_zero("The decay of timm", largest=largest)
+        check_above_zero("The decay of timm", largest=largest)
         return lr * lr / largest
     return 1.0 if scaling == "independent" else lr
 
@@ -125,11 +89,11 @@ def call_text(name: str, **given: float | None) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in given.items() if value is not None)})"
 
 
-def _of_squared_error(owner: str, noise_std: float | None) -> float:
+def squared_error_factor(owner: str, noise_std: float | None) -> float:
     """The mean squared error divided by the mean negative log-likelihood, up to a constant."""
     if noise_std is None:
         return 1.0
-    _above_zero(owner, noise_std=noise_std)
+    check_above_zero(owner, noise_std=noise_std)
     return 2.0 * noise_std**2
 
 
@@ -144,13 +108,15 @@ def check_at_least_zero(owner: str, **values: float) -> None:
             raise InputError(f"{owner} needs a finite {name} >= 0; it was given {value!r}.")
 
 
-def _above_zero(owner: str, **values: float) -> None:
+def check_above_zero(owner: str, **values: float) -> None:
+    """Refuse what is not above 0, infinite or no number, naming it."""
     for name, value in values.items():
         if not _is_number(value) or value <= 0:
             raise InputError(f"{owner} needs a finite {name} > 0; it was given {value!r}.")
 
 
-def _examples(owner: str, m: object) -> int:
+def checked_examples(owner: str, m: object) -> int:
+    """The number of training examples, refused where it is no whole number >= 1."""
     if isinstance(m, bool) or not isinstance(m, Integral) or m < 1:
         raise InputError(f"{owner} needs m, the number of training examples, an integer >= 1; it was given {m!r}.")
     return int(m)

@@ -13,7 +13,7 @@ from torch import Tensor
 from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, ShapeError, did_you_mean, listed
 from wellposed.core.selectors import Leaf
-from wellposed.ops.groups import AXES, Tiled, sparing
+from wellposed.ops.groups import AXES, along, sparing
 from wellposed.ops.norms import at_least_float32
 from wellposed.ops.prox import group_shrink
 from wellposed.penalties.base import ByValue, CoupledPenalty, Traits
@@ -64,16 +64,13 @@ class TiedGroups(ByValue, CoupledPenalty):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the tensors that are bound together."""
         return tuple(self.axes)
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:
-        """With the axes of transposed convolutions."""
         here = zip(self.axes.items(), leaves, strict=True)
         return replace(self, axes={name: laid_out(self, by, leaf) for (name, by), leaf in here})
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
-        """Refuse parameters without the axis, and numbers of groups that differ."""
         counts: dict[str, int] = {}
         for name, w, by in zip(names, ws, self.axes.values(), strict=True):
             if w.ndim <= AXES[by]:
@@ -93,36 +90,33 @@ class TiedGroups(ByValue, CoupledPenalty):
     def value(self, ws: Sequence[Tensor]) -> Tensor:
         """The charge of all groups, 0-d; its gradient at a zero group is 0."""
         x = self._gathered(ws)
-        return (self._scaled(x) * _rows(x).norms(at_least_float32(x))).sum().to(x.dtype)
+        return (self._scaled(x) * along(x, 0).norms(at_least_float32(x))).sum().to(x.dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
-        """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
         if self.strength == 0:
             return [w.clone() for w in ws]
         x = self._gathered(ws)
         given = [torch.as_tensor(t, dtype=w.dtype, device=w.device) for t, w in zip(steps, ws, strict=True)]
         step = self._gathered([t.expand_as(w) for t, w in zip(given, ws, strict=True)])
-        return self._scattered(group_shrink(x, step, self._scaled(x), _rows(x)), ws)
+        return self._scattered(group_shrink(x, step, self._scaled(x), along(x, 0)), ws)
 
     def prox_sparing(
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The prox of what has had gradients; the rest of a group stays as long as the group does."""
         x = self._gathered(ws)
 
         def step(moving: Tensor) -> Tensor:
             return self._gathered(self.prox(self._scattered(moving, ws), steps))
 
-        return self._scattered(sparing(x, self._gathered(spared), _rows(x), step), ws)
+        return self._scattered(sparing(x, self._gathered(spared), along(x, 0), step), ws)
 
     def violation(self, ws: Sequence[Tensor], grads: Sequence[Tensor], step: float = 1.0) -> Tensor:
         """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
         x = self._gathered(ws)
-        return norm_violation(x, self._gathered(grads), self._scaled(x), _rows(x))
+        return norm_violation(x, self._gathered(grads), self._scaled(x), along(x, 0))
 
     def _scaled(self, x: Tensor) -> float | Tensor:
-        """What the norm of a group is charged."""
-        return group_strength(self.strength, self.weights, _rows(x), x)
+        return group_strength(self.strength, self.weights, along(x, 0), x)
 
     def _gathered(self, ws: Sequence[Tensor]) -> Tensor:
         """``(groups, size)``: the numbers of each group side by side."""
@@ -130,14 +124,9 @@ class TiedGroups(ByValue, CoupledPenalty):
         return torch.cat([w.movedim(AXES[by], 0).flatten(1) if w.ndim > 1 else w.unsqueeze(1) for w, by in parts], 1)
 
     def _scattered(self, x: Tensor, ws: Sequence[Tensor]) -> list[Tensor]:
-        """The parameters, in their shapes, from the numbers of each group."""
         moved = [w.movedim(AXES[by], 0) for w, by in zip(ws, self.axes.values(), strict=True)]
         parts = torch.split(x, [math.prod(m.shape[1:]) for m in moved], 1)
         return [
             part.reshape(m.shape).movedim(0, AXES[by])
             for part, m, by in zip(parts, moved, self.axes.values(), strict=True)
         ]
-
-
-def _rows(x: Tensor) -> Tiled:
-    return Tiled(tuple(x.shape), (0,))

@@ -23,6 +23,7 @@ from wellposed.penalties.base import (
     Term,
     Traits,
     array,
+    as_weights,
     at_least_zero,
     setting_text,
 )
@@ -42,16 +43,13 @@ class Separable(Penalty):
 
     @property
     def l1(self) -> float | Tensor:
-        """Strength of ``|w|_1``."""
         return 0.0
 
     @property
     def l2(self) -> float:
-        """Strength of ``1/2 |w|_2^2``."""
         return 0.0
 
     def summands(self) -> Summands:
-        """Both strengths."""
         return Summands(((self.l2, None),), self.l1)
 
     @property
@@ -67,9 +65,8 @@ class Separable(Penalty):
     __repr__ = __str__
 
     def value(self, w: Tensor) -> Tensor:
-        """``sum_i l1_i |w_i| + l2/2 * |w|_2^2``, 0-d."""
         x = at_least_float32(w)
-        total, l1 = x.new_zeros(()), _like(self.l1, x)
+        total, l1 = x.new_zeros(()), as_weights(self.l1, x)
         if isinstance(l1, Tensor):
             total = total + (l1 * x.abs()).sum()
         elif l1:
@@ -80,19 +77,14 @@ class Separable(Penalty):
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
         """``soft_threshold(w, step*l1) / (1 + step*l2)``, for each coordinate alone."""
-        return shrink(soft_threshold(w, step * _like(self.l1, w)), step * self.l2)
+        return shrink(soft_threshold(w, step * as_weights(self.l1, w)), step * self.l2)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
         """``|grad + l2*w + l1*sign(w)|`` off zero, ``max(|grad| - l1, 0)`` at zero; Euclidean over coordinates."""
-        smooth, l1 = grad + self.l2 * w, _like(self.l1, w)
+        smooth, l1 = grad + self.l2 * w, as_weights(self.l1, w)
         off = (smooth + l1 * signs(w)).abs()
         at = (smooth.abs() - l1).clamp_min(0.0)
         return unless_diverged(length(torch.where(w == 0, at, off)), w)
-
-
-def _like(value: float | Tensor, w: Tensor) -> float | Tensor:
-    """A tensor in the type and on the device of ``w``; a number as it is."""
-    return value.to(w) if isinstance(value, Tensor) else value
 
 
 @checked
@@ -117,7 +109,6 @@ class L1(Separable):
 
     @property
     def l1(self) -> float:
-        """The strength."""
         return self.strength
 
     @classmethod
@@ -129,13 +120,16 @@ class L1(Separable):
             m: >= 1, training examples.
             noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
         """
-        strength = conventions.laplace_prior(scale, m, noise_std)
+        conventions.check_above_zero("L1.prior", scale=scale)
+        factor = conventions.squared_error_factor("L1.prior", noise_std)
+        strength = factor / (conventions.checked_examples("L1.prior", m) * scale)
         return cls(strength, convention=conventions.call_text("prior", scale=scale, m=m, noise_std=noise_std))
 
     @classmethod
     def lasso(cls, alpha: float) -> Self:
         """scikit-learn's ``Lasso(alpha)``, under squared error (a mean without 1/2): strength ``2*alpha``."""
-        return cls(conventions.lasso(alpha), convention=conventions.call_text("lasso", alpha=alpha))
+        conventions.check_at_least_zero("The lasso", alpha=alpha)
+        return cls(2.0 * alpha, convention=conventions.call_text("lasso", alpha=alpha))
 
 
 @checked
@@ -180,7 +174,6 @@ class WeightedL1(Separable):
         return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse a parameter that the rates do not broadcast to."""
         if isinstance(self.weights, Tensor) and not broadcasts(self.weights, w):
             raise ShapeError(
                 f"WeightedL1 needs weights that broadcast to the parameter; {name!r} has shape {tuple(w.shape)}, "
@@ -195,12 +188,10 @@ class WeightedL1(Separable):
 
     @property
     def l1(self) -> float | Tensor:
-        """``strength * weights``."""
         return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
 
 
 def broadcasts(value: Tensor, w: Tensor) -> bool:
-    """Whether ``value`` broadcasts to the shape of ``w``."""
     sizes = zip(reversed(value.shape), reversed(w.shape), strict=False)
     return value.ndim <= w.ndim and all(mine in (1, theirs) for mine, theirs in sizes)
 
@@ -250,7 +241,6 @@ class L2(Separable):
 
     @property
     def l2(self) -> float:
-        """The strength."""
         return self.strength
 
     def decay_factor(self, lr: float, first: float, largest: float) -> float:
@@ -268,12 +258,15 @@ class L2(Separable):
     @classmethod
     def textbook(cls, lam: float, m: int) -> Self:
         """``lam/(2m) * sum_j |W_j|^2`` over ``m`` training examples: strength ``lam/m``."""
-        return cls(conventions.textbook(lam, m), convention=conventions.call_text("textbook", lam=lam, m=m))
+        conventions.check_at_least_zero("L2.textbook", lam=lam)
+        strength = lam / conventions.checked_examples("L2.textbook", m)
+        return cls(strength, convention=conventions.call_text("textbook", lam=lam, m=m))
 
     @classmethod
     def keras(cls, lam: float) -> Self:
         """``lam * |w|^2``, as of Keras's ``L2``, without 1/2: strength ``2*lam``."""
-        return cls(conventions.keras(lam), convention=conventions.call_text("keras", lam=lam))
+        conventions.check_at_least_zero("L2.keras", lam=lam)
+        return cls(2.0 * lam, convention=conventions.call_text("keras", lam=lam))
 
     @classmethod
     def prior(cls, std: float, m: int, noise_std: float | None = None) -> Self:
@@ -284,13 +277,17 @@ class L2(Separable):
             m: >= 1, training examples.
             noise_std: > 0, of the targets, where the loss is squared error; None where it is a negative log-likelihood.
         """
-        strength = conventions.gaussian_prior(std, m, noise_std)
+        conventions.check_above_zero("L2.prior", std=std)
+        factor = conventions.squared_error_factor("L2.prior", noise_std)
+        strength = factor / (conventions.checked_examples("L2.prior", m) * std**2)
         return cls(strength, convention=conventions.call_text("prior", std=std, m=m, noise_std=noise_std))
 
     @classmethod
     def ridge(cls, alpha: float, m: int) -> Self:
         """scikit-learn's ``Ridge(alpha)`` on ``m`` training examples, under squared error: strength ``2*alpha/m``."""
-        return cls(conventions.ridge(alpha, m), convention=conventions.call_text("ridge", alpha=alpha, m=m))
+        conventions.check_at_least_zero("L2.ridge", alpha=alpha)
+        strength = 2.0 * alpha / conventions.checked_examples("L2.ridge", m)
+        return cls(strength, convention=conventions.call_text("ridge", alpha=alpha, m=m))
 
     @classmethod
     def decoupled(cls, amount: float, scaling: Scaling = "torch") -> Self:
@@ -337,21 +334,19 @@ class ElasticNet(Separable):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of the L1 part."""
         return Traits(sparse=self.mix > 0)
 
     @property
     def l1(self) -> float:
-        """``strength * mix``."""
         return self.strength * self.mix
 
     @property
     def l2(self) -> float:
-        """``strength * (1 - mix)``."""
         return self.strength * (1.0 - self.mix)
 
     @classmethod
     def sklearn(cls, alpha: float, l1_ratio: float = 0.5) -> Self:
         """scikit-learn's ``ElasticNet(alpha, l1_ratio)``, under squared error: strength ``2*alpha``, mix ``l1_ratio``."""
+        conventions.check_at_least_zero("The lasso", alpha=alpha)
         convention = conventions.call_text("sklearn", alpha=alpha, l1_ratio=l1_ratio)
-        return cls(conventions.lasso(alpha), mix=l1_ratio, convention=convention)
+        return cls(2.0 * alpha, mix=l1_ratio, convention=convention)

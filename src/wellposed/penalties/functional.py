@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,17 +28,11 @@ OF_A_NETWORK = Traits(convex=False, weak_convexity=math.inf, symmetric=False, di
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least single precision: sums of squares and differences of logarithms are lost in half precision."""
     return x if x.is_floating_point() and x.element_size() >= 4 else x.float()
 
 
 def _given(owner: FunctionalPenalty, context: Context) -> list[Tensor]:
-    """The tensors that a penalty needs, each with a first axis of examples.
-
-    Raises:
-        InputError: one is missing.
-        ShapeError: one is a single number.
-    """
+    """The tensors that a penalty needs, each with a first axis of examples."""
     context.needs(owner)
     tensors: list[Tensor] = [getattr(context, name) for name in owner.needs]
     for name, tensor in zip(owner.needs, tensors, strict=True):
@@ -74,9 +68,16 @@ def _divergence(log_p: Tensor, log_q: Tensor | float) -> Tensor:
     return (log_p.exp() * surplus).sum((-2, -1)).mean()
 
 
-def _axis(owner: Any) -> None:
-    if owner.axis == 0:
-        raise InputError(f"{type(owner).__name__} needs the axis of the classes, which is not 0; it was given 0.")
+class _OfClasses(FunctionalPenalty):
+    """A charge of outputs that have their classes along ``axis``."""
+
+    axis: int
+    traits: ClassVar[Traits] = OF_A_NETWORK
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis == 0:
+            raise InputError(f"{type(self).__name__} needs the axis of the classes, which is not 0; it was given 0.")
 
 
 class OfActivations(FunctionalPenalty):
@@ -139,7 +140,6 @@ class ActivationL1(OfActivations):
     strength: float
 
     def of(self, activation: Tensor) -> Tensor:
-        """``|a|``, whose gradient at 0 is taken as 0."""
         return activation.abs()
 
 
@@ -160,13 +160,12 @@ class ActivationL2(OfActivations):
     strength: float
 
     def of(self, activation: Tensor) -> Tensor:
-        """``a^2/2``."""
         return 0.5 * activation.square()
 
 
 @checked
 @dataclass(frozen=True)
-class Confidence(FunctionalPenalty):
+class Confidence(_OfClasses):
     """``strength * mean_i (log(classes) - H(p_i))``: entropy is rewarded, so that predictions are not too sure.
 
     With ``p = softmax(outputs)`` this is ``KL(p || uniform)``: between 0 (all classes alike) and ``log(classes)`` (sure).
@@ -192,19 +191,12 @@ class Confidence(FunctionalPenalty):
     binary: bool = False
     axis: int = 1
     searched: ClassVar[Searched] = Searched(low=1e-3, high=0.3, least=1e-4, most=1.0, odds=0.05)
-    traits: ClassVar[Traits] = OF_A_NETWORK
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _axis(self)
 
     @property
     def of_classes(self) -> bool:
-        """Entropy is one of classes."""
         return True
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient."""
         (outputs,) = _given(self, context)
         log_p = _log_probabilities(self, outputs, self.axis, self.binary)
         if not self.strength:
@@ -214,7 +206,7 @@ class Confidence(FunctionalPenalty):
 
 @checked
 @dataclass(frozen=True)
-class LogitL2(FunctionalPenalty):
+class LogitL2(_OfClasses):
     """``strength/2 * mean_i |outputs_i|_2^2``: small logits, which cannot be sure of anything.
 
     Unlike `Confidence` it also fixes the constant that softmax does not see.
@@ -228,14 +220,8 @@ class LogitL2(FunctionalPenalty):
 
     strength: float
     axis: int = 1
-    traits: ClassVar[Traits] = OF_A_NETWORK
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _axis(self)
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient."""
         (outputs,) = _given(self, context)
         outputs = _along(self, outputs, self.axis)
         if not self.strength:
@@ -245,7 +231,7 @@ class LogitL2(FunctionalPenalty):
 
 @checked
 @dataclass(frozen=True)
-class Consistency(FunctionalPenalty):
+class Consistency(_OfClasses):
     """``strength * temperature^2 * mean_i KL``: outputs stay close to a reference, ``p = softmax(outputs/temperature)``.
 
     With ``r = softmax(reference/temperature)``:
@@ -275,17 +261,14 @@ class Consistency(FunctionalPenalty):
     binary: bool = False
     axis: int = 1
     needs: ClassVar[tuple[str, ...]] = ("outputs", "reference")
-    traits: ClassVar[Traits] = OF_A_NETWORK
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.of == "values" and (self.temperature != 1 or self.binary):
             raise InputError('Consistency of="values" has no temperature and no binary; leave them out.')
-        _axis(self)
 
     @property
     def of_classes(self) -> bool:
-        """Not where values are compared."""
         return self.of != "values"
 
     def value(self, context: Context) -> Tensor:

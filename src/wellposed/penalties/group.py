@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from wellposed.core.checks import Within, checked
 from wellposed.core.errors import InputError, described
-from wellposed.core.numbers import convert_numbers, to_python
+from wellposed.core.numbers import to_python
 from wellposed.core.selectors import Leaf
 from wellposed.ops.groups import AXES, HEADS, WAYS, Groups, groups_of, sparing
 from wellposed.ops.norms import at_least_float32, length, signs
@@ -65,17 +64,12 @@ class GroupPenalty(ByValue, Penalty):
 
     strength: float
     by: Membership
-    heads: int | None
-    block: tuple[int, int] | None
+    heads: int | None = None
+    block: tuple[int, int] | None = None
     weights: Weights
-
-    @abstractmethod
-    def value(self, w: Tensor) -> Tensor:
-        """What the groups are charged."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        convert_numbers(self, "heads")
         object.__setattr__(self, "by", group_numbers(self, self.by))
         if isinstance(self.block, (tuple, list)):
             object.__setattr__(self, "block", tuple(to_python(side) for side in self.block))
@@ -93,11 +87,7 @@ class GroupPenalty(ByValue, Penalty):
 
     @property
     def axis(self) -> int:
-        """The axis along which groups are counted, where they are the indices of one.
-
-        Raises:
-            InputError: they are heads, blocks or a person's own.
-        """
+        """The axis along which groups are counted, where they are the indices of one."""
         if not isinstance(self.by, str) or self.by not in AXES:
             raise InputError(f"The groups of {self} are not the indices of one axis.")
         return AXES[self.by]
@@ -118,7 +108,6 @@ class GroupPenalty(ByValue, Penalty):
         return changed(self, by=by, heads=heads)
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse what cannot be grouped so, and weights that are not one for each group."""
         if isinstance(self.by, str):
             needs_axes(self, name, w, 2)
         try:
@@ -127,11 +116,9 @@ class GroupPenalty(ByValue, Penalty):
             raise type(error)(f"{type(self).__name__} cannot charge {name!r}: {error}") from None
 
     def groups(self, w: Tensor) -> Groups:
-        """Who is in a group."""
         return groups_of(w, self.by, self.heads, self.block)
 
     def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
-        """The prox of what has had gradients; the rest of a group stays as long as the group does."""
         return sparing(w, spared, self.groups(w), lambda moving: self.prox(moving, step))
 
     def scaled(self, w: Tensor) -> float | Tensor:
@@ -140,11 +127,7 @@ class GroupPenalty(ByValue, Penalty):
 
 
 def group_strength(strength: float, weights: Weights, groups: Groups, w: Tensor) -> float | Tensor:
-    """``strength * weight``, or ``strength * sqrt(size)`` where there are no weights.
-
-    Raises:
-        ShapeError: the weights are not one for each group.
-    """
+    """``strength * weight``, or ``strength * sqrt(size)`` where there are no weights."""
     if weights is None:
         sizes = groups.sizes
         return strength * (sizes.sqrt() if isinstance(sizes, Tensor) else math.sqrt(sizes))
@@ -155,11 +138,7 @@ def group_strength(strength: float, weights: Weights, groups: Groups, w: Tensor)
 
 
 def check_weights(owner: Any) -> None:
-    """Make the weights of groups a number or a tensor of one axis.
-
-    Raises:
-        InputError: they are neither, negative or not finite.
-    """
+    """Make the weights of groups a number or a tensor of one axis."""
     weights = array(owner, "weights")
     if weights is None or (
         isinstance(weights, Tensor) and weights.ndim == 1 and bool(((weights >= 0) & torch.isfinite(weights)).all())
@@ -174,11 +153,7 @@ def check_weights(owner: Any) -> None:
 
 
 def group_numbers(owner: object, given: object) -> object:
-    """Group numbers of lists, as a recipe writes them, or of an array as a tensor; anything else as it is.
-
-    Raises:
-        InputError: they are no numbers, or rows of different lengths.
-    """
+    """Group numbers of lists, as a recipe writes them, or of an array as a tensor; anything else as it is."""
     try:
         found = tensor_of(given)
         return given if found is None else found
@@ -189,11 +164,7 @@ def group_numbers(owner: object, given: object) -> object:
 
 
 def check_grouping(owner: object, by: object, heads: object, block: object) -> None:
-    """Refuse groupings that there are none of.
-
-    Raises:
-        InputError: saying what was given and what there is.
-    """
+    """Refuse groupings that there are none of."""
     kind = type(owner).__name__
     if isinstance(by, Tensor):
         whole = not (by.is_floating_point() or by.is_complex() or by.dtype == torch.bool)
@@ -239,9 +210,34 @@ def norm_violation(
     return distance if rest is None else torch.hypot(distance, length(rest))
 
 
+class _GroupNorms(GroupPenalty):
+    """``strength * sum_g c_g |w_g|_2``: convex, of degree 1."""
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(homogeneous=1, symmetric=self.alike)
+
+    def merged(self, other: Penalty) -> Penalty | None:
+        alike = type(other) is type(self) and changed(other, strength=self.strength) == self
+        return changed(self, strength=self.strength + other.strength) if alike else None
+
+    def value(self, w: Tensor) -> Tensor:
+        """The charge of all groups, 0-d; its gradient at a zero group is 0."""
+        groups, x = self.groups(w), at_least_float32(w)
+        return (self.scaled(w) * groups.norms(groups.split(x))).sum().to(w.dtype)
+
+    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
+        """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
+        return w.clone() if self.strength == 0 else group_shrink(w, step, self.scaled(w), self.groups(w))
+
+    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
+        """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
+        return norm_violation(w, grad, self.scaled(w), self.groups(w))
+
+
 @checked
 @dataclass(frozen=True, eq=False)
-class GroupL2(GroupPenalty):
+class GroupL2(_GroupNorms):
     """``strength * sum_g c_g |w_g|_2``, ``c_g = sqrt(size_g)``: whole units, inputs, heads or blocks become exactly zero.
 
     Args:
@@ -268,29 +264,6 @@ class GroupL2(GroupPenalty):
     searched: ClassVar[Searched] = Searched(
         low=1e-6, high=1e-3, least=1e-8, most=1e-1, odds=0.08, settings={"by": "input", "on": "inputs"}
     )
-
-    @property
-    def traits(self) -> Traits:
-        """Convex, of degree 1; the order along an axis matters where groups are parts of one."""
-        return Traits(homogeneous=1, symmetric=self.alike)
-
-    def merged(self, other: Penalty) -> Penalty | None:
-        """Groups that are cut alike add up."""
-        alike = type(other) is type(self) and replace(other, strength=self.strength) == self
-        return replace(self, strength=self.strength + other.strength) if alike else None
-
-    def value(self, w: Tensor) -> Tensor:
-        """The charge of all groups, 0-d; its gradient at a zero group is 0."""
-        groups, x = self.groups(w), at_least_float32(w)
-        return (self.scaled(w) * groups.norms(groups.split(x))).sum().to(w.dtype)
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
-        return w.clone() if self.strength == 0 else group_shrink(w, step, self.scaled(w), self.groups(w))
-
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Off zero ``|grad_g + s w_g/|w_g||``, at zero ``max(|grad_g| - s, 0)``; Euclidean over groups."""
-        return norm_violation(w, grad, self.scaled(w), self.groups(w))
 
 
 @checked
@@ -320,25 +293,20 @@ class SparseGroup(GroupPenalty):
 
     @property
     def traits(self) -> Traits:
-        """Convex and positively homogeneous, as for `GroupL2`."""
         return Traits(homogeneous=1, symmetric=self.alike)
 
     @property
     def l1(self) -> float:
-        """``strength * mix``."""
         return self.strength * self.mix
 
     @property
     def whole(self) -> GroupL2:
-        """The part that charges groups."""
         return GroupL2(self.strength * (1.0 - self.mix), self.by, self.heads, self.block, self.weights)
 
     def summands(self) -> Summands:
-        """Absolute values, and the groups."""
         return Summands(l1=self.l1, core=self.whole)
 
     def value(self, w: Tensor) -> Tensor:
-        """Both charges, 0-d."""
         x = at_least_float32(w)
         return (self.l1 * x.abs().sum() + self.whole.value(x)).to(w.dtype)
 
@@ -383,7 +351,6 @@ class GroupMCP(GroupPenalty):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex with ``1/gamma``."""
         return Traits(convex=False, weak_convexity=1.0 / self.gamma, symmetric=self.alike, linear=False)
 
     def value(self, w: Tensor) -> Tensor:

@@ -54,11 +54,9 @@ class Hierarchical(CoupledPenalty):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The linear part and the first layer."""
         return self.skip, self.first
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:
-        """The same; kernels whose inputs are not axis 1 are refused."""
         for leaf in leaves:
             if laid_out(self, "input", leaf) != "input":
                 raise ShapeError(
@@ -68,7 +66,6 @@ class Hierarchical(CoupledPenalty):
         return self
 
     def check_all(self, names: Sequence[str], ws: Sequence[Tensor]) -> None:
-        """Refuse parameters whose inputs do not agree."""
         shapes = [tuple(w.shape) for w in ws]
         if any(len(shape) < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
             raise ShapeError(
@@ -77,7 +74,6 @@ class Hierarchical(CoupledPenalty):
             )
 
     def scaled(self, skip: Tensor) -> float:
-        """What ``|theta_j|`` is charged."""
         return self.strength * math.sqrt(skip.shape[0] * math.prod(skip.shape[2:])) if self.group else self.strength
 
     def value(self, ws: Sequence[Tensor]) -> Tensor:

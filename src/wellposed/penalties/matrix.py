@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -36,9 +36,8 @@ from wellposed.ops.singular_values import (
     svd,
     toward_one,
 )
-from wellposed.penalties.base import ByValue, Chargeable, How, Penalty, Traits, changed, needs_axes, setting_text
-from wellposed.penalties.group import GroupL2, Weights, check_weights
-from wellposed.penalties.layouts import laid_out
+from wellposed.penalties.base import Chargeable, How, Penalty, Traits, changed, needs_axes, setting_text
+from wellposed.penalties.group import Weights, _GroupNorms
 
 
 class OfMatrices(Chargeable):
@@ -52,7 +51,6 @@ class OfMatrices(Chargeable):
     parts: Count
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors, and tensors that cannot be cut into equal parts."""
         needs_axes(self, name, w, 2)
         if w.shape[0] % self.parts:
             raise ShapeError(
@@ -82,15 +80,12 @@ class _MatrixPenalty(OfMatrices, Penalty):
         return self.of_matrices(as_matrices(w, self.parts), w.dtype).to(w.dtype) if w.numel() else w.sum()
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The minimizer, of each part alone; ``step`` is a number."""
-
         def operator(a: Tensor) -> Tensor:
             return self.moved(a, torch.as_tensor(step, dtype=a.dtype, device=a.device) * self.strength, w.dtype)
 
         return on_matrices(w, self.parts, operator)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Distance of ``-grad`` to the subdifferential, of all parts together."""
         if not w.numel():
             return w.sum()
         return self.distance(as_matrices(w, self.parts), as_matrices(grad, self.parts), w.dtype).to(w.dtype)
@@ -142,7 +137,6 @@ class Nuclear(_MatrixPenalty):
         return self.strength * torch.where(above_rounding(s, a, dtype), s, torch.zeros_like(s)).sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
-        """``U max(sigma - amount, 0) V^T``."""
         return soft_threshold_spectrum(a, amount)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -193,7 +187,6 @@ class Spectral(_MatrixPenalty):
         return self.strength * torch.where(s != 0, s, torch.zeros_like(s)).sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
-        """``U min(sigma, theta) V^T``."""
         return lower_the_largest(a, amount)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -271,7 +264,7 @@ class Orthogonality(_MatrixPenalty):
 
 @checked
 @dataclass(frozen=True, eq=False)
-class RowL21(ByValue, Penalty):
+class RowL21(_GroupNorms):
     """``strength * sum_i c_i |w_i|_2`` over the rows: the L2,1 norm of a matrix; whole rows become exactly zero.
 
     It is `GroupL2` by unit with weights ``c_i = 1`` instead of ``sqrt(size of a row)``. A kernel's row is one filter, also
@@ -292,54 +285,11 @@ class RowL21(ByValue, Penalty):
     weights: Weights = 1.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.by not in AXES:
             raise InputError(f"RowL21 charges rows by one of {', '.join(AXES)}; it was given by={self.by!r}.")
-        check_weights(self)
-
-    @property
-    def traits(self) -> Traits:
-        """A norm; weights of single rows belong to their places."""
-        return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
+        super().__post_init__()
 
     def __str__(self) -> str:
         told = isinstance(self.weights, Tensor) or self.weights != 1.0
         several = f", weights={setting_text(self.weights)}" if told else ""
         return f"RowL21(strength={self.strength!r}{several})"
-
-    def at(self, leaf: Leaf) -> Self:
-        """With the axis of a transposed convolution's units."""
-        return replace(self, by=laid_out(self, self.by, leaf))
-
-    def check(self, name: str, w: Tensor) -> None:
-        """Refuse vectors, and weights that are not one for each row."""
-        needs_axes(self, name, w, 2)
-        try:
-            self.rows_of(w).scaled(w)
-        except ShapeError as error:
-            raise ShapeError(f"RowL21 cannot charge {name!r}: {error}") from None
-
-    def rows_of(self, w: Tensor) -> GroupL2:
-        """The group penalty with the same charge on a tensor of this shape."""
-        return GroupL2(self.strength, self.by, weights=self.weights)
-
-    def merged(self, other: Penalty) -> Penalty | None:
-        """The same groups: strengths add up."""
-        alike = type(other) is type(self) and replace(other, strength=self.strength) == self
-        return replace(self, strength=self.strength + other.strength) if alike else None
-
-    def value(self, w: Tensor) -> Tensor:
-        """The charge of all rows, 0-d; its gradient at a zero row is 0."""
-        return self.rows_of(w).value(w)
-
-    def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """Exact, also with a step for each coordinate; see `wellposed.ops.prox.group_soft_threshold`."""
-        return self.rows_of(w).prox(w, step)
-
-    def prox_sparing(self, w: Tensor, step: Tensor, spared: Tensor) -> Tensor:
-        """The proximal step without spared coordinates, as `GroupL2.prox_sparing`."""
-        return self.rows_of(w).prox_sparing(w, step, spared)
-
-    def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Off zero ``|grad_i + s w_i/|w_i||``, at zero ``max(|grad_i| - s, 0)``; Euclidean over rows."""
-        return self.rows_of(w).violation(w, grad, step)

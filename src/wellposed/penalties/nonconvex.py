@@ -63,7 +63,6 @@ class MCP(FoldedConcave):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex by ``1/gamma``."""
         return Traits(convex=False, weak_convexity=1.0 / self.gamma, linear=False)
 
     def value(self, w: Tensor) -> Tensor:
@@ -73,7 +72,6 @@ class MCP(FoldedConcave):
         return (m * (self.strength - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
-        """``max(s - size/gamma, 0)``."""
         return (self.strength - size / self.gamma).clamp_min(0.0)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -105,7 +103,6 @@ class SCAD(FoldedConcave):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex by ``1/(gamma - 1)``."""
         return Traits(convex=False, weak_convexity=1.0 / (self.gamma - 1.0), linear=False)
 
     def value(self, w: Tensor) -> Tensor:
@@ -116,7 +113,6 @@ class SCAD(FoldedConcave):
         return (self.strength * size - d.square() / (2.0 * (self.gamma - 1.0))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
-        """``s`` up to ``s``, then ``max(gamma*s - size, 0)/(gamma - 1)``."""
         falling = (self.gamma * self.strength - size) / (self.gamma - 1.0)
         return falling.clamp(0.0, self.strength)
 

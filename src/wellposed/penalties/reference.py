@@ -54,7 +54,6 @@ class Towards(Penalty):
     __repr__ = __str__
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse a parameter that a reference tensor does not broadcast to."""
         if isinstance(self.reference, Tensor) and not broadcasts(self.reference, w):
             raise self._misshapen(name, w, self.reference)
 
@@ -82,7 +81,6 @@ class Towards(Penalty):
         return changed(self, reference=kept)
 
     def _picked(self, tensors: Mapping[str, Tensor], leaf: Leaf) -> Tensor:
-        """The tensor of a mapping that has one of the parameter's names."""
         for name in (leaf.name, *leaf.aliases):
             given = tensors.get(name)
             try:
@@ -152,15 +150,12 @@ class L2SP(Towards):
 
     @property
     def center(self) -> float | Tensor:
-        """The reference, once it is known."""
         return self.reference if isinstance(self.reference, Tensor) else self.origin(torch.empty(0))
 
     def summands(self) -> Summands:
-        """A square around `center`."""
         return Summands(((self.strength, self.center),))
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength/2 * |w - w0|_2^2``, 0-d."""
         x = at_least_float32(w)
         return (0.5 * self.strength * (x - self.origin(x)).square().sum()).to(w.dtype)
 
@@ -169,7 +164,6 @@ class L2SP(Towards):
         return shrink_towards(w, step * self.strength, self.origin(w))
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """``|grad + strength*(w - w0)|``."""
         return length(grad + self.strength * (w - self.origin(w)))
 
 

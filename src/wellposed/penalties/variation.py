@@ -40,7 +40,6 @@ class TotalVariation(Penalty):
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, sparse=False)
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse what has no neighbours along the axis."""
         if not -w.ndim <= self.axis < w.ndim or w.shape[self.axis] < 2:
             raise ShapeError(
                 f"TotalVariation needs >= 2 entries along axis {self.axis}; {name!r} has shape {tuple(w.shape)}. "
@@ -48,7 +47,6 @@ class TotalVariation(Penalty):
             )
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength * sum |w_{i+1} - w_i|``, 0-d."""
         return (
             (self.strength * at_least_float32(w).diff(dim=self.axis).abs().sum()).to(w.dtype) if w.numel() else w.sum()
         )

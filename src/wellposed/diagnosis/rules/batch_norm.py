@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import with_averaging, with_larger_batches, with_lower_rate
 from wellposed.diagnosis.rules.rule import Inside, measured
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class BatchTooSmall(Inside):
     name, severity = "batch_too_small", 3
     axis, pulls = "optimization", "loop"
     code = "train = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)"
+    moves = ((with_larger_batches(32),), (with_lower_rate(3), with_averaging))
     VALUES = 8
     DISAGREES = DISAGREES
 

@@ -9,6 +9,15 @@ import numpy as np
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import (
+    with_annealing,
+    with_clipping,
+    with_higher_rate,
+    with_less_regularization,
+    with_lower_rate,
+    with_more_epochs,
+    with_usual_rate,
+)
 from wellposed.diagnosis.rules.learning_rates import RateTooHigh
 from wellposed.diagnosis.rules.rule import (
     FEWEST_EPOCHS,
@@ -40,6 +49,7 @@ class Diverged(Rule):
     overrules = (FIT,)
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
+    moves = ((with_lower_rate(10),), (with_lower_rate(10), with_clipping, with_annealing), (with_lower_rate(100),))
     RUNAWAY = 2.0  # twice the loss of untrained weights: the steps do harm. Neither noise nor overfitting does that
     RUNAWAY_VALID = 10.0  # an overconfident network may multiply its validation loss; ten times is beyond what is usual
     LEVER = "lower the learning rate (by ten to begin with), warm it up, or clip gradients; look for bad rows"
@@ -108,6 +118,7 @@ class NotLearning(Rule):
     name, severity = "not_learning", 1
     axis, pulls = "optimization", "optimizer"
     code = "print(wp.lr_range_test(model, optimizer, loss, train))"
+    moves = ((with_usual_rate,), (with_less_regularization(10),), (with_lower_rate(10),), (with_higher_rate(10),))
     of_fit = True
     overrules = ("undertrained", "slow", "underfits", "overfits", "overconfident", "noisy_evidence")
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
@@ -187,6 +198,7 @@ class Undertrained(Rule):
     name, severity = "undertrained", 4
     axis, pulls = "optimization", "schedule"
     code = "epochs = 3 * epochs"
+    moves = ((with_more_epochs(3),), (with_higher_rate(3), with_annealing))
     of_fit = True
     FEWEST = 5  # epochs: in fewer every training falls, and none can be seen to level off
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import with_selective_decay
 from wellposed.diagnosis.rules.rule import MATERIAL_PROGRESS, Inside, measured
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class DecayedNorms(Inside):
     name, severity = "decayed_norms", 6
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])  # with weight_decay=0 in the optimizer"
+    moves = ((with_selective_decay,),)
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         charges = signals.charges

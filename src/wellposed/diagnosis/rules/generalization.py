@@ -7,6 +7,7 @@ import math
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
+from wellposed.diagnosis.moves import with_averaging, with_decay, with_lower_rate
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, improves, measured, valid_learned
 
@@ -34,6 +35,11 @@ class Overfits(Rule):
     explains = ("noisy_evidence",)  # a gap that is shown comes before a rise that is not
     axis, pulls = "regularization", "regularizer"
     code = "optimizer = wp.regularize(optimizer, model, [wp.L2(1e-2).on(wp.weights)])"
+    moves = (
+        (with_decay(0.5),),
+        (with_decay(0.5),),
+        (with_decay(3.0),),
+    )  # dropout and smoothing beside it: see `Key.advised`
     of_fit = True
     LOSS_GAP, LOSS_SHARE = (
         0.05,
@@ -209,6 +215,7 @@ class Overconfident(Rule):
     explains = ("noisy_evidence",)
     axis, pulls = "regularization", "regularizer"
     code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+    moves = ((with_decay(0.5),), (with_decay(0.5),), (with_lower_rate(3), with_averaging))
     of_fit = True
 
     def judge(self, curves: Curves) -> Finding | None:

@@ -10,6 +10,13 @@ import numpy as np
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import (
+    with_adaptive_optimizer,
+    with_annealing,
+    with_clipping,
+    with_higher_rate,
+    with_lower_rate,
+)
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import Inside, measured, shows_learning
 
@@ -46,6 +53,7 @@ class VanishingGradients(Inside):
     name, severity = "vanishing_gradients", 2
     axis, pulls = "optimization", "capacity"
     code = "block = torch.nn.Sequential(torch.nn.Linear(n, n), torch.nn.LayerNorm(n), torch.nn.ReLU())"
+    moves = ((with_higher_rate(3), with_annealing), (with_adaptive_optimizer,))
     RATIO = 1e-3  # AutoTrainer's; healthy networks of 2 to 50 layers lie between .03 and 30
     STAYS = 1e-2  # as training goes on the ratio grows, unless the fault is mended
     FEWEST_LAYERS = 4  # fewer factors do not shrink a gradient a thousandfold by depth
@@ -102,6 +110,7 @@ class ExplodingGradients(Inside):
     name, severity = "exploding_gradients", 1
     axis, pulls = "optimization", "optimizer"
     code = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()"
+    moves = ((with_clipping,), (with_lower_rate(10), with_clipping), (with_lower_rate(100),))
     RATIO = 70.0
     LEVER = (
         "clip gradients by their norm, initialize with a smaller scale (He or orthogonal, gain 1), normalize between "

@@ -11,6 +11,15 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import EvidenceValue, Finding
+from wellposed.diagnosis.moves import (
+    with_adaptive_optimizer,
+    with_annealing,
+    with_averaging,
+    with_clipping,
+    with_higher_rate,
+    with_lower_rate,
+    with_more_epochs,
+)
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import (
     FEWEST_EPOCHS,
@@ -49,6 +58,7 @@ class Oscillates(Rule):
     name, severity = "oscillates", 4
     axis, pulls = "optimization", "schedule"
     code = "schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)"
+    moves = ((with_annealing,), (with_lower_rate(5),), (with_averaging,))
     of_fit = True
     SWING = 0.1  # of the level: twice what is worth a lever, since a swing is a rough measure
     VALID_SWING = 0.05  # of validation's level: what row noise adds to the level there dilutes the swing
@@ -109,6 +119,7 @@ class Slow(Rule):
     overrules = ("undertrained", "underfits")
     axis, pulls = "optimization", "optimizer"
     code = "optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)"
+    moves = ((with_adaptive_optimizer, with_annealing), (with_higher_rate(5), with_annealing), (with_more_epochs(3),))
     of_fit = True
     SMALL = 0.1  # of all progress, in a quarter of the epochs: a steady pace would have brought a quarter
     STEADY = PACE
@@ -168,6 +179,7 @@ class RateTooHigh(Rule):
     overrules = ("rate_too_low", "underfits")
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
+    moves = ((with_lower_rate(10),), (with_lower_rate(3), with_clipping, with_annealing), (with_lower_rate(100),))
     explains = ("not_learning", "oscillates", "noisy_evidence", "dying_units")
     LEAP = 1.0  # of the loss at the start: whatever came later, the epochs to come back were lost
     JUMP = 0.25  # of the loss at the start: a warm-up or a first epoch's noise moves less
@@ -299,6 +311,7 @@ class RateTooLow(Rule):
     name, severity = "rate_too_low", 3
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] *= 10'
+    moves = ((with_higher_rate(10),), (with_higher_rate(100),), (with_adaptive_optimizer,))
     explains = ("undertrained", "slow", "not_learning")
     overrules = ("underfits",)
     of_fit = True

@@ -8,6 +8,7 @@ from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.caveats import reading_of
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding, counted, moved
+from wellposed.diagnosis.moves import with_annealing, with_averaging, with_lower_rate
 from wellposed.diagnosis.rules.generalization import Overfits
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, measured, valid_learned
 
@@ -26,6 +27,7 @@ class NoisyEvidence(Rule):
     name, severity = "noisy_evidence", 6
     axis, pulls = "evidence", "data"
     code = "watch = wp.watch(model, loss, train=train, valid=valid, optimizer=optimizer)  # and watch.epoch() after each epoch"
+    moves = ((with_annealing, with_averaging), (with_lower_rate(3),))
     of_fit = True
     CHANCE = 0.25  # that it rose by what matters: one in four is more than one would leave open
     LEVER = "use more validation rows, or average over seeds; a larger batch or a decaying learning rate calms curves"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import with_averaging, with_decay, with_lower_rate
 from wellposed.diagnosis.rules.batch_norm import disagree
 from wellposed.diagnosis.rules.rule import Inside, measured
 from wellposed.statistics.student import student_quantile
@@ -114,6 +115,7 @@ class LabelNoise(Inside):
     name, severity = "label_noise", 4
     axis, pulls = "regularization", "data"
     code = "loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+    moves = ((with_decay(0.5),), (with_decay(0.5),), (with_lower_rate(3), with_averaging))
     SHARE = 0.05  # real data sets have about 3 % (Northcutt et al. 2021, ten test sets); more is worth a lever
     FLAT = (
         0.45  # networks on clean rows that overlap had up to .27 as many errors among the surest, on noisy ones .5 to 1

@@ -21,6 +21,7 @@ from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.logs import Array
 
 if TYPE_CHECKING:
+    from wellposed.diagnosis.moves import RecipeMove
     from wellposed.diagnosis.signals import Signals
     from wellposed.recipe.recipe import Recipe
 
@@ -48,6 +49,7 @@ class Rule(ABC):
     of_fit: ClassVar[bool] = False
     explains: ClassVar[tuple[str, ...]] = ()
     overrules: ClassVar[tuple[str, ...]] = ()
+    moves: ClassVar[tuple[tuple[RecipeMove, ...], ...]] = ()  # of a recipe, that pull the lever: see `advice`
     code: ClassVar[str] = ""  # what to do first, as a line of Python in the reader's own loop
 
     @abstractmethod
@@ -55,7 +57,7 @@ class Rule(ABC):
         """The finding, or None where the definition does not hold."""
 
     def advice(self, recipe: Recipe) -> Iterable[Recipe]:
-        """Recipes that pull the lever, the one to be tried first first; those of ours are in `wellposed.diagnosis.advice`."""
+        """Recipes that pull the lever, the one to be tried first first; `moves` come after them."""
         return ()
 
     def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:

@@ -7,6 +7,7 @@ import math
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
 from wellposed.diagnosis.finding import EvidenceValue, Finding
+from wellposed.diagnosis.moves import with_annealing, with_higher_rate, with_larger_model, with_less_regularization
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
 from wellposed.diagnosis.rules.rule import (
@@ -32,6 +33,7 @@ class Underfits(Rule):
     name, severity = "underfits", 3
     axis, pulls = "optimization", "capacity"
     code = "width = 2 * width"
+    moves = ((with_larger_model,), (with_higher_rate(3), with_annealing), (with_less_regularization(10),))
     of_fit = True
     HIGH = 1 / 3  # of the constant prediction's error; a network able to fit goes on towards zero on its own rows
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
@@ -104,6 +106,7 @@ class OverRegularized(Rule):
     overrules = ("underfits",)
     axis, pulls = "regularization", "regularizer"
     code = 'for group in optimizer.param_groups: group["weight_decay"] /= 10'
+    moves = ((with_less_regularization(10),), (with_less_regularization(3),), (with_less_regularization(100),))
     of_fit = True
     EXCESS = 0.1  # of the clean training loss: what is charged besides it is a sizeable part of what is minimized
     NO_GAP = 0.05  # of the training loss

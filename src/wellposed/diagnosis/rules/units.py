@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import Finding
+from wellposed.diagnosis.moves import with_annealing, with_clipping, with_lower_rate
 from wellposed.diagnosis.rules.row_faults import Unshuffled
 from wellposed.diagnosis.rules.rule import Inside, measured, regularizes
 
@@ -31,6 +32,7 @@ class DyingUnits(Inside):
     name, severity = "dying_units", 3
     axis, pulls = "optimization", "optimizer"
     code = 'for group in optimizer.param_groups: group["lr"] /= 10'
+    moves = ((with_lower_rate(10), with_annealing), (with_lower_rate(10), with_clipping))
     ALL, ONE = 0.5, 0.7
     FEWEST = 8  # of four units, three may well be of no use
     LEVER = (

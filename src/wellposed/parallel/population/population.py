@@ -333,7 +333,7 @@ class Population:
         assert terms is not None
         steps = int(self.rules.steps[place])
         taken = steps - terms.steps
-        terms.at_step(steps)
+        terms.steps = steps
         training.optimizer.param_groups[0]["lr"] = float(self.rules.last[place])
         if training.averager is not None and training.recipe.averaging.ema:
             training.averager.count += taken
