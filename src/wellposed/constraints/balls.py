@@ -172,14 +172,14 @@ class L1Ball(BoundedGroups):
         return into_l1_ball(w, self.bound, self.axis)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After absolute values of one strength."""
+        """Whether projecting after these terms' own steps solves the joint step: only after absolute values of one strength."""
         return not weighted and not cores
 
 
 @checked
 @dataclass(frozen=True)
 class LInfBall(Bounded):
-    """``|w_i| <= bound`` for every weight.
+    """Keep every weight within a bound: ``|w_i| <= bound``.
 
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
@@ -189,11 +189,11 @@ class LInfBall(Bounded):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(-bound, bound)``."""
+        """The ends ``(-bound, bound)`` of what a weight may be."""
         return -self.bound, self.bound
 
     def project(self, w: Tensor) -> Tensor:
-        """``clip(w, -bound, bound)``."""
+        """The nearest weights within the bound, ``clip(w, -bound, bound)``, of ``w``'s shape."""
         return into_interval(w, *self.interval)
 
 

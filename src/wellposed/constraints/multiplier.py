@@ -107,7 +107,7 @@ class NormBound(Multiplier):
         return super().times(factor)
 
     def start(self, w: Tensor) -> Tensor:
-        """0, in float32 at least."""
+        """The multiplier to begin with: 0, in ``w``'s type or float32 if that is wider. 0-d."""
         return torch.zeros((), dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
 
     def strength(
@@ -148,7 +148,7 @@ class NormBound(Multiplier):
         return torch.where(t > 0, raised.clamp_min(0.0), multiplier)
 
     def excess(self, w: Tensor, like: Tensor) -> Tensor:
-        """``|w|/bound - 1``, 0-d."""
+        """By what share the norm exceeds its bound, ``|w|/bound - 1``; negative below the bound. 0-d."""
         bound = math.nan if self.bound is None else self.bound
         norm: Tensor = torch.linalg.vector_norm(w, dtype=torch.promote_types(w.dtype, like.dtype))
         return norm / bound - 1.0

@@ -33,11 +33,11 @@ class NonNegative(Constraint):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(0, infinity)``."""
+        """The ends ``(0, infinity)`` of what a weight may be."""
         return 0.0, math.inf
 
     def project(self, w: Tensor) -> Tensor:
-        """``max(w, 0)``."""
+        """The nearest weights that are not negative, ``max(w, 0)``, of ``w``'s shape."""
         return into_interval(w, *self.interval)
 
 
@@ -85,7 +85,7 @@ class Box(ByValue, Constraint):
 
     @property
     def interval(self) -> tuple[float | Tensor, float | Tensor]:
-        """``(low, high)``."""
+        """The ends ``(low, high)`` of what a weight may be."""
         return self.low, self.high
 
     def check(self, name: str, w: Tensor) -> None:
@@ -298,5 +298,5 @@ class TopK(GroupConstraint):
         return keep_largest(w, self.count(w), self.axis)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After absolute values of one strength."""
+        """Whether projecting after these terms' own steps solves the joint step: only after absolute values of one strength."""
         return not weighted and not cores

@@ -67,7 +67,7 @@ def numbers_or_nan(value: Any) -> list[float]:
 
 
 def finite_numbers(values: list[float]) -> list[float]:
-    """The finite ones."""
+    """The values that are neither NaN nor infinite, in their order."""
     return [value for value in values if math.isfinite(value)]
 
 

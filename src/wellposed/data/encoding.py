@@ -352,7 +352,7 @@ class TableEncoder:
         return [name for column in self.columns for name in column.names]
 
     def transform(self, frame: Any) -> Matrix:
-        """``(rows, features)`` float32, finite.
+        """Encode a table as ``(rows, features)`` float32 numbers, all of them finite.
 
         Args:
             frame: has the columns of the training rows by name, in any order; others are ignored. An array's columns

@@ -64,7 +64,7 @@ class Usual:
 
 @dataclass(frozen=True)
 class Notation:
-    """How texts become values.
+    """How the texts of one column are read as values.
 
     ``decimal`` is the sign before decimals, and the other of point and comma (or a blank, or an apostrophe) stands between
     thousands if ``grouped``; ``unit`` stands beside the numbers (``kg``, ``€``, ``%``); ``order`` is the first part of dates

@@ -75,7 +75,7 @@ STOPPED = (
 
 @dataclass(frozen=True)
 class BiasVarianceRow:
-    """One recipe.
+    """Bias and variance of one recipe, in units of the loss.
 
     Attributes:
         parts: ``loss``, ``bias`` (with the noise), ``variance`` = loss - bias; where seeds are repeated ``data`` and ``seeds``, and
@@ -121,7 +121,7 @@ class BiasVariance:
         return min(self.points, key=lambda point: point.parts["loss"].estimate)
 
     def point(self, name: str) -> BiasVarianceRow:
-        """The recipe of that name.
+        """The row of the recipe that is called ``name``.
 
         Raises:
             InputError: there is none.
@@ -180,7 +180,7 @@ class BiasVariance:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON."""
+        """All numbers of the table as dicts and lists that JSON can hold."""
 
         def of(parts: Mapping[str, VarianceComponent] | None) -> dict[str, Any] | None:
             return None if parts is None else {name: ends_of(part) for name, part in parts.items()}

@@ -177,7 +177,7 @@ class RivalPlan:
         return 1 if self.few else ON
 
     def kinds(self, objective: Objective, recipe: Recipe, bigger: Mapping[str, Any] | None) -> dict[str, list[Recipe]]:
-        """Their recipes, by kind."""
+        """The recipes to train beside the one that is judged, by what each is for: ``rivals``, ``same`` and ``larger``."""
         return {
             "rivals": rival_recipes(objective, self.length, self.few),
             "same": unregularized_rivals(recipe, self.length, few=self.few) if objective.regularized else [],

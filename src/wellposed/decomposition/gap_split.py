@@ -83,7 +83,7 @@ class GapShare:
 
     @property
     def says(self) -> str:
-        """In words."""
+        """What this share of the gap is, in words."""
         return SAYS[self.name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class GapSplit:
 
     @property
     def visible(self) -> float:
-        """The gap that the loop shows."""
+        """The gap that the loop shows, in units of the loss: validation loss minus logged training loss."""
         return self.valid - self.logged
 
     @property
@@ -137,7 +137,7 @@ class GapSplit:
         return self._by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The split as dicts and lists that JSON can hold."""
         numbers = {
             key: getattr(self, key) for key in ("logged", "training", "valid", "visible", "true", "level", "epoch")
         }
@@ -223,7 +223,7 @@ class Stage:
 
     @property
     def value(self) -> float:
-        """The expected cost."""
+        """The expected cost: the mean of the rows' parts plus the mean of the penalties."""
         return float(self.rows.mean() + self.more.mean())
 
 

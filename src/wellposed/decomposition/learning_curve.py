@@ -90,7 +90,7 @@ class RecipeCurve:
 
     @property
     def last(self) -> Level:
-        """On all rows."""
+        """The losses with all training rows."""
         return self.levels[-1]
 
 
@@ -112,7 +112,7 @@ class LearningCurve:
     notes: tuple[str, ...] = ()
 
     def curve(self, name: str) -> RecipeCurve:
-        """The recipe of that name.
+        """The curve of the recipe that is called ``name``.
 
         Raises:
             InputError: there is none.
@@ -157,7 +157,7 @@ class LearningCurve:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON."""
+        """All numbers of the curves as dicts and lists that JSON can hold."""
 
         curves = [
             {
@@ -298,7 +298,7 @@ def learning_curve(
 
 
 def row_counts(sizes: Sequence[float], total: int) -> list[int]:
-    """Numbers of rows, rising.
+    """How many of ``total`` training rows each size is, without repeats, from the fewest on.
 
     Raises:
         InputError: a size is neither a share nor a number of rows that there are.

@@ -140,7 +140,7 @@ def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def counted(number: int, thing: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
+    """A number with its noun: ``1 epoch``, ``2 epochs``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 

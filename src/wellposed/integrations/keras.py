@@ -80,7 +80,7 @@ class KerasWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """Keras' ``Callback``.
+        """The class that Keras wants callbacks to have: its own ``Callback``.
 
         Raises:
             InputError: Keras does not run on torch.

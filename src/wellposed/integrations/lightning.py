@@ -52,7 +52,7 @@ class LightningWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """Lightning's ``Callback``."""
+        """The class that Lightning wants callbacks to have: its own ``Callback``."""
         found: type = require(f"{cls._module()}.callbacks", "lightning").Callback
         return found
 
@@ -83,7 +83,7 @@ class LightningWatch(TrainerWatch):
             self._report(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Equal averages are updated here."""
+        """Update the averages that are taken once an epoch."""
         self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:

@@ -41,7 +41,7 @@ class SkorchWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """skorch's ``Callback``."""
+        """The class that skorch wants callbacks to have: its own ``Callback``."""
         found: type = require("skorch.callbacks", "skorch").Callback
         return found
 

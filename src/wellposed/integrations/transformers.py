@@ -42,7 +42,7 @@ class TransformersWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """transformers' ``TrainerCallback``."""
+        """The class that transformers wants callbacks to have: its own ``TrainerCallback``."""
         found: type = require("transformers", "transformers").TrainerCallback
         return found
 
@@ -95,7 +95,7 @@ class TransformersWatch(TrainerWatch):
         return self._report(state, control) if args.eval_strategy == "no" else control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        """Evaluations after training are no epochs."""
+        """Stop counting: evaluations after training are no epochs."""
         self._training = False
 
     def _report(self, state: Any, control: Any) -> Any:

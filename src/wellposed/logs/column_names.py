@@ -132,7 +132,7 @@ FEWEST = 3  # values that make a curve, where a rival has as many
 
 @dataclass(frozen=True)
 class Name:
-    """A column's name, understood.
+    """What a column's name says: of which rows it is, and which quantity.
 
     Args:
         text: as it stands in the log.
@@ -168,7 +168,7 @@ class Name:
 
     @property
     def spoken(self) -> str:
-        """The quantity in words."""
+        """The quantity in words, such as ``class loss``."""
         return " ".join((*self.parts, self.what))
 
 

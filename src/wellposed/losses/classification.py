@@ -16,7 +16,7 @@ MOST_COUNTED = 2**18
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``-log softmax(outputs)[target]``.
+    """Cross-entropy of each example, ``-log softmax(outputs)[target]``.
 
     Args:
         outputs: logits ``(n, classes)``, ``(n, classes, ...)`` as in torch, or with the classes last, ``(n, ..., classes)``.
@@ -80,7 +80,7 @@ class CrossEntropy(Criterion):
     kernel = 0
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `cross_entropy`."""
+        """The loss of each unit and the mask of those that count; see `cross_entropy`."""
         return cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
@@ -130,11 +130,11 @@ class BinaryCrossEntropy(Criterion):
     kernel = 2
 
     def units(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `binary_cross_entropy`."""
+        """The loss of each unit and the mask of those that count; see `binary_cross_entropy`."""
         return binary_cross_entropy(outputs, target)
 
     def check(self, target: Tensor, classes: int | None = None) -> None:
-        """In [0, 1]."""
+        """Refuse targets outside of [0, 1]."""
         need_shares(self.name, target)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:

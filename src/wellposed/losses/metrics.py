@@ -461,7 +461,7 @@ class MAE(_OfNumbers):
     title = "MAE"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y - f|``."""
+        """How far each output is off, ``|y - f|``, of the outputs' shape."""
         return (outputs - target).abs()
 
 
@@ -497,7 +497,7 @@ class Pinball(_OfNumbers):
     title = "pinball loss"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The tilted distance."""
+        """``max(level * (y - f), (level - 1) * (y - f))`` of each output, of the outputs' shape."""
         left = target - outputs
         return torch.maximum(self.level * left, (self.level - 1.0) * left)
 
@@ -510,7 +510,7 @@ class RMSE(_OfNumbers):
     title = "RMSE"
 
     def off(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(y - f)^2``."""
+        """How far each output is off, squared: ``(y - f)^2``, of the outputs' shape."""
         return (outputs - target).square()
 
     def rows(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -536,7 +536,7 @@ class R2(Score):
         return self._rows(outputs[None], target, weight)[0]
 
     def rows_of_many(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """In one pass."""
+        """The parts of each row for many models at once, ``(models, rows)``."""
         if outputs[0].numel() != target.numel():
             return super().rows_of_many(outputs, target, weight)
         self.require(target, weight)

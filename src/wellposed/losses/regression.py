@@ -52,11 +52,11 @@ class SquaredError(_OfNumbers):
     kernel = 1
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(y - f)^2``."""
+        """The loss ``(y - f)^2`` of each output, of the outputs' shape."""
         return (outputs - target).square()
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The mean."""
+        """The constant prediction with the lowest loss: the mean of the training targets."""
         return train.float().mean(0)
 
 
@@ -68,7 +68,7 @@ class AbsoluteError(_OfNumbers):
     kernel = 3
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``|y - f|``."""
+        """The loss ``|y - f|`` of each output, of the outputs' shape."""
         return (outputs - target).abs()
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -121,11 +121,11 @@ class Huber(_OfNumbers):
     kernel = 4
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """torch's ``huber_loss`` of one number."""
+        """torch's ``huber_loss`` of each output, of the outputs' shape."""
         return F.huber_loss(outputs, target, reduction="none", delta=self.delta)
 
     def compiled(self) -> int | None:
-        """The kernel computes delta 1."""
+        """The number of this loss in the compiled kernel, which knows ``delta=1`` alone; else None."""
         return self.kernel if self.delta == 1.0 else None
 
 
@@ -155,7 +155,7 @@ class Quantile(_OfNumbers):
     aliases = ("pinball",)
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The tilted distance."""
+        """The loss ``max(q * (y - f), (q - 1) * (y - f))`` of each output at quantile q, of the outputs' shape."""
         left = target - outputs
         return torch.maximum(self.level * left, (self.level - 1.0) * left)
 
@@ -187,7 +187,7 @@ class Poisson(_OfNumbers):
     least = 0.0
 
     def each(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The negative log-likelihood of a count."""
+        """The negative log-likelihood ``exp(f) - y f`` of each count, without the term of ``y`` alone; of the outputs' shape."""
         return F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
@@ -195,5 +195,5 @@ class Poisson(_OfNumbers):
         return train.float().mean(0).clamp_min(1e-6).log()
 
     def response(self, outputs: Tensor) -> Tensor:
-        """The rate ``exp(f)``."""
+        """The rate ``exp(f)`` that the network predicts, of the outputs' shape."""
         return outputs.exp()

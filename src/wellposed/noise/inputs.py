@@ -293,7 +293,7 @@ class Cutout(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `cutout`."""
+        """The images with one box set to a constant in each; see `cutout`."""
         return cutout(x, size, source)
 
 
@@ -332,12 +332,12 @@ class Mixing(Noise):
 
     @property
     def size(self) -> float:
-        """The larger concentration."""
+        """The larger of the two concentrations, which is what a schedule scales."""
         return max(self.mixup, self.cutmix)
 
     @property
     def images(self) -> bool:  # type: ignore[override]
-        """Whether boxes are cut."""
+        """Whether inputs have to be images, since boxes are cut out of them."""
         return bool(self.cutmix)
 
     def uncompiled(self, classes: bool) -> str:
@@ -345,5 +345,5 @@ class Mixing(Noise):
         return "classes are mixed by a weight for each example" if classes and self.mode == "elem" else ""
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> tuple[Tensor, Tensor, Weight]:
-        """See `mixup_or_cutmix`."""
+        """The mixed inputs, the permutation and the weight; see `mixup_or_cutmix`."""
         return mixup_or_cutmix(x, self.mixup, self.cutmix, source, switch_prob=self.switch_prob, mode=self.mode)

@@ -131,15 +131,15 @@ class LabelSmoothing(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """See `smooth_binary`."""
+        """Targets 0 and 1 moved towards 1/2; see `smooth_binary`."""
         return smooth_binary(x, size)
 
     def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
-        """Smoothed; nothing is drawn."""
+        """The smoothed targets: ``(rows, classes)``, or the target's shape where it is binary. Nothing is drawn."""
         if classes is None:
             return smooth_binary(target.to(dtype), self.amount)
         return smooth_classes(target, classes, self.amount, dtype)
 
     def uncompiled(self, classes: bool) -> str:
-        """The kernel smooths."""
+        """Why the compiled kernel cannot do it: empty, since the kernel smooths labels."""
         return ""

@@ -96,7 +96,7 @@ class Noise(ABC):
 
     @property
     def size(self) -> float:
-        """The rate, or the standard deviation."""
+        """The amount of noise: the rate, or the standard deviation."""
         return float(getattr(self, self.size_field))
 
     def check_size(self, size: float) -> None:
@@ -162,12 +162,12 @@ class Noise(ABC):
 
     @property
     def stream(self) -> str:
-        """The site of its draws."""
+        """The name of the random stream that its draws come from."""
         return self.site or self.name
 
     @property
     def name(self) -> str:
-        """The name in recipes: ``dropout``, ``drop_connect``."""
+        """The name in recipes, such as ``dropout`` or ``drop_connect``."""
         return snake_case(type(self).__name__)
 
     @staticmethod

@@ -55,7 +55,7 @@ class Dropout(Noise):
     )  # fmt: skip
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i x_i``."""
+        """Each value times a mask that is 0 at the rate and else ``1/(1 - rate)``; of ``x``'s shape."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -104,7 +104,7 @@ class GaussianDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``x_i (1 + s e_i)``."""
+        """``x_i (1 + s e_i)`` with normal ``e_i`` and ``s^2 = rate/(1 - rate)``; of ``x``'s shape."""
         if size == 0:
             return x
         return x * move_noise(x, 1.0 + (size / (1.0 - size)) ** 0.5 * draw_normal(x.shape, source))
@@ -139,7 +139,7 @@ class StochasticDepth(Noise):
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_n x_n`` of a branch."""
+        """A branch times a mask that is 0 at the rate and else ``1/(1 - rate)``, one for each example; of ``x``'s shape."""
         return self.behind(x, size, source, None)
 
     def behind(self, x: Tensor, size: float, source: torch.Generator, entered: Tensor | None) -> Tensor:
@@ -179,7 +179,7 @@ class DropConnect(Noise):
     searched = Searched(low=0.02, high=0.3, least=0.005, most=0.6, odds=0.04, rank=7)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_i w_i``."""
+        """Each weight times a mask that is 0 at the rate and else ``1/(1 - rate)``; of ``x``'s shape."""
         return x if size == 0 else x * move_noise(x, dropout_mask(x.shape, size, source))
 
 
@@ -203,7 +203,7 @@ class WeightNoise(Noise):
     searched = Searched(low=1e-3, high=0.1, least=1e-4, most=0.5, odds=0.04, rank=8)
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``w_i + std * e_i``."""
+        """The weights plus normal noise ``std * e_i``, times ``|w_i|`` if ``relative``; of ``x``'s shape."""
         if size == 0:
             return x
         noise = normal_like(x, source)

@@ -13,7 +13,7 @@ NO_NUMBERS = "Tokens are names, not numbers: there is nothing between two of the
 
 
 def needs_numbers(method: str, x: Tensor) -> None:
-    """Refuse integer inputs.
+    """Refuse inputs that are integers, complex or a single number.
 
     Raises:
         ShapeError: ``x`` is not floating.

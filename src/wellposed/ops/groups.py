@@ -138,11 +138,11 @@ class Labelled(Groups):
 
     @property
     def sizes(self) -> Tensor:
-        """``(groups,)``."""
+        """How many weights each group has, ``(groups,)``."""
         return self.counts
 
     def split(self, x: Tensor) -> Tensor:
-        """``(members,)``."""
+        """The weights of ``x`` that are in a group, ``(members,)``."""
         return x.reshape(-1)[self.members]
 
     def join(self, x: Tensor, w: Tensor) -> Tensor:
@@ -150,11 +150,11 @@ class Labelled(Groups):
         return w.reshape(-1).index_copy(0, self.members, x).view(w.shape)
 
     def sum(self, x: Tensor) -> Tensor:
-        """``(groups,)``."""
+        """The sum over each group's members, ``(groups,)``."""
         return x.new_zeros(len(self.counts)).index_add(0, self.of, x)
 
     def amax(self, x: Tensor) -> Tensor:
-        """``(groups,)``."""
+        """The largest of each group's members, ``(groups,)``."""
         return x.new_full((len(self.counts),), -math.inf).scatter_reduce(0, self.of, x, "amax")
 
     def listed(self, numbers: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Labelled(Groups):
         return _fitting(numbers, int(self.numbers.max()) + 1 if len(self.numbers) else len(numbers))[self.numbers]
 
     def spread(self, compact: Tensor) -> Tensor:
-        """``(members,)``."""
+        """Each group's number given to its members, ``(members,)``."""
         return compact[self.of]
 
     def rest(self, w: Tensor) -> Tensor | None:
@@ -218,7 +218,7 @@ def groups_by_label(labels: Tensor, w: Tensor) -> Labelled:
 
 
 def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tuple[int, int] | None = None) -> Groups:
-    """The groups of ``w``.
+    """Split ``w`` into groups of weights that are charged together.
 
     Args:
         w: at least two axes, but for group numbers.

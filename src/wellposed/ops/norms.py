@@ -45,12 +45,12 @@ class Valued(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, likewise: Tensor) -> Tensor:
-        """``value``."""
+        """Return ``value``, 0-d."""
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        """All to ``likewise``."""
+        """Hand the whole gradient to ``likewise``."""
         return None, grads[0]
 
 

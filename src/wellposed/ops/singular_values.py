@@ -52,7 +52,7 @@ class Decomposed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """U, sigma and V^T."""
+        """The singular value decomposition of ``a``: U, sigma and V^T."""
         u, s, vh = torch.linalg.svd(a, full_matrices=False)
         ctx.mark_non_differentiable(u, vh)
         ctx.save_for_backward(u, vh)
@@ -60,7 +60,7 @@ class Decomposed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """``U diag(grad) V^T``."""
+        """The gradient by ``a``, ``U diag(grad) V^T``."""
         u, vh = ctx.saved_tensors
         grad: Tensor = (u * grads[1].unsqueeze(-2)) @ vh
         return grad
@@ -80,7 +80,7 @@ class Composed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, u: Tensor, s: Tensor, vh: Tensor, g: Tensor, slope: Tensor) -> Tensor:
-        """``U diag(g) V^T``."""
+        """The matrix ``U diag(g) V^T`` with the singular values ``g``."""
         ctx.save_for_backward(u, s, vh, g, slope)
         return (u * g.unsqueeze(-2)) @ vh
 

@@ -87,7 +87,7 @@ class Audit:
         return cls(tuple(rows), tuple(notes))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The table and its notes as dicts and lists that JSON can hold."""
         return {"convention": self.convention, "notes": list(self.notes), "rows": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:

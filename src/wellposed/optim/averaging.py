@@ -109,7 +109,7 @@ class Average:
 
     @property
     def says(self) -> str:
-        """The settings that act, as text."""
+        """The settings that are in use, as text."""
         return averaging_says(self.ema, self.warmup, self.start, self.buffers)
 
     def share(self, t: float) -> float:
@@ -169,7 +169,7 @@ class Average:
         return {"schema": SCHEMA, "count": self.count, "module": self.module.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave.
+        """Go on with an average that `state_dict` saved.
 
         Raises:
             FormatError: the state was saved in another schema.

@@ -41,7 +41,7 @@ class BoundTerm:
 
     @property
     def how(self) -> How:
-        """The enforcement."""
+        """How the term is enforced: ``loss``, ``decay``, ``prox`` or ``project``."""
         return self.term.how
 
     def now(self, step: int) -> Chargeable:
@@ -153,7 +153,7 @@ class CoupledCharge:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The parameters."""
+        """The parameters that the term charges together."""
         return [leaf.tensor for leaf in self.leaves]
 
     def now(self, step: int) -> CoupledPenalty:

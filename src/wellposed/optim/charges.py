@@ -62,7 +62,7 @@ class ChargedParameter:
 
     @property
     def charges(self) -> tuple[Chargeable, ...]:
-        """Penalties and constraints."""
+        """The penalties and then the constraints on this parameter."""
         return (*self.penalties, *self.constraints)
 
     @property
@@ -71,19 +71,19 @@ class ChargedParameter:
         return sum_penalties(self.leaf.name, self.penalties)
 
     def value(self, ws: Tensors) -> float:
-        """What the penalties charge."""
+        """The sum of what the penalties charge at these weights."""
         return math.fsum(float(penalty.value(ws[0])) for penalty in self.penalties)
 
     def stationarity(self, ws: Tensors, grads: Tensors) -> Stationarity:
-        """See `wellposed.optim.stationarity`."""
+        """How far the weights are from stationary under these terms; see `wellposed.optim.stationarity`."""
         return stationarity(self.leaf.name, ws[0], grads[0], self.penalties, self.constraints)
 
     def feasible(self, ws: Tensors) -> list[Tensor]:
-        """Projected on the constraints."""
+        """The weights, projected on all constraints."""
         return [project_on_all(self.leaf.name, ws[0], self.constraints)]
 
     def prox(self, ws: Tensors, step: float) -> list[Tensor]:
-        """The joint proximal step.
+        """The joint proximal step of all terms on this parameter.
 
         Raises:
             CompositionError: none is proven.
@@ -124,7 +124,7 @@ class CoupledParameters:
 
     @property
     def terms(self) -> list[str]:
-        """All charges."""
+        """All terms on these parameters as text, the coupling one last."""
         return [*(term for member in self.members for term in member.terms), str(self.charge)]
 
     @property

@@ -37,7 +37,7 @@ class Diagonal(NamedTuple):
     root: bool = True
 
     def times(self, factor: float) -> Diagonal:
-        """Every step multiplied."""
+        """The same metric with every step multiplied by ``factor``."""
         return Diagonal(self.second, self.scale * factor, self.eps, self.floor, self.root)
 
     def spared(self) -> Tensor | None:
@@ -52,7 +52,7 @@ class Diagonal(NamedTuple):
         return self.scale * moved.sum() / torch.where(moved, size, torch.zeros_like(size)).sum().clamp_min(1e-30)
 
     def steps(self) -> Tensor:
-        """The steps as a tensor."""
+        """The effective step of each coordinate, of the parameter's shape; 0 where no gradient has come yet."""
         size = self.second.sqrt() if self.root else self.second
         return (self.scale / (size + self.eps)).masked_fill_(self.second <= self.floor, 0.0)
 
@@ -286,7 +286,7 @@ def needs_metric(optimizer: Optimizer) -> OptimizerMetric:
 
 
 def check_momentum(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse momentum 1.
+    """Refuse a momentum of 1 or more.
 
     Raises:
         CompositionError: a gradient's total weight has no bound.

@@ -45,7 +45,7 @@ class JointProx:
 
     @property
     def empty(self) -> bool:
-        """Nothing at all."""
+        """Whether there is nothing to enforce."""
         bare = not self.squares and self.interval is None and self.core is None
         return bare and not isinstance(self.l1, Tensor) and self.l1 == 0
 

@@ -62,11 +62,11 @@ class Recorder:
         return found
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget the outputs that were recorded."""
         self.kept.clear()
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Take the hooks off the model and forget what they recorded."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

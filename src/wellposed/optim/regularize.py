@@ -538,7 +538,7 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
 
 
 def checked_terms(terms: Iterable[Term] | Term) -> tuple[Term, ...]:
-    """Terms as a tuple.
+    """The given term or terms as a tuple.
 
     Raises:
         InputError: something else is among them.

@@ -101,7 +101,7 @@ class Certificate:
         return self.violation / self.strong_convexity
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The certificate as dicts and lists that JSON can hold."""
         found = asdict(self)
         return {**found, "optimal": self.optimal, "distance_bound": self.distance_bound}
 

@@ -32,7 +32,7 @@ class Job:
 
     @property
     def sample(self) -> Sample:
-        """The training rows."""
+        """Which training rows the job has: all, a part, or a resample."""
         return Sample(self.rows, self.draw, self.resample)
 
 
@@ -48,7 +48,7 @@ Outcome = Run | WellposedError
 
 
 def interrupted(outcome: Outcome) -> bool:
-    """Whether Ctrl-C ended it."""
+    """Whether Ctrl-C ended the job."""
     return isinstance(outcome, Run) and outcome.stopped == Stopped.INTERRUPTED
 
 

@@ -234,7 +234,7 @@ class Penalty(Chargeable):
 
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
-        """``g(w)``, 0-d, carries gradient."""
+        """The charge ``g(w)``, 0-d or one for each slot; its gradient flows to ``w``."""
 
     @abstractmethod
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -287,7 +287,7 @@ class CoupledPenalty(Chargeable):
 
     @abstractmethod
     def value(self, ws: Sequence[Tensor]) -> Tensor:
-        """``g(w_1, ..., w_k)``, 0-d, carries gradient."""
+        """The charge ``g(w_1, ..., w_k)``, 0-d; its gradient flows to every ``w``."""
 
     @abstractmethod
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
@@ -296,7 +296,7 @@ class CoupledPenalty(Chargeable):
     def prox_sparing(
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
-        """As `Penalty.prox_sparing`."""
+        """The proximal step that leaves the ``spared`` entries as they are; see `Penalty.prox_sparing`."""
         return self.prox(ws, steps)
 
     @abstractmethod
@@ -446,7 +446,7 @@ class Term:
 
     @property
     def place(self) -> str:
-        """``where`` as text."""
+        """What the term is put on, as text: a glob, a role or the name of a type."""
         return self.where.__name__ if isinstance(self.where, type) else str(self.where)
 
     def __str__(self) -> str:

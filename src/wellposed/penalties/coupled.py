@@ -68,7 +68,7 @@ class TiedGroups(ByValue, CoupledPenalty):
         return tuple(self.axes)
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:
-        """With the axes of transposed convolutions."""
+        """The same groups with each axis as the parameter lays it out: that of a transposed convolution is another one."""
         here = zip(self.axes.items(), leaves, strict=True)
         return replace(self, axes={name: laid_out(self, by, leaf) for (name, by), leaf in here})
 

@@ -42,16 +42,16 @@ class Separable(Penalty):
 
     @property
     def l1(self) -> float | Tensor:
-        """Strength of ``|w|_1``."""
+        """The strength of ``|w|_1`` in this penalty: 0 where it has none."""
         return 0.0
 
     @property
     def l2(self) -> float:
-        """Strength of ``1/2 |w|_2^2``."""
+        """The strength of ``1/2 |w|_2^2`` in this penalty: 0 where it has none."""
         return 0.0
 
     def summands(self) -> Summands:
-        """Both strengths."""
+        """The penalty as a sum of squares and absolute values, which have a joint proximal step."""
         return Summands(((self.l2, None),), self.l1)
 
     @property
@@ -117,7 +117,7 @@ class L1(Separable):
 
     @property
     def l1(self) -> float:
-        """The strength."""
+        """The strength of ``|w|_1``: the penalty's own."""
         return self.strength
 
     @classmethod
@@ -195,7 +195,7 @@ class WeightedL1(Separable):
 
     @property
     def l1(self) -> float | Tensor:
-        """``strength * weights``."""
+        """The strength of each ``|w_i|``: ``strength * weights``, of a shape that broadcasts to ``w``."""
         return self.strength * (self.weights.detach() if isinstance(self.weights, Tensor) else self.weights)
 
 
@@ -250,7 +250,7 @@ class L2(Separable):
 
     @property
     def l2(self) -> float:
-        """The strength."""
+        """The strength of ``1/2 |w|_2^2``: the penalty's own."""
         return self.strength
 
     def decay_factor(self, lr: float, first: float, largest: float) -> float:
@@ -337,17 +337,17 @@ class ElasticNet(Separable):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of the L1 part."""
+        """Sparse where there is an L1 part: ``mix > 0``."""
         return Traits(sparse=self.mix > 0)
 
     @property
     def l1(self) -> float:
-        """``strength * mix``."""
+        """The strength of ``|w|_1``: ``strength * mix``."""
         return self.strength * self.mix
 
     @property
     def l2(self) -> float:
-        """``strength * (1 - mix)``."""
+        """The strength of ``1/2 |w|_2^2``: ``strength * (1 - mix)``."""
         return self.strength * (1.0 - self.mix)
 
     @classmethod

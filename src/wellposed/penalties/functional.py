@@ -160,7 +160,7 @@ class ActivationL2(OfActivations):
     strength: float
 
     def of(self, activation: Tensor) -> Tensor:
-        """``a^2/2``."""
+        """The charge ``a^2/2`` of each activation, of the activation's shape."""
         return 0.5 * activation.square()
 
 
@@ -200,7 +200,7 @@ class Confidence(FunctionalPenalty):
 
     @property
     def of_classes(self) -> bool:
-        """Entropy is one of classes."""
+        """Always True: the entropy is one of probabilities of classes."""
         return True
 
     def value(self, context: Context) -> Tensor:
@@ -285,7 +285,7 @@ class Consistency(FunctionalPenalty):
 
     @property
     def of_classes(self) -> bool:
-        """Not where values are compared."""
+        """Whether outputs are taken as scores of classes: not for ``of="values"``."""
         return self.of != "values"
 
     def value(self, context: Context) -> Tensor:

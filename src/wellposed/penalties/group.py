@@ -325,20 +325,20 @@ class SparseGroup(GroupPenalty):
 
     @property
     def l1(self) -> float:
-        """``strength * mix``."""
+        """The strength of ``|w|_1``: ``strength * mix``."""
         return self.strength * self.mix
 
     @property
     def whole(self) -> GroupL2:
-        """The part that charges groups."""
+        """The part that charges whole groups, of strength ``strength * (1 - mix)``."""
         return GroupL2(self.strength * (1.0 - self.mix), self.by, self.heads, self.block, self.weights)
 
     def summands(self) -> Summands:
-        """Absolute values, and the groups."""
+        """The penalty as absolute values plus group norms, which have a joint proximal step."""
         return Summands(l1=self.l1, core=self.whole)
 
     def value(self, w: Tensor) -> Tensor:
-        """Both charges, 0-d."""
+        """The charge of the absolute values plus that of the groups, 0-d."""
         x = at_least_float32(w)
         return (self.l1 * x.abs().sum() + self.whole.value(x)).to(w.dtype)
 
@@ -383,7 +383,7 @@ class GroupMCP(GroupPenalty):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex with ``1/gamma``."""
+        """Not convex, with weak convexity ``1/gamma``."""
         return Traits(convex=False, weak_convexity=1.0 / self.gamma, symmetric=self.alike, linear=False)
 
     def value(self, w: Tensor) -> Tensor:
@@ -400,7 +400,7 @@ class GroupMCP(GroupPenalty):
         return (m * (s - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The global minimizer; see `wellposed.ops.prox.group_minimax_shrink`."""
+        """The global minimizer, of ``w``'s shape; see `wellposed.ops.prox.group_minimax_shrink`."""
         if self.strength == 0:
             return w.clone()
         return group_minimax_shrink(w, step, self.scaled(w), self.gamma, self.groups(w))

@@ -77,7 +77,7 @@ class Hierarchical(CoupledPenalty):
             )
 
     def scaled(self, skip: Tensor) -> float:
-        """What ``|theta_j|`` is charged."""
+        """What ``|theta_j|`` is multiplied by: the strength, times the square root of the group's size if ``group``."""
         return self.strength * math.sqrt(skip.shape[0] * math.prod(skip.shape[2:])) if self.group else self.strength
 
     def value(self, ws: Sequence[Tensor]) -> Tensor:
@@ -90,7 +90,7 @@ class Hierarchical(CoupledPenalty):
         return torch.where(sound, total, torch.full_like(total, math.nan)).to(ws[0].dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
-        """The joint minimizer; see `wellposed.ops.hierarchy.hierarchical_prox`."""
+        """The joint minimizer, a tensor for each parameter; see `wellposed.ops.hierarchy.hierarchical_prox`."""
         if self.strength == 0:
             return [w.clone() for w in ws]
         given = [

@@ -142,7 +142,7 @@ class Nuclear(_MatrixPenalty):
         return self.strength * torch.where(above_rounding(s, a, dtype), s, torch.zeros_like(s)).sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
-        """``U max(sigma - amount, 0) V^T``."""
+        """The matrix with each singular value lowered by ``amount``: ``U max(sigma - amount, 0) V^T``."""
         return soft_threshold_spectrum(a, amount)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -193,7 +193,7 @@ class Spectral(_MatrixPenalty):
         return self.strength * torch.where(s != 0, s, torch.zeros_like(s)).sum()
 
     def moved(self, a: Tensor, amount: Tensor, dtype: torch.dtype) -> Tensor:
-        """``U min(sigma, theta) V^T``."""
+        """The matrix with its largest singular values cut at a level theta: ``U min(sigma, theta) V^T``."""
         return lower_the_largest(a, amount)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -324,7 +324,7 @@ class RowL21(ByValue, Penalty):
         return GroupL2(self.strength, self.by, weights=self.weights)
 
     def merged(self, other: Penalty) -> Penalty | None:
-        """The same groups: strengths add up."""
+        """One penalty with the sum of both strengths where the groups are the same; else None."""
         alike = type(other) is type(self) and replace(other, strength=self.strength) == self
         return replace(self, strength=self.strength + other.strength) if alike else None
 

@@ -63,7 +63,7 @@ class MCP(FoldedConcave):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex by ``1/gamma``."""
+        """Not convex, with weak convexity ``1/gamma``."""
         return Traits(convex=False, weak_convexity=1.0 / self.gamma, linear=False)
 
     def value(self, w: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class MCP(FoldedConcave):
         return (m * (self.strength - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def slope(self, size: Tensor) -> Tensor:
-        """``max(s - size/gamma, 0)``."""
+        """The derivative of the charge by ``|w_i|``: ``max(strength - size/gamma, 0)``, of ``size``'s shape."""
         return (self.strength - size / self.gamma).clamp_min(0.0)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class SCAD(FoldedConcave):
 
     @property
     def traits(self) -> Traits:
-        """Weakly convex by ``1/(gamma - 1)``."""
+        """Not convex, with weak convexity ``1/(gamma - 1)``."""
         return Traits(convex=False, weak_convexity=1.0 / (self.gamma - 1.0), linear=False)
 
     def value(self, w: Tensor) -> Tensor:

@@ -152,24 +152,24 @@ class L2SP(Towards):
 
     @property
     def center(self) -> float | Tensor:
-        """The reference, once it is known."""
+        """The weights that are pulled towards, once the term is bound to a model."""
         return self.reference if isinstance(self.reference, Tensor) else self.origin(torch.empty(0))
 
     def summands(self) -> Summands:
-        """A square around `center`."""
+        """The penalty as one square around `center`, which has a joint proximal step with others."""
         return Summands(((self.strength, self.center),))
 
     def value(self, w: Tensor) -> Tensor:
-        """``strength/2 * |w - w0|_2^2``, 0-d."""
+        """The charge ``strength/2 * |w - w0|_2^2``, 0-d; its gradient flows to ``w``."""
         x = at_least_float32(w)
         return (0.5 * self.strength * (x - self.origin(x)).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``(w + step*strength*w0)/(1 + step*strength)``."""
+        """The minimizer ``(w + step*strength*w0)/(1 + step*strength)``, of ``w``'s shape."""
         return shrink_towards(w, step * self.strength, self.origin(w))
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """``|grad + strength*(w - w0)|``."""
+        """The distance to a stationary point, ``|grad + strength*(w - w0)|``, 0-d."""
         return length(grad + self.strength * (w - self.origin(w)))
 
 

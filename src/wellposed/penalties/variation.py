@@ -58,5 +58,5 @@ class TotalVariation(Penalty):
         return variation_prox(w, step, self.strength, self.axis)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Exact; see `wellposed.ops.variation_prox.variation_distance`."""
+        """The distance of ``-grad`` to the subdifferential, exactly; see `wellposed.ops.variation_prox.variation_distance`. 0-d."""
         return unless_diverged(variation_distance(w, grad, self.strength, self.axis), w)

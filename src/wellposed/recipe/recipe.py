@@ -112,7 +112,7 @@ class OptimizerSpec(OpenSection):
 
     @property
     def kind(self) -> type[torch.optim.Optimizer]:
-        """The class."""
+        """The optimizer's class."""
         return self.name if isinstance(self.name, type) else optimizers()[self.name]
 
     @property
@@ -617,7 +617,7 @@ class Recipe(Section):
         return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
+        """The settings in which two recipes differ, mine first: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         keys = [*mine, *(k for k in theirs if k not in mine)]
         found = {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}

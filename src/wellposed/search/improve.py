@@ -145,7 +145,7 @@ class Search:
         self.space: Space | None = None
 
     def run(self, command: str) -> Study:
-        """All stages, in order."""
+        """Go through all stages in their order, and return the study."""
         bench = self.bench
         with bench.pace.calm():
             self.check()
@@ -217,7 +217,7 @@ class Search:
     def study(
         self, shown: Confirmed, taken: Ablation, found: References, budgets: dict[str, Any], command: str
     ) -> Study:
-        """Put everything together."""
+        """Put the results of all stages together."""
         bench = self.bench
         pairs = shown.pairs or [(self.stand_in(shown.baseline), self.stand_in(shown.best))]
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]

@@ -199,7 +199,7 @@ class Path:
         return "\n".join([*columns_of_words(cells, ruled=True), "", *self.sentences()])
 
     def sentences(self) -> list[str]:
-        """What the path says, in sentences."""
+        """What the path shows, as sentences for people."""
         how = "computed from the gradient at zero" if self.computed else "bracketed from the dense side"
         best, sparse = self.best, self.one_se
         said = [f"From strength {self.empties_at:.4g} on, no {self.noun} are left ({how})."]

@@ -67,7 +67,7 @@ class Selection:
 
     @property
     def mask(self) -> Tensor:
-        """``(inputs,)`` booleans."""
+        """Which inputs are chosen: ``(inputs,)`` booleans."""
         chosen = torch.zeros(len(self.path.names), dtype=torch.bool)
         chosen[list(self.numbers)] = True
         return chosen

@@ -64,7 +64,7 @@ class Study:
 
     @property
     def shown(self) -> bool:
-        """Whether the improvement is shown."""
+        """Whether the improvement is shown: its interval lies above 0."""
         return self.improvement is not None and self.improvement.shown
 
     def side(self, name: str) -> dict[str, Any]:

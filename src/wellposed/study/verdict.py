@@ -49,7 +49,7 @@ IN_TURN, FEW_ROWS = "--folds 5 holds every row of the table out in turn.", 60
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the study proved.
+    """What a study proved, and what stands in the way of more.
 
     Args:
         kind: ``shown``, ``unproven``, ``worse`` or ``missing``.

@@ -41,7 +41,7 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands.
+    """The state from which a training goes on.
 
     Attributes:
         weights: the network's ``state_dict``.

@@ -115,11 +115,11 @@ class History:
         return [c for c in COLUMNS if c in seen] + [c for c in seen if c not in COLUMNS]
 
     def append(self, row: dict[str, float]) -> None:
-        """Add an epoch."""
+        """Add the row of an epoch: numbers by column."""
         self.rows.append(row)
 
     def frame(self) -> Any:
-        """The rows as a pandas frame.
+        """The history as a pandas frame, a row for each epoch.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -136,7 +136,7 @@ class History:
         return out.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The history as dicts and lists that JSON can hold."""
         return {"schema": SCHEMA, "facts": jsonable(self.facts), "rows": jsonable(self.rows)}
 
     @classmethod

@@ -28,7 +28,7 @@ from wellposed.training.measures import constant_facts
 
 @checked
 class Problem:
-    """A model's factory, a loss, data.
+    """What you have: a function that builds the model, a loss and data.
 
     Args:
         model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
@@ -86,7 +86,7 @@ class Problem:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The data, split and encoded once."""
+        """The data, split and encoded when first asked for."""
         return self.data.prepare(self.loss.affine, self.loss.task)
 
     @property
@@ -96,7 +96,7 @@ class Problem:
 
     @cached_property
     def metric(self) -> Score | None:
-        """The metric that people read."""
+        """The score that people read, in the target's own units; None where there is none."""
         found = default_metric(self.loss) if self._metric is None else self._metric
         target = self.prepared.target
         if found is None or target is None:

@@ -335,7 +335,7 @@ class Watch:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:

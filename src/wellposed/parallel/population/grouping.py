@@ -197,7 +197,7 @@ class PopulationTrainer:
         self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """A job has ended."""
+        """Take down what became of job ``number``."""
         self.told.outcomes[number] = outcome
         self.untold.append(number)
 
@@ -314,7 +314,7 @@ class Template:
 
     @classmethod
     def of(cls, problem: Problem, recipe: Recipe, device: torch.device) -> Template:
-        """Build, trace, lower."""
+        """Build the recipe's model, trace it, and lower it to operations that slots can share."""
         model = problem.build(recipe.model, seed=0).to(device)
         inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
         if not isinstance(inputs, Tensor) or len(inputs) < 2:
