@@ -93,11 +93,11 @@ class NormBound(Multiplier):
     traits: ClassVar[Traits] = Traits(sparse=False)
 
     def at_bound(self, bound: float) -> NormBound:
-        """The same with the bound that was found."""
+        """This constraint with the bound that was found, in the units of the weights."""
         return replace(self, bound=bound)
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the bound.
+        """This constraint with ``factor`` times the bound.
 
         Raises:
             InputError: the bound is still to be found.

@@ -64,7 +64,7 @@ class Box(ByValue, Constraint):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of an end that is 0 somewhere: what is beyond it is set there."""
+        """Sparse where an end is 0 somewhere: what is beyond it is set to 0."""
         return Traits(symmetric=False, sparse=any(_any(end == 0.0) for end in self.interval))
 
     def __post_init__(self) -> None:
@@ -94,11 +94,11 @@ class Box(ByValue, Constraint):
             check_broadcast(self, end, getattr(self, end), name, w)
 
     def at(self, leaf: Leaf) -> Self:
-        """With its arrays in the parameter's type and on its device."""
+        """This box with its arrays in the parameter's type and on its device."""
         return replace(self, low=cast_to_weights(self.low, leaf.tensor), high=cast_to_weights(self.high, leaf.tensor))
 
     def project(self, w: Tensor) -> Tensor:
-        """``clip(w, low, high)``; what is not finite stays."""
+        """The nearest weights in the box, ``clip(w, low, high)``, of ``w``'s shape; NaN and infinity stay."""
         return into_interval(w, *self.interval)
 
 
@@ -133,7 +133,7 @@ class HalfSpace(ByValue, GroupConstraint):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of a normal along one coordinate and a limit of 0, which together hold a weight at or beyond 0."""
+        """Sparse where a normal along one coordinate and a limit of 0 together hold a weight at or beyond 0."""
         alone = isinstance(self.normal, Tensor) and int(torch.count_nonzero(self.normal)) == 1
         return Traits(symmetric=False, sparse=alone and _any(torch.as_tensor(self.limit) == 0))
 
@@ -177,14 +177,14 @@ class HalfSpace(ByValue, GroupConstraint):
             )
 
     def at(self, leaf: Leaf) -> Self:
-        """With its arrays on the parameter's device, and the axis of a transposed convolution's units and inputs."""
+        """This constraint with its arrays on the parameter's device, and the axis that a transposed convolution has for ``by``."""
         here = super().at(leaf)
         return replace(
             here, normal=cast_to_weights(here.normal, leaf.tensor), limit=cast_to_weights(here.limit, leaf.tensor)
         )
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the limit."""
+        """This constraint with ``factor`` times the limit."""
         return replace(self, limit=self.limit * factor)
 
     def project(self, w: Tensor) -> Tensor:

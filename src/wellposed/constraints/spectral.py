@@ -37,7 +37,7 @@ class SpectralBall(OfMatrices, Constraint):
 
     @property
     def traits(self) -> Traits:
-        """Only a bound of 0 makes zeros."""
+        """Sparse only with a bound of 0, which leaves nothing but zeros."""
         return Traits(symmetric=False, sparse=self.bound == 0)
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class SpectralBall(OfMatrices, Constraint):
         return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After the nuclear norm of the same matrices."""
+        """Whether projecting after these terms' own steps solves the joint step: after the nuclear norm of the same matrices."""
         return not thresholds and all(isinstance(core, Nuclear) and core.parts == self.parts for core in cores)
 
 

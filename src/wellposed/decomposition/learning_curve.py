@@ -128,7 +128,7 @@ class LearningCurve:
         return {x.rows: crossed_interval(x.table - y.table, LEVEL) for x, y in zip(a.levels, b.levels, strict=True)}
 
     def findings(self) -> tuple[Finding, ...]:
-        """For each recipe the lever: data, capacity, or that it cannot be told."""
+        """For each recipe a finding whose lever is more data or more capacity, or which says that it cannot be told."""
         return tuple(found for curve in self.curves if (found := self._finding(curve)) is not None)
 
     def _finding(self, curve: RecipeCurve) -> Finding | None:

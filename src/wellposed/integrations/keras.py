@@ -92,7 +92,7 @@ class KerasWatch(TrainerWatch):
         return found
 
     def check_term(self, term: Term) -> None:
-        """Refuse what is a part of the optimizer's step."""
+        """Refuse a term that is a part of the optimizer's step, which Keras' optimizers take alone."""
         super().check_term(term)
         if term.how in ("prox", "decay"):
             raise CompositionError(
@@ -118,13 +118,13 @@ class KerasWatch(TrainerWatch):
             self.history.facts["regularized"] = regularizing(model, self.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Project on constraints; schedules of terms go on."""
+        """Project the weights on their constraints, and move the schedules of terms on by a step."""
         if self.optimizer is not None:
             self.optimizer.project()
             self.optimizer.at_step(self.optimizer.steps + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look, and let the callbacks that come later see it."""
+        """Look at both sides, and hand the numbers to the callbacks that come later."""
         numbers = self.look(term_facts(self.optimizer.values()) if self.optimizer is not None else None)
         if logs is not None:
             logs.update(numbers)

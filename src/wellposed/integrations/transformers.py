@@ -87,11 +87,11 @@ class TransformersWatch(TrainerWatch):
             self.watch.load_state_dict({**self.watch.state_dict(), "history": history, "calls": rows[-1]["epoch"] + 1})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
-        """Look after an evaluation in training."""
+        """Look at both sides after each evaluation that happens during training."""
         return self._report(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
-        """Look where the Trainer does not evaluate."""
+        """Look at both sides here where the Trainer does not evaluate."""
         return self._report(state, control) if args.eval_strategy == "no" else control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:

@@ -88,13 +88,13 @@ class Metric(Score):
     __hash__ = object.__hash__
 
     def of(self, classifies: bool) -> Metric:
-        """The same metric of classes, or of numbers."""
+        """This metric for classes, or for numbers."""
         found = copy.copy(self)
         object.__setattr__(found, "classifies", classifies)
         return found
 
     def undefined(self, target: Tensor, weight: Tensor | None = None) -> str:
-        """Weights need a function that takes them."""
+        """Why the metric has no value on these targets: weights need a function that takes them. Empty where it has one."""
         if weight is not None and not (self.scorer or "sample_weight" in self.taken):
             return f"the metric {self.name!r} takes no sample_weight, and the rows have weights. Take another metric."
         return super().undefined(target, weight)

@@ -79,7 +79,7 @@ class SpatialDropout(Noise):
     acts = "activations"
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:
-        """``m_nc x_nc...``, one draw for each channel."""
+        """Each channel of each example times a mask that is 0 at the rate and else ``1/(1 - rate)``; of ``x``'s shape."""
         if x.ndim < 3 or self.axis % x.ndim == 0:
             raise ShapeError(f"{NO_CHANNELS} It was given shape {tuple(x.shape)} and axis {self.axis}.")
         if size == 0:
@@ -135,7 +135,7 @@ class StochasticDepth(Noise):
     acts = "depth"
 
     def sizes(self, count: int) -> list[float]:
-        """Rising linearly, so that the first is hardly ever dropped; or the same everywhere."""
+        """The rate at each of ``count`` places: rising linearly, so that the first is hardly ever dropped, or constant."""
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:

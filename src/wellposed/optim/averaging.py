@@ -129,7 +129,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's current weights in: after each step (EMA), or once an epoch (equal)."""
+        """Take the model's current weights into the average: after each step (EMA), or once an epoch (equal)."""
         share = self.share(float(self.count))
         # Asked for at each update: moving a model to another device or precision gives it new buffers.
         weights = list(zip(self.module.parameters(), self._model.parameters(), strict=True))
@@ -149,7 +149,7 @@ class Average:
         self.count += 1
 
     def remove(self) -> None:
-        """Take the average out of the audit of its model: it is over. It stays as it is."""
+        """Take the average out of the audit of its model, since it is over; the averaged weights stay as they are."""
         _MADE.get(unwrap_model(self._model), WeakSet()).discard(self)
 
     def redo_batch_norm(

@@ -225,7 +225,7 @@ class Penalty(Chargeable):
     strength: float
 
     def summands(self) -> Summands:
-        """What it is the sum of; by default itself alone."""
+        """The parts that the penalty is a sum of; by default the penalty itself alone."""
         return Summands(core=self)
 
     def merged(self, other: Penalty) -> Penalty | None:
@@ -238,7 +238,7 @@ class Penalty(Chargeable):
 
     @abstractmethod
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
+        """The proximal step ``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
 
         Where ``traits.diagonal`` is False, ``step`` is a number (a 0-d tensor).
         """
@@ -325,7 +325,7 @@ class Context:
     seed: int = 0
 
     def needs(self, penalty: FunctionalPenalty) -> None:
-        """Refuse to charge what is not there.
+        """Refuse to charge a batch that lacks what the penalty looks at.
 
         Raises:
             InputError: naming the penalty, what is missing, and how to give it.
@@ -374,12 +374,12 @@ class FunctionalPenalty(Chargeable):
 
     @classmethod
     def placed(cls) -> bool:
-        """Only activations have a place, which is a module."""
+        """Whether it is put on a module: only a penalty of activations is."""
         return "activations" in cls.needs
 
     @abstractmethod
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient; independent of the batch's size."""
+        """The charge of this batch, 0-d; its gradient flows to the weights, and it does not depend on the batch's size."""
 
 
 class Constraint(Chargeable):
@@ -428,7 +428,7 @@ class Term:
 
     @staticmethod
     def refused(caller: str, given: object) -> InputError:
-        """What is said where terms are needed and something else is given, or is among them."""
+        """The error to raise where terms are needed and something else is given, or is among them."""
         if isinstance(given, (list, tuple)):
             given = next((term for term in given if not isinstance(term, Term)), None)
             if not isinstance(given, Chargeable):

@@ -139,7 +139,7 @@ class ActivationL1(OfActivations):
     strength: float
 
     def of(self, activation: Tensor) -> Tensor:
-        """``|a|``, whose gradient at 0 is taken as 0."""
+        """The charge ``|a|`` of each activation, of its shape; the gradient at 0 is taken as 0."""
         return activation.abs()
 
 
@@ -204,7 +204,7 @@ class Confidence(FunctionalPenalty):
         return True
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient."""
+        """The charge of this batch, 0-d; its gradient flows to the outputs."""
         (outputs,) = _given(self, context)
         log_p = _log_probabilities(self, outputs, self.axis, self.binary)
         if not self.strength:
@@ -235,7 +235,7 @@ class LogitL2(FunctionalPenalty):
         _axis(self)
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient."""
+        """The charge of this batch, 0-d; its gradient flows to the outputs."""
         (outputs,) = _given(self, context)
         outputs = _along(self, outputs, self.axis)
         if not self.strength:
@@ -289,7 +289,7 @@ class Consistency(FunctionalPenalty):
         return self.of != "values"
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
+        """The charge of this batch, 0-d; its gradient flows to the outputs.
 
         Raises:
             InputError: the outputs or the reference are missing.
@@ -351,7 +351,7 @@ class Jacobian(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
+        """The charge of this batch, 0-d; its gradient flows to the weights.
 
         Raises:
             InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.

@@ -271,11 +271,11 @@ class GroupL2(GroupPenalty):
 
     @property
     def traits(self) -> Traits:
-        """Convex, of degree 1; the order along an axis matters where groups are parts of one."""
+        """Convex and of degree 1; the order along an axis matters where a group is a part of that axis."""
         return Traits(homogeneous=1, symmetric=self.alike)
 
     def merged(self, other: Penalty) -> Penalty | None:
-        """Groups that are cut alike add up."""
+        """One penalty with the sum of both strengths where the groups are cut alike; else None."""
         alike = type(other) is type(self) and replace(other, strength=self.strength) == self
         return replace(self, strength=self.strength + other.strength) if alike else None
 

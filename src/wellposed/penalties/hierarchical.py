@@ -54,11 +54,11 @@ class Hierarchical(CoupledPenalty):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The linear part and the first layer."""
+        """The names of the linear part and of the network's first layer."""
         return self.skip, self.first
 
     def at_all(self, leaves: Sequence[Leaf]) -> Self:
-        """The same; kernels whose inputs are not axis 1 are refused."""
+        """This penalty, once it is known that the inputs are axis 1 of both kernels; others are refused."""
         for leaf in leaves:
             if laid_out(self, "input", leaf) != "input":
                 raise ShapeError(

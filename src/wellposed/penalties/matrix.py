@@ -263,7 +263,7 @@ class Orthogonality(_MatrixPenalty):
         return toward_one(a, amount, dtype)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-        """``|grad + strength * (W W^T - I) W|``."""
+        """The distance to a stationary point, ``|grad + strength * (W W^T - I) W|``."""
         wide = a.shape[-2] <= a.shape[-1]
         cube = (a @ a.mT) @ a if wide else a @ (a.mT @ a)
         return length(grad + self.strength * (cube - a))
@@ -299,7 +299,7 @@ class RowL21(ByValue, Penalty):
 
     @property
     def traits(self) -> Traits:
-        """A norm; weights of single rows belong to their places."""
+        """Convex and of degree 1, as every norm; weights of single rows belong to their places."""
         return Traits(homogeneous=1, symmetric=not isinstance(self.weights, Tensor))
 
     def __str__(self) -> str:
@@ -308,7 +308,7 @@ class RowL21(ByValue, Penalty):
         return f"RowL21(strength={self.strength!r}{several})"
 
     def at(self, leaf: Leaf) -> Self:
-        """With the axis of a transposed convolution's units."""
+        """This penalty with the axis of a transposed convolution's units."""
         return replace(self, by=laid_out(self, self.by, leaf))
 
     def check(self, name: str, w: Tensor) -> None:

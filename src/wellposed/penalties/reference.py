@@ -197,7 +197,7 @@ class L1SP(Towards):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of a reference that has some: weights become exactly what they are drawn to."""
+        """Sparse where the reference has zeros: weights become exactly what they are pulled to."""
         given = self.reference
         zero = bool((given == 0).any()) if isinstance(given, Tensor) else given == 0
         return Traits(symmetric=False, sparse=zero)

@@ -40,7 +40,7 @@ class TotalVariation(Penalty):
     traits: ClassVar[Traits] = Traits(homogeneous=1, symmetric=False, sparse=False)
 
     def check(self, name: str, w: Tensor) -> None:
-        """Refuse what has no neighbours along the axis."""
+        """Refuse a parameter that has no neighbours along the axis."""
         if not -w.ndim <= self.axis < w.ndim or w.shape[self.axis] < 2:
             raise ShapeError(
                 f"TotalVariation needs >= 2 entries along axis {self.axis}; {name!r} has shape {tuple(w.shape)}. "
@@ -58,5 +58,5 @@ class TotalVariation(Penalty):
         return variation_prox(w, step, self.strength, self.axis)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """The distance of ``-grad`` to the subdifferential, exactly; see `wellposed.ops.variation_prox.variation_distance`. 0-d."""
+        """The exact distance of ``-grad`` to the subdifferential, 0-d; see `wellposed.ops.variation_prox.variation_distance`."""
         return unless_diverged(variation_distance(w, grad, self.strength, self.axis), w)

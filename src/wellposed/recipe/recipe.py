@@ -553,7 +553,7 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+        """The recipe as `to_toml` writes it, in dicts and lists that JSON can hold; ``Recipe(**values)`` reads them.
 
         JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
@@ -613,7 +613,7 @@ class Recipe(Section):
 
     @property
     def classes(self) -> list[type]:
-        """The classes that somebody wrote: of penalties, constraints and optimizers."""
+        """The user's own classes of penalties, constraints and optimizers in this recipe."""
         return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:

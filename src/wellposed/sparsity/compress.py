@@ -93,7 +93,7 @@ class Compressed:
         return bool(self.removed)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the networks and the rows."""
+        """Everything but the networks and the rows, as dicts and lists that JSON can hold."""
         left = ("model", "original", "example")
         found = {name: value for name, value in vars(self).items() if name not in left}
         return {**found, "before": asdict(self.before), "after": asdict(self.after)}
@@ -120,7 +120,7 @@ class Compressed:
         return save_compressed(self, Path(folder))
 
     def to_onnx(self, path: str | Path) -> float | None:
-        """Write the smaller network as ONNX; its largest difference from ours in onnxruntime, None where that is not installed.
+        """Write the smaller network as ONNX, and return its largest difference from ours in onnxruntime, None without it.
 
         Raises:
             MissingExtra: ``wellposed[onnx]`` is not installed.

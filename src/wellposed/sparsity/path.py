@@ -173,7 +173,7 @@ class Path:
         return require("pandas", "tables").DataFrame(rows)
 
     def figure(self) -> str:
-        """SVG: norms, validation loss and support against the strength, and which parts enter when.
+        """Norms, validation loss and support against the strength, and which parts enter when, as an SVG text.
 
         Raises:
             MissingExtra: matplotlib is not installed.

@@ -68,7 +68,7 @@ class Study:
         return self.improvement is not None and self.improvement.shown
 
     def side(self, name: str) -> dict[str, Any]:
-        """``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
+        """The ``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
         scores = self.facts["scores"][name]
         run: Run = getattr(self, name)
         return {
@@ -79,7 +79,7 @@ class Study:
         }
 
     def record(self) -> dict[str, Any]:
-        """Everything as ``study.json`` holds it; see DESIGN's contract for the first part."""
+        """Everything that ``study.json`` holds, as a dict."""
         interval = self.improvement
         improvement = {
             "estimate": interval.estimate if interval else None,

@@ -78,7 +78,7 @@ class Problem:
 
     @staticmethod
     def refused(caller: str, given: object) -> ProblemError:
-        """What is said where a call needs a problem and is given a model, or anything else."""
+        """The error to raise where a problem is needed and a model or anything else is given."""
         return ProblemError(
             f"{caller} needs a wp.Problem; it was given {described(given)}. "
             "Write wp.Problem(model=make_net, loss=..., data=...), with a function make_net that builds the model."
@@ -91,7 +91,7 @@ class Problem:
 
     @property
     def measured_by(self) -> Any:
-        """The metric's function, where it is somebody's own."""
+        """The metric's function where it is a user's own; else None."""
         return getattr(self._metric, "function", None)
 
     @cached_property
@@ -199,7 +199,7 @@ class Problem:
         return self.constant_on(self.prepared.valid)
 
     def constant_on(self, source: Source) -> dict[str, float]:
-        """`constant`, on other rows than those for validation."""
+        """What `constant` gives, on other rows than those for validation."""
         return constant_facts(self.loss, self.metric, self.prepared.train_clean.targets(), source.targets())
 
 

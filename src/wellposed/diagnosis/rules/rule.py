@@ -55,7 +55,7 @@ class Rule(ABC):
         """The finding, or None where the definition does not hold."""
 
     def advice(self, recipe: Recipe) -> Iterable[Recipe]:
-        """Recipes that pull the lever, the one to be tried first first; those of ours are in `wellposed.diagnosis.advice`."""
+        """Recipes that pull the lever, the one to try first at the front; ours are in `wellposed.diagnosis.advice`."""
         return ()
 
     def finding(self, confidence: float, evidence: Mapping[str, EvidenceValue], lever: str, says: str) -> Finding:
