@@ -108,7 +108,7 @@ def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatc
     assert machine.elapsed <= MOST
     record = study.record()
     cut = [trial for trial in record["trials"] if trial["stopped"] == "budget"]
-    assert not cut or any("The clock cut runs" in note for note in study.notes)
+    assert not cut or any("The time ran out before some runs" in note for note in study.notes)
     for reference in ("linear", "boosting"):
         whole = reference in record["references"]
         assert (

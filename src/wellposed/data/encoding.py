@@ -428,7 +428,7 @@ def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:
             what = f"{missed.count} of {missed.there} values that are no {column.kind}, such as {missed.example!r}"
             if 2 * missed.count > missed.there:
                 raise DataError(
-                    f"Column {column.name!r} was read as {column.reading.said()} in training, and has {what}. Write it as there."
+                    f"Column {column.name!r} was read as {column.reading.said()} in training and now has {what}. Write it alike."
                 )
             said.append(f"has {what}: they count as missing.")
     absent = values.isna().to_numpy(dtype=bool)

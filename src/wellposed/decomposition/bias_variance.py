@@ -62,13 +62,13 @@ SMALLER = (
 )
 NOISE = "Noise of the labels is in the bias: rows with one label each do not tell the two apart."
 ONE_SET = (
-    "All resamples come from one training set. How far that one is off counts as bias: about as much again as the variance of "
-    "the data."
+    "All resamples come from one training set. How far that one is off counts as bias, and adds to it about the "
+    "variance of the data."
 )
 GROUPED = "Rows are resampled one by one, though they come in groups: with other groups the variance would be larger."
 CHOSEN = "Each run kept the epoch that was best on these very rows, so that its loss is a little too low; test rows would not be."
 STOPPED = (
-    "Each run kept its best epoch, so that more epochs differ less than they do: stopping = {'keep': 'last'} shows what "
+    "Each run kept its best epoch, so that numbers of epochs look more alike than they are: stopping = {'keep': 'last'} shows what "
     "stopping early does."
 )
 
@@ -379,7 +379,7 @@ def _notes(
     if on == "valid" and any(recipe.stopping.keep == "best" for recipe in recipes.values()):
         found.append(CHOSEN)
     if seeds == 1:
-        same = "All of it is said of this one seed." if crossing else "The variance is of data and seeds together."
+        same = "All numbers are for this one seed." if crossing else "The variance is of data and seeds together."
         found.append(f"One seed for each resample. {same} Give several to tell the two apart.")
     elif crossing and seeds < FEWEST:
         found.append(f"The intervals are of these {seeds} seeds; over seeds they need {FEWEST}.")

@@ -254,7 +254,9 @@ class _Probe:
                 'known. Give the problem a space such as {"width": [64, 256]}.'
             )
         if len(own) < 2:
-            self.notes.append("One seed says nothing of others: only what validation rows vary has an interval.")
+            self.notes.append(
+                "One seed does not show how much seeds differ: the intervals cover only the choice of validation rows."
+            )
         constant = float(self.problem.constant().get("constant_loss", math.nan))
         budget = ErrorBudget(
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant,

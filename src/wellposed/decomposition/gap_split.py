@@ -352,8 +352,8 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
     was = float(run.history.rows[epoch]["train_loss"])
     if not math.isclose(reached, was, rel_tol=1e-3, abs_tol=1e-6):
         notes.append(
-            f"Trained again for the weights before averaging, the run came to a training loss of {reached:.4g} and not {was:.4g}: "
-            "what averaging does is of the second."
+            f"The run was trained again to have its weights before averaging, and came to a training loss of {reached:.4g} "
+            f"instead of {was:.4g}: the share of averaging is that of this second training."
         )
     return state
 
@@ -391,7 +391,7 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     notes = [f"Measured on {watch.rows} training rows and as many of validation."]
     if logged is None:
         notes.append(
-            "logged= was not given: the visible gap is that of the weights as they are, with training's noise on."
+            "logged= was not given: the visible gap is that of the weights as they are, with the noise of training switched on."
         )
         logged = cost.value
     else:

@@ -218,7 +218,7 @@ class LearningCurve:
         shares = [f"{100 * value / now:.0f} %" for value in (curve.gain.estimate, curve.gain.low, curve.gain.high)]
         return (
             f"{curve.name}: {curve.verdict}. At {2 * curve.last.rows} rows the loss would fall by {shares[0]} "
-            f"[{shares[1]}, {shares[2]}]; {100 * self.matters:.0f} % matter."
+            f"[{shares[1]}, {shares[2]}]; a fall of {100 * self.matters:.0f} % matters."
         )
 
 

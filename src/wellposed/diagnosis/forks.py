@@ -95,8 +95,8 @@ class Fork(Sequence[Branch]):
     def __str__(self) -> str:
         seeds = len(self.branches[0].runs)
         head = (
-            f"{self.epochs} epochs more after {self.after}, {seeds} seed{'s' if seeds > 1 else ''} each; going on is compared "
-            "with the weights at the fork, each change with going on:"
+            f"{self.epochs} epochs more after {self.after}, {seeds} seed{'s' if seeds > 1 else ''} each; going on unchanged is "
+            "compared with the weights at the fork, each change with going on unchanged:"
         )
         return "\n".join([head, *(f"  {branch}" for branch in self.branches)])
 

@@ -96,7 +96,7 @@ class KerasWatch(TrainerWatch):
         super().check_term(term)
         if term.how in ("prox", "decay"):
             raise CompositionError(
-                f"{term} is a part of the optimizer's step, and Keras' optimizers take theirs alone. Give how='loss' to .on(...), "
+                f"{term} is a part of the optimizer's step, which Keras does not let others change. Give how='loss' to .on(...), "
                 "which makes weights small, but none exactly zero; or train the network with torch's optimizers."
             )
 

@@ -186,9 +186,7 @@ class Noise(ABC):
                 raise InputError(f"The name {name!r} of a noise is taken by {taken.__qualname__}. Take another one.")
             given: object = kind
             if not is_dataclass(given):
-                raise InputError(
-                    f"A recipe can write dataclasses only; add @dataclass(frozen=True) to {kind.__name__}."
-                )
+                raise InputError(f"A recipe can hold dataclasses only; add @dataclass(frozen=True) to {kind.__name__}.")
             THEIRS[name] = kind
             return kind
 

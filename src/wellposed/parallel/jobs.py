@@ -40,7 +40,7 @@ class NotBegun(TrainingError):
     """The time was over before a job began to be trained."""
 
     def __init__(self) -> None:
-        super().__init__("The time was over before this recipe began to be trained.")
+        super().__init__("The time ran out before the training of this recipe began.")
 
 
 Outcome = Run | WellposedError

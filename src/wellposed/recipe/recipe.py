@@ -190,7 +190,7 @@ class ScheduleSpec(OpenSection):
     def _counts(cls, per: Any) -> Any:
         whole = isinstance(per, int) and not isinstance(per, bool) and per >= 1
         if per not in (None, "epoch", "step") and not whole:
-            raise ValueError(f"what is counted is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
+            raise ValueError(f"per is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
         return per
 
     @classmethod

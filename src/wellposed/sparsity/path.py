@@ -200,7 +200,7 @@ class Path:
 
     def sentences(self) -> list[str]:
         """What the path shows, as sentences for people."""
-        how = "computed from the gradient at zero" if self.computed else "bracketed from the dense side"
+        how = "computed from the gradient at zero" if self.computed else "found by trying, from weak strengths on"
         best, sparse = self.best, self.one_se
         said = [f"From strength {self.empties_at:.4g} on, no {self.noun} are left ({how})."]
         if not math.isnan(best.valid):

@@ -388,7 +388,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.precision != "float32":
         raise NotStackable(f"it trains in {recipe.precision}")
     if isinstance(recipe.schedule.name, Custom):
-        raise NotStackable("its schedule is a function of somebody's own")
+        raise NotStackable("its schedule is a function of your own")
     for place in recipe.noise.places:
         if place.build().noise.acts != "weights":
             raise NotStackable(f"{place.kind} is drawn inside the model")
