@@ -75,7 +75,7 @@ def test_a_fork_after_fewer_epochs_begins_there(slow: wp.Run) -> None:
     found = wp.fork(slow, [{"clip": 1.0}], epochs=1, at=1, repeats=1)
     assert found.after == 1
     assert found[0].runs[0].history["train_loss"][0] == pytest.approx(slow.history["train_loss"][1], rel=1e-6)
-    with pytest.raises(InputError, match="has 3 epochs; it was to go on after 9"):
+    with pytest.raises(InputError, match="has 3 epochs, so it cannot go on after 9"):
         wp.fork(slow, [{"clip": 1.0}], at=9)
 
 

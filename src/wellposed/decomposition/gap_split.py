@@ -399,8 +399,8 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
         unseen = cost.value - logged
         shares.insert(0, GapShare("unseen", unseen, unseen - half, unseen + half))
         notes.append(
-            "Unseen are weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and penalties on "
-            "outputs; its interval says how far the watched rows can mislead."
+            "The unseen share holds weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and "
+            "penalties on outputs; its interval says how far the watched rows can mislead."
         )
     kept = _there(shares, logged)
     epoch = len(watch.history) - 1

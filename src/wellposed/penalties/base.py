@@ -484,7 +484,7 @@ def tensor_of(given: object) -> Tensor | None:
     if found.dtype.kind not in "biuf" or isinstance(given, Sequence):
         kinds = {type(to_python(leaf)) for leaf in np.asarray(given, dtype=object).flat}
         if not kinds <= {int, float} and kinds != {bool}:
-            raise TypeError("it holds what is no number")
+            raise TypeError("it holds something that is not a number")
     whole = found.dtype.kind in "iu" and (found.dtype != np.uint64 or bool((found < 2**63).all()))
     kept = np.bool_ if found.dtype.kind == "b" else np.int64 if whole else np.float64
     return torch.from_numpy(found.astype(kept, order="C"))

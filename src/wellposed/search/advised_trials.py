@@ -107,7 +107,7 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
     """A piece of advice and what became of it, as a sentence."""
     began = f"{advice['finding'].replace('_', ' ')}: {advice['says']}"
     if "helped" not in advice:
-        return f"{began}. It was not trained to an end."
+        return f"{began}. It was not trained to its end."
     verdict = (
         "it helped in this pair of runs"
         if advice["helped"]

@@ -359,7 +359,7 @@ def native(
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
         raise NotStackable(
-            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+            "the loss is a function of your own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
         )
     found = lower(module)
     classes = loss.name == "cross_entropy"
