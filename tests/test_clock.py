@@ -138,7 +138,7 @@ def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkey
     given, began = problem(), machine.now
     machine.work(before)
     study = improving.improve(given, Budget(BUDGET, "seconds"), began=began)
-    assert any("There are no references" in note for note in study.notes)
+    assert any("There was no time for the reference models" in note for note in study.notes)
     assert study.record()["references"] == {}
     assert machine.elapsed + 1.0 <= max(MOST, before + 3.0)
 

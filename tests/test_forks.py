@@ -92,7 +92,7 @@ def test_what_cannot_be_gone_on_with_is_said(problem: wp.Problem) -> None:
     with pytest.raises(InputError, match="from a Run or a Watch"):
         wp.fork({"loss": [1.0]}, [{"clip": 1.0}])
     x, y = rows(60, 0)
-    with pytest.raises(InputError, match="needs its optimizer"):
+    with pytest.raises(InputError, match="knows its optimizer"):
         wp.fork(wp.watch(make(), "cross_entropy", train=(x, y), valid=(x, y)), [{"clip": 1.0}])
 
 

@@ -798,7 +798,7 @@ def test_the_deadline_ends_after_a_step(compiled: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(together_module, "BYTES", 1)
     outcomes = together(given, [Job(recipe(epochs=5), seed) for seed in range(3)], compiled, deadline=over)
     assert [isinstance(outcome, Run) for outcome in outcomes] == [True, False, False]
-    assert "before this recipe began" in str(outcomes[2])
+    assert "before the training of this recipe began" in str(outcomes[2])
 
 
 @BOTH
