@@ -83,7 +83,7 @@ class LightningWatch(TrainerWatch):
             self._report(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Update the averages that are taken once an epoch."""
+        """Do as after a batch: this is where Lightning updates equal averages, which must keep zeros."""
         self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:

@@ -162,7 +162,7 @@ class Labelled(Groups):
         return _fitting(numbers, int(self.numbers.max()) + 1 if len(self.numbers) else len(numbers))[self.numbers]
 
     def spread(self, compact: Tensor) -> Tensor:
-        """Each group's number given to its members, ``(members,)``."""
+        """Each group's value given to its members, ``(members,)``."""
         return compact[self.of]
 
     def rest(self, w: Tensor) -> Tensor | None:
