@@ -549,6 +549,6 @@ def test_a_foreign_table_is_shown_trained_on_and_predicted_as_it_was_read(tmp_pa
     refused = call("predict", tmp_path / "run", new)
     assert (refused.status, refused.out) == (1, "")
     assert (
-        "'size' was read as numbers as 1234,5 in kg in training, and has 2 of 2 values that are no number"
+        "'size' was read as numbers as 1234,5 in kg in training and now has 2 of 2 values that are no number"
         in refused.err
     )

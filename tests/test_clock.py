@@ -108,7 +108,7 @@ def test_a_budget_in_seconds_ends_the_study_on_any_machine(name: str, monkeypatc
     assert machine.elapsed <= MOST
     record = study.record()
     cut = [trial for trial in record["trials"] if trial["stopped"] == "budget"]
-    assert not cut or any("The clock cut runs" in note for note in study.notes)
+    assert not cut or any("The time ran out before some runs" in note for note in study.notes)
     for reference in ("linear", "boosting"):
         whole = reference in record["references"]
         assert (
@@ -138,7 +138,7 @@ def test_a_start_that_took_most_of_the_time_leaves_a_study(before: float, monkey
     given, began = problem(), machine.now
     machine.work(before)
     study = improving.improve(given, Budget(BUDGET, "seconds"), began=began)
-    assert any("There are no references" in note for note in study.notes)
+    assert any("There was no time for the reference models" in note for note in study.notes)
     assert study.record()["references"] == {}
     assert machine.elapsed + 1.0 <= max(MOST, before + 3.0)
 

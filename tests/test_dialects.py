@@ -182,7 +182,7 @@ def test_what_can_be_read_in_two_ways_is_read_as_the_others_and_can_be_said(tmp_
     path.write_text("x;d\n1.234;01/02/2024\n849;03/04/2024\n")
     found = open_table(path)
     assert found.frame["x"].tolist() == [1.234, 849]
-    assert any("if it is 1234, give it the kind number:," in note for note in found.notes)
+    assert any("if it means 1234, give the column the kind number:," in note for note in found.notes)
     assert found.frame["d"].dt.month.tolist() == [2, 4]
     asked = open_table(path, {"x": "number:,", "d": "date:month"})
     assert asked.frame["x"].tolist() == [1234, 849]
@@ -327,7 +327,7 @@ FINE = {
         (
             "size",
             ["101,5", "99,1", "102.3"],
-            "'size' was read as numbers in training, and has 2 of 3 values that are no number, such as '101,5'",
+            "'size' was read as numbers in training and now has 2 of 3 values that are no number, such as '101,5'",
         ),
         ("size", ["large", "small", "large"], "'size' was read as numbers"),
         ("paid", ["vielleicht", "x", "ja"], "'paid' was read as yes or no .* 2 of 3"),

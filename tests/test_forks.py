@@ -75,7 +75,7 @@ def test_a_fork_after_fewer_epochs_begins_there(slow: wp.Run) -> None:
     found = wp.fork(slow, [{"clip": 1.0}], epochs=1, at=1, repeats=1)
     assert found.after == 1
     assert found[0].runs[0].history["train_loss"][0] == pytest.approx(slow.history["train_loss"][1], rel=1e-6)
-    with pytest.raises(InputError, match="has 3 epochs; it was to go on after 9"):
+    with pytest.raises(InputError, match="has 3 epochs, so it cannot go on after 9"):
         wp.fork(slow, [{"clip": 1.0}], at=9)
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_gone_on_with_is_said(problem: wp.Problem) -> None:
     with pytest.raises(InputError, match="from a Run or a Watch"):
         wp.fork({"loss": [1.0]}, [{"clip": 1.0}])
     x, y = rows(60, 0)
-    with pytest.raises(InputError, match="needs its optimizer"):
+    with pytest.raises(InputError, match="knows its optimizer"):
         wp.fork(wp.watch(make(), "cross_entropy", train=(x, y), valid=(x, y)), [{"clip": 1.0}])
 
 

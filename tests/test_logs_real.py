@@ -402,7 +402,7 @@ def test_parts_are_added_and_the_one_that_turned_is_named() -> None:
     np.testing.assert_allclose(table.columns["valid_loss"], np.array(TRAIN) + (0.8, 0.5, 0.9, 1.4) + 1)
     assert {*table.facts["parts"]} == {"box", "cls", "dfl"}
     assert "train/box_loss + train/cls_loss" in reading(columns).taken["train_loss"]
-    assert "Of the parts, cls rose" in " ".join(reading(columns).notes)
+    assert "parts of the loss rose: cls from" in " ".join(reading(columns).notes)
 
 
 def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:

@@ -260,7 +260,7 @@ def test_what_the_kernel_does_and_what_it_leaves(tried: Tried) -> None:
     assert engines["plain"].startswith("compiled population of ")
     assert tried.engine("plain", False).startswith("torch population of ")
     assert "gradients" in engines["accumulate"]
-    assert "its schedule is a function of somebody's own" in engines["schedule-own"]
+    assert "its schedule is a function of your own" in engines["schedule-own"]
     assert engines["mix_mode-0"].startswith("torch population of ")
     assert engines["mix_mode-0"].endswith(": classes are mixed by a weight for each example")
 
@@ -798,7 +798,7 @@ def test_the_deadline_ends_after_a_step(compiled: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(together_module, "BYTES", 1)
     outcomes = together(given, [Job(recipe(epochs=5), seed) for seed in range(3)], compiled, deadline=over)
     assert [isinstance(outcome, Run) for outcome in outcomes] == [True, False, False]
-    assert "before this recipe began" in str(outcomes[2])
+    assert "before the training of this recipe began" in str(outcomes[2])
 
 
 @BOTH

@@ -661,7 +661,7 @@ def test_the_audit_says_who_how_and_what_is_solved() -> None:
     assert [note.split(":")[0] for note in audit.notes] == ["note"] * 3
     assert "several rows" in audit.notes[0]
     assert "penalty()" in audit.notes[1]
-    assert "nothing becomes exactly zero" in audit.notes[2]
+    assert "make nothing exactly zero" in audit.notes[2]
     text = str(audit)
     for word in ("0.weight", "8x6", "momentum divides decay", "convention: mean loss over examples; L2(s) = s/2 |w|^2"):
         assert word in text

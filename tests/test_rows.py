@@ -366,7 +366,7 @@ def test_a_constant_stands_beside_each_score() -> None:
               "baseline": {"recipe": "a", "test": 0.7}, "best": {"recipe": "b", "test": 0.8}}  # fmt: skip
     lines = [line for line in summary(record).splitlines() if line.startswith(("baseline", "best"))]
     assert len(lines) == 2
-    assert all("a constant prediction 0.5" in line for line in lines)
+    assert all("a constant prediction has 0.5" in line for line in lines)
 
 
 def test_the_command_line_takes_all_of_it(tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ def test_a_function_is_torchs_lambda(tmp_path: Path) -> None:
     steps = train(epochs=2, schedule={"name": ramp(6), "per": "step"})
     assert steps.history["lr"] == pytest.approx([0.5 * 2 / 6, 0.5 * 5 / 6])
     assert wp.fit_many(problem(), [run.recipe], engine="inprocess")[0].engine.endswith(
-        "alone: its schedule is a function of somebody's own"
+        "alone: its schedule is a function of your own"
     )
 
 

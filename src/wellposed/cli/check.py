@@ -18,7 +18,9 @@ WIDEST = 32
 
 def check_table(
     data: Annotated[str, typer.Argument(help="A table: .csv .tsv .parquet (also .gz), .xlsx.")],
-    target: Annotated[str | None, typer.Option(help="The column to predict; by default as improve takes it.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict. By default the last one, as improve takes it.")
+    ] = None,
     kind: Kinds = None,
     max_memory: MaxMemory = None,
 ) -> None:

@@ -19,9 +19,11 @@ def compress(
     run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
     data: Annotated[
         str | None,
-        typer.Argument(help="Rows to compare outputs on, as predict takes them; by default random ones, for a table."),
+        typer.Argument(
+            help="Rows on which both networks are compared, as predict takes them. By default random ones, for a table."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="An .onnx file to write, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the smaller network to this .onnx file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     max_memory: MaxMemory = None,
 ) -> None:

@@ -25,7 +25,7 @@ def diagnose(
     sources: Annotated[list[str], typer.Argument(help=HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
     details: Annotated[
-        bool, typer.Option("--details", help="After the table of several sources, all of each.")
+        bool, typer.Option("--details", help="For several sources: print each diagnosis in full below the table.")
     ] = False,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the curves with the turning point: FILE.svg, .png or .html.")
@@ -89,7 +89,7 @@ def _show(found: Diagnoses, details: bool) -> None:
     if len(found) > 1:
         say(found.table(columns))
         if not details:
-            say("\nWith --details: the evidence, the next step and what is not known, for each.")
+            say("\nAdd --details to see the evidence, the next step and what is not known for each of them.")
     for one in found.worst_first if details or len(found) == 1 else ():
         if len(found) > 1:
             say()

@@ -34,18 +34,23 @@ def improve(
         str | None,
         typer.Argument(
             help=".csv .tsv .parquet (also .gz), .xlsx, .npz, or FILE.py:NAME. "
-            "None: real digits with noise, which ship with scikit-learn."
+            "Without it: handwritten digits with noise, which ship with scikit-learn."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The column to predict; of several numbers a,b.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict; for several columns of numbers a,b.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="classification, regression, or ordinal (levels); by default the target decides.")
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(help="Of an ordinal target, from the lowest on: low,medium,high.")
+        str | None, typer.Option(help="Levels of an ordinal target, from the lowest to the highest: low,medium,high.")
     ] = None,
     target_transform: Annotated[
-        str | None, typer.Option(help="log or none; by default log where the target is clearly long-tailed.")
+        str | None,
+        typer.Option(
+            help="Train on the target's logarithm: log or none. By default log where the target is clearly long-tailed."
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -53,32 +58,45 @@ def improve(
     ] = None,
     kind: Kinds = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
-    group: Annotated[str | None, typer.Option(help="A column whose equal values never straddle a split.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A column such as a patient's number: rows with equal values are never split apart."),
+    ] = None,
     time: Annotated[
         str | None, typer.Option(help="A column of times, or 'rows' for their order; the latest rows are held out.")
     ] = None,
-    weight: Annotated[str | None, typer.Option(help="A column of numbers >= 0 by which rows count.")] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="A column of numbers >= 0 that say how much each row counts.")
+    ] = None,
     class_weight: Annotated[str | None, typer.Option(help="balanced: every class counts alike in training.")] = None,
     test: Annotated[
-        str | None, typer.Option(help="A table of confirmation rows; by default a fifth is split off.")
+        str | None,
+        typer.Option(help="A table of rows for the final comparison. By default a fifth of DATA is held out for it."),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Hold every row out in turn, in K studies: for tables under a few hundred rows."),
+        typer.Option(
+            min=2, help="Run K studies that hold every row out once. For tables of less than a few hundred rows."
+        ),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="90s, 5m (as without), '30 recipes', '200 epochs'; 0 compares the default recipe."),
+        typer.Option(
+            help="How long to search: 90s, 5m (the default), '30 recipes', '200 epochs'; 0 only compares the default recipe."
+        ),
     ] = None,
     recipes: Annotated[int | None, typer.Option(min=1, help="Instead of --budget: how many recipes to try.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe of your own (.toml), tried first.")] = None,
     rule: RuleNames = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; by default runs/NAME.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the runs.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the search and of all trainings.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps.")] = "auto",
     engine: Annotated[str, typer.Option(help="Where recipes are trained: auto, inprocess, processes, ray.")] = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study in --out, with a larger budget in all.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the study in --out. The budget is then the total, with what was spent before."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -119,9 +137,8 @@ def improve(
         problem, table, found = problem_of(data, metric, asked)
         if folds is not None and (table is None or asked.test or resume):
             raise InputError(
-                "--folds is for a table of its own, of which each fold is held out; leave --resume and --test "
-                "out, and a problem file "
-                "or images."
+                "--folds holds out each part of one table in turn. Leave out --resume and --test, and give a table, not a problem "
+                "file or images."
             )
         name = re.sub(r"[^\w.-]+", "-", fitting(problem.name, sys.getfilesystemencoding())).strip("-.") or "study"
         folder = out or free_folder(Path("runs") / name)

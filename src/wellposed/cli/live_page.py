@@ -14,7 +14,7 @@ def watch_folder(
     folder: Annotated[
         Path, typer.Argument(help="Where trainings write their logs: each file or folder in it is a run.")
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
     """Follow trainings on a page of this machine: curves, findings as they change, what was stopped. Ctrl-C ends it."""

@@ -34,7 +34,7 @@ MaxMemory = Annotated[
         callback=_allowed,
         is_eager=True,
         metavar="SIZE",
-        help="About how much memory reading a file may take; 4GiB as without.",
+        help="About how much memory reading one file may take; 4GiB by default.",
     ),
 ]
 
@@ -43,8 +43,8 @@ Kinds = Annotated[
     typer.Option(
         "--kind",
         metavar="COLUMN=KIND",
-        help="How a column is taken: number, category, boolean, date, ignore; number:, has decimal commas, date:month the "
-        "month first. May be given several times.",
+        help="How a column is read: number, category, boolean, date, ignore; number:, for decimal commas, date:month where the "
+        "month stands first. May be given several times.",
     ),
 ]
 

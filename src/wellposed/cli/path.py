@@ -21,17 +21,21 @@ def path(
     data: Annotated[str, typer.Argument(help=".csv .tsv .parquet (also .gz), .xlsx, or FILE.py:NAME.")],
     target: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
     penalty: Annotated[str, typer.Option(help="l1, group, sparse_group, hierarchical, mcp, scad.")] = "group",
-    on: Annotated[str, typer.Option(help="What it drops: inputs, weights or units.")] = "inputs",
+    on: Annotated[str, typer.Option(help="What the penalty removes: inputs, weights or units.")] = "inputs",
     hidden: Annotated[
         int | None,
-        typer.Option(min=0, help="Hidden units beside a linear part; without, 32 for hierarchical or units, else 0."),
+        typer.Option(
+            min=0, help="Hidden units of the network. By default 32 for hierarchical or units, else 0, a linear model."
+        ),
     ] = None,
-    points: Annotated[int, typer.Option(min=2, help="Strengths along the path.")] = 30,
-    folds: Annotated[int | None, typer.Option(min=2, help="Judge on folds instead of validation rows.")] = None,
+    points: Annotated[int, typer.Option(min=2, help="How many strengths the path has.")] = 30,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Judge by cross-validation with this many folds, not on validation rows.")
+    ] = None,
     kind: Kinds = None,
     drop: Annotated[list[str] | None, typer.Option(help="A column to leave out; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for path.json and path.svg.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of splits and initialization.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of splits and initialization.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print path.json, and nothing else.")] = False,
     max_memory: MaxMemory = None,
 ) -> None:

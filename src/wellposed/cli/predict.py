@@ -48,7 +48,7 @@ def predict(
 
 
 def prediction_columns(run: Path, data: str) -> dict[str, Any]:
-    """Columns of predictions."""
+    """The predictions of the model in the folder `run` for the rows of `data`: columns by name, one value for each row."""
     from wellposed.core.errors import DataError
 
     saved, inputs = model_and_rows(run, data, encoded=False)

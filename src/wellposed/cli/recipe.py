@@ -24,7 +24,7 @@ def list_presets() -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A preset's name, or a .toml file.")]) -> None:
-    """A recipe as TOML."""
+    """Print a recipe as TOML."""
     from wellposed.recipe.presets import as_recipe
 
     hand_over(as_recipe(name).to_toml())

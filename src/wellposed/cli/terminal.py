@@ -168,7 +168,7 @@ class End(io.RawIOBase):
         return len(data)
 
     def writable(self) -> bool:
-        """Always."""
+        """Always True: a text stream has to say so."""
         return True
 
     def fileno(self) -> int:

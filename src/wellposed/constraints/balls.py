@@ -116,7 +116,7 @@ class MaxNorm(BoundedGroups):
 @checked
 @dataclass(frozen=True)
 class L2Ball(Bounded):
-    """``|w|_2 <= bound`` for the whole tensor: `MaxNorm` by all.
+    """Keep the norm of the whole tensor within a bound, ``|w|_2 <= bound``: `MaxNorm` with ``by="all"``.
 
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.
@@ -133,7 +133,7 @@ class L2Ball(Bounded):
         return into_norm_ball(w, self.bound, None)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After anything convex with ``g(c u) = c g(u)``."""
+        """Whether projecting after these steps solves the joint step: after anything convex with ``g(c u) = c g(u)``."""
         return positively_homogeneous(cores)
 
 
@@ -161,14 +161,14 @@ class L1Ball(BoundedGroups):
         return into_l1_ball(w, self.bound, self.axis)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After absolute values of one strength."""
+        """Whether projecting after these terms' own steps solves the joint step: only after absolute values of one strength."""
         return not weighted and not cores
 
 
 @checked
 @dataclass(frozen=True)
 class LInfBall(Bounded):
-    """``|w_i| <= bound`` for every weight.
+    """Keep every weight within a bound: ``|w_i| <= bound``.
 
     Args:
         bound: >= 0, in the units of the weights. 0 allows only zeros; infinity is refused.

@@ -64,7 +64,7 @@ class NormBound(Chargeable):
     hows: ClassVar[tuple[How, ...]] = ("prox", "decay")
 
     def times(self, factor: float) -> Self:
-        """The same with ``factor`` times the bound.
+        """This constraint with ``factor`` times the bound.
 
         Raises:
             InputError: the bound is still to be found.

@@ -62,7 +62,7 @@ class Box(ByValue, Constraint):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of an end that is 0 somewhere: what is beyond it is set there."""
+        """Sparse where an end is 0 somewhere: what is beyond it is set to 0."""
         return Traits(symmetric=False, sparse=any(_any(end == 0.0) for end in self.interval))
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class HalfSpace(ByValue, GroupConstraint):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of a normal along one coordinate and a limit of 0, which together hold a weight at or beyond 0."""
+        """Sparse where a normal along one coordinate and a limit of 0 together hold a weight at or beyond 0."""
         alone = isinstance(self.normal, Tensor) and int(torch.count_nonzero(self.normal)) == 1
         return Traits(symmetric=False, sparse=alone and _any(torch.as_tensor(self.limit) == 0))
 
@@ -164,7 +164,7 @@ class HalfSpace(ByValue, GroupConstraint):
             )
 
     def at(self, leaf: Leaf) -> Self:
-        """With its arrays on the parameter's device, and the axis of a transposed convolution's units and inputs."""
+        """This constraint with its arrays on the parameter's device, and the axis that a transposed convolution has for ``by``."""
         here = super().at(leaf)
         return replace(
             here, normal=cast_to_weights(here.normal, leaf.tensor), limit=cast_to_weights(here.limit, leaf.tensor)
@@ -277,5 +277,5 @@ class TopK(GroupConstraint):
         return keep_largest(w, self.count(w), self.axis)
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After absolute values of one strength."""
+        """Whether projecting after these terms' own steps solves the joint step: only after absolute values of one strength."""
         return not weighted and not cores

@@ -46,7 +46,7 @@ class SpectralBall(OfMatrices, Constraint):
         return on_matrices(w, self.parts, lambda a: clip_spectrum(a, self.bound, w.dtype))
 
     def follows(self, weighted: bool, thresholds: bool, cores: Sequence[Penalty]) -> bool:
-        """After the nuclear norm of the same matrices."""
+        """Whether projecting after these terms' own steps solves the joint step: after the nuclear norm of the same matrices."""
         return not thresholds and all(isinstance(core, Nuclear) and core.parts == self.parts for core in cores)
 
 

@@ -133,7 +133,7 @@ def named_rows(axes: Any, names: Sequence[str], pad: int = 6) -> None:
 
 
 def ticks(axis: Any, low: float, high: float, most: int = 6, integer: bool = False, sign: bool = False) -> None:
-    """Round ticks, written alike."""
+    """Put at most about ``most`` round numbers along an axis from ``low`` to ``high``, all with equally many decimals."""
     locator = require("matplotlib.ticker", "report").MaxNLocator(nbins=most, integer=integer, steps=[1, 2, 2.5, 5, 10])
     margin = 1e-9 * (high - low)
     places = [float(tick) for tick in locator.tick_values(low, high) if low - margin <= tick <= high + margin]

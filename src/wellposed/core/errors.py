@@ -59,7 +59,7 @@ class SelectorError(InputError):
 
 
 class ShapeError(InputError):
-    """A tensor's shape does not fit."""
+    """A tensor's shape is not one that the function can take."""
 
 
 class CompositionError(InputError):

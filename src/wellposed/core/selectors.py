@@ -347,7 +347,7 @@ def select(model: nn.Module, value: object) -> list[Leaf]:
     if others:
         raise SelectorError(
             f"{chosen.text!r} matches {listed(leaf.name for leaf in others)}, but no weight matrix or kernel. "
-            f'To charge these all the same, use wp.named("{chosen.text}").'
+            f'To charge these nevertheless, use wp.named("{chosen.text}").'
         )
     names = [leaf.name for leaf in candidates]
     hint = _nearest_place(chosen.text.removeprefix("named:"), candidates)

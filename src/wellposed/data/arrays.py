@@ -85,7 +85,7 @@ class Source(ABC):
         """``(inputs, target)`` of these rows."""
 
     def subset(self, index: Tensor) -> Subset:
-        """Only these rows."""
+        """A source of the rows at ``index`` ``(n,)`` alone, in that order."""
         return Subset(self, index)
 
     def targets(self) -> Tensor | None:
@@ -113,12 +113,12 @@ class Arrays(Source):
         return len(self.target)
 
     def batch(self, index: Tensor) -> tuple[Any, Any]:
-        """The rows at ``index``."""
+        """Inputs and targets of the rows at ``index`` ``(n,)``: each tensor ``(n, ...)``."""
         inputs = mapped(lambda part: _rows(part, index), self.inputs)
         return inputs, self.target.index_select(0, index)
 
     def targets(self) -> Tensor:
-        """All targets."""
+        """The targets of all rows, ``(rows, ...)``."""
         return self.target
 
 

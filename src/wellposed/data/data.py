@@ -68,7 +68,7 @@ class Data:
         convert_numbers(self, "valid", "test")
 
     def prepare(self, standardize: bool = True, of_numbers: Task | None = None) -> Prepared:
-        """Split and encode; the same for the same ``split_seed``.
+        """Split the rows and encode them; the result is the same for the same ``split_seed``.
 
         Args:
             standardize: the numeric target of a frame is shifted and scaled to mean 0 and deviation 1 on training rows.

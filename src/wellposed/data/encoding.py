@@ -352,7 +352,7 @@ class TableEncoder:
         return [name for column in self.columns for name in column.names]
 
     def transform(self, frame: Any) -> Matrix:
-        """``(rows, features)`` float32, finite.
+        """Encode a table as ``(rows, features)`` float32 numbers, all of them finite.
 
         Args:
             frame: has the columns of the training rows by name, in any order; others are ignored. An array's columns
@@ -428,7 +428,7 @@ def _doubts(column: Column, values: pd.Series[Any]) -> list[str]:
             what = f"{missed.count} of {missed.there} values that are no {column.kind}, such as {missed.example!r}"
             if 2 * missed.count > missed.there:
                 raise DataError(
-                    f"Column {column.name!r} was read as {column.reading.said()} in training, and has {what}. Write it as there."
+                    f"Column {column.name!r} was read as {column.reading.said()} in training and now has {what}. Write it alike."
                 )
             said.append(f"has {what}: they count as missing.")
     absent = values.isna().to_numpy(dtype=bool)

@@ -17,8 +17,8 @@ KNOWN, NOISE = 600, 64
 VALID = 0.5
 """Of the known rows: with fewer to validate on, the choice between recipes is chance."""
 ABOUT = (
-    f"No data were given, so this is a study of scikit-learn's handwritten digits, made harder: {KNOWN} of them are known, each "
-    f"with {NOISE} columns of noise beside its 64 pixels, and all others are untouched."
+    f"No data were given, so this is a study of scikit-learn's handwritten digits: {KNOWN} to learn and choose from, the others "
+    f"for the final comparison. To make it harder, each has {NOISE} columns of noise beside its 64 pixels."
 )
 
 

@@ -64,7 +64,7 @@ class Usual:
 
 @dataclass(frozen=True)
 class Notation:
-    """How texts become values.
+    """How the texts of one column are read as values.
 
     ``decimal`` is the sign before decimals, and the other of point and comma (or a blank, or an apostrophe) stands between
     thousands if ``grouped``; ``unit`` stands beside the numbers (``kg``, ``€``, ``%``); ``order`` is the first part of dates
@@ -325,7 +325,7 @@ def _decimal(written: Sequence[tuple[_Written, int]], usual: Usual) -> tuple[Dec
     decimal: Decimal = usual.decimal or ("," if unsure == "," and usual.separator == ";" else ".")
     point = example.replace(",", ".")
     taken, other = (point, joined) if decimal == unsure else (joined, point)
-    doubt = f"{example} is read as {taken}; if it is {other}, give it the kind number:{_other(decimal)}"
+    doubt = f"{example} is read as {taken}; if it means {other}, give the column the kind number:{_other(decimal)}"
     return decimal, "" if usual.decimal else doubt
 
 

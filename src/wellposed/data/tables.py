@@ -511,7 +511,7 @@ def _checked_target(target: pd.Series[Any], task: Task, warnings: list[str]) -> 
     if len(values) > len(target) / 2:
         raise DataError(
             f"The target {target.name!r} has {len(values)} distinct values in {len(target)} rows; "
-            "classes need to come back. Give another target, or use regression if it is a number."
+            "every class needs several rows. Give another target, or use regression if it is a number."
         )
     rare = [values[i] for i in np.flatnonzero(counts < RARE)]
     if rare:

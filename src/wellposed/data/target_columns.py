@@ -85,7 +85,7 @@ class TargetColumn:
         return TargetEncoder("regression", None, self.mean, self.scale).transform(self.linked(y))
 
     def linked(self, y: Floats) -> Floats:
-        """``link(y)``.
+        """The target as the network learns it: ``y`` itself, or its logarithm. ``(rows,)``.
 
         Raises:
             DataError: a value is below what the logarithm takes.

@@ -62,20 +62,20 @@ SMALLER = (
 )
 NOISE = "Noise of the labels is in the bias: rows with one label each do not tell the two apart."
 ONE_SET = (
-    "All resamples come from one training set. How far that one is off counts as bias: about as much again as the variance of "
-    "the data."
+    "All resamples come from one training set. How far that one is off counts as bias, and adds to it about the "
+    "variance of the data."
 )
 GROUPED = "Rows are resampled one by one, though they come in groups: with other groups the variance would be larger."
 CHOSEN = "Each run kept the epoch that was best on these very rows, so that its loss is a little too low; test rows would not be."
 STOPPED = (
-    "Each run kept its best epoch, so that more epochs differ less than they do: stopping = {'keep': 'last'} shows what "
+    "Each run kept its best epoch, so that numbers of epochs look more alike than they are: stopping = {'keep': 'last'} shows what "
     "stopping early does."
 )
 
 
 @dataclass(frozen=True)
 class BiasVarianceRow:
-    """One recipe.
+    """Bias and variance of one recipe, in units of the loss.
 
     Attributes:
         parts: ``loss``, ``bias`` (with the noise), ``variance`` = loss - bias; where seeds are repeated ``data`` and ``seeds``, and
@@ -121,7 +121,7 @@ class BiasVariance:
         return min(self.points, key=lambda point: point.parts["loss"].estimate)
 
     def point(self, name: str) -> BiasVarianceRow:
-        """The recipe of that name.
+        """The row of the recipe that is called ``name``.
 
         Raises:
             InputError: there is none.
@@ -180,7 +180,7 @@ class BiasVariance:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON."""
+        """All numbers of the table as dicts and lists that JSON can hold."""
 
         def of(parts: Mapping[str, VarianceComponent] | None) -> dict[str, Any] | None:
             return None if parts is None else {name: ends_of(part) for name, part in parts.items()}
@@ -379,7 +379,7 @@ def _notes(
     if on == "valid" and any(recipe.stopping.keep == "best" for recipe in recipes.values()):
         found.append(CHOSEN)
     if seeds == 1:
-        same = "All of it is said of this one seed." if crossing else "The variance is of data and seeds together."
+        same = "All numbers are for this one seed." if crossing else "The variance is of data and seeds together."
         found.append(f"One seed for each resample. {same} Give several to tell the two apart.")
     elif crossing and seeds < FEWEST:
         found.append(f"The intervals are of these {seeds} seeds; over seeds they need {FEWEST}.")

@@ -243,7 +243,7 @@ def nothing_found(budget: BudgetTerms) -> Finding:
     if budget.hurried:
         return Finding(
             "not_enough_evidence", 0.9, {"seeds": len(budget.seeds)}, "more seconds",
-            "Time was too short for other networks that train as long as the recipe, so the terms are not what they mean.",
+            "Other networks had less time to train than the recipe, so the terms are not what their names say.",
             axis="evidence", pulls="data",
         )  # fmt: skip
     if budget.helps_on_the_way:

@@ -177,7 +177,7 @@ class RivalPlan:
         return 1 if self.few else ON
 
     def kinds(self, objective: Objective, recipe: Recipe, bigger: Mapping[str, Any] | None) -> dict[str, list[Recipe]]:
-        """Their recipes, by kind."""
+        """The recipes to train beside the one that is judged, by what each is for: ``rivals``, ``same`` and ``larger``."""
         return {
             "rivals": rival_recipes(objective, self.length, self.few),
             "same": unregularized_rivals(recipe, self.length, few=self.few) if objective.regularized else [],
@@ -254,7 +254,9 @@ class _Probe:
                 'known. Give the problem a space such as {"width": [64, 256]}.'
             )
         if len(own) < 2:
-            self.notes.append("One seed says nothing of others: only what validation rows vary has an interval.")
+            self.notes.append(
+                "One seed does not show how much seeds differ: the intervals cover only the choice of validation rows."
+            )
         constant = float(self.problem.constant().get("constant_loss", math.nan))
         budget = ErrorBudget(
             levels, tuple(own), self.recipe, self.objective, bigger, level, constant,

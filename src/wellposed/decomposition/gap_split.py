@@ -83,7 +83,7 @@ class GapShare:
 
     @property
     def says(self) -> str:
-        """In words."""
+        """What this share of the gap is, in words."""
         return SAYS[self.name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class GapSplit:
 
     @property
     def visible(self) -> float:
-        """The gap that the loop shows."""
+        """The gap that the loop shows, in units of the loss: validation loss minus logged training loss."""
         return self.valid - self.logged
 
     @property
@@ -137,7 +137,7 @@ class GapSplit:
         return self._by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The split as dicts and lists that JSON can hold."""
         numbers = {
             key: getattr(self, key) for key in ("logged", "training", "valid", "visible", "true", "level", "epoch")
         }
@@ -223,7 +223,7 @@ class Stage:
 
     @property
     def value(self) -> float:
-        """The expected cost."""
+        """The expected cost: the mean of the rows' parts plus the mean of the penalties."""
         return float(self.rows.mean() + self.more.mean())
 
 
@@ -352,8 +352,8 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
     was = float(run.history.rows[epoch]["train_loss"])
     if not math.isclose(reached, was, rel_tol=1e-3, abs_tol=1e-6):
         notes.append(
-            f"Trained again for the weights before averaging, the run came to a training loss of {reached:.4g} and not {was:.4g}: "
-            "what averaging does is of the second."
+            f"The run was trained again to have its weights before averaging, and came to a training loss of {reached:.4g} "
+            f"instead of {was:.4g}: the share of averaging is that of this second training."
         )
     return state
 
@@ -391,7 +391,7 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     notes = [f"Measured on {watch.rows} training rows and as many of validation."]
     if logged is None:
         notes.append(
-            "logged= was not given: the visible gap is that of the weights as they are, with training's noise on."
+            "logged= was not given: the visible gap is that of the weights as they are, with the noise of training switched on."
         )
         logged = cost.value
     else:
@@ -399,8 +399,8 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
         unseen = cost.value - logged
         shares.insert(0, GapShare("unseen", unseen, unseen - half, unseen + half))
         notes.append(
-            "Unseen are weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and penalties on "
-            "outputs; its interval says how far the watched rows can mislead."
+            "The unseen share holds weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and "
+            "penalties on outputs; its interval says how far the watched rows can mislead."
         )
     kept = _there(shares, logged)
     epoch = len(watch.history) - 1

@@ -90,7 +90,7 @@ class RecipeCurve:
 
     @property
     def last(self) -> Level:
-        """On all rows."""
+        """The losses with all training rows."""
         return self.levels[-1]
 
 
@@ -112,7 +112,7 @@ class LearningCurve:
     notes: tuple[str, ...] = ()
 
     def curve(self, name: str) -> RecipeCurve:
-        """The recipe of that name.
+        """The curve of the recipe that is called ``name``.
 
         Raises:
             InputError: there is none.
@@ -128,7 +128,7 @@ class LearningCurve:
         return {x.rows: crossed_interval(x.table - y.table, LEVEL) for x, y in zip(a.levels, b.levels, strict=True)}
 
     def findings(self) -> tuple[Finding, ...]:
-        """For each recipe the lever: data, capacity, or that it cannot be told."""
+        """For each recipe a finding whose lever is more data or more capacity, or which says that it cannot be told."""
         return tuple(found for curve in self.curves if (found := self._finding(curve)) is not None)
 
     def _finding(self, curve: RecipeCurve) -> Finding | None:
@@ -157,7 +157,7 @@ class LearningCurve:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON."""
+        """All numbers of the curves as dicts and lists that JSON can hold."""
 
         curves = [
             {
@@ -218,7 +218,7 @@ class LearningCurve:
         shares = [f"{100 * value / now:.0f} %" for value in (curve.gain.estimate, curve.gain.low, curve.gain.high)]
         return (
             f"{curve.name}: {curve.verdict}. At {2 * curve.last.rows} rows the loss would fall by {shares[0]} "
-            f"[{shares[1]}, {shares[2]}]; {100 * self.matters:.0f} % matter."
+            f"[{shares[1]}, {shares[2]}]; a fall of {100 * self.matters:.0f} % matters."
         )
 
 
@@ -298,7 +298,7 @@ def learning_curve(
 
 
 def row_counts(sizes: Sequence[float], total: int) -> list[int]:
-    """Numbers of rows, rising.
+    """How many of ``total`` training rows each size is, without repeats, from the fewest on.
 
     Raises:
         InputError: a size is neither a share nor a number of rows that there are.

@@ -31,7 +31,7 @@ class ErrorBudget(BudgetTerms):
         return self.findings[0].pulls
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: terms, what they are made of, levels, levers, cost."""
+        """Terms, what they are made of, levels, levers and the cost of measuring, as dicts and lists that JSON can hold."""
         shortfall = None if self.shortfall is None else self.shortfall.to_dict()
         return {
             "schema": 1,

@@ -29,7 +29,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Price:
-    """``ratio`` times the rows are what the change is worth, ``low`` to ``high`` at 95 %.
+    """How many times the training rows a change is worth: ``ratio``, with ``low`` and ``high`` as its 95 % interval.
 
     Attributes:
         ratio: rows that the recipe without the change needs, over the rows with it, at equal loss; above 1 the change helps.
@@ -46,7 +46,7 @@ class Price:
 
     @property
     def shown(self) -> bool:
-        """Whether the change is worth more than no rows at all."""
+        """Whether the change is shown to be worth more rows: ``low`` is above 1."""
         return self.low > 1.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def amount_of(value: float) -> str:
 
 @dataclass(frozen=True)
 class TrainedJobs:
-    """What came of jobs.
+    """What became of jobs that were trained together.
 
     Attributes:
         runs: those that were trained as their recipes say, by the job's place.

@@ -50,7 +50,7 @@ DEPTHS = ("depth", "layers", "n_layers", "num_layers", "blocks", "n_blocks")
 
 @dataclass(frozen=True)
 class Objective:
-    """What a recipe minimizes.
+    """The cost that a recipe minimizes.
 
     Attributes:
         recipe: with terms whose minimum is that of the written cost, whatever the optimizer; without what only smooths

@@ -174,7 +174,7 @@ def on_any_ground(svg: str) -> str:
 
 
 def bars_in_words(steps: Sequence[WaterfallBar], names: Mapping[str, str]) -> str:
-    """The bars in words."""
+    """The names and sizes of the bars in one line of text."""
     return ", ".join(f"{names[step.name]} {formats.score(step.size)}" for step in steps)
 
 

@@ -52,8 +52,8 @@ def limitations(curves: Curves) -> list[str]:
         said.append(TRAINING_LOSS.get(reading.format, TRAINING_LOSS_OF_ANY))
     if unknown := unassigned(curves):
         said.append(
-            f"Whose loss {listed(map(repr, unknown), 4)} is: if it is of validation, call it val_loss and ask again; until then "
-            "every verdict is half as sure."
+            f"Of which rows {listed(map(repr, unknown), 4)} is the loss: if of validation rows, call it val_loss and ask again; "
+            "until then every verdict is half as sure."
         )
     if "valid_loss" not in curves.given:
         said.append("There is no validation loss, so nothing is known about generalization.")

@@ -161,7 +161,7 @@ def _advised(findings: tuple[Finding, ...], run: Run, own: Sequence[Rule]) -> tu
 def diagnose_many(
     sources: Iterable[Any], *, readers: Sequence[logs.Reader] = (), rules: Sequence[Rule | type[Rule]] = ()
 ) -> Diagnoses:
-    """`diagnose` of every run in each source: a file may hold several, a folder many.
+    """Diagnose every run in each source, as `diagnose` does one: a file may hold several runs, a folder many.
 
     Args:
         sources: what `diagnose` takes, and files and folders with several runs.

@@ -74,14 +74,14 @@ class Finding:
 
     @property
     def lines(self) -> list[str]:
-        """The finding as people read it: what was seen and what it means, the evidence as a table, what to do."""
+        """The finding as lines of text: what was seen and what it means, the evidence as a table, what to do."""
         rows = evidence_rows(self.evidence)
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         table = [f"  {what:<{widths[0]}}  {value:>{widths[1]}}  {interval}".rstrip() for what, value, interval in rows]
         return [self.says, *table, *self.advice]
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, ready for JSON.
+        """The finding as ``{"name", "confidence", "evidence", "lever", "axis", "pulls", "changes"}``, which JSON can hold.
 
         What is not finite becomes ``None``.
         """
@@ -140,7 +140,7 @@ def evidence_rows(evidence: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def counted(number: int, thing: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
+    """A number with its noun: ``1 epoch``, ``2 epochs``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 

@@ -68,7 +68,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Fork(Sequence[Branch]):
-    """Continuations of one training; the first is to go on as before.
+    """Continuations of one training from one state; the first of them changes nothing.
 
     Attributes:
         branches: as they were asked for.
@@ -88,20 +88,20 @@ class Fork(Sequence[Branch]):
 
     @property
     def best(self) -> Branch:
-        """The change whose gain is shown and largest; else to go on."""
+        """The continuation with the largest gain of those that are shown; where none is, the one that changes nothing."""
         shown = [branch for branch in self.branches[1:] if branch.gain.shown]
         return max(shown, key=lambda branch: branch.gain.interval.estimate, default=self.branches[0])
 
     def __str__(self) -> str:
         seeds = len(self.branches[0].runs)
         head = (
-            f"{self.epochs} epochs more after {self.after}, {seeds} seed{'s' if seeds > 1 else ''} each; going on is compared "
-            "with the weights at the fork, each change with going on:"
+            f"{self.epochs} epochs more after {self.after}, {seeds} seed{'s' if seeds > 1 else ''} each; going on unchanged is "
+            "compared with the weights at the fork, each change with going on unchanged:"
         )
         return "\n".join([head, *(f"  {branch}" for branch in self.branches)])
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"after", "epochs", "branches": [{"says", "loss", "gain"}]}``, ready for JSON."""
+        """The fork as ``{"after", "epochs", "branches": [{"says", "loss", "gain"}]}``, which JSON can hold."""
         branches = [{"says": b.says, "loss": b.loss, "gain": b.gain.to_dict()} for b in self.branches]
         found: dict[str, Any] = jsonable({"after": self.after, "epochs": self.epochs, "branches": branches})
         return found

@@ -80,7 +80,7 @@ class KerasWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """Keras' ``Callback``.
+        """The class that Keras wants callbacks to have: its own ``Callback``.
 
         Raises:
             InputError: Keras does not run on torch.
@@ -92,11 +92,11 @@ class KerasWatch(TrainerWatch):
         return found
 
     def check_term(self, term: Term) -> None:
-        """Refuse what is a part of the optimizer's step."""
+        """Refuse a term that is a part of the optimizer's step, which Keras' optimizers take alone."""
         super().check_term(term)
         if term.how in ("prox", "decay"):
             raise CompositionError(
-                f"{term} is a part of the optimizer's step, and Keras' optimizers take theirs alone. Give how='loss' to .on(...), "
+                f"{term} is a part of the optimizer's step, which Keras does not let others change. Give how='loss' to .on(...), "
                 "which makes weights small, but none exactly zero; or train the network with torch's optimizers."
             )
 
@@ -118,13 +118,13 @@ class KerasWatch(TrainerWatch):
             self.history.facts["regularized"] = regularizing(model, self.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Project on constraints; schedules of terms go on."""
+        """Project the weights on their constraints, and move the schedules of terms on by a step."""
         if self.optimizer is not None:
             self.optimizer.project()
             self.optimizer.steps += 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look, and let the callbacks that come later see it."""
+        """Look at both sides, and hand the numbers to the callbacks that come later."""
         numbers = self.look(term_facts(self.optimizer.values()) if self.optimizer is not None else None)
         if logs is not None:
             logs.update(numbers)

@@ -52,12 +52,12 @@ class LightningWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """Lightning's ``Callback``."""
+        """The class that Lightning wants callbacks to have: its own ``Callback``."""
         found: type = require(f"{cls._module()}.callbacks", "lightning").Callback
         return found
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Put the terms into the optimizers, before their states are restored; then come after callbacks that average."""
+        """Put the terms into the optimizers before their states are restored, and move behind callbacks that average."""
         self.optimizer = None
         trainer.strategy.optimizers = [self.charge(optimizer, pl_module) for optimizer in trainer.strategy.optimizers]
         for optimizer in trainer.strategy.optimizers:
@@ -78,22 +78,22 @@ class LightningWatch(TrainerWatch):
         self.begin(pl_module, _first(trainer.train_dataloader), _first(trainer.val_dataloaders), optimizer, own=own)
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Look after the last validation batch, while the weights that are validated are in place."""
+        """Look at both sides after the last validation batch, while the weights that are validated are in place."""
         if not trainer.sanity_checking and trainer.fit_loop.epoch_loop.val_loop.batch_progress.is_last_batch:
             self._report(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Equal averages are updated here."""
+        """Do as after a batch: this is where Lightning updates equal averages, which must keep zeros."""
         self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Averages of Lightning's callbacks are zero where a term made the weights zero."""
+        """Set Lightning's averages to zero where a term made the weights zero."""
         for one in trainer.callbacks if self.optimizer is not None else ():
             if (average := getattr(one, "_average_model", None)) is not None:
                 copy_zeros(average, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Look here where there is no validation."""
+        """Look at both sides here where the trainer does not validate."""
         self.on_train_batch_end(trainer, pl_module)
         if not sum(trainer.num_val_batches):
             self._report(trainer, pl_module)

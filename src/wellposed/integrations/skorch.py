@@ -41,7 +41,7 @@ class SkorchWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """skorch's ``Callback``."""
+        """The class that skorch wants callbacks to have: its own ``Callback``."""
         found: type = require("skorch.callbacks", "skorch").Callback
         return found
 
@@ -76,7 +76,7 @@ class SkorchWatch(TrainerWatch):
             )
 
     def on_epoch_end(self, net: Any, *args: Any, **keywords: Any) -> None:
-        """Look; then stop as skorch's own rules do."""
+        """Look at both sides, and stop the training where ``stop`` says so."""
         numbers = self.look()
         for side in ("train_loss", "valid_loss"):
             net.history.record(f"wp_{side}", numbers.get(PREFIX + side))

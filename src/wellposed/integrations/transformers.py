@@ -42,7 +42,7 @@ class TransformersWatch(TrainerWatch):
 
     @classmethod
     def base(cls) -> type:
-        """transformers' ``TrainerCallback``."""
+        """The class that transformers wants callbacks to have: its own ``TrainerCallback``."""
         found: type = require("transformers", "transformers").TrainerCallback
         return found
 
@@ -87,15 +87,15 @@ class TransformersWatch(TrainerWatch):
             self.watch.load_state_dict({**self.watch.state_dict(), "history": history, "calls": rows[-1]["epoch"] + 1})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
-        """Look after an evaluation in training."""
+        """Look at both sides after each evaluation that happens during training."""
         return self._report(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> Any:
-        """Look where the Trainer does not evaluate."""
+        """Look at both sides here where the Trainer does not evaluate."""
         return self._report(state, control) if args.eval_strategy == "no" else control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        """Evaluations after training are no epochs."""
+        """Stop counting: evaluations after training are no epochs."""
         self._training = False
 
     def _report(self, state: Any, control: Any) -> Any:

@@ -52,7 +52,7 @@ def _float(cell: Any) -> float:
 
 
 def cell_numbers(cells: Iterable[Any], name: str, counts: bool = False) -> list[float | None]:
-    """`cell_number` of each.
+    """Each cell as a number, or None where it is blank; see `cell_number`.
 
     Raises:
         DataError: a cell is no number.

@@ -132,7 +132,7 @@ FEWEST = 3  # values that make a curve, where a rival has as many
 
 @dataclass(frozen=True)
 class Name:
-    """A column's name, understood.
+    """What a column's name says: of which rows it is, and which quantity.
 
     Args:
         text: as it stands in the log.
@@ -168,7 +168,7 @@ class Name:
 
     @property
     def spoken(self) -> str:
-        """The quantity in words."""
+        """The quantity in words, such as ``class loss``."""
         return " ".join((*self.parts, self.what))
 
 
@@ -370,7 +370,7 @@ def _losses(names: Sequence[Name], counts: Mapping[str, int]) -> Guess:
         if chosen is not None and near:
             notes.append(f"Several {side} losses: '{chosen.text}' was taken, not {listed(near, 4)}.")
     if parts:
-        notes.append("No loss of the whole is there; its parts were added up.")
+        notes.append("There is no total loss; its parts were added up.")
     if train is not None and valid is not None and train.quantity != valid.quantity:
         notes.append(f"'{train.text}' and '{valid.text}' may not be the same loss.")
     for name in pair:

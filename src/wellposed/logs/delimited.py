@@ -47,7 +47,7 @@ def _blank_end(text: str) -> tuple[str, ...]:
     if count == 0:
         return ()
     rows = "The last row is" if count == 1 else f"The last {count} rows are"
-    return (f"{rows} blank and left out: if these were losses that were no numbers, training diverged there.",)
+    return (f"{rows} blank and left out: if these were losses of NaN, training diverged there.",)
 
 
 def _writer(path: Path, columns: Mapping[str, object]) -> str:

@@ -31,7 +31,7 @@ class Points:
 
 
 def points_from_cells(raw: Mapping[str, Cells], ours: bool = False) -> Points:
-    """Curves from cells.
+    """The curves that a log's cells make, one value for each epoch or step.
 
     Args:
         raw: cells by our names, of equal length; ``epoch`` and ``step`` say where each row belongs.

@@ -81,9 +81,7 @@ def _one_a_column(log: Log) -> list[Log] | None:
     if not numbered or any(parse_name(name).what or parse_name(name).side for name in names):
         return None
     axis = {name: cells for name, cells in log.columns.items() if name not in names}
-    note = (
-        "A column for each run, by its name; what was measured it does not say, and it was taken for the training loss."
-    )
+    note = "There is a column for each run, and nothing says what was measured; it was taken for the training loss."
     return [
         replace(log, columns={**axis, "loss": log.columns[name]}, name=f"{log.name}: {name}", notes=(*log.notes, note))
         for name in names
@@ -119,7 +117,7 @@ def wide(log: Log) -> Log:
         columns[kind] = [
             cell if mine == kind else None for cell, mine in zip(log.columns[names["value"]], kinds, strict=True)
         ]
-    return replace(log, columns=columns, notes=(*log.notes, f"'{key}' says of what each value is."))
+    return replace(log, columns=columns, notes=(*log.notes, f"The column '{key}' says what each value measures."))
 
 
 def _names_quantities(cells: Sequence[Any]) -> bool:
@@ -147,7 +145,7 @@ def one_side_a_column(log: Log) -> Log:
             columns[f"{side} {name}"] = [
                 cell if mine == side else None for cell, mine in zip(cells, sides, strict=True)
             ]
-    note = f"'{key}' says which rows are of training and which of validation."
+    note = f"The column '{key}' says which rows are of training and which of validation."
     return replace(log, columns=columns, notes=(*log.notes, note))
 
 

@@ -217,8 +217,8 @@ def _turned(parts: Mapping[str, Mapping[str, Array]]) -> list[str]:
     for name, sides in parts.items():
         train, valid = (y[np.isfinite(y)] for y in (sides.get("train", np.empty(0)), sides.get("valid", np.empty(0))))
         if len(train) > 2 and len(valid) > 2 and valid[-1] > 1.05 * valid.min() > 0 and train[-1] < train[0]:
-            risen.append(f"{name} rose from {valid.min():.3g} to {valid[-1]:.3g}")
-    return [f"Of the parts, {listed(risen, 4)} on validation."] if risen else []
+            risen.append(f"{name} from {valid.min():.3g} to {valid[-1]:.3g}")
+    return [f"On validation rows, parts of the loss rose: {listed(risen, 4)}."] if risen else []
 
 
 def _require_losses(log: Log, raw: Mapping[str, Sequence[float | None]]) -> None:

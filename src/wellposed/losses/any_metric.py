@@ -31,7 +31,7 @@ MORE, LESS = ("_score",), ("_loss", "_error", "_deviance")
 
 @checked
 class Metric(Score):
-    """Any callable as a metric.
+    """Make a metric of any callable.
 
     What it is called with depends on what it is: a metric of scikit-learn (or any function whose first argument is ``y_true``)
     gets arrays, labels or probabilities as its second argument asks for them; a scorer of scikit-learn asks for what it needs;

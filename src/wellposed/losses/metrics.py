@@ -300,7 +300,7 @@ def _averages(cls: type[_Counted]) -> type[_Counted]:
     """Declare the metric of several classes, too: ``f1_macro``, ``f1_micro`` and ``f1_weighted`` beside ``f1``."""
     said = {
         "macro": "Mean over the classes that a label or a prediction has.",
-        "micro": "Of all classes' rows together, which is the accuracy.",
+        "micro": "Counted over all rows of all classes together, which is the accuracy.",
         "weighted": "Mean over the classes by their rows.",
     }
     for over, doc in said.items():

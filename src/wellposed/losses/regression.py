@@ -153,7 +153,7 @@ class Quantile(_OfNumbers):
         return torch.maximum(self.level * left, (self.level - 1.0) * left)
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The training targets' quantile: of ``n`` sorted ones number ``ceil(level n)``."""
+        """The constant prediction with the lowest loss: of ``n`` sorted training targets number ``ceil(level n)``."""
         return train.float().kthvalue(max(1, math.ceil(self.level * len(train))), 0).values
 
 
@@ -183,7 +183,7 @@ class Poisson(_OfNumbers):
         return F.poisson_nll_loss(outputs, target, log_input=True, full=False, reduction="none")
 
     def constant(self, train: Tensor, valid: Tensor) -> Tensor | None:
-        """The logarithm of the mean, which is kept off 0."""
+        """The constant prediction with the lowest loss: the logarithm of the mean target, kept off 0."""
         return train.float().mean(0).clamp_min(1e-6).log()
 
     def response(self, outputs: Tensor) -> Tensor:

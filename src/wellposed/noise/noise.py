@@ -136,13 +136,13 @@ class Noise(ABC):
         return disturbed
 
     def labels(self, target: Tensor, classes: int | None, dtype: torch.dtype, source: torch.Generator) -> Tensor:
-        """Targets as training sees them: class indices become probabilities, numbers and shares (``classes`` None) stay such."""
+        """The targets as training sees them: class indices become probabilities, others (``classes`` None) keep their shape."""
         x = target.to(dtype) if classes is None else nn.functional.one_hot(target.long(), classes).to(dtype)
         disturbed: Tensor = self.apply(x, self.size, source)
         return disturbed
 
     def uncompiled(self, classes: bool) -> str:
-        """Why the compiled population cannot take it, and torch must; empty where it can.
+        """Why the compiled kernel cannot draw this noise, so that torch has to; empty where it can.
 
         Args:
             classes: whether the kernel itself smooths and mixes class indices.
@@ -168,7 +168,7 @@ class Noise(ABC):
 
     @property
     def called(self) -> list[str]:
-        """What a recipe calls that which is on."""
+        """The names of this noise's settings that are not off; its own name where it has none."""
         return [key.name for key in self.keys if key.title and getattr(self, key.field)] or [self.name]
 
     @property
@@ -177,7 +177,7 @@ class Noise(ABC):
 
     @property
     def name(self) -> str:
-        """The name in recipes: ``dropout``, ``drop_connect``."""
+        """The name in recipes, such as ``dropout`` or ``drop_connect``."""
         return snake_case(type(self).__name__)
 
     @staticmethod
@@ -196,9 +196,7 @@ class Noise(ABC):
                 raise InputError(f"The name {name!r} of a noise is taken by {taken.__qualname__}. Take another one.")
             given: object = kind
             if not is_dataclass(given):
-                raise InputError(
-                    f"A recipe can write dataclasses only; add @dataclass(frozen=True) to {kind.__name__}."
-                )
+                raise InputError(f"A recipe can hold dataclasses only; add @dataclass(frozen=True) to {kind.__name__}.")
             THEIRS[name] = kind
             return kind
 

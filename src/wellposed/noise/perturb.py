@@ -138,7 +138,7 @@ class StochasticDepth(Noise):
     acts = "depth"
 
     def sizes(self, count: int) -> list[float]:
-        """Rising linearly, so that the first is hardly ever dropped; or the same everywhere."""
+        """The rate at each of ``count`` places: rising linearly, so that the first is hardly ever dropped, or constant."""
         return [self.rate * (place + 1) / count if self.linear else self.rate for place in range(count)]
 
     def apply(self, x: Tensor, size: float, source: torch.Generator) -> Tensor:

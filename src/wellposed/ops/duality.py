@@ -29,7 +29,7 @@ def losses(name: str, z: Tensor, y: Tensor) -> Tensor:
 
 
 def slopes(name: str, z: Tensor, y: Tensor) -> Tensor:
-    """``dl/dz``, of ``z``'s shape."""
+    """The derivative of each row's loss by ``z``, of ``z``'s shape."""
     if name == "squared_error":
         return 2.0 * (z - y)
     return (torch.sigmoid(z) if name == "binary_cross_entropy" else torch.softmax(z, 1)) - y

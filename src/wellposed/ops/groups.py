@@ -199,7 +199,7 @@ def groups_by_label(labels: Tensor, w: Tensor) -> Labelled:
 
 
 def groups_of(w: Tensor, by: str | Tensor, heads: int | None = None, block: tuple[int, int] | None = None) -> Groups:
-    """The groups of ``w``.
+    """Split ``w`` into groups of weights that are charged together.
 
     Args:
         w: at least two axes, but for group numbers.

@@ -35,7 +35,7 @@ def sum_dtype(w: Tensor) -> torch.dtype:
 
 
 def as_rows(w: Tensor, axis: int | None) -> Tensor:
-    """``(groups, size)``."""
+    """``w`` as a matrix ``(groups, size)``, a row for each index of ``axis``; of None, one row."""
     if axis is None:
         return w.reshape(1, w.numel())
     moved = w.movedim(axis, 0)

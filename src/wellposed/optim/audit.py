@@ -178,12 +178,14 @@ def _notes(optimizer: Optimizer, terms: Sequence[Term], rows: Sequence[AuditRow]
         )
     charged = [row.parameter for row in rows if row.term != "-" and row.role != "function"]
     if len(charged) > len(set(charged)):
-        notes.append("note: where a parameter has several rows, the sum of what they add to the loss is solved.")
+        notes.append("note: a parameter that has several rows in this table is charged the sum of their terms.")
     if any(term.how == "loss" for term in terms):
         notes.append(ASKED)
     kinked = [t.charge for t in terms if t.how == "loss" and isinstance(t.charge, Penalty) and "prox" in t.charge.hows]
     if any(charge.traits.homogeneous != 2 for charge in kinked):
-        notes.append("note: by loss nothing becomes exactly zero, and a constant learning rate swings around kinks.")
+        notes.append(
+            "note: terms enforced by loss make nothing exactly zero; at a constant learning rate such weights swing around zero."
+        )
     centered = any(group.get("centered") for group in optimizer.param_groups)
     if centered and any(term.how == "prox" for term in terms):
         notes.append(

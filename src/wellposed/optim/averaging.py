@@ -109,7 +109,7 @@ class Average:
 
     @property
     def says(self) -> str:
-        """The settings that act, as text."""
+        """The settings that are in use, as text."""
         return averaging_says(self.ema, self.warmup, self.start, self.buffers)
 
     def share(self, t: float) -> float:
@@ -129,7 +129,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's current weights in: after each step (EMA), or once an epoch (equal)."""
+        """Take the model's current weights into the average: after each step (EMA), or once an epoch (equal)."""
         share = self.share(float(self.count))
         # Asked for at each update: moving a model to another device or precision gives it new buffers.
         weights = list(zip(self.module.parameters(), self._model.parameters(), strict=True))
@@ -149,7 +149,7 @@ class Average:
         self.count += 1
 
     def remove(self) -> None:
-        """Take the average out of the audit of its model: it is over. It stays as it is."""
+        """Take the average out of the audit of its model, since it is over; the averaged weights stay as they are."""
         _MADE.get(unwrap_model(self._model), WeakSet()).discard(self)
 
     def redo_batch_norm(
@@ -169,7 +169,7 @@ class Average:
         return {"schema": SCHEMA, "count": self.count, "module": self.module.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave.
+        """Go on with an average that `state_dict` saved.
 
         Raises:
             FormatError: the state was saved in another schema.

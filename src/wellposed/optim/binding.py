@@ -272,7 +272,7 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer, terms: Sequence[Ter
         raise CompositionError("LBFGS takes many steps in one, so decay has no place in it. Use .on(..., how='loss').")
     if isinstance(optimizer, torch.optim.LBFGS) and any(term.how == "project" for term in terms):
         raise CompositionError(
-            "LBFGS steps along directions that mix all coordinates; projecting such a step does not come to the solution in "
+            "LBFGS steps along directions that mix all coordinates; projecting such a step does not lead to the solution in "
             "the set. Use SGD or Adam for constraints."
         )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -64,7 +64,7 @@ class Lookahead(Wrapper):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of the wrapped optimizer, and the synchronization where it is due. Returns what that step returns."""
+        """Take one step of the wrapped optimizer, and synchronize where it is due. Returns what that step returns."""
         if self.count % self.every == 0:
             self._slow = {}
         for parameter in self._parameters():

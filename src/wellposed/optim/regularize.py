@@ -520,8 +520,8 @@ def regularize(optimizer: Optimizer, model: nn.Module, terms: Iterable[Term] | T
         raise CompositionError(optimizer.refusal)
     if inner_optimizer(optimizer) is not None:
         raise CompositionError(
-            f"{type(optimizer).__name__} wraps an optimizer and decides when a step is one, so that terms would act on batches "
-            "that are none. Regularize the bare optimizer first: optimizer = wp.regularize(optimizer, net, terms), then "
+            f"{type(optimizer).__name__} wraps an optimizer and decides when a step is one, so that terms would act where it "
+            "takes no step. Regularize the bare optimizer first: optimizer = wp.regularize(optimizer, net, terms), then "
             "accelerator.prepare, fabric.setup or whatever wrapped it."
         )
     return Regularized(optimizer, model, checked_terms(terms))

@@ -94,7 +94,7 @@ class SAM:
             )
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
-        """Both passes and the optimizer's step. ``closure`` clears the gradients, calls ``backward`` and returns the loss.
+        """Take both passes and the optimizer's step; ``closure`` clears the gradients, calls ``backward`` and returns the loss.
 
         Returns:
             The loss at ``w``, from the first of two calls of ``closure``.

@@ -95,7 +95,7 @@ class Certificate:
 
     @property
     def distance_bound(self) -> float | None:
-        """``violation/mu``: at most so far are the weights from the only minimizer; None where mu is 0 or not known."""
+        """At most how far the weights are from the only minimizer, ``violation/mu``; None where mu is 0 or not known."""
         if not self.strong_convexity or any(row.measure != "distance" for row in self.rows):
             return None
         return self.violation / self.strong_convexity

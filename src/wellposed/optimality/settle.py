@@ -127,7 +127,9 @@ class _Descent:
                 "settling ended: no step lowers the objective by more than rounding in "
                 f"{str(self.params[0].dtype).removeprefix('torch.')}."
             ]
-        return [f"settling used up its {steps} steps; the violation was still falling or above the tolerance."]
+        return [
+            f"settling used up its {steps} steps; the violation was still falling or above the tolerance. Give more steps=."
+        ]
 
     def _step(self, y: TensorList, at: CostPoint) -> tuple[TensorList, float]:
         """One proximal step from ``y``, of a length at which the quadratic model lies above the cost."""

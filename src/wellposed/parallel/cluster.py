@@ -121,7 +121,7 @@ class Ours(io.TextIOBase):
         return int(self._stream.write(text))
 
     def flush(self) -> None:
-        """What belongs there."""
+        """Write out what the stream still holds."""
         self._stream.flush()
 
 

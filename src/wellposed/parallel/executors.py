@@ -140,7 +140,7 @@ def fit_many(
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> list[Run]:
-    """Every recipe with every seed: the runs, recipe by recipe, and for each seed by seed. Ctrl-C ends with the runs so far.
+    """Train every recipe with every seed; the runs are ordered by recipe, then by seed. Ctrl-C ends with the runs so far.
 
     Args:
         engine: where they are trained; see `train_jobs`.

@@ -32,7 +32,7 @@ class Job:
 
     @property
     def sample(self) -> Sample:
-        """The training rows."""
+        """Which training rows the job has: all, a part, or a resample."""
         return Sample(self.rows, self.draw, self.resample)
 
 
@@ -40,7 +40,7 @@ class NotBegun(TrainingError):
     """The time was over before a job began to be trained."""
 
     def __init__(self) -> None:
-        super().__init__("The time was over before this recipe began to be trained.")
+        super().__init__("The time ran out before the training of this recipe began.")
 
 
 Outcome = Run | WellposedError
@@ -48,7 +48,7 @@ Outcome = Run | WellposedError
 
 
 def interrupted(outcome: Outcome) -> bool:
-    """Whether Ctrl-C ended it."""
+    """Whether Ctrl-C ended the job."""
     return isinstance(outcome, Run) and outcome.stopped == Stopped.INTERRUPTED
 
 

@@ -47,7 +47,7 @@ class Parcel:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return len(self.body) + sum(part.nbytes for part in self.memory)
 
 

@@ -223,7 +223,7 @@ class Penalty(Chargeable):
     strength: float
 
     def summands(self) -> Summands:
-        """What it is the sum of; by default itself alone."""
+        """The parts that the penalty is a sum of; by default the penalty itself alone."""
         return Summands(core=self)
 
     def merged(self, other: Penalty) -> Penalty | None:
@@ -232,11 +232,11 @@ class Penalty(Chargeable):
 
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
-        """``g(w)``, 0-d, carries gradient."""
+        """The charge ``g(w)``, 0-d or one for each slot; its gradient flows to ``w``."""
 
     @abstractmethod
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
+        """The proximal step ``argmin_u 1/2 sum_i (u_i - w_i)^2/step_i + g(u)``; ``step`` is a number or one per coordinate.
 
         Where ``traits.diagonal`` is False, ``step`` is a number (a 0-d tensor).
         """
@@ -283,7 +283,7 @@ class CoupledPenalty(Chargeable):
 
     @abstractmethod
     def value(self, ws: Sequence[Tensor]) -> Tensor:
-        """``g(w_1, ..., w_k)``, 0-d, carries gradient."""
+        """The charge ``g(w_1, ..., w_k)``, 0-d; its gradient flows to every ``w``."""
 
     @abstractmethod
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
@@ -292,7 +292,7 @@ class CoupledPenalty(Chargeable):
     def prox_sparing(
         self, ws: Sequence[Tensor], steps: Sequence[float | Tensor], spared: Sequence[Tensor]
     ) -> list[Tensor]:
-        """As `Penalty.prox_sparing`."""
+        """The proximal step that leaves the ``spared`` entries as they are; see `Penalty.prox_sparing`."""
         return self.prox(ws, steps)
 
     @abstractmethod
@@ -321,7 +321,7 @@ class Context:
     seed: int = 0
 
     def needs(self, penalty: FunctionalPenalty) -> None:
-        """Refuse to charge what is not there.
+        """Refuse to charge a batch that lacks what the penalty looks at.
 
         Raises:
             InputError: naming the penalty, what is missing, and how to give it.
@@ -374,7 +374,7 @@ class FunctionalPenalty(Chargeable):
 
     @abstractmethod
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient; independent of the batch's size."""
+        """The charge of this batch, 0-d; its gradient flows to the weights, and it does not depend on the batch's size."""
 
 
 class Constraint(Chargeable):
@@ -423,7 +423,7 @@ class Term:
 
     @staticmethod
     def refused(caller: str, given: object) -> InputError:
-        """What is said where terms are needed and something else is given, or is among them."""
+        """The error to raise where terms are needed and something else is given, or is among them."""
         if isinstance(given, (list, tuple)):
             given = next((term for term in given if not isinstance(term, Term)), None)
             if not isinstance(given, Chargeable):
@@ -478,7 +478,7 @@ def tensor_of(given: object) -> Tensor | None:
     if found.dtype.kind not in "biuf" or isinstance(given, Sequence):
         kinds = {type(to_python(leaf)) for leaf in np.asarray(given, dtype=object).flat}
         if not kinds <= {int, float} and kinds != {bool}:
-            raise TypeError("it holds what is no number")
+            raise TypeError("it holds something that is not a number")
     whole = found.dtype.kind in "iu" and (found.dtype != np.uint64 or bool((found < 2**63).all()))
     kept = np.bool_ if found.dtype.kind == "b" else np.int64 if whole else np.float64
     return torch.from_numpy(found.astype(kept, order="C"))

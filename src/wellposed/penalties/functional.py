@@ -272,7 +272,7 @@ class Consistency(_OfClasses):
         return self.of != "values"
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
+        """The charge of this batch, 0-d; its gradient flows to the outputs.
 
         Raises:
             InputError: the outputs or the reference are missing.
@@ -334,7 +334,7 @@ class Jacobian(FunctionalPenalty):
     traits: ClassVar[Traits] = OF_A_NETWORK
 
     def value(self, context: Context) -> Tensor:
-        """The charge of this batch, 0-d, carries gradient.
+        """The charge of this batch, 0-d; its gradient flows to the weights.
 
         Raises:
             InputError: a piece is missing, the inputs do not require gradients, or the outputs do not depend on them.

@@ -367,7 +367,7 @@ class GroupMCP(GroupPenalty):
         return (m * (s - m / (2.0 * self.gamma))).sum().to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """The global minimizer; see `wellposed.ops.prox.group_minimax_shrink`."""
+        """The global minimizer, of ``w``'s shape; see `wellposed.ops.prox.group_minimax_shrink`."""
         if self.strength == 0:
             return w.clone()
         return group_minimax_shrink(w, step, self.scaled(w), self.gamma, self.groups(w))

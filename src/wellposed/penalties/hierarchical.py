@@ -86,7 +86,7 @@ class Hierarchical(CoupledPenalty):
         return torch.where(sound, total, torch.full_like(total, math.nan)).to(ws[0].dtype)
 
     def prox(self, ws: Sequence[Tensor], steps: Sequence[float | Tensor]) -> list[Tensor]:
-        """The joint minimizer; see `wellposed.ops.hierarchy.hierarchical_prox`."""
+        """The joint minimizer, a tensor for each parameter; see `wellposed.ops.hierarchy.hierarchical_prox`."""
         if self.strength == 0:
             return [w.clone() for w in ws]
         given = [

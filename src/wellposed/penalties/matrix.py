@@ -256,7 +256,7 @@ class Orthogonality(_MatrixPenalty):
         return toward_one(a, amount, dtype)
 
     def distance(self, a: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-        """``|grad + strength * (W W^T - I) W|``."""
+        """The distance to a stationary point, ``|grad + strength * (W W^T - I) W|``."""
         wide = a.shape[-2] <= a.shape[-1]
         cube = (a @ a.mT) @ a if wide else a @ (a.mT @ a)
         return length(grad + self.strength * (cube - a))

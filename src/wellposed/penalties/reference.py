@@ -160,7 +160,7 @@ class L2SP(Towards):
         return (0.5 * self.strength * (x - self.origin(x)).square().sum()).to(w.dtype)
 
     def prox(self, w: Tensor, step: float | Tensor) -> Tensor:
-        """``(w + step*strength*w0)/(1 + step*strength)``."""
+        """The minimizer ``(w + step*strength*w0)/(1 + step*strength)``, of ``w``'s shape."""
         return shrink_towards(w, step * self.strength, self.origin(w))
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
@@ -191,7 +191,7 @@ class L1SP(Towards):
 
     @property
     def traits(self) -> Traits:
-        """Zeros come of a reference that has some: weights become exactly what they are drawn to."""
+        """Sparse where the reference has zeros: weights become exactly what they are pulled to."""
         given = self.reference
         zero = bool((given == 0).any()) if isinstance(given, Tensor) else given == 0
         return Traits(symmetric=False, sparse=zero)

@@ -56,5 +56,5 @@ class TotalVariation(Penalty):
         return variation_prox(w, step, self.strength, self.axis)
 
     def violation(self, w: Tensor, grad: Tensor, step: float = 1.0) -> Tensor:
-        """Exact; see `wellposed.ops.variation_prox.variation_distance`."""
+        """The exact distance of ``-grad`` to the subdifferential, 0-d; see `wellposed.ops.variation_prox.variation_distance`."""
         return unless_diverged(variation_distance(w, grad, self.strength, self.axis), w)

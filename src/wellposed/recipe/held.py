@@ -58,7 +58,7 @@ def sayable(value: Any) -> bool:
 
 
 def nested_values(value: Any) -> Iterator[Any]:
-    """What nested tuples hold."""
+    """The values that nested tuples hold, one after the other."""
     if isinstance(value, tuple):
         for part in value:
             yield from nested_values(part)

@@ -112,7 +112,7 @@ class OptimizerSpec(OpenSection):
 
     @property
     def kind(self) -> type[torch.optim.Optimizer]:
-        """The class."""
+        """The optimizer's class."""
         return self.name if isinstance(self.name, type) else optimizers()[self.name]
 
     @property
@@ -190,7 +190,7 @@ class ScheduleSpec(OpenSection):
     def _counts(cls, per: Any) -> Any:
         whole = isinstance(per, int) and not isinstance(per, bool) and per >= 1
         if per not in (None, "epoch", "step") and not whole:
-            raise ValueError(f"what is counted is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
+            raise ValueError(f"per is 'epoch', 'step' or a number of steps >= 1; it was given {per!r}")
         return per
 
     @classmethod
@@ -553,7 +553,7 @@ class Recipe(Section):
         return "".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `to_toml`, as plain dictionaries and lists that JSON can say; ``Recipe(**values)`` reads them.
+        """The recipe as `to_toml` writes it, in dicts and lists that JSON can hold; ``Recipe(**values)`` reads them.
 
         JSON has no infinity: that of a box without an end is ``{"float": "inf"}``.
 
@@ -613,11 +613,11 @@ class Recipe(Section):
 
     @property
     def classes(self) -> list[type]:
-        """The classes that somebody wrote: of penalties, constraints and optimizers."""
+        """The user's own classes of penalties, constraints and optimizers in this recipe."""
         return [one for one in (self.optimizer.name, *(term.penalty for term in self.terms)) if isinstance(one, type)]
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """What differs: ``{"optimizer.lr": (0.001, 0.01)}``."""
+        """The settings in which two recipes differ, mine first: ``{"optimizer.lr": (0.001, 0.01)}``."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         keys = [*mine, *(k for k in theirs if k not in mine)]
         found = {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}

@@ -48,7 +48,7 @@ class Worth:
         return standard_error(self.interval)
 
     def told(self) -> dict[str, Any]:
-        """For the record."""
+        """What ``study.json`` keeps of it."""
         return {
             "ingredient": self.ingredient.name, "estimate": self.interval.estimate, "low": self.interval.low,
             "high": self.interval.high, "level": self.interval.level, "pairs": self.interval.pairs,
@@ -63,7 +63,7 @@ class Ablation:
     simplest: dict[str, Any] | None = None
 
     def told(self) -> list[dict[str, Any]]:
-        """For the record."""
+        """What ``study.json`` keeps of it, one entry for each ingredient."""
         return [worth.told() for worth in self.worths]
 
 

@@ -107,7 +107,7 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
     """A piece of advice and what became of it, as a sentence."""
     began = f"{advice['finding'].replace('_', ' ')}: {advice['says']}"
     if "helped" not in advice:
-        return f"{began}. It was not trained to an end."
+        return f"{began}. It was not trained to its end."
     verdict = (
         "it helped in this pair of runs"
         if advice["helped"]
@@ -118,8 +118,7 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
         else "no difference beyond the noise of the rows is shown"
     )
     if advice["low"] is not None:
-        verdict += (
-            f" (the loss fell by {advice['low']:.2g} to {advice['high']:.2g}, {percent(advice.get('level'))} interval)"
-        )
+        low, high = -advice["high"], -advice["low"]
+        verdict += f" (the loss changed by {low:+.2g} to {high:+.2g}, {percent(advice.get('level'))} interval)"
     early = " Halving stopped it early." if advice["stopped"] == Stopped.CULLED else ""
     return f"{began}. Validation loss {advice['before']:.4g} -> {advice['after']:.4g}: {verdict}.{early}"

@@ -35,7 +35,7 @@ Pair = tuple[Run, Run]
 
 @dataclass
 class Confirmed:
-    """What the confirmation found.
+    """What the confirmation on untouched rows found.
 
     Attributes:
         baseline, best: that were compared; equal where nothing beat the baseline, or the best diverged.

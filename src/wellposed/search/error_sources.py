@@ -95,6 +95,6 @@ def too_late(plan: PlannedBudget, left: float) -> str:
     """The note that the time was not enough."""
     whose = {"baseline": "tuned baseline", "best": "best recipe"}[plan.name]
     return (
-        f"Where the error of the {whose} comes from was not measured: about {plan.seconds:.0f} s are needed and {left:.0f} s "
-        "were left. wp.error_budget(problem, recipe) measures it."
+        f"Where the error of the {whose} comes from was not measured: it takes about {plan.seconds:.0f} s, and {left:.0f} s were "
+        "left. wp.error_budget(problem, recipe) measures it."
     )

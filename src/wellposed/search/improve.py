@@ -145,7 +145,7 @@ class Search:
         self.space: Space | None = None
 
     def run(self, command: str) -> Study:
-        """All stages, in order."""
+        """Go through all stages in their order, and return the study."""
         bench = self.bench
         with bench.pace.calm():
             self.check()
@@ -199,7 +199,7 @@ class Search:
         emit("phase", text="references")
         account = self.account
         if account.timed and account.spent >= budget_split.STARTED:
-            said = f"There are no references: of {account.budget.amount:g} s, {account.elapsed:.0f} s were gone before them."
+            said = f"There was no time for the reference models: {account.elapsed:.0f} of {account.budget.amount:g} s had passed."
             return References(notes=(said,))
         return references(self.problem, account.deadline(account.spent + budget_split.REFERENCES))
 
@@ -217,7 +217,7 @@ class Search:
     def study(
         self, shown: Confirmed, taken: Ablation, found: References, budgets: dict[str, Any], command: str
     ) -> Study:
-        """Put everything together."""
+        """Put the results of all stages together."""
         bench = self.bench
         pairs = shown.pairs or [(self.stand_in(shown.baseline), self.stand_in(shown.best))]
         picked = [min((pair[side] for pair in pairs), key=best_loss) for side in (0, 1)]
@@ -244,11 +244,11 @@ class Search:
         tried = len(self.bench.state.of("baseline", "search"))
         if self.account.timed and tried < FEWEST_RECIPES:
             notes.append(
-                f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little."
+                f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little. Give more time."
             )
         if cut := self.bench.cut_short:
             told = ", ".join(f"{count} of the {CUT[kind]}" for kind, count in cut.items())
-            notes.append(f"The clock cut runs before their end: {told}.")
+            notes.append(f"The time ran out before some runs had ended: {told}.")
         if failed:
             count = "A recipe" if len(failed) == 1 else f"{len(failed)} recipes, such as this one,"
             notes.append(f"{count} could not be trained: {failed[0].why}")

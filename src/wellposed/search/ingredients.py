@@ -43,7 +43,7 @@ class Ingredient(Searched, ABC):
 
     @abstractmethod
     def removed(self, recipe: Recipe) -> Recipe:
-        """The recipe without it."""
+        """The recipe without this ingredient; the given one is not modified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Setting(Ingredient):
 
 @dataclass(frozen=True, kw_only=True)
 class Charge(Ingredient):
-    """A term."""
+    """A term of the recipe: a penalty with its strength."""
 
     penalty: str | type[Chargeable]
 

@@ -74,8 +74,7 @@ class Rounds:
         bench.notes += [*([wider] if wider else []), *state.said]
         if self.passed:
             bench.notes.append(
-                f"{self.passed} groups of recipes were passed over: not even two of a group would have been trained within "
-                "half of the time of a lot, or four pairs within that of the confirmation."
+                f"{self.passed} groups of recipes were skipped: they train too slowly for this budget. A larger one tries them."
             )
 
     # --- how much

@@ -47,7 +47,7 @@ def widening_note(declared: Sequence[Dimension], now: Mapping[str, Dimension]) -
     ]
     if not wider:
         return ""
-    return f"The best recipe so far lay at the border of the space, which was widened there: {'; '.join(wider)}."
+    return f"The best recipe so far lay at the edge of the searched range, which was widened there: {'; '.join(wider)}."
 
 
 def narrow_rates(space: Space, lot: Sequence[Trial]) -> list[tuple[Dimension, str]]:

@@ -122,11 +122,11 @@ class Bench:
 
     @property
     def total(self) -> int:
-        """Training rows."""
+        """How many training rows there are."""
         return len(self.problem.prepared.train)
 
     def rank(self, trial: Trial) -> Rank:
-        """How a trial ranks."""
+        """The key by which trials are compared: the larger one is better."""
         return trial.rank(self.sign)
 
     # --- plans

@@ -43,7 +43,7 @@ FASTER = 0.97
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a network costs.
+    """What it costs to keep a network and to call it.
 
     Attributes:
         parameters: numbers in the parameters that evaluation uses; a tied one counts once.
@@ -89,11 +89,11 @@ class Compressed:
 
     @property
     def shrunk(self) -> bool:
-        """Whether anything was removed."""
+        """Whether anything was removed from the network."""
         return bool(self.removed)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the networks and the rows."""
+        """Everything but the networks and the rows, as dicts and lists that JSON can hold."""
         left = ("model", "original", "example")
         found = {name: value for name, value in vars(self).items() if name not in left}
         return {**found, "before": asdict(self.before), "after": asdict(self.after)}
@@ -103,7 +103,7 @@ class Compressed:
         return "\n".join([*table(rows, ruled=True), self.equality(), *(f"note: {note}" for note in self.notes)])
 
     def equality(self) -> str:
-        """What was compared, as a sentence."""
+        """What was compared and how large the difference is, as a sentence."""
         if not self.shrunk:
             return "the network is as it was"
         return f"largest difference of an output: {self.difference:.2g} on {count(self.rows)} rows, of {self.tolerance:.2g} allowed"
@@ -122,7 +122,7 @@ class Compressed:
 
     @checked
     def to_onnx(self, path: str | Path) -> float | None:
-        """Write the smaller network as ONNX; its largest difference from ours in onnxruntime, None where that is not installed.
+        """Write the smaller network as ONNX, and return its largest difference from ours in onnxruntime, None without it.
 
         Raises:
             MissingExtra: ``wellposed[onnx]`` is not installed.

@@ -95,7 +95,7 @@ class Dependencies:
         self._joined.append(pairs.unique(dim=1))  # type: ignore[no-untyped-call]
 
     def keep(self, *labels: Any) -> None:
-        """These entries must stay."""
+        """Mark entries that must stay, whatever their values are."""
         for label in labels:
             if isinstance(label, Tensor):
                 self.join(label, torch.zeros((), dtype=torch.long))

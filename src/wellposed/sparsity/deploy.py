@@ -23,7 +23,7 @@ NEAR = 1e-4
 
 
 def write_onnx(small: Compressed, path: Path) -> float | None:
-    """See `Compressed.to_onnx`."""
+    """Write the network to an ONNX file; see `Compressed.to_onnx`."""
     require("onnx", "onnx")
     require("onnxscript", "onnx")
     args, named = as_arguments(small.example)

@@ -63,7 +63,7 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
         return tags
 
     def fit(self, X: Any, y: Any) -> FeatureSelector:
-        """Learn which columns are kept.
+        """Learn from rows which columns are kept, and return the selector itself.
 
         Raises:
             InputError: settings, rows or targets cannot be used.

@@ -173,7 +173,7 @@ class Path:
         return require("pandas", "tables").DataFrame(rows)
 
     def figure(self) -> str:
-        """SVG: norms, validation loss and support against the strength, and which parts enter when.
+        """Norms, validation loss and support against the strength, and which parts enter when, as an SVG text.
 
         Raises:
             MissingExtra: matplotlib is not installed.
@@ -199,8 +199,8 @@ class Path:
         return "\n".join([*columns_of_words(cells, ruled=True), "", *self.sentences()])
 
     def sentences(self) -> list[str]:
-        """What the path says, in sentences."""
-        how = "computed from the gradient at zero" if self.computed else "bracketed from the dense side"
+        """What the path shows, as sentences for people."""
+        how = "computed from the gradient at zero" if self.computed else "found by trying, from weak strengths on"
         best, sparse = self.best, self.one_se
         said = [f"From strength {self.empties_at:.4g} on, no {self.noun} are left ({how})."]
         if not math.isnan(best.valid):

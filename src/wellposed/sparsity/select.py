@@ -67,7 +67,7 @@ class Selection:
 
     @property
     def mask(self) -> Tensor:
-        """``(inputs,)`` booleans."""
+        """Which inputs are chosen: ``(inputs,)`` booleans."""
         chosen = torch.zeros(len(self.path.names), dtype=torch.bool)
         chosen[list(self.numbers)] = True
         return chosen
@@ -83,7 +83,8 @@ class Selection:
         late = [name for name in self.names if not self.importance[name]]
         if late:
             lines.append(
-                f"{len(late)} of them never enter on this path and are filled up in order: {listed(late)}. Give a smaller ratio=."
+                f"{len(late)} of them never enter on this path and stand in the order of the columns: {listed(late)}. "
+                "Give a smaller ratio=."
             )
         return "\n".join([*lines, *self.path.sentences()])
 

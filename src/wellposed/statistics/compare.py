@@ -92,7 +92,7 @@ def compare(a: Any, b: Any, *, on: str = "valid", level: float = 0.95, folds: in
     """
     left, right = _kind(a), _kind(b)
     if left != right:
-        raise InputError(f"compare needs two of one kind; given {left} and {right}.")
+        raise InputError(f"compare needs two of one kind, such as two lists of runs; given {left} and {right}.")
     if folds is not None and left != "arrays":
         raise InputError(f"folds= is for arrays of scores, one for each fold; given {left}. Leave it out.")
     if left == "files":

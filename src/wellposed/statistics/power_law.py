@@ -57,7 +57,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """The posterior over shapes.
+    """The probability of each shape of a power law, given the losses.
 
     Attributes:
         rows: the largest size, N.
@@ -73,7 +73,7 @@ class PowerLaw:
     rate: Array
 
     def shapes(self, rows: float) -> Array:
-        """``loss(n)/L`` of each shape."""
+        """The loss at ``rows`` as a share of that at the largest size, ``(shapes,)``."""
         return (1 - self.share) + self.share * (rows / self.rows) ** -self.rate
 
     def at(self, rows: float, level: float = 0.95) -> Prediction:

@@ -64,11 +64,11 @@ class Study:
 
     @property
     def shown(self) -> bool:
-        """Whether the improvement is shown."""
+        """Whether the improvement is shown: its interval lies above 0."""
         return self.improvement is not None and self.improvement.shown
 
     def side(self, name: str) -> dict[str, Any]:
-        """``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
+        """The ``recipe``, ``valid``, ``test`` and ``findings`` of ``baseline`` or ``best``; scores are means over seeds."""
         scores = self.facts["scores"][name]
         run: Run = getattr(self, name)
         return {
@@ -79,7 +79,7 @@ class Study:
         }
 
     def record(self) -> dict[str, Any]:
-        """Everything as ``study.json`` holds it; see DESIGN's contract for the first part."""
+        """Everything that ``study.json`` holds, as a dict."""
         interval = self.improvement
         improvement = {
             "estimate": interval.estimate if interval else None,

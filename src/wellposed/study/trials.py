@@ -53,7 +53,7 @@ class Trial:
 
     @property
     def built(self) -> Recipe:
-        """The recipe itself."""
+        """The recipe that was tried."""
         return Recipe(**self.recipe)
 
     @property
@@ -161,7 +161,7 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> State:
-        """Read what `save` wrote.
+        """Read the state of a study that `save` wrote into ``folder``.
 
         Raises:
             FormatError: missing, damaged, or of another schema.

@@ -49,7 +49,7 @@ IN_TURN, FEW_ROWS = "--folds 5 holds every row of the table out in turn.", 60
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the study proved.
+    """What a study proved, and what stands in the way of more.
 
     Args:
         kind: ``shown``, ``unproven``, ``worse`` or ``missing``.
@@ -139,7 +139,8 @@ def verdict(record: dict[str, Any]) -> Verdict:
         return Verdict("shown", "Shown:", claim, f"on {rows} ({interval}).", references=references)
     if high < 0 and not one_pair:
         claim = f"{who if folds_of(record) else 'the recipe that the search chose'} is worse than the tuned baseline by {size}"
-        return Verdict("worse", "Worse:", claim, f"on {rows} ({interval}). Keep the baseline.", references=references)
+        against = f"on {rows} ({_interval(record, _turned_round(found))}). Keep the baseline."
+        return Verdict("worse", "Worse:", claim, against, references=references)
     claim = f"a difference between {who} and the tuned baseline."
     support = (
         f"The gain is {with_sign(estimate, decimals)} {metric_name(record)} on {rows}, which may be "
@@ -186,12 +187,17 @@ def _whole(value: Any) -> int | None:
 
 
 def _tried(record: dict[str, Any]) -> str:
-    """``40 recipes were tried, and the best 3 again with new seeds; the baseline is kept.``"""
+    """``40 recipes were tried. The best 3 of them and the baseline were trained again with new seeds ... The baseline is kept.``"""
     tried = number_or_nan(record.get("recipes_tried"))
     again = {text(one.get("describe"), 400) for one in rows(record.get("trials")) if one.get("kind") == "finalist"}
     rivals = len(again - {text(part(record, "baseline", "recipe"), 400)})
-    best = f", the best {'one' if rivals == 1 else rivals} of them again with new seeds" if rivals else ""
-    return f"{count_noun(tried, 'recipe')} were tried{best}. The baseline is kept." if tried > 1 else "It is kept."
+    best = (
+        f" The best {'one' if rivals == 1 else rivals} of them and the baseline were trained again with new seeds, "
+        "since the best of many scores is partly luck."
+        if rivals
+        else ""
+    )
+    return f"{count_noun(tried, 'recipe')} were tried.{best} The baseline is kept." if tried > 1 else "It is kept."
 
 
 def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
@@ -202,7 +208,8 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
     seen = (
         f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
-        f"probability {needs.power:.4g}, if two recipes differ row by row no more than two runs of one. A smaller gain may exist."
+        f"probability {needs.power:.4g}, assuming that two recipes differ on single rows no more than two runs of one recipe do. "
+        "A smaller gain may exist."
     )
     return " ".join([seen, *_in_turn(record)])
 
@@ -258,6 +265,11 @@ def _interval(record: dict[str, Any], found: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _turned_round(found: dict[str, Any]) -> dict[str, Any]:
+    """The interval of a loss, from that of a gain: what is said to be so much worse has an interval above 0."""
+    return found | {"low": -number_or_nan(found.get("high")), "high": -number_or_nan(found.get("low"))}
+
+
 def network_score(record: dict[str, Any]) -> float:
     """The best recipe's score on the untouched rows; the baseline's where it is missing."""
     scores = finite_numbers(
@@ -280,9 +292,9 @@ def constant_score(record: dict[str, Any], side: str = "test") -> float:
 
 
 def beside_constant(record: dict[str, Any], side: str = "test") -> str:
-    """``, a constant prediction 0.500``: what stands beside a score; empty where it is not known."""
+    """``; a constant prediction has 0.500``: what stands beside a score; empty where it is not known."""
     value = constant_score(record, side)
-    return f", {REFERENCES['constant']} {score(value)}" if math.isfinite(value) else ""
+    return f"; {REFERENCES['constant']} has {score(value)}" if math.isfinite(value) else ""
 
 
 @dataclass(frozen=True)
@@ -314,9 +326,8 @@ def _against(record: dict[str, Any], key: str, value: float) -> Against:
     gain, low, high = (number_or_nan(found.get(name)) for name in ("estimate", "low", "high"))
     if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
         return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    size = (
-        f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)} ({_interval(record, found)})"
-    )
+    amount = f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)}"
+    size = f"{amount} ({_interval(record, found if gain > 0 else _turned_round(found))})"
     if low > 0:
         return Against(key, value, "worse", gain, f"the network is better by {size}.")
     if high < 0:

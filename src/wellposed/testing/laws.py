@@ -78,7 +78,7 @@ class Case:
 
     @property
     def about(self) -> str:
-        """For messages."""
+        """The case in words, for the message of a broken law."""
         return f"shape {tuple(self.w.shape)}, size {float(self.w.abs().max()):.3g}, step {self.step:g}, {self.w.dtype}"
 
 

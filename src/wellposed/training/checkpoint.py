@@ -143,7 +143,7 @@ class Saved:
 
 
 def load(folder: str | Path, problem: Problem | None = None) -> Saved:
-    """Read what `save_run` wrote.
+    """Read the model that `save_run` wrote into ``folder``.
 
     Args:
         problem: builds the model where it came from a factory of the user's own.

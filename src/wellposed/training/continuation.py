@@ -41,7 +41,7 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands.
+    """The state from which a training goes on.
 
     Attributes:
         weights: the network's ``state_dict``.
@@ -130,14 +130,14 @@ def continue_from(source: Any, at: int | None = None) -> Continuation:
         return _of_run(source, len(source.history) if at is None else at)
     if isinstance(source, Watch):
         if at is not None:
-            raise InputError("A watch is at the state in which its loop is; leave at= out.")
+            raise InputError("A watch can be continued only from where its loop is; leave at= out.")
         return _of_watch(source)
     raise InputError(f"A training goes on from a Run or a Watch; it was given {described(source)}.")
 
 
 def _of_run(run: Run, at: int) -> Continuation:
     if not 1 <= at <= len(run.history):
-        raise InputError(f"The run has {len(run.history)} epochs; it was to go on after {at}.")
+        raise InputError(f"The run has {len(run.history)} epochs, so it cannot go on after {at}.")
     rows = run.history.facts.get("train_rows")
     known = len(run.problem.prepared.train)
     with seeded(run.seed, "begin"):
@@ -150,7 +150,7 @@ def _of_run(run: Run, at: int) -> Continuation:
     reached, was = (history["train_loss"][at - 1] for history in (training.history, run.history))
     if not abs(reached - was) <= CLOSE * max(abs(was), 1e-6):
         raise InputError(
-            f"The run cannot be gone on with: its recipe leads to a training loss of {reached:.4g} after {at} epochs, and it had "
+            f"The run cannot be continued: its recipe leads to a training loss of {reached:.4g} after {at} epochs, and it had "
             f"{was:.4g}. It was trained in another way, such as with optimizer=; go on from a Watch of it instead."
         )
     optimizer = find_wrapper(training.optimizer, Regularized)
@@ -173,7 +173,9 @@ def _share(groups: Sequence[dict[str, Any]], largest: float) -> float:
 
 def _of_watch(watch: Watch) -> Continuation:
     if watch.optimizer is None:
-        raise InputError("To go on from a watch it needs its optimizer; write wp.watch(..., optimizer=optimizer).")
+        raise InputError(
+            "A watch can be continued only if it knows its optimizer; write wp.watch(..., optimizer=optimizer)."
+        )
     optimizer = watch.optimizer
     bare, regularized = unwrap_optimizer(optimizer), find_wrapper(optimizer, Regularized)
     largest = max(float(bare.param_groups[0].get(key, 0.0) or 0.0) for key in ("lr", "initial_lr", "max_lr"))

@@ -124,7 +124,7 @@ class Probe:
         return len(self.index)
 
     def batches(self) -> Iterable[tuple[Any, Any]]:
-        """The rows, in batches."""
+        """The probe's rows as batches of inputs and targets."""
         return self._fetched() if self._held is None else self._held
 
     def _fetched(self) -> Iterator[tuple[Any, Any]]:

@@ -103,7 +103,7 @@ class History:
 
     @property
     def best(self) -> int:
-        """The row with the lowest validation loss; -1 where there is none."""
+        """The row with the lowest validation loss, counted from 0; -1 where there is none."""
         losses = self["valid_loss"]
         finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
         return min(finite, key=lambda i: losses[i]) if finite else -1
@@ -115,11 +115,11 @@ class History:
         return [c for c in COLUMNS if c in seen] + [c for c in seen if c not in COLUMNS]
 
     def append(self, row: dict[str, float]) -> None:
-        """Add an epoch."""
+        """Add the row of an epoch: numbers by column."""
         self.rows.append(row)
 
     def frame(self) -> Any:
-        """The rows as a pandas frame.
+        """The history as a pandas frame, a row for each epoch.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -128,7 +128,7 @@ class History:
         return pandas.DataFrame(self.rows, columns=self.columns)
 
     def to_csv(self) -> str:
-        """The rows as CSV; what is missing is empty."""
+        """The rows as a CSV text, with an empty cell for each missing number."""
         out = io.StringIO()
         writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -136,12 +136,12 @@ class History:
         return out.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The history as dicts and lists that JSON can hold."""
         return {"schema": SCHEMA, "facts": jsonable(self.facts), "rows": jsonable(self.rows)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str = "history") -> History:
-        """What `to_dict` gave; a missing number is NaN.
+        """The history that `to_dict` gave; a missing number is NaN.
 
         Raises:
             FormatError: another schema, or damaged.
@@ -152,7 +152,7 @@ class History:
 
     @checked
     def save(self, path: str | Path, within: str | Path | None = None) -> Path:
-        """Write as JSON; ``within`` a folder of ours, or where the user says."""
+        """Write the history as JSON and return the path; ``within`` is the folder of the run that the file must lie in."""
         return write_atomically(path, json.dumps(self.to_dict()) + "\n", within)
 
     def __str__(self) -> str:

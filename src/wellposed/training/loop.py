@@ -70,7 +70,7 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     stop: Stop | None = None,
 ) -> Run:
-    """Train one recipe on one problem.
+    """Train one recipe on one problem with one seed, and return the run.
 
     The best weights (by validation loss, unless ``[stopping]`` says otherwise) come back when training ends by itself, by patience,
     by the deadline, by Ctrl-C, or by an exception (then as ``error.run``). Equal seeds give equal runs, whatever torch's global

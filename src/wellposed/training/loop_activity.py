@@ -69,7 +69,7 @@ class Notes:
             self._now.evaluated += 1
 
     def end_epoch(self, model: nn.Module) -> None:
-        """Close the epoch."""
+        """Take down what the epoch did, and begin the next."""
         self.forwards.append(self._now)
         self._now = Forwards()
         self.gradients.append(gradients_left(model))

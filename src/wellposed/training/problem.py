@@ -28,7 +28,7 @@ from wellposed.training.measures import constant_facts
 
 @checked
 class Problem:
-    """A model's factory, a loss, data.
+    """What you have: a function that builds the model, a loss and data.
 
     Args:
         model: ``make_net(**settings)`` or ``make_net(data, **settings)``, giving an ``nn.Module``; ``data`` then has
@@ -78,7 +78,7 @@ class Problem:
 
     @staticmethod
     def refused(caller: str, given: object) -> ProblemError:
-        """What is said where a call needs a problem and is given a model, or anything else."""
+        """The error to raise where a problem is needed and a model or anything else is given."""
         return ProblemError(
             f"{caller} needs a wp.Problem; it was given {described(given)}. "
             "Write wp.Problem(model=make_net, loss=..., data=...), with a function make_net that builds the model."
@@ -86,17 +86,17 @@ class Problem:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The data, split and encoded once."""
+        """The data, split and encoded when first asked for."""
         return self.data.prepare(self.loss.affine, self.loss.task)
 
     @property
     def measured_by(self) -> Any:
-        """The metric's function, where it is somebody's own."""
+        """The metric's function where it is a user's own; else None."""
         return getattr(self._metric, "function", None)
 
     @cached_property
     def metric(self) -> Score | None:
-        """The metric that people read."""
+        """The score that people read, in the target's own units; None where there is none."""
         found = default_metric(self.loss) if self._metric is None else self._metric
         target = self.prepared.target
         if found is None or target is None:
@@ -199,7 +199,7 @@ class Problem:
         return self.constant_on(self.prepared.valid)
 
     def constant_on(self, source: Source) -> dict[str, float]:
-        """`constant`, on other rows than those for validation."""
+        """What `constant` gives, on other rows than those for validation."""
         return constant_facts(self.loss, self.metric, self.prepared.train_clean.targets(), source.targets())
 
 

@@ -174,7 +174,7 @@ def _check(model: nn.Module, optimizer: Optimizer, data: Any, low: float, high: 
         raise InputError(f"lr_range_test needs 0 < low < high; it was given low={low!r}, high={high!r}.")
     if hasattr(data, "__next__") or not isinstance(data, Iterable) or getattr(data, "ndim", 1) == 0:
         raise DataError(
-            f"lr_range_test goes through the data again and again; {type(data).__name__} cannot be. "
+            f"lr_range_test goes through the data again and again, which a {type(data).__name__} does not allow. "
             "Give a DataLoader or a list of batches."
         )
     if isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset):

@@ -90,7 +90,7 @@ class Run:
         return torch.cat(parts)
 
     def audit(self) -> Audit:
-        """Who was charged what; see `wellposed.optim.audit`."""
+        """The table of who was charged what; see `wellposed.optim.audit`."""
         optimizer = self.recipe.optimizer.build(self.model.parameters())
         found = regularize(optimizer, self.model, self.recipe.build_terms(total_steps=1)).audit()
         says = self.recipe.averaging.says

@@ -335,7 +335,7 @@ class Watch:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def batches(self, side: str) -> Iterator[tuple[Any, Any]]:
@@ -397,11 +397,7 @@ class Watch:
         return (
             f"{self.history}\nwatching {self.rows} train and {self.rows} validation rows took {took:.3g} s an epoch, "
             f"{100 * self.cost:.1f} % of the time"
-            + (
-                f"; {passed} calls were passed over, which would have made it more than {self.share:.0%}"
-                if passed
-                else ""
-            )
+            + (f"; {passed} calls were skipped, to keep it below {self.share:.0%}" if passed else "")
         )
 
 

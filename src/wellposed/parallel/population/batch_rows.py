@@ -34,11 +34,11 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """Examples of each slot."""
+        """How many examples each slot gets."""
         return self.inputs.shape[1]
 
     def inputs_of(self, slot: int) -> Tensor:
-        """What a slot sees."""
+        """The inputs of one slot, ``(rows, ...)``: its own if it has noise on them, else those of its lane."""
         return self.own[slot] if slot in self.own else self.inputs[self.lane[slot]]
 
     def target_of(self, slot: int) -> Tensor:
@@ -75,7 +75,7 @@ class Feed:
 
     @property
     def steps(self) -> int:
-        """Batches of the epoch."""
+        """How many batches the epoch has."""
         return -(-self.orders.shape[1] // self.size)
 
     def batch(self, step: int, live: np.ndarray, trainings: Sequence[Training]) -> Batch:

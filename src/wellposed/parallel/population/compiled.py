@@ -86,7 +86,7 @@ def load_kernel() -> Kernel | str:
 
 def _kernel() -> Kernel:
     if sys.platform != "linux":
-        raise Missing("this is no Linux")
+        raise Missing("this system is not Linux")
     try:
         blas = _loaded("libtorch_cpu")
         products = ctypes.CDLL(str(blas)) if blas is not None else None

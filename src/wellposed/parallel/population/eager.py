@@ -61,7 +61,7 @@ class StackedModel(fx.Interpreter):
         return self.buffers.get(full) if found is None else found
 
     def apart(self, x: Tensor) -> Tensor:
-        """``(slots, rows, ...)``."""
+        """Values with slots and rows on separate axes, ``(slots, rows, ...)``."""
         return x.view(self.slots, -1, *x.shape[1:]) if x.is_contiguous() else x.reshape(self.slots, -1, *x.shape[1:])
 
 

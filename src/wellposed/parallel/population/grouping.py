@@ -197,7 +197,7 @@ class PopulationTrainer:
         self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """A job has ended."""
+        """Take down what became of job ``number``."""
         self.told.outcomes[number] = outcome
         self.untold.append(number)
 
@@ -314,7 +314,7 @@ class Template:
 
     @classmethod
     def of(cls, problem: Problem, recipe: Recipe, device: torch.device) -> Template:
-        """Build, trace, lower."""
+        """Build the recipe's model, trace it, and lower it to operations that slots can share."""
         model = problem.build(recipe.model, seed=0).to(device)
         inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
         if not isinstance(inputs, Tensor) or len(inputs) < 2:
@@ -359,7 +359,7 @@ def native(
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
         raise NotStackable(
-            "the loss is somebody's own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
+            "the loss is a function of your own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
         )
     found = lower(module)
     classes = loss.name == "cross_entropy"
@@ -388,7 +388,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.precision != "float32":
         raise NotStackable(f"it trains in {recipe.precision}")
     if isinstance(recipe.schedule.name, Custom):
-        raise NotStackable("its schedule is a function of somebody's own")
+        raise NotStackable("its schedule is a function of your own")
     for place in recipe.noise.places:
         if place.build().noise.acts != "weights":
             raise NotStackable(f"{place.kind} is drawn inside the model")

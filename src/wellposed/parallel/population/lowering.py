@@ -57,7 +57,7 @@ class Op:
 
 @dataclass
 class Lowered:
-    """A whole model.
+    """A whole model as a list of operations.
 
     Attributes:
         sizes: numbers for each example of every value; 0 is the input.

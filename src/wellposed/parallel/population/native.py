@@ -255,7 +255,7 @@ class Given:
 
     @staticmethod
     def at(array: np.ndarray | None) -> int | None:
-        """Where an array begins."""
+        """The address at which the array's numbers begin, or None."""
         return None if array is None else int(array.ctypes.data)
 
 

@@ -183,7 +183,7 @@ class Population:
             self.epoch(list(self.slots))
 
     def epoch(self, slots: list[Slot]) -> None:
-        """Train, evaluate, judge."""
+        """Train the slots for one epoch, evaluate them, and end those that are done."""
         began = time.perf_counter()
         self.train(slots)
         trained = time.perf_counter()
