@@ -499,8 +499,8 @@ def test_a_history_of_other_rows_is_not_gone_on_with() -> None:
     other = wp.watch(net, "cross_entropy", train=(X[:9], Y[:9]), valid=PAIRS)
     with pytest.raises(InputError, match="9 training rows, and the one that was saved had 24"):
         other.load_state_dict(state)
-    with pytest.raises(FormatError, match="schema 2"):
-        other.load_state_dict(state | {"schema": 2})
+    with pytest.raises(FormatError, match="schema 3"):
+        other.load_state_dict(state | {"schema": 3})
 
 
 @pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy])
@@ -531,3 +531,43 @@ def test_what_regularizes_is_that_of_the_optimizer_as_it_is_now() -> None:
     optimizer.load_state_dict(torch.optim.AdamW(net.parameters(), weight_decay=0.05).state_dict())
     watch.epoch()
     assert watch.history.facts["regularized"] == {"weight_decay": 0.05}
+
+
+def passes(net: nn.Module, how: str) -> None:
+    """What a loop sends through a network beside its steps, in training mode and without gradients."""
+    if how == "statistics anew":
+        torch.optim.swa_utils.update_bn(DataLoader(PAIRS, 6), net)
+    elif how == "statistics anew, momentum as it was":
+        net.train()
+        with torch.no_grad():
+            net(X)
+    elif how == "rows of its own":
+        with torch.no_grad():
+            net(torch.randn(ROWS, 4))
+    elif how != "evaluated with gradients":
+        with torch.no_grad():
+            for x in (X, X + 1) if how == "both sides" else (X + 1,):
+                net(x)
+    else:
+        net.eval()
+        net(X + 1)
+        net.train()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("how", ["statistics anew", "statistics anew, momentum as it was", "rows of its own",
+                                 "evaluated with gradients", "both sides", "validation"])  # fmt: skip
+def test_only_rows_of_validation_in_training_mode_are_a_forgotten_mode(how: str, trains: bool) -> None:
+    """SWA's second network has no steps; its batch norms are estimated anew by training rows."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    watch = wp.watch(net, "cross_entropy", train=PAIRS, valid=TensorDataset(X + 1, Y), share=1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        if trains:
+            optimizer.zero_grad()
+            F.cross_entropy(net(X), Y).backward()
+            optimizer.step()
+        passes(net, how)
+        watch.epoch()
+    said = [found.name for found in wp.diagnose(watch)]
+    assert ("forgotten_mode" in said) == (how in ("both sides", "validation"))
