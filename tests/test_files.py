@@ -745,7 +745,7 @@ def test_texts_are_not_unpacked_only_to_find_that_they_are_too_large(
 
 def event(length: int) -> bytes:
     """The head of a record that says it is as long as that."""
-    from wellposed.logs.event_files import checksum
+    from wellposed.core.tfrecord import checksum
 
     head = struct.pack("<Q", length)
     return head + struct.pack("<I", checksum(head))

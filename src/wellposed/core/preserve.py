@@ -127,7 +127,7 @@ def _leave_other_processes(models: Iterable[nn.Module]) -> None:
         if isinstance(module, nn.parallel.DistributedDataParallel):
             module.require_forward_param_sync = module.require_backward_grad_sync = False
         elif isinstance(module, nn.SyncBatchNorm):
-            module.forward = MethodType(_BatchNorm.forward, module)
+            vars(module)["forward"] = MethodType(_BatchNorm.forward, module)
 
 
 def _putting_back(source: Any) -> Any:

@@ -178,7 +178,8 @@ def row_marks(inputs: Sequence[Any]) -> list[int]:
     if rows.ndim > 1:
         width = rows[0].numel()
         picked = torch.linspace(0, width - 1, min(width, KNOWN_BY), device=rows.device).long()
-        rows = rows[(slice(None), *torch.unravel_index(picked, rows.shape[1:]))]
+        places: tuple[Any, ...] = torch.unravel_index(picked, rows.shape[1:])
+        rows = rows[(slice(None), *places)]
     rows = torch.view_as_real(rows) if rows.is_complex() else rows
     return [zlib.crc32(row.tobytes()) for row in rows.double().cpu().numpy()]
 
