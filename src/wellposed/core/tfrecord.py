@@ -42,7 +42,7 @@ def event_file(epochs: Iterable[tuple[float, int, Mapping[str, float]]]) -> byte
 
     Example:
         >>> len(event_file([(0.0, 0, {"train_loss": 0.5})]))
-        87
+        88
     """
     records = [b"\x09" + struct.pack("<d", 0.0) + _part(3, VERSION)]
     for when, step, numbers in epochs:
