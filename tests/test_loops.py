@@ -233,6 +233,37 @@ def test_a_sum_over_rows_is_known_as_one_for_outputs_of_any_shape() -> None:
     torch.testing.assert_close(summed.mean(pair, X.roll(1, 0)), wanted.mean())
 
 
+@pytest.mark.parametrize("boxes", [3, 4, 9])
+def test_targets_may_be_as_many_as_examples_by_chance(boxes: int) -> None:
+    """Boxes of all images in one list, each with its image's number: what one image alone has is no batch."""
+    number = torch.randint(4, (boxes,), generator=torch.Generator().manual_seed(boxes))
+    number[-1] = 3
+
+    def of_boxes(outputs: list[Tensor], target: Tensor) -> Tensor:
+        return (outputs[0][target.long()] ** 2).mean()
+
+    outputs = [torch.arange(4.0)[:, None]]
+    part = Loss(of_boxes).per_example(outputs, number.float()).of_examples(4)
+    assert part.count.tolist() == [4.0]  # a batch counts by its images
+    assert float(part.mean()) == pytest.approx(float(of_boxes(outputs, number)))
+
+
+def test_of_masked_places_the_loss_is_the_batchs_own_mean() -> None:
+    """In a mapping of outputs nothing is known of the mask; rows still have their own parts, and so a standard error."""
+    scores = torch.randn(6, 3, 200, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(200).remainder(3).repeat(6, 1)
+    for row in range(6):
+        target[row, 200 - row :] = 255
+
+    def both_heads(outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        return sum(F.cross_entropy(x, target, ignore_index=255) for x in outputs.values())  # type: ignore[return-value]
+
+    outputs = {"out": scores, "aux": scores.flip(0)}
+    part = Loss(both_heads).per_example(outputs, target)
+    assert len(part.total) == 6
+    assert float(part.mean()) == pytest.approx(float(both_heads(outputs, target)), rel=1e-6)
+
+
 def test_scores_of_all_places_may_be_flat() -> None:
     scores, labels = torch.randn(6, 7, 5), torch.randint(5, (6, 7))
     for given in ("cross_entropy", nn.CrossEntropyLoss()):

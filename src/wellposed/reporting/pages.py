@@ -22,8 +22,15 @@ def page(template: str, view: dict[str, Any], *filters: Callable[..., str]) -> s
     Raises:
         MissingExtra: jinja2 is not installed.
     """
+    themes = {"theme": drawing.theme(), "paper": drawing.variables(drawing.PAPER_THEME), "font": drawing.FONT}
+    found = environment(*filters).get_template(template)
+    return str(found.render(**view, **{k: _safe(v) for k, v in themes.items()}))
+
+
+def environment(*filters: Callable[..., str]) -> Any:
+    """What renders the templates, with every text escaped."""
     jinja2 = require("jinja2", "report")
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -31,10 +38,9 @@ def page(template: str, view: dict[str, Any], *filters: Callable[..., str]) -> s
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update({kind.__name__: kind for kind in (*FILTERS, *filters)})
-    environment.filters["drawn"] = _safe  # only what `drawing.drawn` made
-    themes = {"theme": drawing.theme(), "paper": drawing.variables(drawing.PAPER_THEME), "font": drawing.FONT}
-    return str(environment.get_template(template).render(**view, **{k: _safe(v) for k, v in themes.items()}))
+    made.filters.update({kind.__name__: kind for kind in (*FILTERS, *filters)})
+    made.filters["drawn"] = _safe  # only what `drawing.drawn` made
+    return made
 
 
 def _safe(made: str) -> Any:
