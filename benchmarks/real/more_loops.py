@@ -455,7 +455,7 @@ def segmentation(look: Look) -> Any:
     "facebookresearch/deit", "engine.py, losses.py",
     "3: a pair of outputs in training mode, their mean in evaluation; a teacher, mixed targets, an average of the weights",
 )  # fmt: skip
-def distilled(look: Look) -> Any:
+def distilled_tokens(look: Look) -> Any:
     class Student(nn.Module):
         def __init__(self) -> None:
             super().__init__()
