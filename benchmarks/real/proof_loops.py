@@ -31,7 +31,7 @@ from wellposed.core.batches import examples_in
 from wellposed.training.continuation import continue_from
 
 NAMES = (
-    "mnist", "mnist_rnn", "logistic", "cifar", "unet", "sentiment", "imbalanced", "translation", "segmentation", "speech",
+    "mnist", "mnist_rnn", "logistic", "cifar", "unet", "sentiment", "recommending", "translation", "segmentation", "speech",
 )  # fmt: skip
 loops.VALID = more_loops.VALID = 640
 

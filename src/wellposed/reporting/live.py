@@ -96,7 +96,7 @@ class Live:
         path = min(self._pending, key=self._rank)
         tables = self._pending.pop(path)
         if tables is not None:
-            self._replace(path, [judged(table, path) for table in tables])
+            self._replace(path, [judged_run(table, path) for table in tables])
         elif tables := _read(path):
             self._pending[path] = tables
             known = [self.runs[number].row for number in self._of.get(path, [])]
@@ -104,7 +104,7 @@ class Live:
                 path,
                 [
                     ((known[i] if i < len(known) else {}) | row, curves)
-                    for i, (row, curves) in enumerate(measured(table, path) for table in tables)
+                    for i, (row, curves) in enumerate(drawn_run(table, path) for table in tables)
                 ],
             )
         else:
@@ -189,7 +189,7 @@ def _read(path: Path) -> list[Table]:
         return []
 
 
-def measured(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def drawn_run(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """One run for the page: its row of the table, and its curves, thinned."""
     from wellposed.diagnosis.curves import Curves
 
@@ -205,11 +205,11 @@ def measured(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     }, sides
 
 
-def judged(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def judged_run(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same with the finding."""
     from wellposed.diagnosis.diagnose import diagnose
 
-    row, curves = measured(table, path)
+    row, curves = drawn_run(table, path)
     found = diagnose(table)
     first = found[0]
     row |= {"best": found.best_epoch, "finding": first.name, "confidence": round(float(first.confidence), 2)}
