@@ -153,7 +153,7 @@ def test_the_folder_has_what_the_contract_names_and_nothing_pickled(study: tuple
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "report.html", "study.json", "recipe.toml", "history.csv", "history.json", "state.json", "optuna.journal",
-        "model/model.json", "model/model.safetensors",
+        "events.out.tfevents.0.wellposed", "model/model.json", "model/model.safetensors",
     }  # fmt: skip
     for path in folder.rglob("*"):
         if path.is_file():

@@ -77,3 +77,30 @@ def test_a_problem_in_a_file_can_be_trained() -> None:
     problem = file_problem(f"{EXAMPLES / 'problem.py'}:problem")
     run = wp.fit(problem, wp.Recipe(epochs=1), deadline=0.0, device="cpu")
     assert len(run.history) == 1
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "gan", "graph"])
+def test_the_loops_of_other_kinds_are_watched_as_they_are(name: str) -> None:
+    """Losses that fall, on a scale that is the loop's own, and weights that are those without the watch."""
+    found = example(f"own_loop_{name}.py")
+    epochs = {"unet": 2, "vae": 3, "gan": 4, "graph": 60}[name]
+    watch, made = found["train"](epochs=epochs)
+    losses = watch.history["valid_loss"]
+    assert len(losses) == epochs
+    if name == "unet":
+        image, mask = (torch.stack([row[key] for row in found["discs"](128, 1)]) for key in ("image", "mask"))
+        with torch.no_grad():
+            assert losses[-1] == pytest.approx(float(found["dice"](made.eval()(image), mask).mean()), rel=1e-4)
+        assert losses[-1] < losses[0]
+        assert "not_learning" not in [one.name for one in wp.diagnose(watch)]
+    elif name == "vae":
+        assert 20 < losses[-1] < losses[0] < 60  # nats a row, though the loss is a sum
+    elif name == "gan":
+        again = found["train"](epochs=epochs, terms=(wp.SpectralBall(1.0).on(wp.weights),))[0]
+        assert all(
+            float(torch.linalg.matrix_norm(p, 2)) < 1.0001 for p in again.model.state_dict().values() if p.ndim == 2
+        )
+    else:
+        assert wp.diagnose(watch)[0].name == "overfits"
+        terms = (wp.GroupL2(3e-3, by="input").on("first.*"), wp.L2(3e-2).on(wp.weights))
+        assert found["train"](terms, epochs=epochs)[0].history["valid_loss"][-1] < losses[-1]

@@ -82,7 +82,7 @@ ALLOWED = {
     ("data/table_files.py", "parquet.ParquetFile(content, read_dictionary=[name])"): "a file that the door opened",
     ("core/drawing.py", "figure.savefig(out, "): "memory",
     ("reporting/turning.py", "figure.savefig(out, "): "memory",
-    ("reporting/html.py", "importlib.resources."): "our own template",
+    ("reporting/pages.py", "importlib.resources."): "our own template",
     ("cli/terminal.py", "open(os.devnull"): "nothing",
     ("cli/terminal.py", "os.open(os.devnull"): "nothing",
     ("study/folder.py", "folder.mkdir(parents=True, exist_ok=True)"): "the folder that the user named",
@@ -745,7 +745,7 @@ def test_texts_are_not_unpacked_only_to_find_that_they_are_too_large(
 
 def event(length: int) -> bytes:
     """The head of a record that says it is as long as that."""
-    from wellposed.logs.event_files import checksum
+    from wellposed.core.tfrecord import checksum
 
     head = struct.pack("<Q", length)
     return head + struct.pack("<I", checksum(head))

@@ -52,17 +52,40 @@ def test_only_what_changed_is_told_again(tmp_path: Path) -> None:
         or len(first["runs"]) == 6
     )
     assert {one["finding"] for one in first["runs"].values()} >= {"overfits"}
+    numbers = {one["name"]: number for number, one in first["runs"].items()}
+    assert first["curves"] == {}  # of nothing that the page shows
     live.look()
     assert live.changes(first["version"])["runs"] == {}
     write(tmp_path, "run3.csv", 31)
     (tmp_path / "run4.csv").unlink()
     live.look()
-    moved = live.changes(first["version"])["runs"]
-    assert [(Path(key).name, one.get("epochs")) for key, one in sorted(moved.items())] == [
-        ("run3.csv#0", 31),
-        ("run4.csv#0", None),
+    told = live.changes(first["version"], view=[numbers["run2.csv"], numbers["run3.csv"]])
+    assert {number: one.get("epochs") for number, one in told["runs"].items()} == {
+        numbers["run3.csv"]: 31,
+        numbers["run4.csv"]: None,
+    }
+    assert list(told["curves"]) == [numbers["run3.csv"]]  # the other one in view did not move
+
+
+def test_a_thousand_runs_are_listed_at_once_and_those_in_view_are_read_first(tmp_path: Path) -> None:
+    for number in range(1000):
+        write(tmp_path, f"run{number:03}.csv", 5)
+    live = Live(tmp_path)
+    live.scan()
+    listed = live.changes(0, view=[700, 701], lacking=[700, 701])
+    assert len(listed["runs"]) == 1000
+    assert not listed["complete"]
+    assert listed["curves"] == {}
+    assert len(json.dumps(listed)) < 100_000
+    for _ in range(4):  # two are read, then judged, before any other
+        live.step()
+    told = live.changes(listed["version"], view=[700, 701], lacking=[700, 701])
+    assert [(number, one["epochs"], "finding" in one) for number, one in told["runs"].items()] == [
+        (700, 5, True),
+        (701, 5, True),
     ]
-    assert len(json.dumps(moved)) < len(json.dumps(first["runs"])) / 2
+    assert {number: len(one["valid"]) for number, one in told["curves"].items()} == {700: 5, 701: 5}
+    assert live.changes(told["version"], view=[700], lacking=[])["curves"] == {}
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from wellposed.core import tfrecord
 from wellposed.core.errors import DataError
 from wellposed.core.reading import reading_up_to
 from wellposed.diagnosis.curves import Curves
@@ -40,6 +41,7 @@ from wellposed.logs import (
     text as lines_of_text,
 )
 from wellposed.logs.log import columns_of
+from wellposed.training.history import History
 
 EPOCHS, TURN, STEPS = 30, 11, 8  # steps an epoch
 Case = dict[str, np.ndarray]
@@ -681,9 +683,28 @@ def test_several_losses_of_one_rank_in_event_files_are_read(tmp_path: Path) -> N
 
 
 def test_checksums_are_those_of_the_standard() -> None:
-    assert event_files.checksum(b"") == 0xA282EAD8
-    crc = (event_files.checksum(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
+    assert tfrecord.checksum(b"") == 0xA282EAD8
+    crc = (tfrecord.checksum(b"123456789") - 0xA282EAD8) & 0xFFFFFFFF
     assert ((crc << 15 | crc >> 17) & 0xFFFFFFFF) == 0xE3069283  # the check value of CRC-32C
+
+
+def test_tensorboards_own_reader_opens_what_a_history_writes(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = [
+        {"epoch": e, "train_loss": 0.9**e, "term:L1(0.1) auf Höhe": math.nan if e else 2.0, "seconds": 0.5}
+        for e in range(300)
+    ]
+    history = History({}, rows)
+    history.to_tensorboard(tmp_path / "run")
+    path = history.to_tensorboard(tmp_path / "run")  # replaced, not beside it
+    seen = accumulator.EventAccumulator(str(tmp_path / "run"), {"scalars": 0}).Reload()
+    assert sorted(seen.Tags()["scalars"]) == ["seconds", "term:L1(0.1) auf Höhe", "train_loss"]
+    losses = seen.Scalars("train_loss")
+    assert [one.step for one in losses] == list(range(300))
+    np.testing.assert_allclose([one.value for one in losses], history["train_loss"], rtol=1e-6)
+    assert losses[-1].wall_time - losses[0].wall_time == pytest.approx(149.5, abs=1e-3)
+    assert len(seen.Scalars("term:L1(0.1) auf Höhe")) == 1
+    np.testing.assert_allclose(read(path).columns["train_loss"], history["train_loss"], rtol=1e-6)
 
 
 def test_event_files_agree_with_the_reader_of_tensorboard(tmp_path: Path) -> None:
@@ -726,7 +747,7 @@ def test_event_files_of_anything_else_are_refused(tmp_path: Path) -> None:
     for length in (1, 7, 30):  # sound records of rubbish
         body = random.bytes(length)
         head = struct.pack("<Q", length)
-        sums = [struct.pack("<I", event_files.checksum(part)) for part in (head, body)]
+        sums = [struct.pack("<I", tfrecord.checksum(part)) for part in (head, body)]
         path.write_bytes(head + sums[0] + body + sums[1])
         with pytest.raises(DataError):
             read(path)

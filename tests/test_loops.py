@@ -233,6 +233,37 @@ def test_a_sum_over_rows_is_known_as_one_for_outputs_of_any_shape() -> None:
     torch.testing.assert_close(summed.mean(pair, X.roll(1, 0)), wanted.mean())
 
 
+@pytest.mark.parametrize("boxes", [3, 4, 9])
+def test_targets_may_be_as_many_as_examples_by_chance(boxes: int) -> None:
+    """Boxes of all images in one list, each with its image's number: what one image alone has is no batch."""
+    number = torch.randint(4, (boxes,), generator=torch.Generator().manual_seed(boxes))
+    number[-1] = 3
+
+    def of_boxes(outputs: list[Tensor], target: Tensor) -> Tensor:
+        return (outputs[0][target.long()] ** 2).mean()
+
+    outputs = [torch.arange(4.0)[:, None]]
+    part = Loss(of_boxes).per_example(outputs, number.float()).of_examples(4)
+    assert part.count.tolist() == [4.0]  # a batch counts by its images
+    assert float(part.mean()) == pytest.approx(float(of_boxes(outputs, number)))
+
+
+def test_of_masked_places_the_loss_is_the_batchs_own_mean() -> None:
+    """In a mapping of outputs nothing is known of the mask; rows still have their own parts, and so a standard error."""
+    scores = torch.randn(6, 3, 200, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(200).remainder(3).repeat(6, 1)
+    for row in range(6):
+        target[row, 200 - row :] = 255
+
+    def both_heads(outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        return sum(F.cross_entropy(x, target, ignore_index=255) for x in outputs.values())  # type: ignore[return-value]
+
+    outputs = {"out": scores, "aux": scores.flip(0)}
+    part = Loss(both_heads).per_example(outputs, target)
+    assert len(part.total) == 6
+    assert float(part.mean()) == pytest.approx(float(both_heads(outputs, target)), rel=1e-6)
+
+
 def test_scores_of_all_places_may_be_flat() -> None:
     scores, labels = torch.randn(6, 7, 5), torch.randint(5, (6, 7))
     for given in ("cross_entropy", nn.CrossEntropyLoss()):
@@ -499,8 +530,8 @@ def test_a_history_of_other_rows_is_not_gone_on_with() -> None:
     other = wp.watch(net, "cross_entropy", train=(X[:9], Y[:9]), valid=PAIRS)
     with pytest.raises(InputError, match="9 training rows, and the one that was saved had 24"):
         other.load_state_dict(state)
-    with pytest.raises(FormatError, match="schema 2"):
-        other.load_state_dict(state | {"schema": 2})
+    with pytest.raises(FormatError, match="schema 3"):
+        other.load_state_dict(state | {"schema": 3})
 
 
 @pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy])
@@ -531,3 +562,43 @@ def test_what_regularizes_is_that_of_the_optimizer_as_it_is_now() -> None:
     optimizer.load_state_dict(torch.optim.AdamW(net.parameters(), weight_decay=0.05).state_dict())
     watch.epoch()
     assert watch.history.facts["regularized"] == {"weight_decay": 0.05}
+
+
+def passes(net: nn.Module, how: str) -> None:
+    """What a loop sends through a network beside its steps, in training mode and without gradients."""
+    if how == "statistics anew":
+        torch.optim.swa_utils.update_bn(DataLoader(PAIRS, 6), net)
+    elif how == "statistics anew, momentum as it was":
+        net.train()
+        with torch.no_grad():
+            net(X)
+    elif how == "rows of its own":
+        with torch.no_grad():
+            net(torch.randn(ROWS, 4))
+    elif how != "evaluated with gradients":
+        with torch.no_grad():
+            for x in (X, X + 1) if how == "both sides" else (X + 1,):
+                net(x)
+    else:
+        net.eval()
+        net(X + 1)
+        net.train()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("how", ["statistics anew", "statistics anew, momentum as it was", "rows of its own",
+                                 "evaluated with gradients", "both sides", "validation"])  # fmt: skip
+def test_only_rows_of_validation_in_training_mode_are_a_forgotten_mode(how: str, trains: bool) -> None:
+    """SWA's second network has no steps; its batch norms are estimated anew by training rows."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    watch = wp.watch(net, "cross_entropy", train=PAIRS, valid=TensorDataset(X + 1, Y), share=1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        if trains:
+            optimizer.zero_grad()
+            F.cross_entropy(net(X), Y).backward()
+            optimizer.step()
+        passes(net, how)
+        watch.epoch()
+    said = [found.name for found in wp.diagnose(watch)]
+    assert ("forgotten_mode" in said) == (how in ("both sides", "validation"))

@@ -21,7 +21,7 @@ from wellposed.core import drawing, formats
 from wellposed.core.errors import FormatError, InputError
 from wellposed.core.records import clean_json
 from wellposed.core.signs import HIDDEN
-from wellposed.reporting import figures
+from wellposed.reporting import figures, pages
 from wellposed.reporting import html as page
 from wellposed.study import verdict
 from wellposed.study.study import summary
@@ -506,9 +506,13 @@ def test_hostile_strings_stay_text(record: dict[str, Any]) -> None:
 def test_the_hostile_test_would_see_a_page_without_escapes(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = page._environment()
-    environment.autoescape = False
-    monkeypatch.setattr(page, "_environment", lambda: environment)
+    def careless(*filters: Any) -> Any:
+        made = made_safe(*filters)
+        made.autoescape = False
+        return made
+
+    made_safe = pages.environment
+    monkeypatch.setattr(pages, "environment", careless)
     assert "script" in dangers(page.render(spoiled(record)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wellposed.core.shared import exclusively
 
@@ -102,7 +103,7 @@ class OwnHook:
 @contextmanager
 def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
     """All that models and code reach comes back: modes, buffers, plain attributes of modules (a state that a recurrent network
-    keeps), and generators.
+    keeps), and generators. Inside, replicas do not talk to those of other processes.
 
     Args:
         training: inside, all modules that are reached are in this mode; None leaves them as they were.
@@ -112,10 +113,21 @@ def reach_kept(*given: object, training: bool | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         for kept in (modes_kept(*models, training=training), buffers_kept(*models), _attributes_kept(models)):
             stack.enter_context(kept)
+        _leave_other_processes(models)
         for one in found:
             if not isinstance(one, nn.Module):
                 stack.callback(_putting_back(one))
         yield
+
+
+def _leave_other_processes(models: Iterable[nn.Module]) -> None:
+    """No replica waits for others, which may not be looking: buffers and gradients are not exchanged, and batch norms take
+    the statistics of their own rows."""
+    for module in _modules(models):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            module.require_forward_param_sync = module.require_backward_grad_sync = False
+        elif isinstance(module, nn.SyncBatchNorm):
+            vars(module)["forward"] = MethodType(_BatchNorm.forward, module)
 
 
 def _putting_back(source: Any) -> Any:

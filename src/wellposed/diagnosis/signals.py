@@ -41,7 +41,7 @@ from wellposed.training.inspection import (
     norm_disagreement,
     rebatch,
 )
-from wellposed.training.loop_activity import Forwards, distances, real, samples
+from wellposed.training.loop_activity import Forwards, distances, marks_of, real, samples
 from wellposed.training.run import Run
 from wellposed.training.watch import Watch
 
@@ -131,6 +131,8 @@ class Signals:
         wrong: how labels contradict the surest answers, by side.
         gain: hit rates of classes and of rounded class numbers, see `rows.code_gain`.
         forwards: of the loop, an entry an epoch. moody: whether some module minds the mode.
+        learns: whether a step of the loop moves this network, as far as one can see: it left gradients, or has an optimizer.
+        unlearned: the share of some rows of each side that went through without gradients in training mode.
         batch: rows of a training batch. norms: names of batch norms.
         disagreement: of the loss between batch norms in training and evaluation mode: difference, its standard error, loss.
         toll: what regularization adds to the loss; None where the pass failed.
@@ -152,6 +154,8 @@ class Signals:
     gain: tuple[float, float, float] | None = None
     forwards: tuple[Forwards, ...] = ()
     moody: bool = False
+    learns: bool = True
+    unlearned: Mapping[str, float] = field(default_factory=dict)
     batch: int | None = None
     norms: tuple[str, ...] = ()
     disagreement: tuple[float, float, float] | None = None
@@ -240,6 +244,8 @@ def _of_watch(watch: Watch) -> Signals:
         ),
         wrong={side: seen.wrong(watch.model, _answers(watch, side)) for side in ("valid", "train")},
         forwards=tuple(notes.forwards),
+        learns=watch.optimizer is not None or any(notes.gradients),
+        unlearned=_unlearned(watch),
         order=measure.row_order(loader, watch.target_of),
     )
     found = _with_network(found, watch.model, seen, kept, size)
@@ -267,6 +273,18 @@ def _optimizer_of(run: Run) -> Optimizer:
     return regularize(
         run.recipe.optimizer.build(run.model.parameters()), run.model, run.recipe.build_terms(total_steps=1)
     )
+
+
+def _unlearned(watch: Watch) -> dict[str, float]:
+    """How many of the rows of each side's probe the loop sent through without gradients in training mode, as a share."""
+    if not watch.notes.unlearned:
+        return {}
+    found = {}
+    with seeded(0, "look"), evaluating(watch.model, watch.forward):
+        for side in watch.probes:
+            marks = marks_of(watch.model, watch.forward, (batch for batch, _ in watch.batches(side)))
+            found[side] = len(marks & watch.notes.unlearned) / max(len(marks), 1)
+    return found
 
 
 @dataclass

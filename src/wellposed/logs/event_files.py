@@ -11,36 +11,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_memory, open_regular
+from wellposed.core.tfrecord import checksum
 
 LONGEST = 1 << 16  # bytes; a record of scalars is far shorter. Images and graphs are skipped unread
-CASTAGNOLI = 0x82F63B78  # the polynomial of CRC-32C, bits reversed
-DELTA = 0xA282EAD8  # added by TFRecord to the rotated checksum, so that data with checksums inside keep good ones
 FLOATS = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 19: "<e"}  # DataType -> how one number is packed
 TYPED = {5: "<f", 6: "<d"}  # fields of a tensor with numbers: float_val, double_val
-
-
-@lru_cache(maxsize=1)
-def _table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = (byte >> 1) ^ (CASTAGNOLI if byte & 1 else 0)
-        table.append(byte)
-    return tuple(table)
-
-
-def checksum(data: bytes) -> int:
-    """The masked CRC-32C of TFRecord."""
-    table, crc = _table(), 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + DELTA) & 0xFFFFFFFF
 
 
 def scalars(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:

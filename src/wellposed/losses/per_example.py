@@ -43,10 +43,17 @@ from wellposed.losses.targets import (
 
 @dataclass(frozen=True)
 class PerExample:
-    """``total`` and ``count`` of each example, both ``(n,)``."""
+    """``total`` and ``count`` of each example, both ``(n,)``; or of a batch whose examples cannot be told apart, as one."""
 
     total: Tensor
     count: Tensor
+    whole: bool = False
+
+    def of_examples(self, rows: int) -> PerExample:
+        """The same with a whole batch counted as so many examples: its targets may be fewer or more, as boxes in images are."""
+        if not self.whole or not rows:
+            return self
+        return _whole(self.total[0] / self.count[0], rows)
 
     def sums(self, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The (weighted) sum over units, which carries gradient, and the (weighted) number of units; both 0-d."""
@@ -328,7 +335,8 @@ class Loss:
     def per_example(self, outputs: Any, target: Any) -> PerExample:
         """Each example's part, without label smoothing. A loss that only returns means is asked example by example.
 
-        Where the mean of those does not agree with the loss (it couples examples), the whole batch counts as one unit.
+        Where the mean of those does not agree with the loss (it couples examples), or one example alone is nothing that the loss
+        takes, the whole batch counts as one unit.
         """
         units = self._call(self._clean, outputs, target)
         if isinstance(units, Tensor) and units.ndim == 0:
@@ -372,10 +380,14 @@ class Loss:
         rows = examples_in(outputs)
         if rows and rows == examples_in(target):
             each = (examples_of((outputs, target), slice(i, i + 1), rows) for i in range(rows))
-            singles = [self._of_one(output, wanted) for output, wanted in each]
+            try:
+                singles = [self._of_one(output, wanted) for output, wanted in each]
+            except ProblemError:  # as many targets as examples by chance: boxes of all images, by the image's number
+                return _whole(mean.float(), rows)
             parts = torch.stack([single.reshape(()) for single in singles]).float()
             if torch.isclose(parts.mean(), mean.float(), rtol=1e-3, atol=1e-6):
-                return PerExample(parts, torch.ones_like(parts))
+                # Of masked pixels or words a batch's mean is not quite the mean of its examples' means; it is what the loop sees.
+                return PerExample(parts + (mean.float() - parts.mean()), torch.ones_like(parts))
             if self._broadcasts(outputs, target, parts.mean()):
                 raise ProblemError(
                     f"The loss {self.name!r} compares all rows with all: outputs are {_shape(outputs)}, targets are "
@@ -449,7 +461,8 @@ def _known(given: Any) -> _Known | None:
 
 def _whole(mean: Tensor, rows: int) -> PerExample:
     """A batch as one example of ``rows`` units."""
-    return PerExample((mean * rows).reshape(1), torch.full((1,), float(rows), device=mean.device, dtype=mean.dtype))
+    count = torch.full((1,), float(rows), device=mean.device, dtype=mean.dtype)
+    return PerExample((mean * rows).reshape(1), count, whole=True)
 
 
 def _unreduced(given: Any, by_example: bool) -> Callable[[Any, Any], Any]:

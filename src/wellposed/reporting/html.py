@@ -5,15 +5,13 @@ The page loads nothing, runs no script, and escapes every string of the record: 
 
 from __future__ import annotations
 
-import importlib.resources
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wellposed.core import drawing, formats
 from wellposed.core.checks import checked
-from wellposed.core.errors import FormatError, InputError, require
+from wellposed.core.errors import FormatError, InputError
 from wellposed.core.files import check_schema, read_json, write_atomically
 from wellposed.core.reading import read_bytes
 from wellposed.core.records import (
@@ -31,6 +29,7 @@ from wellposed.core.records import (
 from wellposed.decomposition import waterfall
 from wellposed.diagnosis.finding import evidence_rows
 from wellposed.reporting import budget_panel, figures
+from wellposed.reporting.pages import page
 from wellposed.study import verdict
 
 SCHEMA = 1
@@ -98,45 +97,7 @@ def render(record: dict[str, Any]) -> str:
     """
     check_schema(record.get("schema", SCHEMA), SCHEMA, RECORD, "study")
     tidy = clean_json(record)
-    return page("report.html.j2", _view(tidy))
-
-
-def page(template: str, view: dict[str, Any]) -> str:
-    """A page of this folder's template in the one style of all pages; every text of the view is escaped.
-
-    Raises:
-        MissingExtra: jinja2 is not installed.
-    """
-    themes = {"theme": drawing.theme(), "paper": drawing.variables(drawing.PAPER_THEME), "font": drawing.FONT}
-    return str(_environment().get_template(template).render(**view, **{k: _safe(v) for k, v in themes.items()}))
-
-
-def _safe(made: str) -> Any:
-    """What was made here, and holds nothing of a user's."""
-    return require("markupsafe", "report").Markup(made)
-
-
-def _template(name: str) -> str:
-    return importlib.resources.files("wellposed.reporting").joinpath(name).read_text(encoding="utf-8")
-
-
-def _environment() -> Any:
-    jinja2 = require("jinja2", "report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    kinds: tuple[Callable[..., str], ...] = (
-        formats.score, formats.count, formats.percent, formats.duration, verdict.setting, formats.count_noun,
-        formats.number_or_text,
-    )  # fmt: skip
-    environment.filters.update({kind.__name__: kind for kind in kinds})
-    environment.filters["drawn"] = _safe  # only what `drawing.drawn` made
-    return environment
+    return page("report.html.j2", _view(tidy), verdict.setting)
 
 
 def _sides(record: dict[str, Any]) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """A page that follows trainings while they run: the logs in a folder, read again where they changed, judged, and shown.
 
 A reader in the background keeps a number for each change. The page asks for what is newer than the number it has, so that an
-update carries the runs that moved and nothing else. The server listens on this machine alone, answers requests that name it
-so (a page of somebody else's cannot reach it under another name), serves one page and one list, and writes nothing.
+update carries the runs that moved and nothing else: their rows of the table, and curves of those alone that are in view, which
+are read and judged before all others. What reads and judges is imported by the reader, so that the page is there before it. The
+server listens on this machine alone, answers requests that name it so (a page of somebody else's cannot reach it under another
+name), serves one page and one list, and writes nothing.
 """
 
 from __future__ import annotations
@@ -12,27 +14,29 @@ import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlparse
 
-import numpy as np
-
-from wellposed import logs
 from wellposed.core.errors import DataError, WellposedError
 from wellposed.core.records import text
-from wellposed.diagnosis.curves import Curves
-from wellposed.diagnosis.diagnose import diagnose
-from wellposed.reporting.html import page as make_page
+from wellposed.reporting.pages import page as make_page
+
+if TYPE_CHECKING:
+    from wellposed.logs import Table
 
 POINTS = 160
 """Points of a curve on the page: of more the lowest and highest of each stretch are kept, so that no spike is lost."""
 SECONDS_APART = 1.0
 """Seconds between two looks at the folder."""
+MOST_SHOWN = 200
+"""Runs that a page shows at once."""
 MOST_FILES = 200_000
 """Files that are looked at: a home folder by mistake should end in a sentence, not in an hour of reading."""
 
@@ -41,61 +45,114 @@ Stamp = tuple[int, int, int]
 
 @dataclass
 class LiveRun:
-    """One run as the page shows it; ``version`` is that of its last change."""
+    """One run as the page shows it; ``version`` is that of its last change. A run that is gone has an empty ``row``."""
 
-    name: str
     version: int
-    shown: dict[str, Any]
+    row: dict[str, Any]
+    curves: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Live:
     """The runs of a folder, as they are now.
 
+    A run is listed as soon as its file is seen, has its curves once this is read, and its finding once these are judged. What the
+    page shows comes first.
+
     Attributes:
         version: grows by one with each change.
-        runs: by an id that stays.
-        complete: whether all that was there at first has been read.
+        runs: by a number that stays.
+        view: the numbers of the runs that the page shows.
     """
 
     folder: Path
     version: int = 0
-    runs: dict[str, LiveRun] = field(default_factory=dict)
-    complete: bool = False
+    runs: dict[int, LiveRun] = field(default_factory=dict)
+    view: frozenset[int] = frozenset()
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
-    _of: dict[Path, list[str]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _of: dict[Path, list[int]] = field(default_factory=dict)
+    _pending: dict[Path, list[Table] | None] = field(default_factory=dict)
+    _scanned: bool = False
+    _moved: threading.Condition = field(default_factory=threading.Condition)
 
-    def look(self) -> None:
-        """Read what is new or has changed since the last look, and forget what is gone."""
+    def scan(self) -> None:
+        """List what is new or has changed since the last look, to be read, and forget what is gone."""
         now = dict(_sources(self.folder))
         for gone in self._stamps.keys() - now.keys():
             self._replace(gone, [])
+            self._pending.pop(gone, None)
             del self._stamps[gone]
         for path, stamp in now.items():
             if self._stamps.get(path) != stamp:
-                self._replace(path, list(_read(path)))
-                self._stamps[path] = stamp
-        self.complete = True
+                self._stamps[path], self._pending[path] = stamp, None
+                if path not in self._of:
+                    self._replace(path, [({"name": text(path.name, 120)}, {})])
+        self._scanned = True
 
-    def _replace(self, path: Path, shown: Sequence[dict[str, Any]]) -> None:
-        with self._lock:
+    def step(self) -> bool:
+        """Read one source, or judge its runs; False where nothing is left to do."""
+        if not self._pending:
+            return False
+        path = min(self._pending, key=self._rank)
+        tables = self._pending.pop(path)
+        if tables is not None:
+            self._replace(path, [judged_run(table, path) for table in tables])
+        elif tables := _read(path):
+            self._pending[path] = tables
+            known = [self.runs[number].row for number in self._of.get(path, [])]
+            self._replace(
+                path,
+                [
+                    ((known[i] if i < len(known) else {}) | row, curves)
+                    for i, (row, curves) in enumerate(drawn_run(table, path) for table in tables)
+                ],
+            )
+        else:
+            self._replace(path, [])
+        return True
+
+    def _rank(self, path: Path) -> tuple[bool, bool]:
+        return self.view.isdisjoint(self._of.get(path, ())), self._pending[path] is not None
+
+    def look(self) -> None:
+        """Read and judge all that is new or has changed."""
+        self.scan()
+        while self.step():
+            pass
+
+    def _replace(self, path: Path, shown: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        with self._moved:
             self.version += 1
-            ids = [f"{path}#{number}" for number in range(len(shown))]
-            for key in self._of.get(path, []):
-                if key not in ids:
-                    self.runs[key] = LiveRun("", self.version, {})  # so that pages that have it forget it
-            for key, one in zip(ids, shown, strict=True):
-                known = self.runs.get(key)
-                if known is None or known.shown != one:
-                    self.runs[key] = LiveRun(one["name"], self.version, one)
-            self._of[path] = ids
+            numbers = self._of.get(path, [])
+            for gone in numbers[len(shown) :]:
+                self.runs[gone] = LiveRun(self.version, {})  # so that pages that have it forget it
+            numbers = [*numbers[: len(shown)], *range(len(self.runs), len(self.runs) + len(shown) - len(numbers))]
+            for number, (row, curves) in zip(numbers, shown, strict=True):
+                known = self.runs.get(number)
+                if known is None or (known.row, known.curves) != (row, curves):
+                    self.runs[number] = LiveRun(self.version, row, curves)
+            self._of[path] = numbers
+            self._moved.notify_all()
 
-    def changes(self, since: int) -> dict[str, Any]:
-        """What is newer than a version: ``{"version", "complete", "runs": {id: run or {} where it is gone}}``."""
-        with self._lock:
-            newer = {key: run.shown for key, run in self.runs.items() if run.version > since}
-            return {"version": self.version, "complete": self.complete, "runs": newer}
+    def changes(
+        self, since: int, view: Sequence[int] = (), lacking: Sequence[int] = (), wait: float = 0.0
+    ) -> dict[str, Any]:
+        """What is newer than a version: rows of the table, empty where a run is gone, and curves of what the page shows.
+
+        Args:
+            view: numbers of runs whose curves are told where they changed.
+            lacking: of these, those that the page does not have yet.
+            wait: seconds in which something may change before it is said that nothing did.
+        """
+        with self._moved:
+            self.view = frozenset(view)
+            if not any(number in self.runs and self.runs[number].curves for number in lacking):
+                self._moved.wait_for(lambda: self.version > since, wait)
+            newer = {number: run.row for number, run in self.runs.items() if run.version > since and (run.row or since)}
+            told = {*(number for number in view if number in newer), *lacking}
+            curves = {number: run.curves for number in told if (run := self.runs.get(number)) and run.curves}
+            complete = self._scanned and not self._pending
+            return {"version": self.version, "complete": complete, "runs": newer, "curves": curves}
 
 
 def _sources(folder: Path) -> Iterator[tuple[Path, Stamp]]:
@@ -122,38 +179,47 @@ def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
                 yield from _files(one)
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """What the page shows of each run in a source; nothing where there is no run, as in a file of settings."""
+def _read(path: Path) -> list[Table]:
+    """The runs of a source; none where there is no run, as in a file of settings."""
+    from wellposed import logs
+
     try:
-        tables = logs.read_each(path)
+        return [table for table in logs.read_each(path) if isinstance(table, logs.Table)]
     except (WellposedError, OSError):
-        return
-    for table in tables:
-        if isinstance(table, logs.Table):
-            yield shown(table, path)
+        return []
 
 
-def shown(table: logs.Table, path: Path) -> dict[str, Any]:
-    """One run for the page: its curves thinned, its finding, where it stands."""
+def drawn_run(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One run for the page: its row of the table, and its curves, thinned."""
+    from wellposed.diagnosis.curves import Curves
+
     curves = Curves.of(table)
-    found = diagnose(table)
-    first = found[0]
+    sides = {side: thinned(curves.epoch, getattr(curves, f"{side}_loss")) for side in ("train", "valid")}
+    levels = [level for _, level in sides["valid"] or sides["train"]]
     return {
         "name": text(path.name if table.name == str(path) else table.name, 120),
         "epochs": len(curves.epoch),
-        "axis": found.axis,
-        "best": found.best_epoch,
-        "train": thinned(curves.epoch, curves.train_loss),
-        "valid": thinned(curves.epoch, curves.valid_loss),
-        "finding": first.name,
-        "confidence": round(float(first.confidence), 2),
-        "lines": first.lines,
+        "last": levels[-1] if levels else None,
+        "lowest": min(levels, default=None),
         "stopped": text(table.facts.get("stopped"), 40),
-    }
+    }, sides
+
+
+def judged_run(table: Table, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same with the finding."""
+    from wellposed.diagnosis.diagnose import diagnose
+
+    row, curves = drawn_run(table, path)
+    found = diagnose(table)
+    first = found[0]
+    row |= {"best": found.best_epoch, "finding": first.name, "confidence": round(float(first.confidence), 2)}
+    return row, curves | {"lines": first.lines}
 
 
 def thinned(x: Any, y: Any) -> list[list[float]]:
     """At most about `POINTS` points of a curve, with the lowest and the highest of each stretch; what is not finite is left out."""
+    import numpy as np
+
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     kept = np.flatnonzero(np.isfinite(y) & np.isfinite(x))
     if len(kept) > POINTS:
@@ -180,8 +246,11 @@ def page_server(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]
 
     def follow() -> None:
         while not ended.is_set():
-            live.look()
-            ended.wait(SECONDS_APART)
+            live.scan()
+            again = time.monotonic() + SECONDS_APART
+            while time.monotonic() < again and not ended.is_set() and live.step():
+                pass
+            ended.wait(again - time.monotonic())
 
     threading.Thread(target=follow, daemon=True, name="wellposed-watch").start()
     close = server.server_close
@@ -212,9 +281,10 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
             if url.path == "/":
                 self._give(page, "text/html; charset=utf-8")
             elif url.path == "/changes":
-                asked = parse_qs(url.query).get("since", ["0"])[0]
-                since = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 16 else 0
-                self._give(json.dumps(live.changes(since), default=_finite).encode(), "application/json")
+                asked = parse_qs(url.query)
+                since, view, lacking = (_numbers(asked, name) for name in ("since", "view", "lacking"))
+                found = live.changes(max(since, default=0), view, lacking, SECONDS_APART)
+                self._give(json.dumps(found, default=_finite).encode(), "application/json")
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
@@ -225,13 +295,20 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
                 ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer"),
             ):  # fmt: skip
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # a page that was scrolled on asks anew and hears no more of this
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Requests are not told."""
 
     return Handler
+
+
+def _numbers(asked: dict[str, list[str]], name: str) -> list[int]:
+    """Whole numbers that a page asks for, separated by commas; anything else is passed over."""
+    parts = asked.get(name, [""])[0].split(",")
+    return [int(part) for part in parts[:MOST_SHOWN] if part.isascii() and part.isdigit() and len(part) < 16]
 
 
 def _finite(value: Any) -> Any:

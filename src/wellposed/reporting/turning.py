@@ -24,7 +24,7 @@ from wellposed.diagnosis.caveats import reading_notes
 from wellposed.diagnosis.diagnosis import Diagnoses, Diagnosis, shorten_middle
 from wellposed.diagnosis.turning_point import Turn, format_place, give_or_take
 from wellposed.reporting import figures as draw
-from wellposed.reporting.html import page
+from wellposed.reporting.pages import page
 
 KINDS = (".svg", ".png", ".html")
 MOST_PANELS = 12  # more are a wall; the table names the others

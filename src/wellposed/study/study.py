@@ -145,11 +145,13 @@ class Study:
         return record | (self.over_folds or {})
 
     def save(self, folder: Path) -> None:
-        """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts) and ``model/``."""
+        """Write ``study.json``, ``recipe.toml``, ``history.csv``, ``history.json`` (with its facts), the
+        same for TensorBoard, and ``model/``."""
         save_run(self.best, folder / MODEL, folder)
         write_atomically(folder / "recipe.toml", self.best.recipe.to_toml(), folder)
         write_atomically(folder / "history.csv", self.best.history.to_csv(), folder)
         self.best.history.save(folder / "history.json", folder)
+        self.best.history.to_tensorboard(folder, folder)
         write_json(folder / STUDY, self.record(), folder)
 
     def __str__(self) -> str:

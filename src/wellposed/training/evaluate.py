@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wellposed.core.batches import cat_padded
+from wellposed.core.batches import cat_padded, examples_in
 from wellposed.core.errors import noting
 from wellposed.core.preserve import random_states_kept, reach_kept
 from wellposed.core.random import seeded
@@ -82,7 +82,7 @@ def evaluate(
             inputs, target = to_device(inputs, device), to_device(target, device)
             with noting("the model in evaluation mode", inputs):
                 predicted = forward(model, inputs)
-            parts.append(loss.per_example(predicted, target))
+            parts.append(loss.per_example(predicted, target).of_examples(examples_in(inputs)))
             if metric is not None and isinstance(predicted, Tensor) and isinstance(target, Tensor):
                 kept += predicted.numel()
                 if kept <= KEPT_OUTPUTS:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,8 +18,11 @@ from wellposed.core.checks import checked
 from wellposed.core.errors import InputError, did_you_mean, listed, require
 from wellposed.core.files import check_schema, jsonable, write_atomically
 from wellposed.core.schemas import Stored, validate
+from wellposed.core.tfrecord import event_file
 
 SCHEMA = 1
+EVENTS = "events.out.tfevents.0.wellposed"
+"""The name by which TensorBoard knows its files."""
 
 
 class Stopped(StrEnum):
@@ -134,6 +139,20 @@ class History:
         writer.writeheader()
         writer.writerows({k: _written(v) for k, v in row.items()} for row in self.rows)
         return out.getvalue()
+
+    def to_tensorboard(self, folder: str | Path, within: str | Path | None = None) -> Path:
+        """Write an event file into ``folder``, which ``tensorboard --logdir`` of it, or of a folder above it, shows as a run.
+
+        Its tags are the columns, its steps the epochs; what is not finite is left out. Written again, it replaces the last one.
+        """
+        numbers = [
+            {c: float(row[c]) for c in self.columns if math.isfinite(float(row.get(c, math.nan)))} for row in self.rows
+        ]
+        seconds = [row.get("seconds", 0.0) for row in numbers]
+        began = time.time() - math.fsum(seconds)
+        whens = [began + passed for passed in itertools.accumulate(seconds)]
+        steps = [int(row.pop("epoch", i)) for i, row in enumerate(numbers)]
+        return write_atomically(Path(folder) / EVENTS, event_file(zip(whens, steps, numbers, strict=True)), within)
 
     def to_dict(self) -> dict[str, Any]:
         """The history as dicts and lists that JSON can hold."""

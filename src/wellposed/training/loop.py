@@ -27,6 +27,7 @@ from wellposed.noise.inputs import Weight
 from wellposed.noise.labels import mixed_targets, smooth_classes
 from wellposed.noise.noise import Noise
 from wellposed.noise.perturb import Perturbed, perturb
+from wellposed.ops.shards import unshard
 from wellposed.optim.averaging import Average as WeightAverage
 from wellposed.optim.averaging import batch_norms, redo_batch_norm
 from wellposed.optim.lookahead import Lookahead
@@ -555,7 +556,7 @@ def gradient_norm(model: nn.Module, clip: float = 0.0) -> float:
     if clip:
         return float(nn.utils.clip_grad_norm_(model.parameters(), clip))
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return float(nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients]))
+    return float(unshard(nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])))
 
 
 class ApartGradients:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,10 +17,15 @@ from torch.nn.parameter import is_lazy
 from wellposed.core.preserve import OwnHook
 from wellposed.core.random import generator
 from wellposed.core.selectors import Leaf, leaves
+from wellposed.ops.shards import unshard
 
 SAMPLED = 1024
 """Weights of each parameter that are kept to see whether it moved, drawn at random: evenly spaced ones may all belong to one
 input that is always 0. Of a table of which one row in a hundred is used, all are missed once in 30,000 times."""
+KNOWN_BY = 64
+"""Numbers of a row by which it is known again, evenly spaced."""
+MOST_KNOWN = 2**14
+"""Rows that are kept to be known again: more than a probe of the watch has."""
 
 
 @dataclass
@@ -41,10 +47,14 @@ class Notes:
         forwards: of the finished epochs.
         gradients: of each finished epoch, the norm of each parameter's gradient as the loop left it; empty where it
             left none, or zeros alone.
+        unlearned: marks (`row_marks`) of rows that went through without gradients in training mode. Rows of validation are
+            evaluated there; others have batch norms estimated anew, or are a step's own (a generator's images, labels of a
+            teacher).
     """
 
     forwards: list[Forwards] = field(default_factory=list)
     gradients: list[dict[str, float]] = field(default_factory=list)
+    unlearned: set[int] = field(default_factory=set)
     _now: Forwards = field(default_factory=Forwards)
     _looking: bool = True
     _first: dict[str, Tensor] = field(default_factory=dict)
@@ -54,10 +64,13 @@ class Notes:
         """Begin to look at a model."""
         return cls(_first=samples(model))
 
-    def saw(self, training: bool, gradients: bool, rows: int) -> None:
-        """A forward pass of the loop."""
+    def saw(self, training: bool, gradients: bool, inputs: Sequence[Any]) -> None:
+        """A forward pass of the loop, of which ``inputs`` are the arguments."""
         if not self._looking:
             return
+        if training and not gradients and len(self.unlearned) < MOST_KNOWN:
+            self.unlearned.update(row_marks(inputs))
+        rows = next((len(value) for value in inputs if isinstance(value, Tensor) and value.ndim), 0)
         if gradients and training:
             self._now.trained += 1
             self._now.rows += rows
@@ -89,12 +102,14 @@ class Notes:
             "forwards": [asdict(one) for one in (*self.forwards, self._now)],
             "gradients": list(self.gradients),
             "first": self._first,
+            "unlearned": sorted(self.unlearned),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         *self.forwards, self._now = [Forwards(**one) for one in state["forwards"]]
         self.gradients, self._first = list(state["gradients"]), dict(state["first"])
+        self.unlearned = set(state["unlearned"])
 
     def moved(self, model: nn.Module) -> dict[str, float]:
         """How far each parameter moved since the beginning, relative to its size; from a sample of its weights."""
@@ -107,13 +122,14 @@ def samples(model: nn.Module) -> dict[str, Tensor]:
 
 
 def real(weight: Tensor) -> Tensor:
-    """A weight in single precision without its gradient; of a complex one the sizes, whose norm is its norm."""
-    return (weight.detach().abs() if weight.is_complex() else weight.detach()).float()
+    """A weight, whole and in single precision, without its gradient; of a complex one the sizes, whose norm is its norm."""
+    weight = unshard(weight.detach())
+    return (weight.abs() if weight.is_complex() else weight).float()
 
 
 @torch.no_grad()
 def _sample(leaf: Leaf) -> Tensor:
-    flat = leaf.tensor.detach().flatten()
+    flat = unshard(leaf.tensor.detach()).flatten()
     if flat.is_complex():
         flat = torch.view_as_real(flat).flatten()
     if len(flat) > SAMPLED:
@@ -151,12 +167,37 @@ class _Eye(OwnHook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():  # a compiled graph is left as it would be without us
             return
-        self._notes.saw(module.training, torch.is_grad_enabled(), _rows(args, kwargs))
+        self._notes.saw(module.training, torch.is_grad_enabled(), (*args, *kwargs.values()))
 
 
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    values = (*args, *kwargs.values())
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+def row_marks(inputs: Sequence[Any]) -> list[int]:
+    """A number for each row of a model's first tensor, by which the row is known again; none where it has no rows."""
+    rows = next((x.detach() for x in inputs if isinstance(x, Tensor) and x.ndim and x.layout == torch.strided), None)
+    if rows is None or not rows.numel():
+        return []
+    if rows.ndim > 1:
+        width = rows[0].numel()
+        picked = torch.linspace(0, width - 1, min(width, KNOWN_BY), device=rows.device).long()
+        places: tuple[Any, ...] = torch.unravel_index(picked, rows.shape[1:])
+        rows = rows[(slice(None), *places)]
+    rows = torch.view_as_real(rows) if rows.is_complex() else rows
+    return [zlib.crc32(row.tobytes()) for row in rows.double().cpu().numpy()]
+
+
+def marks_of(model: nn.Module, forward: Callable[[nn.Module, Any], Any], batches: Iterable[Any]) -> set[int]:
+    """The marks of rows as they reach a model, whatever lies between a batch and its call."""
+    found: set[int] = set()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.update(row_marks((*args, *kwargs.values())))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        for batch in batches:
+            forward(model, batch)
+    finally:
+        handle.remove()
+    return found
 
 
 def note_forwards(model: nn.Module, notes: Notes, owner: object) -> weakref.finalize[Any, Any]:

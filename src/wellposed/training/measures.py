@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wellposed.core.selectors import leaves
 from wellposed.losses.per_example import Loss, MeanLoss, PerExample, mean_loss
 from wellposed.losses.score import Score
+from wellposed.ops.shards import unshard
 from wellposed.training.evaluate import BATCH, Evaluation, evaluate
 from wellposed.training.loop_activity import real
 
@@ -128,5 +129,5 @@ def weight_facts(model: nn.Module) -> dict[str, float]:
     norm = math.sqrt(math.fsum(float(real(leaf.tensor).square().sum()) for leaf in found))
     weights = [leaf.tensor for leaf in found if leaf.role == "weight"]
     count = sum(w.numel() for w in weights)
-    zeros = sum(w.numel() - int(torch.count_nonzero(w)) for w in weights)
+    zeros = sum(w.numel() - int(torch.count_nonzero(unshard(w))) for w in weights)
     return {"weight_norm": norm, "zeros": zeros / count if count else 0.0}

@@ -28,6 +28,7 @@ from wellposed.losses.recognition import recognized
 from wellposed.losses.score import Score
 from wellposed.losses.targets import joined_targets
 from wellposed.noise.hooks import Hook
+from wellposed.ops.shards import least_of_all
 from wellposed.optim.regularize import Regularized
 from wellposed.optim.wrapper import evaluation_weights, find_wrapper, needs_its_optimizer
 from wellposed.training.calls import Calls, Target, checked_calls, find_calls, plain_call
@@ -52,7 +53,7 @@ FREE = 2.0
 """Seconds that watching may take whatever its share is: loops that are over in seconds are looked at in every epoch."""
 FEWEST_SHOWN = 8
 """Rows that show how the model is called: outputs of a language model are megabytes each."""
-SCHEMA = 1
+SCHEMA = 2
 KEPT_BYTES = 2**28
 """Probe rows are kept in memory up to 256 MiB; larger ones are fetched at each epoch."""
 
@@ -225,10 +226,11 @@ class Watch:
         began = time.perf_counter()
         self._calls_seen += 1
         allowed = math.inf if self.share == 1 else FREE + self.share * (began - self._made) - self._spent
-        if self._next > allowed:
+        affordable = least_of_all(allowed / self._next if self._next else math.inf, self.model)
+        if affordable < 1:
             if len(self.history):
                 return dict(self.history.rows[-1])
-            self._shrink(max(0.0, allowed) / self._next)
+            self._shrink(max(0.0, affordable))
         self.notes.end_epoch(self.model)
         self.history.facts["regularized"] = regularizing(self.model, self.optimizer)  # a checkpoint may have changed it
         with evaluation_weights(self.optimizer):

@@ -28,21 +28,24 @@ class ForgottenMode(Inside):
 
     Asked only where a module minds (batch norm, dropout). Holds if in a third of the epochs with training no forward
     pass with gradients was in training mode (``model.train()`` forgotten, often after the first validation), or if in
-    two epochs or more the passes without gradients were all in training mode (``model.eval()`` forgotten). Modules that
-    are frozen one by one are not asked: the mode is the whole model's.
+    two epochs or more the passes without gradients were all in training mode (``model.eval()`` forgotten) and rows of
+    validation were among them, at least half as often as training rows: those alone are passed so where statistics are
+    estimated anew for averaged weights, and made rows within a step. Modules that are frozen one by one are not asked: the
+    mode is the whole model's. A network that no step moves is evaluated with gradients, not trained.
     """
 
     name, severity = "forgotten_mode", 2
     axis, pulls = "optimization", "loop"
     code = "model.train()  # before training; model.eval() before evaluating"
     SHARE = 1 / 3
+    SEEN = 0.1
 
     def inside(self, curves: Curves, signals: Signals) -> Finding | None:
         if not signals.moody:
             return None
         training = [f for f in signals.forwards if f.trained + f.trained_evaluating]
         asleep = [f for f in training if not f.trained]
-        if asleep and len(asleep) >= max(self.SHARE * len(training), 1):
+        if signals.learns and asleep and len(asleep) >= max(self.SHARE * len(training), 1):
             return self.finding(
                 0.95, {**measured("share of epochs", len(asleep) / len(training)), "epochs": len(training)},
                 "call model.train() at the beginning of each epoch",
@@ -51,7 +54,9 @@ class ForgottenMode(Inside):
             )  # fmt: skip
         looked = [f for f in signals.forwards if f.evaluated + f.evaluated_training]
         noisy = [f for f in looked if not f.evaluated]
-        if len(noisy) >= 2 and len(noisy) > len(looked) / 2:
+        seen = signals.unlearned.get("valid", 0.0)
+        validated = seen >= max(self.SEEN, signals.unlearned.get("train", 0.0) / 2)
+        if validated and len(noisy) >= 2 and len(noisy) > len(looked) / 2:
             return self.finding(
                 0.9, {**measured("share of epochs", len(noisy) / len(looked)), "epochs": len(looked)},
                 "call model.eval() before evaluating and model.train() after it",
