@@ -32,7 +32,6 @@ class Job:
 
     @property
     def sample(self) -> Sample:
-        """The training rows."""
         return Sample(self.rows, self.draw, self.resample)
 
 
