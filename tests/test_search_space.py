@@ -107,8 +107,7 @@ def test_parts_are_those_that_differ_from_the_baseline() -> None:
 
 
 def test_the_space_is_told_as_data() -> None:
-    space = Space(problem(space={"width": [4, 8]}), BASELINE, ())
-    told = {name: dimension.told() for name, dimension in space.dimensions.items()}
+    told = {d["name"]: d for d in Space(problem(space={"width": [4, 8]}), BASELINE, ()).told()}
     assert told["model.width"] == {"name": "model.width", "kind": "choice", "choices": [4, 8]}
     assert told["l2.size"]["when"] == {"l2": [True]}
     assert (told["rate"]["low"], told["rate"]["high"], told["rate"]["log"]) == (pytest.approx(7.5e-4), 1.2e-2, True)

@@ -277,7 +277,7 @@ class Search:
             "confirmation_seeds": [a.seed for a, _ in pairs],
             "warnings": [*problem.warnings, *data.warnings],
             "seconds": self.account.elapsed,
-            "space": [one.told() for one in self.space.dimensions.values()] if self.space is not None else [],
+            "space": self.space.told() if self.space is not None else [],
             "advice": [{**advice, "told": advice_sentence(advice)} for advice in bench.state.advice],
         }
 

@@ -269,6 +269,10 @@ class Space:
                 recipe = one.removed(recipe)
         return recipe
 
+    def told(self) -> list[dict[str, Any]]:
+        """The dimensions as data, for the record."""
+        return [dimension.told() for dimension in self.dimensions.values()]
+
 
 LIGHT: tuple[dict[str, Any], ...] = (
     {"l2": 0.01, "dropout": 0.1, "ema": 0.01},
