@@ -256,19 +256,15 @@ def test_the_data_that_ships_needs_no_argument(tmp_path: Path) -> None:
     assert "No data were given" in found.err
 
 
-def test_recipes_is_a_budget(place: Path, tmp_path: Path) -> None:
-    found = call("improve", place / "t.csv", "--target", "kind", "--recipes", "5", "--out", tmp_path / "run", "--json")
-    assert json.loads(found.out)["recipes_tried"] == 5
-
-
 def test_a_recipe_of_ones_own_is_tried_first(place: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('batch_size = 17\n[optimizer]\nname = "sgd"\nlr = 0.05\n')
-    for budget in ("4 recipes", "0"):
-        out = tmp_path / budget[0]
-        found = call("improve", place / "t.csv", "--target", "kind", "--recipe", own, "--budget", budget,
-                     "--out", out, "--json")  # fmt: skip
-        trials = json.loads(found.out)["trials"]
+    for budget in (("--recipes", "4"), ("--budget", "0")):
+        out = tmp_path / budget[1]
+        found = call("improve", place / "t.csv", "--target", "kind", "--recipe", own, *budget, "--out", out, "--json")
+        record = json.loads(found.out)
+        assert record["recipes_tried"] == int(budget[1])
+        trials = record["trials"]
         tried = [t for t in trials if t["kind"] in ("search", "confirmation") and t["recipe"]["batch_size"] == 17]
         assert tried, budget
         assert tried[0]["recipe"]["optimizer"] == {"name": "sgd", "lr": 0.05}

@@ -138,7 +138,6 @@ def test_arrays_travel_apart_and_once() -> None:
     given = problem()
     parcel = transfer.pack_problem(given, cloudpickle, "processes")
     assert sum(part.nbytes for part in parcel.memory) == sum(t.nbytes for t in (X, Y, XV, YV))
-    assert parcel.size - len(parcel.body) == sum(part.nbytes for part in parcel.memory)
     there = transfer.unpack_problem(parcel)
     inputs, target = there.prepared.train.batch(torch.arange(ROWS))
     assert torch.equal(inputs, X)

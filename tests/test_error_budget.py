@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import wellposed as wp
 from wellposed.core.errors import InputError, TrainingError
 from wellposed.core.files import jsonable
-from wellposed.decomposition import picture
+from wellposed.decomposition import waterfall
 from wellposed.decomposition.budget_terms import TERMS, Levels, Remedy, cross_fitted
 from wellposed.decomposition.error_budget import RivalPlan
 from wellposed.decomposition.measured_budget import ErrorBudget
@@ -512,7 +512,6 @@ def test_the_last_weights_are_kept_where_asked_for() -> None:
 class TestReport:
     def test_steps_add_up_and_capacity_stands_apart(self, trained: Trained) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.decomposition import waterfall
         from wellposed.reporting import budget_panel as drawn
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
@@ -537,7 +536,6 @@ class TestReport:
     )
     def test_a_damaged_budget_is_left_out(self, trained: Trained, damage: Callable[[Any], Any]) -> None:
         pytest.importorskip("matplotlib")
-        from wellposed.decomposition import waterfall
 
         record = json.loads(json.dumps(jsonable(trained[3].to_dict())))
         damage(record)
@@ -564,7 +562,7 @@ def test_a_notebook_draws_it_where_it_can(trained: Trained, monkeypatch: pytest.
     assert "var(--" not in drawn  # a notebook has none of the page's colours
     nowhere = dataclasses.replace(budget.levels[0], floor=math.nan)
     assert "<svg" not in dataclasses.replace(budget, levels=(nowhere, *budget.levels[1:]))._repr_html_()
-    monkeypatch.setattr(picture, "find_spec", lambda _: None)
+    monkeypatch.setattr(waterfall, "find_spec", lambda _: None)
     assert "<svg" not in budget._repr_html_()
     assert "generalization gap" in budget._repr_html_()
 

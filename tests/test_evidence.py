@@ -42,11 +42,6 @@ def test_quantiles_are_students(p: float, dof: float) -> None:
     assert student_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-7, abs=1e-9)
 
 
-def test_closed_forms_of_one_and_two_degrees_of_freedom() -> None:
-    assert student_quantile(0.975, 1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-10)
-    assert student_quantile(0.975, 2) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025), rel=1e-10)
-
-
 @pytest.mark.parametrize(("p", "dof"), [(0, 3), (1, 3), (0.5, 0), (math.nan, 3), (0.9, math.nan)])
 def test_quantiles_outside_their_range(p: float, dof: float) -> None:
     with pytest.raises(InputError, match="student_quantile"):
@@ -136,30 +131,11 @@ def test_bad_level() -> None:
         crossed_interval([1.0, 2.0], level=1.0)
 
 
-def covered(seeds: int, of_seeds: float, of_both: float, draws: int, rows: int = 100) -> float:
-    """Share of intervals that hold 0, with the seeds' part of the variance of the mean ``of_seeds`` times the rows'."""
-    rng = np.random.default_rng(seeds)
-    hits = 0
-    for _ in range(draws):
-        d = rng.normal(size=(rows, 1)) + of_both * rng.normal(size=(rows, seeds))
-        d += math.sqrt(of_seeds * seeds / rows) * rng.normal(size=(1, seeds))
-        interval = crossed_interval(d)
-        hits += interval.low <= 0 <= interval.high
-    return hits / draws
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 20])
-@pytest.mark.parametrize(("of_seeds", "of_both"), [(0, 0), (0, 2), (1, 0), (1, 1), (4, 1), (20, 0)])
-def test_intervals_cover_their_level(seeds: int, of_seeds: float, of_both: float) -> None:
-    draws = 800
-    error = math.sqrt(0.95 * 0.05 / draws)
-    assert covered(seeds, of_seeds, of_both, draws) >= 0.95 - 3 * error
-
-
-@pytest.mark.slow
 def test_intervals_are_not_needlessly_wide() -> None:
-    assert covered(10, 1, 0, 800) <= 0.985
+    """That they hold 0 often enough, whatever the mixture of variances, is shown in `test_evidence_simulated`."""
+    rng = np.random.default_rng(10)
+    tables = [rng.normal(size=(100, 1)) + math.sqrt(0.1) * rng.normal(size=(1, 10)) for _ in range(400)]
+    assert np.mean([interval.low <= 0 <= interval.high for interval in map(crossed_interval, tables)]) <= 0.985
 
 
 def test_the_first_look_and_those_after() -> None:

@@ -22,7 +22,7 @@ from wellposed.data.data import Data
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import confirmation, timing
 from wellposed.search import improve as searching
-from wellposed.search.ablation import ablation, standard_error
+from wellposed.search.ablation import Worth, ablation, standard_error
 from wellposed.search.holdout import with_test
 from wellposed.search.improve import improve
 from wellposed.search.runner import Bench
@@ -88,7 +88,7 @@ BASELINE = Recipe(batch_size=16, optimizer={"lr": 0.1})
 def test_what_matters_is_worth_something_and_what_does_nothing_is_not() -> None:
     best = BASELINE.replace(model={"sees": True}, clip=1e6, terms=[{"penalty": "l2", "strength": 1e-9}])
     found = ablation(bench(problem(Blind, 300)), BASELINE, best, 3, None)
-    told = {one["ingredient"]: one for one in found.told()}
+    told = {one["ingredient"]: one for one in map(Worth.told, found.worths)}
     assert set(told) == {"model", "clip", "l2"}
     assert next(iter(told)) == "model", "the most valuable first"
     assert told["model"]["low"] > 0.1
@@ -104,7 +104,7 @@ def test_what_matters_is_worth_something_and_what_does_nothing_is_not() -> None:
 def test_an_ingredient_that_harms_is_worth_less_than_nothing() -> None:
     best = BASELINE.replace(model={"sees": True}, terms=[{"penalty": "max_norm", "bound": 1e-6}])
     found = ablation(bench(problem(Blind, 300)), BASELINE, best, 3, None)
-    worth = {one["ingredient"]: one for one in found.told()}
+    worth = {one["ingredient"]: one for one in map(Worth.told, found.worths)}
     assert worth["max_norm"]["high"] < 0
     assert found.simplest is not None
     assert found.simplest["without"] == ["max_norm"]
@@ -112,10 +112,10 @@ def test_an_ingredient_that_harms_is_worth_less_than_nothing() -> None:
 
 
 def test_the_baseline_has_nothing_to_take_apart_and_a_small_budget_says_so() -> None:
-    assert ablation(bench(problem()), BASELINE, BASELINE, 3, None).told() == []
+    assert ablation(bench(problem()), BASELINE, BASELINE, 3, None).worths == []
     small = bench(problem(), tried=5)
     best = BASELINE.replace(clip=1.0, noise={"dropout": 0.5}, averaging={"ema": 0.9})
-    assert ablation(small, BASELINE, best, 3, None).told() == []
+    assert ablation(small, BASELINE, best, 3, None).worths == []
     assert any("3 ingredients" in note and "not measured" in note for note in small.notes)
 
 
@@ -275,7 +275,7 @@ def test_pairs_are_whole_or_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(at, "train", cut)
     plan = confirmation.ConfirmationPlan(3, 3, None)
-    whole, rest = confirmation.trained_pairs(at, BASELINE, BASELINE.replace(clip=1.0), plan, 0, 3)
+    whole, rest = confirmation.trained_pairs(at, [BASELINE, BASELINE.replace(clip=1.0)], plan, 0, 3)
     assert (len(whole), len(rest)) == (1, 2)
     assert [a.seed for a, _ in whole + rest] == [1000, 1001, 1002]
     assert all(a.seed == b.seed for a, b in whole + rest)

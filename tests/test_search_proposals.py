@@ -182,7 +182,7 @@ def test_a_best_point_at_the_border_widens_the_space_there(space: Space) -> None
     assert playbook.widen(space, [*inside, best], -1.0) == [], "a score that is to be low has its best elsewhere"
     assert playbook.widen(space, [*inside[:3], best], 1.0) == [], "of four trials, the best says nothing of a range"
     before = space.declared
-    space.changed(wider)
+    space.dimensions[wider.name] = wider
     assert "l2.size from 0.001 to 1 became 0.001 to 3" in playbook.widening_note(before, space.dimensions)
     assert playbook.widening_note(before, {d.name: d for d in before}) == ""
 

@@ -41,15 +41,12 @@ def compress(
         folder = small.save(run / FOLDER) if small.shrunk else None
         difference = None if out is None else small.to_onnx(out)
     if as_json:
-        hand_over(
-            json.dumps(jsonable({**small.to_dict(), "folder": folder, "onnx": out, "onnx_difference": difference}))
-        )
+        written = {"folder": folder, "onnx": out, "onnx_difference": difference}
+        hand_over(json.dumps(jsonable({**small.to_dict(), **written})))
         return
     say(str(small))
     if folder is not None:
         say(f"written to '{folder}', with all that wp.verify needs")
     if out is not None:
-        complain(
-            f"note: ONNX written to '{out}'"
-            + ("" if difference is None else f"; onnxruntime differs by {difference:.2g}")
-        )
+        differs = "" if difference is None else f"; onnxruntime differs by {difference:.2g}"
+        complain(f"note: ONNX written to '{out}'{differs}")

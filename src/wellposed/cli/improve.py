@@ -149,17 +149,8 @@ def improve(
                 "began": began,
             }  # fmt: skip
             if folds is not None and table is not None:
-                study = improve_in_folds(
-                    table,
-                    folds,
-                    spent,
-                    seed,
-                    folder,
-                    metric=metric,
-                    class_weight=asked.class_weight,
-                    warnings=found,
-                    **options,
-                )
+                options |= {"metric": metric, "class_weight": asked.class_weight, "warnings": found}
+                study = improve_in_folds(table, folds, spent, seed, folder, **options)
             else:
                 study = search(problem, spent, seed, folder, resume=resume, **options)
         except KeyboardInterrupt:
@@ -174,7 +165,7 @@ def improve(
         late = study is not None and study.late
         with left_out() if late else contextlib.nullcontext():
             page = report(study or folder)
-        record = read_json(folder / STUDY, SCHEMA, "study") if study is None else study.record()
+        record = read_json(folder / STUDY, SCHEMA, "study")
     for weight in ("warning", "note"):
         for said in texts(record.get(f"{weight}s"), most=2000):
             complain(f"{weight}: {said}")
@@ -183,7 +174,7 @@ def improve(
             f"note: There was no time to draw the figures of the page; wellposed report {shlex.quote(str(folder))} draws them."
         )
     if as_json:
-        hand_over(json.dumps(read_json(folder / STUDY, SCHEMA, "study")) + "\n")
+        hand_over(json.dumps(record) + "\n")
     else:
         say(summary(record))
         say(f"report: {page}")
@@ -223,13 +214,7 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Prob
     from wellposed.data.table_files import open_table
     from wellposed.data.tables import prepare_table
     from wellposed.search.dependence import dependence
-    from wellposed.training.ready_problems import (
-        file_problem,
-        image_problem,
-        labelled_rows,
-        table_metric,
-        table_problem,
-    )
+    from wellposed.training import ready_problems as ready
 
     given = asked.given()
     if data is not None and PROBLEM_FILE.search(data):
@@ -237,13 +222,13 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Prob
             raise InputError(
                 f"{', '.join(given or ['--metric'])} is for tables; write it into the problem in {data!r}."
             )
-        return file_problem(data), None, ()
+        return ready.file_problem(data), None, ()
     if data is not None and re.search(r"\.py:?$", data):
         raise InputError(f"{data!r} is a Python file; say which problem in it, as {data.rstrip(':')}:NAME.")
     if data is not None and data.lower().endswith(".npz"):
         if given:
             raise InputError(f"{', '.join(given)} is for tables; {data!r} is a set of images.")
-        return image_problem(data, metric=metric), None, ()
+        return ready.image_problem(data, metric=metric), None, ()
     held: Any = None
     notes: tuple[str, ...] = ()
     readings: dict[str, Any] = {}
@@ -261,9 +246,10 @@ def problem_of(data: str | None, metric: str | None, asked: Asked) -> tuple[Prob
     )  # fmt: skip
     table = replace(table, warnings=(*notes, *table.warnings))
     held = held if asked.test is None else open_table(asked.test, readings).frame
-    rows = None if held is None else labelled_rows(held, table, asked.weight)
-    problem = table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
-    found = tuple(one.sentence for one in dependence(table, metric or table_metric(table, asked.class_weight)[0]))
+    rows = None if held is None else ready.labelled_rows(held, table, asked.weight)
+    problem = ready.table_problem(table, metric=metric, test=rows, valid=valid, class_weight=asked.class_weight)
+    measured_by = metric or ready.table_metric(table, asked.class_weight)[0]
+    found = tuple(one.sentence for one in dependence(table, measured_by))
     problem.warnings = (*problem.warnings, *found)
     return problem, table if held is None else None, found
 
@@ -276,10 +262,8 @@ def _split_names(target: str | None, frame: Any) -> str | list[str] | None:
 
 
 def _stem(data: str) -> str:
-    return (
-        re.sub(r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$", "", Path(data).name, flags=re.IGNORECASE)
-        or "table"
-    )
+    ending = r"(\.(csv|tsv|txt|parquet|xlsx|xlsm|xls|ods))?(\.gz)?$"
+    return re.sub(ending, "", Path(data).name, flags=re.IGNORECASE) or "table"
 
 
 def free_folder(wanted: Path) -> Path:

@@ -48,7 +48,6 @@ def predict(
 
 
 def prediction_columns(run: Path, data: str) -> dict[str, Any]:
-    """The predictions of the model in the folder `run` for the rows of `data`: columns by name, one value for each row."""
     from wellposed.core.errors import DataError
 
     saved, inputs = model_and_rows(run, data, encoded=False)
@@ -97,11 +96,13 @@ def model_and_rows(run: Path, data: str | None, encoded: bool = True) -> tuple[S
     if images != (saved.encoder is None):
         wanted = "a table with its columns" if images else "an .npz"
         raise DataError(f"The model in '{run}' does not take {data!r}; give {wanted}.")
-    columns = saved.encoder.columns if saved.encoder else ()
-    inputs = new_images(data) if images else read_cells(data, [column.name for column in columns])[0]
-    if encoded:
-        inputs = torch.as_tensor(inputs if saved.encoder is None else saved.encoder.transform(inputs))
-    return saved, inputs
+    inputs: Any
+    if saved.encoder is None:
+        inputs = new_images(data)
+    else:
+        inputs = read_cells(data, [column.name for column in saved.encoder.columns])[0]
+        inputs = saved.encoder.transform(inputs) if encoded else inputs
+    return saved, torch.as_tensor(inputs) if encoded else inputs
 
 
 def safe(cell: Any) -> Any:

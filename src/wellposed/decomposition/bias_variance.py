@@ -146,11 +146,8 @@ class BiasVariance:
         tables = [p.parts[part].table[:, [p.resamples.index(r) for r in both]] for p in (a, b)]
         found = crossed_interval(tables[0] - tables[1], level)
         more = half_over(a.parts[part].over_seeds - b.parts[part].over_seeds, level)
-        return replace(
-            found,
-            low=found.estimate - math.hypot(found.estimate - found.low, more),
-            high=found.estimate + math.hypot(found.high - found.estimate, more),
-        )
+        below, above = (math.hypot(found.estimate - end, more) for end in (found.low, found.high))
+        return replace(found, low=found.estimate - below, high=found.estimate + above)
 
     def findings(self) -> tuple[Finding, ...]:
         """What the ends of the path are: ``overfits`` where more strength shows less loss by less variance, ``over_regularized``
@@ -205,23 +202,16 @@ class BiasVariance:
             MissingExtra: pandas is not installed.
         """
         pandas = require("pandas", "tables")
-        return pandas.DataFrame(
-            [
-                {"recipe": p.name, "strength": p.strength, "part": name, **ends_of(part)}
-                for p in self.points
-                for name, part in {**p.parts, **(p.zero_one or {})}.items()
-            ]
-        )
+        parts = [(p, name, part) for p in self.points for name, part in {**p.parts, **(p.zero_one or {})}.items()]
+        rows = [{"recipe": p.name, "strength": p.strength, "part": name, **ends_of(part)} for p, name, part in parts]
+        return pandas.DataFrame(rows)
 
     def __str__(self) -> str:
         first = self.points[0]
         names = [name for name in NAMES if name in first.parts]
         squared = {"bias": "noise + bias²"} if self.loss in ("squared_error", "mse") else {}
         header = ["", *(squared.get(name, NAMES[name]) for name in names), "on all rows"]
-        rows = [
-            [point.name, *(format_interval(point.parts[name]) for name in names), f"{point.whole:.4g}"]
-            for point in self.points
-        ]
+        rows = [[p.name, *(format_interval(p.parts[name]) for name in names), f"{p.whole:.4g}"] for p in self.points]
         kind = "the same" if self.crossed else "own"
         count = min(len(point.resamples) for point in self.points)
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
@@ -231,11 +221,7 @@ class BiasVariance:
             aligned_table(header, rows),
         ]
         if first.zero_one is not None:
-            hits = [
-                [point.name, *(format_interval(point.zero_one[name]) for name in HITS)]
-                for point in self.points
-                if point.zero_one
-            ]
+            hits = [[p.name, *(format_interval(p.zero_one[n]) for n in HITS)] for p in self.points if p.zero_one]
             lines += ["", aligned_table(["", *HITS.values()], hits)]
         return "\n".join([*lines, "", *self.notes, *map(str, self.findings())])
 
@@ -291,21 +277,21 @@ def bias_variance(
         else Job(several[name], seed if crossed else stream_seed(seed, "resample", r), resample=r)
         for r, name, seed in keys
     ]
-    ended = train_complete(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    runs, stopped = train_complete(
+        problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows
+    )
     source, target, weight = rows_on(problem, where)
     points, dropped = [], 0
     for i, (name, recipe) in enumerate(several.items()):
         found: dict[int | None, list[torch.Tensor]] = {}
-        for place, run in sorted(ended.runs.items()):
+        for place, run in sorted(runs.items()):
             r, whose, _ = keys[place]
-            if whose == name:
-                outputs = run.outputs(source)
-                if bool(torch.isfinite(outputs).all()):
-                    found.setdefault(r, []).append(outputs)
+            if whose == name and bool(torch.isfinite(outputs := run.outputs(source)).all()):
+                found.setdefault(r, []).append(outputs)
         complete = [r for r in range(resamples) if len(found.get(r, [])) == len(numbers)]
         dropped += resamples - len(complete)
         if len(complete) < FEWEST:
-            if ended.interrupted:
+            if stopped:
                 raise KeyboardInterrupt
             raise TrainingError(
                 f"Only {len(complete)} of {resamples} resamples of {name!r} were trained to their end with finite outputs, "

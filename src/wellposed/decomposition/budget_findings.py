@@ -18,6 +18,10 @@ RATE_FACTOR = 3
 """A rival's rate that differs by less than this from the recipe's is the same to within what a search would tell."""
 
 
+def _share(budget: BudgetTerms, part: BudgetTerm) -> str:
+    return f"{part.estimate:.3g} of the validation loss of {budget.valid.estimate:.3g}"
+
+
 def _evidence(part: BudgetTerm, budget: BudgetTerms) -> dict[str, Any]:
     share = part.estimate / budget.valid.estimate if budget.valid.estimate > 0 else math.nan
     return {"estimate": part.estimate, "low": part.low, "high": part.high, "share": share}
@@ -95,16 +99,58 @@ def _on_the_way(budget: BudgetTerms) -> str:
 def _rival(budget: BudgetTerms) -> Recipe | None:
     """The recipe trained like the one that found w*."""
     rival = next((one.rival for one in budget.levels if one.rival is not None), None)
-    return None if rival is None else _trained_like(budget.recipe, rival)
+    if rival is None:
+        return None
+    theirs = rival.model_dump(include={"optimizer", "schedule", "epochs"})
+    return Recipe(**{**budget.recipe.model_dump(), **theirs})
 
 
 def finding_of(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    """The finding that a part names, by its own function."""
-    made = {
-        "floor": _of_floor, "capacity": _of_capacity, "charged": _of_charges, "regularization": _of_charges,
-        "optimization": _of_optimization, "stopping": _of_stopping, "gap": _of_gap,
-    }[part.name]  # fmt: skip
-    return made(budget, part)
+    """The finding that a part names."""
+    share = _share(budget, part)
+    if part.name == "floor":
+        return _named(
+            budget, part, "underfits", "optimization", "capacity",
+            "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor",
+            f"{share} is the floor: no network that was trained, the larger one included, fits its rows better. "
+            "More capacity or noise in the data.",
+        )  # fmt: skip
+    if part.name == "gap":
+        return _named(
+            budget, part, "overfits", "regularization", "regularizer", "a stronger regularizer, or more data",
+            f"{share} is the generalization gap between training and validation rows.",
+        )  # fmt: skip
+    if part.name == "optimization":
+        name, pulls, lever = _fault(budget)
+        return _named(
+            budget, part, name, "optimization", pulls, lever,
+            f"{share} is left by the optimizer, and validation improves by {_between(budget.valid_gain)} where the same "
+            "cost is minimized better.",
+            _rival(budget),
+        )  # fmt: skip
+    if part.name == "stopping" and budget.longer_harms:
+        return _named(
+            budget, part, "overfits", "regularization", "regularizer",
+            "a regularizer, so that training can go on without harm",
+            f"{share} is given up by stopping early, and rightly: going on raises the validation loss by "
+            f"{budget.going_on.estimate:.3g}. Stopping is the regularizer here.",
+        )  # fmt: skip
+    if part.name == "stopping":
+        return _named(
+            budget, part, "undertrained", "optimization", "schedule", "longer training, or an annealed rate",
+            f"{share} is given up by the choice of an early epoch, and validation improves by "
+            f"{-budget.going_on.estimate:.3g} where training goes on.",
+        )  # fmt: skip
+    if part.name != "capacity" and budget.objective.regularized:
+        return _named(
+            budget, part, "over_regularized", "regularization", "regularizer", "weaker terms and less noise",
+            f"{share} is the price of the recipe's own terms and noise: the best weights under them fit so much worse.",
+        )  # fmt: skip
+    return _named(  # where nothing is charged, what is left above the floor is the network's
+        budget, part, "underfits", "optimization", "capacity", "a larger network",
+        f"{share} is for want of capacity: a larger network fits the training rows so much better.",
+        budget.recipe.replace(model=dict(budget.larger)) if budget.larger else None,
+    )  # fmt: skip
 
 
 def _named(
@@ -144,52 +190,6 @@ def _named(
     )
 
 
-def _share(budget: BudgetTerms, part: BudgetTerm) -> str:
-    return f"{part.estimate:.3g} of the validation loss of {budget.valid.estimate:.3g}"
-
-
-def _of_floor(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    return _named(
-        budget, part, "underfits", "optimization", "capacity",
-        "a still larger network, better inputs, or cleaner labels: no regularizer and no optimizer gets below this floor",
-        f"{_share(budget, part)} is the floor: no network that was trained, the larger one included, fits its rows better. "
-        "More capacity or noise in the data.",
-    )  # fmt: skip
-
-
-def _of_capacity(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    return _named(
-        budget, part, "underfits", "optimization", "capacity", "a larger network",
-        f"{_share(budget, part)} is for want of capacity: a larger network fits the training rows so much better.",
-        budget.recipe.replace(model=dict(budget.larger)) if budget.larger else None,
-    )  # fmt: skip
-
-
-def _of_charges(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    if not budget.objective.regularized:  # nothing is charged: what is left above the floor is the network's
-        return _of_capacity(budget, part)
-    return _named(
-        budget, part, "over_regularized", "regularization", "regularizer", "weaker terms and less noise",
-        f"{_share(budget, part)} is the price of the recipe's own terms and noise: the best weights under them fit so much worse.",
-    )  # fmt: skip
-
-
-def _of_optimization(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    name, pulls, lever = _fault(budget)
-    return _named(
-        budget, part, name, "optimization", pulls, lever,
-        f"{_share(budget, part)} is left by the optimizer, and validation improves by {_between(budget.valid_gain)} where the same "
-        "cost is minimized better.",
-        _rival(budget),
-    )  # fmt: skip
-
-
-def _trained_like(recipe: Recipe, rival: Recipe) -> Recipe:
-    """The recipe with the rival's optimizer, schedule and length."""
-    names = ("optimizer", "schedule", "epochs")
-    return Recipe(**{**recipe.model_dump(), **{name: rival.model_dump()[name] for name in names}})
-
-
 def _fault(budget: BudgetTerms) -> tuple[str, str, str]:
     """The name of an optimizer's fault, the lever, and the advice: by the smallest change that makes good most of what was left:
     longer, then another rate, then another optimizer."""
@@ -209,28 +209,6 @@ def _median(values: list[float]) -> float:
     """Of those that are known; NaN, which compares as false, where none is."""
     found = sorted(value for value in values if math.isfinite(value))
     return found[len(found) // 2] if found else math.nan
-
-
-def _of_stopping(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    if budget.longer_harms:
-        return _named(
-            budget, part, "overfits", "regularization", "regularizer",
-            "a regularizer, so that training can go on without harm",
-            f"{_share(budget, part)} is given up by stopping early, and rightly: going on raises the validation loss by "
-            f"{budget.going_on.estimate:.3g}. Stopping is the regularizer here.",
-        )  # fmt: skip
-    return _named(
-        budget, part, "undertrained", "optimization", "schedule", "longer training, or an annealed rate",
-        f"{_share(budget, part)} is given up by the choice of an early epoch, and validation improves by "
-        f"{-budget.going_on.estimate:.3g} where training goes on.",
-    )  # fmt: skip
-
-
-def _of_gap(budget: BudgetTerms, part: BudgetTerm) -> Finding:
-    return _named(
-        budget, part, "overfits", "regularization", "regularizer", "a stronger regularizer, or more data",
-        f"{_share(budget, part)} is the generalization gap between training and validation rows.",
-    )  # fmt: skip
 
 
 def nothing_found(budget: BudgetTerms) -> Finding:

@@ -16,7 +16,7 @@ from wellposed.diagnosis.advice import Room
 from wellposed.diagnosis.finding import Change
 from wellposed.recipe.recipe import Recipe
 from wellposed.statistics.intervals import Array, crossed_interval
-from wellposed.statistics.student import student_quantile
+from wellposed.statistics.student import half_width
 
 MATERIAL = 0.01
 """A part below this share of the validation loss is not named: pulling its lever would move nothing that people read."""
@@ -186,15 +186,12 @@ class BudgetTerms:
     def _by_seed(self, name: str, of: Callable[[Levels], float]) -> BudgetTerm:
         """A part that only seeds vary: the training rows are the problem's."""
         values = tuple(of(one) for one in self.levels)
-        half = _half_width(values, self.level)
+        half = half_width(values, self.level)
         mean = math.fsum(values) / len(values)
         return BudgetTerm(name, values, mean - half, mean + half)
 
-    def _by_rows(self, name: str, of: Callable[[Levels], Array]) -> BudgetTerm:
-        """A part that seeds and validation rows vary."""
-        return self._of_rows(name, np.stack([of(one) for one in self.levels], axis=1))
-
-    def _of_rows(self, name: str, rows: Array) -> BudgetTerm:
+    def _by_rows(self, name: str, rows: Array) -> BudgetTerm:
+        """A part that validation rows and seeds vary: ``(rows, seeds)``."""
         found = crossed_interval(rows, self.level)
         return BudgetTerm(name, tuple(float(mean) for mean in rows.mean(0)), found.low, found.high, rows)
 
@@ -206,7 +203,7 @@ class BudgetTerms:
             self._by_seed("regularization", lambda one: one.best - one.floor),
             self._by_seed("optimization", lambda one: one.end - one.best),
             self._by_seed("stopping", lambda one: one.chosen - one.end),
-            self._by_rows("gap", lambda one: one.valid - one.chosen),
+            self._by_rows("gap", self._valid - np.array([one.chosen for one in self.levels])),
         )
 
     def __getitem__(self, name: str) -> BudgetTerm:
@@ -216,10 +213,8 @@ class BudgetTerms:
         Raises:
             InputError: there is none, or it could not be measured.
         """
-        known = {part.name: part for part in (*self.parts, *self.apart, self.valid, self.valid_gain, self.going_on)}
-        for extra in (self.shortfall, self.way_gain):
-            if extra is not None:
-                known[extra.name] = extra
+        always = (*self.parts, *self.apart, self.valid, self.valid_gain, self.going_on)
+        known = {part.name: part for part in (*always, self.shortfall, self.way_gain) if part is not None}
         if name not in known:
             raise InputError(f"This budget has no {name!r}. It has {listed(list(known), len(known))}.")
         return known[name]
@@ -227,7 +222,12 @@ class BudgetTerms:
     @cached_property
     def valid(self) -> BudgetTerm:
         """V(chosen), the sum of the terms."""
-        return self._by_rows("valid", lambda one: one.valid)
+        return self._by_rows("valid", self._valid)
+
+    @cached_property
+    def _valid(self) -> Array:
+        """V(chosen), ``(rows, seeds)``."""
+        return np.stack([one.valid for one in self.levels], axis=1)
 
     @cached_property
     def apart(self) -> tuple[BudgetTerm, ...]:
@@ -251,22 +251,21 @@ class BudgetTerms:
     @cached_property
     def valid_gain(self) -> BudgetTerm:
         """V(chosen) - V(w*): whether better optimization would help on new rows, and not only on the training rows."""
-        return self._by_rows("valid_gain", lambda one: one.valid - one.valid_best)
+        return self._by_rows("valid_gain", self._valid - np.stack([one.valid_best for one in self.levels], axis=1))
 
     @cached_property
     def way_gain(self) -> BudgetTerm | None:
         """V(chosen) less V on the way to w*, both at the epoch of lowest validation loss: whether better optimization helps
         where training is stopped as the recipe stops it. Measured where w* itself is not shown to help; else None."""
-        if any(one.valid_way is None for one in self.levels):
+        ways = [one.valid_way for one in self.levels if one.valid_way is not None]
+        if len(ways) < len(self.levels):
             return None
-        return self._by_rows(
-            "way_gain", lambda one: one.valid - (one.valid if one.valid_way is None else one.valid_way)
-        )
+        return self._by_rows("way_gain", self._valid - np.stack(ways, axis=1))
 
     @cached_property
     def going_on(self) -> BudgetTerm:
         """V(w_end) - V(chosen): above zero, going on did harm."""
-        return self._by_rows("going_on", lambda one: one.valid_end - one.valid)
+        return self._by_rows("going_on", np.stack([one.valid_end for one in self.levels], axis=1) - self._valid)
 
     @property
     def _split(self) -> tuple[BudgetTerm, ...]:
@@ -304,18 +303,15 @@ class BudgetTerms:
         return {"floor": "underfits", "capacity": "underfits", "gap": "overfits"}.get(part.name, part.name)
 
     def tried(self, part: BudgetTerm) -> tuple[Remedy, ...]:
-        """The changes that were tried for a part."""
-        name = self.name_of(part)
-        return tuple(remedy for remedy in self.remedies if remedy.name == name)
+        return tuple(remedy for remedy in self.remedies if remedy.name == self.name_of(part))
 
     def gain(self, remedy: Remedy) -> BudgetTerm:
         """V(chosen) less V of a remedy, both stopped by the recipe's rule."""
-        return self._of_rows(remedy.name, self._gains((remedy,))[0])
+        return self._by_rows(remedy.name, self._gains((remedy,))[0])
 
     def _gains(self, remedies: Sequence[Remedy]) -> Array:
         """``(remedies, rows, seeds)``: what each takes off the validation loss."""
-        valid = np.stack([one.valid for one in self.levels], axis=1)
-        return valid - np.stack([np.stack(remedy.valid, axis=1) for remedy in remedies])
+        return self._valid - np.stack([np.stack(remedy.valid, axis=1) for remedy in remedies])
 
     def answer(self, part: BudgetTerm) -> Answer | None:
         """What the best of the changes that were tried for a part takes off the validation loss; None where none was tried."""
@@ -324,7 +320,7 @@ class BudgetTerms:
             return None
         gains = self._gains(tried)
         best = tried[int(gains.mean((1, 2)).argmax())]
-        gain = self._of_rows(part.name, cross_fitted(gains))
+        gain = self._by_rows(part.name, cross_fitted(gains))
         return Answer(best, gain, self._worth(gain))
 
     def proven(self, part: BudgetTerm) -> bool:
@@ -365,10 +361,3 @@ class BudgetTerms:
         if part.rows is None or len(self.seeds) < 2 or self.level <= 0.5:
             return False
         return crossed_interval(part.rows, 2 * self.level - 1).low > 0
-
-
-def _half_width(values: Sequence[float], level: float) -> float:
-    """Of a t interval over the seeds; NaN for one, which says nothing of others."""
-    if len(values) < 2:
-        return math.nan
-    return student_quantile((1 + level) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))

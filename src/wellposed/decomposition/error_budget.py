@@ -177,7 +177,6 @@ class RivalPlan:
         return 1 if self.few else ON
 
     def kinds(self, objective: Objective, recipe: Recipe, bigger: Mapping[str, Any] | None) -> dict[str, list[Recipe]]:
-        """The recipes to train beside the one that is judged, by what each is for: ``rivals``, ``same`` and ``larger``."""
         return {
             "rivals": rival_recipes(objective, self.length, self.few),
             "same": unregularized_rivals(recipe, self.length, few=self.few) if objective.regularized else [],
@@ -233,7 +232,6 @@ class _Probe:
     notes: list[str] = field(default_factory=list)
 
     def measured(self, given: Sequence[Run], epochs: int | None, level: float) -> ErrorBudget:
-        """The budget."""
         began = time.perf_counter()
         own, ends = self.own(given)
         chosen = {
@@ -360,11 +358,8 @@ class _Probe:
                     "The recipe's own runs did not end in the time that was given. Give the budget more seconds, or runs."
                 )
             (ends if job.recipe is last else runs)[job.seed] = run
-        kept = {
-            s: r
-            for s, r in runs.items()
-            if r.best_epoch >= 0 and Stopped.DIVERGED not in (r.stopped, ends.get(s, r).stopped)
-        }
+        diverged = {s for s, r in runs.items() if Stopped.DIVERGED in (r.stopped, ends.get(s, r).stopped)}
+        kept = {s: r for s, r in runs.items() if r.best_epoch >= 0 and s not in diverged}
         if not kept:
             raise TrainingError(
                 "Every run of the recipe diverged, so there is no loss to split. Lower its learning rate."
@@ -388,9 +383,8 @@ class _Probe:
         )
         if any(map(interrupted, outcomes)):
             raise KeyboardInterrupt
-        padded = [*outcomes, *[None] * (len(jobs) - len(outcomes))]
-        kept = [outcome if isinstance(outcome, Run) else getattr(outcome, "run", None) for outcome in padded]
-        runs = [run if isinstance(run, Run) else None for run in kept]
+        kept = [outcome if isinstance(outcome, Run) else getattr(outcome, "run", None) for outcome in outcomes]
+        runs = [run if isinstance(run, Run) else None for run in kept] + [None] * (len(jobs) - len(kept))
         self.runs += sum(run is not None for run in runs)
         self.epochs += sum(len(run.history) for run in runs if run is not None)
         return runs
@@ -471,12 +465,8 @@ class _Probe:
     ) -> dict[tuple[str, int], Found]:
         """The best rival of each seed, and the best network without regularization, settled where nothing is drawn."""
         quiet = self.objective.fixed and not self.objective.noisy and not self.objective.recipe.noise.acting("labels")
-        wanted = [
-            (kind, seed)
-            for kind in (("rivals", "same") if quiet else ("same",))
-            for seed in seeds
-            if found.get((kind, seed))
-        ]
+        kinds = ("rivals", "same") if quiet else ("same",)
+        wanted = [(kind, seed) for kind in kinds for seed in seeds if found.get((kind, seed))]
         settled = {}
         for place, (kind, seed) in enumerate(wanted):
             best = min(found[kind, seed], key=lambda one: one.cost)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,16 @@ from wellposed.core.errors import InputError, described, listed
 from wellposed.core.preserve import reach_kept
 from wellposed.core.random import seeded
 from wellposed.decomposition import gap_figure
-from wellposed.decomposition.picture import figure_html
-from wellposed.decomposition.training_cost import DRAWS, View, loss_as_trained, loss_parts, penalty_costs, set_mode
+from wellposed.decomposition.training_cost import (
+    DRAWS,
+    Mode,
+    View,
+    loss_as_trained,
+    loss_parts,
+    penalty_costs,
+    set_mode,
+)
+from wellposed.decomposition.waterfall import figure_html
 from wellposed.losses.per_example import MeanLoss, PerExample, mean_loss
 from wellposed.noise.hooks import hooked
 from wellposed.noise.noise import PLACED
@@ -83,7 +91,6 @@ class GapShare:
 
     @property
     def says(self) -> str:
-        """What this share of the gap is, in words."""
         return SAYS[self.name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,22 +129,18 @@ class GapSplit:
         """The generalization gap: validation less training loss, like for like."""
         return self.valid - self.training
 
-    @cached_property
-    def _by_name(self) -> dict[str, GapShare]:
-        return {share.name: share for share in self.shares}
-
     def __getitem__(self, name: str) -> GapShare:
         """A share by its name.
 
         Raises:
             InputError: there is none.
         """
-        if name not in self._by_name:
-            raise InputError(f"This gap has no share {name!r}. It has {listed(list(self._by_name), len(self.shares))}.")
-        return self._by_name[name]
+        known = {share.name: share for share in self.shares}
+        if name not in known:
+            raise InputError(f"This gap has no share {name!r}. It has {listed(list(known), len(known))}.")
+        return known[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """The split as dicts and lists that JSON can hold."""
         numbers = {
             key: getattr(self, key) for key in ("logged", "training", "valid", "visible", "true", "level", "epoch")
         }
@@ -151,7 +154,6 @@ class GapSplit:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        """The waterfall and the text, as a notebook shows them."""
         return figure_html(str(self), self.figure)
 
     def figure(self) -> str:
@@ -223,7 +225,6 @@ class Stage:
 
     @property
     def value(self) -> float:
-        """The expected cost: the mean of the rows' parts plus the mean of the penalties."""
         return float(self.rows.mean() + self.more.mean())
 
 
@@ -254,12 +255,10 @@ def _moving(logged: float, now: Stage, level: float) -> GapShare:
 
 def _true(training: float, valid: Array, level: float) -> GapShare:
     """The generalization gap; the training rows are all that there are, the validation rows a sample."""
-    difference = valid - training
-    estimate = float(difference.mean())
-    if len(difference) < 2:
-        return GapShare("generalization", estimate, math.nan, math.nan)
-    found = crossed_interval(difference, level)
-    return GapShare("generalization", estimate, found.low, found.high)
+    estimate = float((valid - training).mean())
+    found = None if len(valid) < 2 else crossed_interval(valid - training, level)
+    low, high = (math.nan, math.nan) if found is None else (found.low, found.high)
+    return GapShare("generalization", estimate, low, high)
 
 
 # --- a run
@@ -296,15 +295,32 @@ def _of_run(run: Run, draws: int, level: float) -> GapSplit:
         if name != "batch_norm" or any(isinstance(module, _BatchNorm) for module in run.model.modules()):
             shares.append(_between(name, before, after, level))
         before = after
-    training, valid = (_data_loss(run, side, limit) for side in ("train", "valid"))
-    clean = Stage(training[1][:, None], np.zeros(1))
+    data = with_sample(problem.prepared, Sample(limit))
+    training, valid = run.losses(data.train_clean), run.losses(data.valid)
+    clean = Stage(_rows(training)[:, None], np.zeros(1))
     if averaged:
         shares.append(_between("averaging", before, clean, level))
     else:  # rounding, and losses that are one number for a batch
         shares[-1] = GapShare(shares[-1].name, *(value + clean.value - before.value for value in _numbers(shares[-1])))
-    shares.append(_true(training[0], valid[1], level))
-    kept = _there(shares, logged)
-    return GapSplit(logged, training[0], valid[0], _exact(kept, valid[0] - logged), level, epoch, tuple(notes))
+    shares.append(_true(training.mean, _rows(valid), level))
+    return _split_of(logged, training, valid, shares, level, epoch, notes)
+
+
+def _rows(loss: MeanLoss) -> Array:
+    return loss.rows.numpy().astype(np.float64)
+
+
+def _split_of(
+    logged: float,
+    training: MeanLoss,
+    valid: MeanLoss,
+    shares: list[GapShare],
+    level: float,
+    epoch: int,
+    notes: list[str],
+) -> GapSplit:
+    kept = _exact(_there(shares, logged), valid.mean - logged)
+    return GapSplit(logged, training.mean, valid.mean, kept, level, epoch, tuple(notes))
 
 
 def _there(shares: Sequence[GapShare], logged: float) -> list[GapShare]:
@@ -358,14 +374,6 @@ def _raw(run: Run, epoch: int, rows: int | None, notes: list[str]) -> Mapping[st
     return state
 
 
-def _data_loss(run: Run, side: str, rows: int | None) -> tuple[float, Array]:
-    """The loss in evaluation mode, and each row's part."""
-    data = with_sample(run.problem.prepared, Sample(rows))
-    source = data.train_clean if side == "train" else data.valid
-    found = run.losses(source)
-    return found.mean, found.rows.numpy().astype(np.float64)
-
-
 # --- somebody's own loop
 
 
@@ -376,18 +384,18 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
     if regularized is not None:
         with torch.no_grad():
             penalty = float(regularized.weights_penalty())
-    stages = {
-        mode: Stage(_watched(watch, mode, batch_size, draws, smooth), np.zeros(1))
-        for mode, smooth in (("training", True), ("unsmoothed", False), ("norms", False), ("evaluation", False))
-    }
-    cost = Stage(stages["training"].rows, np.full(1, penalty))
-    names = ("penalty", "smoothing", "dropout", "batch_norm")
-    order = (cost, stages["training"], stages["unsmoothed"], stages["norms"], stages["evaluation"])
-    shares = [
-        _between(name, before, after, level) for name, before, after in zip(names, order[:-1], order[1:], strict=True)
-    ]
+    views: tuple[tuple[Mode, bool], ...] = (
+        ("training", True),
+        ("training", False),
+        ("norms", False),
+        ("evaluation", False),
+    )
+    stages = [Stage(_watched(watch, mode, batch_size, draws, smooth), np.zeros(1)) for mode, smooth in views]
+    cost = Stage(stages[0].rows, np.full(1, penalty))
+    steps = zip(("penalty", "smoothing", "dropout", "batch_norm"), pairwise([cost, *stages]), strict=True)
+    shares = [_between(name, before, after, level) for name, (before, after) in steps]
     training, valid = (_watched_loss(watch, side) for side in ("train", "valid"))
-    shares.append(_true(training.mean, valid.rows.numpy().astype(np.float64), level))
+    shares.append(_true(training.mean, _rows(valid), level))
     notes = [f"Measured on {watch.rows} training rows and as many of validation."]
     if logged is None:
         notes.append(
@@ -402,9 +410,7 @@ def _of_watch(watch: Watch, logged: float | None, batch_size: int, draws: int, l
             "The unseen share holds weights that moved during the epoch, mixing, augmentation and noise that the loop adds, and "
             "penalties on outputs; its interval says how far the watched rows can mislead."
         )
-    kept = _there(shares, logged)
-    epoch = len(watch.history) - 1
-    return GapSplit(logged, training.mean, valid.mean, _exact(kept, valid.mean - logged), level, epoch, tuple(notes))
+    return _split_of(logged, training, valid, shares, level, len(watch.history) - 1, notes)
 
 
 def _rows_half(stage: Stage, level: float) -> float:
@@ -423,7 +429,7 @@ def _watched_loss(watch: Watch, side: str) -> MeanLoss:
         ).loss
 
 
-def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool) -> Array:
+def _watched(watch: Watch, mode: Mode, batch_size: int, draws: int, smooth: bool) -> Array:
     """Each watched training row's part of the loss with each draw, in one mode of the model."""
     found: list[Array] = []
     for draw in range(draws):
@@ -434,13 +440,13 @@ def _watched(watch: Watch, mode: str, batch_size: int, draws: int, smooth: bool)
                 stack.enter_context(kept)
             stack.enter_context(seeded(0, "gap", draw))
             stack.enter_context(watch.notes.blind())
-            set_mode(watch.model, "training" if mode == "unsmoothed" else mode)  # type: ignore[arg-type]
+            set_mode(watch.model, mode)
             parts: list[PerExample] = []
             for batch, _ in watch.batches("train"):
                 for part in _split(batch, batch_size):
                     outputs = watch.forward(watch.model, part)
                     parts.append(loss_parts(watch.loss, outputs, watch.target_of(part), smooth))
-            found.append(mean_loss(parts).rows.numpy().astype(np.float64))
+            found.append(_rows(mean_loss(parts)))
         if draw == 1 and np.array_equal(found[0], found[1]):  # nothing is drawn
             return found[0][:, None]
     return np.stack(found, axis=1)

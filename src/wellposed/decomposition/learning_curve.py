@@ -181,16 +181,14 @@ class LearningCurve:
             MissingExtra: pandas is not installed.
         """
         pandas = require("pandas", "tables")
-        return pandas.DataFrame(
-            [
-                {
-                    "recipe": c.name, "rows": x.rows, "train": x.train, "valid": x.valid.estimate, "valid_low": x.valid.low,
-                    "valid_high": x.valid.high, "gap": x.gap.estimate, "gap_low": x.gap.low, "gap_high": x.gap.high,
-                }
-                for c in self.curves
-                for x in c.levels
-            ]
-        )  # fmt: skip
+        rows = [
+            {
+                "recipe": c.name, "rows": x.rows, "train": x.train, "valid": x.valid.estimate, "valid_low": x.valid.low,
+                "valid_high": x.valid.high, "gap": x.gap.estimate, "gap_low": x.gap.low, "gap_high": x.gap.high,
+            }
+            for c in self.curves for x in c.levels
+        ]  # fmt: skip
+        return pandas.DataFrame(rows)
 
     def __str__(self) -> str:
         header = ["", "rows", "train", self.on, "gap"]
@@ -267,14 +265,16 @@ def learning_curve(
     where = evaluated_on(problem, on)
     keys = [(draw, name, rows) for draw in range(repeats) for name in several for rows in counts]
     jobs = [Job(as_many_steps(several[name], rows, total), draw, rows, draw) for draw, name, rows in keys]
-    ended = train_complete(problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows)
+    runs, stopped = train_complete(
+        problem, jobs, engine=engine, device=device, deadline=deadline, probe_rows=probe_rows
+    )
     source, target, weight = rows_on(problem, where)
-    outputs = {i: run.outputs(source) for i, run in ended.runs.items()}
+    outputs = {i: run.outputs(source) for i, run in runs.items()}
     wild = {keys[i] for i, found in outputs.items() if not bool(torch.isfinite(found).all())}
-    missing = {keys[i][0] for i in range(len(keys)) if i not in ended.runs} | {draw for draw, _, _ in wild}
+    missing = {keys[i][0] for i in range(len(keys)) if i not in runs} | {draw for draw, _, _ in wild}
     whole = [d for d in range(repeats) if d not in missing]
     if len(whole) < FEWEST_DRAWS:
-        if ended.interrupted:
+        if stopped:
             raise KeyboardInterrupt
         names = " and ".join(sorted({repr(name) for _, name, _ in wild}))
         raise TrainingError(
@@ -289,7 +289,7 @@ def learning_curve(
             mine = [place[d, name, rows] for d in whole]
             members = torch.stack([outputs[i] for i in mine]).double()
             losses = RowLosses(problem.loss, target, weight, members[0])
-            on_train = [trained_loss(jobs[i], ended.runs[i]) for i in mine]
+            on_train = [trained_loss(jobs[i], runs[i]) for i in mine]
             levels.append(level_of(rows, losses(members), losses.share, on_train))
         curves.append(curve_of(name, recipe, levels, matters))
     cut = repeats - len(whole)

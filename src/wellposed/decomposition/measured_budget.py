@@ -11,7 +11,7 @@ from wellposed.core.files import jsonable
 from wellposed.decomposition import waterfall
 from wellposed.decomposition.budget_findings import finding_of, nothing_found, remarks
 from wellposed.decomposition.budget_terms import BudgetTerm, BudgetTerms
-from wellposed.decomposition.picture import figure_html
+from wellposed.decomposition.waterfall import figure_html
 from wellposed.diagnosis.finding import Finding
 
 
@@ -32,7 +32,6 @@ class ErrorBudget(BudgetTerms):
 
     def to_dict(self) -> dict[str, Any]:
         """Terms, what they are made of, levels, levers and the cost of measuring, as dicts and lists that JSON can hold."""
-        shortfall = None if self.shortfall is None else self.shortfall.to_dict()
         return {
             "schema": 1,
             "recipe": self.recipe.describe(),
@@ -44,7 +43,7 @@ class ErrorBudget(BudgetTerms):
             "apart": [part.to_dict() for part in self.apart],
             "valid_gain": self.valid_gain.to_dict(),
             "way_gain": None if self.way_gain is None else self.way_gain.to_dict(),
-            "shortfall": shortfall,
+            "shortfall": None if self.shortfall is None else self.shortfall.to_dict(),
             "constant": None if math.isnan(self.constant) else self.constant,
             "lever": self.lever,
             "findings": [finding.to_dict() | {"says": finding.says} for finding in self.findings],
@@ -64,7 +63,6 @@ class ErrorBudget(BudgetTerms):
         return _table(self)
 
     def _repr_html_(self) -> str:
-        """The waterfall and the text, as a notebook shows them."""
         return figure_html(str(self), self.figure)
 
     def figure(self) -> str:
@@ -92,26 +90,24 @@ WORDS = {
 
 def _table(budget: ErrorBudget) -> str:
     """Each term with its interval and a bar from where the last one ended."""
-    lines: list[tuple[str, BudgetTerm, float]] = []
+    lines: list[tuple[BudgetTerm, float]] = []
     start = 0.0
     for part in budget.parts:
-        lines.append((WORDS[part.name], part, start))
-        if part.name == "regularization":
-            inner = start
-            for one in budget.apart:
-                lines.append((WORDS[one.name], one, inner))
-                inner += one.estimate
+        lines.append((part, start))
+        inner = start
+        for one in budget.apart if part.name == "regularization" else ():
+            lines.append((one, inner))
+            inner += one.estimate
         start += part.estimate
-    lines.append((WORDS["valid"], budget.valid, 0.0))
-    ends = [value for _, part, at in lines for value in (at, at + part.estimate)]
+    lines.append((budget.valid, 0.0))
+    ends = [value for part, at in lines for value in (at, at + part.estimate)]
     low, high = min(0.0, *ends), max(ends)
     scale = WIDTH / (high - low) if high > low else 0.0
-    wide = max(len(words) for words, _, _ in lines)
+    wide = max(len(WORDS[part.name]) for part, _ in lines)
     table = [f"Error budget of {budget.recipe.describe()}, {len(budget.seeds)} seed{'s'[: len(budget.seeds) != 1]}"]
-    table += [
-        f"{words.ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}  {_bar(at - low, part.estimate, scale)}".rstrip()
-        for words, part, at in lines
-    ]
+    for part, at in lines:
+        row = f"{WORDS[part.name].ljust(wide)}  {part.estimate:+9.4f}  {_interval(part):<20}"
+        table.append(f"{row}  {_bar(at - low, part.estimate, scale)}".rstrip())
     return "\n".join([*table, *_sentences(budget)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wellposed.core.errors import InputError, WellposedError
 from wellposed.parallel.executors import train_jobs
-from wellposed.parallel.jobs import Job, NotBegun, interrupted
+from wellposed.parallel.jobs import Job, NotBegun, Outcome, interrupted
 from wellposed.recipe.presets import as_recipe
 from wellposed.recipe.recipe import Recipe, chargeables
 from wellposed.training.history import Stopped
@@ -110,19 +110,6 @@ def amount_of(value: float) -> str:
     return "none" if value == math.inf else f"{value:g}"
 
 
-@dataclass(frozen=True)
-class TrainedJobs:
-    """What became of jobs that were trained together.
-
-    Attributes:
-        runs: those that were trained as their recipes say, by the job's place.
-        interrupted: whether Ctrl-C ended some of them.
-    """
-
-    runs: dict[int, Run]
-    interrupted: bool
-
-
 def train_complete(
     problem: Problem,
     jobs: Sequence[Job],
@@ -131,13 +118,13 @@ def train_complete(
     device: str | torch.device,
     deadline: float,
     probe_rows: int | None,
-) -> TrainedJobs:
-    """Train the jobs; runs that were cut off, by the deadline or Ctrl-C, are left out.
+) -> tuple[dict[int, Run], bool]:
+    """The runs that were trained as their recipes say, by the job's place; and whether Ctrl-C ended others.
 
     Raises:
         WellposedError: a recipe cannot be used, or a run failed: the first such error, after all others have ended.
     """
-    told: dict[int, Run | WellposedError] = {}
+    told: dict[int, Outcome] = {}
     stopped = False
     try:
         train_jobs(
@@ -151,7 +138,7 @@ def train_complete(
         if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
     runs = {i: run for i, run in told.items() if isinstance(run, Run) and run.stopped in WHOLE}
-    return TrainedJobs(runs, stopped or any(map(interrupted, told.values())))
+    return runs, stopped or any(map(interrupted, told.values()))
 
 
 def evaluated_on(problem: Problem, on: str | None) -> str:
@@ -187,15 +174,10 @@ def rows_on(problem: Problem, on: str) -> tuple[Any, Tensor, Tensor | None]:
 
 def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of words, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            word.ljust(width) if i == 0 else word.rjust(width)
-            for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    first, *others = zip(header, *rows, strict=True)
+    columns = [[word.ljust(max(map(len, first))) for word in first]]
+    columns += [[word.rjust(max(map(len, column))) for word in column] for column in others]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def ends_of(found: Any) -> dict[str, float]:

@@ -74,7 +74,7 @@ class Objective:
         """The objective of a recipe on a problem."""
         model = problem.build(recipe.model, 0)
         optimizer = recipe.optimizer.build(list(model.parameters()))
-        terms, counted, fixed, notes = [], [], True, []
+        terms, counted, fixed = [], [], True
         audit = {(row.term, row.how): row for row in regularize(optimizer, model, recipe.build_terms(1)).audit().rows}
         for spec, term in zip(recipe.terms, recipe.build_terms(1), strict=True):
             values = spec.model_dump()
@@ -94,12 +94,6 @@ class Objective:
             counted.append(terms[-1])
         elif own:
             fixed = False
-        if not fixed:
-            notes.append(
-                f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
-                "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
-            )
-        notes += _beside(recipe)
         plain = {"name": recipe.optimizer.name, "lr": recipe.optimizer.lr, **settings}
         changed = {**recipe.model_dump(), "terms": terms, "optimizer": plain, "averaging": {}, "lookahead": {}}
         changed["noise"] = recipe.noise.without("gradients")  # it only smooths the way
@@ -109,7 +103,7 @@ class Objective:
         noisy = any(rates) or noise.drawn
         more = bool(terms or own or noisy or noise.acting("labels") or recipe.sharpness.radius)
         cost = Recipe(**{**changed, "terms": counted})
-        return cls(Recipe(**changed), cost, fixed, noisy, more, tuple(notes))
+        return cls(Recipe(**changed), cost, fixed, noisy, more, _notes(recipe, fixed))
 
 
 def _coupled(optimizer: Optimizer) -> bool:
@@ -119,16 +113,21 @@ def _coupled(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.AdamW)
 
 
-def _beside(recipe: Recipe) -> list[str]:
+def _notes(recipe: Recipe, fixed: bool) -> tuple[str, ...]:
     """What regularizes and is in no cost."""
     notes = []
+    if not fixed:
+        notes.append(
+            f"Decay under {recipe.optimizer.title} minimizes no fixed cost. Its best weights are the lowest training loss "
+            "that was reached under the same decay, applied at least as long; there is no cost to fall short of."
+        )
     if recipe.sharpness.radius:
         notes.append(
             "The sharpness-aware step is taken by the rivals too; what it adds to the cost is not counted in the cost."
         )
     if any(term.schedule != "constant" or term.warmup for term in recipe.terms):
         notes.append("A strength that follows a schedule is judged at its last value.")
-    return notes
+    return tuple(notes)
 
 
 def rival_epochs(took: int, steps_per_epoch: int) -> int:
@@ -168,13 +167,9 @@ def rival_recipes(objective: Objective, epochs: int, few: bool = False) -> list[
 
 def long_training(recipe: Recipe, way: Mapping[str, Any], epochs: int) -> Recipe:
     """The recipe by another optimizer, annealed over so many epochs, with the weights of the last one."""
-    changed = {
-        **recipe.model_dump(),
-        "optimizer": dict(way),
-        "epochs": epochs,
-        "schedule": {"name": "cosine", "warmup": 0.05},
-    }
-    return Recipe(**{**changed, "stopping": {"patience": 0, "keep": "last"}})
+    annealed = {"epochs": epochs, "schedule": {"name": "cosine", "warmup": 0.05}}
+    last = {"stopping": {"patience": 0, "keep": "last"}}
+    return Recipe(**{**recipe.model_dump(), "optimizer": dict(way), **annealed, **last})
 
 
 def unregularized_rivals(
@@ -182,16 +177,14 @@ def unregularized_rivals(
 ) -> list[Recipe]:
     """The data loss alone, by Adam at several rates; with other settings of the model where they are given."""
     silent = without_regularization(recipe.replace(model=dict(settings or {})))
-    return [
-        long_training(silent, {"name": "adam", "lr": rate}, epochs) for rate in (FEW_ADAM_RATES if few else ADAM_RATES)
-    ]
+    rates = FEW_ADAM_RATES if few else ADAM_RATES
+    return [long_training(silent, {"name": "adam", "lr": rate}, epochs) for rate in rates]
 
 
 def without_regularization(recipe: Recipe) -> Recipe:
     """The recipe without regularization: no terms, no noise, none of the model's own dropout, no decay of the optimizer."""
-    optimizer = recipe.optimizer.model_dump() | (
-        {"weight_decay": 0.0} if recipe.optimizer.settings.get("weight_decay") else {}
-    )
+    decays = bool(recipe.optimizer.settings.get("weight_decay"))
+    optimizer = recipe.optimizer.model_dump() | ({"weight_decay": 0.0} if decays else {})
     silent = {"noise": NoiseSpec().without(*get_args(Where)), "terms": [], "sharpness": {}, "optimizer": optimizer}
     return Recipe(**{**recipe.model_dump(), **silent})
 
@@ -232,11 +225,8 @@ def _settings(problem: Problem, recipe: Recipe) -> dict[str, int]:
 
 def _grown(problem: Problem, key: str, value: int, times: int) -> int:
     known = [v for v in problem.space.get(key, []) if isinstance(v, int) and not isinstance(v, bool)]
-    if key in WIDTHS:
-        return max([times * value, *known])
-    if key in DEPTHS:
-        return max([value + 1, 2, *known])
-    return max([value, *known])
+    grown = [times * value] if key in WIDTHS else [value + 1, 2] if key in DEPTHS else [value]
+    return max([*grown, *known])
 
 
 def _parameters_of(problem: Problem, settings: Mapping[str, Any]) -> int:

@@ -111,8 +111,7 @@ def penalty_costs(
     """
     training = Training.begin(problem, recipe, seed, torch.device("cpu"), math.inf, rows, 2)
     training.model.load_state_dict(dict(state))
-    optimizer = find_wrapper(training.optimizer, Regularized)
-    assert optimizer is not None  # a training has one
+    optimizer = _regularized(training)
     optimizer.steps = step
     with torch.no_grad():
         found = float(optimizer.weights_penalty()), math.fsum(optimizer.values().values())
@@ -121,12 +120,15 @@ def penalty_costs(
 
 
 def _closed(training: Training) -> None:
-    """Take the hooks away."""
     if training.perturbed is not None:
         training.perturbed.remove()
+    _regularized(training).remove()
+
+
+def _regularized(training: Training) -> Regularized:
     optimizer = find_wrapper(training.optimizer, Regularized)
-    if optimizer is not None:
-        optimizer.remove()
+    assert optimizer is not None  # a training has one
+    return optimizer
 
 
 def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw: int, step: int) -> tuple[Array, float]:
@@ -135,9 +137,7 @@ def _one_draw(training: Training, state: StateDict, view: View, seed: int, draw:
     model.load_state_dict(dict(state))  # batch norm's statistics are moved by a draw
     set_mode(model, view.mode)
     training = replace(training, streams=Streams(stream_seed(seed, "draw", draw)))
-    optimizer = find_wrapper(training.optimizer, Regularized)
-    assert optimizer is not None
-    optimizer.steps = step
+    _regularized(training).steps = step
     parts: list[PerExample] = []
     weights: list[Tensor] = []
     order: list[Tensor] = []

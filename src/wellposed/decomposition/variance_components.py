@@ -20,7 +20,7 @@ from torch import Tensor
 from wellposed.core.errors import InputError
 from wellposed.losses.per_example import Loss
 from wellposed.statistics.intervals import Array, crossed_interval
-from wellposed.statistics.student import student_quantile
+from wellposed.statistics.student import half_width
 
 AT_ONCE = 2**22
 """Outputs whose losses are computed at once: 32 MB in double precision."""
@@ -236,9 +236,7 @@ def part_of(
 
 def half_over(seeds: Array, level: float) -> float:
     """Half the interval's width that crossed seeds add, by their pseudo-values; 0 of fewer than `FEWEST`."""
-    if len(seeds) < FEWEST:
-        return 0.0
-    return student_quantile((1 + level) / 2, len(seeds) - 1) * float(seeds.std(ddof=1)) / math.sqrt(len(seeds))
+    return 0.0 if len(seeds) < FEWEST else half_width(seeds, level)
 
 
 def decompose(outputs: Tensor, losses: RowLosses, crossing: bool) -> dict[str, VarianceComponent]:

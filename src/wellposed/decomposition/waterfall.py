@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from wellposed.core import drawing, formats
 from wellposed.core.drawing import standalone
 from wellposed.core.records import mapping, number_or_nan, part, rows, text
+from wellposed.core.signs import escape_html
 
 NAMES = {
     "floor": "floor",
@@ -21,20 +23,12 @@ NAMES = {
     "gap": "gap",
     "valid": "validation",
 }
-
-
 COLOURS = {"floor": drawing.REFERENCE, "gap": drawing.VALID, "valid": drawing.INK}
 """Of what is training cost, `draw.TRAIN`."""
-
-
 ROW, ROOM = 27, 46
 """Height of a row, and of the axis with the room above."""
-
-
 VALUES = 62
 """Width of the column of numbers on the right."""
-
-
 NARROWEST = 0.012
 """Of the frame: a whisker below it would be nothing but its caps."""
 
@@ -68,12 +62,8 @@ def budget_bars(record: Any) -> list[WaterfallBar]:
     start = 0.0
     for one in rows(part(record, "parts")):
         name = text(one.get("name"), 40)
-        inner = (
-            [apart["capacity"], apart["charged"]]
-            if name == "regularization" and {"capacity", "charged"} <= set(apart)
-            else [one]
-        )
-        for piece in inner:
+        split = name == "regularization" and {"capacity", "charged"} <= set(apart)
+        for piece in [apart["capacity"], apart["charged"]] if split else [one]:
             step = _step(piece, start)
             if step is None:
                 return []
@@ -132,15 +122,11 @@ def draw_waterfall(
                 _whisker(axes, row, step.whisker, frame)
             if row + 1 < len(steps):
                 axes.vlines(step.end, row + 0.27, row + 0.73, color=drawing.MUTED, linewidth=1, zorder=1)
-            written = (
-                formats.format_decimals(step.size, decimals)
-                if step.name == "valid"
-                else formats.with_sign(step.size, decimals)
-            )
+            write = formats.format_decimals if step.name == "valid" else formats.with_sign
             bold = step.name == lever or row + 1 == len(steps)
             axes.annotate(
-                written, (1, row), xycoords=("axes fraction", "data"), xytext=(VALUES - 8, 0), textcoords="offset points",
-                ha="right", va="center", color=drawing.INK, weight="bold" if bold else "normal",
+                write(step.size, decimals), (1, row), xycoords=("axes fraction", "data"), xytext=(VALUES - 8, 0),
+                textcoords="offset points", ha="right", va="center", color=drawing.INK, weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axhline(len(steps) - 1.5, color=drawing.LINE, linewidth=1, zorder=0)
         if frame[0] < 0:
@@ -173,8 +159,21 @@ def on_any_ground(svg: str) -> str:
     return standalone(svg.replace("var(--card)", "none"))
 
 
+def figure_html(text: str, draw: Callable[[], str]) -> str:
+    """HTML of a measurement: its figure above its text, which is folded away then. Without matplotlib the text is all there is.
+
+    Args:
+        text: what ``print`` shows.
+        draw: gives the figure as SVG, or an empty string where there is nothing to draw.
+    """
+    lines = "\n".join(map(escape_html, text.split("\n")))
+    printed = f"<pre>{lines}</pre>"
+    if find_spec("matplotlib") is None or not (figure := draw()):
+        return printed
+    return f'<div style="max-width: 560px">{figure}</div><details><summary>in numbers</summary>{printed}</details>'
+
+
 def bars_in_words(steps: Sequence[WaterfallBar], names: Mapping[str, str]) -> str:
-    """The names and sizes of the bars in one line of text."""
     return ", ".join(f"{names[step.name]} {formats.score(step.size)}" for step in steps)
 
 

@@ -121,7 +121,6 @@ class Ours(io.TextIOBase):
         return int(self._stream.write(text))
 
     def flush(self) -> None:
-        """Write out what the stream still holds."""
         self._stream.flush()
 
 
@@ -183,9 +182,8 @@ class Tasks:
                 # No more than can run, so that each leaves with the time that is left then.
                 while waiting and len(self.running) < self.count:
                     share = waiting.pop()
-                    self.running[self.task.remote(self.parcel, share, share.conditions.deadline - time.monotonic())] = (
-                        share
-                    )
+                    left = share.conditions.deadline - time.monotonic()
+                    self.running[self.task.remote(self.parcel, share, left)] = share
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=1.0)
                 for reference in ready:
                     self.take(reference)
@@ -205,11 +203,9 @@ class Tasks:
         except errors.RayTaskError as error:
             raise original_error(error) from error
         except errors.RayError as error:
-            said = " ".join(str(error).split())
+            said = f"{1 + RETRIES} Ray workers that trained this job died: {' '.join(str(error).split())}"
             for place in share.places:
-                self.told.finish_job(
-                    place, TrainingError(f"{1 + RETRIES} Ray workers that trained this job died: {said}")
-                )
+                self.told.finish_job(place, TrainingError(said))
             return
         for text in notes:
             emit("note", text=text)

@@ -116,13 +116,10 @@ def train_auto(problem: Problem, jobs: Sequence[Job], conditions: Conditions) ->
     ]  # fmt: skip
     for train, places, share in parts:
         now = time.monotonic()
-        part = replace(
-            conditions, device=where, deadline=now + share * (conditions.deadline - now), done=told.finish_job
-        )
-        if places:
+        deadline = now + share * (conditions.deadline - now)
+        part = replace(conditions, device=where, deadline=deadline, done=told.finish_job)
+        if places and not any(map(interrupted, told.outcomes.values())):
             train(problem, [jobs[i] for i in places], part.among(places))
-        if any(map(interrupted, told.outcomes.values())):
-            break
     return told.so_far(ended=False)
 
 
@@ -162,7 +159,14 @@ def fit_many(
             outcomes = [told[place] for place in sorted(told)]
     elif engine in ("auto", "inprocess"):
         train = partial(fit, device=device, deadline=deadline, rows=rows, probe_rows=probe_rows)
-        outcomes = one_by_one(jobs, partial(train, problem, optimizer=optimizer, stop=stop))
+        outcomes = []
+        for job in jobs:
+            try:
+                outcomes.append(train(problem, job.recipe, job.seed, optimizer=optimizer, stop=stop))
+            except WellposedError as error:
+                outcomes.append(error)
+            if interrupted(outcomes[-1]):
+                break
     else:
         raise InputError(
             f'optimizer= and stop= are called in this process, and engine={engine!r} trains elsewhere. Use "inprocess".'
@@ -171,16 +175,3 @@ def fit_many(
         if isinstance(outcome, WellposedError) and not isinstance(outcome, NotBegun):
             raise outcome
     return [outcome for outcome in outcomes if isinstance(outcome, Run)]
-
-
-def one_by_one(jobs: Sequence[Job], train: Callable[[Recipe, int], Run]) -> list[Outcome]:
-    """Each job's outcome, up to Ctrl-C."""
-    outcomes: list[Outcome] = []
-    for job in jobs:
-        try:
-            outcomes.append(train(job.recipe, job.seed))
-        except WellposedError as error:
-            outcomes.append(error)
-        if interrupted(outcomes[-1]):
-            break
-    return outcomes

@@ -32,7 +32,6 @@ class Job:
 
     @property
     def sample(self) -> Sample:
-        """Which training rows the job has: all, a part, or a resample."""
         return Sample(self.rows, self.draw, self.resample)
 
 

@@ -196,16 +196,14 @@ class Crew:
     def listen(self) -> None:
         """Until no worker is left, or those that were asked to end have had their time."""
         while self.workers and (self.ending is None or time.monotonic() < self.ending):
-            lines = {worker.line: worker for worker in self.workers}
-            ready = wait(list(lines), timeout=0.5)
-            for line in ready:
-                self.hear(lines[line])  # type: ignore[index]
-            if not ready:
-                for worker in [worker for worker in self.workers if not worker.alive() and not worker.line.poll()]:
+            ready = wait([worker.line for worker in self.workers], timeout=0.5)
+            for worker in list(self.workers):
+                if worker.line in ready:
+                    self.hear(worker)
+                elif not ready and not worker.alive() and not worker.line.poll():
                     self.lose(worker)
 
     def hear(self, worker: Worker) -> None:
-        """Take one message of a worker."""
         self.hearing = worker
         try:
             message = worker.line.recv_bytes()
@@ -232,7 +230,6 @@ class Crew:
             self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
-        """Ask every worker to end."""
         self.ending = time.monotonic() + PATIENCE
         if self.hearing in self.workers:  # half of its message is gone
             self.dismiss(self.hearing)
@@ -260,10 +257,9 @@ class Crew:
                 share = replace(share, places=left, jobs=tuple(self.jobs[i] for i in left))
             self.add(share, left, worker.tries + 1)
             return
+        said = f"{describe_death(status)} Train fewer at a time, or smaller ones."
         for place in left:
-            self.told.finish_job(
-                place, TrainingError(f"{describe_death(status)} Train fewer at a time, or smaller ones.")
-            )
+            self.told.finish_job(place, TrainingError(said))
 
 
 def describe_death(status: int | None) -> str:
@@ -322,10 +318,9 @@ class Fresh:
         """A worker that has been sent the problem and its share."""
         here, there = mp.Pipe()
         with there:
-            command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(there.fileno()), str(os.getpid())]
-            process = subprocess.Popen(
-                command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            line = there.fileno()
+            command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(line), str(os.getpid())]
+            process = subprocess.Popen(command, pass_fds=[line], stdin=subprocess.DEVNULL, start_new_session=True)
         with by_value(self.pickling, problem, share.jobs):
             jobs = self.pickling.dumps(share)
         # In a thread, since a new interpreter takes seconds until it reads.

@@ -45,11 +45,6 @@ class Parcel:
     body: bytes
     memory: tuple[np.ndarray, ...]
 
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        return len(self.body) + sum(part.nbytes for part in self.memory)
-
 
 def pack_problem(problem: Problem, pickling: ModuleType, engine: str) -> Parcel:
     """The problem as it travels, its rows split and encoded here, once.
@@ -101,9 +96,8 @@ class _Numbers:
 
 def _as_numpy(value: Any) -> Any:
     if type(value) is Tensor and value.device.type == "cpu" and not value.requires_grad:
-        with contextlib.suppress(
-            TypeError, RuntimeError
-        ):  # a type that numpy lacks, or a layout: it travels as a tensor
+        with contextlib.suppress(TypeError, RuntimeError):
+            # With a type that numpy lacks, or a layout, it travels as a tensor.
             return _Numbers(np.ascontiguousarray(value.numpy()))
     return value
 
@@ -124,15 +118,8 @@ def _arrays_of(inputs: Any, target: Any, weight: Any) -> Arrays:
 @contextlib.contextmanager
 def by_value(pickling: ModuleType, problem: Problem, jobs: Sequence[Job] = ()) -> Iterator[None]:
     """Send along the modules of a problem, and of what its recipes name, that nobody else could import: a file FILE.py:NAME."""
-    parts: list[Any] = [
-        problem.model,
-        problem.forward,
-        problem.loss.given,
-        problem.measured_by,
-        type(problem),
-        *THEIRS.values(),
-    ]
-    parts += [part for job in jobs for part in job.recipe.classes]
+    parts: list[Any] = [problem.model, problem.forward, problem.loss.given, problem.measured_by, type(problem)]
+    parts += [*THEIRS.values(), *(part for job in jobs for part in job.recipe.classes)]
     names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
     ours = [sys.modules[name] for name in names if name in sys.modules and not _importable(name)]
     fresh = [module for module in ours if module.__name__ not in pickling.list_registry_pickle_by_value()]
@@ -178,7 +165,6 @@ class SentError:
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
-    """An outcome as it travels back."""
     return pickle.dumps(_trained(outcome) if isinstance(outcome, Run) else _failed(outcome), protocol=5)
 
 

@@ -66,18 +66,17 @@ SCHEMA = 1
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     """Every optimizer of ``torch.optim`` by its name in small letters."""
-    return {
-        name.lower(): value
-        for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    base = torch.optim.Optimizer
+    classes = {
+        name: value for name, value in vars(torch.optim).items() if isinstance(value, type) and value is not base
     }
+    return {name.lower(): value for name, value in classes.items() if issubclass(value, base)}
 
 
 def chargeables() -> dict[str, type[Chargeable]]:
     """Every penalty and constraint by its name in recipes."""
-    penalties = classes_in("wellposed.penalties", Chargeable)
-    constraints = classes_in("wellposed.constraints", Chargeable)
-    return {name: cls for name, cls in {**penalties, **constraints}.items() if is_dataclass(cls)}
+    known = classes_in("wellposed.penalties", Chargeable) | classes_in("wellposed.constraints", Chargeable)
+    return {name: cls for name, cls in known.items() if is_dataclass(cls)}
 
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -112,7 +111,6 @@ class OptimizerSpec(OpenSection):
 
     @property
     def kind(self) -> type[torch.optim.Optimizer]:
-        """The optimizer's class."""
         return self.name if isinstance(self.name, type) else optimizers()[self.name]
 
     @property
@@ -134,9 +132,8 @@ class OptimizerSpec(OpenSection):
                 raise ValueError(
                     f"{self.title} takes no {key!r}.{did_you_mean(key, known)} Known: {listed(sorted(known), 20)}"
                 )
-            if "bool" not in str(parameters[key].annotation) and any(
-                isinstance(one, bool) for one in nested_values(value)
-            ):
+            boolean = any(isinstance(one, bool) for one in nested_values(value))
+            if boolean and "bool" not in str(parameters[key].annotation):
                 raise ValueError(
                     f"{key} = {described(value)} is not possible: a number is needed, and True and False are none"
                 )
@@ -155,7 +152,7 @@ class OptimizerSpec(OpenSection):
         if "weight_decay" in known:
             settings.setdefault("weight_decay", 0.0)
         known_to_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-        if cls in FUSED and not {"foreach", "fused"} & set(settings) and known_to_fuse:
+        if cls in FUSED and known_to_fuse and settings.keys().isdisjoint(("foreach", "fused")):
             settings["fused"] = True
         try:
             built: torch.optim.Optimizer = cls(parameters, lr=self.lr, **settings)
@@ -234,9 +231,8 @@ class ScheduleSpec(OpenSection):
                     f"a schedule that is a function takes no settings; it was given {listed(self.settings)}"
                 )
             return self.name
-        course: Course = build_object(
-            COURSES[self.name], f"schedule {self.name!r}", self.settings, ["name", "warmup", "per"]
-        )
+        others = ["name", "warmup", "per"]
+        course: Course = build_object(COURSES[self.name], f"schedule {self.name!r}", self.settings, others)
         return course
 
     def rate(self, base: float, step: int, total: int, epoch_steps: int) -> float:
@@ -362,7 +358,6 @@ class TermSpec(OpenSection):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the charge is made with."""
         own = {key: value for key in ("strength", "bound") if (value := getattr(self, key)) is not None}
         return {**own, **super().settings}
 
@@ -380,9 +375,8 @@ class TermSpec(OpenSection):
             ValueError: the penalty is not known or does not take what was given.
         """
         settings = {key: value.value if isinstance(value, Held) else value for key, value in self.settings.items()}
-        charge: Chargeable = build_object(
-            self.charge, f"penalty {self.name!r}", settings, ["how", "schedule", "warmup"]
-        )
+        others = ["how", "schedule", "warmup"]
+        charge: Chargeable = build_object(self.charge, f"penalty {self.name!r}", settings, others)
         if isinstance(self.schedule, Held):
             schedule = None if total_steps is None else self.schedule.value
         else:
@@ -668,12 +662,9 @@ def _toml_text(path_or_text: str | Path) -> tuple[str, str]:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
-        flat: dict[str, Any] = {}
-        for key, value in values.items():
-            flat |= _flat(value, f"{prefix}{key}.")
-        return flat
-    return {prefix.removesuffix("."): values}
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
 
 
 def explain_errors(error: ValidationError) -> str:
@@ -682,20 +673,18 @@ def explain_errors(error: ValidationError) -> str:
     for problem in error.errors():
         place = [part for part in problem["loc"] if part not in ("float", "int", "str", "bool", "tuple[str, ...]")]
         key = ".".join(str(part) for part in place)
+        given = described(problem["input"])
         if place[0] == "model" and len(place) > 1:
-            value = f"model.{place[1]} = {described(problem['input'])}"
-            sentences.append(
-                f"{value} is not possible: a setting of the model is a number, text, true or false, or a list"
-            )
+            said = "a setting of the model is a number, text, true or false, or a list"
+            sentences.append(f"model.{place[1]} = {given} is not possible: {said}")
         elif problem["type"] == "extra_forbidden":
             known = _keys_at(place[:-1])
-            sentences.append(
-                f"unknown key {key!r}.{did_you_mean(str(place[-1]), known)} Known here: {listed(known, 14)}"
-            )
+            hint = did_you_mean(str(place[-1]), known)
+            sentences.append(f"unknown key {key!r}.{hint} Known here: {listed(known, 14)}")
         elif problem["type"] == "value_error":
             sentences.append(f"{key}: {str(problem['ctx']['error']).removesuffix('.')}")
         else:
-            sentences.append(f"{key} = {described(problem['input'])} is not possible: {problem['msg'].lower()}")
+            sentences.append(f"{key} = {given} is not possible: {problem['msg'].lower()}")
     text = "; ".join(dict.fromkeys(sentence.removesuffix(".") for sentence in sentences))
     return text if text.endswith("?") else f"{text}."
 

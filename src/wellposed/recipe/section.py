@@ -49,7 +49,7 @@ class Section(BaseModel):
 class OpenSection(Section):
     """A section that names something which takes settings of its own: they stand beside the section's keys."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_default=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="allow")
     tables: ClassVar[bool] = False
     """Whether a setting may itself have keys."""
 

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from wellposed.core import formats
-from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text, texts
+from wellposed.core.records import finite_numbers, mapping, number_or_nan, numbers_or_nan, part, rows, text, texts
 from wellposed.decomposition.waterfall import NAMES, bars_in_words, budget_bars, draw_waterfall, lever_of
+from wellposed.study.verdict import estimate_and_ends
 
 MOST_NOTES = 8
 
@@ -37,23 +38,14 @@ def _facts(record: Any) -> list[tuple[str, str]]:
         ("valid_gain", "validation gain at the best weights"),
         ("way_gain", "validation gain on the way there"),
     ):
-        one = mapping(part(record, key))
-        estimate, low, high = (number_or_nan(one.get(end)) for end in ("estimate", "low", "high"))
+        estimate, low, high = estimate_and_ends(mapping(part(record, key)))
         if not math.isfinite(estimate):
             continue
         decimals = formats.decimals_for(high - low if math.isfinite(high - low) else abs(estimate))
-        span = (
-            f" ({formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)})"
-            if finite_numbers([low, high])
-            else ""
-        )
-        facts.append((name, f"{formats.with_sign(estimate, decimals)}{span}"))
-    seeds = (
-        finite_numbers([number_or_nan(seed) for seed in part(record, "seeds") or []])
-        if isinstance(part(record, "seeds"), list)
-        else []
-    )
-    if seeds:
+        span = f" ({formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)})"
+        said = formats.with_sign(estimate, decimals)
+        facts.append((name, f"{said}{span if finite_numbers([low, high]) else ''}"))
+    if seeds := finite_numbers(numbers_or_nan(part(record, "seeds"))):
         facts.append(("seeds", formats.count(len(seeds))))
     runs, seconds = number_or_nan(part(record, "runs")), number_or_nan(part(record, "seconds"))
     if math.isfinite(runs) and math.isfinite(seconds):

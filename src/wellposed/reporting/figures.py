@@ -13,23 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wellposed.core.drawing import (
-    BASELINE,
-    BEST,
-    INK,
-    LINE,
-    MUTED,
-    PAPER,
-    TRAIN,
-    VALID,
-    _bulk,
-    _padded,
-    axis_limits,
-    draw_markers,
-    named_rows,
-    render_svg,
-    ticks,
-)
+from wellposed.core import drawing
 from wellposed.core.formats import decimals_for, format_decimals, score, with_sign
 from wellposed.core.records import finite_numbers
 
@@ -56,31 +40,31 @@ class Mark:
 
 def common_limits(groups: Sequence[Sequence[float]], needed: Sequence[float]) -> tuple[float, float]:
     """One frame for several groups, each with its own bulk inside: a long history does not crowd out a short one."""
-    bulks = [_bulk(group) for group in groups if finite_numbers(list(group))]
+    bulks = [drawing._bulk(group) for group in groups if finite_numbers(list(group))]
     ends = [end for bulk in bulks for end in bulk] + finite_numbers(list(needed))
-    return _padded(min(ends), max(ends), 0.07) if ends else (0.0, 1.0)
+    return drawing._padded(min(ends), max(ends), 0.07) if ends else (0.0, 1.0)
 
 
 def curves(name: str, label: str, train: Curve, valid: Curve, chosen: int, frame: tuple[float, float]) -> str:
     """Training (dashed) and validation (solid) against the epoch, with one standard error, the chosen epoch marked."""
 
     def paint(axes: Any) -> None:
-        for curve, colour, dashes in ((train, TRAIN, (0, (4, 2))), (valid, VALID, "solid")):
+        for curve, colour, dashes in ((train, drawing.TRAIN, (0, (4, 2))), (valid, drawing.VALID, "solid")):
             kept = thin_out(len(curve.values), chosen)
             x, y, se = (np.asarray(part, dtype=float)[kept] for part in (curve.epochs, curve.values, curve.se))
             if np.isfinite(se).any():
                 axes.fill_between(x, y - se, y + se, color=colour, alpha=0.18, linewidth=0)
             dot = "o" if np.isfinite(y).sum() < 3 else ""
             axes.plot(x, y, color=colour, linestyle=dashes, marker=dot, markersize=4)
-        ticks(axes.yaxis, *frame)
+        drawing.ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         span = epoch_span(train.epochs)
-        ticks(axes.xaxis, *span, integer=True)
+        drawing.ticks(axes.xaxis, *span, integer=True)
         axes.set_xlim(*span)
         axes.set_xlabel("epoch")
         _mark_chosen(axes, valid, chosen, span)
 
-    return render_svg(name, label, 230, paint, bottom=40)
+    return drawing.render_svg(name, label, 230, paint, bottom=40)
 
 
 def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]) -> None:
@@ -88,11 +72,11 @@ def _mark_chosen(axes: Any, valid: Curve, chosen: int, span: tuple[float, float]
         return
     x = valid.epochs[chosen]
     right = x > (span[0] + span[1]) / 2
-    axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    draw_markers(axes, [(x, valid.values[chosen])], VALID, "o", size=8)
+    axes.axvline(x, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    drawing.draw_markers(axes, [(x, valid.values[chosen])], drawing.VALID, "o", size=8)
     axes.annotate(
         f"chosen: epoch {format_decimals(x, 0)}", (x, 1), xycoords=("data", "axes fraction"), xytext=(-5 if right else 5, 1),
-        textcoords="offset points", ha="right" if right else "left", va="bottom", color=INK,
+        textcoords="offset points", ha="right" if right else "left", va="bottom", color=drawing.INK,
     )  # fmt: skip
 
 
@@ -114,9 +98,9 @@ def loss_waterfall(
 ) -> str:
     """Training loss, plus the gap with its sign, is the validation loss: three steps, one below the other."""
     steps = [
-        ("training cost", 0.0, train, TRAIN),
-        ("gap", train, valid - train, VALID),
-        ("validation", 0.0, valid, VALID),
+        ("training cost", 0.0, train, drawing.TRAIN),
+        ("gap", train, valid - train, drawing.VALID),
+        ("validation", 0.0, valid, drawing.VALID),
     ]
 
     def paint(axes: Any) -> None:
@@ -127,20 +111,20 @@ def loss_waterfall(
             axes.barh(row, width, left=start, height=0.56, color=colour, alpha=0.45 if gap else 1, linewidth=0)
             text = with_sign(width, decimals) if gap else format_decimals(width, decimals)
             end = max(start + width, start)
-            axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=INK)
-        axes.vlines([train, valid], [0.28, 1.28], [0.72, 1.72], color=MUTED, linewidth=1)
+            axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=drawing.INK)
+        axes.vlines([train, valid], [0.28, 1.28], [0.72, 1.72], color=drawing.MUTED, linewidth=1)
         if math.isfinite(constant) and frame[0] < constant < frame[1]:
-            axes.axvline(constant, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+            axes.axvline(constant, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
             axes.annotate(
-                "constant", (constant, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=MUTED
-            )
+                "constant", (constant, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=drawing.MUTED,
+            )  # fmt: skip
         if frame[0] < 0:
-            axes.axvline(0, color=MUTED, linewidth=1)
-        named_rows(axes, [step[0] for step in steps])
-        ticks(axes.xaxis, *frame)
+            axes.axvline(0, color=drawing.MUTED, linewidth=1)
+        drawing.named_rows(axes, [step[0] for step in steps])
+        drawing.ticks(axes.xaxis, *frame)
         axes.set_xlim(*frame)
 
-    return render_svg(name, label, 162, paint, left=98, right=12)
+    return drawing.render_svg(name, label, 162, paint, left=98, right=12)
 
 
 def waterfall_frame(pairs: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
@@ -161,22 +145,22 @@ def dots(name: str, label: str, marks: Sequence[Mark]) -> str:
         for row, mark in enumerate(marks):
             inside = frame[0] <= mark.value <= frame[1]
             x = min(max(mark.value, frame[0]), frame[1])
-            axes.axhline(row, color=LINE, linewidth=1, zorder=0)
+            axes.axhline(row, color=drawing.LINE, linewidth=1, zorder=0)
             sign = "o" if inside else "<" if mark.value < frame[0] else ">"
-            filled = mark.colour in (BASELINE, BEST)
+            filled = mark.colour in (drawing.BASELINE, drawing.BEST)
             axes.plot(
                 [x], [row], sign, markersize=9, color=mark.colour, markeredgewidth=2, clip_on=False,
-                markerfacecolor=mark.colour if filled else PAPER,
+                markerfacecolor=mark.colour if filled else drawing.PAPER,
             )  # fmt: skip
             axes.annotate(
                 score(mark.value), (1, row), xycoords=("axes fraction", "data"), xytext=(10, 0),
-                textcoords="offset points", va="center", color=INK,
+                textcoords="offset points", va="center", color=drawing.INK,
             )  # fmt: skip
-        named_rows(axes, [mark.label for mark in marks], pad=14)
-        ticks(axes.xaxis, *frame, most=4)
+        drawing.named_rows(axes, [mark.label for mark in marks], pad=14)
+        drawing.ticks(axes.xaxis, *frame, most=4)
         axes.set_xlim(*frame)
 
-    return render_svg(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
+    return drawing.render_svg(name, label, 48 + 28 * len(marks), paint, left=140, right=66)
 
 
 def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
@@ -184,8 +168,8 @@ def _dots_frame(values: Sequence[float]) -> tuple[float, float]:
     found = sorted(finite_numbers(list(values)))
     for inner in (found[1:], found[:-1]):
         if len(inner) >= 3 and found[-1] - found[0] > 8 * (inner[-1] - inner[0]) > 0:
-            return axis_limits(inner, inner, pad=0.15)
-    return axis_limits(found, found)
+            return drawing.axis_limits(inner, inner, pad=0.15)
+    return drawing.axis_limits(found, found)
 
 
 def draw_trials(
@@ -193,28 +177,28 @@ def draw_trials(
 ) -> str:
     """The validation score of each recipe in the order of trying, and the best score so far as a line."""
     running = _running_best(scores, higher)
-    frame = axis_limits(scores, running[-1:])
+    frame = drawing.axis_limits(scores, running[-1:])
 
     def paint(axes: Any) -> None:
-        axes.plot(order, running, color=BEST, drawstyle="steps-post", linewidth=1.5, zorder=2)
-        for mine, colour, sign in ((True, BASELINE, "s"), (False, BEST, "o")):
+        axes.plot(order, running, color=drawing.BEST, drawstyle="steps-post", linewidth=1.5, zorder=2)
+        for mine, colour, sign in ((True, drawing.BASELINE, "s"), (False, drawing.BEST, "o")):
             dots = [(x, y) for x, y, b in zip(order, scores, baseline, strict=True) if b is mine and math.isfinite(y)]
-            draw_markers(axes, [(x, y) for x, y in dots if frame[0] <= y <= frame[1]], colour, sign)
-            draw_markers(axes, [(x, frame[0]) for x, y in dots if y < frame[0]], colour, "v")
-            draw_markers(axes, [(x, frame[1]) for x, y in dots if y > frame[1]], colour, "^")
-        ticks(axes.yaxis, *frame)
+            drawing.draw_markers(axes, [(x, y) for x, y in dots if frame[0] <= y <= frame[1]], colour, sign)
+            drawing.draw_markers(axes, [(x, frame[0]) for x, y in dots if y < frame[0]], colour, "v")
+            drawing.draw_markers(axes, [(x, frame[1]) for x, y in dots if y > frame[1]], colour, "^")
+        drawing.ticks(axes.yaxis, *frame)
         axes.set_ylim(*frame)
         low, high = min(order), max(order)
-        ticks(axes.xaxis, low, high, integer=True)
+        drawing.ticks(axes.xaxis, low, high, integer=True)
         axes.set_xlim(low - 0.5, high + 0.5)
         axes.set_xlabel("recipe, in the order of trying")
 
-    return render_svg(name, label, 250, paint, bottom=40)
+    return drawing.render_svg(name, label, 250, paint, bottom=40)
 
 
 def outside(scores: Sequence[float], higher: bool) -> int:
     """How many scores `draw_trials` draws at the edge of its frame."""
-    low, high = axis_limits(scores, _running_best(scores, higher)[-1:])
+    low, high = drawing.axis_limits(scores, _running_best(scores, higher)[-1:])
     return sum(not low <= value <= high for value in finite_numbers(list(scores)))
 
 
@@ -230,22 +214,22 @@ def _running_best(scores: Sequence[float], higher: bool) -> list[float]:
 def interval(name: str, label: str, estimate: float, low: float, high: float, pairs: Sequence[float]) -> str:
     """The improvement with its interval against zero, and below it the difference of each paired seed."""
     ends = [0.0, estimate, low, high, *pairs]
-    frame = axis_limits(ends, ends, pad=0.1)
+    frame = drawing.axis_limits(ends, ends, pad=0.1)
 
     def paint(axes: Any) -> None:
-        axes.axvspan(max(frame[0], 0.0), frame[1], color=BEST, alpha=0.08, linewidth=0)
-        axes.axvline(0, color=INK, linewidth=1.2)
-        axes.hlines([0], low, high, color=BEST, linewidth=3)
-        draw_markers(axes, [(estimate, 0)], BEST, "o", size=10)
+        axes.axvspan(max(frame[0], 0.0), frame[1], color=drawing.BEST, alpha=0.08, linewidth=0)
+        axes.axvline(0, color=drawing.INK, linewidth=1.2)
+        axes.hlines([0], low, high, color=drawing.BEST, linewidth=3)
+        drawing.draw_markers(axes, [(estimate, 0)], drawing.BEST, "o", size=10)
         if pairs:
-            draw_markers(axes, [(pair, 1) for pair in pairs], MUTED, "D")
-        named_rows(axes, ["improvement", "each seed"] if pairs else ["improvement"])
-        ticks(axes.xaxis, *frame, most=4, sign=True)
+            drawing.draw_markers(axes, [(pair, 1) for pair in pairs], drawing.MUTED, "D")
+        drawing.named_rows(axes, ["improvement", "each seed"] if pairs else ["improvement"])
+        drawing.ticks(axes.xaxis, *frame, most=4, sign=True)
         axes.set_xlim(*frame)
         for text, ha, gap in (("worse", "right", -5), ("better", "left", 5)):
             axes.annotate(
                 text, (0, 1), xycoords=("data", "axes fraction"), xytext=(gap, 2), textcoords="offset points",
-                ha=ha, va="bottom", color=MUTED,
+                ha=ha, va="bottom", color=drawing.MUTED,
             )  # fmt: skip
 
-    return render_svg(name, label, 124 if pairs else 92, paint, left=104, right=16)
+    return drawing.render_svg(name, label, 124 if pairs else 92, paint, left=104, right=16)

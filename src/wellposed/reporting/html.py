@@ -147,16 +147,13 @@ def _glance(record: dict[str, Any]) -> list[dict[str, str]]:
             before = formats.score(values[0]) if len(values) == 2 else ""
             note += verdict.beside_constant(record, key)
             cells.append({"label": label, "before": before, "value": formats.score(values[-1]), "note": note})
-    tried = number_or_nan(record.get("recipes_tried"))
-    if math.isfinite(tried):
-        seconds = number_or_nan(record.get("seconds"))
-        note = f"in {formats.duration(seconds)}" if math.isfinite(seconds) else ""
-        cells.append({"label": "recipes tried", "before": "", "value": formats.count(tried), "note": note})
-    size = number_or_nan(part(record, "data", "rows"))
-    if math.isfinite(size):
-        features = number_or_nan(part(record, "data", "features"))
-        note = formats.count_noun(features, "feature") if math.isfinite(features) else ""
-        cells.append({"label": "rows of data", "before": "", "value": formats.count(size), "note": note})
+    seconds, features = number_or_nan(record.get("seconds")), number_or_nan(part(record, "data", "features"))
+    took = f"in {formats.duration(seconds)}" if math.isfinite(seconds) else ""
+    wide = formats.count_noun(features, "feature") if math.isfinite(features) else ""
+    tried, size = number_or_nan(record.get("recipes_tried")), number_or_nan(part(record, "data", "rows"))
+    for label, number, note in (("recipes tried", tried, took), ("rows of data", size, wide)):
+        if math.isfinite(number):
+            cells.append({"label": label, "before": "", "value": formats.count(number), "note": note})
     return cells
 
 
@@ -258,7 +255,7 @@ def _decomposition(record: dict[str, Any]) -> dict[str, Any] | None:
     budgets = {side: one for side in sides if waterfall.budget_bars(one := part(record, "error_budget", side))}
     if not found and not budgets:
         return None
-    constant = (finite_numbers(constants) or [math.nan])[0]
+    constant = verdict.first_number(*constants)
     plain = {side: pair for side, pair in found.items() if side not in budgets}
     frame = figures.waterfall_frame(list(plain.values()), constant)
     wide = waterfall.budget_frame([waterfall.budget_bars(one) for one in budgets.values()])
@@ -297,11 +294,8 @@ def _diagnoses(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
     confidence = number_or_nan(finding.get("confidence"))
-    evidence = {
-        text(key, 60): value
-        for key, value in list(mapping(finding.get("evidence")).items())[:24]
-        if not isinstance(value, (dict, list))
-    }
+    numbers = list(mapping(finding.get("evidence")).items())[:24]
+    evidence = {text(key, 60): value for key, value in numbers if not isinstance(value, (dict, list))}
     return {
         "name": text(finding.get("name"), 80).replace("_", " ") or "unnamed",
         "confidence": min(max(confidence, 0.0), 1.0) if math.isfinite(confidence) else None,
@@ -331,34 +325,36 @@ def _ablation(record: dict[str, Any]) -> dict[str, Any] | None:
     measured."""
     worths = []
     for one in rows(record.get("ablation"))[: MOST_FINDINGS * 2]:
-        estimate, low, high = (number_or_nan(one.get(key)) for key in ("estimate", "low", "high"))
+        estimate, low, high = verdict.estimate_and_ends(one)
         name = text(one.get("ingredient"), 60).replace("_", " ")
         if not (name and math.isfinite(estimate)):
             continue
-        decimals = formats.decimals_between(low, high)
         sure = "new" if low > 0 else "old" if high < 0 else ""
-        interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+        worth, interval = _signed(estimate, low, high)
         interval += f" ({formats.percent(one['level'])})" if math.isfinite(number_or_nan(one.get("level"))) else ""
-        worths.append(
-            {"name": name, "worth": formats.with_sign(estimate, decimals), "interval": interval, "sure": sure}
-        )
+        worths.append({"name": name, "worth": worth, "interval": interval, "sure": sure})
     if not worths:
         return None
     found = mapping(record.get("simplest"))
-    difference, low, high = (number_or_nan(found.get(key)) for key in ("difference", "low", "high"))
-    decimals = formats.decimals_between(low, high)
+    difference, interval = _signed(*(number_or_nan(found.get(key)) for key in ("difference", "low", "high")))
+    pairs = finite_numbers([number_or_nan(one.get("pairs")) for one in rows(record.get("ablation"))])
     return {
         "worths": worths,
-        "pairs": max(
-            finite_numbers([number_or_nan(one.get("pairs")) for one in rows(record.get("ablation"))]), default=math.nan
-        ),
+        "pairs": max(pairs, default=math.nan),
         "simplest": text(found.get("describe"), 600),
         "without": ", ".join(name.replace("_", " ") for name in texts(found.get("without"), 60, 20)),
-        "difference": formats.with_sign(difference, decimals),
-        "interval": f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}",
+        "difference": difference,
+        "interval": interval,
         "level": formats.percent(found.get("level")),
         "toml": text(found.get("recipe"), TOML_LENGTH),
     }
+
+
+def _signed(estimate: float, low: float, high: float) -> tuple[str, str]:
+    """An estimate and its interval with signs, with as many decimals as the interval bears."""
+    decimals = formats.decimals_between(low, high)
+    interval = f"{formats.with_sign(low, decimals)} to {formats.with_sign(high, decimals)}"
+    return formats.with_sign(estimate, decimals), interval
 
 
 def _recipes(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -408,9 +404,8 @@ def _trials_figure(searched: list[dict[str, Any]], record: dict[str, Any], highe
         f"validation {verdict.metric_name(record)} of {formats.count_noun(len(searched), 'recipe')} in the order of trying; "
         f"the best has {formats.score(best)}"
     )
-    return figures.draw_trials(
-        "trials", label, order, scores, [trial.get("kind") == "baseline" for trial in searched], higher
-    )
+    ours = [trial.get("kind") == "baseline" for trial in searched]
+    return figures.draw_trials("trials", label, order, scores, ours, higher)
 
 
 def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
@@ -428,21 +423,18 @@ def _trial(trial: dict[str, Any], place: int) -> dict[str, Any]:
 
 def _audits(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Who is charged what: the best recipe's audit first."""
-    audits = []
-    for side in reversed(_sides(record)):
-        audit = mapping(part(record, "audits", side))
-        lines = rows(audit.get("rows"))
-        if lines:
-            audits.append(
-                {
-                    "side": SIDES[side],
-                    "rows": [_audit_row(line) for line in lines[:MOST_ROWS]],
-                    "left_out": max(len(lines) - MOST_ROWS, 0),
-                    "convention": text(audit.get("convention"), 600),
-                    "notes": texts(audit.get("notes"), 600, 20),
-                }
-            )
-    return audits
+    audits = {side: mapping(part(record, "audits", side)) for side in reversed(_sides(record))}
+    return [
+        {
+            "side": SIDES[side],
+            "rows": [_audit_row(line) for line in lines[:MOST_ROWS]],
+            "left_out": max(len(lines) - MOST_ROWS, 0),
+            "convention": text(audit.get("convention"), 600),
+            "notes": texts(audit.get("notes"), 600, 20),
+        }
+        for side, audit in audits.items()
+        if (lines := rows(audit.get("rows")))
+    ]
 
 
 def _audit_row(line: dict[str, Any]) -> dict[str, Any]:
@@ -460,7 +452,7 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
     """The comparison on the untouched rows: its interval and each seed's scores."""
     alone = len(_sides(record)) == 1
     found = mapping(record.get("improvement"))
-    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = verdict.estimate_and_ends(found)
     pairs = _pairs(record)
     if not math.isfinite(estimate) and not pairs:
         return None
@@ -470,10 +462,8 @@ def _evidence(record: dict[str, Any]) -> dict[str, Any] | None:
         pair["signed"] = formats.with_sign(pair["difference"], decimals)
     looks = number_or_nan(found.get("looks", record.get("looks")))
     drawable = not alone and all(math.isfinite(value) for value in (estimate, low, high))
-    size, span = (
-        formats.with_sign(estimate, decimals),
-        f"{formats.format_decimals(low, decimals)} to {formats.format_decimals(high, decimals)}",
-    )
+    size = formats.with_sign(estimate, decimals)
+    span = f"{formats.format_decimals(low, decimals)} to {formats.format_decimals(high, decimals)}"
     label = f"Improvement {size}, interval {span}"
     return {
         "alone": alone,
@@ -494,27 +484,20 @@ def _pairs(record: dict[str, Any]) -> list[dict[str, Any]]:
     confirmation = mapping(record.get("confirmation"))
     before, after = numbers_or_nan(confirmation.get("baseline")), numbers_or_nan(confirmation.get("best"))
     seeds = [text(seed, 24) for seed in listing(confirmation.get("seeds"))]
-    higher = verdict.higher_is_better(record)
-    return [
-        {
-            "seed": seeds[place] if place < len(seeds) else str(place + 1),
-            "baseline": a,
-            "best": b,
-            "difference": verdict.score_gain(a, b, higher),
-        }
-        for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100])
-    ]
+    sign = 1 if verdict.higher_is_better(record) else -1
+    found = []
+    for place, (a, b) in enumerate(list(zip(before, after, strict=False))[:100]):
+        seed = seeds[place] if place < len(seeds) else str(place + 1)
+        found.append({"seed": seed, "baseline": a, "best": b, "difference": sign * (b - a)})
+    return found
 
 
 def _data(record: dict[str, Any]) -> list[tuple[str, str]]:
     """How the rows were split."""
     labels = {"rows": "rows", "features": "features", "train": "training", "valid": "validation", "test": "untouched"}
     data = mapping(record.get("data"))
-    return [
-        (label, formats.count(data[key]))
-        for key, label in labels.items()
-        if math.isfinite(number_or_nan(data.get(key)))
-    ]
+    known = {key: label for key, label in labels.items() if math.isfinite(number_or_nan(data.get(key)))}
+    return [(label, formats.count(data[key])) for key, label in known.items()]
 
 
 def _reproduce(record: dict[str, Any]) -> dict[str, Any]:

@@ -85,10 +85,8 @@ def _paint(one: Diagnosis, colour: Ink) -> Callable[[Any], None]:
     certain = turned if turned is not None and turned.certain else None
     # The lowest level of validation: the end's, less the rise that is shown.
     level = math.nan if certain is None else measure.end(curves.valid_loss) - certain.rise
-    both = [
-        *map(float, measure.finite_values(curves.train_loss)),
-        *map(float, measure.finite_values(curves.valid_loss)),
-    ]
+    losses = (curves.train_loss, curves.valid_loss)
+    both = [float(value) for side in losses for value in measure.finite_values(side)]
     frame = drawing.axis_limits(both, [level, level + certain.rise] if certain is not None else [])
     span = draw.epoch_span(curves.epoch.tolist())
 
@@ -195,27 +193,18 @@ def _panel(one: Diagnosis, number: int) -> str:
 # Files
 
 
-def _columns(count: int) -> int:
-    return 1 if count == 1 else 2
-
-
-def _places(count: int) -> list[tuple[int, int]]:
-    """The upper left corner of each panel."""
-    across = _columns(count)
-    step = drawing.WIDTH + GAP, HEAD + HEIGHT + GAP
-    return [(GAP + step[0] * (i % across), GAP + step[1] * (i // across)) for i in range(count)]
-
-
-def _size(count: int) -> tuple[int, int]:
-    across = _columns(count)
-    down = math.ceil(count / across)
-    return GAP + across * (drawing.WIDTH + GAP), GAP + down * (HEAD + HEIGHT + GAP)
+def _laid_out(count: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Width and height of the whole, and the upper left corner of each panel."""
+    across = min(count, 2)
+    wide, high = drawing.WIDTH + GAP, HEAD + HEIGHT + GAP
+    places = [(GAP + wide * (i % across), GAP + high * (i // across)) for i in range(count)]
+    return GAP + across * wide, GAP + math.ceil(count / across) * high, places
 
 
 def _svg(shown: Sequence[Diagnosis]) -> str:
-    width, height = _size(len(shown))
+    width, height, places = _laid_out(len(shown))
     parts = []
-    for number, (one, (x, y)) in enumerate(zip(shown, _places(len(shown)), strict=True)):
+    for number, (one, (x, y)) in enumerate(zip(shown, places, strict=True)):
         panel = _panel(one, number).replace(
             "<svg ", f'<svg x="{x}" y="{y + HEAD}" width="{drawing.WIDTH}" height="{HEIGHT}" ', 1
         )
@@ -236,23 +225,19 @@ def _svg(shown: Sequence[Diagnosis]) -> str:
 
 
 def _png(shown: Sequence[Diagnosis]) -> bytes:
-    width, height = _size(len(shown))
+    width, height, places = _laid_out(len(shown))
     light = drawing.LIGHT
     named = {sentinel: light[name] for sentinel, name in drawing.VARIABLES.items()}
     colour = Ink(**{name: light[name] for name in ("ink", "muted", "line", "train", "valid", "card")})
     style = {key: named.get(value, value) if isinstance(value, str) else value for key, value in drawing.STYLE.items()}
     out = io.BytesIO()
     with drawing.canvas("agg", width, height, style | {"figure.facecolor": light["card"]}) as figure:
-        for one, (x, y) in zip(shown, _places(len(shown)), strict=True):
+        for one, (x, y) in zip(shown, places, strict=True):
             base = height - y - HEAD - HEIGHT
             inside = HEIGHT - BOTTOM - drawing.TOP
-            box = (
-                (x + LEFT) / width,
-                (base + BOTTOM) / height,
-                (drawing.WIDTH - LEFT - RIGHT) / width,
-                inside / height,
-            )
-            axes = figure.add_axes(box, facecolor=light["card"])
+            corner = (x + LEFT) / width, (base + BOTTOM) / height
+            size = (drawing.WIDTH - LEFT - RIGHT) / width, inside / height
+            axes = figure.add_axes((*corner, *size), facecolor=light["card"])
             _paint(one, colour)(axes)
             figure.text(x / width, 1 - (y + 16) / height, _heading(one), fontsize=15, weight="bold", color=light["ink"])
             source = shorten_middle(visible(one.source), LONGEST_SOURCE)
@@ -276,15 +261,7 @@ def _card(one: Diagnosis) -> dict[str, Any]:
         "count": f"{len(one.curves)} {'epochs' if one.axis == 'epoch' else 'points'}",
         "turn": "" if one.turn is None else one.turn.says(one.axis),
         "findings": [
-            {
-                "name": f.name,
-                "confidence": f.confidence,
-                "axis": f.axis,
-                "pulls": f.pulls,
-                "says": f.says,
-                "advice": f.advice,
-            }
-            for f in one
+            {key: getattr(f, key) for key in ("name", "confidence", "axis", "pulls", "says", "advice")} for f in one
         ],
         "told": {"How it was read": reading_notes(one.curves), "Not known from these curves": list(one.limits)},
     }

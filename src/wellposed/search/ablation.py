@@ -44,15 +44,12 @@ class Worth:
 
     @property
     def error(self) -> float:
-        """The standard error of the gain."""
         return standard_error(self.interval)
 
     def told(self) -> dict[str, Any]:
         """What ``study.json`` keeps of it."""
-        return {
-            "ingredient": self.ingredient.name, "estimate": self.interval.estimate, "low": self.interval.low,
-            "high": self.interval.high, "level": self.interval.level, "pairs": self.interval.pairs,
-        }  # fmt: skip
+        numbers = {key: getattr(self.interval, key) for key in ("estimate", "low", "high", "level", "pairs")}
+        return {"ingredient": self.ingredient.name, **numbers}
 
 
 @dataclass
@@ -61,10 +58,6 @@ class Ablation:
 
     worths: list[Worth] = field(default_factory=list)
     simplest: dict[str, Any] | None = None
-
-    def told(self) -> list[dict[str, Any]]:
-        """What ``study.json`` keeps of it, one entry for each ingredient."""
-        return [worth.told() for worth in self.worths]
 
 
 def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: int | None) -> Ablation:
@@ -93,15 +86,11 @@ def ablation(bench: Bench, baseline: Recipe, best: Recipe, epochs: int, rows: in
     if len(full) < pairs:
         bench.notes.append("The ablation was cut before its runs had ended; it is left out.")
         return found
-    whole = [
-        (one, recipe, theirs)
-        for one, recipe, theirs in zip(inside, without, others, strict=True)
-        if len(theirs) == pairs
-    ]
-    judged = holm({one.name: differences(full, theirs) for one, _, theirs in whole}, LEVEL)
-    found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe, _ in whole]
-    found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
     arrays = {one.name: theirs for one, theirs in zip(inside, others, strict=True)}
+    judged = holm({name: differences(full, rows) for name, rows in arrays.items() if len(rows) == pairs}, LEVEL)
+    recipes = zip(inside, without, strict=True)
+    found.worths = [Worth(one, recipe, judged[one.name]) for one, recipe in recipes if one.name in judged]
+    found.worths.sort(key=lambda worth: worth.interval.estimate, reverse=True)
     found.simplest = simplest(bench, best, found.worths, full, arrays, epochs, rows)
     return found
 
@@ -147,11 +136,8 @@ def simplest(
         "describe": chain[place].describe(),
         "without": [worth.ingredient.name for worth in idle[:place]],
         "difference": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "level": found.level,
+        **{key: getattr(found, key) for key in ("low", "high", "level", "pairs")},
         "standard_error": standard_error(found),
-        "pairs": found.pairs,
     }
 
 
@@ -177,12 +163,8 @@ def affordable_pairs(
     if not bench.account.timed:
         tried = len(bench.state.of("baseline", "search"))
         return fewest if share == 1.0 else min(PAIRS[1], tried // len(recipes))
-    left = (
-        budget_split.HASTE
-        * share
-        * (bench.until(budget_split.ABLATION) - bench.account.spent)
-        * bench.account.budget.amount
-    )
+    time = budget_split.HASTE * share * (bench.until(budget_split.ABLATION) - bench.account.spent)
+    left = time * bench.account.budget.amount
     each = bench.pace.seconds("ablation", list(recipes), epochs, rows or bench.total)
     return max(0, min(PAIRS[1], int(left / max(each, 1e-9))))
 
@@ -194,8 +176,9 @@ def scores(
     seeds = [SEEDS + bench.seed + number for number in range(pairs)]
     lot = [bench.planned("ablation", recipe, with_epochs(recipe, epochs), seed) for recipe in recipes for seed in seeds]
     runs = bench.train("ablation", lot, rows, ends=bench.until(budget_split.ABLATION))
-    found: list[list[np.ndarray]] = []
-    for place in range(len(recipes)):
-        ended = [run for run in runs[place * pairs : (place + 1) * pairs] if run is not None]
-        found.append([run.row_scores("valid") for run in ended if run.stopped != Stopped.BUDGET])
-    return [[rows for rows in each if np.isfinite(rows).all()] for each in found]
+    found: list[list[np.ndarray]] = [[] for _ in recipes]
+    for place, run in enumerate(runs):
+        if run is not None and run.stopped != Stopped.BUDGET:
+            rows_of = run.row_scores("valid")
+            found[place // pairs] += [rows_of] if np.isfinite(rows_of).all() else []
+    return found

@@ -108,15 +108,13 @@ def advice_sentence(advice: Mapping[str, Any]) -> str:
     began = f"{advice['finding'].replace('_', ' ')}: {advice['says']}"
     if "helped" not in advice:
         return f"{began}. It was not trained to its end."
-    verdict = (
-        "it helped in this pair of runs"
-        if advice["helped"]
-        else "it did harm in this pair of runs"
-        if advice["harmed"]
-        else "whether that is more than the noise of the rows was not measured"
-        if advice["low"] is None
-        else "no difference beyond the noise of the rows is shown"
-    )
+    verdict = "no difference beyond the noise of the rows is shown"
+    if advice["helped"]:
+        verdict = "it helped in this pair of runs"
+    elif advice["harmed"]:
+        verdict = "it did harm in this pair of runs"
+    elif advice["low"] is None:
+        verdict = "whether that is more than the noise of the rows was not measured"
     if advice["low"] is not None:
         low, high = -advice["high"], -advice["low"]
         verdict += f" (the loss changed by {low:+.2g} to {high:+.2g}, {percent(advice.get('level'))} interval)"

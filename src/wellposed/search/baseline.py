@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from wellposed.core.errors import ProblemError, listed
 from wellposed.core.progress import emit
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
 from wellposed.search.playbook import edge_note
-from wellposed.search.rate_grid import BASELINE_RATES, FEWEST_RATES, next_rates
 from wellposed.search.runner import Bench
 from wellposed.search.timing import with_epochs
+from wellposed.study.ranking import Rank
 from wellposed.study.trials import Trial
+
+BASELINE_RATES = (1e-3, 3e-3, 3e-4, 1e-2, 3e-2)
+"""Learning rates of the baseline's own search, the likeliest first; a best one at the border brings the next beyond it."""
+FEWEST_RATES = 3
+"""Learning rates of the baseline, whatever the budget: a gain over an untuned baseline would say nothing."""
+BEYOND = 2
+"""Rates beyond the border of the list, at most."""
 
 
 def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -> Recipe:
@@ -46,14 +53,10 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
             for recipe in recipes
         ]  # fmt: skip
         bench.train("baseline", lot, rows, ends=bench.until(budget_split.SEARCH))
-        ended = {
-            rate: trial
-            for trial in tried_rates(bench.state.trials, plain)
-            if (rate := trial.built.optimizer.lr) in rates
-        }
-        if not ended:
+        ended = {trial.built.optimizer.lr: trial for trial in tried_rates(bench.state.trials, plain)}
+        if ended.keys().isdisjoint(rates):
             break  # the clock cut them all
-        done |= ended
+        done |= {rate: trial for rate, trial in ended.items() if rate in rates}
     trials = tried_rates(bench.state.trials, plain)
     if not trials:
         return plain  # interrupted before the first one ended
@@ -62,6 +65,24 @@ def tuned_baseline(bench: Bench, plain: Recipe, epochs: int, rows: int | None) -
     if said := edge_note(trials, bench.sign, "the baseline"):
         bench.notes.append(said)
     return max(trials, key=bench.rank).built
+
+
+def next_rates(done: Mapping[float, Rank], limit: int) -> list[float]:
+    """The first rates of the list, all at once; then, one by one, up to two beyond the border while the best is there.
+
+    Args:
+        done: how each rate that was tried ranks.
+        limit: of the rates of the list.
+    """
+    waiting = [rate for rate in BASELINE_RATES[:limit] if rate not in done]
+    if waiting:
+        return waiting
+    if not 1 < limit <= len(done) < limit + BEYOND:
+        return []
+    best = max(done, key=lambda rate: done[rate])
+    if best not in (min(done), max(done)):
+        return []
+    return [float(f"{best * (3 if best == max(done) else 1 / 3):.1g}")]
 
 
 def tried_rates(trials: Iterable[Trial], plain: Recipe) -> list[Trial]:

@@ -73,15 +73,16 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
         TrainingError, InputError: a recipe cannot be trained.
     """
     emit("phase", text="confirmation")
-    how = plan_pairs(bench, baseline, best, epochs)
+    pair = [baseline] if baseline == best else [baseline, best]
+    how = plan_pairs(bench, pair, epochs)
     if how.rows is not None:
         bench.notes.append(
             f"The confirmation trained on {how.rows} of {bench.total} training rows to stay within the budget."
         )
-    pairs, cut = trained_pairs(bench, baseline, best, how, 0, how.pairs)
+    pairs, cut = trained_pairs(bench, pair, how, 0, how.pairs)
     if bench.account.timed and not bench.interrupted and not cut:
-        more = further_pairs(bench, baseline, best, how)
-        later, cut = trained_pairs(bench, baseline, best, how, how.pairs, more)
+        more = further_pairs(bench, pair, how)
+        later, cut = trained_pairs(bench, pair, how, how.pairs, more)
         pairs += later
     if cut:
         bench.notes.append("A pair of confirmation runs was cut by the clock and does not count as evidence.")
@@ -95,8 +96,8 @@ def confirm(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Confir
 
 def look_at_test_rows(bench: Bench, found: Confirmed, whole: bool) -> None:
     """Look at the test rows. A best recipe that diverged gives its place to the baseline."""
-    tested = [(ours.row_scores("test"), ours.row_scores("test") if theirs is ours else theirs.row_scores("test"))
-              for ours, theirs in found.pairs]  # fmt: skip
+    scored = {id(run): run.row_scores("test") for pair in found.pairs for run in pair}
+    tested = [(scored[id(ours)], scored[id(theirs)]) for ours, theirs in found.pairs]
     if any(np.isfinite(ours).all() and not np.isfinite(theirs).all() for ours, theirs in tested):
         bench.notes.append(
             f"The best recipe diverged in the confirmation, and the baseline is kept ({found.best.describe()})."
@@ -139,12 +140,11 @@ def count_look(bench: Bench) -> int:
 # --- plans
 
 
-def plan_pairs(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> ConfirmationPlan:
+def plan_pairs(bench: Bench, pair: list[Recipe], epochs: int) -> ConfirmationPlan:
     """Without a clock five pairs; under one as many as fit, and longer runs where more than ten would."""
     if not bench.account.timed:
         return ConfirmationPlan(PAIRS[1], epochs, None)
-    pair = [baseline] if baseline == best else [baseline, best]
-    left = seconds_left(bench, same=baseline == best) - PAIRS[0] * scoring(bench, pair)
+    left = seconds_left(bench, pair) - PAIRS[0] * scoring(bench, pair)
     each = bench.pace.seconds("confirmation", pair, epochs, bench.total)
     fit = int(left / max(each, 1e-9))
     if fit >= PAIRS[2]:
@@ -156,17 +156,16 @@ def plan_pairs(bench: Bench, baseline: Recipe, best: Recipe, epochs: int) -> Con
     return ConfirmationPlan(PAIRS[0], max(fewer, min(FEWEST_EPOCHS, epochs)), rows)
 
 
-def further_pairs(bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan) -> int:
+def further_pairs(bench: Bench, pair: list[Recipe], how: ConfirmationPlan) -> int:
     """How many more pairs fit now that the first have shown how long they take."""
-    pair = [baseline] if baseline == best else [baseline, best]
     each = bench.pace.seconds("confirmation", pair, how.epochs, how.rows or bench.total) + scoring(bench, pair)
-    left = seconds_left(bench, same=baseline == best) - how.pairs * scoring(bench, pair)
+    left = seconds_left(bench, pair) - how.pairs * scoring(bench, pair)
     return max(0, min(PAIRS[2] - how.pairs, int(left / max(each, 1e-9))))
 
 
-def seconds_left(bench: Bench, same: bool) -> float:
+def seconds_left(bench: Bench, pair: Sequence[Recipe]) -> float:
     """What the confirmation may still take; where there is nothing to take apart, the ablation's share too."""
-    ends = bench.until(budget_split.ABLATION if same else budget_split.CONFIRMATION)
+    ends = bench.until(budget_split.ABLATION if len(pair) == 1 else budget_split.CONFIRMATION)
     return budget_split.HASTE * max(0.0, ends - bench.account.spent) * bench.account.budget.amount
 
 
@@ -180,10 +179,10 @@ def scoring(bench: Bench, pair: Sequence[Recipe]) -> float:
 
 
 def trained_pairs(
-    bench: Bench, baseline: Recipe, best: Recipe, how: ConfirmationPlan, first: int, count: int
+    bench: Bench, pair: list[Recipe], how: ConfirmationPlan, first: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
     """Pairs of runs with the seeds from ``first`` on, all trained together: whole ones, and those that the clock cut."""
-    recipes = [with_epochs(recipe, how.epochs) for recipe in ([baseline] if baseline == best else [baseline, best])]
+    recipes = [with_epochs(recipe, how.epochs) for recipe in pair]
     seeds = [SEEDS + bench.seed + first + number for number in range(count)]
     lot = [bench.planned("confirmation", recipe, recipe, seed) for seed in seeds for recipe in recipes]
     ends = max(budget_split.LATEST, bench.account.spent + budget_split.GRACE) if bench.account.timed else math.inf

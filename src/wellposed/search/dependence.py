@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from wellposed.data.exchangeability import ROW_ORDER, Suspect
 from wellposed.data.target_columns import TargetColumns
 from wellposed.losses.metrics import in_own_terms, in_target_units
 from wellposed.losses.metrics import metric as named_metric
-from wellposed.search.references import few_threads
+from wellposed.search.references import answers, few_threads, log_shares
 
 if TYPE_CHECKING:
     from wellposed.data.tables import TableData
@@ -69,9 +68,9 @@ class Dependence:
     @property
     def matters(self) -> bool:
         """Whether the error rises enough."""
-        least, error = (
-            (1.0 - self.at_random, 1.0 - self.apart) if self.higher_is_better else (self.at_random, self.apart)
-        )
+        least, error = self.at_random, self.apart
+        if self.higher_is_better:
+            least, error = 1.0 - least, 1.0 - error
         rise, errors = LEAST_RISE[self.suspect.named or self.suspect.kind == "group"]
         return self.fall > errors * self.se and error >= rise * least
 
@@ -83,23 +82,19 @@ class Dependence:
         if self.suspect.kind == "group":
             count = len(np.unique(values))
             named = f"The part of {column!r} before its last number" if self.suspect.part else f"Column {column!r}"
-            how = (
-                "make a column of this part and give it with --group" if self.suspect.part else f"give --group {column}"
-            )
+            part = "make a column of this part and give it with --group"
+            how = part if self.suspect.part else f"give --group {column}"
             return (
-                f"{named} names {count} entities with {len(values) / count:.3g} rows each, whose targets are "
-                f"alike: {both[0]} where rows are "
-                f"split at random, and {both[1]} where an entity is held out whole. If new rows are of new "
-                f"entities, {how}; the score "
-                "promises too much otherwise."
+                f"{named} names {count} entities with {len(values) / count:.3g} rows each, whose targets are alike: {both[0]} "
+                f"where rows are split at random, and {both[1]} where an entity is held out whole. If new rows are of new "
+                f"entities, {how}; the score promises too much otherwise."
             )
         order, when = f"Rows that follow each other in {column!r}", "If you will predict later rows"
         if column == ROW_ORDER:
             order, when = "Rows that follow each other in the file", "If the file is in the order of time"
         return (
-            f"{order} have targets that are alike: on the last quarter {both[0]} where rows are split at "
-            f"random, and {both[1]} where only earlier "
-            f"rows are trained on. {when}, give --time {column}; the score promises too much otherwise."
+            f"{order} have targets that are alike: on the last quarter {both[0]} where rows are split at random, and {both[1]} "
+            f"where only earlier rows are trained on. {when}, give --time {column}; the score promises too much otherwise."
         )
 
 
@@ -133,25 +128,16 @@ def _measured(table: TableData, suspect: Suspect, name: str | None) -> Dependenc
             warnings.simplefilter("ignore")
             for folds, features in ((chance, frame), (strict, frame.drop(columns=own))):
                 outputs = _out_of_fold(TableEncoder.fit(features).transform(features), y, task, folds)
-                rows.append(
-                    metric.rows(
-                        outputs[scored], torch.from_numpy(y[scored]), None if weight is None else weight[scored]
-                    )
-                )
+                counts = None if weight is None else weight[scored]
+                rows.append(metric.rows(outputs[scored], torch.from_numpy(y[scored]), counts))
     except (ValueError, InputError):
         return None
     lost = (rows[0] - rows[1]).numpy()
     sums = np.bincount(clusters, weights=lost - lost.mean())
     count = len(np.unique(clusters))
     se = math.sqrt(count / max(count - 1, 1) * float(np.square(sums).sum())) / len(lost)
-    return Dependence(
-        suspect,
-        metric.title or metric.name.replace("_", " "),
-        metric.higher_is_better,
-        float(rows[0].mean()),
-        float(rows[1].mean()),
-        se,
-    )
+    title = metric.title or metric.name.replace("_", " ")
+    return Dependence(suspect, title, metric.higher_is_better, float(rows[0].mean()), float(rows[1].mean()), se)
 
 
 def _kept(suspect: Suspect, draw: np.random.Generator) -> Index:
@@ -165,22 +151,17 @@ def _kept(suspect: Suspect, draw: np.random.Generator) -> Index:
 def _scored_by(table: TableData, target: Any, name: str | None) -> tuple[Score, Any, str]:
     """The metric, the encoded target, and the task."""
     if table.task == "classification":
-        answers = TargetEncoder.fit(target, "classification")
-        return named_metric(name or "accuracy"), answers.transform(target), "classification"
+        encoder = TargetEncoder.fit(target, "classification")
+        return named_metric(name or "accuracy"), encoder.transform(target), "classification"
     if table.target.ndim == 2 or table.link != "none" or table.levels is not None:
         columns = TargetColumns.fit(target, table.link, table.levels)
         metric = named_metric(name or "r2")
-        return (
-            in_own_terms(metric, columns.restored) if columns.bent or metric.in_units else metric,
-            columns.transform(target),
-            "regression",
-        )
-    answers = TargetEncoder.fit(target, "regression")
-    return (
-        in_target_units(named_metric(name or "r2"), answers.scale, answers.mean),
-        answers.transform(target),
-        "regression",
-    )
+        if columns.bent or metric.in_units:
+            metric = in_own_terms(metric, columns.restored)
+        return metric, columns.transform(target), "regression"
+    encoder = TargetEncoder.fit(target, "regression")
+    metric = in_target_units(named_metric(name or "r2"), encoder.scale, encoder.mean)
+    return metric, encoder.transform(target), "regression"
 
 
 def _scored(suspect: Suspect, values: Any, draw: np.random.Generator) -> tuple[Index, Index]:
@@ -211,29 +192,13 @@ def _out_of_fold(x: Any, y: Any, task: str, folds: list[Index]) -> torch.Tensor:
     outputs = torch.zeros((len(y), classes) if classes else y.shape, dtype=torch.float64)
     for held in folds:
         rest = np.setdiff1d(np.arange(len(y)), held)
-        for place, goal in _columns(y):
+        columns = [((), y)] if y.ndim == 1 else [((k,), y[:, k]) for k in range(y.shape[1])]
+        for place, goal in columns:
             model = _forest(task, x.shape[1]).fit(x[rest], goal[rest])
-            found = (
-                _class_logarithms(model, x[held], classes)
-                if classes
-                else torch.from_numpy(model.predict(x[held]).astype(np.float64))
-            )
-            outputs[(torch.from_numpy(held), *place)] = found  # type: ignore[index]
+            said = answers(model, x[held], bool(classes))
+            found = log_shares(said, classes) if classes else torch.from_numpy(said)
+            outputs[(torch.from_numpy(held), *place)] = found
     return outputs
-
-
-def _class_logarithms(model: Any, x: Any, classes: int) -> torch.Tensor:
-    """``(rows, classes)`` log-probabilities; a class that the model has not seen has the smallest."""
-    shares = np.full((len(x), classes), 1e-12)
-    shares[:, np.asarray(model.classes_, dtype=int)] = np.clip(model.predict_proba(x), 1e-12, 1.0)
-    return torch.from_numpy(np.log(shares))
-
-
-def _columns(y: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
-    if y.ndim == 1:
-        yield (), y
-    else:
-        yield from (((k,), y[:, k]) for k in range(y.shape[1]))
 
 
 def _forest(task: str, features: int) -> Any:

@@ -69,10 +69,8 @@ def plan_budget(bench: Bench, shown: Confirmed, name: str, side: int) -> Planned
     runs = [pair[side] for pair in shown.pairs if pair[side].stopped in (Stopped.EPOCHS, Stopped.PATIENCE)][:MOST_RUNS]
     if not runs:
         return None
-    for some in dict.fromkeys((len(runs), min(len(runs), FEWEST_RUNS))):
-        plan = PlannedBudget(
-            name, runs[:some], max(SHORTEST, least_seconds(bench.problem, runs[0].recipe, runs[:some]))
-        )
+    for some in (runs, runs[:FEWEST_RUNS]):
+        plan = PlannedBudget(name, some, max(SHORTEST, least_seconds(bench.problem, some[0].recipe, some)))
         if plan.seconds <= time_left(bench):
             break
     return plan
@@ -82,7 +80,7 @@ def affordable(plans: Sequence[PlannedBudget], left: float) -> list[PlannedBudge
     """Both budgets where the time is enough, else that of the best recipe, else that of the baseline.
 
     Example:
-        >>> base, best = Planned("baseline", [], 30.0), Planned("best", [], 50.0)
+        >>> base, best = PlannedBudget("baseline", [], 30.0), PlannedBudget("best", [], 50.0)
         >>> [[plan.name for plan in affordable([base, best], left)] for left in (90, 60, 40, 20)]
         [['baseline', 'best'], ['best'], ['baseline'], []]
     """

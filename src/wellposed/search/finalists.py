@@ -25,17 +25,12 @@ def best_of_finalists(bench: Bench, baseline: Recipe, epochs: int) -> Recipe:
     emit("phase", text="finalists")
     if bench.account.timed and bench.account.spent >= bench.until(budget_split.CONFIRMATION):
         bench.notes.append("There was no time to train the best few again: the best of the search was taken as it is.")
-        first = [
-            t
-            for t in bench.state.of("baseline", "search")
-            if t.built != baseline and t.stopped not in (Stopped.CULLED, Stopped.BUDGET)
-        ]
+        cut = (Stopped.CULLED, Stopped.BUDGET)
+        first = [t for t in bench.state.of("baseline", "search") if t.built != baseline and t.stopped not in cut]
         own = [t for t in bench.state.of("baseline") if t.built == baseline]
         return max([*own, *first], key=bench.rank).built if own else baseline
     searched = rank_trials(bench.state.of("search"), bench.sign)
-    several = list(
-        {trial.built.to_toml(): trial.built for trial in searched if trial.stopped != Stopped.CULLED}.values()
-    )
+    several = list({t.built.to_toml(): t.built for t in searched if t.stopped != Stopped.CULLED}.values())
     count, seeds, epochs, rows = plan_finalists(bench, [baseline, *several], len(searched), epochs)
     candidates = [baseline, *several[:count]]
     lot = [

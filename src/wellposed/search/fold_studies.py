@@ -26,6 +26,8 @@ from wellposed.study.budget import Budget
 from wellposed.study.study import Study
 from wellposed.training.ready_problems import table_problem
 
+SIDES = ("baseline", "best")
+
 
 def fold_tables(table: TableData, count: int) -> Iterator[tuple[TableData, tuple[Any, ...]]]:
     """The table without each fold, and the rows of the fold: features, target, and weight where there is one.
@@ -42,11 +44,8 @@ def fold_tables(table: TableData, count: int) -> Iterator[tuple[TableData, tuple
     place = folds(len(table.frame), count, seed=0, target=target, groups=table.groups, duplicates=copies)
     for fold in range(count):
         rest, held = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
-        rows = (
-            table.frame.iloc[held],
-            table.target.iloc[held],
-            *(() if table.weight is None else (table.weight[held],)),
-        )
+        weight = () if table.weight is None else (table.weight[held],)
+        rows = (table.frame.iloc[held], table.target.iloc[held], *weight)
         part = dataclasses.replace(
             table,
             frame=table.frame.iloc[rest].reset_index(drop=True),
@@ -109,24 +108,16 @@ def together(studies: list[Study]) -> dict[str, Any]:
     gains = [record["improvement"]["estimate"] for record in records]
     found = fold_interval(gains, len(gains), level)
     rows = sum(record["data"]["test"] for record in records)
-    sides = {
-        name: records[0][name] | {side: _mean([record[name][side] for record in records]) for side in ("valid", "test")}
-        for name in ("baseline", "best")
-    }
+    sides = {name: records[0][name] | _means([record[name] for record in records], "valid", "test") for name in SIDES}
     improvement = {
         "estimate": found.estimate, "low": found.low, "high": found.high,
         "level": level, "pairs": records[0]["improvement"]["pairs"], "looks": 1,
         "shown": found.low > 0, "limited_by": None, "rows": rows, "needs": None,
     }  # fmt: skip
-    each = [
-        {
-            "gain": gain,
-            "rows": record["data"]["test"],
-            **{side: record[side]["test"] for side in ("baseline", "best")},
-            "recipe": record["best"]["recipe"],
-        }
-        for gain, record in zip(gains, records, strict=True)
-    ]
+    each = []
+    for gain, record in zip(gains, records, strict=True):
+        tested = {side: record[side]["test"] for side in SIDES}
+        each.append({"gain": gain, "rows": record["data"]["test"], **tested, "recipe": record["best"]["recipe"]})
     return {
         **sides,
         "improvement": improvement,
@@ -140,14 +131,7 @@ def together(studies: list[Study]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values))
-
-
-def _means(records: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number that every fold has."""
-    return {
-        key: _mean([record[key] for record in records])
-        for key in records[0]
-        if all(key in record for record in records)
-    }
+def _means(records: list[dict[str, float]], *keys: str) -> dict[str, float]:
+    """The mean of each of these numbers, or of each that every fold has."""
+    common = keys or [key for key in records[0] if all(key in record for record in records)]
+    return {key: float(np.mean([record[key] for record in records])) for key in common}

@@ -47,15 +47,6 @@ from wellposed.training.run import Run
 
 __all__ = ["Search", "improve", "with_test"]
 
-CUT = {
-    "baseline": "baseline",
-    "search": "search",
-    "finalist": "finalists",
-    "confirmation": "confirmation",
-    "ablation": "ablation",
-}
-"""What a note calls the stages."""
-
 
 @checked
 def improve(
@@ -224,10 +215,11 @@ class Search:
         bench.keep()
         self._say_shortfall()
         facts = self.facts(pairs, shown, command) | {"error_budget": budgets}
+        worths = [worth.told() for worth in taken.worths]
         return Study(
             picked[0], picked[1], shown.interval, [run for pair in pairs for run in pair], list(bench.state.trials),
             found.scores if shown.looks else {}, {"baseline": self.diagnosed(picked[0]), "best": self.diagnosed(picked[1])},
-            facts, [*bench.notes, *found.notes], taken.told(), taken.simplest, against=against_references(shown, found),
+            facts, [*bench.notes, *found.notes], worths, taken.simplest, against=against_references(shown, found),
         )  # fmt: skip
 
     def diagnosed(self, run: Run) -> Diagnosis:
@@ -247,7 +239,8 @@ class Search:
                 f"The time was enough for {tried} recipes; with fewer than {FEWEST_RECIPES} a search says little. Give more time."
             )
         if cut := self.bench.cut_short:
-            told = ", ".join(f"{count} of the {CUT[kind]}" for kind, count in cut.items())
+            stages = {kind: "finalists" if kind == "finalist" else kind for kind in cut}
+            told = ", ".join(f"{count} of the {stages[kind]}" for kind, count in cut.items())
             notes.append(f"The time ran out before some runs had ended: {told}.")
         if failed:
             count = "A recipe" if len(failed) == 1 else f"{len(failed)} recipes, such as this one,"
@@ -292,22 +285,16 @@ class Search:
         data = self.problem.prepared
         key = "chance_metric" if self.problem.metric is not None else "constant_loss"
         sides = {"valid": data.valid, "test": data.test if looked else None}
-        scored = {
-            side: self.problem.constant_on(source).get(key) for side, source in sides.items() if source is not None
-        }
+        scored = {s: self.problem.constant_on(rows).get(key) for s, rows in sides.items() if rows is not None}
         return {side: value for side, value in scored.items() if value is not None and math.isfinite(value)}
 
     def stand_in(self, recipe: Recipe) -> Run:
         """A run of the recipe for a study that was interrupted before its confirmation."""
-        runs = self.bench.runs
-        same = [
-            i
-            for i, run in runs.items()
-            if run.recipe.optimizer == recipe.optimizer and run.recipe.terms == recipe.terms
-        ]
-        if same:
-            return runs[same[-1]]
-        stood_in = next(iter(runs.values()), self.bench.cut)
+        runs = list(self.bench.runs.values())
+        for run in reversed(runs):
+            if run.recipe.optimizer == recipe.optimizer and run.recipe.terms == recipe.terms:
+                return run
+        stood_in = next(iter(runs), self.bench.cut)
         if stood_in is None or not stood_in.history.rows:
             raise KeyboardInterrupt
         return stood_in

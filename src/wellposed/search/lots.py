@@ -117,11 +117,12 @@ class Rounds:
     def room(self) -> int:
         """How many recipes the next lot may have."""
         budget, account = self.bench.account.budget, self.bench.account
+        left = self._expected()
         if budget.unit == "recipes":
-            return min(self.size, int(budget.amount) - account.recipes)
-        if budget.unit == "epochs":
-            return min(self.size, math.ceil((budget.amount - account.epochs) / self.epochs))
-        return min(self.size, self._expected())
+            left = int(budget.amount) - account.recipes
+        elif budget.unit == "epochs":
+            left = math.ceil((budget.amount - account.epochs) / self.epochs)
+        return min(self.size, left)
 
     # --- a lot
 
@@ -151,10 +152,10 @@ class Rounds:
         if state.lots == 0:
             recipes += [(self.own, {})] if self.own is not None else []
             advice = first_changes(self.bench, self.space.baseline)
-            advice = [(name, change) for name, change in advice if self.can_be_confirmed(change.recipe)]
+            advice = [one for one in advice if self.can_be_confirmed(one[1].recipe)]
             recipes += [(change.recipe, {}) for _, change in advice]
             starts = [(self.space.recipe(point), point) for point in self.space.starts()]
-            recipes += [(recipe, point) for recipe, point in starts if self.can_be_confirmed(recipe)]
+            recipes += [start for start in starts if self.can_be_confirmed(start[0])]
             recipes = recipes[:room]
         told = self.told()
         for number, count in enumerate(shared_out(room - len(recipes))):
@@ -195,9 +196,8 @@ class Rounds:
             if each <= max(SLOWEST * count, 1.0) * least and self.can_be_confirmed(recipe):
                 return shared, max(1, min(2 * count, int(count * least / each)))
             self.passed += 1
-        return {
-            name: value for name, value in self.space.plain(1e-3).items() if self.space.dimensions[name].shared
-        }, count
+        plain = self.space.plain(1e-3).items()
+        return {name: value for name, value in plain if self.space.dimensions[name].shared}, count
 
     def can_be_confirmed(self, recipe: Recipe) -> bool:
         """Whether the fewest pairs of the confirmation fit its share of the time: else the best recipe would be judged after fewer
@@ -211,9 +211,8 @@ class Rounds:
         except InputError:
             return True
         plain = bench.pace.seconds("confirmation", [self.plain] * 2, self.epochs, self.rows_or_all)
-        return PAIRS[0] * pair <= max(
-            budget_split.HASTE * share * bench.account.budget.amount, SAME_SIZE * PAIRS[0] * plain
-        )
+        time = budget_split.HASTE * share * bench.account.budget.amount
+        return PAIRS[0] * pair <= max(time, SAME_SIZE * PAIRS[0] * plain)
 
     def finish_lot(self) -> None:
         """Train what is pending, less what need not be trained again; then look at ranges and rates."""
@@ -261,9 +260,8 @@ class Rounds:
         """Widen the space where the best point lies at its border, and shrink it where many diverged."""
         shrunk = playbook.narrow_rates(self.space, lot)
         widened = playbook.widen(self.space, self.bench.state.of("search"), self.bench.sign)
-        changed = {dimension.name: dimension for dimension in [*widened, *(dimension for dimension, _ in shrunk)]}
-        for dimension in changed.values():
-            self.space.changed(dimension)
+        for dimension in [*widened, *(dimension for dimension, _ in shrunk)]:
+            self.space.dimensions[dimension.name] = dimension
             self.bench.state.ranges[dimension.name] = [dimension.low, dimension.high]
         self.bench.state.said += [said for _, said in shrunk]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from wellposed.core.errors import require
 from wellposed.core.files import open_for_appending, replace
-from wellposed.search.proposals import choices_of, quietly, to_optuna
+from wellposed.search.proposals import distribution, quietly, to_optuna
 from wellposed.search.space import Space
 from wellposed.study.trials import Trial
 from wellposed.training.history import Stopped
@@ -76,28 +76,18 @@ class Journal:
             "seed": trial.seed, "epochs": trial.epochs, "stopped": trial.stopped, "train_rows": trial.train_rows,
             **{k: v for k in ("valid_loss", "train_loss", "seconds") if math.isfinite(v := getattr(trial, k))},
         }  # fmt: skip
-        params = {name: self._said(name, value) for name, value in trial.params.items()}
-        holding = {name: self._holding(name, value) for name, value in params.items()}
+        params, holding = dict(trial.params), {}
+        for name, value in trial.params.items():
+            dimension = None if self._space is None else self._space.dimensions.get(name)
+            if dimension is None:
+                holding[name] = optuna.distributions.CategoricalDistribution([value])
+            else:
+                params[name] = to_optuna(dimension, value)
+                holding[name] = distribution(dimension, params[name])
         return optuna.trial.create_trial(
             state=state, params=params, distributions=holding, user_attrs=attributes,
             value=None if state is states.FAIL else score, intermediate_values=rungs,
         )  # fmt: skip
-
-    def _said(self, name: str, value: Any) -> Any:
-        dimension = self._space.dimensions.get(name) if self._space is not None else None
-        return value if dimension is None else to_optuna(dimension, value)
-
-    def _holding(self, name: str, value: Any) -> Any:
-        """The dimension as Optuna says it, so wide that it holds a value from before its range was changed."""
-        optuna = require("optuna", "search")
-        dimension = self._space.dimensions.get(name) if self._space is not None else None
-        if dimension is None:
-            return optuna.distributions.CategoricalDistribution([value])
-        if dimension.kind == "size":
-            low, high = min(dimension.low, value), max(dimension.high, value)
-            return optuna.distributions.FloatDistribution(low, high, log=dimension.log)
-        choices = choices_of(dimension)
-        return optuna.distributions.CategoricalDistribution(choices if value in choices else (*choices, value))
 
 
 def _backend(path: Path) -> Any:

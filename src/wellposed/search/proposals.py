@@ -115,31 +115,22 @@ class Proposals:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         order = {rank: place for place, rank in enumerate(sorted({t.rank for t in told}))}
         study.add_trials([self._frozen(t, float(order[t.rank])) for t in told if self.space.fits(t.point)])
-        for point in running:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=self._said(point),
-                    distributions=self._distributions(point),
-                    state=optuna.trial.TrialState.RUNNING,
-                )
-            )
+        study.add_trials([self._trial(point, state=optuna.trial.TrialState.RUNNING) for point in running])
         return study
 
     def _said(self, point: Point) -> Point:
         return {name: to_optuna(self.space.dimensions[name], value) for name, value in point.items()}
 
-    def _distributions(self, point: Point) -> dict[str, Any]:
-        return {name: distribution(self.space.dimensions[name]) for name in point}
+    def _trial(self, point: Point, **outcome: Any) -> Any:
+        distributions = {name: distribution(self.space.dimensions[name]) for name in point}
+        create: Any = require("optuna", "search").trial.create_trial
+        return create(params=self._said(point), distributions=distributions, **outcome)
 
     def _frozen(self, told: TrialResult, value: float) -> Any:
-        optuna = require("optuna", "search")
-        distributions = self._distributions(told.point)
         if told.culled is None or told.rank == WORST:
-            return optuna.trial.create_trial(params=self._said(told.point), distributions=distributions, value=value)
-        return optuna.trial.create_trial(
-            params=self._said(told.point), distributions=distributions, intermediate_values={told.culled: value},
-            state=optuna.trial.TrialState.PRUNED,
-        )  # fmt: skip
+            return self._trial(told.point, value=value)
+        pruned = require("optuna", "search").trial.TrialState.PRUNED
+        return self._trial(told.point, intermediate_values={told.culled: value}, state=pruned)
 
     def _learned(self, study: Any, shared: Point) -> Point:
         study.enqueue_trial(self._said(shared))
@@ -157,12 +148,14 @@ EXPLOIT, CHANGES = 0.75, 0.25
 """How often a group takes the shared values of one of the best `LEADERS`, and how often one of them is drawn anew."""
 
 
-def distribution(dimension: Dimension) -> Any:
-    """The dimension as Optuna says it."""
-    optuna = require("optuna", "search")
+def distribution(dimension: Dimension, *held: Any) -> Any:
+    """The dimension as Optuna says it, so wide that it holds these values, from before its range was changed."""
+    distributions = require("optuna", "search").distributions
     if dimension.kind == "size":
-        return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-    return optuna.distributions.CategoricalDistribution(choices_of(dimension))
+        low, high = min([dimension.low, *held]), max([dimension.high, *held])
+        return distributions.FloatDistribution(low, high, log=dimension.log)
+    choices = choices_of(dimension)
+    return distributions.CategoricalDistribution((*choices, *(value for value in held if value not in choices)))
 
 
 def choices_of(dimension: Dimension) -> tuple[Any, ...]:

@@ -30,8 +30,6 @@ from wellposed.training.problem import Problem
 ROUNDS, FIRST, GROWTH = 100, {"linear": 10, "boosting": 1}, 5
 """Rounds of boosting and of the linear model's solver, scikit-learn's default, how many are timed before the rest,
 and by how much the parts grow in which the rest comes."""
-
-
 SMALL = 200_000
 """Numbers in a table below which several threads only wait for each other, and on a busy machine for a long time."""
 TINY = 1e-12
@@ -83,7 +81,7 @@ def references(problem: Problem, deadline: float = math.inf) -> References:
             with few_threads(x):
                 fitted = [_fitted(name, _model(name, problem, asked), x, one, weight, until) for one in asked.columns]
                 rounds = min(rounds for _, rounds in fitted)
-                outputs = asked.outputs([_answers(model, inputs, asked.classifies) for model, _ in fitted])
+                outputs = asked.outputs([answers(model, inputs, asked.classifies) for model, _ in fitted])
             score, rows = _scored(problem, outputs, target)
         except (ValueError, IndexError, RuntimeError) as error:
             # Somebody's own arrays may be what only their model takes: missing values, targets of another kind.
@@ -150,7 +148,7 @@ def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
         classes = y.shape[1] if shares else int(max(y.max(), test.max())) + 1
         index = y.argmax(1) if shares else y.reshape(-1)
         classes = max(classes, problem.prepared.outputs)
-        return _Asked([index.numpy().astype(np.int64)], True, lambda answers: _log_shares(answers[0], classes))
+        return _Asked([index.numpy().astype(np.int64)], True, lambda answers: log_shares(answers[0], classes))
     columns = y.reshape(len(y), -1).to(torch.float64)
     if labels is None:
         shape = (-1, *y.shape[1:])
@@ -166,21 +164,21 @@ def _asked(problem: Problem, y: Tensor, test: Tensor) -> _Asked:
         raise ValueError("the targets are shares between 0 and 1, and scikit-learn's models take labels")
 
     def logits(answers: list[np.ndarray]) -> Tensor:
-        both = torch.stack([_log_shares(answer, 2) for answer in answers], dim=1)
+        both = torch.stack([log_shares(answer, 2) for answer in answers], dim=1)
         found = (both[..., 1] - both[..., 0]).reshape(-1, *y.shape[1:])
         return found.sigmoid() if isinstance(loss.module, nn.BCELoss) else found
 
     return _Asked(list(columns.T.numpy().astype(np.int64)), True, logits)
 
 
-def _log_shares(answer: np.ndarray, classes: int) -> Tensor:
+def log_shares(answer: np.ndarray, classes: int) -> Tensor:
     """Logarithms of probabilities, also of the classes that no training row had."""
     logs = np.full((len(answer), classes), math.log(TINY))
     logs[:, : answer.shape[1]] = np.log(np.clip(answer, TINY, 1.0))
     return torch.from_numpy(logs)
 
 
-def _answers(model: Any, x: np.ndarray, classifies: bool) -> np.ndarray:
+def answers(model: Any, x: np.ndarray, classifies: bool) -> np.ndarray:
     """Numbers ``(n,)``, or probabilities ``(n, classes)`` of the classes from 0 to the largest that the model knows."""
     if not classifies:
         return np.asarray(model.predict(x), dtype=np.float64)

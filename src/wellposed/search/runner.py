@@ -27,7 +27,7 @@ from wellposed.search.successive_halving import Halving, reached_rungs
 from wellposed.search.timing import Pace, TrialTiming
 from wellposed.study.budget import Account
 from wellposed.study.ranking import Rank, chosen_row, ended_usable, shown_score, sign_of
-from wellposed.study.trials import BOOKED, FailedTrial, Pending, State, Trial
+from wellposed.study.trials import BOOKED, FailedTrial, Pending, State, Trial, book_trials
 from wellposed.training.history import History, Stopped
 from wellposed.training.problem import Problem
 from wellposed.training.run import Run
@@ -126,7 +126,6 @@ class Bench:
         return len(self.problem.prepared.train)
 
     def rank(self, trial: Trial) -> Rank:
-        """The key by which trials are compared: the larger one is better."""
         return trial.rank(self.sign)
 
     # --- plans
@@ -156,24 +155,16 @@ class Bench:
         kept = self.state.trials[: self.state.confirmed]
         self.booked = {trial.index for trial in kept if trial.kind in BOOKED}
         self.account.recipes = self.account.epochs = 0
-        for trial in kept:
-            if trial.kind in BOOKED:
-                self.account.book(trial.epochs)
-        for failed in self.state.failed:
-            if failed.kind in BOOKED and kept and failed.index < kept[-1].index:
-                self.account.book(1)
+        book_trials(self.account, kept, [one for one in self.state.failed if kept and one.index < kept[-1].index])
         return kept
 
     def waits(self, kind: str, lot: Sequence[PlannedTrial], rows: int | None) -> None:
         """Write down a lot before it is trained, so that it keeps its numbers; the search has done so when it planned it."""
         if kind != "search":
-            self.state.pending = [pending for pending in self.state.pending if pending.kind == "search"] + [
-                Pending(
-                    one.index, (one.run if kind == "confirmation" else one.recipe).to_dict(), one.point, one.run.epochs, rows,
-                    kind, one.seed,
-                )
-                for one in lot
-            ]  # fmt: skip
+            self.state.pending = [pending for pending in self.state.pending if pending.kind == "search"]
+            for one in lot:
+                kept = (one.run if kind == "confirmation" else one.recipe).to_dict()
+                self.state.pending.append(Pending(one.index, kept, one.point, one.run.epochs, rows, kind, one.seed))
             self.keep()
 
     # --- a lot

@@ -121,7 +121,6 @@ class Dimension:
         return dataclasses.replace(self, high=min(self.high, _short(max(high, floor))))
 
     def told(self) -> dict[str, Any]:
-        """As data, for the record."""
         range_ = {"low": self.low, "high": self.high, "log": self.log} if self.kind == "size" else {}
         choices = {"choices": list(self.choices)} if self.kind == "choice" else {}
         when = {"when": {name: list(values) for name, values in self.when}} if self.when else {}
@@ -166,7 +165,7 @@ class Space:
     def _parts(self) -> list[Dimension]:
         """Optimizer, learning rate, schedule, batch size and the settings of the model."""
         rate, size = self.baseline.optimizer.lr, self.baseline.batch_size
-        batches = tuple(b for b in dict.fromkeys((max(1, size // 2), size, size * 2)))
+        batches = tuple(dict.fromkeys((max(1, size // 2), size, size * 2)))
         adaptive, sgd = (("optimizer", ADAPTIVE),), (("optimizer", ("sgd",)),)
         warm = (("schedule", ("constant", "cosine")),)
         return [
@@ -199,8 +198,8 @@ class Space:
 
     def _odds(self, ingredient: Ingredient) -> float:
         factor = 1.0
-        if self.overfits:
-            factor = OFTEN if ingredient.regularizes else 1.0
+        if self.overfits and ingredient.regularizes:
+            factor = OFTEN
         elif self.underfits:
             factor = SELDOM if ingredient.regularizes else OFTEN
         return min(MOST_OFTEN, factor * ingredient.odds)
@@ -216,7 +215,6 @@ class Space:
         return point
 
     def recipe(self, point: Mapping[str, Any]) -> Recipe:
-        """The recipe at a point."""
         model = {key: point.get(f"model.{key}", self.baseline.model.get(key)) for key in self.problem.space}
         kind = point.get("optimizer", "adamw")
         optimizer = {"name": kind, "lr": point["sgd_rate" if kind == "sgd" else "rate"]}
@@ -249,24 +247,19 @@ class Space:
 
     def _start(self, cocktail: Mapping[str, Any], large: bool) -> Point:
         """The point of a cocktail, as far as the problem takes it; other settings are the baseline's."""
-        given: Point = {
-            "optimizer": "adamw",
-            "rate": self.baseline.optimizer.lr,
-            "batch_size": self.baseline.batch_size,
-        }
+        plainly = self.baseline
+        given: Point = {"optimizer": "adamw", "rate": plainly.optimizer.lr, "batch_size": plainly.batch_size}
         for key, values in self.problem.space.items():
-            plain = self.baseline.model.get(key, default_of(self.problem, key, values))
+            plain = plainly.model.get(key, default_of(self.problem, key, values))
             given[f"model.{key}"] = _plain(values[-1] if large else plain)
-        given |= {"schedule": "cosine", "warmup": 0.05}
+        given |= {"schedule": cocktail.get("schedule", "cosine"), "warmup": 0.05}
         given |= {i.name: i.name in cocktail for i in self.ingredients}
         given |= {f"{i.name}.size": cocktail[i.name] for i in self.ingredients if i.name in cocktail}
-        given |= {key: value for key, value in cocktail.items() if key in ("schedule",)}
         return self.point(dict.fromkeys(self.dimensions, 0.5), given)
 
     def plain(self, rate: float) -> Point:
         """The point of plain training at a learning rate: nothing is in."""
-        given = {"rate": rate, "schedule": "constant", "warmup": 0.0}
-        return {**self._start({}, large=False), **given}
+        return {**self._start({}, large=False), "rate": rate, "schedule": "constant", "warmup": 0.0}
 
     def default(self) -> Recipe:
         """The recipe that is compared where nothing is searched: the first preset, as far as the problem takes it."""
@@ -275,12 +268,6 @@ class Space:
             if one.name in self.refused:
                 recipe = one.removed(recipe)
         return recipe
-
-    # --- its changes
-
-    def changed(self, dimension: Dimension) -> None:
-        """Take a widened or shrunk dimension in the place of the one with its name."""
-        self.dimensions[dimension.name] = dimension
 
     def told(self) -> list[dict[str, Any]]:
         """The dimensions as data, for the record."""

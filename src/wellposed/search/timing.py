@@ -63,7 +63,6 @@ class TrialTiming:
 
     @classmethod
     def of(cls, run: Run) -> TrialTiming:
-        """What a run says of itself."""
         return cls(run.recipe, len(run.history), sum(run.history["seconds"]), run.stopped == Stopped.BUDGET)
 
 
@@ -188,14 +187,6 @@ class Pace:
         if within > 0 and kind != "probe":
             self._last_around = self._around[kind] = min(max(seconds / within, 1.0), MOST_AROUND)
 
-    def lasting(self, kind: str) -> float:
-        """Share of their epochs that runs of a kind have: halving and patience end them early."""
-        return self._lasting.get(kind, HALVED if kind == "search" else 1.0)
-
-    def around(self, kind: str) -> float:
-        """What a lot takes in all, by what its epochs take."""
-        return self._around.get(kind, self._last_around)
-
     def alone(self, recipe: Recipe) -> float:
         """Seconds of an epoch alone on `FEWEST_ROWS` rows, to compare shapes by."""
         return self.epoch(recipe, FEWEST_ROWS)
@@ -206,7 +197,9 @@ class Pace:
 
     def cost(self, kind: str, recipe: Recipe, rows: int) -> float:
         """Seconds that each planned epoch of a recipe adds to a lot."""
-        return self.around(kind) * self.lasting(kind) * self.factor(recipe) * self.epoch(recipe, rows)
+        around = self._around.get(kind, self._last_around)
+        lasting = self._lasting.get(kind, HALVED if kind == "search" else 1.0)
+        return around * lasting * self.factor(recipe) * self.epoch(recipe, rows)
 
     # --- plans
 
@@ -230,12 +223,9 @@ class Pace:
             speed = self.speed(plain, total)
             steps = max(1.0, (self.epoch(plain, total) * wanted / cost - speed.rest) / speed.step)
             rows = min(total, max(FEWEST_ROWS, int(steps * plain.batch_size)))
-        return self.epochs_of(plain, rows, seconds), rows
-
-    def epochs_of(self, plain: Recipe, rows: int, seconds: float) -> int:
-        """Epochs of each run, where ``seconds`` are for all of them: more time gives longer runs and more of them."""
+        # More time gives longer runs and more of them.
         fit = max(seconds, 0.0) / self.cost("search", plain, rows)
-        return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1))
+        return max(1, min(MOST_EPOCHS, max(FEWEST_EPOCHS, int(math.sqrt(TILT * fit))), int(fit / 4) or 1)), rows
 
     def affordable(self, kind: str, recipes: Sequence[Recipe], rows: int, seconds: float, most: int) -> int:
         """How many epochs these recipes can have together in so many seconds, from 1 to ``most``."""

@@ -10,7 +10,7 @@ from wellposed.parallel.executors import train_jobs
 from wellposed.parallel.jobs import Job
 from wellposed.recipe.recipe import Recipe
 from wellposed.search import budget_split
-from wellposed.search.rate_grid import BASELINE_RATES
+from wellposed.search.baseline import BASELINE_RATES
 from wellposed.search.runner import Bench
 from wellposed.search.timing import FEWEST_EPOCHS, TrialTiming
 from wellposed.training.history import Stopped
@@ -55,10 +55,8 @@ def probe(bench: Bench, plain: Recipe) -> None:
     if each > seconds:
         rows = max(4 * plain.batch_size, int(rows * seconds / each))
     rows = min(rows, bench.total)
-    if (
-        TOGETHER * EPOCHS * pace.epoch(plain, rows) > 4 * seconds
-    ):  # even so little is too much: the lots themselves will tell
-        return
+    if TOGETHER * EPOCHS * pace.epoch(plain, rows) > 4 * seconds:
+        return  # even so little is too much: the lots themselves will tell
     ends = bench.account.spent + 2 * budget_split.PROBES
     time_lot(bench, plain, WARM, rows, pace.together, ends)
     found: dict[int, tuple[float, list[Run]]] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,8 @@ def _maybe_folds(given: Any, scores: Array) -> bool:
 def _kind(side: Any) -> str:
     if isinstance(side, (str, Path)):
         return "files"
-    if hasattr(side, "row_scores") or (
-        isinstance(side, (list, tuple)) and len(side) > 0 and all(hasattr(run, "row_scores") for run in side)
-    ):
-        return "runs"
-    return "arrays"
+    several = _listed(side)
+    return "runs" if several and all(hasattr(run, "row_scores") for run in several) else "arrays"
 
 
 def _listed(side: Any) -> list[Any]:
@@ -225,9 +222,6 @@ class _Predictions:
     def classes(self) -> list[str]:
         return [name[2:] for name in self.columns if name.startswith("p_") and len(name) > 2]
 
-    def reordered(self, order: Sequence[int]) -> _Predictions:
-        return _Predictions(self.path, {name: [cells[i] for i in order] for name, cells in self.columns.items()})
-
 
 def _read_predictions(path: Path) -> _Predictions:
     file = _Predictions(path, csv_columns(path))
@@ -253,10 +247,9 @@ def _compare_files(a: Path, b: Path, level: float) -> Comparison:
     if fold is None:
         return _compare_arrays(_weighted(one, weight), _weighted(other, weight), level, name)
     parts = [part for number in dict.fromkeys(fold) if weight[part := np.array(fold) == number].any()]
-    means = [
-        np.array([np.average(side.mean(axis=1)[part], weights=weight[part]) for part in parts]) for side in (one, other)
-    ]
-    return _compare_arrays(means[0][:, None], means[1][:, None], level, name, folds=len(parts))
+    sides = [side.mean(axis=1) for side in (one, other)]
+    a_means, b_means = (np.array([[np.average(side[part], weights=weight[part])] for part in parts]) for side in sides)
+    return _compare_arrays(a_means, b_means, level, name, folds=len(parts))
 
 
 def _weights(left: _Predictions, right: _Predictions) -> Array:
@@ -265,11 +258,8 @@ def _weights(left: _Predictions, right: _Predictions) -> Array:
     Raises:
         DataError: they are no such numbers, all 0, or differ between the files.
     """
-    found = [
-        np.array([_float(cell) for cell in file.columns["weight"]], dtype=np.float64)
-        for file in (left, right)
-        if "weight" in file.columns
-    ]
+    columns = [file.columns["weight"] for file in (left, right) if "weight" in file.columns]
+    found = [np.array([_float(cell) for cell in column], dtype=np.float64) for column in columns]
     for weight in found:
         if not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
             raise DataError(
@@ -291,7 +281,8 @@ def _weighted(scores: Array, weight: Array) -> Array:
 def _aligned(left: _Predictions, right: _Predictions) -> tuple[_Predictions, _Predictions]:
     """Both files in the same order of rows, with the same targets."""
     if left.keys is not None and right.keys is not None:
-        right = right.reordered(_order(left, right))
+        order = _order(left, right)
+        right = replace(right, columns={name: [cells[i] for i in order] for name, cells in right.columns.items()})
     targets, others = left.columns["target"], right.columns["target"]
     if len(targets) != len(others):
         raise DataError(f"'{left.path}' has {len(targets)} rows, '{right.path}' {len(others)}; equal ones are needed.")

@@ -13,8 +13,9 @@ scores of folds on `fold_interval`.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -345,10 +346,7 @@ def _degrees_of(quantile: float, p: float, one: int, other: int) -> float:
     low, high = float(min(one, other)), float(max(one, other))
     for _ in range(20):
         middle = math.sqrt(low * high)  # the quantile changes fast at few degrees of freedom
-        if student_tail(quantile, middle) > 1 - p:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if student_tail(quantile, middle) > 1 - p else (low, middle)
     return math.sqrt(low * high)
 
 
@@ -377,10 +375,7 @@ class Needs:
     def to_dict(self) -> dict[str, Any]:
         """``{"gain", "smallest", "pairs", "rows", "both", "power"}``, ``both`` as ``[pairs, rows]`` or None, no gain as None."""
         both = None if self.both is None else list(self.both)
-        smallest = self.smallest if math.isfinite(self.smallest) else None
-        return {
-            "gain": self.gain, "smallest": smallest, "pairs": self.pairs, "rows": self.rows, "both": both, "power": self.power,
-        }  # fmt: skip
+        return {**asdict(self), "smallest": self.smallest if math.isfinite(self.smallest) else None, "both": both}
 
     def sentence(self, pairs: int, rows: int, smallest: str) -> str:
         """What more would show the gain, and what the comparison could have shown, in one sentence.
@@ -392,14 +387,11 @@ class Needs:
         if not math.isfinite(self.smallest):
             more = f" About {_rounded(self.rows)} rows would show one of this size." if self.rows else ""
             return f"So few rows ({rows}) show no gain at this level, whatever its size.{more}"
+        chance = f"with probability {self.power:.4g}"
         here = f"the smallest gain that {_seeds(pairs)} on {_amount(rows, 'row')} would have shown is {smallest}"
         if self.gain <= 0:
-            return f"There is no gain to show; {here}, {self._chance}."
-        return f"{self._way(pairs, rows)}, {self._chance}; {here}."
-
-    @property
-    def _chance(self) -> str:
-        return f"with probability {self.power:.4g}"
+            return f"There is no gain to show; {here}, {chance}."
+        return f"{self._way(pairs, rows)}, {chance}; {here}."
 
     def _way(self, pairs: int, rows: int) -> str:
         size, here, these = "a gain of this size", f"on these {_amount(rows, 'row')}", f"with these {_seeds(pairs)}"
@@ -468,14 +460,7 @@ def _first(holds: Callable[[int], bool], start: int, most: int) -> int | None:
     """The smallest whole number from ``start`` to ``most`` from which on ``holds`` is true; None if there is none."""
     if start > most or not holds(most):
         return None
-    low, step, high = start - 1, 1, start
-    while high < most and not holds(high):
-        low, step = high, 2 * step
-        high = min(start + step, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return start + bisect_left(range(start, most), True, key=holds)
 
 
 def _smallest_gain(parts: tuple[float, float, float], rows: int, seeds: int, level: float) -> float:
@@ -511,18 +496,18 @@ def power(gain: float, parts: tuple[float, float, float], rows: int, seeds: int,
     if spread == 0:
         return float(gain > 0)
     of_rows, of_seeds, both = _expected(parts, rows, seeds)
+
+    def above(squares: tuple[float, float, float]) -> float:
+        return 0.5 * math.erfc((_half_width(squares, rows, seeds, p) - gain) / spread / math.sqrt(2))
+
     if rows == 1 or seeds == 1:
-        squares = (0.0, rows * seeds * spread**2, 0.0) if rows == 1 else (rows * seeds * spread**2, 0.0, 0.0)
-        return _normal((gain - _half_width(squares, rows, seeds, p)) / spread)
-    total = 0.0
-    for share, weight in _chi_squares(min(rows, seeds) - 1):
-        squares = (of_rows, of_seeds * share, both) if seeds <= rows else (of_rows * share, of_seeds, both)
-        total += weight * _normal((gain - _half_width(squares, rows, seeds, p)) / spread)
-    return total
-
-
-def _normal(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
+        whole = rows * seeds * spread**2
+        return above((0.0, whole, 0.0) if rows == 1 else (whole, 0.0, 0.0))
+    if seeds <= rows:
+        drawn = ((weight, (of_rows, of_seeds * share, both)) for share, weight in _chi_squares(seeds - 1))
+    else:
+        drawn = ((weight, (of_rows * share, of_seeds, both)) for share, weight in _chi_squares(rows - 1))
+    return sum(weight * above(squares) for weight, squares in drawn)
 
 
 @lru_cache(maxsize=4096)
@@ -554,9 +539,5 @@ def look_level(looks: int, alpha: float = 0.05) -> float:
 
 ALPHA = 0.05
 """One-sided error of all looks together: look k is judged at ``ALPHA/2^k``, which for the first is a 95 % interval."""
-
-
 Array = npt.NDArray[np.float64]
-
-
 MOST_PAIRS, MOST_ROWS = 1_000, 10_000_000  # beyond these nobody trains or collects; they are said in the sentence

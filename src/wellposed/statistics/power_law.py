@@ -147,10 +147,7 @@ def _quantile(weight: Array, centre: Array, spread: Array, p: float) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         below = torch.special.ndtr(torch.from_numpy((middle - centre) / spread)).numpy()
-        if float((weight * below).sum()) < p:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if float((weight * below).sum()) < p else (low, middle)
         if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
             break
     return (low + high) / 2

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 from wellposed.core.errors import InputError
 
 
@@ -29,11 +32,16 @@ def student_quantile(p: float, dof: float) -> float:
         low, high = high, 2 * high
     while high - low > 1e-12 * max(1.0, high):
         middle = (low + high) / 2
-        if student_tail(middle, dof) > 1 - p:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if student_tail(middle, dof) > 1 - p else (low, middle)
     return (low + high) / 2
+
+
+def half_width(values: npt.ArrayLike, level: float) -> float:
+    """Half the t interval for the mean of values; NaN for one of them, which says nothing of others."""
+    found = np.asarray(values, dtype=np.float64)
+    if len(found) < 2:
+        return math.nan
+    return student_quantile((1 + level) / 2, len(found) - 1) * float(found.std(ddof=1)) / math.sqrt(len(found))
 
 
 def student_tail(t: float, dof: float) -> float:

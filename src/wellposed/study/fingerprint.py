@@ -23,7 +23,6 @@ def fingerprint(problem: Problem) -> str:
 
 
 def content_digest(source: Source | None) -> bytes:
-    """A digest of the rows of a source."""
     if source is None:
         return b"none"
     root = source.source if isinstance(source, Subset) else source

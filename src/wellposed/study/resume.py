@@ -11,7 +11,7 @@ from wellposed.core.records import listing
 from wellposed.study.budget import Account, Budget
 from wellposed.study.fingerprint import content_digest
 from wellposed.study.study import STUDY
-from wellposed.study.trials import BOOKED, SCHEMA, State
+from wellposed.study.trials import SCHEMA, State, book_trials
 from wellposed.training.problem import Problem
 
 UNITS = {"seconds": "s", "recipes": " recipes", "epochs": " epochs"}
@@ -78,11 +78,7 @@ def continue_account(folder: Path, state: State, account: Account, rows: str, mo
             "budget to go on with it (all of it counts), or rows that it never saw with --test; wellposed report shows its results."
         )
     if budget.unit != "seconds":
-        for trial in state.of(*BOOKED):
-            account.book(trial.epochs)
-        for failed in state.failed:
-            if failed.kind in BOOKED:
-                account.book(1)
+        book_trials(account, state.trials, state.failed)
         return account
     if budget.amount > before:
         account = dataclasses.replace(account, budget=dataclasses.replace(budget, amount=budget.amount - before))

@@ -64,7 +64,6 @@ class Study:
 
     @property
     def shown(self) -> bool:
-        """Whether the improvement is shown: its interval lies above 0."""
         return self.improvement is not None and self.improvement.shown
 
     def side(self, name: str) -> dict[str, Any]:
@@ -82,15 +81,11 @@ class Study:
         """Everything that ``study.json`` holds, as a dict."""
         interval = self.improvement
         improvement = {
-            "estimate": interval.estimate if interval else None,
-            "low": interval.low if interval else None,
-            "high": interval.high if interval else None,
-            "level": interval.level if interval else None,
+            **{key: getattr(interval, key, None) for key in ("estimate", "low", "high", "level")},
             "pairs": interval.pairs if interval else 0,
             "looks": self.facts["looks"],
             "shown": self.shown,
-            "limited_by": interval.limited_by if interval else None,
-            "rows": interval.rows if interval else None,
+            **{key: getattr(interval, key, None) for key in ("limited_by", "rows")},
             # More pairs on the same rows are another look at them.
             "needs": interval.needed(look_level(self.facts["looks"] + 1, 2.0 * ALPHA)).to_dict() if interval else None,
         }
@@ -99,13 +94,7 @@ class Study:
             "schema": SCHEMA,
             "wellposed": __version__,
             "torch": str(torch.__version__),
-            "device": self.facts["device"],
-            "threads": self.facts["threads"],
-            "command": self.facts["command"],
-            "seed": self.facts["seed"],
-            "task": self.facts["task"],
-            "metric": self.facts["metric"],
-            "data": self.facts["data"],
+            **{key: self.facts[key] for key in ("device", "threads", "command", "seed", "task", "metric", "data")},
             "references": self.references,
             "constant": self.facts["constant"],
             "against_references": {
@@ -116,10 +105,7 @@ class Study:
             "best": self.side("best"),
             "improvement": improvement,
             "recipes_tried": len(searched),
-            "seconds": self.facts["seconds"],
-            "name": self.facts["name"],
-            "budget": self.facts["budget"],
-            "looks": self.facts["looks"],
+            **{key: self.facts[key] for key in ("seconds", "name", "budget", "looks")},
             "trials": [asdict(trial) for trial in self.trials],
             "histories": {n: getattr(self, n).history.to_dict() for n in ("baseline", "best")},
             "diagnoses": {n: _told(d) for n, d in self.diagnoses.items()},
@@ -132,13 +118,10 @@ class Study:
                 "best": self.facts["scores"]["best"]["test"],
                 "rows": self.facts["data"]["test"],
             },
-            "advice": self.facts["advice"],
-            "error_budget": self.facts["error_budget"],
+            **{key: self.facts[key] for key in ("advice", "error_budget")},
             "ablation": self.ablation,
             "simplest": self.simplest,
-            "engine": self.facts["engine"],
-            "space": self.facts["space"],
-            "warnings": self.facts["warnings"],
+            **{key: self.facts[key] for key in ("engine", "space", "warnings")},
             "notes": self.notes,
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "platform": platform.system()},
         }
@@ -164,19 +147,12 @@ def summary(record: dict[str, Any]) -> str:
     """What a study found, in a few lines, from what ``study.json`` holds; a missing or odd part is no number."""
     said = verdict.verdict(record)
     metric = verdict.metric_name(record)
-    lines = [
-        said.sentence,
-        *filter(None, [said.limits]),
-        *said.references,
-        *filter(None, [verdict.emptied_note(record)]),
-    ]
+    lines = [said.sentence, *filter(None, [said.limits, *said.references, verdict.emptied_note(record)])]
     for name in verdict.sides(record):
         score, recipe = formats.score(part(record, name, "test")), text(part(record, name, "recipe"))
         lines.append(f"{name + ':':<9} {metric} {score} on untouched rows{verdict.beside_constant(record)} ({recipe})")
-    lines += [
-        f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}"
-        for one in verdict.against(record)
-    ]
+    for one in verdict.against(record):
+        lines.append(f"{one.key + ':':<9} {metric} {formats.score(one.score)} on the same rows: {one.says}")
     return "\n".join(lines)
 
 

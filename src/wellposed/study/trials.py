@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from wellposed.core.files import jsonable, read_json, write_atomically
 from wellposed.core.schemas import Finite, Stored, Whole, validate
 from wellposed.recipe.recipe import Recipe
+from wellposed.study.budget import Account
 from wellposed.study.ranking import WORST, Rank, rank_of
 from wellposed.training.history import Stopped
 
@@ -53,7 +54,6 @@ class Trial:
 
     @property
     def built(self) -> Recipe:
-        """The recipe that was tried."""
         return Recipe(**self.recipe)
 
     @property
@@ -203,3 +203,13 @@ def rank_trials(trials: Sequence[Trial], sign: float) -> list[Trial]:
 
 BOOKED = ("baseline", "search")
 """Kinds of trials that a budget in recipes or epochs counts."""
+
+
+def book_trials(account: Account, trials: Iterable[Trial], failed: Iterable[FailedTrial]) -> None:
+    """Book what a study has tried before; what could not be trained counts as one epoch."""
+    for trial in trials:
+        if trial.kind in BOOKED:
+            account.book(trial.epochs)
+    for one in failed:
+        if one.kind in BOOKED:
+            account.book(1)

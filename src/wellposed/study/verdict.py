@@ -18,7 +18,7 @@ from wellposed.core.formats import (
     score,
     with_sign,
 )
-from wellposed.core.records import finite_numbers, mapping, number_or_nan, part, rows, text
+from wellposed.core.records import finite_numbers, listing, mapping, number_or_nan, part, rows, text
 from wellposed.losses.metrics import metrics
 from wellposed.statistics.intervals import POWER, Needs
 
@@ -69,7 +69,6 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The whole verdict as one sentence."""
         return f"{self.mark} {self.claim} {self.support}"
 
 
@@ -104,24 +103,21 @@ def setting(value: Any) -> str:
 
 def _term(term: dict[str, Any]) -> str:
     parts = [text(term["penalty"], 60)]
-    for key, label in (
-        ("strength", ""),
-        ("bound", "bound "),
-        ("mix", "mix "),
-        ("by", "by "),
-        ("on", "on "),
-        ("how", "by "),
-    ):
-        if term.get(key) is not None:
-            parts.append(f"{label}{setting(term[key])}")
+    labels = {"strength": "", "bound": "bound ", "mix": "mix ", "by": "by ", "on": "on ", "how": "by "}
+    parts += [f"{label}{setting(term[key])}" for key, label in labels.items() if term.get(key) is not None]
     return " ".join(parts)
+
+
+def estimate_and_ends(found: dict[str, Any]) -> tuple[float, float, float]:
+    """``estimate``, ``low`` and ``high``; NaN for what is no number."""
+    return number_or_nan(found.get("estimate")), number_or_nan(found.get("low")), number_or_nan(found.get("high"))
 
 
 def verdict(record: dict[str, Any]) -> Verdict:
     """What the record proves, in plain words. Nothing is called better or worse while its interval holds 0."""
     references = tuple(references_first(record))
     found = mapping(record.get("improvement"))
-    estimate, low, high = (number_or_nan(found.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = estimate_and_ends(found)
     who = "the search of each fold" if folds_of(record) else "the best recipe"
     if kept_baseline(record) and not estimate:
         claim = "no recipe of the search beat the tuned baseline on the validation rows."
@@ -156,10 +152,14 @@ def _limits(record: dict[str, Any], found: dict[str, Any]) -> str:
         return ONE_PAIR
     if needs is None or not (pairs >= 1 and amount >= 1):
         return LIMITS.get(text(found.get("limited_by")), "")
-    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    smallest = _smallest(needs, record)
     advice = [MORE_PAIRS] if needs.pairs or needs.both else []
     advice += [MORE_ROWS] if needs.rows or needs.both else []
     return " ".join([needs.sentence(int(pairs), int(amount), smallest), *advice, *_in_turn(record)])
+
+
+def _smallest(needs: Needs, record: dict[str, Any]) -> str:
+    return f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
 
 
 def _in_turn(record: dict[str, Any]) -> list[str]:
@@ -174,11 +174,10 @@ def stated_needs(found: dict[str, Any]) -> Needs | None:
     gain, smallest, power = (number_or_nan(needs.get(key)) for key in ("gain", "smallest", "power"))
     if not (math.isfinite(gain) and math.isfinite(smallest)):
         return None
-    both = [_whole(value) for value in needs["both"]] if isinstance(needs.get("both"), list) else []
+    both = [_whole(value) for value in listing(needs.get("both"))]
     pair = (both[0], both[1]) if len(both) == 2 and both[0] and both[1] else None
-    return Needs(
-        gain, smallest, _whole(needs.get("pairs")), _whole(needs.get("rows")), pair, power if 0 < power < 1 else POWER
-    )
+    power = power if 0 < power < 1 else POWER
+    return Needs(gain, smallest, _whole(needs.get("pairs")), _whole(needs.get("rows")), pair, power)
 
 
 def _whole(value: Any) -> int | None:
@@ -205,7 +204,7 @@ def _could_have_seen(record: dict[str, Any], found: dict[str, Any]) -> str:
     needs, pairs = stated_needs(found), number_or_nan(found.get("pairs"))
     if needs is None or not (needs.smallest > 0 and pairs > 1):
         return ""
-    smallest = f"{format_decimals(needs.smallest, decimals_for(needs.smallest))} {metric_name(record)}"
+    smallest = _smallest(needs, record)
     seen = (
         f"What could have been seen: {count_noun(pairs, 'pair')} of runs on {_rows(record)} show a gain of {smallest} with "
         f"probability {needs.power:.4g}, assuming that two recipes differ on single rows no more than two runs of one recipe do. "
@@ -237,10 +236,12 @@ def kept_baseline(record: dict[str, Any]) -> bool:
 
 def untouched_rows(record: dict[str, Any]) -> float:
     """How many rows the comparison stands on; NaN where the record does not say."""
-    amounts = finite_numbers(
-        [number_or_nan(part(record, "confirmation", "rows")), number_or_nan(part(record, "data", "test"))]
-    )
-    return amounts[0] if amounts else math.nan
+    return first_number(part(record, "confirmation", "rows"), part(record, "data", "test"))
+
+
+def first_number(*values: Any) -> float:
+    """The first of the values that is a finite number; NaN where none is."""
+    return next(iter(finite_numbers(list(map(number_or_nan, values)))), math.nan)
 
 
 def _rows(record: dict[str, Any]) -> str:
@@ -258,10 +259,8 @@ def _interval(record: dict[str, Any], found: dict[str, Any]) -> str:
         name = f"{percent(level)} interval" if math.isfinite(level) else "interval"
         parts = [f"{name} {format_decimals(low, decimals)} to {format_decimals(high, decimals)}"]
     if math.isfinite(pairs):
-        parts.append(
-            count_noun(pairs, "paired seed")
-            + (f" in each of {folds} folds, which share training rows" if folds else "")
-        )
+        each = f" in each of {folds} folds, which share training rows" if folds else ""
+        parts.append(count_noun(pairs, "paired seed") + each)
     return ", ".join(parts)
 
 
@@ -272,10 +271,7 @@ def _turned_round(found: dict[str, Any]) -> dict[str, Any]:
 
 def network_score(record: dict[str, Any]) -> float:
     """The best recipe's score on the untouched rows; the baseline's where it is missing."""
-    scores = finite_numbers(
-        [number_or_nan(part(record, "best", "test")), number_or_nan(part(record, "baseline", "test"))]
-    )
-    return scores[0] if scores else math.nan
+    return first_number(part(record, "best", "test"), part(record, "baseline", "test"))
 
 
 def reference_scores(record: dict[str, Any]) -> dict[str, float]:
@@ -286,9 +282,8 @@ def reference_scores(record: dict[str, Any]) -> dict[str, float]:
 
 def constant_score(record: dict[str, Any], side: str = "test") -> float:
     """What the best constant prediction scores on the untouched rows, or on those for validation; NaN where it is not known."""
-    found = [number_or_nan(part(record, "references", "constant"))] if side == "test" else []
-    found.append(number_or_nan(part(record, "constant", side)))
-    return (finite_numbers(found) or [math.nan])[0]
+    reference = part(record, "references", "constant") if side == "test" else None
+    return first_number(reference, part(record, "constant", side))
 
 
 def beside_constant(record: dict[str, Any], side: str = "test") -> str:
@@ -323,25 +318,19 @@ def against(record: dict[str, Any]) -> list[Against]:
 
 def _against(record: dict[str, Any], key: str, value: float) -> Against:
     found = mapping(part(record, "against_references", key))
-    gain, low, high = (number_or_nan(found.get(name)) for name in ("estimate", "low", "high"))
+    gain, low, high = estimate_and_ends(found)
     if not all(map(math.isfinite, (gain, low, high))) or number_or_nan(found.get("pairs")) < 2:
         return Against(key, value, "unknown", math.nan, "not compared row by row over several seeds.")
-    amount = f"{format_decimals(abs(gain), decimals_between(low, high))} {metric_name(record)}"
-    size = f"{amount} ({_interval(record, found if gain > 0 else _turned_round(found))})"
+    decimals, interval = decimals_between(low, high), _interval(record, found if gain > 0 else _turned_round(found))
+    size = f"{format_decimals(abs(gain), decimals)} {metric_name(record)} ({interval})"
     if low > 0:
         return Against(key, value, "worse", gain, f"the network is better by {size}.")
     if high < 0:
         return Against(key, value, "better", gain, f"better than the network by {size}.")
     if low == high:
         return Against(key, value, "open", gain, "no difference is shown; every row has the same score.")
-    signed = f"{with_sign(gain, decimals_between(low, high))} {metric_name(record)}"
-    return Against(
-        key,
-        value,
-        "open",
-        gain,
-        f"no difference is shown; the network's gain is {signed} ({_interval(record, found)}).",
-    )
+    signed = f"{with_sign(gain, decimals)} {metric_name(record)}"
+    return Against(key, value, "open", gain, f"no difference is shown; the network's gain is {signed} ({interval}).")
 
 
 def references_first(record: dict[str, Any]) -> list[str]:
@@ -350,8 +339,9 @@ def references_first(record: dict[str, Any]) -> list[str]:
     found = sorted((one for one in against(record) if one.kind in ("better", "open")), key=lambda one: one.gain)
     ahead = [one for one in found if one.kind == "better"]
     level = [one for one in found if one.kind == "open" and (one.gain <= 0 or one.key == "constant")]
+    ours = score(network_score(record))
     said = [
-        f"{_capital(REFERENCES[one.key])} is {one.says} It scores {score(one.score)} against {score(network_score(record))}."
+        f"{REFERENCES[one.key].capitalize()} is {one.says} It scores {score(one.score)} against {ours}."
         for one in ahead
     ]
     if level:
@@ -360,26 +350,17 @@ def references_first(record: dict[str, Any]) -> list[str]:
     return [*said, ADVICE[known[0]]] if known else said
 
 
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 def emptied_note(record: dict[str, Any]) -> str:
     """A sentence that names each charged parameter of the best model whose weights are all exactly zero; else empty.
 
     Example:
-        >>> emptied({"audits": {"best": {"rows": [{"parameter": "0.weight", "gone": True}]}}})
+        >>> emptied_note({"audits": {"best": {"rows": [{"parameter": "0.weight", "gone": True}]}}})
         'Nothing is left of 0.weight in the best model: all its weights are exactly 0.'
     """
     lines = [line for line in rows(part(record, "audits", "best", "rows")) if line.get("gone") is True]
     names = list(dict.fromkeys(filter(None, (text(line.get("parameter"), 120) for line in lines))))
     whose = "all its weights" if len(names) == 1 else "all their weights"
     return f"Nothing is left of {listed(names)} in the best model: {whose} are exactly 0." if names else ""
-
-
-def score_gain(before: float, after: float, higher: bool) -> float:
-    """The difference between two scores, positive where the second is better."""
-    return (after - before) if higher else (before - after)
 
 
 def source_of_change(before: tuple[float, float], after: tuple[float, float], shown: bool) -> str:

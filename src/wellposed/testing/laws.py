@@ -78,7 +78,6 @@ class Case:
 
     @property
     def about(self) -> str:
-        """The case in words, for the message of a broken law."""
         return f"shape {tuple(self.w.shape)}, size {float(self.w.abs().max()):.3g}, step {self.step:g}, {self.w.dtype}"
 
 
@@ -130,9 +129,13 @@ def rival_points(p: Tensor, case: Case) -> Iterator[tuple[str, Tensor]]:
         yield f"{factor:g} prox", factor * p
     for i in range(p.numel()):
         for label, value in (("zeroed", torch.zeros_like(w)), ("restored", w)):
-            u = p.clone().reshape(-1)
-            u[i] = value.reshape(-1)[i]
-            yield f"coordinate {i} {label}", u.view(p.shape)
+            yield f"coordinate {i} {label}", _one_taken(p, value, i)
+
+
+def _one_taken(p: Tensor, other: Tensor, i: int) -> Tensor:
+    u = p.clone().reshape(-1)
+    u[i] = other.reshape(-1)[i]
+    return u.view(p.shape)
 
 
 def same_kind(penalty: Penalty, case: Case) -> None:
@@ -190,12 +193,8 @@ def minimizes_in_metric(penalty: Penalty, case: Case) -> None:
     if not penalty.traits.diagonal:
         return
     full = case.metric()
-    close(
-        penalty.prox(case.w, torch.full_like(full, case.step)),
-        penalty.prox(case.w, case.step),
-        case.tolerance,
-        "a tensor of equal steps must act as the number",
-    )
+    equal, number = penalty.prox(case.w, torch.full_like(full, case.step)), penalty.prox(case.w, case.step)
+    close(equal, number, case.tolerance, "a tensor of equal steps must act as the number")
     partial = full.masked_fill(torch.arange(full.numel()).view(full.shape) % 4 == 1, 0.0)
     for step in (full, partial):
         p = penalty.prox(case.w, step)
@@ -220,9 +219,8 @@ def moreau_gradient(penalty: Penalty, case: Case) -> None:
         ends = [objective(penalty, penalty.prox(w + sign * eps * d, t), w + sign * eps * d, t) for sign in (1, -1)]
         found, size = (ends[0] - ends[1]) / (2 * eps), float(slope.norm())
         gap = abs(found - float((slope * d).sum()))
-        holds(
-            gap <= 1e-4 * max(1e-2, size), f"the Moreau envelope has slope {found:.6g}, {gap:.2g} off (w - prox)/step"
-        )
+        message = f"the Moreau envelope has slope {found:.6g}, {gap:.2g} off (w - prox)/step"
+        holds(gap <= 1e-4 * max(1e-2, size), message)
 
 
 def subgradient(penalty: Penalty, case: Case) -> None:
@@ -262,12 +260,8 @@ def moreau_identity(penalty: Penalty, case: Case) -> None:
     size = max(1.0, float(case.w.norm()) / case.step)
     outside = float(penalty.violation(torch.zeros_like(p), -y, case.step))
     holds(outside <= case.tolerance * 10 * size, f"(w - prox)/step is {outside:.3g} outside of the dual ball")
-    close(
-        float((y * p).sum(dtype=torch.float64)),
-        float(penalty.value(p)),
-        case.tolerance * 10 * size * max(1.0, float(p.norm())),
-        "Moreau's identity: <(w - prox)/step, prox> is not g(prox)",
-    )
+    inner, allowed = float((y * p).sum(dtype=torch.float64)), case.tolerance * 10 * size * max(1.0, float(p.norm()))
+    close(inner, float(penalty.value(p)), allowed, "Moreau's identity: <(w - prox)/step, prox> is not g(prox)")
 
 
 def stationary_at_prox(penalty: Penalty, case: Case) -> None:
@@ -360,11 +354,16 @@ def homogeneous(penalty: Penalty, case: Case) -> None:
     value = penalty.value(case.w)
     p = penalty.prox(case.w, case.step)
     for c in (0.25, 3.0):
-        close(
-            penalty.value(c * case.w), c**degree * value, case.tolerance, f"value is not homogeneous of degree {degree}"
-        )
+        larger = penalty.value(c * case.w)
+        close(larger, c**degree * value, case.tolerance, f"value is not homogeneous of degree {degree}")
         scaled = penalty.prox(c * case.w, case.step * c ** (2 - degree))
         close(scaled, c * p, case.tolerance, f"the prox is not that of a penalty of degree {degree}")
+
+
+def orders(case: Case) -> Iterator[tuple[int, Tensor]]:
+    """Each axis of ``w`` with another order of it."""
+    for axis, size in enumerate(case.w.shape):
+        yield axis, torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
 
 
 def symmetric(penalty: Penalty, case: Case) -> None:
@@ -375,14 +374,11 @@ def symmetric(penalty: Penalty, case: Case) -> None:
     signs = case.noise(10).sign()
     close(penalty.value(signs * case.w), value, case.tolerance, "value changes with signs")
     close(penalty.prox(signs * case.w, case.step), signs * p, case.tolerance, "the prox does not follow signs")
-    for axis, size in enumerate(case.w.shape):
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
-        moved = case.w.index_select(axis, order)
+    for axis, order in orders(case):
+        moved, wanted = case.w.index_select(axis, order), p.index_select(axis, order)
         close(penalty.value(moved), value, case.tolerance, f"value changes with the order along axis {axis}")
-        wanted = p.index_select(axis, order)
-        close(
-            penalty.prox(moved, case.step), wanted, case.tolerance, f"the prox does not follow order along axis {axis}"
-        )
+        found = penalty.prox(moved, case.step)
+        close(found, wanted, case.tolerance, f"the prox does not follow order along axis {axis}")
 
 
 def linear_in_strength(penalty: Penalty, case: Case) -> None:
@@ -417,32 +413,29 @@ def single_precision(penalty: Penalty, case: Case) -> None:
     for step in metrics_for(penalty, case):
         lower = step.float() if isinstance(step, Tensor) else step
         upper = lower.double() if isinstance(lower, Tensor) else lower
-        close(
-            penalty.prox(low, lower),
-            penalty.prox(low.double(), upper),
-            1e-5,
-            "the prox in float32 differs from float64",
-        )
+        found, wanted = penalty.prox(low, lower), penalty.prox(low.double(), upper)
+        close(found, wanted, 1e-5, "the prox in float32 differs from float64")
     close(penalty.value(low), penalty.value(low.double()), 1e-5, "value in float32 differs from float64")
 
 
 def not_finite(penalty: Penalty, case: Case) -> None:
     """NaN and infinities stay what is not finite: in the prox where they are, in the violation, in the value of NaN."""
+    for place, bad, w in _not_finite(case.w):
+        for step in metrics_for(penalty, case):
+            told = "a step per coordinate" if isinstance(step, Tensor) else f"step {step:g}"
+            _stays(penalty.prox(w, step), place, f"the prox, with {told},", bad)
+        if math.isnan(bad):
+            _stays(penalty.value(w).reshape(1), 0, "value", bad)
+        _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+
+
+def _not_finite(w: Tensor) -> Iterator[tuple[int, float, Tensor]]:
+    """The weights with one of them not finite, and which."""
     for bad in NOT_FINITE:
-        for place in {0, case.w.numel() // 2, case.w.numel() - 1}:
-            w = _with(case.w, place, bad)
-            for step in metrics_for(penalty, case):
-                told = "a step per coordinate" if isinstance(step, Tensor) else f"step {step:g}"
-                _stays(penalty.prox(w, step), place, f"the prox, with {told},", bad)
-            if math.isnan(bad):
-                _stays(penalty.value(w).reshape(1), 0, "value", bad)
-            _stays(penalty.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
-
-
-def _with(w: Tensor, place: int, value: float) -> Tensor:
-    changed = w.clone().reshape(-1)
-    changed[place] = value
-    return changed.view(w.shape)
+        for place in {0, w.numel() // 2, w.numel() - 1}:
+            changed = w.clone().reshape(-1)
+            changed[place] = bad
+            yield place, bad, changed.view(w.shape)
 
 
 def _stays(found: Tensor, place: int, what: str, bad: float) -> None:
@@ -505,11 +498,8 @@ def of_any_size(penalty: Penalty, w: Tensor) -> None:
             # Norms scale with a step of the weights' size; with 1 beside it other penalties see both of their ends.
             for t in {1.0, size}:
                 low = (size * w / w.abs().max()).to(dtype)
-                steps: list[float | Tensor] = [
-                    t,
-                    torch.linspace(0.5 * t, 2 * t, w.numel(), dtype=torch.float64).view(w.shape).to(dtype),
-                ]
-                for step in steps if penalty.traits.diagonal else steps[:1]:
+                spread = torch.linspace(0.5 * t, 2 * t, w.numel(), dtype=torch.float64).view(w.shape).to(dtype)
+                for step in (t, spread) if penalty.traits.diagonal else (t,):
                     wide = step.double() if isinstance(step, Tensor) else step
                     p, wanted = penalty.prox(low, step), penalty.prox(low.double(), wide)
                     _agree(p, wanted, float(low.abs().max()), f"the prox at {size:g}, step {t:g},")
@@ -587,10 +577,7 @@ def feasible(constraint: Constraint, p: Tensor, case: Case) -> Iterator[Tensor]:
     others += [constraint.project(p + scale * best * case.noise(salt)) for salt, scale in enumerate(NOISES)]
     others += [p + share * (w - p) for share in (1e-6, 1e-3, 0.1, 0.5, 0.9)]
     others += [p + share * (q - p) for q in others[:2] for share in (1e-4, 0.1, 0.5)]
-    for i in range(w.numel()):
-        u = p.clone().reshape(-1)
-        u[i] = w.reshape(-1)[i]
-        others.append(u.view(p.shape))
+    others += [_one_taken(p, w, i) for i in range(w.numel())]
     yield from (u for u in others if torch.equal(constraint.project(u), u))
 
 
@@ -614,10 +601,8 @@ def follows_thresholds(constraint: Constraint, case: Case) -> None:
 
     best = cost(p)
     for u in feasible(constraint, p, case):
-        allowed = case.tolerance * max(1.0, abs(best))
-        holds(
-            cost(u) >= best - allowed, f"absolute values, then the set, is not the joint step, by {best - cost(u):.3g}"
-        )
+        allowed, less = case.tolerance * max(1.0, abs(best)), best - cost(u)
+        holds(less <= allowed, f"absolute values, then the set, is not the joint step, by {less:.3g}")
 
 
 def projection_nonexpansive(constraint: Constraint, case: Case) -> None:
@@ -637,8 +622,7 @@ def projection_symmetric(constraint: Constraint, case: Case) -> None:
         return
     p, signs = constraint.project(case.w), case.noise(10).sign()
     close(constraint.project(signs * case.w), signs * p, case.tolerance, "the projection does not follow signs")
-    for axis, size in enumerate(case.w.shape):
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(case.seed + axis))
+    for axis, order in orders(case):
         found = constraint.project(case.w.index_select(axis, order))
         message = f"the projection does not follow the order along axis {axis}"
         close(found, p.index_select(axis, order), case.tolerance, message)
@@ -661,11 +645,9 @@ def projection_in_single_precision(constraint: Constraint, case: Case) -> None:
 
 def projection_not_finite(constraint: Constraint, case: Case) -> None:
     """NaN and infinities stay what is not finite, also where a bound could clip them."""
-    for bad in NOT_FINITE:
-        for place in {0, case.w.numel() // 2, case.w.numel() - 1}:
-            w = _with(case.w, place, bad)
-            _stays(constraint.project(w), place, "the projection", bad)
-            _stays(constraint.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
+    for place, bad, w in _not_finite(case.w):
+        _stays(constraint.project(w), place, "the projection", bad)
+        _stays(constraint.violation(w, case.noise(3), case.step).reshape(1), 0, "the violation", bad)
 
 
 def projection_gradients(constraint: Constraint, case: Case) -> None:

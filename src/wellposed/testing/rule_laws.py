@@ -69,10 +69,8 @@ def check_rule(
     (one,) = own_rules([rule])
     holds(len(found) > 0, f"give check_rule(found=[...]) at least one source that {one.name!r} is about")
     for place, source in enumerate(found):
-        holds(
-            _judged(one, f"found[{place}]", source, free_of_unit) is not None,
-            f"{one.name!r} is not found in found[{place}]",
-        )
+        said = _judged(one, f"found[{place}]", source, free_of_unit)
+        holds(said is not None, f"{one.name!r} is not found in found[{place}]")
     for place, source in enumerate(absent):
         said = _judged(one, f"absent[{place}]", source, free_of_unit)
         holds(said is None, f"{one.name!r} is found in absent[{place}]: {said}")
@@ -90,24 +88,18 @@ def _judged(rule: Rule, about: str, source: Any, free_of_unit: bool) -> Finding 
     for unit in UNITS if free_of_unit and curves.signals is None else ():
         other = _in_unit(curves, unit)
         again = _said(rule, about, other)
-        alike = (said is None) == (again is None) and (
-            said is None or again is None or abs(said.confidence - again.confidence) <= 1e-6
-        )
-        holds(
-            alike,
-            f"{rule.name!r} depends on the unit of the loss in {about}; compare ratios, or say free_of_unit=False",
-        )
+        message = f"{rule.name!r} depends on the unit of the loss in {about}; compare ratios, or say free_of_unit=False"
+        holds((said is None) == (again is None), message)
+        if said is not None and again is not None:
+            holds(abs(said.confidence - again.confidence) <= 1e-6, message)
     return said
 
 
 def _in_unit(curves: Curves, unit: float) -> Curves:
     """The same curves with every loss multiplied."""
     values = {name: getattr(curves, name) * (unit if name in LOSSES else 1.0) for name in ARRAYS}
-    facts = {
-        key: value * unit if key.endswith("_loss") and isinstance(value, float) else value
-        for key, value in curves.facts.items()
-    }
-    return Curves(**values, given=curves.given, facts=facts, source=curves.source)
+    losses = {k: v * unit for k, v in curves.facts.items() if k.endswith("_loss") and isinstance(v, float)}
+    return Curves(**values, given=curves.given, facts={**curves.facts, **losses}, source=curves.source)
 
 
 def _said(rule: Rule, about: str, curves: Curves) -> Finding | None:

@@ -92,12 +92,10 @@ def _kernel() -> Kernel:
         products = ctypes.CDLL(str(blas)) if blas is not None else None
     except OSError as error:
         raise Missing("torch's library cannot be found") from error
-    named = [_address(products, name) for name in ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local")]
-    single, double, threads = named
+    single, double, threads = (_address(products, name) for name in ("sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local"))
     if single is None or double is None or threads is None:
         raise Missing("this torch has no MKL")
-    library = _built()
-    return Kernel(library, {torch.float32: single, torch.float64: double}, threads)
+    return Kernel(_built(), {torch.float32: single, torch.float64: double}, threads)
 
 
 def _loaded(name: str) -> Path | None:
@@ -284,9 +282,8 @@ def _work(session: int) -> float:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = (
-                    Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                )
+                told = Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace")
+                fields = told.rpartition(")")[2].split()
                 if int(fields[3]) == session:
                     ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -294,9 +291,8 @@ def _work(session: int) -> float:
 
 def _processor() -> str:
     """What the compiled code depends on: a home folder may be shared by machines of several kinds."""
-    try:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
     told = sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})
     return repr((platform.machine(), told))

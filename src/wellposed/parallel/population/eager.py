@@ -48,14 +48,11 @@ class StackedModel(fx.Interpreter):
         if type(layer) in DROPOUTS:
             return args[0] if self.masks is None or n not in self.masks else args[0] * self.masks[n]
         stacked = LAYERS.get(type(layer))
-        return (
-            layer(*args, **kwargs)
-            if stacked is None
-            else stacked(self, layer_name(self.graph_module, n), layer, args[0])
-        )
+        if stacked is None:
+            return layer(*args, **kwargs)
+        return stacked(self, layer_name(self.graph_module, n), layer, args[0])
 
     def part(self, owner: str, name: str) -> Tensor | None:
-        """The stacked weight or buffer of a layer."""
         full = f"{owner}.{name}" if owner else name
         found = self.weights.get(full)
         return self.buffers.get(full) if found is None else found
@@ -175,10 +172,8 @@ class Eager:
         if noisy.any():
             self._mix(plain, self.stacks.noisy, places, noisy)
         weights = {name: w.detach().requires_grad_() for name, w in plain.items()}
-        buffers = {
-            name: b.clone(memory_format=torch.contiguous_format)
-            for name, b in self._of(self.stacks.buffers, places).items()
-        }
+        kept = self._of(self.stacks.buffers, places)
+        buffers = {name: b.clone(memory_format=torch.contiguous_format) for name, b in kept.items()}
         inputs = torch.stack([to_device(batch.inputs_of(j), self.device) for j in range(len(places))])
         run = StackedModel(self.module, len(places), weights, buffers, self._masks(trainings, batch.rows))
         outputs = run.run(inputs.flatten(0, 1))
@@ -186,14 +181,13 @@ class Eager:
         costs = torch.stack([self._cost(j, training, outputs[j], batch) for j, training in enumerate(trainings)])
         moving = [name for name, moves in zip(self.leaves, self.moves, strict=True) if moves]
         found = torch.autograd.grad(costs.sum(), [weights[name] for name in moving], allow_unused=True)
+        gradients = {self.stacks.gradients[name]: gradient for name, gradient in zip(moving, found, strict=True)}
+        moved = {self.stacks.buffers[name]: buffer for name, buffer in buffers.items()}
+        index = torch.from_numpy(places).to(self.device)
         with torch.no_grad():
-            for name, gradient in zip(moving, found, strict=True):
-                if gradient is not None:
-                    stack = self.stacks.gradients[name]
-                    stack.storage[torch.from_numpy(places).to(self.device), : stack.count] = gradient.flatten(1)
-            for name, buffer in buffers.items():
-                stack = self.stacks.buffers[name]
-                stack.storage[torch.from_numpy(places).to(self.device), : stack.count] = buffer.flatten(1)
+            for stack, value in (gradients | moved).items():
+                if value is not None:
+                    stack.storage[index, : stack.count] = value.flatten(1)
         return np.asarray(costs.detach().double().cpu().numpy())
 
     def _masks(self, trainings: Sequence[Training], rows: int) -> dict[fx.Node, Tensor]:

@@ -17,6 +17,7 @@ from wellposed.core.preserve import random_states_kept
 from wellposed.core.progress import emit
 from wellposed.core.random import seeded
 from wellposed.losses.per_example import Loss
+from wellposed.optim.averaging import batch_norms
 from wellposed.optim.schedules import Custom
 from wellposed.parallel.jobs import Conditions, Job, NotBegun, Outcome, Outcomes, Standing
 from wellposed.parallel.population.compiled import Kernel, kernel, load_kernel
@@ -40,8 +41,6 @@ BYTES = 2**31
 """Memory for the stacks of one population; more jobs wait for a place."""
 COPIES = 6
 """Of the weights of a slot: they, gradients, two moments, an average, the best."""
-
-
 SMALL_CONVOLUTIONS = 50_000
 """Multiplications of all convolutions for an example, below which they gain from being stacked on a CPU: measured 2.3 times as
 fast together with 23,000, 1.2 and 1.0 with 83,000 and 85,000, 0.6 with 282,000."""
@@ -77,7 +76,6 @@ class SingleJob:
 
     @property
     def progress(self) -> float:
-        """Share of the epochs that is done."""
         return self.epoch / self.job.recipe.epochs
 
     @property
@@ -197,7 +195,6 @@ class PopulationTrainer:
         self.tell()
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """Take down what became of job ``number``."""
         self.told.outcomes[number] = outcome
         self.untold.append(number)
 
@@ -215,7 +212,6 @@ class PopulationTrainer:
         return self.shared[sample]
 
     def begin(self, job: Job) -> Training:
-        """The run of a job."""
         shared = self.rows(job.sample)
         asked = self.conditions
         return Training.begin(
@@ -247,39 +243,29 @@ class PopulationTrainer:
         check_problem(self.problem, self.rows(job.sample))
         settings = repr(sorted(recipe.model.items()))
         if settings not in self.models:
-            self.models[settings] = self.template(recipe)
+            try:
+                self.models[settings] = Template.of(self.problem, recipe, self.device)
+            except NotStackable as reason:
+                self.models[settings] = str(reason)
+            except WellposedError:
+                self.models[settings] = "its model cannot be built"
         template = self.models[settings]
         if isinstance(template, str):
             raise NotStackable(template)
-        if recipe.batch_size == 1 and any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in template.model.modules()
-        ):
+        if recipe.batch_size == 1 and batch_norms(template.model):
             raise NotStackable("a batch of one cannot be normalized")
         terms = recipe.build_terms(total_steps=1)  # with their schedules
-        classes = (
-            self.problem.loss.name == "cross_entropy" and template.found is not None and template.found.outputs > 1
-        )
-        added = {id(term) for term in terms if classes and confidence(term)}
-        others = [term for term in terms if id(term) not in added]
+        found = template.found
+        classes = self.problem.loss.name == "cross_entropy" and found is not None and found.outputs > 1
+        others = [term for term in terms if not (classes and confidence(term))]
         by_torch = next((why for noise in recipe.noise.active if (why := noise.uncompiled(classes))), "")
-        why = template.why or by_torch
-        why = why or ("a penalty looks at outputs" if any(map(needs, others)) else "")
+        why = template.why or by_torch or ("a penalty looks at outputs" if any(map(needs, others)) else "")
         eager = template.found is None or not self.compiled or bool(why)
         by_hand = eager or bool(recipe.noise.places) or any(term.how == "loss" for term in others)
         together = bool(recipe.sharpness.radius) and by_hand
         return Shape(settings, recipe.batch_size, job.rows, job.sample.own, together, eager, why)
 
-    def template(self, recipe: Recipe) -> Template | str:
-        """A model of these settings, traced; or why it cannot be."""
-        try:
-            return Template.of(self.problem, recipe, self.device)
-        except NotStackable as reason:
-            return str(reason)
-        except WellposedError:
-            return "its model cannot be built"
-
     def population(self, shape: Shape, members: list[tuple[int, Job]]) -> Population:
-        """The population of a shape."""
         template = self.models[shape.settings]
         assert isinstance(template, Template)
         weights = sum(p.numel() * p.element_size() for p in template.model.parameters())
@@ -314,7 +300,6 @@ class Template:
 
     @classmethod
     def of(cls, problem: Problem, recipe: Recipe, device: torch.device) -> Template:
-        """Build the recipe's model, trace it, and lower it to operations that slots can share."""
         model = problem.build(recipe.model, seed=0).to(device)
         inputs, target = problem.prepared.train_clean.batch(torch.arange(min(2, len(problem.prepared.train_clean))))
         if not isinstance(inputs, Tensor) or len(inputs) < 2:
@@ -358,9 +343,8 @@ def native(
     if dtype not in built.gemm or not inputs.is_floating_point():
         raise NotStackable(f"weights are {dtype}, inputs {inputs.dtype}")
     if loss.compiled() is None:
-        raise NotStackable(
-            "the loss is a function of your own" if loss.criterion is None else f"the kernel has no loss {loss!s}"
-        )
+        known = loss.criterion is not None
+        raise NotStackable(f"the kernel has no loss {loss!s}" if known else "the loss is a function of your own")
     found = lower(module)
     classes = loss.name == "cross_entropy"
     if not isinstance(target, Tensor) or (classes and (target.is_floating_point() or target.ndim != 1)):

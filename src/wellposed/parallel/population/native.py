@@ -137,14 +137,9 @@ class Program:
             self._bits = torch.zeros(need, dtype=torch.int16)
         flat = np.array([seed for lane in seeds for seed in lane], np.uint64)
         numbers = np.array([size * rows for size in sizes] * len(seeds), np.int64)
-        self.kernel.library.wp_random_bits(
-            Int(len(flat)),
-            P(flat.ctypes.data),
-            P(numbers.ctypes.data),
-            Int(widest),
-            P(self._bits.data_ptr()),
-            Int(self.threads),
-        )
+        seeds_at, numbers_at, bits_at = P(flat.ctypes.data), P(numbers.ctypes.data), P(self._bits.data_ptr())
+        count = Int(len(flat))
+        self.kernel.library.wp_random_bits(count, seeds_at, numbers_at, Int(widest), bits_at, Int(self.threads))
         at = self._bits.data_ptr() + 2 * widest * np.arange(len(flat), dtype=np.uint64)
         return at.reshape(len(seeds), len(sizes))
 
@@ -170,14 +165,9 @@ class Program:
         s.bits = None if bits is None else bits.ctypes.data
         smoothing = np.array([t.recipe.noise.label_smoothing for t in trainings])
         given = Given.of(batch, trainings, self.dtype, s.outputs, classes=s.loss == CrossEntropy.kernel)
-        s.active, s.x, s.smoothing, s.mix = (
-            active.ctypes.data,
-            given.at(given.x),
-            smoothing.ctypes.data,
-            given.at(given.mix),
-        )
+        s.active, s.smoothing = active.ctypes.data, smoothing.ctypes.data
+        s.x, s.mix, s.weight = given.at(given.x), given.at(given.mix), given.at(given.weight)
         s.label, s.label2, s.target = given.at(given.label), given.at(given.other), given.at(given.target)
-        s.weight = given.at(given.weight)
         s.rule, s.charge, s.cost, s.norm = rules.ctypes.data, charges.ctypes.data, cost.ctypes.data, norm.ctypes.data
         self._step(ctypes.byref(s))
         return cost, norm

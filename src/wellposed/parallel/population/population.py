@@ -97,7 +97,6 @@ class Population:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to be trained."""
         return not self.slots and not self.waiting
 
     @property
@@ -123,7 +122,6 @@ class Population:
             self.free.pop()
 
     def move_in(self, slot: Slot) -> None:
-        """Move a run into its place."""
         training = slot.training
         if self.stacks is None:
             stacks = Stacks(training.model, self.places, self.averaged, self.disturbed)
@@ -183,7 +181,6 @@ class Population:
             self.epoch(list(self.slots))
 
     def epoch(self, slots: list[Slot]) -> None:
-        """Train the slots for one epoch, evaluate them, and end those that are done."""
         began = time.perf_counter()
         self.train(slots)
         trained = time.perf_counter()
@@ -216,7 +213,6 @@ class Population:
         return [slot for slot in slots if slot.error is None]
 
     def train(self, slots: list[Slot]) -> None:
-        """The steps of an epoch."""
         first = slots[0].training
         one = all(slot.training.data.train is first.data.train for slot in slots)
         source = first.data.train if one else self.problem.prepared.train
@@ -248,9 +244,8 @@ class Population:
         trainings = [s.training for s in slots]
         rule, charge = self.rules.now(places, lrs)
         costs, norms = self.gradients(slots, places, batch, rule, charge)
-        if any(map(ascends_itself, trainings)) or (
-            isinstance(self.engine, Eager) and trainings[0].recipe.sharpness.radius
-        ):
+        together = isinstance(self.engine, Eager) and trainings[0].recipe.sharpness.radius
+        if together or any(map(ascends_itself, trainings)):
             # The same batch with the same noise again, where the loss nearby is worst.
             with contextlib.ExitStack() as stack:
                 for slot in slots:

@@ -81,7 +81,6 @@ class Stacks:
 
 
 def make_stacks(tensors: Mapping[str, Tensor], places: int) -> dict[str, Stack]:
-    """A stack for each tensor."""
     return {name: Stack(tensor.detach(), places) for name, tensor in tensors.items()}
 
 
