@@ -127,14 +127,51 @@ def test_columns_of_one_category_enter_together() -> None:
     assert selector.get_feature_names_out().tolist() == ["colour"]
 
 
-def test_groups_never_straddle_folds() -> None:
-    groups = np.repeat(np.arange(12), 10)
-    rows = _Rows.of(problem(groups=groups))
+def as_frame() -> tuple[pd.DataFrame, np.ndarray]:
+    return pd.DataFrame(X.numpy(), columns=list("abcdef")), Y[:, 0].numpy()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_groups_never_straddle_folds(table: bool) -> None:
+    groups = np.repeat(np.arange(12), 10)[np.random.default_rng(0).permutation(120)]
+    given = as_frame() if table else (X, Y)
+    rows = _Rows.of(wp.Problem(lambda: nn.Linear(6, 1), "squared_error", wp.Data(train=given, groups=groups)))
+    assert np.array_equal(rows.groups, groups)  # all rows, in the order in which they were given
     seen = []
     for training, held in _cuts(rows, 4, 0):
         assert not set(groups[training]) & set(groups[held])
         seen += held.tolist()
     assert sorted(seen) == list(range(120))
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_folds_in_time_are_judged_on_later_rows(table: bool) -> None:
+    time = np.random.default_rng(0).permutation(120) // 2
+    given = as_frame() if table else (X, Y)
+    rows = _Rows.of(wp.Problem(lambda: nn.Linear(6, 1), "squared_error", wp.Data(train=given, time=time)))
+    seen = []
+    for training, held in _cuts(rows, 3, 0):
+        assert time[training].max() < time[held].min()
+        seen += held.tolist()
+    assert len(seen) == len(set(seen)) == 90
+    assert time[seen].min() > np.delete(time, seen).max()
+
+
+def test_a_selector_takes_groups_and_time() -> None:
+    x, y = X.numpy(), Y[:, 0].numpy()
+    ids = np.repeat(np.arange(6), 20)
+    selector = wp.FeatureSelector(points=2, folds=3, steps=5).fit(x, y, groups=ids)
+    assert np.array_equal(selector.selection_.path.problem.data.groups, ids)
+    with pytest.raises(wp.DataError, match="groups= needs one value for each"):
+        wp.FeatureSelector(points=2, folds=3).fit(x, y, groups=ids[1:])
+    with pytest.raises(wp.DataError, match="needs at least two"):
+        wp.FeatureSelector(points=2, folds=3).fit(x, y, groups=ids * 0)
+
+
+@pytest.mark.parametrize("name", ["groups", "time"])
+def test_folds_refuse_what_they_cannot_cut_by(name: str) -> None:
+    with pytest.raises(wp.DataError, match="are known for the training rows alone"):
+        wp.strength_path(problem(valid=(X, Y), **{name: np.arange(120)}), folds=3)
 
 
 def test_copies_never_straddle_folds() -> None:

@@ -256,7 +256,8 @@ def strength_path(
         points, ratio: >= 2 points; the weakest strength as a share in (0, 1) of the strongest.
         strengths: a grid of your own instead, each > 0, in any order.
         folds: None judges on the problem's validation rows. A number >= 2 cuts the training and validation rows together, never
-            through a group or a pair of copies; a list of pairs ``(training rows, validation rows)`` of indices, such as
+            through a group or a pair of copies; where the problem has ``time=``, each fold is judged on the rows that follow
+            those it learns from, in as many later stretches of time, and the first stretch is never judged. A list of pairs ``(training rows, validation rows)`` of indices, such as
             ``list(KFold(5).split(X))``, is taken as it is. The models of the path are then trained on all of these rows, and the
             standard error is over folds, not over rows.
         seeds: >= 1; initializations that the validation losses are averaged over. The models are those of the first.
@@ -338,12 +339,17 @@ def _standard_error(cells: np.ndarray[Any, Any]) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The training and validation rows of a problem in one source, in double precision."""
+    """The training and validation rows of a problem in one source, in the order in which they were given, in double precision.
+
+    ``groups`` and ``time`` are those of the problem; ``paired`` says that there is one for each row, of validation rows too.
+    """
 
     source: Source
     training: np.ndarray[Any, Any]
     held: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any] | None
+    time: np.ndarray[Any, Any] | None
+    paired: bool = True
 
     def __len__(self) -> int:
         return len(self.training) + len(self.held)
@@ -363,14 +369,18 @@ class _Rows:
             return found if len(found) == len(source) else source
 
         given = data.train if data.train_clean is None else data.train_clean
-        if isinstance(train, Subset) and isinstance(valid, Subset) and train.source is valid.source:
-            index, place = torch.cat([train.index, valid.index]).sort()
-            first = place.numpy() < len(train)
-            groups = None if data.groups is None else np.asarray(data.groups)[index.numpy()]
-            rows = Subset(doubled(given, train.source), index)
-            return cls(rows, np.flatnonzero(first), np.flatnonzero(~first), groups)
-        both = _Joined(doubled(given, train), doubled(data.valid, valid))
-        return cls(both, np.arange(len(train)), np.arange(len(train), len(both)), None)
+        if prepared.places is None:
+            both = _Joined(doubled(given, train), doubled(data.valid, valid))
+            return cls(both, np.arange(len(train)), np.arange(len(train), len(both)), data.groups, data.time, False)
+        numbers = np.concatenate(prepared.places)
+        order = numbers.argsort()
+        if isinstance(train, Subset):
+            source: Source = Subset(doubled(given, train.source), torch.from_numpy(numbers[order]))
+        else:
+            source = Subset(_Joined(train, valid), torch.from_numpy(order))
+        first = order < len(train)
+        ids = [None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time)]
+        return cls(source, np.flatnonzero(first), np.flatnonzero(~first), *ids)
 
     def copies(self) -> np.ndarray[Any, Any] | None:
         """An id for each row, equal for copies; None where the inputs are no tensor."""
@@ -434,24 +444,25 @@ def _cuts(
         return [(training, held) for training, held in sound]
     if folds > len(rows):
         raise DataError(f"{folds} folds need as many rows, and there are {len(rows)}. Give fewer folds=.")
-    everything: np.ndarray[Any, Any] = np.arange(len(rows))
-    rest: np.ndarray[Any, Any] = everything
+    ids = {"groups": rows.groups, "time": rows.time, "duplicates": rows.copies()}
+    if not rows.paired and (rows.groups is not None or rows.time is not None):
+        raise DataError(
+            "Folds are cut from the training and validation rows together, and groups= and time= are known for the training "
+            "rows alone. Give a share as valid=, or folds= as a list of pairs of indices."
+        )
+    # In time every fold is judged on the rows that follow those it learns from; the first rows are never judged.
+    last = 0 if rows.time is None else 1
+    rest: np.ndarray[Any, Any] = np.arange(len(rows))
     cuts: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-    copies = rows.copies()
-    for left in range(folds, 0, -1):
-        held: np.ndarray[Any, Any] = np.arange(len(rest))
+    for left in range(folds + last, last, -1):
+        before, held = rest[:0], rest
         if left > 1:
-            ids = None if rows.groups is None else rows.groups[rest]
-            held = split(
-                len(rest),
-                1 / left,
-                seed=seed,
-                stream=f"fold {left}",
-                groups=ids,
-                duplicates=None if copies is None else copies[rest],
-            )[1]
-        cuts.append((np.setdiff1d(everything, rest[held]), rest[held]))
-        rest = np.delete(rest, held)
+            own = {name: None if values is None else values[rest] for name, values in ids.items()}
+            before, held = (
+                rest[part] for part in split(len(rest), 1 / left, seed=seed, stream=f"fold {left}", **own)
+            )
+        cuts.append((before if last else np.setdiff1d(np.arange(len(rows)), held), held))
+        rest = before
     return cuts
 
 
