@@ -14,14 +14,18 @@ from wellposed.cli.terminal import complain, hand_over, say, stdout_to_stderr
 
 FOLDER = "small"
 """Where in a run the smaller network is written."""
-RANDOM = "The rows were random numbers, since no DATA was given. Give a table to compare outputs on rows that were measured."
+RANDOM = (
+    "The rows were random numbers, since no DATA was given. Give a table to compare outputs on rows that were measured."
+)
 
 
 def compress(
     run: Annotated[Path, typer.Argument(help="A folder that improve wrote.")],
     data: Annotated[
         str | None,
-        typer.Argument(help="Rows to compare outputs on, as predict takes them; by default random ones, for a table, which the result says."),
+        typer.Argument(
+            help="Rows to compare outputs on, as for predict; without it random ones, which the result says."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="An .onnx file to write, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -36,7 +36,8 @@ from wellposed.optimality.certify import Certificate
 from wellposed.optimality.objective import Cost
 from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Term, changed
-from wellposed.sparsity.droppable import Support, emptying_strength, enters_linearly, penalty_of
+from wellposed.sparsity.active_inputs import Narrowed, narrowed, reawakened
+from wellposed.sparsity.droppable import PathPenalty, Support, emptying_strength, enters_linearly, penalty_of
 from wellposed.sparsity.newton import newton
 from wellposed.training.evaluate import BATCH, Evaluation, call, evaluate
 from wellposed.training.problem import Problem
@@ -257,9 +258,9 @@ def strength_path(
         strengths: a grid of your own instead, each > 0, in any order.
         folds: None judges on the problem's validation rows. A number >= 2 cuts the training and validation rows together, never
             through a group or a pair of copies; where the problem has ``time=``, each fold is judged on the rows that follow
-            those it learns from, in as many later stretches of time, and the first stretch is never judged. A list of pairs ``(training rows, validation rows)`` of indices, such as
-            ``list(KFold(5).split(X))``, is taken as it is. The models of the path are then trained on all of these rows, and the
-            standard error is over folds, not over rows.
+            those it learns from, in as many later stretches of time, and the first stretch is never judged. A list of pairs
+            ``(training rows, validation rows)`` of indices, such as ``list(KFold(5).split(X))``, is taken as it is. The
+            models of the path are then trained on all of these rows, and the standard error is over folds, not over rows.
         seeds: >= 1; initializations that the validation losses are averaged over. The models are those of the first.
         debias: retrain the weights of each support without the penalty, and judge those.
         terms: what else is charged at every point, such as ``wp.L2(1e-3).on(wp.weights, how="prox")``.
@@ -281,13 +282,8 @@ def strength_path(
         >>> path.kept(path.best)
         ['x0']
     """
-    rows = _Rows.of(problem)
-    charged = penalty_of(penalty, on, problem.prepared)
-    where = None if charged.name == "hierarchical" else on
-    trainer = _Trainer(
-        problem, rows, lambda s: [*terms, changed(charged, strength=s).on(where, "prox")], tolerance, steps
-    )
-    support = Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
+    charged, trainer, support = trainer_of(problem, penalty, on, terms, tolerance, steps, seed)
+    rows = trainer.rows
     cuts = _cuts(rows, folds, seed)
     whole = cuts[0][0] if folds is None else np.arange(len(rows))
     net = trainer.new(seed)
@@ -327,6 +323,22 @@ def strength_path(
     )  # fmt: skip
 
 
+def trainer_of(
+    problem: Problem, penalty: Any, on: Any, terms: Sequence[Term], tolerance: float, steps: int, seed: int
+) -> tuple[PathPenalty, PathTrainer, Support]:
+    """The penalty at strength 1, what the models of a path are trained with, and the parts that can be dropped."""
+    charged = penalty_of(penalty, on, problem.prepared)
+    where = None if charged.name == "hierarchical" else on
+    trainer = PathTrainer(
+        problem,
+        PathRows.of(problem),
+        lambda s: [*terms, changed(charged, strength=s).on(where, "prox")],
+        tolerance,
+        steps,
+    )
+    return charged, trainer, Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
+
+
 def _standard_error(cells: np.ndarray[Any, Any]) -> float:
     """Of a mean over ``(folds, seeds)``: over folds where there are several, else over rows and seeds."""
     means = cells[..., 0].mean(1)
@@ -338,7 +350,7 @@ def _standard_error(cells: np.ndarray[Any, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class PathRows:
     """The training and validation rows of a problem in one source, in the order in which they were given, in double precision.
 
     ``groups`` and ``time`` are those of the problem; ``paired`` says that there is one for each row, of validation rows too.
@@ -355,7 +367,7 @@ class _Rows:
         return len(self.training) + len(self.held)
 
     @classmethod
-    def of(cls, problem: Problem) -> _Rows:
+    def of(cls, problem: Problem) -> PathRows:
         data, prepared = problem.data, problem.prepared
         if data.weight is not None:
             raise DataError(
@@ -421,7 +433,7 @@ class _Joined(Source):
 
 
 def _cuts(
-    rows: _Rows, folds: int | Sequence[Any] | None, seed: int
+    rows: PathRows, folds: int | Sequence[Any] | None, seed: int
 ) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Pairs of training and validation rows."""
     if folds is None:
@@ -458,9 +470,7 @@ def _cuts(
         before, held = rest[:0], rest
         if left > 1:
             own = {name: None if values is None else values[rest] for name, values in ids.items()}
-            before, held = (
-                rest[part] for part in split(len(rest), 1 / left, seed=seed, stream=f"fold {left}", **own)
-            )
+            before, held = (rest[part] for part in split(len(rest), 1 / left, seed=seed, stream=f"fold {left}", **own))
         cuts.append((before if last else np.setdiff1d(np.arange(len(rows)), held), held))
         rest = before
     return cuts
@@ -476,11 +486,11 @@ class _Fitted:
 
 
 @dataclass(frozen=True)
-class _Trainer:
+class PathTrainer:
     """What every model of a path is trained with."""
 
     problem: Problem
-    rows: _Rows
+    rows: PathRows
     terms: Callable[[float], list[Term]]
     tolerance: float
     steps: int
@@ -497,19 +507,55 @@ class _Trainer:
         return None if own is call else lambda net, batch: own(net, split_batch(batch)[0])
 
     def settled(
-        self, net: nn.Module, rows: np.ndarray[Any, Any], terms: Sequence[Term], steps: int | None = None
+        self,
+        net: nn.Module,
+        rows: np.ndarray[Any, Any],
+        terms: Sequence[Term],
+        support: Support | None = None,
     ) -> Certificate:
-        """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few."""
-        batches, left, some = _Again(self.rows.batches(rows)), steps or self.steps, FIRST_STEPS
+        """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few.
+
+        Args:
+            support: of the last term; what is zero there is left out of the steps for as long as it stays zero.
+        """
+        batches, left, some = self.rows.batches(rows), self.steps, FIRST_STEPS
         while True:
+            small = self._narrowed(net, support, terms, batches)
             now = min(some, left)
-            found = settle(net, self.problem.loss, batches, terms, self.tolerance, now, forward=self.forward)
+            if small is None:
+                found = self._stepped(net, batches, terms, now, now < left)
+            else:
+                self._stepped(small.net, small.rows(batches), small.terms, now, now < left)
+                small.write_back(net)
+                found = settle(net, self.problem.loss, _Again(batches), terms, self.tolerance, 0, forward=self.forward)
             left, some = left - now, 2 * some
             if found.violation <= self.tolerance or left <= 0 or not math.isfinite(found.objective):
                 return found
-            cost = Cost(net, self.problem.loss, batches, terms, None, forward=self.forward)
+
+    def _stepped(
+        self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, go_on: bool
+    ) -> Certificate:
+        """Proximal steps and, where more are to come, Newton's."""
+        again = _Again(batches)
+        found = settle(net, self.problem.loss, again, terms, self.tolerance, steps, forward=self.forward)
+        if go_on and self.tolerance < found.violation < math.inf:
+            cost = Cost(net, self.problem.loss, again, terms, None, forward=self.forward)
             with cost.frozen():
                 newton(cost, self.problem.forward)
+        return found
+
+    def _narrowed(
+        self, net: nn.Module, support: Support | None, terms: Sequence[Term], batches: list[tuple[Any, Any]]
+    ) -> Narrowed | None:
+        """The network without the inputs that are zero and stay so; None where all of it is to be trained."""
+        if support is None or self.forward is not None:
+            return None
+        parts = support.norms(net) > 0
+        if narrowed(net, support, terms, parts, batches) is None:
+            return None
+        cost = Cost(net, self.problem.loss, _Again(batches), terms, None)
+        with cost.frozen():
+            return narrowed(net, support, terms, parts | reawakened(cost, support), batches)
 
     def judged(self, net: nn.Module, rows: np.ndarray[Any, Any]) -> Evaluation:
         """Loss and metric on rows."""
@@ -535,11 +581,13 @@ class _Trainer:
 
     def bracketed(self, seed: int, support: Support, rows: np.ndarray[Any, Any]) -> float:
         """About a strength that empties the selection from the dense side; the path goes on from there where it does not."""
-        net, few = self.new(seed), 1 + self.steps // 10
+        # All steps are taken: weights that are small in themselves would count as stationary within a loose tolerance.
+        few = replace(self, steps=1 + self.steps // 10, tolerance=0.0)
+        net = self.new(seed)
         charge = Charges.of(net, self.terms(1.0)[-1:], None).value()
         strength = max(self.judged(net, rows).loss.mean, 1e-12) / max(charge, 1e-12)
         for _ in range(MOST_DOUBLINGS):
-            self.settled(net, rows, self.terms(strength), few)
+            few.settled(net, rows, self.terms(strength), support)
             if not bool(support.norms(net).any()):
                 return strength
             strength *= 2.0
@@ -556,11 +604,13 @@ class _Trainer:
         rising: bool,
         debias: bool,
         extend: bool = False,
+        enough: int | None = None,
     ) -> list[_Fitted]:
         """The models of a grid of decreasing strengths, in its order.
 
         Args:
             rising: from empty to dense; else the other way round, from the net as it is.
+            enough: a rising path ends where so many parts are left.
         """
         if rising:
             with torch.no_grad():
@@ -568,12 +618,14 @@ class _Trainer:
                     leaf.tensor.zero_()
         found: list[_Fitted] = []
         for strength in grid if rising else _beyond(reversed(grid), lambda: extend and bool(support.norms(net).any())):
-            certificate = self.settled(net, rows, self.terms(strength))
+            certificate = self.settled(net, rows, self.terms(strength), support)
             kept = copy.deepcopy(net)
             if debias:
                 certificate = self.settled(kept, rows, support.holding(kept))
             found.append(_Fitted(strength, kept, certificate))
             emit("path", strength=strength, points=len(grid), point=len(found), violation=certificate.violation)
+            if rising and enough is not None and int((support.norms(net) > 0).sum()) >= enough:
+                break
         return found if rising else found[::-1]
 
 
