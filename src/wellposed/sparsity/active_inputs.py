@@ -90,13 +90,13 @@ def narrowed(
     columns = parts[label].nonzero()[:, 0]
     made = copy.deepcopy(net)
     for name in readers:
-        module = made.get_submodule(name.rpartition(".")[0])
+        module: Any = made.get_submodule(name.rpartition(".")[0])
         module.weight = nn.Parameter(net.get_parameter(name).detach()[:, columns])
         module.in_features = len(columns)
     own = terms[-1]
     charge = own.charge
     if isinstance(charge, GroupPenalty) and isinstance(charge.by, Tensor):
-        groups = charge.by[:, columns].unique(return_inverse=True)[1]
+        groups = torch.unique(charge.by[:, columns], return_inverse=True)[1]
         own = changed(charge, by=groups).on(own.where, "prox")
     few = x[:TRIED_ROWS]
     with torch.no_grad():

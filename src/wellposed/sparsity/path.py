@@ -391,8 +391,8 @@ class PathRows:
         else:
             source = Subset(_Joined(train, valid), torch.from_numpy(order))
         first = order < len(train)
-        ids = [None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time)]
-        return cls(source, np.flatnonzero(first), np.flatnonzero(~first), *ids)
+        groups, time = (None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time))
+        return cls(source, np.flatnonzero(first), np.flatnonzero(~first), groups, time)
 
     def copies(self) -> np.ndarray[Any, Any] | None:
         """An id for each row, equal for copies; None where the inputs are no tensor."""
