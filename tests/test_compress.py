@@ -709,6 +709,7 @@ def test_the_command_prints_the_table_and_leaves_what_verify_needs(
     compress(tmp_path, None, None, as_json)
     said = capsys.readouterr().out
     assert (json.loads(said)["removed"]["hidden.1.weight"][1] == [3, 4]) if as_json else ("ms, batch 256" in said)
+    assert "The rows were random numbers" in said
     assert wp.verify(tmp_path / "small").holds
 
 

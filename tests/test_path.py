@@ -20,7 +20,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 import wellposed as wp
-from wellposed.sparsity.path import _cuts, _Rows
+from wellposed.sparsity import active_inputs
+from wellposed.sparsity.path import PathRows, _cuts
 from wellposed.sparsity.select import SkipNet
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -64,7 +65,7 @@ def test_the_best_strength_is_that_of_lasso_cv() -> None:
 
 def test_debiasing_is_least_squares_on_the_support() -> None:
     path = wp.strength_path(problem(), points=4, debias=True)
-    rows = _Rows.of(problem())
+    rows = PathRows.of(problem())
     x, y = X[rows.training], Y[rows.training]
     shrunk = wp.strength_path(problem(), points=4)
     for point, before in zip(path.points, shrunk.points, strict=True):
@@ -115,6 +116,43 @@ def test_paths_of_a_network_are_bracketed_from_the_dense_side(penalty: Any, on: 
         assert "did not converge" in str(path) or all(point.converged for point in path.points)
 
 
+@pytest.mark.parametrize("kind", ["hierarchical", "group", "columns"])
+def test_steps_on_the_active_inputs_alone_end_where_steps_on_all_do(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(60, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = 2 * x[:, :1] - x[:, 4:5]
+    numbers = torch.tensor([[i // 2 for i in range(12)]])
+    penalty: Any = wp.GroupL2(1.0, by=numbers) if kind == "columns" else kind
+    widths = []
+
+    def make() -> nn.Module:
+        return SkipNet(12, 1, 3) if kind == "hierarchical" else nn.Linear(12, 1)
+
+    def found(rows: tuple[torch.Tensor, torch.Tensor]) -> wp.Path:
+        given = wp.Problem(make, "squared_error", wp.Data(train=rows, valid=rows))
+        return wp.strength_path(
+            given, penalty, points=3, ratio=0.3, tolerance=1e-7, steps=40 if kind == "hierarchical" else 200
+        )
+
+    seen = active_inputs.narrowed
+
+    def watched(*given: Any) -> Any:
+        small = seen(*given)
+        widths.append(0 if small is None else len(small.columns))
+        return small
+
+    monkeypatch.setattr(active_inputs, "LEAST_NUMBERS", 0)
+    monkeypatch.setattr("wellposed.sparsity.path.narrowed", watched)
+    fast = found((x, y))
+    assert 0 < min(width for width in widths if width) < 12
+    monkeypatch.setattr("wellposed.sparsity.path.narrowed", lambda *given: None)
+    slow = found((x, y))
+    for one, other in zip(fast.points, slow.points, strict=True):
+        assert one.support == other.support
+        if one.converged and other.converged and kind != "hierarchical":
+            assert torch.allclose(one.weights["weight"], other.weights["weight"], atol=1e-5)
+    assert kind == "hierarchical" or all(point.converged for point in fast.points)
+
+
 def test_columns_of_one_category_enter_together() -> None:
     source = np.random.default_rng(0)
     frame = pd.DataFrame({"colour": source.choice(["red", "green", "blue"], 90), "noise": source.normal(size=90)})
@@ -127,9 +165,16 @@ def test_columns_of_one_category_enter_together() -> None:
     assert selector.get_feature_names_out().tolist() == ["colour"]
 
 
-def test_groups_never_straddle_folds() -> None:
-    groups = np.repeat(np.arange(12), 10)
-    rows = _Rows.of(problem(groups=groups))
+def as_frame() -> tuple[pd.DataFrame, np.ndarray]:
+    return pd.DataFrame(X.numpy(), columns=list("abcdef")), Y[:, 0].numpy()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_groups_never_straddle_folds(table: bool) -> None:
+    groups = np.repeat(np.arange(12), 10)[np.random.default_rng(0).permutation(120)]
+    given = as_frame() if table else (X, Y)
+    rows = PathRows.of(wp.Problem(lambda: nn.Linear(6, 1), "squared_error", wp.Data(train=given, groups=groups)))
+    assert np.array_equal(rows.groups, groups)  # all rows, in the order in which they were given
     seen = []
     for training, held in _cuts(rows, 4, 0):
         assert not set(groups[training]) & set(groups[held])
@@ -137,8 +182,38 @@ def test_groups_never_straddle_folds() -> None:
     assert sorted(seen) == list(range(120))
 
 
+@pytest.mark.parametrize("table", [False, True])
+def test_folds_in_time_are_judged_on_later_rows(table: bool) -> None:
+    time = np.random.default_rng(0).permutation(120) // 2
+    given = as_frame() if table else (X, Y)
+    rows = PathRows.of(wp.Problem(lambda: nn.Linear(6, 1), "squared_error", wp.Data(train=given, time=time)))
+    seen = []
+    for training, held in _cuts(rows, 3, 0):
+        assert time[training].max() < time[held].min()
+        seen += held.tolist()
+    assert len(seen) == len(set(seen)) == 90
+    assert time[seen].min() > np.delete(time, seen).max()
+
+
+def test_a_selector_takes_groups_and_time() -> None:
+    x, y = X.numpy(), Y[:, 0].numpy()
+    ids = np.repeat(np.arange(6), 20)
+    selector = wp.FeatureSelector(points=2, folds=3, steps=5).fit(x, y, groups=ids)
+    assert np.array_equal(selector.selection_.path.problem.data.groups, ids)
+    with pytest.raises(wp.DataError, match="groups= needs one value for each"):
+        wp.FeatureSelector(points=2, folds=3).fit(x, y, groups=ids[1:])
+    with pytest.raises(wp.DataError, match="needs at least two"):
+        wp.FeatureSelector(points=2, folds=3).fit(x, y, groups=ids * 0)
+
+
+@pytest.mark.parametrize("name", ["groups", "time"])
+def test_folds_refuse_what_they_cannot_cut_by(name: str) -> None:
+    with pytest.raises(wp.DataError, match="are known for the training rows alone"):
+        wp.strength_path(problem(valid=(X, Y), **{name: np.arange(120)}), folds=3)
+
+
 def test_copies_never_straddle_folds() -> None:
-    rows = _Rows.of(problem(valid=(X, Y)))
+    rows = PathRows.of(problem(valid=(X, Y)))
     for training, held in _cuts(rows, 3, 0):
         assert not set(training % 120) & set(held % 120)
 
@@ -161,6 +236,49 @@ def test_select_keeps_what_was_planted() -> None:
     found = wp.select(problem(), points=5, folds=3)
     assert {"x0", "x2"} <= set(found.names)
     assert found.mask.sum() == len(found.names)
+
+
+def planted(seed: int, strong: float = 1.0, rows: int = 120) -> wp.Problem:
+    """4 of 40 inputs matter."""
+    source = np.random.default_rng(seed)
+    x = source.normal(size=(rows, 40))
+    y = strong * x[:, :4] @ np.array([1.0, -1.0, 0.8, 0.8]) + source.normal(size=rows)
+    return wp.Problem(lambda: nn.Linear(40, 1), "squared_error", wp.Data(train=(x, y[:, None])))
+
+
+QUICK: dict[str, Any] = {"points": 7, "ratio": 0.1, "tolerance": 1e-3}
+
+
+def test_stability_keeps_the_planted_inputs_and_few_others() -> None:
+    false, found = 0, 0
+    for seed in range(2):
+        chosen = wp.select(planted(seed, rows=240), by="stability", threshold=0.9, pairs=4, seed=seed, **QUICK)
+        found += len({0, 1, 2, 3} & set(chosen.numbers))
+        false += len(set(chosen.numbers) - {0, 1, 2, 3})
+    assert false / 2 <= 1
+    assert found >= 7
+    assert "at most 0.78 are kept in vain" in str(chosen)  # 5^2 / (0.8 * 40): each half chooses 5 inputs
+
+
+@pytest.mark.parametrize(("strong", "kept"), [(0.0, set()), (1.0, {0, 1, 2, 3})])
+def test_the_null_strength_keeps_nothing_where_nothing_is_and_what_is_planted(strong: float, kept: set[int]) -> None:
+    given = planted(0, strong, rows=400)
+    chosen = wp.select(given, by="null", draws=39, **QUICK)
+    assert set(chosen.numbers) == kept
+    x, y = (part.numpy() for part in given.prepared.train.source.batch(torch.arange(400)))
+    orders = (np.random.default_rng(i).permutation(400) for i in range(300))
+    largest = np.array([2 * abs(x.T @ (y[order] - y.mean()) / 400).max() for order in orders])
+    exceeded = np.mean(largest > chosen.path.points[-1].strength)
+    assert exceeded == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 41))  # the error of a quantile of 39 draws
+
+
+def test_halves_of_rows_in_time_are_refused() -> None:
+    with pytest.raises(wp.DataError, match="draws halves of the rows at random"):
+        wp.select(problem(time=np.arange(120)), by="stability", points=2)
+    with pytest.raises(wp.InputError, match="no half may choose even one"):
+        wp.select(problem(), by="stability", most_false=0.1, points=2)
+    with pytest.raises(wp.InputError, match="needs more draws than 9"):
+        wp.select(problem(), by="null", draws=9, points=2)
 
 
 def test_a_selector_fits_into_a_pipeline() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from wellposed.cli.terminal import complain, hand_over, say, stdout_to_stderr
 
 FOLDER = "small"
 """Where in a run the smaller network is written."""
+RANDOM = (
+    "The rows were random numbers, since no DATA was given. Give a table to compare outputs on rows that were measured."
+)
 
 
 def compress(
@@ -20,7 +24,7 @@ def compress(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="Rows on which both networks are compared, as predict takes them. By default random ones, for a table."
+            help="Rows on which both networks are compared, as predict takes them. By default random ones, which the result says."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the smaller network to this .onnx file.")] = None,
@@ -38,6 +42,8 @@ def compress(
     with stdout_to_stderr():  # what a problem file prints is no result
         saved, rows = model_and_rows(run, data)
         small = wp.compress(saved.model, rows)
+        if data is None:
+            small = replace(small, notes=(*small.notes, RANDOM))
         folder = small.save(run / FOLDER) if small.shrunk else None
         difference = None if out is None else small.to_onnx(out)
     if as_json:

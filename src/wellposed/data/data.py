@@ -88,7 +88,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Sources for training, validation and test, and what a model's factory needs to know of them."""
+    """Sources for training, validation and test, and what a model's factory needs to know of them.
+
+    ``places`` are the numbers of the training and of the validation rows among the rows that were given as ``train=``; None
+    where validation data are of their own, and of a part of the rows.
+    """
 
     train: Source
     train_clean: Source
@@ -100,6 +104,7 @@ class Prepared:
     encoder: TableEncoder | None = None
     target: AnyTarget | None = None
     warnings: tuple[str, ...] = ()
+    places: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def features(self) -> int:
@@ -113,8 +118,12 @@ class Prepared:
         classes = _classes_of(self.train.targets()) if self.task == "classification" else None
         _, kept = split(len(self.train), rows / len(self.train), seed=seed, stream="rows", target=classes)
         index = torch.from_numpy(np.asarray(kept))
-        changed = {**self.__dict__, "train": self.train.subset(index), "train_clean": self.train_clean.subset(index)}
-        return Prepared(**changed)
+        return self.of_rows(index)
+
+    def of_rows(self, index: Tensor) -> Prepared:
+        """The same with the training rows at ``index`` alone, in that order; validation and test stay whole."""
+        changed = {"train": self.train.subset(index), "train_clean": self.train_clean.subset(index), "places": None}
+        return Prepared(**{**self.__dict__, **changed})
 
 
 def _check_used(data: Data) -> None:
@@ -210,7 +219,8 @@ def _prepare_sources(data: Data, of_numbers: Task | None) -> Prepared:
     parts = (train, clean) if whole else (train.subset(rows), clean.subset(rows))
     shape = next((tuple(part.shape[1:]) for part in tensors_in(inputs)), ())
     outputs = _outputs_of(targets, target, task)
-    return Prepared(*parts, valid, test, task, shape, outputs)
+    places = (index, valid_index) if _is_share(data.valid, "valid") else None
+    return Prepared(*parts, valid, test, task, shape, outputs, places=places)
 
 
 def _part_or_own(given: Any, clean: Source, index: np.ndarray, data: Data, name: str) -> Source | None:
@@ -310,9 +320,9 @@ def _prepare_frames(data: Data, standardize: bool, of_numbers: Task | None) -> P
         raise DataError("valid= is needed: a share of the training rows such as 0.2, or data of its own.")
     outputs = len(answers.classes) if answers.classes is not None else 1 if target.ndim == 1 else target.shape[1]
     width = len(encoder.names)
-    return Prepared(
-        train, train, valid, own_or_part(data.test, test_index, "test"), task, (width,), outputs, encoder, answers
-    )
+    places = (index, valid_index) if _is_share(data.valid, "valid") else None
+    test = own_or_part(data.test, test_index, "test")
+    return Prepared(train, train, valid, test, task, (width,), outputs, encoder, answers, places=places)
 
 
 def _target_of(values: Any) -> Any:

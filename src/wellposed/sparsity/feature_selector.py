@@ -62,9 +62,12 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
         tags.target_tags.required = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> FeatureSelector:
+    def fit(self, X: Any, y: Any, groups: Any = None, time: Any = None) -> FeatureSelector:
         """Learn from rows which columns are kept, and return the selector itself.
 
+        Args:
+            X, y: ``(rows, columns)`` and ``(rows,)``.
+            groups, time: ``(rows,)``; folds never cut through a group, and are judged on later rows than they learn from.
         Raises:
             InputError: settings, rows or targets cannot be used.
         """
@@ -89,11 +92,14 @@ class FeatureSelector(selection.SelectorMixin, base.BaseEstimator):  # type: ign
             y = np.asarray(y, dtype=np.float64)
             y = ((y - y.mean()) / (y.std() or 1.0))[:, None] if not table else y
         task = "classification" if classifying else "regression"
+        # Folds take all rows together; where k decides, or rows are too few to split, none are kept apart.
+        whole = self.k is not None or (len(rows) < 10 and groups is None and time is None)
         problem = Problem(
             LinearOrSkip(self.hidden),
             "cross_entropy" if classifying else "squared_error",
-            Data(train=(X, y), valid=(X, y) if self.k is not None or len(rows) < 10 else 0.2, task=task),
-        )
+            Data(train=(X, y), valid=(X, y), task=task) if whole
+            else Data(train=(X, y), valid=0.2, task=task, groups=groups, time=time),
+        )  # fmt: skip
         self.selection_ = select(
             problem, self.k, penalty=default_penalty(self.hidden, self.hierarchy), on=all_inputs, points=self.points,
             folds=None if self.k is not None else min(self.folds, len(rows)), steps=self.steps, seed=self.seed,

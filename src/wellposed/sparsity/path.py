@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -36,7 +36,8 @@ from wellposed.optimality.certify import Certificate
 from wellposed.optimality.objective import Cost
 from wellposed.optimality.settle import settle
 from wellposed.penalties.base import Term, changed
-from wellposed.sparsity.droppable import Support, emptying_strength, enters_linearly, penalty_of
+from wellposed.sparsity.active_inputs import Narrowed, narrowed, reawakened
+from wellposed.sparsity.droppable import PathPenalty, Support, emptying_strength, enters_linearly, penalty_of
 from wellposed.sparsity.newton import newton
 from wellposed.training.evaluate import BATCH, Evaluation, call, evaluate
 from wellposed.training.problem import Problem
@@ -256,9 +257,10 @@ def strength_path(
         points, ratio: >= 2 points; the weakest strength as a share in (0, 1) of the strongest.
         strengths: a grid of your own instead, each > 0, in any order.
         folds: None judges on the problem's validation rows. A number >= 2 cuts the training and validation rows together, never
-            through a group or a pair of copies; a list of pairs ``(training rows, validation rows)`` of indices, such as
-            ``list(KFold(5).split(X))``, is taken as it is. The models of the path are then trained on all of these rows, and the
-            standard error is over folds, not over rows.
+            through a group or a pair of copies; where the problem has ``time=``, each fold is judged on the rows that follow
+            those it learns from, in as many later stretches of time, and the first stretch is never judged. A list of pairs
+            ``(training rows, validation rows)`` of indices, such as ``list(KFold(5).split(X))``, is taken as it is. The
+            models of the path are then trained on all of these rows, and the standard error is over folds, not over rows.
         seeds: >= 1; initializations that the validation losses are averaged over. The models are those of the first.
         debias: retrain the weights of each support without the penalty, and judge those.
         terms: what else is charged at every point, such as ``wp.L2(1e-3).on(wp.weights, how="prox")``.
@@ -280,13 +282,8 @@ def strength_path(
         >>> path.kept(path.best)
         ['x0']
     """
-    rows = _Rows.of(problem)
-    charged = penalty_of(penalty, on, problem.prepared)
-    where = None if charged.name == "hierarchical" else on
-    trainer = _Trainer(
-        problem, rows, lambda s: [*terms, changed(charged, strength=s).on(where, "prox")], tolerance, steps
-    )
-    support = Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
+    charged, trainer, support = trainer_of(problem, penalty, on, terms, tolerance, steps, seed)
+    rows = trainer.rows
     cuts = _cuts(rows, folds, seed)
     whole = cuts[0][0] if folds is None else np.arange(len(rows))
     net = trainer.new(seed)
@@ -326,6 +323,22 @@ def strength_path(
     )  # fmt: skip
 
 
+def trainer_of(
+    problem: Problem, penalty: Any, on: Any, terms: Sequence[Term], tolerance: float, steps: int, seed: int
+) -> tuple[PathPenalty, PathTrainer, Support]:
+    """The penalty at strength 1, what the models of a path are trained with, and the parts that can be dropped."""
+    charged = penalty_of(penalty, on, problem.prepared)
+    where = None if charged.name == "hierarchical" else on
+    trainer = PathTrainer(
+        problem,
+        PathRows.of(problem),
+        lambda s: [*terms, changed(charged, strength=s).on(where, "prox")],
+        tolerance,
+        steps,
+    )
+    return charged, trainer, Support.of(problem.build({}, seed), trainer.terms(1.0)[-1], problem.prepared)
+
+
 def _standard_error(cells: np.ndarray[Any, Any]) -> float:
     """Of a mean over ``(folds, seeds)``: over folds where there are several, else over rows and seeds."""
     means = cells[..., 0].mean(1)
@@ -337,19 +350,24 @@ def _standard_error(cells: np.ndarray[Any, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The training and validation rows of a problem in one source, in double precision."""
+class PathRows:
+    """The training and validation rows of a problem in one source, in the order in which they were given, in double precision.
+
+    ``groups`` and ``time`` are those of the problem; ``paired`` says that there is one for each row, of validation rows too.
+    """
 
     source: Source
     training: np.ndarray[Any, Any]
     held: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any] | None
+    time: np.ndarray[Any, Any] | None
+    paired: bool = True
 
     def __len__(self) -> int:
         return len(self.training) + len(self.held)
 
     @classmethod
-    def of(cls, problem: Problem) -> _Rows:
+    def of(cls, problem: Problem) -> PathRows:
         data, prepared = problem.data, problem.prepared
         if data.weight is not None:
             raise DataError(
@@ -363,14 +381,18 @@ class _Rows:
             return found if len(found) == len(source) else source
 
         given = data.train if data.train_clean is None else data.train_clean
-        if isinstance(train, Subset) and isinstance(valid, Subset) and train.source is valid.source:
-            index, place = torch.cat([train.index, valid.index]).sort()
-            first = place.numpy() < len(train)
-            groups = None if data.groups is None else np.asarray(data.groups)[index.numpy()]
-            rows = Subset(doubled(given, train.source), index)
-            return cls(rows, np.flatnonzero(first), np.flatnonzero(~first), groups)
-        both = _Joined(doubled(given, train), doubled(data.valid, valid))
-        return cls(both, np.arange(len(train)), np.arange(len(train), len(both)), None)
+        if prepared.places is None:
+            both = _Joined(doubled(given, train), doubled(data.valid, valid))
+            return cls(both, np.arange(len(train)), np.arange(len(train), len(both)), data.groups, data.time, False)
+        numbers = np.concatenate(prepared.places)
+        order = numbers.argsort()
+        if isinstance(train, Subset):
+            source: Source = Subset(doubled(given, train.source), torch.from_numpy(numbers[order]))
+        else:
+            source = Subset(_Joined(train, valid), torch.from_numpy(order))
+        first = order < len(train)
+        groups, time = (None if one is None else np.asarray(one)[numbers[order]] for one in (data.groups, data.time))
+        return cls(source, np.flatnonzero(first), np.flatnonzero(~first), groups, time)
 
     def copies(self) -> np.ndarray[Any, Any] | None:
         """An id for each row, equal for copies; None where the inputs are no tensor."""
@@ -411,7 +433,7 @@ class _Joined(Source):
 
 
 def _cuts(
-    rows: _Rows, folds: int | Sequence[Any] | None, seed: int
+    rows: PathRows, folds: int | Sequence[Any] | None, seed: int
 ) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Pairs of training and validation rows."""
     if folds is None:
@@ -434,24 +456,23 @@ def _cuts(
         return [(training, held) for training, held in sound]
     if folds > len(rows):
         raise DataError(f"{folds} folds need as many rows, and there are {len(rows)}. Give fewer folds=.")
-    everything: np.ndarray[Any, Any] = np.arange(len(rows))
-    rest: np.ndarray[Any, Any] = everything
+    ids = {"groups": rows.groups, "time": rows.time, "duplicates": rows.copies()}
+    if not rows.paired and (rows.groups is not None or rows.time is not None):
+        raise DataError(
+            "Folds are cut from the training and validation rows together, and groups= and time= are known for the training "
+            "rows alone. Give a share as valid=, or folds= as a list of pairs of indices."
+        )
+    # In time every fold is judged on the rows that follow those it learns from; the first rows are never judged.
+    last = 0 if rows.time is None else 1
+    rest: np.ndarray[Any, Any] = np.arange(len(rows))
     cuts: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-    copies = rows.copies()
-    for left in range(folds, 0, -1):
-        held: np.ndarray[Any, Any] = np.arange(len(rest))
+    for left in range(folds + last, last, -1):
+        before, held = rest[:0], rest
         if left > 1:
-            ids = None if rows.groups is None else rows.groups[rest]
-            held = split(
-                len(rest),
-                1 / left,
-                seed=seed,
-                stream=f"fold {left}",
-                groups=ids,
-                duplicates=None if copies is None else copies[rest],
-            )[1]
-        cuts.append((np.setdiff1d(everything, rest[held]), rest[held]))
-        rest = np.delete(rest, held)
+            own = {name: None if values is None else values[rest] for name, values in ids.items()}
+            before, held = (rest[part] for part in split(len(rest), 1 / left, seed=seed, stream=f"fold {left}", **own))
+        cuts.append((before if last else np.setdiff1d(np.arange(len(rows)), held), held))
+        rest = before
     return cuts
 
 
@@ -465,11 +486,11 @@ class _Fitted:
 
 
 @dataclass(frozen=True)
-class _Trainer:
+class PathTrainer:
     """What every model of a path is trained with."""
 
     problem: Problem
-    rows: _Rows
+    rows: PathRows
     terms: Callable[[float], list[Term]]
     tolerance: float
     steps: int
@@ -486,19 +507,55 @@ class _Trainer:
         return None if own is call else lambda net, batch: own(net, split_batch(batch)[0])
 
     def settled(
-        self, net: nn.Module, rows: np.ndarray[Any, Any], terms: Sequence[Term], steps: int | None = None
+        self,
+        net: nn.Module,
+        rows: np.ndarray[Any, Any],
+        terms: Sequence[Term],
+        support: Support | None = None,
     ) -> Certificate:
-        """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few."""
-        batches, left, some = _Again(self.rows.batches(rows)), steps or self.steps, FIRST_STEPS
+        """Train in place until the violation is within the tolerance, or the steps are used up; Newton's steps are few.
+
+        Args:
+            support: of the last term; what is zero there is left out of the steps for as long as it stays zero.
+        """
+        batches, left, some = self.rows.batches(rows), self.steps, FIRST_STEPS
         while True:
+            small = self._narrowed(net, support, terms, batches)
             now = min(some, left)
-            found = settle(net, self.problem.loss, batches, terms, self.tolerance, now, forward=self.forward)
+            if small is None:
+                found = self._stepped(net, batches, terms, now, now < left)
+            else:
+                self._stepped(small.net, small.rows(batches), small.terms, now, now < left)
+                small.write_back(net)
+                found = settle(net, self.problem.loss, _Again(batches), terms, self.tolerance, 0, forward=self.forward)
             left, some = left - now, 2 * some
             if found.violation <= self.tolerance or left <= 0 or not math.isfinite(found.objective):
                 return found
-            cost = Cost(net, self.problem.loss, batches, terms, None, forward=self.forward)
+
+    def _stepped(
+        self, net: nn.Module, batches: list[tuple[Any, Any]], terms: Sequence[Term], steps: int, go_on: bool
+    ) -> Certificate:
+        """Proximal steps and, where more are to come, Newton's."""
+        again = _Again(batches)
+        found = settle(net, self.problem.loss, again, terms, self.tolerance, steps, forward=self.forward)
+        if go_on and self.tolerance < found.violation < math.inf:
+            cost = Cost(net, self.problem.loss, again, terms, None, forward=self.forward)
             with cost.frozen():
                 newton(cost, self.problem.forward)
+        return found
+
+    def _narrowed(
+        self, net: nn.Module, support: Support | None, terms: Sequence[Term], batches: list[tuple[Any, Any]]
+    ) -> Narrowed | None:
+        """The network without the inputs that are zero and stay so; None where all of it is to be trained."""
+        if support is None or self.forward is not None:
+            return None
+        parts = support.norms(net) > 0
+        if narrowed(net, support, terms, parts, batches) is None:
+            return None
+        cost = Cost(net, self.problem.loss, _Again(batches), terms, None)
+        with cost.frozen():
+            return narrowed(net, support, terms, parts | reawakened(cost, support), batches)
 
     def judged(self, net: nn.Module, rows: np.ndarray[Any, Any]) -> Evaluation:
         """Loss and metric on rows."""
@@ -524,11 +581,13 @@ class _Trainer:
 
     def bracketed(self, seed: int, support: Support, rows: np.ndarray[Any, Any]) -> float:
         """About a strength that empties the selection from the dense side; the path goes on from there where it does not."""
-        net, few = self.new(seed), 1 + self.steps // 10
+        # All steps are taken: weights that are small in themselves would count as stationary within a loose tolerance.
+        few = replace(self, steps=1 + self.steps // 10, tolerance=0.0)
+        net = self.new(seed)
         charge = Charges.of(net, self.terms(1.0)[-1:], None).value()
         strength = max(self.judged(net, rows).loss.mean, 1e-12) / max(charge, 1e-12)
         for _ in range(MOST_DOUBLINGS):
-            self.settled(net, rows, self.terms(strength), few)
+            few.settled(net, rows, self.terms(strength), support)
             if not bool(support.norms(net).any()):
                 return strength
             strength *= 2.0
@@ -545,11 +604,13 @@ class _Trainer:
         rising: bool,
         debias: bool,
         extend: bool = False,
+        enough: int | None = None,
     ) -> list[_Fitted]:
         """The models of a grid of decreasing strengths, in its order.
 
         Args:
             rising: from empty to dense; else the other way round, from the net as it is.
+            enough: a rising path ends where so many parts are left.
         """
         if rising:
             with torch.no_grad():
@@ -557,12 +618,14 @@ class _Trainer:
                     leaf.tensor.zero_()
         found: list[_Fitted] = []
         for strength in grid if rising else _beyond(reversed(grid), lambda: extend and bool(support.norms(net).any())):
-            certificate = self.settled(net, rows, self.terms(strength))
+            certificate = self.settled(net, rows, self.terms(strength), support)
             kept = copy.deepcopy(net)
             if debias:
                 certificate = self.settled(kept, rows, support.holding(kept))
             found.append(_Fitted(strength, kept, certificate))
             emit("path", strength=strength, points=len(grid), point=len(found), violation=certificate.violation)
+            if rising and enough is not None and int((support.norms(net) > 0).sum()) >= enough:
+                break
         return found if rising else found[::-1]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from wellposed.core.selectors import inputs as all_inputs
 from wellposed.data.data import Prepared
 from wellposed.penalties.base import Penalty
 from wellposed.penalties.hierarchical import Hierarchical
-from wellposed.sparsity.path import Path, strength_path
+from wellposed.sparsity.path import Path, strength_path, trainer_of
+from wellposed.sparsity.resampled import first_parts, frequencies, null_strength
 from wellposed.training.problem import Problem
 
 
@@ -57,6 +59,8 @@ class Selection:
         importance: of every input: the strength up to which it is in the model.
         path: what it was read from.
         asked: how many were asked for; None where the path decided.
+        frequency: of every input, in how many halves of the rows it enters early; None where no halves were drawn.
+        how: what decided, in words.
     """
 
     names: tuple[str, ...]
@@ -64,6 +68,21 @@ class Selection:
     importance: dict[str, float]
     path: Path = field(repr=False)
     asked: int | None = None
+    frequency: dict[str, float] | None = None
+    how: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        numbers: list[int],
+        how: str,
+        asked: int | None = None,
+        frequency: dict[str, float] | None = None,
+    ) -> Selection:
+        """The parts of a path with these numbers."""
+        names = tuple(path.names[i] for i in numbers)
+        return cls(names, tuple(numbers), path.entered, path, asked, frequency, how)
 
     @property
     def mask(self) -> Tensor:
@@ -74,12 +93,7 @@ class Selection:
 
     def __str__(self) -> str:
         of = f"{len(self.names)} of {len(self.path.names)} {self.path.noun}"
-        cause = (
-            "strongest model within one standard error of the best"
-            if self.asked is None
-            else "order in which they enter"
-        )
-        lines = [f"{of}, by the {cause}: {listed(self.names, 30) or 'none'}."]
+        lines = [f"{of}, by the {self.how}: {listed(self.names, 30) or 'none'}."]
         late = [name for name in self.names if not self.importance[name]]
         if late:
             lines.append(
@@ -99,6 +113,12 @@ def select(
     points: Annotated[int, Within(2)] = 50,
     ratio: Annotated[float, Within(0, 1, open="both")] = 1e-3,
     folds: Annotated[int, Within(2)] | None = None,
+    by: Literal["validation", "stability", "null"] = "validation",
+    most_false: Positive = 1.0,
+    threshold: Annotated[float, Within(0.5, 1, open="low")] = 0.75,
+    pairs: Count = 50,
+    level: Annotated[float, Within(0, 1, open="both")] = 0.05,
+    draws: Count = 199,
     tolerance: Positive = 1e-6,
     steps: Count = 1000,
     seed: Seed = 0,
@@ -109,10 +129,20 @@ def select(
 
     Args:
         problem: any model.
-        k: >= 1, how many; None lets the validation loss decide.
+        k: >= 1, how many; None lets ``by`` decide.
+        by: ``"validation"``, the strongest model within one standard error of the best. ``"stability"`` keeps what enters early
+            on most halves of the rows, such that on average at most ``most_false`` inputs are kept in vain:
+            ``E[false] <= q^2 / ((2 threshold - 1) p)``, where each half chooses the first q of p inputs. This holds for inputs that
+            a half chooses with a probability of at most ``q/p``. ``"null"`` takes the strength that empties the selection
+            with probability ``1 - level`` where targets are in random order. The last two look at all rows but the test rows.
+        most_false, threshold, pairs: > 0; in (0.5, 1], the share of halves; >= 1 pairs of halves.
+        level, draws: in (0, 1); >= 1 random orders of the targets.
         penalty, on, points, ratio, folds, tolerance, steps, seed: see `strength_path`.
     Raises:
-        InputError: there are fewer than ``k``; and what `strength_path` raises.
+        InputError: there are fewer than ``k``, or no choice can satisfy the bound; and what `strength_path` raises.
+        DataError: halves of rows that have ``time=``.
+    Source:
+        Shah & Samworth (2013), JRSS-B 75(1), theorem 1; Giacobino et al. (2017), Electronic J. Statistics 11(2).
     Example:
         >>> import torch, wellposed as wp
         >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
@@ -120,14 +150,39 @@ def select(
         >>> wp.select(problem, k=2, points=8).names
         ('x0', 'x2')
     """
-    path = strength_path(
-        problem, penalty, on, points=points, ratio=ratio, folds=folds, tolerance=tolerance, steps=steps, seed=seed
-    )
+    given: dict[str, Any] = {"penalty": penalty, "on": on, "tolerance": tolerance, "steps": steps, "seed": seed}
+    if by == "null" and k is None:
+        _, trainer, support = trainer_of(problem, terms=(), **given)
+        limit, _ = null_strength(trainer, support, level, draws, seed)
+        path = strength_path(
+            problem, strengths=np.geomspace(limit / ratio**0.5, limit, points).tolist(), folds=folds, **given
+        )
+    else:
+        path = strength_path(problem, points=points, ratio=ratio, folds=folds, **given)
     if k is not None and k > len(path.names):
         raise InputError(f"select was asked for k={k}, and there are {len(path.names)} {path.noun}. Give a smaller k.")
     ranking = path.ranking()
-    numbers = ranking[:k] if k is not None else [i for i in ranking if i in set(path.one_se.support)]
-    return Selection(tuple(path.names[i] for i in numbers), tuple(numbers), path.entered, path, k)
+    if k is not None:
+        return Selection.of(path, ranking[:k], "order in which they enter", k)
+    if by == "stability":
+        _, trainer, support = trainer_of(problem, terms=(), **given)
+        first = first_parts(len(path.names), most_false, threshold)
+        shares = np.geomspace(1.0, ratio, points).tolist()
+        often = frequencies(trainer, support, first, pairs, seed, shares)
+        kept = sorted(np.flatnonzero(often >= threshold).tolist(), key=lambda i: -often[i])
+        bound = first**2 / ((2.0 * threshold - 1.0) * len(path.names))
+        how = (
+            f"halves of the rows: each is among the first {first} in at least {100 * threshold:g} % of {2 * pairs} halves, and on "
+            f"average at most {bound:.2g} are kept in vain"
+        )
+        return Selection.of(path, kept, how, frequency=dict(zip(path.names, often.tolist(), strict=True)))
+    point = path.points[-1] if by == "null" else path.one_se
+    how = (
+        f"strength {point.strength:.4g}, which targets in random order exceed in at most {100 * level:g} % of all cases"
+        if by == "null"
+        else "strongest model within one standard error of the best"
+    )
+    return Selection.of(path, [i for i in ranking if i in set(point.support)], how)
 
 
 def default_penalty(hidden: int, hierarchy: float = 10.0) -> Penalty | Hierarchical | str:

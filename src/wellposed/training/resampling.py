@@ -38,9 +38,7 @@ def with_sample(prepared: Prepared, sample: Sample) -> Prepared:
     """The data with these training rows; validation and test stay whole."""
     if not sample.own:
         return prepared if sample.rows is None else prepared.limited(sample.rows, seed=0)
-    index = sample_index(prepared, sample)
-    changed = {"train": prepared.train.subset(index), "train_clean": prepared.train_clean.subset(index)}
-    return Prepared(**{**prepared.__dict__, **changed})
+    return prepared.of_rows(sample_index(prepared, sample))
 
 
 def sample_index(prepared: Prepared, sample: Sample) -> Tensor:
