@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -94,7 +96,8 @@ def served(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     server, live = page_server(tmp_path)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    live.look()
+    while not live.changes(0)["complete"]:
+        time.sleep(0.01)
     yield server.server_address[1], tmp_path
     server.shutdown()
     server.server_close()
@@ -121,6 +124,48 @@ def test_the_page_is_this_machines_alone(served: tuple[int, Path]) -> None:
         assert ask(port, path)[0] == 404
     status, _, body = ask(port, "/changes?since=abc")
     assert [one["epochs"] for one in json.loads(body)["runs"].values()] == [20]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of Unix")
+def test_what_goes_away_while_it_is_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is renamed after it was listed, a folder that is moved and comes back, and one that may not be read."""
+    folder = tmp_path / "logs"
+    (folder / "inside").mkdir(parents=True)
+    write(folder, "a.csv", 20)
+    write(folder / "inside", "b.csv", 20)
+    (folder / "gone.tmp").touch()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        found = list(listed(path))
+        (folder / "gone.tmp").unlink(missing_ok=True)
+        if Path(path).name == "inside":
+            raise PermissionError(13, "Permission denied")
+        return found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr("wellposed.reporting.live.SECONDS_APART", 0.01)
+    server, live = page_server(folder)
+    try:
+        folder.rename(tmp_path / "away")
+        while not live.problem:
+            time.sleep(0.01)
+        assert "No such file" in live.changes(0)["problem"]
+        (tmp_path / "away").rename(folder)
+        write(folder, "c.csv", 20)
+        until = time.monotonic() + 60
+        while sum(bool(run.curves) for run in live.runs.values()) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert {run.row["name"] for run in live.runs.values() if run.curves} == {"a.csv", "c.csv"}
+    finally:
+        server.server_close()
+
+
+def test_too_many_files_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.csv", 20)
+    monkeypatch.setattr("wellposed.reporting.live.MOST_FILES", 0)
+    with pytest.raises(DataError, match="holds more than 0 files"):
+        page_server(tmp_path)
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -63,12 +63,14 @@ class Live:
         version: grows by one with each change.
         runs: by a number that stays.
         view: the numbers of the runs that the page shows.
+        problem: why the folder cannot be looked at now; empty where it can.
     """
 
     folder: Path
     version: int = 0
     runs: dict[int, LiveRun] = field(default_factory=dict)
     view: frozenset[int] = frozenset()
+    problem: str = ""
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
     _of: dict[Path, list[int]] = field(default_factory=dict)
     _pending: dict[Path, list[Table] | None] = field(default_factory=dict)
@@ -96,7 +98,8 @@ class Live:
         path = min(self._pending, key=self._rank)
         tables = self._pending.pop(path)
         if tables is not None:
-            self._replace(path, [judged_run(table, path) for table in tables])
+            with suppress(WellposedError):  # curves that are no training are shown without a finding
+                self._replace(path, [judged_run(table, path) for table in tables])
         elif tables := _read(path):
             self._pending[path] = tables
             known = [self.runs[number].row for number in self._of.get(path, [])]
@@ -149,10 +152,11 @@ class Live:
             if not any(number in self.runs and self.runs[number].curves for number in lacking):
                 self._moved.wait_for(lambda: self.version > since, wait)
             newer = {number: run.row for number, run in self.runs.items() if run.version > since and (run.row or since)}
-            told = {*(number for number in view if number in newer), *lacking}
-            curves = {number: run.curves for number in told if (run := self.runs.get(number)) and run.curves}
+            wanted = {*(number for number in view if number in newer), *lacking}
+            curves = {number: run.curves for number in wanted if (run := self.runs.get(number)) and run.curves}
             complete = self._scanned and not self._pending
-            return {"version": self.version, "complete": complete, "runs": newer, "curves": curves}
+            told = {"version": self.version, "complete": complete, "problem": self.problem}
+            return told | {"runs": newer, "curves": curves}
 
 
 def _sources(folder: Path) -> Iterator[tuple[Path, Stamp]]:
@@ -161,7 +165,12 @@ def _sources(folder: Path) -> Iterator[tuple[Path, Stamp]]:
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
         newest, size, files = 0, 0, 0
         for found in _files(entry):
-            stat = found.stat(follow_symlinks=False)
+            try:
+                stat = found.stat(follow_symlinks=False)
+            except (
+                OSError
+            ):  # it is gone since it was listed, as every file that is written beside its place and renamed
+                continue
             newest, size, files = max(newest, stat.st_mtime_ns), size + stat.st_size, files + 1
             seen += 1
             if seen > MOST_FILES:
@@ -174,9 +183,12 @@ def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
     if entry.is_file(follow_symlinks=False):
         yield entry
     elif entry.is_dir(follow_symlinks=False):
-        with os.scandir(entry.path) as inside:
-            for one in inside:
-                yield from _files(one)
+        try:
+            inside = list(os.scandir(entry.path))
+        except OSError:  # gone, or not ours to read
+            return
+        for one in inside:
+            yield from _files(one)
 
 
 def _read(path: Path) -> list[Table]:
@@ -235,18 +247,26 @@ def page_server(folder: Path, port: int = 0) -> tuple[ThreadingHTTPServer, Live]
     Args:
         port: 0 takes a free one.
     Raises:
-        DataError: the folder is none.
+        DataError: the folder is none, or holds too many files.
     """
     if not folder.is_dir():
         raise DataError(f"'{folder}' is no folder. Give the folder in which trainings write their logs.")
     live = Live(folder)
+    live.scan()
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(live))
     server.daemon_threads = True
     ended = threading.Event()
 
     def follow() -> None:
         while not ended.is_set():
-            live.scan()
+            try:
+                live.scan()
+                live.problem = ""
+            except (
+                OSError,
+                DataError,
+            ) as error:  # it may be away for a moment; what was read stays, and the page says so
+                live.problem = text(str(error), 300)
             again = time.monotonic() + SECONDS_APART
             while time.monotonic() < again and not ended.is_set() and live.step():
                 pass
