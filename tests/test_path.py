@@ -206,6 +206,13 @@ def test_a_selector_takes_groups_and_time() -> None:
         wp.FeatureSelector(points=2, folds=3).fit(x, y, groups=ids * 0)
 
 
+@pytest.mark.parametrize("given", [{"strengths": []}, {"strengths": torch.ones(0)}, {"seeds": 10**9}], ids=str)
+def test_paths_of_nothing_and_of_too_much_are_refused(given: dict[str, Any]) -> None:
+    problem = wp.Problem(lambda: nn.Linear(3, 1), "squared_error", (torch.randn(9, 3), torch.randn(9, 1)))
+    with pytest.raises(wp.InputError, match=next(iter(given))):
+        wp.strength_path(problem, **given)
+
+
 @pytest.mark.parametrize("name", ["groups", "time"])
 def test_folds_refuse_what_they_cannot_cut_by(name: str) -> None:
     with pytest.raises(wp.DataError, match="are known for the training rows alone"):

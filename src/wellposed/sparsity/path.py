@@ -237,7 +237,7 @@ def strength_path(
     ratio: Annotated[float, Within(0, 1, open="both")] = 1e-3,
     strengths: Sequence[Positive] | None = None,
     folds: Annotated[int, Within(2)] | Sequence[Any] | None = None,
-    seeds: Count = 1,
+    seeds: Annotated[int, Within(1, 1000)] = 1,
     debias: bool = False,
     terms: Sequence[Term] = (),
     tolerance: Positive = 1e-6,
@@ -261,7 +261,7 @@ def strength_path(
             those it learns from, in as many later stretches of time, and the first stretch is never judged. A list of pairs
             ``(training rows, validation rows)`` of indices, such as ``list(KFold(5).split(X))``, is taken as it is. The
             models of the path are then trained on all of these rows, and the standard error is over folds, not over rows.
-        seeds: >= 1; initializations that the validation losses are averaged over. The models are those of the first.
+        seeds: 1 to 1,000; initializations that the validation losses are averaged over. The models are those of the first.
         debias: retrain the weights of each support without the penalty, and judge those.
         terms: what else is charged at every point, such as ``wp.L2(1e-3).on(wp.weights, how="prox")``.
         tolerance, steps: > 0, >= 1, of each point, as in `wellposed.settle`.
@@ -282,6 +282,8 @@ def strength_path(
         >>> path.kept(path.best)
         ['x0']
     """
+    if strengths is not None and not len(strengths):
+        raise InputError("strengths is empty; give at least one, or leave it out for a grid that is found.")
     charged, trainer, support = trainer_of(problem, penalty, on, terms, tolerance, steps, seed)
     rows = trainer.rows
     cuts = _cuts(rows, folds, seed)
