@@ -43,7 +43,6 @@ Stamp = tuple[int, int, int]
 class LiveRun:
     """One run as the page shows it; ``version`` is that of its last change."""
 
-    name: str
     version: int
     shown: dict[str, Any]
 
@@ -84,11 +83,11 @@ class Live:
             ids = [f"{path}#{number}" for number in range(len(shown))]
             for key in self._of.get(path, []):
                 if key not in ids:
-                    self.runs[key] = LiveRun("", self.version, {})  # so that pages that have it forget it
+                    self.runs[key] = LiveRun(self.version, {})  # so that pages that have it forget it
             for key, one in zip(ids, shown, strict=True):
                 known = self.runs.get(key)
                 if known is None or known.shown != one:
-                    self.runs[key] = LiveRun(one["name"], self.version, one)
+                    self.runs[key] = LiveRun(self.version, one)
             self._of[path] = ids
 
     def changes(self, since: int) -> dict[str, Any]:
