@@ -20,17 +20,8 @@ import torch
 
 from wellposed.core.errors import InputError, ProblemError, TrainingError, first_line, require
 from wellposed.core.progress import emit, reporting_to
+from wellposed.parallel import transfer
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
-from wellposed.parallel.transfer import (
-    Parcel,
-    WorkerShare,
-    by_value,
-    pack_problem,
-    shares,
-    train_share,
-    unpack_outcome,
-    unpack_problem,
-)
 from wellposed.training.problem import Problem
 
 ENGINE = "ray"
@@ -63,9 +54,9 @@ def train_on_ray(problem: Problem, jobs: Sequence[Job], conditions: Conditions) 
         raise InputError('No node of the Ray cluster has a GPU; use device="cpu", or add a node that has one.')
     count = max(1, count)
     several = max(min(count, len(jobs)), math.ceil(len(jobs) / LOT))
-    waiting = shares(jobs, several, replace(conditions, device=kind, done=None))
+    waiting = transfer.shares(jobs, several, replace(conditions, device=kind, done=None))
     task = ray.remote(num_cpus=1, num_gpus=int(kind == "cuda"), max_retries=RETRIES)(train_remotely)
-    own = by_value(require("ray.cloudpickle", "ray"), problem, jobs)
+    own = transfer.by_value(require("ray.cloudpickle", "ray"), problem, jobs)
     with own, contextlib.redirect_stdout(sys.stdout and Ours(sys.stdout)):  # None where it was closed
         told = Outcomes(len(jobs), conditions.done)
         return Tasks(ray, task, problem, store_problem(ray, problem), jobs, told, count).train(waiting)
@@ -132,7 +123,7 @@ def store_problem(ray: ModuleType, problem: Problem) -> Any:
     session = ray.get_runtime_context().get_job_id()
     known = _stored.get(problem)
     if known is None or known[0] != session:
-        known = session, ray.put(pack_problem(problem, require("ray.cloudpickle", "ray"), ENGINE))
+        known = session, ray.put(transfer.pack_problem(problem, require("ray.cloudpickle", "ray"), ENGINE))
         _stored[problem] = known
     return known[1]
 
@@ -141,7 +132,7 @@ RemoteAnswer = tuple[list[tuple[int, bytes]], bool, list[str]]
 """Each outcome with its place, whether an interrupt ended the share, and notes for the user."""
 
 
-def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> RemoteAnswer:
+def train_remotely(parcel: transfer.Parcel, share: transfer.WorkerShare, left: float) -> RemoteAnswer:
     """The task: train a share within the seconds that are left."""
     share = replace(share, conditions=replace(share.conditions, deadline=time.monotonic() + left))
     told: list[tuple[int, bytes]] = []
@@ -152,7 +143,7 @@ def train_remotely(parcel: Parcel, share: WorkerShare, left: float) -> RemoteAns
             notes.append(fields["text"])
 
     with reporting_to(note):
-        ended = train_share(unpack_problem(parcel), share, lambda *outcome: told.append(outcome))
+        ended = transfer.train_share(transfer.unpack_problem(parcel), share, lambda *outcome: told.append(outcome))
     return told, ended, notes
 
 
@@ -167,10 +158,10 @@ class Tasks:
     jobs: Sequence[Job]
     told: Outcomes
     count: int
-    running: dict[Any, WorkerShare] = field(default_factory=dict)
+    running: dict[Any, transfer.WorkerShare] = field(default_factory=dict)
     interrupted: bool = False
 
-    def train(self, shares: Sequence[WorkerShare]) -> list[Outcome]:
+    def train(self, shares: Sequence[transfer.WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -210,7 +201,7 @@ class Tasks:
         for text in notes:
             emit("note", text=text)
         for place, answer in told:
-            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.finish_job(place, transfer.unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
         self.interrupted = self.interrupted or interrupted
 
 

@@ -34,18 +34,9 @@ import torch
 from wellposed.core.errors import InputError, TrainingError, require
 from wellposed.core.progress import emit, reporting_to
 from wellposed.core.shared import warnings_apart
+from wellposed.parallel import transfer
 from wellposed.parallel.jobs import Conditions, Job, Outcome, Outcomes
 from wellposed.parallel.population.compiled import kernel
-from wellposed.parallel.transfer import (
-    Parcel,
-    WorkerShare,
-    by_value,
-    pack_problem,
-    shares,
-    train_share,
-    unpack_outcome,
-    unpack_problem,
-)
 from wellposed.training.device import resolve_device
 from wellposed.training.problem import Problem
 
@@ -93,7 +84,7 @@ def train_in_processes(
     start = fork_worker if (forkable(where) if fork is None else fork) else Fresh(problem)
     warm_up()
     sent = replace(conditions, device=str(where), done=None)
-    return Crew(problem, jobs, start, Outcomes(len(jobs), conditions.done)).train(shares(jobs, count, sent))
+    return Crew(problem, jobs, start, Outcomes(len(jobs), conditions.done)).train(transfer.shares(jobs, count, sent))
 
 
 def cores() -> int:
@@ -124,7 +115,7 @@ def warm_up() -> None:
 class Worker:
     """One process and what it still has to tell."""
 
-    share: WorkerShare
+    share: transfer.WorkerShare
     line: Connection
     alive: Callable[[], bool]
     kill: Callable[[], None]
@@ -144,7 +135,7 @@ class Worker:
         return self.join()
 
 
-StartWorker = Callable[[Problem, WorkerShare, "Sequence[Worker]"], Worker]
+StartWorker = Callable[[Problem, transfer.WorkerShare, "Sequence[Worker]"], Worker]
 
 
 @dataclass
@@ -159,7 +150,7 @@ class Crew:
     ending: float | None = None
     hearing: Worker | None = None
 
-    def train(self, waiting: Sequence[WorkerShare]) -> list[Outcome]:
+    def train(self, waiting: Sequence[transfer.WorkerShare]) -> list[Outcome]:
         """All outcomes in the order of the jobs; after Ctrl-C those that there are.
 
         Raises:
@@ -180,7 +171,7 @@ class Crew:
                 worker.end()
         return self.told.so_far(self.ending is not None)
 
-    def add(self, share: WorkerShare, waiting: Sequence[int], tries: int = 1) -> None:
+    def add(self, share: transfer.WorkerShare, waiting: Sequence[int], tries: int = 1) -> None:
         """Start a worker, of which the outcomes of the places ``waiting`` are to be told.
 
         Signals wait until it is in the list of those that are ended, and answers them itself.
@@ -227,7 +218,7 @@ class Crew:
             if place not in worker.waiting:  # told by the worker that this one replaces
                 return
             worker.waiting.discard(place)
-            self.told.finish_job(place, unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
+            self.told.finish_job(place, transfer.unpack_outcome(answer, self.problem, self.jobs[place], ENGINE))
 
     def interrupt(self) -> None:
         self.ending = time.monotonic() + PATIENCE
@@ -275,7 +266,7 @@ def describe_death(status: int | None) -> str:
 # Two ways to start a worker
 
 
-def fork_worker(problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
+def fork_worker(problem: Problem, share: transfer.WorkerShare, others: Sequence[Worker]) -> Worker:
     """A worker that is a copy of this process."""
     context = mp.get_context("fork")
     here, there = context.Pipe()
@@ -294,7 +285,7 @@ def fork_worker(problem: Problem, share: WorkerShare, others: Sequence[Worker]) 
 
 
 def _begin(
-    problem: Problem, share: WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int
+    problem: Problem, share: transfer.WorkerShare, line: Connection, inherited: Sequence[Connection], parent: int
 ) -> None:
     die_with(parent)
     for other in inherited:  # a line ends for its reader only when nobody holds the other end
@@ -312,16 +303,16 @@ class Fresh:
 
     def __init__(self, problem: Problem) -> None:
         self.pickling = require("cloudpickle", "processes")
-        self.parcel = pack_problem(problem, self.pickling, ENGINE)
+        self.parcel = transfer.pack_problem(problem, self.pickling, ENGINE)
 
-    def __call__(self, problem: Problem, share: WorkerShare, others: Sequence[Worker]) -> Worker:
+    def __call__(self, problem: Problem, share: transfer.WorkerShare, others: Sequence[Worker]) -> Worker:
         """A worker that has been sent the problem and its share."""
         here, there = mp.Pipe()
         with there:
             line = there.fileno()
             command = [sys.executable, "-c", FRESH, json.dumps(sys.path), str(line), str(os.getpid())]
             process = subprocess.Popen(command, pass_fds=[line], stdin=subprocess.DEVNULL, start_new_session=True)
-        with by_value(self.pickling, problem, share.jobs):
+        with transfer.by_value(self.pickling, problem, share.jobs):
             jobs = self.pickling.dumps(share)
         # In a thread, since a new interpreter takes seconds until it reads.
         threading.Thread(target=self._feed, args=(here, jobs), daemon=True).start()
@@ -343,8 +334,8 @@ def serve() -> None:
     die_with(parent)
     body = line.recv_bytes()
     memory = tuple(np.frombuffer(line.recv_bytes(), np.uint8) for _ in range(int(line.recv_bytes())))
-    share: WorkerShare = pickle.loads(line.recv_bytes())
-    work(unpack_problem(Parcel(body, memory)), share, line, parent)
+    share: transfer.WorkerShare = pickle.loads(line.recv_bytes())
+    work(transfer.unpack_problem(transfer.Parcel(body, memory)), share, line, parent)
 
 
 # The worker
@@ -358,7 +349,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work(problem: Problem, share: WorkerShare, line: Connection, parent: int) -> None:
+def work(problem: Problem, share: transfer.WorkerShare, line: Connection, parent: int) -> None:
     """Train a share and tell what comes of it, until it is done, or the parent asks to end, or is gone."""
     interrupts = WorkerInterrupts(line, parent)
 
@@ -377,7 +368,7 @@ def work(problem: Problem, share: WorkerShare, line: Connection, parent: int) ->
     interrupted = False
     try:
         with reporting_to(forward):
-            interrupted = train_share(problem, share, lambda place, answer: tell("done", place, answer))
+            interrupted = transfer.train_share(problem, share, lambda place, answer: tell("done", place, answer))
     except KeyboardInterrupt:
         interrupted = True
     except Exception as error:

@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,10 +83,6 @@ class Case:
 
 PenaltyLaw = Callable[[Penalty, Case], None]
 ConstraintLaw = Callable[[Constraint, Case], None]
-
-
-class _Named(Protocol):
-    __name__: str
 
 
 def holds(condition: object, message: str) -> None:
@@ -711,14 +707,14 @@ def _at_the_ends(charge: Any, law: Any, shapes: Sequence[tuple[int, ...]], seed:
             charge.check("w", w)
         except WellposedError:
             continue
-        _judge(charge, law, f"shape {shape}", lambda w=w: law(charge, w))  # type: ignore[misc]
+        _judge(charge, law, f"shape {shape}", w)
     for shape in NOTHING:
-        _judge(charge, of_nothing, f"shape {shape}", lambda shape=shape: of_nothing(charge, shape))  # type: ignore[misc]
+        _judge(charge, of_nothing, f"shape {shape}", shape)
 
 
-def _judge(charge: Chargeable, law: _Named, about: str, attempt: Callable[[], None]) -> None:
+def _judge(charge: Chargeable, law: Any, about: str, given: Any) -> None:
     try:
-        attempt()
+        law(charge, given)
     except LawBroken as broken:
         raise LawBroken(f"{charge} breaks the law of {law.__name__!r} ({about}): {broken}") from None
 
@@ -746,7 +742,7 @@ def check_penalty(
     """
     for case in cases(penalty, shapes, seed, dtype, steps):
         for law in PENALTY_LAWS:
-            _judge(penalty, law, case.about, lambda law=law, case=case: law(penalty, case))  # type: ignore[misc]
+            _judge(penalty, law, case.about, case)
     _at_the_ends(penalty, of_any_size, shapes, seed, dtype)
 
 
@@ -766,5 +762,5 @@ def check_constraint(
     """
     for case in cases(constraint, shapes, seed, dtype, steps=(1.0,)):
         for law in CONSTRAINT_LAWS:
-            _judge(constraint, law, case.about, lambda law=law, case=case: law(constraint, case))  # type: ignore[misc]
+            _judge(constraint, law, case.about, case)
     _at_the_ends(constraint, projection_of_any_size, shapes, seed, dtype)
