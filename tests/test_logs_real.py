@@ -409,7 +409,6 @@ def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
     both = {"train_mse_loss": [2, 1], "train_mae_loss": [2, 1], "val_mse_loss": [2, 1], "val_mae_loss": [2, 1]}
     assert read(both).columns["train_loss"].tolist() == [2, 1]
     game = read({"loss_G": [2, 1], "loss_D": [1, 2]})
-    assert game.facts["moving"] == ("g", "d")
     assert game.columns["train_loss"].tolist() == [2, 1]
 
 

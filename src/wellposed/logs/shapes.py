@@ -17,9 +17,16 @@ ONE_EACH = (
     "config", "variant",
 )  # fmt: skip
 RUN_WORDS = ("run", "fold", "trial", "seed", "experiment", "repeat", "repetition", "kfold", "split")
-GROUPS = (*RUN_WORDS, "recipe", "run_id", "run_name", "config", "model")
+TRIALS = ("trial", "trial_id", "trial_name", "trial_number")
+GROUPS = (*RUN_WORDS, *TRIALS[1:], "recipe", "run_id", "run_name", "config", "model")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
-SETTINGS = re.compile(r"(?:config|params|parameters|hyperparameters|hparams|hp)/", re.IGNORECASE)
+SETTINGS = re.compile(
+    r"(?:config|params?|parameters|hyperparameters|hparams|hp|learning_?rate|lr|drop_?out|batch_?size|weight_?decay|momentum|optimizer"
+    r"|(?:num_|n_)?(?:hidden|units|layers|neurons|filters)\w*)(?:[/_.].*|$)", re.IGNORECASE,
+)  # fmt: skip
+"""Names of what a search tries."""
+SEARCHED = re.compile(r"(?:config|params?|parameters|hyperparameters|hparams|hp)[/_.](?!.*norm)", re.IGNORECASE)
+RESULTS = "'{}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
 KEYS = (
     "metric",
     "metric_name",
@@ -55,12 +62,8 @@ def runs(log: Log) -> list[Log]:
 
 def _refuse_results(log: Log) -> None:
     """A table with one row a run, or one for each setting of a search, has final results and no curves."""
-    if any(
-        SETTINGS.match(name) and len({*map(_label, cells)}) * 2 > len(cells) > 2 for name, cells in log.columns.items()
-    ):
-        raise DataError(
-            f"'{log.name}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
-        )
+    if _is_search(log):
+        raise DataError(RESULTS.format(log.name))
     for name, cells in log.columns.items():
         if normalize_name(name) in ONE_EACH and len(cells) > 1:
             values = [_label(cell) for cell in cells if cell is not None and re.search(r"\w", _label(cell))]
@@ -71,6 +74,24 @@ def _refuse_results(log: Log) -> None:
                     f"'{log.name}' has one row for each run (see '{name}'): results, not curves. "
                     "Export the history of each run: a row for each epoch."
                 )
+
+
+def _is_search(log: Log) -> bool:
+    """Whether rows are the settings of a search: one that was tried in each row, or no axis, and two of them that go to and fro."""
+    varied = {name: {*map(_label, cells)} for name, cells in log.columns.items() if SETTINGS.match(name.strip())}
+    varied = {name: values for name, values in varied.items() if len(values) > 1}
+    rows = len(next(iter(log.columns.values()), ()))
+    counted = any(
+        normalize_name(name) in (*EPOCHS, *STEPS) and len({*map(_label, cells)}) == rows
+        for name, cells in log.columns.items()
+    )
+    if rows < 3 or counted:
+        return False
+    if any(SEARCHED.match(name.strip()) and 2 * len(values) > rows for name, values in varied.items()):
+        return True
+    axis = any(normalize_name(name) in (*EPOCHS, *STEPS) for name in log.columns)
+    both = {*zip(*(map(_label, log.columns[name]) for name in varied), strict=True)} if len(varied) > 1 else {}
+    return not axis and 2 * len(both) > rows
 
 
 def _one_a_column(log: Log) -> list[Log] | None:

@@ -174,8 +174,6 @@ def _table(log: Log, found: Guess, raw: dict[str, Sequence[float | None]], notes
     if found.parts:
         facts["parts"] = _add_parts(curves.columns, found, taken)
         notes += _turned(facts["parts"])
-    if found.moving:
-        facts["moving"] = found.moving
     if found.metric and "valid_metric" in raw:
         facts.setdefault("metric", found.metric)
         facts.setdefault("higher_is_better", found.higher_is_better)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
@@ -86,7 +87,7 @@ class OverRegularized(Rule):
     ``underfits`` demands (or a third of the constant prediction's is left, or it never left that), the gap is not reliably above
     a twentieth of the
     training loss, and the regularized cost exceeds the clean training loss by at least a tenth of it (or
-    nothing was learned, and the weights shrank to a tenth). Without the cost
+    nothing was learned, and the weights shrank to a tenth or a dropout takes seven of ten). Without the cost
     the confidence is low: the strength cannot be seen. In a loop of one's own the excess is measured: what dropout and other
     noise of the model add to the loss of the same rows, and half of the pull that a weight decay must hold out against the
     gradient, which is what it costs where it is at rest.
@@ -109,6 +110,7 @@ class OverRegularized(Rule):
     NO_GAP = 0.05  # of the training loss
     SHRUNK = 0.1  # of the weights' norm at the first epoch: what is left of a network that decay has taken
     NOISE = 0.2  # of the clean loss: what people see in a plot
+    DROPPED = 0.7  # of the units or inputs of a layer
     HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -122,7 +124,9 @@ class OverRegularized(Rule):
         share = measure.remaining(curves)
         if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
-        stuck, toll, shrunk = not shows_learning(curves), self._drowned(curves), self._shrunk(curves)
+        stuck, toll = not shows_learning(curves), self._drowned(curves)
+        dropped = self._dropout(curves)
+        shrunk = self._shrunk(curves) or dropped >= self.DROPPED
         if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None
         gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
@@ -138,6 +142,8 @@ class OverRegularized(Rule):
         }  # fmt: skip
         if excess is not None:
             evidence["excess"] = excess
+        if dropped:
+            evidence["dropout"] = dropped
         return self.finding(
             sure, evidence,
             "regularize less: lower the strengths (by three to ten times), the dropout or the noise, and train again",
@@ -157,6 +163,13 @@ class OverRegularized(Rule):
         ):
             return False
         return measure.end(sides[0]) >= Underfits.HIGH * constant > 0 and not all(falls(y, constant) for y in sides)
+
+    @staticmethod
+    def _dropout(curves: Curves) -> float:
+        """The largest rate of dropout, where the source says it; else 0."""
+        what = curves.facts.get("regularized")
+        rate = what.get("dropout", 0.0) if isinstance(what, Mapping) else 0.0
+        return float(rate) if isinstance(rate, (int, float)) else 0.0
 
     @classmethod
     def _shrunk(cls, curves: Curves) -> bool:
