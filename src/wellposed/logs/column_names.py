@@ -37,8 +37,8 @@ METRICS = {
     **dict.fromkeys(("map", "mean_ap", "ap", "auprc", "prauc"), "map"),
     **dict.fromkeys(("rouge", "rougel", "rougelsum"), "rouge"),
     **dict.fromkeys(("iou", "miou", "jaccard"), "iou"), **dict.fromkeys(("dice", "dsc"), "dice"),
-    **dict.fromkeys(("gini", "dcg", "pfound", "kappa", "mcc", "bleu", "sacrebleu", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
-    **dict.fromkeys(("precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
+    **dict.fromkeys(("kappa", "mcc", "bleu", "sacrebleu", "meteor", "chrf", "cider", "ndcg", "mrr", "recall", "em"), ""),
+    **dict.fromkeys(("gini", "dcg", "pfound", "precision", "prec", "sensitivity", "specificity", "spearman", "pearson"), ""),
     **dict.fromkeys(("psnr", "ssim", "r2", "rsquared", "uas", "las"), ""),
     **dict.fromkeys(("wer", "cer", "ter", "eer"), ""), **dict.fromkeys(("error", "err", "errors", "merror", "top1err"), "error"),
     **{word: "" for word in LOSSLIKE if word in ("rmse", "mae", "mse", "mape", "rmsle", "ppl")},
@@ -80,7 +80,7 @@ STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
     "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
     "current_steps", "current_step",
-    "training_iteration", "boosting_round", "num_iterations", "tree", "minibatch", "episode", "episodes", "timesteps", "total_timesteps",
+    "boosting_round", "num_iterations", "tree", "minibatch", "training_iteration", "episode", "episodes", "timesteps", "total_timesteps",
 )  # fmt: skip
 AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",
@@ -289,9 +289,7 @@ def guess(found: Iterable[str] | Mapping[str, Sequence[Any]], metrics_of: str = 
             metrics_of = metrics_of or VALID  # who names the sides of losses, and of metrics none, means validation
         columns, metric = _metrics([name for name in names if name.text not in taken.values()], metrics_of, counts)
         taken |= columns
-    return Guess(
-        taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned
-    )
+    return Guess(taken, metric, metric not in LOWER_IS_BETTER, tuple(notes), losses.parts, losses.unassigned)
 
 
 def _is_rate(name: str) -> bool:

@@ -26,7 +26,6 @@ from wellposed.diagnosis.rules.rule import (
 from wellposed.logs import Array
 from wellposed.training.history import Stopped
 
-
 FINISHED = 0.05  # of the highest learning rate: schedules that end there have been gone through
 
 
@@ -174,11 +173,19 @@ class NotLearning(Rule):
         constant, chance = curves.fact("constant_loss"), measure.chance_error(curves)
         rates = [measure.error_rate(curves, side) for side in ("train", "valid")]
         values = [measure.finite_values(rate) for rate in rates if rate is not None]
-        if constant is None or not chance or len(values) < 2 or min(map(len, values)) < cls.FEWEST or valid_learned(curves):
+        if (
+            constant is None
+            or not chance
+            or len(values) < 2
+            or min(map(len, values)) < cls.FEWEST
+            or valid_learned(curves)
+        ):
             return False
         lowest = float(measure.finite_values(curves.valid_loss).min())
         still = all(float((y == np.median(y)).mean()) >= cls.SAME for y in values)
-        return still and abs(float(np.median(values[1])) - chance) < 1e-6 and lowest > (1 - MATERIAL_PROGRESS) * constant
+        return (
+            still and abs(float(np.median(values[1])) - chance) < 1e-6 and lowest > (1 - MATERIAL_PROGRESS) * constant
+        )
 
     @classmethod
     def _began_trained(cls, curves: Curves, reference: float) -> bool:
@@ -196,9 +203,9 @@ class Undertrained(Rule):
     Holds if both (validation, where noise hides it of training) fall over the last quarter of the epochs: with 95 % certainty,
     by a fiftieth of all progress or more,
     and in the second half of that quarter at .6 of its pace or more; and if they fell below their start. A learning rate that goes
-    to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates. Where a
-    column says that the rate ended at a twentieth of its highest or less, the end was planned, and only a fall of a tenth of all
-    progress says that the plan was too short. One
+    to 0 brings half of the pace there, so that a finished schedule is told by its shape, with and without a column of rates.
+    Where a column says that the rate ended at a twentieth of its highest or less, the end was planned, and only a fall of a tenth
+    of all progress says that the plan was too short. One
     that a stopping rule ended had its chance. In the tail of a log the fall must be a twentieth of the loss.
     """
 

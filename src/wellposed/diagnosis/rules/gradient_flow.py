@@ -48,7 +48,7 @@ class VanishingGradients(Inside):
     code = "block = torch.nn.Sequential(torch.nn.Linear(n, n), torch.nn.LayerNorm(n), torch.nn.ReLU())"
     RATIO = 1e-3  # AutoTrainer's; healthy networks of 2 to 50 layers lie between .03 and 30
     STAYS = 1e-2  # as training goes on the ratio grows, unless the fault is mended
-    FEWEST_LAYERS = 4  # fewer factors do not shrink a gradient a thousandfold by depth
+    FEWEST_LAYERS = 3  # one layer between the first and the last: where its units are saturated, that is enough
     LAGS = 0.1  # the first layers learn at a tenth of the pace: a tenth of the learning rate
     LEVER = (
         "normalize between the layers (batch or layer norm), use ReLU-like activations with He initialization in place "

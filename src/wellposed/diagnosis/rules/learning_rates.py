@@ -13,10 +13,12 @@ from wellposed.diagnosis.curves import Curves
 from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules.input_scales import unscaled
 from wellposed.diagnosis.rules.rule import (
+    DROPPED,
     FEWEST_EPOCHS,
     MATERIAL_PROGRESS,
     PACE,
     Rule,
+    dropout,
     end_of,
     falls,
     measured,
@@ -65,6 +67,7 @@ class Oscillates(Rule):
         if len(values) < 2 * FEWEST:
             return None
         (now, before), level, progress = measure.swings(values), measure.end(y), measure.whole_progress(y)
+        progress = max(progress, (curves.fact("constant_loss") or -math.inf) - float(values.min()))
         if (
             len(measure.finite_values(curves.valid_loss)) < FEWEST_EPOCHS
         ):  # of batches or of rows: noise of sampling swings too
@@ -155,8 +158,8 @@ class RateTooHigh(Rule):
     no more than its swings cost.
 
     Seen from inside it also holds, where half of the constant prediction's loss or error is left, (e) if the steps broke the
-    network: half of the units that were alive at the first weights are 0 on every row, or a layer that told rows apart gives the same
-    for each, and the weights went twice as far
+    network: half of the units that were alive at the first weights are 0 on every row, or a layer that told rows apart gives
+    the same for each, and the weights went twice as far
     as they are large (one that shrinks them to nothing goes once); or they were thrown ten times as far as they were
     large, which learning does not take: initialization gives weights the size at which signals pass. Or (f) if the first
     epoch, before which curves know nothing, made the loss worse than at the first weights and than a constant
@@ -295,8 +298,8 @@ class RateTooLow(Rule):
     """The learning rate is so low that hardly anything happened in the epochs given.
 
     Holds if the training loss fell reliably to the end, without slowing down (the second half of the epochs brought a
-    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was, or not to a tenth below
-    the constant prediction's, where that is known: such
+    third of the whole fall or more, where a steady pace brings half), yet by less than a tenth of what it was (of the constant
+    prediction's, where that is known), or ended a tenth above the constant prediction's: such
     steps follow the first gradient and reach nothing that would bend the curve.
 
     Where nothing was learned it also holds if the weights, which all get a gradient, moved by a fiftieth of their size or less
@@ -329,8 +332,10 @@ class RateTooLow(Rule):
         trend, fell = measure.trend(y), measure.start(y) - measure.end(y)
         constant = curves.fact("constant_loss")
         reference = constant or abs(measure.start(y))
-        hardly = measure.end(y) > (1 - self.HARDLY) * reference if constant else fell < self.HARDLY * reference
-        if not (trend.low > 0 and fell > 0 and hardly):
+        above = constant is not None and measure.end(y) > (1 + self.HARDLY) * constant
+        if not (trend.low > 0 and fell > 0 and (above or fell < self.HARDLY * reference)):
+            return None
+        if constant and measure.end(y) < (1 - self.HARDLY) * reference:  # it began trained
             return None
         if measure.end(values[: (len(values) + 1) // 2]) - measure.end(y) < self.STEADY * fell:
             return None
@@ -351,7 +356,11 @@ class RateTooLow(Rule):
         moved = distance_from_start(signals) if signals is not None and _all_reached(signals) else 0.0
         if not spent and not 0 < moved <= self.STILL:
             return None
-        evidence: dict[str, EvidenceValue] = {"highest_rate": float(rates.max()), "rate": float(rates[-1]), **end_of(curves)}
+        evidence: dict[str, EvidenceValue] = {
+            "highest_rate": float(rates.max()),
+            "rate": float(rates[-1]),
+            **end_of(curves),
+        }
         says = f"The learning rate fell from {rates.max():.3g} to {rates[len(rates) // 2]:.3g} before half of the epochs were over"
         if not spent:
             evidence = {**measured("way of the weights, in their own sizes", moved), **evidence}
@@ -363,7 +372,10 @@ class RateTooLow(Rule):
 
     @staticmethod
     def _elsewhere(curves: Curves) -> bool:
-        """Whether something else holds it up: validation has come to rest, or no gradient reaches some layers."""
+        """Whether something else holds it up: a dropout of most units, validation has come to rest, or no gradient reaches some
+        layers."""
+        if dropout(curves) >= DROPPED:
+            return True
         valid, signals = curves.valid_loss, curves.signals
         rests = len(measure.finite_values(valid)) >= FEWEST and measure.trend(valid).low <= 0
         if (

@@ -138,8 +138,8 @@ class WrongLoss(Inside):
             return self._found(
                 0.9, {"start": float(values[0]), "train_loss": float(values[-1])},
                 "see that what is minimized is what should be small: the sign of the loss, and of each term in it",
-                f"The loss fell from {values[0]:.3g} to {values[-1]:.3g}, below zero and faster and faster: it has no bound, and what "
-                "should grow is minimized.",
+                f"The loss fell from {values[0]:.3g} to {values[-1]:.3g}, below zero and faster and faster: it has no bound, and "
+                "what should grow is minimized.",
             )  # fmt: skip
         if inspection is None or targets is None:
             return None

@@ -28,6 +28,7 @@ FIT = "of_fit"  # among what a rule overrules: every finding on how it was fitte
 FEWEST_EPOCHS = 3  # a rise, a trend and a noise each need three points
 MATERIAL_PROGRESS = 0.02  # a fiftieth of all that training achieved: less is not worth a lever
 PACE = 0.6  # of the last quarter's pace, in its second half: where a rate goes to 0 it is half, in a training cut short more
+DROPPED = 0.7  # of the units or inputs of a layer: what is left of so few says little
 MENDED_SHARE = 0.1  # of the constant prediction's errors: hardly anything is less
 MENDED = 0.97  # of the highest error rate: the wobble of guessing stays above it for a hundred answers or more
 
@@ -194,6 +195,13 @@ def regularizes(curves: Curves) -> bool:
     if isinstance(what, Mapping):
         return any(isinstance(value, (int, float)) and value > 0 for value in what.values())
     return bool(what)
+
+
+def dropout(curves: Curves) -> float:
+    """The largest rate of dropout, where the source says it; else 0."""
+    what = curves.facts.get("regularized")
+    rate = what.get("dropout", 0.0) if isinstance(what, Mapping) else 0.0
+    return float(rate) if isinstance(rate, (int, float)) else 0.0
 
 
 def measured(what: str, estimate: float, *bounds: float) -> dict[str, EvidenceValue]:

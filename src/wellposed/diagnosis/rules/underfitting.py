@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+
+import numpy as np
 
 from wellposed.diagnosis import curves as measure
 from wellposed.diagnosis.curves import Curves, RelativeError
@@ -11,8 +12,10 @@ from wellposed.diagnosis.finding import EvidenceValue, Finding
 from wellposed.diagnosis.rules import learning_rates
 from wellposed.diagnosis.rules.generalization import gap_se
 from wellposed.diagnosis.rules.rule import (
+    DROPPED,
     FEWEST_EPOCHS,
     Rule,
+    dropout,
     end_of,
     falls,
     improves,
@@ -27,7 +30,8 @@ class Underfits(Rule):
 
     Holds if the training loss no longer falls, or validation no longer improves, at least a third of the constant prediction's
     error (or loss) is left on the very rows trained on, and the gap is less than a quarter of what is left. The floor that noise
-    in the labels sets cannot be known from curves, so the confidence is modest by design.
+    in the labels sets cannot be known from curves, so the confidence is modest by design. Where rows are at hand, what is left
+    must be shared by rows that lie close, by two standard errors: noise is each row's own.
     """
 
     name, severity = "underfits", 3
@@ -38,6 +42,7 @@ class Underfits(Rule):
     HIGH_UNSURE = 2 / 3  # where only the start of the log stands in for the constant prediction
     SMALL_GAP = 0.25  # of what is left: more than three quarters of the error is there on training rows already
     SURE_GAP = 0.5  # of what is left: how far the gap may be uncertain for it to be called small
+    SHARED = 2.0  # standard errors: one in forty where all that is left is noise
     FEWEST = 8  # coming to rest cannot be told from fewer epochs
     LEVER = (
         "more capacity (width, depth, features) or better optimization (learning rate, longer); "
@@ -50,6 +55,9 @@ class Underfits(Rule):
             return None
         if OverRegularized().judge(curves) is not None or learning_rates.RateTooHigh().judge(curves) is not None:
             return None  # the same symptom with its cause known
+        left = curves.signals.leftover if curves.signals is not None else None
+        if left is not None and left < self.SHARED:
+            return None
         confidence = 0.35 + 0.4 * min(share.train, 1.0)
         gap = measure.generalization_gap(curves)
         return self.finding(
@@ -110,7 +118,6 @@ class OverRegularized(Rule):
     NO_GAP = 0.05  # of the training loss
     SHRUNK = 0.1  # of the weights' norm at the first epoch: what is left of a network that decay has taken
     NOISE = 0.2  # of the clean loss: what people see in a plot
-    DROPPED = 0.7  # of the units or inputs of a layer
     HALF = 0.5  # of the constant prediction's loss: with its noise the network does not do half of what there is to do
 
     def judge(self, curves: Curves) -> Finding | None:
@@ -125,8 +132,10 @@ class OverRegularized(Rule):
         if share is None or not regularizes(curves) or len(measure.finite_values(curves.train_loss)) < FEWEST_EPOCHS:
             return None
         stuck, toll = not shows_learning(curves), self._drowned(curves)
-        dropped = self._dropout(curves)
-        shrunk = self._shrunk(curves) or dropped >= self.DROPPED
+        dropped = dropout(curves)
+        much = dropped >= DROPPED
+        stuck = stuck or (much and self._hardly(curves))
+        shrunk = self._shrunk(curves) or much
         if not stuck and not toll and not self._loss_left(curves) and not Underfits.high_and_at_rest(curves, share):
             return None
         gap, train = measure.generalization_gap(curves), measure.end(curves.train_loss)
@@ -164,17 +173,21 @@ class OverRegularized(Rule):
             return False
         return measure.end(sides[0]) >= Underfits.HIGH * constant > 0 and not all(falls(y, constant) for y in sides)
 
-    @staticmethod
-    def _dropout(curves: Curves) -> float:
-        """The largest rate of dropout, where the source says it; else 0."""
-        what = curves.facts.get("regularized")
-        rate = what.get("dropout", 0.0) if isinstance(what, Mapping) else 0.0
-        return float(rate) if isinstance(rate, (int, float)) else 0.0
+    @classmethod
+    def _hardly(cls, curves: Curves) -> bool:
+        """Whether nine tenths of the constant prediction's loss are left, though the answers may be better than it."""
+        constant = curves.fact("constant_loss")
+        return constant is not None and measure.end(curves.train_loss) >= (1 - cls.EXCESS) * constant > 0
 
     @classmethod
     def _shrunk(cls, curves: Curves) -> bool:
-        """Whether the weights came down to a tenth of what they were."""
-        norms = measure.finite_values(curves.weight_norm)
+        """Whether the weights came down to a tenth of what they were: all of them, or half of those that multiply inputs."""
+        signals, norms = curves.signals, measure.finite_values(curves.weight_norm)
+        if signals is not None and signals.first is not None and signals.last is not None:
+            sizes = {layer.name: layer.size for layer in signals.first.layers if layer.role == "weight"}
+            left = [layer.size / size for layer in signals.last.layers if (size := sizes.get(layer.name, 0.0)) > 0]
+            if left and float(np.median(left)) < cls.SHRUNK:
+                return True
         return len(norms) > 1 and float(norms[-1]) < cls.SHRUNK * float(norms[0])
 
     @classmethod
