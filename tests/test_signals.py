@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import gc
 import io
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -123,6 +124,12 @@ def with_copies(x: Tensor, y: Tensor, _: torch.Generator, count: int = 80) -> Ro
     x, y = x.clone(), y.clone()
     x[TRAIN : TRAIN + count], y[TRAIN : TRAIN + count] = x[:count], y[:count]
     return x, y
+
+
+def drawn_again(x: Tensor, y: Tensor, g: torch.Generator) -> Rows:
+    """Rows drawn with replacement before they were split: training has as many copies of its own as validation has."""
+    drawn = torch.randint(len(x) // 2, (len(x),), generator=g)
+    return x[drawn], y[drawn]
 
 
 def with_hint(x: Tensor, y: Tensor, g: torch.Generator) -> Rows:
@@ -386,6 +393,7 @@ PLANTED: dict[str, list[Case]] = {
         case(functools.partial(mlp, outs=1), CODES, "squared_error"),
         case(mlp, changed(blobs, lambda x, y, _: (x, F.one_hot(y, 4).float())), "squared_error"),
         case(functools.partial(mlp, outs=1), changed(blobs, lambda x, y, _: (x, 0 * y))),
+        case(SMOOTH, curve, lambda out, y: -F.mse_loss(out, y), epochs=10),
     ],
     "unscaled_inputs": [
         case(mlp, changed(blobs, stretched)),
@@ -398,6 +406,7 @@ PLANTED: dict[str, list[Case]] = {
     ],
     "leakage": [
         case(mlp, changed(blobs, with_copies)),
+        case(mlp, changed(blobs, drawn_again)),
         case(mlp, changed(functools.partial(blobs, apart=0.6), with_hint)),
         case(SMOOTH, changed(curve, with_hint), "squared_error"),
     ],
@@ -960,11 +969,29 @@ def test_the_first_pass_is_one_batch() -> None:
 # What the rows say
 
 
+def test_noise_is_not_shared_by_neighbours_and_what_was_not_fitted_is() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(600, 4, generator=g), torch.randn(600, 1, generator=g)
+    for bent, low, high in ((0.0, -3.0, 2.0), (1.0, 3.0, math.inf)):
+        target = x[:, :1] + bent * x[:, 1:2] ** 2 + noise
+        sides = [(x[rows, :1], target[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
+        assert low < float(measure.leftover(sides[0], sides[1], classes=False) or 0.0) < high
+    scores = torch.zeros(600, 2)  # of classes: both are as likely, everywhere or on average
+    for y, low, high in ((noise[:, 0] > 0, -3.0, 2.0), (x[:, 0] > 0, 3.0, math.inf)):
+        sides = [(scores[rows], y.long()[rows], x[rows]) for rows in (slice(400), slice(400, 600))]
+        assert low < float(measure.leftover(sides[0], sides[1], classes=True) or 0.0) < high
+    assert measure.leftover(sides[0], (scores[:9], y.long()[:9], x[:9]), classes=True) is None
+
+
 def test_copies_are_counted_within_and_across() -> None:
     x, y = torch.arange(20.0)[:, None].repeat(1, 3), torch.zeros(20)
     seen = measure.exact_copies((torch.cat([x[:8], x[:2]]), torch.zeros(10)), (x[6:14], torch.zeros(8)))
     assert seen is not None
     assert (seen.valid, seen.within, seen.rows) == (2 / 8, 4 / 10, 8)
+    assert seen.natural == 0  # no two different rows agree in any column
+    few = measure.exact_copies((x[:8] % 2, torch.arange(8)), (x[:8] % 2, torch.arange(8)))
+    assert few is not None
+    assert few.natural == 3  # of 8 different rows, as many as agree with one in their inputs
     other = measure.exact_copies((x[:8], torch.zeros(8)), (x[:8], torch.ones(8)))
     assert other is not None
     assert other.valid == 0  # equal inputs with another target are no copies

@@ -41,6 +41,7 @@ MOST_LEVELS_FITTED = 10  # categories with more values are not fitted to
 ROWS_PER_FEATURE = 10  # with fewer, nothing is fitted: a fit to noise leaves nothing
 LEAST_ROWS = 40  # in fewer rows, an order or an entity shows in nothing
 LEAST_ENTITIES, LEAST_UNNAMED = 6, 10
+SEVERAL = 3  # columns
 FAR = 5.0  # usual steps; the falls of a series that has a trend are about as long as its rises
 LARGEST_ENTITY = 1 / 3  # of the rows; a larger one is a kind of row
 ROW_ORDER = "rows"
@@ -112,7 +113,10 @@ def suspects(
         if of_file and ("group" in skip or found):
             continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
-        left = residuals(scores[kept], frame.iloc[kept].drop(columns=candidate.column, errors="ignore"))
+        fitted = frame.iloc[kept].drop(columns=candidate.column, errors="ignore")
+        if candidate.kind == "group":  # what is one value in all rows of an entity tells it, and is no reason to let it go
+            fitted = fitted.drop(columns=_fixed(np.asarray(candidate.values)[kept], fitted))
+        left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)
         if p <= level / tests and not (of_file and _is_sorted(frame, np.asarray(target), classes)):
             found.append(replace(candidate, p=p))
@@ -250,6 +254,15 @@ def _beginnings(column: pd.Series[Any]) -> Integers | None:
     return np.asarray(table[codes])
 
 
+def _fixed(ids: Integers | Floats, frame: pd.DataFrame) -> list[str]:
+    """The columns that are the same in all rows of each entity."""
+    order = np.argsort(ids, kind="stable")
+    pairs = np.flatnonzero(np.diff(ids[order]) == 0)
+    one, next_one = order[pairs], order[pairs + 1]
+    codes = {str(name): distinct(frame[name])[0] for name in frame.columns}
+    return [name for name, values in codes.items() if (values[one] == values[next_one]).all()]
+
+
 def _fixes_another(ids: Integers, name: str, codes: dict[str, Integers]) -> bool:
     """Whether another, coarser column is the same in all rows of each entity, as the sex of a patient is."""
     count = int(ids.max()) + 1
@@ -334,9 +347,15 @@ def _same_order(x: Floats, y: Floats) -> bool:
 
 
 def _is_sorted(frame: pd.DataFrame, target: Any, classes: bool) -> bool:
-    """Whether the file is sorted by the target or by a feature: then its order says nothing that they do not say."""
+    """Whether the file is sorted by the target or by a feature: then its order says nothing that they do not say.
+
+    No sorting makes several columns rise nearly everywhere, each with short steps back of its own: they have trends.
+    """
     y = np.asarray(target)
     goals = [y] if classes else list(y.reshape(len(y), -1).T)
+    numbers = [as_numbers(frame[name]) for name in frame.columns if column_kind(frame[name]) == "number"]
+    if sum(map(_trends, [*([] if classes else goals), *numbers])) >= SEVERAL:
+        return False
     if any(_in_blocks(goal.astype(np.float64), classes) for goal in goals):
         return True
     for name in frame.columns:
@@ -364,6 +383,17 @@ def _in_blocks(x: Floats, unordered: bool) -> bool:
     moved = moved if np.median(moved) > 0 else -moved
     back = -moved[moved < 0]
     return len(back) < 0.05 * len(moved) and (not len(back) or float(np.median(back)) > FAR * float(np.median(moved)))
+
+
+def _trends(x: Floats) -> bool:
+    """Whether numbers rise (or fall) in most steps, and step back by no more than usual now and then."""
+    moved = np.diff(np.nan_to_num(x.astype(np.float64)))
+    moved = moved[moved != 0]
+    if len(moved) < LEAST_ENTITIES:
+        return False
+    moved = moved if np.median(moved) > 0 else -moved
+    back = -moved[moved < 0]
+    return 0 < len(back) < 0.2 * len(moved) and float(np.median(back)) < FAR * float(np.median(moved))
 
 
 def _ranks(x: Floats) -> Floats:

@@ -80,7 +80,8 @@ STEPS = (
     "step", "global_step", "trainer_global_step", "train_global_step", "steps", "iteration", "iterations", "iter", "iters",
     "update", "updates", "num_updates", "batch", "round", "rounds", "train_step", "training_step", "n_iter", "it", "iter_num",
     "current_steps", "current_step",
-    "boosting_round", "num_iterations", "tree", "minibatch", "training_iteration", "episode", "episodes", "timesteps", "total_timesteps",
+    "boosting_round", "num_iterations", "tree", "minibatch", "training_iteration", "episode", "episodes", "timesteps",
+    "total_timesteps",
 )  # fmt: skip
 AS_USUAL = {
     "epoch", "epochs", "mean", "avg", "average", "averaged", "total", "history", "metrics", "metric", "score", "scores", "end",

@@ -47,7 +47,7 @@ def log_text(path: Path) -> tuple[str, str]:
     text = content.decode("utf-8", "replace")
     damaged = text.count(REPLACED)
     if sum(not sign.isascii() for sign in text) - damaged > damaged:
-        return text, f"{damaged} signs of the file are not UTF-8 and were left out."
+        return text, f"{damaged} of the signs of the file are not UTF-8."
     runs = re.findall(rb"[\x80-\xff]+", content)
     western = 2 * sum(len(run) == 1 for run in runs) > len(runs)  # letters with accents stand alone among others
     tried = ("cp1252", *LEGACY) if western else LEGACY
