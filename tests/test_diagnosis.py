@@ -242,6 +242,8 @@ NEAR_MISSES: dict[str, list[Callable[[int], FakeHistory]]] = {
         lambda s: classified(s, fall(0.0, 0.9), turn(fall(0.1, 0.9), 20, 0.002), fall(0.01, 2.3, tau=12),
                              turn(fall(0.4, 2.3), 20, 0.02)),  # the error rises too
         lambda s: classified(s, fall(0.01, 0.9), fall(0.03, 0.9), fall(0.03, 2.3), fall(0.1, 2.3)),
+        lambda s: classified(s, fall(0.1, 0.9, 10, 4), fall(0.2, 0.9, 10, 4), fall(0.3, 2.3, 10, 4),
+                             fall(0.4, 2.3, 10, 4) + 0.2 * (np.arange(10) == 9)),  # the last value alone is higher
     ],
     "over_regularized": [
         lambda s: history(s, fall(0.6), fall(0.62)),  # nothing regularizes

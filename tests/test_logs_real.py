@@ -455,6 +455,8 @@ def test_text_that_was_cut_through_is_still_utf8_and_binary_data_no_text(tmp_pat
     path.write_bytes(b"epoch 1 loss 2\n\xff\x00\x01")
     with pytest.raises(DataError, match="UTF-8"):
         read(path)
+    path.write_bytes(b"\0" * 9 + lines("epoch {e} loss {t} val_loss {v} of 100 batches").encode())
+    assert Curves.of(path).valid_loss.tolist() == [*VALID]
 
 
 # Which loss
@@ -477,6 +479,19 @@ def test_two_measures_of_one_thing_and_two_players_are_not_added() -> None:
     assert read(both).columns["train_loss"].tolist() == [2, 1]
     game = read({"loss_G": [2, 1], "loss_D": [1, 2]})
     assert game.columns["train_loss"].tolist() == [2, 1]
+
+
+def test_columns_of_two_lengths_are_two_networks(tmp_path: Path) -> None:
+    both = {f"{name}_{side}loss": values[:count] for name, count in (("reg", 4), ("cls", 3))
+            for side, values in (("", [*TRAIN]), ("val_", [*VALID]))}  # fmt: skip
+    found = read_all(written(tmp_path, json.dumps(both), "history.json.txt"))
+    assert sorted(len(table.columns["epoch"]) for table in found) == [3, 4]
+
+
+def test_a_loss_that_is_always_zero_was_never_computed() -> None:
+    table = read({"train_loss": [*TRAIN], "test_loss": [0.0] * 4})
+    assert "valid_loss" not in table.columns
+    assert "'test_loss' is 0 in every row" in " ".join(table.facts["reading"].notes)
 
 
 def test_one_value_is_no_curve_beside_many() -> None:

@@ -114,7 +114,9 @@ def suspects(
             continue  # a file that is written entity after entity, or year after year, has an order for this reason alone
         kept, statistic = _statistic(candidate, draw)
         fitted = frame.iloc[kept].drop(columns=candidate.column, errors="ignore")
-        if candidate.kind == "group":  # what is one value in all rows of an entity tells it, and is no reason to let it go
+        if (
+            candidate.kind == "group"
+        ):  # what is one value in all rows of an entity tells it, and is no reason to let it go
             fitted = fitted.drop(columns=_fixed(np.asarray(candidate.values)[kept], fitted))
         left = residuals(scores[kept], fitted)
         p = permutation_p(statistic, left, draw, level / tests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from wellposed.core.reading import read_bytes
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 LEGACY = ("gb18030", "cp932", "cp949", "big5", "cp1251", "cp1252", "latin-1")
 """Encodings that are tried, in this order where none has more words than another; the last decodes every file."""
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # of texts in which every second byte is zero
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no log has these; the escape of colours may stand
 ABROAD = {
     "训练": " train ", "訓練": " train ", "学習": " train ", "обучени": " train ", "тренировк": " train ",
@@ -32,13 +34,16 @@ ABROAD = {
 def log_text(path: Path) -> tuple[str, str]:
     """The text of a log, unpacked if its name ends in ``.gz``, and a sentence where it had to be guessed how it is encoded.
 
-    Text that is UTF-8 but for a few bytes, as where a bar was cut through, is UTF-8. Otherwise names and numbers stand in ASCII in
-    every encoding that is tried, and it matters only whether a word of another language is one that names a side or a loss.
+    Zeros that a terminal or a full disk left in a text are taken out. Text that is UTF-8 but for a few bytes, as where a bar was
+    cut through, is UTF-8. Otherwise names and numbers stand in ASCII in every encoding that is tried, and it matters only whether
+    a word of another language is one that names a side or a loss.
 
     Raises:
         DataError: it cannot be read, is no text, or is larger than memory allows.
     """
     content = read_bytes(path, "log", DataError, packed=path.suffix == ".gz")
+    if b"\0" in content and not CONTROL.search((cleaned := content.replace(b"\0", b"")).decode("latin-1")):
+        content = cleaned if 2 * len(cleaned) > len(content) + 2 and content[:2] not in MARKS else content
     try:
         return decoded(content, path), ""
     except DataError:

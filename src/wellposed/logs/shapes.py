@@ -9,7 +9,7 @@ from typing import Any
 
 from wellposed.core.errors import DataError
 from wellposed.core.reading import check_cells
-from wellposed.logs.column_names import EPOCHS, STEPS, named_side, parse_name
+from wellposed.logs.column_names import EPOCHS, STEPS, guess, named_side, parse_name
 from wellposed.logs.log import Log, normalize_name
 
 ONE_EACH = (
@@ -21,10 +21,12 @@ TRIALS = ("trial", "trial_id", "trial_name", "trial_number")
 GROUPS = (*RUN_WORDS, *TRIALS[1:], "recipe", "run_id", "run_name", "config", "model")
 PHASES = ("phase", "split", "set", "subset", "mode", "stage", "dataset", "data", "partition", "side", "type", "part")
 SETTINGS = re.compile(
-    r"(?:config|params?|parameters|hyperparameters|hparams|hp|learning_?rate|lr|drop_?out|batch_?size|weight_?decay|momentum|optimizer"
+    r"(?:config|params?|parameters|hyperparameters|hparams|hp|learning_?rate|lr|drop_?out|batch_?size|weight_?decay|momentum|optimizer|regulari[sz]ation\w*"
+    r"|initiali[sz]ation|train_size|\w*(?:seed|patience)"
     r"|(?:num_|n_)?(?:hidden|units|layers|neurons|filters)\w*)(?:[/_.].*|$)", re.IGNORECASE,
 )  # fmt: skip
 """Names of what a search tries."""
+SCHEDULED = re.compile(r"(?:lr|learning_?rate|momentum)", re.IGNORECASE)
 SEARCHED = re.compile(r"(?:config|params?|parameters|hyperparameters|hparams|hp)[/_.](?!.*norm)", re.IGNORECASE)
 RESULTS = "'{}' has one row for each setting that was tried: results, not curves. Give the history of one of them."
 KEYS = (
@@ -41,8 +43,15 @@ KEYS = (
 
 
 def runs(log: Log) -> list[Log]:
-    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``."""
-    if len({len(cells) for cells in log.columns.values()}) > 1:
+    """The runs of a table that says in one column whose row it is; of a study of ours the one called ``best``.
+
+    Columns of several lengths are several runs, where those of each length have losses of both sides: ``reg_loss`` and
+    ``reg_val_loss`` beside a shorter ``cls_loss`` and ``cls_val_loss``.
+    """
+    if len(lengths := {len(cells) for cells in log.columns.values()}) > 1:
+        parts = [{name: cells for name, cells in log.columns.items() if len(cells) == one} for one in lengths]
+        if all({"train_loss", "valid_loss"} <= guess(part).taken.keys() for part in parts):
+            return [replace(log, columns=part, name=f"{log.name}: {next(iter(part))}") for part in parts]
         return [log]  # it is refused later, by the names that matter
     _refuse_results(log)
     if (each := _one_a_column(log)) is not None:
@@ -77,7 +86,7 @@ def _refuse_results(log: Log) -> None:
 
 
 def _is_search(log: Log) -> bool:
-    """Whether rows are the settings of a search: one that was tried in each row, or no axis, and two of them that go to and fro."""
+    """Whether rows are the settings of a search: one that was tried in each row, or no axis, and several that differ."""
     varied = {name: {*map(_label, cells)} for name, cells in log.columns.items() if SETTINGS.match(name.strip())}
     varied = {name: values for name, values in varied.items() if len(values) > 1}
     rows = len(next(iter(log.columns.values()), ()))
@@ -90,8 +99,8 @@ def _is_search(log: Log) -> bool:
     if any(SEARCHED.match(name.strip()) and 2 * len(values) > rows for name, values in varied.items()):
         return True
     axis = any(normalize_name(name) in (*EPOCHS, *STEPS) for name in log.columns)
-    both = {*zip(*(map(_label, log.columns[name]) for name in varied), strict=True)} if len(varied) > 1 else {}
-    return not axis and 2 * len(both) > rows
+    kept = [name for name in varied if not SCHEDULED.match(name.strip())]  # what no training changes as it goes
+    return not axis and bool(kept) and len(varied) > 1
 
 
 def _one_a_column(log: Log) -> list[Log] | None:

@@ -46,6 +46,7 @@ WORD = re.compile(
 COLOUR = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\[\d{1,2}(?:;\d{1,3})*m")  # some who copy a terminal lose the escape
 QUOTED = re.compile(r"^[ \t]*(?:#?>[ \t]?)+", re.MULTILINE)
 OPEN = re.compile(r"\{\s*['\"][^\[{}]{1,40}\[\s*[-+.\d][^{}]{1,200000}\}")
+NTH = re.compile(r"第\s*(\d+)\s*(?:个|個)?(?:轮|輪|回|周期|エポック)")  # of the epochs, in Chinese and Japanese
 CHANGED = re.compile(r"\b(?:improv|decreas|increas|did not|didn't|from|better|early|saving|best)", re.IGNORECASE)
 """Of a name about a value that another line has said."""
 TRIED = re.compile(r"\btrial\s*#?(\d{1,9})\b[^{}]{0,20}?\b(?:finished|completed?|pruned|failed)\b", re.IGNORECASE)
@@ -118,6 +119,7 @@ def unmarked(text: str) -> str:
     text = COLOUR.sub("", text.replace("#011", "\t").replace("\\_", "_").replace("**", ""))
     text = QUOTED.sub("", text)
     if not text.isascii():
+        text = NTH.sub(r" epoch \1 ", text)
         for word, ours in ABROAD.items():
             text = text.replace(word, ours)
     return OPEN.sub(lambda found: " ".join(found[0].split()), text)

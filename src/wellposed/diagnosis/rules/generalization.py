@@ -10,6 +10,9 @@ from wellposed.diagnosis.finding import EvidenceValue, Finding, counted, moved
 from wellposed.diagnosis.rules.outputs import WrongOutput
 from wellposed.diagnosis.rules.rule import FEWEST_EPOCHS, Rule, end_of, falls, improves, measured, valid_learned
 
+FEWEST_SINCE = 2  # values since the lowest level: one that is higher is no sign of a turn
+LONG_ENOUGH = 8  # values; in fewer the last one is all that there is to go by
+
 
 class Overfits(Rule):
     """Validation got worse by going on, or a large part of the validation error is a gap to the training error.
@@ -178,6 +181,8 @@ def loss_turned(curves: Curves, belief: float) -> bool:
     rise = measure.valid_rise(curves)
     if not (rise.low > 0 and rise.estimate >= rise.material and rise.belief >= belief):
         return False
+    if rise.epochs < FEWEST_SINCE and len(measure.finite_values(curves.valid_loss)) >= LONG_ENOUGH:
+        return False  # the last of many values alone is higher
     return training_went_on(curves)
 
 
