@@ -26,6 +26,7 @@ Array = npt.NDArray[np.float64]
 MOST_HASHED = 2**27  # numbers of both sides that are searched for copies: half a gibibyte of float32, about a second
 MOST_JUDGED = 2048  # rows of each side by which single features are judged
 MOST_FEATURES = 512  # tables are narrower; of what is wider no column stands for the target
+MOST_TOKENS = 64  # letters, bases, classes of a feature; words have too many kinds to lie near one another
 FEW_COLUMNS = 3  # in which rows that are no copies may agree all the same
 NEAREST = 6  # rows that agree in a feature: enough to outvote a wrong label, few enough for a sharp boundary
 BLOCKS = 16  # batches that are read to see in which order rows come
@@ -380,7 +381,7 @@ def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, 
         train, valid: outputs, targets and inputs, each of as many rows.
         classes: outputs are scores of classes.
     Returns:
-        The score; None where inputs are no numbers, or fewer than 100 rows are known on a side.
+        The score; None where inputs are neither numbers nor few kinds of tokens, or fewer than 100 rows are known on a side.
     """
     left = [_left(outputs, target, classes) for outputs, target, _ in (train, valid)]
     if (
@@ -390,10 +391,7 @@ def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, 
         or left[0].shape[1:] != left[1].shape[1:]
     ):
         return None
-    flat = [
-        x.detach().cpu().flatten(1).float() if x.ndim > 1 and x.is_floating_point() else None
-        for *_, x in (train, valid)
-    ]
+    flat = [_placed(x) for *_, x in (train, valid)]
     if flat[0] is None or flat[1] is None or flat[0].shape[1:] != flat[1].shape[1:]:
         return None
     flat = [x[:, :: max(1, x.shape[1] // MOST_FEATURES)] for x in flat if x is not None]
@@ -402,6 +400,16 @@ def leftover(train: tuple[Tensor, Tensor, Tensor], valid: tuple[Tensor, Tensor, 
     shared = (left[1] * left[0][near].mean(1)).sum(1)
     size = float(shared.square().sum().sqrt())
     return float(shared.sum()) / size if math.isfinite(size) and size > 0 else None
+
+
+def _placed(x: Tensor) -> Tensor | None:
+    """Inputs as points ``(rows, numbers)``: numbers as they are, tokens of at most `MOST_TOKENS` kinds as their indicators."""
+    x = x.detach().cpu().flatten(1) if x.ndim > 1 else x.detach().cpu()[:, None]
+    if x.is_floating_point():
+        return x.float()
+    if not x.numel() or int(x.min()) < 0 or int(x.max()) >= MOST_TOKENS:
+        return None
+    return torch.nn.functional.one_hot(x.long(), MOST_TOKENS).flatten(1).float()
 
 
 def _left(outputs: Tensor, target: Tensor, classes: bool) -> Tensor | None:

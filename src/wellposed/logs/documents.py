@@ -179,7 +179,7 @@ def _boosted(meta: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iter
     for row in rows:
         found = {"iter": row.get("iteration")}
         for side, cells in row.items():
-            metrics = meta.get(f"{side.rstrip('0123456789')}_metrics")
+            metrics: Any = meta.get(f"{side.rstrip('0123456789')}_metrics")
             if isinstance(cells, list) and is_rows(metrics):
                 found |= {
                     boosted_name(side, str(one.get("name"))): cell for one, cell in zip(metrics, cells, strict=False)

@@ -56,7 +56,7 @@ def log_text(path: Path) -> tuple[str, str]:
     runs = re.findall(rb"[\x80-\xff]+", content)
     western = 2 * sum(len(run) == 1 for run in runs) > len(runs)  # letters with accents stand alone among others
     tried = ("cp1252", *LEGACY) if western else LEGACY
-    found = {encoding: text for encoding in tried if (text := _strictly(content, encoding)) is not None}
+    found = {encoding: known for encoding in tried if (known := _strictly(content, encoding)) is not None}
     best = max(found, key=lambda encoding: sum(map(found[encoding].count, ABROAD)))
     return found[best], f"The file is not UTF-8; it was read as {best}."
 

@@ -13,6 +13,7 @@ from wellposed.diagnosis.rules.learning_rates import RateTooHigh
 from wellposed.diagnosis.rules.rule import (
     FEWEST_EPOCHS,
     FIT,
+    LOW_ERROR,
     MATERIAL_PROGRESS,
     PACE,
     Rule,
@@ -115,7 +116,6 @@ class NotLearning(Rule):
     SURE, UNSURE = 0.95, 0.6  # with and without the constant prediction's loss
     FEWEST = 5  # epochs without a reference: a fine-tuning of three epochs shows three times the same
     SAME = 0.8  # of the epochs with one error rate
-    LOW_ERROR = 0.25  # an error rate below this is not that of an untrained network, whatever the first epoch was
 
     def judge(self, curves: Curves) -> Finding | None:
         y = curves.train_loss if len(measure.finite_values(curves.train_loss)) else curves.valid_loss
@@ -194,7 +194,7 @@ class NotLearning(Rule):
         rates = [rate for side in ("train", "valid") if (rate := measure.error_rate(curves, side)) is not None]
         valid = measure.finite_values(curves.valid_loss)
         below = len(valid) > 0 and 0 < reference < 0.5 * float(valid.min())
-        return below or any(measure.end(rate) < cls.LOW_ERROR for rate in rates)
+        return below or any(measure.end(rate) < LOW_ERROR for rate in rates)
 
 
 class Undertrained(Rule):

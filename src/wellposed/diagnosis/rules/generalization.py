@@ -23,8 +23,9 @@ class Overfits(Rule):
     least a tenth of the constant prediction's error and at least a third of the validation error, while validation has
     stopped improving. (b) needs an error rate, or a regression whose constant prediction is known.
     Or (c), where no error rate says better, if the gap of the loss is reliable, half of the validation loss and a twentieth of
-    the loss without learning, and validation has stopped improving. Or (d) if training learned and validation never came
-    below what it is without learning, by a fiftieth: then nothing that was learned holds for new rows.
+    the loss without learning (which the tail of a log does not know), and validation has stopped improving. Or (d) if training
+    learned and validation never came below what it is without learning, by a fiftieth: then nothing that was learned holds for
+    new rows.
     Where the loss turned and the error did not rise, the case is one of ``overconfident``, and of this one only if the gap in
     the error is a third of the constant prediction's error. So it is where a wrong output bounds the loss, which cannot turn
     by confidence then.
@@ -141,6 +142,10 @@ class Overfits(Rule):
         if measure.scales_apart(curves) is not None or improves(
             curves.valid_loss
         ):  # what still improves is not harmed so far
+            return None
+        if (
+            measure.began_late(curves) and curves.fact("constant_loss") is None
+        ):  # the loss without learning is not known
             return None
         share = gap.estimate / valid
         return self.finding(
